@@ -1,0 +1,107 @@
+"""What an engine author implements. Most subclass `SerialModel` or `BatchingModel` rather than `Model` itself."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
+
+from attrs import frozen
+
+from lllms_core.types import Delta, Isolation, ModelInfo, ModelSpec, Request, Task
+
+Progress = Callable[[float], None]
+"""Told how much of a load is done, 0 to 1, as often as the engine likes."""
+
+SAMPLING_PARAMETERS = frozenset(
+    {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed"},
+)
+"""The fields of `Sampling`, by the names that requests use."""
+
+
+@frozen
+class NoOptions:
+    """For engines that have nothing to configure."""
+
+
+class Engine(ABC):
+    """Knows how to load one kind of model and run it. Engines hold no state: they travel to the worker by pickle."""
+
+    name: ClassVar[str]
+    """What `engine = "..."` in the configuration says."""
+    Options: ClassVar[type] = NoOptions
+    """An attrs class: the keys of `[models.X.options]`, with their types and defaults. Unknown keys are refused."""
+    parameters: ClassVar[frozenset[str]] = SAMPLING_PARAMETERS
+    """The sampling parameters that this engine honours; a request that asks for another one is refused by name."""
+    isolation: ClassVar[Isolation] = "process"
+    """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
+    needs_file: ClassVar[bool] = True
+    """Whether a model of this engine cannot do without a file of weights."""
+    file_suffixes: ClassVar[tuple[str, ...]] = ()
+    """Endings of the files that this engine loads, like `.gguf`: `serve --model FILE` finds the engine by them."""
+
+    def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
+        """Look at a model without loading it; runs in the server, so it reads little and imports nothing heavy.
+
+        Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return {}
+
+    @abstractmethod
+    def load(self, spec: ModelSpec, progress: Progress) -> "Model":
+        """Load the model and return it; blocking. Runs in the worker: heavy imports belong in here.
+
+        Raises `ModelLoadFailed` when the file or the options are at fault. Whatever else it raises is reported so too.
+        """
+
+
+class Model(ABC):
+    """A loaded model in its worker. Every call comes from one thread, never two at once."""
+
+    tasks: frozenset[Task] = frozenset({"chat", "text"})
+    slots: int = 1
+    """How many requests may be open at once."""
+    context_length: int
+    """How many tokens one request may hold, prompt and answer together."""
+    interrupt: threading.Event
+    """Set from another thread while a cancel waits to be handled: a long `step` should look at it and return."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> "Model":
+        """Give every model its `interrupt`, whether or not its author calls `super().__init__`."""
+        model = super().__new__(cls)
+        model.interrupt = threading.Event()
+        return model
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the pool and `GET /v1/models` tell about this model."""
+        return ModelInfo(self.tasks, self.slots, self.context_length, self.details())
+
+    def details(self) -> Mapping[str, str | int | float]:
+        """Whatever else is worth showing about the model."""
+        return {}
+
+    @abstractmethod
+    def open(self, request: Request) -> None:
+        """Take a request; at most `slots` are open at once. Raises `RequestError` if it can never be served.
+
+        Any other exception means that the model is broken: its worker ends, and every request in it fails.
+        """
+
+    @abstractmethod
+    def step(self) -> Iterable[Delta]:
+        """Advance everything that is open, once. Exceptions mean that the model is broken, as in `open`."""
+
+    @abstractmethod
+    def cancel(self, request_id: str) -> Iterable[Delta]:
+        """End a request now: its last delta says `cancelled`. Unknown ids are fine and yield nothing."""
+
+    @property
+    @abstractmethod
+    def idle(self) -> bool:
+        """Whether nothing is open, so that there is nothing to `step`."""
+
+    def use_threads(self, count: int) -> None:
+        """Compute with at most `count` cores from now on; engines that compute little need not care."""
+
+    def close(self) -> None:
+        """Free what the model holds. The last call."""

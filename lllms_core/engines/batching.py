@@ -1,0 +1,287 @@
+"""The base for engines that evaluate many sequences in one forward pass: write token-level methods, get the rest.
+
+The rest: continuous batching, chunked prompts, reuse of evaluated prefixes, admission to the KV cache, stop strings,
+cancelling, usage.
+"""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterable, Sequence
+from time import perf_counter
+from typing import Protocol
+
+from attrs import define, frozen
+
+from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.engines.base import Model
+from lllms_core.engines.plan import Pace, share_out
+from lllms_core.engines.sequences import SequenceTable
+from lllms_core.errors import ContextOverflow, InvalidRequest
+from lllms_core.text import OutputText
+from lllms_core.types import Delta, Finish, FinishReason, Request, Sampling, Usage
+
+
+class Interrupted(Exception):  # noqa: N818  # not an error: the decode was asked to stop
+    """Raised by `decode` when it gave up because `interrupt` was set."""
+
+
+class KVCacheFull(Exception):  # noqa: N818  # a state of the cache, handled by making room
+    """Raised by `decode` when the KV cache has no room; nothing was evaluated."""
+
+
+@frozen
+class Feed:
+    """Tokens to evaluate: `tokens` of `sequence`, the first of them at `position`."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    logits: bool
+    """Whether the logits after the last token are wanted."""
+
+
+class Sampler(Protocol):
+    """Chooses the next token of one request."""
+
+    def sample(self, row: int) -> int:
+        """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
+
+    def close(self) -> None:
+        """Free what the sampler holds."""
+
+
+@define(eq=False)
+class _Run:
+    """One request in its sequence."""
+
+    request: Request
+    tokens: list[int]
+    """The prompt and what was generated; those from `evaluated` on are still to be fed."""
+    prompt_length: int
+    limit: int
+    """How many tokens it may hold at its end."""
+    output: OutputText
+    sampler: Sampler | None = None
+    sequence: int = -1
+    evaluated: int = 0
+    cached: int = 0
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def pending(self) -> int:
+        return len(self.tokens) - self.evaluated
+
+
+class BatchingModel(Model):
+    """A model that evaluates several sequences at once.
+
+    Call `super().__init__` with its sizes, and implement the methods below that work on tokens. `sequences` may be
+    larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room.
+    """
+
+    def __init__(  # noqa: D417  # the arguments are the sizes that the class docstring and the attributes explain
+        self,
+        *,
+        slots: int,
+        context_length: int,
+        kv_size: int,
+        sequences: int | None = None,
+        batch_size: int = 512,
+        template: ChatTemplate | None = None,
+        can_trim: bool = True,
+    ) -> None:
+        """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
+
+        `batch_size` is the most tokens of one decode; `can_trim` is False for models whose sequences cannot be cut.
+        """
+        self.slots = slots
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.template = template
+        self.tasks = frozenset({"chat", "text"} if template else {"text"})
+        self._table = SequenceTable(sequences or slots, kv_size, can_trim=can_trim)
+        self._pace = Pace()
+        self._waiting: deque[_Run] = deque()
+        self._runs: dict[str, _Run] = {}
+
+    # -- what an engine implements ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """Tokens of a prompt, beginning with the vocabulary's BOS if it wants one; segments are tokenised apart."""
+
+    @abstractmethod
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; control tokens stand for none."""
+
+    @abstractmethod
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
+
+    @abstractmethod
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
+        """A fresh sampler for a request; the penalties may look at its prompt."""
+
+    @abstractmethod
+    def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
+        """Evaluate all feeds in one pass and return, for each that wants logits, the row to sample from.
+
+        Raises `Interrupted` if it stopped because `interrupt` was set, `KVCacheFull` if there is no room.
+        """
+
+    @abstractmethod
+    def trim(self, sequence: int, length: int) -> bool:
+        """Keep only the first `length` tokens of a sequence; False if this model cannot, and nothing was changed.
+
+        Length 0 always works.
+        """
+
+    @abstractmethod
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
+
+    # -- the contract of Model ----------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        return not self._runs and not self._waiting
+
+    def open(self, request: Request) -> None:
+        """Tokenise the prompt, and refuse what can never fit."""
+        prompt = self.tokenize(self._segments(request))
+        if not prompt:
+            raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
+        self._check_room(request, len(prompt))
+        limit = self.context_length if request.max_tokens is None else len(prompt) + request.max_tokens
+        self._waiting.append(_Run(request, prompt, len(prompt), limit, OutputText(request.stop)))
+
+    def step(self) -> Iterable[Delta]:
+        """Admit who has room, evaluate one batch, choose a token for everyone whose logits are there."""
+        self._admit()
+        runs = self._plan()
+        if not runs:
+            return []
+        feeds = [self._feed(run, count) for run, count in runs]
+        started = perf_counter()
+        try:
+            rows = self._decode(feeds)
+        except Interrupted:
+            for run, _ in runs:
+                self._rewind(run)
+            return []
+        generating = sum(feed.logits and len(feed.tokens) == 1 for feed in feeds)
+        self._pace.observe(generating, sum(len(feed.tokens) for feed in feeds) - generating, perf_counter() - started)
+        for (run, count), feed in zip(runs, feeds, strict=True):
+            self._table.extend(run.sequence, feed.tokens)
+            run.evaluated += count
+        ready = [run for (run, _), feed in zip(runs, feeds, strict=True) if feed.logits]
+        return [self._next_token(run, row) for run, row in zip(ready, rows, strict=True)]
+
+    def cancel(self, request_id: str) -> Iterable[Delta]:
+        """End a request; what it evaluated stays for the next turn."""
+        for run in self._waiting:
+            if run.request.id == request_id:
+                self._waiting.remove(run)
+                return [Delta(request_id, finish=Finish("cancelled", self._usage(run)))]
+        run_or_none = self._runs.get(request_id)
+        return [] if run_or_none is None else [self._finish(run_or_none, "cancelled")]
+
+    # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _segments(self, request: Request) -> Sequence[Segment]:
+        if request.messages is None:
+            return [Segment(request.prompt or "", parse_special=True)]
+        if self.template is None:
+            raise InvalidRequest(
+                f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions", "messages",
+            )
+        return self.template.render(request.messages)
+
+    def _check_room(self, request: Request, prompt: int) -> None:
+        limit, wanted = self.context_length, request.max_tokens
+        if prompt + (1 if wanted is None else wanted) > limit:
+            asked = "" if wanted is None else f" and {wanted} for the answer, {prompt + wanted} together"
+            raise ContextOverflow(
+                f"the request has {prompt} tokens in its prompt{asked}, but model '{request.model}' holds {limit}; "
+                "shorten it, lower max_tokens, or raise options.context_length",
+                "prompt" if request.messages is None else "messages",
+                "context_length_exceeded",
+            )
+
+    def _admit(self) -> None:
+        """Give sequences to those who wait, first come first served, as long as there is room to their end."""
+        while self._waiting and len(self._runs) < self.slots:
+            run = self._waiting[0]
+            place = self._table.place(run.tokens, run.limit)
+            if place is None:
+                return
+            self._waiting.popleft()
+            if place.source != place.target:
+                self.trim(place.target, 0)
+                self.copy(place.source, place.target, place.keep)
+            elif place.keep < len(self._table.tokens(place.target)):
+                self.trim(place.target, place.keep)
+            for sequence in place.evict:
+                self.trim(sequence, 0)
+            self._table.take(place, run.limit)
+            run.sequence, run.evaluated, run.cached = place.target, place.keep, place.keep
+            run.sampler = self.sampler(run.request.sampling, run.tokens)
+            self._runs[run.request.id] = run
+
+    def _plan(self) -> list[tuple[_Run, int]]:
+        """Who is fed how many tokens in the next decode: first those who generate, then prompts in chunks."""
+        generating = [run for run in self._runs.values() if run.pending == 1]
+        prompts = [run for run in self._runs.values() if run.pending > 1]
+        budget = self._pace.prompt_budget(len(generating), self.batch_size)
+        shares = share_out(budget, [run.pending for run in prompts])
+        return [(run, 1) for run in generating] + [
+            (run, share) for run, share in zip(prompts, shares, strict=True) if share
+        ]
+
+    def _feed(self, run: _Run, count: int) -> Feed:
+        end = run.evaluated + count
+        return Feed(run.sequence, run.evaluated, run.tokens[run.evaluated : end], logits=end == len(run.tokens))
+
+    def _decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
+        try:
+            return self.decode(feeds)
+        except KVCacheFull:
+            for sequence in self._table.forget_idle():
+                self.trim(sequence, 0)
+            return self.decode(feeds)
+
+    def _rewind(self, run: _Run) -> None:
+        """Take a sequence back to before an interrupted decode, or to its beginning where it cannot be cut."""
+        if not self.trim(run.sequence, run.evaluated):
+            self.trim(run.sequence, 0)
+            self._table.cut(run.sequence, 0)
+            run.evaluated = run.cached = 0
+
+    def _next_token(self, run: _Run, row: int) -> Delta:
+        assert run.sampler is not None  # noqa: S101  # only admitted runs are fed
+        if run.generated >= run.limit - run.prompt_length:
+            return self._finish(run, "length")
+        token = run.sampler.sample(row)
+        if self.is_end(token):
+            return self._finish(run, "stop")
+        run.tokens.append(token)
+        text = run.output.feed(self.piece(token))
+        if run.output.stopped:
+            return self._finish(run, "stop", text, 1)
+        if len(run.tokens) >= run.limit:
+            return self._finish(run, "length", text, 1)
+        return Delta(run.request.id, text, 1)
+
+    def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
+        del self._runs[run.request.id]
+        self._table.release(run.sequence)
+        if run.sampler is not None:
+            run.sampler.close()
+        return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, self._usage(run)))
+
+    def _usage(self, run: _Run) -> Usage:
+        return Usage(run.prompt_length, run.generated, run.cached)

@@ -1,0 +1,49 @@
+"""What goes into the next decode of a batching model; pure."""
+
+from collections.abc import Sequence
+
+from attrs import define
+
+STALL = 2.0
+"""While others generate, a step's share of prompts may take so many times what their own tokens take."""
+SMALLEST_CHUNK = 16
+"""Below this many prompt tokens in a step, the step's fixed cost outweighs the gain in smoothness."""
+SMOOTHING = 0.3
+
+
+@define
+class Pace:
+    """How fast decodes are, learnt from those that were made: exponential averages, in seconds."""
+
+    token_step: float | None = None
+    """A decode that only generates."""
+    prompt_token: float | None = None
+    """One token of a prompt."""
+
+    def observe(self, generating: int, prompt_tokens: int, seconds: float) -> None:
+        """Learn from a decode; mixed ones teach nothing, since they cannot be told apart."""
+        if generating and not prompt_tokens:
+            self.token_step = _smooth(self.token_step, seconds)
+        elif prompt_tokens >= SMALLEST_CHUNK and not generating:
+            self.prompt_token = _smooth(self.prompt_token, seconds / prompt_tokens)
+
+    def prompt_budget(self, generating: int, batch_size: int) -> int:
+        """How many prompt tokens the next decode may hold beside `generating` others, so as not to stall them."""
+        room = batch_size - generating
+        if not generating or self.token_step is None or self.prompt_token is None:
+            return room
+        return min(room, max(SMALLEST_CHUNK, int(STALL * self.token_step / self.prompt_token)))
+
+
+def share_out(budget: int, wanted: Sequence[int]) -> list[int]:
+    """Share `budget` tokens among prompts that want so many each: evenly, and what one leaves goes to the others."""
+    shares = [0] * len(wanted)
+    order = sorted(range(len(wanted)), key=wanted.__getitem__)
+    for rank, i in enumerate(order):
+        shares[i] = min(wanted[i], budget // (len(order) - rank))
+        budget -= shares[i]
+    return shares
+
+
+def _smooth(average: float | None, value: float) -> float:
+    return value if average is None else average + SMOOTHING * (value - average)

@@ -1,0 +1,143 @@
+"""Which sequence of the KV cache a request gets, and what it can reuse there; pure.
+
+A sequence is a line of evaluated tokens in the KV cache. Those that run a request are busy; the others keep what past
+requests left, for the next turn of a conversation. Sequences may share cells of the cache: a copied prefix is stored
+once.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain, count
+
+from attrs import Factory, define, frozen
+
+
+@frozen
+class Placement:
+    """Where a request goes: copy the first `keep` tokens of `source` to `target`, unless they are the same."""
+
+    target: int
+    source: int
+    keep: int
+    evict: tuple[int, ...]
+    """Sequences to forget, after the copy, so that the request has room to its end."""
+
+
+@define
+class _Sequence:
+    tokens: list[int] = Factory(list)
+    cells: list[int] = Factory(list)
+    """The identity of the cell behind each token: equal where a copy shares it."""
+    reserved: int = 0
+    """How many tokens the request in it may hold at its end; 0 while no request is in it."""
+    used: int = 0
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens are equal; halves the range each time, so that the comparing is done in C."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class SequenceTable:
+    """The evaluated tokens of every sequence, and the room that is promised to the busy ones.
+
+    `sequences` is how many there are, `capacity` how many tokens the KV cache holds for all of them. Without
+    `can_trim` (recurrent models) a sequence can be continued, but nothing can be taken off its end.
+    """
+
+    def __init__(self, sequences: int, capacity: int, *, can_trim: bool = True) -> None:
+        self.capacity = capacity
+        self._sequences = [_Sequence() for _ in range(sequences)]
+        self._can_trim = can_trim
+        self._cells = count()
+        self._uses = count(1)
+
+    def tokens(self, sequence: int) -> Sequence[int]:
+        """The evaluated tokens of a sequence."""
+        return self._sequences[sequence].tokens
+
+    def place(self, prompt: Sequence[int], total: int) -> Placement | None:
+        """Find the best place for a prompt that grows to at most `total` tokens; None while there is no room.
+
+        At least one token of the prompt is left to evaluate: its logits are needed.
+        """
+        idle = [i for i, s in enumerate(self._sequences) if not s.reserved]
+        if not idle:
+            return None
+        source, keep = self._longest_prefix(prompt, idle)
+        oldest = min(idle, key=lambda i: (bool(self._sequences[i].tokens), self._sequences[i].used))
+        continues = source in idle and keep == len(self._sequences[source].tokens)
+        target = source if continues else oldest
+        evict = self._evictions(target, source, keep, total, idle)
+        return None if evict is None else Placement(target, source if keep else target, keep, evict)
+
+    def take(self, placement: Placement, total: int) -> None:
+        """Make the target busy, holding the first `keep` tokens of the source, with room for `total`."""
+        source, target = self._sequences[placement.source], self._sequences[placement.target]
+        target.tokens = source.tokens[: placement.keep]
+        target.cells = source.cells[: placement.keep]
+        target.reserved = total
+        source.used = target.used = next(self._uses)
+        for sequence in placement.evict:
+            self.cut(sequence, 0)
+
+    def extend(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Note that these tokens were evaluated."""
+        entry = self._sequences[sequence]
+        entry.tokens.extend(tokens)
+        entry.cells.extend(next(self._cells) for _ in tokens)
+
+    def cut(self, sequence: int, length: int) -> None:
+        """Note that only the first `length` tokens are left."""
+        entry = self._sequences[sequence]
+        del entry.tokens[length:], entry.cells[length:]
+
+    def release(self, sequence: int) -> None:
+        """The request has ended; what was evaluated stays for the next turn."""
+        entry = self._sequences[sequence]
+        entry.reserved = 0
+        entry.used = next(self._uses)
+
+    def forget_idle(self) -> list[int]:
+        """Forget everything that no request is using; returns the sequences concerned."""
+        idle = [i for i, s in enumerate(self._sequences) if not s.reserved and s.tokens]
+        for sequence in idle:
+            self.cut(sequence, 0)
+        return idle
+
+    def _longest_prefix(self, prompt: Sequence[int], idle: Sequence[int]) -> tuple[int, int]:
+        """The sequence that shares most with the prompt, preferring one that the prompt continues; and how much."""
+        best, best_rank, best_keep = idle[0], (0, False, 0), 0
+        for i, entry in enumerate(self._sequences):
+            keep = min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
+            if not self._can_trim and (keep < len(entry.tokens) or entry.reserved):
+                keep = 0
+            rank = (keep, keep == len(entry.tokens) and not entry.reserved, entry.used)
+            if keep and rank > best_rank:
+                best, best_rank, best_keep = i, rank, keep
+        return best, best_keep
+
+    def _evictions(
+        self, target: int, source: int, keep: int, total: int, idle: Sequence[int],
+    ) -> tuple[int, ...] | None:
+        """Which idle sequences must go, least recently used first; None if that would not be enough."""
+        promised = sum(s.reserved - len(s.tokens) for s in self._sequences if s.reserved) + total - keep
+        held = Counter(chain.from_iterable(s.cells for i, s in enumerate(self._sequences) if i != target))
+        held.update(self._sequences[source].cells[:keep])
+        evict = []
+        for i in sorted((i for i in idle if i != target), key=lambda i: self._sequences[i].used):
+            if len(held) + promised <= self.capacity:
+                break
+            if not self._sequences[i].tokens:
+                continue
+            evict.append(i)
+            held.subtract(self._sequences[i].cells)
+            held = +held
+        return tuple(evict) if len(held) + promised <= self.capacity else None

@@ -1,0 +1,155 @@
+"""The base for engines that answer one piece of text at a time: write a generator, get a model."""
+
+from collections.abc import Generator, Iterable, Iterator
+from inspect import isgenerator
+from time import monotonic
+
+from attrs import define, frozen
+
+from lllms_core.engines.base import Model
+from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest, RequestError
+from lllms_core.text import OutputText
+from lllms_core.types import Delta, Finish, FinishReason, Request, Task, Usage
+
+
+@frozen
+class Pause:
+    """Yielded in place of a piece: this answer goes on after so many seconds, while the others go on."""
+
+    seconds: float
+
+
+Piece = str | bytes | Pause
+Pieces = Iterable[Piece] | Generator[Piece, None, Usage | None]
+"""What `chat` and `complete` return: the answer, a token at a time. A generator may `return` the exact `Usage`."""
+
+LONGEST_WAIT = 0.005
+"""Seconds that a step waits at most while every answer pauses: a new request is not taken before the step returns."""
+
+
+@define
+class _Run:
+    """One request at work."""
+
+    request: Request
+    pieces: Iterator[Piece]
+    output: OutputText
+    prompt_tokens: int
+    limit: int
+    """At most so many tokens."""
+    tokens: int = 0
+    wake: float = 0.0
+    """Paused until then, on the clock of `monotonic`."""
+
+
+class SerialModel(Model):
+    """A model that writes its answers with a Python generator.
+
+    Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
+    Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
+    fails its own request only. Prompt and answer together, as `count_tokens` counts them, stay within `context_length`.
+    """
+
+    context_length = 4096
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Derive `tasks` from the methods that the subclass writes."""
+        super().__init_subclass__(**kwargs)
+        written: set[Task] = set()
+        if cls.chat is not SerialModel.chat:
+            written.add("chat")
+        if cls.complete is not SerialModel.complete:
+            written.add("text")
+        cls.tasks = frozenset(written)
+
+    def chat(self, request: Request) -> Pieces:
+        """Answer the conversation `request.messages`, piece by piece."""
+        raise InvalidRequest(f"model '{request.model}' cannot chat; use /v1/completions", "messages")
+
+    def complete(self, prompt: str, request: Request) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
+        """Continue `prompt`, piece by piece."""
+        raise InvalidRequest(f"model '{request.model}' cannot continue text; use /v1/chat/completions", "prompt")
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens `text` has; words, unless the engine knows better."""
+        return len(text.split())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        return not self._open
+
+    @property
+    def _open(self) -> dict[str, _Run]:
+        # Authors need not call super().__init__(): the state comes into being when first needed.
+        runs: dict[str, _Run] = self.__dict__.setdefault("_runs", {})
+        return runs
+
+    def open(self, request: Request) -> None:
+        """Start the generator of this request. Raises `ContextOverflow` if its prompt and `max_tokens` have no room."""
+        prompt_tokens = self._prompt_tokens(request)
+        limit = self._room(request, prompt_tokens)
+        pieces = self.complete(request.prompt or "", request) if request.messages is None else self.chat(request)
+        self._open[request.id] = _Run(request, iter(pieces), OutputText(request.stop), prompt_tokens, limit)
+
+    def step(self) -> Iterable[Delta]:
+        """Take the next piece of every open request; while all pause, wait for a moment, or for `interrupt`."""
+        now = monotonic()
+        runs = list(self._open.values())
+        deltas = [delta for run in runs if run.wake <= now and (delta := self._advance(run)) is not None]
+        if runs and not deltas:
+            pause = min(run.wake for run in runs) - monotonic()
+            self.interrupt.wait(min(max(pause, 0), LONGEST_WAIT))
+        return deltas
+
+    def cancel(self, request_id: str) -> Iterable[Delta]:
+        """Close the generator of this request."""
+        run = self._open.get(request_id)
+        return [] if run is None else [self._finish(run, "cancelled")]
+
+    def _advance(self, run: _Run) -> Delta | None:
+        if run.tokens >= run.limit:
+            return self._finish(run, "length")
+        try:
+            piece = next(run.pieces)
+        except StopIteration as end:
+            return self._finish(run, "stop", usage=end.value)
+        except (RequestError, EngineFailed) as error:
+            del self._open[run.request.id]
+            return Delta(run.request.id, run.output.flush(), error=error)
+        if isinstance(piece, Pause):
+            run.wake = monotonic() + piece.seconds
+            return None
+        run.tokens += 1
+        text = run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
+        if run.output.stopped or run.tokens == run.limit:
+            return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
+        return Delta(run.request.id, text, 1)
+
+    def _finish(
+        self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0, *, usage: object = None,
+    ) -> Delta:
+        del self._open[run.request.id]
+        if isgenerator(run.pieces):
+            run.pieces.close()
+        if not isinstance(usage, Usage):
+            usage = Usage(run.prompt_tokens, run.tokens)
+        return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, usage))
+
+    def _prompt_tokens(self, request: Request) -> int:
+        if request.messages is None:
+            return self.count_tokens(request.prompt or "")
+        return sum(self.count_tokens(message.content) for message in request.messages)
+
+    def _room(self, request: Request, prompt: int) -> int:
+        """How many tokens the answer may have."""
+        wanted, room = request.max_tokens, self.context_length - prompt
+        if (1 if wanted is None else wanted) <= room:
+            return room if wanted is None else wanted
+        asked = "" if wanted is None else f" and {wanted} for the answer, {prompt + wanted} together"
+        raise ContextOverflow(
+            f"the request has {prompt} tokens in its prompt{asked}, but model '{request.model}' holds "
+            f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",
+            "prompt" if request.messages is None else "messages",
+            "context_length_exceeded",
+        )

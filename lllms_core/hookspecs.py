@@ -1,0 +1,98 @@
+"""The whole surface between the core and plugins: two markers and the hooks.
+
+A plugin is a module or object that a distribution names in its entry-point group `lllms`:
+
+    [project.entry-points.lllms]
+    parrot = "lllms_parrot"
+
+Hooks are synchronous and return iterables of objects with a `name`; a plugin implements those that it needs.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import click
+import pluggy
+
+if TYPE_CHECKING:
+    from lllms_core.apis import Api
+    from lllms_core.engines import Engine
+    from lllms_core.types import ModelOffer
+
+PROJECT = "lllms"
+ENTRY_POINT_GROUP = "lllms"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def lllms_engines() -> "Iterable[Engine]":
+    """Provide engines, for `engine = "parrot"` in the configuration.
+
+        class Parrot(SerialModel):
+            context_length = 4096
+
+            def chat(self, request):
+                yield request.messages[-1].content
+
+        class ParrotEngine(Engine):
+            name = "parrot"
+            isolation = "thread"
+            needs_file = False
+
+            def load(self, spec, progress):
+                return Parrot()
+
+        @hookimpl
+        def lllms_engines():
+            return [ParrotEngine()]
+    """
+    raise AssertionError  # pluggy never calls a specification
+
+
+@hookspec
+def lllms_models() -> "Iterable[ModelOffer]":
+    """Offer models that work without any configuration.
+
+        @hookimpl
+        def lllms_models():
+            return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+    """
+    raise AssertionError
+
+
+@hookspec
+def lllms_apis() -> "Iterable[Api]":
+    """Provide HTTP APIs, each a Quart blueprint over the host.
+
+        class Version(Api):
+            name = "version"
+
+            def blueprint(self, host):
+                routes = Blueprint("version", __name__)
+
+                @routes.get("/version")
+                async def version():
+                    return {"version": "1.0"}
+
+                return routes
+
+        @hookimpl
+        def lllms_apis():
+            return [Version()]
+    """
+    raise AssertionError
+
+
+@hookspec
+def lllms_commands(cli: click.Group) -> None:
+    """Add commands to `lllms`.
+
+        @hookimpl
+        def lllms_commands(cli):
+            @cli.command()
+            def squawk():
+                click.echo("squawk!")
+    """
+    raise AssertionError

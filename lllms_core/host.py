@@ -1,0 +1,87 @@
+"""The facade that APIs, the command line and embedders talk to: models by name, answers as streams."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+from lllms_core.catalog import Catalog, CatalogEntry
+from lllms_core.config import Config, parse_config
+from lllms_core.plugins import Plugins
+from lllms_core.pool.pool import Pool
+from lllms_core.pool.status import PoolStatus
+from lllms_core.pool.stream import Stream
+from lllms_core.requests import build_request
+from lllms_core.types import Message, Request
+
+
+def new_request_id() -> str:
+    """Return an id for a request, unique without coordination."""
+    return uuid4().hex[:12]
+
+
+class Host:
+    """A server without HTTP: the plugins, the models of a configuration, and the pool that runs them.
+
+        async with Host(parse_config({"models": {"tiny": {"engine": "llamacpp", "file": "tiny.gguf"}}})) as host:
+            async with host.submit(host.request("tiny", messages=[Message("user", "Hi!")])) as stream:
+                print((await stream.gather()).text)
+    """
+
+    def __init__(self, config: Config | None = None, plugins: Plugins | None = None) -> None:
+        """Read plugins and configuration; raises `ConfigError` or `PluginError`. Nothing is started yet."""
+        self.config = parse_config({}) if config is None else config
+        self.plugins = Plugins.discover(disable=self.config.disabled_plugins) if plugins is None else plugins
+        self.catalog = Catalog.build(self.config, self.plugins)
+        self.pool = Pool.of(self.catalog, self.config.server)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken: started, and not shutting down."""
+        return self.pool.open
+
+    async def start(self) -> None:
+        """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
+        await self.pool.start()
+
+    async def close(self, grace: float | None = None) -> None:
+        """Take no more requests, let the running ones finish for `grace` seconds, end everything.
+
+        The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end.
+        """
+        await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
+
+    def model(self, name: str) -> CatalogEntry:
+        """Look up a model by name or alias; raises `ModelUnknown`."""
+        return self.catalog.get(name)
+
+    def request(
+        self,
+        model: str,
+        *,
+        messages: Sequence[Message] | None = None,
+        prompt: str | None = None,
+        parameters: Mapping[str, object] | None = None,
+    ) -> Request:
+        """Make a request: `parameters` by the names of the OpenAI API, over the model's defaults.
+
+        Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
+        """
+        return build_request(self.catalog.get(model), new_request_id(), messages, prompt, parameters or {})
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request and return its answer to come; a refusal comes as the stream's first and only delta."""
+        return self.pool.submit(request)
+
+    def status(self) -> PoolStatus:
+        """Tell what is loaded, running and waiting."""
+        return self.pool.status()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        await self.close()

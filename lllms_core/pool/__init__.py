@@ -1,0 +1,1 @@
+"""All instances of all models, and the queue in front of them."""

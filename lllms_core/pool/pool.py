@@ -1,0 +1,234 @@
+"""The pool at work: carries out what the scheduler decides, with workers, streams and the clock."""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import string
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Self
+
+from attrs import Factory, evolve, frozen
+
+from lllms_core.catalog import Catalog
+from lllms_core.chat import prefix_keys, text_prefix_keys
+from lllms_core.config import ServerConfig
+from lllms_core.engines import Engine
+from lllms_core.errors import EngineDied, ModelUnknown, ShuttingDown
+from lllms_core.machine import available_cores
+from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.instance import Instance
+from lllms_core.pool.scheduler import Limits, ModelLimits, Scheduler
+from lllms_core.pool.status import InstanceStatus, PoolStatus
+from lllms_core.pool.stream import Stream
+from lllms_core.types import Isolation, ModelInfo, ModelSpec, Request
+from lllms_core.worker import Worker, WorkerEvents, start_worker
+from lllms_core.worker.wire import Load
+
+LOG = logging.getLogger("lllms.pool")
+
+StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
+
+
+@frozen
+class PoolModel:
+    """A model as the pool knows it."""
+
+    engine: Engine
+    spec: ModelSpec
+    limits: ModelLimits = Factory(ModelLimits)
+    isolation: Isolation = "process"
+
+
+class Pool:
+    """All instances of all models, and the queue in front of them. Use it from one event loop.
+
+        pool = Pool({"parrot": PoolModel(ParrotEngine(), ModelSpec("parrot", NoOptions()))}, Limits(concurrency=2))
+        await pool.start()
+        async with pool.submit(Request("1", "parrot", prompt="hello")) as stream:
+            print((await stream.gather()).text)
+        await pool.close(grace=1)
+    """
+
+    def __init__(self, models: Mapping[str, PoolModel], limits: Limits, start: StartWorker = start_worker) -> None:
+        """Prepare a pool; nothing runs yet."""
+        self._models = models
+        self._start_worker = start
+        self._scheduler = Scheduler({name: model.limits for name, model in models.items()}, limits, _instance_id)
+        self._instances: dict[str, Instance] = {}
+        self._waiting: dict[str, Stream] = {}
+        self._infos: dict[str, ModelInfo] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._started = False
+
+    @classmethod
+    def of(cls, catalog: Catalog, server: ServerConfig) -> Self:
+        """Make a pool for the models of a catalog."""
+        models = {
+            entry.name: PoolModel(
+                entry.engine,
+                entry.spec,
+                ModelLimits(entry.config.min_instances, entry.config.max_instances, entry.config.ttl),
+                entry.isolation,
+            )
+            for entry in catalog.entries
+        }
+        limits = Limits(
+            server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
+        )
+        return cls(models, limits)
+
+    @property
+    def open(self) -> bool:
+        """Whether requests are taken."""
+        return self._started and not self._scheduler.stopping
+
+    async def start(self) -> None:
+        """Load the instances that models keep at least; returns once each is loaded, or has failed to."""
+        self._started = True
+        self._apply(self._scheduler.start(time.monotonic()))
+        while any(entry.state == "loading" for entry in self._scheduler.instances.values()):
+            await self._change()
+
+    def submit(self, request: Request) -> Stream:
+        """Queue a request and return its answer to come. A refusal comes as the stream's only delta."""
+        stream = Stream(request, self._cancel)
+        model = self._models.get(request.model)
+        if model is None:
+            stream.fail(ModelUnknown(f"no model '{request.model}'; there are: {', '.join(sorted(self._models))}"))
+            return stream
+        if not self._started:
+            stream.fail(ShuttingDown("the pool is not started"))
+            return stream
+        keys = text_prefix_keys(request.prompt or "") if request.messages is None else prefix_keys(request.messages)
+        self._waiting[request.id] = stream
+        self._apply(self._scheduler.submit(request.id, request.model, keys, time.monotonic()))
+        return stream
+
+    def status(self) -> PoolStatus:
+        """Tell what is loaded, running and waiting."""
+        now = time.monotonic()
+        limits = self._scheduler.limits
+        return PoolStatus(
+            instances=tuple(self._instance_status(instance, now) for instance in self._instances.values()),
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            concurrency=limits.concurrency,
+            queue_size=limits.queue_size,
+            cores=limits.cores,
+        )
+
+    def info(self, model: str) -> ModelInfo | None:
+        """What an instance of this model said of itself when it was last loaded; None if it never was."""
+        return self._infos.get(model)
+
+    async def close(self, grace: float) -> None:
+        """Refuse those who wait, let the running finish for `grace` seconds, then end everything."""
+        self._apply(self._scheduler.stop())
+        if self._timer is not None:
+            self._timer.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                while self._scheduler.running:
+                    await self._change()
+        for instance in self._instances.values():
+            instance.fail_running(ShuttingDown("the server is shutting down"))
+            instance.close()
+        while self._instances:
+            await self._change()
+
+    # -- effects ------------------------------------------------------------------------------------------------------
+
+    def _apply(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Start(instance, model, threads):
+                    self._start_instance(instance, model, threads)
+                case Assign(ticket, instance):
+                    self._instances[instance].run(self._waiting.pop(ticket))
+                case Refuse(ticket, error):
+                    self._waiting.pop(ticket).fail(error)
+                case Stop(instance):
+                    LOG.info("unloading %s", instance)
+                    self._instances[instance].close()
+                case UseThreads(instance, count):
+                    self._instances[instance].use_threads(count)
+        self._set_timer()
+        self._changed.set()
+
+    def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
+        LOG.info("loading %s", instance_id)
+        entry = self._models[model]
+        load = Load(entry.engine, evolve(entry.spec, threads=threads))
+        instance = Instance(instance_id, model, self)
+        self._instances[instance_id] = instance
+        instance.start(self._start_worker(load, entry.isolation, instance))
+
+    def _set_timer(self) -> None:
+        """Wake the scheduler when the next time limit is reached."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self._scheduler.wake_at()
+        if at is not None:
+            delay = max(0.0, at - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._apply(self._scheduler.tick(time.monotonic()))
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _cancel(self, stream: Stream) -> None:
+        """Somebody closed a stream before its end."""
+        request = stream.request
+        if self._waiting.pop(request.id, None) is not None:
+            self._apply(self._scheduler.leave(request.id, time.monotonic()))
+        elif stream.instance is not None and stream.instance in self._instances:
+            self._instances[stream.instance].cancel(request.id)
+
+    # -- what instances tell ------------------------------------------------------------------------------------------
+
+    def loaded(self, instance: Instance, info: ModelInfo) -> None:
+        """An instance is ready."""
+        LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
+        self._infos[instance.model] = info
+        self._apply(self._scheduler.loaded(instance.id, info.slots, time.monotonic()))
+
+    def finished(self, request_id: str) -> None:
+        """A request has left its slot."""
+        self._apply(self._scheduler.finished(request_id, time.monotonic()))
+
+    def gone(self, instance: Instance, reason: str) -> None:
+        """An instance's worker has ended."""
+        entry = self._scheduler.instances[instance.id]
+        if entry.state == "closing" or self._scheduler.stopping:
+            LOG.info("unloaded %s", instance.id)
+        else:
+            LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
+        del self._instances[instance.id]
+        instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))
+        self._apply(self._scheduler.gone(instance.id, reason, time.monotonic()))
+
+    def _instance_status(self, instance: Instance, now: float) -> InstanceStatus:
+        entry = self._scheduler.instances[instance.id]
+        return InstanceStatus(
+            id=entry.id,
+            model=entry.model,
+            state=entry.state,
+            progress=instance.progress,
+            running=len(entry.running),
+            threads=entry.threads,
+            idle_seconds=now - entry.idle_since if entry.idle else 0.0,
+            pid=instance.pid,
+            info=instance.info,
+        )
+
+
+def _instance_id(model: str) -> str:
+    return f"{model}:{''.join(secrets.choice(string.ascii_letters + string.digits) for _ in range(8))}"
+

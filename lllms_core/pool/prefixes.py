@@ -1,0 +1,27 @@
+"""Which conversations an instance has seen; pure."""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+
+CAPACITY = 4096
+"""An instance remembers so many prefixes; the least recently seen go first."""
+
+
+class SeenPrefixes:
+    """The prefixes of the requests that an instance was given, as chained keys: equal keys mean equal prefixes."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+
+    def add(self, keys: Sequence[Hashable]) -> None:
+        """Remember a request by the keys of its prefixes, shortest first."""
+        for key in keys:
+            self._seen[key] = None
+            self._seen.move_to_end(key)
+        while len(self._seen) > self._capacity:
+            self._seen.popitem(last=False)
+
+    def longest(self, keys: Sequence[Hashable]) -> int:
+        """How many of the leading prefixes were seen: the number of the longest one, 0 for none."""
+        return next((n for n in range(len(keys), 0, -1) if keys[n - 1] in self._seen), 0)

@@ -1,0 +1,314 @@
+"""Every decision of the pool: who runs where, what is loaded, what is unloaded. No clock, no processes, no waiting.
+
+Each method takes what has happened and the time, and returns what is to be done. The order of things:
+
+1. a request goes to the instance of its model that knows most of its conversation and has a free slot;
+2. if there is none, a new instance is loaded, one at a time for each model, up to `max_instances` of the model;
+3. if the pool is full, the least recently used idle instance of another model makes room;
+4. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+from attrs import Factory, define, frozen
+
+from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
+from lllms_core.pool.cores import share_cores
+from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.prefixes import SeenPrefixes
+from lllms_core.pool.status import InstanceState
+
+LONGEST_RETRY_AFTER = 60
+NEVER = -1.0
+"""The `ttl` of instances that are never unloaded for being idle."""
+
+
+@frozen
+class Limits:
+    """What bounds the pool as a whole."""
+
+    concurrency: int = 8
+    queue_size: int = 512
+    queue_timeout: float = 600.0
+    max_instances: int = 4
+    """Of all models together; when more are needed, idle ones are unloaded."""
+    cores: int = 1
+
+
+@frozen
+class ModelLimits:
+    """What bounds the instances of one model."""
+
+    min_instances: int = 0
+    max_instances: int = 1
+    ttl: float = 300.0
+
+
+@define(eq=False)
+class Ticket:
+    """A request in the queue or at work."""
+
+    id: str
+    model: str
+    prefixes: Sequence[Hashable]
+    arrived: float
+    instance: str | None = None
+    started: float = 0.0
+
+
+@define(eq=False)
+class Instance:
+    """A loaded copy of a model, or one that is being loaded or unloaded."""
+
+    id: str
+    model: str
+    threads: int
+    state: InstanceState = "loading"
+    slots: int = 0
+    running: dict[str, Ticket] = Factory(dict)
+    idle_since: float = 0.0
+    seen: SeenPrefixes = Factory(SeenPrefixes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is loaded and has nothing to do."""
+        return self.state == "ready" and not self.running
+
+
+class Scheduler:
+    """The state of the pool, and the rules by which it changes."""
+
+    def __init__(self, models: Mapping[str, ModelLimits], limits: Limits, new_id: Callable[[str], str]) -> None:
+        """Start empty. `new_id` names a new instance of a model."""
+        self.limits = limits
+        self.instances: dict[str, Instance] = {}
+        self.waiting: dict[str, Ticket] = {}
+        self.running: dict[str, Ticket] = {}
+        self.stopping = False
+        self._models = models
+        self._new_id = new_id
+        self._failed: set[str] = set()
+        """Models whose last load failed, or whose instance died: loaded again only when somebody asks anew."""
+        self._working: list[str] = []
+        """Instances at work, in the order in which they began."""
+        self._seconds_per_request = 1.0
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> list[Effect]:
+        """The pool opens: load `min_instances` of every model."""
+        return self._schedule(now)
+
+    def submit(self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float) -> list[Effect]:
+        """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first."""
+        if self.stopping:
+            return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
+        self._failed.discard(model)
+        self.waiting[ticket] = Ticket(ticket, model, prefixes, now)
+        effects = self._schedule(now)
+        if ticket in self.waiting and len(self.waiting) > self.limits.queue_size:
+            del self.waiting[ticket]
+            effects.append(Refuse(ticket, self._queue_full()))
+        return effects
+
+    def leave(self, ticket: str, now: float) -> list[Effect]:
+        """A waiting request is wanted no more; one at work leaves by `finished`."""
+        self.waiting.pop(ticket, None)
+        return self._schedule(now)
+
+    def loaded(self, instance: str, slots: int, now: float) -> list[Effect]:
+        """An instance is ready for requests."""
+        entry = self.instances[instance]
+        entry.state, entry.slots, entry.idle_since = "ready", slots, now
+        return self._schedule(now)
+
+    def finished(self, ticket: str, now: float) -> list[Effect]:
+        """A request at work has ended, in whatever way, and its slot is free."""
+        entry = self.running.pop(ticket)
+        self._seconds_per_request += 0.1 * (now - entry.started - self._seconds_per_request)
+        instance = self.instances[entry.instance or ""]
+        del instance.running[ticket]
+        if not instance.running:
+            instance.idle_since = now
+            self._working.remove(instance.id)
+        return self._schedule(now)
+
+    def gone(self, instance: str, reason: str, now: float) -> list[Effect]:
+        """An instance is no more: unloaded, dead, or never loaded. Its requests at work are forgotten."""
+        entry = self.instances.pop(instance)
+        for ticket in entry.running:
+            del self.running[ticket]
+        if entry.running:
+            self._working.remove(instance)
+        effects: list[Effect] = []
+        if entry.state != "closing":
+            self._failed.add(entry.model)
+        if entry.state == "loading" and not any(other.model == entry.model for other in self.instances.values()):
+            effects += self._refuse_waiting(
+                lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
+                [ticket for ticket in self.waiting.values() if ticket.model == entry.model],
+            )
+        return effects + self._schedule(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed; `wake_at` says when this is worth a call."""
+        return self._schedule(now)
+
+    def stop(self) -> list[Effect]:
+        """Take no more requests, and refuse those that wait."""
+        self.stopping = True
+        return self._refuse_waiting(
+            lambda _: ShuttingDown("the server is shutting down"), list(self.waiting.values()),
+        )
+
+    def wake_at(self) -> float | None:
+        """When the next waiting request or idle instance reaches its time limit."""
+        times = [ticket.arrived + self.limits.queue_timeout for ticket in self.waiting.values()]
+        if not self.stopping:
+            times += [e.idle_since + self._models[e.model].ttl for e in self.instances.values() if self._expires(e)]
+        return min(times, default=None)
+
+    # -- what follows -------------------------------------------------------------------------------------------------
+
+    def _schedule(self, now: float) -> list[Effect]:
+        if self.stopping:
+            return []
+        return [
+            *self._refuse_expired(now),
+            *self._assign_and_load(now),
+            *self._load_minimum(),
+            *self._unload_expired(now),
+            *self._share_cores(),
+        ]
+
+    def _refuse_expired(self, now: float) -> list[Effect]:
+        limit = self.limits.queue_timeout
+        # The same sum as in wake_at: a difference could round to just below the limit, again and again.
+        expired = [ticket for ticket in self.waiting.values() if ticket.arrived + limit <= now]
+        return self._refuse_waiting(
+            lambda ticket: WaitedTooLong(
+                f"the request waited {limit:g} s for model '{ticket.model}', as long as server.queue_timeout allows",
+                self._retry_after(),
+            ),
+            expired,
+        )
+
+    def _assign_and_load(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        coming = sum(instance.state == "closing" for instance in self.instances.values())
+        """Places that will be free once what is closing is gone, and that nobody counts on yet."""
+        asked: set[str] = set()
+        for ticket in list(self.waiting.values()):
+            if len(self.running) < self.limits.concurrency and (instance := self._free_instance(ticket)):
+                effects.append(self._assign(ticket, instance, now))
+            elif ticket.model not in asked and self._may_grow(ticket.model):
+                asked.add(ticket.model)  # one load at a time, for all who wait for this model
+                if self._places() > 0:
+                    effects.append(self._start(ticket.model))
+                elif coming > 0:
+                    coming -= 1
+                elif victim := self._least_recently_used(ticket.model):
+                    effects.append(self._stop(victim))
+        return effects
+
+    def _free_instance(self, ticket: Ticket) -> Instance | None:
+        """The instance with a free slot that knows most of the conversation; among equals, the one with least to do."""
+        free = [
+            instance
+            for instance in self.instances.values()
+            if instance.model == ticket.model and instance.state == "ready" and len(instance.running) < instance.slots
+        ]
+        return max(free, key=lambda i: (i.seen.longest(ticket.prefixes), -len(i.running), i.idle_since), default=None)
+
+    def _assign(self, ticket: Ticket, instance: Instance, now: float) -> Effect:
+        del self.waiting[ticket.id]
+        self.running[ticket.id] = ticket
+        ticket.instance, ticket.started = instance.id, now
+        if not instance.running:
+            self._working.append(instance.id)
+        instance.running[ticket.id] = ticket
+        instance.seen.add(ticket.prefixes)
+        return Assign(ticket.id, instance.id)
+
+    def _may_grow(self, model: str) -> bool:
+        """Whether one more instance of this model may be loaded now; concurrency is no reason to load one."""
+        own = [instance for instance in self.instances.values() if instance.model == model]
+        alive = [instance for instance in own if instance.state != "closing"]
+        return (
+            model not in self._failed
+            and len(self.running) < self.limits.concurrency
+            and len(alive) < self._models[model].max_instances
+            and not any(instance.state == "loading" for instance in own)
+        )
+
+    def _places(self) -> int:
+        # The place for the memory budget: how many more instances the machine has room for.
+        return self.limits.max_instances - len(self.instances)
+
+    def _least_recently_used(self, model: str) -> Instance | None:
+        """The idle instance that may make room for `model`: of another model, and not one that is kept at least."""
+        idle = [i for i in self.instances.values() if i.idle and i.model != model and self._spare(i.model) > 0]
+        return min(idle, key=lambda instance: instance.idle_since, default=None)
+
+    def _spare(self, model: str) -> int:
+        """How many instances of a model there are beyond those that it keeps."""
+        alive = sum(i.model == model and i.state != "closing" for i in self.instances.values())
+        return alive - self._models[model].min_instances
+
+    def _load_minimum(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for model in self._models:
+            while self._spare(model) < 0 and self._places() > 0 and model not in self._failed:
+                effects.append(self._start(model))
+        return effects
+
+    def _unload_expired(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        wanted = {ticket.model for ticket in self.waiting.values()}
+        for instance in sorted(self.instances.values(), key=lambda i: i.idle_since):
+            if not self._expires(instance) or instance.model in wanted:
+                continue
+            if instance.idle_since + self._models[instance.model].ttl <= now:
+                effects.append(self._stop(instance))
+        return effects
+
+    def _expires(self, instance: Instance) -> bool:
+        """Whether the instance will be unloaded if it stays idle."""
+        return instance.idle and self._models[instance.model].ttl != NEVER and self._spare(instance.model) > 0
+
+    def _share_cores(self) -> list[Effect]:
+        effects: list[Effect] = []
+        for instance, count in share_cores(self.limits.cores, self._working).items():
+            if self.instances[instance].threads != count:
+                self.instances[instance].threads = count
+                effects.append(UseThreads(instance, count))
+        # Those that must use fewer are told first, so that the sum is never more than there are.
+        return sorted(effects, key=lambda effect: effect.count if isinstance(effect, UseThreads) else 0)
+
+    def _start(self, model: str) -> Effect:
+        instance = Instance(self._new_id(model), model, threads=self.limits.cores)
+        self.instances[instance.id] = instance
+        return Start(instance.id, model, instance.threads)
+
+    def _stop(self, instance: Instance) -> Effect:
+        instance.state = "closing"
+        return Stop(instance.id)
+
+    def _refuse_waiting(self, error: Callable[[Ticket], LllmsError], tickets: Iterable[Ticket]) -> list[Effect]:
+        effects: list[Effect] = []
+        for ticket in tickets:
+            del self.waiting[ticket.id]
+            effects.append(Refuse(ticket.id, error(ticket)))
+        return effects
+
+    def _queue_full(self) -> LllmsError:
+        size = self.limits.queue_size
+        return QueueFull(
+            f"{size} requests wait already, as many as server.queue_size allows; try again later", self._retry_after(),
+        )
+
+    def _retry_after(self) -> int:
+        """Seconds until those who wait now have likely been served."""
+        seconds = self._seconds_per_request * (len(self.waiting) + 1) / self.limits.concurrency
+        return min(max(1, math.ceil(seconds)), LONGEST_RETRY_AFTER)

@@ -1,0 +1,119 @@
+"""The answer to one request, as it comes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self
+
+from attrs import frozen
+
+from lllms_core.errors import LllmsError
+from lllms_core.types import Delta, Finish, Request
+
+
+@frozen
+class Answer:
+    """A whole answer."""
+
+    id: str
+    """Names the instance that gave it: `<model>:<instance>-<request>`."""
+    text: str
+    finish: Finish
+
+
+class Stream:
+    """The deltas of one answer. Close it (`async with`) when you have seen enough: that cancels the request.
+
+    Deltas that arrive faster than they are taken wait here together, so a slow reader costs few wake-ups.
+    """
+
+    def __init__(self, request: Request, cancel: Callable[["Stream"], None]) -> None:
+        self.request = request
+        self.instance: str | None = None
+        """The id of the instance that runs the request; None while it waits."""
+        self.finish: Finish | None = None
+        """The end of the answer, once it was taken."""
+        self._cancel = cancel
+        self._deltas: list[Delta] = []
+        self._arrived: asyncio.Future[None] | None = None
+        self._closed = False
+        self._ended = False
+
+    @property
+    def id(self) -> str:
+        """Names the instance and the request; before there is an instance, the model and the request."""
+        return f"{self.instance or self.request.model}-{self.request.id}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last delta was put: there is nothing left to cancel."""
+        return self._ended
+
+    def put(self, delta: Delta) -> None:
+        """Add a delta; the pool calls this from the event loop."""
+        if self._closed or self._ended:
+            return
+        self._ended = delta.last
+        self._deltas.append(delta)
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
+    def fail(self, error: LllmsError) -> None:
+        """End the answer with an error."""
+        self.put(Delta(self.request.id, error=error))
+
+    async def wait(self) -> None:
+        """Return once there is something to take, without taking it."""
+        if self._deltas or self.finish is not None or self._closed:
+            return
+        self._arrived = asyncio.get_running_loop().create_future()
+        try:
+            await self._arrived
+        finally:
+            self._arrived = None
+
+    async def take(self) -> list[Delta]:
+        """Return every delta that has arrived, at least one; an empty list means that the answer is complete.
+
+        Raises the error with which the request failed, after the deltas before it were taken.
+        """
+        await self.wait()
+        deltas, self._deltas = self._deltas, []
+        if deltas and deltas[-1].error is not None:
+            if len(deltas) == 1:
+                self._closed = True
+                raise deltas[0].error or AssertionError
+            self._deltas = [deltas.pop()]
+        if deltas and deltas[-1].finish is not None:
+            self.finish = deltas[-1].finish
+        return deltas
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        """Yield the deltas, one by one."""
+        while deltas := await self.take():
+            for delta in deltas:
+                yield delta
+
+    async def gather(self) -> Answer:
+        """Wait for the whole answer."""
+        text = "".join([delta.text async for delta in self])
+        assert self.finish is not None  # noqa: S101  # take() returns nothing only after the end
+        return Answer(self.id, text, self.finish)
+
+    async def aclose(self) -> None:
+        """Want no more: cancels the request unless it has ended. Safe to call again."""
+        if not self._closed:
+            self._closed = True
+            self._deltas.clear()
+            if self._arrived is not None and not self._arrived.done():
+                self._arrived.set_result(None)
+            if not self._ended:
+                self._cancel(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()

@@ -1,0 +1,6 @@
+"""From the raw bytes that an engine generates to the text that a client reads; pure."""
+
+from lllms_core.text.output import OutputText
+from lllms_core.text.stops import StopMatcher
+
+__all__ = ["OutputText", "StopMatcher"]

@@ -1,0 +1,142 @@
+"""The values that pass between the rooms: frozen, with no behaviour beyond reading themselves."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from attrs import field, frozen
+
+from lllms_core.errors import LllmsError
+
+Task = Literal["chat", "text"]
+Role = Literal["system", "developer", "user", "assistant"]
+Isolation = Literal["process", "thread"]
+
+FinishReason = Literal["stop", "length", "timeout", "cancelled"]
+"""Why an answer ended: the model or a stop string ended it, it is as long as allowed, its time was up, or nobody
+wants it any more."""
+
+
+@frozen
+class Message:
+    """One message of a conversation; `content` is text."""
+
+    role: Role
+    content: str
+    name: str | None = None
+
+
+@frozen
+class Sampling:
+    """How the next token is chosen. Every value is meant: 0 is a value, not "unset"."""
+
+    temperature: float = 0.8
+    """0 takes the likeliest token; above 0, logits are divided by it."""
+    top_k: int = 40
+    """Keep the k likeliest tokens; 0 keeps all."""
+    top_p: float = 0.95
+    """Keep the smallest set of tokens whose probabilities sum to p; 1 keeps all."""
+    min_p: float = 0.05
+    """Drop tokens less likely than this fraction of the likeliest one's probability; 0 keeps all."""
+    repeat_penalty: float = 1.0
+    """Divides the logits of recent tokens, prompt included; 1 changes nothing."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit once for each time it stands in the answer so far, -2 to 2."""
+    presence_penalty: float = 0.0
+    """Subtracted from a token's logit if it stands in the answer so far, -2 to 2."""
+    seed: int | None = None
+    """The same seed gives the same answer; None draws one."""
+
+
+@frozen
+class Request:
+    """One completion that is asked of a model: a chat (`messages`) or a text to continue (`prompt`), never both."""
+
+    id: str
+    model: str
+    messages: tuple[Message, ...] | None = None
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    """At most so many generated tokens; None: as many as the context has room for."""
+    stop: tuple[str, ...] = ()
+    """The answer ends before the first of these strings, which is not part of it."""
+    timeout: float | None = None
+    """Seconds from the moment the request gets its slot; None: no limit."""
+
+    @property
+    def task(self) -> Task:
+        """Which of the two kinds of completion this is."""
+        return "text" if self.messages is None else "chat"
+
+
+@frozen
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    """How many of the prompt's tokens did not have to be evaluated again."""
+
+
+@frozen
+class Finish:
+    """The end of an answer."""
+
+    reason: FinishReason
+    usage: Usage
+
+
+@frozen
+class Delta:
+    """A piece of an answer. The last one of a request carries `finish` or `error`, and no other does."""
+
+    request_id: str
+    text: str = ""
+    tokens: int = 0
+    """How many generated tokens this piece accounts for: text can lag behind tokens, while a character or a stop
+    string is incomplete."""
+    finish: Finish | None = None
+    error: LllmsError | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether the request ends with this piece."""
+        return self.finish is not None or self.error is not None
+
+
+@frozen
+class ModelSpec:
+    """What an engine is asked to load."""
+
+    name: str
+    """The name that clients use."""
+    options: object
+    """An instance of the engine's `Options`."""
+    file: Path | None = None
+    """The model's weights, for engines that read any; it exists when `Engine.load` is called."""
+    threads: int = 1
+    """The cores that the pool grants to begin with; `Model.use_threads` tells of changes."""
+
+
+@frozen
+class ModelInfo:
+    """What a loaded model can do, as its worker reports it."""
+
+    tasks: frozenset[Task]
+    slots: int
+    context_length: int
+    details: Mapping[str, str | int | float] = field(factory=dict)
+    """Whatever else is worth showing (architecture, parameters, quantisation ...)."""
+
+
+@frozen
+class ModelOffer:
+    """A model that a plugin offers without any configuration (`lllms_models`)."""
+
+    name: str
+    engine: str
+    file: Path | None = None
+    options: Mapping[str, object] = field(factory=dict)
+    description: str = ""

@@ -1,0 +1,43 @@
+"""The parent's handle on a worker: the same for a process and for a thread."""
+
+from abc import ABC, abstractmethod
+from typing import Protocol
+
+from lllms_core.types import Isolation
+from lllms_core.worker.wire import FromWorker, Load, ToWorker
+
+
+class WorkerEvents(Protocol):
+    """Told what a worker does, in the event loop."""
+
+    def message(self, message: FromWorker) -> None:
+        """The worker said this."""
+
+    def ended(self, reason: str) -> None:
+        """The worker is gone, and has said all it will ever say; `reason` is for people."""
+
+
+class Worker(ABC):
+    """A started worker."""
+
+    pid: int | None = None
+    """Its process; None for a thread."""
+
+    @abstractmethod
+    def send(self, message: ToWorker) -> None:
+        """Tell the worker something; nothing happens if it is gone."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the worker at once where that is possible; a thread ends after its current step."""
+
+
+async def start_worker(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:
+    """Start a worker that loads a model. Raises `ModelLoadFailed` if the worker itself cannot be started."""
+    if isolation == "thread":
+        from lllms_core.worker.thread import ThreadWorker
+
+        return ThreadWorker(load, events)
+    from lllms_core.worker.process import ProcessWorker
+
+    return await ProcessWorker.start(load, events)

@@ -1,0 +1,124 @@
+"""What parent and worker say to each other: frozen values, framed and pickled. One message per step for all slots.
+
+Both ends are one program in one version on one machine, so pickle is safe and fast here.
+"""
+
+import pickle
+import struct
+from collections.abc import Iterator
+
+from attrs import frozen
+
+from lllms_core.engines import Engine
+from lllms_core.types import Delta, ModelInfo, ModelSpec, Request
+
+_LENGTH = struct.Struct("!I")
+
+
+@frozen
+class Load:
+    """To the worker, first of all: load this model."""
+
+    engine: Engine
+    spec: ModelSpec
+
+
+@frozen
+class Open:
+    """To the worker: take this request."""
+
+    request: Request
+
+
+@frozen
+class Cancel:
+    """To the worker: end this request; its last delta says `cancelled`."""
+
+    request_id: str
+
+
+@frozen
+class UseThreads:
+    """To the worker: compute with at most so many cores."""
+
+    count: int
+
+
+@frozen
+class Close:
+    """To the worker: free the model and end."""
+
+
+@frozen
+class Progress:
+    """From the worker: how much of the load is done, 0 to 1."""
+
+    fraction: float
+
+
+@frozen
+class Loaded:
+    """From the worker: the model is ready for requests."""
+
+    info: ModelInfo
+
+
+@frozen
+class LoadFailed:
+    """From the worker: the model cannot be loaded; the worker ends."""
+
+    reason: str
+    traceback: str
+    """Of an exception that the engine did not mean to raise; empty for one that it did."""
+
+
+@frozen
+class Deltas:
+    """From the worker: what one step gave, for all requests that it advanced."""
+
+    deltas: tuple[Delta, ...]
+
+
+@frozen
+class Crashed:
+    """From the worker: the engine raised what it must not; the worker ends."""
+
+    reason: str
+    traceback: str
+
+
+ToWorker = Load | Open | Cancel | UseThreads | Close
+FromWorker = Progress | Loaded | LoadFailed | Deltas | Crashed
+
+
+def encode(message: object) -> bytes:
+    """Return the frame of a message: its length, then its pickle."""
+    if type(message) is Deltas:
+        # The one message that is sent for every token: as plain tuples it costs a third of what pickled objects do.
+        plain = [(d.request_id, d.text, d.tokens, d.finish, d.error) for d in message.deltas]
+        body = pickle.dumps(plain, pickle.HIGHEST_PROTOCOL)
+    else:
+        body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameReader:
+    """Puts frames together from bytes that arrive in any pieces."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[object]:
+        """Take more bytes and yield the messages that are complete.
+
+        A message is unpickled only when it is asked for: the first may prepare what the second needs.
+        """
+        self._buffer += data
+        while len(self._buffer) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(self._buffer)[0]
+            if len(self._buffer) < end:
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
+            del self._buffer[:end]
+            message = pickle.loads(body)  # noqa: S301  # from our own parent or child
+            yield Deltas(tuple(Delta(*plain) for plain in message)) if type(message) is list else message
