@@ -1,0 +1,58 @@
+"""lllms: local large language models for everybody's machine.
+
+The names below are the public API for embedders; those who write plugins import `lllms_core.hookspecs`,
+`lllms_core.engines`, `lllms_core.types` and `lllms_core.errors`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lllms_core.app import create_app
+    from lllms_core.config import Config, load_config, parse_config
+    from lllms_core.errors import LllmsError
+    from lllms_core.hookspecs import hookimpl
+    from lllms_core.host import Host
+    from lllms_core.pool.pool import Pool
+    from lllms_core.pool.stream import Answer, Stream
+    from lllms_core.serve import serve_llms
+    from lllms_core.types import Message
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Config",
+    "Host",
+    "LllmsError",
+    "Message",
+    "Pool",
+    "Stream",
+    "create_app",
+    "hookimpl",
+    "load_config",
+    "parse_config",
+    "serve_llms",
+]
+
+_ROOMS = {
+    "Answer": "pool.stream",
+    "Config": "config",
+    "Host": "host",
+    "LllmsError": "errors",
+    "Message": "types",
+    "Pool": "pool.pool",
+    "Stream": "pool.stream",
+    "create_app": "app",
+    "hookimpl": "hookspecs",
+    "load_config": "config",
+    "parse_config": "config",
+    "serve_llms": "serve",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: a worker process needs hardly any of them, and starts quickly."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)

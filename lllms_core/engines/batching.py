@@ -21,11 +21,11 @@ from lllms_core.text import OutputText
 from lllms_core.types import Delta, Finish, FinishReason, Request, Sampling, Usage
 
 
-class Interrupted(Exception):  # noqa: N818  # not an error: the decode was asked to stop
+class Interrupted(Exception):
     """Raised by `decode` when it gave up because `interrupt` was set."""
 
 
-class KVCacheFull(Exception):  # noqa: N818  # a state of the cache, handled by making room
+class KVCacheFull(Exception):
     """Raised by `decode` when the KV cache has no room; nothing was evaluated."""
 
 
@@ -82,7 +82,7 @@ class BatchingModel(Model):
     larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room.
     """
 
-    def __init__(  # noqa: D417  # the arguments are the sizes that the class docstring and the attributes explain
+    def __init__(
         self,
         *,
         slots: int,
@@ -98,7 +98,7 @@ class BatchingModel(Model):
         `batch_size` is the most tokens of one decode; `can_trim` is False for models whose sequences cannot be cut.
         """
         self.slots = slots
-        self.context_length = context_length
+        self.context_length = min(context_length, kv_size)
         self.batch_size = batch_size
         self.template = template
         self.tasks = frozenset({"chat", "text"} if template else {"text"})
@@ -106,6 +106,8 @@ class BatchingModel(Model):
         self._pace = Pace()
         self._waiting: deque[_Run] = deque()
         self._runs: dict[str, _Run] = {}
+        self._blocked = False
+        """Whether the first who waits has no room, and nobody has left since."""
 
     # -- what an engine implements ------------------------------------------------------------------------------------
 
@@ -154,7 +156,9 @@ class BatchingModel(Model):
         """Tokenise the prompt, and refuse what can never fit."""
         prompt = self.tokenize(self._segments(request))
         if not prompt:
-            raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
+            raise InvalidRequest(
+                f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
+            )
         self._check_room(request, len(prompt))
         limit = self.context_length if request.max_tokens is None else len(prompt) + request.max_tokens
         self._waiting.append(_Run(request, prompt, len(prompt), limit, OutputText(request.stop)))
@@ -186,9 +190,18 @@ class BatchingModel(Model):
         for run in self._waiting:
             if run.request.id == request_id:
                 self._waiting.remove(run)
+                self._blocked = False
                 return [Delta(request_id, finish=Finish("cancelled", self._usage(run)))]
         run_or_none = self._runs.get(request_id)
         return [] if run_or_none is None else [self._finish(run_or_none, "cancelled")]
+
+    def close(self) -> None:
+        """Free the samplers; what else the engine holds, it frees itself."""
+        for run in self._runs.values():
+            if run.sampler is not None:
+                run.sampler.close()
+        self._runs.clear()
+        self._waiting.clear()
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
@@ -197,7 +210,8 @@ class BatchingModel(Model):
             return [Segment(request.prompt or "", parse_special=True)]
         if self.template is None:
             raise InvalidRequest(
-                f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions", "messages",
+                f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
+                "messages",
             )
         return self.template.render(request.messages)
 
@@ -214,10 +228,11 @@ class BatchingModel(Model):
 
     def _admit(self) -> None:
         """Give sequences to those who wait, first come first served, as long as there is room to their end."""
-        while self._waiting and len(self._runs) < self.slots:
+        while self._waiting and len(self._runs) < self.slots and not self._blocked:
             run = self._waiting[0]
             place = self._table.place(run.tokens, run.limit)
             if place is None:
+                self._blocked = True
                 return
             self._waiting.popleft()
             if place.source != place.target:
@@ -279,6 +294,7 @@ class BatchingModel(Model):
     def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
         del self._runs[run.request.id]
         self._table.release(run.sequence)
+        self._blocked = False
         if run.sampler is not None:
             run.sampler.close()
         return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, self._usage(run)))

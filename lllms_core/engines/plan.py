@@ -9,6 +9,7 @@ STALL = 2.0
 SMALLEST_CHUNK = 16
 """Below this many prompt tokens in a step, the step's fixed cost outweighs the gain in smoothness."""
 SMOOTHING = 0.3
+_SMALLEST_TIME = 1e-9
 
 
 @define
@@ -21,18 +22,20 @@ class Pace:
     """One token of a prompt."""
 
     def observe(self, generating: int, prompt_tokens: int, seconds: float) -> None:
-        """Learn from a decode; mixed ones teach nothing, since they cannot be told apart."""
+        """Learn from a decode; from a mixed one the cost of its prompts, once that of its other tokens is known."""
         if generating and not prompt_tokens:
             self.token_step = _smooth(self.token_step, seconds)
         elif prompt_tokens >= SMALLEST_CHUNK and not generating:
             self.prompt_token = _smooth(self.prompt_token, seconds / prompt_tokens)
+        elif prompt_tokens >= SMALLEST_CHUNK and self.token_step is not None:
+            self.prompt_token = _smooth(self.prompt_token, max(seconds - self.token_step, 0.0) / prompt_tokens)
 
     def prompt_budget(self, generating: int, batch_size: int) -> int:
         """How many prompt tokens the next decode may hold beside `generating` others, so as not to stall them."""
         room = batch_size - generating
         if not generating or self.token_step is None or self.prompt_token is None:
             return room
-        return min(room, max(SMALLEST_CHUNK, int(STALL * self.token_step / self.prompt_token)))
+        return min(room, max(SMALLEST_CHUNK, int(STALL * self.token_step / max(self.prompt_token, _SMALLEST_TIME))))
 
 
 def share_out(budget: int, wanted: Sequence[int]) -> list[int]:

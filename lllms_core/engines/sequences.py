@@ -5,9 +5,8 @@ requests left, for the next turn of a conversation. Sequences may share cells of
 once.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from itertools import chain, count
+from collections.abc import Iterable, Sequence
+from itertools import count
 
 from attrs import Factory, define, frozen
 
@@ -23,14 +22,42 @@ class Placement:
     """Sequences to forget, after the copy, so that the request has room to its end."""
 
 
+@frozen
+class _Stretch:
+    """Tokens from `start` on, in cells that one sequence wrote; it ends where the next stretch of the line starts.
+
+    Stretches of one `writer` share their cells, as far as both reach.
+    """
+
+    writer: int
+    start: int
+
+
+@frozen
+class _Line:
+    """Where the tokens of a sequence are stored."""
+
+    stretches: tuple[_Stretch, ...] = ()
+    length: int = 0
+
+    def head(self, length: int) -> "_Line":
+        """The line of the first `length` tokens."""
+        return _Line(tuple(s for s in self.stretches if s.start < length), length)
+
+
 @define
 class _Sequence:
     tokens: list[int] = Factory(list)
-    cells: list[int] = Factory(list)
-    """The identity of the cell behind each token: equal where a copy shares it."""
+    stretches: tuple[_Stretch, ...] = ()
+    writes: bool = False
+    """Whether what comes next belongs to the last stretch: nobody else can have written behind it."""
     reserved: int = 0
     """How many tokens the request in it may hold at its end; 0 while no request is in it."""
     used: int = 0
+
+    @property
+    def line(self) -> _Line:
+        return _Line(self.stretches, len(self.tokens))
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
@@ -56,12 +83,17 @@ class SequenceTable:
         self.capacity = capacity
         self._sequences = [_Sequence() for _ in range(sequences)]
         self._can_trim = can_trim
-        self._cells = count()
+        self._writers = count()
         self._uses = count(1)
 
     def tokens(self, sequence: int) -> Sequence[int]:
         """The evaluated tokens of a sequence."""
         return self._sequences[sequence].tokens
+
+    @property
+    def held(self) -> int:
+        """How many cells of the KV cache hold something; a cell that sequences share counts once."""
+        return _cells(s.line for s in self._sequences)
 
     def place(self, prompt: Sequence[int], total: int) -> Placement | None:
         """Find the best place for a prompt that grows to at most `total` tokens; None while there is no room.
@@ -81,8 +113,12 @@ class SequenceTable:
     def take(self, placement: Placement, total: int) -> None:
         """Make the target busy, holding the first `keep` tokens of the source, with room for `total`."""
         source, target = self._sequences[placement.source], self._sequences[placement.target]
-        target.tokens = source.tokens[: placement.keep]
-        target.cells = source.cells[: placement.keep]
+        if source is not target:
+            target.tokens = source.tokens[: placement.keep]
+            target.stretches = source.line.head(placement.keep).stretches
+            target.writes = False
+        else:
+            self.cut(placement.target, placement.keep)
         target.reserved = total
         source.used = target.used = next(self._uses)
         for sequence in placement.evict:
@@ -91,13 +127,18 @@ class SequenceTable:
     def extend(self, sequence: int, tokens: Sequence[int]) -> None:
         """Note that these tokens were evaluated."""
         entry = self._sequences[sequence]
+        if not entry.writes:
+            entry.stretches += (_Stretch(next(self._writers), len(entry.tokens)),)
+            entry.writes = True
         entry.tokens.extend(tokens)
-        entry.cells.extend(next(self._cells) for _ in tokens)
 
     def cut(self, sequence: int, length: int) -> None:
         """Note that only the first `length` tokens are left."""
         entry = self._sequences[sequence]
-        del entry.tokens[length:], entry.cells[length:]
+        if length < len(entry.tokens):
+            del entry.tokens[length:]
+            entry.stretches = entry.line.head(length).stretches
+            entry.writes = False
 
     def release(self, sequence: int) -> None:
         """The request has ended; what was evaluated stays for the next turn."""
@@ -129,15 +170,23 @@ class SequenceTable:
     ) -> tuple[int, ...] | None:
         """Which idle sequences must go, least recently used first; None if that would not be enough."""
         promised = sum(s.reserved - len(s.tokens) for s in self._sequences if s.reserved) + total - keep
-        held = Counter(chain.from_iterable(s.cells for i, s in enumerate(self._sequences) if i != target))
-        held.update(self._sequences[source].cells[:keep])
+        held = {i: s.line for i, s in enumerate(self._sequences) if i != target}
+        held[target] = self._sequences[source].line.head(keep)
         evict = []
-        for i in sorted((i for i in idle if i != target), key=lambda i: self._sequences[i].used):
-            if len(held) + promised <= self.capacity:
-                break
-            if not self._sequences[i].tokens:
-                continue
-            evict.append(i)
-            held.subtract(self._sequences[i].cells)
-            held = +held
-        return tuple(evict) if len(held) + promised <= self.capacity else None
+        candidates = sorted((i for i in idle if i != target and held[i].length), key=lambda i: self._sequences[i].used)
+        while _cells(held.values()) + promised > self.capacity:
+            if not candidates:
+                return None
+            evict.append(candidates.pop(0))
+            held[evict[-1]] = _Line()
+        return tuple(evict)
+
+
+def _cells(lines: Iterable[_Line]) -> int:
+    """How many cells of the cache these lines fill."""
+    reach: dict[_Stretch, int] = {}
+    for line in lines:
+        ends = (*(stretch.start for stretch in line.stretches[1:]), line.length)
+        for stretch, end in zip(line.stretches, ends, strict=False):
+            reach[stretch] = max(end, reach.get(stretch, 0))
+    return sum(end - stretch.start for stretch, end in reach.items())

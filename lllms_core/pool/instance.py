@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from attrs import define, evolve
+from attrs import define, evolve, frozen
 
 from lllms_core.errors import LllmsError
 from lllms_core.pool.stream import Stream
@@ -27,8 +27,18 @@ from lllms_core.worker.wire import (
 
 LOG = logging.getLogger("lllms.pool")
 
-CLOSE_SECONDS = 5.0
-"""A worker that was told to close has so long to free its model before it is killed."""
+
+@frozen
+class Patience:
+    """How long a worker may leave the pool without a reaction before it is killed, in seconds."""
+
+    close: float = 5.0
+    """To free its model, once it was told to close."""
+    cancel: float = 60.0
+    """To end a request, once that was cancelled or timed out: longer than any step should take."""
+
+
+PATIENCE = Patience()
 
 
 class Owner(Protocol):
@@ -50,16 +60,25 @@ class _Run:
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
 
+    def set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+        self.stop_timer()
+        self.timer = asyncio.get_running_loop().call_later(seconds, callback)
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
 
 class Instance:
     """Hands requests to a worker, and what comes back to their streams."""
 
-    def __init__(self, instance_id: str, model: str, owner: Owner) -> None:
+    def __init__(self, instance_id: str, model: str, owner: Owner, patience: Patience) -> None:
         self.id = instance_id
         self.model = model
         self.progress = 0.0
         self.info: ModelInfo | None = None
         self._owner = owner
+        self._patience = patience
         self._worker: Worker | None = None
         self._runs: dict[str, _Run] = {}
         self._closing = False
@@ -94,14 +113,16 @@ class Instance:
         request = stream.request
         run = _Run(stream)
         if request.timeout is not None:
-            run.timer = asyncio.get_running_loop().call_later(request.timeout, self._time_out, run)
+            run.set_timer(request.timeout, lambda: self._time_out(run))
         self._runs[request.id] = run
         self._send(Open(request))
 
     def cancel(self, request_id: str) -> None:
-        """End a request; its slot is free when the worker says so."""
-        if request_id in self._runs:
+        """End a request; its slot is free when the worker says so, or is dead because it did not."""
+        run = self._runs.get(request_id)
+        if run is not None:
             self._send(Cancel(request_id))
+            run.set_timer(self._patience.cancel, self._give_up)
 
     def use_threads(self, count: int) -> None:
         """Change the worker's allowance of cores."""
@@ -114,13 +135,12 @@ class Instance:
             self._worker.kill()  # a load listens to nobody, and leaves nothing to free
         elif self._worker is not None and self._killer is None:
             self._worker.send(Close())
-            self._killer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._worker.kill)
+            self._killer = asyncio.get_running_loop().call_later(self._patience.close, self._worker.kill)
 
     def fail_running(self, error: LllmsError) -> None:
         """End every request that still runs with this error."""
         for run in self._runs.values():
-            if run.timer is not None:
-                run.timer.cancel()
+            run.stop_timer()
             run.stream.fail(error)
         self._runs.clear()
 
@@ -141,6 +161,8 @@ class Instance:
                 self._failure = reason
                 if traceback:  # for whoever runs the server; clients are told the reason
                     LOG.error("%s: %s\n%s", self.id, reason, traceback)
+                if isinstance(message, Crashed) and self._worker is not None:
+                    self._worker.kill()  # nobody should wait for a broken model to be freed
 
     def ended(self, reason: str) -> None:
         """The worker is gone."""
@@ -156,14 +178,18 @@ class Instance:
             delta = evolve(delta, finish=Finish("timeout", delta.finish.usage))
         run.stream.put(delta)
         if delta.last:
-            if run.timer is not None:
-                run.timer.cancel()
+            run.stop_timer()
             del self._runs[delta.request_id]
             self._owner.finished(delta.request_id)
 
     def _time_out(self, run: _Run) -> None:
         run.timed_out = True
         self.cancel(run.stream.request.id)
+
+    def _give_up(self) -> None:
+        assert self._worker is not None  # noqa: S101  # it was told to cancel
+        self._failure = f"it did not end a cancelled request within {self._patience.cancel:g} s, and was killed"
+        self._worker.kill()
 
     def _send(self, message: ToWorker) -> None:
         assert self._worker is not None  # noqa: S101  # only ready instances are told anything

@@ -15,10 +15,10 @@ from lllms_core.catalog import Catalog
 from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.config import ServerConfig
 from lllms_core.engines import Engine
-from lllms_core.errors import EngineDied, ModelUnknown, ShuttingDown
+from lllms_core.errors import EngineDied, InvalidRequest, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
-from lllms_core.pool.instance import Instance
+from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.scheduler import Limits, ModelLimits, Scheduler
 from lllms_core.pool.status import InstanceStatus, PoolStatus
 from lllms_core.pool.stream import Stream
@@ -51,10 +51,17 @@ class Pool:
         await pool.close(grace=1)
     """
 
-    def __init__(self, models: Mapping[str, PoolModel], limits: Limits, start: StartWorker = start_worker) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, PoolModel],
+        limits: Limits,
+        start: StartWorker = start_worker,
+        patience: Patience = PATIENCE,
+    ) -> None:
         """Prepare a pool; nothing runs yet."""
         self._models = models
         self._start_worker = start
+        self._patience = patience
         self._scheduler = Scheduler({name: model.limits for name, model in models.items()}, limits, _instance_id)
         self._instances: dict[str, Instance] = {}
         self._waiting: dict[str, Stream] = {}
@@ -101,6 +108,9 @@ class Pool:
             return stream
         if not self._started:
             stream.fail(ShuttingDown("the pool is not started"))
+            return stream
+        if request.id in self._scheduler.waiting or request.id in self._scheduler.running:
+            stream.fail(InvalidRequest(f"a request with the id '{request.id}' is under way already", "id"))
             return stream
         keys = text_prefix_keys(request.prompt or "") if request.messages is None else prefix_keys(request.messages)
         self._waiting[request.id] = stream
@@ -162,7 +172,7 @@ class Pool:
         LOG.info("loading %s", instance_id)
         entry = self._models[model]
         load = Load(entry.engine, evolve(entry.spec, threads=threads))
-        instance = Instance(instance_id, model, self)
+        instance = Instance(instance_id, model, self, self._patience)
         self._instances[instance_id] = instance
         instance.start(self._start_worker(load, entry.isolation, instance))
 

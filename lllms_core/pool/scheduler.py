@@ -5,11 +5,14 @@ Each method takes what has happened and the time, and returns what is to be done
 1. a request goes to the instance of its model that knows most of its conversation and has a free slot;
 2. if there is none, a new instance is loaded, one at a time for each model, up to `max_instances` of the model;
 3. if the pool is full, the least recently used idle instance of another model makes room;
-4. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
+4. if none is idle and nothing of the model is loaded, the one that was given a request longest ago takes no later
+   requests than this one, until it is idle: nobody starves behind models that are never idle;
+5. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
 """
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from attrs import Factory, define, frozen
 
@@ -68,6 +71,8 @@ class Instance:
     slots: int = 0
     running: dict[str, Ticket] = Factory(dict)
     idle_since: float = 0.0
+    used: float = 0.0
+    """When it was given its last request."""
     seen: SeenPrefixes = Factory(SeenPrefixes)
 
     @property
@@ -89,7 +94,8 @@ class Scheduler:
         self._models = models
         self._new_id = new_id
         self._failed: set[str] = set()
-        """Models whose last load failed, or whose instance died: loaded again only when somebody asks anew."""
+        """Models whose last load failed, or whose instance died. They grow again when somebody asks anew, or when those
+        who wait have no other instance."""
         self._working: list[str] = []
         """Instances at work, in the order in which they began."""
         self._seconds_per_request = 1.0
@@ -144,7 +150,7 @@ class Scheduler:
         effects: list[Effect] = []
         if entry.state != "closing":
             self._failed.add(entry.model)
-        if entry.state == "loading" and not any(other.model == entry.model for other in self.instances.values()):
+        if entry.state == "loading" and not self._alive(entry.model):
             effects += self._refuse_waiting(
                 lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
                 [ticket for ticket in self.waiting.values() if ticket.model == entry.model],
@@ -174,13 +180,10 @@ class Scheduler:
     def _schedule(self, now: float) -> list[Effect]:
         if self.stopping:
             return []
-        return [
-            *self._refuse_expired(now),
-            *self._assign_and_load(now),
-            *self._load_minimum(),
-            *self._unload_expired(now),
-            *self._share_cores(),
-        ]
+        effects = self._assign_and_load(now)
+        if refused := self._refuse_expired(now):
+            effects += [*refused, *self._assign_and_load(now)]  # nobody waits any more for those who left
+        return [*effects, *self._load_minimum(), *self._unload_expired(now), *self._share_cores()]
 
     def _refuse_expired(self, now: float) -> list[Effect]:
         limit = self.limits.queue_timeout
@@ -198,26 +201,35 @@ class Scheduler:
         effects: list[Effect] = []
         coming = sum(instance.state == "closing" for instance in self.instances.values())
         """Places that will be free once what is closing is gone, and that nobody counts on yet."""
-        asked: set[str] = set()
+        full: set[str] = set()
+        draining: set[str] = set()
         for ticket in list(self.waiting.values()):
-            if len(self.running) < self.limits.concurrency and (instance := self._free_instance(ticket)):
+            if len(self.running) >= self.limits.concurrency:
+                break  # and no reason to load anything either
+            if ticket.model in full:
+                continue  # after those of its model that came earlier
+            if instance := self._free_instance(ticket, draining):
                 effects.append(self._assign(ticket, instance, now))
-            elif ticket.model not in asked and self._may_grow(ticket.model):
-                asked.add(ticket.model)  # one load at a time, for all who wait for this model
-                if self._places() > 0:
-                    effects.append(self._start(ticket.model))
-                elif coming > 0:
-                    coming -= 1
-                elif victim := self._least_recently_used(ticket.model):
-                    effects.append(self._stop(victim))
+                continue
+            full.add(ticket.model)
+            if not self._may_grow(ticket.model):
+                continue
+            if self._places() > 0:
+                effects.append(self._start(ticket.model))
+            elif coming > 0:
+                coming -= 1
+            elif victim := self._least_recently_used(ticket.model):
+                effects.append(self._stop(victim))
+            elif not self._alive(ticket.model) and (busy := self._to_drain(ticket.model, draining)):
+                draining.add(busy.id)
         return effects
 
-    def _free_instance(self, ticket: Ticket) -> Instance | None:
+    def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> Instance | None:
         """The instance with a free slot that knows most of the conversation; among equals, the one with least to do."""
         free = [
             instance
-            for instance in self.instances.values()
-            if instance.model == ticket.model and instance.state == "ready" and len(instance.running) < instance.slots
+            for instance in self._alive(ticket.model)
+            if instance.state == "ready" and len(instance.running) < instance.slots and instance.id not in draining
         ]
         return max(free, key=lambda i: (i.seen.longest(ticket.prefixes), -len(i.running), i.idle_since), default=None)
 
@@ -228,18 +240,22 @@ class Scheduler:
         if not instance.running:
             self._working.append(instance.id)
         instance.running[ticket.id] = ticket
+        instance.used = now
         instance.seen.add(ticket.prefixes)
         return Assign(ticket.id, instance.id)
 
+    def _alive(self, model: str) -> list[Instance]:
+        """The instances of a model that serve, or will when they are loaded."""
+        return [i for i in self.instances.values() if i.model == model and i.state != "closing"]
+
     def _may_grow(self, model: str) -> bool:
-        """Whether one more instance of this model may be loaded now; concurrency is no reason to load one."""
-        own = [instance for instance in self.instances.values() if instance.model == model]
-        alive = [instance for instance in own if instance.state != "closing"]
+        """Whether one more instance of this model may be loaded now: only one is loaded at a time."""
+        alive = self._alive(model)
+        own = sum(instance.model == model for instance in self.instances.values())
         return (
-            model not in self._failed
-            and len(self.running) < self.limits.concurrency
-            and len(alive) < self._models[model].max_instances
-            and not any(instance.state == "loading" for instance in own)
+            own < self._models[model].max_instances
+            and not any(instance.state == "loading" for instance in alive)
+            and not (alive and model in self._failed)
         )
 
     def _places(self) -> int:
@@ -251,31 +267,44 @@ class Scheduler:
         idle = [i for i in self.instances.values() if i.idle and i.model != model and self._spare(i.model) > 0]
         return min(idle, key=lambda instance: instance.idle_since, default=None)
 
+    def _to_drain(self, model: str, draining: AbstractSet[str]) -> Instance | None:
+        """The busy instance that is to become idle and make room for `model`: the same one each time, until it does."""
+        taken = [self.instances[instance].model for instance in draining]
+        busy = [
+            instance
+            for instance in self.instances.values()
+            if instance.running and instance.model != model and instance.id not in draining
+            and self._spare(instance.model) > taken.count(instance.model)
+        ]
+        return min(busy, key=lambda instance: instance.used, default=None)
+
     def _spare(self, model: str) -> int:
         """How many instances of a model there are beyond those that it keeps."""
-        alive = sum(i.model == model and i.state != "closing" for i in self.instances.values())
-        return alive - self._models[model].min_instances
+        return len(self._alive(model)) - self._models[model].min_instances
 
     def _load_minimum(self) -> list[Effect]:
-        effects: list[Effect] = []
-        for model in self._models:
-            while self._spare(model) < 0 and self._places() > 0 and model not in self._failed:
-                effects.append(self._start(model))
-        return effects
+        return [
+            self._start(model)
+            for model in self._models
+            if self._spare(model) < 0 and self._places() > 0 and model not in self._failed
+            and not any(instance.state == "loading" for instance in self._alive(model))
+        ]
 
     def _unload_expired(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        wanted = {ticket.model for ticket in self.waiting.values()}
-        for instance in sorted(self.instances.values(), key=lambda i: i.idle_since):
-            if not self._expires(instance) or instance.model in wanted:
-                continue
-            if instance.idle_since + self._models[instance.model].ttl <= now:
-                effects.append(self._stop(instance))
-        return effects
+        return [
+            self._stop(instance)
+            for instance in sorted(self.instances.values(), key=lambda instance: instance.idle_since)
+            if self._expires(instance) and instance.idle_since + self._models[instance.model].ttl <= now
+        ]
 
     def _expires(self, instance: Instance) -> bool:
-        """Whether the instance will be unloaded if it stays idle."""
-        return instance.idle and self._models[instance.model].ttl != NEVER and self._spare(instance.model) > 0
+        """Whether the instance will be unloaded if nothing else happens: it is idle, and nobody waits for its model."""
+        return (
+            instance.idle
+            and self._models[instance.model].ttl != NEVER
+            and self._spare(instance.model) > 0
+            and not any(ticket.model == instance.model for ticket in self.waiting.values())
+        )
 
     def _share_cores(self) -> list[Effect]:
         effects: list[Effect] = []

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lllms_core.errors import LllmsError
 from lllms_core.types import Delta, Finish, Request
@@ -54,6 +54,8 @@ class Stream:
         if self._closed or self._ended:
             return
         self._ended = delta.last
+        if delta.error is not None and delta.text:
+            self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
@@ -79,11 +81,13 @@ class Stream:
         """
         await self.wait()
         deltas, self._deltas = self._deltas, []
-        if deltas and deltas[-1].error is not None:
-            if len(deltas) == 1:
+        error = deltas[-1].error if deltas else None
+        if error is not None:
+            last = deltas.pop()
+            if not deltas:
                 self._closed = True
-                raise deltas[0].error or AssertionError
-            self._deltas = [deltas.pop()]
+                raise error
+            self._deltas = [last]
         if deltas and deltas[-1].finish is not None:
             self.finish = deltas[-1].finish
         return deltas
@@ -95,9 +99,10 @@ class Stream:
                 yield delta
 
     async def gather(self) -> Answer:
-        """Wait for the whole answer."""
+        """Wait for the whole answer. Raises the error with which the request failed."""
         text = "".join([delta.text async for delta in self])
-        assert self.finish is not None  # noqa: S101  # take() returns nothing only after the end
+        if self.finish is None:
+            raise RuntimeError("the stream was closed before the end of the answer")
         return Answer(self.id, text, self.finish)
 
     async def aclose(self) -> None:

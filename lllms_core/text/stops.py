@@ -20,16 +20,14 @@ class StopMatcher:
         """Take more text and return what is safe to show. After a match nothing more comes out."""
         if self.matched:
             return ""
-        if not self._held and not any(needle.first in text for needle in self._needles):
-            return text
         held = self._held + text
-        for end, character in enumerate(text, len(self._held) + 1):
-            length = max([needle.advance(character) for needle in self._needles])
-            if length:
-                self.matched = True
-                self._held = ""
-                return held[: end - length]
-        safe = len(held) - max(needle.state for needle in self._needles)
+        met = [(end, -needle.length) for needle in self._needles if (end := needle.advance(text))]
+        if met:
+            self.matched = True
+            end, minus_length = min(met)
+            safe, self._held = len(self._held) + end + minus_length, ""
+            return held[:safe]
+        safe = len(held) - max((needle.state for needle in self._needles), default=0)
         self._held = held[safe:]
         return held[:safe]
 
@@ -42,26 +40,33 @@ class StopMatcher:
 class _Needle:
     """One stop string and how much of it stands at the end of the text so far (Knuth, Morris and Pratt)."""
 
-    __slots__ = ("_fallback", "_text", "first", "state")
+    __slots__ = ("_fallback", "_text", "length", "state")
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.first = text[0]
+        self.length = len(text)
         self.state = 0
-        self._fallback = [0] * len(text)
-        length = 0
-        for at in range(1, len(text)):
-            while length and text[at] != text[length]:
-                length = self._fallback[length - 1]
-            length += text[at] == text[length]
-            self._fallback[at] = length
+        # For each of its beginnings, how much of its own beginning that one ends with.
+        self._fallback = [0] * self.length
+        state = 0
+        for at in range(1, self.length):
+            while state and text[at] != text[state]:
+                state = self._fallback[state - 1]
+            state += text[at] == text[state]
+            self._fallback[at] = state
 
-    def advance(self, character: str) -> int:
-        """Take one character; return the length of the stop string if it is complete now, else 0."""
-        state = self.state
-        while state and self._text[state] != character:
-            state = self._fallback[state - 1]
-        if self._text[state] == character:
-            state += 1
+    def advance(self, text: str) -> int:
+        """Take more text; return how many characters of it complete the stop string, 0 if it goes on."""
+        own, fallback, state = self._text, self._fallback, self.state
+        at = 0
+        while at < len(text):
+            if not state and (at := text.find(own[0], at)) < 0:
+                break
+            while state and own[state] != text[at]:
+                state = fallback[state - 1]
+            state += own[state] == text[at]
+            at += 1
+            if state == self.length:
+                return at
         self.state = state
-        return state if state == len(self._text) else 0
+        return 0

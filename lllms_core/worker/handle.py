@@ -29,7 +29,7 @@ class Worker(ABC):
 
     @abstractmethod
     def kill(self) -> None:
-        """End the worker at once where that is possible; a thread ends after its current step."""
+        """End the worker at once; a thread is only abandoned, and ends after its load or step."""
 
 
 async def start_worker(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:

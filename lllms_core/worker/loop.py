@@ -2,7 +2,8 @@
 
 import queue
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from threading import Event
 
 from lllms_core.engines import Model
@@ -63,12 +64,17 @@ class WorkerLoop:
         model = self._load(load)
         if model is None:
             return
-        try:
+        with self._reporting():
             self._serve(model)
-        except Exception as error:  # noqa: BLE001  # whatever an engine raises is reported, and ends its worker
-            self._send(Crashed(f"{type(error).__name__}: {error}", traceback.format_exc()))
-        finally:
+        with self._reporting():
             model.close()
+
+    @contextmanager
+    def _reporting(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # noqa: BLE001  # whatever an engine raises (sys.exit() too) ends its worker only
+            self._send(Crashed(describe(error), traceback.format_exc()))
 
     def _load(self, load: Load) -> Model | None:
         told = 0.0
@@ -82,29 +88,24 @@ class WorkerLoop:
         try:
             model = load.engine.load(load.spec, progress)
             model.use_threads(load.spec.threads)
-            info = model.info
-        except LllmsError as error:
-            self._send(LoadFailed(error.message, ""))
+            self._inbox.interrupt = model.interrupt
+            self._send(Loaded(model.info))
+        except BaseException as error:  # noqa: BLE001  # as above
+            self._send(load_failed(error))
             return None
-        except Exception as error:  # noqa: BLE001  # whatever an engine raises is reported
-            self._send(LoadFailed(f"{type(error).__name__}: {error}", traceback.format_exc()))
-            return None
-        self._inbox.interrupt = model.interrupt
-        self._send(Loaded(info))
         return model
 
     def _serve(self, model: Model) -> None:
         while True:
-            deltas: list[Delta] = []
             for message in self._inbox.take(wait=model.idle):
                 match message:
                     case Open(request):
                         try:
                             model.open(request)
                         except (RequestError, EngineFailed) as error:
-                            deltas.append(Delta(request.id, error=error))
+                            self._tell([Delta(request.id, error=error)])
                     case Cancel(request_id):
-                        deltas.extend(model.cancel(request_id))
+                        self._tell(model.cancel(request_id))  # at once: the step of the others may take a while
                     case UseThreads(count):
                         model.use_threads(count)
                     case Close():
@@ -112,6 +113,20 @@ class WorkerLoop:
                     case Load():
                         raise AssertionError("a worker loads one model")
             if not model.idle:
-                deltas.extend(model.step())
-            if deltas:
-                self._send(Deltas(tuple(deltas)))
+                self._tell(model.step())
+
+    def _tell(self, deltas: Iterable[Delta]) -> None:
+        if told := tuple(deltas):
+            self._send(Deltas(told))
+
+
+def load_failed(error: BaseException) -> LoadFailed:
+    """Report the exception that is being handled: with its traceback, unless it was raised on purpose."""
+    if isinstance(error, LllmsError):
+        return LoadFailed(error.message, "")
+    return LoadFailed(describe(error), traceback.format_exc())
+
+
+def describe(error: BaseException) -> str:
+    """Name an exception and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -4,11 +4,9 @@ import asyncio
 import contextlib
 import logging
 import os
-import pickle
 import signal
-import sys
 from collections import deque
-from multiprocessing import spawn
+from multiprocessing import process, spawn
 from typing import Self, cast
 
 from lllms_core.engines import Engine
@@ -19,37 +17,52 @@ from lllms_core.worker.wire import FrameReader, FromWorker, Load, ToWorker, enco
 LOG = logging.getLogger("lllms.worker")
 LOG_TAIL = 20
 """So many last lines of a worker's log are kept, to explain its end."""
+LONGEST_LINE = 1 << 14
+LAST_WORDS_SECONDS = 1.0
+"""What a dead worker has written is read for so long at most, if programs that it started hold its pipes open."""
 WIRE_IN, WIRE_OUT, NATIVE_LOG = 0, 1, 2
+
+# Not `-m lllms_core.worker.child`: the child shall find the very modules that this process would find, from the first.
+BOOT = "import sys; sys.path[:] = sys.argv[2:]; from lllms_core.worker.child import main; main()"
 
 
 class ProcessWorker(Worker):
     """A child process. It ends when told to, when killed, and when this process ends in whatever way."""
 
-    def __init__(self, transport: asyncio.SubprocessTransport) -> None:
+    def __init__(self, transport: asyncio.SubprocessTransport, pipes: "_Pipes") -> None:
         self._transport = transport
+        self._pipes = pipes
         self._wire = cast(asyncio.WriteTransport, transport.get_pipe_transport(WIRE_IN))
         self.pid = transport.get_pid()
 
     @classmethod
     async def start(cls, load: Load, events: WorkerEvents) -> Self:
         """Start the process and tell it what to load. Raises `ModelLoadFailed` if that is not possible."""
-        try:
-            first, second = encode(_preparation(load.engine)), encode(load)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        model, engine = load.spec.name, load.engine.name
+        if getattr(process.current_process(), "_inheriting", False):
             raise ModelLoadFailed(
-                f"engine '{load.engine.name}' cannot travel to a worker process ({error}); "
+                f"a worker imports the main script again to find an engine in it, and the script loads model '{model}' "
+                "while it is imported; put what it does under `if __name__ == \"__main__\":`",
+            )
+        try:
+            data = spawn.get_preparation_data("lllms worker")
+            frames = encode(os.getpid()) + encode(_preparation(load.engine, data)) + encode(load)
+        except Exception as error:  # pickling runs whatever code the classes of an engine bring along
+            raise ModelLoadFailed(
+                f"engine '{engine}' cannot travel to a worker process ({error}); "
                 'define it at the top of a module, or let it say isolation = "thread"',
             ) from error
+        path = [entry for entry in cast(list[object], data["sys_path"]) if isinstance(entry, str)]
         try:
-            transport, _ = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Pipes(load.spec.name, events),
-                sys.executable, "-m", "lllms_core.worker",
+            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
+                lambda: _Pipes(model, events),
+                spawn.get_executable(), "-c", BOOT, f"lllms-worker {model}", *path,
                 start_new_session=True,  # a terminal's Ctrl-C is for the server, which then closes its workers
             )
         except OSError as error:
-            raise ModelLoadFailed(f"no worker process for model '{load.spec.name}' can be started: {error}") from error
-        worker = cls(transport)
-        worker._wire.write(first + second)
+            raise ModelLoadFailed(f"no worker process for model '{model}' can be started: {error}") from error
+        worker = cls(transport, pipes)
+        worker._wire.write(frames)
         return worker
 
     def send(self, message: ToWorker) -> None:
@@ -59,7 +72,7 @@ class ProcessWorker(Worker):
 
     def kill(self) -> None:
         """End the process and whatever it has started, at once."""
-        _kill_group(self._transport)
+        self._pipes.kill()
 
 
 class _Pipes(asyncio.SubprocessProtocol):
@@ -71,50 +84,71 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._frames = FrameReader()
         self._line = b""
         self._tail: deque[str] = deque(maxlen=LOG_TAIL)
+        self._killed = False
+        self._unreadable: str | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    def kill(self) -> None:
+        self._killed = True
+        self._kill_group()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == NATIVE_LOG:
-            *lines, self._line = (self._line + data).split(b"\n")
+            *lines, self._line = (self._line + data.replace(b"\r", b"\n")).split(b"\n")
+            if len(self._line) > LONGEST_LINE:
+                lines.append(self._line)
+                self._line = b""
             for line in lines:
                 self._log(line)
             return
-        for message in self._frames.feed(data):
+        try:
+            messages = list(self._frames.feed(data))
+        except Exception as error:
+            # Perhaps an exception of the engine's own that unpickling cannot rebuild: whom it was for is unknown.
+            LOG.exception("the worker of %s sent what cannot be read", self._model)
+            self._unreadable = f"the worker sent what cannot be read ({error}), and was killed"
+            self.kill()
+            return
+        for message in messages:
             self._events.message(cast(FromWorker, message))
 
     def process_exited(self) -> None:
-        # What the worker itself has started may hold the pipes open, and must not outlive it.
-        _kill_group(self._transport)
+        # What the worker itself has started must not outlive it.
+        self._kill_group()
+        self._patience = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the exit status tells more
+        if self._patience is not None:
+            self._patience.cancel()
+        self._transport.close()
         self._log(self._line)
         status = self._transport.get_returncode()
-        if status and self._tail:
+        if status and self._tail and not self._killed:
             LOG.error("the last words of the worker of %s:\n%s", self._model, "\n".join(self._tail))
-        self._events.ended(_reason(status))
+        self._events.ended(self._unreadable or _reason(status))
 
     def _log(self, line: bytes) -> None:
         if text := line.decode(errors="replace").rstrip():
             self._tail.append(text)
             LOG.debug("%s: %s", self._model, text)
 
+    def _kill_group(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone already
+            os.killpg(self._transport.get_pid(), signal.SIGKILL)
 
-def _preparation(engine: Engine) -> dict[str, object]:
-    """What the child needs before it can unpickle the engine: the import path, and the main script if it defines it."""
-    data = spawn.get_preparation_data("lllms worker")
-    wanted = {"sys_path", "dir", "orig_dir"}
+
+def _preparation(engine: Engine, data: dict[str, object]) -> dict[str, object]:
+    """What the child needs before it can unpickle the engine: the main script, if that defines it."""
+    wanted = {"orig_dir"}
     if type(engine).__module__ == "__main__":
-        wanted |= {"init_main_from_path", "init_main_from_name"}
-        if not wanted & data.keys() - {"sys_path", "dir", "orig_dir"}:
+        main = {"init_main_from_path", "init_main_from_name"}
+        if not main & data.keys():
             raise TypeError("it is defined in an interactive session")
-    return {"parent": os.getpid(), **{key: data[key] for key in wanted & data.keys()}}
-
-
-def _kill_group(transport: asyncio.SubprocessTransport) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone already
-        os.killpg(transport.get_pid(), signal.SIGKILL)
+        wanted |= main
+    return {key: data[key] for key in wanted & data.keys()}
 
 
 def _reason(status: int | None) -> str:

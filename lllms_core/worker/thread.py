@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.loop import Inbox, WorkerLoop
-from lllms_core.worker.wire import Close, Crashed, FromWorker, Load, ToWorker
+from lllms_core.worker.wire import Close, FromWorker, Load, ToWorker
 
 T = TypeVar("T")
 
@@ -20,7 +20,7 @@ class ThreadWorker(Worker):
         self._loop = asyncio.get_running_loop()
         self._events = events
         self._inbox = Inbox()
-        self._reason = "closed"
+        self._ended = False
         Thread(target=self._run, args=[load], name=f"lllms {load.spec.name}", daemon=True).start()
 
     def send(self, message: ToWorker) -> None:
@@ -28,19 +28,26 @@ class ThreadWorker(Worker):
         self._inbox.put(message)
 
     def kill(self) -> None:
-        """Ask the loop to end after its step."""
+        """Ask the loop to end, and do not wait for it: it ends after its load or step, and is heard no more."""
         self._inbox.put(Close())
+        self._loop.call_soon(self._end, "the worker was told to end")
 
     def _run(self, load: Load) -> None:
-        WorkerLoop(self._inbox, self._send).run(load)
-        self._tell(self._events.ended, self._reason)
-
-    def _send(self, message: FromWorker) -> None:
-        if isinstance(message, Crashed):
-            self._reason = message.reason
-        self._tell(self._events.message, message)
+        try:
+            WorkerLoop(self._inbox, lambda message: self._tell(self._message, message)).run(load)
+        finally:
+            self._tell(self._end, "the worker ended")
 
     def _tell(self, listener: Callable[[T], None], value: T) -> None:
         # A daemon thread may outlive the event loop of a program that ends without closing its host.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(listener, value)
+
+    def _message(self, message: FromWorker) -> None:
+        if not self._ended:
+            self._events.message(message)
+
+    def _end(self, reason: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._events.ended(reason)

@@ -1,0 +1,65 @@
+"""A whole engine in one file: a parrot, with its model, served as the OpenAI API.
+
+    python examples/custom_engine.py
+    curl http://127.0.0.1:3000/v1/chat/completions -H 'Content-Type: application/json' \\
+        -d '{"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}'
+
+To share it, put it into a package whose pyproject.toml says
+
+    [project.entry-points.lllms]
+    parrot = "your_module"
+"""
+
+import sys
+from collections.abc import Iterator
+
+from lllms_core import Host, hookimpl
+from lllms_core.engines import Engine, Progress, SerialModel
+from lllms_core.plugins import Plugins
+from lllms_core.types import ModelOffer, ModelSpec, Request
+
+
+class Parrot(SerialModel):
+    """Says again what was said last, word by word."""
+
+    def chat(self, request: Request) -> Iterator[str]:
+        """Answer one conversation."""
+        assert request.messages
+        for number, word in enumerate(request.messages[-1].content.split()):
+            yield f" {word}" if number else word
+
+
+class ParrotEngine(Engine):
+    """Keeps parrots, one to a worker process."""
+
+    name = "parrot"
+    needs_file = False
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Parrot:  # noqa: ARG002  # there is nothing to load
+        """Take a parrot from its cage."""
+        return Parrot()
+
+
+@hookimpl
+def lllms_engines() -> list[Engine]:
+    """Provide the engine."""
+    return [ParrotEngine()]
+
+
+@hookimpl
+def lllms_models() -> list[ModelOffer]:
+    """Offer a model that needs no configuration."""
+    return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+
+
+def make_host() -> Host:
+    """Make a host that knows this plugin, which no distribution has to announce."""
+    return Host(plugins=Plugins.discover(extra={"parrot": sys.modules[__name__]}))
+
+
+if __name__ == "__main__":
+    import asyncio
+
+    from lllms_core.serve import serve
+
+    asyncio.run(serve(make_host()))

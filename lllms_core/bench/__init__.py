@@ -1,0 +1,1 @@
+"""Measuring servers and what the house itself costs: always as ratios that were taken in one run."""

@@ -1,0 +1,23 @@
+"""The comparisons that the bench knows, each in its own module, with the target that the house has set itself."""
+
+from collections.abc import Callable, Coroutine, Mapping
+
+from lllms_core.bench.findings import Finding
+from lllms_core.bench.plan import Plan
+from lllms_core.bench.suites import busy, cancel, http, raw, turns, two_models, wire
+
+Suite = Callable[[Plan], Coroutine[None, None, list[Finding]]]
+
+SUITES: Mapping[str, Suite] = {
+    "raw": raw.run,
+    "busy": busy.run,
+    "two-models": two_models.run,
+    "turns": turns.run,
+    "http": http.run,
+    "wire": wire.run,
+    "cancel": cancel.run,
+}
+"""By name, in the order in which they are run."""
+
+WITHOUT_FILE = frozenset({"http", "wire"})
+"""Those that measure without a model file."""

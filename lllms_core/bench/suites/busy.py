@@ -1,0 +1,34 @@
+"""Our server and fixed thread counts, on a quiet machine and beside a program that uses every core."""
+
+from contextlib import AsyncExitStack
+
+from attrs import evolve
+
+from lllms_core.bench.children import BusyNeighbour, OurServer, RawLoop
+from lllms_core.bench.findings import Finding
+from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suites.raw import best_raw, context, model, rounds
+from lllms_core.machine import available_cores
+
+QUIET, BESIDE = 0.97, 0.8
+LONGEST = 8.0
+"""Seconds that a round may take: a wrong thread count can be a hundred times slower beside a busy program."""
+
+
+async def run(plan: Plan) -> list[Finding]:
+    """Compare decode rates with those of the raw loop at its best fixed thread count under the same load."""
+    plan = evolve(plan, max_tokens=2 * plan.max_tokens)
+    findings: list[Finding] = []
+    async with AsyncExitStack() as stack:
+        plan.told("loading the model everywhere")
+        raw = await stack.enter_async_context(RawLoop(plan.file, max(plan.clients), context(plan)))
+        ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
+        for beside, target in (("on a quiet machine", QUIET), ("beside a busy program", BESIDE)):
+            if target == BESIDE:
+                await stack.enter_async_context(BusyNeighbour(plan.file, available_cores()))
+            for clients in plan.clients:
+                rates = await rounds(plan, raw, [ours], clients, LONGEST)
+                decode = tuple(rate[0] for rate in rates[ours.name])
+                what = f"decode, {people(clients)}, {beside}, against the best fixed thread count"
+                findings.append(Finding(what, "tok/s", decode, best_raw(rates, 0), target))
+    return findings

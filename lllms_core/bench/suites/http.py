@@ -1,0 +1,59 @@
+"""Our server on the mock engine against a bare handler that yields ready-made events: what our part of HTTP costs."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from lllms_core.bench.children import OurServer, Server
+from lllms_core.bench.findings import Finding
+from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suites.raw import ask_all
+from lllms_core.bench.timeline import Timeline
+
+TARGET = 0.8
+TOKENS = 4000
+"""Over all clients together."""
+
+
+class BareServer(Server):
+    """The least that Quart and Hypercorn can do."""
+
+    name = "bare"
+    model = "bench"
+
+    def __init__(self) -> None:
+        super().__init__([sys.executable, "-m", "lllms_core.bench.bare_server"])
+
+    async def ready(self) -> None:
+        """Wait for the line that tells the address."""
+        self.base_url = f"{(await self.line()).split()[-1]}/v1"
+
+
+async def run(plan: Plan) -> list[Finding]:
+    """Compare how many events a second the clients get."""
+    script = [{"replies": ["token token token token"], "tokens": TOKENS}]
+    options = {"script": script, "slots": max(plan.clients), "context_length": 2 * TOKENS}
+    findings = []
+    async with AsyncExitStack() as stack:
+        bare = await stack.enter_async_context(BareServer())
+        ours = await stack.enter_async_context(OurServer({"bench": {"engine": "mock", "ttl": -1, "options": options}}))
+        for clients in plan.clients:
+            rates: dict[str, list[tuple[float, float]]] = {bare.name: [], ours.name: []}
+            for number in range(-1, plan.rounds):
+                for server in ((bare, ours) if number % 2 else (ours, bare)):
+                    plan.told(f"{people(clients)}, round {number + 1} of {plan.rounds}: {server.name}")
+                    timelines = await ask_all(server, ["go"] * clients, TOKENS // clients)
+                    if number >= 0:
+                        rates[server.name].append(_rates(timelines))
+            for which, unit in enumerate(("chunks/s", "tokens/s")):
+                what = f"{unit}, mock engine, {people(clients)}, against a bare handler"
+                theirs = tuple(rate[which] for rate in rates[bare.name])
+                findings.append(Finding(what, unit, tuple(rate[which] for rate in rates[ours.name]), theirs, TARGET))
+    return findings
+
+
+def _rates(timelines: Sequence[Timeline]) -> tuple[float, float]:
+    """Return the chunks and the tokens per second of all together."""
+    duration = max(timeline.end for timeline in timelines) - min(timeline.start for timeline in timelines)
+    chunks = sum(len(timeline.arrivals) for timeline in timelines)
+    return chunks / duration, sum(timeline.tokens for timeline in timelines) / duration

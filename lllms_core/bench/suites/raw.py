@@ -1,0 +1,113 @@
+"""The same work through a plain llama.cpp loop and through servers, in turns: what serving costs."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from random import Random
+
+from lllms_core.bench.children import OurServer, Peer, RawLoop, Server
+from lllms_core.bench.findings import Finding, best
+from lllms_core.bench.load import words
+from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.timeline import Timeline, decode_rate, output_rate
+from lllms_core.bench.traffic import ServerSilent, completion
+from lllms_core.machine import available_cores
+
+DECODE, WHOLE = 0.95, 0.95
+PEER_TARGETS = {"llama_cpp.server": {1: 1.0, 8: 1.5}}
+"""By a word in the peer's command: the least ratio for so many clients."""
+
+Rates = tuple[float, float]
+"""Tokens per second: while all were generating, and from the first request to the last token."""
+
+
+async def run(plan: Plan) -> list[Finding]:
+    """Compare our server, and the peers, with the best fixed thread count of the raw loop."""
+    async with AsyncExitStack() as stack:
+        plan.told("loading the model everywhere")
+        raw = await stack.enter_async_context(RawLoop(plan.file, max(plan.clients), context(plan)))
+        ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
+        peers = [await stack.enter_async_context(Peer(command, plan.file)) for command in plan.peers]
+        findings = []
+        for clients in plan.clients:
+            rates = await rounds(plan, raw, [ours, *peers], clients)
+            findings += _compare(rates, ours, peers, clients)
+        return findings
+
+
+def context(plan: Plan) -> int:
+    """How many tokens a sequence must hold; prompts are counted in words, which may be a few tokens each."""
+    return 8 * plan.prompt_tokens + plan.max_tokens + 256
+
+
+def model(plan: Plan) -> Mapping[str, object]:
+    """The model in our server's configuration."""
+    options = {"context_length": context(plan), "slots": max(plan.clients)}
+    return {"engine": "llamacpp", "file": str(plan.file), "ttl": -1, "options": options}
+
+
+def thread_counts() -> list[int]:
+    """The fixed thread counts that are tried: one, half of the cores, all of them."""
+    cores = available_cores()
+    return sorted({1, max(1, cores // 2), cores})
+
+
+async def rounds(
+    plan: Plan, raw: RawLoop, servers: Sequence[Server], clients: int, seconds: float = 120.0,
+) -> dict[str, list[Rates]]:
+    """Let everybody do the same work in turns; returns the rates of each round, by `1 thread`, ... or server's name."""
+    counts = thread_counts()
+    rates: dict[str, list[Rates]] = {}
+    for number in range(-1, plan.rounds):
+        random = Random(number * 1000 + clients)  # noqa: S311  # no secrets here
+        prompts = [words(plan.prompt_tokens, random) for _ in range(clients)]
+        jobs: list[tuple[str, int | Server]] = [
+            *((f"{count} threads", count) for count in counts), *((server.name, server) for server in servers),
+        ]
+        turn = number % len(jobs)  # nobody is always the first, or always after the same one
+        for name, job in jobs[turn:] + jobs[:turn]:
+            told = "warm-up" if number < 0 else f"round {number + 1} of {plan.rounds}"
+            plan.told(f"{people(clients)}, {told}: {name}")
+            if isinstance(job, int):
+                timelines = await raw.run(prompts, plan.max_tokens, job, seconds)
+            else:
+                timelines = await ask_all(job, prompts, plan.max_tokens, seconds)
+            if number >= 0:
+                rates.setdefault(name, []).append((decode_rate(timelines), output_rate(timelines)))
+    return rates
+
+
+async def ask_all(
+    server: Server, prompts: Sequence[str], max_tokens: int, seconds: float = 120.0, name: str | None = None,
+) -> list[Timeline]:
+    """Ask for all prompts at once, as text to continue, greedily; of the server's first model unless one is named."""
+    body = {"model": name or server.model, "max_tokens": max_tokens, "temperature": 0}
+    timelines = await asyncio.gather(*(
+        completion(server.base_url, {**body, "prompt": prompt}, seconds=seconds) for prompt in prompts
+    ))
+    for timeline in timelines:
+        if timeline.error is not None:
+            raise ServerSilent(f"{server.name} answers {timeline.error}")
+    return list(timelines)
+
+
+def best_raw(rates: Mapping[str, Sequence[Rates]], which: int) -> tuple[float, ...]:
+    """Return the rates of the raw loop's best fixed thread count, round by round."""
+    return best([tuple(rate[which] for rate in rates[f"{count} threads"]) for count in thread_counts()])
+
+
+def _compare(
+    rates: Mapping[str, Sequence[Rates]], ours: Server, peers: Sequence[Server], clients: int,
+) -> list[Finding]:
+    who = people(clients)
+    decode, whole = (tuple(rate[which] for rate in rates[ours.name]) for which in (0, 1))
+    findings = [
+        Finding(f"decode, {who}, against the raw loop", "tok/s", decode, best_raw(rates, 0), DECODE),
+        Finding(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_raw(rates, 1), WHOLE),
+    ]
+    for peer in peers:
+        targets = next((target for word, target in PEER_TARGETS.items() if word in peer.name), {})
+        theirs = tuple(rate[1] for rate in rates[peer.name])
+        what = f"prompts and decode, {who}, against {peer.name}"
+        findings.append(Finding(what, "tok/s", whole, theirs, targets.get(clients)))
+    return findings

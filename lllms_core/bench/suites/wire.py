@@ -1,0 +1,76 @@
+"""What it costs in CPU time to bring tokens from a worker process to the streams of 8 requests."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+
+from lllms_core.bench.findings import Finding
+from lllms_core.bench.plan import Plan
+from lllms_core.engines import Engine, NoOptions, Progress, SerialModel
+from lllms_core.pool.pool import Pool, PoolModel
+from lllms_core.pool.scheduler import Limits
+from lllms_core.types import Delta, ModelSpec, Request
+
+BUDGET = 50.0
+"""Microseconds for each token."""
+SLOTS, TOKENS, STEP = 8, 400, 0.004
+
+
+class PacedModel(SerialModel):
+    """Gives every open request a token at each step, like an engine that batches; a step takes 4 ms of no CPU time."""
+
+    slots = SLOTS
+
+    def step(self) -> Iterable[Delta]:
+        """Wait a step's time, then give the tokens."""
+        time.sleep(STEP)
+        return super().step()
+
+    def complete(self, prompt: str, request: Request) -> Iterator[str]:  # noqa: ARG002  # says the same to everybody
+        """Say so many tokens, and at last how much CPU time this process has used meanwhile."""
+        begin = time.process_time()
+        for _ in range(TOKENS):
+            yield " token"
+        yield f" {time.process_time() - begin}"
+
+
+class PacedEngine(Engine):
+    """Loads `PacedModel`."""
+
+    name = "bench-paced"
+    needs_file = False
+
+    def load(self, spec: ModelSpec, progress: Progress) -> PacedModel:  # noqa: ARG002  # nothing to load
+        """Return the model."""
+        return PacedModel()
+
+
+async def run(plan: Plan) -> list[Finding]:
+    """Compare the CPU time for each token, in this process and in both, with the budget."""
+    parent: list[float] = []
+    both: list[float] = []
+    pool = Pool({"paced": PoolModel(PacedEngine(), ModelSpec("paced", NoOptions()))}, Limits(concurrency=SLOTS))
+    await pool.start()
+    try:
+        for number in range(-1, plan.rounds):
+            plan.told(f"wire, round {number + 1} of {plan.rounds}")
+            begin = time.process_time()
+            answers = await asyncio.gather(*(_answer(pool, f"{number}-{slot}") for slot in range(SLOTS)))
+            spent = time.process_time() - begin
+            in_worker = max(float(answer.split()[-1]) for answer in answers)
+            if number >= 0:
+                parent.append(spent / (SLOTS * TOKENS) * 1e6)
+                both.append((spent + in_worker) / (SLOTS * TOKENS) * 1e6)
+    finally:
+        await pool.close(grace=0)
+    budget = (BUDGET,) * plan.rounds
+    what = "CPU time per token for wire, pool and stream, 8 slots"
+    return [
+        Finding(f"{what}: the server, against the budget", "us", tuple(parent), budget, 1, "at most"),
+        Finding(f"{what}: server and worker, against the budget", "us", tuple(both), budget, 1, "at most"),
+    ]
+
+
+async def _answer(pool: Pool, request_id: str) -> str:
+    async with pool.submit(Request(request_id, "paced", prompt="go")) as stream:
+        return (await stream.gather()).text

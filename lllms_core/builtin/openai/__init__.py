@@ -1,0 +1,41 @@
+"""The OpenAI API: models, chat completions and completions, under `/openai/v1` and `/v1`."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lllms_core.apis import Api
+from lllms_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from quart import Blueprint
+
+    from lllms_core.host import Host
+
+__all__ = ["OpenAiApi", "lllms_apis"]
+
+
+class OpenAiApi(Api):
+    """The routes of OpenAI's API that lllms serves.
+
+    A streamed answer whose first token takes longer than `patience` seconds (it waits, or its model loads) gets its
+    headers then, and an SSE comment each `interval` seconds in which nothing else is sent, so that no proxy or client
+    takes it for dead.
+    """
+
+    name = "openai"
+
+    def __init__(self, patience: float = 5.0, interval: float = 15.0) -> None:
+        self.patience = patience
+        self.interval = interval
+
+    def blueprint(self, host: "Host") -> "Blueprint":
+        """Return the routes."""
+        from lllms_core.builtin.openai.routes import make_blueprint
+
+        return make_blueprint(host, self.patience, self.interval)
+
+
+@hookimpl
+def lllms_apis() -> Iterable[Api]:
+    """Provide the API."""
+    return [OpenAiApi()]

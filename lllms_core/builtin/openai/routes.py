@@ -1,0 +1,128 @@
+"""The routes: read the body, submit the request, answer whole or as a stream."""
+
+import asyncio
+import time
+
+from quart import Blueprint, Response, request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from lllms_core.builtin.openai.answers import Events, Head, completion_id, dumps, whole_answer
+from lllms_core.builtin.openai.errors import answer_error
+from lllms_core.builtin.openai.sse import arrives, write_events
+from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
+from lllms_core.catalog import CatalogEntry
+from lllms_core.host import Host
+from lllms_core.pool.stream import Stream
+
+PREFIXES = ("/openai/v1", "/v1")
+
+DEFAULT_TEXT_TOKENS = 16
+"""What OpenAI's `/completions` generates when nobody says how much."""
+
+STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def make_blueprint(host: Host, patience: float, interval: float) -> Blueprint:
+    """Return the routes over `host`; for the two times see `OpenAiApi`."""
+    views = Views(host, patience, interval)
+    routes = Blueprint("openai", __name__)
+    routes.register_error_handler(Exception, answer_error)
+    for prefix in PREFIXES:
+        routes.add_url_rule(f"{prefix}/models", "models", views.models)
+        routes.add_url_rule(f"{prefix}/models/<path:name>", "model", views.model)
+        routes.add_url_rule(f"{prefix}/chat/completions", "chat", views.chat_completions, methods=["POST"])
+        routes.add_url_rule(f"{prefix}/completions", "text", views.completions, methods=["POST"])
+    return routes
+
+
+class Views:
+    """What the routes do."""
+
+    def __init__(self, host: Host, patience: float, interval: float) -> None:
+        self._host = host
+        self._patience = patience
+        self._interval = interval
+        self._created = int(time.time())
+
+    async def models(self) -> Response:
+        """List the models."""
+        data = [self._model(entry) for entry in self._host.catalog.entries]
+        return _json({"object": "list", "data": data})
+
+    async def model(self, name: str) -> Response:
+        """Describe one model, by its name or an alias."""
+        return _json(self._model(self._host.model(name)))
+
+    async def chat_completions(self) -> Response:
+        """Answer a conversation."""
+        return await self._complete(read_chat(await _read_body()))
+
+    async def completions(self) -> Response:
+        """Continue a text."""
+        return await self._complete(read_text(await _read_body()))
+
+    async def _complete(self, wanted: Completion) -> Response:
+        entry = self._host.model(wanted.model)
+        parameters = dict(wanted.parameters)
+        if wanted.prompt is not None and entry.defaults.max_tokens is None:
+            parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
+        asked = self._host.request(
+            entry.name, messages=wanted.messages, prompt=wanted.prompt, parameters=parameters,
+        )
+        stream = self._host.submit(asked)
+        _close_with_task(stream)
+        if wanted.stream:
+            response = await self._stream(stream, entry, include_usage=wanted.include_usage)
+        else:
+            answer = await stream.gather()
+            response = _json(whole_answer(asked.task, _head(stream, entry), answer.text, answer.finish))
+        response.timeout = None  # a slow reader is no reason to cut an answer
+        return response
+
+    async def _stream(self, stream: Stream, entry: CatalogEntry, *, include_usage: bool) -> Response:
+        # A refusal that comes in time is answered with its status; after that the headers are out.
+        first = await stream.take() if await arrives(stream, self._patience) else None
+
+        def start() -> Events:
+            return Events(stream.request.task, _head(stream, entry), include_usage=include_usage)
+
+        return Response(write_events(stream, first, start, self._interval), headers=STREAM_HEADERS)
+
+    def _model(self, entry: CatalogEntry) -> dict[str, object]:
+        return {"id": entry.name, "object": "model", "created": self._created, "owned_by": entry.plugin}
+
+
+_CLOSING: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
+
+
+def _close_with_task(stream: Stream) -> None:
+    """Close the stream when the task that serves this HTTP request ends, however it ends.
+
+    The server cancels that task when the client goes away. Nothing less sees each phase of it: an async generator that
+    has not started yet, as while the headers are sent, runs no `finally`.
+    """
+
+    def close(_: object) -> None:
+        closing = asyncio.ensure_future(stream.aclose())
+        _CLOSING.add(closing)
+        closing.add_done_callback(_CLOSING.discard)
+
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # views run in tasks
+    task.add_done_callback(close)
+
+
+async def _read_body() -> bytes:
+    # Web pages of strangers can send any other type without asking the server first.
+    if not request.is_json:
+        got = f"not {request.mimetype}" if request.mimetype else "and there is none"
+        raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
+    return await request.get_data(cache=False, as_text=False, parse_form_data=False)
+
+
+def _head(stream: Stream, entry: CatalogEntry) -> Head:
+    return Head(completion_id(stream.request.task, stream.id), int(time.time()), entry.name, entry.fingerprint)
+
+
+def _json(value: object) -> Response:
+    return Response(dumps(value), content_type="application/json")

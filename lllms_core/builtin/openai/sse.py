@@ -1,0 +1,63 @@
+"""A streamed answer: from the deltas of a `Stream` to the bytes of server-sent events."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from lllms_core.builtin.openai.answers import Events, event
+from lllms_core.builtin.openai.errors import explain
+from lllms_core.pool.stream import Stream
+from lllms_core.types import Delta
+
+COMMENT = b": waiting\n\n"
+"""Readers of event streams skip it, and know that the connection lives."""
+
+Start = Callable[[], Events]
+"""Called at the first delta: before it, nobody knows which instance answers."""
+
+
+async def arrives(stream: Stream, seconds: float) -> bool:
+    """Wait for something to take; return whether it came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stream.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+async def write_events(
+    stream: Stream, first: list[Delta] | None, start: Start, interval: float,
+) -> AsyncIterator[bytes]:
+    """Yield the answer's events, those of all deltas that have arrived in one piece, and comments in between.
+
+    `first` are deltas that were taken already. An error becomes the last event, with no end mark after it.
+    """
+    try:
+        deltas = first or []
+        if not deltas:
+            yield COMMENT
+        while not deltas:
+            async for comment in _comments(stream, interval):
+                yield comment
+            deltas = await stream.take()
+        events = start()
+        head = events.start()
+        while deltas:
+            data = head + b"".join([events.text(delta.text) for delta in deltas if delta.text])
+            head = b""
+            if stream.finish is not None:
+                yield data + events.end(stream.finish)
+                return
+            if data:
+                yield data
+            async for comment in _comments(stream, interval):
+                yield comment
+            deltas = await stream.take()
+    except Exception as error:  # noqa: BLE001  # the headers are out: whatever happens is told in the stream
+        yield event(explain(error).body)
+
+
+async def _comments(stream: Stream, interval: float) -> AsyncIterator[bytes]:
+    """Yield a comment for each `interval` that passes until there is something to take."""
+    while not await arrives(stream, interval):
+        yield COMMENT

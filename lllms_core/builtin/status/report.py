@@ -1,0 +1,63 @@
+"""What the status page and its JSON tell, read from a host."""
+
+from importlib.metadata import version
+
+from lllms_core.catalog import CatalogEntry
+from lllms_core.host import Host
+from lllms_core.pool.status import InstanceStatus
+
+Report = dict[str, object]
+
+
+def make_report(host: Host) -> Report:
+    """Return the state of a host in JSON's types. It holds nothing of what anybody asked or was answered."""
+    pool = host.status()
+    return {
+        "name": "lllms",
+        "version": version("lllms-core"),
+        "status": health(host),
+        "models": [_model(entry, pool.instances) for entry in host.catalog.entries],
+        "problems": [{"model": problem.name, "problem": problem.text} for problem in host.catalog.problems],
+        "instances": [_instance(instance) for instance in pool.instances],
+        "requests": {
+            "running": pool.running,
+            "waiting": pool.waiting,
+            "concurrency": pool.concurrency,
+            "queue_size": pool.queue_size,
+        },
+        "cores": pool.cores,
+    }
+
+
+def health(host: Host) -> str:
+    """Return `ok`, or `unavailable` while the host starts or stops."""
+    return "ok" if host.ready else "unavailable"
+
+
+def _model(entry: CatalogEntry, instances: tuple[InstanceStatus, ...]) -> Report:
+    return {
+        "name": entry.name,
+        "aliases": list(entry.aliases),
+        "engine": entry.engine.name,
+        "plugin": entry.plugin,
+        "description": entry.description,
+        "instances": sum(instance.model == entry.name for instance in instances),
+        "max_instances": entry.config.max_instances,
+    }
+
+
+def _instance(instance: InstanceStatus) -> Report:
+    info = instance.info
+    return {
+        "id": instance.id,
+        "model": instance.model,
+        "state": instance.state,
+        "progress": round(instance.progress, 3),
+        "running": instance.running,
+        "slots": None if info is None else info.slots,
+        "context_length": None if info is None else info.context_length,
+        "threads": instance.threads,
+        "idle_seconds": round(instance.idle_seconds, 1),
+        "pid": instance.pid,
+        "details": {} if info is None else dict(info.details),
+    }

@@ -1,0 +1,7 @@
+"""From a conversation to the text that a model reads, with the model's own template; pure."""
+
+from lllms_core.chat.default import default_template
+from lllms_core.chat.prefix import prefix_keys, text_prefix_keys
+from lllms_core.chat.template import ChatTemplate, Segment
+
+__all__ = ["ChatTemplate", "Segment", "default_template", "prefix_keys", "text_prefix_keys"]

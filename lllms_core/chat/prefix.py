@@ -1,0 +1,38 @@
+"""Keys for the prefixes of a prompt, by which the pool finds the instance that has evaluated most of it.
+
+A key is 16 bytes of SHA-256. It only routes: the engine compares tokens before it reuses any, so a collision costs
+speed and never leaks text; at 128 bits none is met by chance. Each key covers the one before it, which has a fixed
+length, and one canonical piece: no text of a user can look like the border between two messages.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+from attrs import asdict
+
+from lllms_core.types import Message
+
+_SIZE = 16
+
+
+def prefix_keys(messages: Sequence[Message]) -> tuple[bytes, ...]:
+    """One key for each prefix of the conversation: key i stands for `messages[: i + 1]`, by value."""
+    # ASCII escapes keep lone surrogates, which UTF-8 cannot encode, apart from each other.
+    pieces = (json.dumps(asdict(message), sort_keys=True, separators=(",", ":")).encode() for message in messages)
+    return _chain(b"chat", pieces)
+
+
+def text_prefix_keys(prompt: str, *, block: int = 256) -> tuple[bytes, ...]:
+    """One key for each prefix of a whole number of blocks of `block` characters; a shorter prompt has none."""
+    ends = range(block, len(prompt) + 1, block)
+    return _chain(b"text %d" % block, (prompt[end - block : end].encode("utf-8", "surrogatepass") for end in ends))
+
+
+def _chain(start: bytes, pieces: Iterable[bytes]) -> tuple[bytes, ...]:
+    keys = []
+    key = sha256(start).digest()[:_SIZE]
+    for piece in pieces:
+        key = sha256(key + piece).digest()[:_SIZE]
+        keys.append(key)
+    return tuple(keys)

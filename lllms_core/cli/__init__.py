@@ -1,0 +1,42 @@
+"""The command line. Commands import what they need when they run: `lllms --help` is quick."""
+
+import click
+
+from lllms_core.cli.bench import bench
+from lllms_core.cli.chat import chat
+from lllms_core.cli.check import check
+from lllms_core.cli.group import Commands
+from lllms_core.cli.plugins import plugins
+from lllms_core.cli.ps import ps
+from lllms_core.cli.run import run
+from lllms_core.cli.serve import serve
+from lllms_core.cli.setup import examples
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=examples(
+        "lllms serve                               offer the plugins' own models at http://127.0.0.1:3000",
+        "lllms serve --model ./phi3.gguf           offer a model file",
+        'lllms run tiny-chat "Count to 5."         one answer, without a server',
+        "lllms chat tiny-chat                      a conversation in the terminal",
+    ),
+)
+@click.version_option(package_name="lllms-core", prog_name="lllms")
+@click.option("--debug", is_flag=True, help="Show where an error comes from.")
+def cli(debug: bool) -> None:
+    """Local language models behind the OpenAI API."""
+    del debug  # read from the context where errors are shown
+
+
+for command in (bench, chat, check, plugins, ps, run, serve):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line: the entry point of `lllms`."""
+    cli(prog_name="lllms")
+
+
+__all__ = ["cli", "main"]

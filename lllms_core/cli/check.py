@@ -1,0 +1,57 @@
+"""`lllms check`: whether everything is as it should be, without loading a model."""
+
+from pathlib import Path
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.errors import ConfigError, LllmsError
+
+
+@click.command(epilog=examples(
+    "lllms check",
+    "lllms check --config lllms.toml",
+))
+@config_option
+def check(config_file: Path | None) -> None:
+    """Look at the configuration, the plugins and the model files; load nothing.
+
+    Ends with exit code 1, and names everything that is wrong, if anything is.
+    """
+    from lllms_core.catalog import Catalog
+    from lllms_core.config import Config
+    from lllms_core.plugins import Plugins
+
+    problems: list[str] = []
+    readable = False
+    config = Config()
+    try:
+        config = read_config(config_file)
+    except ConfigError as error:
+        problems += error.message.splitlines()
+    else:
+        readable = True
+        click.echo(f"configuration: {config.path or 'none, the defaults'}")
+    plugins = Plugins.discover(disable=config.disabled_plugins)
+    for report in plugins.reports:
+        if report.error:
+            problems.append(f"plugin {report.name}: {report.error}")
+        else:
+            click.echo(f"plugin {report.name}: {'disabled' if report.disabled else ', '.join(report.provides)}")
+    # Without a readable configuration it is not known which models are meant.
+    catalog = Catalog.examine(config, plugins) if readable else Catalog()
+    for problem in catalog.problems:
+        problems += problem.text.splitlines()
+    for entry in catalog.entries:
+        try:
+            details = entry.engine.inspect(entry.spec)
+        except LllmsError as error:
+            problems.append(f"models.{entry.name}: {error}")
+        else:
+            about = ", ".join(f"{key} {value}" for key, value in details.items())
+            click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
+    for text in problems:
+        click.echo(f"Error: {text}", err=True)
+    if problems:
+        raise click.exceptions.Exit(1)
+    click.echo("all is well")

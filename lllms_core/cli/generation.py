@@ -1,0 +1,44 @@
+"""The options of commands that ask a model, and what they share."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import click
+
+from lllms_core.cli.setup import config_option
+from lllms_core.cli.voices import LocalVoice, RemoteVoice, Voice
+
+_OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
+    click.option("--system", metavar="TEXT", help="Instructions that the conversation begins with."),
+    click.option("--max-tokens", type=click.IntRange(1), help="At most so many tokens in an answer."),
+    click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token."),
+    click.option("--top-p", type=click.FloatRange(0, 1), help="Keep the likeliest tokens up to this probability."),
+    click.option("--top-k", type=click.IntRange(0), help="Keep so many of the likeliest tokens; 0 keeps all."),
+    click.option("--min-p", type=click.FloatRange(0, 1), help="Drop tokens below this part of the likeliest one."),
+    click.option("--repeat-penalty", type=float, help="Above 1: less repetition."),
+    click.option("--seed", type=int, help="The same seed gives the same answer."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; up to four times."),
+    click.option("--url", metavar="URL", help="Ask this running server, instead of loading the model here."),
+    config_option,
+)
+
+
+def generation_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of sampling, `--system`, `--url` and `--config`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def parameters(given: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameters that were given, by the names of the API."""
+    said = {name: value for name, value in given.items() if value not in (None, ())}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+
+
+def open_voice(model: str, url: str | None, config_file: Path | None) -> Voice:
+    """Return who answers: a server if there is a URL, else the model, loaded in this process."""
+    if url is not None:
+        return RemoteVoice(model, url)
+    debug = bool(click.get_current_context().find_root().params.get("debug"))
+    return LocalVoice(model, config_file, debug=debug)

@@ -1,0 +1,64 @@
+"""The group of all commands: adds those of plugins, and turns errors into one clear line."""
+
+import traceback
+
+import click
+
+from lllms_core.errors import ConfigError, LllmsError
+
+
+class Commands(click.Group):
+    """Knows its own commands, and asks the plugins for theirs when none of its own is meant."""
+
+    _asked = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name all commands, those of plugins included."""
+        self._ask_plugins()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Find a command; plugins are asked only for names that are not built in."""
+        found = super().get_command(ctx, cmd_name)
+        if found is None:
+            self._ask_plugins()
+            found = super().get_command(ctx, cmd_name)
+        return found
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; errors end it with exit code 1 and say what is wrong, with `--debug` also where."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                raise _shown(error, str(error), ctx) from error
+            raise
+        except LllmsError as error:
+            raise _shown(error, error.message, ctx) from error
+        except Exception as error:
+            text = f"unexpected {type(error).__name__}: {error} (lllms --debug ... shows where)"
+            raise _shown(error, text, ctx) from error
+
+    def _ask_plugins(self) -> None:
+        if self._asked:
+            return
+        self._asked = True
+        from lllms_core.config import load_config
+        from lllms_core.plugins import Plugins
+
+        try:
+            disabled = load_config().disabled_plugins
+        except ConfigError:
+            disabled = ()  # `--help` works whatever the configuration says; the commands themselves will tell
+        plugins = Plugins.discover(disable=disabled)
+        known = {report.name for report in plugins.reports if report.error}
+        plugins.add_commands(self)
+        for report in plugins.reports:
+            if report.error and report.name not in known:
+                click.echo(f"Warning: plugin '{report.name}': {report.error}", err=True)
+
+
+def _shown(error: Exception, text: str, ctx: click.Context) -> click.ClickException:
+    if ctx.params.get("debug"):
+        text = "".join(traceback.format_exception(error)) + text
+    return click.ClickException(text)

@@ -1,0 +1,50 @@
+"""`lllms plugins`: what is installed, what it provides, or why it failed."""
+
+import json
+from pathlib import Path
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config
+
+
+@click.command(epilog=examples(
+    "lllms plugins",
+    "lllms plugins --json",
+))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@config_option
+def plugins(as_json: bool, config_file: Path | None) -> None:
+    """List the plugins: version, distribution, what each provides, or why it failed."""
+    from lllms_core.plugins import Plugins
+
+    found = Plugins.discover(disable=read_config(config_file).disabled_plugins)
+    found.add_commands(click.Group("lllms"))
+    if as_json:
+        listed = [
+            {
+                "name": report.name, "version": report.version, "distribution": report.distribution,
+                "provides": list(report.provides), "error": report.error, "disabled": report.disabled,
+            }
+            for report in found.reports
+        ]
+        click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("plugin", "version", "distribution", "provides", box=None, pad_edge=False, header_style="dim")
+    for report in found.reports:
+        about = Text("disabled" if report.disabled else "\n".join(report.provides))
+        if report.error:
+            about = Text("\n").join([about, Text(f"failed: {report.error}", "red")] if report.provides else
+                                    [Text(f"failed: {report.error}", "red")])
+        table.add_row(Text(report.name, "bold"), report.version or "-", report.distribution or "-", about)
+    # Lines that are read by programs must not be cut to the width of a terminal that is not there.
+    console = Console()
+    console = console if console.is_terminal else Console(width=240)
+    console.print(table)
+    if click.get_current_context().find_root().params.get("debug"):
+        for report in found.reports:
+            click.echo(report.traceback or "", nl=False, err=True)

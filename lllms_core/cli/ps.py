@@ -1,0 +1,44 @@
+"""`lllms ps`: what a running server is doing."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config
+
+
+@click.command(epilog=examples(
+    "lllms ps",
+    "lllms ps --url http://127.0.0.1:8080 --json",
+))
+@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@click.option("--json", "as_json", is_flag=True, help="Print all that the server tells, as JSON.")
+@config_option
+def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
+    """Show the instances of a running server, and its queue."""
+    from lllms_core.client import Client, ServerError
+
+    if url is None:
+        server = read_config(config_file).server
+        url = f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{server.port}"
+    status = Client(url, timeout=10).get("/")
+    if not isinstance(status, Mapping) or status.get("name") != "lllms":
+        raise ServerError(f"{url} is not a server of lllms")
+    if as_json:
+        click.echo(json.dumps(status, indent=2, ensure_ascii=False))
+        return
+    requests = status["requests"]
+    click.echo(f"lllms {status['version']} at {url}: {status['status']}")
+    click.echo(f"requests: {requests['running']} of {requests['concurrency']} running, "
+               f"{requests['waiting']} of {requests['queue_size']} waiting; {status['cores']} cores")
+    for model in status["models"]:
+        click.echo(f"model {model['name']}: engine {model['engine']}, "
+                   f"{model['instances']} of {model['max_instances']} instances")
+    for one in status["instances"]:
+        state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
+        idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
+        where = "a thread" if one["pid"] is None else f"process {one['pid']}"
+        click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, "
+                   f"{one['threads']} threads, {where}{idle}")

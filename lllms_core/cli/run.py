@@ -1,0 +1,49 @@
+"""`lllms run`: one answer."""
+
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from lllms_core.cli.generation import generation_options, open_voice, parameters
+from lllms_core.cli.setup import examples
+from lllms_core.types import Message
+
+
+@click.command(epilog=examples(
+    'lllms run tiny-chat "Count to 5."',
+    "lllms run ./phi3.gguf - --max-tokens 200 < question.txt",
+    'lllms run tiny-chat --raw "Once upon a time" --temperature 0',
+    'lllms run tiny-chat "Hi!" --url http://127.0.0.1:3000',
+))
+@click.argument("model")
+@click.argument("prompt")
+@click.option("--raw", is_flag=True, help="Continue PROMPT as a text, without a chat around it.")
+@generation_options
+def run(
+    *,
+    model: str,
+    prompt: str,
+    raw: bool,
+    system: str | None,
+    url: str | None,
+    config_file: Path | None,
+    **sampling: object,
+) -> None:
+    """Write MODEL's answer to PROMPT to stdout, as it comes.
+
+    MODEL is a configured model, a plugin's own, or a model file; PROMPT may be - to read stdin.
+    """
+    if raw and system is not None:
+        raise click.UsageError("--system belongs to a chat, and --raw is none; put the text into PROMPT")
+    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    with open_voice(model, url, config_file) as voice:
+        if raw:
+            pieces = voice.complete(text, parameters(sampling))
+        else:
+            messages = [] if system is None else [Message("system", system)]
+            pieces = voice.chat([*messages, Message("user", text)], parameters(sampling))
+        with closing(pieces):
+            for piece in pieces:
+                click.echo(piece, nl=False)
+    click.echo()

@@ -1,0 +1,111 @@
+"""`lllms serve`: the server, and what it says when it is ready."""
+
+import asyncio
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config, select, start_log
+
+if TYPE_CHECKING:
+    from lllms_core.host import Host
+
+
+@click.command(epilog=examples(
+    "lllms serve",
+    "lllms serve --model ./phi3.gguf --port 8080",
+    "lllms serve --config lllms.toml --model phi3 --model mock",
+))
+@config_option
+@click.option("--host", help="The address to listen on; by default 127.0.0.1.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port; by default 3000, 0 for any that is free.")
+@click.option(
+    "--model", "models", multiple=True, metavar="NAME|FILE",
+    help="Offer only this: a configured model, a plugin's own, or a model file. May be given several times.",
+)
+@click.option("--allow-remote", is_flag=True, default=None, help="Allow a --host that other machines can reach.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
+def serve(
+    *,
+    config_file: Path | None,
+    host: str | None,
+    port: int | None,
+    models: tuple[str, ...],
+    allow_remote: bool | None,
+    log_level: str | None,
+) -> None:
+    """Serve models through the OpenAI API, until Ctrl-C.
+
+    Without a configuration it offers the models that the installed plugins bring along.
+    """
+    from lllms_core.host import Host
+    from lllms_core.plugins import Plugins
+    from lllms_core.serve import serve as serve_host
+
+    flags = {"host": host, "port": port, "allow_remote": allow_remote, "log_level": log_level}
+    config = read_config(config_file, flags)
+    start_log(config)
+    plugins = Plugins.discover(disable=config.disabled_plugins)
+    llms = Host(select(config, plugins, models), plugins)
+    asyncio.run(serve_host(llms, on_ready=lambda address: announce(llms, address)))
+
+
+def announce(host: "Host", address: str) -> None:
+    """Tell what is offered, where, and how to try it."""
+    if sys.stdout.isatty():
+        _announce_in_colour(host, address)
+    else:
+        for name, engine, plugin, description in _offers(host):
+            click.echo(f"model {name}: engine {engine} of plugin {plugin}{f'; {description}' if description else ''}")
+        for problem in _problems(host):
+            click.echo(problem)
+        click.echo(f"listening on {address}")
+        if line := curl(host, address):
+            click.echo(f"try: {line}")
+        sys.stdout.flush()
+
+
+def curl(host: "Host", address: str) -> str | None:
+    """Return a shell line that chats with the first model; None if there is none."""
+    if not host.catalog.entries:
+        return None
+    body = {"model": host.catalog.entries[0].name, "messages": [{"role": "user", "content": "Hi!"}]}
+    url = f"{address.rstrip('/')}/v1/chat/completions"
+    return shlex.join(["curl", url, "-H", "Content-Type: application/json", "-d", json.dumps(body)])
+
+
+def _offers(host: "Host") -> list[tuple[str, str, str, str]]:
+    return [
+        (", ".join([entry.name, *entry.aliases]), entry.engine.name, entry.plugin, entry.description)
+        for entry in host.catalog.entries
+    ]
+
+
+def _problems(host: "Host") -> list[str]:
+    problems = [f"model {problem.name} is not offered: {problem.text}" for problem in host.catalog.problems]
+    problems += [f"plugin {report.name}: {report.error}" for report in host.plugins.reports if report.error]
+    if not host.catalog.entries:
+        problems.append("no model is offered: configure one in lllms.toml, or install a plugin that brings one")
+    return problems
+
+
+def _announce_in_colour(host: "Host", address: str) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    table = Table("model", "engine", "from plugin", "", box=None, pad_edge=False, header_style="dim")
+    for name, engine, plugin, description in _offers(host):
+        table.add_row(f"[bold]{escape(name)}", escape(engine), escape(plugin), f"[dim]{escape(description)}")
+    console.print(table)
+    for problem in _problems(host):
+        console.print(f"[yellow]{escape(problem)}")
+    console.print(f"\nlistening on [bold cyan]{escape(address)}[/]  (Ctrl-C ends)")
+    if line := curl(host, address):
+        # Printed as it is: wrapped or coloured, it could not be copied.
+        click.echo(f"\n{line}\n")

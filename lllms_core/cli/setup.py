@@ -1,0 +1,78 @@
+"""What several commands need first: the configuration, the plugins, the models that are meant, the log."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from attrs import evolve
+
+from lllms_core.errors import ConfigError, ModelUnknown
+
+if TYPE_CHECKING:
+    from lllms_core.config import Config, ModelConfig
+    from lllms_core.plugins import Plugins
+
+LATER = ("hf:", "http:", "https:")
+"""Sources of models that a later version brings."""
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a command's help: examples, one on a line."""
+    # The first character tells click not to rewrap what follows.
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def config_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add `--config`."""
+    return click.option(
+        "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+        help="The configuration; by default lllms.toml, here or in the user's folder for configuration.",
+    )(function)
+
+
+def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
+    """Read the configuration, with flags for `[server]` on top; flags that are None were not given."""
+    from lllms_core.config import load_config
+
+    given = {key: value for key, value in (server or {}).items() if value is not None}
+    return load_config(file, overrides={"server": given} if given else None)
+
+
+def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
+    """Return the configuration with exactly the models that are wanted, each a name or a file; all if none is named.
+
+    Raises `ModelUnknown` or `ConfigError`.
+    """
+    chosen: dict[str, ModelConfig] = {}
+    for one in wanted:
+        name, model = _find(config, plugins, one)
+        if chosen.setdefault(name, model) is not model:
+            raise ConfigError(f"two models are called '{name}'; configure them under names of their own")
+    return evolve(config, models=chosen) if chosen else config
+
+
+def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":
+    from lllms_core.catalog import model_from_file
+    from lllms_core.config import ModelConfig
+
+    for name, model in config.models.items():
+        if wanted == name or wanted in model.aliases:
+            return name, model
+    if wanted in plugins.offers:
+        offer = plugins.offers[wanted].object
+        return wanted, ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
+    if wanted.startswith(LATER):
+        raise ConfigError(f"{wanted}: fetching models is not supported yet; name a file or a configured model")
+    if Path(wanted).expanduser().is_file() or "/" in wanted or wanted.endswith(".gguf"):
+        return model_from_file(Path(wanted), plugins)
+    names = ", ".join(sorted({*config.models, *plugins.offers})) or "none"
+    failed = "".join(f"; plugin '{report.name}' failed: {report.error}" for report in plugins.reports if report.error)
+    raise ModelUnknown(f"no model '{wanted}', and no such file; there are: {names}{failed}")
+
+
+def start_log(config: "Config", level: str | None = None) -> None:
+    """Send the log to stderr as the configuration says, or from another level upwards."""
+    from lllms_core.log import configure_logging
+
+    configure_logging(level or config.server.log_level, config.server.log_format)

@@ -1,0 +1,111 @@
+"""Who answers in the terminal: a model in this process, or one of a running server. Both look the same."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from lllms_core.cli.setup import read_config, select, start_log
+from lllms_core.client import Client, event_text
+from lllms_core.types import Message
+
+if TYPE_CHECKING:
+    from lllms_core.pool.stream import Stream
+
+Pieces = Generator[str, None, None]
+"""An answer as it comes; closing it cancels the answer."""
+
+
+class Voice(ABC):
+    """Answers, a piece at a time."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @abstractmethod
+    def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
+        """Answer a conversation."""
+
+    @abstractmethod
+    def complete(self, prompt: str, parameters: Mapping[str, object]) -> Pieces:
+        """Continue a text."""
+
+    def close(self) -> None:
+        """End what was started."""
+
+
+class LocalVoice(Voice):
+    """A model that is loaded for this command; its event loop runs only while somebody waits for it."""
+
+    def __init__(self, model: str, config_file: Path | None, *, debug: bool = False) -> None:
+        """Start a host for this one model, a name or a file. Raises what `Host` and `select` raise."""
+        from lllms_core.host import Host
+        from lllms_core.plugins import Plugins
+
+        config = read_config(config_file)
+        start_log(config, None if debug else "critical")  # what fails is told as an error anyway
+        plugins = Plugins.discover(disable=config.disabled_plugins)
+        chosen = select(config, plugins, [model])
+        self._model = next(iter(chosen.models))
+        self._host = Host(chosen, plugins)
+        self._runner = asyncio.Runner()
+        self._runner.run(self._host.start())
+
+    def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
+        """Answer a conversation."""
+        return self._answer(messages, None, parameters)
+
+    def complete(self, prompt: str, parameters: Mapping[str, object]) -> Pieces:
+        """Continue a text."""
+        return self._answer(None, prompt, parameters)
+
+    def close(self) -> None:
+        """Unload the model."""
+        with self._runner:
+            self._runner.run(self._host.close(grace=0))
+
+    def _answer(
+        self, messages: Sequence[Message] | None, prompt: str | None, parameters: Mapping[str, object],
+    ) -> Pieces:
+        request = self._host.request(self._model, messages=messages, prompt=prompt, parameters=parameters)
+
+        async def submit() -> "Stream":
+            return self._host.submit(request)
+
+        stream = self._runner.run(submit())
+        try:
+            while deltas := self._runner.run(stream.take()):
+                yield "".join(delta.text for delta in deltas)
+        finally:
+            self._runner.run(stream.aclose())
+
+
+class RemoteVoice(Voice):
+    """A model of a running server."""
+
+    def __init__(self, model: str, url: str) -> None:
+        """Prepare to ask the server. Raises `ServerError` for an address that is none."""
+        self._model = model
+        self._client = Client(url)
+
+    def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
+        """Answer a conversation."""
+        said = [{"role": message.role, "content": message.content} for message in messages]
+        return self._answer("/v1/chat/completions", {"messages": said, **parameters})
+
+    def complete(self, prompt: str, parameters: Mapping[str, object]) -> Pieces:
+        """Continue a text."""
+        return self._answer("/v1/completions", {"prompt": prompt, **parameters})
+
+    def _answer(self, path: str, body: Mapping[str, object]) -> Pieces:
+        with closing(self._client.stream(path, {"model": self._model, **body})) as events:
+            for event in events:
+                yield event_text(event)

@@ -1,0 +1,299 @@
+"""The configuration: TOML, environment and flags, or the same as Python mappings, to frozen values, strictly."""
+
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar, cast
+
+from attrs import AttrsInstance, asdict, evolve, field, frozen
+
+from lllms_core.environment import read_environment
+from lllms_core.errors import ConfigError, InvalidRequest
+from lllms_core.faults import Fault, Key, StructureError, did_you_mean, dotted
+from lllms_core.parameters import PARAMETERS, Generation, check
+from lllms_core.structure import Bytes, Range, structure
+from lllms_core.types import Isolation
+
+FILE_NAME = "lllms.toml"
+NAME_RULE = "letters, digits and _ . - : in parts that start with a letter or digit, with / between parts"
+
+T = TypeVar("T")
+Keys = tuple[Key, ...]
+
+
+@frozen
+class ServerConfig:
+    """`[server]`: where it listens, how much it takes on."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Range(0, 65535)] = 3000
+    """0 lets the system choose a free one."""
+    allow_remote: bool = False
+    """Must be true for a `host` that other machines can reach: there are no API keys yet, so whoever reaches the port
+    may use the models."""
+    concurrency: Annotated[int, Range(1)] = 8
+    """Completions processed at once over all models; more wait."""
+    max_instances: Annotated[int, Range(1)] = 4
+    """Instances loaded at once over all models; an idle one is unloaded when another model needs the place."""
+    queue_size: Annotated[int, Range(0)] = 512
+    """More requests than this waiting: refused."""
+    queue_timeout: Annotated[float, Range(0)] = 600.0
+    """Seconds that a request may wait."""
+    models_dir: Path = field(factory=lambda: Path("~/.cache/lllms").expanduser())
+    """Where relative names of model files start."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the Host header that are answered besides this machine's own; `*` answers any."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the API; `*` allows any."""
+    max_body: Annotated[int, Bytes()] = 10 * 2**20
+    """Bytes of a request body; in a configuration also like "10MiB"."""
+    shutdown_timeout: Annotated[float, Range(0)] = 10.0
+    """Seconds that running completions get to finish when the server stops."""
+
+
+@frozen
+class ModelConfig:
+    """`[models.NAME]`: one model."""
+
+    engine: str
+    file: str | None = None
+    """The weights: absolute, from `~`, or inside `server.models_dir`."""
+    min_instances: Annotated[int, Range(0)] = 0
+    max_instances: Annotated[int, Range(1)] = 1
+    ttl: Annotated[float, Range(-1)] = 300.0
+    """Idle seconds until an instance is unloaded; 0 at once, -1 never."""
+    timeout: float | None = None
+    """Seconds for one completion; None: no limit."""
+    aliases: tuple[str, ...] = ()
+    """Other names for the same model."""
+    isolation: Isolation | None = None
+    """Where instances live; None: as the engine says."""
+    defaults: Mapping[str, object] = field(factory=dict)
+    """Parameters of generation, by the names of `PARAMETERS`, for requests that do not give them."""
+    options: Mapping[str, object] = field(factory=dict)
+    """The engine's own; the catalog checks them against its `Options`."""
+
+    @property
+    def generation(self) -> Generation:
+        """The `defaults`, on top of the core's own."""
+        return Generation().override(self.defaults)
+
+
+@frozen
+class PluginsConfig:
+    """`[plugins]`."""
+
+    disable: tuple[str, ...] = ()
+    """Names of plugins that are not even imported."""
+
+
+@frozen
+class Config:
+    """A checked configuration. Without models, those that the plugins offer are served."""
+
+    server: ServerConfig = field(factory=ServerConfig)
+    models: Mapping[str, ModelConfig] = field(factory=dict)
+    plugins: PluginsConfig = field(factory=PluginsConfig)
+    path: Path | None = None
+    """The file that it comes from."""
+
+    @property
+    def disabled_plugins(self) -> tuple[str, ...]:
+        """What `[plugins] disable` says."""
+        return self.plugins.disable
+
+    def with_model(self, name: str, model: ModelConfig) -> "Config":
+        """Return this configuration with one more model. Raises `ConfigError` if it does not fit in."""
+        tables = {"server": self.server, "plugins": self.plugins, "models": {**self.models, name: model}}
+        return evolve(parse_config(tables), path=self.path)
+
+
+def parse_config(data: Mapping[str, object]) -> Config:
+    """Check a configuration given as Python mappings of the same shape as the file; attrs values may stand for tables.
+
+    Raises `ConfigError` that names everything that is wrong, one fault per line, each with its path.
+    """
+    return _parse(data, {}, None)
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """Read the configuration: defaults, then the file, then `LLLMS_*` variables, then `overrides` (flags).
+
+    The file is `path`, else `lllms.toml` in the working directory or in the user's folder for configuration, else none.
+    `LLLMS_PORT` and the like stand for every key of `[server]`, lists with commas. `overrides` has the file's shape.
+    Raises `ConfigError` that names everything that is wrong, one fault per line, with its path and where it was said.
+    """
+    file = path or _find(environ)
+    data = {} if file is None else _read(file)
+    server = read_environment(environ, ServerConfig)
+    origins: dict[Keys, str | None] = {("server", key): variable for key, (variable, _) in server.items()}
+    data = _merge(data, {"server": {key: value for key, (_, value) in server.items()}})
+    flags = (overrides or {}).get("server")
+    if isinstance(flags, Mapping):
+        origins |= {("server", key): None for key in flags}
+    data = _merge(data, overrides or {})
+    return evolve(_parse(data, origins, None if file is None else str(file)), path=file)
+
+
+# -- finding and reading -----------------------------------------------------------------------------------------------
+
+
+def _find(environ: Mapping[str, str]) -> Path | None:
+    user = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "lllms"
+    return next((file for file in (Path(FILE_NAME), user / FILE_NAME) if file.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"the configuration file {file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from error
+
+
+def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
+    """Put `over` on top of `base`, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if not isinstance(value, Mapping) or below is None:
+            merged[key] = value
+        elif isinstance(below, Mapping):
+            merged[key] = _merge(below, value)
+        # else: what should be a table is none, and the checks have to see that
+    return merged
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+# What the design promises and later versions bring: refused, never ignored.
+LATER: Mapping[str, frozenset[str]] = {
+    "": frozenset({"sessions"}),
+    "server": frozenset({"memory_limit", "api_keys"}),
+    "models": frozenset({"url", "hf", "sha256", "prepare", "preload", "sessions"}),
+}
+
+
+def _parse(data: Mapping[str, object], origins: Mapping[Keys, str | None], file: str | None) -> Config:
+    faults: list[Fault] = []
+    data = _without_later(data, (), LATER[""], faults)
+    server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], faults)
+    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), faults)
+    tables = data.get("models", {})
+    models: dict[str, ModelConfig] = {}
+    if isinstance(tables, Mapping):
+        for name, table in tables.items():
+            model = _table(table, ModelConfig, ("models", str(name)), LATER["models"], faults)
+            if model is not None:
+                models[str(name)] = model
+            faults += _check_defaults(table, ("models", str(name), "defaults"))
+    else:
+        faults.append(Fault(("models",), f"expected a table, got {tables!r}"))
+    known = ("server", "plugins", "models")
+    faults += [Fault((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known]
+    faults += [] if server is None else _check_server(server)
+    faults += _check_models(models)
+    least = sum(model.min_instances for model in models.values())
+    if server is not None and least > server.max_instances:
+        text = f"{server.max_instances} is less than the min_instances of all models together, which are {least}"
+        faults.append(Fault(("server", "max_instances"), text))
+    if faults or server is None or plugins is None:
+        raise ConfigError("\n".join(_line(fault, origins.get(fault.path[:2], file)) for fault in faults))
+    return Config(server, models, plugins)
+
+
+def _line(fault: Fault, origin: str | None) -> str:
+    return f"{fault} ({origin})" if origin else str(fault)
+
+
+def _table(value: object, into: type[T], path: Keys, later: frozenset[str], faults: list[Fault]) -> T | None:
+    """Build one table's value; None, and `faults` longer, if it cannot be."""
+    if isinstance(value, into):
+        value = asdict(cast("AttrsInstance", value), recurse=False)
+    if isinstance(value, Mapping):
+        value = _without_later(value, path, later, faults)
+    try:
+        return structure(value, into, path)
+    except StructureError as error:
+        faults += error.faults
+        return None
+
+
+def _without_later(
+    table: Mapping[str, object], path: Keys, later: frozenset[str], faults: list[Fault],
+) -> dict[str, object]:
+    faults += [Fault((*path, key), "not supported yet") for key in table if key in later]
+    return {key: value for key, value in table.items() if key not in later}
+
+
+def _check_server(server: ServerConfig) -> Iterator[Fault]:
+    if not server.host:
+        yield Fault(("server", "host"), "is empty; use 127.0.0.1")
+    elif not server.allow_remote and not _is_loopback(server.host):
+        yield Fault(
+            ("server", "host"),
+            f"'{server.host}' can be reached by other machines, and there are no API keys yet: whoever reaches it may"
+            " use the models; set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1) if you want that, or use 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may have this name: `llama3:8b`, `org/model-1.5`; no spaces, no `..`."""
+    return MODEL_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def _check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
+    holders: dict[str, str] = {name: name for name in models}
+    for name, model in models.items():
+        path = ("models", name)
+        if not is_model_name(name):
+            yield Fault(path, f"{name!r} is no name for a model: {NAME_RULE}")
+        for index, alias in enumerate(model.aliases):
+            here = (*path, "aliases", index)
+            if not is_model_name(alias):
+                yield Fault(here, f"{alias!r} is no name for a model: {NAME_RULE}")
+            elif alias in holders:
+                yield Fault(here, f"'{alias}' is a name of {dotted(('models', holders[alias]))} already")
+            holders.setdefault(alias, name)
+        if model.min_instances > model.max_instances:
+            text = f"{model.min_instances} is more than max_instances, which is {model.max_instances}"
+            yield Fault((*path, "min_instances"), text)
+        if -1 < model.ttl < 0:
+            yield Fault((*path, "ttl"), f"expected seconds, or -1 for never, got {model.ttl}")
+        if model.timeout is not None and model.timeout <= 0:
+            text = f"expected more than 0 seconds, got {model.timeout}; leave it out for no limit"
+            yield Fault((*path, "timeout"), text)
+
+
+def _check_defaults(model: object, path: Keys) -> Iterator[Fault]:
+    # From the table as it was given, so that its other faults do not hide these.
+    defaults = model.get("defaults") if isinstance(model, Mapping) else getattr(model, "defaults", None)
+    for name, value in defaults.items() if isinstance(defaults, Mapping) else ():
+        try:
+            check(name, value)
+        except KeyError:
+            yield Fault((*path, name), "unknown key" + did_you_mean(name, PARAMETERS))
+        except InvalidRequest as error:
+            yield Fault((*path, name), error.message)

@@ -1,0 +1,59 @@
+"""Saying what is wrong with data, and where, in words that lead to the key."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from attrs import frozen
+
+Key = str | int
+
+
+@frozen
+class Fault:
+    """One thing that is wrong, and where: the keys and indices that lead to it."""
+
+    path: tuple[Key, ...]
+    text: str
+
+    def __str__(self) -> str:
+        where = dotted(self.path)
+        return f"{where}: {self.text}" if where else self.text
+
+
+class StructureError(Exception):
+    """The data does not fit its class; `faults` holds everything that is wrong with it."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(*faults)
+        self.faults = tuple(faults)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.faults))
+
+
+def dotted(path: Iterable[Key]) -> str:
+    """Write a path as TOML does: `models."llama3.2".aliases[0]`."""
+    text = ""
+    for key in path:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            bare = re.fullmatch(r"[A-Za-z0-9_-]+", key)
+            text += ("." if text else "") + (key if bare else json.dumps(key, ensure_ascii=False))
+    return text
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that `name` was probably meant to be."""
+    return next(iter(get_close_matches(name, sorted(known), n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)`, or what else there is, to put behind a message about an unknown name."""
+    names = sorted(known)
+    close = closest(name, names)
+    if close is not None:
+        return f" (did you mean '{close}'?)"
+    return f" (known: {', '.join(names)})" if names else " (nothing can be set here)"

@@ -1,0 +1,161 @@
+"""The server: an application on a port, from the first signal to listen to the last one to stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import hypercorn.asyncio
+import hypercorn.config
+
+from lllms_core.app import create_app
+from lllms_core.config import parse_config
+from lllms_core.errors import ConfigError
+from lllms_core.host import Host
+from lllms_core.log import configure_logging
+
+LOG = logging.getLogger("lllms.serve")
+
+BACKLOG = 1024
+KEEP_ALIVE_SECONDS = 75
+"""Longer than clients keep idle connections, so that it is they who close them: if the server closed one that a request
+is on its way to, the request would be lost."""
+FLUSH_SECONDS = 3.0
+"""After the last answer has ended, its bytes get so long to reach the client."""
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+OnReady = Callable[[str], None]
+"""Told the URL of the server, like `http://127.0.0.1:3000`."""
+
+
+def serve_llms(
+    listen: Mapping[str, object] | None = None,
+    concurrency: int | None = None,
+    models: Mapping[str, object] | None = None,
+    **server: object,
+) -> None:
+    """Serve models until SIGINT or SIGTERM; blocking. The Python twin of a configuration file.
+
+        serve_llms(listen={"port": 3000}, concurrency=2, models={"tiny": {"engine": "llamacpp", "file": "tiny.gguf"}})
+
+    `listen` holds `host` and `port`; `server` any other key of `[server]`. Raises `ConfigError`.
+    """
+    settings = {**server, **(listen or {})}
+    if concurrency is not None:
+        settings["concurrency"] = concurrency
+    config = parse_config({"server": settings, "models": models or {}})
+    configure_logging(config.server.log_level, config.server.log_format)
+    asyncio.run(serve(Host(config), on_ready=lambda url: LOG.info("listening on %s", url)))
+
+
+async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
+    """Serve `host` on the address of its configuration until SIGINT or SIGTERM, then close it.
+
+    It starts the host, and calls `on_ready` once requests are answered and the instances that models keep at least are
+    loaded. The first signal refuses new requests and lets the running ones finish for `server.shutdown_timeout`
+    seconds; a second one ends them at once. Raises `ConfigError` before anything is loaded if it cannot listen.
+    """
+    listener = listen(host.config.server.host, host.config.server.port)
+    url = _url(listener)
+    with _signals() as signals:
+        stopped = asyncio.Event()
+        web = asyncio.create_task(_serve_http(host, listener, stopped))
+        try:
+            await _run(host, web, signals, on_ready, url)
+        finally:
+            stopped.set()
+            # A client that does not read what it is sent must not hold the server.
+            await asyncio.wait([web], timeout=FLUSH_SECONDS + 1)
+            web.cancel()
+            await asyncio.gather(web, return_exceptions=True)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 lets the system choose one. Raises `ConfigError` that says why it cannot."""
+    name = host.strip("[]")
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        # "localhost" is first of all 127.0.0.1: that is where clients look for it.
+        family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+        both = name == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+    except socket.gaierror as error:
+        raise ConfigError(f"server.host: '{host}' is no address of this machine: {error.strerror}") from error
+    except OSError as error:
+        way_out = "; stop the program that uses it, or choose another port (0 takes a free one)"
+        raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}{way_out}") from error
+
+
+async def _run(
+    host: Host, web: asyncio.Task[None], signals: "asyncio.Queue[None]", on_ready: OnReady | None, url: str,
+) -> None:
+    """Start the host, wait for a signal, and close the host."""
+    stop = asyncio.create_task(signals.get())
+    start = asyncio.create_task(host.start())
+    try:
+        await asyncio.wait([start, stop, web], return_when=asyncio.FIRST_COMPLETED)
+        if start.done():
+            start.result()
+            if on_ready is not None:
+                on_ready(url)
+            await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
+        if web.done():
+            web.result()
+    finally:
+        start.cancel()
+        stop.cancel()
+        await _close(host, signals)
+        await asyncio.gather(start, stop, return_exceptions=True)
+
+
+async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
+    """Close the host; a signal meanwhile ends its patience."""
+    closing = asyncio.create_task(host.close())
+    hurry = asyncio.create_task(signals.get())
+    await asyncio.wait([closing, hurry], return_when=asyncio.FIRST_COMPLETED)
+    if not closing.done():
+        await host.close(0)
+    hurry.cancel()
+    await closing
+
+
+async def _serve_http(host: Host, listener: socket.socket, stopped: asyncio.Event) -> None:
+    config = hypercorn.config.Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.backlog = BACKLOG
+    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+    config.graceful_timeout = FLUSH_SECONDS
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("lllms.http")
+    config.errorlog.setLevel(logging.WARNING)  # what it says at start and stop is said better by others
+    app = create_app(host, manage_host=False)
+    await hypercorn.asyncio.serve(app, config, shutdown_trigger=stopped.wait)
+
+
+def _url(listener: socket.socket) -> str:
+    name, port = listener.getsockname()[:2]
+    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+
+
+@contextlib.contextmanager
+def _signals() -> "Iterator[asyncio.Queue[None]]":
+    """Collect the signals to stop, instead of what they do otherwise; only the main thread gets any."""
+    loop = asyncio.get_running_loop()
+    received: asyncio.Queue[None] = asyncio.Queue()
+    numbers = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def receive(*_: object) -> None:
+        loop.call_soon_threadsafe(received.put_nowait, None)
+
+    for number in numbers:
+        signal.signal(number, receive)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,60 @@
+"""The arrays of a `llama_batch`, written in place."""
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as llama
+
+from lllms_core.engines import Feed
+
+
+class Batch:
+    """Room for `size` tokens, each of one sequence."""
+
+    def __init__(self, size: int) -> None:
+        self.tokens = 0
+        """How many tokens the last `fill` wrote."""
+        self._token = (llama.llama_token * size)()
+        self._position = (llama.llama_pos * size)()
+        self._sequence = (llama.llama_seq_id * size)()
+        self._logits = (ctypes.c_int8 * size)()
+        self._ones = (ctypes.c_int32 * size)(*[1] * size)
+        pointer = ctypes.POINTER(llama.llama_seq_id)
+        width = ctypes.sizeof(llama.llama_seq_id)
+        start = ctypes.addressof(self._sequence)
+        self._sequences = (pointer * size)(
+            *(ctypes.cast(ctypes.c_void_p(start + i * width), pointer) for i in range(size)),
+        )
+        self.native = llama.llama_batch(
+            0,
+            ctypes.cast(self._token, ctypes.POINTER(llama.llama_token)),
+            None,
+            ctypes.cast(self._position, ctypes.POINTER(llama.llama_pos)),
+            ctypes.cast(self._ones, ctypes.POINTER(ctypes.c_int32)),
+            ctypes.cast(self._sequences, ctypes.POINTER(pointer)),
+            ctypes.cast(self._logits, ctypes.POINTER(ctypes.c_int8)),
+        )
+        self._rows: list[int] = []
+
+    def fill(self, feeds: Sequence[Feed]) -> list[int]:
+        """Write the feeds; returns the row of each that wants logits."""
+        for row in self._rows:
+            self._logits[row] = 0
+        rows = self._rows = []
+        end = 0
+        for feed in feeds:
+            start, count = end, len(feed.tokens)
+            end += count
+            if count == 1:
+                self._token[start] = feed.tokens[0]
+                self._position[start] = feed.position
+                self._sequence[start] = feed.sequence
+            else:
+                self._token[start:end] = feed.tokens
+                self._position[start:end] = range(feed.position, feed.position + count)
+                self._sequence[start:end] = [feed.sequence] * count
+            if feed.logits:
+                self._logits[end - 1] = 1
+                rows.append(end - 1)
+        self.tokens = self.native.n_tokens = end
+        return rows

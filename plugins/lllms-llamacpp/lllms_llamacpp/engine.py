@@ -1,0 +1,81 @@
+"""The llama.cpp engine: checks a GGUF file, and loads it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from lllms_core.engines import Engine, Progress
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.gguf import GGUF, read_gguf
+from lllms_core.types import ModelSpec
+from lllms_llamacpp.options import Options
+from lllms_llamacpp.threads import limit_spinning
+
+if TYPE_CHECKING:
+    from lllms_llamacpp.model import LlamaCppModel
+
+_NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
+
+
+class LlamaCppEngine(Engine):
+    """Runs GGUF models with llama.cpp, many requests in one pass."""
+
+    name = "llamacpp"
+    Options = Options
+    file_suffixes = (".gguf",)
+
+    def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
+        """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""
+        path = _file(spec)
+        gguf = read_gguf(path)
+        _check(gguf, path)
+        return describe(gguf, path)
+
+    def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel":
+        """Load the file into a new context."""
+        details = self.inspect(spec)
+        limit_spinning()
+        # An abort in native code would start a debugger for its backtrace, for seconds.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        # Not before: this imports the native library, which reads the environment.
+        from lllms_llamacpp.loading import load
+
+        return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress)
+
+
+def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
+    """What is worth showing about a file; parts of a split file count for themselves."""
+    facts: dict[str, str | int | float | None] = {
+        "name": gguf.metadata.text("general.name") or None,
+        "architecture": gguf.architecture,
+        "parameters": gguf.parameters,
+        "size": path.stat().st_size,
+        "context_trained": gguf.hyperparameter("context_length"),
+        "embedding_length": gguf.hyperparameter("embedding_length"),
+        "layers": gguf.hyperparameter("block_count"),
+        "vocabulary": gguf.metadata.length("tokenizer.ggml.tokens") or None,
+        "license": gguf.metadata.text("general.license") or None,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _file(spec: ModelSpec) -> Path:
+    if spec.file is None:
+        raise ModelLoadFailed(f"model '{spec.name}' names no file; set models.{spec.name}.file to a GGUF file")
+    return spec.file
+
+
+def _check(gguf: GGUF, path: Path) -> None:
+    if not gguf.architecture:
+        raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is no model")
+    kind = gguf.metadata.text("general.type")
+    if kind in _NOT_MODELS:
+        raise ModelLoadFailed(f"'{path}' is no model but {_NOT_MODELS[kind]}")
+    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
+    if part:
+        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")
+    if not gguf.metadata.text("tokenizer.ggml.model"):
+        raise ModelLoadFailed(f"'{path}' has no tokenizer, so that it cannot read or write text")
+    if not os.access(path, os.R_OK):
+        raise ModelLoadFailed(f"'{path}' may not be read")

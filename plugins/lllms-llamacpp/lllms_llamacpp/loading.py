@@ -1,0 +1,140 @@
+"""From a GGUF file and its options to a model that is ready to answer; imports the native library."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import llama_cpp.llama_cpp as llama
+
+from lllms_core.chat import ChatTemplate, default_template
+from lllms_core.engines import Progress
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.gguf import TENSOR_TYPES
+from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
+from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
+from lllms_llamacpp.options import MAX_SEQUENCES, Options
+from lllms_llamacpp.threads import ThreadTuner
+from lllms_llamacpp.vocabulary import Vocabulary
+
+DEFAULT_CONTEXT = 4096
+SEQUENCES = 32
+"""Sequences of a context, busy or kept, unless there are more slots."""
+
+_LOAD_MODES = {
+    (False, False): llama.LLAMA_LOAD_MODE_NONE,
+    (True, False): llama.LLAMA_LOAD_MODE_MMAP,
+    (False, True): llama.LLAMA_LOAD_MODE_MLOCK,
+    (True, True): llama.LLAMA_LOAD_MODE_MMAP_MLOCK,
+}
+_KV_TYPES = {name.lower(): number for number, (name, _, _) in TENSOR_TYPES.items()}
+_FLASH_ATTENTION = {
+    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_ROPE_SCALING = {
+    "model": llama.LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED,
+    "none": llama.LLAMA_ROPE_SCALING_TYPE_NONE,
+    "linear": llama.LLAMA_ROPE_SCALING_TYPE_LINEAR,
+    "yarn": llama.LLAMA_ROPE_SCALING_TYPE_YARN,
+    "longrope": llama.LLAMA_ROPE_SCALING_TYPE_LONGROPE,
+}
+
+
+def load(
+    file: Path, options: Options, allowance: int, details: Mapping[str, str | int | float], progress: Progress,
+) -> LlamaCppModel:
+    """Load a model with `allowance` threads to begin with. Raises `ModelLoadFailed` with llama.cpp's reason."""
+    native_log()
+    threads: Threads = (
+        ThreadTuner(allowance) if options.threads == "auto" else FixedThreads(options.threads, allowance)
+    )
+    model = load_model(str(file), _model_params(options), progress)
+    context = None
+    try:
+        _check_kind(model, file)
+        can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        context_length = _context_length(model, options)
+        kv_size = options.kv_size or context_length * options.slots
+        sequences = min(MAX_SEQUENCES, max(options.slots, SEQUENCES)) if can_trim else options.slots
+        context = create_context(model, _context_params(options, kv_size, sequences, threads.choose(1)), str(file))
+        add_loras(model, context, options.lora)
+        vocabulary = Vocabulary(model)
+        loaded = Loaded(
+            model, context, vocabulary, _template(model, vocabulary, options), threads, context_length, kv_size,
+            options.slots, sequences, options.batch_size, can_trim, options.seed, details,
+        )
+        result = LlamaCppModel(loaded)
+        result.warm_up()
+    except BaseException:
+        if context is not None:
+            llama.llama_free(context)
+        llama.llama_model_free(model)
+        raise
+    return result
+
+
+def _model_params(options: Options) -> llama.llama_model_params:
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = options.gpu_layers
+    params.load_mode = _LOAD_MODES[options.use_mmap, options.use_mlock]
+    return params
+
+
+def _context_params(options: Options, kv_size: int, sequences: int, threads: int) -> llama.llama_context_params:
+    params = llama.llama_context_default_params()
+    params.n_ctx = kv_size
+    params.n_batch = options.batch_size
+    params.n_ubatch = min(options.micro_batch_size, options.batch_size)
+    params.n_seq_max = sequences
+    # A step has one row of logits for each request; without this, memory is set aside for one row for each token.
+    params.n_outputs_max = sequences
+    params.n_threads = params.n_threads_batch = threads
+    params.kv_unified = True
+    # Models with sliding windows keep all cells, so that a sequence can be cut anywhere and continued.
+    params.swa_full = True
+    params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+    params.type_k = _KV_TYPES[options.kv_type_k]
+    params.type_v = _KV_TYPES[options.kv_type_v]
+    params.rope_scaling_type = _ROPE_SCALING[options.rope_scaling]
+    params.rope_freq_base = options.rope_freq_base
+    params.rope_freq_scale = options.rope_freq_scale
+    return params
+
+
+def _check_kind(model: llama.llama_model_p, file: Path) -> None:
+    if llama.llama_model_has_encoder(model):
+        raise ModelLoadFailed(f"'{file}' is a model with an encoder, which this engine cannot run yet")
+    if not llama.llama_model_has_decoder(model) or llama.llama_model_is_diffusion(model):
+        raise ModelLoadFailed(f"'{file}' is a model that does not generate text token by token")
+
+
+def _context_length(model: llama.llama_model_p, options: Options) -> int:
+    if options.context_length != "auto":
+        return options.context_length
+    trained: int = llama.llama_model_n_ctx_train(model)
+    return min(trained, DEFAULT_CONTEXT, options.kv_size or DEFAULT_CONTEXT) if trained > 0 else DEFAULT_CONTEXT
+
+
+def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Options) -> ChatTemplate | None:
+    control = vocabulary.control_tokens()
+    source = _template_source(model, options)
+    if source is None:
+        source = default_template(control)
+    if source is None:
+        return None
+    return ChatTemplate(
+        source, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
+    )
+
+
+def _template_source(model: llama.llama_model_p, options: Options) -> str | None:
+    given = options.chat_template
+    if given is None:
+        own = llama.llama_model_chat_template(model, None)
+        return None if own is None else str(own, "utf-8", "replace")
+    if "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadFailed(f"options.chat_template: the file '{given}' cannot be read: {error}") from None

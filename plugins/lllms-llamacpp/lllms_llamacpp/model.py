@@ -1,0 +1,201 @@
+"""A llama.cpp model that answers several requests at once."""
+
+import ctypes
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Protocol
+
+import llama_cpp.llama_cpp as llama
+from attrs import evolve, field, frozen
+
+from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull
+from lllms_core.types import Sampling
+from lllms_llamacpp.batch import Batch
+from lllms_llamacpp.sampling import ChainSampler
+from lllms_llamacpp.vocabulary import Vocabulary
+
+_ABORTABLE = 32
+"""A decode of at least so many tokens is given up for a cancel; a shorter one ends before that would pay."""
+_NO_SLOT, _ABORTED = 1, 2
+_SET, _CLEAR = b"\x01", b""
+
+
+class Threads(Protocol):
+    """Decides how many threads each decode gets."""
+
+    def allow(self, count: int) -> None:
+        """Use at most `count` threads from now on."""
+
+    def choose(self, tokens: int) -> int:
+        """How many threads a decode of `tokens` tokens gets."""
+
+    def observe(self, tokens: int, threads: int, seconds: float) -> None:
+        """Learn how long a decode took."""
+
+
+class FixedThreads:
+    """Always the configured count, as far as it is granted."""
+
+    def __init__(self, count: int, allowance: int) -> None:
+        self._count = count
+        self._allowance = allowance
+
+    def allow(self, count: int) -> None:
+        """Use at most `count` threads from now on."""
+        self._allowance = count
+
+    def choose(self, tokens: int) -> int:  # noqa: ARG002  # as all `Threads`
+        """The configured count, or the allowance."""
+        return max(1, min(self._count, self._allowance))
+
+    def observe(self, tokens: int, threads: int, seconds: float) -> None:
+        """Nothing is learnt."""
+
+
+class NativeFlag(threading.Event):
+    """An event that C code can see: `strlen` of its byte is 1 while it is set, else 0.
+
+    So `strlen` serves as llama.cpp's abort callback, asked before each node of the graph without Python or its lock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.byte = ctypes.create_string_buffer(2)
+
+    def set(self) -> None:
+        """Set the event, and the byte."""
+        self.byte.value = _SET
+        super().set()
+
+    def clear(self) -> None:
+        """Clear the event, and the byte."""
+        self.byte.value = _CLEAR
+        super().clear()
+
+
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL("msvcrt" if os.name == "nt" else None)
+
+
+@frozen
+class Loaded:
+    """What a load leaves behind."""
+
+    model: llama.llama_model_p
+    context: llama.llama_context_p
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+    threads: Threads
+    context_length: int
+    kv_size: int
+    slots: int
+    sequences: int
+    batch_size: int
+    can_trim: bool
+    seed: int | None
+    details: Mapping[str, str | int | float] = field(factory=dict)
+
+
+class LlamaCppModel(BatchingModel):
+    """The token-level methods over one llama.cpp context with a unified KV cache."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        super().__init__(
+            slots=loaded.slots, context_length=loaded.context_length, kv_size=loaded.kv_size,
+            sequences=loaded.sequences, batch_size=loaded.batch_size, template=loaded.template,
+            can_trim=loaded.can_trim,
+        )
+        self._loaded = loaded
+        self._context = loaded.context
+        self._memory = llama.llama_get_memory(loaded.context)
+        self._vocabulary = loaded.vocabulary
+        self._threads = loaded.threads
+        self._can_trim = loaded.can_trim
+        self._batch = Batch(loaded.batch_size)
+        self._threads_set = 0
+        self._abortable = False
+        flag = self.interrupt = NativeFlag()
+        self._flag_byte = ctypes.cast(flag.byte, ctypes.c_void_p)
+        self._abort = ctypes.cast(_c_library().strlen, llama.ggml_abort_callback)
+        self._never = llama.ggml_abort_callback()
+
+    def details(self) -> Mapping[str, str | int | float]:
+        """What the file says about itself."""
+        return self._loaded.details
+
+    def use_threads(self, count: int) -> None:
+        """Compute with at most `count` threads from the next decode on."""
+        self._threads.allow(count)
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """Tokens of a prompt, with BOS once if the vocabulary wants it."""
+        return self._vocabulary.tokenize(segments)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; control tokens stand for none."""
+        return self._vocabulary.piece(token)
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
+        return self._vocabulary.is_end(token)
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ChainSampler:
+        """A fresh chain of samplers."""
+        if sampling.seed is None and self._loaded.seed is not None:
+            sampling = evolve(sampling, seed=self._loaded.seed)
+        return ChainSampler(
+            self._context, sampling, prompt, vocabulary=self._vocabulary.size, context_length=self.context_length,
+        )
+
+    def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
+        """Evaluate all feeds in one `llama_decode`."""
+        rows = self._batch.fill(feeds)
+        tokens = self._batch.tokens
+        threads = self._threads.choose(tokens)
+        if threads != self._threads_set:
+            llama.llama_set_n_threads(self._context, threads, threads)
+            self._threads_set = threads
+        abortable = tokens >= _ABORTABLE and self._can_trim
+        if abortable != self._abortable:
+            llama.llama_set_abort_callback(self._context, self._abort if abortable else self._never, self._flag_byte)
+            self._abortable = abortable
+        started = perf_counter()
+        code = llama.llama_decode(self._context, self._batch.native)
+        if code == 0:
+            # A GPU works on after the call returns.
+            llama.llama_synchronize(self._context)
+            self._threads.observe(tokens, threads, perf_counter() - started)
+            return rows
+        if code == _NO_SLOT:
+            raise KVCacheFull
+        if code == _ABORTED:
+            raise Interrupted
+        raise RuntimeError(f"llama_decode failed with code {code} on {tokens} tokens")
+
+    def trim(self, sequence: int, length: int) -> bool:
+        """Keep the first `length` tokens; recurrent and hybrid models can only drop all."""
+        if length and not self._can_trim:
+            return False
+        return bool(llama.llama_memory_seq_rm(self._memory, sequence, length or -1, -1))
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Share the cells of the first `length` tokens."""
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def warm_up(self) -> None:
+        """Touch all weights, so that the first request does not pay for reading them."""
+        llama.llama_set_warmup(self._context, True)  # noqa: FBT003  # C
+        self.decode([Feed(0, 0, [0], logits=True)])
+        llama.llama_set_warmup(self._context, False)  # noqa: FBT003
+        llama.llama_memory_clear(self._memory, True)  # noqa: FBT003
+
+    def close(self) -> None:
+        """Free samplers, context and model, once."""
+        super().close()
+        context, self._context = self._context, None
+        if context is not None:
+            llama.llama_free(context)
+            llama.llama_model_free(self._loaded.model)

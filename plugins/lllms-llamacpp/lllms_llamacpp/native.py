@@ -1,0 +1,135 @@
+"""Loading with llama.cpp: its log lines become Python's, and the reasons of its failures."""
+
+import ctypes
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+
+import llama_cpp.llama_cpp as llama
+
+from lllms_core.engines import Progress
+from lllms_core.errors import ModelLoadFailed
+from lllms_llamacpp.options import Lora
+
+logger = logging.getLogger("lllms.llamacpp")
+
+# llama.cpp writes hundreds of lines about a load at INFO; only what may be wrong is worth a line in a server's log.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
+_ERROR, _CONTINUED = 4, 5
+_REASONS = 20
+
+
+class NativeLog:
+    """Takes llama.cpp's log, which comes from any thread and in pieces of lines."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._line = ""
+        self._level = 0
+        self._errors: deque[str] = deque(maxlen=_REASONS)
+        # C keeps only the pointer; without this reference it would point to freed memory.
+        self._callback = llama.llama_log_callback(self._take)
+
+    def install(self) -> None:
+        """Receive all lines from now on."""
+        llama.llama_log_set(self._callback, None)
+
+    @contextmanager
+    def errors(self) -> Iterator[deque[str]]:
+        """The lines that are logged as errors from now on, the latest at the end."""
+        with self._lock:
+            self._errors = deque(maxlen=_REASONS)
+        yield self._errors
+
+    def _take(self, level: int, text: bytes, _: object) -> None:
+        with self._lock:
+            if level != _CONTINUED:
+                self._level = level
+            self._line += text.decode(errors="replace")
+            if not self._line.endswith("\n"):
+                return
+            line, self._line = self._line.strip(), ""
+            if self._level == _ERROR:
+                self._errors.append(line)
+        if line.strip("."):
+            logger.log(_LEVELS.get(self._level, logging.DEBUG), "%s", line)
+
+
+_log: NativeLog | None = None
+
+
+def native_log() -> NativeLog:
+    """Start llama.cpp's backend once in this process, and return its log."""
+    global _log  # noqa: PLW0603  # the library's state is global, and so is this
+    if _log is None:
+        log = NativeLog()
+        log.install()
+        llama.llama_backend_init()
+        _log = log
+    return _log
+
+
+def reason(errors: deque[str]) -> str:
+    """What llama.cpp gave as the reason, from the lines that it logged as errors."""
+    told = [line.split("error loading model:", 1)[-1] for line in errors if "error loading model:" in line]
+    text = told[-1] if told else next(iter(errors), "")
+    # "function_name: what happened": the function says nothing to people.
+    head, colon, tail = text.partition(": ")
+    return (tail if colon and " " not in head.strip() else text).strip() or "llama.cpp gave no reason"
+
+
+def load_model(path: str, params: llama.llama_model_params, progress: Progress) -> llama.llama_model_p:
+    """Load a model file. Raises `ModelLoadFailed` with llama.cpp's reason, or whatever `progress` raises."""
+    raised: list[BaseException] = []
+
+    def report(fraction: float, _: object) -> bool:
+        try:
+            progress(fraction)
+        except BaseException as error:  # noqa: BLE001  # it cannot pass through C, and is raised again below
+            raised.append(error)
+        return not raised
+
+    callback = llama.llama_progress_callback(report)
+    params.progress_callback = callback
+    with native_log().errors() as errors:
+        model = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if raised:
+        if model:
+            llama.llama_model_free(model)
+        raise raised[0]
+    if not model:
+        raise ModelLoadFailed(f"'{path}' cannot be loaded: {reason(errors)}")
+    return model
+
+
+def create_context(model: llama.llama_model_p, params: llama.llama_context_params, path: str) -> llama.llama_context_p:
+    """Create a context for a model. Raises `ModelLoadFailed` with llama.cpp's reason."""
+    with native_log().errors() as errors:
+        context = llama.llama_init_from_model(model, params)
+    if not context:
+        raise ModelLoadFailed(
+            f"no context can be created for '{path}': {reason(errors)}; "
+            "check options.context_length, kv_size, kv_type_* and flash_attention, and the free memory",
+        )
+    return context
+
+
+def add_loras(model: llama.llama_model_p, context: llama.llama_context_p, loras: tuple[Lora, ...]) -> None:
+    """Apply adapters to a context; they live as long as the model. Raises `ModelLoadFailed`."""
+    if not loras:
+        return
+    adapters = []
+    for lora in loras:
+        with native_log().errors() as errors:
+            adapter = llama.llama_adapter_lora_init(model, os.fsencode(os.path.expanduser(lora.path)))  # noqa: PTH111  # str
+        if not adapter:
+            raise ModelLoadFailed(f"the LoRA adapter '{lora.path}' cannot be used: {reason(errors)}")
+        adapters.append(adapter)
+    count = len(adapters)
+    handles = (llama.llama_adapter_lora_p_ctypes * count)(*adapters)
+    scales = (ctypes.c_float * count)(*(lora.scale for lora in loras))
+    if llama.llama_set_adapters_lora(context, handles, count, scales) != 0:
+        raise ModelLoadFailed(f"the LoRA adapters {', '.join(lora.path for lora in loras)} cannot be applied")

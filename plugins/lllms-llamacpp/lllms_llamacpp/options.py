@@ -1,0 +1,117 @@
+"""What `[models.X.options]` may say for the llama.cpp engine; everything is checked before C code sees it."""
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, Literal, get_args
+
+from attrs import Attribute, field, frozen, validators
+
+KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+"""How keys or values of the KV cache are stored."""
+RopeScaling = Literal["model", "none", "linear", "yarn", "longrope"]
+
+_UNQUANTISED = ("f32", "f16", "bf16")
+MAX_SEQUENCES = 256
+"""llama.cpp's own limit for the sequences of one context."""
+
+Validator = Callable[[Any, "Attribute[Any]", Any], None]
+
+
+def _whole(minimum: int, maximum: int = 2**31 - 1, *words: str) -> Validator:
+    """An integer of this range, or one of the words."""
+
+    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
+        if isinstance(value, str) and value in words:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            others = "".join(f' or "{word}"' for word in words)
+            raise ValueError(f"{attribute.name} is {value!r}; set an integer from {minimum} to {maximum}{others}")
+
+    return check
+
+
+def _number(minimum: float) -> Validator:
+    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < minimum:
+            raise ValueError(f"{attribute.name} is {value!r}; set a finite number of at least {minimum}")
+
+    return check
+
+
+def _one_of(alias: object) -> Validator:
+    words = get_args(alias)
+
+    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
+        if value not in words:
+            raise ValueError(f"{attribute.name} is {value!r}; choose one of {', '.join(words)}")
+
+    return check
+
+
+@frozen
+class Lora:
+    """A LoRA adapter in GGUF format, applied to every request of the model."""
+
+    path: str = field(validator=validators.and_(validators.instance_of(str), validators.min_len(1)))
+    scale: float = field(default=1.0, validator=_number(float("-inf")))
+
+
+@frozen
+class Options:
+    """The keys of `[models.X.options]` for the llama.cpp engine."""
+
+    context_length: int | Literal["auto"] = field(default="auto", validator=_whole(1, 2**31 - 1, "auto"))
+    """Tokens that one request may hold, prompt and answer together. "auto": what the model was trained for, at most
+    4096, since the memory of the KV cache grows with it."""
+    slots: int = field(default=4, validator=_whole(1, MAX_SEQUENCES))
+    """Requests that run at once."""
+    kv_size: int | None = field(default=None, validator=validators.optional(_whole(1)))
+    """Tokens of KV cache that all slots share; by default `context_length` times `slots`. With less, requests whose
+    prompt and answer have no room wait for others to end."""
+    threads: int | Literal["auto"] = field(default="auto", validator=_whole(1, 1024, "auto"))
+    """"auto" follows what the pool grants and what the machine has to spare, step by step. A number is used as it is,
+    as far as the pool grants it."""
+    batch_size: int = field(default=512, validator=_whole(1, 2**20))
+    """The most tokens of one step, over all slots."""
+    micro_batch_size: int = field(default=512, validator=_whole(1, 2**20))
+    """The most tokens that go through the layers together; at most `batch_size` counts."""
+    gpu_layers: int = field(default=-1, validator=_whole(-1))
+    """Layers on the GPU; -1: all. Without a GPU, or in a build without GPU support, it changes nothing."""
+    flash_attention: Literal["auto", "on", "off"] = field(
+        default="auto", validator=_one_of(Literal["auto", "on", "off"]),
+    )
+    kv_type_k: KVType = field(default="f16", validator=_one_of(KVType))
+    """How the KV cache stores keys."""
+    kv_type_v: KVType = field(default="f16", validator=_one_of(KVType))
+    """How the KV cache stores values; a quantised type needs flash attention."""
+    use_mmap: bool = field(default=True, validator=validators.instance_of(bool))
+    """Map the file into memory rather than read it: loads faster, and instances of one model share the memory."""
+    use_mlock: bool = field(default=False, validator=validators.instance_of(bool))
+    """Keep the weights from being swapped out."""
+    chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    """A Jinja2 template, or the path of a file with one, instead of the model's own."""
+    rope_scaling: RopeScaling = field(default="model", validator=_one_of(RopeScaling))
+    """How positions beyond the trained context are scaled; "model": as its file says."""
+    rope_freq_base: float = field(default=0.0, validator=_number(0))
+    """RoPE's base frequency; 0: the model's."""
+    rope_freq_scale: float = field(default=0.0, validator=_number(0))
+    """RoPE's frequency factor, 0.5 for twice the context; 0: the model's."""
+    lora: tuple[Lora, ...] = field(
+        default=(), converter=tuple, validator=validators.deep_iterable(validators.instance_of(Lora)),
+    )
+    """LoRA adapters, applied to every request: `lora = [{ path = "a.gguf", scale = 0.5 }]`."""
+    seed: int | None = field(default=None, validator=validators.optional(_whole(-(2**63), 2**63 - 1)))
+    """The seed of requests that bring none; by default each draws its own."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.batch_size < self.slots:
+            raise ValueError(f"batch_size is {self.batch_size}, but {self.slots} slots need a token each in every step")
+        if self.kv_type_v not in _UNQUANTISED and self.flash_attention == "off":
+            raise ValueError(
+                f"kv_type_v is {self.kv_type_v}, which needs flash attention; set flash_attention or kv_type_v",
+            )
+        if self.kv_size is not None and self.context_length != "auto" and self.kv_size < self.context_length:
+            raise ValueError(
+                f"kv_size is {self.kv_size}, but one request may hold {self.context_length} tokens; "
+                "raise kv_size or lower context_length",
+            )

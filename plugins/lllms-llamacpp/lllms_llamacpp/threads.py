@@ -1,0 +1,267 @@
+"""With how many threads to run each decode, learnt from how long decodes take.
+
+ggml's threads meet at a barrier after every operation, so one thread that has to wait for a core stalls all of them. On
+two cores a second thread speeds a quiet machine up by half or more; beside another program that runs a model it makes
+single steps ten to a hundred times slower. No fixed count is right, so each decode asks a `ThreadTuner`:
+
+- Batches of about one size are a class. What is known of a class is kept apart for a calm machine and for a crowded one
+  (others hold a good part of our cores), so that both answers are remembered.
+- A class starts with the cores that others leave, and **probes** neighbouring counts: a few decodes, given up as soon
+  as they can no longer win. Each failed probe makes the next one four times rarer, and all of them together may cost
+  about one percent of the decoding time.
+- Between probes a **debt** sums what the present count loses against the best lower one. When stalls eat more than the
+  gain of many good steps, the tuner **retreats** to that lower count at once; on a calm machine it soon comes back.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from functools import cache
+
+from attrs import Factory, define, field
+
+from lllms_core.machine import CpuWatch
+
+_SHARE = 0.01  # of the decoding time may go into probes
+_BUDGET = 0.2  # seconds of probing that may be saved up
+_WORST = -0.6  # seconds; a dearer probe than this is forgiven, or one stall would end all probing
+_LOOK = 0.5  # seconds between looks at the machine; one takes about 0.25 ms
+_LOOK_AGAIN = 0.1  # seconds until the next try after a look that told nothing
+_OLD = 2.0  # seconds; what a look tells about a longer time than this is history
+_CROWDED, _CALM = 0.7, 0.5  # cores of our allowance that others hold: above is crowded, below is calm
+_PROBE_STEPS = 4
+_PROBE_SECONDS = 0.1  # a probe of slow decodes ends after this
+_WIN = 0.97  # a probe wins with less than this share of the present count's time
+_FIRST_WAIT, _LONGEST_WAIT, _WAIT_GROWTH = 4, 1024, 4  # decodes of a class between two probes of one count
+_PAUSE = 0.05  # seconds without a decode, after which the next one is slow for reasons of its own
+_OUTLIER = 4.0  # times the usual pace: what a first decode after a pause may take, and the most that one step counts
+_MEMORY = 1 / 8  # weight of the newest decode in the pace
+_SLACK = 4.0  # steps' worth of good times that a stall has to eat before it counts
+
+
+def limit_spinning() -> None:
+    """Have OpenMP's threads sleep after about 50 microseconds of waiting; call it before llama_cpp is imported.
+
+    By default they spin for milliseconds, which takes the cores from the server and its clients between two decodes and
+    lets two such programs starve each other, and gains nothing between ggml's short operations. What the user has set
+    in the environment stays.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "2000"
+
+
+@define
+class _Probe:
+    """A trial of another count."""
+
+    count: int
+    steps: int = 0
+    seconds: float = 0.0
+    expected: float = 0.0
+    tokens: int = 0
+
+
+@define
+class _Class:
+    """What is known about batches of about one size, on a calm or on a crowded machine."""
+
+    ladder: tuple[int, ...]
+    count: int
+    cautious: bool
+    """Whether the machine is crowded, so that a higher count is likely to stall."""
+    paces: dict[int, float] = Factory(dict)
+    """Seconds per token with so many threads."""
+    steps: int = 0
+    arrived: int = 0
+    waits: dict[int, int] = Factory(dict)
+    due: dict[int, int] = Factory(dict)
+    losses: dict[int, float] = Factory(dict)
+    debt: float = 0.0
+    fled: int = 0
+    """The higher count that the last retreat left; 0 if none."""
+    probe: _Probe | None = None
+
+    def choose(self, tokens: int, budget: float) -> int:
+        """The count for the next decode, given the seconds that probes may cost now."""
+        if self.probe is None and self.steps - self.arrived >= _FIRST_WAIT:
+            self.probe = self._next_probe(tokens, budget)
+        return self.count if self.probe is None else self.probe.count
+
+    def observe(self, tokens: int, seconds: float) -> float:
+        """Learn from a decode with the chosen count; the answer is the seconds that a probe or a retreat has cost."""
+        self.steps += 1
+        if self.probe is not None:
+            return self._judge(self.probe, tokens, seconds)
+        self._remember(tokens, seconds)
+        rival = self._rival()
+        usual = self.paces[rival] if rival in self.paces else self.paces[self.count] * self.count / rival
+        usual *= tokens
+        self.debt = max(self.debt + seconds - usual, -_SLACK * usual)
+        if self.steps - self.arrived > 2 * self.waits.get(self.count, 0):
+            self.waits.pop(self.count, None)
+        if rival == self.count or self.debt <= usual:
+            return 0.0
+        cost, self.fled = self.debt, self.count
+        self.losses[self.count] = cost
+        self._postpone(self.count)
+        self._move(rival)
+        return cost
+
+    def slow(self, tokens: int, seconds: float) -> bool:
+        """Whether a decode took a multiple of what this class usually takes."""
+        return self.count in self.paces and seconds > _OUTLIER * self.paces[self.count] * tokens
+
+    def forgive(self) -> None:
+        """Probe anew, as the machine has changed."""
+        self.waits.clear()
+        self.due.clear()
+
+    def _next_probe(self, tokens: int, budget: float) -> _Probe | None:
+        rung = self.ladder.index(self.count)
+        # On a crowded machine one thread is the safe harbour, so it is the first to know.
+        harbour = [1] if self.cautious and 1 not in self.paces else []
+        near = self.ladder[rung + 1 : rung + 2] + self.ladder[max(0, rung - 1) : rung]
+        for count in (*filter(None, [self.fled]), *harbour, *near):
+            if count != self.count and self.steps >= self.due.get(count, 0) and budget >= self._price(count, tokens):
+                return _Probe(count)
+        return None
+
+    def _price(self, count: int, tokens: int) -> float:
+        """The seconds that must have been saved up to probe `count`: what it is expected to lose."""
+        if count > self.count:
+            if not self.cautious:
+                return min(self.losses.get(count, 0.0), _BUDGET) if count != self.fled else _WORST
+            return min(self.losses.get(count, _BUDGET), _BUDGET)
+        loss = _PROBE_STEPS * tokens * self.paces[self.count] * (1 - count / self.count)
+        return min(self.losses.get(count, loss), _BUDGET / 2 if self.cautious else _BUDGET)
+
+    def _judge(self, probe: _Probe, tokens: int, seconds: float) -> float:
+        probe.steps += 1
+        probe.seconds += seconds
+        probe.tokens += tokens
+        probe.expected += self.paces[self.count] * tokens
+        self.paces[probe.count] = probe.seconds / probe.tokens
+        ends = probe.steps == _PROBE_STEPS or probe.expected > _PROBE_SECONDS
+        whole = probe.expected if ends else probe.expected * _PROBE_STEPS / probe.steps
+        if not ends and probe.seconds <= _WIN * whole:
+            return 0.0
+        self.probe = None
+        loss = max(0.0, probe.seconds - probe.expected)
+        self.losses[probe.count] = loss
+        if probe.seconds <= _WIN * probe.expected and ends:
+            self._move(probe.count)
+        else:
+            self._postpone(probe.count)
+        return loss
+
+    def _remember(self, tokens: int, seconds: float) -> None:
+        pace = seconds / tokens
+        old = self.paces.get(self.count, pace)
+        self.paces[self.count] = old + _MEMORY * (min(pace, _OUTLIER * old) - old)
+
+    def _rival(self) -> int:
+        """The lower count to compare with: the fastest of those measured, else one thread."""
+        known = [count for count in self.paces if count < self.count]
+        return min(known, key=self.paces.__getitem__, default=1)
+
+    def _postpone(self, count: int) -> None:
+        wait = self.waits.get(count, _FIRST_WAIT)
+        self.due[count] = self.steps + wait
+        self.waits[count] = min(wait * _WAIT_GROWTH, _LONGEST_WAIT)
+
+    def _move(self, count: int) -> None:
+        if count >= self.fled:
+            self.fled = 0
+        self.count, self.arrived, self.debt = count, self.steps, 0.0
+
+
+@define
+class ThreadTuner:
+    """Chooses the threads of each decode: the best count on a quiet machine, and never stalled for long on a busy one.
+
+    Ask `choose` before a decode, tell `observe` after it; both take a few microseconds. One thread calls all methods.
+    `spare_cores` answers how many cores other programs left since it was last asked, or None if it cannot tell; then
+    measured times alone decide.
+    """
+
+    _allowance: int
+    _clock: Callable[[], float] = field(default=time.perf_counter, kw_only=True)
+    _spare_cores: Callable[[], float | None] = field(factory=lambda: CpuWatch().spare_cores, kw_only=True)
+    _classes: dict[tuple[int, bool, int], _Class] = field(factory=dict, init=False)
+    _current: _Class | None = field(default=None, init=False)
+    _spare: float | None = field(default=None, init=False)
+    _crowded: bool = field(default=False, init=False)
+    _looked_at: float = field(default=0.0, init=False)
+    _look_at: float = field(default=0.0, init=False)
+    _ended_at: float = field(default=0.0, init=False)
+    _paused: bool = field(default=True, init=False)
+    _budget: float = field(default=_BUDGET / 2, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._looked_at = self._look_at = self._ended_at = self._clock()
+        self.allow(self._allowance)
+
+    def allow(self, count: int) -> None:
+        """Use at most `count` threads from now on; what was learnt with other allowances is kept for their return."""
+        if count < 1:
+            raise ValueError(f"the allowance is {count} threads; at least 1 is needed")
+        self._allowance = count
+
+    def choose(self, tokens: int) -> int:
+        """The number of threads for a decode of `tokens` tokens: 1 up to the allowance."""
+        now = self._clock()
+        if now >= self._look_at:
+            self._look(now)
+        self._paused = now - self._ended_at > _PAUSE
+        self._current = self._class_of(tokens)
+        return self._current.choose(tokens, self._budget)
+
+    def observe(self, tokens: int, threads: int, seconds: float) -> None:
+        """Learn that the decode chosen last, of `tokens` tokens with `threads` threads, took `seconds`."""
+        self._ended_at = self._clock()
+        self._budget = min(self._budget + _SHARE * seconds, _BUDGET)
+        learnt, self._current = self._current, None
+        if learnt is None or threads != (learnt.count if learnt.probe is None else learnt.probe.count):
+            return  # not the decode that was asked for: nothing to compare it with
+        slow = learnt.slow(tokens, seconds)
+        if slow:
+            self._look_at = self._ended_at
+        if self._paused and not slow:
+            return
+        cost = learnt.observe(tokens, seconds)
+        self._budget = max(self._budget - cost, _WORST)
+
+    def _look(self, now: float) -> None:
+        old = now - self._looked_at > _OLD and self._spare is not None
+        spare = self._spare_cores()
+        if spare is None or old:
+            self._look_at = now + _LOOK_AGAIN
+            self._looked_at = now if old else self._looked_at
+            return
+        self._looked_at, self._look_at = now, now + _LOOK
+        self._spare = spare
+        crowded = self._allowance - spare > (_CALM if self._crowded else _CROWDED)
+        if crowded != self._crowded:
+            self._crowded = crowded
+            for known in self._classes.values():
+                known.forgive()
+
+    def _class_of(self, tokens: int) -> _Class:
+        key = (self._allowance, self._crowded, tokens.bit_length())
+        known = self._classes.get(key)
+        if known is None:
+            ladder = _ladder(self._allowance)
+            spare = self._spare if self._crowded and self._spare is not None else float(self._allowance)
+            start = max(count for count in ladder if count <= max(1.0, spare))
+            known = self._classes[key] = _Class(ladder, start, cautious=self._crowded)
+        return known
+
+
+@cache
+def _ladder(allowance: int) -> tuple[int, ...]:
+    """The counts worth trying, rising by about a factor of 1.4: 1, 2, 3, 4, 6, 8 for an allowance of eight."""
+    counts, count = {1}, float(allowance)
+    while count > 1:
+        counts.add(round(count))
+        count /= 2**0.5
+    return tuple(sorted(counts))

@@ -1,0 +1,100 @@
+"""Text to tokens and back, by the vocabulary of a loaded model."""
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as llama
+
+from lllms_core.chat import Segment
+
+_ANCHORS = ("\x01", "\n", "0", "|", "a")
+"""Texts that a segment can be tokenised behind; the first has a byte token that merges with nothing."""
+_PARSED_FROM_TEXT = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+
+
+class Vocabulary:
+    """The tokens of a model; `model` stays loaded for as long as this is used."""
+
+    def __init__(self, model: llama.llama_model_p) -> None:
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.size: int = llama.llama_vocab_n_tokens(self._vocab)
+        self._adds_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
+        self._bos: int = llama.llama_vocab_bos(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        # SentencePiece puts a space before a text, which is wrong in the middle of a prompt.
+        self._adds_space = self.piece(next(iter(self._tokens("a", parse_special=False)), 0)).startswith(b" ")
+
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """The tokens of a prompt; BOS comes first, once, if the vocabulary wants it."""
+        tokens: list[int] = []
+        for segment in segments:
+            tokens += self._continue(segment) if tokens else self._tokens(segment.text, segment.parse_special)
+        if self._adds_bos and self._bos >= 0 and tokens[:1] != [self._bos]:
+            tokens.insert(0, self._bos)
+        return tokens
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; none for a control token."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
+        end = self._ends.get(token)
+        if end is None:
+            end = self._ends[token] = llama.llama_vocab_is_eog(self._vocab, token)
+        return end
+
+    def control_tokens(self) -> list[str]:
+        """The texts that are parsed into control tokens where a prompt's control tokens are parsed at all."""
+        attributes = llama.llama_vocab_get_attr
+        return [
+            self._text(token) for token in range(self.size) if attributes(self._vocab, token) & _PARSED_FROM_TEXT
+        ]
+
+    @property
+    def bos_token(self) -> str:
+        """The text of BOS, as chat templates write it; "" if there is none."""
+        return self._text(self._bos) if self._bos >= 0 else ""
+
+    @property
+    def eos_token(self) -> str:
+        """The text of EOS, as chat templates write it; "" if there is none."""
+        eos = llama.llama_vocab_eos(self._vocab)
+        return self._text(eos) if eos >= 0 else ""
+
+    def _continue(self, segment: Segment) -> list[int]:
+        """Tokens of a text that stands behind others."""
+        if self._adds_space:
+            for anchor in _ANCHORS:
+                before = self._tokens(anchor, segment.parse_special)
+                tokens = self._tokens(anchor + segment.text, segment.parse_special)
+                if tokens[: len(before)] == before:
+                    return tokens[len(before) :]
+        return self._tokens(segment.text, segment.parse_special)
+
+    def _tokens(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001  # as in llama_tokenize
+        data = text.encode(errors="replace")
+        room = len(data) + 16
+        tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, False, parse_special)  # noqa: FBT003  # C
+        if count < 0:
+            tokens = (llama.llama_token * -count)()
+            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, -count, False, parse_special)  # noqa: FBT003
+        return list(tokens[:count])
+
+    def _text(self, token: int) -> str:
+        text: bytes = llama.llama_vocab_get_text(self._vocab, token)
+        return text.decode(errors="replace")
+
+    def _read_piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)  # noqa: FBT003  # C
+            if length >= 0:
+                return buffer.raw[:length]
+            room = -length

@@ -1,0 +1,273 @@
+"""The thread tuner on a simulated machine: what it makes of quiet, crowded and changing cores, in exact seconds."""
+
+import os
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from attrs import define, field
+from hypothesis import given
+from hypothesis import strategies as st
+from lllms_llamacpp.threads import ThreadTuner, limit_spinning
+
+
+@define
+class Machine:
+    """A machine of `cores` cores with a virtual clock; times as measured for a 160M model on two cores."""
+
+    cores: int = 2
+    others: float = 0.0
+    """Cores that other programs want. Above half a core, several threads stall as spinning neighbours make them."""
+    first: float = 0.010
+    """Seconds that one thread takes for a decode, whatever it holds."""
+    each: float = 0.006
+    """Seconds that each token adds."""
+    shared: float = 0.85
+    """The part of the work that threads share."""
+    hiccups: float = 0.0
+    """The part of decodes that take 60 ms more."""
+    growth: float = 0.0
+    """The part by which each decode is slower than the one before, as a context fills."""
+    stall: tuple[float, float] = (0.08, 1.0)
+    tells: bool = True
+    now: float = 0.0
+    decoded: int = 0
+    looked_at: float = 0.0
+    noise: random.Random = field(factory=lambda: random.Random(7))
+
+    def clock(self) -> float:
+        return self.now
+
+    def spare(self) -> float | None:
+        if not self.tells or self.now - self.looked_at < 0.1:
+            return None
+        self.looked_at = self.now
+        return self.cores - min(self.others, self.cores * 0.67) + self.noise.uniform(-0.1, 0.1)
+
+    def decode(self, tokens: int, threads: int) -> float:
+        alone = (self.first + self.each * tokens) * (1 + self.growth * self.decoded)
+        seconds = alone * (1 - self.shared + self.shared / threads) * self.noise.uniform(0.9, 1.15)
+        if self.others > 0.5:
+            free = max(0.6, self.cores - self.others)
+            seconds = alone * 1.4 if threads <= free or threads == 1 else self.noise.uniform(*self.stall)
+        elif self.noise.random() < self.others + self.hiccups:
+            seconds += 0.06 if self.noise.random() < self.hiccups else 0.002
+        self.now += seconds
+        self.decoded += 1
+        return seconds
+
+    def tuner(self, allowance: int | None = None) -> ThreadTuner:
+        return ThreadTuner(allowance or self.cores, clock=self.clock, spare_cores=self.spare)
+
+
+def rate(machine: Machine, choose: Callable[[int], int], seconds: float, tokens: int = 1,
+         observe: Callable[[int, int, float], None] = lambda *_: None) -> float:
+    """Decodes per second over `seconds` of the machine's time; half a millisecond passes between two decodes."""
+    start, decodes = machine.now, 0
+    while machine.now - start < seconds:
+        threads = choose(tokens)
+        observe(tokens, threads, machine.decode(tokens, threads))
+        machine.now += 0.0005
+        decodes += 1
+    return decodes / (machine.now - start)
+
+
+def against_best(seconds: float = 20.0, tokens: int = 1, **machine: object) -> float:
+    """The tuner's rate as a share of the best fixed count's on the same machine."""
+    cores = Machine(**machine).cores
+    fixed = [rate(Machine(**machine), lambda _, n=n: n, seconds, tokens) for n in range(1, cores + 1)]
+    tuned = Machine(**machine)
+    tuner = tuned.tuner()
+    return rate(tuned, tuner.choose, seconds, tokens, tuner.observe) / max(fixed)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+@pytest.mark.parametrize("tokens", [1, 8, 200])
+def test_a_quiet_machine_gets_nearly_the_best_fixed_count(tokens: int, tells: bool):
+    """Probing and mistakes together cost less than three percent, with or without news of the machine's load."""
+    assert against_best(40, tokens, tells=tells) > 0.97
+
+
+@pytest.mark.parametrize("cores", [4, 16])
+def test_more_cores_are_found_to_be_better_too(cores: int):
+    """The ladder of counts costs no more than that on larger machines."""
+    assert against_best(tokens=8, cores=cores) > 0.97
+
+
+@pytest.mark.parametrize("tokens", [1, 8])
+@pytest.mark.parametrize(("tells", "least"), [(True, 0.95), (False, 0.8)])
+def test_beside_a_program_that_stalls_threads_one_thread_wins(tokens: int, tells: bool, least: float):
+    """A fixed two threads would run at a tenth and less; the tuner keeps nearly all of what one thread gives."""
+    assert against_best(seconds=60, tokens=tokens, others=2.0, tells=tells) > least
+
+
+def test_a_crowded_machine_is_recognised_before_the_first_stall():
+    """What others took while the model was loaded decides about the first decode."""
+    machine = Machine(others=2.0)
+    tuner = machine.tuner()
+    machine.now = 1.0
+    assert tuner.choose(1) == 1
+
+
+def test_crowded_cores_that_do_not_stall_are_used_all_the_same():
+    """Measured times decide, not the load: here two threads are faster although others are at work."""
+    machine = Machine(others=2.0, stall=(0.008, 0.009))
+    tuner = machine.tuner()
+    machine.now = 1.0
+    rate(machine, tuner.choose, 20, 1, tuner.observe)
+    assert tuner.choose(1) == 2
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_contention_that_starts_and_ends_is_followed(tells: bool):
+    """Half the time quiet, half crowded, in turns of eight seconds: still nearly the best count of each."""
+    best = 0.0
+    machine = Machine(tells=tells)
+    tuner = machine.tuner()
+    reached = 0.0
+    for turn in range(8):
+        machine.others = 2.0 * (turn % 2)
+        fixed = Machine(others=machine.others)
+        best += rate(fixed, lambda _, n=2 - turn % 2: n, 8)
+        reached += rate(machine, tuner.choose, 8, 1, tuner.observe)
+    assert reached / best > (0.9 if tells else 0.75)
+
+
+def test_the_first_stall_ends_the_use_of_several_threads():
+    """Contention may start at any moment: the step after a stall of half a second runs with one thread."""
+    machine = Machine(tells=False)
+    tuner = machine.tuner()
+    rate(machine, tuner.choose, 5, 1, tuner.observe)
+    assert tuner.choose(1) == 2
+    machine.now += 0.5
+    tuner.observe(1, 2, 0.5)
+    assert tuner.choose(1) == 1
+
+
+@pytest.mark.parametrize("others", [0.05, 0.15, 0.3])
+@pytest.mark.parametrize("tokens", [1, 8])
+def test_a_light_load_does_not_scare(others: float, tokens: int):
+    """The server and its clients use some of the same cores; several threads stay the better choice."""
+    assert against_best(tokens=tokens, others=others, hiccups=0.01) > 0.95
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_tiny_model_runs_with_one_thread(tells: bool):
+    """Where threads only cost, one is found to be best."""
+    assert against_best(first=0.0004, each=0.0002, shared=-0.5, tells=tells, seconds=5) > 0.95
+
+
+def test_a_filling_context_is_no_contention():
+    """Steps that grow slower by and by, up to three times, do not end the use of two threads."""
+    assert against_best(growth=0.001, seconds=40) > 0.95
+
+
+def test_a_slow_decode_after_a_pause_is_forgiven():
+    """Caches are cold and cores asleep after a pause; that says nothing about the thread count."""
+    machine = Machine()
+    tuner = machine.tuner()
+    rate(machine, tuner.choose, 5, 1, tuner.observe)
+    for _ in range(50):
+        machine.now += 1.0
+        assert tuner.choose(1) == 2
+        tuner.observe(1, 2, 0.03)
+
+
+def test_sizes_of_batches_are_judged_apart():
+    """One thread for single tokens, both for many, when that is what is fastest."""
+    machine = Machine(first=0.002, each=0.0)
+    tuner = machine.tuner()
+    for _ in range(2000):
+        for tokens in (1, 64):
+            threads = tuner.choose(tokens)
+            seconds = 0.02 / threads if tokens == 64 else 0.001 * threads
+            machine.now += seconds
+            tuner.observe(tokens, threads, seconds)
+    assert (tuner.choose(1), tuner.choose(64)) == (1, 2)
+
+
+def test_the_allowance_is_never_exceeded_and_may_change_at_any_time():
+    """Two models at work share the cores; the tuner takes at once what the pool gives."""
+    machine = Machine(cores=4)
+    tuner = machine.tuner()
+    rate(machine, tuner.choose, 5, 8, tuner.observe)
+    assert tuner.choose(8) == 4
+    tuner.allow(1)
+    assert tuner.choose(8) == 1
+    tuner.observe(8, 1, 0.05)
+    tuner.allow(4)
+    assert tuner.choose(8) == 4
+    with pytest.raises(ValueError, match="at least 1"):
+        tuner.allow(0)
+
+
+@define
+class Turn:
+    """What one decode of a random history is like."""
+
+    tokens: int
+    seconds: float
+    spare: float
+    allowed: int
+
+
+turns = st.builds(Turn, st.integers(1, 600), st.floats(1e-5, 3.0), st.floats(0, 12), st.integers(1, 12))
+
+
+@given(st.integers(1, 12), st.lists(turns, max_size=200))
+def test_any_history_leaves_the_choice_within_the_allowance(allowance: int, history: list[Turn]):
+    """Whatever decodes take and others do, the count is at least 1 and at most the allowance of that moment."""
+    now, spare = 0.0, 0.0
+    tuner = ThreadTuner(allowance, clock=lambda: now, spare_cores=lambda: spare)
+    for turn in history:
+        spare = turn.spare
+        threads = tuner.choose(turn.tokens)
+        assert 1 <= threads <= allowance
+        now += turn.seconds
+        tuner.observe(turn.tokens, threads, turn.seconds)
+        if turn.seconds > 1:
+            allowance = turn.allowed
+            tuner.allow(allowance)
+
+
+def test_equal_histories_lead_to_equal_choices():
+    """Nothing but the clock, the signal and the times that it is told enters a decision."""
+    def choices() -> list[int]:
+        machine = Machine(hiccups=0.05)
+        tuner = machine.tuner()
+        chosen = []
+        for turn in range(2000):
+            machine.others = 2.0 * (turn // 400 % 2)
+            chosen.append(tuner.choose(1))
+            tuner.observe(1, chosen[-1], machine.decode(1, chosen[-1]))
+        return chosen
+
+    assert choices() == choices()
+
+
+def test_a_choice_costs_microseconds():
+    """Asking and telling take far less than the smallest model's step."""
+    machine = Machine()
+    tuner = machine.tuner()
+    start = time.perf_counter()
+    for _ in range(2000):
+        tuner.observe(1, tuner.choose(1), 0.01)
+        machine.now += 0.01
+    assert (time.perf_counter() - start) / 2000 < 100e-6
+
+
+@pytest.mark.parametrize(
+    ("given_by_user", "expected"),
+    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_the_users_openmp_settings_stay(monkeypatch: pytest.MonkeyPatch, given_by_user: dict[str, str],
+                                        expected: str | None):
+    """The limit on spinning is a default; a setting in the environment wins."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given_by_user.items():
+        monkeypatch.setenv(name, value)
+    limit_spinning()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)

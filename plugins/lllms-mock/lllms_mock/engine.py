@@ -1,0 +1,113 @@
+"""The engine: copy this file to begin one of your own."""
+
+import re
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+from lllms_core.engines import Engine, Progress
+from lllms_core.engines.serial import Piece, SerialModel
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.types import Message, ModelSpec, Request
+from lllms_mock.options import Line, Options
+from lllms_mock.rules import Rules
+from lllms_mock.rules_file import read_rules
+from lllms_mock.script import break_off, lengthen, pace, strike
+from lllms_mock.tokens import split_bytes, split_words
+
+ELIZA = Path(__file__).with_name("eliza.toml")
+
+
+class MockModel(SerialModel):
+    """A chatbot whose answers come as its options say. Each answer depends on its request alone: no state is kept."""
+
+    def __init__(self, options: Options, rules: Rules) -> None:
+        self.slots = options.slots
+        self.context_length = options.context_length
+        self._options = options
+        self._rules = rules
+
+    def details(self) -> Mapping[str, str | int | float]:
+        """Tell the memory that the options declare."""
+        return {"memory": self._options.memory}
+
+    def count_tokens(self, text: str) -> int:
+        """Count exactly what an answer of this text would be charged."""
+        return len(self._split(text))
+
+    def complete(self, prompt: str, request: Request) -> Iterable[Piece]:
+        """Answer the prompt as if it were the first message of a conversation."""
+        return self._answer([Message("user", prompt)], request)
+
+    def chat(self, request: Request) -> Iterable[Piece]:
+        """Answer the last message of the user; the others are where the chatbot's memory comes from."""
+        return self._answer(request.messages or (), request)
+
+    def _answer(self, messages: Sequence[Message], request: Request) -> Iterable[Piece]:
+        options = self._options
+        heard = [message.content for message in messages if message.role == "user"] or [""]
+        said = {message.content for message in messages if message.role == "assistant"}
+        line = next((line for line in options.script if re.search(line.when, heard[-1], re.IGNORECASE)), Line())
+        if line.fault in {"refuse", "raise-open"}:
+            strike(line.fault)
+        if line.replies:
+            text = line.replies[(len(heard) - 1) % len(line.replies)]
+        else:
+            text = self._rules.reply(heard, said, request.sampling)
+        pieces: Iterable[Piece] = self._split(text)
+        if line.tokens is not None:
+            pieces = lengthen(self._split(text), self._split(f" {text}"), line.tokens)
+        if line.fault is not None:
+            pieces = break_off(pieces, line.fault, line.after)
+        if options.first_token or options.tokens_per_second is not None:
+            pieces = pace(pieces, options.first_token, options.tokens_per_second)
+        return pieces
+
+    def _split(self, text: str) -> Sequence[str | bytes]:
+        return split_words(text) if self._options.tokenizer == "words" else split_bytes(text)
+
+
+class MockEngine(Engine):
+    """Loads chatbots; needs no file of weights, and runs in the server's own process unless told otherwise."""
+
+    name = "mock"
+    Options = Options
+    parameters = frozenset({"temperature", "top_k", "top_p", "min_p", "seed"})
+    isolation = "thread"
+    needs_file = False
+
+    def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
+        """Tell the declared memory. Raises `ModelLoadFailed` for a rules file with a fault."""
+        options = cast(Options, spec.options)
+        _rules(options)
+        return {"memory": options.memory}
+
+    def load(self, spec: ModelSpec, progress: Progress) -> MockModel:
+        """Take as long as the options say, and then return the model or fail as they say."""
+        options = cast(Options, spec.options)
+        if options.deadly and not _own_process():
+            raise ModelLoadFailed(
+                f"the options of model '{spec.name}' can end the whole process, which is the server's own here; "
+                'set isolation = "process"',
+            )
+        rules = _rules(options)
+        for tenth in range(10):
+            progress(tenth / 10)
+            time.sleep(options.load_seconds / 10)
+        if options.load_fault == "fail":
+            raise ModelLoadFailed(f"options.load_fault lets the load of model '{spec.name}' fail")
+        if options.load_fault is not None:
+            strike(options.load_fault)
+        progress(1.0)
+        return MockModel(options, rules)
+
+
+def _rules(options: Options) -> Rules:
+    return read_rules(ELIZA if options.rules is None else options.rules)
+
+
+def _own_process() -> bool:
+    """Whether the model has its process for itself: in the server's, it lives in a thread beside the main one."""
+    return threading.current_thread() is threading.main_thread()

@@ -1,0 +1,50 @@
+"""What a script makes of an answer: its length, its pace, and its faults."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, cycle, islice
+from math import inf
+from time import monotonic
+
+from lllms_core.engines.serial import Pause, Piece
+from lllms_core.errors import EngineFailed, InvalidRequest
+from lllms_mock.options import Fault, LoadFault
+
+
+def lengthen(first: Sequence[Piece], again: Sequence[Piece], tokens: int) -> Iterator[Piece]:
+    """Exactly so many tokens: `first` and then `again`, round and round, as far as needed."""
+    return islice(chain(first, cycle(again)), tokens)
+
+
+def pace(pieces: Iterable[Piece], first_token: float, tokens_per_second: float | None) -> Iterator[Piece]:
+    """The same pieces, each when it is due; a delay of one is made good by the next."""
+    due = monotonic() + first_token
+    for piece in pieces:
+        while (early := due - monotonic()) > 0:
+            yield Pause(early)
+        yield piece
+        if tokens_per_second is not None:
+            due += 1 / tokens_per_second
+
+
+def break_off(pieces: Iterable[Piece], fault: Fault, after: int) -> Iterator[Piece]:
+    """The first `after` pieces, and then the fault."""
+    yield from islice(pieces, after)
+    strike(fault)
+    while True:
+        yield Pause(inf)
+
+
+def strike(fault: Fault | LoadFault) -> None:
+    """Let a fault happen; only a request that hangs comes back from here."""
+    if fault == "refuse":
+        raise InvalidRequest("the mock's script refuses this request", code="mock_refused")
+    if fault == "fail":
+        raise EngineFailed("the mock's script lets this request fail")
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif fault == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif fault != "hang":
+        raise RuntimeError("the mock's script breaks this model")

@@ -1,0 +1,251 @@
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from attrs import frozen
+
+from lllms_core.catalog import Catalog, model_from_file
+from lllms_core.config import Config, ModelConfig, parse_config
+from lllms_core.engines import Engine
+from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
+from lllms_core.hookspecs import hookimpl
+from lllms_core.parameters import Generation
+from lllms_core.plugins import Plugins
+from lllms_core.types import ModelOffer, Sampling
+
+
+@frozen
+class Options:
+    context_length: int = 4096
+    slots: int = 1
+
+
+class Reader(Engine):
+    name = "reader"
+    Options = Options
+    file_suffixes = (".weights", ".w")
+    parameters = frozenset({"temperature", "seed"})
+
+    def load(self, spec, progress):
+        raise NotImplementedError
+
+
+class Thinker(Engine):
+    name = "thinker"
+    isolation = "thread"
+    needs_file = False
+
+    def load(self, spec, progress):
+        raise NotImplementedError
+
+
+class Plugin:
+    def __init__(self, *engines, offers=()):
+        self.engines, self.offers = engines, offers
+
+    @hookimpl
+    def lllms_engines(self):
+        return self.engines
+
+    @hookimpl
+    def lllms_models(self):
+        return self.offers
+
+
+def plugins(*offers, **extra):
+    both = {"two": Plugin(Reader(), Thinker(), offers=offers), **extra}
+    return Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra=both)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    file = tmp_path / "some.weights"
+    file.write_bytes(b"1234")
+    return file
+
+
+def config(models_dir, **models):
+    return parse_config({"server": {"models_dir": str(models_dir)}, "models": models})
+
+
+def problems(models_dir, **models):
+    with pytest.raises(ConfigError) as caught:
+        Catalog.build(config(models_dir, **models), plugins())
+    return str(caught.value).splitlines()
+
+
+def test_an_entry_has_all_that_is_needed_to_run_the_model(weights):
+    """Engine, plugin, absolute file, typed options, defaults and isolation are settled before anything is loaded."""
+    model = {
+        "engine": "reader", "file": weights.name, "aliases": ["short"], "options": {"slots": 2},
+        "defaults": {"temperature": 0, "max_tokens": 7},
+    }
+    catalog = Catalog.build(config(weights.parent, big=model), plugins())
+    (entry,) = catalog.entries
+    assert catalog.get("big") is catalog.get("short") is entry
+    assert (entry.name, entry.aliases, entry.engine.name, entry.plugin) == ("big", ("short",), "reader", "two")
+    assert (entry.spec.name, entry.spec.file, entry.spec.options) == ("big", weights, Options(slots=2))
+    assert entry.defaults == Generation(Sampling(temperature=0.0), max_tokens=7)
+    assert entry.isolation == "process"
+    assert entry.config.max_instances == 1
+
+
+def test_isolation_is_the_engines_unless_configured():
+    """An engine says where its instances live, and the configuration may say otherwise."""
+    models = {"a": {"engine": "thinker"}, "b": {"engine": "thinker", "isolation": "process"}}
+    catalog = Catalog.build(config("/nowhere", **models), plugins())
+    assert [entry.isolation for entry in catalog.entries] == ["thread", "process"]
+
+
+def test_files_are_found_absolute_at_home_or_in_models_dir(weights, tmp_path, monkeypatch):
+    """The three ways to name a file lead to the same one."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given in (str(weights), f"~/{weights.name}", weights.name):
+        catalog = Catalog.build(config(tmp_path, m={"engine": "reader", "file": given}), plugins())
+        assert catalog.get("m").spec.file == weights
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """The error has the whole path that was looked for."""
+    assert problems(tmp_path, m={"engine": "reader", "file": "none.w"}) == [
+        f"models.m.file: there is no file {tmp_path / 'none.w'}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({}, "models.m.file: missing; engine 'reader' cannot load a model without a file"),
+        ({"file": ""}, "models.m.file: is empty"),
+        ({"file": "a\0b"}, "models.m.file: "),
+        ({"file": "."}, "models.m.file: {folder} is a folder"),
+    ],
+)
+def test_a_file_that_is_none_is_refused(tmp_path, keys, fault):
+    """An engine that needs a file gets one."""
+    (found,) = problems(tmp_path, m={"engine": "reader", **keys})
+    assert found.startswith(fault.format(folder=tmp_path))
+
+
+def test_options_are_checked_against_the_engine(weights):
+    """Every wrong key of every model is named, all at once."""
+    models = {
+        "a": {"engine": "reader", "file": str(weights), "options": {"context_length": "x", "slot": 1}},
+        "b": {"engine": "thinker", "options": {"slots": 1}},
+    }
+    assert problems("/", **models) == [
+        "models.a.options.context_length: expected an integer, got 'x'",
+        "models.a.options.slot: unknown key (did you mean 'slots'?)",
+        "models.b.options.slots: unknown key (nothing can be set here)",
+    ]
+
+
+def test_an_unknown_engine_is_explained():
+    """The error says which engines there are, and why the plugin that should provide this one does not."""
+    (found,) = problems("/", m={"engine": "raeder"})
+    assert found.startswith("models.m.engine: no engine 'raeder' (there are: reader, thinker)")
+
+    def lllms_engines():
+        return []
+
+    broken = SimpleNamespace(lllms_engines=lllms_engines)
+    catalog = Catalog.examine(config("/", m={"engine": "broken"}), plugins(broken=broken))
+    assert "plugin 'broken' failed: lllms_engines lacks the @hookimpl marker" in catalog.problems[0].text
+
+
+def test_defaults_that_the_engine_ignores_are_refused(weights):
+    """A default without effect is an error, unless it asks for nothing."""
+    model = {"engine": "reader", "file": str(weights), "defaults": {"top_k": 5, "min_p": 0, "stop": "x", "seed": 0}}
+    assert problems("/", m=model) == ["models.m.defaults.top_k: engine 'reader' does not honour it; leave it out"]
+
+
+def test_an_unknown_model_is_answered_with_those_there_are():
+    """The error names what exists, and what was probably meant."""
+    catalog = Catalog.build(config("/", polly={"engine": "thinker", "aliases": ["bird"]}), plugins())
+    with pytest.raises(ModelUnknown, match=r"no model 'poly' \(did you mean 'polly'\?\); there are: polly"):
+        catalog.get("poly")
+    with pytest.raises(ModelUnknown, match="no model 'x'; there are: polly"):
+        catalog.get("x")
+    with pytest.raises(ModelUnknown, match="none is configured, and no plugin offers one"):
+        Catalog().get("x")
+
+
+def test_without_configured_models_the_offers_are_served(weights):
+    """What plugins offer works without configuration, and gives way to configured models."""
+    offers = (ModelOffer("polly", engine="thinker", description="talks"),
+              ModelOffer("bookworm", engine="reader", file=weights, options={"slots": 3}))
+    catalog = Catalog.build(Config(), plugins(*offers))
+    assert [entry.name for entry in catalog.entries] == ["bookworm", "polly"]
+    assert catalog.get("polly").description == "talks"
+    assert catalog.get("bookworm").spec.options == Options(slots=3)
+    configured = Catalog.build(config("/", mine={"engine": "thinker"}), plugins(*offers))
+    assert [entry.name for entry in configured.entries] == ["mine"]
+
+
+def test_a_broken_offer_stops_nothing():
+    """An offer that cannot be served is a problem, and the others are served."""
+    offers = (ModelOffer("polly", engine="thinker"), ModelOffer("bad", engine="reader", file=Path("/none.w")),
+              ModelOffer("a b", engine="thinker"))
+    catalog = Catalog.build(Config(), plugins(*offers))
+    assert [entry.name for entry in catalog.entries] == ["polly"]
+    assert [(problem.name, problem.configured) for problem in catalog.problems] == [("a b", False), ("bad", False)]
+    with pytest.raises(ModelLoadFailed, match=r"there is no file /none\.w \(offered by plugin 'two'\)"):
+        catalog.get("bad")
+
+
+def test_examine_lists_every_problem_and_raises_none(tmp_path):
+    """`check` wants to see everything at once, the good models too."""
+    models = {"a": {"engine": "none"}, "b": {"engine": "thinker"}, "c": {"engine": "reader"}}
+    catalog = Catalog.examine(config(tmp_path, **models), plugins())
+    assert [problem.name for problem in catalog.problems] == ["a", "c"]
+    assert [entry.name for entry in catalog.entries] == ["b"]
+
+
+def test_the_fingerprint_changes_with_what_changes_answers(weights):
+    """Equal set-ups share a fingerprint; another file, other options or another engine have another."""
+
+    def fingerprint(**keys):
+        model = {"engine": "reader", "file": str(weights), **keys}
+        return Catalog.build(config("/", m=model), plugins()).get("m").fingerprint
+
+    first = fingerprint()
+    assert first == fingerprint(ttl=5)
+    assert first.startswith("fp_")
+    assert fingerprint(options={"slots": 2}) != first
+    assert fingerprint(engine="thinker") != first
+    os.utime(weights, ns=(1, 1))
+    assert fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("tiny-chat.W", "tiny-chat"), ("My Model (1).w", "My-Model-1"), ("..w", "reader"), ("é.w", "reader")],
+)
+def test_a_file_becomes_a_model(tmp_path, file, name):
+    """`serve --model FILE` finds the engine by the file's ending, and a name that is allowed."""
+    path = tmp_path / file
+    path.touch()
+    found, model = model_from_file(path, plugins())
+    assert (found, model) == (name, ModelConfig("reader", str(path)))
+    assert Catalog.build(Config().with_model(found, model), plugins()).get(name).spec.file == path
+
+
+def test_a_file_that_no_engine_loads_is_refused(tmp_path):
+    """The error says which endings are known; a file that is not there is named."""
+    other = tmp_path / "x.txt"
+    other.touch()
+    with pytest.raises(ConfigError, match=r"no engine for x\.txt: reader loads \.weights \.w"):
+        model_from_file(other, plugins())
+    with pytest.raises(ConfigError, match="no file /none"):
+        model_from_file(Path("/none.w"), plugins())
+
+
+def test_a_file_that_two_engines_load_needs_a_word(weights):
+    """Which of two engines is meant is not guessed."""
+
+    class Second(Reader):
+        name = "second"
+
+    with pytest.raises(ConfigError, match=r"engines reader and second load some\.weights"):
+        model_from_file(weights, plugins(more=Plugin(Second())))

@@ -1,0 +1,309 @@
+from pathlib import Path
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lllms_core.config import Config, ModelConfig, ServerConfig, is_model_name, load_config, parse_config
+from lllms_core.errors import ConfigError
+from lllms_core.parameters import Generation
+from lllms_core.types import Sampling
+
+FULL = """
+[server]
+host = "127.0.0.1"
+port = 3001
+concurrency = 2
+max_instances = 3
+queue_size = 5
+queue_timeout = 60
+models_dir = "~/models"
+log_level = "debug"
+log_format = "json"
+allowed_hosts = ["box.local"]
+cors_origins = ["*"]
+max_body = "1MiB"
+shutdown_timeout = 0
+
+[plugins]
+disable = ["mock"]
+
+[models."llama3:8b"]
+engine = "llamacpp"
+file = "llama.gguf"
+min_instances = 1
+max_instances = 2
+ttl = -1
+timeout = 120
+aliases = ["llama3", "org/llama-3.0"]
+isolation = "thread"
+[models."llama3:8b".defaults]
+temperature = 0
+stop = "END"
+[models."llama3:8b".options]
+context_length = 4096
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Run in an empty folder, so that nobody's lllms.toml is found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def faults(data):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(data)
+    return str(caught.value).splitlines()
+
+
+def model_faults(**keys):
+    return faults({"models": {"m": {"engine": "mock", **keys}}})
+
+
+def test_without_a_file_the_defaults_hold():
+    """No configuration at all is a configuration."""
+    assert load_config(environ={}) == parse_config({}) == Config()
+
+
+def test_every_key_of_a_file_arrives(tmp_path):
+    """A whole file becomes frozen values of the declared types."""
+    file = tmp_path / "some.toml"
+    file.write_text(FULL)
+    config = load_config(file, environ={})
+    assert config.server == ServerConfig(
+        port=3001, concurrency=2, max_instances=3, queue_size=5, queue_timeout=60.0, models_dir=Path.home() / "models",
+        log_level="debug", log_format="json", allowed_hosts=("box.local",), cors_origins=("*",), max_body=2**20,
+        shutdown_timeout=0.0,
+    )
+    assert config.disabled_plugins == ("mock",)
+    assert config.path == file
+    assert config.models == {
+        "llama3:8b": ModelConfig(
+            "llamacpp", "llama.gguf", 1, 2, -1.0, 120.0, ("llama3", "org/llama-3.0"), "thread",
+            {"temperature": 0, "stop": "END"}, {"context_length": 4096},
+        ),
+    }
+    assert config.models["llama3:8b"].generation == Generation(Sampling(temperature=0.0), stop=("END",))
+
+
+def test_flags_beat_variables_beat_the_file_beat_defaults(tmp_path):
+    """Each layer covers the ones below, key by key."""
+    file = tmp_path / "some.toml"
+    file.write_text("[server]\nport = 1\nconcurrency = 1\nqueue_size = 1\n")
+    config = load_config(
+        file, environ={"LLLMS_PORT": "2", "LLLMS_CONCURRENCY": "2"}, overrides={"server": {"port": 3}},
+    )
+    assert (config.server.port, config.server.concurrency, config.server.queue_size) == (3, 2, 1)
+    assert config.server.queue_timeout == ServerConfig().queue_timeout
+
+
+def test_every_server_key_has_a_variable():
+    """`LLLMS_*` can say what `[server]` can, for every type of value."""
+    given = {
+        "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "0",
+        "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
+        "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
+    }
+    expected = ServerConfig(
+        host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=0, queue_timeout=1.5,
+        models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
+        max_body=2048, shutdown_timeout=0.0,
+    )
+    assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
+    assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        ("LLLMS_PORT", "x", "server.port: expected an integer, got 'x' (LLLMS_PORT)"),
+        ("LLLMS_PORT", "", "server.port: expected an integer, got '' (LLLMS_PORT)"),
+        ("LLLMS_PORT", "65536", "server.port: expected 0 to 65535, got 65536 (LLLMS_PORT)"),
+        ("LLLMS_QUEUE_TIMEOUT", "nan", "server.queue_timeout: expected a number, got nan (LLLMS_QUEUE_TIMEOUT)"),
+        ("LLLMS_ALLOW_REMOTE", "hm", "server.allow_remote: expected true or false, got 'hm' (LLLMS_ALLOW_REMOTE)"),
+        ("LLLMS_HOST", "", "server.host: is empty; use 127.0.0.1 (LLLMS_HOST)"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable, value, fault):
+    """The fault says which variable is at fault, and the empty string is a value."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(environ={variable: value})
+    assert str(caught.value) == fault
+
+
+def test_faults_name_the_file_or_the_variable_and_come_together(tmp_path):
+    """Everything that is wrong is said at once, one line each, with where it was said."""
+    file = tmp_path / "some.toml"
+    file.write_text("[server]\nport = 'x'\nconcurrency = 'y'\n[models.a]\nengin = 'mock'\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environ={"LLLMS_PORT": "z"}, overrides={"server": {"queue_size": "q"}})
+    assert set(str(caught.value).splitlines()) == {
+        "server.port: expected an integer, got 'z' (LLLMS_PORT)",
+        f"server.concurrency: expected an integer, got 'y' ({file})",
+        "server.queue_size: expected an integer, got 'q'",
+        f"models.a.engine: missing; expected a string ({file})",
+        f"models.a.engin: unknown key (did you mean 'engine'?) ({file})",
+    }
+
+
+def test_the_file_is_found_here_then_in_the_users_folder(tmp_path):
+    """`lllms.toml` in the working directory goes before the user's own."""
+    user = tmp_path / "config" / "lllms" / "lllms.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text("[server]\nport = 1\n")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    assert load_config(environ=environ).path == user
+    Path("lllms.toml").write_text("[server]\nport = 2\n")
+    assert load_config(environ=environ).server.port == 2
+
+
+@pytest.mark.parametrize("content", [b"port = ", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_named(tmp_path, content):
+    """A broken file is an error of the configuration, with its name."""
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
+        load_config(file, environ={})
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path):
+    """Asking for a file that does not exist does not fall back to another."""
+    with pytest.raises(ConfigError, match=r"none\.toml cannot be read: No such file"):
+        load_config(tmp_path / "none.toml", environ={})
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({"sessions": {}}, "sessions: not supported yet"),
+        ({"server": {"memory_limit": "1GiB"}}, "server.memory_limit: not supported yet"),
+        ({"server": {"api_keys": []}}, "server.api_keys: not supported yet"),
+        *(
+            ({"models": {"m": {"engine": "mock", key: "x"}}}, f"models.m.{key}: not supported yet")
+            for key in ("url", "hf", "sha256", "prepare", "preload", "sessions")
+        ),
+    ],
+)
+def test_keys_of_later_versions_are_refused(data, fault):
+    """What the design promises and this version does not do is never ignored."""
+    assert faults(data) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        ({"sever": {}}, "sever: unknown key (did you mean 'server'?)"),
+        ({"server": 3}, "server: expected a table, got 3"),
+        ({"models": []}, "models: expected a table, got []"),
+        ({"models": {"m": 3}}, "models.m: expected a table, got 3"),
+        ({"plugins": {"disable": "mock"}}, "plugins.disable: expected a list, got 'mock'"),
+        ({"server": {"log_format": "xml"}}, "server.log_format: expected 'console' or 'json', got 'xml'"),
+        ({"server": {"concurrency": 0}}, "server.concurrency: expected at least 1, got 0"),
+        ({"server": {"port": -1}}, "server.port: expected 0 to 65535, got -1"),
+        ({"server": {"max_body": "big"}}, "server.max_body: expected a size like 1048576 or \"10MiB\", got 'big'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(data, fault):
+    """Unknown keys, wrong types and wrong ranges are errors that name the path."""
+    assert faults(data) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ({"max_instances": "two"}, "models.m.max_instances: expected an integer, got 'two'"),
+        ({"max_instances": 0}, "models.m.max_instances: expected at least 1, got 0"),
+        ({"min_instances": 2}, "models.m.min_instances: 2 is more than max_instances, which is 1"),
+        ({"ttl": -2}, "models.m.ttl: expected at least -1, got -2.0"),
+        ({"ttl": -0.5}, "models.m.ttl: expected seconds, or -1 for never, got -0.5"),
+        ({"timeout": 0}, "models.m.timeout: expected more than 0 seconds, got 0.0; leave it out for no limit"),
+        ({"isolation": "none"}, "models.m.isolation: expected 'process' or 'thread', got 'none'"),
+        ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is a name of models.m already"),
+        ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is a name of models.m already"),
+        ({"defaults": {"temprature": 1}}, "models.m.defaults.temprature: unknown key (did you mean 'temperature'?)"),
+        ({"options": 3}, "models.m.options: expected a table, got 3"),
+    ],
+)
+def test_a_models_faults_name_its_key(keys, fault):
+    """What is wrong with a model is said with its path."""
+    assert model_faults(**keys) == [fault]
+
+
+def test_defaults_have_the_ranges_of_requests():
+    """A default that no request could ask for is refused, also beside another fault of the same model."""
+    found = model_faults(max_instances="two", defaults={"temperature": 3})
+    assert found[0] == "models.m.max_instances: expected an integer, got 'two'"
+    assert found[1].startswith("models.m.defaults.temperature: Invalid 'temperature': decimal above maximum value.")
+
+
+def test_two_models_cannot_share_a_name():
+    """A name that is taken, as a name or an alias, is an error that names both models."""
+    data = {"models": {name: {"engine": "mock", "aliases": aliases} for name, aliases in
+                       {"a": ["b", "x"], "b": ["x"]}.items()}}
+    assert faults(data) == [
+        "models.a.aliases[0]: 'b' is a name of models.b already",
+        "models.b.aliases[0]: 'x' is a name of models.a already",
+    ]
+
+
+def test_min_instances_must_fit_into_the_pool():
+    """Instances that are always loaded can never exceed those that may be loaded."""
+    models = {name: {"engine": "mock", "min_instances": 1} for name in ("a", "b")}
+    assert faults({"server": {"max_instances": 1}, "models": models}) == [
+        "server.max_instances: 1 is less than the min_instances of all models together, which are 2",
+    ]
+
+
+@pytest.mark.parametrize("name", ["llama3:8b", "phi-3.5_mini", "org/model", "A", "3"])
+def test_good_model_names(name):
+    """Names as they are usual elsewhere work."""
+    assert is_model_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a/../b", "a..b", "/a", "a/", "a//b", ".a", "a\n", "é", "a/.b"])
+def test_bad_model_names(name):
+    """Names that would read as paths, or be hard to write in one, do not."""
+    assert not is_model_name(name)
+    assert faults({"models": {name: {"engine": "mock"}}})[0].endswith("with / between parts")
+
+
+@given(st.text())
+def test_a_model_name_is_safe_in_a_path(name):
+    """No name leaves the folder that it is joined to."""
+    if is_model_name(name):
+        assert Path("/base", name).resolve().is_relative_to("/base")
+        assert name.isascii()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "box.local"])
+def test_a_host_that_others_reach_must_be_allowed(host):
+    """Without API keys, listening for other machines takes a second word."""
+    assert "server.allow_remote = true" in faults({"server": {"host": host}})[0]
+    assert parse_config({"server": {"host": host, "allow_remote": True}}).server.host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_a_loopback_host_needs_no_permission(host):
+    """This machine's own names are fine."""
+    assert parse_config({"server": {"host": host}}).server.host == host
+
+
+def test_attrs_values_stand_for_tables_and_are_checked():
+    """The Python twin takes the values themselves, and checks them as it checks mappings."""
+    assert parse_config({"server": ServerConfig(port=1), "models": {"m": ModelConfig("mock")}}) == Config(
+        ServerConfig(port=1), {"m": ModelConfig("mock")},
+    )
+    found = faults({"models": {"m": ModelConfig("mock", max_instances=0, defaults={"top_k": -1})}})
+    assert found[0] == "models.m.max_instances: expected at least 1, got 0"
+    assert found[1].startswith("models.m.defaults.top_k:")
+
+
+def test_a_model_can_be_added():
+    """`with_model` adds to what is configured, with the same checks."""
+    config = parse_config({"models": {"a": {"engine": "mock"}}}).with_model("b", ModelConfig("mock"))
+    assert list(config.models) == ["a", "b"]
+    with pytest.raises(ConfigError, match=r"is a name of models\.a already"):
+        config.with_model("c", ModelConfig("mock", aliases=("a",)))

@@ -1,0 +1,66 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lllms_core.engines.plan import SMALLEST_CHUNK, STALL, Pace, share_out
+
+
+@given(st.integers(0, 1000), st.lists(st.integers(1, 500), max_size=8))
+def test_shares_are_fair_and_complete(budget, wanted):
+    """Nobody gets more than wanted, nothing is left while somebody wants more, and who gets less wanted less."""
+    shares = share_out(budget, wanted)
+    assert sum(shares) == min(budget, sum(wanted))
+    assert all(share <= want for share, want in zip(shares, wanted, strict=True))
+    cut = [share for share, want in zip(shares, wanted, strict=True) if share < want]
+    assert not cut or max(shares) - min(cut) <= 1
+
+
+def test_what_one_leaves_goes_to_the_others():
+    """A short prompt takes what it needs, the long ones share the rest."""
+    assert share_out(100, [10, 200, 60]) == [10, 45, 45]
+
+
+def test_prompts_get_the_whole_batch_when_nobody_generates():
+    """Nobody can be stalled, so the batch is full."""
+    pace = Pace()
+    pace.observe(1, 0, 0.01)
+    pace.observe(0, 100, 1.0)
+    assert pace.prompt_budget(0, 512) == 512
+
+
+def test_prompts_get_the_rest_of_the_batch_until_the_pace_is_known():
+    """Before anything was measured, only the batch's size limits a prompt."""
+    assert Pace().prompt_budget(3, 512) == 509
+
+
+def test_prompts_may_take_so_many_token_times():
+    """Beside others, prompts get the tokens that take `STALL` times as long as a step of those others."""
+    pace = Pace()
+    pace.observe(1, 0, 0.010)
+    pace.observe(0, 200, 0.100)
+    assert pace.prompt_budget(1, 512) == int(STALL * 0.010 / 0.0005)
+
+
+def test_prompts_always_advance():
+    """However slow prompts are, a step holds some of one."""
+    pace = Pace()
+    pace.observe(1, 0, 0.001)
+    pace.observe(0, 100, 10.0)
+    assert pace.prompt_budget(1, 512) == SMALLEST_CHUNK
+
+
+def test_mixed_steps_correct_a_wrong_pace():
+    """A first prompt that was slow (a cold cache) does not slow down all others while somebody generates."""
+    pace = Pace()
+    pace.observe(1, 0, 0.010)
+    pace.observe(0, 100, 10.0)
+    for _ in range(40):
+        pace.observe(1, pace.prompt_budget(1, 512), 0.010 + 0.0001 * pace.prompt_budget(1, 512))
+    assert pace.prompt_token == pytest.approx(0.0001, rel=0.05)
+
+
+def test_mixed_steps_teach_nothing_while_tokens_are_unknown():
+    """Without knowing what the others' tokens cost, a mixed step cannot be told apart."""
+    pace = Pace()
+    pace.observe(2, 100, 0.5)
+    assert pace == Pace()

@@ -1,0 +1,272 @@
+"""`SerialModel`: a generator becomes a model."""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from math import inf
+from time import monotonic
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lllms_core.engines.serial import Pause, Piece, Pieces, SerialModel
+from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
+from lllms_core.types import Delta, Message, Request, Usage
+
+TEXTS = st.text("ab é漢🙂", max_size=40)
+
+
+class Scripted(SerialModel):
+    """Answers each prompt with the pieces that the test hands over."""
+
+    def __init__(self, answer: Callable[[str], Pieces], context_length: int = 4096) -> None:
+        self.answer = answer
+        self.context_length = context_length
+
+    def complete(self, prompt: str, request: Request) -> Pieces:
+        return self.answer(prompt)
+
+
+def ask(
+    prompt: str = "", *, id: str = "r", max_tokens: int | None = None, stop: tuple[str, ...] = (),  # noqa: A002
+) -> Request:
+    return Request(id, "m", prompt=prompt, max_tokens=max_tokens, stop=stop)
+
+
+def run(model: SerialModel, *requests: Request) -> dict[str, list[Delta]]:
+    """Open all requests, step until the last has ended, and return what each got."""
+    for request in requests:
+        model.open(request)
+    got: dict[str, list[Delta]] = {request.id: [] for request in requests}
+    while not model.idle:
+        for delta in model.step():
+            got[delta.request_id].append(delta)
+    return got
+
+
+def text_of(deltas: Iterable[Delta]) -> str:
+    return "".join(delta.text for delta in deltas)
+
+
+def cut_before_first(text: str, stops: Sequence[str]) -> str | None:
+    """The text before the stop string that is complete first; None if there is none in the text."""
+    for end in range(1, len(text) + 1):
+        starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
+        if starts:
+            return text[: min(starts)]
+    return None
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> list[bytes]:
+    """Bytes of a text, cut anywhere, also within characters."""
+    data = draw(TEXTS).encode()
+    cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=20)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@given(answers(), st.lists(st.text("ab é漢🙂", min_size=1, max_size=4), max_size=4), st.integers(1, 25) | st.none())
+def test_any_pieces_stops_and_limits_give_the_text_that_they_describe(
+    pieces: list[bytes], stops: list[str], limit: int | None,
+) -> None:
+    """The deltas join to the first max_tokens pieces, decoded, up to the first stop string."""
+    deltas = run(Scripted(lambda _: pieces), ask(max_tokens=limit, stop=tuple(stops)))["r"]
+    whole = b"".join(pieces[:limit]).decode(errors="replace")
+    stopped = cut_before_first(whole, stops)
+    at_limit = limit is not None and limit <= len(pieces)
+    finish = deltas[-1].finish
+    assert text_of(deltas) == (whole if stopped is None else stopped)
+    assert finish is not None
+    assert finish.reason == ("length" if stopped is None and at_limit else "stop")
+    assert finish.usage.completion_tokens == sum(delta.tokens for delta in deltas)
+    assert [delta.last for delta in deltas] == [False] * (len(deltas) - 1) + [True]
+    if stopped is None:
+        assert finish.usage.completion_tokens == len(pieces[:limit])
+
+
+@given(st.lists(st.lists(st.text(max_size=4), max_size=8), min_size=1, max_size=5))
+def test_open_requests_do_not_mix(answers_: list[list[str]]) -> None:
+    """Requests that run at once each get their own answer, a piece a step, and end on their own."""
+    got = run(Scripted(lambda prompt: answers_[int(prompt)]), *(ask(str(n), id=str(n)) for n in range(len(answers_))))
+    for n, pieces in enumerate(answers_):
+        expected = "".join(pieces).encode(errors="replace").decode()
+        assert text_of(got[str(n)]) == expected
+        assert len(got[str(n)]) == len(pieces) + 1
+
+
+def test_a_cancel_ends_its_request_and_closes_the_generator() -> None:
+    """The cancelled request ends with what was held back; its generator runs its `finally`; the other one goes on."""
+    closed: list[str] = []
+
+    def answer(prompt: str) -> Iterator[str]:
+        try:
+            yield from ["a", "b", "c"]
+        finally:
+            closed.append(prompt)
+
+    model = Scripted(answer)
+    model.open(ask("x", id="x", stop=("ab!",)))
+    model.open(ask("y", id="y"))
+    assert [delta.text for delta in model.step()] == ["", "a"]
+    [last] = model.cancel("x")
+    assert (last.text, last.finish and last.finish.reason) == ("a", "cancelled")
+    assert closed == ["x"]
+    assert list(model.cancel("x")) == list(model.cancel("never heard of")) == []
+    assert text_of([*model.step(), *model.step(), *model.step()]) == "bc"
+    assert model.idle
+
+
+def test_a_length_or_stop_closes_the_generator() -> None:
+    """A generator that has more to say is closed when nobody listens any more."""
+    closed: list[str] = []
+
+    def answer(prompt: str) -> Iterator[str]:
+        try:
+            while True:
+                yield "a"
+        finally:
+            closed.append(prompt)
+
+    run(Scripted(answer), ask("length", id="1", max_tokens=2), ask("stop", id="2", stop=("aaa",)))
+    assert closed == ["length", "stop"]
+
+
+@pytest.mark.parametrize("error", [EngineFailed("broken"), InvalidRequest("bad", "prompt")])
+def test_an_error_of_one_request_is_its_last_delta(error: EngineFailed | InvalidRequest) -> None:
+    """Whoever raises one of these fails alone, after the text that it had."""
+
+    def answer(prompt: str) -> Iterator[str]:
+        yield "a"
+        if prompt == "bad":
+            raise error
+        yield "b"
+
+    got = run(Scripted(answer), ask("bad", id="bad", stop=("a!",)), ask("good", id="good"))
+    assert (text_of(got["bad"]), got["bad"][-1].error) == ("a", error)
+    assert (text_of(got["good"]), got["good"][-1].error) == ("ab", None)
+
+
+def test_other_exceptions_leave_step() -> None:
+    """Any other exception says that the model is broken, and is not swallowed."""
+
+    def answer(_: str) -> Iterator[str]:
+        yield "a"
+        raise ZeroDivisionError
+
+    model = Scripted(answer)
+    model.open(ask())
+    model.step()
+    with pytest.raises(ZeroDivisionError):
+        model.step()
+
+
+def test_what_does_not_fit_the_context_is_refused() -> None:
+    """Prompt and max_tokens within the context are taken; one more is ContextOverflow, and the message counts."""
+    model = Scripted(lambda _: ["x"] * 20, context_length=10)
+    assert len(run(model, ask("one two", max_tokens=8))["r"]) == 8
+    with pytest.raises(ContextOverflow) as caught:
+        model.open(ask("one two", max_tokens=9))
+    assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
+    assert "has 2 tokens in its prompt and 9 for the answer, 11 together" in str(caught.value)
+    assert "holds 10" in str(caught.value)
+    with pytest.raises(ContextOverflow, match="10 tokens in its prompt, but"):
+        model.open(ask("word " * 10))
+    assert model.idle
+
+
+def test_an_answer_without_limit_ends_with_the_context() -> None:
+    """Without max_tokens an answer may fill the context, and then ends as too long."""
+    deltas = run(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two"))["r"]
+    assert deltas[-1].finish is not None
+    assert (deltas[-1].finish.reason, deltas[-1].finish.usage) == ("length", Usage(2, 8))
+
+
+def test_a_limit_of_nothing_generates_nothing() -> None:
+    """0 is a value: the answer has no token."""
+    deltas = run(Scripted(lambda _: ["x"]), ask("one", max_tokens=0))["r"]
+    assert (text_of(deltas), deltas[-1].finish and deltas[-1].finish.usage) == ("", Usage(1, 0))
+
+
+def test_a_generator_may_return_the_exact_usage() -> None:
+    """Engines that count better than the base say so with their `return`."""
+
+    def answer(_: str) -> Pieces:
+        yield "a"
+        return Usage(17, 1, 5)
+
+    deltas = run(Scripted(answer), ask())["r"]
+    assert deltas[-1].finish is not None
+    assert deltas[-1].finish.usage == Usage(17, 1, 5)
+
+
+def test_a_pause_holds_nobody_else_up() -> None:
+    """While one answer pauses, the other goes on at every step; the pause is no token."""
+
+    def answer(prompt: str) -> Iterator[Piece]:
+        if prompt == "slow":
+            yield Pause(inf)
+        yield from "abc"
+
+    model = Scripted(answer)
+    model.open(ask("slow", id="slow"))
+    model.open(ask("quick", id="quick"))
+    assert [delta.request_id for _ in range(4) for delta in model.step()] == ["quick"] * 4
+    [last] = model.cancel("slow")
+    assert last.finish is not None
+    assert last.finish.usage == Usage(1, 0)
+
+
+def test_a_pause_takes_as_long_as_it_says() -> None:
+    """The answer goes on once its seconds are over, and not before."""
+
+    def answer(_: str) -> Iterator[Piece]:
+        yield Pause(0.03)
+        yield "a"
+
+    model = Scripted(answer)
+    started = monotonic()
+    assert text_of(run(model, ask())["r"]) == "a"
+    assert monotonic() - started >= 0.03
+
+
+def paused() -> Scripted:
+    """A model with one open request, which pauses for ever."""
+    model = Scripted(lambda _: [Pause(inf)])
+    model.open(ask())
+    model.step()
+    return model
+
+
+def test_a_step_in_which_all_pause_comes_back_soon() -> None:
+    """Between two steps new requests are taken, so no step waits for long."""
+    assert list(paused().step()) == []
+
+
+def test_an_interrupt_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cancel that waits to be handled ends the step, however long that wanted to wait."""
+    model = paused()
+    monkeypatch.setattr("lllms_core.engines.serial.LONGEST_WAIT", 1000)
+    stepping = threading.Thread(target=model.step, daemon=True)
+    stepping.start()
+    model.interrupt.set()
+    stepping.join(timeout=10)
+    assert not stepping.is_alive()
+
+
+def test_tasks_are_the_methods_that_are_written() -> None:
+    """A model that only continues text refuses a chat, and the other way round, naming the route to take."""
+
+    class Chatty(SerialModel):
+        def chat(self, request: Request) -> Pieces:
+            return ["hi"]
+
+    assert (Scripted.tasks, Chatty.tasks) == (frozenset({"text"}), frozenset({"chat"}))
+    with pytest.raises(InvalidRequest, match="/v1/completions"):
+        Scripted(lambda _: []).open(Request("r", "m", messages=(Message("user", "hi"),)))
+    with pytest.raises(InvalidRequest, match="/v1/chat/completions"):
+        Chatty().open(ask("hi"))
+
+
+def test_a_lone_surrogate_breaks_nothing() -> None:
+    """JSON can carry half a surrogate pair; an engine that repeats it must not bring its model down."""
+    assert text_of(run(Scripted(lambda prompt: [prompt]), ask("a\ud800b"))["r"]) == "a?b"

@@ -1,0 +1,121 @@
+"""The cores that a process has, read from strings and small folders instead of this machine."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from lllms_core.machine import CpuWatch, available_cores, busy_ticks, cgroup_cores, usable_cpus
+
+STAT = """\
+cpu  300 0 100 1000 50 0 0 10 0 0
+cpu0 200 0 60 400 20 1 2 5 7 0
+cpu1 100 0 40 600 30 0 0 5 0 0
+intr 12345 0 0
+"""
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_this_process_has_at_least_one_core_and_never_more_than_its_affinity():
+    """Whatever machine the test runs on, the count is usable."""
+    assert 1 <= available_cores() <= len(usable_cpus())
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000", None), ("200000 100000", 2.0), ("150000 100000", 1.5), ("50000", 0.5)]
+)
+def test_a_version_2_quota_is_quota_over_period(tmp_path: Path, text: str, cores: float | None):
+    """`cpu.max` holds microseconds of CPU per period, or `max` for no limit."""
+    write(tmp_path / "cpu.max", text + "\n")
+    assert cores == cgroup_cores("0::/\n", tmp_path)
+
+
+def test_the_tightest_quota_of_all_parents_counts(tmp_path: Path):
+    """A group without a quota of its own is bound by its parents'."""
+    write(tmp_path / "a/cpu.max", "300000 100000")
+    write(tmp_path / "a/b/cpu.max", "max 100000")
+    assert cgroup_cores("0::/a/b", tmp_path) == 3.0
+
+
+def test_a_path_of_the_host_falls_back_to_the_root_that_a_container_sees(tmp_path: Path):
+    """Without a cgroup namespace the path is not there; the mounted root is the container's own group."""
+    write(tmp_path / "cpu.max", "100000 100000")
+    assert cgroup_cores("0::/docker/0123abcd", tmp_path) == 1.0
+
+
+@pytest.mark.parametrize("folder", ["cpu", "cpu,cpuacct"])
+def test_a_version_1_quota_is_read_from_the_cpu_hierarchy(tmp_path: Path, folder: str):
+    """Other controllers, and the empty version 2 hierarchy beside it, do not disturb."""
+    write(tmp_path / folder / "box/cpu.cfs_quota_us", "250000\n")
+    write(tmp_path / folder / "box/cpu.cfs_period_us", "100000\n")
+    membership = f"9:name=systemd:/\n4:memory:/box\n3:cpuset:/\n1:{folder}:/box\n0::/\n"
+    assert cgroup_cores(membership, tmp_path) == 2.5
+
+
+def test_an_unlimited_version_1_group_sets_no_quota(tmp_path: Path):
+    """-1 is the kernel's word for no limit."""
+    write(tmp_path / "cpu/cpu.cfs_quota_us", "-1\n")
+    write(tmp_path / "cpu/cpu.cfs_period_us", "100000\n")
+    assert cgroup_cores("1:cpu:/\n", tmp_path) is None
+
+
+def test_no_cgroups_at_all_set_no_quota(tmp_path: Path):
+    """Other systems have neither the file nor the folder."""
+    assert cgroup_cores("", tmp_path) is None
+
+
+def test_busy_ticks_count_work_and_stolen_time_of_the_named_cpus_only():
+    """Idle and waiting for disks are not busy; guest time is in user time already."""
+    assert busy_ticks(STAT, [0]) == 200 + 60 + 1 + 2 + 5
+    assert busy_ticks(STAT, [0, 1]) == 268 + 145
+    assert busy_ticks(STAT, []) == 0
+
+
+class Fakes:
+    """A machine of two CPUs whose clock and counters the test sets."""
+
+    def __init__(self) -> None:
+        self.now = self.own = 0.0
+        self.busy = 0
+        self.watch = CpuWatch(
+            cpus=frozenset({0, 1}), read_stat=self.stat, clock=lambda: self.now, own_seconds=lambda: self.own,
+            ticks_per_second=100,
+        )
+
+    def stat(self) -> str:
+        return f"cpu  {self.busy} 0 0 0 0 0 0 0 0 0\ncpu0 {self.busy} 0 0 0 0 0 0 0 0 0\ncpu1 0 0 0 0 0 0 0 0 0 0\n"
+
+
+def test_spare_cores_are_those_that_others_leave():
+    """One second in which the machine was busy for 1.5 cores, 0.9 of them ours: 1.4 of two cores were ours to use."""
+    fakes = Fakes()
+    fakes.now, fakes.busy, fakes.own = 1.0, 150, 0.9
+    assert fakes.watch.spare_cores() == pytest.approx(1.4)
+    fakes.now = 2.0
+    assert fakes.watch.spare_cores() == pytest.approx(2.0)
+
+
+def test_our_own_work_never_makes_more_cores_than_there_are():
+    """The two clocks differ by up to a tick; the answer stays within the machine."""
+    fakes = Fakes()
+    fakes.now, fakes.busy, fakes.own = 1.0, 98, 1.0
+    assert fakes.watch.spare_cores() == 2.0
+
+
+def test_a_look_that_comes_too_soon_answers_nothing_and_keeps_the_window():
+    """Ticks of 10 ms say nothing about a few milliseconds."""
+    fakes = Fakes()
+    fakes.now, fakes.busy = 0.05, 5
+    assert fakes.watch.spare_cores() is None
+    fakes.now, fakes.busy = 0.2, 20
+    assert fakes.watch.spare_cores() == pytest.approx(1.0)
+
+
+def test_a_system_without_proc_stat_answers_nothing():
+    """The caller goes by its own measurements there."""
+    watch = CpuWatch(read_stat=lambda: "", clock=time.perf_counter)
+    assert watch.spare_cores() is None
