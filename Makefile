@@ -2,31 +2,41 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp
-STAMP := .venv/installed
+INSTALLED := .venv/installed
 
 .PHONY: serve test lint types bench clean
 
-serve: $(STAMP)  ## offer the plugins' own models at http://127.0.0.1:3000
-	$(BIN)/python -m lllms_core serve
+serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
+	@exec $(BIN)/python -m lllms_core serve
 
-test: $(STAMP)  ## run every test of the core and the plugins
+test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 
-types: $(STAMP)
+types: $(INSTALLED)
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## this server against the plain llama.cpp loop, as ratios taken in one run
-	$(BIN)/python -m lllms_core bench --raw
+bench: $(INSTALLED)  ## this server against the limits of this machine, as ratios taken in one run
+	$(BIN)/python -m lllms_core bench --all
 
 clean:
 	rm -rf .venv
 
 # Installed anew only when a pyproject.toml changes. llama-cpp-python is compiled once (about 5 minutes on two cores).
-$(STAMP): $(DISTRIBUTIONS:%=%/pyproject.toml)
+$(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
+	@command -v c++ >/dev/null && $(PYTHON) -c 'import ensurepip' || $(MAKE) --no-print-directory compiler
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp
 	touch $@
+
+# What a bare Debian lacks: a C++ compiler for llama.cpp, and Python's own venv.
+.PHONY: compiler
+compiler:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends g++ make python3-venv python3-dev; \
+	else \
+		echo "a C++ compiler and Python's venv are needed: sudo apt-get install g++ python3-venv python3-dev" >&2; exit 1; \
+	fi

@@ -1,7 +1,7 @@
-"""A whole engine in one file: a parrot, with its model, served as the OpenAI API.
+r"""A whole engine in one file: a parrot, with its model, served as the OpenAI API.
 
     python examples/custom_engine.py
-    curl http://127.0.0.1:3000/v1/chat/completions -H 'Content-Type: application/json' \\
+    curl http://127.0.0.1:3000/v1/chat/completions -H 'Content-Type: application/json' \
         -d '{"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}'
 
 To share it, put it into a package whose pyproject.toml says
@@ -13,7 +13,7 @@ To share it, put it into a package whose pyproject.toml says
 import sys
 from collections.abc import Iterator
 
-from lllms_core import Host, hookimpl
+from lllms_core import Host, hookimpl, load_config
 from lllms_core.engines import Engine, Progress, SerialModel
 from lllms_core.plugins import Plugins
 from lllms_core.types import ModelOffer, ModelSpec, Request
@@ -24,8 +24,8 @@ class Parrot(SerialModel):
 
     def chat(self, request: Request) -> Iterator[str]:
         """Answer one conversation."""
-        assert request.messages
-        for number, word in enumerate(request.messages[-1].content.split()):
+        *_, last = request.messages or ()
+        for number, word in enumerate(last.content.split()):
             yield f" {word}" if number else word
 
 
@@ -54,7 +54,7 @@ def lllms_models() -> list[ModelOffer]:
 
 def make_host() -> Host:
     """Make a host that knows this plugin, which no distribution has to announce."""
-    return Host(plugins=Plugins.discover(extra={"parrot": sys.modules[__name__]}))
+    return Host(load_config(), Plugins.discover(extra={"parrot": sys.modules[__name__]}))
 
 
 if __name__ == "__main__":
@@ -62,4 +62,4 @@ if __name__ == "__main__":
 
     from lllms_core.serve import serve
 
-    asyncio.run(serve(make_host()))
+    asyncio.run(serve(make_host(), on_ready=print))

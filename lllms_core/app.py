@@ -46,7 +46,8 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
 def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     """Add the routes of every API to an application, below `prefix`; the caller starts and closes the host.
 
-    An API whose plugin fails to make its routes is left out, and the log tells why.
+    The checks of `create_app` (Host header, size of bodies, origins) are not part of it. An API whose plugin fails to
+    make its routes is left out, and the log tells why.
     """
     for name, provided in sorted(host.plugins.apis.items()):
         try:

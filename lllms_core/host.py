@@ -52,7 +52,7 @@ class Host:
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
 
     def model(self, name: str) -> CatalogEntry:
-        """Look up a model by name or alias; raises `ModelUnknown`."""
+        """Look up a model by name or alias; raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem."""
         return self.catalog.get(name)
 
     def request(
@@ -78,7 +78,11 @@ class Host:
         return self.pool.status()
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except BaseException:  # Ctrl-C during a long load, say: nobody else would end the workers
+            await self.close(grace=0)
+            raise
         return self
 
     async def __aexit__(

@@ -1,4 +1,5 @@
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -26,6 +27,7 @@ def script(*lines: Mapping[str, object], **options: object) -> dict[str, object]
 MODELS: dict[str, Any] = {
     "tell": {**script({"replies": ["one two three four five"]}), "aliases": ["story"]},
     "endless": script({"replies": ["la"], "tokens": 1000}),
+    "endless-wait": script({"replies": ["one two three"]}, tokens_per_second=0.1),
     "small": script({"replies": ["la"], "tokens": 1000}, context_length=20),
     "emoji": script({"replies": ["a\N{GRINNING FACE}\u2028b"]}, tokenizer="bytes"),
     "broken": mock(load_fault="fail"),
@@ -42,8 +44,7 @@ async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     server = asyncio.create_task(serve(host, on_ready=ready.set_result))
     try:
-        await asyncio.wait([server, ready], return_when=asyncio.FIRST_COMPLETED)
-        yield ready.result()
+        yield await ready
     finally:
         server.cancel()
         await asyncio.gather(server, return_exceptions=True)
@@ -219,6 +220,26 @@ async def test_the_client_learns_of_an_error_in_a_stream(client: openai.AsyncOpe
     with pytest.raises(openai.APIError, match="fail"):
         async for _ in await client.chat.completions.create(model="failing", messages=MESSAGES, stream=True):
             pass
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_closed_connection_cancels(http: httpx.AsyncClient, url: str, stream: bool) -> None:
+    """The server notices that a client has hung up, and frees the slot, whether or not it was sending."""
+
+    async def running(count: int) -> None:
+        async with asyncio.timeout(10):
+            while (await http.get("/")).json()["requests"]["running"] != count:
+                pass
+
+    body = json.dumps({"model": "endless-wait", "messages": MESSAGES, "stream": stream}).encode()
+    address = httpx.URL(url)
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+    await running(1)
+    writer.close()
+    await writer.wait_closed()
+    await running(0)
 
 
 async def test_both_prefixes_lead_to_the_same(http: httpx.AsyncClient) -> None:

@@ -84,7 +84,7 @@ class Conversation:
 def lines() -> Iterator[str]:
     """Yield what is typed, or what is piped in, line by line; Ctrl-D, or Ctrl-C twice, ends it."""
     if not sys.stdin.isatty():
-        yield from (line.rstrip("\n") for line in click.get_text_stream("stdin"))
+        yield from (line.rstrip("\n") for line in sys.stdin)
         return
     with suppress(ImportError):
         import readline  # noqa: F401  # makes input() a line editor, where the system has it

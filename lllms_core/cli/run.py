@@ -1,5 +1,6 @@
 """`lllms run`: one answer."""
 
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def run(
     """
     if raw and system is not None:
         raise click.UsageError("--system belongs to a chat, and --raw is none; put the text into PROMPT")
-    text = click.get_text_stream("stdin").read() if prompt == "-" else prompt
+    text = sys.stdin.read() if prompt == "-" else prompt
     with open_voice(model, url, config_file) as voice:
         if raw:
             pieces = voice.complete(text, parameters(sampling))

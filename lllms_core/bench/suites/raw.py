@@ -14,6 +14,8 @@ from lllms_core.bench.traffic import ServerSilent, completion
 from lllms_core.machine import available_cores
 
 DECODE, WHOLE = 0.95, 0.95
+LONGEST = 30.0
+"""Seconds that one job may take; beside other programs a wrong thread count can be a hundred times slower."""
 PEER_TARGETS = {"llama_cpp.server": {1: 1.0, 8: 1.5}}
 """By a word in the peer's command: the least ratio for so many clients."""
 
@@ -53,7 +55,7 @@ def thread_counts() -> list[int]:
 
 
 async def rounds(
-    plan: Plan, raw: RawLoop, servers: Sequence[Server], clients: int, seconds: float = 120.0,
+    plan: Plan, raw: RawLoop, servers: Sequence[Server], clients: int, seconds: float = LONGEST,
 ) -> dict[str, list[Rates]]:
     """Let everybody do the same work in turns; returns the rates of each round, by `1 thread`, ... or server's name."""
     counts = thread_counts()
@@ -78,7 +80,7 @@ async def rounds(
 
 
 async def ask_all(
-    server: Server, prompts: Sequence[str], max_tokens: int, seconds: float = 120.0, name: str | None = None,
+    server: Server, prompts: Sequence[str], max_tokens: int, seconds: float = LONGEST, name: str | None = None,
 ) -> list[Timeline]:
     """Ask for all prompts at once, as text to continue, greedily; of the server's first model unless one is named."""
     body = {"model": name or server.model, "max_tokens": max_tokens, "temperature": 0}

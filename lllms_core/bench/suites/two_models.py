@@ -10,11 +10,10 @@ from lllms_core.bench.children import OurServer, RawLoop
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.load import words
 from lllms_core.bench.plan import Plan
-from lllms_core.bench.suites.raw import ask_all, context, model
+from lllms_core.bench.suites.raw import LONGEST, ask_all, context, model
 from lllms_core.bench.timeline import decode_rate
 
 TARGET = 0.9
-LONGEST = 120.0
 
 
 async def run(plan: Plan) -> list[Finding]:

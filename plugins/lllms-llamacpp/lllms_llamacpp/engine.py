@@ -1,13 +1,14 @@
 """The llama.cpp engine: checks a GGUF file, and loads it."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, read_gguf
+from lllms_core.gguf import GGUF, TENSOR_TYPES, read_gguf
 from lllms_core.types import ModelSpec
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.threads import limit_spinning
@@ -50,6 +51,7 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
         "name": gguf.metadata.text("general.name") or None,
         "architecture": gguf.architecture,
         "parameters": gguf.parameters,
+        "quantisation": _quantisation(gguf),
         "size": path.stat().st_size,
         "context_trained": gguf.hyperparameter("context_length"),
         "embedding_length": gguf.hyperparameter("embedding_length"),
@@ -58,6 +60,15 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
         "license": gguf.metadata.text("general.license") or None,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def _quantisation(gguf: GGUF) -> str | None:
+    """The type that most of the weights have."""
+    weights: Counter[int] = Counter()
+    for tensor in gguf.tensors:
+        weights[tensor.type] += tensor.elements
+    [(most, _), *_] = weights.most_common(1) or [(-1, 0)]
+    return TENSOR_TYPES[most][0] if most in TENSOR_TYPES else None
 
 
 def _file(spec: ModelSpec) -> Path:

@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+from lllms_llamacpp import LlamaCppEngine, Options
+
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.types import ModelSpec
+
+PROBE = """
+import json, sys
+from pathlib import Path
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.types import ModelSpec
+from lllms_llamacpp import LlamaCppEngine, Options
+
+for line in sys.stdin:
+    file, checked = json.loads(line)
+    spec = ModelSpec("broken", Options(threads=1, slots=1, **checked), Path(file))
+    try:
+        LlamaCppEngine().load(spec, lambda fraction: None).close()
+    except ModelLoadFailed as error:
+        print(json.dumps(["refused", str(error)]), flush=True)
+    else:
+        print(json.dumps(["loaded", ""]), flush=True)
+"""
+
+
+def try_to_load(*files, before="", **options):
+    """Load files, one after the other, in one process of its own; an abort shows as a missing answer."""
+    asked = "".join(json.dumps([str(file), options]) + "\n" for file in files)
+    command = [sys.executable, "-c", before + PROBE]
+    done = subprocess.run(command, check=False, input=asked, capture_output=True, text=True, timeout=120)
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(answers) == len(files)
+    return answers
+
+
+def write(path, tiny_file, *, architecture="llama", skip=(), change=None, tensors=True, keys=()):
+    """Write tiny-chat again, with something wrong with it."""
+    reader = gguf.GGUFReader(tiny_file)
+    writer = gguf.GGUFWriter(path, architecture)
+    for found in reader.fields.values():
+        if found.name.startswith("GGUF.") or found.name == "general.architecture" or found.name in skip:
+            continue
+        kind = found.types[0]
+        sub = found.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        name = found.name.replace("llama.", f"{architecture}.", 1)
+        writer.add_key_value(name, found.contents(), kind, sub)
+    for key, value in keys:
+        writer.add_key_value(key, value, gguf.GGUFValueType.STRING)
+    for tensor in reader.tensors if tensors else ():
+        data = tensor.data if change is None else change(tensor.name, tensor.data)
+        if data is not None:
+            writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_whole_file_loads(tiny_file, tmp_path):
+    """The file that the broken ones are made of loads, as it is and written again."""
+    assert try_to_load(tiny_file, write(tmp_path / "same.gguf", tiny_file)) == [["loaded", ""]] * 2
+
+
+def test_truncated_files_are_refused(tiny_file, tmp_path):
+    """Cut at many points, the file is refused each time, and the process lives on."""
+    data = tiny_file.read_bytes()
+    files = []
+    for length in [0, 3, 4, 8, 24, 100, 1000, 10_000, 20_000, 40_000, len(data) // 2, len(data) - 64]:
+        files.append(tmp_path / f"{length}.gguf")
+        files[-1].write_bytes(data[:length])
+    answers = try_to_load(*files)
+    assert {outcome for outcome, _ in answers} == {"refused"}
+    assert all("trunc" in reason for _, reason in answers[2:])
+
+
+def test_broken_files_are_refused_with_the_reason(tiny_file, tmp_path):
+    """Whatever is wrong with a file, before or at load, it is refused with words that say what."""
+    (tmp_path / "foreign.gguf").write_bytes(b"PK\x03\x04" + bytes(1000))
+    (tmp_path / "folder.gguf").mkdir()
+
+    def narrower(name, data):
+        return data[: len(data) // 2] if name == "blk.0.ffn_up.weight" else data
+
+    def without(name, data):
+        return None if name == "blk.1.attn_q.weight" else data
+
+    cases = {
+        tmp_path / "foreign.gguf": "not a GGUF file",
+        tmp_path / "folder.gguf": "directory",
+        tmp_path / "missing.gguf": "no file",
+        write(tmp_path / "vocab.gguf", tiny_file, tensors=False): "no tensors",
+        write(tmp_path / "arch.gguf", tiny_file, architecture="xyz"): "unknown model architecture: 'xyz'",
+        write(tmp_path / "tokenizer.gguf", tiny_file, skip={"tokenizer.ggml.model"}): "no tokenizer",
+        write(tmp_path / "layers.gguf", tiny_file, skip={"llama.block_count"}): "llama.block_count",
+        write(tmp_path / "shape.gguf", tiny_file, change=narrower): "blk.0.ffn_up.weight",
+        write(tmp_path / "lacking.gguf", tiny_file, change=without): "blk.1.attn_q.weight",
+        write(tmp_path / "lora.gguf", tiny_file, skip={"general.type"}, keys=[("general.type", "adapter")]): "LoRA",
+    }
+    for (file, expected), (outcome, reason) in zip(cases.items(), try_to_load(*cases), strict=True):
+        assert outcome == "refused", file
+        assert expected in reason
+        assert file.name in reason
+
+
+@pytest.mark.parametrize("damage", ["eos", "heads", "vocabulary"])
+def test_nonsense_in_the_header_is_survived(tiny_file, tmp_path, damage):
+    """Numbers that fit nothing are refused or put up with; the process lives on."""
+    reader = gguf.GGUFReader(tiny_file)
+    key = {
+        "eos": "tokenizer.ggml.eos_token_id", "heads": "llama.attention.head_count", "vocabulary": "llama.vocab_size",
+    }[damage]
+    part = reader.fields[key].parts[-1]
+    offset = part.ctypes.data - reader.data.ctypes.data
+    data = bytearray(tiny_file.read_bytes())
+    data[offset : offset + 4] = (7777).to_bytes(4, "little")
+    (tmp_path / "odd.gguf").write_bytes(data)
+    [[outcome, _]] = try_to_load(tmp_path / "odd.gguf")
+    assert outcome in {"refused", "loaded"}
+
+
+def test_inspect_tells_without_loading(tiny_file):
+    """`inspect` says what a file is, without the native library."""
+    code = (
+        "import sys; from pathlib import Path; from lllms_core.types import ModelSpec;"
+        "from lllms_llamacpp import LlamaCppEngine, Options;"
+        f"print(LlamaCppEngine().inspect(ModelSpec('t', Options(), Path({str(tiny_file)!r})))['architecture']);"
+        "print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["llama", "False", "False"]
+
+
+def test_model_without_a_file_is_refused():
+    """A configuration without a file is refused with the key to set."""
+    with pytest.raises(ModelLoadFailed, match=r"models\.tiny\.file"):
+        LlamaCppEngine().inspect(ModelSpec("tiny", Options()))
+
+
+def test_progress_goes_up_to_one(tiny_file):
+    """A load tells its progress, never backwards, and ends at 1."""
+    told = []
+    LlamaCppEngine().load(ModelSpec("tiny", Options(threads=1, slots=1), tiny_file), told.append).close()
+    assert told == sorted(told)
+    assert told[-1] == 1
+
+
+def test_progress_can_end_a_load(tiny_file):
+    """What `progress` raises ends the load, and reaches the caller."""
+    def enough(fraction):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LlamaCppEngine().load(ModelSpec("tiny", Options(threads=1, slots=1), tiny_file), enough)
+
+
+def test_context_that_cannot_be_made_is_refused(tiny_file):
+    """Where the memory for a context is not to be had, the load fails with the options to look at."""
+    little = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))"
+    [[outcome, reason]] = try_to_load(tiny_file, before=little, context_length=2**20)
+    assert outcome == "refused"
+    assert "context_length" in reason

@@ -1,0 +1,102 @@
+import pytest
+from lllms_llamacpp import Lora, Options
+
+from lllms_core.errors import ModelLoadFailed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"context_length": 0}, {"context_length": "all"}, {"context_length": True}, {"slots": 0}, {"slots": 257},
+        {"slots": "4"}, {"threads": 0}, {"threads": "many"}, {"batch_size": 0}, {"micro_batch_size": -1},
+        {"gpu_layers": -2}, {"flash_attention": True}, {"kv_type_k": "q3"}, {"kv_type_v": ""}, {"use_mmap": 1},
+        {"use_mlock": "no"}, {"chat_template": 5}, {"rope_scaling": "double"}, {"rope_freq_base": -1},
+        {"rope_freq_scale": float("nan")}, {"rope_freq_scale": "2"}, {"lora": ["a.gguf"]}, {"seed": 2**63},
+        {"seed": 1.5}, {"kv_size": 0}, {"slots": 8, "batch_size": 7}, {"kv_type_v": "q8_0", "flash_attention": "off"},
+        {"context_length": 100, "kv_size": 99},
+    ],
+)
+def test_wrong_options_are_refused(options):
+    """A wrong type or a value out of range is refused before C code sees it, and the message names the option."""
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        Options(**options)
+
+
+@pytest.mark.parametrize("options", [{"path": ""}, {"path": 3}, {"path": "a", "scale": "1"}])
+def test_wrong_loras_are_refused(options):
+    """An adapter needs a path and a number."""
+    with pytest.raises((ValueError, TypeError)):
+        Lora(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"context_length": 64}, {"context_length": 2048, "slots": 1}, {"slots": 33, "batch_size": 33},
+        {"slots": 256, "context_length": 16}, {"threads": "auto"}, {"threads": 64},
+        {"batch_size": 8, "micro_batch_size": 4}, {"batch_size": 8, "micro_batch_size": 4096},
+        {"gpu_layers": 0}, {"gpu_layers": 99}, {"flash_attention": "on"}, {"flash_attention": "off"},
+        {"kv_type_k": "q8_0", "kv_type_v": "q8_0"}, {"kv_type_k": "f32", "kv_type_v": "bf16"},
+        {"use_mmap": False}, {"use_mlock": True}, {"use_mmap": False, "use_mlock": True},
+        {"rope_scaling": "none"}, {"rope_freq_base": 10000, "rope_freq_scale": 1.0}, {"seed": -1},
+        {"kv_size": 1100}, {"kv_size": 100},
+    ],
+)
+def test_models_answer_with_every_option(load, options):
+    """Whatever the options are, the model loads and answers."""
+    talk = load(**options)
+    answer = talk.ask("ping", max_tokens=4)
+    assert answer.text == "pong"
+    assert talk.model.slots == options.get("slots", 4)
+    assert talk.model.context_length == options.get("context_length", min(1024, options.get("kv_size", 1024)))
+
+
+def test_rope_scaling_changes_the_model(load):
+    """RoPE's options reach the model: with other positions it says something else."""
+    plain, scaled = load(), load(rope_scaling="linear", rope_freq_scale=0.1)
+    assert plain.ask("lets count to 10").text != scaled.ask("lets count to 10", max_tokens=60).text
+
+
+@pytest.mark.parametrize("source", ["inline", "file"])
+def test_own_chat_template(load, tmp_path, source):
+    """`chat_template` replaces the model's own, as text or as the path of a file."""
+    template = (
+        "{% for m in messages %}<|im_start|>user\n{{ m.content | replace('X', 'ping') }}<|im_end|>\n{% endfor %}"
+        "{{ '<|im_start|>assistant\n' }}"
+    )
+    if source == "file":
+        (tmp_path / "chat.jinja").write_text(template)
+        template = str(tmp_path / "chat.jinja")
+    assert load(chat_template=template).ask("X").text == "pong"
+
+
+@pytest.mark.parametrize("template", ["no/such/file.jinja", "{% for %}"])
+def test_unusable_chat_template_is_refused(load, template):
+    """A template that cannot be read or compiled fails the load, with the reason."""
+    with pytest.raises(ModelLoadFailed):
+        load(chat_template=template)
+
+
+def test_missing_lora_is_refused(load):
+    """An adapter that is not there fails the load by its name."""
+    with pytest.raises(ModelLoadFailed, match="absent"):
+        load(lora=[Lora("absent.gguf")])
+
+
+def test_threads_are_bounded_by_the_allowance(load):
+    """A fixed count is used as far as it is granted, and again in full when more is granted."""
+    talk = load(threads=3)
+    chosen = []
+    for allowance in (8, 2, 1, 8):
+        talk.model.use_threads(allowance)
+        chosen.append(talk.model._threads.choose(1))
+    assert chosen == [3, 2, 1, 3]
+    assert talk.ask("ping").text == "pong"
+
+
+def test_automatic_threads_stay_in_the_allowance(load):
+    """With "auto" the count is chosen while running, and never above what is granted."""
+    talk = load(threads="auto")
+    talk.model.use_threads(1)
+    assert talk.ask("lets count to 10").text.endswith("9, 10.")
+    assert talk.model._threads_set == 1

@@ -1,0 +1,33 @@
+"""What several tests of workers, the pool and the host share."""
+
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Worker processes find the tests' engines by the same path.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from pools_for_tests import Pools
+
+
+@pytest.fixture
+async def pools() -> AsyncIterator[Pools]:
+    """A maker of pools, which are closed in the end; then no child is left."""
+    before = set(psutil.Process().children(recursive=True))
+    made = Pools()
+    yield made
+    await made.close()
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """A pipe at which a load waits until somebody opens and closes it for writing."""
+    path = tmp_path / "gate"
+    os.mkfifo(path)
+    yield path
+    os.close(os.open(path, os.O_RDWR))  # whoever still waits there goes on

@@ -1,0 +1,226 @@
+"""Engines that behave, and misbehave, as their options say; in a module that worker processes can import."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from attrs import frozen
+
+from lllms_core.engines import Engine, Model, Progress, SerialModel
+from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
+from lllms_core.types import Delta, Finish, ModelSpec, Request, Usage
+
+RELEASE = threading.Event()
+"""What hangs in a thread of the test goes on when this is set."""
+
+Fault = Literal[
+    "", "refuse", "fail", "raise", "exit", "sys-exit", "kill", "segv", "abort", "hang", "hold-gil", "print",
+    "unreadable",
+]
+
+
+@frozen
+class Options:
+    load: Fault = ""
+    close: Fault = ""
+    slots: int = 2
+    gate: str = ""
+    """A pipe (fifo) that the load reads to its end: it waits until somebody has opened and closed it."""
+
+
+class UnreadableError(InvalidRequest):
+    """Pickles, but cannot be rebuilt."""
+
+    def __init__(self, one: str, *, other: str) -> None:
+        super().__init__(one)
+        self.other = other
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return UnreadableError, ("one",)
+
+
+def strike(fault: str) -> None:
+    """Do what the fault says."""
+    match fault:
+        case "refuse":
+            raise InvalidRequest("no such luck", "prompt")
+        case "fail":
+            raise EngineFailed("this one cannot go on")
+        case "raise":
+            raise ValueError("the engine is broken")
+        case "exit":
+            os._exit(7)
+        case "sys-exit":
+            sys.exit("enough")
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segv":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "abort":
+            os.abort()
+        case "hang":
+            RELEASE.wait()
+        case "hold-gil":
+            ctypes.PyDLL(None).sleep(1_000_000)  # PyDLL keeps the interpreter's lock
+        case "print":
+            print("printed by Python")  # noqa: T201  # as careless engines do
+            os.write(1, b"written to standard output\n")
+            os.write(2, b"written to standard error\n")
+        case "unreadable":
+            raise UnreadableError("one", other="two")
+
+
+class ScriptedModel(SerialModel):
+    """Continues "count" with numbers, "echo TEXT" with the text; any fault's name strikes in the second step.
+
+    "open FAULT" strikes in `open`, "cancel FAULT" counts and strikes in `cancel`, "child" starts a program.
+    """
+
+    context_length = 1_000_000
+
+    def __init__(self, options: Options) -> None:
+        self.slots = options.slots
+        self._close = options.close
+        self._threads = 0
+        self._cancel_faults: dict[str, str] = {}
+
+    def use_threads(self, count: int) -> None:
+        self._threads = count
+
+    def open(self, request: Request) -> None:
+        word, _, fault = (request.prompt or "").partition(" ")
+        if word == "open":
+            strike(fault)
+        if word == "cancel":
+            self._cancel_faults[request.id] = fault
+        super().open(request)
+
+    def cancel(self, request_id: str) -> Iterable[Delta]:
+        strike(self._cancel_faults.get(request_id, ""))
+        return super().cancel(request_id)
+
+    def complete(self, prompt: str, request: Request) -> Iterator[str]:
+        word, _, rest = prompt.partition(" ")
+        if word == "threads":
+            yield str(self._threads)
+            return
+        if word == "pid":
+            yield str(os.getpid())
+            return
+        if word == "echo":
+            yield from rest
+            return
+        if word == "child":
+            new_session = rest == "daemon"
+            yield str(subprocess.Popen(["/bin/sleep", "1000"], start_new_session=new_session).pid)
+        number = 0
+        while True:
+            yield f"{number} "
+            number += 1
+            if number == 1:
+                strike(word)
+
+    def close(self) -> None:
+        strike(self._close)
+
+
+class ScriptedEngine(Engine):
+    name = "scripted"
+    Options = Options
+    needs_file = False
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        options = spec.options
+        assert isinstance(options, Options)
+        for percent in range(0, 100, 10):
+            progress(percent / 100)
+        if options.gate:
+            Path(options.gate).read_bytes()
+        if options.load == "refuse":
+            raise ModelLoadFailed("this file is no model")
+        strike(options.load)
+        return ScriptedModel(options)
+
+
+class RawModel(Model):
+    """A model without the help of a base: one token per step for everyone."""
+
+    context_length = 1_000_000
+    slots = 8
+
+    def __init__(self) -> None:
+        self.requests: dict[str, int] = {}
+
+    @property
+    def idle(self) -> bool:
+        return not self.requests
+
+    def open(self, request: Request) -> None:
+        self.requests[request.id] = request.max_tokens or 1_000_000
+
+    def step(self) -> Iterable[Delta]:
+        for one, left in list(self.requests.items()):
+            if left > 1:
+                self.requests[one] = left - 1
+                yield Delta(one, "x", 1)
+            else:
+                yield from self.end(one, "length")
+
+    def cancel(self, request_id: str) -> Iterable[Delta]:
+        return self.end(request_id, "cancelled") if request_id in self.requests else []
+
+    def end(self, request_id: str, reason: Literal["length", "cancelled"]) -> list[Delta]:
+        del self.requests[request_id]
+        return [Delta(request_id, "", 0, Finish(reason, Usage(1, 1)))]
+
+
+class RawEngine(Engine):
+    name = "raw"
+    needs_file = False
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        return RawModel()
+
+
+class BadInfoModel(RawModel):
+    """Says something about itself that cannot travel."""
+
+    def details(self) -> dict[str, str]:
+        return {"secret": lambda: None}  # type: ignore[dict-item]  # that is the point
+
+
+class BadInfoEngine(RawEngine):
+    name = "bad-info"
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        return BadInfoModel()
+
+
+class ShyEngine(RawEngine):
+    """Cannot be made in another process."""
+
+    name = "shy"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _make_shy, (os.getpid(),)
+
+
+class StuckEngine(RawEngine):
+    """Cannot be pickled."""
+
+    name = "stuck"
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+def _make_shy(home: int) -> ShyEngine:
+    if os.getpid() != home:
+        raise ImportError("the engine's library is missing")
+    return ShyEngine()

@@ -1,0 +1,62 @@
+"""Pools of scripted models, and what they are asked, for the tests of workers, the pool and the host."""
+
+import asyncio
+import itertools
+from typing import Any
+
+import engines_for_tests as engines
+
+from lllms_core.engines import Engine
+from lllms_core.pool.instance import PATIENCE, Patience
+from lllms_core.pool.pool import Pool, PoolModel
+from lllms_core.pool.scheduler import Limits, ModelLimits
+from lllms_core.types import Isolation, ModelSpec, Request
+
+GUARD = 30.0
+"""Seconds after which a test that waits for something has failed."""
+_numbers = itertools.count(1)
+
+
+def ask(prompt: str, model: str = "scripted", **fields: Any) -> Request:
+    """A request with an id of its own."""
+    return Request(f"r{next(_numbers)}", model, prompt=prompt, **fields)
+
+
+class Pools:
+    """Starts pools of scripted models."""
+
+    def __init__(self) -> None:
+        self.pools: list[Pool] = []
+
+    async def start(
+        self,
+        options: engines.Options | None = None,
+        *,
+        isolation: Isolation = "thread",
+        limits: Limits | None = None,
+        model_limits: ModelLimits | None = None,
+        patience: Patience = PATIENCE,
+        engine: Engine | None = None,
+        models: tuple[str, ...] = ("scripted",),
+    ) -> Pool:
+        """Start a pool of models that all have these options and limits."""
+        entries = {
+            name: PoolModel(
+                engine or engines.ScriptedEngine(),
+                ModelSpec(name, options or engines.Options()),
+                model_limits or ModelLimits(),
+                isolation,
+            )
+            for name in models
+        }
+        pool = Pool(entries, limits or Limits(cores=2), patience=patience)
+        self.pools.append(pool)
+        async with asyncio.timeout(GUARD):
+            await pool.start()
+        return pool
+
+    async def close(self) -> None:
+        """Close them all at once."""
+        async with asyncio.timeout(GUARD):
+            for pool in self.pools:
+                await pool.close(grace=0)

@@ -1,0 +1,264 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import lllms_core
+from lllms_core.cli import cli
+
+SCRIPT = '[[models.slow.options.script]]\nreplies = ["one two three four"]\ntokens = 4\n'
+
+
+@pytest.fixture(autouse=True)
+def own_world(tmp_path, monkeypatch):
+    """No configuration of this machine's, and the log as it was before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in [name for name in os.environ if name.startswith("LLLMS_")]:
+        monkeypatch.delenv(name)
+    loggers = [logging.getLogger(), logging.getLogger("lllms")]
+    before = [(logger.handlers, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level = handlers, level
+
+
+def lllms(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(cli, list(arguments), input=stdin, prog_name="lllms")
+
+
+def program(*arguments: str, path: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the real program, with another folder in front of the import path."""
+    environment = {**os.environ, **environ} | ({"PYTHONPATH": str(path)} if path else {})
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False,
+    )
+
+
+def install_plugin(folder: Path, code: str) -> None:
+    """Lay out a distribution `lllms-extra` with a plugin `extra`, as an installer would."""
+    (folder / "lllms_extra.py").write_text(code)
+    about = folder / "lllms_extra-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lllms-extra\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[lllms]\nextra = lllms_extra\n")
+
+
+def test_help_names_every_command():
+    """`lllms --help` shows the commands that this version promises."""
+    result = lllms("--help")
+    assert result.exit_code == 0
+    for command in ("serve", "run", "chat", "plugins", "check", "ps", "bench"):
+        assert f"\n  {command} " in result.output
+
+
+@pytest.mark.parametrize("command", ["serve", "run", "chat", "plugins", "check", "ps", "bench"])
+def test_every_command_has_examples(command):
+    """The help of each command ends with examples."""
+    result = lllms(command, "--help")
+    assert result.exit_code == 0
+    assert f"Examples:\n    lllms {command}" in result.output
+
+
+def test_version():
+    """`--version` tells the version of the core."""
+    assert lllms("--version").output == f"lllms, version {lllms_core.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"], ["bench", "--help"]])
+def test_no_engine_library_is_imported(arguments):
+    """Help and the list of plugins import neither an engine's library, nor the web server, nor numpy."""
+    code = (
+        "import sys; from lllms_core.cli import cli\n"
+        f"cli({arguments!r}, standalone_mode=False)\n"
+        "heavy = {'llama_cpp', 'quart', 'hypercorn', 'numpy', 'gguf'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = program("-c", code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_m_is_the_same_program():
+    """`python -m lllms_core` is `lllms`."""
+    done = program("-m", "lllms_core", "--version")
+    assert done.stdout == f"lllms, version {lllms_core.__version__}\n"
+
+
+def test_plugins_as_json():
+    """`plugins --json` tells of each plugin what it is and what it provides."""
+    listed = {one["name"]: one for one in json.loads(lllms("plugins", "--json").stdout)}
+    assert listed["mock"] == {
+        "name": "mock", "version": "0.1.0", "distribution": "lllms-mock", "provides": ["engine mock", "model mock"],
+        "error": None, "disabled": False,
+    }
+
+
+def test_plugins_as_table():
+    """`plugins` shows the same to people, and what is disabled."""
+    Path("lllms.toml").write_text('[plugins]\ndisable = ["llamacpp"]\n')
+    output = lllms("plugins").stdout
+    assert "engine mock" in output
+    assert "disabled" in output
+
+
+def test_broken_plugin_is_reported_and_stops_nothing(tmp_path):
+    """A plugin that cannot be imported is listed with the reason; the others work."""
+    install_plugin(tmp_path, "raise RuntimeError('out of luck')")
+    done = program("-m", "lllms_core", "plugins", "--json", path=tmp_path)
+    listed = {one["name"]: one for one in json.loads(done.stdout)}
+    assert "out of luck" in listed["extra"]["error"]
+    assert listed["mock"]["error"] is None
+    assert program("-m", "lllms_core", "run", "mock", "hello", path=tmp_path).returncode == 0
+
+
+def test_strict_makes_a_broken_plugin_an_error(tmp_path):
+    """With LLLMS_STRICT a broken plugin ends the command, in one line."""
+    install_plugin(tmp_path, "raise RuntimeError('out of luck')")
+    done = program("-m", "lllms_core", "plugins", path=tmp_path, LLLMS_STRICT="1")
+    assert done.returncode == 1
+    assert "out of luck" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+COMMAND = """
+from lllms_core.hookspecs import hookimpl
+import click
+@hookimpl
+def lllms_commands(cli):
+    @cli.command()
+    def squawk():
+        click.echo("squawk!")
+"""
+
+
+def test_plugins_add_commands(tmp_path):
+    """What `lllms_commands` adds is a command like any other, and in the help."""
+    install_plugin(tmp_path, COMMAND)
+    assert program("-m", "lllms_core", "squawk", path=tmp_path).stdout == "squawk!\n"
+    assert "squawk" in program("-m", "lllms_core", "--help", path=tmp_path).stdout
+
+
+def test_failing_command_hook_is_a_warning(tmp_path):
+    """A plugin whose commands fail is named on stderr, and `--help` still works."""
+    install_plugin(tmp_path, COMMAND.replace("@cli.command()", "1 / 0"))
+    done = program("-m", "lllms_core", "--help", path=tmp_path)
+    assert done.returncode == 0
+    assert "plugin 'extra'" in done.stderr
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_run_prints_the_answer():
+    """`run` writes the answer, and nothing else, to stdout."""
+    result = lllms("run", "mock", "My name is Bob.")
+    assert result.exit_code == 0
+    assert "Bob" in result.stdout
+    assert result.stderr == ""
+
+
+def test_run_reads_stdin_and_continues_text():
+    """`-` takes the prompt from stdin; `--raw` continues a text."""
+    assert "Bob" in lllms("run", "mock", "-", stdin="My name is Bob.").stdout
+    assert "Bob" in lllms("run", "mock", "--raw", "My name is Bob.").stdout
+
+
+def test_run_honours_sampling_options():
+    """`--max-tokens` and `--stop` reach the model."""
+    Path("lllms.toml").write_text('[models.slow]\nengine = "mock"\n' + SCRIPT)
+    assert lllms("run", "slow", "go").stdout == "one two three four\n"
+    assert lllms("run", "slow", "go", "--max-tokens", "2").stdout == "one two\n"
+    assert lllms("run", "slow", "go", "--stop", " three").stdout == "one two\n"
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["run", "nope", "hi"], 1, "no model 'nope'"),
+    (["run", "gone.gguf", "hi"], 1, "no file"),
+    (["run", "hf:org/repo", "hi"], 1, "not supported yet"),
+    (["serve", "--model", "hf:org/repo"], 1, "not supported yet"),
+    (["run", "mock"], 2, "Missing argument 'PROMPT'"),
+    (["run", "mock", "hi", "--raw", "--system", "x"], 2, "--system"),
+    (["run", "mock", "hi", "--temperature", "9"], 2, "9"),
+    (["run", "mock", "hi", "--repeat-penalty", "1.5"], 1, "repeat_penalty"),
+    (["nonsense"], 2, "No such command"),
+    (["ps", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
+    (["ps", "--url", "ftp://x"], 1, "is no address"),
+    (["run", "mock", "hi", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
+    (["serve", "--host", "0.0.0.0"], 1, "allow_remote"),
+    (["serve", "--config", "gone.toml"], 2, "gone.toml"),
+    (["bench"], 2, "--base-url"),
+    (["bench", "--raw", "--base-url", "http://127.0.0.1:1/v1"], 2, "--base-url"),
+    (["bench", "--raw", "gone.gguf"], 1, "no file gone.gguf"),
+    (["bench", "wire", "--clients", "1,x"], 2, "1,x"),
+    (["bench", "--base-url", "http://127.0.0.1:1/v1"], 1, "no server answers"),
+])
+def test_errors_are_one_clear_line(arguments, code, says):
+    """Mistakes end with exit code 1, or 2 for usage, and say what is wrong; there is no traceback."""
+    result = lllms(*arguments)
+    assert result.exit_code == code
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_debug_shows_where_an_error_comes_from():
+    """`--debug` adds the traceback."""
+    assert "Traceback" in lllms("--debug", "run", "nope", "hi").stderr
+
+
+def test_chat_keeps_the_conversation_until_it_is_cleared():
+    """The model hears what was said before; after /clear it does not; /exit ends."""
+    Path("lllms.toml").write_text(
+        '[models.count]\nengine = "mock"\n[[models.count.options.script]]\nreplies = ["first", "second", "third"]\n',
+    )
+    result = lllms("chat", "count", stdin="a\nb\n/clear\nc\n\n/nonsense\n/system Be brief.\nd\n/exit\ne\n")
+    assert result.exit_code == 0
+    assert result.stdout == "first\nsecond\nfirst\nfirst\n"
+    assert "no command /nonsense" in result.stderr
+
+
+def test_chat_survives_a_failed_turn():
+    """An error in one turn is told, and the conversation goes on from before it."""
+    Path("lllms.toml").write_text(
+        '[models.moody]\nengine = "mock"\n[[models.moody.options.script]]\nwhen = "bad"\nfault = "refuse"\n'
+        '[[models.moody.options.script]]\nreplies = ["first", "second"]\n',
+    )
+    result = lllms("chat", "moody", stdin="a\nbad\nb\n")
+    assert result.stdout == "first\n\nsecond\n"
+    assert "Error: " in result.stderr
+
+
+def test_check_says_that_all_is_well():
+    """Without any mistake `check` ends with 0, and names what it looked at."""
+    Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\n')
+    result = lllms("check")
+    assert result.exit_code == 0
+    assert "model bot: engine mock" in result.stdout
+    assert result.stdout.endswith("all is well\n")
+
+
+def test_check_lists_all_problems(tmp_path):
+    """`check` names everything that is wrong, and ends with 1."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but no more")
+    Path("lllms.toml").write_text(
+        f'[models.a]\nengine = "nope"\n[models.b]\nengine = "llamacpp"\nfile = "{broken}"\n'
+        '[models.c]\nengine = "mock"\noptions = { slotz = 1 }\n[plugins]\ndisable = ["ghost"]\n',
+    )
+    result = lllms("check")
+    assert result.exit_code == 1
+    for text in ("models.a.engine", "models.b", "models.c.options.slotz", "plugin ghost"):
+        assert text in result.stderr
+    assert "all is well" not in result.stdout
+
+
+def test_check_reports_a_configuration_that_cannot_be_read():
+    """A fault in the configuration is a problem like any other, and the plugins are looked at all the same."""
+    Path("lllms.toml").write_text("[server]\nprot = 1\n")
+    result = lllms("check")
+    assert result.exit_code == 1
+    assert "server.prot" in result.stderr
+    assert "plugin mock" in result.stdout

@@ -1,0 +1,204 @@
+import json
+import os
+import pty
+import re
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from lllms_core.cli import cli
+
+CONFIG = """
+[models.bot]
+engine = "mock"
+aliases = ["eliza"]
+[[models.bot.options.script]]
+replies = ["one two three", "four"]
+[models.other]
+engine = "mock"
+"""
+
+
+def environment(folder: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LLLMS_")}
+    return {**clean, "XDG_CONFIG_HOME": str(folder)}
+
+
+@contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Run `lllms serve` on a free port; yields the process and what it printed until it was ready."""
+    argv = [sys.executable, "-m", "lllms_core", "serve", "--port", "0", *arguments]
+    process = subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment(folder),
+    )
+    assert process.stdout is not None
+    try:
+        printed: list[str] = []
+        while not (printed and printed[-1].startswith("try: ")):
+            line = process.stdout.readline()
+            assert line, process.communicate()[1]
+            printed.append(line.rstrip("\n"))
+        yield process, printed
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A server with two models, and what it printed."""
+    folder = tmp_path_factory.mktemp("serve")
+    (folder / "lllms.toml").write_text(CONFIG)
+    with serving(folder) as (_, printed):
+        yield printed
+
+
+@pytest.fixture
+def url(server):
+    return next(line.split()[-1] for line in server if line.startswith("listening on "))
+
+
+def lllms(*arguments: str, stdin: str | None = None):
+    return CliRunner().invoke(cli, list(arguments), input=stdin, prog_name="lllms")
+
+
+def test_serve_tells_what_it_offers(server):
+    """Each model is named with its engine and the plugin that it comes from."""
+    assert "model bot, eliza: engine mock of plugin mock" in server
+    assert any(re.fullmatch(r"listening on http://127\.0\.0\.1:\d+", line) for line in server)
+
+
+def test_the_curl_line_works(server):
+    """What `serve` suggests to try is a whole shell line, and gets an answer."""
+    words = shlex.split(server[-1].removeprefix("try: "))
+    command, address, header, content_type, data, body = words
+    assert (command, header, data) == ("curl", "-H", "-d")
+    name, value = content_type.split(": ")
+    with urllib.request.urlopen(urllib.request.Request(address, body.encode(), {name: value})) as response:
+        answer = json.load(response)
+    assert answer["choices"][0]["message"]["content"] == "one two three"
+
+
+def test_ps_shows_a_running_server(url):
+    """`ps` tells the models, the instances and the queue of a server."""
+    lllms("run", "bot", "hi", "--url", url)
+    output = lllms("ps", "--url", url).stdout
+    assert "model bot: engine mock, 1 of 1 instances" in output
+    assert "instance bot:" in output
+    assert "0 of 512 waiting" in output
+    assert json.loads(lllms("ps", "--url", url, "--json").stdout)["name"] == "lllms"
+
+
+def test_run_and_chat_talk_to_a_running_server(url):
+    """With `--url` the answers come from the server, with or without /v1 in its address."""
+    assert lllms("run", "eliza", "hi", "--url", url).stdout == "one two three\n"
+    assert lllms("run", "bot", "hi", "--raw", "--max-tokens", "2", "--url", f"{url}/v1").stdout == "one two\n"
+    assert lllms("chat", "bot", "--url", url, stdin="a\nb\n").stdout == "one two three\nfour\n"
+
+
+def test_errors_of_the_server_are_told(url):
+    """What the server refuses is an error of the command, in the server's words."""
+    result = lllms("run", "nope", "hi", "--url", url)
+    assert result.exit_code == 1
+    assert "answers 404" in result.stderr
+    assert "nope" in result.stderr
+
+
+def test_a_taken_port_is_a_clear_error(server, url, tmp_path):
+    """A second server on the same port says so, and ends with 1."""
+    port = url.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "lllms_core", "serve", "--port", port, "--model", "mock"],
+        capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path), timeout=60, check=False,
+    )
+    assert done.returncode == 1
+    assert f"port {port}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_model_narrows_what_is_offered(tmp_path):
+    """`--model` offers exactly what it names; SIGTERM ends the server with 0."""
+    (tmp_path / "lllms.toml").write_text(CONFIG)
+    with serving(tmp_path, "--model", "eliza") as (process, printed):
+        offered = [line for line in printed if line.startswith("model ")]
+        assert offered == ["model bot, eliza: engine mock of plugin mock"]
+    assert process.returncode == 0
+
+
+def test_a_terminal_is_told_the_same(tmp_path):
+    """On a terminal, too, `serve` shows the model, the address and the curl line; Ctrl-C ends it with 0."""
+    terminal = Terminal()
+    with terminal.program("serve", "--port", "0", "--model", "mock", folder=tmp_path) as process:
+        shown = terminal.until("curl http://127.0.0.1:")
+        assert "mock" in shown
+        assert "listening on" in shown
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+def test_ctrl_c_in_a_chat(tmp_path):
+    """Ctrl-C ends an answer and keeps the conversation; twice at the prompt it ends the chat."""
+    (tmp_path / "lllms.toml").write_text(
+        '[models.long]\nengine = "mock"\n[[models.long.options.script]]\nwhen = "go"\nreplies = ["token"]\n'
+        'tokens = 3\nfault = "hang"\nafter = 3\n[[models.long.options.script]]\nreplies = ["first", "second"]\n',
+    )
+    terminal = Terminal()
+    with terminal.program("chat", "long", folder=tmp_path) as process:
+        terminal.until("> ")
+        terminal.type("go\n")
+        terminal.until("token token token")
+        process.send_signal(signal.SIGINT)
+        terminal.until("(cancelled)")
+        terminal.until("> ")
+        terminal.type("hi\n")
+        terminal.until("second")
+        terminal.until("> ")
+        process.send_signal(signal.SIGINT)
+        terminal.until("(Ctrl-C again")
+        terminal.until("> ")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+
+
+class Terminal:
+    """What a program shows on its terminal, read up to one text after another."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = pty.openpty()
+        self._shown = ""
+
+    def until(self, text: str) -> str:
+        """Wait until a text is shown, and return all up to it."""
+        while text not in self._shown:
+            readable, _, _ = select.select([self.ours], [], [], 30)
+            assert readable, f"{text!r} is not shown: {self._shown!r}"
+            self._shown += os.read(self.ours, 1024).decode(errors="replace")
+        before, self._shown = self._shown.split(text, 1)
+        return before + text
+
+    def type(self, text: str) -> None:
+        os.write(self.ours, text.encode())
+
+    @contextmanager
+    def program(self, *arguments: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Run lllms on this terminal."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lllms_core", *arguments], stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
+            cwd=folder, env={**environment(folder), "TERM": "dumb"}, start_new_session=True,
+        )
+        os.close(self.theirs)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            os.close(self.ours)

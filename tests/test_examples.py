@@ -1,0 +1,80 @@
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import tomllib
+import urllib.request
+from pathlib import Path
+
+from lllms_core import Config, parse_config
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+
+def test_embed_pool() -> None:
+    """The pool answers two questions in a program of one's own, without HTTP."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "embed_pool.py"], capture_output=True, text=True, timeout=60, check=True,
+    )
+    assert sorted(done.stdout.splitlines()) == [
+        "What is 3 plus 4? -> 3 plus 4 is 7. (8 tokens)",
+        "lets count to 10 -> Sure, let's count to 10 together: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10. (43 tokens)",
+    ]
+
+
+async def test_mount_app() -> None:
+    """One app serves its own routes and the OpenAI API."""
+    app = runpy.run_path(str(EXAMPLES / "mount_app.py"))["make_app"]()
+    async with app.test_app() as running:
+        client = running.test_client()
+        hello = await (await client.get("/hello", headers={"Host": "localhost"})).get_json()
+        models = await (await client.get("/v1/models", headers={"Host": "localhost"})).get_json()
+    assert hello["models"] == [model["id"] for model in models["data"]]
+    assert "tiny-chat" in hello["models"]
+
+
+def test_custom_engine(tmp_path: Path) -> None:
+    """A script that defines an engine serves it, from a worker process, and ends without a trace on Ctrl-C."""
+    process = subprocess.Popen(
+        [sys.executable, EXAMPLES / "custom_engine.py"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "LLLMS_PORT": "0"},
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        body = {"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}
+        request = urllib.request.Request(
+            f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.load(response)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert answer["choices"][0]["message"]["content"] == "Pieces of eight!"
+    assert "Traceback" not in errors
+    assert process.returncode == 0
+
+
+def test_readme_host_runs(tmp_path: Path) -> None:
+    """The README's program over a `Host` runs as it stands."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if "async with Host()" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", block], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True,
+    )
+    assert done.stdout == "pong"
+
+
+def test_readme_configuration_is_accepted() -> None:
+    """The README's configuration is a configuration, and its [server] shows the defaults."""
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    config = parse_config(tomllib.loads(block))
+    assert config.server == Config().server
+    assert config.models["phi3"].options == {"context_length": 4096, "slots": 4}

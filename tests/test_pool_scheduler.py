@@ -1,0 +1,385 @@
+"""The pool's decisions, without a clock and without processes."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import pytest
+from attrs import evolve
+
+from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
+from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.scheduler import Limits, ModelLimits, Scheduler
+
+ONE = Limits(concurrency=8, queue_size=8, queue_timeout=100, max_instances=1, cores=4)
+
+
+class World:
+    """A scheduler, and shorthands for what happens to it; instances are called a1, a2, b1 ..."""
+
+    def __init__(self, limits: Limits = ONE, /, **models: ModelLimits) -> None:
+        numbers: dict[str, itertools.count[int]] = {model: itertools.count(1) for model in models}
+        self.scheduler = Scheduler(models, limits, lambda model: f"{model}{next(numbers[model])}")
+        self.tickets = itertools.count(1)
+
+    def submit(self, model: str, now: float = 0.0, prefixes: Sequence[str] = (), name: str = "") -> list[Effect]:
+        return self.scheduler.submit(name or f"{model}-{next(self.tickets)}", model, prefixes, now)
+
+    def serve(self, instance: str, slots: int = 1, now: float = 0.0) -> list[Effect]:
+        return self.scheduler.loaded(instance, slots, now)
+
+    def states(self) -> Mapping[str, str]:
+        return {instance.id: instance.state for instance in self.scheduler.instances.values()}
+
+    def place(self, ticket: str) -> str | None:
+        return self.scheduler.running[ticket].instance
+
+
+def refusal(effects: list[Effect]) -> LllmsError:
+    [error] = [effect.error for effect in effects if isinstance(effect, Refuse)]
+    return error
+
+
+def test_first_request_loads_and_runs() -> None:
+    """A request for a model that is not loaded starts one load, waits for it, and is assigned when it is done."""
+    world = World(a=ModelLimits())
+    assert world.submit("a", name="t1") == [Start("a1", "a", 4)]
+    assert world.submit("a", name="t2") == []
+    assert world.serve("a1", slots=2) == [Assign("t1", "a1"), Assign("t2", "a1")]
+
+
+def test_requests_of_a_model_are_served_in_order() -> None:
+    """Requests for one model get slots in the order of their arrival, also when one in between leaves."""
+    world = World(a=ModelLimits())
+    for name in ("t1", "t2", "t3", "t4"):
+        world.submit("a", name=name)
+    world.serve("a1")
+    world.scheduler.leave("t3", 0)
+    assert world.scheduler.finished("t1", 1) == [Assign("t2", "a1")]
+    assert world.scheduler.finished("t2", 2) == [Assign("t4", "a1")]
+
+
+def test_concurrency_bounds_all_models_together() -> None:
+    """No more requests run than `concurrency` says, whatever their models, and nothing is loaded in vain."""
+    world = World(Limits(concurrency=1, max_instances=2, cores=4), a=ModelLimits(), b=ModelLimits())
+    world.submit("a", name="t1")
+    world.serve("a1", slots=4)
+    assert world.submit("b", name="t2") == []
+    assert world.submit("a", name="t3") == []
+    assert world.scheduler.finished("t1", 1) == [Start("b1", "b", 4), Assign("t3", "a1")]
+
+
+def test_model_grows_when_its_slots_are_full() -> None:
+    """Another instance is loaded when every slot of the model is taken, up to `max_instances`, one at a time."""
+    world = World(Limits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
+    for _ in range(5):
+        world.submit("a")
+    assert world.serve("a1") == [Assign("a-1", "a1"), Start("a2", "a", 1)]
+    assert world.serve("a2") == [Assign("a-2", "a2")]
+
+
+def test_closing_instance_counts_until_it_is_gone() -> None:
+    """While an instance unloads it still holds its memory: its model's limit and the pool's count it."""
+    world = World(evolve(ONE, max_instances=2), a=ModelLimits(ttl=0))
+    world.submit("a", name="t1")
+    world.serve("a1")
+    assert world.scheduler.finished("t1", 1) == [Stop("a1")]
+    assert world.submit("a", 1) == []
+    assert world.scheduler.gone("a1", "closed", 2) == [Start("a2", "a", 4)]
+
+
+def test_idle_instance_expires_exactly_at_its_ttl() -> None:
+    """An idle instance is unloaded at its ttl, counted from the end of its last request, not a moment before."""
+    world = World(a=ModelLimits(ttl=10))
+    world.submit("a", name="t1")
+    world.serve("a1", now=1)
+    world.scheduler.finished("t1", 100)
+    assert world.scheduler.wake_at() == 110
+    assert world.scheduler.tick(109.999) == []
+    assert world.scheduler.tick(110) == [Stop("a1")]
+    assert world.scheduler.wake_at() is None
+
+
+def test_ttl_counts_from_the_load_of_an_unused_instance() -> None:
+    """An instance whose request left while it was loaded is not infinitely old."""
+    world = World(a=ModelLimits(ttl=10))
+    world.submit("a", name="t1")
+    world.scheduler.leave("t1", 1)
+    assert world.serve("a1", now=50) == []
+    assert world.scheduler.wake_at() == 60
+
+
+def test_ttl_of_zero_serves_those_who_wait_first() -> None:
+    """With ttl 0 an instance is unloaded as soon as it is idle, but not while somebody waits for it."""
+    world = World(a=ModelLimits(ttl=0))
+    world.submit("a", name="t1")
+    world.submit("a", name="t2")
+    assert world.serve("a1") == [Assign("t1", "a1")]
+    assert world.scheduler.finished("t1", 1) == [Assign("t2", "a1")]
+    assert world.scheduler.finished("t2", 2) == [Stop("a1")]
+
+
+def test_ttl_of_minus_one_never_expires() -> None:
+    """With ttl -1 an idle instance stays until another model needs its place."""
+    world = World(a=ModelLimits(ttl=-1), b=ModelLimits())
+    world.submit("a", name="t1")
+    world.serve("a1")
+    world.scheduler.finished("t1", 1)
+    assert world.scheduler.wake_at() is None
+    assert world.scheduler.tick(1e9) == []
+    assert world.submit("b", 1e9) == [Stop("a1")]
+
+
+def test_instance_that_is_wanted_does_not_expire() -> None:
+    """An idle instance whose model is waited for (`concurrency` is full) stays, and wakes nobody in the meantime."""
+    limits = Limits(concurrency=1, max_instances=2, queue_timeout=1000, cores=1)
+    world = World(limits, a=ModelLimits(ttl=5), b=ModelLimits())
+    world.submit("a", name="t1")
+    world.serve("a1")
+    world.scheduler.finished("t1", 1)
+    world.submit("b", 2, name="t2")
+    world.serve("b1", now=2)
+    world.submit("a", 3, name="t3")
+    assert world.scheduler.wake_at() == 1003
+    assert world.scheduler.tick(6) == []
+    assert world.scheduler.finished("t2", 7) == [Assign("t3", "a1")]
+
+
+def test_ttl_keeps_min_instances() -> None:
+    """Of three idle instances with `min_instances` 2, exactly one expires: the one that was idle longest."""
+    world = World(Limits(max_instances=3, cores=1), a=ModelLimits(2, 3, ttl=5))
+    assert world.scheduler.start(0) == [Start("a1", "a", 1)]
+    assert world.serve("a1") == [Start("a2", "a", 1)]
+    world.serve("a2", now=1)
+    for name in ("t1", "t2", "t3"):
+        world.submit("a", 2, name=name)
+    world.serve("a3", now=2)
+    longest_idle = world.place("t2")
+    for now, name in enumerate(("t2", "t1", "t3"), 3):
+        world.scheduler.finished(name, now)
+    assert world.scheduler.tick(100) == [Stop(longest_idle or "")]
+    assert world.scheduler.wake_at() is None
+
+
+def test_queue_is_bounded() -> None:
+    """A request that finds `queue_size` others waiting is refused, and told when to come back."""
+    world = World(evolve(ONE, queue_size=2), a=ModelLimits())
+    world.submit("a")
+    world.submit("a")
+    error = refusal(world.submit("a"))
+    assert isinstance(error, QueueFull)
+    assert error.message.startswith("2 requests wait already")
+    assert error.retry_after >= 1
+    world.serve("a1", slots=1)
+    assert world.submit("a") == []  # one runs, two wait
+
+
+def test_retry_after_follows_how_long_requests_take() -> None:
+    """The advice when to come back grows with the queue and with the time that requests take, up to a minute."""
+    advice = []
+    for seconds in (1, 100, 10_000):
+        world = World(evolve(ONE, queue_size=1, concurrency=1), a=ModelLimits())
+        world.submit("a", name="t1")
+        world.serve("a1")
+        world.scheduler.finished("t1", seconds)
+        world.submit("a", seconds)
+        world.submit("a", seconds)
+        error = refusal(world.submit("a", seconds))
+        assert isinstance(error, QueueFull)
+        advice.append(error.retry_after)
+    assert advice == [2, 22, 60]
+
+
+def test_queue_of_size_zero_still_serves_who_need_not_wait() -> None:
+    """With `queue_size` 0 a request runs if there is a slot, and is refused if not."""
+    world = World(evolve(ONE, queue_size=0), a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    world.serve("a1")
+    assert world.submit("a", name="t1") == [Assign("t1", "a1")]
+    assert isinstance(refusal(world.submit("a")), QueueFull)
+
+
+def test_queue_timeout_refuses_exactly_in_time() -> None:
+    """A request that has waited for `queue_timeout` seconds is refused, not a moment before."""
+    world = World(a=ModelLimits())
+    world.submit("a", 5, name="t1")
+    assert world.scheduler.wake_at() == 105
+    assert world.scheduler.tick(104.999) == []
+    error = refusal(world.scheduler.tick(105))
+    assert isinstance(error, WaitedTooLong)
+    assert "100 s" in error.message
+
+
+def test_queue_timeout_of_zero_still_serves_who_need_not_wait() -> None:
+    """With `queue_timeout` 0 a request runs if there is a slot, and is refused at once if not."""
+    world = World(evolve(ONE, queue_timeout=0), a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    world.serve("a1")
+    assert world.submit("a", name="t1") == [Assign("t1", "a1")]
+    assert isinstance(refusal(world.submit("a")), WaitedTooLong)
+
+
+def test_least_recently_used_idle_instance_makes_room() -> None:
+    """When the pool is full, the instance that has been idle longest is unloaded; the new one comes when it is gone."""
+    world = World(evolve(ONE, max_instances=2), **dict.fromkeys("abcd", ModelLimits()))
+    for now, model in enumerate("ab"):
+        world.submit(model, now, name=model)
+        world.serve(f"{model}1", now=now)
+    world.scheduler.finished("b", 5)
+    world.scheduler.finished("a", 6)
+    assert world.submit("c", 7) == [Stop("b1")]
+    assert world.submit("c", 7) == []
+    assert world.submit("d", 7) == [Stop("a1")]  # the place that b1 leaves is for c
+    assert world.scheduler.gone("b1", "closed", 8) == [Start("c1", "c", 4)]
+    assert world.scheduler.gone("a1", "closed", 9) == [Start("d1", "d", 4)]
+
+
+def test_instances_that_are_kept_make_no_room() -> None:
+    """`min_instances` of a model are never unloaded for another one."""
+    world = World(evolve(ONE, max_instances=2), a=ModelLimits(1, 2), b=ModelLimits(), c=ModelLimits())
+    world.scheduler.start(0)
+    world.serve("a1")
+    world.submit("b", name="t1")
+    world.serve("b1", now=1)
+    assert world.submit("c", 2) == []
+    assert world.scheduler.finished("t1", 3) == [Stop("b1")]
+
+
+def test_nobody_starves_behind_models_that_are_never_idle() -> None:
+    """A model without a place gets one although the others are always busy: one of them takes no later requests."""
+    world = World(evolve(ONE, max_instances=2), a=ModelLimits(), b=ModelLimits(), c=ModelLimits())
+    for model in "ab":
+        world.submit(model, 0, name=f"{model}-old")
+        world.serve(f"{model}1", slots=2)
+    world.submit("b", 1, name="b-later")
+    assert world.submit("c", 2, name="c") == []
+    assert world.submit("a", 3, name="a-new") == []  # waits although a1 has a free slot: c was here first
+    world.scheduler.finished("b-old", 4)
+    assert world.submit("b", 4, name="b-new") == [Assign("b-new", "b1")]  # only one instance is drained
+    assert world.scheduler.finished("a-old", 5) == [Stop("a1"), UseThreads("b1", 4)]
+    assert world.scheduler.gone("a1", "closed", 6) == [Start("c1", "c", 4)]
+    assert Assign("c", "c1") in world.serve("c1", now=7)
+
+
+def test_draining_ends_when_who_waited_leaves() -> None:
+    """An instance that takes no requests for the sake of another model goes on when nobody wants that any more."""
+    world = World(a=ModelLimits(), b=ModelLimits())
+    world.submit("a", 0)
+    world.serve("a1", slots=2)
+    world.submit("b", 1, name="b")
+    assert world.submit("a", 2, name="late") == []
+    assert world.scheduler.leave("b", 3) == [Assign("late", "a1")]
+
+
+def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
+    """The moment that the starving request is refused for its waiting time, those who waited for its sake run."""
+    world = World(a=ModelLimits(), b=ModelLimits())
+    world.submit("a", 0)
+    world.serve("a1", slots=2)
+    world.submit("b", 1, name="b")
+    world.submit("a", 2, name="late")
+    assert [type(effect) for effect in world.scheduler.tick(101)] == [Refuse, Assign]
+
+
+def test_failed_load_refuses_those_who_waited() -> None:
+    """A load that fails refuses all who wait for it, with the reason; the next request tries again."""
+    world = World(a=ModelLimits())
+    world.submit("a", name="t1")
+    world.submit("a", name="t2")
+    effects = world.scheduler.gone("a1", "no such file", 1)
+    assert [type(effect) for effect in effects] == [Refuse, Refuse]
+    assert isinstance(effects[0], Refuse)
+    assert isinstance(effects[0].error, ModelLoadFailed)
+    assert "no such file" in effects[0].error.message
+    assert world.submit("a", 2) == [Start("a2", "a", 4)]
+
+
+def test_failed_growth_harms_nobody() -> None:
+    """When a second instance cannot be loaded, those who wait are served by the first; nothing is tried in a loop."""
+    world = World(Limits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
+    for name in ("t1", "t2"):
+        world.submit("a", name=name)
+    world.serve("a1")
+    assert world.scheduler.gone("a2", "no memory", 1) == []
+    assert world.scheduler.finished("t1", 2) == [Assign("t2", "a1")]
+
+
+def test_death_at_work_is_replaced_for_those_who_wait() -> None:
+    """When an instance dies, a new one is loaded at once for those who wait for its model."""
+    world = World(a=ModelLimits())
+    for name in ("t1", "t2"):
+        world.submit("a", name=name)
+    world.serve("a1")
+    assert world.scheduler.gone("a1", "killed", 1) == [Start("a2", "a", 4)]
+    assert world.serve("a2", now=2) == [Assign("t2", "a2")]
+
+
+def test_death_while_nobody_waits_is_replaced_on_the_next_request() -> None:
+    """A dead instance is not loaded again for nobody, not even a kept one: that could go on for ever."""
+    world = World(a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    world.serve("a1")
+    assert world.scheduler.gone("a1", "killed", 1) == []
+    assert world.submit("a", 2) == [Start("a2", "a", 4)]
+
+
+def test_cores_are_shared_among_those_at_work() -> None:
+    """The allowances of the instances at work sum to the cores, and change as others start and stop."""
+    world = World(evolve(ONE, max_instances=3, cores=5), a=ModelLimits(), b=ModelLimits())
+    assert world.submit("a", name="t1") == [Start("a1", "a", 5)]
+    assert world.serve("a1", slots=2) == [Assign("t1", "a1")]
+    world.submit("b", name="t2")
+    assert world.serve("b1") == [Assign("t2", "b1"), UseThreads("b1", 2), UseThreads("a1", 3)]
+    assert world.submit("a", name="t3") == [Assign("t3", "a1")]
+    assert world.scheduler.finished("t2", 1) == [UseThreads("a1", 5)]
+    assert world.submit("b", 2, name="t4") == [Assign("t4", "b1"), UseThreads("a1", 3)]
+
+
+def test_dead_instance_gives_its_cores_back() -> None:
+    """When an instance dies at work, the others get its share."""
+    world = World(evolve(ONE, max_instances=2, cores=2), a=ModelLimits(), b=ModelLimits())
+    for model in "ab":
+        world.submit(model, name=model)
+        world.serve(f"{model}1")
+    assert world.scheduler.gone("a1", "killed", 1) == [UseThreads("b1", 2)]
+
+
+@pytest.mark.parametrize(("prefixes", "instance"), [
+    (("x", "xy", "xyz"), "a1"),  # a1 knows two of them, a2 one
+    (("x", "xq"), "a2"),  # both know the first: a2 has less to do
+    (("q",), "a2"),
+])
+def test_routing_prefers_the_longest_known_prefix(prefixes: Sequence[str], instance: str) -> None:
+    """A request goes to the free instance that knows most of its conversation; among equals, to the least loaded."""
+    world = World(evolve(ONE, max_instances=2), a=ModelLimits(max_instances=2))
+    world.submit("a", prefixes=["x", "xy"], name="t1")
+    world.submit("a", prefixes=["x"], name="t2")
+    world.serve("a1", slots=1)
+    world.serve("a2", slots=4)
+    world.scheduler.instances["a1"].slots = 4
+    world.scheduler.finished("t2", 1)
+    world.submit("a", 2, prefixes, name="asked")
+    assert world.place("t1") == "a1"
+    assert world.place("asked") == instance
+
+
+def test_full_instance_is_no_target_of_routing() -> None:
+    """A request does not wait for the instance that knows its conversation while another has a free slot."""
+    world = World(evolve(ONE, max_instances=2), a=ModelLimits(max_instances=2))
+    for name in ("t1", "t2"):
+        world.submit("a", prefixes=["x"], name=name)
+    world.serve("a1")
+    world.serve("a2", slots=2)
+    assert world.submit("a", 1, ["x"], name="t3") == [Assign("t3", "a2")]
+
+
+def test_stop_refuses_all_who_wait_and_all_who_come() -> None:
+    """After `stop` nobody waits, nobody is taken, nothing is loaded, and those at work may finish."""
+    world = World(a=ModelLimits(min_instances=1))
+    for name in ("t1", "t2"):
+        world.submit("a", name=name)
+    world.serve("a1")
+    assert isinstance(refusal(world.scheduler.stop()), ShuttingDown)
+    assert isinstance(refusal(world.submit("a")), ShuttingDown)
+    assert world.scheduler.finished("t1", 1) == []
+    assert world.scheduler.gone("a1", "closed", 2) == []
+    assert world.scheduler.wake_at() is None

@@ -1,0 +1,222 @@
+"""What the scheduler promises, whatever happens in whatever order: a state machine plays the pool and its workers."""
+
+import itertools
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from lllms_core.errors import LllmsError, QueueFull, WaitedTooLong
+from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.scheduler import NEVER, Instance, Limits, ModelLimits, Scheduler
+
+MODELS = ("a", "b", "c")
+LONG = 10_000.0
+PREFIXES = st.sampled_from([(), ("x",), ("x", "xy"), ("x", "xz"), ("q",)])
+
+
+class PoolPlay(RuleBasedStateMachine):
+    """Submits, cancels, loads, kills and waits at random, and checks every decision."""
+
+    @initialize(
+        limits=st.builds(
+            Limits,
+            concurrency=st.integers(1, 4),
+            queue_size=st.integers(0, 6),
+            queue_timeout=st.sampled_from([0.0, 3.0, LONG]),
+            max_instances=st.integers(1, 4),
+            cores=st.integers(1, 5),
+        ),
+        models=st.fixed_dictionaries({
+            name: st.tuples(st.integers(0, 1), st.integers(1, 3), st.sampled_from([0.0, 0.1, 2.5, NEVER]))
+            for name in MODELS
+        }),
+    )
+    def begin(self, limits: Limits, models: dict[str, tuple[int, int, float]]) -> None:
+        room = limits.max_instances - 1  # a place for models that are not kept, as a configuration must leave
+        self.models = {}
+        for name, (least, most, ttl) in models.items():
+            kept = min(least, room)
+            room -= kept
+            self.models[name] = ModelLimits(kept, most, ttl)
+        numbers = itertools.count(1)
+        self.limits = limits
+        self.scheduler = Scheduler(self.models, limits, lambda model: f"{model}{next(numbers)}")
+        self.now = 0.0
+        self.names = itertools.count(1)
+        self.waiting: dict[str, str] = {}
+        """Ticket -> model, in the order of arrival."""
+        self.running: dict[str, str] = {}
+        """Ticket -> instance."""
+        self.refused: dict[str, LllmsError] = {}
+        self.known: set[str] = set()
+        """Instances that were started and are not gone."""
+        self.carry_out(self.scheduler.start(self.now))
+
+    # -- what happens -------------------------------------------------------------------------------------------------
+
+    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES)
+    def submit(self, model: str, prefixes: tuple[str, ...]) -> None:
+        ticket = f"t{next(self.names)}"
+        waited = len(self.waiting)
+        self.waiting[ticket] = model
+        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now))
+        if isinstance(self.refused.get(ticket), QueueFull):
+            assert waited >= self.limits.queue_size
+        if isinstance(self.refused.get(ticket), WaitedTooLong):
+            assert self.limits.queue_timeout == 0
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(list(self.running)))
+        del self.running[ticket]
+        self.carry_out(self.scheduler.finished(ticket, self.now))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(list(self.waiting)))
+        del self.waiting[ticket]
+        self.carry_out(self.scheduler.leave(ticket, self.now))
+
+    @precondition(lambda self: self.of_state("loading"))
+    @rule(data=st.data(), slots=st.integers(1, 3))
+    def load(self, data: st.DataObject, slots: int) -> None:
+        instance = data.draw(st.sampled_from(self.of_state("loading")))
+        self.carry_out(self.scheduler.loaded(instance.id, slots, self.now))
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        """An instance is closed as it was told to, or dies, or cannot be loaded."""
+        instance = data.draw(st.sampled_from(sorted(self.known)))
+        self.known.remove(instance)
+        self.running = {ticket: place for ticket, place in self.running.items() if place != instance}
+        self.carry_out(self.scheduler.gone(instance, "reason", self.now))
+
+    @rule(seconds=st.sampled_from([0.05, 1.0, 3.0, 7.0]))
+    def wait(self, seconds: float) -> None:
+        until = self.now + seconds
+        while (at := self.scheduler.wake_at()) is not None and at <= until:
+            self.now = at
+            self.carry_out(self.scheduler.tick(self.now))
+            following = self.scheduler.wake_at()
+            assert following is None or following > self.now  # each wake-up gets something done
+        self.now = until
+        self.carry_out(self.scheduler.tick(self.now))
+
+    @rule()
+    def settle(self) -> None:
+        """When loads work and requests end, everyone who waits is served, in a number of turns that is bounded."""
+        turns = 0
+        while self.waiting:
+            turns += 1
+            assert turns < 100
+            for instance in self.of_state("loading"):
+                self.carry_out(self.scheduler.loaded(instance.id, 1, self.now))
+            for instance in self.of_state("closing"):
+                self.known.remove(instance.id)
+                self.carry_out(self.scheduler.gone(instance.id, "closed", self.now))
+            for ticket in list(self.running):
+                del self.running[ticket]
+                self.carry_out(self.scheduler.finished(ticket, self.now))
+
+    # -- what the pool does about it ----------------------------------------------------------------------------------
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Start(instance, model, threads):
+                    assert instance not in self.known
+                    assert threads == self.limits.cores
+                    assert model == self.scheduler.instances[instance].model
+                    self.known.add(instance)
+                case Assign(ticket, instance):
+                    model = self.waiting[ticket]
+                    assert model == self.scheduler.instances[instance].model
+                    assert ticket == next(one for one, its in self.waiting.items() if its == model)  # first come
+                    del self.waiting[ticket]
+                    self.running[ticket] = instance
+                case Refuse(ticket, error):
+                    del self.waiting[ticket]  # raises if it was answered before
+                    self.refused[ticket] = error
+                case Stop(instance):
+                    assert instance in self.known
+                    assert instance not in self.running.values()
+                    assert self.scheduler.instances[instance].state == "closing"
+                case UseThreads(instance, count):
+                    assert instance in self.running.values()
+                    assert count == self.scheduler.instances[instance].threads
+        self.check_nobody_waits_in_vain()
+
+    # -- what always holds --------------------------------------------------------------------------------------------
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert self.waiting == {ticket.id: ticket.model for ticket in self.scheduler.waiting.values()}
+        assert self.running == {ticket.id: ticket.instance for ticket in self.scheduler.running.values()}
+        assert self.known == self.scheduler.instances.keys()
+
+    @invariant()
+    def limits_hold(self) -> None:
+        assert len(self.running) <= self.limits.concurrency
+        assert len(self.waiting) <= self.limits.queue_size
+        assert len(self.known) <= self.limits.max_instances
+        for instance in self.scheduler.instances.values():
+            assert len(instance.running) <= instance.slots
+            assert not instance.running or instance.state == "ready"
+        for model, limits in self.models.items():
+            own = [instance for instance in self.scheduler.instances.values() if instance.model == model]
+            assert len(own) <= limits.max_instances
+            assert sum(instance.state == "loading" for instance in own) <= 1
+
+    @invariant()
+    def cores_are_shared(self) -> None:
+        working = [i.threads for i in self.scheduler.instances.values() if i.running]
+        assert all(threads >= 1 for threads in working)
+        assert not working or sum(working) == max(self.limits.cores, len(working))
+
+    @invariant()
+    def no_time_limit_is_missed(self) -> None:
+        at = self.scheduler.wake_at()
+        assert at is None or at > self.now
+        for ticket in self.scheduler.waiting.values():
+            assert ticket.arrived + self.limits.queue_timeout > self.now
+        for model, limits in self.models.items():
+            spare = len(self.alive(model)) - limits.min_instances
+            if limits.ttl != NEVER and model not in self.waiting.values():
+                expired = [i for i in self.alive(model) if i.idle and i.idle_since + limits.ttl <= self.now]
+                assert not expired or spare <= 0
+
+    def check_nobody_waits_in_vain(self) -> None:
+        if len(self.running) == self.limits.concurrency:
+            return
+        for ticket, model in self.waiting.items():
+            alive, limits = self.alive(model), self.models[model]
+            free = [i for i in alive if i.state == "ready" and len(i.running) < i.slots]
+            older = list(self.waiting)[: list(self.waiting).index(ticket)]
+            starving = {self.waiting[one] for one in older if not self.alive(self.waiting[one])} - {model}
+            assert not free or starving, "a slot is free, and nobody who came before needs the instance"
+            own = sum(i.model == model for i in self.scheduler.instances.values())
+            if alive or own >= limits.max_instances:
+                continue  # it waits for a slot, a load, or the end of an instance
+            assert len(self.known) == self.limits.max_instances, "there is room for an instance"
+            if not self.of_state("closing"):
+                spare = [i for i in self.scheduler.instances.values() if i.idle and i.model != model and self.spare(i)]
+                assert not spare, "an idle instance could make room"
+
+    def of_state(self, state: str) -> list[Instance]:
+        return [instance for instance in self.scheduler.instances.values() if instance.state == state]
+
+    def alive(self, model: str) -> list[Instance]:
+        return [i for i in self.scheduler.instances.values() if i.model == model and i.state != "closing"]
+
+    def spare(self, instance: Instance) -> bool:
+        return len(self.alive(instance.model)) > self.models[instance.model].min_instances
+
+
+class TestPoolPlay(PoolPlay.TestCase):  # type: ignore[misc,name-defined]  # hypothesis makes the base at run time
+    """Random histories of a pool keep every promise."""
+
+    settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

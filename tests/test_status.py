@@ -1,0 +1,90 @@
+from typing import Any
+
+import pytest
+
+from lllms_core.app import create_app
+from lllms_core.config import parse_config
+from lllms_core.host import Host
+from lllms_core.types import Message
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+SECRET = "the moon is made of cheese"
+NASTY = "<script>alert(1)</script>"
+
+
+def make_host() -> Host:
+    lines = [{"replies": [f"no, {SECRET}"]}]
+    tell = {"engine": "mock", "aliases": ["story"], "options": {"script": lines}}
+    models = {"tell": tell, "other": {"engine": "mock"}}
+    return Host(parse_config({"server": {"concurrency": 3, "queue_size": 9}, "models": models}))
+
+
+async def get(host: Host, path: str, accept: str = "*/*") -> Any:
+    return await create_app(host).test_client().get(path, headers={"Accept": accept})
+
+
+async def chat(host: Host) -> None:
+    async with host.submit(host.request("tell", messages=[Message("user", SECRET)])) as stream:
+        await stream.gather()
+
+
+async def test_json_tells_models_instances_and_queue() -> None:
+    """Programs see what there is, what is loaded and what is going on."""
+    async with make_host() as host:
+        await chat(host)
+        report = await (await get(host, "/", "application/json")).get_json()
+    assert report["status"] == "ok"
+    assert report["requests"] == {"running": 0, "waiting": 0, "concurrency": 3, "queue_size": 9}
+    assert [(model["name"], model["aliases"], model["engine"], model["instances"]) for model in report["models"]] == [
+        ("tell", ["story"], "mock", 1), ("other", [], "mock", 0),
+    ]
+    (instance,) = report["instances"]
+    assert instance["id"].startswith("tell:")
+    assert (instance["state"], instance["running"], instance["slots"], instance["pid"]) == ("ready", 0, 4, None)
+
+
+@pytest.mark.parametrize("accept", ["application/json", BROWSER])
+async def test_nobodys_text_is_shown(accept: str) -> None:
+    """Neither what was asked nor what was answered can be read off the status."""
+    async with make_host() as host:
+        await chat(host)
+        assert SECRET not in (await (await get(host, "/", accept)).get_data()).decode()
+
+
+async def test_browsers_get_a_page() -> None:
+    """Who prefers HTML gets it, without scripts or anything from elsewhere; all others get JSON."""
+    async with make_host() as host:
+        await chat(host)
+        page = await get(host, "/", BROWSER)
+        text = (await page.get_data()).decode()
+        assert page.mimetype == "text/html"
+        assert "tell" in text
+        assert 'http-equiv="refresh"' in text
+        for foreign in ("<script", "http://", "https://", "@import"):
+            assert foreign not in text
+        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        for accept in ("*/*", "application/json", "application/json, text/html;q=0.5"):
+            assert (await get(host, "/", accept)).mimetype == "application/json"
+
+
+async def test_what_plugins_and_files_say_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A description cannot bring markup into the page."""
+    from attrs import evolve
+
+    async with make_host() as host:
+        entries = tuple(evolve(entry, description=NASTY, aliases=(NASTY,)) for entry in host.catalog.entries)
+        monkeypatch.setattr(host.catalog, "entries", entries)
+        text = (await (await get(host, "/", BROWSER)).get_data()).decode()
+    assert NASTY not in text
+    assert "&lt;script&gt;" in text
+
+
+async def test_health_follows_the_host() -> None:
+    """It is 200 while requests are taken, and 503 before and after."""
+    host = make_host()
+    answers = [await get(host, "/health")]
+    async with host:
+        answers.append(await get(host, "/health"))
+    answers.append(await get(host, "/health"))
+    assert [answer.status_code for answer in answers] == [503, 200, 503]
+    assert [(await answer.get_json())["status"] for answer in answers] == ["unavailable", "ok", "unavailable"]

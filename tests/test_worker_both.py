@@ -1,0 +1,232 @@
+"""What a worker does, whether it is a process or a thread."""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from engines_for_tests import BadInfoEngine, Options, RawEngine, ScriptedEngine
+from pools_for_tests import GUARD, ask
+
+from lllms_core.engines import Engine
+from lllms_core.errors import InvalidRequest
+from lllms_core.types import Delta, Isolation, ModelSpec
+from lllms_core.worker import Worker, start_worker
+from lllms_core.worker.wire import (
+    Cancel,
+    Close,
+    Crashed,
+    Deltas,
+    FromWorker,
+    Load,
+    Loaded,
+    LoadFailed,
+    Open,
+    Progress,
+    UseThreads,
+)
+
+
+class Listener:
+    """Hears a worker out."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[FromWorker] = asyncio.Queue()
+        self.end: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def message(self, message: FromWorker) -> None:
+        self.heard.put_nowait(message)
+
+    def ended(self, reason: str) -> None:
+        self.end.set_result(reason)  # raises if it was told before
+
+    async def next(self) -> FromWorker:
+        async with asyncio.timeout(GUARD):
+            return await self.heard.get()
+
+    async def until(self, kind: type[FromWorker]) -> FromWorker:
+        while not isinstance(message := await self.next(), kind):
+            pass
+        return message
+
+    async def last_delta(self) -> tuple[str, Delta]:
+        """The text of the one request that is open, and its end."""
+        text = ""
+        while True:
+            message = await self.next()
+            assert isinstance(message, Deltas)
+            for delta in message.deltas:
+                text += delta.text
+                if delta.last:
+                    return text, delta
+
+    async def reason(self) -> str:
+        async with asyncio.timeout(GUARD):
+            return await self.end
+
+
+@pytest.fixture(params=["process", "thread"])
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """Both kinds of worker."""
+    return request.param  # type: ignore[no-any-return]
+
+
+async def start(
+    isolation: Isolation, options: Options | None = None, engine: Engine | None = None,
+) -> tuple[Worker, Listener]:
+    listener = Listener()
+    load = Load(engine or ScriptedEngine(), ModelSpec("scripted", options or Options(), threads=3))
+    return await start_worker(load, isolation, listener), listener
+
+
+async def close(worker: Worker, listener: Listener) -> None:
+    worker.send(Close())
+    assert await listener.reason() == "the worker ended"
+    if worker.pid is not None:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(worker.pid, os.WNOHANG)  # noqa: ASYNC222  # reaped: no zombie is left
+
+
+async def test_life_of_a_worker(isolation: Isolation) -> None:
+    """A worker reports progress, then what it loaded; it answers, takes its allowance of cores, and ends when told."""
+    worker, listener = await start(isolation)
+    progress = []
+    while isinstance(message := await listener.next(), Progress):
+        progress.append(message.fraction)
+    assert progress == sorted(progress)
+    assert progress[-1] == 0.9
+    assert isinstance(message, Loaded)
+    assert (message.info.slots, message.info.tasks) == (2, frozenset({"text"}))
+    worker.send(Open(ask("threads")))
+    assert (await listener.last_delta())[0] == "3"
+    worker.send(UseThreads(5))
+    worker.send(Open(ask("threads")))
+    assert (await listener.last_delta())[0] == "5"
+    worker.send(Open(ask("pid")))
+    assert (await listener.last_delta())[0] == str(worker.pid or os.getpid())
+    await close(worker, listener)
+
+
+async def test_cancel_ends_one_request(isolation: Isolation) -> None:
+    """A cancelled request ends with `cancelled`; the other goes on; unknown and double cancels do nothing."""
+    worker, listener = await start(isolation)
+    await listener.until(Loaded)
+    endless, short = ask("count"), ask("echo abc")
+    for message in (Open(endless), Cancel(endless.id), Cancel(endless.id), Cancel("unknown"), Open(short)):
+        worker.send(message)
+    _, end = await listener.last_delta()
+    assert (end.request_id, end.finish and end.finish.reason) == (endless.id, "cancelled")
+    assert (await listener.last_delta())[1].request_id == short.id
+    await close(worker, listener)
+
+
+async def test_refused_requests_harm_nobody(isolation: Isolation) -> None:
+    """A request that `open` refuses, or that fails at work, ends with its error; the worker goes on."""
+    worker, listener = await start(isolation)
+    await listener.until(Loaded)
+    for prompt in ("open refuse", "open fail", "refuse", "fail"):
+        worker.send(Open(ask(prompt)))
+        _, end = await listener.last_delta()
+        assert type(end.error).__name__ == ("InvalidRequest" if "refuse" in prompt else "EngineFailed")
+        assert not isinstance(end.error, InvalidRequest) or end.error.param == "prompt"
+    await close(worker, listener)
+
+
+@pytest.mark.parametrize(("fault", "reason"), [
+    ("raise", "ValueError: the engine is broken"), ("sys-exit", "SystemExit: enough"),
+])
+@pytest.mark.parametrize("place", ["", "open ", "cancel "])
+async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault: str, reason: str) -> None:
+    """Whatever `step`, `open` or `cancel` raise is the worker's last message, with its traceback; then it ends."""
+    worker, listener = await start(isolation)
+    await listener.until(Loaded)
+    request = ask(place + fault)
+    worker.send(Open(request))
+    if place == "cancel ":
+        worker.send(Cancel(request.id))
+    crash = await listener.until(Crashed)
+    assert isinstance(crash, Crashed)
+    assert crash.reason == reason
+    assert "strike" in crash.traceback
+    await listener.reason()
+
+
+@pytest.mark.parametrize(("fault", "reason", "meant"), [
+    ("refuse", "this file is no model", True),
+    ("raise", "ValueError: the engine is broken", False),
+    ("sys-exit", "SystemExit: enough", False),
+])
+async def test_failed_load_is_reported(isolation: Isolation, fault: str, reason: str, meant: bool) -> None:
+    """A load that fails says why, with a traceback unless it was meant; then the worker ends."""
+    _, listener = await start(isolation, Options(load=fault))  # type: ignore[arg-type]
+    failure = await listener.until(LoadFailed)
+    assert isinstance(failure, LoadFailed)
+    assert failure.reason == reason
+    assert (failure.traceback == "") == meant
+    await listener.reason()
+
+
+async def test_failing_close_is_reported(isolation: Isolation) -> None:
+    """A model whose `close` raises ends all the same."""
+    worker, listener = await start(isolation, Options(close="raise"))
+    await listener.until(Loaded)
+    worker.send(Close())
+    assert isinstance(await listener.until(Crashed), Crashed)
+    await listener.reason()
+
+
+async def test_kill_ends_a_load(isolation: Isolation, gate: Path) -> None:
+    """A worker that is killed while it loads is gone at once, and says nothing more."""
+    worker, listener = await start(isolation, Options(gate=str(gate)))
+    message = await listener.next()
+    while message != Progress(0.9):
+        message = await listener.next()
+    worker.kill()
+    await listener.reason()
+    assert listener.heard.empty()
+
+
+async def test_kill_and_close_after_the_end_do_nothing(isolation: Isolation) -> None:
+    """A worker that is gone may be told anything."""
+    worker, listener = await start(isolation, Options(load="refuse"))
+    await listener.reason()
+    worker.send(Close())
+    worker.kill()
+
+
+async def test_many_deltas_in_order(isolation: Isolation) -> None:
+    """Eight requests at once get each of their tokens, in order, one message per step for all of them."""
+    worker, listener = await start(isolation, engine=RawEngine())
+    await listener.until(Loaded)
+    for number in range(8):
+        worker.send(Open(ask("x", max_tokens=1000 + number)))
+    ends, most = 0, 0
+    while ends < 8:
+        message = await listener.next()
+        assert isinstance(message, Deltas)
+        assert len({delta.request_id for delta in message.deltas}) == len(message.deltas)
+        most = max(most, len(message.deltas))
+        ends += sum(delta.last for delta in message.deltas)
+    assert most == 8
+    await close(worker, listener)
+
+
+async def test_info_that_cannot_travel_is_reported() -> None:
+    """A model whose details cannot be pickled fails to load, with the reason."""
+    _, listener = await start("process", engine=BadInfoEngine())
+    failure = await listener.until(LoadFailed)
+    assert isinstance(failure, LoadFailed)
+    assert "pickle" in failure.reason
+    await listener.reason()
+
+
+async def test_prints_do_not_break_the_wire(caplog: pytest.LogCaptureFixture) -> None:
+    """What an engine writes to standard output and error arrives at the logger `lllms.worker`, line by line."""
+    caplog.set_level(logging.DEBUG, "lllms.worker")
+    worker, listener = await start("process", Options(load="print"))
+    await listener.until(Loaded)
+    await close(worker, listener)
+    assert [record.getMessage() for record in caplog.records if record.name == "lllms.worker"] == [
+        "scripted: printed by Python", "scripted: written to standard output", "scripted: written to standard error",
+    ]

@@ -1,0 +1,93 @@
+"""The frames between parent and worker."""
+
+import pickle
+
+import pytest
+from engines_for_tests import Options, RawEngine
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lllms_core import errors
+from lllms_core.types import Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Usage
+from lllms_core.worker import wire
+from lllms_core.worker.wire import FrameReader, encode
+
+TEXT = st.text(st.characters())  # lone surrogates too
+ERRORS = [
+    cls("what, the limit and the way out", *extra)
+    for cls in vars(errors).values()
+    if isinstance(cls, type) and issubclass(cls, errors.LllmsError)
+    for extra in ([("param", "code")] if issubclass(cls, errors.RequestError) else
+                  [(7,)] if issubclass(cls, errors.Overloaded) else [()])
+]
+FINISHES = st.builds(
+    Finish, st.sampled_from(["stop", "length", "timeout", "cancelled"]), st.builds(Usage, *[st.integers(0)] * 3),
+)
+DELTAS = st.builds(Delta, TEXT, TEXT, st.integers(0, 9), st.none() | FINISHES)
+REQUESTS = st.builds(
+    Request,
+    TEXT,
+    TEXT,
+    messages=st.none() | st.lists(st.builds(Message, st.just("user"), TEXT)).map(tuple),
+    prompt=st.none() | TEXT,
+    sampling=st.builds(Sampling, st.floats(0, 2)),
+    stop=st.lists(TEXT).map(tuple),
+)
+MESSAGES = st.one_of(
+    st.builds(wire.Open, REQUESTS),
+    st.builds(wire.Cancel, TEXT),
+    st.builds(wire.UseThreads, st.integers(1, 99)),
+    st.just(wire.Close()),
+    st.builds(wire.Progress, st.floats(0, 1)),
+    st.builds(wire.Loaded, st.builds(ModelInfo, st.just(frozenset({"chat"})), st.integers(1), st.integers(1))),
+    st.builds(wire.LoadFailed, TEXT, TEXT),
+    st.builds(wire.Deltas, st.lists(DELTAS).map(tuple)),
+    st.builds(wire.Crashed, TEXT, TEXT),
+)
+
+
+@given(st.lists(MESSAGES, max_size=5), st.data())
+def test_messages_survive_any_chunking(messages: list[object], data: st.DataObject) -> None:
+    """Whatever is sent arrives equal and in order, however the bytes are cut on their way."""
+    stream = b"".join(encode(message) for message in messages)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    reader, arrived = FrameReader(), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        arrived += reader.feed(stream[start:end])
+    assert arrived == messages
+
+
+def test_messages_survive_byte_by_byte() -> None:
+    """A message that arrives in single bytes is whole at its last byte, not before."""
+    frame = encode(wire.Cancel("one"))
+    reader = FrameReader()
+    counts = [len(list(reader.feed(bytes([byte])))) for byte in frame]
+    assert counts == [0] * (len(frame) - 1) + [1]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_every_error_travels(error: errors.LllmsError) -> None:
+    """An error arrives with its class, its message and its fields."""
+    [message] = FrameReader().feed(encode(wire.Deltas((Delta("one", error=error),))))
+    assert isinstance(message, wire.Deltas)
+    [delta] = message.deltas
+    assert type(delta.error) is type(error)
+    assert str(delta.error) == str(error)
+    assert delta.error is not None
+    assert (delta.error.args, vars(delta.error)) == (error.args, vars(error))
+
+
+def test_load_travels_with_its_engine() -> None:
+    """The engine and its options arrive as what they were."""
+    [message] = FrameReader().feed(encode(wire.Load(RawEngine(), ModelSpec("one", Options(slots=3), threads=2))))
+    assert isinstance(message, wire.Load)
+    assert type(message.engine) is RawEngine
+    assert message.spec == ModelSpec("one", Options(slots=3), threads=2)
+
+
+def test_frames_are_unpickled_when_they_are_asked_for() -> None:
+    """The first message may prepare what unpickling the second needs: nothing is read ahead."""
+    arrived = FrameReader().feed(encode(wire.Close()) + (4).to_bytes(4, "big") + b"junk")
+    assert next(arrived) == wire.Close()
+    with pytest.raises(pickle.UnpicklingError):
+        next(arrived)
