@@ -30,4 +30,6 @@ def gate(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "gate"
     os.mkfifo(path)
     yield path
-    os.close(os.open(path, os.O_RDWR))  # whoever still waits there goes on
+    end = os.open(path, os.O_RDWR)
+    path.unlink()  # who comes later finds nothing
+    os.close(end)  # who still waits there goes on

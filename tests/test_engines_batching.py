@@ -169,7 +169,7 @@ class Driver:
 
     def play(self, action, first, second):
         if action == "open":
-            self.open(first, second)
+            self.open(first[:40], second)
         elif action == "follow up" and self.asked:
             prompt, most = list(self.asked.values())[first % len(self.asked)]
             self.open((prompt + reference(prompt, most) + second)[:40], 6)

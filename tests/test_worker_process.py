@@ -72,12 +72,11 @@ def test_loading_worker_dies_with_its_parent(gate: Path) -> None:
     kill_and_wait(*serve_elsewhere("count", gate=str(gate)))
 
 
-@pytest.mark.parametrize(("fault", "reason"), [
+@pytest.mark.parametrize(("prompt", "reason"), [
     ("kill", "SIGKILL"), ("segv", "SIGSEGV"), ("abort", "SIGABRT"), ("exit", "status 7"), ("raise", "ValueError"),
-    ("unreadable", "cannot be read"),
+    ("unreadable", "cannot be read"), ("open kill", "SIGKILL"), ("open segv", "SIGSEGV"), ("open raise", "ValueError"),
 ])
-@pytest.mark.parametrize("place", ["", "open "])
-async def test_death_at_work(pools: Pools, place: str, fault: str, reason: str) -> None:
+async def test_death_at_work(pools: Pools, prompt: str, reason: str) -> None:
     """A worker that dies fails the requests in it, says why, harms no other instance, and is replaced when asked."""
     pool = await pools.start(isolation="process", models=("scripted", "other"), limits=Limits(cores=2))
     async with asyncio.timeout(GUARD):
@@ -86,7 +85,7 @@ async def test_death_at_work(pools: Pools, place: str, fault: str, reason: str) 
         await bystander.take()
         await neighbour.take()
         with pytest.raises(EngineDied, match=reason):
-            await pool.submit(ask(place + fault)).gather()
+            await pool.submit(ask(prompt)).gather()
         with pytest.raises(EngineDied, match=reason):
             await neighbour.gather()
         assert (await pool.submit(ask("echo alive")).gather()).text == "alive"

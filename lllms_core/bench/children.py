@@ -9,6 +9,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -89,7 +90,8 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
-            os.killpg(self._process.pid, number)
+            with suppress(ProcessLookupError):  # it has ended by itself, just now
+                os.killpg(self._process.pid, number)
 
 
 class RawLoop(Child):

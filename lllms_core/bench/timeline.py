@@ -53,7 +53,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
     place = (len(ordered) - 1) * percent / 100
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    between = ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+    return min(between, ordered[above])  # rounding must not lead beyond
 
 
 def decode_rate(timelines: Sequence[Timeline]) -> float:

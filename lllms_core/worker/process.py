@@ -89,8 +89,9 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._patience: asyncio.TimerHandle | None = None
 
     def kill(self) -> None:
-        self._killed = True
-        self._kill_group()
+        if self._transport.get_returncode() is None:  # else its id may be another's by now
+            self._killed = True
+            self._kill_group()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.SubprocessTransport, transport)

@@ -12,6 +12,7 @@ from attrs import evolve, field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull
+from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import Sampling
 from lllms_llamacpp.batch import Batch
 from lllms_llamacpp.sampling import ChainSampler
@@ -186,11 +187,16 @@ class LlamaCppModel(BatchingModel):
         llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def warm_up(self) -> None:
-        """Touch all weights, so that the first request does not pay for reading them."""
+        """Touch all weights, so that no request pays for reading them. Raises `ModelLoadFailed` if nothing works."""
+        # Not by `decode`: a first one tells nothing about how fast the others will be.
+        self._batch.fill([Feed(0, 0, [0], logits=True)])
         llama.llama_set_warmup(self._context, True)  # noqa: FBT003  # C
-        self.decode([Feed(0, 0, [0], logits=True)])
+        code = llama.llama_decode(self._context, self._batch.native)
+        llama.llama_synchronize(self._context)
         llama.llama_set_warmup(self._context, False)  # noqa: FBT003
         llama.llama_memory_clear(self._memory, True)  # noqa: FBT003
+        if code != 0:
+            raise ModelLoadFailed(f"the model is loaded, but its first decode failed with code {code}")
 
     def close(self) -> None:
         """Free samplers, context and model, once."""

@@ -106,7 +106,7 @@ def load_model(path: str, params: llama.llama_model_params, progress: Progress) 
 
 
 def create_context(model: llama.llama_model_p, params: llama.llama_context_params, path: str) -> llama.llama_context_p:
-    """Create a context for a model. Raises `ModelLoadFailed` with llama.cpp's reason."""
+    """Create a context with a KV cache. Raises `ModelLoadFailed` with llama.cpp's reason, and for embedding models."""
     with native_log().errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:
@@ -114,6 +114,9 @@ def create_context(model: llama.llama_model_p, params: llama.llama_context_param
             f"no context can be created for '{path}': {reason(errors)}; "
             "check options.context_length, kv_size, kv_type_* and flash_attention, and the free memory",
         )
+    if not llama.llama_get_memory(context):
+        llama.llama_free(context)
+        raise ModelLoadFailed(f"'{path}' is an embedding model: it does not generate text")
     return context
 
 

@@ -2,7 +2,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
+import gguf
 import lllms_llamacpp
+import numpy as np
 import pytest
 from attrs import define, field
 from lllms_llamacpp import LlamaCppEngine, Options
@@ -117,6 +119,33 @@ def tiny(shared: Talk) -> Iterator[Talk]:
     """The shared model; nothing may be left open in it."""
     yield shared
     assert shared.model.idle
+
+
+@pytest.fixture(scope="session")
+def write_random() -> Callable[..., Path]:
+    """Write a model of random weights: its keys, and the shapes of its tensors; the vocabulary is tiny-chat's."""
+    tokenizer = [f for f in gguf.GGUFReader(TINY).fields.values() if f.name.startswith("tokenizer.")]
+
+    def write(path: Path, architecture: str, keys: dict[str, object], shapes: dict[str, tuple[int, ...]]) -> Path:
+        writer = gguf.GGUFWriter(path, architecture)
+        for name, value in keys.items():
+            add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+            add(name if name.startswith("tokenizer.") else f"{architecture}.{name}", value)
+        for found in tokenizer:
+            sub = found.types[-1] if len(found.types) > 1 else None
+            writer.add_key_value(found.name, found.contents(), found.types[0], sub)
+        rng = np.random.default_rng(0)
+        for name, shape in shapes.items():
+            # Scaled so that the products of matrices stay near 1.
+            data = rng.standard_normal(shape) / np.sqrt(shape[-1] if len(shape) > 1 else 1)
+            writer.add_tensor(name, (-np.exp(data) if name.endswith("ssm_a") else data).astype(np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

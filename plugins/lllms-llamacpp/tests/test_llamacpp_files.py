@@ -126,6 +126,26 @@ def test_nonsense_in_the_header_is_survived(tiny_file, tmp_path, damage):
     assert outcome in {"refused", "loaded"}
 
 
+def test_embedding_model_is_refused(tmp_path, write_random):
+    """A model that only embeds is refused as what it is."""
+    words, dim, positions = 928, 32, 64
+    keys = {
+        "context_length": positions, "embedding_length": dim, "feed_forward_length": dim, "block_count": 1,
+        "attention.head_count": 1, "attention.layer_norm_epsilon": 1e-5, "tokenizer.ggml.token_type_count": 2,
+    }
+    shapes = {
+        "token_embd.weight": (words, dim), "position_embd.weight": (positions, dim), "token_types.weight": (2, dim),
+        "token_embd_norm.weight": (dim,), "token_embd_norm.bias": (dim,),
+    }
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"):
+        shapes |= {f"blk.0.{name}.weight": (dim, dim), f"blk.0.{name}.bias": (dim,)}
+    for name in ("attn_output_norm", "layer_output_norm"):
+        shapes |= {f"blk.0.{name}.weight": (dim,), f"blk.0.{name}.bias": (dim,)}
+    [[outcome, reason]] = try_to_load(write_random(tmp_path / "bert.gguf", "bert", keys, shapes))
+    assert outcome == "refused"
+    assert "embedding model" in reason
+
+
 def test_inspect_tells_without_loading(tiny_file):
     """`inspect` says what a file is, without the native library."""
     code = (

@@ -1,57 +1,24 @@
-import gguf
-import numpy as np
 import pytest
 
-DIM, INNER, STATE, RANK, KERNEL, LAYERS = 32, 64, 8, 4, 4, 2
+WORDS, DIM, INNER, STATE, RANK, KERNEL, LAYERS = 928, 32, 64, 8, 4, 4, 2
 
 
 @pytest.fixture(scope="module")
-def mamba(tmp_path_factory, tiny_file):
-    """A Mamba model of random weights with the vocabulary of tiny-chat."""
-    path = tmp_path_factory.mktemp("mamba") / "mamba.gguf"
-    writer = gguf.GGUFWriter(path, "mamba")
-    writer.add_context_length(512)
-    writer.add_embedding_length(DIM)
-    writer.add_feed_forward_length(0)
-    writer.add_head_count(0)
-    writer.add_block_count(LAYERS)
-    writer.add_ssm_conv_kernel(KERNEL)
-    writer.add_ssm_inner_size(INNER)
-    writer.add_ssm_state_size(STATE)
-    writer.add_ssm_time_step_rank(RANK)
-    writer.add_layer_norm_rms_eps(1e-5)
-    words = 0
-    for found in gguf.GGUFReader(tiny_file).fields.values():
-        if found.name.startswith("tokenizer."):
-            kind = found.types[0]
-            sub = found.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(found.name, found.contents(), kind, sub)
-            words = words or len(found.data) * (kind == gguf.GGUFValueType.ARRAY)
-    rng = np.random.default_rng(0)
-
-    def add(name, *shape, scale=1.0):
-        writer.add_tensor(name, (rng.standard_normal(shape) * scale).astype(np.float32))
-
-    add("token_embd.weight", words, DIM)
-    add("output_norm.weight", DIM)
-    add("output.weight", words, DIM)
-    for layer in range(LAYERS):
-        block = f"blk.{layer}."
-        add(block + "attn_norm.weight", DIM)
-        add(block + "ssm_in.weight", 2 * INNER, DIM, scale=DIM**-0.5)
-        add(block + "ssm_conv1d.weight", INNER, KERNEL)
-        add(block + "ssm_conv1d.bias", INNER)
-        add(block + "ssm_x.weight", RANK + 2 * STATE, INNER, scale=INNER**-0.5)
-        add(block + "ssm_dt.weight", INNER, RANK)
-        add(block + "ssm_dt.bias", INNER)
-        writer.add_tensor(block + "ssm_a", -np.exp(rng.standard_normal((INNER, STATE))).astype(np.float32))
-        add(block + "ssm_d", INNER)
-        add(block + "ssm_out.weight", DIM, INNER, scale=INNER**-0.5)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+def mamba(tmp_path_factory, write_random):
+    """A Mamba model of random weights."""
+    keys = {
+        "context_length": 512, "embedding_length": DIM, "feed_forward_length": 0, "block_count": LAYERS,
+        "attention.head_count": 0, "attention.layer_norm_rms_epsilon": 1e-5, "ssm.conv_kernel": KERNEL,
+        "ssm.inner_size": INNER, "ssm.state_size": STATE, "ssm.time_step_rank": RANK,
+    }
+    layer = {
+        "attn_norm.weight": (DIM,), "ssm_in.weight": (2 * INNER, DIM), "ssm_conv1d.weight": (INNER, KERNEL),
+        "ssm_conv1d.bias": (INNER,), "ssm_x.weight": (RANK + 2 * STATE, INNER), "ssm_dt.weight": (INNER, RANK),
+        "ssm_dt.bias": (INNER,), "ssm_a": (INNER, STATE), "ssm_d": (INNER,), "ssm_out.weight": (DIM, INNER),
+    }
+    shapes = {"token_embd.weight": (WORDS, DIM), "output_norm.weight": (DIM,), "output.weight": (WORDS, DIM)}
+    shapes |= {f"blk.{number}.{name}": shape for number in range(LAYERS) for name, shape in layer.items()}
+    return write_random(tmp_path_factory.mktemp("mamba") / "mamba.gguf", "mamba", keys, shapes)
 
 
 def ask(talk, prompt, most=8):

@@ -1,0 +1,126 @@
+"""The shape of the code: what may import what, what is exported, and that every test says what it proves."""
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import lllms_core
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "lllms_core"
+PLUGINS = sorted(path.parent for path in (ROOT / "plugins").glob("*/*/__init__.py") if path.parent.name != "tests")
+SOURCES = sorted([*CORE.rglob("*.py"), *(file for plugin in PLUGINS for file in plugin.rglob("*.py"))])
+TESTS = sorted([*(ROOT / "tests").glob("*.py"), *(ROOT / "plugins").glob("*/tests/*.py")])
+
+PACKAGES = sorted(
+    ".".join(file.parent.relative_to(ROOT if CORE in file.parents else file.parent.parent).parts)
+    for file in SOURCES if file.name == "__init__.py"
+)
+
+ROOMS: tuple[tuple[str, ...], ...] = (
+    ("errors", "types"),
+    ("text", "chat", "gguf", "machine", "faults", "structure", "parameters"),
+    ("hookspecs", "engines", "apis"),
+    ("hooks", "plugins", "environment", "config", "catalog", "requests"),
+    ("worker",),
+    ("pool",),
+    ("host",),
+    ("builtin",),
+    ("app", "serve", "log", "client", "cli", "bench", "testing"),
+    ("__init__", "__main__"),
+)
+"""The rooms of `lllms_core`, from the bottom: a room may import itself and those below."""
+FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}
+FOR_PLUGINS = {*ROOMS[0], *ROOMS[1], *ROOMS[2], "testing"}
+
+
+def test_every_module_has_its_room() -> None:
+    """Each module of the core is in the plan of the rooms, and nothing is planned that is not there."""
+    there = {path.stem for path in CORE.glob("*.py")} | {path.parent.name for path in CORE.glob("*/__init__.py")}
+    assert there <= FLOOR.keys()
+    assert FLOOR.keys() - there <= {"testing"}
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_down(file: Path) -> None:
+    """A module imports only its own room and those below; a plugin only itself and the rooms that are for plugins."""
+    rooms = {room(name) for name in imports(file) if name.partition(".")[0] == "lllms_core"}
+    if CORE in file.parents:
+        place = file.relative_to(CORE).parts[0].removesuffix(".py")
+        assert {name for name in rooms if FLOOR[name] > FLOOR[place]} == set()
+    else:
+        assert rooms <= FOR_PLUGINS
+        others = {plugin.name for plugin in PLUGINS if plugin not in file.parents}
+        assert others.isdisjoint(name.partition(".")[0] for name in imports(file))
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_test_states_its_fact(file: Path) -> None:
+    """Each test function has a docstring: the fact that it proves."""
+    functions = [node for node in ast.walk(parse(file)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [one.name for one in functions if one.name.startswith("test_") and not ast.get_docstring(one)] == []
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """Test files have different names all over the repository, as their import without packages needs."""
+    names = [file.name for file in TESTS if file.name != "conftest.py"]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_exports_are_sorted_and_complete(package: str) -> None:
+    """`__all__` is sorted, all of it is there, and a package that only re-exports exports all that it imports."""
+    module = importlib.import_module(package)
+    exported = list(getattr(module, "__all__", []))
+    assert exported == sorted(exported, key=rank)
+    assert all(hasattr(module, name) for name in exported)
+    body = parse(Path(module.__file__ or "")).body[1:]  # after the docstring
+    if all(isinstance(node, ast.ImportFrom | ast.Assign) for node in body):
+        imported = [alias.name for node in body if isinstance(node, ast.ImportFrom) for alias in node.names]
+        assert exported == sorted(imported, key=rank)
+
+
+def test_public_api_is_what_type_checkers_see() -> None:
+    """What `lllms_core` imports when it is first used is what it exports, and what type checkers are told."""
+    [checked] = [node for node in parse(CORE / "__init__.py").body if isinstance(node, ast.If)]
+    lines = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    told = {alias.name: node.module for node in lines for alias in node.names}
+    assert sorted(told) == sorted(lllms_core.__all__)
+    assert {name: getattr(importlib.import_module(module or ""), name) for name, module in told.items()} == {
+        name: getattr(lllms_core, name) for name in lllms_core.__all__
+    }
+
+
+def rank(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def parse(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def room(module: str) -> str:
+    """The room that a module of the core is in; the package itself for what it re-exports."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules that a file imports when it runs, also inside functions; what only type checkers see is left out."""
+    pending: list[ast.AST] = [parse(file)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            pending += node.orelse
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            submodules = node.module == "lllms_core"  # `from lllms_core import hookspecs` is an import of that module
+            yield from (f"{node.module}.{alias.name}" if submodules else node.module or "" for alias in node.names)
+        else:
+            pending += ast.iter_child_nodes(node)
