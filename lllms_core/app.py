@@ -159,7 +159,7 @@ def _manage(app: Quart, host: Host) -> None:
 
     async def start() -> None:
         nonlocal started
-        if not host.ready:
+        if not host.pool.open:
             started = True
             await host.start()
 

@@ -38,7 +38,7 @@ class ServerConfig:
     """Completions processed at once over all models; more wait."""
     max_instances: Annotated[int, Range(1)] = 4
     """Instances loaded at once over all models; an idle one is unloaded when another model needs the place."""
-    queue_size: Annotated[int, Range(0)] = 512
+    queue_size: Annotated[int, Range(1)] = 512
     """More requests than this waiting: refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
     """Seconds that a request may wait."""
@@ -205,10 +205,8 @@ def _parse(data: Mapping[str, object], origins: Mapping[Keys, str | None], file:
     faults += [Fault((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known]
     faults += [] if server is None else _check_server(server)
     faults += _check_models(models)
-    least = sum(model.min_instances for model in models.values())
-    if server is not None and least > server.max_instances:
-        text = f"{server.max_instances} is less than the min_instances of all models together, which are {least}"
-        faults.append(Fault(("server", "max_instances"), text))
+    if server is not None:
+        faults += _check_room(server, models)
     if faults or server is None or plugins is None:
         raise ConfigError("\n".join(_line(fault, origins.get(fault.path[:2], file)) for fault in faults))
     return Config(server, models, plugins)
@@ -262,6 +260,16 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(/[A-Za-z0-9][A-Za-z0-9_.:-
 def is_model_name(name: str) -> bool:
     """Whether a model may have this name: `llama3:8b`, `org/model-1.5`; no spaces, no `..`."""
     return MODEL_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def _check_room(server: ServerConfig, models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
+    """The instances that are kept must fit, and leave a place for the models that keep none."""
+    kept = sum(model.min_instances for model in models.values())
+    needed = kept + any(model.min_instances == 0 for model in models.values())
+    if needed > server.max_instances:
+        others = ", and the other models need a place, too" if needed > kept else ""
+        text = f"expected at least {needed}, got {server.max_instances}: the models' min_instances are {kept}{others}"
+        yield Fault(("server", "max_instances"), text)
 
 
 def _check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:

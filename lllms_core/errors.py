@@ -117,7 +117,7 @@ class QueueFull(Overloaded):
 
 
 class WaitedTooLong(Overloaded):
-    """The request waited in the queue for longer than `server.queue_timeout`, or its own timeout."""
+    """The request waited in the queue for longer than `server.queue_timeout`."""
 
 
 class ShuttingDown(Overloaded):

@@ -8,13 +8,14 @@ A plugin is a module or object that a distribution names in its entry-point grou
 Hooks are synchronous and return iterables of objects with a `name`; a plugin implements those that it needs.
 """
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
 import pluggy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from lllms_core.apis import Api
     from lllms_core.engines import Engine
     from lllms_core.types import ModelOffer
@@ -86,7 +87,7 @@ def lllms_apis() -> "Iterable[Api]":
 
 
 @hookspec
-def lllms_commands(cli: click.Group) -> None:
+def lllms_commands(cli: click.Group) -> None:  # noqa: ARG001  # the specification names what implementations get
     """Add commands to `lllms`.
 
         @hookimpl

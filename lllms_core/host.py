@@ -34,15 +34,17 @@ class Host:
         self.plugins = Plugins.discover(disable=self.config.disabled_plugins) if plugins is None else plugins
         self.catalog = Catalog.build(self.config, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server)
+        self._started = False
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken: started, and not shutting down."""
-        return self.pool.open
+        """Whether all is loaded that shall be from the start, and the host is not shutting down."""
+        return self._started and self.pool.open
 
     async def start(self) -> None:
         """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
         await self.pool.start()
+        self._started = True
 
     async def close(self, grace: float | None = None) -> None:
         """Take no more requests, let the running ones finish for `grace` seconds, end everything.

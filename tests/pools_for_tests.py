@@ -9,7 +9,7 @@ import engines_for_tests as engines
 from lllms_core.engines import Engine
 from lllms_core.pool.instance import PATIENCE, Patience
 from lllms_core.pool.pool import Pool, PoolModel
-from lllms_core.pool.scheduler import Limits, ModelLimits
+from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.types import Isolation, ModelSpec, Request
 
 GUARD = 30.0

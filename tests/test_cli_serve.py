@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -162,11 +162,22 @@ def test_ctrl_c_in_a_chat(tmp_path):
         terminal.type("hi\n")
         terminal.until("second")
         terminal.until("> ")
-        process.send_signal(signal.SIGINT)
-        terminal.until("(Ctrl-C again")
+        press_ctrl_c(process, lambda: terminal.shows("(Ctrl-C again"))
         terminal.until("> ")
-        process.send_signal(signal.SIGINT)
+        press_ctrl_c(process, lambda: process.poll() is not None)
         assert process.wait(timeout=30) == 0
+
+
+def press_ctrl_c(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> None:
+    """Press Ctrl-C until it is seen: one that comes just before Python waits for input is noticed with the next."""
+    for _ in range(300):
+        process.send_signal(signal.SIGINT)
+        for _ in range(10):
+            if seen():
+                return
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=0.1)
+    raise AssertionError("Ctrl-C was never seen")
 
 
 class Terminal:
@@ -184,6 +195,12 @@ class Terminal:
             self._shown += os.read(self.ours, 1024).decode(errors="replace")
         before, self._shown = self._shown.split(text, 1)
         return before + text
+
+    def shows(self, text: str) -> bool:
+        """Whether a text is shown by now."""
+        while select.select([self.ours], [], [], 0)[0]:
+            self._shown += os.read(self.ours, 1024).decode(errors="replace")
+        return text in self._shown
 
     def type(self, text: str) -> None:
         os.write(self.ours, text.encode())

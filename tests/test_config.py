@@ -103,12 +103,12 @@ def test_flags_beat_variables_beat_the_file_beat_defaults(tmp_path):
 def test_every_server_key_has_a_variable():
     """`LLLMS_*` can say what `[server]` can, for every type of value."""
     given = {
-        "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "0",
+        "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "5",
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
     }
     expected = ServerConfig(
-        host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=0, queue_timeout=1.5,
+        host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0,
     )
@@ -253,7 +253,7 @@ def test_min_instances_must_fit_into_the_pool():
     """Instances that are always loaded can never exceed those that may be loaded."""
     models = {name: {"engine": "mock", "min_instances": 1} for name in ("a", "b")}
     assert faults({"server": {"max_instances": 1}, "models": models}) == [
-        "server.max_instances: 1 is less than the min_instances of all models together, which are 2",
+        "server.max_instances: expected at least 2, got 1: the models' min_instances are 2",
     ]
 
 
@@ -307,3 +307,21 @@ def test_a_model_can_be_added():
     assert list(config.models) == ["a", "b"]
     with pytest.raises(ConfigError, match=r"is a name of models\.a already"):
         config.with_model("c", ModelConfig("mock", aliases=("a",)))
+
+
+@pytest.mark.parametrize(
+    ("models", "fits"),
+    [
+        ({"a": {"engine": "mock", "min_instances": 1}, "b": {"engine": "mock", "min_instances": 1}}, True),
+        ({"a": {"engine": "mock", "min_instances": 1}, "b": {"engine": "mock"}}, True),
+        ({"a": {"engine": "mock", "min_instances": 2, "max_instances": 2}, "b": {"engine": "mock"}}, False),
+    ],
+)
+def test_kept_instances_leave_a_place(models, fits):
+    """The instances that are kept must fit into the pool, and leave a place if another model keeps none."""
+    data = {"server": {"max_instances": 2}, "models": models}
+    if fits:
+        assert parse_config(data).server.max_instances == 2
+    else:
+        with pytest.raises(ConfigError, match=r"server\.max_instances: expected at least 3, got 2"):
+            parse_config(data)

@@ -8,7 +8,8 @@ from attrs import evolve
 
 from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
-from lllms_core.pool.scheduler import Limits, ModelLimits, Scheduler
+from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.state import Limits, ModelLimits
 
 ONE = Limits(concurrency=8, queue_size=8, queue_timeout=100, max_instances=1, cores=4)
 

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from lllms_core.errors import LllmsError, QueueFull, WaitedTooLong
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
-from lllms_core.pool.scheduler import NEVER, Instance, Limits, ModelLimits, Scheduler
+from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits
 
 MODELS = ("a", "b", "c")
 LONG = 10_000.0
@@ -206,13 +207,13 @@ class PoolPlay(RuleBasedStateMachine):
                 spare = [i for i in self.scheduler.instances.values() if i.idle and i.model != model and self.spare(i)]
                 assert not spare, "an idle instance could make room"
 
-    def of_state(self, state: str) -> list[Instance]:
+    def of_state(self, state: str) -> list[InstanceEntry]:
         return [instance for instance in self.scheduler.instances.values() if instance.state == state]
 
-    def alive(self, model: str) -> list[Instance]:
+    def alive(self, model: str) -> list[InstanceEntry]:
         return [i for i in self.scheduler.instances.values() if i.model == model and i.state != "closing"]
 
-    def spare(self, instance: Instance) -> bool:
+    def spare(self, instance: InstanceEntry) -> bool:
         return len(self.alive(instance.model)) > self.models[instance.model].min_instances
 
 

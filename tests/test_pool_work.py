@@ -23,7 +23,7 @@ from lllms_core.errors import (
 )
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.scheduler import Limits, ModelLimits
+from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Isolation
 

@@ -12,7 +12,8 @@ from pools_for_tests import GUARD, ask
 from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Delta, Isolation, ModelSpec
-from lllms_core.worker import Worker, start_worker
+from lllms_core.worker.handle import Worker
+from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import (
     Cancel,
     Close,

@@ -14,7 +14,7 @@ from pools_for_tests import GUARD, Pools, ask
 
 from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, ModelLoadFailed
-from lllms_core.pool.scheduler import Limits
+from lllms_core.pool.state import Limits
 
 TESTS = Path(__file__).parent
 

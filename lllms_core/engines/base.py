@@ -3,10 +3,11 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from attrs import frozen
 
+from lllms_core.errors import ContextOverflow
 from lllms_core.types import Delta, Isolation, ModelInfo, ModelSpec, Request, Task
 
 Progress = Callable[[float], None]
@@ -39,7 +40,7 @@ class Engine(ABC):
     file_suffixes: ClassVar[tuple[str, ...]] = ()
     """Endings of the files that this engine loads, like `.gguf`: `serve --model FILE` finds the engine by them."""
 
-    def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
+    def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:  # noqa: ARG002  # the base looks at nothing
         """Look at a model without loading it; runs in the server, so it reads little and imports nothing heavy.
 
         Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
@@ -65,7 +66,7 @@ class Model(ABC):
     interrupt: threading.Event
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it and return."""
 
-    def __new__(cls, *_args: object, **_kwargs: object) -> "Model":
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self:
         """Give every model its `interrupt`, whether or not its author calls `super().__init__`."""
         model = super().__new__(cls)
         model.interrupt = threading.Event()
@@ -105,3 +106,19 @@ class Model(ABC):
 
     def close(self) -> None:
         """Free what the model holds. The last call."""
+
+    def answer_limit(self, request: Request, prompt_tokens: int) -> int:
+        """How many tokens the answer may have, for a prompt of so many.
+
+        Raises `ContextOverflow` if there is no room for `max_tokens`, or for a single token where that is not given.
+        """
+        wanted, room = request.max_tokens, self.context_length - prompt_tokens
+        if (1 if wanted is None else wanted) <= room:
+            return room if wanted is None else wanted
+        asked = "" if wanted is None else f" and {wanted} for the answer, {prompt_tokens + wanted} together"
+        raise ContextOverflow(
+            f"the request has {prompt_tokens} tokens in its prompt{asked}, but model '{request.model}' holds "
+            f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",
+            "prompt" if request.messages is None else "messages",
+            "context_length_exceeded",
+        )

@@ -16,7 +16,7 @@ from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines.base import Model
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.sequences import SequenceTable
-from lllms_core.errors import ContextOverflow, InvalidRequest
+from lllms_core.errors import InvalidRequest
 from lllms_core.text import OutputText
 from lllms_core.types import Delta, Finish, FinishReason, Request, Sampling, Usage
 
@@ -159,8 +159,7 @@ class BatchingModel(Model):
             raise InvalidRequest(
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
             )
-        self._check_room(request, len(prompt))
-        limit = self.context_length if request.max_tokens is None else len(prompt) + request.max_tokens
+        limit = len(prompt) + self.answer_limit(request, len(prompt))
         self._waiting.append(_Run(request, prompt, len(prompt), limit, OutputText(request.stop)))
 
     def step(self) -> Iterable[Delta]:
@@ -214,17 +213,6 @@ class BatchingModel(Model):
                 "messages",
             )
         return self.template.render(request.messages)
-
-    def _check_room(self, request: Request, prompt: int) -> None:
-        limit, wanted = self.context_length, request.max_tokens
-        if prompt + (1 if wanted is None else wanted) > limit:
-            asked = "" if wanted is None else f" and {wanted} for the answer, {prompt + wanted} together"
-            raise ContextOverflow(
-                f"the request has {prompt} tokens in its prompt{asked}, but model '{request.model}' holds {limit}; "
-                "shorten it, lower max_tokens, or raise options.context_length",
-                "prompt" if request.messages is None else "messages",
-                "context_length_exceeded",
-            )
 
     def _admit(self) -> None:
         """Give sequences to those who wait, first come first served, as long as there is room to their end."""

@@ -7,7 +7,7 @@ from time import monotonic
 from attrs import define, frozen
 
 from lllms_core.engines.base import Model
-from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest, RequestError
+from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.text import OutputText
 from lllms_core.types import Delta, Finish, FinishReason, Request, Task, Usage
 
@@ -88,7 +88,7 @@ class SerialModel(Model):
     def open(self, request: Request) -> None:
         """Start the generator of this request. Raises `ContextOverflow` if its prompt and `max_tokens` have no room."""
         prompt_tokens = self._prompt_tokens(request)
-        limit = self._room(request, prompt_tokens)
+        limit = self.answer_limit(request, prompt_tokens)
         pieces = self.complete(request.prompt or "", request) if request.messages is None else self.chat(request)
         self._open[request.id] = _Run(request, iter(pieces), OutputText(request.stop), prompt_tokens, limit)
 
@@ -140,16 +140,3 @@ class SerialModel(Model):
         if request.messages is None:
             return self.count_tokens(request.prompt or "")
         return sum(self.count_tokens(message.content) for message in request.messages)
-
-    def _room(self, request: Request, prompt: int) -> int:
-        """How many tokens the answer may have."""
-        wanted, room = request.max_tokens, self.context_length - prompt
-        if (1 if wanted is None else wanted) <= room:
-            return room if wanted is None else wanted
-        asked = "" if wanted is None else f" and {wanted} for the answer, {prompt + wanted} together"
-        raise ContextOverflow(
-            f"the request has {prompt} tokens in its prompt{asked}, but model '{request.model}' holds "
-            f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",
-            "prompt" if request.messages is None else "messages",
-            "context_length_exceeded",
-        )

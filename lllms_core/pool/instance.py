@@ -10,7 +10,7 @@ from attrs import define, evolve, frozen
 from lllms_core.errors import LllmsError
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta, Finish, ModelInfo
-from lllms_core.worker import Worker
+from lllms_core.worker.handle import Worker
 from lllms_core.worker.wire import (
     Cancel,
     Close,

@@ -19,11 +19,13 @@ from lllms_core.errors import EngineDied, InvalidRequest, ModelUnknown, Shutting
 from lllms_core.machine import available_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
-from lllms_core.pool.scheduler import Limits, ModelLimits, Scheduler
+from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.pool.status import InstanceStatus, PoolStatus
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Isolation, ModelInfo, ModelSpec, Request
-from lllms_core.worker import Worker, WorkerEvents, start_worker
+from lllms_core.worker.handle import Worker, WorkerEvents
+from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import Load
 
 LOG = logging.getLogger("lllms.pool")

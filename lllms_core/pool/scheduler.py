@@ -14,71 +14,12 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from attrs import Factory, define, frozen
-
 from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
 from lllms_core.pool.cores import share_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
-from lllms_core.pool.prefixes import SeenPrefixes
-from lllms_core.pool.status import InstanceState
+from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits, Ticket
 
 LONGEST_RETRY_AFTER = 60
-NEVER = -1.0
-"""The `ttl` of instances that are never unloaded for being idle."""
-
-
-@frozen
-class Limits:
-    """What bounds the pool as a whole."""
-
-    concurrency: int = 8
-    queue_size: int = 512
-    queue_timeout: float = 600.0
-    max_instances: int = 4
-    """Of all models together; when more are needed, idle ones are unloaded."""
-    cores: int = 1
-
-
-@frozen
-class ModelLimits:
-    """What bounds the instances of one model."""
-
-    min_instances: int = 0
-    max_instances: int = 1
-    ttl: float = 300.0
-
-
-@define(eq=False)
-class Ticket:
-    """A request in the queue or at work."""
-
-    id: str
-    model: str
-    prefixes: Sequence[Hashable]
-    arrived: float
-    instance: str | None = None
-    started: float = 0.0
-
-
-@define(eq=False)
-class Instance:
-    """A loaded copy of a model, or one that is being loaded or unloaded."""
-
-    id: str
-    model: str
-    threads: int
-    state: InstanceState = "loading"
-    slots: int = 0
-    running: dict[str, Ticket] = Factory(dict)
-    idle_since: float = 0.0
-    used: float = 0.0
-    """When it was given its last request."""
-    seen: SeenPrefixes = Factory(SeenPrefixes)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is loaded and has nothing to do."""
-        return self.state == "ready" and not self.running
 
 
 class Scheduler:
@@ -87,7 +28,7 @@ class Scheduler:
     def __init__(self, models: Mapping[str, ModelLimits], limits: Limits, new_id: Callable[[str], str]) -> None:
         """Start empty. `new_id` names a new instance of a model."""
         self.limits = limits
-        self.instances: dict[str, Instance] = {}
+        self.instances: dict[str, InstanceEntry] = {}
         self.waiting: dict[str, Ticket] = {}
         self.running: dict[str, Ticket] = {}
         self.stopping = False
@@ -224,7 +165,7 @@ class Scheduler:
                 draining.add(busy.id)
         return effects
 
-    def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> Instance | None:
+    def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> InstanceEntry | None:
         """The instance with a free slot that knows most of the conversation; among equals, the one with least to do."""
         free = [
             instance
@@ -233,7 +174,7 @@ class Scheduler:
         ]
         return max(free, key=lambda i: (i.seen.longest(ticket.prefixes), -len(i.running), i.idle_since), default=None)
 
-    def _assign(self, ticket: Ticket, instance: Instance, now: float) -> Effect:
+    def _assign(self, ticket: Ticket, instance: InstanceEntry, now: float) -> Effect:
         del self.waiting[ticket.id]
         self.running[ticket.id] = ticket
         ticket.instance, ticket.started = instance.id, now
@@ -244,7 +185,7 @@ class Scheduler:
         instance.seen.add(ticket.prefixes)
         return Assign(ticket.id, instance.id)
 
-    def _alive(self, model: str) -> list[Instance]:
+    def _alive(self, model: str) -> list[InstanceEntry]:
         """The instances of a model that serve, or will when they are loaded."""
         return [i for i in self.instances.values() if i.model == model and i.state != "closing"]
 
@@ -262,12 +203,12 @@ class Scheduler:
         # The place for the memory budget: how many more instances the machine has room for.
         return self.limits.max_instances - len(self.instances)
 
-    def _least_recently_used(self, model: str) -> Instance | None:
+    def _least_recently_used(self, model: str) -> InstanceEntry | None:
         """The idle instance that may make room for `model`: of another model, and not one that is kept at least."""
         idle = [i for i in self.instances.values() if i.idle and i.model != model and self._spare(i.model) > 0]
         return min(idle, key=lambda instance: instance.idle_since, default=None)
 
-    def _to_drain(self, model: str, draining: AbstractSet[str]) -> Instance | None:
+    def _to_drain(self, model: str, draining: AbstractSet[str]) -> InstanceEntry | None:
         """The busy instance that is to become idle and make room for `model`: the same one each time, until it does."""
         taken = [self.instances[instance].model for instance in draining]
         busy = [
@@ -297,7 +238,7 @@ class Scheduler:
             if self._expires(instance) and instance.idle_since + self._models[instance.model].ttl <= now
         ]
 
-    def _expires(self, instance: Instance) -> bool:
+    def _expires(self, instance: InstanceEntry) -> bool:
         """Whether the instance will be unloaded if nothing else happens: it is idle, and nobody waits for its model."""
         return (
             instance.idle
@@ -316,11 +257,11 @@ class Scheduler:
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, UseThreads) else 0)
 
     def _start(self, model: str) -> Effect:
-        instance = Instance(self._new_id(model), model, threads=self.limits.cores)
+        instance = InstanceEntry(self._new_id(model), model, threads=self.limits.cores)
         self.instances[instance.id] = instance
         return Start(instance.id, model, instance.threads)
 
-    def _stop(self, instance: Instance) -> Effect:
+    def _stop(self, instance: InstanceEntry) -> Effect:
         instance.state = "closing"
         return Stop(instance.id)
 

@@ -3,8 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import Protocol
 
-from lllms_core.types import Isolation
-from lllms_core.worker.wire import FromWorker, Load, ToWorker
+from lllms_core.worker.wire import FromWorker, ToWorker
 
 
 class WorkerEvents(Protocol):
@@ -30,14 +29,3 @@ class Worker(ABC):
     @abstractmethod
     def kill(self) -> None:
         """End the worker at once; a thread is only abandoned, and ends after its load or step."""
-
-
-async def start_worker(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:
-    """Start a worker that loads a model. Raises `ModelLoadFailed` if the worker itself cannot be started."""
-    if isolation == "thread":
-        from lllms_core.worker.thread import ThreadWorker
-
-        return ThreadWorker(load, events)
-    from lllms_core.worker.process import ProcessWorker
-
-    return await ProcessWorker.start(load, events)

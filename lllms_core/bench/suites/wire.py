@@ -8,7 +8,7 @@ from lllms_core.bench.findings import Finding
 from lllms_core.bench.plan import Plan
 from lllms_core.engines import Engine, NoOptions, Progress, SerialModel
 from lllms_core.pool.pool import Pool, PoolModel
-from lllms_core.pool.scheduler import Limits
+from lllms_core.pool.state import Limits
 from lllms_core.types import Delta, ModelSpec, Request
 
 BUDGET = 50.0

@@ -1,0 +1,65 @@
+"""What the scheduler knows: limits, requests, instances."""
+
+from collections.abc import Hashable, Sequence
+
+from attrs import Factory, define, frozen
+
+from lllms_core.pool.prefixes import SeenPrefixes
+from lllms_core.pool.status import InstanceState
+
+NEVER = -1.0
+"""The `ttl` of instances that are never unloaded for being idle."""
+
+
+@frozen
+class Limits:
+    """What bounds the pool as a whole."""
+
+    concurrency: int = 8
+    queue_size: int = 512
+    queue_timeout: float = 600.0
+    max_instances: int = 4
+    """Of all models together; when more are needed, idle ones are unloaded."""
+    cores: int = 1
+
+
+@frozen
+class ModelLimits:
+    """What bounds the instances of one model."""
+
+    min_instances: int = 0
+    max_instances: int = 1
+    ttl: float = 300.0
+
+
+@define(eq=False)
+class Ticket:
+    """A request in the queue or at work."""
+
+    id: str
+    model: str
+    prefixes: Sequence[Hashable]
+    arrived: float
+    instance: str | None = None
+    started: float = 0.0
+
+
+@define(eq=False)
+class InstanceEntry:
+    """A loaded copy of a model, or one that is being loaded or unloaded."""
+
+    id: str
+    model: str
+    threads: int
+    state: InstanceState = "loading"
+    slots: int = 0
+    running: dict[str, Ticket] = Factory(dict)
+    idle_since: float = 0.0
+    used: float = 0.0
+    """When it was given its last request."""
+    seen: SeenPrefixes = Factory(SeenPrefixes)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is loaded and has nothing to do."""
+        return self.state == "ready" and not self.running

@@ -1,0 +1,12 @@
+"""Starting a worker in the kind of isolation that is asked for."""
+
+from lllms_core.types import Isolation
+from lllms_core.worker.handle import Worker, WorkerEvents
+from lllms_core.worker.process import ProcessWorker
+from lllms_core.worker.thread import ThreadWorker
+from lllms_core.worker.wire import Load
+
+
+async def start_worker(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:
+    """Start a worker that loads a model. Raises `ModelLoadFailed` if the worker itself cannot be started."""
+    return ThreadWorker(load, events) if isolation == "thread" else await ProcessWorker.start(load, events)
