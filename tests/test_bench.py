@@ -167,6 +167,7 @@ def test_refusals_are_errors_with_their_text():
     refused = Reply(0.0, ((1.0, b"HTTP/1.1 429 Too Many\r\nContent-Length: 4\r\n\r\nfull"),))
     assert read_stream(refused).error == "429: full"
     assert read_stream(Reply(0.0, ())).error == "the connection was closed"
+    assert read_stream(Reply(0.0, (), cut_off=True)).error is None
 
 
 async def test_nobody_there_is_a_clear_error():

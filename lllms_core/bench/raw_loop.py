@@ -1,7 +1,7 @@
 """The plain llama.cpp loop that everything is measured against: one context, one batch, no server. A program.
 
     python -m lllms_core.bench.raw_loop MODEL.gguf SEQUENCES CONTEXT    answers work on stdin, a JSON line each
-    python -m lllms_core.bench.raw_loop MODEL.gguf --busy THREADS       generates until it is killed
+    python -m lllms_core.bench.raw_loop MODEL.gguf --busy THREADS       generates for as long as its parent lives
 
 Work: {"prompts": [str], "max_tokens": int, "threads": int, "seconds": float}; the answer: one {"start", "arrivals",
 "prompt_tokens"} for each prompt, as in `Timeline`. It evaluates all prompts, then generates for all of them together,
@@ -9,6 +9,7 @@ greedily, until `max_tokens` are there or the seconds are up.
 """
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from ctypes import c_int8, create_string_buffer
@@ -98,8 +99,10 @@ def main(arguments: Sequence[str]) -> None:
         loop = RawLoop(file, 1, 4096)
         sys.stdout.write("ready\n")
         sys.stdout.flush()
-        while True:
-            loop.run(["busy"], 2000, int(arguments[2]), 3600.0)
+        parent = os.getppid()
+        while os.getppid() == parent:  # whoever started it must not leave it behind
+            loop.run(["busy"], 200, int(arguments[2]), 2.0)
+        return
     loop = RawLoop(file, int(arguments[1]), int(arguments[2]))
     sys.stdout.write("ready\n")
     sys.stdout.flush()

@@ -27,6 +27,8 @@ class Reply:
     """When the request was sent; the connection was open already."""
     received: tuple[tuple[float, bytes], ...]
     """(time, bytes) of everything that arrived."""
+    cut_off: bool = False
+    """Whether it was we who ended it, before it was complete."""
 
 
 class _Recorder(asyncio.Protocol):
@@ -83,6 +85,7 @@ async def exchange(
         await asyncio.wait_for(recorder.ended, seconds)
     except TimeoutError:
         transport.abort()
+        return Reply(recorder.start, tuple(recorder.received), cut_off=True)
     return Reply(recorder.start, tuple(recorder.received))
 
 
@@ -115,6 +118,8 @@ def read_stream(reply: Reply) -> Timeline:
     Tokens are counted by the server's `usage` where it sends one, else by events.
     """
     status, _, pieces = _open(reply)
+    if not status and reply.cut_off:
+        return Timeline(reply.start)
     if status != 200:
         text = b"".join(data for _, data in pieces).decode(errors="replace")
         return Timeline(reply.start, error=f"{status}: {text[:300]}" if status else "the connection was closed")

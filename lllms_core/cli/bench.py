@@ -3,7 +3,10 @@
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -108,7 +111,7 @@ def bench(
 
     console = _console()
     figures: list[dict[str, object]]
-    with console.status("") as status:
+    with _sigterm_interrupts(), console.status("") as status:
         if base_url is not None:
             load = {"requests": requests, "max_tokens": max_tokens, "prompt_tokens": prompt_tokens,
                     "shared_prefix": shared_prefix, "turns": turns, "chat": not text, "api_key": api_key}
@@ -129,6 +132,19 @@ def bench(
     console.print(table)
     for error in dict.fromkeys(error for row in figures for error in cast(list[str], row.get("errors", []))):
         click.echo(f"failed: {error}", err=True)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: end the programs that were started, then this one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # somebody else's program, and its signals
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _console() -> "Console":

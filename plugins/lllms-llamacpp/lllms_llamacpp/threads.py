@@ -40,14 +40,14 @@ _SLACK = 4.0  # steps' worth of good times that a stall has to eat before it cou
 
 
 def limit_spinning() -> None:
-    """Have OpenMP's threads sleep after about 50 microseconds of waiting; call it before llama_cpp is imported.
+    """Have OpenMP's threads sleep after a quarter of a millisecond of waiting; call it before llama_cpp is imported.
 
-    By default they spin for milliseconds, which takes the cores from the server and its clients between two decodes and
-    lets two such programs starve each other, and gains nothing between ggml's short operations. What the user has set
-    in the environment stays.
+    By default they spin for many milliseconds, so that two such programs starve each other for seconds before the tuner
+    can retreat. Much less than this costs a quiet machine some percent, as threads fall asleep between ggml's operations.
+    What the user has set in the environment stays.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-        os.environ["GOMP_SPINCOUNT"] = "2000"
+        os.environ["GOMP_SPINCOUNT"] = "10000"
 
 
 @define
