@@ -174,3 +174,22 @@ def test_cells_are_counted_as_if_one_by_one(actions, capacity):
         idle = {id(cell) for i, line in enumerate(cells) if not totals[i] for cell in line}
         busy = {id(cell) for i, line in enumerate(cells) if totals[i] for cell in line}
         assert len(busy | idle) + room <= capacity
+
+
+@given(lengths=st.lists(st.integers(1, 12), max_size=6), most=st.integers(0, 40))
+def test_past_conversations_are_kept_up_to_a_bound(lengths, most):
+    """Of what nobody is using, the most recently used stays, as long as all of it is within the bound."""
+    table = SequenceTable(6, 1000)
+    for number, length in enumerate(lengths):
+        place = table.place([number * 100], 20)
+        table.take(place, 20)
+        table.extend(place.target, range(number * 100, number * 100 + length))
+    for number in range(len(lengths)):
+        table.release(number)
+    table.forget_idle(most)
+    assert table.held <= most
+    kept = [bool(table.tokens(number)) for number in range(len(lengths))]
+    assert kept == sorted(kept)
+    if False in kept:
+        first = kept.count(False) - 1
+        assert sum(lengths[first:]) > most

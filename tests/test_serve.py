@@ -43,7 +43,7 @@ async def serving(host: Host) -> AsyncIterator[tuple[httpx.AsyncClient, "asyncio
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110  # the status of a host has no event
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
 
 
 async def test_it_answers_where_it_says() -> None:

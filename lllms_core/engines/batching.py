@@ -89,17 +89,21 @@ class BatchingModel(Model):
         context_length: int,
         kv_size: int,
         sequences: int | None = None,
+        kept_tokens: int | None = None,
         batch_size: int = 512,
         template: ChatTemplate | None = None,
         can_trim: bool = True,
     ) -> None:
         """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
 
-        `batch_size` is the most tokens of one decode; `can_trim` is False for models whose sequences cannot be cut.
+        `kept_tokens` bounds what stays of past conversations, since the cells that it fills slow every decode a little;
+        None: as many as one request may hold. `batch_size` is the most tokens of one decode; `can_trim` is False for
+        models whose sequences cannot be cut.
         """
         self.slots = slots
         self.context_length = min(context_length, kv_size)
         self.batch_size = batch_size
+        self._kept_tokens = self.context_length if kept_tokens is None else kept_tokens
         self.template = template
         self.tasks = frozenset({"chat", "text"} if template else {"text"})
         self._table = SequenceTable(sequences or slots, kv_size, can_trim=can_trim)
@@ -253,9 +257,13 @@ class BatchingModel(Model):
         try:
             return self.decode(feeds)
         except KVCacheFull:
-            for sequence in self._table.forget_idle():
-                self.trim(sequence, 0)
+            self._forget(0)
             return self.decode(feeds)
+
+    def _forget(self, most: int) -> None:
+        """Keep at most so many tokens of past conversations."""
+        for sequence in self._table.forget_idle(most):
+            self.trim(sequence, 0)
 
     def _rewind(self, run: _Run) -> None:
         """Take a sequence back to before an interrupted decode, or to its beginning where it cannot be cut."""
@@ -282,6 +290,7 @@ class BatchingModel(Model):
     def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
         del self._runs[run.request.id]
         self._table.release(run.sequence)
+        self._forget(self._kept_tokens)
         self._blocked = False
         if run.sampler is not None:
             run.sampler.close()

@@ -146,12 +146,20 @@ class SequenceTable:
         entry.reserved = 0
         entry.used = next(self._uses)
 
-    def forget_idle(self) -> list[int]:
-        """Forget everything that no request is using; returns the sequences concerned."""
-        idle = [i for i, s in enumerate(self._sequences) if not s.reserved and s.tokens]
-        for sequence in idle:
-            self.cut(sequence, 0)
-        return idle
+    def forget_idle(self, most: int = 0) -> list[int]:
+        """Forget the least recently used of what no request is using, until it fills at most `most` cells.
+
+        Cells that busy sequences share do not count. Returns the sequences that were forgotten.
+        """
+        busy = _cells(s.line for s in self._sequences if s.reserved)
+        forgotten = []
+        for i in sorted(range(len(self._sequences)), key=lambda i: self._sequences[i].used):
+            if self.held - busy <= most:
+                break
+            if self._sequences[i].tokens and not self._sequences[i].reserved:
+                self.cut(i, 0)
+                forgotten.append(i)
+        return forgotten
 
     def _longest_prefix(self, prompt: Sequence[int], idle: Sequence[int]) -> tuple[int, int]:
         """The sequence that shares most with the prompt, preferring one that the prompt continues; and how much."""

@@ -61,7 +61,7 @@ def load(
         vocabulary = Vocabulary(model)
         loaded = Loaded(
             model, context, vocabulary, _template(model, vocabulary, options), threads, context_length, kv_size,
-            options.slots, sequences, options.batch_size, can_trim, options.seed, details,
+            options.kept_tokens, options.slots, sequences, options.batch_size, can_trim, options.seed, details,
         )
         result = LlamaCppModel(loaded)
         result.warm_up()

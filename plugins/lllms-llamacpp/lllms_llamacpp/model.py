@@ -92,6 +92,7 @@ class Loaded:
     threads: Threads
     context_length: int
     kv_size: int
+    kept_tokens: int | None
     slots: int
     sequences: int
     batch_size: int
@@ -106,8 +107,8 @@ class LlamaCppModel(BatchingModel):
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(
             slots=loaded.slots, context_length=loaded.context_length, kv_size=loaded.kv_size,
-            sequences=loaded.sequences, batch_size=loaded.batch_size, template=loaded.template,
-            can_trim=loaded.can_trim,
+            sequences=loaded.sequences, kept_tokens=loaded.kept_tokens, batch_size=loaded.batch_size,
+            template=loaded.template, can_trim=loaded.can_trim,
         )
         self._loaded = loaded
         self._context = loaded.context

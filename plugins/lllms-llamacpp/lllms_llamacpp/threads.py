@@ -43,7 +43,7 @@ def limit_spinning() -> None:
     """Have OpenMP's threads sleep after a quarter of a millisecond of waiting; call it before llama_cpp is imported.
 
     By default they spin for many milliseconds, so that two such programs starve each other for seconds before the tuner
-    can retreat. Much less than this costs a quiet machine some percent, as threads fall asleep between ggml's operations.
+    can retreat. Much less than this costs a quiet machine some percent: threads fall asleep between ggml's operations.
     What the user has set in the environment stays.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():

@@ -2,7 +2,6 @@
 
 import os
 import random
-import time
 from collections.abc import Callable
 
 import pytest
@@ -246,20 +245,9 @@ def test_equal_histories_lead_to_equal_choices():
     assert choices() == choices()
 
 
-def test_a_choice_costs_microseconds():
-    """Asking and telling take far less than the smallest model's step."""
-    machine = Machine()
-    tuner = machine.tuner()
-    start = time.perf_counter()
-    for _ in range(2000):
-        tuner.observe(1, tuner.choose(1), 0.01)
-        machine.now += 0.01
-    assert (time.perf_counter() - start) / 2000 < 100e-6
-
-
 @pytest.mark.parametrize(
     ("given_by_user", "expected"),
-    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
 def test_the_users_openmp_settings_stay(monkeypatch: pytest.MonkeyPatch, given_by_user: dict[str, str],
                                         expected: str | None):
