@@ -27,7 +27,7 @@ async def run(plan: Plan) -> list[Finding]:
     async with Host(config) as host:
         for number in range(-1, plan.rounds):
             plan.told(f"cancel {number + 1} of {plan.rounds}")
-            prompt = words(plan.prompt_tokens, Random(number))  # noqa: S311  # no secrets here
+            prompt = words(plan.prompt_tokens, Random(number + 1))  # noqa: S311  # no secrets here
             request = host.request("bench", prompt=prompt, parameters={"max_tokens": 512, "temperature": 0})
             async with host.submit(request) as stream:
                 times: list[float] = []

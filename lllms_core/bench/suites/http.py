@@ -36,7 +36,9 @@ async def run(plan: Plan) -> list[Finding]:
     findings = []
     async with AsyncExitStack() as stack:
         bare = await stack.enter_async_context(BareServer())
-        ours = await stack.enter_async_context(OurServer({"bench": {"engine": "mock", "ttl": -1, "options": options}}))
+        # In a process, as models usually are: a thread would take turns with the server's own for the interpreter.
+        mock = {"engine": "mock", "isolation": "process", "ttl": -1, "options": options}
+        ours = await stack.enter_async_context(OurServer({"bench": mock}))
         for clients in plan.clients:
             rates: dict[str, list[float]] = {bare.name: [], ours.name: []}
             for number in range(-1, plan.rounds):

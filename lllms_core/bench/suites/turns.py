@@ -24,7 +24,7 @@ async def run(plan: Plan) -> list[Finding]:
         load = Load(server.base_url, server.model, max_tokens=ANSWER)
         for number in range(-1, plan.rounds):
             plan.told(f"conversation {number + 1} of {plan.rounds}")
-            random = Random(number)  # noqa: S311  # no secrets here
+            random = Random(number + 1)  # noqa: S311  # no secrets here; Random(-1) would be Random(1)
             said = [words(FIRST_TURN, random)]
             one = await ask(load, said)
             said += [one.text, words(SECOND_TURN, random)]

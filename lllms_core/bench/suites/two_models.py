@@ -27,7 +27,7 @@ async def run(plan: Plan) -> list[Finding]:
         raws = [await stack.enter_async_context(RawLoop(plan.file, 1, context(plan))) for _ in names]
         server = await stack.enter_async_context(OurServer({name: model(plan) for name in names}))
         for number in range(-1, plan.rounds):
-            random = Random(number)  # noqa: S311  # no secrets here
+            random = Random(number + 1)  # noqa: S311  # no secrets here; Random(-1) would be Random(1)
             prompts = [words(plan.prompt_tokens, random) for _ in names]
             plan.told(f"two models, round {number + 1} of {plan.rounds}")
             both = await asyncio.gather(*(
