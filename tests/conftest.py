@@ -1,6 +1,7 @@
 """What several tests of workers, the pool and the host share."""
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pools_for_tests import Pools
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Whoever started the tests in the background had Ctrl-C ignored, which programs started here would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_ctrl_c_in_a_chat(tmp_path):
 
 def press_ctrl_c(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> None:
     """Press Ctrl-C until it is seen: one that comes just before Python waits for input is noticed with the next."""
-    for _ in range(300):
+    for _ in range(30):
         process.send_signal(signal.SIGINT)
         for _ in range(10):
             if seen():
