@@ -12,7 +12,7 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.status import PoolStatus
 from lllms_core.pool.stream import Stream
 from lllms_core.requests import build_request
-from lllms_core.types import Message, Request
+from lllms_core.types import Constraint, Message, Request
 
 
 def new_request_id() -> str:
@@ -64,12 +64,15 @@ class Host:
         messages: Sequence[Message] | None = None,
         prompt: str | None = None,
         parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
     ) -> Request:
         """Make a request: `parameters` by the names of the OpenAI API, over the model's defaults.
 
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        return build_request(self.catalog.get(model), new_request_id(), messages, prompt, parameters or {})
+        return build_request(
+            self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
+        )
 
     def submit(self, request: Request) -> Stream:
         """Queue a request and return its answer to come; a refusal comes as the stream's first and only delta."""

@@ -6,7 +6,7 @@ from lllms_core.catalog import CatalogEntry
 from lllms_core.engines import SAMPLING_PARAMETERS
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.parameters import PARAMETERS, check
-from lllms_core.types import Message, Request
+from lllms_core.types import Constraint, Message, Request
 
 
 def build_request(
@@ -15,6 +15,8 @@ def build_request(
     messages: Sequence[Message] | None,
     prompt: str | None,
     parameters: Mapping[str, object],
+    *,
+    constraint: Constraint | None = None,
 ) -> Request:
     """Check a request and fill in the model's defaults.
 
@@ -34,6 +36,8 @@ def build_request(
                 name,
                 "unsupported_parameter",
             )
+    if constraint is not None:
+        _check_constraint(constraint, entry)
     settings = entry.defaults.override(parameters)
     return Request(
         id=request_id,
@@ -44,4 +48,18 @@ def build_request(
         max_tokens=settings.max_tokens,
         stop=settings.stop,
         timeout=entry.config.timeout,
+        constraint=constraint,
+    )
+
+
+def _check_constraint(constraint: Constraint, entry: CatalogEntry) -> None:
+    kept = entry.engine.constraints
+    if constraint.kind in kept:
+        return
+    others = f"; it takes {', '.join(sorted(kept))}" if kept else ""
+    raise UnsupportedParameter(
+        f"'{constraint.param}' asks for an answer constrained by {constraint.kind}, which engine '{entry.engine.name}' "
+        f"of model '{entry.name}' does not do{others or '; leave it out'}",
+        constraint.param,
+        "unsupported_parameter",
     )

@@ -12,6 +12,10 @@ Task = Literal["chat", "text"]
 Role = Literal["system", "developer", "user", "assistant"]
 Isolation = Literal["process", "thread"]
 
+ConstraintKind = Literal["json_object", "json_schema", "gbnf", "lark", "regex"]
+"""What a `Constraint` is written in: nothing (any JSON object), a JSON schema, a grammar as llama.cpp's or llguidance's
+Lark, a regular expression."""
+
 FinishReason = Literal["stop", "length", "timeout", "cancelled"]
 """Why an answer ended: the model or a stop string ended it, it is as long as allowed, its time was up, or nobody
 wants it any more."""
@@ -49,6 +53,17 @@ class Sampling:
 
 
 @frozen
+class Constraint:
+    """What an answer must be: a text of this grammar. An answer that is cut is the beginning of one."""
+
+    kind: ConstraintKind
+    text: str = ""
+    """The JSON schema, the grammar or the regular expression; "" for `json_object`."""
+    param: str = "response_format"
+    """The parameter that asks for it, which a refusal names."""
+
+
+@frozen
 class Request:
     """One completion that is asked of a model: a chat (`messages`) or a text to continue (`prompt`), never both."""
 
@@ -63,6 +78,8 @@ class Request:
     """The answer ends before the first of these strings, which is not part of it."""
     timeout: float | None = None
     """Seconds from the moment the request gets its slot; None: no limit."""
+    constraint: Constraint | None = None
+    """What the answer must be; None: whatever the model says."""
 
     @property
     def task(self) -> Task:

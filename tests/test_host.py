@@ -24,7 +24,7 @@ from lllms_core.errors import (
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
-from lllms_core.types import Message, Sampling
+from lllms_core.types import Constraint, Message, Sampling
 
 MODEL = {"engine": "scripted", "isolation": "thread"}
 
@@ -34,6 +34,7 @@ class CoolEngine(RawEngine):
 
     name = "cool"
     parameters = frozenset({"temperature"})
+    constraints = frozenset({"regex"})
 
 
 @hookimpl
@@ -129,6 +130,12 @@ def test_request_is_built_over_the_defaults(host: Host) -> None:
     assert host.request("one", prompt="", parameters={"temperature": 0}).sampling.temperature == 0
 
 
+def test_constraint_that_the_engine_keeps_goes_into_the_request(host: Host) -> None:
+    """An engine gets the constraints of the kinds that it declares, as they are."""
+    constraint = Constraint("regex", "[ab]+", "grammar")
+    assert host.request("cool", prompt="x", constraint=constraint).constraint == constraint
+
+
 def test_request_ids_differ(host: Host) -> None:
     """No two requests share an id."""
     assert len({host.request("one", prompt="x").id for _ in range(100)}) == 100
@@ -146,6 +153,8 @@ CHAT = [Message("user", "hi")]
     ("one", {"prompt": "x", "parameters": {"temperature": "hot"}}, InvalidRequest, "temperature"),
     ("one", {"prompt": "x", "parameters": {"top_p": 2}}, InvalidRequest, "top_p"),
     ("cool", {"prompt": "x", "parameters": {"top_p": 0.5}}, UnsupportedParameter, "top_p"),
+    ("one", {"prompt": "x", "constraint": Constraint("json_object")}, UnsupportedParameter, "response_format"),
+    ("cool", {"prompt": "x", "constraint": Constraint("gbnf", "", "grammar")}, UnsupportedParameter, "grammar"),
 ])
 def test_request_that_cannot_be_served(
     host: Host, model: str, asked: dict[str, object], error: type[LllmsError], param: str | None,

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 from attrs import frozen
 
 from lllms_core.errors import ContextOverflow
-from lllms_core.types import Delta, Isolation, ModelInfo, ModelSpec, Request, Task
+from lllms_core.types import ConstraintKind, Delta, Isolation, ModelInfo, ModelSpec, Request, Task
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
@@ -33,6 +33,8 @@ class Engine(ABC):
     """An attrs class: the keys of `[models.X.options]`, with their types and defaults. Unknown keys are refused."""
     parameters: ClassVar[frozenset[str]] = SAMPLING_PARAMETERS
     """The sampling parameters that this engine honours; a request that asks for another one is refused by name."""
+    constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
+    """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
     isolation: ClassVar[Isolation] = "process"
     """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
     needs_file: ClassVar[bool] = True
