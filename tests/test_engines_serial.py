@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.engines.serial import Pause, Piece, Pieces, SerialModel
+from lllms_core.engines.serial import Pause, Piece, Pieces, Reused, SerialModel
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
 from lllms_core.types import Delta, Message, Request, Usage
 
@@ -197,6 +197,19 @@ def test_a_generator_may_return_the_exact_usage() -> None:
     deltas = run(Scripted(answer), ask())["r"]
     assert deltas[-1].finish is not None
     assert deltas[-1].finish.usage == Usage(17, 1, 5)
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(None, "stop"), (1, "length")])
+def test_an_engine_tells_what_it_counted_and_reused(limit: int | None, reason: str) -> None:
+    """The usage has the engine's own count of the prompt's tokens, and of those that it reused, however the answer ends."""
+
+    class Counting(Scripted):
+        def prompt_tokens(self, request: Request) -> int:
+            return len(request.prompt or "")
+
+    [*_, last] = run(Counting(lambda _: iter([Reused(3), "a", "b"])), ask("12345", max_tokens=limit))["r"]
+    assert last.finish is not None
+    assert (last.finish.reason, last.finish.usage) == (reason, Usage(5, limit or 2, 3))
 
 
 def test_a_pause_holds_nobody_else_up() -> None:

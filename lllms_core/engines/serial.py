@@ -19,7 +19,14 @@ class Pause:
     seconds: float
 
 
-Piece = str | bytes | Pause
+@frozen
+class Reused:
+    """Yielded in place of a piece: so many of the prompt's tokens did not have to be evaluated again."""
+
+    tokens: int
+
+
+Piece = str | bytes | Pause | Reused
 Pieces = Iterable[Piece] | Generator[Piece, None, Usage | None]
 """What `chat` and `complete` return: the answer, a token at a time. A generator may `return` the exact `Usage`."""
 
@@ -38,8 +45,15 @@ class _Run:
     limit: int
     """At most so many tokens."""
     tokens: int = 0
+    cached_tokens: int = 0
     wake: float = 0.0
     """Paused until then, on the clock of `monotonic`."""
+
+    def note(self, piece: Pause | Reused) -> None:
+        if isinstance(piece, Pause):
+            self.wake = monotonic() + piece.seconds
+        else:
+            self.cached_tokens = piece.tokens
 
 
 class SerialModel(Model):
@@ -74,6 +88,12 @@ class SerialModel(Model):
         """How many tokens `text` has; words, unless the engine knows better."""
         return len(text.split())
 
+    def prompt_tokens(self, request: Request) -> int:
+        """How many tokens the prompt of a request has; an engine with a chat template counts what that adds, too."""
+        if request.messages is None:
+            return self.count_tokens(request.prompt or "")
+        return sum(self.count_tokens(message.content) for message in request.messages)
+
     @property
     def idle(self) -> bool:
         """Whether no request is open."""
@@ -87,7 +107,7 @@ class SerialModel(Model):
 
     def open(self, request: Request) -> None:
         """Start the generator of this request. Raises `ContextOverflow` if its prompt and `max_tokens` have no room."""
-        prompt_tokens = self._prompt_tokens(request)
+        prompt_tokens = self.prompt_tokens(request)
         limit = self.answer_limit(request, prompt_tokens)
         pieces = self.complete(request.prompt or "", request) if request.messages is None else self.chat(request)
         self._open[request.id] = _Run(request, iter(pieces), OutputText(request.stop), prompt_tokens, limit)
@@ -117,8 +137,8 @@ class SerialModel(Model):
         except (RequestError, EngineFailed) as error:
             del self._open[run.request.id]
             return Delta(run.request.id, run.output.flush(), error=error)
-        if isinstance(piece, Pause):
-            run.wake = monotonic() + piece.seconds
+        if isinstance(piece, Pause | Reused):
+            run.note(piece)
             return None
         run.tokens += 1
         text = run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
@@ -133,10 +153,5 @@ class SerialModel(Model):
         if isgenerator(run.pieces):
             run.pieces.close()
         if not isinstance(usage, Usage):
-            usage = Usage(run.prompt_tokens, run.tokens)
+            usage = Usage(run.prompt_tokens, run.tokens, run.cached_tokens)
         return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, usage))
-
-    def _prompt_tokens(self, request: Request) -> int:
-        if request.messages is None:
-            return self.count_tokens(request.prompt or "")
-        return sum(self.count_tokens(message.content) for message in request.messages)
