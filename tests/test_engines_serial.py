@@ -201,7 +201,7 @@ def test_a_generator_may_return_the_exact_usage() -> None:
 
 @pytest.mark.parametrize(("limit", "reason"), [(None, "stop"), (1, "length")])
 def test_an_engine_tells_what_it_counted_and_reused(limit: int | None, reason: str) -> None:
-    """The usage has the engine's own count of the prompt's tokens, and of those that it reused, however the answer ends."""
+    """The usage has the engine's own counts of prompt and reused tokens, however the answer ends."""
 
     class Counting(Scripted):
         def prompt_tokens(self, request: Request) -> int:
