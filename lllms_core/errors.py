@@ -14,6 +14,7 @@
     │   └── ContextOverflow      prompt and answer do not fit the model's context
     ├── EngineError
     │   ├── EngineFailed         the engine reported that it cannot go on with this request
+    │   ├── OutOfTime            there was no time to finish, and no part of the answer is of use
     │   └── EngineDied           the worker that held the request is gone
     └── Overloaded               the server has no room now; `retry_after` says when to come back
         ├── QueueFull            too many requests wait already
@@ -96,6 +97,10 @@ class EngineError(LllmsError):
 
 class EngineFailed(EngineError):
     """The engine reported that it cannot go on with this one request; its other requests are unharmed."""
+
+
+class OutOfTime(EngineError):
+    """The model's `timeout` was over before the answer was complete, and no part of it is of use."""
 
 
 class EngineDied(EngineError):

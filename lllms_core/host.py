@@ -2,17 +2,33 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from uuid import uuid4
 
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, parse_config
+from lllms_core.errors import InvalidRequest, OutOfTime
 from lllms_core.plugins import Plugins
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.status import PoolStatus
 from lllms_core.pool.stream import Stream
+from lllms_core.queries import (
+    AnyRequest,
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    Query,
+    RenderRequest,
+    RerankRequest,
+    Scores,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
 from lllms_core.requests import build_request
 from lllms_core.types import Constraint, Message, Request
+
+T = TypeVar("T")
 
 
 def new_request_id() -> str:
@@ -74,9 +90,57 @@ class Host:
             self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
         )
 
-    def submit(self, request: Request) -> Stream:
+    def submit(self, request: AnyRequest) -> Stream:
         """Queue a request and return its answer to come; a refusal comes as the stream's first and only delta."""
         return self.pool.submit(request)
+
+    async def embed(self, model: str, inputs: Sequence[Text], *, dimensions: int | None = None) -> Embeddings:
+        """Return a vector of length 1 for each text (or tuple of tokens). Raises `LllmsError`.
+
+        The model keeps only the first `dimensions` numbers, if it was trained for that.
+        """
+        entry = self.catalog.get(model)
+        empty = next((index for index, one in enumerate(inputs) if not one), None)
+        if empty is not None or not inputs:
+            name = "input" if empty is None else f"input[{empty}]"
+            raise InvalidRequest(f"'{name}' is empty; there is nothing to embed", name, "invalid_value")
+        query = EmbedRequest(new_request_id(), entry.name, tuple(inputs), dimensions, entry.config.timeout)
+        return await self._ask(query, Embeddings)
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Scores:
+        """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
+        entry = self.catalog.get(model)
+        if not documents:
+            raise InvalidRequest("'documents' is empty; there is nothing to rank", "documents", "empty_array")
+        asked = RerankRequest(new_request_id(), entry.name, query, tuple(documents), entry.config.timeout)
+        return await self._ask(asked, Scores)
+
+    async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
+        """Return the tokens of a text, with those that a prompt begins or ends with if wanted. Raises `LllmsError`."""
+        entry = self.catalog.get(model)
+        query = TokenizeRequest(new_request_id(), entry.name, text, add_special, entry.config.timeout)
+        return await self._ask(query, Tokens)
+
+    async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as their texts. Raises `LllmsError`."""
+        entry = self.catalog.get(model)
+        query = DetokenizeRequest(new_request_id(), entry.name, tuple(tokens), entry.config.timeout)
+        return await self._ask(query, str)
+
+    async def render(self, chat: Request) -> str:
+        """Return the prompt that a chat would be answered from. Raises `LllmsError`."""
+        return await self._ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
+
+    async def _ask(self, query: Query, kind: type[T]) -> T:
+        async with self.submit(query) as stream:
+            finish = (await stream.gather()).finish
+        if finish.reason == "timeout":
+            raise OutOfTime(
+                f"model '{query.model}' did not finish within its timeout of {query.timeout:g} s; "
+                f"ask for less at once, or raise models.{query.model}.timeout",
+            )
+        assert isinstance(finish.result, kind)  # noqa: S101  # what the engine's contract says
+        return finish.result
 
     def status(self) -> PoolStatus:
         """Tell what is loaded, running and waiting."""

@@ -8,7 +8,9 @@ from attrs import field, frozen
 
 from lllms_core.errors import LllmsError
 
-Task = Literal["chat", "text"]
+Task = Literal["chat", "text", "embed", "rerank", "tokenize", "detokenize", "render"]
+"""What can be asked of a model: two kinds of completion, and the queries of `lllms_core.queries`."""
+
 Role = Literal["system", "developer", "user", "assistant"]
 Isolation = Literal["process", "thread"]
 
@@ -103,6 +105,8 @@ class Finish:
 
     reason: FinishReason
     usage: Usage
+    result: object = None
+    """What a query asked for, see `lllms_core.queries`; None for a completion, or if there was no time."""
 
 
 @frozen

@@ -21,7 +21,7 @@ PACKAGES = sorted(
 )
 
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types"),
+    ("errors", "types", "queries"),
     ("text", "chat", "gguf", "machine", "faults", "structure", "parameters"),
     ("hookspecs", "engines", "apis"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),

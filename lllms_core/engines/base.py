@@ -2,12 +2,13 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Self
 
 from attrs import frozen
 
-from lllms_core.errors import ContextOverflow
+from lllms_core.errors import ContextOverflow, InvalidRequest
+from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
 from lllms_core.types import ConstraintKind, Delta, Isolation, ModelInfo, ModelSpec, Request, Task
 
 Progress = Callable[[float], None]
@@ -61,6 +62,9 @@ class Model(ABC):
     """A loaded model in its worker. Every call comes from one thread, never two at once."""
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
+    """What it can do. Queries for anything else do not reach it."""
+    way_out: Mapping[Task, str] = {}
+    """What to do about a task that it lacks, for the message of the refusal."""
     slots: int = 1
     """How many requests may be open at once."""
     context_length: int
@@ -102,6 +106,37 @@ class Model(ABC):
     @abstractmethod
     def idle(self) -> bool:
         """Whether nothing is open, so that there is nothing to `step`."""
+
+    # Each of the next five is called only if its task is one of `tasks`.
+
+    def open_embed(self, request: EmbedRequest) -> None:
+        """Take a request for vectors, as `open` takes one for text; its last delta's `Finish` holds `Embeddings`."""
+        raise NotImplementedError
+
+    def open_rerank(self, request: RerankRequest) -> None:
+        """Take a request to rank documents; its last delta's `Finish` holds `Scores`."""
+        raise NotImplementedError
+
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
+        """Return the tokens of a text, in which control tokens are parsed (task `tokenize`)."""
+        raise NotImplementedError
+
+    def to_text(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as their texts (`detokenize`). Raises `RequestError`."""
+        raise NotImplementedError
+
+    def to_prompt(self, request: Request) -> str:
+        """Return what a chat would be answered from (task `render`). Raises `RequestError`."""
+        raise NotImplementedError
+
+    def check_task(self, query: Query) -> None:
+        """Raise `InvalidRequest` if this model cannot do what is asked."""
+        if query.task not in self.tasks:
+            able = ", ".join(label for task, label in LABELS.items() if task in self.tasks)
+            way_out = f"; {self.way_out[query.task]}" if query.task in self.way_out else ""
+            raise InvalidRequest(
+                f"model '{query.model}' cannot {LABELS[query.task]}{way_out}; it can {able}", "model",
+            )
 
     def use_threads(self, count: int) -> None:
         """Compute with at most `count` cores from now on; engines that compute little need not care."""

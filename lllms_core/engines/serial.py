@@ -1,13 +1,15 @@
 """The base for engines that answer one piece of text at a time: write a generator, get a model."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from inspect import isgenerator
 from time import monotonic
 
 from attrs import define, frozen
 
 from lllms_core.engines.base import Model
+from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
+from lllms_core.queries import Embeddings, EmbedRequest
 from lllms_core.text import OutputText
 from lllms_core.types import Delta, Finish, FinishReason, Request, Task, Usage
 
@@ -29,6 +31,9 @@ class Reused:
 Piece = str | bytes | Pause | Reused
 Pieces = Iterable[Piece] | Generator[Piece, None, Usage | None]
 """What `chat` and `complete` return: the answer, a token at a time. A generator may `return` the exact `Usage`."""
+
+EMBED_AT_ONCE = 16
+"""So many texts are embedded in one step: a cancel is not handled before the step returns."""
 
 LONGEST_WAIT = 0.005
 """Seconds that a step waits at most while every answer pauses: a new request is not taken before the step returns."""
@@ -60,11 +65,14 @@ class SerialModel(Model):
     """A model that writes its answers with a Python generator.
 
     Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
+    Write `embed(texts)` for vectors.
     Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
     fails its own request only. Prompt and answer together, as `count_tokens` counts them, stay within `context_length`.
     """
 
     context_length = 4096
+    can_shorten: bool = False
+    """Whether the first numbers of a vector mean much the same as all, so that requests may ask for fewer."""
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Derive `tasks` from the methods that the subclass writes."""
@@ -74,6 +82,14 @@ class SerialModel(Model):
             written.add("chat")
         if cls.complete is not SerialModel.complete:
             written.add("text")
+        if cls.embed is not SerialModel.embed:
+            written.add("embed")
+        if cls.to_tokens is not Model.to_tokens:
+            written.add("tokenize")
+        if cls.to_text is not Model.to_text:
+            written.add("detokenize")
+        if cls.to_prompt is not Model.to_prompt:
+            written.add("render")
         cls.tasks = frozenset(written)
 
     def chat(self, request: Request) -> Pieces:
@@ -83,6 +99,13 @@ class SerialModel(Model):
     def complete(self, prompt: str, request: Request) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
         """Continue `prompt`, piece by piece."""
         raise InvalidRequest(f"model '{request.model}' cannot continue text; use /v1/chat/completions", "prompt")
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Return a vector of any length but 0 for each text, and how many tokens the texts have together.
+
+        It is called with up to 16 texts at a time. Raises `RequestError`, or `EngineFailed`, for the request.
+        """
+        raise NotImplementedError
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` has; words, unless the engine knows better."""
@@ -97,7 +120,12 @@ class SerialModel(Model):
     @property
     def idle(self) -> bool:
         """Whether no request is open."""
-        return not self._open
+        return not self._open and not self._embedding
+
+    @property
+    def _embedding(self) -> dict[str, VectorRun]:
+        runs: dict[str, VectorRun] = self.__dict__.setdefault("_vector_runs", {})
+        return runs
 
     @property
     def _open(self) -> dict[str, _Run]:
@@ -112,11 +140,19 @@ class SerialModel(Model):
         pieces = self.complete(request.prompt or "", request) if request.messages is None else self.chat(request)
         self._open[request.id] = _Run(request, iter(pieces), OutputText(request.stop), prompt_tokens, limit)
 
+    def open_embed(self, request: EmbedRequest) -> None:
+        """Take the request; the texts of tokens are embedded in their place, if `to_text` is written."""
+        if any(isinstance(one, tuple) for one in request.inputs) and "detokenize" not in self.tasks:
+            raise InvalidRequest(f"model '{request.model}' embeds texts, not tokens; send strings", "input")
+        self._embedding[request.id] = VectorRun(request)
+
     def step(self) -> Iterable[Delta]:
         """Take the next piece of every open request; while all pause, wait for a moment, or for `interrupt`."""
         now = monotonic()
         runs = list(self._open.values())
         deltas = [delta for run in runs if run.wake <= now and (delta := self._advance(run)) is not None]
+        if self._embedding:
+            return deltas + [d for run in list(self._embedding.values()) if (d := self._embed_next(run)) is not None]
         if runs and not deltas:
             pause = min(run.wake for run in runs) - monotonic()
             self.interrupt.wait(min(max(pause, 0), LONGEST_WAIT))
@@ -124,6 +160,8 @@ class SerialModel(Model):
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """Close the generator of this request."""
+        if (vectors := self._embedding.pop(request_id, None)) is not None:
+            return [vectors.finish("cancelled")]
         run = self._open.get(request_id)
         return [] if run is None else [self._finish(run, "cancelled")]
 
@@ -145,6 +183,26 @@ class SerialModel(Model):
         if run.output.stopped or run.tokens == run.limit:
             return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
         return Delta(run.request.id, text, 1)
+
+    def _embed_next(self, run: VectorRun) -> Delta | None:
+        request, start = run.request, len(run.results)
+        assert isinstance(request, EmbedRequest)  # noqa: S101  # the only kind that is opened
+        chosen = request.inputs[start : start + EMBED_AT_ONCE]
+        try:
+            answer = self.embed([one if isinstance(one, str) else self.to_text(one) for one in chosen])
+            if len(answer.vectors) != len(chosen):
+                raise ValueError(f"embed gave {len(answer.vectors)} vectors for {len(chosen)} texts")
+            check_dimensions(request, len(answer.vectors[0]), can_shorten=self.can_shorten)
+            for vector in answer.vectors:
+                run.take(vector, 0)
+        except (RequestError, EngineFailed) as error:
+            del self._embedding[request.id]
+            return Delta(request.id, error=error)
+        run.tokens += answer.tokens
+        if len(run.results) < run.total:
+            return None
+        del self._embedding[request.id]
+        return run.finish()
 
     def _finish(
         self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0, *, usage: object = None,

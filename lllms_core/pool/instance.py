@@ -9,7 +9,7 @@ from attrs import define, evolve, frozen
 
 from lllms_core.errors import LllmsError
 from lllms_core.pool.stream import Stream
-from lllms_core.types import Delta, Finish, ModelInfo
+from lllms_core.types import Delta, ModelInfo
 from lllms_core.worker.handle import Worker
 from lllms_core.worker.wire import (
     Cancel,
@@ -175,7 +175,7 @@ class Instance:
         if run is None:
             return  # ended by fail_running, while this was on its way
         if run.timed_out and delta.finish is not None and delta.finish.reason == "cancelled":
-            delta = evolve(delta, finish=Finish("timeout", delta.finish.usage))
+            delta = evolve(delta, finish=evolve(delta.finish, reason="timeout"))
         run.stream.put(delta)
         if delta.last:
             run.stop_timer()

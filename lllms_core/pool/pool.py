@@ -6,7 +6,7 @@ import logging
 import secrets
 import string
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Self
 
 from attrs import Factory, evolve, frozen
@@ -23,6 +23,7 @@ from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.pool.status import InstanceStatus, PoolStatus
 from lllms_core.pool.stream import Stream
+from lllms_core.queries import AnyRequest
 from lllms_core.types import Isolation, ModelInfo, ModelSpec, Request
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.start import start_worker
@@ -101,7 +102,7 @@ class Pool:
         while any(entry.state == "loading" for entry in self._scheduler.instances.values()):
             await self._change()
 
-    def submit(self, request: Request) -> Stream:
+    def submit(self, request: AnyRequest) -> Stream:
         """Queue a request and return its answer to come. A refusal comes as the stream's only delta."""
         stream = Stream(request, self._cancel)
         model = self._models.get(request.model)
@@ -114,9 +115,8 @@ class Pool:
         if request.id in self._scheduler.waiting or request.id in self._scheduler.running:
             stream.fail(InvalidRequest(f"a request with the id '{request.id}' is under way already", "id"))
             return stream
-        keys = text_prefix_keys(request.prompt or "") if request.messages is None else prefix_keys(request.messages)
         self._waiting[request.id] = stream
-        self._apply(self._scheduler.submit(request.id, request.model, keys, time.monotonic()))
+        self._apply(self._scheduler.submit(request.id, request.model, _prefixes(request), time.monotonic()))
         return stream
 
     def status(self) -> PoolStatus:
@@ -239,6 +239,12 @@ class Pool:
             pid=instance.pid,
             info=instance.info,
         )
+
+
+def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
+    if not isinstance(request, Request):
+        return ()
+    return text_prefix_keys(request.prompt or "") if request.messages is None else prefix_keys(request.messages)
 
 
 def _instance_id(model: str) -> str:

@@ -8,7 +8,8 @@ from typing import Self
 from attrs import evolve, frozen
 
 from lllms_core.errors import LllmsError
-from lllms_core.types import Delta, Finish, Request
+from lllms_core.queries import AnyRequest
+from lllms_core.types import Delta, Finish
 
 
 @frozen
@@ -27,7 +28,7 @@ class Stream:
     Deltas that arrive faster than they are taken wait here together, so a slow reader costs few wake-ups.
     """
 
-    def __init__(self, request: Request, cancel: Callable[["Stream"], None]) -> None:
+    def __init__(self, request: AnyRequest, cancel: Callable[["Stream"], None]) -> None:
         self.request = request
         self.instance: str | None = None
         """The id of the instance that runs the request; None while it waits."""

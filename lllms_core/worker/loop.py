@@ -8,7 +8,15 @@ from threading import Event
 
 from lllms_core.engines import Model
 from lllms_core.errors import EngineFailed, LllmsError, RequestError
-from lllms_core.types import Delta
+from lllms_core.queries import (
+    AnyRequest,
+    DetokenizeRequest,
+    EmbedRequest,
+    RenderRequest,
+    RerankRequest,
+    TokenizeRequest,
+)
+from lllms_core.types import Delta, Finish, Request, Usage
 from lllms_core.worker.wire import (
     Cancel,
     Close,
@@ -101,7 +109,7 @@ class WorkerLoop:
                 match message:
                     case Open(request):
                         try:
-                            model.open(request)
+                            self._tell(open_request(model, request))
                         except (RequestError, EngineFailed) as error:
                             self._tell([Delta(request.id, error=error)])
                     case Cancel(request_id):
@@ -118,6 +126,29 @@ class WorkerLoop:
     def _tell(self, deltas: Iterable[Delta]) -> None:
         if told := tuple(deltas):
             self._send(Deltas(told))
+
+
+def open_request(model: Model, request: AnyRequest) -> Iterable[Delta]:
+    """Give a request to the model; what needs no step is answered at once. Raises what the model raises."""
+    if isinstance(request, Request):
+        model.open(request)
+        return []
+    model.check_task(request)
+    result: object
+    match request:
+        case EmbedRequest():
+            model.open_embed(request)
+            return []
+        case RerankRequest():
+            model.open_rerank(request)
+            return []
+        case TokenizeRequest():
+            result = model.to_tokens(request.text, add_special=request.add_special)
+        case DetokenizeRequest():
+            result = model.to_text(request.tokens)
+        case RenderRequest():
+            result = model.to_prompt(request.chat)
+    return [Delta(request.id, finish=Finish("stop", Usage(0, 0), result))]
 
 
 def load_failed(error: BaseException) -> LoadFailed:

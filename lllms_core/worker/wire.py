@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from lllms_core.engines import Engine
-from lllms_core.types import Delta, ModelInfo, ModelSpec, Request
+from lllms_core.queries import AnyRequest
+from lllms_core.types import Delta, ModelInfo, ModelSpec
 
 _LENGTH = struct.Struct("!I")
 
@@ -27,7 +28,7 @@ class Load:
 class Open:
     """To the worker: take this request."""
 
-    request: Request
+    request: AnyRequest
 
 
 @frozen

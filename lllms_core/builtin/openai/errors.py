@@ -39,6 +39,7 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.ContextOverflow: (400, INVALID, "context_length_exceeded"),
     errors.UnsupportedParameter: (400, INVALID, "unsupported_parameter"),
     errors.RequestError: (400, INVALID, "invalid_request"),
+    errors.OutOfTime: (504, SERVER, "timeout"),
     errors.EngineDied: (500, SERVER, "engine_died"),
     errors.EngineError: (500, SERVER, "engine_failed"),
     errors.QueueFull: (429, "rate_limit_error", "queue_full"),

@@ -1,0 +1,154 @@
+"""The base for engines that turn many texts into vectors in one forward pass."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+
+from attrs import define
+
+from lllms_core.engines.base import Model
+from lllms_core.engines.vectors import VectorRun, check_dimensions
+from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
+from lllms_core.queries import EmbedRequest, RerankRequest, Text
+from lllms_core.types import Delta, Request
+
+
+@define(eq=False)
+class _Run(VectorRun):
+    inputs: Sequence[Sequence[int]] = ()
+
+    @property
+    def done(self) -> int:
+        return len(self.results)
+
+
+class EmbeddingModel(Model):
+    """A model that reads and does not write: it gives vectors, or scores if it is made to rank documents.
+
+    Call `super().__init__` with its sizes, and implement `tokenize`, `encode` and, for scores, `pair`. The inputs of
+    all open requests share the passes, taking turns.
+    """
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        context_length: int,
+        batch_size: int,
+        sequences: int,
+        dimensions: int,
+        can_shorten: bool = False,
+        truncate: bool = False,
+        ranks: bool = False,
+    ) -> None:
+        """Prepare passes over up to `sequences` inputs, which have together up to `batch_size` tokens.
+
+        `dimensions` is the length of the vectors; `can_shorten` says that their first numbers mean much the same. An
+        input of more than `context_length` tokens is refused, or with `truncate` cut. `ranks`: it gives scores.
+        """
+        self.slots = slots
+        self.context_length = min(context_length, batch_size)
+        self.tasks = frozenset({"rerank"} if ranks else {"embed"})
+        self._batch_size = batch_size
+        self._sequences = sequences
+        self._dimensions = dimensions
+        self._can_shorten = can_shorten
+        self._truncate = truncate
+        self._runs: dict[str, _Run] = {}
+
+    # -- what an engine implements ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def tokenize(self, text: Text, room: int | None) -> list[int]:
+        """Tokens of an input, with those that the model adds; of the text's own only as many as `room` allows.
+
+        Raises `InvalidRequest` for tokens that the model does not have.
+        """
+
+    def pair(self, query: str, document: str, room: int | None) -> list[int]:
+        """Tokens of a query and a document, as a model that ranks reads them; the document's are cut for `room`."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def encode(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Return a vector for each input, in one pass; of any length but 0. For a pair, the score from 0 to 1."""
+
+    # -- the contract of Model ----------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        return not self._runs
+
+    def open(self, request: Request) -> None:
+        """Refuse: this model does not write."""
+        route = "/v1/rerank" if "rerank" in self.tasks else "/v1/embeddings"
+        raise InvalidRequest(f"model '{request.model}' does not write text; use it with {route}", "model")
+
+    def open_embed(self, request: EmbedRequest) -> None:
+        """Tokenise all inputs, and refuse what is too long."""
+        check_dimensions(request, self._dimensions, can_shorten=self._can_shorten)
+        room = self.context_length if self._truncate else None
+        self._open(request, [self.tokenize(text, room) for text in request.inputs], "input")
+
+    def open_rerank(self, request: RerankRequest) -> None:
+        """Tokenise the query with each document, and refuse what is too long."""
+        room = self.context_length if self._truncate else None
+        pairs = [self.pair(request.query, document, room) for document in request.documents]
+        self._open(request, pairs, "documents")
+
+    def step(self) -> Iterable[Delta]:
+        """Encode one batch; return the answers that are complete."""
+        batch = self._batch()
+        vectors = self.encode([tokens for _, tokens in batch])
+        finished: list[Delta] = []
+        for (run, tokens), vector in zip(batch, vectors, strict=True):
+            if run.request.id not in self._runs:
+                continue  # it failed a moment ago
+            try:
+                run.take(vector, len(tokens))
+            except EngineFailed as error:
+                del self._runs[run.request.id]
+                finished.append(Delta(run.request.id, error=error))
+                continue
+            if run.done == run.total:
+                del self._runs[run.request.id]
+                finished.append(run.finish())
+        return finished
+
+    def cancel(self, request_id: str) -> Iterable[Delta]:
+        """End a request; what was encoded is thrown away."""
+        run = self._runs.pop(request_id, None)
+        return [] if run is None else [run.finish("cancelled")]
+
+    # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _open(self, request: EmbedRequest | RerankRequest, inputs: Sequence[Sequence[int]], param: str) -> None:
+        for index, tokens in enumerate(inputs):
+            if not tokens:
+                raise InvalidRequest(f"'{param}[{index}]' has no tokens; leave it out", f"{param}[{index}]")
+            if len(tokens) > self.context_length:
+                raise ContextOverflow(
+                    f"'{param}[{index}]' has {len(tokens)} tokens, but model '{request.model}' reads "
+                    f"{self.context_length}; shorten it, or set options.truncate to have it cut",
+                    f"{param}[{index}]", "context_length_exceeded",
+                )
+        self._runs[request.id] = _Run(request, inputs=inputs)
+
+    def _batch(self) -> list[tuple[_Run, Sequence[int]]]:
+        """The inputs of the next pass: one of each request in turn, until there is no room."""
+        batch: list[tuple[_Run, Sequence[int]]] = []
+        room = self._batch_size
+        taking = {run.request.id: run.done for run in self._runs.values()}
+        while taking and len(batch) < self._sequences:
+            for request_id, index in list(taking.items()):
+                run = self._runs[request_id]
+                if index == run.total or len(run.inputs[index]) > room or len(batch) == self._sequences:
+                    del taking[request_id]
+                    continue
+                batch.append((run, run.inputs[index]))
+                room -= len(run.inputs[index])
+                taking[request_id] += 1
+        # Who was first is last in the next pass: one with long inputs shall not keep the others out.
+        first = next(iter(self._runs))
+        self._runs[first] = self._runs.pop(first)
+        return batch
