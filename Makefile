@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp
 INSTALLED := .venv/installed
 
-.PHONY: serve test lint types bench clean
+.PHONY: serve test lint types readme bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -17,6 +17,9 @@ lint: $(INSTALLED)
 
 types: $(INSTALLED)
 	$(BIN)/mypy
+
+readme: $(INSTALLED)  ## write the table of parameters into README.md, as the engines declare them
+	$(BIN)/python tests/test_readme_parameters.py
 
 bench: $(INSTALLED)  ## this server against the limits of this machine, as ratios taken in one run
 	$(BIN)/python -m lllms_core bench --all

@@ -11,10 +11,10 @@ import attrs
 from attrs import define, field, frozen
 
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
-from lllms_core.engines import SAMPLING_PARAMETERS, Engine
+from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
-from lllms_core.parameters import PARAMETERS, Generation, check
+from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.structure import structure
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
@@ -192,8 +192,10 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
 
 def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> Iterator[Fault]:
     """Name the defaults that the engine would ignore."""
-    for name in sorted((SAMPLING_PARAMETERS & model.defaults.keys()) - engine.parameters):
-        if check(name, model.defaults[name]) != PARAMETERS[name].neutral:
+    for name in sorted(model.defaults):
+        parameter = DEFAULTS[name]
+        refused = parameter.verdict(engine.parameters) == "refused"
+        if refused and not parameter.asks_for_nothing(parameter.check(model.defaults[name])):
             yield Fault((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
 
 

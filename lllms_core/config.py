@@ -13,7 +13,7 @@ from attrs import AttrsInstance, asdict, evolve, field, frozen
 from lllms_core.environment import read_environment
 from lllms_core.errors import ConfigError, InvalidRequest
 from lllms_core.faults import Fault, Key, StructureError, did_you_mean, dotted
-from lllms_core.parameters import PARAMETERS, Generation, check
+from lllms_core.parameters import DEFAULTS, Generation, check
 from lllms_core.structure import Bytes, Range, structure
 from lllms_core.types import Isolation
 
@@ -74,7 +74,7 @@ class ModelConfig:
     isolation: Isolation | None = None
     """Where instances live; None: as the engine says."""
     defaults: Mapping[str, object] = field(factory=dict)
-    """Parameters of generation, by the names of `PARAMETERS`, for requests that do not give them."""
+    """Parameters of generation, by the names of `parameters.DEFAULTS`, for requests that do not give them."""
     options: Mapping[str, object] = field(factory=dict)
     """The engine's own; the catalog checks them against its `Options`."""
 
@@ -302,6 +302,6 @@ def _check_defaults(model: object, path: Keys) -> Iterator[Fault]:
         try:
             check(name, value)
         except KeyError:
-            yield Fault((*path, name), "unknown key" + did_you_mean(name, PARAMETERS))
+            yield Fault((*path, name), "unknown key" + did_you_mean(name, DEFAULTS))
         except InvalidRequest as error:
             yield Fault((*path, name), error.message)

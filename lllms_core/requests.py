@@ -1,12 +1,20 @@
 """From what a client asks, by the names of the OpenAI API, to a `Request` that an engine can take."""
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import fields
 
 from lllms_core.catalog import CatalogEntry
-from lllms_core.engines import SAMPLING_PARAMETERS
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
-from lllms_core.parameters import PARAMETERS, check
+from lllms_core.parameters import DEFAULTS, ROUTES, Route
+from lllms_core.parameters.wording import unknown, unsupported
 from lllms_core.types import Constraint, Message, Request
+
+_GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint"}
+_REQUEST = frozenset(attribute.name for attribute in fields(Request)) - _GIVEN
+"""The fields of a request that are parameters."""
 
 
 def build_request(
@@ -26,19 +34,14 @@ def build_request(
         raise InvalidRequest("exactly one of 'messages' and 'prompt' is needed", "messages")
     if messages is not None and not messages:
         raise InvalidRequest("'messages' is empty; at least one message is needed", "messages")
-    for name in parameters:
-        if name not in PARAMETERS:
-            raise InvalidRequest(f"unknown parameter: '{name}'", name, "unknown_parameter")
-    for name in (SAMPLING_PARAMETERS & parameters.keys()) - entry.engine.parameters:
-        if check(name, parameters[name]) != PARAMETERS[name].neutral:
-            raise UnsupportedParameter(
-                f"'{name}' is not supported by engine '{entry.engine.name}' of model '{entry.name}'; leave it out",
-                name,
-                "unsupported_parameter",
-            )
     if constraint is not None:
         _check_constraint(constraint, entry)
-    settings = entry.defaults.override(parameters)
+    checked = check_parameters("text" if messages is None else "chat", entry, parameters)
+    _merge_limits(checked)
+    settings = entry.defaults.replace({name: value for name, value in checked.items() if name in DEFAULTS})
+    others: dict[str, Any] = {name: value for name, value in checked.items() if name not in DEFAULTS}
+    for name in others.keys() - _REQUEST:
+        raise InvalidRequest(f"'{name}' says nothing about an answer, so it cannot be among its parameters", name)
     return Request(
         id=request_id,
         model=entry.name,
@@ -49,7 +52,42 @@ def build_request(
         stop=settings.stop,
         timeout=entry.config.timeout,
         constraint=constraint,
+        **others,
     )
+
+
+def check_parameters(route: Route, entry: CatalogEntry, values: Mapping[str, object]) -> dict[str, object]:
+    """Return the parameters that say something, checked; what is null, neutral or harmless is left out.
+
+    Raises `InvalidRequest` for an unknown name or a wrong value, `UnsupportedParameter` for what this model's engine
+    does not do.
+    """
+    table = ROUTES[route]
+    checked = {}
+    for name, value in values.items():
+        if name not in table:
+            raise unknown(name)
+        if value is None:
+            continue
+        parameter = table[name]
+        proper = parameter.check(value)
+        match parameter.verdict(entry.engine.parameters):
+            case "honoured" | "emulated":
+                checked[name] = proper
+            case "refused" if not parameter.asks_for_nothing(proper):
+                neutral = [json.dumps(one) for one in parameter.neutral]
+                raise unsupported(name, *neutral, by=f"engine '{entry.engine.name}' of model '{entry.name}'")
+    return checked
+
+
+def _merge_limits(checked: dict[str, object]) -> None:
+    """Let `max_tokens` stand for `max_completion_tokens`, its new name, too."""
+    new_name = "max_completion_tokens"
+    if new_name not in checked:
+        return
+    limit = checked.pop(new_name)
+    if checked.setdefault("max_tokens", limit) != limit:
+        raise InvalidRequest(f"'max_tokens' and '{new_name}' differ; give one of them", new_name, "invalid_value")
 
 
 def _check_constraint(constraint: Constraint, entry: CatalogEntry) -> None:

@@ -132,6 +132,7 @@ class ScriptedModel(SerialModel):
 
 class ScriptedEngine(Engine):
     name = "scripted"
+    parameters = frozenset({"temperature", "top_k", "top_p", "seed"})
     Options = Options
     needs_file = False
 

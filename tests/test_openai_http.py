@@ -80,7 +80,10 @@ async def test_models_are_listed(client: openai.AsyncOpenAI) -> None:
 async def test_a_model_is_found_by_name_and_alias(client: openai.AsyncOpenAI) -> None:
     """An alias leads to the model, which keeps its own name."""
     assert (await client.models.retrieve("tell")).id == "tell"
-    assert (await client.models.retrieve("story")).id == "tell"
+    story = (await client.models.retrieve("story")).model_dump()
+    assert story["id"] == "tell"
+    assert story["parameters"]["/chat/completions"]["temperature"] == "honoured"
+    assert story["parameters"]["/chat/completions"]["audio"] == "refused"
     with pytest.raises(openai.NotFoundError) as caught:
         await client.models.retrieve("nobody")
     assert caught.value.code == "model_not_found"

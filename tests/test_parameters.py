@@ -1,20 +1,35 @@
+import json
 import math
 
 import pytest
+from attrs import fields
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.engines import SAMPLING_PARAMETERS
-from lllms_core.errors import InvalidRequest
-from lllms_core.parameters import PARAMETERS, Generation, check
+from lllms_core.errors import InvalidRequest, RequestError
+from lllms_core.parameters import ROUTES, TABLE, Generation, check
 from lllms_core.types import Sampling
 
 
 def test_the_table_covers_every_sampling_parameter():
-    """Every field of `Sampling` can be asked for, and its default is in range."""
-    assert PARAMETERS.keys() - {"max_tokens", "stop"} == SAMPLING_PARAMETERS
-    for name in SAMPLING_PARAMETERS - {"seed"}:
-        assert check(name, getattr(Sampling(), name)) == getattr(Sampling(), name)
+    """Every field of `Sampling` can be asked for, on both routes, and its default is in range."""
+    for attribute in fields(Sampling):
+        assert ROUTES["chat"][attribute.name] is ROUTES["text"][attribute.name]
+        if attribute.default is not None:
+            assert check(attribute.name, attribute.default) == attribute.default
+
+
+def test_each_route_has_a_parameter_once():
+    """No two lines of the table speak of the same parameter of the same route."""
+    assert sum(len(parameter.routes) for parameter in TABLE) == sum(len(names) for names in ROUTES.values())
+
+
+def test_neutral_values_are_values():
+    """What a line calls neutral is a value that the parameter may have, as it is after it was checked."""
+    for parameter in TABLE:
+        for value in parameter.neutral:
+            assert parameter.check(value) == value
+            assert parameter.asks_for_nothing(value)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +44,7 @@ def test_the_ends_of_a_range_belong_to_it(name, value):
     """A value at the limit is taken, and 0 is a value."""
     checked = check(name, value)
     assert checked == value
-    assert isinstance(checked, int if PARAMETERS[name].type == "integer" else float)
+    assert isinstance(checked, int if name in {"top_k", "seed", "max_tokens"} else float)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +92,51 @@ def test_stop_is_a_string_or_up_to_four(given, expected):
     assert check("stop", given) == expected
 
 
-@given(name=st.sampled_from(sorted(PARAMETERS)), value=st.none() | st.integers() | st.floats() | st.text())
-def test_a_checked_value_is_checked_again_unchanged(name, value):
-    """`check` either refuses or returns what it would itself accept."""
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
+VALUES = SCALARS | st.lists(SCALARS, max_size=6) | st.dictionaries(st.text(max_size=3), SCALARS, max_size=20)
+
+
+@given(parameter=st.sampled_from(TABLE), value=VALUES)
+def test_a_checked_value_is_checked_again_unchanged(parameter, value):
+    """`check` either refuses, naming the parameter, or returns what it would itself accept."""
     try:
-        checked = check(name, value)
-    except InvalidRequest:
+        checked = parameter.check(value)
+    except RequestError as error:
+        fault = error
+    else:
+        assert parameter.check(checked) == checked
         return
-    assert check(name, checked) == checked
+    assert fault.param.startswith(parameter.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "param"),
+    [
+        ("logit_bias", {"x": 1}, "logit_bias"), ("logit_bias", {"1": 101}, "logit_bias.1"),
+        ("logit_bias", {"1": "1"}, "logit_bias.1"), ("logit_bias", [1], "logit_bias"), ("user", 1, "user"),
+        ("metadata", {"a": 1}, "metadata.a"), ("metadata", {"a": "x" * 513}, "metadata.a"),
+        ("metadata", {"x" * 65: ""}, "metadata"), ("metadata", {str(i): "" for i in range(17)}, "metadata"),
+        ("safety_identifier", "x" * 65, "safety_identifier"), ("service_tier", "best", "service_tier"),
+        ("store", 0, "store"), ("n", True, "n"), ("n", 129, "n"), ("tools", {}, "tools"),
+        ("tool_choice", ["auto"], "tool_choice"),
+    ],
+)
+def test_every_kind_of_value_is_checked(name, value, param):
+    """A value of the wrong kind, or outside of what OpenAI's specification allows, is refused by its path."""
+    with pytest.raises(InvalidRequest) as caught:
+        ROUTES["chat"][name].check(value)
+    assert caught.value.param == param
+
+
+def test_biases_go_by_token():
+    """A bias is for the token with that id."""
+    assert ROUTES["chat"]["logit_bias"].check({"10": 5, "9": -100}) == {9: -100.0, 10: 5.0}
+
+
+def test_schemas_are_json():
+    """Each parameter's schema can be served."""
+    for parameter in TABLE:
+        assert json.loads(json.dumps(parameter.kind.schema)).keys() & {"type", "anyOf"}
 
 
 def test_generation_overrides_only_what_is_given():

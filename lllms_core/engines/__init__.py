@@ -1,12 +1,11 @@
 """The contract between the core and engines: subclass `Engine`, and `SerialModel` or `BatchingModel`."""
 
-from lllms_core.engines.base import SAMPLING_PARAMETERS, Engine, Model, NoOptions, Progress
+from lllms_core.engines.base import Engine, Model, NoOptions, Progress
 from lllms_core.engines.batching import BatchingModel, Feed, Interrupted, KVCacheFull, Sampler
 from lllms_core.engines.embedding import EmbeddingModel
 from lllms_core.engines.serial import SerialModel
 
 __all__ = [
-    "SAMPLING_PARAMETERS",
     "BatchingModel",
     "EmbeddingModel",
     "Engine",

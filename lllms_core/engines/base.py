@@ -8,17 +8,12 @@ from typing import ClassVar, Self
 from attrs import frozen
 
 from lllms_core.errors import ContextOverflow, InvalidRequest
+from lllms_core.parameters import TABLE
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
 from lllms_core.types import ConstraintKind, Delta, Isolation, ModelInfo, ModelSpec, Request, Task
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
-
-SAMPLING_PARAMETERS = frozenset(
-    {"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed"},
-)
-"""The fields of `Sampling`, by the names that requests use."""
-
 
 @frozen
 class NoOptions:
@@ -32,8 +27,9 @@ class Engine(ABC):
     """What `engine = "..."` in the configuration says."""
     Options: ClassVar[type] = NoOptions
     """An attrs class: the keys of `[models.X.options]`, with their types and defaults. Unknown keys are refused."""
-    parameters: ClassVar[frozenset[str]] = SAMPLING_PARAMETERS
-    """The sampling parameters that this engine honours; a request that asks for another one is refused by name."""
+    parameters: ClassVar[frozenset[str]] = frozenset()
+    """The request parameters that this engine acts on, by the names of `lllms_core.parameters.TABLE`. Most of the
+    others are refused by name; some the core does itself, as the table says."""
     constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
     """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
     isolation: ClassVar[Isolation] = "process"
@@ -49,6 +45,13 @@ class Engine(ABC):
         Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
         """
         return {}
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Refuse an engine that declares parameters which nobody can ask for."""
+        super().__init_subclass__(**kwargs)
+        unknown = cls.parameters - {parameter.name for parameter in TABLE}
+        if unknown:
+            raise TypeError(f"{cls.__name__}.parameters: there are no parameters named {', '.join(sorted(unknown))}")
 
     @abstractmethod
     def load(self, spec: ModelSpec, progress: Progress) -> "Model":

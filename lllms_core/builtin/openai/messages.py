@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import cast, get_args
 
-from lllms_core.builtin.openai.values import empty, missing, unknown, unsupported, wrong_type
 from lllms_core.errors import InvalidRequest
+from lllms_core.parameters.wording import empty, missing, unknown, unsupported, wrong_type
 from lllms_core.types import Message, Role
 
 ROLES = get_args(Role)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import UnsupportedMediaType
@@ -12,7 +13,10 @@ from lllms_core.builtin.openai.sse import arrives, write_events
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
 from lllms_core.host import Host
+from lllms_core.parameters import Route, verdicts
 from lllms_core.pool.stream import Stream
+
+PATHS: Mapping[Route, str] = {"chat": "/chat/completions", "text": "/completions", "embeddings": "/embeddings"}
 
 PREFIXES = ("/openai/v1", "/v1")
 
@@ -51,7 +55,7 @@ class Views:
 
     async def model(self, name: str) -> Response:
         """Describe one model, by its name or an alias."""
-        return _json(self._model(self._host.model(name)))
+        return _json(self._describe(self._host.model(name)))
 
     async def chat_completions(self) -> Response:
         """Answer a conversation."""
@@ -90,6 +94,11 @@ class Views:
 
     def _model(self, entry: CatalogEntry) -> dict[str, object]:
         return {"id": entry.name, "object": "model", "created": self._created, "owned_by": entry.plugin}
+
+    def _describe(self, entry: CatalogEntry) -> dict[str, object]:
+        """What is told of one model, and would be too much in a list: what becomes of each parameter, by route."""
+        table = {PATHS[route]: names for route, names in verdicts(entry.engine.parameters).items()}
+        return {**self._model(entry), "description": entry.description, "parameters": table}
 
 
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly

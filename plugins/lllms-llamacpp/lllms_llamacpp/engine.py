@@ -24,6 +24,9 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     Options = Options
+    parameters = frozenset({
+        "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed",
+    })
     file_suffixes = (".gguf",)
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:

@@ -1,0 +1,18 @@
+"""What clients may say about an answer: one table of names, types, ranges and verdicts."""
+
+from lllms_core.parameters.generation import DEFAULTS, Generation, check
+from lllms_core.parameters.readme import markdown
+from lllms_core.parameters.table import ROUTES, TABLE, Parameter, Route, Verdict, verdicts
+
+__all__ = [
+    "DEFAULTS",
+    "ROUTES",
+    "TABLE",
+    "Generation",
+    "Parameter",
+    "Route",
+    "Verdict",
+    "check",
+    "markdown",
+    "verdicts",
+]

@@ -1,0 +1,273 @@
+"""What a parameter's value may be: each kind checks a value, and describes itself as a JSON schema."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+from attrs import frozen
+
+from lllms_core.errors import InvalidRequest
+from lllms_core.parameters.wording import wrong_type, wrong_value
+
+INT32 = 2**31 - 1
+INT64 = 2**63 - 1
+
+Schema = Mapping[str, object]
+
+
+class Kind(Protocol):
+    """A kind of value."""
+
+    def check(self, name: str, value: object) -> object:
+        """Return `value` in its proper type. Raises `RequestError` with `param=name`, or a path that begins so."""
+
+    @property
+    def schema(self) -> Schema:
+        """The JSON schema of the values that are taken."""
+
+
+@frozen
+class Integer:
+    """A whole number in a range; the ends belong to it."""
+
+    minimum: int = -INT64 - 1
+    maximum: int = INT64
+
+    def check(self, name: str, value: object) -> int:
+        """Return the integer."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise wrong_type(name, "an integer", value)
+        if value < self.minimum:
+            raise _outside(name, "integer", "below min", f">= {self.minimum}", value)
+        if value > self.maximum:
+            raise _outside(name, "integer", "above max", f"<= {self.maximum}", value)
+        return value
+
+    @property
+    def schema(self) -> Schema:
+        """An integer with its limits."""
+        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+
+
+@frozen
+class Number:
+    """A number in a range; the ends belong to it, but for the lower one of a `positive` kind."""
+
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    positive: bool = False
+
+    def check(self, name: str, value: object) -> float:
+        """Return the number as a float."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise wrong_type(name, "a number", value)
+        # "not above" rather than "below": NaN is neither.
+        if not (value > self.minimum if self.positive else value >= self.minimum):
+            bound = f"{'>' if self.positive else '>='} {self.minimum:g}"
+            raise _outside(name, "decimal", "below min", bound, value)
+        if value > self.maximum:
+            raise _outside(name, "decimal", "above max", f"<= {self.maximum:g}", value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _outside(name, "decimal", "above max", "that a float can hold", "more") from None
+
+    @property
+    def schema(self) -> Schema:
+        """A number with its limits."""
+        limits: dict[str, object] = {}
+        if math.isfinite(self.minimum):
+            limits["exclusiveMinimum" if self.positive else "minimum"] = self.minimum
+        if math.isfinite(self.maximum):
+            limits["maximum"] = self.maximum
+        return {"type": "number", **limits}
+
+
+@frozen
+class Flag:
+    """True or false."""
+
+    def check(self, name: str, value: object) -> bool:
+        """Return the flag."""
+        if not isinstance(value, bool):
+            raise wrong_type(name, "a boolean", value)
+        return value
+
+    @property
+    def schema(self) -> Schema:
+        """A boolean."""
+        return {"type": "boolean"}
+
+
+@frozen
+class Text:
+    """A string."""
+
+    longest: int | None = None
+    """In characters."""
+
+    def check(self, name: str, value: object) -> str:
+        """Return the string."""
+        if not isinstance(value, str):
+            raise wrong_type(name, "a string", value)
+        if self.longest is not None and len(value) > self.longest:
+            limit = f"a string with maximum length {self.longest}"
+            raise wrong_value(name, "string too long", limit, f"one of {len(value)}", "string_above_max_length")
+        return value
+
+    @property
+    def schema(self) -> Schema:
+        """A string."""
+        return {"type": "string"} if self.longest is None else {"type": "string", "maxLength": self.longest}
+
+
+@frozen
+class Choice:
+    """One of a few strings."""
+
+    values: tuple[str, ...]
+
+    def check(self, name: str, value: object) -> str:
+        """Return the string."""
+        if not isinstance(value, str):
+            raise wrong_type(name, "a string", value)
+        if value not in self.values:
+            shown = ", ".join(f"'{one}'" for one in self.values)
+            raise InvalidRequest(f"Invalid value: '{value}'. Supported values are: {shown}.", name, "invalid_value")
+        return value
+
+    @property
+    def schema(self) -> Schema:
+        """An enumeration."""
+        return {"type": "string", "enum": list(self.values)}
+
+
+@frozen
+class Strings:
+    """A string, or an array of up to `most`; none of them empty."""
+
+    most: int
+
+    def check(self, name: str, value: object) -> tuple[str, ...]:
+        """Return the strings."""
+        strings = [value] if isinstance(value, str) else value
+        if not isinstance(strings, list | tuple) or not all(isinstance(one, str) for one in strings):
+            raise wrong_type(name, "a string or an array of strings", value)
+        if len(strings) > self.most:
+            limit, got = f"an array with maximum length {self.most}", f"an array with length {len(strings)}"
+            raise wrong_value(name, "array too long", limit, got, "array_above_max_length")
+        if "" in strings:
+            text = "empty string. Expected strings with minimum length 1"
+            raise InvalidRequest(f"Invalid '{name}': {text}.", name, "string_below_min_length")
+        return tuple(strings)
+
+    @property
+    def schema(self) -> Schema:
+        """Either form."""
+        string = {"type": "string", "minLength": 1}
+        return {"anyOf": [string, {"type": "array", "items": string, "maxItems": self.most}]}
+
+
+@frozen
+class Biases:
+    """An object from token ids, as strings, to numbers added to these tokens' logits."""
+
+    most: float = 100.0
+
+    def check(self, name: str, value: object) -> Mapping[int, float]:
+        """Return the bias of each token."""
+        if not isinstance(value, Mapping):
+            raise wrong_type(name, "an object", value)
+        biases = {}
+        number = Number(-self.most, self.most)
+        for token, bias in value.items():
+            key = str(token)
+            if not (key.isascii() and key.isdigit() and len(key) < 10):
+                text = f"Invalid key in '{name}': {json.dumps(key)[:40]}. Expected the id of a token, like \"50256\"."
+                raise InvalidRequest(text, name, "invalid_key")
+            biases[int(key)] = number.check(f"{name}.{key}", bias)
+        return biases
+
+    @property
+    def schema(self) -> Schema:
+        """An object of numbers."""
+        number = Number(-self.most, self.most).schema
+        return {"type": "object", "propertyNames": {"pattern": "^[0-9]{1,9}$"}, "additionalProperties": number}
+
+
+@frozen
+class Metadata:
+    """Up to 16 pairs of strings, as OpenAI bounds them."""
+
+    pairs: int = 16
+    longest_key: int = 64
+    longest_value: int = 512
+
+    def check(self, name: str, value: object) -> Mapping[str, str]:
+        """Return the pairs."""
+        if not isinstance(value, Mapping):
+            raise wrong_type(name, "an object", value)
+        if len(value) > self.pairs:
+            limit, got = f"an object with at most {self.pairs} properties", f"{len(value)} of them"
+            raise wrong_value(name, "too many properties", limit, got, "object_above_max_properties")
+        for key, text in value.items():
+            if len(key) > self.longest_key:
+                limit = f"keys with maximum length {self.longest_key}"
+                raise wrong_value(name, "key too long", limit, f"one of {len(key)}", "key_above_max_length")
+            Text(self.longest_value).check(f"{name}.{key}", text)
+        return value
+
+    @property
+    def schema(self) -> Schema:
+        """An object of strings."""
+        return {
+            "type": "object", "maxProperties": self.pairs, "propertyNames": {"maxLength": self.longest_key},
+            "additionalProperties": Text(self.longest_value).schema,
+        }
+
+
+@frozen
+class Json:
+    """A value of these JSON types; what is in it, whoever uses it checks."""
+
+    types: tuple[str, ...]
+    """Names of JSON schema's: object, array, string, integer, number, boolean."""
+
+    def check(self, name: str, value: object) -> object:
+        """Return the value."""
+        if not any(_FITS[one](value) for one in self.types):
+            expected = " or ".join(f"{'an' if one[0] in 'aoi' else 'a'} {one}" for one in self.types)
+            raise wrong_type(name, expected, value)
+        return value
+
+    @property
+    def schema(self) -> Schema:
+        """The types."""
+        return {"type": list(self.types) if len(self.types) > 1 else self.types[0]}
+
+
+@frozen
+class Described:
+    """A value that its reader checks in full; its schema is given."""
+
+    schema: Schema
+
+    def check(self, name: str, value: object) -> object:  # noqa: ARG002  # as every kind
+        """Return the value."""
+        return value
+
+
+_FITS = {
+    "object": lambda value: isinstance(value, Mapping),
+    "array": lambda value: isinstance(value, list | tuple),
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+}
+
+
+def _outside(name: str, number: str, side: str, bound: str, value: object) -> InvalidRequest:
+    fault, code = f"{number} {side}imum value", f"{number}_{side.replace(' ', '_')}_value"
+    return wrong_value(name, fault, f"a value {bound}", value, code)

@@ -1,0 +1,180 @@
+"""From what a client asks to a request: the verdicts of the table, per engine."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from attrs import fields
+from engines_for_tests import RawEngine
+
+from lllms_core.config import parse_config
+from lllms_core.engines import Engine
+from lllms_core.errors import InvalidRequest, UnsupportedParameter
+from lllms_core.hookspecs import hookimpl
+from lllms_core.host import Host
+from lllms_core.parameters import ROUTES, Route, verdicts
+from lllms_core.plugins import Plugins
+from lllms_core.types import Message, Request, Sampling
+
+# From OpenAI's specification of POST /chat/completions and POST /completions.
+CHAT_PARAMETERS = [
+    "audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs", "max_completion_tokens",
+    "max_tokens", "messages", "metadata", "modalities", "model", "moderation", "n", "parallel_tool_calls", "prediction",
+    "presence_penalty", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+    "response_format", "safety_identifier", "seed", "service_tier", "stop", "store", "stream", "stream_options",
+    "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+]
+TEXT_PARAMETERS = [
+    "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs", "max_tokens", "model", "n", "presence_penalty",
+    "prompt", "seed", "stop", "stream", "stream_options", "suffix", "temperature", "top_p", "user",
+]
+EMBEDDING_PARAMETERS = ["dimensions", "encoding_format", "input", "model", "user"]
+SPECIFIED = {"chat": CHAT_PARAMETERS, "text": TEXT_PARAMETERS, "embeddings": EMBEDDING_PARAMETERS}
+
+API_ONLY = {"model", "messages", "prompt", "input", "stream", "stream_options", "encoding_format"}
+"""What never reaches a request as a parameter: the API reads it."""
+
+
+DONE = {"honoured", "emulated"}
+ENGINES = {name for one in Plugins.discover().engines.values() for name in one.object.parameters}
+"""What any installed engine declares."""
+
+
+class PlainEngine(RawEngine):
+    """Declares nothing."""
+
+    name = "plain"
+
+
+class WarmEngine(RawEngine):
+    """Declares a little."""
+
+    name = "warm"
+    parameters = frozenset({"temperature", "top_k"})
+
+
+@hookimpl
+def lllms_engines() -> list[Engine]:
+    return [PlainEngine(), WarmEngine()]
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    """A host that is never started: its requests are only made."""
+    extra = {"tests": SimpleNamespace(lllms_engines=lllms_engines)}
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra=extra)
+    return Host(parse_config({"models": {name: {"engine": name} for name in ("plain", "warm")}}), plugins)
+
+
+def ask(host: Host, route: str, model: str = "plain", **parameters: object) -> Request:
+    if route == "chat":
+        return host.request(model, messages=[Message("user", "Hi")], parameters=parameters)
+    return host.request(model, prompt="Hi", parameters=parameters)
+
+
+@pytest.mark.parametrize("route", SPECIFIED)
+def test_the_table_is_openais_and_the_extensions(route: Route) -> None:
+    """Each parameter of the specification stands in the table, and whatever else does is marked as an extension."""
+    assert {name for name, line in ROUTES[route].items() if not line.extension} == set(SPECIFIED[route])
+
+
+@pytest.mark.parametrize("route", ["chat", "text"])
+def test_null_means_left_out(host: Host, route: Route) -> None:
+    """Null is taken for every parameter and changes nothing, supported or not."""
+    changed = ask(host, route, **dict.fromkeys(ROUTES[route].keys() - {"model"}, None))
+    assert changed.sampling == ask(host, route).sampling
+    assert changed.max_tokens is None
+
+
+@pytest.mark.parametrize("route", ["chat", "text"])
+def test_values_that_ask_for_nothing_are_taken(host: Host, route: Route) -> None:
+    """A parameter that is refused may be sent with the values that it has anyway."""
+    for name, line in ROUTES[route].items():
+        if line.otherwise == "refused":
+            for value in line.neutral:
+                ask(host, route, **{name: value})
+
+
+REFUSED: list[tuple[str, object]] = [
+    ("tools", [{}]), ("tool_choice", "required"), ("response_format", {"type": "json_object"}), ("store", True),
+    ("service_tier", "flex"), ("modalities", ["text", "audio"]), ("reasoning_effort", "low"), ("prediction", {}),
+    ("verbosity", "low"), ("audio", {}), ("moderation", {"model": "x"}), ("web_search_options", {}),
+    ("prompt_cache_retention", "24h"), ("temperature", 0), ("logit_bias", {"1": 2}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), REFUSED)
+def test_what_nobody_does_is_refused_by_name(host: Host, name: str, value: object) -> None:
+    """A known parameter that asks for something more is a fault that names it, the engine and the way out."""
+    with pytest.raises(UnsupportedParameter) as caught:
+        ask(host, "chat", **{name: value})
+    assert (name, "unsupported_parameter") == (caught.value.param, caught.value.code)
+    assert "engine 'plain' of model 'plain': leave it out" in caught.value.message
+
+
+def test_what_the_engine_declares_reaches_the_request(host: Host) -> None:
+    """An engine that declares a parameter gets its value, 0 included; another engine's declaration is its own."""
+    assert ask(host, "chat", "warm", temperature=0, top_k=0).sampling.temperature == 0
+    with pytest.raises(UnsupportedParameter):
+        ask(host, "chat", "warm", top_p=0.5)
+
+
+@pytest.mark.parametrize(
+    ("route", "name"), [("chat", "foo"), ("chat", "suffix"), ("text", "tools"), ("text", "max_completion_tokens")],
+)
+def test_what_the_specification_does_not_know_is_refused(host: Host, route: str, name: str) -> None:
+    """An unknown name is a fault, also one that another route knows."""
+    with pytest.raises(InvalidRequest) as caught:
+        ask(host, route, **{name: 1})
+    assert (name, "unknown_parameter") == (caught.value.param, caught.value.code)
+
+
+def test_harmless_parameters_are_checked_and_dropped(host: Host) -> None:
+    """What says nothing about the answer changes nothing, but must be well-formed."""
+    ask(host, "chat", user="me", metadata={"a": "b"}, safety_identifier="x", prompt_cache_key="y")
+    with pytest.raises(InvalidRequest, match="expected an object, but got a string"):
+        ask(host, "chat", metadata="x")
+
+
+def test_what_the_api_reads_is_no_parameter_of_a_request(host: Host) -> None:
+    """Nothing is dropped in silence: a name that means nothing to a request is a fault."""
+    with pytest.raises(InvalidRequest, match="says nothing about an answer"):
+        ask(host, "chat", stream=True)
+
+
+@pytest.mark.parametrize("route", ["chat", "text"])
+def test_every_parameter_has_a_meaning(route: Route) -> None:
+    """What is emulated, or may be honoured, has a field in the request, or is read by the API."""
+    read = {one.name for kind in (Request, Sampling) for one in fields(kind)} | API_ONLY | {"max_completion_tokens"}
+    done = {name for verdict in (set(), ENGINES) for name, what in verdicts(verdict)[route].items() if what in DONE}
+    assert done <= read
+
+
+def test_both_names_of_the_limit_are_taken(host: Host) -> None:
+    """`max_completion_tokens` is `max_tokens`; both may be given if they agree."""
+    assert ask(host, "chat", max_completion_tokens=5).max_tokens == 5
+    assert ask(host, "chat", max_completion_tokens=5, max_tokens=5).max_tokens == 5
+    for wrong in ({"max_tokens": 1, "max_completion_tokens": 2}, {"max_completion_tokens": 0}):
+        with pytest.raises(InvalidRequest) as caught:
+            ask(host, "chat", **wrong)
+        assert caught.value.param == "max_completion_tokens"
+
+
+def test_a_text_may_ask_for_no_token(host: Host) -> None:
+    """`max_tokens` 0 is a value of /completions, as OpenAI specifies it, and none of /chat/completions."""
+    assert ask(host, "text", max_tokens=0).max_tokens == 0
+    with pytest.raises(InvalidRequest):
+        ask(host, "chat", max_tokens=0)
+
+
+def test_an_engine_cannot_declare_what_does_not_exist() -> None:
+    """A misspelt declaration is an error where the engine is defined."""
+    with pytest.raises(TypeError, match="no parameters named temprature"):
+        type("Misspelt", (RawEngine,), {"parameters": frozenset({"temprature"})})
+
+
+def test_verdicts_are_complete() -> None:
+    """Every parameter of every route has one verdict."""
+    table: dict[Any, Any] = verdicts({"temperature"})
+    assert {route: set(names) for route, names in table.items()} == {r: set(names) for r, names in ROUTES.items()}
+    assert (table["chat"]["temperature"], table["text"]["top_p"]) == ("honoured", "refused")
