@@ -1,7 +1,7 @@
 """The contract between the core and engines: subclass `Engine`, and `SerialModel` or `BatchingModel`."""
 
 from lllms_core.engines.base import Engine, Model, NoOptions, Progress
-from lllms_core.engines.batching import BatchingModel, Feed, Interrupted, KVCacheFull, Sampler
+from lllms_core.engines.batching import BatchingModel, Feed, Interrupted, KVCacheFull, Matcher, Sampler
 from lllms_core.engines.embedding import EmbeddingModel
 from lllms_core.engines.serial import SerialModel
 
@@ -12,6 +12,7 @@ __all__ = [
     "Feed",
     "Interrupted",
     "KVCacheFull",
+    "Matcher",
     "Model",
     "NoOptions",
     "Progress",

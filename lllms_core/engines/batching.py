@@ -7,6 +7,7 @@ cancelling, usage.
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from time import perf_counter
 from typing import Protocol
 
@@ -16,9 +17,12 @@ from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines.base import Model
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.sequences import SequenceTable
-from lllms_core.errors import InvalidRequest
+from lllms_core.errors import InvalidRequest, RequestError
 from lllms_core.text import OutputText
-from lllms_core.types import Delta, Finish, FinishReason, Request, Sampling, Usage
+from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, Usage
+
+LONGEST_WAIT = 0.01
+"""Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
 
 
 class Interrupted(Exception):
@@ -50,6 +54,20 @@ class Sampler(Protocol):
         """Free what the sampler holds."""
 
 
+class Matcher(Protocol):
+    """Keeps one answer to its constraint."""
+
+    def sample(self, sampler: Sampler, row: int) -> int:
+        """Let `sampler` choose among the tokens that may come next, and remember which one came.
+
+        Raises `RequestError` if the constraint turns out to be one that cannot be kept.
+        """
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole, so that nothing may follow."""
+
+
 @define(eq=False)
 class _Run:
     """One request in its sequence."""
@@ -61,6 +79,8 @@ class _Run:
     limit: int
     """How many tokens it may hold at its end."""
     output: OutputText
+    matcher: Future[Matcher] | None = None
+    """Done before it is admitted."""
     sampler: Sampler | None = None
     sequence: int = -1
     evaluated: int = 0
@@ -149,6 +169,13 @@ class BatchingModel(Model):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
 
+    def matcher(self, constraint: Constraint) -> Future[Matcher]:
+        """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
+
+        Its future raises `RequestError` for a constraint that cannot be kept. Others generate meanwhile.
+        """
+        raise NotImplementedError
+
     # -- the contract of Model ----------------------------------------------------------------------------------------
 
     @property
@@ -164,14 +191,19 @@ class BatchingModel(Model):
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
             )
         limit = len(prompt) + self.answer_limit(request, len(prompt))
-        self._waiting.append(_Run(request, prompt, len(prompt), limit, OutputText(request.stop)))
+        matcher = None if request.constraint is None else self.matcher(request.constraint)
+        self._waiting.append(_Run(request, prompt, len(prompt), limit, OutputText(request.stop), matcher))
 
     def step(self) -> Iterable[Delta]:
         """Admit who has room, evaluate one batch, choose a token for everyone whose logits are there."""
+        refused = self._refuse()
         self._admit()
         runs = self._plan()
         if not runs:
-            return []
+            matchers = [run.matcher for run in self._waiting if run.matcher is not None]
+            if matchers and not refused:
+                wait(matchers, LONGEST_WAIT, FIRST_COMPLETED)
+            return refused
         feeds = [self._feed(run, count) for run, count in runs]
         started = perf_counter()
         try:
@@ -179,14 +211,14 @@ class BatchingModel(Model):
         except Interrupted:
             for run, _ in runs:
                 self._rewind(run)
-            return []
+            return refused
         generating = sum(feed.logits and len(feed.tokens) == 1 for feed in feeds)
         self._pace.observe(generating, sum(len(feed.tokens) for feed in feeds) - generating, perf_counter() - started)
         for (run, count), feed in zip(runs, feeds, strict=True):
             self._table.extend(run.sequence, feed.tokens)
             run.evaluated += count
         ready = [run for (run, _), feed in zip(runs, feeds, strict=True) if feed.logits]
-        return [self._next_token(run, row) for run, row in zip(ready, rows, strict=True)]
+        return [*refused, *(self._next_token(run, row) for run, row in zip(ready, rows, strict=True))]
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """End a request; what it evaluated stays for the next turn."""
@@ -218,15 +250,30 @@ class BatchingModel(Model):
             )
         return self.template.render(request.messages)
 
+    def _refuse(self) -> list[Delta]:
+        """End the requests whose constraint cannot be kept."""
+        deltas = []
+        for run in list(self._waiting):
+            error = run.matcher.exception() if run.matcher is not None and run.matcher.done() else None
+            if isinstance(error, RequestError):
+                self._waiting.remove(run)
+                self._blocked = False
+                deltas.append(Delta(run.request.id, error=error))
+        return deltas
+
     def _admit(self) -> None:
-        """Give sequences to those who wait, first come first served, as long as there is room to their end."""
-        while self._waiting and len(self._runs) < self.slots and not self._blocked:
-            run = self._waiting[0]
+        """Give sequences to those who wait, first come first served, as long as there is room to their end.
+
+        Those whose matcher is still being made let others pass.
+        """
+        for run in [one for one in self._waiting if one.matcher is None or one.matcher.done()]:
+            if len(self._runs) >= self.slots or self._blocked:
+                return
             place = self._table.place(run.tokens, run.limit)
             if place is None:
                 self._blocked = True
                 return
-            self._waiting.popleft()
+            self._waiting.remove(run)
             if place.source != place.target:
                 self.trim(place.target, 0)
                 self.copy(place.source, place.target, place.keep)
@@ -276,25 +323,34 @@ class BatchingModel(Model):
         assert run.sampler is not None  # noqa: S101  # only admitted runs are fed
         if run.generated >= run.limit - run.prompt_length:
             return self._finish(run, "length")
-        token = run.sampler.sample(row)
+        matcher = None if run.matcher is None else run.matcher.result()
+        try:
+            token = run.sampler.sample(row) if matcher is None else matcher.sample(run.sampler, row)
+        except RequestError as error:
+            self._leave(run)
+            return Delta(run.request.id, run.output.flush(), error=error)
         if self.is_end(token):
             return self._finish(run, "stop")
         run.tokens.append(token)
         text = run.output.feed(self.piece(token))
-        if run.output.stopped:
+        if run.output.stopped or (matcher is not None and matcher.complete):
             return self._finish(run, "stop", text, 1)
         if len(run.tokens) >= run.limit:
             return self._finish(run, "length", text, 1)
         return Delta(run.request.id, text, 1)
 
     def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
+        self._leave(run)
+        return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, self._usage(run)))
+
+    def _leave(self, run: _Run) -> None:
+        """Free the place of a request; what it evaluated stays."""
         del self._runs[run.request.id]
         self._table.release(run.sequence)
         self._forget(self._kept_tokens)
         self._blocked = False
         if run.sampler is not None:
             run.sampler.close()
-        return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, self._usage(run)))
 
     def _usage(self, run: _Run) -> Usage:
         return Usage(run.prompt_length, run.generated, run.cached)
