@@ -7,6 +7,7 @@ from typing import Any
 from attrs import fields
 
 from lllms_core.catalog import CatalogEntry
+from lllms_core.chat import settle_results
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.parameters import DEFAULTS, ROUTES, Route
 from lllms_core.parameters.wording import unknown, unsupported
@@ -45,7 +46,7 @@ def build_request(
     return Request(
         id=request_id,
         model=entry.name,
-        messages=None if messages is None else tuple(messages),
+        messages=None if messages is None else settle_results(messages),
         prompt=prompt,
         sampling=settings.sampling,
         max_tokens=settings.max_tokens,

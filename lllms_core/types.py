@@ -11,25 +11,60 @@ from lllms_core.errors import LllmsError
 Task = Literal["chat", "text", "embed", "rerank", "tokenize", "detokenize", "render"]
 """What can be asked of a model: two kinds of completion, and the queries of `lllms_core.queries`."""
 
-Role = Literal["system", "developer", "user", "assistant"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 Isolation = Literal["process", "thread"]
 
 ConstraintKind = Literal["json_object", "json_schema", "gbnf", "lark", "regex"]
 """What a `Constraint` is written in: nothing (any JSON object), a JSON schema, a grammar as llama.cpp's or llguidance's
 Lark, a regular expression."""
 
-FinishReason = Literal["stop", "length", "timeout", "cancelled"]
-"""Why an answer ended: the model or a stop string ended it, it is as long as allowed, its time was up, or nobody
-wants it any more."""
+FinishReason = Literal["stop", "tool_calls", "length", "timeout", "cancelled"]
+"""Why an answer ended: the model or a stop string ended it, it calls tools and waits for their results, it is as long
+as allowed, its time was up, or nobody wants it any more."""
+
+ToolChoice = Literal["auto", "required"]
+"""Whether the model may call tools, or must."""
+
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+@frozen
+class ToolCall:
+    """A model's wish that a tool be run."""
+
+    id: str
+    """Unique in its conversation; the result names it."""
+    name: str
+    arguments: str
+    """A JSON object, as text."""
 
 
 @frozen
 class Message:
-    """One message of a conversation; `content` is text."""
+    """One message of a conversation; `content` is text, "" where there is none."""
 
     role: Role
     content: str
     name: str | None = None
+    """Who speaks; for a tool's result, the tool."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """The calls of an assistant's message."""
+    tool_call_id: str | None = None
+    """Which call the result in a tool's message belongs to."""
+    reasoning: str | None = None
+    """What an assistant thought before it answered."""
+
+
+@frozen
+class Tool:
+    """A function that a model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, object] = field(factory=lambda: {"type": "object", "properties": {}})
+    """The JSON schema of its arguments, an object."""
+    strict: bool = False
+    """Whether every call must keep to `parameters`."""
 
 
 @frozen
@@ -78,6 +113,15 @@ class Request:
     """At most so many generated tokens; None: as many as the context has room for."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings, which is not part of it."""
+    tools: tuple[Tool, ...] = ()
+    """The tools that this answer may call."""
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    """Whether one answer may call several tools; if not, it ends with its first call."""
+    reasoning_effort: ReasoningEffort | None = None
+    """How much a reasoning model thinks first; None: as its template does by itself."""
+    chat_template_kwargs: Mapping[str, object] = field(factory=dict)
+    """Variables for the model's chat template."""
     timeout: float | None = None
     """Seconds from the moment the request gets its slot; None: no limit."""
     constraint: Constraint | None = None
@@ -97,6 +141,8 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     """How many of the prompt's tokens did not have to be evaluated again."""
+    reasoning_tokens: int = 0
+    """How many of the completion's tokens are the model's thoughts."""
 
 
 @frozen
@@ -110,6 +156,17 @@ class Finish:
 
 
 @frozen
+class CallPiece:
+    """A piece of a call: the first one of each call brings its id and name, the others more of its arguments."""
+
+    index: int
+    """Which of the answer's calls this is, from 0."""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@frozen
 class Delta:
     """A piece of an answer. The last one of a request carries `finish` or `error`, and no other does."""
 
@@ -120,6 +177,10 @@ class Delta:
     string is incomplete."""
     finish: Finish | None = None
     error: LllmsError | None = None
+    reasoning: str = ""
+    """A piece of what the model thinks before it answers."""
+    calls: tuple[CallPiece, ...] = ()
+    """Pieces of the answer's calls, in their order."""
 
     @property
     def last(self) -> bool:

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.errors import InvalidRequest, RequestError, UnsupportedParameter
 from lllms_core.parameters import ROUTES
-from lllms_core.types import Message
+from lllms_core.types import Message, ToolCall
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "Once"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
 
 def chat(**changes: object) -> Completion:
     return read_chat(json.dumps({**CHAT, **changes}).encode())
@@ -52,6 +53,29 @@ def test_roles_and_parts_are_read() -> None:
     )
 
 
+def test_calls_and_results_are_read() -> None:
+    """An assistant's calls need no content, and a tool's message names the call that it answers."""
+    messages = [
+        {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "sum"},
+        {"role": "tool", "content": [{"type": "text", "text": "3"}], "tool_call_id": "c1"},
+    ]
+    assert chat(messages=messages).messages == (
+        Message("assistant", "", tool_calls=(ToolCall("c1", "add", '{"a": 1}'),), reasoning="sum"),
+        Message("tool", "3", tool_call_id="c1"),
+    )
+
+
+def test_deprecated_calls_are_read() -> None:
+    """`function_call` and the role `function` are a call and its result."""
+    messages = [
+        {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": "{}"}},
+        {"role": "function", "name": "add", "content": None},
+    ]
+    call, result = chat(messages=messages).messages or ()
+    assert [(one.name, one.arguments) for one in call.tool_calls] == [("add", "{}")]
+    assert result == Message("tool", "", "add", tool_call_id=call.tool_calls[0].id)
+
+
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [
@@ -82,7 +106,23 @@ def test_a_wrong_field_is_named(body: dict[str, object], param: str, code: str) 
         ({"content": "x"}, "role", "missing_required_parameter"),
         ({"role": "wizard", "content": "x"}, "role", "invalid_value"),
         ({"role": 1, "content": "x"}, "role", "invalid_type"),
-        ({"role": "tool", "content": "x", "tool_call_id": "1"}, "role", "unsupported_parameter"),
+        ({"role": "tool", "content": "x"}, "tool_call_id", "missing_required_parameter"),
+        ({"role": "tool", "tool_call_id": "x"}, "content", "missing_required_parameter"),
+        ({"role": "tool", "content": "x", "tool_call_id": 1}, "tool_call_id", "invalid_type"),
+        ({"role": "function", "content": "x", "name": "f"}, "role", "invalid_value"),
+        ({"role": "assistant"}, "content", "missing_required_parameter"),
+        ({"role": "assistant", "tool_calls": {}}, "tool_calls", "invalid_type"),
+        ({"role": "assistant", "reasoning_content": 1, "content": ""}, "reasoning_content", "invalid_type"),
+        ({"role": "assistant", "tool_calls": [1]}, "tool_calls[0]", "invalid_type"),
+        ({"role": "assistant", "tool_calls": [{"type": "custom"}]}, "tool_calls[0].type", "unsupported_parameter"),
+        ({"role": "assistant", "tool_calls": [{"type": "x"}]}, "tool_calls[0].type", "invalid_value"),
+        ({"role": "assistant", "tool_calls": [{"x": 1}]}, "tool_calls[0].x", "unknown_parameter"),
+        (
+            {"role": "assistant", "tool_calls": [{"type": "function", "id": "1", "function": {"name": "f"}}]},
+            "tool_calls[0].function.arguments", "missing_required_parameter",
+        ),
+        ({"role": "assistant", "function_call": {"arguments": ""}}, "function_call.name", "missing_required_parameter"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, "tool_calls", "unknown_parameter"),
         ({"role": "user"}, "content", "missing_required_parameter"),
         ({"role": "user", "content": 1}, "content", "invalid_type"),
         ({"role": "user", "content": []}, "content", "empty_array"),
@@ -95,7 +135,7 @@ def test_a_wrong_field_is_named(body: dict[str, object], param: str, code: str) 
         ({"role": "user", "content": [{"type": "hologram"}]}, "content[0].type", "invalid_value"),
         ({"role": "user", "content": "x", "name": 1}, "name", "invalid_type"),
         ({"role": "user", "content": "x", "colour": 1}, "colour", "unknown_parameter"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "tool_calls", "unsupported_parameter"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "tool_calls[0].type", "missing_required_parameter"),
     ],
 )
 def test_a_wrong_message_is_named(fields: dict[str, object], param: str, code: str) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core import errors
-from lllms_core.types import Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Usage
+from lllms_core.types import CallPiece, Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Usage
 from lllms_core.worker import wire
 from lllms_core.worker.wire import FrameReader, encode
 
@@ -63,6 +63,13 @@ def test_messages_survive_byte_by_byte() -> None:
     reader = FrameReader()
     counts = [len(list(reader.feed(bytes([byte])))) for byte in frame]
     assert counts == [0] * (len(frame) - 1) + [1]
+
+
+def test_every_part_of_a_delta_travels() -> None:
+    """Text, reasoning, pieces of calls and the finish arrive as they were sent."""
+    finish = Finish("tool_calls", Usage(3, 2, reasoning_tokens=1))
+    sent = Delta("one", "text", 2, finish, reasoning="thought", calls=(CallPiece(0, "call_1", "add", "{}"),))
+    assert list(FrameReader().feed(encode(wire.Deltas((sent,))))) == [wire.Deltas((sent,))]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

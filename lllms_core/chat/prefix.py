@@ -11,22 +11,26 @@ from hashlib import sha256
 
 from attrs import asdict
 
-from lllms_core.types import Message
+from lllms_core.types import Message, Tool
 
 _SIZE = 16
 
 
-def prefix_keys(messages: Sequence[Message]) -> tuple[bytes, ...]:
-    """One key for each prefix of the conversation: key i stands for `messages[: i + 1]`, by value."""
-    # ASCII escapes keep lone surrogates, which UTF-8 cannot encode, apart from each other.
-    pieces = (json.dumps(asdict(message), sort_keys=True, separators=(",", ":")).encode() for message in messages)
-    return _chain(b"chat", pieces)
+def prefix_keys(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[bytes, ...]:
+    """One key for each prefix of the conversation: key i stands for `messages[: i + 1]` and the tools, by value."""
+    start = _canonical([asdict(tool) for tool in tools]) if tools else b""
+    return _chain(b"chat" + start, (_canonical(asdict(message)) for message in messages))
 
 
 def text_prefix_keys(prompt: str, *, block: int = 256) -> tuple[bytes, ...]:
     """One key for each prefix of a whole number of blocks of `block` characters; a shorter prompt has none."""
     ends = range(block, len(prompt) + 1, block)
     return _chain(b"text %d" % block, (prompt[end - block : end].encode("utf-8", "surrogatepass") for end in ends))
+
+
+def _canonical(value: object) -> bytes:
+    # ASCII escapes keep lone surrogates, which UTF-8 cannot encode, apart from each other.
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _chain(start: bytes, pieces: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from attrs import frozen
 
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters.wording import wrong_type, wrong_value
+from lllms_core.parameters.wording import wrong_choice, wrong_type, wrong_value
 
 INT32 = 2**31 - 1
 INT64 = 2**63 - 1
@@ -133,8 +133,7 @@ class Choice:
         if not isinstance(value, str):
             raise wrong_type(name, "a string", value)
         if value not in self.values:
-            shown = ", ".join(f"'{one}'" for one in self.values)
-            raise InvalidRequest(f"Invalid value: '{value}'. Supported values are: {shown}.", name, "invalid_value")
+            raise wrong_choice(name, value, *self.values)
         return value
 
     @property

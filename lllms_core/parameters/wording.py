@@ -27,6 +27,12 @@ def wrong_value(param: str, fault: str, expected: str, value: object, code: str)
     return InvalidRequest(text, param, code)
 
 
+def wrong_choice(param: str, value: object, *choices: str) -> InvalidRequest:
+    """Say that a field has none of the values that there are."""
+    text = f"Invalid value: '{value}'. Supported values are: {', '.join(repr(one) for one in choices)}."
+    return InvalidRequest(text, param, "invalid_value")
+
+
 def empty(param: str) -> InvalidRequest:
     """Say that an array needs at least one item."""
     text = f"Invalid '{param}': empty array. Expected an array with minimum length 1."

@@ -244,7 +244,9 @@ class Pool:
 def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
     if not isinstance(request, Request):
         return ()
-    return text_prefix_keys(request.prompt or "") if request.messages is None else prefix_keys(request.messages)
+    if request.messages is None:
+        return text_prefix_keys(request.prompt or "")
+    return prefix_keys(request.messages, request.tools)
 
 
 def _instance_id(model: str) -> str:

@@ -11,7 +11,9 @@ from lllms_core.types import Finish, FinishReason, Task, Usage
 
 DONE = b"data: [DONE]\n\n"
 
-FINISH_REASONS: Mapping[FinishReason, str] = {"stop": "stop", "length": "length", "timeout": "length"}
+FINISH_REASONS: Mapping[FinishReason, str] = {
+    "stop": "stop", "tool_calls": "tool_calls", "length": "length", "timeout": "length",
+}
 """What OpenAI calls them: an answer that ran out of time is cut, like one that ran out of tokens. Nobody is left to be
 told of a cancelled one."""
 
