@@ -16,6 +16,14 @@
     │   ├── EngineFailed         the engine reported that it cannot go on with this request
     │   ├── OutOfTime            there was no time to finish, and no part of the answer is of use
     │   └── EngineDied           the worker that held the request is gone
+    ├── DownloadError            model files that cannot be had; `retry_after` says when to try again
+    │   ├── InvalidSource        a source that no downloader understands
+    │   ├── SourceUnavailable    the place cannot be reached, or does not give the file
+    │   ├── Offline              the file is not on disk, and offline mode is on
+    │   ├── WrongFile            what came is not what was asked for
+    │   │   └── ChecksumMismatch its hash is another one
+    │   ├── DiskFull             there is no room for the file
+    │   └── DownloadCancelled    nobody wants it any more
     └── Overloaded               the server has no room now; `retry_after` says when to come back
         ├── QueueFull            too many requests wait already
         ├── WaitedTooLong        the request waited longer than it may
@@ -105,6 +113,44 @@ class OutOfTime(EngineError):
 
 class EngineDied(EngineError):
     """The worker that held the request is gone; the next request gets a new one."""
+
+
+@define(auto_exc=True, eq=False, slots=False)
+class DownloadError(LllmsError):
+    """A model's files cannot be had; a request for the model tries again after `retry_after` seconds."""
+
+    text: str
+    retry_after: int | None = None
+
+    __str__ = LllmsError.__str__
+
+
+class InvalidSource(DownloadError):
+    """No downloader understands the source, or it names nothing that is there."""
+
+
+class SourceUnavailable(DownloadError):
+    """The place cannot be reached, or does not give the file."""
+
+
+class Offline(DownloadError):
+    """The file is not on disk, and offline mode forbids to fetch it."""
+
+
+class WrongFile(DownloadError):
+    """What came is not what was asked for: another size, a web page, no model; it was thrown away."""
+
+
+class ChecksumMismatch(WrongFile):
+    """The file's SHA-256 is not the one that was promised."""
+
+
+class DiskFull(DownloadError):
+    """There is no room on the disk for the file."""
+
+
+class DownloadCancelled(DownloadError):
+    """The download was cancelled; what has arrived is kept for the next time."""
 
 
 @define(auto_exc=True, eq=False, slots=False)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lllms_core.apis import Api
+    from lllms_core.downloads import Downloader
     from lllms_core.engines import Engine
     from lllms_core.types import ModelOffer
 
@@ -59,6 +60,32 @@ def lllms_models() -> "Iterable[ModelOffer]":
         @hookimpl
         def lllms_models():
             return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+    """
+    raise AssertionError
+
+
+@hookspec
+def lllms_downloaders() -> "Iterable[Downloader]":
+    """Provide places that model files come from, for `url = "shelf:tiny.gguf"` in the configuration.
+
+        class Shelf(Downloader):
+            name = "shelf"
+            schemes = frozenset({"shelf"})
+
+            def resolve(self, source):
+                file = Path("/srv/models", store_name(source.removeprefix("shelf:")))
+                return RemoteModel([RemoteFile(store_name("shelf", file.name), str(file), file.stat().st_size)])
+
+            def fetch(self, file, part):
+                part.begin(file.size, version=None)
+                with open(file.url, "rb") as source:
+                    for start, stop in part.missing:
+                        source.seek(start)
+                        part.write(start, source.read(stop - start))
+
+        @hookimpl
+        def lllms_downloaders():
+            return [Shelf()]
     """
     raise AssertionError
 

@@ -13,13 +13,18 @@ from attrs import define, field, frozen
 
 from lllms_core import hookspecs
 from lllms_core.apis import Api
+from lllms_core.downloads import Downloader
 from lllms_core.engines import Engine
 from lllms_core.environment import is_true
 from lllms_core.errors import PluginConflict, PluginError, PluginLoadFailed
 from lllms_core.hooks import describe, find_hooks, named_objects
 from lllms_core.types import ModelOffer
 
-BUILTINS: Mapping[str, str] = {"openai": "lllms_core.builtin.openai", "status": "lllms_core.builtin.status"}
+BUILTINS: Mapping[str, str] = {
+    "downloaders": "lllms_core.builtin.downloaders",
+    "openai": "lllms_core.builtin.openai",
+    "status": "lllms_core.builtin.status",
+}
 """The core's own plugins, by name, each the module that implements the hooks."""
 
 CORE_DISTRIBUTION = "lllms-core"
@@ -88,6 +93,7 @@ class Plugins:
     """The installed plugins and everything that they provide, by name. Each call of `discover` looks anew."""
 
     engines: dict[str, Provided[Engine]] = field(factory=dict, init=False)
+    downloaders: dict[str, Provided[Downloader]] = field(factory=dict, init=False)
     apis: dict[str, Provided[Api]] = field(factory=dict, init=False)
     offers: dict[str, Provided[ModelOffer]] = field(factory=dict, init=False)
     _strict: bool = False
@@ -172,6 +178,7 @@ class Plugins:
         for fault in faults:
             self._fail(candidate, PluginLoadFailed(fault))
         self._collect(candidate, "lllms_engines", "engine", Engine, self.engines)
+        self._collect(candidate, "lllms_downloaders", "downloader", Downloader, self.downloaders)
         self._collect(candidate, "lllms_apis", "api", Api, self.apis)
         self._collect(candidate, "lllms_models", "model", ModelOffer, self.offers)
 

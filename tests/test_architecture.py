@@ -23,10 +23,10 @@ PACKAGES = sorted(
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "queries"),
     ("text", "chat", "gguf", "machine", "faults", "structure", "parameters"),
-    ("hookspecs", "engines", "apis"),
+    ("hookspecs", "engines", "apis", "downloads"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),
-    ("pool",),
+    ("pool", "store"),
     ("host",),
     ("builtin",),
     ("app", "serve", "log", "client", "cli", "bench", "testing"),

@@ -1,0 +1,15 @@
+"""Where model files come from: this machine (`file:`)."""
+
+from collections.abc import Iterable
+
+from lllms_core.builtin.downloaders.file import FileDownloader
+from lllms_core.downloads import Downloader
+from lllms_core.hookspecs import hookimpl
+
+__all__ = ["lllms_downloaders"]
+
+
+@hookimpl
+def lllms_downloaders() -> Iterable[Downloader]:
+    """Provide the downloaders."""
+    return [FileDownloader()]

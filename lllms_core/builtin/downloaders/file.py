@@ -1,0 +1,34 @@
+"""Files of this machine by their URL: used where they are."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel
+from lllms_core.errors import InvalidSource
+
+
+class FileDownloader(Downloader):
+    """`file:///models/phi3.gguf`, `file:~/phi3.gguf`."""
+
+    name = "file"
+    schemes = frozenset({"file"})
+
+    def find(self, source: str) -> RemoteModel:
+        """Return the file."""
+        return self.resolve(source)
+
+    def resolve(self, source: str) -> RemoteModel:
+        """Return the file. Raises `InvalidSource` if there is none."""
+        parts = urlsplit(source)
+        if parts.netloc not in {"", "localhost"}:
+            raise InvalidSource(f"{source} is on another machine, '{parts.netloc}'; file: is for this one")
+        path = Path(unquote(parts.path)).expanduser()
+        if not path.is_absolute():
+            raise InvalidSource(f"{source} does not begin at / or ~; write file:///..., or a plain path")
+        if not path.is_file():
+            raise InvalidSource(f"{source}: there is no file {path}")
+        return RemoteModel([RemoteFile(path.name, source, path.stat().st_size, path=path)])
+
+    def fetch(self, file: RemoteFile, part: Part) -> None:  # noqa: ARG002  # what is here is never fetched
+        """Never called: the file is here."""
+        raise InvalidSource(f"{file.url} is on this machine already")

@@ -1,0 +1,287 @@
+"""A file on its way to the disk: the bytes, and the note beside them that says which bytes are there."""
+
+import contextlib
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from lllms_core.downloads import RemoteFile, Span
+from lllms_core.errors import ChecksumMismatch, DiskFull, SourceUnavailable, WrongFile
+from lllms_core.gguf import GGUFError, read_gguf
+from lllms_core.store.download import Download
+from lllms_core.store.hashing import Hasher
+from lllms_core.store.records import read_record, write_record
+from lllms_core.store.spans import Spans
+from lllms_core.text.sizes import human_size
+
+PART = ".lllms-part"
+NOTE = ".lllms-part.json"
+RESERVE = 64 * 2**20
+"""Bytes that must stay free on the disk."""
+NOTE_SECONDS = 2.0
+"""How much of the work of a process that is killed may be lost."""
+MAGIC = b"GGUF"
+
+
+@frozen
+class _Note:
+    """Which bytes of a partial file are certainly there, and what they are part of."""
+
+    url: str
+    size: int | None
+    version: str | None
+    spans: tuple[tuple[int, ...], ...]
+
+
+class PartialFile:
+    """What downloaders write into (`Part`); becomes the file itself only when all of it is right."""
+
+    def __init__(self, target: Path, remote: RemoteFile, sha256: str | None, download: Download) -> None:
+        """Take up what an earlier download left, if it is of the same file. The caller holds the file's lock."""
+        self._target = target
+        self._remote = remote
+        self._sha256 = sha256
+        self._download = download
+        self._path = target.with_name(target.name + PART)
+        self._note = target.with_name(target.name + NOTE)
+        self._lock = threading.RLock()
+        self._size = remote.size
+        self._version: str | None = None
+        self._spans = Spans()
+        self._turn = 0
+        self._begun = False
+        self._noted = time.monotonic()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)  # noqa: SIM115, PTH123  # closed in close()
+        self._hasher = Hasher(self._path, self._hashed)
+        self._take_up()
+        self._hasher.advance(self._spans.prefix)
+        self._tell()
+
+    # -- for downloaders ----------------------------------------------------------------------------------------------
+
+    @property
+    def missing(self) -> Sequence[Span]:
+        """What is not there yet; one span that ends at `sys.maxsize` while the size is not known."""
+        with self._lock:
+            return self._spans.missing(self._size)
+
+    @property
+    def version(self) -> str | None:
+        """The version that the bytes which are there belong to."""
+        return self._version
+
+    def begin(self, size: int | None, version: str | None, *, whole: bool = False) -> None:
+        """Compare what the server says now with what is there; see `Part.begin`."""
+        self._download.check()
+        if size is not None and self._remote.size not in (None, size):
+            raise WrongFile(
+                f"{self._remote.url} is {size} bytes long, but {self._remote.size} were announced: the file was changed"
+                " or the server is wrong; try again later, or choose another source",
+            )
+        with self._lock:
+            # A hash that is checked in the end keeps two files from being mixed, whatever their versions.
+            known = self._sha256 is not None or (version is not None and version == self._version)
+            again = self._begun and version == self._version  # another connection of this download
+            if whole or size not in (None, self._size) or not (known or again):
+                self._reset()
+            self._size = self._size if size is None else size
+            self._version = version
+            self._begun = True
+            self._check_room()
+            self._tell()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write bytes where they belong; see `Part.write`."""
+        self._download.check()
+        if not data:
+            return
+        stop = offset + len(data)
+        with self._lock:
+            if self._size is not None and stop > self._size:
+                raise WrongFile(f"{self._remote.url} goes on after the {self._size} bytes that it announced")
+            if offset == 0:
+                self._check_beginning(data)
+            try:
+                self._file.seek(offset)
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+            except OSError as error:
+                raise self._full(error) from error
+            self._spans = self._spans.add(offset, stop)
+            self._hasher.advance(self._spans.prefix)
+            self._tell()
+
+    def on_cancel(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the download is cancelled."""
+        self._download.on_cancel(callback)
+
+    # -- for the store ------------------------------------------------------------------------------------------------
+
+    def commit(self) -> str:
+        """Check the file, give it its name, and return its SHA-256.
+
+        Raises `WrongFile` for one that is not right, `SourceUnavailable` for one that is not complete.
+        """
+        with self._lock:
+            if self._size is None and self._spans.prefix == self._spans.count:
+                self._size = self._spans.prefix  # the end of the stream is all that tells how long the file is
+            size, missing = self._size, self._spans.missing(self._size)
+        if missing or size is None:
+            raise SourceUnavailable(f"{self._remote.url} ended before all of it had come; try again")
+        self._download.enter("verifying", self._remote.name)
+        try:
+            sha256 = self._hasher.result(size, self._download.check)
+        except OSError as error:
+            raise SourceUnavailable(f"{self._path} cannot be read: {error}") from error
+        if not size:
+            raise WrongFile(f"{self._remote.url} gives an empty file")
+        check_hash(self._remote.url, sha256, self._sha256)
+        check_header(self._path, self._remote.url)
+        self._file.truncate(size)
+        self._sync()
+        self._close_files()
+        try:
+            os.replace(self._path, self._target)  # noqa: PTH105  # says more clearly what it does than Path.replace
+        except OSError as error:
+            raise SourceUnavailable(f"{self._target} cannot be written: {error.strerror}") from error
+        self._note.unlink(missing_ok=True)
+        _sync_folder(self._target.parent)
+        return sha256
+
+    def note(self) -> None:
+        """Write down what is there, once it is certainly on the disk: the next download goes on from it."""
+        with self._lock:
+            self._noted = time.monotonic()
+            turn = self._turn
+            record = {
+                "url": self._remote.url, "size": self._size, "version": self._version, "spans": self._spans.spans,
+            }
+        self._sync()
+        with self._lock:
+            if turn == self._turn:  # else these bytes are gone, and others in their place
+                write_record(self._note, record)
+
+    def discard(self) -> None:
+        """Throw away what is there."""
+        self.close(keep=False)
+
+    def close(self, *, keep: bool = True) -> None:
+        """Let go of the file, and keep what is there for the next time. Safe to call again."""
+        if self._file.closed:
+            return
+        try:
+            if keep and self._spans.count:
+                self.note()
+        finally:
+            self._close_files()
+            if not keep or not self._spans.count:
+                self._path.unlink(missing_ok=True)
+                self._note.unlink(missing_ok=True)
+
+    # -- steps --------------------------------------------------------------------------------------------------------
+
+    def _hashed(self, count: int) -> None:
+        """The hasher has come further; its thread also writes the note, which has to wait for the disk."""
+        self._download.checked(count)
+        if time.monotonic() - self._noted >= NOTE_SECONDS:
+            self.note()
+
+    def _take_up(self) -> None:
+        note = read_record(self._note, _Note)
+        there = self._file.seek(0, os.SEEK_END)
+        if note is None or note.url != self._remote.url or self._remote.size not in (None, note.size):
+            self._reset()
+            return
+        self._size, self._version = note.size, note.version
+        limit = there if note.size is None else min(there, note.size)
+        self._spans = Spans.of(((span[0], span[1]) for span in note.spans if len(span) == 2), limit)
+
+    def _reset(self) -> None:
+        self._turn += 1
+        self._spans = Spans()
+        self._size = self._remote.size
+        self._hasher.restart()  # before there is nothing to read
+        self._file.truncate(0)
+        self._note.unlink(missing_ok=True)
+
+    def _tell(self) -> None:
+        self._download.here(self._remote.name, self._spans.count, self._size)
+
+    def _check_room(self) -> None:
+        needed = 0 if self._size is None else self._size - self._spans.count
+        free = shutil.disk_usage(self._target.parent).free
+        if needed + RESERVE > free:
+            raise DiskFull(
+                f"no room for {self._remote.name}: {human_size(needed)} more are needed, the disk of"
+                f" {self._target.parent} has {human_size(free)} free; delete something (lllms rm, lllms gc), or set"
+                " server.models_dir to another disk",
+            )
+
+    def _full(self, error: OSError) -> Exception:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return SourceUnavailable(f"{self._path} cannot be written: {error.strerror}")
+        return DiskFull(
+            f"the disk is full: {self._path} cannot grow; delete something (lllms rm, lllms gc), or set"
+            " server.models_dir to another disk; what has arrived is kept",
+        )
+
+    def _check_beginning(self, data: bytes) -> None:
+        """Refuse what can be no model at its first bytes, rather than after 40 GB."""
+        start = data[:512].lstrip().lower()
+        page = start.startswith((b"<!doctype html", b"<html", b"<?xml"))
+        gguf = self._target.name.lower().endswith(".gguf")
+        if page or (gguf and not MAGIC.startswith(data[:4]) and data[:4] != MAGIC):
+            what = "a web page" if page else "no GGUF file"
+            raise WrongFile(
+                f"{self._remote.url} gives {what}, not a model: is the address right (it must be the one of the file"
+                " itself), and does it need a login?",
+            )
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._full(error) from error
+
+    def _close_files(self) -> None:
+        self._hasher.close()
+        self._file.close()
+
+
+def check_hash(what: str, found: str, expected: str | None) -> None:
+    """Raise `ChecksumMismatch` if a hash is not the expected one."""
+    if expected is not None and found != expected.lower():
+        raise ChecksumMismatch(
+            f"{what} has the SHA-256 {found}, but {expected.lower()} was expected: the file is broken or another one;"
+            " try again, and if it is meant to be another one, change sha256",
+        )
+
+
+def check_header(file: Path, what: str) -> None:
+    """Raise `WrongFile` for a file that begins as GGUF does, or is named so, and is not a whole GGUF file."""
+    with file.open("rb") as start:
+        gguf = start.read(len(MAGIC)) == MAGIC
+    if not gguf and not file.name.lower().removesuffix(PART).endswith(".gguf"):
+        return
+    try:
+        read_gguf(file)
+    except GGUFError as error:
+        reason = error.message.removeprefix(f"'{file}' ")
+        raise WrongFile(f"{what} is no usable model: the file {reason}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not every system can: then the name is as lasting as it gets
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

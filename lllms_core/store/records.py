@@ -1,0 +1,48 @@
+"""What the store remembers: small JSON files, each replaced as a whole; one that cannot be read was never written."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+from uuid import uuid4
+
+from lllms_core.faults import StructureError
+from lllms_core.structure import structure
+
+T = TypeVar("T")
+
+
+def key(text: str) -> str:
+    """Return a file name that stands for a text."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def read_record(file: Path, into: type[T]) -> T | None:
+    """Read a record; None if there is none, or if it is from another version or broken."""
+    try:
+        return structure(json.loads(file.read_bytes()), into)
+    except (OSError, ValueError, RecursionError, StructureError):
+        return None
+
+
+def read_records(folder: Path, into: type[T]) -> Iterator[tuple[Path, T]]:
+    """Yield all records of a folder that can be read, sorted by file name."""
+    for file in sorted(folder.glob("*.json")):
+        record = read_record(file, into)
+        if record is not None:
+            yield file, record
+
+
+def write_record(file: Path, record: Mapping[str, object]) -> None:
+    """Write a record: whoever reads sees the old one or the new one, whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f"{file.name}.{uuid4().hex}")
+    try:
+        fresh.write_text(json.dumps(record, ensure_ascii=True), encoding="ascii")
+        os.replace(fresh, file)  # noqa: PTH105  # says more clearly what it does than Path.replace
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()

@@ -1,0 +1,58 @@
+"""Which bytes of a file are there; pure."""
+
+import sys
+from collections.abc import Iterable
+
+from attrs import frozen
+
+from lllms_core.downloads import Span
+
+
+def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
+    joined: list[Span] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        elif start < stop:
+            joined.append((start, stop))
+    return tuple(joined)
+
+
+@frozen
+class Spans:
+    """A set of bytes, as spans in order that do not touch each other."""
+
+    spans: tuple[Span, ...] = ()
+
+    @classmethod
+    def of(cls, spans: Iterable[Span], limit: int = sys.maxsize) -> "Spans":
+        """Return the bytes of `spans`, in any order, that lie below `limit`; of nonsense nothing remains."""
+        return cls(_joined((max(0, start), min(stop, limit)) for start, stop in spans if max(0, start) < stop))
+
+    @property
+    def count(self) -> int:
+        """How many bytes there are."""
+        return sum(stop - start for start, stop in self.spans)
+
+    @property
+    def prefix(self) -> int:
+        """How many bytes there are from the start without a gap."""
+        return self.spans[0][1] if self.spans and self.spans[0][0] == 0 else 0
+
+    def add(self, start: int, stop: int) -> "Spans":
+        """Return these bytes and those of one more span."""
+        if self.spans and start == self.spans[-1][1] and start < stop:  # as almost always
+            return Spans((*self.spans[:-1], (self.spans[-1][0], stop)))
+        return Spans(_joined((*self.spans, (start, stop))))
+
+    def missing(self, size: int | None) -> tuple[Span, ...]:
+        """Return what is not there of a file of `size` bytes; if that is not known, one span that has no end."""
+        if size is None:
+            return ((self.prefix, sys.maxsize),)
+        gaps: list[Span] = []
+        at = 0
+        for start, stop in self.spans:
+            if at < min(start, size):
+                gaps.append((at, min(start, size)))
+            at = max(at, stop)
+        return (*gaps, (at, size)) if at < size else tuple(gaps)
