@@ -203,6 +203,25 @@ class ModelSpec:
 
 
 @frozen
+class Memory:
+    """What a loaded model takes, in bytes: an engine's estimate before it is loaded."""
+
+    weights: int = 0
+    kv: int = 0
+    """What is kept of requests, in all slots together: KV cache, recurrent state."""
+    compute: int = 0
+    """The buffers of one step, and its logits."""
+    mapped: bool = False
+    """Whether the weights stay in their file's pages: instances of one model share them, and the system may take them
+    back and read them again."""
+
+    @property
+    def total(self) -> int:
+        """All of it together, for one instance."""
+        return self.weights + self.kv + self.compute
+
+
+@frozen
 class ModelInfo:
     """What a loaded model can do, as its worker reports it."""
 

@@ -240,6 +240,12 @@ def test_check_says_that_all_is_well():
     assert result.stdout.endswith("all is well\n")
 
 
+def test_check_tells_the_memory_of_models():
+    """`check` says how much memory an instance of each model takes."""
+    Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\noptions = { memory = 3_221_225_472 }\n')
+    assert "model bot: an instance takes about 3.00 GiB" in lllms("check").stdout
+
+
 def test_check_lists_all_problems(tmp_path):
     """`check` names everything that is wrong, and ends with 1."""
     broken = tmp_path / "broken.gguf"

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from lllms_core.cli.figures import memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.errors import ConfigError, LllmsError
 
@@ -45,11 +46,14 @@ def check(config_file: Path | None) -> None:
     for entry in catalog.entries:
         try:
             details = entry.engine.inspect(entry.spec)
+            memory = entry.engine.estimate(entry.spec)
         except LllmsError as error:
             problems.append(f"models.{entry.name}: {error}")
         else:
             about = ", ".join(f"{key} {value}" for key, value in details.items())
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
+            if memory.total:
+                click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
     for text in problems:
         click.echo(f"Error: {text}", err=True)
     if problems:

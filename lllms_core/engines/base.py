@@ -7,10 +7,10 @@ from typing import ClassVar, Self
 
 from attrs import frozen
 
-from lllms_core.errors import ContextOverflow, InvalidRequest
+from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
-from lllms_core.types import ConstraintKind, Delta, Isolation, ModelInfo, ModelSpec, Request, Task
+from lllms_core.types import ConstraintKind, Delta, Isolation, Memory, ModelInfo, ModelSpec, Request, Task
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
@@ -52,6 +52,18 @@ class Engine(ABC):
         unknown = cls.parameters - {parameter.name for parameter in TABLE}
         if unknown:
             raise TypeError(f"{cls.__name__}.parameters: there are no parameters named {', '.join(sorted(unknown))}")
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        """How much memory the model will take, without loading it; the base counts the bytes of its file.
+
+        Runs in the server, like `inspect`, and raises `ModelLoadFailed` as that does.
+        """
+        if spec.file is None:
+            return Memory()
+        try:
+            return Memory(weights=spec.file.stat().st_size)
+        except OSError as error:
+            raise ModelLoadFailed(f"'{spec.file}' cannot be read: {error.strerror}") from None
 
     @abstractmethod
     def load(self, spec: ModelSpec, progress: Progress) -> "Model":

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from attrs import evolve
+
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, read_gguf
-from lllms_core.types import ModelSpec
+from lllms_core.types import Memory, ModelSpec
+from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.threads import limit_spinning
 
@@ -35,6 +38,16 @@ class LlamaCppEngine(Engine):
         gguf = read_gguf(path)
         _check(gguf, path)
         return describe(gguf, path)
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        """Weights, KV cache and buffers by the file's header, adapters included; see `lllms_llamacpp.memory`."""
+        options, path = cast(Options, spec.options), _file(spec)
+        first = read_gguf(path)
+        _check(first, path)
+        parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
+        memory = estimate(parts, options)
+        adapters = sum(_size(Path(lora.path).expanduser()) for lora in options.lora)
+        return evolve(memory, weights=memory.weights + adapters)
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel":
         """Load the file into a new context."""
@@ -63,6 +76,19 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
         "license": gguf.metadata.text("general.license") or None,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def other_parts(first: Path, count: int) -> list[Path]:
+    """The files of a split model besides its first, `NAME-00001-of-00003.gguf` or so."""
+    stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
+    return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError as error:
+        raise ModelLoadFailed(f"'{file}' cannot be read: {error.strerror}") from None
 
 
 def _quantisation(gguf: GGUF) -> str | None:

@@ -11,13 +11,10 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
-from lllms_llamacpp.options import MAX_SEQUENCES, Options
+from lllms_llamacpp.options import Options
+from lllms_llamacpp.sizes import Sizes, sizes
 from lllms_llamacpp.threads import ThreadTuner
 from lllms_llamacpp.vocabulary import Vocabulary
-
-DEFAULT_CONTEXT = 4096
-SEQUENCES = 32
-"""Sequences of a context, busy or kept, unless there are more slots."""
 
 _LOAD_MODES = {
     (False, False): llama.LLAMA_LOAD_MODE_NONE,
@@ -53,15 +50,14 @@ def load(
     try:
         _check_kind(model, file)
         can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
-        context_length = _context_length(model, options)
-        kv_size = options.kv_size or context_length * options.slots
-        sequences = min(MAX_SEQUENCES, max(options.slots, SEQUENCES)) if can_trim else options.slots
-        context = create_context(model, _context_params(options, kv_size, sequences, threads.choose(1)), str(file))
+        made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=can_trim)
+        context = create_context(model, _context_params(options, made, threads.choose(1)), str(file))
         add_loras(model, context, options.lora)
         vocabulary = Vocabulary(model)
         loaded = Loaded(
-            model, context, vocabulary, _template(model, vocabulary, options), threads, context_length, kv_size,
-            options.kept_tokens, options.slots, sequences, options.batch_size, can_trim, options.seed, details,
+            model, context, vocabulary, _template(model, vocabulary, options), threads, made.context_length,
+            made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim, options.seed,
+            details,
         )
         result = LlamaCppModel(loaded)
         result.warm_up()
@@ -80,14 +76,14 @@ def _model_params(options: Options) -> llama.llama_model_params:
     return params
 
 
-def _context_params(options: Options, kv_size: int, sequences: int, threads: int) -> llama.llama_context_params:
+def _context_params(options: Options, made: Sizes, threads: int) -> llama.llama_context_params:
     params = llama.llama_context_default_params()
-    params.n_ctx = kv_size
-    params.n_batch = options.batch_size
-    params.n_ubatch = min(options.micro_batch_size, options.batch_size)
-    params.n_seq_max = sequences
+    params.n_ctx = made.kv_size
+    params.n_batch = made.batch
+    params.n_ubatch = made.micro_batch
+    params.n_seq_max = made.sequences
     # A step has one row of logits for each request; without this, memory is set aside for one row for each token.
-    params.n_outputs_max = sequences
+    params.n_outputs_max = made.sequences
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = True
     # Models with sliding windows keep all cells, so that a sequence can be cut anywhere and continued.
@@ -106,13 +102,6 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
         raise ModelLoadFailed(f"'{file}' is a model with an encoder, which this engine cannot run yet")
     if not llama.llama_model_has_decoder(model) or llama.llama_model_is_diffusion(model):
         raise ModelLoadFailed(f"'{file}' is a model that does not generate text token by token")
-
-
-def _context_length(model: llama.llama_model_p, options: Options) -> int:
-    if options.context_length != "auto":
-        return options.context_length
-    trained: int = llama.llama_model_n_ctx_train(model)
-    return min(trained, DEFAULT_CONTEXT, options.kv_size or DEFAULT_CONTEXT) if trained > 0 else DEFAULT_CONTEXT
 
 
 def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Options) -> ChatTemplate | None:

@@ -10,7 +10,7 @@ from typing import cast
 from lllms_core.engines import Engine, Progress
 from lllms_core.engines.serial import Piece, SerialModel
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.types import Message, ModelSpec, Request
+from lllms_core.types import Memory, Message, ModelSpec, Request
 from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
@@ -83,6 +83,10 @@ class MockEngine(Engine):
         options = cast(Options, spec.options)
         _rules(options)
         return {"memory": options.memory}
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        """What `options.memory` says."""
+        return Memory(weights=cast(Options, spec.options).memory)
 
     def load(self, spec: ModelSpec, progress: Progress) -> MockModel:
         """Take as long as the options say, and then return the model or fail as they say."""

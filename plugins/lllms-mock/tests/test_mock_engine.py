@@ -165,6 +165,7 @@ def test_memory_and_slots_are_declared() -> None:
     """The model tells what the options declare, before and after the load."""
     options = Options(memory=123, slots=2, context_length=77)
     assert MockEngine().inspect(ModelSpec("m", options)) == {"memory": 123}
+    assert MockEngine().estimate(ModelSpec("m", options)).total == 123
     info = load(options).info
     assert (info.slots, info.context_length, info.details) == (2, 77, {"memory": 123})
     assert info.tasks == {"chat", "text"}

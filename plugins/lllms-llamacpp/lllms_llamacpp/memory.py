@@ -1,0 +1,222 @@
+"""How much memory a model takes, from the header of its GGUF file; nothing is loaded.
+
+Weights and KV cache are what llama.cpp allocates. Its compute buffer is the largest that any part of the graph needs:
+the tensors that live at the same time are counted for attention, feed-forward, recurrent layers and logits, and the
+holes that its allocator leaves between them by what is seen in practice.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import frozen
+
+from lllms_core.gguf import GGUF, TENSOR_TYPES, TensorInfo
+from lllms_core.types import Memory
+from lllms_llamacpp.options import Options
+from lllms_llamacpp.sizes import Sizes, sizes
+
+_FLOAT = 4
+_CELLS = 256
+"""The cells of a KV cache are a multiple of this."""
+_BLOCKS = {name.lower(): (elements, width) for name, elements, width in TENSOR_TYPES.values()}
+_RECURRENT = ("ssm_", "time_mix_", "shortconv.")
+"""How the tensors of layers with a state begin."""
+_NO_CACHE = frozenset({
+    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe", "modern-bert",
+    "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
+})
+"""Architectures that read whole texts, and keep nothing of them."""
+_ONE_MASK = frozenset({"phi3", "phimoe"})
+"""Architectures whose files name a sliding window that llama.cpp does not use."""
+_UNNAMED_WINDOW = frozenset({"gemma2", "llama4"})
+"""Architectures that have a sliding window also if their file names none."""
+
+
+@frozen
+class _Layer:
+    """The tensors of one layer, by their names without `blk.N.` and `.weight`."""
+
+    tensors: Mapping[str, TensorInfo]
+
+    def rows(self, *names: str) -> int:
+        """How many numbers come out of these matrices; those that the layer does not have give none."""
+        return sum(self.tensors[name].shape[1] for name in names if name in self.tensors)
+
+    def columns(self, name: str) -> int:
+        """How many numbers go into a matrix."""
+        return self.tensors[name].shape[0] if name in self.tensors else 0
+
+    @property
+    def recurrent(self) -> bool:
+        return any(name.startswith(_RECURRENT) for name in self.tensors)
+
+
+@frozen
+class _Network:
+    """What the estimates ask of a header."""
+
+    gguf: GGUF
+    layers: tuple[_Layer, ...]
+    caching: int
+    """How many of the layers, from the first, have a KV cache of their own."""
+    width: int
+    vocabulary: int
+    heads: int
+
+    def number(self, name: str, default: int = 0) -> int:
+        value = self.gguf.hyperparameter(name)
+        return default if value is None else value
+
+    @property
+    def recurrent(self) -> bool:
+        return any(layer.recurrent for layer in self.layers)
+
+
+def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
+    """Memory for a model in one file or several, the first of which has the metadata."""
+    network = _network(parts)
+    made = sizes(options, network.number("context_length"), can_trim=not network.recurrent)
+    return Memory(
+        weights=sum(tensor.size or 0 for part in parts for tensor in part.tensors),
+        kv=_kv(network, options, made),
+        compute=_compute(network, options, made),
+        mapped=options.use_mmap,
+    )
+
+
+def _network(parts: Sequence[GGUF]) -> _Network:
+    gguf = parts[0]
+    tensors = {tensor.name: tensor for part in parts for tensor in part.tensors}
+    # Layers that guess further tokens come last, and are not loaded.
+    count = (gguf.hyperparameter("block_count") or 0) - (gguf.hyperparameter("nextn_predict_layers") or 0)
+    layers: dict[int, dict[str, TensorInfo]] = {}
+    for name, tensor in tensors.items():
+        block, _, rest = name.removeprefix("blk.").partition(".")
+        if name.startswith("blk.") and block.isdecimal() and int(block) < count and len(tensor.shape) > 1:
+            layers.setdefault(int(block), {})[rest.removesuffix(".weight")] = tensor
+    embedding = tensors.get("token_embd.weight")
+    return _Network(
+        gguf,
+        tuple(_Layer(layer) for _, layer in sorted(layers.items())),
+        max(0, count - (gguf.hyperparameter("attention.shared_kv_layers") or 0)),
+        gguf.hyperparameter("embedding_length") or 0,
+        embedding.shape[1] if embedding is not None and len(embedding.shape) > 1 else 0,
+        gguf.hyperparameter("attention.head_count") or 1,
+    )
+
+
+def _cells(made: Sizes) -> int:
+    return -(-made.kv_size // _CELLS) * _CELLS
+
+
+def _kv(network: _Network, options: Options, made: Sizes) -> int:
+    cells = _cells(made)
+    cache = 0
+    for layer in network.layers[: network.caching]:
+        keys, values = _kv_widths(network, layer)
+        cache += _stored(keys, options.kv_type_k, cells) + _stored(values, options.kv_type_v, cells)
+    states = sum(_state(network) for layer in network.layers if layer.recurrent)
+    return cache + states * made.sequences * _FLOAT
+
+
+def _stored(width: int, kind: str, cells: int) -> int:
+    elements, size = _BLOCKS[kind]
+    return width // elements * size * cells
+
+
+def _kv_widths(network: _Network, layer: _Layer) -> tuple[int, int]:
+    """How many numbers of keys and of values a layer keeps for each token."""
+    if network.gguf.architecture in _NO_CACHE:
+        return 0, 0
+    if "attn_kv_a_mqa" in layer.tensors:
+        if "attn_k_b" in layer.tensors:
+            return layer.rows("attn_kv_a_mqa"), 0
+        heads = network.heads
+        return heads * network.number("attention.key_length"), heads * network.number("attention.value_length")
+    if "attn_k" in layer.tensors:
+        keys = layer.rows("attn_k")
+        return keys, layer.rows("attn_v") or keys
+    if "attn_qkv" in layer.tensors and not layer.recurrent:
+        both = max(0, layer.rows("attn_qkv") - layer.columns("attn_output"))
+        return both // 2, both // 2
+    return 0, 0
+
+
+def _state(network: _Network) -> int:
+    """How many numbers a recurrent layer keeps for each sequence."""
+    number, width = network.number, network.width
+    if head := number("wkv.head_size"):
+        return width * (number("token_shift_count", 2) + head)
+    if kernel := number("shortconv.l_cache"):
+        return width * (kernel - 1)
+    past = max(0, number("ssm.conv_kernel") - 1)
+    if head := number("kda.head_dim"):
+        return network.heads * head * (head + 3 * past)
+    inner, state = number("ssm.inner_size"), number("ssm.state_size")
+    return past * (inner + 2 * number("ssm.group_count") * state) + state * inner
+
+
+def _compute(network: _Network, options: Options, made: Sizes) -> int:
+    cells = _cells(made)
+    tokens = min(cells, made.micro_batch)
+    outputs = min(tokens, made.sequences)
+    flash = options.flash_attention != "off"
+    parts = [_layer(network, layer, made, tokens, 0 if flash else cells) for layer in _different(network.layers)]
+    inside = max(parts, default=0) * tokens * _FLOAT + _masks(network, cells, tokens, flash=flash)
+    logits = outputs * network.vocabulary * _FLOAT
+    # The logits come when the layers are done; then they are copied to where they are read.
+    return max(inside, logits) + made.sequences * network.vocabulary * _FLOAT
+
+
+def _different(layers: Iterable[_Layer]) -> Iterable[_Layer]:
+    """One layer of each shape."""
+    return {frozenset((name, tensor.shape) for name, tensor in one.tensors.items()): one for one in layers}.values()
+
+
+def _masks(network: _Network, cells: int, tokens: int, *, flash: bool) -> int:
+    """Which token sees which cell; models with sliding windows have another mask for these."""
+    if not any(any(_kv_widths(network, layer)) for layer in network.layers):
+        return 0
+    architecture = network.gguf.architecture
+    window = network.number("attention.sliding_window") > 0 and architecture not in _ONE_MASK
+    masks = 2 if window or architecture in _UNNAMED_WINDOW else 1
+    return masks * cells * tokens * (2 if flash else _FLOAT)
+
+
+def _layer(network: _Network, layer: _Layer, made: Sizes, tokens: int, scores: int) -> int:
+    """How many numbers for each token live at once in the part of a layer that needs most.
+
+    `scores`: for how many cells each head keeps a number.
+    """
+    attention = 0
+    if "attn_output" in layer.tensors:
+        keys, values = _kv_widths(network, layer)
+        # With latent keys, each head works on them as wide as they are.
+        queries = layer.columns("attn_output") if values else max(layer.columns("attn_output"), network.heads * keys)
+        attention = 2 * queries + keys + values + 5 * network.width // 2 + scores * network.heads
+    state = _recurrent(network, layer, made, tokens) if layer.recurrent else 0
+    return max(attention, _feed_forward(network, layer), state)
+
+
+def _feed_forward(network: _Network, layer: _Layer) -> int:
+    width = network.width
+    entering, inner = layer.rows("ffn_up", "ffn_gate"), layer.columns("ffn_down")
+    # Without a gate, the activation overwrites what it is made of.
+    dense = entering + (inner if entering > inner else 0)
+    # What the attention left behind is in the way of tensors that are larger.
+    dense += min(4 * width, max(2 * width, width + inner))
+    experts = 0
+    if "ffn_down_exps" in layer.tensors:
+        used, inner = network.number("expert_used_count", 1), layer.columns("ffn_down_exps")
+        experts = used * (layer.rows("ffn_up_exps", "ffn_gate_exps", "ffn_gate_up_exps") + inner) + 4 * width
+        if inner < width:
+            experts += (used + 1) * width
+    return max(dense, experts)
+
+
+def _recurrent(network: _Network, layer: _Layer, made: Sizes, tokens: int) -> int:
+    number = network.number
+    inner = number("ssm.inner_size")
+    convolved = inner + 2 * number("ssm.group_count") * number("ssm.state_size")
+    states = made.sequences * number("ssm.state_size") * inner // tokens
+    inputs = network.width * (2 if "attn_output" in layer.tensors else 1)
+    return inputs + layer.rows("ssm_in", "ssm_x") + 2 * convolved + 2 * inner + states

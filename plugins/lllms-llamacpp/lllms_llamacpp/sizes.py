@@ -1,0 +1,42 @@
+"""How large a context is made, from the options and what the file says: for loading and for estimates."""
+
+from attrs import frozen
+
+from lllms_llamacpp.options import MAX_SEQUENCES, Options
+
+DEFAULT_CONTEXT = 4096
+SEQUENCES = 32
+"""Sequences of a context, busy or kept, unless there are more slots."""
+
+
+@frozen
+class Sizes:
+    """What a context is made for."""
+
+    context_length: int
+    """Tokens of one request."""
+    kv_size: int
+    """Tokens of all sequences together."""
+    sequences: int
+    batch: int
+    """Tokens of one step."""
+    micro_batch: int
+    """Tokens that go through the layers together."""
+
+
+def sizes(options: Options, trained: int, *, can_trim: bool) -> Sizes:
+    """Sizes for a model trained for `trained` tokens (0: not known); `can_trim`: whether its sequences can be cut."""
+    context_length = _context_length(options, trained)
+    return Sizes(
+        context_length=context_length,
+        kv_size=options.kv_size or context_length * options.slots,
+        sequences=min(MAX_SEQUENCES, max(options.slots, SEQUENCES)) if can_trim else options.slots,
+        batch=options.batch_size,
+        micro_batch=min(options.micro_batch_size, options.batch_size),
+    )
+
+
+def _context_length(options: Options, trained: int) -> int:
+    if options.context_length != "auto":
+        return options.context_length
+    return min(trained, DEFAULT_CONTEXT, options.kv_size or DEFAULT_CONTEXT) if trained > 0 else DEFAULT_CONTEXT
