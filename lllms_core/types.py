@@ -79,12 +79,38 @@ class Sampling:
     """Keep the smallest set of tokens whose probabilities sum to p; 1 keeps all."""
     min_p: float = 0.05
     """Drop tokens less likely than this fraction of the likeliest one's probability; 0 keeps all."""
+    typical_p: float = 1.0
+    """Keep the tokens of about the expected information whose probabilities sum to p; 1 keeps all."""
+    xtc_probability: float = 0.0
+    """How often the likeliest tokens are dropped, all but one of those above `xtc_threshold`; 0 never."""
+    xtc_threshold: float = 0.1
+    """See `xtc_probability`."""
+    mirostat: int = 0
+    """1 or 2: steer towards the surprise `mirostat_tau` by this version of the algorithm, in place of the cuts by
+    top_k, top_p, min_p, typical_p and XTC; 0: off."""
+    mirostat_tau: float = 5.0
+    """The surprise of a token that `mirostat` aims at, in bits."""
+    mirostat_eta: float = 0.1
+    """How fast `mirostat` learns."""
     repeat_penalty: float = 1.0
     """Divides the logits of recent tokens, prompt included; 1 changes nothing."""
     frequency_penalty: float = 0.0
     """Subtracted from a token's logit once for each time it stands in the answer so far, -2 to 2."""
     presence_penalty: float = 0.0
     """Subtracted from a token's logit if it stands in the answer so far, -2 to 2."""
+    dry_multiplier: float = 0.0
+    """DRY's penalty on a token that would go on with a repetition: multiplier * base ** (length - allowed length);
+    0: none. Like the next four, see https://github.com/oobabooga/text-generation-webui/pull/5677."""
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    """How many recent tokens DRY looks at, prompt included; -1: all, 0: none."""
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """No repetition goes across these."""
+    logit_bias: Mapping[int, float] = field(factory=dict)
+    """Added to the logits of these tokens; -100 forbids a token, and 100 forces it."""
+    ignore_eos: bool = False
+    """Whether the model may not end the answer by itself."""
     seed: int | None = None
     """The same seed gives the same answer; None draws one."""
 

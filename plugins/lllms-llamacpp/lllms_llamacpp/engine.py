@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from attrs import evolve
+from attrs import evolve, fields
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, read_gguf
-from lllms_core.types import Memory, ModelSpec
+from lllms_core.types import Memory, ModelSpec, Sampling
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.threads import limit_spinning
@@ -27,9 +27,7 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     Options = Options
-    parameters = frozenset({
-        "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "seed",
-    })
+    parameters = frozenset({one.name for one in fields(Sampling)})
     file_suffixes = (".gguf",)
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:

@@ -8,14 +8,14 @@ from time import perf_counter
 from typing import Protocol
 
 import llama_cpp.llama_cpp as llama
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
-from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull
-from lllms_core.errors import ModelLoadFailed
-from lllms_core.types import Sampling
+from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Sampler
+from lllms_core.errors import InvalidRequest, ModelLoadFailed
+from lllms_core.types import Request, Sampling
 from lllms_llamacpp.batch import Batch
-from lllms_llamacpp.sampling import ChainSampler
+from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, seeded
 from lllms_llamacpp.vocabulary import Vocabulary
 
 _ABORTABLE = 32
@@ -114,6 +114,7 @@ class LlamaCppModel(BatchingModel):
         self._context = loaded.context
         self._memory = llama.llama_get_memory(loaded.context)
         self._vocabulary = loaded.vocabulary
+        self._logits = Logits(loaded.context, loaded.vocabulary.size)
         self._threads = loaded.threads
         self._can_trim = loaded.can_trim
         self._batch = Batch(loaded.batch_size)
@@ -144,12 +145,21 @@ class LlamaCppModel(BatchingModel):
         """Whether the model ends its answer with this token."""
         return self._vocabulary.is_end(token)
 
-    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> ChainSampler:
-        """A fresh chain of samplers."""
-        if sampling.seed is None and self._loaded.seed is not None:
-            sampling = evolve(sampling, seed=self._loaded.seed)
+    def open(self, request: Request) -> None:
+        """Check what only the vocabulary can tell, and take the request."""
+        for token in request.sampling.logit_bias:
+            if token >= self._vocabulary.size:
+                text = f"there is no token {token}: model '{request.model}' has {self._vocabulary.size}, from 0 on"
+                raise InvalidRequest(text, f"logit_bias.{token}", "invalid_key")
+        super().open(request)
+
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
+        """A fresh sampler."""
+        if is_greedy(sampling):
+            return GreedySampler(self._logits)
         return ChainSampler(
-            self._context, sampling, prompt, vocabulary=self._vocabulary.size, context_length=self.context_length,
+            self._context, seeded(sampling, self._loaded.seed), prompt, vocabulary=self._vocabulary,
+            context_length=self.context_length,
         )
 
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:

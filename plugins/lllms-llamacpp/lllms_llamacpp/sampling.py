@@ -1,48 +1,74 @@
-"""Choosing tokens: a chain of llama.cpp samplers for each request."""
+"""Choosing tokens: a chain of llama.cpp samplers for each request, or the likeliest token straight from the logits."""
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
 from secrets import randbits
 
 import llama_cpp.llama_cpp as llama
+import numpy as np
+from attrs import evolve
 
 from lllms_core.types import Sampling
+from lllms_llamacpp.vocabulary import Vocabulary
 
-_REPEAT_WINDOW = 64
+REPEAT_WINDOW = 64
 """How many recent tokens `repeat_penalty` looks at."""
+MIROSTAT_TOKENS = 100
+"""How many of the likeliest tokens the first version of Mirostat looks at, as in its paper."""
 _SEEDS = 0xFFFFFFFF
 """llama.cpp takes seeds below this one, which means "random" to it."""
+_FORBIDDEN = -100.0
+"""A bias from which on a token is forbidden, as OpenAI says, whatever its logit."""
+
+_PLAIN = Sampling(temperature=0)
+_ADAPTING = (
+    "repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "logit_bias", "ignore_eos",
+)
+
+
+class Logits:
+    """The logits of the last decode, as arrays that share its memory."""
+
+    def __init__(self, context: llama.llama_context_p, vocabulary: int) -> None:
+        self._context = context
+        self._type = ctypes.c_float * vocabulary
+        self._rows: dict[int, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+
+    def row(self, row: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        """The logits in this row, valid until the next decode."""
+        address = ctypes.addressof(llama.llama_get_logits_ith(self._context, row).contents)
+        array = self._rows.get(address)
+        if array is None:
+            # Few addresses come up, again and again: llama.cpp writes each decode into the same buffer.
+            array = self._rows[address] = np.ctypeslib.as_array(self._type.from_address(address))
+        return array
+
+
+class GreedySampler:
+    """The likeliest token. No chain: building llama.cpp's array of candidates costs ten times what looking does."""
+
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
+
+    def sample(self, row: int) -> int:
+        """Choose the likeliest token in this row of the last decode."""
+        return int(self._logits.row(row).argmax())
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class ChainSampler:
     """A request's samplers, in C. `context_length` bounds how much of an answer the penalties can count."""
 
     def __init__(
-        self, context: llama.llama_context_p, sampling: Sampling, prompt: Sequence[int], *, vocabulary: int,
+        self, context: llama.llama_context_p, sampling: Sampling, prompt: Sequence[int], *, vocabulary: Vocabulary,
         context_length: int,
     ) -> None:
         self._context = context
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        if sampling.repeat_penalty != 1:
-            # This one also counts the prompt, as the other penalties do not: hence two samplers.
-            repeat = llama.llama_sampler_init_penalties(vocabulary, _REPEAT_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
-            for token in prompt[-_REPEAT_WINDOW:]:
-                llama.llama_sampler_accept(repeat, token)
-            self._add(repeat)
-        if sampling.frequency_penalty or sampling.presence_penalty:
-            penalties = sampling.frequency_penalty, sampling.presence_penalty
-            self._add(llama.llama_sampler_init_penalties(vocabulary, context_length, 1.0, *penalties))
-        if sampling.temperature == 0:
-            self._add(llama.llama_sampler_init_greedy())
-            return
-        if sampling.top_k:
-            self._add(llama.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            self._add(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p:
-            self._add(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-        self._add(llama.llama_sampler_init_temp(sampling.temperature))
-        seed = randbits(32) if sampling.seed is None else sampling.seed
-        self._add(llama.llama_sampler_init_dist(seed % _SEEDS))
+        for sampler in _samplers(sampling, prompt, vocabulary, context_length):
+            llama.llama_sampler_chain_add(self._chain, sampler)
 
     def sample(self, row: int) -> int:
         """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
@@ -55,5 +81,83 @@ class ChainSampler:
             llama.llama_sampler_free(self._chain)
             self._chain = None
 
-    def _add(self, sampler: object) -> None:
-        llama.llama_sampler_chain_add(self._chain, sampler)
+
+def is_greedy(sampling: Sampling) -> bool:
+    """Whether the next token is just the one with the largest logit."""
+    return sampling.temperature == 0 and all(
+        getattr(sampling, name) == getattr(_PLAIN, name) for name in _ADAPTING
+    )
+
+
+def _samplers(
+    sampling: Sampling, prompt: Sequence[int], vocabulary: Vocabulary, context_length: int,
+) -> Iterator[object]:
+    """What is done to the logits, in the order in which llama.cpp's own programs do it."""
+    biases = dict(sampling.logit_bias)
+    if sampling.ignore_eos:
+        biases |= dict.fromkeys(vocabulary.ends(), _FORBIDDEN)
+    if biases:
+        yield _bias(biases, vocabulary.size)
+    if sampling.repeat_penalty != 1:
+        # This one also counts the prompt, as the other penalties do not: hence two samplers.
+        repeat = llama.llama_sampler_init_penalties(vocabulary.size, REPEAT_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
+        yield _told(repeat, prompt[-REPEAT_WINDOW:])
+    if sampling.frequency_penalty or sampling.presence_penalty:
+        penalties = sampling.frequency_penalty, sampling.presence_penalty
+        yield llama.llama_sampler_init_penalties(vocabulary.size, context_length, 1.0, *penalties)
+    if sampling.dry_multiplier and sampling.dry_penalty_last_n:
+        window = context_length if sampling.dry_penalty_last_n < 0 else sampling.dry_penalty_last_n
+        yield _told(_dry(sampling, vocabulary, min(window, context_length)), prompt)
+    if sampling.temperature == 0:
+        yield llama.llama_sampler_init_greedy()
+        return
+    seed = (randbits(32) if sampling.seed is None else sampling.seed) % _SEEDS
+    if sampling.mirostat:
+        yield llama.llama_sampler_init_temp(sampling.temperature)
+        aim = sampling.mirostat_tau, sampling.mirostat_eta
+        if sampling.mirostat == 1:
+            yield llama.llama_sampler_init_mirostat(vocabulary.size, seed, *aim, MIROSTAT_TOKENS)
+        else:
+            yield llama.llama_sampler_init_mirostat_v2(seed, *aim)
+        return
+    yield from _cuts(sampling, seed)
+    yield llama.llama_sampler_init_temp(sampling.temperature)
+    yield llama.llama_sampler_init_dist(seed)
+
+
+def _cuts(sampling: Sampling, seed: int) -> Iterator[object]:
+    if sampling.top_k:
+        yield llama.llama_sampler_init_top_k(sampling.top_k)
+    if sampling.typical_p < 1:
+        yield llama.llama_sampler_init_typical(sampling.typical_p, 1)
+    if sampling.top_p < 1:
+        yield llama.llama_sampler_init_top_p(sampling.top_p, 1)
+    if sampling.min_p:
+        yield llama.llama_sampler_init_min_p(sampling.min_p, 1)
+    if sampling.xtc_probability:
+        yield llama.llama_sampler_init_xtc(sampling.xtc_probability, sampling.xtc_threshold, 1, seed)
+
+
+def _bias(biases: Mapping[int, float], vocabulary: int) -> object:
+    pairs = (llama.llama_logit_bias * len(biases))()
+    for pair, (token, bias) in zip(pairs, biases.items(), strict=True):
+        pair.token, pair.bias = token, float("-inf") if bias <= _FORBIDDEN else bias
+    return llama.llama_sampler_init_logit_bias(vocabulary, len(biases), pairs)
+
+
+def _dry(sampling: Sampling, vocabulary: Vocabulary, window: int) -> object:
+    breakers = [text.encode(errors="replace") for text in sampling.dry_sequence_breakers]
+    return vocabulary.dry_sampler(
+        sampling.dry_multiplier, sampling.dry_base, sampling.dry_allowed_length, window, breakers,
+    )
+
+
+def _told(sampler: object, tokens: Sequence[int]) -> object:
+    for token in tokens:
+        llama.llama_sampler_accept(sampler, token)
+    return sampler
+
+
+def seeded(sampling: Sampling, seed: int | None) -> Sampling:
+    """The sampling with a seed of the options where the request brings none."""
+    return evolve(sampling, seed=seed) if sampling.seed is None and seed is not None else sampling

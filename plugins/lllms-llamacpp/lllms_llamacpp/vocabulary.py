@@ -48,6 +48,19 @@ class Vocabulary:
             end = self._ends[token] = llama.llama_vocab_is_eog(self._vocab, token)
         return end
 
+    def ends(self) -> list[int]:
+        """All tokens with which the model may end its answer."""
+        return [token for token in range(self.size) if self.is_end(token)]
+
+    def dry_sampler(
+        self, multiplier: float, base: float, allowed_length: int, window: int, breakers: Sequence[bytes],
+    ) -> object:
+        """A new sampler that penalises repetitions; see `Sampling.dry_multiplier`."""
+        texts = (ctypes.c_char_p * len(breakers))(*breakers)
+        return llama.llama_sampler_init_dry(
+            self._vocab, multiplier, base, allowed_length, window, texts, len(breakers),
+        )
+
     def control_tokens(self) -> list[str]:
         """The texts that are parsed into control tokens where a prompt's control tokens are parsed at all."""
         attributes = llama.llama_vocab_get_attr
