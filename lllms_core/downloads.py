@@ -108,6 +108,16 @@ def scheme(source: str) -> str:
     return match[1].lower() if match else ""
 
 
+def shown(source: str) -> str:
+    """Return a source as it may be shown to anybody: without the name, the password and the query of a web address."""
+    start, colon, rest = source.partition("://")
+    if not colon:
+        return source
+    place, question, _ = rest.partition("?")
+    host, slash, path = place.partition("/")
+    return f"{start}://{host.rpartition('@')[2]}{slash}{path}{'?...' if question else ''}"
+
+
 def store_name(*parts: str) -> str:
     """Return a name in the store for a file that its place calls `parts`, as a path below `<models_dir>/models`.
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from lllms_core.downloads import shown
 from lllms_core.errors import DownloadCancelled
 
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
@@ -22,6 +23,7 @@ class DownloadStatus:
     """How far a download is."""
 
     source: str
+    """As it may be shown: without passwords."""
     state: DownloadState
     file: str
     """The name in the store of the file that is being fetched; empty until that is known."""
@@ -65,7 +67,9 @@ class Download:
             total = sum(size or 0 for size in sizes) if sizes and None not in sizes else None
             moved = self._checked if self._state == "verifying" else done
             left = None if total is None or speed <= 0 else max(0, total - moved) / speed
-            return DownloadStatus(self.source, self._state, self._file, self._note, done, total, speed, left)
+            return DownloadStatus(
+                shown(self.source), self._state, self._file, self._note, done, total, speed, left,
+            )
 
     def cancel(self) -> None:
         """End the download; what has arrived is kept."""
@@ -80,7 +84,7 @@ class Download:
     def check(self) -> None:
         """Raise `DownloadCancelled` if it was cancelled."""
         if self._cancelled:
-            raise DownloadCancelled(f"the download of {self.source} was cancelled; what has arrived is kept")
+            raise DownloadCancelled(f"the download of {shown(self.source)} was cancelled; what has arrived is kept")
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when it is cancelled; at once if it is already."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from lllms_core.downloads import RemoteFile, Span
+from lllms_core.downloads import RemoteFile, Span, shown
 from lllms_core.errors import ChecksumMismatch, DiskFull, SourceUnavailable, WrongFile
 from lllms_core.gguf import GGUFError, read_gguf
 from lllms_core.store.download import Download
@@ -46,6 +46,7 @@ class PartialFile:
         """Take up what an earlier download left, if it is of the same file. The caller holds the file's lock."""
         self._target = target
         self._remote = remote
+        self._what = shown(remote.url)
         self._sha256 = sha256
         self._download = download
         self._path = target.with_name(target.name + PART)
@@ -82,7 +83,7 @@ class PartialFile:
         self._download.check()
         if size is not None and self._remote.size not in (None, size):
             raise WrongFile(
-                f"{self._remote.url} is {size} bytes long, but {self._remote.size} were announced: the file was changed"
+                f"{self._what} is {size} bytes long, but {self._remote.size} were announced: the file was changed"
                 " or the server is wrong; try again later, or choose another source",
             )
         with self._lock:
@@ -105,7 +106,7 @@ class PartialFile:
         stop = offset + len(data)
         with self._lock:
             if self._size is not None and stop > self._size:
-                raise WrongFile(f"{self._remote.url} goes on after the {self._size} bytes that it announced")
+                raise WrongFile(f"{self._what} goes on after the {self._size} bytes that it announced")
             if offset == 0:
                 self._check_beginning(data)
             try:
@@ -135,16 +136,16 @@ class PartialFile:
                 self._size = self._spans.prefix  # the end of the stream is all that tells how long the file is
             size, missing = self._size, self._spans.missing(self._size)
         if missing or size is None:
-            raise SourceUnavailable(f"{self._remote.url} ended before all of it had come; try again")
+            raise SourceUnavailable(f"{self._what} ended before all of it had come; try again")
         self._download.enter("verifying", self._remote.name)
         try:
             sha256 = self._hasher.result(size, self._download.check)
         except OSError as error:
             raise SourceUnavailable(f"{self._path} cannot be read: {error}") from error
         if not size:
-            raise WrongFile(f"{self._remote.url} gives an empty file")
-        check_hash(self._remote.url, sha256, self._sha256)
-        check_header(self._path, self._remote.url)
+            raise WrongFile(f"{self._what} gives an empty file")
+        check_hash(self._what, sha256, self._sha256)
+        check_header(self._path, self._what)
         self._file.truncate(size)
         self._sync()
         self._close_files()
@@ -241,7 +242,7 @@ class PartialFile:
         if page or (gguf and not MAGIC.startswith(data[:4]) and data[:4] != MAGIC):
             what = "a web page" if page else "no GGUF file"
             raise WrongFile(
-                f"{self._remote.url} gives {what}, not a model: is the address right (it must be the one of the file"
+                f"{self._what} gives {what}, not a model: is the address right (it must be the one of the file"
                 " itself), and does it need a login?",
             )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import field, frozen
 from filelock import FileLock, Timeout
 
-from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, scheme
+from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, scheme, shown
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, Offline, SourceUnavailable, WrongFile
 from lllms_core.store.download import Download
 from lllms_core.store.hashing import Hasher
@@ -119,7 +119,7 @@ class Store:
             if name in one.schemes:
                 return one
         known = ", ".join(sorted({f"{name}:" for one in self.downloaders for name in one.schemes})) or "none"
-        raise InvalidSource(f"no downloader for '{name}:' of {source} (there are: {known}); is a plugin missing?")
+        raise InvalidSource(f"no downloader for '{name}:' of {shown(source)} (there are: {known})")
 
     def find(self, source: str, sha256: str | None = None) -> StoredModel | None:
         """Return the model if all its files are here as they were when they were verified; reads none of them.
@@ -245,7 +245,7 @@ class Store:
         else:
             model = self._resolve(downloader, source)
         if sha256 is not None and len(model.files) > 1:
-            raise InvalidSource(f"{source} has {len(model.files)} files, and sha256 is of one; leave it out")
+            raise InvalidSource(f"{shown(source)} has {len(model.files)} files, and sha256 is of one; leave it out")
         download.plan({file.name: file.size for file in model.files}, model.note)
         for file in model.files:
             self._get_file(file, _expected(file, sha256), downloader, download)
@@ -254,7 +254,7 @@ class Store:
             write_record(self._source_record(source), {"source": source, "files": names, "note": model.note})
         found = self.find(source, sha256)
         if found is None:
-            raise SourceUnavailable(f"the files of {source} were changed while they were fetched; try again")
+            raise SourceUnavailable(f"the files of {shown(source)} were changed while they were fetched; try again")
         return found
 
     def _resolve(self, downloader: Downloader, source: str) -> RemoteModel:
@@ -263,8 +263,8 @@ class Store:
             return here
         if self.offline:
             raise Offline(
-                f"{source} is not on this disk, and offline mode is on (--offline, LLLMS_OFFLINE, HF_HUB_OFFLINE):"
-                " fetch it once without, or name a file that is here",
+                f"{shown(source)} is not on this disk, and offline mode is on (--offline, LLLMS_OFFLINE,"
+                " HF_HUB_OFFLINE): fetch it once without, or name a file that is here",
             )
         try:
             return downloader.resolve(source)
@@ -279,7 +279,7 @@ class Store:
     ) -> None:
         path = self.root / file.name if file.path is None else file.path
         if file.path is None and not self._owns(path):
-            raise InvalidSource(f"{file.url} would be kept at {path}, outside of {self.root}")
+            raise InvalidSource(f"{shown(file.url)} would be kept at {path}, outside of {self.root}")
         with self._locked(path, download):
             stored = self._stored(path)
             if stored is not None and self._fits(stored, file, sha256):
@@ -304,7 +304,7 @@ class Store:
         self, file: RemoteFile, path: Path, sha256: str | None, downloader: Downloader, download: Download,
     ) -> None:
         if self.offline:
-            raise Offline(f"{file.url} is not on this disk, and offline mode is on; fetch it once without")
+            raise Offline(f"{shown(file.url)} is not on this disk, and offline mode is on; fetch it once without")
         download.enter("downloading", file.name)
         try:
             part = PartialFile(path, file, sha256, download)
@@ -410,8 +410,8 @@ def _expected(file: RemoteFile, sha256: str | None) -> str | None:
     """Return the hash that a file must have. Raises `ChecksumMismatch` if two are promised."""
     if sha256 is not None and file.sha256 is not None and sha256.lower() != file.sha256.lower():
         raise ChecksumMismatch(
-            f"{file.url} has the SHA-256 {file.sha256}, as its server says, but the configuration wants {sha256}:"
-            " it is another file; correct sha256, or name the revision that is meant",
+            f"{shown(file.url)} has the SHA-256 {file.sha256}, as its server says, but the configuration wants"
+            f" {sha256}: it is another file; correct sha256, or name the revision that is meant",
         )
     return sha256 or file.sha256
 

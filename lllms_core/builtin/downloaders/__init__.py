@@ -1,4 +1,4 @@
-"""Where model files come from: this machine (`file:`)."""
+"""Where model files come from: this machine (`file:`), the web (`https:`, `http:`)."""
 
 from collections.abc import Iterable
 
@@ -12,4 +12,6 @@ __all__ = ["lllms_downloaders"]
 @hookimpl
 def lllms_downloaders() -> Iterable[Downloader]:
     """Provide the downloaders."""
-    return [FileDownloader()]
+    from lllms_core.builtin.downloaders.http import HttpDownloader
+
+    return [FileDownloader(), HttpDownloader()]

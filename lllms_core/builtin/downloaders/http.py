@@ -1,0 +1,70 @@
+"""Model files by their web address."""
+
+import hashlib
+import re
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from attrs import frozen
+
+from lllms_core.builtin.downloaders.transfer import PATIENCE, Patience, fetch
+from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
+from lllms_core.errors import InvalidSource
+
+_SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+
+
+@frozen
+class HttpDownloader(Downloader):
+    """`https://example.org/models/phi3.gguf`, `http://...`; proxies come from the environment (`HTTPS_PROXY` ...)."""
+
+    name = "http"
+    schemes = frozenset({"http", "https"})
+
+    patience: Patience = PATIENCE
+
+    def find(self, source: str) -> RemoteModel:
+        """Return the files: their names need no network."""
+        return self.resolve(source)
+
+    def resolve(self, source: str) -> RemoteModel:
+        """Return the file, or all parts of a split GGUF file. Raises `InvalidSource` for an address that is none."""
+        try:
+            parts = urlsplit(source)
+            host, port = parts.hostname or "", parts.port
+        except ValueError as error:
+            raise InvalidSource(f"{shown(source)} is no web address: {error}") from error
+        if not host or any(ord(character) <= 32 for character in source):
+            raise InvalidSource(f"{shown(source)} is no web address: it looks like https://example.org/model.gguf")
+        *folders, file = parts.path.split("/")[1:] or [""]
+        if not file:
+            raise InvalidSource(f"{shown(source)} names no file: it ends with the name of a host or a folder")
+        place = host if port in (None, 443 if parts.scheme.lower() == "https" else 80) else f"{host}:{port}"
+        where = [place, *map(unquote, folders)]
+        files = []
+        for name in split_names(file):
+            path = "/".join(["", *folders, name])
+            url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+            files.append(RemoteFile(store_name(*where, _with_query(unquote(name), parts.query)), url))
+        return RemoteModel(files)
+
+    def fetch(self, file: RemoteFile, part: Part) -> None:
+        """Fetch a file."""
+        fetch(file.url, part, patience=self.patience)
+
+
+def split_names(name: str) -> list[str]:
+    """Return the names of all parts of a split GGUF file, of which `name` is one; of any other file its name."""
+    match = _SPLIT.fullmatch(name)
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return [name]
+    ending = name[name.rindex(".") :]
+    return [f"{match[1]}-{number:05}-of-{match[3]}{ending}" for number in range(1, int(match[3]) + 1)]
+
+
+def _with_query(name: str, query: str) -> str:
+    """Return a name that differs for every query: what follows the question mark may choose the file."""
+    if not query:
+        return name
+    stem, dot, ending = name.rpartition(".")
+    mark = hashlib.sha256(query.encode(errors="surrogatepass")).hexdigest()[:12]
+    return f"{stem}-{mark}.{ending}" if dot else f"{name}-{mark}"

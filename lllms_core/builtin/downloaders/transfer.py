@@ -1,0 +1,300 @@
+"""Fetching one file by HTTP: in parts, from where the last attempt stopped, over several connections, with patience."""
+
+import asyncio
+import contextlib
+import random
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from functools import cache
+
+import httpx
+from attrs import define, frozen
+
+from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_length, read_retry_after, read_version
+from lllms_core.downloads import Part, shown
+from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
+
+SEGMENT = 64 * 2**20
+"""Bytes that are asked for at once."""
+CONNECTIONS = 4
+"""So many segments of one file are fetched at the same time."""
+PROGRESS = 2**20
+"""Bytes that must have come since a failure for it to be forgotten."""
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+@frozen
+class Patience:
+    """How long a download bears with its server."""
+
+    connect: float = 15.0
+    """Seconds to connect."""
+    stall: float = 30.0
+    """Seconds without a byte, after which the connection is given up; there is no limit on the whole."""
+    attempts: int = 6
+    """Failures without progress in between, after which the download is given up."""
+    first_attempts: int = 3
+    """The same, while the server has given nothing at all."""
+    pause: float = 0.5
+    """Seconds after the first failure; twice as long after each further one."""
+    longest_pause: float = 30.0
+    longest_wait: float = 120.0
+    """A server that asks for a longer pause than this is given up, until then."""
+
+
+PATIENCE = Patience()
+
+
+class _Transient(Exception):  # no error, unless it goes on
+    """Something that may be better the next time."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class _Changed(Exception):  # no error, unless it goes on
+    """The file is not what the bytes that are there belong to, or the server gives no parts of it."""
+
+
+@define
+class _Segment:
+    """Bytes that one connection fetches: from `at`, which moves, up to `stop`."""
+
+    at: int
+    stop: int
+
+
+def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patience: Patience = PATIENCE) -> None:
+    """Write what is missing of the file at `url` into `part`; blocking. `headers` go with every request to its host.
+
+    Raises `SourceUnavailable` when it gives up, `InvalidSource` if there is no such file, `WrongFile` for a web page.
+    """
+
+    async def run() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None  # noqa: S101  # asyncio.run makes one
+
+        def cancel() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the download has ended
+                loop.call_soon_threadsafe(task.cancel)
+
+        part.on_cancel(cancel)
+        await _Transfer(url, part, headers or {}, patience).run()
+
+    try:
+        asyncio.run(run())
+    except asyncio.CancelledError:
+        raise DownloadCancelled(f"the download of {shown(url)} was cancelled; what has arrived is kept") from None
+
+
+class _Transfer:
+    """One file on its way."""
+
+    def __init__(self, url: str, part: Part, headers: Mapping[str, str], patience: Patience) -> None:
+        self._url = url
+        self._part = part
+        self._headers = headers
+        self._patience = patience
+        self._queue: deque[_Segment] = deque()
+        self._identity: tuple[int | None, str | None] | None = None
+        """Size and version, as the first answer told them."""
+        self._in_parts = True
+        self._failures = 0
+        self._changes = 0
+        self._received = 0
+        self._received_at_failure = 0
+        self._best = 0
+
+    async def run(self) -> None:
+        timeout = httpx.Timeout(self._patience.stall, connect=self._patience.connect)
+        headers = {"User-Agent": "lllms", "Accept": "*/*", "Accept-Encoding": "identity", **self._headers}
+        async with httpx.AsyncClient(
+            verify=_certificates(), http2=True, follow_redirects=True, timeout=timeout, headers=headers,
+        ) as client:
+            while self._part.missing:
+                try:
+                    await self._round(client)
+                    if not self._in_parts:
+                        return  # all of it came at once, also if nobody said how much that is
+                except _Transient as error:
+                    await self._pause(error)
+                except _Changed as error:
+                    self._changes += 1
+                    if self._changes > self._patience.attempts:
+                        raise SourceUnavailable(
+                            f"{shown(self._url)} is another file each time ({error}); try again later",
+                        ) from None
+
+    async def _round(self, client: httpx.AsyncClient) -> None:
+        """Fetch all that is missing. The first answer tells whether the server gives parts of the file."""
+        self._queue.clear()
+        self._identity = None
+        start, stop = self._part.missing[0]
+        first = _Segment(start, min(stop, start + SEGMENT))
+        others: list[asyncio.Task[None]] = []
+        try:
+            async with self._ask(client, first) as response:
+                self._begin(response, first)
+                self._plan(first)
+                more = min(CONNECTIONS - 1, len(self._queue))
+                others = [asyncio.create_task(self._work(client)) for _ in range(more)]
+                await self._receive(response, first)
+            others.append(asyncio.create_task(self._work(client)))
+            done, _ = await asyncio.wait(others, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+        finally:
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+
+    async def _work(self, client: httpx.AsyncClient) -> None:
+        """Fetch segments until there are none left."""
+        while self._queue:
+            segment = self._queue.popleft()
+            while segment.at < segment.stop:
+                try:
+                    async with self._ask(client, segment) as response:
+                        self._begin(response, segment)
+                        await self._receive(response, segment)
+                except _Transient as error:
+                    await self._pause(error)
+
+    def _plan(self, first: _Segment) -> None:
+        """Put all that is missing, but for what `first` fetches, into the queue."""
+        if not self._in_parts:
+            return
+        for start, stop in self._part.missing:
+            at = max(start, first.stop) if start <= first.at < stop else start
+            while at < stop:
+                self._queue.append(_Segment(at, min(at + SEGMENT, stop)))
+                at += SEGMENT
+
+    # -- one answer ---------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _ask(self, client: httpx.AsyncClient, segment: _Segment) -> AsyncIterator[httpx.Response]:
+        """Ask for a segment; errors of the connection, also those while the answer is read, are `_Transient`."""
+        headers = {}
+        if self._in_parts:
+            headers["Range"] = f"bytes={segment.at}-{segment.stop - 1}"
+            if self._part.version is not None and segment.at > 0:
+                headers |= if_range(self._part.version)
+        try:
+            async with client.stream("GET", self._url, headers=headers) as response:
+                yield response
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
+            raise SourceUnavailable(f"{shown(self._url)} cannot be followed: {error}") from error
+        except httpx.TimeoutException as error:
+            seconds = self._patience.connect if isinstance(error, httpx.ConnectTimeout) else self._patience.stall
+            raise _Transient(f"nothing came for {seconds:g} s") from error
+        except httpx.TransportError as error:
+            if _cause(error, ssl.SSLCertVerificationError):
+                raise SourceUnavailable(f"{shown(self._url)}: {error}; is the address right, and the clock?") from error
+            raise _Transient(str(error) or type(error).__name__) from error
+
+    def _begin(self, response: httpx.Response, segment: _Segment) -> None:
+        """Read the head of an answer, and tell the part. Moves the segment to where the answer begins."""
+        self._check_status(response)
+        self._check_place(response)
+        version = read_version(response.headers)
+        if response.status_code == 206:
+            extent = read_extent(response.headers.get("Content-Range", ""))
+            if extent is None:
+                self._in_parts = False
+                raise _Changed("its server gives parts without saying which")
+            if extent.start != segment.at:
+                raise _Changed(f"byte {segment.at} was asked for, and byte {extent.start} came")
+            self._same((extent.size, version))
+            self._part.begin(extent.size, version)
+            segment.stop = min(segment.stop, extent.stop)
+            return
+        if self._identity is not None:
+            raise _Changed("it changed while it was fetched")
+        size = read_length(response.headers)
+        self._in_parts = False
+        self._part.begin(size, version, whole=True)
+        segment.at, segment.stop = 0, -1 if size is None else size
+
+    def _same(self, identity: tuple[int | None, str | None]) -> None:
+        if self._identity not in (None, identity):
+            raise _Changed("it changed while it was fetched")
+        self._identity = identity
+
+    async def _receive(self, response: httpx.Response, segment: _Segment) -> None:
+        """Write the body of an answer. Raises `_Transient` if it is shorter than it should be."""
+        async for data in response.aiter_raw():
+            if segment.stop >= 0:
+                data = data[: segment.stop - segment.at]  # noqa: PLW2901  # what was not asked for is not wanted
+            self._part.write(segment.at, data)
+            segment.at += len(data)
+            self._received += len(data)
+            if segment.at == segment.stop:
+                return
+        if segment.at < segment.stop:
+            raise _Transient(f"the answer ended {segment.stop - segment.at} bytes early")
+
+    def _check_status(self, response: httpx.Response) -> None:
+        status, where = response.status_code, shown(self._url)
+        if status in (200, 206):
+            return
+        if status == 416:
+            self._in_parts = False  # the file is shorter than what is there of it, or empty
+            raise _Changed("it does not have the bytes that are missing")
+        if status in TRANSIENT:
+            wait = read_retry_after(response.headers.get("Retry-After"))
+            if wait is not None and wait > self._patience.longest_wait:
+                raise SourceUnavailable(f"{where}: the server asks to come back in {wait:.0f} s", int(wait) + 1)
+            raise _Transient(f"the server answers {status} {response.reason_phrase}", wait)
+        said = f"the server answers {status} {response.reason_phrase}"
+        if status in (401, 403):
+            raise SourceUnavailable(f"{where}: {said}; it wants a login, or the link has expired")
+        if status in (404, 410):
+            raise InvalidSource(f"{where}: {said}; there is no such file, so check the address")
+        raise SourceUnavailable(f"{where}: {said}")
+
+    def _check_place(self, response: httpx.Response) -> None:
+        where = shown(self._url)
+        if self._url.lower().startswith("https:") and response.url.scheme != "https":
+            raise SourceUnavailable(f"{where} leads to {shown(str(response.url))}, which is not protected (https)")
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in {"", "identity"}:
+            raise SourceUnavailable(f"{where}: the server packs the file ('{encoding}') though asked not to")
+        if response.headers.get("Content-Type", "").lower().startswith("text/html"):
+            raise WrongFile(
+                f"{where} gives a web page, not a model: is the address right (it must be the one of the file itself),"
+                " and does it need a login?",
+            )
+
+    # -- patience -----------------------------------------------------------------------------------------------------
+
+    async def _pause(self, error: _Transient) -> None:
+        """Wait before the next attempt. Raises `SourceUnavailable` if there were enough of them."""
+        missing = self._part.missing
+        reached = missing[0][0] if missing else self._best  # what is fetched again, and again, is no progress
+        gained = self._received - self._received_at_failure if self._in_parts else reached - self._best
+        self._received_at_failure, self._best = self._received, max(self._best, reached)
+        self._failures = 1 if gained >= PROGRESS else self._failures + 1
+        limit = self._patience.attempts if self._received else self._patience.first_attempts
+        if self._failures >= limit:
+            raise SourceUnavailable(
+                f"{shown(self._url)}: {error} ({self._failures} times in a row); what has arrived is kept, try again",
+            ) from error
+        pause = min(self._patience.pause * 2 ** (self._failures - 1), self._patience.longest_pause)
+        await asyncio.sleep(error.wait if error.wait is not None else pause * random.uniform(0.75, 1.25))  # noqa: S311  # no secret
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; read once, as that takes longer than fetching a small file."""
+    return httpx.create_ssl_context()
+
+
+def _cause(error: BaseException | None, kind: type[BaseException]) -> bool:
+    while error is not None:
+        if isinstance(error, kind):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,421 @@
+import random
+import tempfile
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers_for_tests import Site, drop, hang, instead, served, with_headers
+from stores_for_tests import TINY, sha256
+
+from lllms_core.builtin.downloaders import transfer
+from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_retry_after
+from lllms_core.builtin.downloaders.http import HttpDownloader, split_names
+from lllms_core.builtin.downloaders.transfer import Patience
+from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
+from lllms_core.store import Download, Store
+
+QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002, longest_wait=2)
+DATA = random.Random(2).randbytes(300_000)
+LIMIT = 30.0
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Serves DATA as /x."""
+    with served({"/x": DATA}) as one:
+        yield one
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are fetched in parts that a test can afford."""
+    monkeypatch.setattr(transfer, "SEGMENT", 20_000)
+
+
+def store(tmp_path: Path, patience: Patience = QUICK) -> Store:
+    return Store(tmp_path, [HttpDownloader(patience)])
+
+
+def left_in(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in (tmp_path / "models").rglob("*") if path.is_file())
+
+
+def test_a_file_is_fetched(site: Site, tmp_path: Path) -> None:
+    """A file comes as it is, under host and path, in one request if it is small."""
+    model = store(tmp_path).ensure(f"{site.url}/x", sha256(DATA))
+    host = site.url.removeprefix("http://").replace(":", "%3A")
+    assert model.path == tmp_path / "models" / host / "x"
+    assert model.path.read_bytes() == DATA
+    assert len(site.requests) == 1
+
+
+def test_a_large_file_comes_over_several_connections(site: Site, tmp_path: Path, small_segments: None) -> None:
+    """Segments are fetched next to each other, each byte once, and put together in the right order."""
+    together = threading.Barrier(transfer.CONNECTIONS)
+    site.faults = [lambda *_: None] + [lambda *_: together.wait(LIMIT)] * transfer.CONNECTIONS
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    asked = sorted(int((part or "").removeprefix("bytes=").partition("-")[0]) for _, part in site.requests)
+    assert asked == list(range(0, 300_000, 20_000))
+
+
+def test_a_dropped_connection_is_taken_up(site: Site, tmp_path: Path) -> None:
+    """After each drop only the rest is asked for, if the file is still the same."""
+    site.faults = [drop(100_000), drop(100_000)]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert [part for _, part in site.requests] == [
+        "bytes=0-67108863", "bytes=100000-299999", "bytes=200000-299999",
+    ]
+    assert [headers.get("If-Range") for headers in site.seen] == [None, site.etag("/x"), site.etag("/x")]
+
+
+def test_a_failed_download_goes_on_later(site: Site, tmp_path: Path) -> None:
+    """What a download had when it gave up, the next one need not fetch again."""
+    site.faults = [drop(200_000)] + [drop(0)] * 5
+    with pytest.raises(SourceUnavailable, match=r"6 times in a row\); what has arrived is kept"):
+        store(tmp_path).ensure(f"{site.url}/x")
+    site.requests.clear()
+    assert store(tmp_path).ensure(f"{site.url}/x", sha256(DATA)).path.read_bytes() == DATA
+    assert [part for _, part in site.requests] == ["bytes=200000-299999"]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 70_000), max_size=12))
+def test_any_drops(drops: list[int]) -> None:
+    """Wherever connections break, over several at once, the file is right in the end."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, served({"/x": DATA}) as site:
+        patch.setattr(transfer, "SEGMENT", 50_000)
+        patch.setattr(transfer, "PROGRESS", 1)
+        site.faults = [drop(after) for after in drops]
+        kept = store(Path(folder), Patience(pause=0.0, longest_pause=0.0, attempts=14, first_attempts=14))
+        assert kept.ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+def test_a_changed_file_starts_anew(site: Site, tmp_path: Path, small_segments: None) -> None:
+    """A file that changes midway is fetched from the start: nothing of the old one is in the new one."""
+    other = DATA[::-1]
+
+    def change(*_: object) -> None:
+        site.files["/x"] = other
+
+    site.faults = [lambda *_: None] * 5 + [change]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == other
+
+
+def test_a_file_that_changed_between_attempts_starts_anew(site: Site, tmp_path: Path) -> None:
+    """If-Range tells the server which file the bytes belong to; another one comes whole."""
+    site.faults = [drop(200_000)] + [drop(0)] * 5
+    with pytest.raises(SourceUnavailable):
+        store(tmp_path).ensure(f"{site.url}/x")
+    site.files["/x"] = other = DATA[::-1]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == other
+
+
+def test_a_file_that_never_stays_the_same_is_given_up(site: Site, tmp_path: Path, small_segments: None) -> None:
+    """A server that gives another file each time is told so, not asked for ever."""
+
+    def change(handler, answer) -> None:
+        del handler.headers["If-Range"]
+        again = handler.answer("/x")
+        answer.status, answer.body = again.status, again.body
+        answer.headers = again.headers | {"ETag": f'"{len(site.requests)}"'}
+
+    site.faults = [change] * 1000
+    with pytest.raises(SourceUnavailable, match="is another file each time"):
+        store(tmp_path).ensure(f"{site.url}/x")
+
+
+@pytest.mark.parametrize("modified", [None, "Sun, 22 Nov 2026 12:00:00 GMT"])
+def test_a_server_without_ranges(site: Site, tmp_path: Path, modified: str | None) -> None:
+    """A server that ignores Range sends the whole file again; it is right all the same."""
+    site.ranges, site.modified = False, modified
+    site.faults = [drop(200_000), drop(250_000)]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+def test_a_server_without_ranges_that_always_drops_is_given_up(site: Site, tmp_path: Path) -> None:
+    """The same bytes again and again are no progress."""
+    site.ranges = False
+    site.faults = [drop(200_000)] * 1000
+    with pytest.raises(SourceUnavailable, match="6 times in a row"):
+        store(tmp_path).ensure(f"{site.url}/x")
+    assert len(site.requests) == 6
+
+
+def test_bytes_without_a_version_are_not_taken_up(site: Site, tmp_path: Path) -> None:
+    """Without ETag, Last-Modified and hash nobody knows whether the rest belongs to what is there: it starts anew."""
+    site.etags["/x"] = ""
+    site.faults = [drop(200_000)] + [drop(0)] * 5
+    with pytest.raises(SourceUnavailable):
+        store(tmp_path).ensure(f"{site.url}/x")
+    site.files["/x"] = other = DATA[::-1]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == other
+
+
+def test_weak_versions_are_compared_not_sent(site: Site, tmp_path: Path) -> None:
+    """A weak ETag is no condition for a range, but tells when the file is another one."""
+    site.etags["/x"] = 'W/"1"'
+    site.faults = [drop(200_000)] + [drop(0)] * 5
+    with pytest.raises(SourceUnavailable):
+        store(tmp_path).ensure(f"{site.url}/x")
+    site.files["/x"] = other = DATA[::-1]
+    site.etags["/x"] = 'W/"2"'
+    site.seen.clear()
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == other
+    assert [headers.get("If-Range") for headers in site.seen] == [None] * len(site.seen)
+
+
+@pytest.mark.parametrize("status", [429, 503, 500, 502, 408])
+def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path, status: int) -> None:
+    """What may pass is waited for."""
+    site.faults = [instead(status, {"Retry-After": "0"}), instead(status)]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+def test_a_server_that_asks_for_patience_gets_it(site: Site, tmp_path: Path) -> None:
+    """A long Retry-After ends the attempt, and is passed on."""
+    site.faults = [instead(429, {"Retry-After": "3600"})]
+    with pytest.raises(SourceUnavailable, match="asks to come back in 3600 s") as caught:
+        store(tmp_path).ensure(f"{site.url}/x")
+    assert caught.value.retry_after == 3601
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (401, SourceUnavailable, "401 Unauthorized; it wants a login"),
+        (403, SourceUnavailable, "it wants a login, or the link has expired"),
+        (404, InvalidSource, "there is no such file, so check the address"),
+        (410, InvalidSource, "there is no such file"),
+        (400, SourceUnavailable, "the server answers 400"),
+    ],
+)
+def test_a_refusal_is_told_at_once(
+    site: Site, tmp_path: Path, status: int, error: type[Exception], message: str,
+) -> None:
+    """What will not pass is not tried again, and the message says what to do."""
+    site.faults = [instead(status)] * 9
+    with pytest.raises(error, match=message):
+        store(tmp_path).ensure(f"{site.url}/x")
+    assert len(site.requests) == 1
+
+
+def test_a_file_that_became_shorter_starts_anew(site: Site, tmp_path: Path) -> None:
+    """416 for what is missing means that what is there is of another file."""
+    site.etags["/x"] = '"same"'
+    site.faults = [drop(200_000)] + [drop(0)] * 5
+    with pytest.raises(SourceUnavailable):
+        store(tmp_path).ensure(f"{site.url}/x")
+    site.files["/x"] = DATA[:100_000]
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA[:100_000]
+
+
+def test_a_server_that_announces_too_much(site: Site, tmp_path: Path) -> None:
+    """A file that ends before its announced length is never committed."""
+    site.ranges = False
+    site.faults = [with_headers(Content_Length="300001")] * 20
+    with pytest.raises(SourceUnavailable, match="times in a row"):
+        store(tmp_path, Patience(stall=0.1, pause=0.001)).ensure(f"{site.url}/x")
+    assert "x" not in left_in(tmp_path)
+
+
+def test_a_server_that_announces_too_little(tmp_path: Path) -> None:
+    """A GGUF file that is cut off by its announced length is never committed: its header knows better."""
+    data = TINY.read_bytes()
+    with served({"/x.gguf": data}) as site:
+        site.ranges = False
+        site.faults = [with_headers(Content_Length=str(len(data) - 100))]
+        with pytest.raises(WrongFile, match="truncated"):
+            store(tmp_path).ensure(f"{site.url}/x.gguf")
+        assert left_in(tmp_path) == []
+        assert store(tmp_path).ensure(f"{site.url}/x.gguf").path.read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "extent", ["bytes 0-299999/*", "bytes 5-10/300000", "nonsense", "bytes 9-3/300000", "bytes 0-299999/12", ""],
+)
+def test_nonsense_about_ranges(site: Site, tmp_path: Path, extent: str) -> None:
+    """A server that gives parts and cannot say which is asked for the whole file."""
+    site.faults = [with_headers(Content_Range=extent)] * 3
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+def test_a_server_that_gives_less_than_asked(site: Site, tmp_path: Path) -> None:
+    """Shorter parts than asked for are taken, and the rest is asked for."""
+
+    def shorter(_: object, answer) -> None:
+        if answer.status == 206:
+            start, size = 300_000 - len(answer.body), 300_000
+            answer.body = answer.body[:70_000]
+            answer.headers["Content-Length"] = str(len(answer.body))
+            answer.headers["Content-Range"] = f"bytes {start}-{start + len(answer.body) - 1}/{size}"
+
+    site.faults = [shorter] * 9
+    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
+def test_a_web_page_is_no_model(site: Site, tmp_path: Path, kind: str) -> None:
+    """A page, by its type or its first bytes, is refused, and nothing of it is kept."""
+    page = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
+    site.faults = [instead(200, {"Content-Type": kind}, page)]
+    with pytest.raises(WrongFile, match="gives a web page, not a model"):
+        store(tmp_path).ensure(f"{site.url}/x")
+    assert left_in(tmp_path) == []
+
+
+def test_a_packed_answer_is_refused(site: Site, tmp_path: Path) -> None:
+    """An answer that is compressed against the request is refused rather than stored as it is."""
+    site.faults = [with_headers(Content_Encoding="gzip")]
+    with pytest.raises(SourceUnavailable, match="packs the file"):
+        store(tmp_path).ensure(f"{site.url}/x")
+
+
+def test_redirects_are_followed_without_the_credentials(site: Site, tmp_path: Path) -> None:
+    """A redirect to another host gets no password; the messages and the status tell none either."""
+    with served({}) as other:
+        other.faults = [instead(302, {"Location": f"{site.url}/x"})]
+        url = f"{other.url.replace('//', '//me:secret@')}/x?key=hidden"
+        download = Download(url)
+        assert store(tmp_path).ensure(url, None, download).path.read_bytes() == DATA
+        assert "Authorization" in other.seen[0]
+        assert "Authorization" not in site.seen[0]
+        assert download.status.source == f"{other.url}/x?..."
+        with pytest.raises(InvalidSource) as caught:
+            store(tmp_path).ensure(url + "2")
+        assert "secret" not in str(caught.value)
+        assert "hidden" not in str(caught.value)
+
+
+def test_redirects_that_never_end(site: Site, tmp_path: Path) -> None:
+    """A circle of redirects is an error."""
+    site.faults = [instead(302, {"Location": f"{site.url}/x"})] * 100
+    with pytest.raises(SourceUnavailable, match="cannot be followed"):
+        store(tmp_path).ensure(f"{site.url}/x")
+
+
+def test_a_stalled_server_is_left(site: Site, tmp_path: Path) -> None:
+    """A connection on which nothing comes is given up, and another one goes on from there."""
+    site.faults = [hang(100_000)]
+    patience = Patience(stall=0.2, pause=0.001)
+    assert store(tmp_path, patience).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert [part for _, part in site.requests] == ["bytes=0-67108863", "bytes=100000-299999"]
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    """A port at which nobody listens is an error soon, that says where."""
+    with served({}) as site:
+        url = site.url
+    with pytest.raises(SourceUnavailable, match=rf"{url}/x: .*3 times in a row"):
+        store(tmp_path).ensure(f"{url}/x")
+
+
+def test_cancel_does_not_wait_for_the_server(site: Site, tmp_path: Path) -> None:
+    """A download that waits for its server ends at once when it is cancelled, and keeps what it has."""
+    site.faults = [hang(100_000)]
+    download = Download(f"{site.url}/x")
+    errors: list[BaseException] = []
+
+    def ensure() -> None:
+        try:
+            store(tmp_path).ensure(download.source, None, download)
+        except DownloadCancelled as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ensure)
+    thread.start()
+    assert site.reached.wait(LIMIT)
+    while download.status.done < 100_000:
+        thread.join(0.001)
+    download.cancel()
+    thread.join(2)
+    assert not thread.is_alive()
+    assert len(errors) == 1
+    site.requests.clear()
+    store(tmp_path).ensure(f"{site.url}/x")
+    assert [part for _, part in site.requests] == ["bytes=100000-299999"]
+
+
+def test_a_split_model_is_fetched_whole(tmp_path: Path) -> None:
+    """The address of one part stands for all; the first is what the engine loads."""
+    parts = {f"/m-0000{number}-of-00003.gguf": TINY.read_bytes() for number in (1, 2, 3)}
+    with served(dict(parts)) as site:
+        model = store(tmp_path).ensure(f"{site.url}/m-00002-of-00003.gguf")
+        assert [file.path.name for file in model.files] == [path[1:] for path in parts]
+        assert model.path.name == "m-00001-of-00003.gguf"
+        del site.files["/m-00003-of-00003.gguf"]
+        with pytest.raises(InvalidSource, match=r"m-00003-of-00003\.gguf: the server answers 404"):
+            store(tmp_path / "other").ensure(f"{site.url}/m-00001-of-00003.gguf")
+
+
+def test_wrong_hashes_over_http(site: Site, tmp_path: Path) -> None:
+    """A file with another hash is never committed, and not taken up again."""
+    with pytest.raises(ChecksumMismatch):
+        store(tmp_path).ensure(f"{site.url}/x", "0" * 64)
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "source", ["https://", "https:///x", "https://h", "https://h/", "http://h:x/y", "https://h/a b"],
+)
+def test_addresses_that_are_none(source: str) -> None:
+    """An address without a host or a file is refused by name."""
+    with pytest.raises(InvalidSource):
+        HttpDownloader().resolve(source)
+
+
+@given(st.text(max_size=60), st.text(max_size=20))
+def test_any_address_is_refused_or_safe(path: str, query: str) -> None:
+    """Whatever an address holds, it is refused, or its files have names inside the store."""
+    try:
+        model = HttpDownloader().resolve(f"https://example.org/{path}?{query}")
+    except InvalidSource:
+        return
+    for file in model.files:
+        assert Path("/store", file.name).resolve().is_relative_to("/store/example.org")
+
+
+def test_different_addresses_have_different_names() -> None:
+    """Host, port, folders, name and query all count; the ending stays, for engines."""
+    urls = [
+        "https://h/x.gguf", "https://h:8443/x.gguf", "https://h/a/x.gguf", "https://h/a%2Fx.gguf", "https://h//x.gguf",
+        "https://h/x.gguf?v=1", "https://h/x.gguf?v=2", "https://h/X.gguf", "https://g/x.gguf", "https://h/../x.gguf",
+    ]
+    names = [HttpDownloader().resolve(url).files[0].name for url in urls]
+    assert len(set(names)) == len(urls)
+    assert all(name.lower().endswith(".gguf") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("a-00002-of-00003.gguf", 3), ("a-00004-of-00003.gguf", 1), ("a-00000-of-00003.gguf", 1),
+                        ("a-00001-of-00001.gguf", 1), ("a-1-of-3.gguf", 1), ("a-00001-of-00003.bin", 1), ("x.gguf", 1)],
+)
+def test_split_names(name: str, count: int) -> None:
+    """The parts of a split file are told by its name; what only looks alike is one file."""
+    assert len(split_names(name)) == count
+    assert name in split_names(name)
+
+
+def test_reading_retry_after() -> None:
+    """Seconds or a date; nonsense is none."""
+    now = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
+    assert read_retry_after("120", now) == 120
+    assert read_retry_after("Sun, 22 Nov 2026 12:01:00 GMT", now) == 60
+    assert read_retry_after("Sun, 22 Nov 2026 11:00:00 GMT", now) == 0
+    assert [read_retry_after(value, now) for value in (None, "", "soon", "-1", "1e9")] == [None] * 5
+
+
+@given(st.text(max_size=30))
+def test_any_content_range_is_read(text: str) -> None:
+    """A Content-Range is read, or is none; never an error."""
+    extent = read_extent(text) or read_extent(f"bytes {text}")
+    assert extent is None or 0 <= extent.start < extent.stop <= extent.size
+
+
+def test_if_range_needs_a_strong_version() -> None:
+    """Only a strong tag or a date may be sent as a condition."""
+    assert if_range('"a"') == {"If-Range": '"a"'}
+    assert if_range('W/"a"') == if_range(None) == {}
