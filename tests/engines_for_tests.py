@@ -6,9 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from attrs import frozen
 
@@ -201,6 +201,21 @@ class BadInfoEngine(RawEngine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> Model:
         return BadInfoModel()
+
+
+class EnvironmentModel(RawModel):
+    """Says in which environment its worker was started."""
+
+    def details(self) -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name.startswith("LLLMS_TEST_")}
+
+
+class EnvironmentEngine(RawEngine):
+    name = "environment"
+    environment: ClassVar[Mapping[str, str]] = dict.fromkeys(("LLLMS_TEST_ENGINE", "LLLMS_TEST_USER"), "engine")
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        return EnvironmentModel()
 
 
 class ShyEngine(RawEngine):

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from engines_for_tests import BadInfoEngine, Options, RawEngine, ScriptedEngine
+from engines_for_tests import BadInfoEngine, EnvironmentEngine, Options, RawEngine, ScriptedEngine
 from pools_for_tests import GUARD, ask
 
 from lllms_core.engines import Engine
@@ -220,6 +220,16 @@ async def test_info_that_cannot_travel_is_reported() -> None:
     assert isinstance(failure, LoadFailed)
     assert "pickle" in failure.reason
     await listener.reason()
+
+
+async def test_a_process_starts_in_the_engines_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker process has the variables that its engine declares, but for those that the user has set."""
+    monkeypatch.setenv("LLLMS_TEST_USER", "user")
+    worker, listener = await start("process", engine=EnvironmentEngine())
+    loaded = await listener.until(Loaded)
+    assert isinstance(loaded, Loaded)
+    assert loaded.info.details == {"LLLMS_TEST_ENGINE": "engine", "LLLMS_TEST_USER": "user"}
+    await close(worker, listener)
 
 
 async def test_prints_do_not_break_the_wire(caplog: pytest.LogCaptureFixture) -> None:

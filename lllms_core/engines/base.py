@@ -34,6 +34,9 @@ class Engine(ABC):
     """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
     isolation: ClassVar[Isolation] = "process"
     """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
+    environment: ClassVar[Mapping[str, str]] = {}
+    """Environment variables that its worker processes start with, unless the user has set them: for what is read before
+    any code of the engine runs. Workers in threads do without."""
     needs_file: ClassVar[bool] = True
     """Whether a model of this engine cannot do without a file of weights."""
     file_suffixes: ClassVar[tuple[str, ...]] = ()

@@ -36,7 +36,7 @@ class Stream:
         """The end of the answer, once it was taken."""
         self._cancel = cancel
         self._deltas: list[Delta] = []
-        self._arrived: asyncio.Future[None] | None = None
+        self._arrived: asyncio.Future[bool] | None = None
         self._closed = False
         self._ended = False
 
@@ -59,21 +59,27 @@ class Stream:
             self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
         if self._arrived is not None and not self._arrived.done():
-            self._arrived.set_result(None)
+            self._arrived.set_result(True)
 
     def fail(self, error: LllmsError) -> None:
         """End the answer with an error."""
         self.put(Delta(self.request.id, error=error))
 
-    async def wait(self) -> None:
-        """Return once there is something to take, without taking it."""
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait for something to take, without taking it; return whether it came within `seconds` (None: no limit)."""
         if self._deltas or self.finish is not None or self._closed:
-            return
-        self._arrived = asyncio.get_running_loop().create_future()
+            return True
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Future[bool] = loop.create_future()
+        self._arrived = arrived
+        # This runs for every token, and asyncio.timeout would cost several times as much.
+        timer = None if seconds is None else loop.call_later(seconds, _give_up, arrived)
         try:
-            await self._arrived
+            return await arrived
         finally:
             self._arrived = None
+            if timer is not None:
+                timer.cancel()
 
     async def take(self) -> list[Delta]:
         """Return every delta that has arrived, at least one; an empty list means that the answer is complete.
@@ -112,7 +118,7 @@ class Stream:
             self._closed = True
             self._deltas.clear()
             if self._arrived is not None and not self._arrived.done():
-                self._arrived.set_result(None)
+                self._arrived.set_result(True)
             if not self._ended:
                 self._cancel(self)
 
@@ -123,3 +129,8 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _give_up(arrived: asyncio.Future[bool]) -> None:
+    if not arrived.done():
+        arrived.set_result(False)

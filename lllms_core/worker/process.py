@@ -57,6 +57,7 @@ class ProcessWorker(Worker):
             transport, pipes = await asyncio.get_running_loop().subprocess_exec(
                 lambda: _Pipes(model, events),
                 spawn.get_executable(), "-c", BOOT, f"lllms-worker {model}", *path,
+                env={**load.engine.environment, **os.environ},
                 start_new_session=True,  # a terminal's Ctrl-C is for the server, which then closes its workers
             )
         except OSError as error:

@@ -11,13 +11,15 @@ from lllms_core.bench.suites.raw import best_raw, context, model, rounds
 from lllms_core.machine import available_cores
 
 QUIET, BESIDE = 0.97, 0.8
-LONGEST = 8.0
-"""Seconds that a round may take: a wrong thread count can be a hundred times slower beside a busy program."""
+LONGEST = 5.0
+"""Seconds that each may take in a round: beside a busy program a wrong thread count can be a hundred times slower."""
+PROMPT = 8
+"""Words of a prompt: only decoding is compared, and it should begin at once."""
 
 
 async def run(plan: Plan) -> list[Finding]:
     """Compare decode rates with those of the raw loop at its best fixed thread count under the same load."""
-    plan = evolve(plan, max_tokens=2 * plan.max_tokens)
+    plan = evolve(plan, max_tokens=2 * plan.max_tokens, prompt_tokens=PROMPT)
     findings: list[Finding] = []
     async with AsyncExitStack() as stack:
         plan.told("loading the model everywhere")

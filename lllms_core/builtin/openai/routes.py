@@ -9,7 +9,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from lllms_core.builtin.openai.answers import Events, Head, completion_id, dumps, whole_answer
 from lllms_core.builtin.openai.errors import answer_error
-from lllms_core.builtin.openai.sse import arrives, write_events
+from lllms_core.builtin.openai.sse import write_events
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
 from lllms_core.host import Host
@@ -85,7 +85,7 @@ class Views:
 
     async def _stream(self, stream: Stream, entry: CatalogEntry, *, include_usage: bool) -> Response:
         # A refusal that comes in time is answered with its status; after that the headers are out.
-        first = await stream.take() if await arrives(stream, self._patience) else None
+        first = await stream.take() if await stream.wait(self._patience) else None
 
         def start() -> Events:
             return Events(stream.request.task, _head(stream, entry), include_usage=include_usage)

@@ -1,6 +1,5 @@
 """A streamed answer: from the deltas of a `Stream` to the bytes of server-sent events."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from lllms_core.builtin.openai.answers import Events, event
@@ -15,16 +14,6 @@ Start = Callable[[], Events]
 """Called at the first delta: before it, nobody knows which instance answers."""
 
 
-async def arrives(stream: Stream, seconds: float) -> bool:
-    """Wait for something to take; return whether it came in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            await stream.wait()
-    except TimeoutError:
-        return False
-    return True
-
-
 async def write_events(
     stream: Stream, first: list[Delta] | None, start: Start, interval: float,
 ) -> AsyncIterator[bytes]:
@@ -36,9 +25,8 @@ async def write_events(
         deltas = first or []
         if not deltas:
             yield COMMENT
-        while not deltas:
-            async for comment in _comments(stream, interval):
-                yield comment
+            while not await stream.wait(interval):
+                yield COMMENT
             deltas = await stream.take()
         events = start()
         head = events.start()
@@ -50,14 +38,8 @@ async def write_events(
                 return
             if data:
                 yield data
-            async for comment in _comments(stream, interval):
-                yield comment
+            while not await stream.wait(interval):
+                yield COMMENT
             deltas = await stream.take()
     except Exception as error:  # noqa: BLE001  # the headers are out: whatever happens is told in the stream
         yield event(explain(error).body)
-
-
-async def _comments(stream: Stream, interval: float) -> AsyncIterator[bytes]:
-    """Yield a comment for each `interval` that passes until there is something to take."""
-    while not await arrives(stream, interval):
-        yield COMMENT
