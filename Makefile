@@ -1,7 +1,7 @@
 # Everything sets itself up in .venv: `make serve` on a fresh machine is enough.
 PYTHON ?= python3
 BIN := .venv/bin
-DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp
+DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all
 INSTALLED := .venv/installed
 
 .PHONY: serve test lint types readme bench clean
@@ -32,7 +32,7 @@ $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@command -v c++ >/dev/null && $(PYTHON) -c 'import ensurepip' || $(MAKE) --no-print-directory compiler
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp
+	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp -e plugins/lllms-gpt4all
 	touch $@
 
 # What a bare Debian lacks: a C++ compiler for llama.cpp, and Python's own venv.

@@ -6,6 +6,7 @@ strings costs nothing but its skipping.
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
@@ -154,6 +155,32 @@ def read_gguf(path: Path) -> GGUF:
         raise GGUFError(f"'{path}' is a directory; name the GGUF file in it") from None
     except OSError as error:
         raise GGUFError(f"'{path}' cannot be read: {error.strerror}") from None
+
+
+def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
+    """What is worth showing about a model file; parts of a split file count for themselves."""
+    facts: dict[str, str | int | float | None] = {
+        "name": gguf.metadata.text("general.name") or None,
+        "architecture": gguf.architecture,
+        "parameters": gguf.parameters,
+        "quantisation": _quantisation(gguf),
+        "size": path.stat().st_size,
+        "context_trained": gguf.hyperparameter("context_length"),
+        "embedding_length": gguf.hyperparameter("embedding_length"),
+        "layers": gguf.hyperparameter("block_count"),
+        "vocabulary": gguf.metadata.length("tokenizer.ggml.tokens") or None,
+        "license": gguf.metadata.text("general.license") or None,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _quantisation(gguf: GGUF) -> str | None:
+    """The type that most of the weights have."""
+    weights: Counter[int] = Counter()
+    for tensor in gguf.tensors:
+        weights[tensor.type] += tensor.elements
+    [(most, _), *_] = weights.most_common(1) or [(-1, 0)]
+    return TENSOR_TYPES[most][0] if most in TENSOR_TYPES else None
 
 
 class _Header:

@@ -6,7 +6,7 @@ import re
 import pytest
 from attrs import evolve
 
-from lllms_core.chat import ChatTemplate, default_template
+from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Message
 
@@ -323,8 +323,8 @@ def test_a_refusal_carries_the_template_s_own_words():
 
 def test_a_vocabulary_with_chatml_tokens_has_a_default_template():
     """Models without a template get ChatML if their vocabulary has its tokens; nothing else is guessed."""
-    source = default_template(["<s>", "<|im_start|>", "<|im_end|>"])
+    source = choose_template(None, None, ["<s>", "<|im_start|>", "<|im_end|>"])
     assert source is not None
     for conversation in ([SYSTEM, USER], [USER, ANSWER, USER]):
         assert prompt(CHATML, *conversation) == prompt(source, *conversation)
-    assert default_template(["<s>", "<|im_start|>"]) is None
+    assert choose_template(None, None, ["<s>", "<|im_start|>"]) is None

@@ -1,8 +1,8 @@
 """From a conversation to the text that a model reads, with the model's own template; pure."""
 
-from lllms_core.chat.default import default_template
+from lllms_core.chat.default import choose_template
 from lllms_core.chat.prefix import prefix_keys, text_prefix_keys
 from lllms_core.chat.results import settle_results
 from lllms_core.chat.template import ChatTemplate, Segment
 
-__all__ = ["ChatTemplate", "Segment", "default_template", "prefix_keys", "settle_results", "text_prefix_keys"]
+__all__ = ["ChatTemplate", "Segment", "choose_template", "prefix_keys", "settle_results", "text_prefix_keys"]

@@ -1,6 +1,9 @@
-"""The template for models that bring none."""
+"""Which template a model gets: the configured one, its own, or one for models that bring none."""
 
 from collections.abc import Collection
+from pathlib import Path
+
+from lllms_core.errors import ModelLoadFailed
 
 _CHATML = """\
 {%- for message in messages -%}
@@ -17,3 +20,19 @@ def default_template(control_tokens: Collection[str]) -> str | None:
     knows which one it was.
     """
     return _CHATML if {"<|im_start|>", "<|im_end|>"} <= set(control_tokens) else None
+
+
+def choose_template(given: str | None, own: str | None, control_tokens: Collection[str]) -> str | None:
+    """The source of a model's template: `given` (options.chat_template: a template, or the path of a file with one),
+    else the model's `own`, else the default for its control tokens; None if there is none.
+
+    Raises `ModelLoadFailed` for a file that cannot be read.
+    """
+    if given is None:
+        return own or default_template(control_tokens)
+    if "{" in given or "\n" in given:
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelLoadFailed(f"options.chat_template: the file '{given}' cannot be read: {error}") from None

@@ -1,7 +1,6 @@
 """The llama.cpp engine: checks a GGUF file, and loads it."""
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -10,7 +9,7 @@ from attrs import evolve, fields
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, TENSOR_TYPES, read_gguf
+from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.types import Memory, ModelSpec, Sampling
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
@@ -61,23 +60,6 @@ class LlamaCppEngine(Engine):
         return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress)
 
 
-def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
-    """What is worth showing about a file; parts of a split file count for themselves."""
-    facts: dict[str, str | int | float | None] = {
-        "name": gguf.metadata.text("general.name") or None,
-        "architecture": gguf.architecture,
-        "parameters": gguf.parameters,
-        "quantisation": _quantisation(gguf),
-        "size": path.stat().st_size,
-        "context_trained": gguf.hyperparameter("context_length"),
-        "embedding_length": gguf.hyperparameter("embedding_length"),
-        "layers": gguf.hyperparameter("block_count"),
-        "vocabulary": gguf.metadata.length("tokenizer.ggml.tokens") or None,
-        "license": gguf.metadata.text("general.license") or None,
-    }
-    return {key: value for key, value in facts.items() if value is not None}
-
-
 def other_parts(first: Path, count: int) -> list[Path]:
     """The files of a split model besides its first, `NAME-00001-of-00003.gguf` or so."""
     stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
@@ -89,15 +71,6 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except OSError as error:
         raise ModelLoadFailed(f"'{file}' cannot be read: {error.strerror}") from None
-
-
-def _quantisation(gguf: GGUF) -> str | None:
-    """The type that most of the weights have."""
-    weights: Counter[int] = Counter()
-    for tensor in gguf.tensors:
-        weights[tensor.type] += tensor.elements
-    [(most, _), *_] = weights.most_common(1) or [(-1, 0)]
-    return TENSOR_TYPES[most][0] if most in TENSOR_TYPES else None
 
 
 def _file(spec: ModelSpec) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
 
-from lllms_core.chat import ChatTemplate, default_template
+from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
@@ -106,24 +106,10 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
 
 def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Options) -> ChatTemplate | None:
     control = vocabulary.control_tokens()
-    source = _template_source(model, options)
-    if source is None:
-        source = default_template(control)
+    own = llama.llama_model_chat_template(model, None)
+    source = choose_template(options.chat_template, None if own is None else str(own, "utf-8", "replace"), control)
     if source is None:
         return None
     return ChatTemplate(
         source, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
     )
-
-
-def _template_source(model: llama.llama_model_p, options: Options) -> str | None:
-    given = options.chat_template
-    if given is None:
-        own = llama.llama_model_chat_template(model, None)
-        return None if own is None else str(own, "utf-8", "replace")
-    if "{" in given or "\n" in given:
-        return given
-    try:
-        return Path(given).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelLoadFailed(f"options.chat_template: the file '{given}' cannot be read: {error}") from None

@@ -1,0 +1,48 @@
+"""The gpt4all engine: checks a GGUF file, and loads it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from lllms_core.engines import Engine, Progress
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.gguf import describe, read_gguf
+from lllms_core.types import ModelSpec
+from lllms_gpt4all.options import Options
+from lllms_gpt4all.preflight import check, context_length
+
+if TYPE_CHECKING:
+    from lllms_gpt4all.model import Gpt4AllModel
+
+
+class Gpt4AllEngine(Engine):
+    """Runs GGUF models with gpt4all, one request after the other."""
+
+    name = "gpt4all"
+    Options = Options
+    parameters = frozenset({"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"})
+
+    def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
+        """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""
+        path = _file(spec)
+        gguf = read_gguf(path)
+        check(gguf, path)
+        context_length(gguf, cast(Options, spec.options), path)
+        return describe(gguf, path)
+
+    def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel":
+        """Load the file into a new context."""
+        path, options = _file(spec), cast(Options, spec.options)
+        gguf = read_gguf(path)
+        check(gguf, path)
+        length = context_length(gguf, options, path)
+        # Not before: this imports gpt4all.
+        from lllms_gpt4all.loading import load
+
+        return load(path, gguf, options, length, spec.threads, describe(gguf, path), progress)
+
+
+def _file(spec: ModelSpec) -> Path:
+    if spec.file is None:
+        raise ModelLoadFailed(f"model '{spec.name}' names no file; set models.{spec.name}.file to a GGUF file")
+    return spec.file

@@ -1,0 +1,142 @@
+"""A gpt4all model that answers one request at a time."""
+
+from collections.abc import Generator, Mapping
+
+from attrs import field, frozen
+
+from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
+from lllms_core.errors import EngineFailed, InvalidRequest
+from lllms_core.types import Request
+from lllms_gpt4all.native import NativeModel
+from lllms_gpt4all.prompt import Prompt, continue_from, make_prompt
+from lllms_gpt4all.vocabulary import Vocabulary
+
+_STOPS = tuple(
+    f"### {word}".encode() for word in ("Instruction", "Prompt", "Response", "Human", "Assistant", "Context")
+)
+"""Texts at which gpt4all ends an answer, always. To find them it looks ahead."""
+
+
+@frozen
+class Loaded:
+    """What a load leaves behind."""
+
+    native: NativeModel
+    vocabulary: Vocabulary
+    template: ChatTemplate | None
+    context_length: int
+    threads: int | None
+    """The configured count; None: what the pool grants."""
+    details: Mapping[str, str | int | float] = field(factory=dict)
+
+
+class Gpt4AllModel(SerialModel):
+    """Texts and conversations over one context of gpt4all, which keeps the last conversation for its next turn."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.context_length = loaded.context_length
+        self.tasks = frozenset({"chat", "text"} if loaded.template else {"text"})
+        self._loaded = loaded
+        self._native = loaded.native
+        self._vocabulary = loaded.vocabulary
+        self._prompt = Prompt((), (), ())
+
+    def details(self) -> Mapping[str, str | int | float]:
+        """What the file says about itself."""
+        return self._loaded.details
+
+    def use_threads(self, count: int) -> None:
+        """Compute with at most `count` threads from the next token on."""
+        configured = self._loaded.threads
+        self._native.use_threads(max(1, count if configured is None else min(configured, count)))
+
+    def open(self, request: Request) -> None:
+        """Tokenise the prompt, and refuse what can never fit."""
+        self._prompt = make_prompt(self._segments(request), self._vocabulary)
+        if not self._prompt.tokens:
+            raise InvalidRequest(
+                f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
+            )
+        super().open(request)
+
+    def prompt_tokens(self, request: Request) -> int:  # noqa: ARG002  # the prompt was made from it just now
+        """How many tokens the rendered prompt has."""
+        return len(self._prompt.tokens)
+
+    def chat(self, request: Request) -> Generator[Piece, None, None]:
+        """Answer a conversation."""
+        return self._answer(request)
+
+    def complete(self, prompt: str, request: Request) -> Generator[Piece, None, None]:  # noqa: ARG002  # see `open`
+        """Continue a text."""
+        return self._answer(request)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._native.close()
+        self._vocabulary.close()
+
+    def _segments(self, request: Request) -> list[Segment]:
+        field_name = "prompt" if request.messages is None else "messages"
+        if request.messages is None:
+            segments = [Segment(request.prompt or "", parse_special=True)]
+        elif self._loaded.template is None:
+            raise InvalidRequest(
+                f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
+                "messages",
+            )
+        else:
+            segments = self._loaded.template.render(request.messages)
+        if any("\0" in segment.text for segment in segments):
+            raise InvalidRequest(
+                f"'{field_name}' has a NUL character, which gpt4all takes for the end; leave it out", field_name,
+            )
+        bos, first = self._vocabulary.bos_token, segments[0]
+        if bos and self._vocabulary.adds_bos and first.parse_special and first.text.startswith(bos):
+            segments = [Segment(first.text.removeprefix(bos), parse_special=True), *segments[1:]]
+        return segments
+
+    def _answer(self, request: Request) -> Generator[Piece, None, None]:
+        yield from self._read_prompt(request)
+        while True:
+            token = self._native.sample(request.sampling)
+            if token is None or self._vocabulary.is_end(token):
+                return
+            yield self._vocabulary.piece(token)
+            if self._looked_ahead(token):
+                # The logits are those of a token that was taken back: this brings the right ones.
+                self._native.cut(len(self._native.tokens) - 1)
+                self._native.read(self._vocabulary.piece(token).decode(errors="replace"), parse_special=False)
+
+    def _read_prompt(self, request: Request) -> Generator[Piece, None, None]:
+        """Evaluate what is new of the prompt; a cancel may come between two batches."""
+        prompt, native = self._prompt, self._native
+        keep, rest = continue_from(native.tokens, prompt, self._vocabulary)
+        yield Reused(keep)
+        native.cut(keep)
+        if request.sampling.temperature and request.sampling.seed is not None:
+            native.seed(request.sampling.seed)
+        while not self._read(rest):
+            yield Pause(0.0)
+            keep, rest = continue_from(native.tokens, prompt, self._vocabulary)
+            native.cut(keep)
+        if native.tokens != list(prompt.tokens):
+            found = next((i for i, (a, b) in enumerate(zip(native.tokens, prompt.tokens, strict=False)) if a != b), -1)
+            raise EngineFailed(f"gpt4all has evaluated another prompt than it was given, from token {found} on")
+
+    def _read(self, segments: list[Segment]) -> bool:
+        """Evaluate texts; False if something waits to be handled before the end."""
+        return all(
+            self._native.read(
+                segment.text, parse_special=segment.parse_special, go_on=lambda: not self.interrupt.is_set(),
+            )
+            for segment in segments
+        )
+
+    def _looked_ahead(self, token: int) -> bool:
+        """Whether gpt4all has evaluated tokens behind this one, as it could begin a text at which it stops."""
+        if self._vocabulary.is_special(token):
+            return False
+        piece = self._vocabulary.text(token)
+        return any(piece.endswith(stop[:length]) for stop in _STOPS for length in range(1, len(stop)))

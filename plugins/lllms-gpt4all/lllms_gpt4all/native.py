@@ -1,0 +1,159 @@
+"""One model in gpt4all: texts in, tokens out, one call at a time; and the random numbers of its sampling."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable
+from secrets import randbits
+
+from gpt4all import _pyllmodel as bindings
+
+from lllms_core.errors import EngineFailed, ModelLoadFailed
+from lllms_core.types import Sampling
+from lllms_gpt4all.library import native_log, reason
+from lllms_gpt4all.options import MAX_BATCH
+
+_TEXT_ALONE = "%1%2"
+"""gpt4all's template that adds nothing before or behind the text."""
+_REPEAT_WINDOW = 64
+"""How many recent tokens `repeat_penalty` looks at."""
+_COLDEST = 1e-5
+"""A lower temperature chooses the likeliest token, too, but would overflow."""
+_ERROR_TOKEN = -1
+_MT_WORDS = 624
+_LENGTH = 8
+
+_llmodel = bindings.llmodel
+_llmodel.llmodel_get_state_size.argtypes = [ctypes.c_void_p]
+_llmodel.llmodel_get_state_size.restype = ctypes.c_uint64
+_llmodel.llmodel_save_state_data.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+_llmodel.llmodel_save_state_data.restype = ctypes.c_uint64
+_llmodel.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+_llmodel.llmodel_restore_state_data.restype = ctypes.c_uint64
+
+
+class NativeModel:
+    """A loaded model with the one context that it has. Never call it from two threads at once.
+
+    `tokens` are those that the context holds, evaluated. `held_texts` are the beginnings of texts at which gpt4all
+    looks ahead, since it ends an answer at them.
+    """
+
+    def __init__(self, path: str, *, backend: str, device: str | None, context_size: int, gpu_layers: int) -> None:
+        """Load a file. Raises `ModelLoadFailed` with the native reason."""
+        try:
+            self._model = bindings.LLModel(path, context_size, gpu_layers, backend)
+        except RuntimeError as error:
+            raise ModelLoadFailed(f"'{path}' cannot be loaded: {error}") from None
+        try:
+            if device is not None:
+                self._model.init_gpu(device)
+            with native_log(backend).errors() as errors:
+                self._model.load_model()
+        except ValueError as error:
+            self._model.close()
+            raise ModelLoadFailed(f"options.device cannot be used: {error}") from None
+        if not _llmodel.llmodel_isModelLoaded(self._model.model):
+            self._model.close()
+            raise ModelLoadFailed(f"'{path}' cannot be loaded: {reason(errors)}")
+        self.tokens: list[int] = []
+        self.batch_size = MAX_BATCH
+        self._go_on: Callable[[], bool] = lambda: True
+        self._sampled: list[int] = []
+        self._error: str | None = None
+        self._model._prompt_callback = self._take_evaluated  # type: ignore[method-assign]  # noqa: SLF001  # the hook
+        self._model._callback_decoder = lambda _: self._take_sampled  # type: ignore[method-assign]  # noqa: SLF001
+        self._empty = self._save_state()
+        self.seed(None)
+
+    def use_threads(self, count: int) -> None:
+        """Compute with so many threads from the next call on."""
+        self._model.set_thread_count(count)
+
+    def cut(self, length: int) -> None:
+        """Keep only the first `length` tokens."""
+        del self.tokens[length:]
+
+    def read(self, text: str, *, parse_special: bool, go_on: Callable[[], bool] = lambda: True) -> bool:
+        """Evaluate a text behind `tokens`; False if `go_on`, asked after each batch, ended it before its end."""
+        stopped = False
+
+        def ask() -> bool:
+            nonlocal stopped
+            stopped = not go_on()
+            return not stopped
+
+        self._go_on = ask
+        self._call(text, 0, Sampling(temperature=0), parse_special=parse_special)
+        return not stopped
+
+    def sample(self, sampling: Sampling) -> int | None:
+        """Choose the next token and evaluate it; None if gpt4all ends the answer here."""
+        self._sampled.clear()
+        self._call("", 1, sampling, parse_special=True)
+        if not self._sampled:
+            return None
+        self.tokens += self._sampled
+        return self._sampled[0]
+
+    def seed(self, seed: int | None) -> None:
+        """Begin the random numbers of a seed, or of any if there is none; the context keeps its tokens.
+
+        There is no call for it: the generator is part of the state that can be saved and restored.
+        """
+        state = self._save_state() if self.tokens else self._empty
+        length = int.from_bytes(state[:_LENGTH], "little")
+        old = bytes(state[_LENGTH : _LENGTH + length]).split()
+        words = _mersenne_twister(randbits(32) if seed is None else seed & 0xFFFFFFFF)
+        # libstdc++ writes behind the words how many of them are used up; libc++ writes the words only.
+        new = " ".join(map(str, [*words, _MT_WORDS] if len(old) > _MT_WORDS else words)).encode()
+        patched = len(new).to_bytes(_LENGTH, "little") + new + bytes(state[_LENGTH + length :])
+        _llmodel.llmodel_restore_state_data(self._model.model, patched)
+
+    def close(self) -> None:
+        """Free the model, once."""
+        self._model.close()
+
+    def _save_state(self) -> bytes:
+        # The size is for a full context; pages that stay empty cost nothing in a map of no file.
+        with mmap.mmap(-1, _llmodel.llmodel_get_state_size(self._model.model)) as room:
+            place = (ctypes.c_char * len(room)).from_buffer(room)
+            try:
+                return room[: _llmodel.llmodel_save_state_data(self._model.model, place)]
+            finally:
+                del place
+
+    def _call(self, text: str, tokens: int, sampling: Sampling, *, parse_special: bool) -> None:
+        self._error = None
+        if self._model.context is not None:
+            self._model.context.n_past = len(self.tokens)
+        self._model.prompt_model(
+            text.encode(errors="replace").decode(), _TEXT_ALONE, bindings.empty_response_callback,
+            n_predict=tokens, n_batch=self.batch_size, special=parse_special,
+            temp=0.0 if sampling.temperature < _COLDEST else sampling.temperature,
+            top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p,
+            repeat_penalty=sampling.repeat_penalty, repeat_last_n=_REPEAT_WINDOW,
+        )
+        if self._error is not None:
+            raise EngineFailed(f"gpt4all: {self._error}")
+
+    # Called from C: whatever these raise would be printed and forgotten.
+
+    def _take_evaluated(self, token: int) -> bool:
+        self.tokens.append(token)
+        return self._go_on()
+
+    def _take_sampled(self, token: int, piece: bytes) -> bool:
+        if token == _ERROR_TOKEN:
+            self._error = piece.decode(errors="replace")
+            return False
+        self._sampled.append(token)
+        return True
+
+
+def _mersenne_twister(seed: int) -> list[int]:
+    """The first state of C++'s `std::mt19937`."""
+    words = [seed]
+    for i in range(1, _MT_WORDS):
+        words.append((1812433253 * (words[-1] ^ (words[-1] >> 30)) + i) & 0xFFFFFFFF)
+    return words

@@ -1,0 +1,183 @@
+"""What must be known of a file before gpt4all sees it: much that is wrong with one would end the whole process; pure.
+
+What only makes its load fail is left to gpt4all, which says why.
+"""
+
+import os
+from pathlib import Path
+from typing import NoReturn
+
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.gguf import GGUF, TENSOR_TYPES, Value
+from lllms_gpt4all.options import Options
+
+DEFAULT_CONTEXT = 4096
+
+GENERATING = frozenset({
+    "llama", "falcon", "grok", "gpt2", "gptneox", "mpt", "baichuan", "starcoder", "refact", "bloom", "stablelm", "qwen",
+    "qwen2", "qwen2moe", "phi2", "phi3", "codeshell", "orion", "internlm2", "minicpm", "gemma", "gemma2", "starcoder2",
+    "xverse", "command-r", "dbrx", "olmo", "openelm", "arctic", "deepseek2", "chatglm", "bitnet", "jais",
+})
+EMBEDDING = frozenset({"bert", "nomic-bert"})
+"""The architectures of models that gpt4all's llama.cpp of July 2024 runs; newer ones are what it lacks."""
+
+_NEWEST_TENSOR_TYPE = 33
+_NOT_MODELS = {"adapter": "a LoRA adapter, which gpt4all cannot use", "mmproj": "a projector for images"}
+_TOKENIZERS = ("llama", "gpt2", "bert")
+_MOST_LAYERS, _MOST_EXPERTS = 512, 160
+_LONGEST = 2**24
+"""No dimension of a model is larger."""
+_BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+
+def check(gguf: GGUF, path: Path) -> None:
+    """Raise `ModelLoadFailed`, with the reason, for a file that gpt4all cannot load or would not survive."""
+    _Preflight(gguf, path).check()
+
+
+def context_length(gguf: GGUF, options: Options, path: Path) -> int:
+    """The tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache cannot fit into the memory."""
+    trained = gguf.hyperparameter("context_length") or DEFAULT_CONTEXT
+    length = min(trained, DEFAULT_CONTEXT) if options.context_length == "auto" else options.context_length
+    memory = _physical_memory()
+    needed = length * kv_bytes(gguf)
+    if memory is not None and needed > memory:
+        raise ModelLoadFailed(
+            f"options.context_length is {length}: the KV cache of '{path}' would need {needed / 2**30:.1f} GiB, this "
+            f"machine has {memory / 2**30:.1f} GiB; lower it",
+        )
+    return length
+
+
+def kv_bytes(gguf: GGUF) -> int:
+    """The bytes of KV cache that a token needs: keys and values of every layer, in 16 bits."""
+    number = gguf.hyperparameter
+    layers, embedding = number("block_count") or 0, number("embedding_length") or 0
+    heads = _largest(gguf, "attention.head_count") or 1
+    kv_heads = _largest(gguf, "attention.head_count_kv") or heads
+    head = embedding // heads
+    lengths = (number("attention.key_length") or head) + (number("attention.value_length") or head)
+    return 2 * layers * kv_heads * lengths
+
+
+class _Preflight:
+    def __init__(self, gguf: GGUF, path: Path) -> None:
+        self._gguf = gguf
+        self._path = path
+
+    def check(self) -> None:
+        if not os.access(self._path, os.R_OK):
+            self._fail("may not be read")
+        self._check_kind()
+        self._check_parts()
+        self._check_tensors()
+        self._check_numbers()
+        self._check_tokenizer()
+
+    def _check_kind(self) -> None:
+        architecture = self._gguf.architecture
+        if not architecture:
+            self._fail("names no architecture (general.architecture): it is no model")
+        kind = self._gguf.metadata.text("general.type")
+        if kind in _NOT_MODELS:
+            self._fail(f"is no model but {_NOT_MODELS[kind]}")
+        if architecture in EMBEDDING:
+            self._fail(f"is a model for embeddings ({architecture}): it does not generate text")
+        if architecture not in GENERATING:
+            self._fail(
+                f"has the architecture '{architecture}', which gpt4all's llama.cpp of July 2024 does not know; "
+                'use engine = "llamacpp"',
+            )
+
+    def _check_parts(self) -> None:
+        number = self._gguf.metadata.number
+        parts, part = number("split.count") or 1, number("split.no") or 0
+        if parts > 1:
+            self._fail(f'is part {part + 1} of {parts}, and gpt4all loads whole files only; use engine = "llamacpp"')
+
+    def _check_tensors(self) -> None:
+        for tensor in self._gguf.tensors:
+            known = tensor.type in TENSOR_TYPES or 31 <= tensor.type <= _NEWEST_TENSOR_TYPE
+            if not known or tensor.type > _NEWEST_TENSOR_TYPE:
+                name = TENSOR_TYPES[tensor.type][0] if tensor.type in TENSOR_TYPES else f"number {tensor.type}"
+                self._fail(
+                    f"has a tensor '{tensor.name}' of the type {name}, which gpt4all's llama.cpp of July 2024 does not "
+                    'know; use another quantisation, or engine = "llamacpp"',
+                )
+
+    def _check_numbers(self) -> None:
+        for name, least, most in (
+            ("context_length", 1, 2**31 - 1),
+            ("embedding_length", 1, _LONGEST),
+            ("block_count", 1, _MOST_LAYERS),
+        ):
+            self._check_number(f"{self._gguf.architecture}.{name}", least, most, needed=True)
+        for name, most in (("expert_count", _MOST_EXPERTS), ("expert_used_count", _MOST_EXPERTS)):
+            self._check_number(f"{self._gguf.architecture}.{name}", 0, most, needed=False)
+        number = self._gguf.hyperparameter
+        if (number("expert_used_count") or 0) > (number("expert_count") or 0):
+            self._fail("uses more experts than it has")
+        for name, least in (("attention.head_count", 1), ("attention.head_count_kv", 1)):
+            self._check_heads(f"{self._gguf.architecture}.{name}", least)
+        heads = _largest(self._gguf, "attention.head_count") or 1
+        if (_largest(self._gguf, "attention.head_count_kv") or 1) > heads:
+            self._fail("has more heads for keys and values than for queries")
+
+    def _check_heads(self, key: str, least: int) -> None:
+        """One number for all layers, or one for each."""
+        value = self._gguf.metadata.get(key)
+        if not isinstance(value, list):
+            self._check_number(key, least, _LONGEST, needed=False)
+            return
+        if len(value) < (self._gguf.hyperparameter("block_count") or 0):
+            self._fail(f"has {len(value)} items in '{key}', fewer than layers")
+        for item in value:
+            self._check_range(key, item, least, _LONGEST)
+
+    def _check_number(self, key: str, least: int, most: int, *, needed: bool) -> None:
+        value = self._gguf.metadata.get(key)
+        if value is None:
+            if needed:
+                self._fail(f"lacks '{key}'")
+            return
+        self._check_range(key, value, least, most)
+
+    def _check_range(self, key: str, value: Value, least: int, most: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self._fail(f"has {str(value)[:40]!r} as '{key}'; an integer from {least} to {most} is possible")
+
+    def _check_tokenizer(self) -> None:
+        metadata = self._gguf.metadata
+        kind = metadata.text("tokenizer.ggml.model")
+        if not kind:
+            self._fail("has no tokenizer, so that it cannot read or write text")
+        if kind not in _TOKENIZERS:
+            self._fail(f"has a tokenizer '{kind[:40]}'; gpt4all knows {', '.join(_TOKENIZERS)}")
+        count = metadata.length("tokenizer.ggml.tokens")
+        if not count:
+            self._fail("has a tokenizer without tokens")
+        for name in ("scores", "token_type"):
+            length = metadata.length(f"tokenizer.ggml.{name}")
+            if length not in (0, count):
+                self._fail(f"has {count} tokens, but {length} items in 'tokenizer.ggml.{name}'")
+        tokens = metadata.get("tokenizer.ggml.tokens")
+        if not isinstance(tokens, list) or not isinstance(tokens[0], str):
+            self._fail("has tokens that are no texts")
+        if kind == "llama" and (missing := _BYTE_TOKENS.difference(map(str, tokens))):
+            self._fail(f"has a tokenizer without the byte token {min(missing)}, and gpt4all ends at a text that needs it")
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise ModelLoadFailed(f"'{self._path}' {reason}")
+
+
+def _largest(gguf: GGUF, name: str) -> int | None:
+    """A number that may be given for each layer apart: the largest."""
+    value = gguf.metadata.get(f"{gguf.architecture}.{name}")
+    items = value if isinstance(value, list) else [value]
+    return max((item for item in items if isinstance(item, int)), default=None)
+
+
+def _physical_memory() -> int | None:
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,83 @@
+"""What of a prompt is evaluated already, and how the rest is handed over; pure.
+
+gpt4all takes texts, not tokens, so a prompt can be continued only where its text can be cut so that the rest gives the
+same tokens as in the whole: behind and before special tokens, and mostly before white space.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from attrs import frozen
+
+from lllms_core.chat import Segment
+from lllms_core.engines.sequences import common_prefix
+
+_MOST_CUTS = 8
+"""So many places to continue at are tried, the latest first: each costs a tokenising of the rest."""
+
+
+class Tokenizer(Protocol):
+    """What the planning needs to know about a vocabulary."""
+
+    def tokenize(self, text: str, *, parse_special: bool, after: Sequence[int]) -> list[int]:
+        """The tokens of a text that stands behind the tokens `after`."""
+
+    def text(self, token: int) -> bytes:
+        """The bytes that a token is made from."""
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is taken apart from the text around it."""
+
+
+@frozen
+class Prompt:
+    """A prompt as texts and as tokens; `ends[i]` is how many tokens there are up to the end of segment i."""
+
+    segments: tuple[Segment, ...]
+    tokens: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+def make_prompt(segments: Sequence[Segment], vocabulary: Tokenizer) -> Prompt:
+    """Tokenise the segments, one behind the other."""
+    tokens: list[int] = []
+    ends = []
+    for segment in segments:
+        tokens += vocabulary.tokenize(segment.text, parse_special=segment.parse_special, after=tokens)
+        ends.append(len(tokens))
+    return Prompt(tuple(segments), tuple(tokens), tuple(ends))
+
+
+def continue_from(cached: Sequence[int], prompt: Prompt, vocabulary: Tokenizer) -> tuple[int, list[Segment]]:
+    """How many of the `cached` tokens the prompt keeps, and what is to be evaluated behind them.
+
+    At least one token is left to evaluate: the logits behind it are needed.
+    """
+    most = min(common_prefix(list(cached), list(prompt.tokens)), len(prompt.tokens) - 1)
+    cuts = [cut for cut in _cuts(prompt, vocabulary, most) if 0 < cut[0] <= most]
+    for keep, at, rest in reversed(cuts[-_MOST_CUTS:]):
+        segment = Segment(rest, prompt.segments[at].parse_special)
+        tokens = vocabulary.tokenize(rest, parse_special=segment.parse_special, after=prompt.tokens[:keep])
+        if tokens == list(prompt.tokens[keep : prompt.ends[at]]):
+            return keep, [segment, *prompt.segments[at + 1 :]]
+    return 0, list(prompt.segments)
+
+
+def _cuts(prompt: Prompt, vocabulary: Tokenizer, most: int) -> Iterator[tuple[int, int, str]]:
+    """Where the prompt might be cut: the tokens before, the segment, and the text of it that is left."""
+    start = 0
+    for at, (segment, end) in enumerate(zip(prompt.segments, prompt.ends, strict=True)):
+        data, place = segment.text.encode(errors="replace"), 0
+        special = True
+        for index in range(start, min(end, most + 1)):
+            token = prompt.tokens[index]
+            piece, was_special, special = vocabulary.text(token), special, vocabulary.is_special(token)
+            if was_special or special or index == start or piece[:1].isspace():
+                yield index, at, data[place:].decode(errors="replace")
+            if data.startswith(piece, place):
+                place += len(piece)
+            elif was_special and piece.startswith(b" ") and data.startswith(piece[1:], place):
+                place += len(piece) - 1  # the space that the vocabulary has put in
+            elif not special:
+                break  # some normalisation has changed the text: no more is known about its places
+        start = end
