@@ -23,10 +23,10 @@ def default_template(control_tokens: Collection[str]) -> str | None:
 
 
 def choose_template(given: str | None, own: str | None, control_tokens: Collection[str]) -> str | None:
-    """The source of a model's template: `given` (options.chat_template: a template, or the path of a file with one),
-    else the model's `own`, else the default for its control tokens; None if there is none.
+    """The source of a model's template: what is `given`, else its `own`, else the default; None if there is none.
 
-    Raises `ModelLoadFailed` for a file that cannot be read.
+    `given` is options.chat_template: a template, or the path of a file with one. Raises `ModelLoadFailed` for a file
+    that cannot be read.
     """
     if given is None:
         return own or default_template(control_tokens)

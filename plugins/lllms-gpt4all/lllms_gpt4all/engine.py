@@ -32,14 +32,14 @@ class Gpt4AllEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel":
         """Load the file into a new context."""
-        path, options = _file(spec), cast(Options, spec.options)
+        path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
-        length = context_length(gguf, options, path)
+        length = context_length(gguf, cast(Options, spec.options), path)
         # Not before: this imports gpt4all.
         from lllms_gpt4all.loading import load
 
-        return load(path, gguf, options, length, spec.threads, describe(gguf, path), progress)
+        return load(spec, gguf, length, progress)
 
 
 def _file(spec: ModelSpec) -> Path:

@@ -1,12 +1,13 @@
 """From a GGUF file and its options to a model that is ready to answer; imports the native library."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
-from lllms_core.gguf import GGUF
+from lllms_core.gguf import GGUF, describe
+from lllms_core.types import ModelSpec
 from lllms_gpt4all.library import backend_library, choose_libraries, native_log
 from lllms_gpt4all.model import Gpt4AllModel, Loaded
 from lllms_gpt4all.native import NativeModel
@@ -18,11 +19,9 @@ _LOOKAHEAD = 32
 _ALL_LAYERS = 1 << 15
 
 
-def load(
-    file: Path, gguf: GGUF, options: Options, context_length: int, threads: int,
-    details: Mapping[str, str | int | float], progress: Progress,
-) -> Gpt4AllModel:
-    """Load a model with `threads` threads to begin with. Raises `ModelLoadFailed` with the native reason."""
+def load(spec: ModelSpec, gguf: GGUF, context_length: int, progress: Progress) -> Gpt4AllModel:
+    """Load a model whose file has passed the preflight. Raises `ModelLoadFailed` with the native reason."""
+    file, options = cast(Path, spec.file), cast(Options, spec.options)
     choose_libraries()
     backend, device = choose_backend(options.device)
     progress(0.0)
@@ -39,8 +38,8 @@ def load(
             source, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
         )
         configured = None if options.threads == "auto" else options.threads
-        model = Gpt4AllModel(Loaded(native, vocabulary, template, context_length, configured, details))
-        model.use_threads(threads)
+        model = Gpt4AllModel(Loaded(native, vocabulary, template, context_length, configured, describe(gguf, file)))
+        model.use_threads(spec.threads)
     except BaseException:
         native.close()
         raise

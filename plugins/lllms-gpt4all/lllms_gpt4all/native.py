@@ -2,7 +2,6 @@
 
 import ctypes
 import mmap
-import os
 from collections.abc import Callable
 from secrets import randbits
 
@@ -35,8 +34,7 @@ _llmodel.llmodel_restore_state_data.restype = ctypes.c_uint64
 class NativeModel:
     """A loaded model with the one context that it has. Never call it from two threads at once.
 
-    `tokens` are those that the context holds, evaluated. `held_texts` are the beginnings of texts at which gpt4all
-    looks ahead, since it ends an answer at them.
+    `tokens` are those that the context holds, evaluated.
     """
 
     def __init__(self, path: str, *, backend: str, device: str | None, context_size: int, gpu_layers: int) -> None:
@@ -61,8 +59,8 @@ class NativeModel:
         self._go_on: Callable[[], bool] = lambda: True
         self._sampled: list[int] = []
         self._error: str | None = None
-        self._model._prompt_callback = self._take_evaluated  # type: ignore[method-assign]  # noqa: SLF001  # the hook
-        self._model._callback_decoder = lambda _: self._take_sampled  # type: ignore[method-assign]  # noqa: SLF001
+        self._model._prompt_callback = self._take_evaluated  # noqa: SLF001  # the hook
+        self._model._callback_decoder = lambda _: self._take_sampled  # noqa: SLF001  # as above
         self._empty = self._save_state()
         self.seed(None)
 

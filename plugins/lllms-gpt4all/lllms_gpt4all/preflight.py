@@ -164,7 +164,7 @@ class _Preflight:
         if not isinstance(tokens, list) or not isinstance(tokens[0], str):
             self._fail("has tokens that are no texts")
         if kind == "llama" and (missing := _BYTE_TOKENS.difference(map(str, tokens))):
-            self._fail(f"has a tokenizer without the byte token {min(missing)}, and gpt4all ends at a text that needs it")
+            self._fail(f"has a tokenizer without the byte token {min(missing)}: gpt4all aborts at a text that needs it")
 
     def _fail(self, reason: str) -> NoReturn:
         raise ModelLoadFailed(f"'{self._path}' {reason}")

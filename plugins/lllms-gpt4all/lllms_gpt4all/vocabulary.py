@@ -34,23 +34,24 @@ class _ModelParams(ctypes.Structure):
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
-    model, token, boolean = ctypes.c_void_p, ctypes.c_int32, ctypes.c_bool
+    model, token, text, number, boolean = (
+        ctypes.c_void_p, ctypes.c_int32, ctypes.c_char_p, ctypes.c_int32, ctypes.c_bool,
+    )
     signatures: dict[str, tuple[object, list[object]]] = {
         "llama_model_default_params": (_ModelParams, []),
-        "llama_load_model_from_file": (ctypes.c_void_p, [ctypes.c_char_p, _ModelParams]),
+        "llama_load_model_from_file": (model, [text, _ModelParams]),
         "llama_free_model": (None, [model]),
-        "llama_n_vocab": (ctypes.c_int32, [model]),
-        "llama_n_ctx_train": (ctypes.c_int32, [model]),
-        "llama_add_bos_token": (ctypes.c_int32, [model]),
+        "llama_n_vocab": (number, [model]),
+        "llama_n_ctx_train": (number, [model]),
+        "llama_add_bos_token": (number, [model]),
         "llama_token_bos": (token, [model]),
         "llama_token_eos": (token, [model]),
         "llama_token_is_eog": (boolean, [model, token]),
         "llama_token_get_attr": (ctypes.c_int, [model, token]),
-        "llama_token_get_text": (ctypes.c_char_p, [model, token]),
-        "llama_token_to_piece": (ctypes.c_int32, [model, token, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32, boolean]),
+        "llama_token_get_text": (text, [model, token]),
+        "llama_token_to_piece": (number, [model, token, text, number, number, boolean]),
         "llama_tokenize_gpt4all": (
-            ctypes.c_int32,
-            [model, ctypes.c_char_p, ctypes.c_int32, ctypes.POINTER(token), ctypes.c_int32, boolean, boolean, boolean],
+            number, [model, text, number, ctypes.POINTER(token), number, boolean, boolean, boolean],
         ),
     }
     for name, (result, arguments) in signatures.items():
