@@ -76,10 +76,10 @@ class Talk:
         if missing:
             pytest.skip(f"{self.model} does not declare {', '.join(sorted(missing))}")
 
-    async def rested(self) -> None:
-        """Return once nothing runs any more."""
+    async def wait_for(self, running: int) -> None:
+        """Return once so many requests run."""
         async with asyncio.timeout(GUARD):
-            while self.host.status().running:
+            while self.host.status().running != running:  # noqa: ASYNC110  # the host tells nobody when it changes
                 await asyncio.sleep(0)
 
 
@@ -216,18 +216,16 @@ async def test_a_cancel_in_the_queue(talk: Talk) -> None:
     waiting = [talk.submit(ENDLESS) for _ in range(3)]
     for stream in waiting + running:
         await stream.aclose()
-    await talk.rested()
+    await talk.wait_for(running=0)
     assert (await talk.ask("Say pong.")).text == "pong"
 
 
 async def test_a_cancel_during_the_prompt(talk: Talk) -> None:
     """Who leaves while a long prompt is read frees the slot; the next request gets its own answer."""
     stream = talk.submit(LONG)
-    async with asyncio.timeout(GUARD):
-        while not talk.host.status().running:
-            await asyncio.sleep(0)
+    await talk.wait_for(running=1)
     await stream.aclose()
-    await talk.rested()
+    await talk.wait_for(running=0)
     assert (await talk.ask("Say pong.")).text == "pong"
 
 
@@ -237,7 +235,7 @@ async def test_a_cancel_during_the_answer(talk: Talk) -> None:
         async for delta in stream:
             if delta.text:
                 break
-    await talk.rested()
+    await talk.wait_for(running=0)
     assert (await talk.ask("Say pong.")).text == "pong"
 
 

@@ -1,27 +1,36 @@
-"""README's table of parameters; run this file as a program to write it."""
+"""The READMEs' tables of parameters; run this file as a program to write them."""
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import pytest
 
 from lllms_core.parameters import markdown
 from lllms_core.plugins import Plugins
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+READMES: Mapping[str, tuple[str, ...]] = {"README.md": (), "plugins/lllms-gpt4all/README.md": ("gpt4all", "llamacpp")}
+"""Each with the engines that its table compares; none: all."""
 START, END = "<!-- parameters: written by `make readme` -->\n", "<!-- end -->\n"
 
 
-def with_table(text: str) -> str:
-    """README with the table as the installed engines declare it."""
-    engines = {name: one.object.parameters for name, one in sorted(Plugins.discover().engines.items())}
+def with_table(text: str, compared: tuple[str, ...]) -> str:
+    """A README with the table as the installed engines declare it."""
+    declared = {name: one.object.parameters for name, one in sorted(Plugins.discover().engines.items())}
+    engines = {name: declared[name] for name in compared or declared}
     before, _, rest = text.partition(START)
     _, end, after = rest.partition(END)
     return f"{before}{START}\n{markdown(engines)}\n{end}{after}"
 
 
-def test_readme_says_what_engines_declare() -> None:
-    """README's table of parameters is the one that requests are checked by; `make readme` writes it."""
-    text = README.read_text(encoding="utf-8")
-    assert text == with_table(text)
+@pytest.mark.parametrize("readme", READMES)
+def test_readme_says_what_engines_declare(readme: str) -> None:
+    """A README's table of parameters is the one that requests are checked by; `make readme` writes it."""
+    text = (ROOT / readme).read_text(encoding="utf-8")
+    assert text == with_table(text, READMES[readme])
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for readme, compared in READMES.items():
+        path = ROOT / readme
+        path.write_text(with_table(path.read_text(encoding="utf-8"), compared), encoding="utf-8")
