@@ -14,6 +14,7 @@ from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
+from lllms_core.gguf import is_gguf
 from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.structure import structure
@@ -104,13 +105,15 @@ class Catalog:
 def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
     """Return a name and a configuration for a file of weights: the engine is found by the file's ending.
 
+    A GGUF file may have any name: other programs keep some under their hashes.
     Raises `ConfigError` if there is no such file, or not exactly one engine for it.
     """
     file = path.expanduser().absolute()
     if not file.is_file():
         raise ConfigError(f"no file {file}")
     suffixes = {name: provided.object.file_suffixes for name, provided in sorted(plugins.engines.items())}
-    fitting = [name for name, endings in suffixes.items() if file.name.lower().endswith(endings)]
+    ending = ".gguf" if is_gguf(file) else file.name.lower()
+    fitting = [name for name, endings in suffixes.items() if ending.endswith(endings)]
     if not fitting:
         known = [f"{name} loads {' '.join(endings)}" for name, endings in suffixes.items() if endings]
         raise ConfigError(f"no engine for {file.name}: {'; '.join(known) or 'no engine loads files'}")

@@ -139,6 +139,12 @@ class GGUF:
         return self.metadata.number(f"{self.architecture}.{name}")
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF files do, whatever it is called. Raises `OSError`."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
+
+
 def read_gguf(path: Path) -> GGUF:
     """Read the header of a GGUF file, and check that the file holds all data that its header announces.
 

@@ -26,7 +26,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("hookspecs", "engines", "apis", "downloads"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),
-    ("pool", "store"),
+    ("pool", "store", "found"),
     ("host",),
     ("builtin",),
     ("app", "serve", "log", "client", "cli", "bench", "testing"),

@@ -5,12 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lllms_llamacpp
 import pytest
 from click.testing import CliRunner, Result
 
 import lllms_core
 from lllms_core.cli import cli
 
+COMMANDS = ("serve", "run", "chat", "ls", "show", "plugins", "check", "ps", "bench")
 SCRIPT = '[[models.slow.options.script]]\nreplies = ["one two three four"]\ntokens = 4\n'
 
 
@@ -26,6 +28,11 @@ def own_world(tmp_path, monkeypatch):
     yield
     for logger, (handlers, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.level = handlers, level
+
+
+@pytest.fixture
+def tiny_file() -> Path:
+    return Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 
 
 def lllms(*arguments: str, stdin: str | None = None) -> Result:
@@ -53,11 +60,11 @@ def test_help_names_every_command():
     """`lllms --help` shows the commands that this version promises."""
     result = lllms("--help")
     assert result.exit_code == 0
-    for command in ("serve", "run", "chat", "plugins", "check", "ps", "bench"):
+    for command in COMMANDS:
         assert f"\n  {command} " in result.output
 
 
-@pytest.mark.parametrize("command", ["serve", "run", "chat", "plugins", "check", "ps", "bench"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_examples(command):
     """The help of each command ends with examples."""
     result = lllms(command, "--help")
@@ -242,8 +249,8 @@ def test_check_says_that_all_is_well():
 
 def test_check_tells_the_memory_of_models():
     """`check` says how much memory an instance of each model takes."""
-    Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\noptions = { memory = 3_221_225_472 }\n')
-    assert "model bot: an instance takes about 3.00 GiB" in lllms("check").stdout
+    Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\noptions = { memory = 3_000_000_000 }\n')
+    assert "model bot: an instance takes about 3.0 GB" in lllms("check").stdout
 
 
 def test_check_lists_all_problems(tmp_path):
@@ -268,3 +275,52 @@ def test_check_reports_a_configuration_that_cannot_be_read():
     assert result.exit_code == 1
     assert "server.prot" in result.stderr
     assert "plugin mock" in result.stdout
+
+
+def test_show_tells_about_a_model(tiny_file):
+    """`show` prints what the file says, its template, and the memory for the slots and context that are asked for."""
+    output = lllms("show", str(tiny_file), "--slots", "1", "--context-length", "512").stdout
+    for line in ("engine: llamacpp of plugin llamacpp", "architecture: llama", "  llama.block_count: 4"):
+        assert f"\n{line}\n" in output
+    assert "tokenizer.ggml.tokens: [928 items]" in output
+    assert "\nchat template:\n  {%- if" in output
+    assert "options: context_length = 512, slots = 1" in output
+    one, many = (
+        json.loads(lllms("show", "tiny-chat", "--json", "--slots", slots).stdout)["memory"] for slots in ("1", "4")
+    )
+    assert many["kv"] == 4 * one["kv"]
+    assert one["total"] == one["weights"] + one["kv"] + one["compute"]
+
+
+def test_show_says_what_an_engine_has_no_option_for():
+    """Sizes that the engine's options refuse are refused with their limits."""
+    result = lllms("show", "tiny-chat", "--slots", "1000")
+    assert result.exit_code == 1
+    assert "256" in result.stderr
+
+
+def test_show_lets_no_file_command_the_terminal(tmp_path, tiny_file):
+    """Control characters in a file's metadata are shown as escapes."""
+    file = tmp_path / "evil.gguf"
+    file.write_bytes(tiny_file.read_bytes().replace(b"Tiny Chat", b"\x1b[2JEvil!"))
+    output = lllms("show", str(file)).stdout
+    assert "\x1b" not in output
+    assert "name: \\x1b[2JEvil!" in output
+
+
+def test_ls_lists_the_models(tiny_file):
+    """`ls` tells of each model what it is, and whether its file is here; what is missing is named on stderr."""
+    Path("lllms.toml").write_text(
+        f'[models.tiny]\nengine = "llamacpp"\nfile = "{tiny_file}"\noptions = {{ context_length = 300 }}\n'
+        '[models.gone]\nengine = "llamacpp"\nfile = "/nowhere/gone.gguf"\n[models.bot]\nengine = "mock"\n',
+    )
+    result = lllms("ls")
+    rows = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert rows["tiny"] == ["llamacpp", "1.5", "MB", "Q8_0", "1.42M", "300", "yes", "-"]
+    assert rows["gone"] == ["llamacpp", "-", "-", "-", "-", "no", "-"]
+    assert rows["bot"] == ["mock", "-", "-", "-", "4096", "yes", "-"]
+    assert "gone.gguf" in result.stderr
+    listed = {one["name"]: one for one in json.loads(lllms("ls", "--json").stdout)}
+    assert listed["tiny"]["on_disk"] is True
+    assert listed["tiny"]["path"] == str(tiny_file)
+    assert "no file" in listed["gone"]["problem"]

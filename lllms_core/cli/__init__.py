@@ -6,11 +6,13 @@ from lllms_core.cli.bench import bench
 from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
 from lllms_core.cli.group import Commands
+from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
 from lllms_core.cli.run import run
 from lllms_core.cli.serve import serve
 from lllms_core.cli.setup import examples
+from lllms_core.cli.show import show
 
 
 @click.group(
@@ -30,7 +32,7 @@ def cli(debug: bool) -> None:
     del debug  # read from the context where errors are shown
 
 
-for command in (bench, chat, check, plugins, ps, run, serve):
+for command in (bench, chat, check, ls, plugins, ps, run, serve, show):
     cli.add_command(command)
 
 

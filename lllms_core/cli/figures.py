@@ -1,22 +1,24 @@
 """Numbers as people read them."""
 
+from lllms_core.text.sizes import human_size
 from lllms_core.types import Memory
-
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
-
-def size_text(count: float) -> str:
-    """Bytes with three digits: 1.25 GiB, 15.0 MiB, 812 B."""
-    unit = 0
-    while count >= 1000 and unit < len(_UNITS) - 1:
-        count /= 1024
-        unit += 1
-    digits = 0 if unit == 0 or count >= 100 else 1 if count >= 10 else 2
-    return f"{count:.{digits}f} {_UNITS[unit]}"
 
 
 def memory_text(memory: Memory) -> str:
-    """An estimate in one line."""
+    """Write an estimate in one line."""
     mapped = " (mapped: instances share them)" if memory.mapped else ""
-    return (f"{size_text(memory.total)}: weights {size_text(memory.weights)}{mapped}, KV cache {size_text(memory.kv)}, "
-            f"buffers {size_text(memory.compute)}")
+    return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
+            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}")
+
+
+def count_text(count: int) -> str:
+    """Write a number of parameters: 1.4M, 7.2B."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def printable(text: str) -> str:
+    """Write a text of unknown origin so that it cannot command the terminal: control characters become escapes."""
+    return "".join(one if one.isprintable() or one == "\t" else ascii(one)[1:-1] for one in text)

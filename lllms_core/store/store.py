@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import frozen
 from filelock import FileLock, Timeout
 
 from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, scheme, shown
@@ -94,7 +94,7 @@ class Store:
     """
 
     models_dir: Path
-    downloaders: Sequence[Downloader] = field(converter=tuple, default=())
+    downloaders: Sequence[Downloader] = ()
     offline: bool = False
     """Whether the network must not be used."""
 

@@ -1,0 +1,123 @@
+"""The models as commands on files see them: what is configured or offered, and what the store has besides."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import attrs
+from attrs import field, frozen
+
+from lllms_core.catalog import Catalog, model_from_file
+from lllms_core.config import Config
+from lllms_core.errors import LllmsError
+from lllms_core.plugins import Plugins
+from lllms_core.store import Store, StoredModel
+from lllms_core.types import ModelSpec
+
+
+@frozen
+class Listed:
+    """One model, and what of it is known without loading it."""
+
+    name: str
+    """Of a model that only the store knows, its source."""
+    engine: str | None
+    source: str | None
+    """Where its files come from: a path, or what a downloader knows; None for an engine that needs no file."""
+    path: Path | None = None
+    """The file that is loaded, if it is on this disk."""
+    size: int | None = None
+    """Bytes of all its files."""
+    details: Mapping[str, str | int | float] = field(factory=dict)
+    context_length: int | None = None
+    """Tokens of one request, as configured; else as the model was trained."""
+    here: bool = False
+    """Whether all that it needs is on this disk."""
+    used: float | None = None
+    """When it was last fetched or loaded, as seconds since 1970; None if that is not known."""
+    problem: str | None = None
+    """Why it cannot be served."""
+
+
+@frozen(slots=False)
+class Inventory:
+    """The models of a configuration, or of the plugins if it has none, and the files of them all."""
+
+    config: Config
+    plugins: Plugins
+    store: Store
+
+    @classmethod
+    def open(cls, config: Config) -> Self:
+        """Look at the plugins and the store."""
+        plugins = Plugins.discover(disable=config.disabled_plugins)
+        downloaders = tuple(provided.object for _, provided in sorted(plugins.downloaders.items()))
+        return cls(config, plugins, Store(config.server.models_dir, downloaders))
+
+    @cached_property
+    def sources(self) -> dict[str, str | None]:
+        """Where the files of each model come from, by its name."""
+        if self.config.models:
+            return {name: model.file for name, model in self.config.models.items()}
+        offers = {name: provided.object for name, provided in sorted(self.plugins.offers.items())}
+        return {name: None if offer.file is None else str(offer.file) for name, offer in offers.items()}
+
+    def list(self) -> list[Listed]:
+        """Return the models of `sources`, in their order, and then those that only the store has."""
+        catalog = Catalog.examine(self.config, self.plugins)
+        rest = [model for model in self.store.models() if model.source not in self.sources.values()]
+        return [
+            *(self._configured(name, source, catalog) for name, source in self.sources.items()),
+            *(self._unconfigured(model) for model in rest),
+        ]
+
+    def users(self, path: Path) -> Iterator[str]:
+        """Yield the names of the models that need a file."""
+        for name, source in self.sources.items():
+            model = None if source is None else self.store.find(source)
+            if model is not None and any(file.path == path for file in model.files):
+                yield name
+
+    def _configured(self, name: str, source: str | None, catalog: Catalog) -> Listed:
+        found = None if source is None else self.store.find(source)
+        known = Listed(
+            name, self._engine(name), source, here=source is None or found is not None,
+            size=None if found is None else found.size, used=None if found is None else found.used or None,
+        )
+        for problem in catalog.problems:
+            if problem.name == name:
+                return attrs.evolve(known, problem=problem.text)
+        entry = catalog.get(name)
+        known = attrs.evolve(known, path=entry.spec.file)
+        try:
+            details = entry.engine.inspect(entry.spec)
+        except LllmsError as error:
+            return attrs.evolve(known, problem=error.message)
+        return attrs.evolve(known, details=details, context_length=_context_length(entry.spec.options, details))
+
+    def _engine(self, name: str) -> str:
+        if name in self.config.models:
+            return self.config.models[name].engine
+        return self.plugins.offers[name].object.engine
+
+    def _unconfigured(self, model: StoredModel) -> Listed:
+        known = Listed(
+            model.source, None, model.source, model.path, model.size, here=True, used=model.used or None,
+        )
+        try:
+            _, configured = model_from_file(model.path, self.plugins)
+            engine = self.plugins.engines[configured.engine].object
+            options = engine.Options()
+            details = engine.inspect(ModelSpec(model.source, options, model.path))
+        except LllmsError as error:
+            return attrs.evolve(known, problem=error.message)
+        length = _context_length(options, details)
+        return attrs.evolve(known, engine=engine.name, details=details, context_length=length)
+
+
+def _context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
+    for value in (getattr(options, "context_length", None), details.get("context_trained")):
+        if isinstance(value, int):
+            return value
+    return None

@@ -1,0 +1,98 @@
+"""`lllms ls`: the models, and which of them are on this disk."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lllms_core.cli.figures import count_text, printable
+from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.text.sizes import human_size, human_time
+
+if TYPE_CHECKING:
+    from lllms_core.cli.inventory import Listed
+
+
+@click.command("ls", epilog=examples(
+    "lllms ls",
+    "lllms ls --json",
+    "lllms ls --found",
+))
+@click.option("--found", is_flag=True, help="List the models of Hugging Face, llama.cpp, LM Studio and Ollama instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@config_option
+def ls(found: bool, as_json: bool, config_file: Path | None) -> None:
+    """List the models: the configured ones, or those that plugins offer, and what else was pulled.
+
+    With --found, list what other programs have on this disk. The path of each is good for `file` in the configuration,
+    and for `serve --model`, `run` and `chat`; it is only read, never changed.
+    """
+    if found:
+        _list_found(as_json)
+        return
+    from lllms_core.cli.inventory import Inventory
+
+    models = Inventory.open(read_config(config_file)).list()
+    if as_json:
+        click.echo(json.dumps([_json(model) for model in models], indent=2, ensure_ascii=False))
+    else:
+        columns = ("name", "engine", "size", "quant", "parameters", "context", "on disk", "last used")
+        table(columns, [_row(model) for model in models])
+    for model in models:
+        if model.problem and not as_json:
+            click.echo(f"Warning: {model.problem}", err=True)
+
+
+def _row(model: "Listed") -> list[str]:
+    parameters = model.details.get("parameters")
+    return [
+        model.name, model.engine or "-", "-" if model.size is None else human_size(model.size),
+        str(model.details.get("quantisation", "-")), count_text(parameters) if isinstance(parameters, int) else "-",
+        str(model.context_length or "-"), "yes" if model.here else "no",
+        "-" if model.used is None else f"{human_time(max(0, time.time() - model.used))} ago",
+    ]
+
+
+def _json(model: "Listed") -> dict[str, object]:
+    return {
+        "name": model.name, "engine": model.engine, "source": model.source,
+        "path": None if model.path is None else str(model.path), "size": model.size,
+        "quantisation": model.details.get("quantisation"), "parameters": model.details.get("parameters"),
+        "context_length": model.context_length, "on_disk": model.here, "last_used": model.used,
+        "problem": model.problem,
+    }
+
+
+def _list_found(as_json: bool) -> None:
+    from lllms_core.found import find_models
+
+    findings = find_models()
+    if as_json:
+        found = [
+            {"place": one.place, "name": one.name, "path": str(one.path), "size": one.size} for one in findings.models
+        ]
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        table(("place", "name", "size", "path"), [
+            (one.place, one.name, human_size(one.size), str(one.path)) for one in findings.models
+        ])
+    for problem in findings.problems:
+        click.echo(f"Warning: {problem}", err=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under their columns; to a program, each on one line whatever its width."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*columns, box=None, pad_edge=False, header_style="dim")
+    for first, *rest in rows:
+        made.add_row(Text(printable(first), "bold"), *(Text(printable(one)) for one in rest))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=sum(max(len(line[i]) for line in (columns, *rows)) + 2 for i in range(len(columns))))
+    console.print(made)

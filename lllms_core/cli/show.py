@@ -1,0 +1,111 @@
+"""`lllms show`: what a model says about itself, and the memory that it takes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import attrs
+import click
+
+from lllms_core.cli.figures import count_text, memory_text, printable
+from lllms_core.cli.setup import config_option, examples, read_config, select
+
+if TYPE_CHECKING:
+    from lllms_core.catalog import CatalogEntry
+    from lllms_core.config import Config
+    from lllms_core.gguf import GGUF, Value
+
+_TEMPLATE = "tokenizer.chat_template"
+_LONG_LIST, _LONG_TEXT = 16, 200
+
+
+@click.command(epilog=examples(
+    "lllms show tiny-chat",
+    "lllms show ./phi3.gguf --context-length 8192 --slots 8",
+    "lllms show tiny-chat --json",
+))
+@click.argument("model")
+@click.option("--context-length", type=click.IntRange(1), metavar="N", help="Estimate memory for requests of N tokens.")
+@click.option("--slots", type=click.IntRange(1), metavar="N", help="Estimate memory for N requests at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@config_option
+def show(
+    model: str, context_length: int | None, slots: int | None, as_json: bool, config_file: Path | None,
+) -> None:
+    """Show what MODEL is: its file, its chat template, and how much memory an instance will take.
+
+    MODEL is a configured model, a plugin's own, or a model file; nothing is loaded.
+    """
+    from lllms_core.catalog import Catalog
+    from lllms_core.gguf import is_gguf, read_gguf
+    from lllms_core.plugins import Plugins
+
+    config = read_config(config_file)
+    plugins = Plugins.discover(disable=config.disabled_plugins)
+    sizes = {"context_length": context_length, "slots": slots}
+    config = _with_options(select(config, plugins, [model]), {key: value for key, value in sizes.items() if value})
+    [entry] = Catalog.build(config, plugins).entries
+    file = entry.spec.file
+    gguf = read_gguf(file) if file is not None and is_gguf(file) else None
+    if as_json:
+        click.echo(json.dumps(_tables(entry, gguf), indent=2, ensure_ascii=False))
+    else:
+        for line in _lines(entry, gguf):
+            click.echo(line)
+
+
+def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":
+    """Put options on top of those of the one model; the catalog checks whether its engine has them."""
+    [(name, model)] = config.models.items()
+    return config.with_model(name, attrs.evolve(model, options={**model.options, **options}))
+
+
+def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
+    yield f"model: {entry.name}"
+    yield f"engine: {entry.engine.name} of plugin {entry.plugin}"
+    if entry.spec.file is not None:
+        yield f"file: {entry.spec.file}"
+    for key, value in entry.engine.inspect(entry.spec).items():
+        shown = count_text(value) if key == "parameters" and isinstance(value, int) else printable(str(value))
+        yield f"{key.replace('_', ' ')}: {shown}"
+    memory = entry.engine.estimate(entry.spec)
+    if memory.total:
+        yield f"memory of an instance: about {memory_text(memory)}"
+    chosen = [f"{key} = {value!r}" for key, value in entry.config.options.items()]
+    yield f"options: {', '.join(chosen) or 'the defaults'}"
+    if gguf is not None:
+        yield "metadata:"
+        yield from (f"  {printable(key)}: {_text(gguf, key)}" for key in gguf.metadata if not key.startswith(_TEMPLATE))
+        for key in gguf.metadata:
+            if key.startswith(_TEMPLATE) and gguf.metadata.text(key):
+                yield f"chat template{key.removeprefix(_TEMPLATE).replace('.', ' ')}:"
+                yield from (f"  {printable(line)}" for line in gguf.metadata.text(key).splitlines())
+
+
+def _text(gguf: "GGUF", key: str) -> str:
+    """The value of a key in a line, which long ones do not get."""
+    if gguf.metadata.length(key) > _LONG_LIST:
+        return f"[{gguf.metadata.length(key)} items]"
+    text = printable(str(gguf.metadata[key]))
+    return text if len(text) <= _LONG_TEXT else f"{text[:_LONG_TEXT]}... ({len(text)} characters)"
+
+
+def _tables(entry: "CatalogEntry", gguf: "GGUF | None") -> dict[str, object]:
+    memory = entry.engine.estimate(entry.spec)
+    return {
+        "name": entry.name, "aliases": list(entry.aliases), "engine": entry.engine.name, "plugin": entry.plugin,
+        "file": None if entry.spec.file is None else str(entry.spec.file),
+        "details": dict(entry.engine.inspect(entry.spec)), "options": dict(entry.config.options),
+        "memory": {**attrs.asdict(memory), "total": memory.total},
+        "metadata": None if gguf is None else {key: _plain(gguf, key) for key in gguf.metadata},
+    }
+
+
+def _plain(gguf: "GGUF", key: str) -> "Value | dict[str, int] | None":
+    """The value of a key for JSON: of long lists only their length; JSON has no infinity."""
+    if gguf.metadata.length(key) > _LONG_LIST:
+        return {"items": gguf.metadata.length(key)}
+    value = gguf.metadata[key]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,227 @@
+"""Models that other programs have on this machine: found where they lie, read only.
+
+Hugging Face, llama.cpp, LM Studio and Ollama each keep theirs in a folder of their own; the path of what is found is
+what `file` in a configuration takes.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from attrs import field, frozen
+
+Place = Literal["huggingface", "llama.cpp", "lmstudio", "ollama"]
+
+_PART = re.compile(r"-(\d{5})(-of-(\d{5})\.gguf)$", re.IGNORECASE)
+_OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"
+_OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
+_OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
+"""Where the service that its installer makes on Linux keeps models."""
+
+
+@frozen
+class FoundModel:
+    """A model of another program."""
+
+    place: Place
+    name: str
+    """As that program calls it."""
+    path: Path
+    """The file of weights, of a model in parts the first: what `file` takes."""
+    size: int
+    """Bytes, all parts together."""
+
+
+@frozen
+class Findings:
+    """What was found, and what could not be looked at."""
+
+    models: tuple[FoundModel, ...]
+    """Sorted by place and name."""
+    problems: tuple[str, ...]
+
+
+def find_models(
+    environ: Mapping[str, str] = os.environ, home: Path | None = None, platform: str = sys.platform,
+) -> Findings:
+    """Look into the folders of the other programs. Folders that are not there hold no models."""
+    disk = _Disk()
+    home = home or Path.home()
+    found: list[FoundModel] = []
+    found += _huggingface(huggingface_folder(environ, home), disk)
+    found += _models("llama.cpp", llamacpp_folder(environ, home, platform), disk)
+    for folder in _lmstudio_folders(home, disk):
+        found += _models("lmstudio", folder, disk)
+    for folder in ollama_folders(environ, home, platform):
+        found += _ollama(folder, disk)
+    # Of two with one name, the first counts: folders and revisions come in the order of their importance.
+    models = {(model.place, model.name): model for model in reversed(found)}
+    return Findings(tuple(models[key] for key in sorted(models)), tuple(disk.problems))
+
+
+# -- where they are ----------------------------------------------------------------------------------------------------
+
+
+def huggingface_folder(environ: Mapping[str, str], home: Path) -> Path:
+    """Return the cache of the Hugging Face hub."""
+    hub = _given(environ, "HF_HUB_CACHE", home) or _given(environ, "HUGGINGFACE_HUB_CACHE", home)
+    return hub or (_given(environ, "HF_HOME", home) or _cache(environ, home) / "huggingface") / "hub"
+
+
+def llamacpp_folder(environ: Mapping[str, str], home: Path, platform: str) -> Path:
+    """Return the folder of what llama.cpp's programs have downloaded."""
+    if folder := _given(environ, "LLAMA_CACHE", home):
+        return folder
+    if platform == "darwin":
+        return home / "Library" / "Caches" / "llama.cpp"
+    if platform == "win32":
+        return (_given(environ, "LOCALAPPDATA", home) or home / "AppData" / "Local") / "llama.cpp"
+    return _cache(environ, home) / "llama.cpp"
+
+
+def ollama_folders(environ: Mapping[str, str], home: Path, platform: str) -> list[Path]:
+    """Return the folders of Ollama's models: the one that is set, else the user's, and the service's on Linux."""
+    if folder := _given(environ, "OLLAMA_MODELS", home):
+        return [folder]
+    return [home / ".ollama" / "models", *([_OLLAMA_SERVICE] if platform == "linux" else [])]
+
+
+def _lmstudio_folders(home: Path, disk: "_Disk") -> list[Path]:
+    """The folder that LM Studio's settings name, else its default; and that of its older versions."""
+    base = Path((disk.text(home / ".lmstudio-home-pointer") or "").strip() or home / ".lmstudio")
+    settings = disk.json(base / "settings.json")
+    chosen = settings.get("downloadsFolder") if isinstance(settings, dict) else None
+    folder = Path(chosen) if isinstance(chosen, str) and chosen else base / "models"
+    return [folder, home / ".cache" / "lm-studio" / "models"]
+
+
+def _given(environ: Mapping[str, str], name: str, home: Path) -> Path | None:
+    """The folder that a variable names, if it is set and not empty."""
+    value = environ.get(name)
+    if not value:
+        return None
+    return home / value[2:] if value.startswith(("~/", "~\\")) else Path(value)
+
+
+def _cache(environ: Mapping[str, str], home: Path) -> Path:
+    return _given(environ, "XDG_CACHE_HOME", home) or home / ".cache"
+
+
+# -- what is in them ---------------------------------------------------------------------------------------------------
+
+
+def _huggingface(hub: Path, disk: "_Disk") -> Iterator[FoundModel]:
+    """Models of the hub's cache, `models--ORG--REPO/snapshots/REVISION/...`; the current revision comes first."""
+    for repo in disk.folders(hub):
+        kind, _, name = repo.name.partition("--")
+        if kind != "models":
+            continue
+        current = (disk.text(repo / "refs" / "main") or "").strip()
+        for snapshot in sorted(disk.folders(repo / "snapshots"), key=lambda one: (one.name != current, one.name)):
+            for model in _models("huggingface", snapshot, disk):
+                yield FoundModel("huggingface", f"{name.replace('--', '/', 1)}/{model.name}", model.path, model.size)
+
+
+def _models(place: Place, folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
+    """Models below a folder, named by their paths in it; parts of one count together, projectors do not count."""
+    for file in disk.files(folder):
+        if file.suffix.lower() != ".gguf" or file.name.lower().startswith("mmproj"):
+            continue
+        part = _PART.search(file.name)
+        if part and int(part[1]) != 1:
+            continue
+        files = [file]
+        if part:
+            stem = file.name[: part.start()]
+            files = [file.with_name(f"{stem}-{number:05}{part[2]}") for number in range(1, int(part[3]) + 1)]
+        sizes = [size for size in map(disk.size, files) if size is not None]
+        if len(sizes) == len(files):
+            yield FoundModel(place, file.relative_to(folder).as_posix(), file, sum(sizes))
+
+
+def _ollama(folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
+    """Models of Ollama's manifests, `manifests/HOST/OWNER/NAME/TAG`; their weights are `blobs/sha256-...`."""
+    manifests = folder / "manifests"
+    for file in disk.files(manifests):
+        parts = file.relative_to(manifests).parts
+        if len(parts) < 3 or file.name.startswith("."):
+            continue
+        digest = ollama_weights(disk.json(file))
+        if digest is None:
+            continue
+        blob = folder / "blobs" / digest.replace(":", "-")
+        size = disk.size(blob)
+        if size is not None:
+            yield FoundModel("ollama", ollama_name(parts), blob, size)
+
+
+def ollama_name(parts: tuple[str, ...]) -> str:
+    """Return what Ollama calls the model of a manifest at this path: `llama3.2:1b`, `hf.co/org/repo:Q4_K_M`."""
+    *owner, tag = parts
+    if owner[0] == _OLLAMA_HOST:
+        owner = owner[2:] if owner[1] == _OLLAMA_OWNER and len(owner) > 2 else owner[1:]
+    return f"{'/'.join(owner)}:{tag}"
+
+
+def ollama_weights(manifest: object) -> str | None:
+    """Return the digest of the weights that a manifest names; None if it names none in a form that is known."""
+    layers = manifest.get("layers") if isinstance(manifest, dict) else None
+    for layer in layers if isinstance(layers, list) else ():
+        if isinstance(layer, dict) and layer.get("mediaType") == _OLLAMA_WEIGHTS:
+            digest = layer.get("digest")
+            if isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+                return digest
+    return None
+
+
+@frozen
+class _Disk:
+    """Reads what may not be there; what is there and cannot be read becomes a problem."""
+
+    problems: list[str] = field(factory=list)
+
+    def folders(self, folder: Path) -> list[Path]:
+        """The folders in a folder, sorted."""
+        try:
+            return sorted(one for one in folder.iterdir() if one.is_dir())
+        except OSError as error:
+            self._failed(error, folder)
+            return []
+
+    def files(self, folder: Path) -> list[Path]:
+        """All files below a folder, sorted."""
+        def failed(error: OSError) -> None:
+            self._failed(error, Path(error.filename))
+
+        return sorted(Path(top) / name for top, _, names in os.walk(folder, onerror=failed) for name in names)
+
+    def size(self, file: Path) -> int | None:
+        """The bytes of a file that should be there: None for a broken link, a missing part or a missing blob."""
+        try:
+            return file.stat().st_size
+        except OSError as error:
+            self.problems.append(f"{file} cannot be read: {error.strerror}")
+            return None
+
+    def text(self, file: Path) -> str | None:
+        try:
+            return file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            self._failed(error, file)
+            return None
+
+    def json(self, file: Path) -> object:
+        text = self.text(file)
+        try:
+            return None if text is None else json.loads(text)
+        except (ValueError, RecursionError):
+            self.problems.append(f"{file} is no JSON")
+            return None
+
+    def _failed(self, error: OSError, path: Path) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            self.problems.append(f"{path} cannot be read: {error.strerror}")
