@@ -152,6 +152,8 @@ class Request:
     """Seconds from the moment the request gets its slot; None: no limit."""
     constraint: Constraint | None = None
     """What the answer must be; None: whatever the model says."""
+    cache_prompt: bool = True
+    """Whether the request may use what others have evaluated, and leave what it evaluates for others."""
 
     @property
     def task(self) -> Task:

@@ -226,8 +226,8 @@ def test_any_interleaving_answers_as_if_alone(actions, slots, spare, kv_size, ba
         driver.answers.setdefault(name, []).extend(deltas)
     driver.check()
     assert all(sampler.closed for sampler in model.samplers)
-    assert model._table.held == len(model.cells)
-    assert all(model.line(i) == model._table.tokens(i) for i in range(slots + spare))
+    assert model._cache.table.held == len(model.cells)
+    assert all(model.line(i) == model._cache.table.tokens(i) for i in range(slots + spare))
 
 
 def test_one_answer_is_the_models():

@@ -123,14 +123,49 @@ def test_recurrent_sequences_are_only_continued():
     assert table.place([1, 2, 3], 10).keep == 0
 
 
-def test_everything_idle_can_be_forgotten():
-    """`forget_idle` names the sequences that hold something for nobody, and leaves the busy ones."""
-    table = SequenceTable(3, 100)
+def test_idle_sequences_are_told_apart():
+    """What holds something for nobody is named, the latest first; busy ones are not, and shared cells do not count."""
+    table = SequenceTable(4, 100)
     put(table, [1, 2], 10)
     put(table, [3, 4], 10)
+    put(table, [5, 6], 10)
+    put(table, [3, 4, 5], 10)
+    table.release(2)
     table.release(0)
-    assert table.forget_idle() == [0]
-    assert list(table.tokens(1)) == [3, 4]
+    table.release(1)
+    assert table.idle_sequences() == [1, 0, 2]
+    assert table.idle_cells == 4
+    assert table.held == 7
+
+
+def test_hidden_sequence_is_used_by_nobody():
+    """Nobody takes anything from a sequence that is to be alone."""
+    table = SequenceTable(2, 100)
+    put(table, [1, 2, 3], 10)
+    table.hide(0)
+    assert table.place([1, 2, 3, 4], 10) == Placement(target=1, source=1, keep=0, evict=())
+    assert table.longest_prefix([1, 2, 3, 4]) == 0
+
+
+def test_pinned_sequence_stays():
+    """What is pinned can be copied from, makes no room for others, and takes no more than it holds."""
+    table = SequenceTable(3, 10)
+    put(table, [1, 2, 3], 10)
+    table.pin(0)
+    assert table.place([1, 2, 3, 4], 10) == Placement(target=1, source=0, keep=3, evict=())
+    assert table.place([1, 2, 3, 4], 11) is None
+    assert table.place([4], 8) is None
+    assert table.idle_cells == 0
+
+
+def test_place_for_a_session_has_room_for_all_of_it():
+    """A session from elsewhere needs room for all its tokens, also if the request uses few of them."""
+    table = SequenceTable(3, 20)
+    put(table, [1] * 10, 10)
+    assert table.place_afresh(10, 4) == Placement(target=1, source=1, keep=0, evict=())
+    assert table.place_afresh(11, 4) is None
+    table.release(0)
+    assert table.place_afresh(11, 4) == Placement(target=1, source=1, keep=0, evict=(0,))
 
 
 @settings(deadline=None)
@@ -174,22 +209,3 @@ def test_cells_are_counted_as_if_one_by_one(actions, capacity):
         idle = {id(cell) for i, line in enumerate(cells) if not totals[i] for cell in line}
         busy = {id(cell) for i, line in enumerate(cells) if totals[i] for cell in line}
         assert len(busy | idle) + room <= capacity
-
-
-@given(lengths=st.lists(st.integers(1, 12), max_size=6), most=st.integers(0, 40))
-def test_past_conversations_are_kept_up_to_a_bound(lengths, most):
-    """Of what nobody is using, the most recently used stays, as long as all of it is within the bound."""
-    table = SequenceTable(6, 1000)
-    for number, length in enumerate(lengths):
-        place = table.place([number * 100], 20)
-        table.take(place, 20)
-        table.extend(place.target, range(number * 100, number * 100 + length))
-    for number in range(len(lengths)):
-        table.release(number)
-    table.forget_idle(most)
-    assert table.held <= most
-    kept = [bool(table.tokens(number)) for number in range(len(lengths))]
-    assert kept == sorted(kept)
-    if False in kept:
-        first = kept.count(False) - 1
-        assert sum(lengths[first:]) > most

@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 
 from attrs import frozen
 
+from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
@@ -87,6 +88,9 @@ class Model(ABC):
     """How many requests may be open at once."""
     context_length: int
     """How many tokens one request may hold, prompt and answer together."""
+    state_key: str | None = None
+    """Names all that a session of this model depends on besides its tokens and the model's file: versions, options.
+    None: nothing of a request outlives the model, and it is given no `SessionLink`."""
     interrupt: threading.Event
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it and return."""
 
@@ -155,6 +159,15 @@ class Model(ABC):
             raise InvalidRequest(
                 f"model '{query.model}' cannot {LABELS[query.task]}{way_out}; it can {able}", "model",
             )
+
+    def use_sessions(self, link: SessionLink) -> None:
+        """Exchange sessions over this link from now on; called once, before the first request."""
+
+    def found(self, request_id: str, session: Session | None) -> None:
+        """Here is what the link was asked to find; the request may have ended meanwhile."""
+
+    def store_sessions(self) -> None:
+        """Have what past requests left stored; the last call before `close`."""
 
     def use_threads(self, count: int) -> None:
         """Compute with at most `count` cores from now on; engines that compute little need not care."""

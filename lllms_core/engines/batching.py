@@ -15,14 +15,21 @@ from attrs import define, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines.base import Model
+from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.plan import Pace, share_out
-from lllms_core.engines.sequences import SequenceTable
+from lllms_core.engines.sessions import Session, SessionLink, State
 from lllms_core.errors import InvalidRequest, RequestError
 from lllms_core.text import OutputText
 from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, Usage
 
 LONGEST_WAIT = 0.01
 """Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
+
+KEPT_BESIDE = 256
+"""Idle cells that stay beside running requests where sessions are stored: a decode passes over them anyway, since
+engines round up."""
+LINGER = 1.0
+"""Seconds that a conversation stays beside running requests after its answer: programs go on at once, people do not."""
 
 
 class Interrupted(Exception):
@@ -85,6 +92,13 @@ class _Run:
     sequence: int = -1
     evaluated: int = 0
     cached: int = 0
+    session: Session | None = None
+    """What was stored of its conversation."""
+    asked: bool = False
+    asking: bool = False
+    """Whether it waits for the answer to whether there is a session."""
+    pin: bool = False
+    """Whether it is the preload, which stays."""
 
     @property
     def generated(self) -> int:
@@ -99,7 +113,8 @@ class BatchingModel(Model):
     """A model that evaluates several sequences at once.
 
     Call `super().__init__` with its sizes, and implement the methods below that work on tokens. `sequences` may be
-    larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room.
+    larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room. A model that has a
+    `state_key` implements `state_size`, `export_state` and `import_state`, too.
     """
 
     def __init__(
@@ -116,22 +131,25 @@ class BatchingModel(Model):
     ) -> None:
         """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
 
-        `kept_tokens` bounds what stays of past conversations, since the cells that it fills slow every decode a little;
-        None: as many as one request may hold. `batch_size` is the most tokens of one decode; `can_trim` is False for
-        models whose sequences cannot be cut.
+        `kept_tokens` bounds what stays of past conversations while requests run, since the cells that it fills slow
+        every decode a little; None: 256 where sessions are stored, so that the others can come back from there, else as
+        many as one request may hold. `batch_size` is the most tokens of one decode; `can_trim` is False for models
+        whose sequences cannot be cut.
         """
         self.slots = slots
         self.context_length = min(context_length, kv_size)
         self.batch_size = batch_size
-        self._kept_tokens = self.context_length if kept_tokens is None else kept_tokens
+        self._kept_tokens = kept_tokens
         self.template = template
         self.tasks = frozenset({"chat", "text"} if template else {"text"})
-        self._table = SequenceTable(sequences or slots, kv_size, can_trim=can_trim)
+        self._cache = SequenceCache(self, sequences or slots, kv_size, can_trim=can_trim)
         self._pace = Pace()
         self._waiting: deque[_Run] = deque()
         self._runs: dict[str, _Run] = {}
         self._blocked = False
         """Whether the first who waits has no room, and nobody has left since."""
+        self._tidy_at: float | None = None
+        """When those who linger beside running requests are to leave, on the clock of `perf_counter`."""
 
     # -- what an engine implements ------------------------------------------------------------------------------------
 
@@ -176,12 +194,27 @@ class BatchingModel(Model):
         """
         raise NotImplementedError
 
+    def state_size(self, sequence: int) -> int:
+        """How many bytes `export_state` would return now."""
+        raise NotImplementedError
+
+    def export_state(self, sequence: int) -> State:
+        """Copy what was evaluated of a sequence; nothing changes."""
+        raise NotImplementedError
+
+    def import_state(self, sequence: int, state: State) -> bool:
+        """Fill an empty sequence with what was exported; False if that cannot be done, and the sequence is empty still.
+
+        The state comes from a model of the same `state_key`, and was not damaged on its way.
+        """
+        raise NotImplementedError
+
     # -- the contract of Model ----------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether no request is open."""
-        return not self._runs and not self._waiting
+        """Whether no request is open, other than those that wait to be told what was `found` for them."""
+        return not self._runs and all(run.asking for run in self._waiting)
 
     def open(self, request: Request) -> None:
         """Tokenise the prompt, and refuse what can never fit."""
@@ -198,6 +231,8 @@ class BatchingModel(Model):
         """Admit who has room, evaluate one batch, choose a token for everyone whose logits are there."""
         refused = self._refuse()
         self._admit()
+        if self._tidy_at is not None and perf_counter() >= self._tidy_at:
+            self._tidy()
         runs = self._plan()
         if not runs:
             matchers = [run.matcher for run in self._waiting if run.matcher is not None]
@@ -215,7 +250,7 @@ class BatchingModel(Model):
         generating = sum(feed.logits and len(feed.tokens) == 1 for feed in feeds)
         self._pace.observe(generating, sum(len(feed.tokens) for feed in feeds) - generating, perf_counter() - started)
         for (run, count), feed in zip(runs, feeds, strict=True):
-            self._table.extend(run.sequence, feed.tokens)
+            self._cache.table.extend(run.sequence, feed.tokens)
             run.evaluated += count
         ready = [run for (run, _), feed in zip(runs, feeds, strict=True) if feed.logits]
         return [*refused, *(self._next_token(run, row) for run, row in zip(ready, rows, strict=True))]
@@ -229,6 +264,20 @@ class BatchingModel(Model):
                 return [Delta(request_id, finish=Finish("cancelled", self._usage(run)))]
         run_or_none = self._runs.get(request_id)
         return [] if run_or_none is None else [self._finish(run_or_none, "cancelled")]
+
+    def use_sessions(self, link: SessionLink) -> None:
+        """Exchange sessions over this link from now on."""
+        self._cache.link = link
+
+    def found(self, request_id: str, session: Session | None) -> None:
+        """Go on with a request whose session was asked for."""
+        for run in self._waiting:
+            if run.request.id == request_id:
+                run.session, run.asking = session, False
+
+    def store_sessions(self) -> None:
+        """Have what past requests left stored."""
+        self._cache.store_idle()
 
     def close(self) -> None:
         """Free the samplers; what else the engine holds, it frees itself."""
@@ -264,27 +313,50 @@ class BatchingModel(Model):
     def _admit(self) -> None:
         """Give sequences to those who wait, first come first served, as long as there is room to their end.
 
-        Those whose matcher is still being made let others pass.
+        Those whose matcher is still being made, or whose session is sought, let others pass.
         """
+        before = len(self._runs)
         for run in [one for one in self._waiting if one.matcher is None or one.matcher.done()]:
-            if len(self._runs) >= self.slots or self._blocked:
-                return
-            place = self._table.place(run.tokens, run.limit)
-            if place is None:
+            if self._blocked or len(self._runs) >= self.slots:
+                break
+            if run.asking or self._ask(run):
+                continue
+            token_seconds = self._pace.prompt_token
+            admission = (
+                self._cache.admit(run.tokens, run.limit, run.session, token_seconds)
+                if run.request.cache_prompt else self._cache.admit_alone(run.limit)
+            )
+            if admission is None:
                 self._blocked = True
-                return
+                break
             self._waiting.remove(run)
-            if place.source != place.target:
-                self.trim(place.target, 0)
-                self.copy(place.source, place.target, place.keep)
-            elif place.keep < len(self._table.tokens(place.target)):
-                self.trim(place.target, place.keep)
-            for sequence in place.evict:
-                self.trim(sequence, 0)
-            self._table.take(place, run.limit)
-            run.sequence, run.evaluated, run.cached = place.target, place.keep, place.keep
+            run.session = None
+            run.sequence, run.evaluated, run.cached = admission.sequence, admission.keep, admission.keep
             run.sampler = self.sampler(run.request.sampling, run.tokens)
             self._runs[run.request.id] = run
+        if len(self._runs) > before:
+            self._tidy()  # before the first decode: cells are taken from the lowest on, and the highest one counts
+
+    def _ask(self, run: _Run) -> bool:
+        """Ask for a stored session of this conversation if that may be worth it; whether an answer is to come."""
+        link = self._cache.link
+        if link is None or run.asked or not run.request.cache_prompt:
+            return False
+        known = self._cache.known(run.tokens)
+        if run.prompt_length - 1 - known < link.min_tokens:
+            return False
+        run.asked = run.asking = True
+        link.find(run.request.id, run.tokens, known, whole=not self._cache.can_trim)
+        return run.asking
+
+    def _tidy(self) -> None:
+        """Move past conversations out of the way of those who run."""
+        self._tidy_at = None
+        kept = self._kept_tokens
+        if kept is None:
+            kept = self.context_length if self._cache.link is None else KEPT_BESIDE
+        if self._runs:
+            self._cache.move_out(kept)
 
     def _plan(self) -> list[tuple[_Run, int]]:
         """Who is fed how many tokens in the next decode: first those who generate, then prompts in chunks."""
@@ -304,19 +376,12 @@ class BatchingModel(Model):
         try:
             return self.decode(feeds)
         except KVCacheFull:
-            self._forget(0)
+            self._cache.move_out(0)
             return self.decode(feeds)
-
-    def _forget(self, most: int) -> None:
-        """Keep at most so many tokens of past conversations."""
-        for sequence in self._table.forget_idle(most):
-            self.trim(sequence, 0)
 
     def _rewind(self, run: _Run) -> None:
         """Take a sequence back to before an interrupted decode, or to its beginning where it cannot be cut."""
-        if not self.trim(run.sequence, run.evaluated):
-            self.trim(run.sequence, 0)
-            self._table.cut(run.sequence, 0)
+        if not self._cache.rewind(run.sequence, run.evaluated):
             run.evaluated = run.cached = 0
 
     def _next_token(self, run: _Run, row: int) -> Delta:
@@ -346,9 +411,12 @@ class BatchingModel(Model):
     def _leave(self, run: _Run) -> None:
         """Free the place of a request; what it evaluated stays."""
         del self._runs[run.request.id]
-        self._table.release(run.sequence)
-        self._forget(self._kept_tokens)
+        if run.pin:
+            self._cache.pin(run.sequence)
+        else:
+            self._cache.release(run.sequence)
         self._blocked = False
+        self._tidy_at = perf_counter() + LINGER
         if run.sampler is not None:
             run.sampler.close()
 

@@ -24,11 +24,11 @@ class Pace:
     def observe(self, generating: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a decode; from a mixed one the cost of its prompts, once that of its other tokens is known."""
         if generating and not prompt_tokens:
-            self.token_step = _smooth(self.token_step, seconds)
+            self.token_step = smooth(self.token_step, seconds)
         elif prompt_tokens >= SMALLEST_CHUNK and not generating:
-            self.prompt_token = _smooth(self.prompt_token, seconds / prompt_tokens)
+            self.prompt_token = smooth(self.prompt_token, seconds / prompt_tokens)
         elif prompt_tokens >= SMALLEST_CHUNK and self.token_step is not None:
-            self.prompt_token = _smooth(self.prompt_token, max(seconds - self.token_step, 0.0) / prompt_tokens)
+            self.prompt_token = smooth(self.prompt_token, max(seconds - self.token_step, 0.0) / prompt_tokens)
 
     def prompt_budget(self, generating: int, batch_size: int) -> int:
         """How many prompt tokens the next decode may hold beside `generating` others, so as not to stall them."""
@@ -48,5 +48,6 @@ def share_out(budget: int, wanted: Sequence[int]) -> list[int]:
     return shares
 
 
-def _smooth(average: float | None, value: float) -> float:
+def smooth(average: float | None, value: float) -> float:
+    """Take one more value into an exponential average; the first one is the average."""
     return value if average is None else average + SMOOTHING * (value - average)

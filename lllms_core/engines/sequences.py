@@ -54,6 +54,8 @@ class _Sequence:
     reserved: int = 0
     """How many tokens the request in it may hold at its end; 0 while no request is in it."""
     used: int = 0
+    hidden: bool = False
+    """Whether nobody else may use what is in it."""
 
     @property
     def line(self) -> _Line:
@@ -95,6 +97,21 @@ class SequenceTable:
         """How many cells of the KV cache hold something; a cell that sequences share counts once."""
         return _cells(s.line for s in self._sequences)
 
+    @property
+    def idle_cells(self) -> int:
+        """How many of them nobody is using; cells that busy sequences share do not count."""
+        return self.held - _cells(s.line for s in self._sequences if s.reserved)
+
+    def idle_sequences(self) -> list[int]:
+        """What past requests left: the sequences that hold something and run nothing, the latest first."""
+        idle = [i for i, s in enumerate(self._sequences) if s.tokens and not s.reserved]
+        return sorted(idle, key=lambda i: -self._sequences[i].used)
+
+    def longest_prefix(self, prompt: Sequence[int]) -> int:
+        """How many leading tokens of a prompt are there already."""
+        idle = [i for i, s in enumerate(self._sequences) if not s.reserved]
+        return self._longest_prefix(prompt, idle)[1] if idle else 0
+
     def place(self, prompt: Sequence[int], total: int) -> Placement | None:
         """Find the best place for a prompt that grows to at most `total` tokens; None while there is no room.
 
@@ -104,11 +121,22 @@ class SequenceTable:
         if not idle:
             return None
         source, keep = self._longest_prefix(prompt, idle)
-        oldest = min(idle, key=lambda i: (bool(self._sequences[i].tokens), self._sequences[i].used))
         continues = source in idle and keep == len(self._sequences[source].tokens)
-        target = source if continues else oldest
-        evict = self._evictions(target, source, keep, total, idle)
+        target = source if continues else self._oldest(idle)
+        evict = self._evictions(target, self._sequences[source].line.head(keep), total - keep, idle)
         return None if evict is None else Placement(target, source if keep else target, keep, evict)
+
+    def place_afresh(self, length: int, total: int) -> Placement | None:
+        """Find a place that is emptied, with room for `length` tokens from elsewhere that are cut and grow to `total`.
+
+        None while there is no room.
+        """
+        idle = [i for i, s in enumerate(self._sequences) if not s.reserved]
+        if not idle:
+            return None
+        target = self._oldest(idle)
+        evict = self._evictions(target, _Line(), max(length, total), idle)
+        return None if evict is None else Placement(target, target, 0, evict)
 
     def take(self, placement: Placement, total: int) -> None:
         """Make the target busy, holding the first `keep` tokens of the source, with room for `total`."""
@@ -144,28 +172,27 @@ class SequenceTable:
         """The request has ended; what was evaluated stays for the next turn."""
         entry = self._sequences[sequence]
         entry.reserved = 0
+        entry.hidden = False
         entry.used = next(self._uses)
 
-    def forget_idle(self, most: int = 0) -> list[int]:
-        """Forget the least recently used of what no request is using, until it fills at most `most` cells.
+    def hide(self, sequence: int) -> None:
+        """Let nobody use what a busy sequence holds, until it is released."""
+        self._sequences[sequence].hidden = True
 
-        Cells that busy sequences share do not count. Returns the sequences that were forgotten.
-        """
-        busy = _cells(s.line for s in self._sequences if s.reserved)
-        forgotten = []
-        for i in sorted(range(len(self._sequences)), key=lambda i: self._sequences[i].used):
-            if self.held - busy <= most:
-                break
-            if self._sequences[i].tokens and not self._sequences[i].reserved:
-                self.cut(i, 0)
-                forgotten.append(i)
-        return forgotten
+    def hidden(self, sequence: int) -> bool:
+        """Whether nobody may use what the sequence holds."""
+        return self._sequences[sequence].hidden
+
+    def pin(self, sequence: int) -> None:
+        """Keep what a busy sequence holds: no request runs in it, all may copy from it, and it is never forgotten."""
+        entry = self._sequences[sequence]
+        entry.reserved = len(entry.tokens)
 
     def _longest_prefix(self, prompt: Sequence[int], idle: Sequence[int]) -> tuple[int, int]:
         """The sequence that shares most with the prompt, preferring one that the prompt continues; and how much."""
         best, best_rank, best_keep = idle[0], (0, False, 0), 0
         for i, entry in enumerate(self._sequences):
-            keep = min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
+            keep = 0 if entry.hidden else min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
             if not self._can_trim and (keep < len(entry.tokens) or entry.reserved):
                 keep = 0
             rank = (keep, keep == len(entry.tokens) and not entry.reserved, entry.used)
@@ -173,13 +200,17 @@ class SequenceTable:
                 best, best_rank, best_keep = i, rank, keep
         return best, best_keep
 
-    def _evictions(
-        self, target: int, source: int, keep: int, total: int, idle: Sequence[int],
-    ) -> tuple[int, ...] | None:
-        """Which idle sequences must go, least recently used first; None if that would not be enough."""
-        promised = sum(s.reserved - len(s.tokens) for s in self._sequences if s.reserved) + total - keep
+    def _oldest(self, idle: Sequence[int]) -> int:
+        return min(idle, key=lambda i: (bool(self._sequences[i].tokens), self._sequences[i].used))
+
+    def _evictions(self, target: int, line: _Line, more: int, idle: Sequence[int]) -> tuple[int, ...] | None:
+        """Which idle sequences must go so that `target` may hold `line` and `more` tokens, least recently used first.
+
+        None if that would not be enough.
+        """
+        promised = sum(s.reserved - len(s.tokens) for s in self._sequences if s.reserved) + more
         held = {i: s.line for i, s in enumerate(self._sequences) if i != target}
-        held[target] = self._sequences[source].line.head(keep)
+        held[target] = line
         evict = []
         candidates = sorted((i for i in idle if i != target and held[i].length), key=lambda i: self._sequences[i].used)
         while _cells(held.values()) + promised > self.capacity:

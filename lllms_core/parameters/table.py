@@ -132,6 +132,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("function_call", Json(("string", "object")), _CHAT, "refused", neutral=("none", "auto")),
     Parameter("response_format", Json(("object",)), _CHAT, "refused", neutral=({"type": "text"},)),
     Parameter("reasoning_effort", Choice(_EFFORTS), _CHAT, "refused"),
+    Parameter("cache_prompt", Flag(), _BOTH, "emulated", neutral=(True,), extension=True),
     # OpenAI's own business.
     Parameter("user", Text(), _ALL, "harmless"),
     Parameter("metadata", Metadata(), _CHAT, "harmless"),

@@ -1,20 +1,31 @@
 """From a GGUF file and its options to a model that is ready to answer; imports the native library."""
 
+import re
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import llama_cpp.llama_cpp as llama
+from attrs import asdict
 
 from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
+from lllms_core.identity import file_identity
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.sizes import Sizes, sizes
 from lllms_llamacpp.threads import ThreadTuner
 from lllms_llamacpp.vocabulary import Vocabulary
+
+_ALIKE = frozenset(
+    {"context_length", "slots", "kv_size", "kept_tokens", "threads", "batch_size", "micro_batch_size", "use_mmap",
+     "use_mlock", "chat_template", "seed"},
+)
+"""Options that change no state of equal tokens."""
+_SPLIT = re.compile(r"(.*)-\d+-of-(\d+)\.gguf", re.IGNORECASE)
 
 _LOAD_MODES = {
     (False, False): llama.LLAMA_LOAD_MODE_NONE,
@@ -56,8 +67,8 @@ def load(
         vocabulary = Vocabulary(model)
         loaded = Loaded(
             model, context, vocabulary, _template(model, vocabulary, options), threads, made.context_length,
-            made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim, options.seed,
-            details,
+            made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim,
+            _state_key(file, options, made.context_length), options.seed, details,
         )
         result = LlamaCppModel(loaded)
         result.warm_up()
@@ -102,6 +113,15 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
         raise ModelLoadFailed(f"'{file}' is a model with an encoder, which this engine cannot run yet")
     if not llama.llama_model_has_decoder(model) or llama.llama_model_is_diffusion(model):
         raise ModelLoadFailed(f"'{file}' is a model that does not generate text token by token")
+
+
+def _state_key(file: Path, options: Options, context_length: int) -> str:
+    """Name what a state depends on: files, versions, and every option that is not known to leave it alone."""
+    values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
+    files = [*file.parent.glob(f"{split[1]}-*-of-{split[2]}.gguf")] if (split := _SPLIT.fullmatch(file.name)) else []
+    files += [Path(lora.path).expanduser() for lora in options.lora]
+    parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(context_length), repr(sorted(values.items()))]
+    return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
 
 
 def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Options) -> ChatTemplate | None:

@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Sampler
+from lllms_core.engines.sessions import State
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.types import Request, Sampling
 from lllms_llamacpp.batch import Batch
@@ -97,6 +98,7 @@ class Loaded:
     sequences: int
     batch_size: int
     can_trim: bool
+    state_key: str
     seed: int | None
     details: Mapping[str, str | int | float] = field(factory=dict)
 
@@ -117,6 +119,7 @@ class LlamaCppModel(BatchingModel):
         self._logits = Logits(loaded.context, loaded.vocabulary.size)
         self._threads = loaded.threads
         self._can_trim = loaded.can_trim
+        self.state_key = loaded.state_key
         self._batch = Batch(loaded.batch_size)
         self._threads_set = 0
         self._abortable = False
@@ -196,6 +199,25 @@ class LlamaCppModel(BatchingModel):
     def copy(self, source: int, target: int, length: int) -> None:
         """Share the cells of the first `length` tokens."""
         llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def state_size(self, sequence: int) -> int:
+        """Bytes of the keys and values of a sequence, or of its recurrent state."""
+        return int(llama.llama_state_seq_get_size(self._context, sequence))
+
+    def export_state(self, sequence: int) -> memoryview:
+        """Copy the state of a sequence, with all cells that it shares."""
+        size = self.state_size(sequence)
+        buffer = (ctypes.c_uint8 * size)()
+        written = llama.llama_state_seq_get_data(self._context, buffer, size, sequence)
+        return memoryview(buffer).cast("B")[:written]
+
+    def import_state(self, sequence: int, state: State) -> bool:
+        """Fill an empty sequence; llama.cpp refuses a state that does not fit, or for which it has no room."""
+        start = ctypes.cast(bytes(state), ctypes.POINTER(ctypes.c_uint8))
+        if llama.llama_state_seq_set_data(self._context, start, len(state), sequence):
+            return True
+        self.trim(sequence, 0)
+        return False
 
     def warm_up(self) -> None:
         """Touch all weights, so that no request pays for reading them. Raises `ModelLoadFailed` if nothing works."""

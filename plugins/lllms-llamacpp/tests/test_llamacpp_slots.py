@@ -198,4 +198,4 @@ def test_kept_conversations_make_room(load):
     for word in SECRETS:
         talk.ask("The secret word is " + word + ".", max_tokens=100)
     assert talk.ask("The secret word is cloud.", max_tokens=100).cached > 10
-    assert talk.model._table.held <= 256
+    assert talk.model._cache.table.held <= 256

@@ -1,0 +1,199 @@
+"""The KV cache of a batching model: what requests find in it, what stays there, what goes to the stored sessions."""
+
+import logging
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Protocol
+
+from attrs import frozen
+
+from lllms_core.engines.plan import smooth
+from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
+from lllms_core.engines.sessions import Session, SessionLink, State
+
+LOG = logging.getLogger("lllms.sessions")
+
+
+class Memory(Protocol):
+    """What the cache asks of the model's own memory; see `BatchingModel`."""
+
+    def trim(self, sequence: int, length: int) -> bool:
+        """Keep only the first `length` tokens of a sequence."""
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the empty sequence `target` begin as `source` does."""
+
+    def state_size(self, sequence: int) -> int:
+        """How many bytes `export_state` would return."""
+
+    def export_state(self, sequence: int) -> State:
+        """Copy what was evaluated of a sequence out of the memory."""
+
+    def import_state(self, sequence: int, state: State) -> bool:
+        """Fill an empty sequence; False, and it is empty still, if that cannot be done."""
+
+
+@frozen
+class Admission:
+    """Where a request runs, and how many tokens of its prompt are there already."""
+
+    sequence: int
+    keep: int
+
+
+class SequenceCache:
+    """Sequences in a memory of `capacity` cells: places requests, and looks after what past ones left.
+
+    With a `link`, what is dropped from the memory and would cost much to evaluate again goes to the stored sessions.
+    """
+
+    def __init__(self, memory: Memory, sequences: int, capacity: int, *, can_trim: bool) -> None:
+        self.table = SequenceTable(sequences, capacity, can_trim=can_trim)
+        self.link: SessionLink | None = None
+        self._memory = memory
+        self.can_trim = can_trim
+        self._stored = [0] * sequences
+        """How many leading tokens of each sequence are known to be stored."""
+        self._pinned: list[Sequence[int]] = []
+        self._preload: Session | None = None
+        """What every conversation may begin with, where it cannot be copied from a pinned sequence."""
+        self._seconds_per_byte: float | None = None
+
+    def known(self, prompt: Sequence[int]) -> int:
+        """How many leading tokens of a prompt need no evaluation, without asking anybody."""
+        preloaded = 0 if self._preload is None else self._usable(self._preload, prompt)
+        return max(self.table.longest_prefix(prompt), preloaded)
+
+    def admit(
+        self, prompt: Sequence[int], total: int, session: Session | None, token_seconds: float | None,
+    ) -> Admission | None:
+        """Place a prompt that grows to at most `total` tokens where most of it is; None while there is no room.
+
+        `session` was found for it; it is used if that saves more than it costs, a token taking `token_seconds`.
+        """
+        place = self.table.place(prompt, total)
+        if place is None:
+            return None
+        offers = [one for one in (session, self._preload) if one is not None]
+        best = max(offers, key=lambda one: self._usable(one, prompt), default=None)
+        if best is not None and self._pays(best, self._usable(best, prompt) - place.keep, token_seconds):
+            restored = self._restore(best, prompt, total)
+            if restored is not None:
+                return restored
+            place = self.table.place(prompt, total)
+            if place is None:
+                return None
+        self._take(place, total)
+        return Admission(place.target, place.keep)
+
+    def admit_alone(self, total: int) -> Admission | None:
+        """Place a request that neither uses nor leaves anything; None while there is no room."""
+        place = self.table.place_afresh(0, total)
+        if place is None:
+            return None
+        self._take(place, total)
+        self.table.hide(place.target)
+        return Admission(place.target, 0)
+
+    def release(self, sequence: int) -> None:
+        """The request in a sequence has ended; what it evaluated stays, unless it was to be alone."""
+        if self.table.hidden(sequence):
+            self._cut(sequence, 0)
+        elif not self.can_trim:
+            self._store(sequence)  # the next turn overwrites what an earlier one may be asked to go on from
+        self.table.release(sequence)
+
+    def rewind(self, sequence: int, length: int) -> bool:
+        """Take a sequence back to before a decode that was given up; False if only its beginning was possible."""
+        if self._memory.trim(sequence, length):
+            return True
+        self._cut(sequence, 0)
+        return False
+
+    def move_out(self, most: int) -> None:
+        """Leave at most so many cells to past conversations, the least recently used of them go first."""
+        while self.table.idle_cells > most:
+            self._drop(self.table.idle_sequences()[-1])
+
+    def store_idle(self) -> None:
+        """Have everything stored that no request is using, the most recently used first."""
+        for sequence in self.table.idle_sequences():
+            self._store(sequence)
+
+    def pin(self, sequence: int) -> None:
+        """Keep what a request has just evaluated for all that begin so, however long nobody does."""
+        tokens = list(self.table.tokens(sequence))
+        if self.can_trim:
+            self.table.pin(sequence)
+            self._pinned.append(tokens)
+        else:
+            self._preload = Session(list(tokens), self._memory.export_state(sequence))
+            self.table.release(sequence)
+
+    # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _take(self, place: Placement, total: int) -> None:
+        for sequence in place.evict:
+            self._store(sequence)
+        if place.source != place.target:
+            self._drop(place.target)
+            self._memory.copy(place.source, place.target, place.keep)
+            self._stored[place.target] = min(self._stored[place.source], place.keep)
+        elif place.keep < len(self.table.tokens(place.target)):
+            self._store(place.target, keep=place.keep)
+            self._cut(place.target, place.keep)
+        for sequence in place.evict:  # only now: one of them may be the source
+            self._memory.trim(sequence, 0)
+            self._stored[sequence] = 0
+        self.table.take(place, total)
+
+    def _restore(self, session: Session, prompt: Sequence[int], total: int) -> Admission | None:
+        """Fill a sequence with a session; None if there is no room for all of it, or it cannot be."""
+        place = self.table.place_afresh(len(session.tokens), total)
+        if place is None:
+            return None
+        for sequence in (*place.evict, place.target):
+            self._drop(sequence)
+        started = perf_counter()
+        if not self._memory.import_state(place.target, session.state):
+            LOG.warning("a session of %d tokens could not be restored; its tokens are evaluated", len(session.tokens))
+            return None
+        self._seconds_per_byte = smooth(self._seconds_per_byte, (perf_counter() - started) / len(session.state))
+        self.table.extend(place.target, session.tokens)
+        self._stored[place.target] = len(session.tokens)
+        keep = self._usable(session, prompt)
+        if keep < len(session.tokens):
+            self._cut(place.target, keep)
+        self.table.take(Placement(place.target, place.target, keep, ()), total)
+        return Admission(place.target, keep)
+
+    def _usable(self, session: Session, prompt: Sequence[int]) -> int:
+        keep = min(common_prefix(session.tokens, prompt), len(prompt) - 1)
+        return keep if self.can_trim or keep == len(session.tokens) else 0
+
+    def _pays(self, session: Session, saved: int, token_seconds: float | None) -> bool:
+        if self.link is not None and session is not self._preload and saved < self.link.min_tokens:
+            return False
+        if token_seconds is None or self._seconds_per_byte is None:
+            return saved > 0
+        return saved * token_seconds > len(session.state) * self._seconds_per_byte
+
+    def _drop(self, sequence: int) -> None:
+        """Forget an idle sequence, once what is worth it is stored."""
+        self._store(sequence)
+        self._cut(sequence, 0)
+
+    def _store(self, sequence: int, keep: int = 0) -> None:
+        """Have a sequence stored if that is worth it; `keep` of its tokens stay in the memory anyway."""
+        tokens = self.table.tokens(sequence)
+        known = max([keep, self._stored[sequence], *(common_prefix(tokens, pinned) for pinned in self._pinned)])
+        if self.link is None or len(tokens) - known < self.link.min_tokens:
+            return
+        if self._memory.state_size(sequence) <= self.link.max_size:
+            self.link.put(Session(list(tokens), self._memory.export_state(sequence)))
+            self._stored[sequence] = len(tokens)
+
+    def _cut(self, sequence: int, length: int) -> None:
+        self._memory.trim(sequence, length)
+        self.table.cut(sequence, length)
+        self._stored[sequence] = min(self._stored[sequence], length)

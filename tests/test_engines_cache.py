@@ -1,0 +1,260 @@
+"""A model whose next token depends on every cell, over a link to sessions that it stores and finds again."""
+
+import pytest
+from attrs import define, field
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, collect, reference, text, usage
+
+from lllms_core.engines import batching
+from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.sessions import Session
+
+
+class StatefulModel(FakeModel):
+    """Its states are the tokens, disguised."""
+
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.damaged = False
+
+    def state_size(self, sequence):
+        return len(self.line(sequence))
+
+    def export_state(self, sequence):
+        return bytes(255 - token for token in self.line(sequence))
+
+    def import_state(self, sequence, state):
+        assert not self.line(sequence), "a state is imported over another"
+        assert len(self.cells) + len(state) <= self.kv_size, "more is imported than the cache holds"
+        if self.damaged:
+            return False
+        self.cells += [Cell(255 - byte, position, {sequence}) for position, byte in enumerate(state)]
+        return True
+
+
+@define
+class Link:
+    """Keeps what is put, and answers when it is told to, or at once."""
+
+    model: StatefulModel
+    min_tokens: int = 4
+    max_size: int = 1000
+    at_once: bool = True
+    sessions: list[Session] = field(factory=list)
+    asked: list[str] = field(factory=list)
+    finds: int = 0
+
+    def find(self, request_id, tokens, known, *, whole):
+        self.finds += 1
+        self.asked.append((request_id, list(tokens), known, whole))
+        if self.at_once:
+            self.answer()
+
+    def put(self, session):
+        assert bytes(255 - byte for byte in session.state) == bytes(session.tokens), "a state of other tokens"
+        self.sessions.append(session)
+
+    def answer(self):
+        for name, tokens, known, whole in self.asked:
+            shared = [(common_prefix(one.tokens, tokens), number) for number, one in enumerate(self.sessions)]
+            lengths = [len(one.tokens) for one in self.sessions]
+            fit = [(n, at) for n, at in shared if n > known and (not whole or n == lengths[at])]
+            self.model.found(name, self.sessions[max(fit)[1]] if fit else None)
+        self.asked.clear()
+
+
+def linked(**sizes):
+    link_fields = {name: sizes.pop(name) for name in ("min_tokens", "max_size", "at_once") if name in sizes}
+    model = StatefulModel(**sizes)
+    link = Link(model, **link_fields)
+    model.use_sessions(link)
+    return model, link
+
+
+class AskingDriver(Driver):
+    """Plays with a link that answers late."""
+
+    def play(self, action, first, second):
+        super().play(action, first, second)
+        if action == "step":
+            self.model._cache.link.answer()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    ACTIONS, st.integers(1, 3), st.integers(0, 2), st.integers(64, 140), st.integers(1, 12), st.integers(0, 30),
+    st.booleans(), st.booleans(),
+)
+def test_sessions_change_no_answer(actions, slots, spare, kv_size, min_tokens, kept, can_trim, at_once):
+    """Whatever is stored, found and moved out, in whatever order: each answer is what the model says alone."""
+    model, link = linked(
+        slots=slots, sequences=slots + spare, kv_size=kv_size, can_trim=can_trim, min_tokens=min_tokens,
+        at_once=at_once, kept_tokens=kept,
+    )
+    driver = AskingDriver(model)
+    for action, first, second in actions:
+        driver.play(action, first, second)
+    for _ in range(1000):
+        link.answer()
+        if model.idle:
+            break
+        driver.take(model.step())
+    driver.check()
+    table = model._cache.table
+    assert table.held == len(model.cells)
+    assert all(model.line(i) == table.tokens(i) for i in range(slots + spare))
+
+
+HELLO = "hello, this is a conversation of some length"
+
+
+@pytest.mark.parametrize("can_trim", [True, False])
+def test_conversation_leaves_the_memory_while_another_runs(can_trim):
+    """An idle conversation is stored when another begins, its cells are free, and its follow-up gets it back."""
+    model, link = linked(can_trim=can_trim, kept_tokens=0)
+    first = answer(model, ask("1", HELLO, 5))
+    model.open(ask("2", "something else", 5))
+    model.step()
+    assert [bytes(session.tokens).decode()[: len(HELLO)] for session in link.sessions] == [HELLO]
+    assert len(model.cells) == len("something else")
+    collect(model)
+    onwards = answer(model, ask("3", HELLO + text(first) + "?", 5))
+    assert usage(onwards).cached_tokens >= len(HELLO + text(first)) - 1
+    assert text(onwards) == reference(HELLO + text(first) + "?", 5)
+
+
+def test_last_conversation_stays():
+    """While nothing else runs a conversation stays where it is, and its follow-up asks for no session."""
+    model, link = linked(kept_tokens=0)
+    first = answer(model, ask("1", HELLO, 5))
+    assert link.finds == 1
+    assert link.sessions == []
+    answer(model, ask("2", HELLO + text(first) + "?", 5))
+    assert (link.finds, link.sessions) == (1, [])
+
+
+def test_conversation_lingers_beside_others(monkeypatch):
+    """What ends beside running requests stays for a moment, since programs go on at once; then it leaves."""
+    model, link = linked(slots=2, kept_tokens=0)
+    model.open(ask("1", "x" * 20, 30))
+    model.open(ask("2", HELLO[:30], 1))
+    while "2" in model._runs or not model._runs:
+        model.step()
+    model.step()
+    assert len(model._cache.table.idle_sequences()) == 1
+    monkeypatch.setattr(batching, "perf_counter", lambda: 1e12)
+    model.step()
+    assert model._cache.table.idle_sequences() == []
+    assert bytes(link.sessions[0].tokens).decode() == HELLO[:30]
+
+
+def test_little_gain_is_not_stored():
+    """What would be evaluated again for fewer tokens than `min_tokens` is neither stored nor asked for."""
+    model, link = linked(min_tokens=10, kept_tokens=0)
+    answer(model, ask("1", "short", 3))
+    answer(model, ask("2", "other", 3))
+    assert (link.finds, link.sessions) == (0, [])
+
+
+def test_what_is_stored_is_not_stored_again():
+    """A conversation that came back and grew by little is not stored a second time."""
+    model, link = linked(kept_tokens=0)
+    answer(model, ask("1", HELLO, 1))
+    answer(model, ask("2", "something else", 1))
+    assert len(link.sessions) == 1
+    answer(model, ask("3", HELLO + "!", 1))
+    answer(model, ask("4", "a third thing", 1))
+    assert [bytes(session.tokens).decode()[:5] for session in link.sessions] == ["hello", "somet"]
+
+
+def test_large_state_is_not_stored():
+    """A state of more bytes than are taken is not even exported."""
+    model, link = linked(max_size=20, kept_tokens=0)
+    answer(model, ask("1", HELLO, 1))
+    answer(model, ask("2", "something else", 1))
+    assert link.sessions == []
+
+
+def test_state_that_cannot_be_imported_is_a_miss():
+    """A session that the model does not take costs nothing but the evaluation."""
+    model, _ = linked(kept_tokens=0)
+    answer(model, ask("1", HELLO, 1))
+    answer(model, ask("2", "something else", 1))
+    model.damaged = True
+    again = answer(model, ask("3", HELLO + "!", 5))
+    assert usage(again).cached_tokens == 0
+    assert text(again) == reference(HELLO + "!", 5)
+
+
+def test_branch_uses_what_is_equal():
+    """An edited turn takes from a stored session what comes before the edit."""
+    model, _ = linked(kept_tokens=0)
+    answer(model, ask("1", HELLO, 1))
+    answer(model, ask("2", "something else", 1))
+    edited = answer(model, ask("3", HELLO[:20] + "other", 5))
+    assert usage(edited).cached_tokens == 20
+    assert text(edited) == reference(HELLO[:20] + "other", 5)
+
+
+def test_recurrent_model_goes_back_to_the_end_of_a_turn():
+    """A model that cannot be cut stores each turn's end, so that an edited turn goes on from the one before it."""
+    model, _ = linked(can_trim=False)
+    first = answer(model, ask("1", HELLO[:20], 5))
+    said = HELLO[:20] + text(first)
+    answer(model, ask("2", said + " and on it goes", 5))
+    edited = answer(model, ask("3", said + " but not so", 5))
+    assert usage(edited).cached_tokens >= len(said) - 1
+    assert text(edited) == reference(said + " but not so", 5)
+
+
+def test_uncached_request_uses_and_leaves_nothing():
+    """A request with `cache_prompt` false takes from nobody, and nobody takes from it: resident, running or stored."""
+    model, link = linked(slots=3, kept_tokens=100, kv_size=200)
+    answer(model, ask("1", HELLO, 3))
+    finds = link.finds
+    model.open(ask("2", HELLO, 20, cache_prompt=False))
+    model.step()
+    alone = answer(model, ask("3", HELLO[:43] + "abc", 2))
+    assert usage(alone).cached_tokens == 43  # of the first, not of the one that runs
+    model.cancel("2")
+    assert link.finds == finds
+    secret = answer(model, ask("4", "a secret that nobody sees", 3, cache_prompt=False))
+    assert usage(secret).cached_tokens == 0
+    assert usage(answer(model, ask("5", "a secret that nobody sees", 3))).cached_tokens == 0
+    model.store_sessions()
+    assert all(bytes(session.tokens).decode().startswith("hello") or b"secret" in bytes(session.tokens)
+               for session in link.sessions)
+
+
+def test_others_pass_who_waits_for_a_session():
+    """While the answer to a question for a session is awaited, the model is idle for it, and others are served."""
+    model, link = linked(at_once=False)
+    model.open(ask("1", HELLO, 3))
+    model.step()
+    assert model.idle
+    model.open(ask("2", "hi", 3))
+    assert text(collect(model)["2"]) == reference("hi", 3)
+    link.answer()
+    assert text(collect(model)["1"]) == reference(HELLO, 3)
+
+
+def test_cancel_while_asking():
+    """A request can be cancelled while its session is sought, and an answer that comes too late is ignored."""
+    model, link = linked(at_once=False)
+    model.open(ask("1", HELLO, 3))
+    model.step()
+    [cancelled] = model.cancel("1")
+    assert cancelled.finish.reason == "cancelled"
+    link.answer()
+    assert model.idle
+
+
+def test_everything_idle_is_stored_at_the_end():
+    """Before a model is closed, what is worth it is stored, the latest first."""
+    model, link = linked(sequences=4, kv_size=200, kept_tokens=100)
+    answer(model, ask("1", HELLO, 1))
+    answer(model, ask("2", "something else", 1))
+    answer(model, ask("3", "zoo", 1))
+    model.store_sessions()
+    assert [bytes(session.tokens).decode() for session in link.sessions] == ["something else", HELLO]
