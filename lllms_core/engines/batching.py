@@ -128,13 +128,14 @@ class BatchingModel(Model):
         batch_size: int = 512,
         template: ChatTemplate | None = None,
         can_trim: bool = True,
+        can_trim_imported: bool = True,
     ) -> None:
         """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
 
         `kept_tokens` bounds what stays of past conversations while requests run, since the cells that it fills slow
         every decode a little; None: 256 where sessions are stored, so that the others can come back from there, else as
         many as one request may hold. `batch_size` is the most tokens of one decode; `can_trim` is False for models
-        whose sequences cannot be cut.
+        whose sequences cannot be cut, `can_trim_imported` for those that can cut only what they evaluated themselves.
         """
         self.slots = slots
         self.context_length = min(context_length, kv_size)
@@ -142,7 +143,9 @@ class BatchingModel(Model):
         self._kept_tokens = kept_tokens
         self.template = template
         self.tasks = frozenset({"chat", "text"} if template else {"text"})
-        self._cache = SequenceCache(self, sequences or slots, kv_size, can_trim=can_trim)
+        self._cache = SequenceCache(
+            self, sequences or slots, kv_size, can_trim=can_trim, can_trim_imported=can_trim_imported,
+        )
         self._pace = Pace()
         self._waiting: deque[_Run] = deque()
         self._runs: dict[str, _Run] = {}
@@ -346,7 +349,7 @@ class BatchingModel(Model):
         if run.prompt_length - 1 - known < link.min_tokens:
             return False
         run.asked = run.asking = True
-        link.find(run.request.id, run.tokens, known, whole=not self._cache.can_trim)
+        link.find(run.request.id, run.tokens, known, whole=self._cache.whole)
         return run.asking
 
     def _tidy(self) -> None:

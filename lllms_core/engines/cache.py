@@ -47,11 +47,15 @@ class SequenceCache:
     With a `link`, what is dropped from the memory and would cost much to evaluate again goes to the stored sessions.
     """
 
-    def __init__(self, memory: Memory, sequences: int, capacity: int, *, can_trim: bool) -> None:
+    def __init__(
+        self, memory: Memory, sequences: int, capacity: int, *, can_trim: bool, can_trim_imported: bool,
+    ) -> None:
         self.table = SequenceTable(sequences, capacity, can_trim=can_trim)
         self.link: SessionLink | None = None
         self._memory = memory
-        self.can_trim = can_trim
+        self._can_trim = can_trim
+        self.whole = not (can_trim and can_trim_imported)
+        """Whether a session can only be gone on with as it is."""
         self._stored = [0] * sequences
         """How many leading tokens of each sequence are known to be stored."""
         self._pinned: list[Sequence[int]] = []
@@ -99,7 +103,7 @@ class SequenceCache:
         """The request in a sequence has ended; what it evaluated stays, unless it was to be alone."""
         if self.table.hidden(sequence):
             self._cut(sequence, 0)
-        elif not self.can_trim:
+        elif not self._can_trim:
             self._store(sequence)  # the next turn overwrites what an earlier one may be asked to go on from
         self.table.release(sequence)
 
@@ -123,7 +127,7 @@ class SequenceCache:
     def pin(self, sequence: int) -> None:
         """Keep what a request has just evaluated for all that begin so, however long nobody does."""
         tokens = list(self.table.tokens(sequence))
-        if self.can_trim:
+        if self._can_trim:
             self.table.pin(sequence)
             self._pinned.append(tokens)
         else:
@@ -160,6 +164,8 @@ class SequenceCache:
             return None
         self._seconds_per_byte = smooth(self._seconds_per_byte, (perf_counter() - started) / len(session.state))
         self.table.extend(place.target, session.tokens)
+        if self.whole:
+            self.table.stiffen(place.target)
         self._stored[place.target] = len(session.tokens)
         keep = self._usable(session, prompt)
         if keep < len(session.tokens):
@@ -169,7 +175,7 @@ class SequenceCache:
 
     def _usable(self, session: Session, prompt: Sequence[int]) -> int:
         keep = min(common_prefix(session.tokens, prompt), len(prompt) - 1)
-        return keep if self.can_trim or keep == len(session.tokens) else 0
+        return keep if not self.whole or keep == len(session.tokens) else 0
 
     def _pays(self, session: Session, saved: int, token_seconds: float | None) -> bool:
         if self.link is not None and session is not self._preload and saved < self.link.min_tokens:

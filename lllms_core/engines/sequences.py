@@ -56,6 +56,8 @@ class _Sequence:
     used: int = 0
     hidden: bool = False
     """Whether nobody else may use what is in it."""
+    rigid: bool = False
+    """Whether it can only be gone on with, as it is."""
 
     @property
     def line(self) -> _Line:
@@ -160,11 +162,16 @@ class SequenceTable:
             entry.writes = True
         entry.tokens.extend(tokens)
 
+    def stiffen(self, sequence: int) -> None:
+        """Note that what the sequence holds can only be gone on with as it is, until all of it is cut."""
+        self._sequences[sequence].rigid = True
+
     def cut(self, sequence: int, length: int) -> None:
         """Note that only the first `length` tokens are left."""
         entry = self._sequences[sequence]
         if length < len(entry.tokens):
             del entry.tokens[length:]
+            entry.rigid = entry.rigid and length > 0
             entry.stretches = entry.line.head(length).stretches
             entry.writes = False
 
@@ -193,7 +200,7 @@ class SequenceTable:
         best, best_rank, best_keep = idle[0], (0, False, 0), 0
         for i, entry in enumerate(self._sequences):
             keep = 0 if entry.hidden else min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
-            if not self._can_trim and (keep < len(entry.tokens) or entry.reserved):
+            if (entry.rigid or not self._can_trim) and (keep < len(entry.tokens) or entry.reserved):
                 keep = 0
             rank = (keep, keep == len(entry.tokens) and not entry.reserved, entry.used)
             if keep and rank > best_rank:

@@ -61,13 +61,15 @@ def load(
     try:
         _check_kind(model, file)
         can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        # An exported state lacks the cells that have left the sliding window, which a cut would need again.
+        can_trim_imported = not llama.llama_model_n_swa(model)
         made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=can_trim)
         context = create_context(model, _context_params(options, made, threads.choose(1)), str(file))
         add_loras(model, context, options.lora)
         vocabulary = Vocabulary(model)
         loaded = Loaded(
             model, context, vocabulary, _template(model, vocabulary, options), threads, made.context_length,
-            made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim,
+            made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim, can_trim_imported,
             _state_key(file, options, made.context_length), options.seed, details,
         )
         result = LlamaCppModel(loaded)

@@ -98,6 +98,7 @@ class Loaded:
     sequences: int
     batch_size: int
     can_trim: bool
+    can_trim_imported: bool
     state_key: str
     seed: int | None
     details: Mapping[str, str | int | float] = field(factory=dict)
@@ -110,7 +111,7 @@ class LlamaCppModel(BatchingModel):
         super().__init__(
             slots=loaded.slots, context_length=loaded.context_length, kv_size=loaded.kv_size,
             sequences=loaded.sequences, kept_tokens=loaded.kept_tokens, batch_size=loaded.batch_size,
-            template=loaded.template, can_trim=loaded.can_trim,
+            template=loaded.template, can_trim=loaded.can_trim, can_trim_imported=loaded.can_trim_imported,
         )
         self._loaded = loaded
         self._context = loaded.context
@@ -213,7 +214,7 @@ class LlamaCppModel(BatchingModel):
 
     def import_state(self, sequence: int, state: State) -> bool:
         """Fill an empty sequence; llama.cpp refuses a state that does not fit, or for which it has no room."""
-        start = ctypes.cast(bytes(state), ctypes.POINTER(ctypes.c_uint8))
+        start = ctypes.cast(ctypes.c_char_p(bytes(state)), ctypes.POINTER(ctypes.c_uint8))
         if llama.llama_state_seq_set_data(self._context, start, len(state), sequence):
             return True
         self.trim(sequence, 0)
