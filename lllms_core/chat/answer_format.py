@@ -1,0 +1,84 @@
+"""How a model writes what is not plain text in its answers: its thoughts, and its calls of tools."""
+
+from typing import Literal
+
+from attrs import frozen
+
+CallShape = Literal["object", "named", "tagged"]
+"""A call is a JSON object that holds name and arguments; or the name, then the arguments as a JSON object; or the name,
+then each argument between tags."""
+
+
+@frozen
+class CallFormat:
+    """The texts around and inside of calls.
+
+    Calls are written
+
+        section_start call_start CALL call_end [separator call_start CALL call_end]... section_end
+
+    where each of the texts may be empty. White space at their edges is what the model's template writes; a parser takes
+    more or less of it.
+    """
+
+    shape: CallShape
+    section_start: str = ""
+    call_start: str = ""
+    call_end: str = ""
+    separator: str = ""
+    section_end: str = ""
+    parallel: bool = True
+    """Whether one answer may hold several calls."""
+    name_path: tuple[str, ...] = ("name",)
+    """Shape `object`: the keys that lead to the name."""
+    arguments_path: tuple[str, ...] = ("arguments",)
+    """Shape `object`: the keys that lead to the arguments."""
+    parts: tuple[str, str, str] = ('{"name": ', ', "arguments": ', "}")
+    """Shape `object`: what stands before, between and behind name and arguments, both written as JSON."""
+    name_end: str = ""
+    """Shapes `named` and `tagged`: between the name and the arguments."""
+    parameter_start: str = ""
+    """Shape `tagged`: before each argument's key."""
+    key_end: str = ""
+    """Shape `tagged`: between key and value."""
+    value_end: str = ""
+    """Shape `tagged`: behind each value."""
+
+    @property
+    def trigger(self) -> str:
+        """What tells that calls begin; "" where a call stands for itself, as the whole answer."""
+        return (self.section_start + self.call_start).strip()
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every fixed text that a parser has to see, also where control tokens of the vocabulary spell it."""
+        return (
+            self.section_start, self.call_start, self.call_end, self.separator, self.section_end, self.name_end,
+            self.parameter_start, self.key_end, self.value_end,
+        )
+
+
+@frozen
+class ReasoningFormat:
+    """The texts around a model's thoughts, without white space at their edges."""
+
+    start: str = "<think>"
+    end: str = "</think>"
+
+
+@frozen
+class AnswerFormat:
+    """What a parser looks for in an answer; None: nothing of that kind."""
+
+    calls: CallFormat | None = None
+    reasoning: ReasoningFormat | None = None
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every fixed text that a parser has to see."""
+        thoughts = () if self.reasoning is None else (self.reasoning.start, self.reasoning.end)
+        return thoughts if self.calls is None else (*thoughts, *self.calls.markers)
+
+
+HERMES = CallFormat("object", call_start="<tool_call>\n", call_end="\n</tool_call>", separator="\n")
+"""The form that most models know, for engines that have no template to learn one from."""

@@ -1,0 +1,230 @@
+"""From the raw text of an answer, in pieces of any size, to text, thoughts and calls."""
+
+import re
+from collections.abc import Sequence
+
+from attrs import frozen
+
+from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.chat.calls import CallReader
+from lllms_core.chat.json_copy import Malformed
+from lllms_core.chat.reader import Reader, Steps
+from lllms_core.types import CallPiece, Tool
+
+
+@frozen
+class Pieces:
+    """What came of some more text."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+
+
+class AnswerParser:
+    """Sorts an answer into text, thoughts and calls; how the answer is cut does not matter.
+
+    Only calls of the given tools are calls; what looks like another one is text. Calls are numbered, and have the id
+    `call_<answer_id>_<number>`. Arguments are valid JSON: where a model's are not, they are closed, and the rest is
+    text. Without `parallel` the answer is over (`done`) with its first call. `thinking` says that the prompt has opened
+    the thoughts already.
+    """
+
+    def __init__(
+        self, form: AnswerFormat, tools: Sequence[Tool] = (), *, answer_id: str = "", parallel: bool = True,
+        thinking: bool = False,
+    ) -> None:
+        self.calls = 0
+        """How many calls there are so far."""
+        self.done = False
+        """Whether nothing more belongs to the answer."""
+        self.reasoning = thinking
+        """Whether the next text belongs to the thoughts, as far as is known."""
+        self._form = form
+        self._tools = {tool.name: tool for tool in tools}
+        self._answer_id = answer_id
+        self._parallel = parallel
+        self._reader = Reader()
+        self._text: list[str] = []
+        self._thoughts: list[str] = []
+        self._pieces: list[CallPiece] = []
+        self._blank = True
+        """Whether the answer has neither text nor calls so far."""
+        self._call: CallReader | None = None
+        self._plain: re.Pattern[str] | None = None
+        """What can be passed on without a look at its characters; None while each one counts."""
+        marks = {mark[0] for mark in self._marks() if mark}
+        self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(marks)))}])+")
+        self._steps = self._answer()
+        next(self._steps)
+
+    def feed(self, text: str) -> Pieces:
+        """Take more of the answer, and return what is decided."""
+        at = 0
+        while at < len(text) and not self.done:
+            if self._plain is not None and (found := self._plain.match(text, at)):
+                (self._thoughts if self.reasoning else self._text).append(found[0])
+                self._blank = self._blank and self.reasoning
+                at = found.end()
+            else:
+                self._send(text[at])
+                at += 1
+        return self._take()
+
+    def finish(self, *, complete: bool = True) -> Pieces:
+        """Return what was held back, once no more text comes; a call that is not `complete` stays open."""
+        if not self.done and complete:
+            self._send("")
+        elif not self.done:
+            self._steps.close()
+            if self._call is None or not self._call.committed:
+                (self._thoughts if self.reasoning else self._text).append(self._reader.rest())
+        self.done = True
+        return self._take()
+
+    def _send(self, char: str) -> None:
+        self._plain = None
+        try:
+            self._steps.send(char)
+        except StopIteration:
+            self.done = True
+
+    def _take(self) -> Pieces:
+        pieces = Pieces("".join(self._text), "".join(self._thoughts), tuple(_merged(self._pieces)))
+        for taken in (self._text, self._thoughts, self._pieces):
+            taken.clear()
+        return pieces
+
+    def _marks(self) -> tuple[str, ...]:
+        thoughts = () if self._form.reasoning is None else (self._form.reasoning.start, self._form.reasoning.end)
+        calls = self._form.calls
+        return thoughts if calls is None or not self._tools else (*thoughts, calls.trigger or "{")
+
+    # -- the answer as a whole ----------------------------------------------------------------------------------------
+
+    def _answer(self) -> Steps[None]:
+        if self._form.reasoning is not None:
+            yield from self._thinking()
+        while not (yield from self._passage()):
+            pass
+
+    def _thinking(self) -> Steps[None]:
+        """The thoughts with which an answer may begin, and the white space around them."""
+        form = self._form.reasoning
+        assert form is not None  # noqa: S101  # the caller looked
+        reader = self._reader
+        if not self.reasoning:
+            space = yield from reader.space()
+            if not (yield from reader.accept(form.start)):
+                reader.back(space)
+                return
+            self.reasoning = True
+        yield from reader.space()
+        reader.mark()
+        while True:
+            self._ready()
+            space = yield from reader.space()
+            char = yield from reader.peek()
+            if not char:
+                self._thoughts.append(reader.spill())
+                return
+            if char == form.end[0] and (yield from reader.accept(form.end)):
+                break
+            yield from reader.next()
+            self._thoughts.append(reader.spill())
+        self.reasoning = False
+        yield from reader.space()
+        reader.mark()
+
+    def _passage(self) -> Steps[bool]:
+        """Text up to the end of the next calls; whether the answer ends there. White space before calls goes."""
+        reader = self._reader
+        trigger = "" if self._form.calls is None or not self._tools else self._form.calls.trigger or "{"
+        bare = self._form.calls is not None and not self._form.calls.trigger
+        while True:
+            self._ready()
+            yield from reader.space()
+            char = yield from reader.peek()
+            may_call = bool(char) and char == trigger[:1] and (self._blank or not bare)
+            self._blank = False
+            if may_call and (yield from self._section(trigger, bare=bare)):
+                return self.done
+            if char:
+                yield from reader.next()
+            self._text.append(reader.spill())
+            if not char:
+                return True
+
+    def _ready(self) -> None:
+        """Let harmless text pass from here on, unless there is something to be read again."""
+        self._plain = None if self._reader.held else self._harmless
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def _section(self, trigger: str, *, bare: bool) -> Steps[bool]:
+        """All calls that follow each other; False, and nothing read, if there is none after all."""
+        form = self._form.calls
+        assert form is not None  # noqa: S101  # there is a trigger
+        reader = self._reader
+        start = reader.held_text()
+        if not bare and not (yield from reader.accept(trigger)):
+            return False
+        any_call = False
+        while True:
+            call_id = f"call_{self._answer_id}_{self.calls}"
+            call = CallReader(form, reader, self._tools, index=self.calls, call_id=call_id, pieces=self._pieces)
+            self._call = call
+            try:
+                yield from call.read(bare=bare)
+            except Malformed:
+                self._call = None
+                if not call.committed:
+                    if not any_call:
+                        reader.back(reader.held_text()[len(start) :])
+                    return any_call
+                self.calls += 1
+                return True
+            self._call = None
+            self.calls += 1
+            any_call = True
+            reader.mark()
+            start = ""
+            if not self._parallel:
+                self.done = True
+                return True
+            if form.call_end.strip():
+                yield from reader.accept(form.call_end)
+                reader.mark()
+            if not (yield from self._next_call(bare=bare)):
+                if form.section_end.strip():
+                    yield from reader.accept(form.section_end)
+                reader.mark()
+                return True
+
+    def _next_call(self, *, bare: bool) -> Steps[bool]:
+        """Whether another call follows, read up to its beginning."""
+        form = self._form.calls
+        assert form is not None  # noqa: S101  # there was a call
+        between = (form.separator + form.call_start).strip()
+        if not bare:
+            return bool(between) and (yield from self._reader.accept(between))
+        space = yield from self._reader.space()
+        char = yield from self._reader.next()
+        if char and char in ";,":
+            space += char + (yield from self._reader.space())
+            char = yield from self._reader.next()
+        self._reader.back(char)
+        if char != "{":
+            self._reader.back(space)
+        return char == "{"
+
+
+def _merged(pieces: Sequence[CallPiece]) -> list[CallPiece]:
+    """The same pieces, those of one call in one."""
+    merged: list[CallPiece] = []
+    for piece in pieces:
+        if merged and merged[-1].index == piece.index:
+            last = merged.pop()
+            piece = CallPiece(last.index, last.id, last.name, last.arguments + piece.arguments)  # noqa: PLW2901
+        merged.append(piece)
+    return merged

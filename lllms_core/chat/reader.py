@@ -1,0 +1,90 @@
+"""Reading a text that arrives in pieces, character by character, with a way back."""
+
+from collections.abc import Generator
+from typing import TypeVar
+
+T = TypeVar("T")
+Steps = Generator[None, str, T]
+"""A coroutine that is sent one character at each step, and "" at the end of the text."""
+
+
+class Reader:
+    """The characters of a text for coroutines (`yield from reader.next()`), which cannot see how the text was cut.
+
+    What was read since `mark` can be had back as text: `spill`.
+    """
+
+    def __init__(self) -> None:
+        self._unread: list[str] = []
+        self._read: list[str] = []
+        self._ended = False
+
+    @property
+    def held(self) -> bool:
+        """Whether there is text that was read since the mark, or is to be read again."""
+        return bool(self._read or self._unread)
+
+    def mark(self) -> None:
+        """Forget what was read: it has been dealt with."""
+        self._read.clear()
+
+    def spill(self) -> str:
+        """What was read since the mark; the mark is here now."""
+        text = "".join(self._read)
+        self._read.clear()
+        return text
+
+    def held_text(self) -> str:
+        """What was read since the mark; it stays."""
+        return "".join(self._read)
+
+    def rest(self) -> str:
+        """All that was read since the mark, and all that was put back."""
+        return self.spill() + "".join(reversed(self._unread))
+
+    def next(self) -> Steps[str]:
+        """The next character, "" at the end."""
+        if self._unread:
+            char = self._unread.pop()
+        elif self._ended:
+            return ""
+        else:
+            char = yield
+            if not char:
+                self._ended = True
+                return ""
+        self._read.append(char)
+        return char
+
+    def back(self, text: str) -> None:
+        """Put text back that was read last, to be read again."""
+        if text:
+            self._unread.extend(reversed(text))
+            del self._read[-len(text) :]
+
+    def peek(self) -> Steps[str]:
+        """The next character, which stays."""
+        char = yield from self.next()
+        self.back(char)
+        return char
+
+    def space(self) -> Steps[str]:
+        """All white space that comes next."""
+        found = ""
+        while (char := (yield from self.next())).isspace():
+            found += char
+        self.back(char)
+        return found
+
+    def accept(self, literal: str) -> Steps[bool]:
+        """Read `literal` if it comes next, with any white space before it and where it has some; else read nothing."""
+        taken = ""
+        for word in literal.split():
+            taken += yield from self.space()
+            for expected in word:
+                char = yield from self.next()
+                taken += char
+                if char != expected:
+                    self.back(taken)
+                    return False
+        return True

@@ -1,0 +1,254 @@
+"""What comes of answers in the forms that model families write, however they are cut."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from attrs import define, field
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from lllms_core.chat.answer_format import HERMES, AnswerFormat, CallFormat, ReasoningFormat
+from lllms_core.chat.parser import AnswerParser, Pieces
+from lllms_core.types import Tool
+
+TOOLS = (
+    Tool("get_weather", parameters={"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}),
+    Tool("add", parameters={"properties": {"a": {"type": "number"}, "b": {"type": "number"}}}),
+)
+BARE = CallFormat("object", arguments_path=("parameters",))
+LIST = CallFormat("object", section_start="[TOOL_CALLS] [", separator=", ", section_end="]")
+NESTED = CallFormat("object", call_start="<c>", call_end="</c>", name_path=("function", "name"),
+                    arguments_path=("function", "arguments"))
+NAMED = CallFormat(
+    "named", section_start="<calls>", call_start="<call>function<sep>", name_end="\n```json\n",
+    call_end="\n```</call>", separator="\n", section_end="</calls>",
+)
+TAGGED = CallFormat(
+    "tagged", call_start="<tool_call>\n<function=", name_end=">\n", parameter_start="<parameter=", key_end=">\n",
+    value_end="\n</parameter>\n", call_end="</function>\n</tool_call>", separator="\n",
+)
+THINK = ReasoningFormat()
+FORMS = {"hermes": HERMES, "bare": BARE, "list": LIST, "nested": NESTED, "named": NAMED, "tagged": TAGGED}
+
+
+@define
+class Answer:
+    """The pieces of an answer, put together."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: list[list[str]] = field(factory=list)
+    """Id, name and arguments of each."""
+
+    def add(self, pieces: Pieces) -> None:
+        self.text += pieces.text
+        self.reasoning += pieces.reasoning
+        for piece in pieces.calls:
+            if piece.index == len(self.calls):
+                assert piece.id
+                assert piece.name, "the first piece of a call names it"
+                self.calls.append([piece.id, piece.name, ""])
+            else:
+                assert not piece.id + piece.name
+            self.calls[piece.index][2] += piece.arguments
+
+    @property
+    def made(self) -> list[tuple[str, object]]:
+        return [(name, json.loads(arguments)) for _, name, arguments in self.calls]
+
+
+def parse(
+    *pieces: str, calls: CallFormat | None = HERMES, reasoning: ReasoningFormat | None = None,
+    tools: Sequence[Tool] = TOOLS, complete: bool = True, parallel: bool = True, thinking: bool = False,
+) -> Answer:
+    parser = AnswerParser(
+        AnswerFormat(calls, reasoning), tools, answer_id="7", parallel=parallel, thinking=thinking,
+    )
+    answer = Answer()
+    for piece in pieces:
+        answer.add(parser.feed(piece))
+    answer.add(parser.finish(complete=complete))
+    return answer
+
+
+WEATHER = ("get_weather", {"city": "Paris"})
+ADD = ("add", {"a": 1, "b": 2.5})
+HERMES_ONE = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+HERMES_TWO = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2.5}}\n</tool_call>'
+
+CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
+    ("hermes", "Hello < world", "Hello < world", []),
+    ("hermes", HERMES_ONE, "", [WEATHER]),
+    ("hermes", f"Let me see.\n\n{HERMES_ONE}\n{HERMES_TWO}", "Let me see.", [WEATHER, ADD]),
+    ("hermes", f"{HERMES_ONE} Done. {HERMES_TWO}", " Done.", [WEATHER, ADD]),
+    ("hermes", '<tool_call>{"arguments":{"city":"Paris"},"name":"get_weather"}</tool_call>', "", [WEATHER]),
+    ("hermes", '<tool_call> {"name": "add"} </tool_call>', "", [("add", {})]),
+    ("hermes", '<tool_call>{"name": "add", "arguments": null}</tool_call>', "", [("add", {})]),
+    ("hermes", '<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("add", {"a": 1})]),
+    ("hermes", '<tool_call>{"id": [1, {}], "name": "add", "arguments": {}}', "", [("add", {})]),
+    ("hermes", '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>',
+     '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>', []),
+    ("hermes", "The tag <tool_call> begins a call.", "The tag <tool_call> begins a call.", []),
+    ("hermes", "<tool_call>\n{", "<tool_call>\n{", []),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "a\nb\\u00e9\\"{}"}}', "",
+     [("get_weather", {"city": 'a\nb\u00e9"{}'})]),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": [1, {"x": [true, null]}, -1.5e3], "b": {}}}', "",
+     [("add", {"a": [1, {"x": [True, None]}, -1500.0], "b": {}})]),
+    # Broken arguments are closed where they broke; the rest is text.
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": Paris}}</tool_call>',
+     "Paris}}</tool_call>", [("get_weather", {"city": None})]),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "Par', "", [("get_weather", {"city": "Par"})]),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1,}}', "}}", [("add", {"a": 1})]),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": [1, ', "", [("add", {"a": [1]})]),
+    ("bare", '{"name": "add", "parameters": {"a": 1, "b": 2.5}}', "", [ADD]),
+    ("bare", '\n{"type": "function", "name": "add", "parameters": {"a": 1, "b": 2.5}}; '
+             '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", [ADD, WEATHER]),
+    ("bare", '{"name": "Ann", "age": 31}', '{"name": "Ann", "age": 31}', []),
+    ("bare", '{"name": "add"}', '{"name": "add"}', []),
+    ("bare", '{"answer": 1}', '{"answer": 1}', []),
+    ("bare", 'So: {"name": "add", "parameters": {}}', 'So: {"name": "add", "parameters": {}}', []),
+    ("list", '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1, "b": 2.5}}, '
+             '{"name": "get_weather", "arguments": {"city": "Paris"}, "id": "abc"}]', "", [ADD, WEATHER]),
+    ("list", '[TOOL_CALLS][{"name":"add","arguments":{"a":1,"b":2.5}}]x', "x", [ADD]),
+    ("nested", '<c>{"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2.5}}}</c>', "", [ADD]),
+    ("named", '<calls><call>function<sep>add\n```json\n{"a": 1, "b": 2.5}\n```</call>\n<call>function<sep>get_weather\n'
+              '```json\n{"city": "Paris"}\n```</call></calls>', "", [ADD, WEATHER]),
+    ("tagged", "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>\n"
+               "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2.5\n</parameter>\n"
+               "</function>\n</tool_call>", "", [WEATHER, ADD]),
+    ("tagged", "<tool_call>\n<function=get_weather>\n<parameter=city>\n  a \"b\"\n\n<c>\n\n</parameter>\n</function>\n"
+               "</tool_call>", "", [("get_weather", {"city": '  a "b"\n\n<c>\n'})]),
+    ("tagged", "<tool_call><function=add><parameter=a>[1, 2]</parameter><parameter=b>True</parameter>"
+               "<parameter=c>word</parameter></function></tool_call>!", "!",
+     [("add", {"a": [1, 2], "b": True, "c": "word"})]),
+    ("tagged", "<tool_call>\n<function=add>\n</function>\n</tool_call>", "", [("add", {})]),
+]
+
+
+@pytest.mark.parametrize(("form", "raw", "text", "made"), CASES)
+def test_text_and_calls_come_apart(form: str, raw: str, text: str, made: list[tuple[str, object]]) -> None:
+    """What a model writes becomes text and calls with valid arguments, and nothing is lost."""
+    answer = parse(raw, calls=FORMS[form])
+    assert (text, made) == (answer.text, answer.made)
+    assert [call[0] for call in answer.calls] == [f"call_7_{index}" for index in range(len(made))]
+
+
+@pytest.mark.parametrize(("form", "raw", "text", "made"), CASES)
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_cut_does_not_matter(form: str, raw: str, text: str, made: object, complete: bool) -> None:
+    """Single characters give the same answer as the whole text, also if the answer is not complete."""
+    for thinking in (False, True):
+        whole = parse(raw, calls=FORMS[form], reasoning=THINK, complete=complete, thinking=thinking)
+        assert whole == parse(*raw, calls=FORMS[form], reasoning=THINK, complete=complete, thinking=thinking)
+
+
+PIECES = st.sampled_from([
+    *"abc \n<>{}[]\",:\\;=/1", "<tool_call>", "</tool_call>", '{"name": "', "add", "get_weather", '", "arguments": ',
+    '", "parameters": ', "<think>", "</think>", "[TOOL_CALLS] [", "<calls>", "<call>function<sep>", "\n```json\n",
+    "\n```</call>", "</calls>", "<function=", "<parameter=", "</parameter>", "</function>", '{"a": 1}', "true",
+    HERMES_ONE, HERMES_TWO, "\U0001f600",
+])
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(PIECES, max_size=25), st.sampled_from(sorted(FORMS)), st.booleans(), st.data())
+def test_any_cut_of_any_text_gives_the_same(words: list[str], form: str, complete: bool, data: st.DataObject) -> None:
+    """Whatever is written and however it is cut: one answer, valid arguments once it is complete, no text lost."""
+    raw = "".join(words)
+    thinking, parallel = data.draw(st.booleans()), data.draw(st.booleans())
+    given_: dict[str, object] = {
+        "calls": FORMS[form], "reasoning": THINK, "complete": complete, "thinking": thinking, "parallel": parallel,
+    }
+    cuts = sorted({0, len(raw), *data.draw(st.lists(st.integers(0, len(raw)), max_size=8))})
+    whole = parse(raw, **given_)
+    assert whole == parse(*[raw[a:b] for a, b in zip(cuts, cuts[1:], strict=False)], **given_)
+    assert whole == parse(*raw, **given_)
+    if complete:
+        assert all(isinstance(arguments, dict) for _, arguments in whole.made)
+    if not whole.calls:
+        assert whole.reasoning in raw
+        assert whole.text in raw
+
+
+@given(st.text(max_size=60))
+@example("<think> <tool_call>")
+def test_text_without_tools_passes_as_it_is(text: str) -> None:
+    """Where no tools are offered and no thoughts are marked, every text comes out unchanged."""
+    assert parse(*text, tools=()) == Answer(text)
+
+
+@given(st.dictionaries(st.text(max_size=5), st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3), max_leaves=6,
+), max_size=4), st.booleans())
+def test_arguments_arrive_as_they_were_written(arguments: dict[str, object], ascii_only: bool) -> None:
+    """Valid arguments come out character by character as the model wrote them."""
+    written = json.dumps(arguments, ensure_ascii=ascii_only)
+    answer = parse(*f'<tool_call>\n{{"name": "add", "arguments": {written}}}\n</tool_call>')
+    assert [("call_7_0", "add", written)] == [tuple(call) for call in answer.calls]
+
+
+@given(st.text(max_size=40))
+def test_tagged_strings_arrive_as_they_were_written(value: str) -> None:
+    """A string between tags keeps its quotes, line breaks and white space."""
+    raw = f"<tool_call>\n<function=get_weather>\n<parameter=city>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    if "</parameter>" not in value:
+        assert [("get_weather", {"city": value})] == parse(*raw, calls=TAGGED).made
+
+
+def test_arguments_stream() -> None:
+    """The name comes first, then the arguments while the model writes them."""
+    parser = AnswerParser(AnswerFormat(HERMES), TOOLS)
+    assert not parser.feed('<tool_call>{"name": "get_weather", ').calls
+    [first] = parser.feed('"arguments": {').calls
+    assert (first.name, first.arguments) == ("get_weather", "{")
+    pieces = [parser.feed(text).calls[0].arguments for text in ('"city": "P', "ari", 's"')]
+    assert pieces == ['"city": "P', "ari", 's"']
+
+
+def test_text_is_held_back_only_while_it_may_begin_a_call() -> None:
+    """Plain text passes at once, white space and the beginning of a marker with what follows them."""
+    parser = AnswerParser(AnswerFormat(HERMES), TOOLS)
+    texts = [parser.feed(text).text for text in ("Hello", " world ", "<tool", "box>", " yes")]
+    assert texts == ["Hello", " world", "", " <toolbox>", " yes"]
+
+
+def test_one_call_is_enough_where_only_one_is_wanted() -> None:
+    """Without parallel calls the answer is over as soon as its first call is complete."""
+    parser = AnswerParser(AnswerFormat(HERMES), TOOLS, parallel=False)
+    parser.feed(f"{HERMES_ONE[:-20]}")
+    assert not parser.done
+    parser.feed(HERMES_ONE[-20:])
+    assert parser.done
+    assert parse(HERMES_ONE, HERMES_TWO, parallel=False).made == [WEATHER]
+
+
+@pytest.mark.parametrize(
+    ("raw", "thinking", "reasoning", "text"),
+    [
+        ("<think>\nHm. <b>\n</think>\n\nYes.", False, "Hm. <b>", "Yes."),
+        ("\n<think></think>Yes. </think>", False, "", "Yes. </think>"),
+        ("Hm.\n</think>\n\nYes.", True, "Hm.", "Yes."),
+        ("Hm. </thin", True, "Hm. </thin", ""),
+        ("Hm.\n", True, "Hm.\n", ""),
+        (" Yes <think>no</think>", False, "", " Yes <think>no</think>"),
+        ("<thin", False, "", "<thin"),
+    ],
+)
+def test_thoughts_come_apart(raw: str, thinking: bool, reasoning: str, text: str) -> None:
+    """Thoughts at the beginning are told from the text, without the white space around them."""
+    assert Answer(text, reasoning) == parse(*raw, reasoning=THINK, thinking=thinking)
+
+
+def test_thoughts_before_calls() -> None:
+    """Thoughts, text and calls may follow each other."""
+    answer = parse(f"<think>\nA call?\n</think>\n\nOne moment.\n{HERMES_ONE}", reasoning=THINK)
+    assert ("A call?", "One moment.", [WEATHER]) == (answer.reasoning, answer.text, answer.made)
+
+
+def test_a_call_that_is_cut_stays_open() -> None:
+    """If the answer is cut inside of a call, its arguments end there, and no markup becomes text."""
+    answer = parse('<tool_call>{"name": "get_weather", "arguments": {"city": "Par', complete=False)
+    assert [("call_7_0", "get_weather", '{"city": "Par')] == [tuple(call) for call in answer.calls]
+    assert not answer.text
