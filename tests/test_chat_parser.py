@@ -1,5 +1,6 @@
 """What comes of answers in the forms that model families write, however they are cut."""
 
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -102,25 +103,25 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
     ("hermes", '<tool_call>{"name": "add", "arguments": {"a": 1,}}', "}}", [("add", {"a": 1})]),
     ("hermes", '<tool_call>{"name": "add", "arguments": {"a": [1, ', "", [("add", {"a": [1]})]),
     ("bare", '{"name": "add", "parameters": {"a": 1, "b": 2.5}}', "", [ADD]),
-    ("bare", '\n{"type": "function", "name": "add", "parameters": {"a": 1, "b": 2.5}}; '
-             '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", [ADD, WEATHER]),
+    ("bare", ('\n{"type": "function", "name": "add", "parameters": {"a": 1, "b": 2.5}}; '
+             '{"name": "get_weather", "parameters": {"city": "Paris"}}'), "", [ADD, WEATHER]),
     ("bare", '{"name": "Ann", "age": 31}', '{"name": "Ann", "age": 31}', []),
     ("bare", '{"name": "add"}', '{"name": "add"}', []),
     ("bare", '{"answer": 1}', '{"answer": 1}', []),
     ("bare", 'So: {"name": "add", "parameters": {}}', 'So: {"name": "add", "parameters": {}}', []),
-    ("list", '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1, "b": 2.5}}, '
-             '{"name": "get_weather", "arguments": {"city": "Paris"}, "id": "abc"}]', "", [ADD, WEATHER]),
+    ("list", ('[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1, "b": 2.5}}, '
+             '{"name": "get_weather", "arguments": {"city": "Paris"}, "id": "abc"}]'), "", [ADD, WEATHER]),
     ("list", '[TOOL_CALLS][{"name":"add","arguments":{"a":1,"b":2.5}}]x', "x", [ADD]),
     ("nested", '<c>{"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2.5}}}</c>', "", [ADD]),
-    ("named", '<calls><call>function<sep>add\n```json\n{"a": 1, "b": 2.5}\n```</call>\n<call>function<sep>get_weather\n'
-              '```json\n{"city": "Paris"}\n```</call></calls>', "", [ADD, WEATHER]),
-    ("tagged", "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>\n"
+    ("named", ('<calls><call>function<sep>add\n```json\n{"a": 1, "b": 2.5}\n```</call>\n<call>function<sep>get_weather\n'
+              '```json\n{"city": "Paris"}\n```</call></calls>'), "", [ADD, WEATHER]),
+    ("tagged", ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>\n"
                "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2.5\n</parameter>\n"
-               "</function>\n</tool_call>", "", [WEATHER, ADD]),
-    ("tagged", "<tool_call>\n<function=get_weather>\n<parameter=city>\n  a \"b\"\n\n<c>\n\n</parameter>\n</function>\n"
-               "</tool_call>", "", [("get_weather", {"city": '  a "b"\n\n<c>\n'})]),
-    ("tagged", "<tool_call><function=add><parameter=a>[1, 2]</parameter><parameter=b>True</parameter>"
-               "<parameter=c>word</parameter></function></tool_call>!", "!",
+               "</function>\n</tool_call>"), "", [WEATHER, ADD]),
+    ("tagged", ("<tool_call>\n<function=get_weather>\n<parameter=city>\n  a \"b\"\n\n<c>\n\n</parameter>\n</function>\n"
+               "</tool_call>"), "", [("get_weather", {"city": '  a "b"\n\n<c>\n'})]),
+    ("tagged", ("<tool_call><function=add><parameter=a>[1, 2]</parameter><parameter=b>True</parameter>"
+               "<parameter=c>word</parameter></function></tool_call>!"), "!",
      [("add", {"a": [1, 2], "b": True, "c": "word"})]),
     ("tagged", "<tool_call>\n<function=add>\n</function>\n</tool_call>", "", [("add", {})]),
 ]
@@ -162,7 +163,7 @@ def test_any_cut_of_any_text_gives_the_same(words: list[str], form: str, complet
     }
     cuts = sorted({0, len(raw), *data.draw(st.lists(st.integers(0, len(raw)), max_size=8))})
     whole = parse(raw, **given_)
-    assert whole == parse(*[raw[a:b] for a, b in zip(cuts, cuts[1:], strict=False)], **given_)
+    assert whole == parse(*[raw[a:b] for a, b in itertools.pairwise(cuts)], **given_)
     assert whole == parse(*raw, **given_)
     if complete:
         assert all(isinstance(arguments, dict) for _, arguments in whole.made)
@@ -244,11 +245,11 @@ def test_thoughts_come_apart(raw: str, thinking: bool, reasoning: str, text: str
 def test_thoughts_before_calls() -> None:
     """Thoughts, text and calls may follow each other."""
     answer = parse(f"<think>\nA call?\n</think>\n\nOne moment.\n{HERMES_ONE}", reasoning=THINK)
-    assert ("A call?", "One moment.", [WEATHER]) == (answer.reasoning, answer.text, answer.made)
+    assert (answer.reasoning, answer.text, answer.made) == ("A call?", "One moment.", [WEATHER])
 
 
 def test_a_call_that_is_cut_stays_open() -> None:
     """If the answer is cut inside of a call, its arguments end there, and no markup becomes text."""
     answer = parse('<tool_call>{"name": "get_weather", "arguments": {"city": "Par', complete=False)
-    assert [("call_7_0", "get_weather", '{"city": "Par')] == [tuple(call) for call in answer.calls]
+    assert [tuple(call) for call in answer.calls] == [("call_7_0", "get_weather", '{"city": "Par')]
     assert not answer.text

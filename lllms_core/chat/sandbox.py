@@ -8,6 +8,7 @@ from typing import Never
 from jinja2 import Template, nodes
 from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.ext import Extension
+from jinja2.meta import find_undeclared_variables
 from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -84,6 +85,8 @@ class SandboxedTemplate:
             const.value for const in tree.find_all(nodes.Const) if isinstance(const.value, str) and const.value
         )
         """The strings that its expressions compare, split and join with, or print."""
+        self.variables = frozenset(find_undeclared_variables(tree))
+        """The names that it expects to be given."""
 
     def render(self, variables: Mapping[str, object], now: datetime) -> str:
         """The output; raises `InvalidRequest`, with the template's own words where it refuses the conversation."""

@@ -3,17 +3,25 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from typing import cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 
-from lllms_core.chat.control import ControlTokens, strings
+from lllms_core.chat.answer_format import HERMES, AnswerFormat
+from lllms_core.chat.control import ControlTokens, Disguise, strings
+from lllms_core.chat.fit_tools import fit_tools, write_calls
+from lllms_core.chat.history import CallStyle, message_value, tool_values
+from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
+from lllms_core.chat.learn_reasoning import ReasoningSupport, learn_reasoning
+from lllms_core.chat.probe import Probe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
 from lllms_core.chat.sandbox import SandboxedTemplate
-from lllms_core.errors import InvalidRequest
-from lllms_core.types import Message
+from lllms_core.errors import InvalidRequest, ModelLoadFailed
+from lllms_core.types import Message, Tool, ToolCall
 
-_Conversation = list[dict[str, str]]
-_OURS = frozenset({"messages", "add_generation_prompt", "bos_token", "eos_token", "strftime_now", "raise_exception"})
+_OURS = frozenset(
+    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now", "raise_exception"},
+)
 
 
 @frozen
@@ -35,14 +43,17 @@ class ChatTemplate:
 
     def __init__(
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Collection[str] = (),
+        call_template: str | None = None,
     ) -> None:
+        """Compile `source`. `call_template` overrides what is learnt about calls: Jinja2 that writes `tool_calls`."""
         self._template = SandboxedTemplate(source)
         self._names_developer = "developer" in source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._control = ControlTokens(control_tokens, self._template.literals, source + bos_token + eos_token)
+        self._call_template = None if call_template is None else SandboxedTemplate(call_template)
 
     def render(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True,
+        self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), add_generation_prompt: bool = True,
         variables: Mapping[str, object] | None = None,
     ) -> list[Segment]:
         """The prompt: one segment, unless a user wrote the text of a control token.
@@ -50,32 +61,66 @@ class ChatTemplate:
         It holds all of its special text (BOS too, where the template prints it). A last message of the assistant is
         continued: the prompt ends with its text; without `add_generation_prompt` it is rendered as finished.
         `variables` reach the template under their names. System and developer messages that the template has no place
-        for move, see `fit_roles`. Raises `InvalidRequest` when the template refuses the conversation.
+        for move, see `fit_roles`; tools, calls and results that it has no place for are told in words, see
+        `fit_tools`. Raises `InvalidRequest` when the template refuses the conversation.
         """
         extra = dict(variables or {})
         if taken := sorted(_OURS & extra.keys()):
             raise InvalidRequest(f"the template variable '{taken[0]}' belongs to the server; leave it out", taken[0])
-        fitted = [_as_dict(message) for message in fit_roles(messages, self._roles)]
-        disguise = self._control.disguise([fitted, extra])
-        continued = add_generation_prompt and bool(fitted) and fitted[-1]["role"] == "assistant"
+        style = CallStyle()
+        if tools or any(message.tool_calls or message.role == "tool" for message in messages):
+            write = write_calls if self._call_template is None else self._written_calls
+            messages, tools = fit_tools(messages, tools, self.tools, write)
+            style = self.tools.style or style
+        given = {
+            "messages": [message_value(message, style) for message in fit_roles(messages, self._roles)],
+            "tools": tool_values(tools),
+        }
+        return self._segments(given, extra, generate=add_generation_prompt)
+
+    @cached_property
+    def tools(self) -> ToolSupport:
+        """What this template does about tools."""
+        learnt = learn_tools(self._probe)
+        if self._call_template is None:
+            return learnt
+        calls = learn_calls(self._written_calls)
+        if calls is None:
+            raise ModelLoadFailed(
+                "the template for tool calls writes none: given the list `tool_calls`, in the form of OpenAI's API, it "
+                "has to write the name and the arguments of each",
+            )
+        return evolve(learnt, calls=calls)
+
+    @cached_property
+    def reasoning(self) -> ReasoningSupport:
+        """What this template does about thoughts."""
+        return learn_reasoning(self._probe, self._template.variables, self._template.literals)
+
+    @property
+    def answer_format(self) -> AnswerFormat:
+        """How the model writes calls and thoughts; one whose template knows no tools is told to use Hermes' form."""
+        return AnswerFormat(self.tools.calls if self.tools.declares else HERMES, self.reasoning.form)
+
+    def _segments(self, given: Mapping[str, object], extra: Mapping[str, object], *, generate: bool) -> list[Segment]:
+        messages = cast("list[dict[str, object]]", given["messages"])
+        disguise = self._control.disguise([given, extra])
+        continued = generate and bool(messages) and messages[-1]["role"] == "assistant"
         if continued:
             # What the template puts behind the last answer's text is found behind this mark, and cut off.
-            fitted[-1]["content"] += disguise.end
+            messages[-1]["content"] = f"{messages[-1]['content'] or ''}{disguise.end}"
         now = datetime.now().astimezone()
 
-        def output(conversation: _Conversation, extra: Mapping[str, object]) -> str:
-            text = self._output(conversation, extra, now, generate=add_generation_prompt and not continued)
+        def output(given: Mapping[str, object], extra: Mapping[str, object]) -> str:
+            text = self._output(given, extra, now, generate=generate and not continued)
             return _up_to(disguise.end, text) if continued else text
 
-        plain = output(fitted, extra)
+        plain = output(given, extra)
         if not self._control:
             return [Segment(plain, parse_special=True)]
-        hidden = output(
-            [{**{key: disguise.text(text) for key, text in each.items()}, "role": each["role"]} for each in fitted],
-            {key: disguise.value(item) for key, item in extra.items()},
-        )
+        hidden = output(_disguised(given, disguise), {key: disguise.value(item) for key, item in extra.items()})
         shown = disguise.undo(hidden)
-        if shown != plain and self._surely_own(plain, hidden, [fitted, extra]):
+        if shown != plain and self._surely_own(plain, hidden, [given, extra]):
             return [Segment(plain, parse_special=True)]
         # Where a user's control token made the template act, the output counts in which it could not see that token.
         return [Segment(text, special) for text, special in self._control.separate(shown, hidden)]
@@ -87,26 +132,36 @@ class ChatTemplate:
         return self._control.texts(plain) == self._control.texts(hidden)
 
     def _output(
-        self, conversation: _Conversation, extra: Mapping[str, object], now: datetime, *, generate: bool,
+        self, given: Mapping[str, object], extra: Mapping[str, object], now: datetime, *, generate: bool,
     ) -> str:
-        given = {"messages": conversation, "add_generation_prompt": generate, **self._tokens}
-        return self._template.render({"tools": None, "documents": None, **extra, **given}, now)
+        ours = {**given, "add_generation_prompt": generate, **self._tokens}
+        return self._template.render({"documents": None, **extra, **ours}, now)
 
     @cached_property
     def _roles(self) -> RoleSupport:
-        def render(messages: Sequence[Message]) -> str | None:
-            conversation = [_as_dict(message) for message in messages]
-            try:
-                return self._output(conversation, {}, datetime.now().astimezone(), generate=True)
-            except InvalidRequest:
-                return None
+        return probe_roles(lambda messages: self._probe(Probe(messages)), names_developer=self._names_developer)
 
-        return probe_roles(render, names_developer=self._names_developer)
+    def _probe(self, probe: Probe) -> str | None:
+        given = {
+            "messages": [message_value(message, probe.style) for message in probe.messages],
+            "tools": tool_values(probe.tools),
+        }
+        try:
+            return self._output(given, probe.variables, datetime.now().astimezone(), generate=probe.generate)
+        except InvalidRequest:
+            return None
+
+    def _written_calls(self, calls: Sequence[ToolCall]) -> str:
+        assert self._call_template is not None  # noqa: S101  # the callers looked
+        value = message_value(Message("assistant", "", tool_calls=tuple(calls)), CallStyle())
+        return self._call_template.render(value, datetime.now().astimezone())
 
 
-def _as_dict(message: Message) -> dict[str, str]:
-    name = {} if message.name is None else {"name": message.name}
-    return {"role": message.role, "content": message.content, **name}
+def _disguised(given: Mapping[str, object], disguise: Disguise) -> dict[str, object]:
+    """Messages and tools in disguise, but for the roles, by which templates tell messages apart."""
+    messages = cast("list[dict[str, object]]", given["messages"])
+    hidden = [{**cast("dict[str, object]", disguise.value(each)), "role": each["role"]} for each in messages]
+    return {"messages": hidden, "tools": disguise.value(given["tools"])}
 
 
 def _up_to(mark: str, text: str) -> str:

@@ -1,0 +1,23 @@
+"""A small conversation that a template is asked to render, so that something can be learnt from what it writes."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import field, frozen
+
+from lllms_core.chat.history import CallStyle
+from lllms_core.types import Message, Tool
+
+
+@frozen
+class Probe:
+    """What is rendered, with the beginning of an answer unless `generate` is false."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    style: CallStyle = field(factory=CallStyle)
+    variables: Mapping[str, object] = field(factory=dict)
+    generate: bool = field(default=True, kw_only=True)
+
+
+Render = Callable[[Probe], str | None]
+"""Returns the output; None where the template refuses the conversation."""
