@@ -113,10 +113,10 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
              '{"name": "get_weather", "arguments": {"city": "Paris"}, "id": "abc"}]'), "", [ADD, WEATHER]),
     ("list", '[TOOL_CALLS][{"name":"add","arguments":{"a":1,"b":2.5}}]x', "x", [ADD]),
     ("nested", '<c>{"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2.5}}}</c>', "", [ADD]),
-    ("named", ('<calls><call>function<sep>add\n```json\n{"a": 1, "b": 2.5}\n```</call>\n<call>function<sep>get_weather\n'
-              '```json\n{"city": "Paris"}\n```</call></calls>'), "", [ADD, WEATHER]),
-    ("tagged", ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>\n"
-               "<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2.5\n</parameter>\n"
+    ("named", ('<calls><call>function<sep>add\n```json\n{"a": 1, "b": 2.5}\n```</call>\n'
+              '<call>function<sep>get_weather\n```json\n{"city": "Paris"}\n```</call></calls>'), "", [ADD, WEATHER]),
+    ("tagged", ("<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n"
+               "</tool_call>\n<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\n2.5\n</parameter>\n"
                "</function>\n</tool_call>"), "", [WEATHER, ADD]),
     ("tagged", ("<tool_call>\n<function=get_weather>\n<parameter=city>\n  a \"b\"\n\n<c>\n\n</parameter>\n</function>\n"
                "</tool_call>"), "", [("get_weather", {"city": '  a "b"\n\n<c>\n'})]),
