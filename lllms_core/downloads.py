@@ -76,8 +76,11 @@ class Downloader(ABC):
     name: ClassVar[str]
     schemes: ClassVar[frozenset[str]]
     """What its sources begin with, before the colon: `{"s3"}`. One scheme belongs to one downloader."""
-    hosts: frozenset[str] = frozenset()
-    """Hosts whose `https://` and `http://` URLs it takes, before the downloader of web addresses is asked."""
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Hosts whose `https://` and `http://` addresses it takes, before the downloader of web addresses is asked."""
+        return frozenset()
 
     def find(self, source: str) -> RemoteModel | None:  # noqa: ARG002  # the base knows no such place
         """Say which files on this machine the source stands for, without the network; None if there are none.

@@ -14,7 +14,7 @@ from stores_for_tests import TINY, sha256
 from lllms_core.builtin.downloaders import transfer
 from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_retry_after
 from lllms_core.builtin.downloaders.http import HttpDownloader, split_names
-from lllms_core.builtin.downloaders.transfer import Patience
+from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
 from lllms_core.store import Download, Store
 

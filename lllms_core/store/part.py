@@ -34,6 +34,7 @@ class _Note:
     """Which bytes of a partial file are certainly there, and what they are part of."""
 
     url: str
+    sha256: str | None
     size: int | None
     version: str | None
     spans: tuple[tuple[int, ...], ...]
@@ -163,7 +164,8 @@ class PartialFile:
             self._noted = time.monotonic()
             turn = self._turn
             record = {
-                "url": self._remote.url, "size": self._size, "version": self._version, "spans": self._spans.spans,
+                "url": self._remote.url, "sha256": self._sha256, "size": self._size, "version": self._version,
+                "spans": self._spans.spans,
             }
         self._sync()
         with self._lock:
@@ -198,12 +200,18 @@ class PartialFile:
     def _take_up(self) -> None:
         note = read_record(self._note, _Note)
         there = self._file.seek(0, os.SEEK_END)
-        if note is None or note.url != self._remote.url or self._remote.size not in (None, note.size):
+        if note is None or not self._is_ours(note) or self._remote.size not in (None, note.size):
             self._reset()
             return
         self._size, self._version = note.size, note.version
         limit = there if note.size is None else min(there, note.size)
         self._spans = Spans.of(((span[0], span[1]) for span in note.spans if len(span) == 2), limit)
+
+    def _is_ours(self, note: _Note) -> bool:
+        """Whether a note is about this file: the same hash makes it so, wherever it came from, else the same place."""
+        if self._sha256 is not None and note.sha256 is not None:
+            return self._sha256 == note.sha256
+        return note.url == self._remote.url
 
     def _reset(self) -> None:
         self._turn += 1

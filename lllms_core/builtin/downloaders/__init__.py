@@ -1,4 +1,4 @@
-"""Where model files come from: this machine (`file:`), the web (`https:`, `http:`)."""
+"""Where model files come from: this machine (`file:`), the web (`https:`, `http:`), Hugging Face (`hf:`)."""
 
 from collections.abc import Iterable
 
@@ -13,5 +13,6 @@ __all__ = ["lllms_downloaders"]
 def lllms_downloaders() -> Iterable[Downloader]:
     """Provide the downloaders."""
     from lllms_core.builtin.downloaders.http import HttpDownloader
+    from lllms_core.builtin.downloaders.hub import HubDownloader
 
-    return [FileDownloader(), HttpDownloader()]
+    return [FileDownloader(), HttpDownloader(), HubDownloader()]

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from attrs import frozen
 
-from lllms_core.builtin.downloaders.transfer import PATIENCE, Patience, fetch
+from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
 from lllms_core.errors import InvalidSource
 
@@ -49,6 +49,8 @@ class HttpDownloader(Downloader):
 
     def fetch(self, file: RemoteFile, part: Part) -> None:
         """Fetch a file."""
+        from lllms_core.builtin.downloaders.transfer import fetch
+
         fetch(file.url, part, patience=self.patience)
 
 

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Mapping
 from functools import cache
 
 import httpx
-from attrs import define, frozen
+from attrs import define
 
 from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_length, read_retry_after, read_version
+from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
 from lllms_core.downloads import Part, shown
 from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
 
@@ -22,28 +23,6 @@ CONNECTIONS = 4
 PROGRESS = 2**20
 """Bytes that must have come since a failure for it to be forgotten."""
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-@frozen
-class Patience:
-    """How long a download bears with its server."""
-
-    connect: float = 15.0
-    """Seconds to connect."""
-    stall: float = 30.0
-    """Seconds without a byte, after which the connection is given up; there is no limit on the whole."""
-    attempts: int = 6
-    """Failures without progress in between, after which the download is given up."""
-    first_attempts: int = 3
-    """The same, while the server has given nothing at all."""
-    pause: float = 0.5
-    """Seconds after the first failure; twice as long after each further one."""
-    longest_pause: float = 30.0
-    longest_wait: float = 120.0
-    """A server that asks for a longer pause than this is given up, until then."""
-
-
-PATIENCE = Patience()
 
 
 class _Transient(Exception):  # no error, unless it goes on

@@ -1,0 +1,202 @@
+"""Model files of Hugging Face: found, checked and authorised through its own library; its cache is used in place."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from attrs import field, frozen
+
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
+from lllms_core.builtin.downloaders.quants import choose, choose_file
+from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
+from lllms_core.errors import InvalidSource, SourceUnavailable
+
+HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+MAIN = "main"
+SHAPE = "it looks like hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_SOURCE = re.compile(rf"hf:(?://)?({_NAME}/{_NAME})(?::([\w.-]+)|/([^@]+))?(?:@(.+))?", re.IGNORECASE | re.ASCII)
+
+
+@frozen
+class HubSource:
+    """What is wanted of which repository."""
+
+    repository: str
+    revision: str = MAIN
+    quant: str = ""
+    file: str = ""
+
+
+def read_source(source: str) -> HubSource | None:
+    """Read a source; None for an address of the hub that is neither of a repository nor of a file in one.
+
+    Raises `InvalidSource` for a source that begins with `hf:` and makes no sense.
+    """
+    if source[:3].lower() == "hf:":
+        match = _SOURCE.fullmatch(source)
+        if match is None:
+            raise InvalidSource(f"'{source}' is no source of Hugging Face: {SHAPE}")
+        repository, quant, file, revision = match.groups()
+        return HubSource(repository, revision or MAIN, quant or "", file or "")
+    organisation, repository, *rest = [unquote(part) for part in urlsplit(source).path.strip("/").split("/")] + [""]
+    name = f"{organisation}/{repository}"
+    if organisation in {"datasets", "spaces", "api"} or not re.fullmatch(f"{_NAME}/{_NAME}", name):
+        return None
+    match rest[:-1]:
+        case []:
+            return HubSource(name)
+        case ["tree", revision]:
+            return HubSource(name, revision)
+        case ["blob" | "resolve" | "raw", revision, *path] if path:
+            return HubSource(name, revision, file="/".join(path))
+    return None
+
+
+@frozen
+class HubDownloader(Downloader):
+    """`hf:org/repo:Q4_K_M` and addresses of huggingface.co, or of the mirror that `HF_ENDPOINT` names."""
+
+    name = "hf"
+    schemes = frozenset({"hf"})
+
+    endpoint: str = field(factory=lambda: os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co")
+    cache: Path | None = None
+    """Where Hugging Face's own library keeps what it fetched; None: where it says."""
+    patience: Patience = PATIENCE
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hub's own hosts, and its mirror's."""
+        return HOSTS | {urlsplit(self.endpoint).netloc.lower()}
+
+    def find(self, source: str) -> RemoteModel | None:
+        """Return what lies in the cache of Hugging Face's library."""
+        wanted = read_source(source)
+        if wanted is None:
+            return HttpDownloader().find(source)
+        folder = self._repository(wanted.repository)
+        if not _is_plain(wanted.revision):
+            return None
+        try:
+            commit = (folder / "refs" / wanted.revision).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            commit = wanted.revision
+        snapshot = folder / "snapshots" / commit
+        files = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
+        if not files:
+            return None
+        try:
+            chosen = _choose(list(files), wanted)
+        except InvalidSource:
+            return None  # it is not in the cache, whatever the hub has
+        return RemoteModel(
+            [
+                RemoteFile(self._name(wanted, file), str(files[file]), files[file].stat().st_size, path=files[file])
+                for file in chosen[0]
+            ],
+            chosen[1],
+        )
+
+    def resolve(self, source: str) -> RemoteModel:
+        """Ask the hub which files are meant, and for their sizes and hashes."""
+        wanted = read_source(source)
+        if wanted is None:
+            return HttpDownloader().resolve(source)
+        from huggingface_hub import hf_hub_url
+
+        commit, there = self._list(wanted)
+        files, note = _choose(list(there), wanted)
+        found = []
+        for file in files:
+            size, sha256 = there[file]
+            url = hf_hub_url(wanted.repository, file, revision=commit, endpoint=self.endpoint)
+            path = self._cached(wanted, file, size, sha256)
+            found.append(RemoteFile(self._name(wanted, file), url, size, sha256, path))
+        return RemoteModel(found, note)
+
+    def fetch(self, file: RemoteFile, part: Part) -> None:
+        """Fetch a file, with the token that Hugging Face's library knows (`HF_TOKEN`, or `hf auth login`)."""
+        from huggingface_hub import utils
+
+        from lllms_core.builtin.downloaders.transfer import fetch
+
+        known = utils.build_hf_headers()  # type: ignore[attr-defined]  # public, and not marked so
+        headers = {name: value for name, value in known.items() if name.lower() == "authorization"}
+        fetch(file.url, part, headers, self.patience)
+
+    def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None]]]:
+        """Return the commit that a revision is, and the files of the repository with their sizes and hashes."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HFValidationError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+
+        where = f"{self.endpoint}/{wanted.repository}"
+        try:
+            info = HfApi(endpoint=self.endpoint, library_name="lllms").model_info(
+                wanted.repository, revision=wanted.revision, files_metadata=True, timeout=self.patience.connect,
+            )
+        except GatedRepoError as error:
+            raise SourceUnavailable(
+                f"{where} is open only to those who accepted its terms: accept them there, and set HF_TOKEN",
+            ) from error
+        except RepositoryNotFoundError as error:
+            raise InvalidSource(f"there is no {where}, or it is private: then set HF_TOKEN") from error
+        except RevisionNotFoundError as error:
+            raise InvalidSource(f"{where} has no revision '{wanted.revision}'") from error
+        except HFValidationError as error:
+            raise InvalidSource(f"'{wanted.repository}' is no name of a repository: {SHAPE}") from error
+        except Exception as error:  # which errors of HTTP there are differs between versions of the library
+            raise SourceUnavailable(f"{where} cannot be asked: {shown(str(error)) or type(error).__name__}") from error
+        return info.sha or wanted.revision, {
+            one.rfilename: (one.size, one.lfs.sha256 if one.lfs else None) for one in info.siblings or ()
+        }
+
+    def _name(self, wanted: HubSource, file: str) -> str:
+        revision = [] if wanted.revision == MAIN else [f"@{wanted.revision}"]
+        host = urlsplit(self.endpoint).netloc.lower()
+        return store_name(host, *wanted.repository.split("/"), *revision, *PurePosixPath(file).parts)
+
+    def _repository(self, repository: str) -> Path:
+        if self.cache is not None:
+            cache = self.cache
+        else:
+            from huggingface_hub.constants import HF_HUB_CACHE
+
+            cache = Path(HF_HUB_CACHE)
+        return cache / f"models--{repository.replace('/', '--')}"
+
+    def _cached(self, wanted: HubSource, file: str, size: int | None, sha256: str | None) -> Path | None:
+        """Return where Hugging Face's library keeps this file, of this or of another commit."""
+        if not _is_plain(file):
+            return None
+        for path in sorted(self._repository(wanted.repository).glob(f"snapshots/*/{_literally(file)}")):
+            # The library names what it keeps by its hash.
+            if path.is_file() and size in (None, path.stat().st_size) and sha256 in (None, path.resolve().name):
+                return path
+        return None
+
+
+def _choose(files: list[str], wanted: HubSource) -> tuple[tuple[str, ...], str]:
+    choice = choose_file(files, wanted.file, wanted.repository) if wanted.file else choose(
+        files, wanted.quant, wanted.repository,
+    )
+    return choice.files, choice.note
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path leads down."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts
+
+
+def _literally(path: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", path)

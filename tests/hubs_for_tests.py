@@ -1,0 +1,61 @@
+"""A hub like Hugging Face's, on loopback: lists repositories and gives their files by a redirect, as the real one."""
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from servers_for_tests import Answer, Handler, Site, served
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class HubHandler(Handler):
+    def answer(self, path: str) -> Answer:
+        listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
+        if listing:
+            return self.list(*listing.groups())
+        wanted = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        if wanted:
+            name = f"/{wanted[1]}/{wanted[2]}"
+            return Answer(302, {"Location": f"/cdn{name}", "Content-Length": "0"}, b"")
+        return super().answer(path.removeprefix("/cdn"))
+
+    def list(self, repository: str, revision: str | None) -> Answer:
+        there = {path: data for path, data in self.site.files.items() if path.startswith(f"/{repository}/")}
+        if not there:
+            return Answer(404, {"X-Error-Code": "RepoNotFound", "Content-Length": "0"}, b"")
+        if revision not in (None, "main", "v2", COMMIT):
+            return Answer(404, {"X-Error-Code": "RevisionNotFound", "Content-Length": "0"}, b"")
+        siblings = [
+            {
+                "rfilename": path.removeprefix(f"/{repository}/"), "size": len(data), "blobId": "0" * 40,
+                "lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130},
+            }
+            for path, data in there.items()
+        ]
+        body = json.dumps({"id": repository, "modelId": repository, "sha": COMMIT, "siblings": siblings}).encode()
+        return Answer(200, {"Content-Length": str(len(body)), "Content-Type": "application/json"}, body)
+
+
+@contextlib.contextmanager
+def hub(files: dict[str, bytes]) -> Iterator[Site]:
+    """Serve repositories: `/org/repo/file` -> content."""
+    with served(files, HubHandler) as site:
+        yield site
+
+
+def fill_cache(cache: Path, repository: str, files: dict[str, bytes], commit: str = COMMIT) -> None:
+    """Lay out files as Hugging Face's library keeps them."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    for name, data in files.items():
+        blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(data)
+        link = folder / "snapshots" / commit / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(blob)
+    (folder / "refs").mkdir(exist_ok=True)
+    (folder / "refs" / "main").write_text(commit)

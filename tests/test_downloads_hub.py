@@ -1,0 +1,267 @@
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import hubs_for_tests
+import pytest
+from hubs_for_tests import COMMIT, fill_cache, hub
+from hypothesis import given
+from hypothesis import strategies as st
+from servers_for_tests import Site, drop, instead
+from stores_for_tests import TINY, sha256
+
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.builtin.downloaders.hub import HubDownloader, HubSource, read_source
+from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.builtin.downloaders.quants import choose, choose_file, quant_of
+from lllms_core.errors import ChecksumMismatch, InvalidSource, Offline, SourceUnavailable
+from lllms_core.store import Store
+
+QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002)
+GGUF = TINY.read_bytes()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A hub with one repository."""
+    files = {
+        "README.md": b"read me", "tiny-Q4_K_M.gguf": GGUF, "tiny-Q8_0.gguf": GGUF, "mmproj-F16.gguf": GGUF,
+        "big/b-F16-00001-of-00002.gguf": GGUF, "big/b-F16-00002-of-00002.gguf": GGUF, "other/vocabulary.bin": b"words",
+    }
+    with hub({f"/org/repo/{name}": data for name, data in files.items()}) as one:
+        yield one
+
+
+def store(site: Site, tmp_path: Path, *, offline: bool = False) -> Store:
+    downloader = HubDownloader(site.url, tmp_path / "hf", QUICK)
+    return Store(tmp_path / "s", [HttpDownloader(QUICK), downloader], offline=offline)
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "note"),
+    [
+        ("hf:org/repo", ["tiny-Q4_K_M.gguf"], "Q4_K_M"),
+        ("hf:org/repo:Q8_0", ["tiny-Q8_0.gguf"], ""),
+        ("hf:org/repo:q8_0", ["tiny-Q8_0.gguf"], ""),
+        ("hf:org/repo:F16", ["b-F16-00001-of-00002.gguf", "b-F16-00002-of-00002.gguf"], ""),
+        ("hf:org/repo/big/b-F16-00002-of-00002.gguf", ["b-F16-00001-of-00002.gguf", "b-F16-00002-of-00002.gguf"], ""),
+        ("hf:org/repo/tiny-Q8_0.gguf@v2", ["tiny-Q8_0.gguf"], ""),
+        ("hf:org/repo/other/vocabulary.bin", ["vocabulary.bin"], ""),
+        ("{hub}/org/repo/blob/main/tiny-Q8_0.gguf", ["tiny-Q8_0.gguf"], ""),
+        ("{hub}/org/repo/resolve/v2/tiny-Q8_0.gguf?download=true", ["tiny-Q8_0.gguf"], ""),
+        ("{hub}/org/repo", ["tiny-Q4_K_M.gguf"], "Q4_K_M"),
+    ],
+)
+def test_sources_of_the_hub(site: Site, tmp_path: Path, source: str, names: list[str], note: str) -> None:
+    """A repository, a quantisation, a file, a revision and a web address all lead to verified files in the store."""
+    model = store(site, tmp_path).ensure(source.replace("{hub}", site.url))
+    assert [file.path.name for file in model.files] == names
+    assert model.note == note
+    place = tmp_path / "s/models" / site.url.removeprefix("http://").replace(":", "%3A") / "org/repo"
+    assert all(file.owned and file.path.is_relative_to(place) for file in model.files)
+    assert all(file.sha256 == sha256(file.path.read_bytes()) for file in model.files)
+
+
+def test_the_hub_is_asked_once(site: Site, tmp_path: Path) -> None:
+    """What a source stands for is remembered: a model that is here needs no network."""
+    model = store(site, tmp_path).ensure("hf:org/repo")
+    asked = len(site.requests)
+    assert store(site, tmp_path).ensure("hf:org/repo") == model
+    assert store(site, tmp_path, offline=True).ensure("hf:org/repo") == model
+    assert len(site.requests) == asked
+
+
+def test_the_hubs_hash_is_checked(site: Site, tmp_path: Path) -> None:
+    """A file that is not what the hub lists is never committed."""
+    good = site.files["/org/repo/tiny-Q8_0.gguf"]
+    site.faults = [lambda *_: None, lambda *_: site.files.update({"/org/repo/tiny-Q8_0.gguf": good[:-1] + b"!"})]
+    with pytest.raises(ChecksumMismatch, match="was expected"):
+        store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+    assert not list((tmp_path / "s/models").rglob("*.gguf*"))
+
+
+def test_a_new_commit_does_not_lose_what_has_arrived(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A download goes on when the repository has a new commit, but this file is the same."""
+    half = len(GGUF) // 2
+    site.faults = [lambda *_: None, lambda *_: None, drop(half)] + [drop(0)] * 10
+    with pytest.raises(SourceUnavailable):
+        store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+    site.faults = []
+    monkeypatch.setattr(hubs_for_tests, "COMMIT", "f" * 40)
+    store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+    assert site.requests[-2:] == [
+        (f"/org/repo/resolve/{'f' * 40}/tiny-Q8_0.gguf", f"bytes={half}-{len(GGUF) - 1}"),
+        ("/cdn/org/repo/tiny-Q8_0.gguf", f"bytes={half}-{len(GGUF) - 1}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("hf:org/none", InvalidSource, "there is no .*/org/none, or it is private: then set HF_TOKEN"),
+        ("hf:org/repo@v9", InvalidSource, "org/repo has no revision 'v9'"),
+        ("hf:org/repo:Q2_K", InvalidSource, "org/repo has no 'Q2_K'; there are: F16, Q4_K_M, Q8_0"),
+        ("hf:org/repo/x.gguf", InvalidSource, "org/repo has no file 'x.gguf'; its models are: big/b-F16-00001-of"),
+        ("hf:org", InvalidSource, "it looks like hf:org/repo"),
+        ("hf:", InvalidSource, "it looks like hf:org/repo"),
+        ("hf:../..", InvalidSource, "it looks like hf:org/repo"),
+    ],
+)
+def test_what_the_hub_does_not_have(
+    site: Site, tmp_path: Path, source: str, error: type[Exception], message: str,
+) -> None:
+    """A source that leads to nothing is refused, with what there is instead."""
+    with pytest.raises(error, match=message):
+        store(site, tmp_path).ensure(source)
+
+
+def test_a_gated_repository(site: Site, tmp_path: Path) -> None:
+    """A repository with terms says where to accept them."""
+    site.faults = [instead(403, {"X-Error-Code": "GatedRepo"})]
+    with pytest.raises(SourceUnavailable, match=r"accept them there, and set HF_TOKEN"):
+        store(site, tmp_path).ensure("hf:org/repo")
+
+
+def test_an_unreachable_hub(tmp_path: Path) -> None:
+    """A hub that does not answer is an error that names it; what is in the cache serves all the same."""
+    with hub({}) as site:
+        pass
+    with pytest.raises(SourceUnavailable, match=f"{site.url}/org/repo cannot be asked"):
+        store(site, tmp_path).ensure("hf:org/repo")
+    fill_cache(tmp_path / "hf", "org/repo", {"x-Q8_0.gguf": GGUF})
+    assert store(site, tmp_path).ensure("hf:org/repo").note == "Q8_0, the only one there is"
+
+
+def test_the_token_goes_to_the_hub_only(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that Hugging Face's library finds is sent to the hub, and not to where it redirects."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with hub({"/org/repo/tiny-Q8_0.gguf": GGUF}) as cdn:
+        site.faults = [
+            lambda *_: None,
+            instead(302, {"Location": f"{cdn.url}/cdn/org/repo/tiny-Q8_0.gguf"}),
+        ]
+        store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+    sent = [{name.lower(): value for name, value in headers.items()} for headers in (*site.seen, *cdn.seen)]
+    assert [headers.get("authorization") for headers in sent] == ["Bearer hf_secret", "Bearer hf_secret", None]
+
+
+def test_the_cache_of_the_library_is_used_in_place(site: Site, tmp_path: Path) -> None:
+    """A file that Hugging Face's library has is verified once and used where it is, also from another commit."""
+    fill_cache(tmp_path / "hf", "org/repo", {"tiny-Q8_0.gguf": GGUF}, "f" * 40)
+    kept = store(site, tmp_path)
+    model = kept.ensure("hf:org/repo:Q8_0")
+    assert model.path == tmp_path / "hf/models--org--repo/snapshots" / ("f" * 40) / "tiny-Q8_0.gguf"
+    assert (model.files[0].owned, model.files[0].sha256) == (False, sha256(GGUF))
+    assert len(site.requests) == 1
+    assert kept.find("hf:org/repo:Q8_0") == model
+    assert kept.delete("hf:org/repo:Q8_0") == []
+    assert model.path.exists()
+
+
+def test_another_file_of_the_same_name_in_the_cache_is_not_used(site: Site, tmp_path: Path) -> None:
+    """What the cache has of an older version is not what the hub has now."""
+    fill_cache(tmp_path / "hf", "org/repo", {"tiny-Q8_0.gguf": GGUF[::-1]})
+    assert store(site, tmp_path).ensure("hf:org/repo:Q8_0").files[0].owned
+
+
+def test_offline_finds_the_cache(site: Site, tmp_path: Path) -> None:
+    """In offline mode the library's cache serves, by quantisation, file and revision; the rest is an error at once."""
+    files = {"a-Q8_0.gguf": GGUF, "sub/a-F16-00001-of-00002.gguf": GGUF, "sub/a-F16-00002-of-00002.gguf": GGUF}
+    fill_cache(tmp_path / "hf", "org/repo", files)
+    kept = store(site, tmp_path, offline=True)
+    assert kept.ensure("hf:org/repo:Q8_0").path.name == "a-Q8_0.gguf"
+    assert kept.ensure(f"hf:org/repo/a-Q8_0.gguf@{COMMIT}").path.name == "a-Q8_0.gguf"
+    assert len(kept.ensure("hf:org/repo:F16").files) == 2
+    for source in ["hf:org/repo:Q2_K", "hf:org/none", "hf:org/repo@../main", f"{site.url}/org/repo/blob/v7/x.gguf"]:
+        with pytest.raises(Offline, match="is not on this disk, and offline mode is on"):
+            kept.ensure(source)
+    assert site.requests == []
+
+
+@pytest.mark.parametrize(
+    ("file", "quant"),
+    [
+        ("Phi-3-mini-4k-instruct-q4.gguf", ""), ("phi-3.Q4_K_M.gguf", "Q4_K_M"), ("x-IQ2_XXS.gguf", "IQ2_XXS"),
+        ("x-UD-Q4_K_XL.gguf", "Q4_K_XL"), ("x-bf16.gguf", "BF16"), ("x.fp16.gguf", "F16"),
+        ("Q8_0/x-00001-of-00002.gguf", "Q8_0"),
+        ("x-MXFP4.gguf", "MXFP4"), ("qwen2-Q5_K_S-Q6_K.gguf", "Q6_K"), ("x-Q4_0_4_4.gguf", "Q4_0"), ("q4/x.gguf", ""),
+    ],
+)
+def test_quant_of(file: str, quant: str) -> None:
+    """The quantisation is read from the end of the name, or from the folder."""
+    assert quant_of(file) == quant
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen", "note"),
+    [
+        (["x-Q4_K_M.gguf", "x-Q8_0.gguf"], "x-Q4_K_M.gguf", "Q4_K_M"),
+        (["x-Q2_K.gguf", "x-Q5_K_M.gguf"], "x-Q5_K_M.gguf", "Q5_K_M, the nearest to Q4_K_M that there is"),
+        (["x-F16.gguf", "x-Q8_0.gguf"], "x-Q8_0.gguf", "Q8_0, the nearest to Q4_K_M that there is"),
+        (["model.gguf", "mmproj-model-f16.gguf", "README.md"], "model.gguf", "model.gguf, the only one there is"),
+        (["x-UD-Q4_K_M.gguf", "x-Q4_K_M.gguf"], "x-Q4_K_M.gguf", "Q4_K_M"),
+    ],
+)
+def test_the_default_quantisation(files: list[str], chosen: str, note: str) -> None:
+    """Q4_K_M, else the nearest by bits; the note says which."""
+    choice = choose(files, "", "org/repo")
+    assert (choice.files, choice.note) == ((chosen,), note)
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted", "message"),
+    [
+        (["README.md", "model.safetensors"], "", "has no GGUF file; look for a repository"),
+        (["a.gguf", "b.gguf"], "", "has several models, name one, like hf:org/repo/a.gguf"),
+        (["a-Q8_0.gguf", "b-Q8_0.gguf"], "Q8_0", "more than one of these, name one: a-Q8_0.gguf, b-Q8_0.gguf"),
+    ],
+)
+def test_no_choice(files: list[str], wanted: str, message: str) -> None:
+    """Where nothing, or too much, fits, the message says what to write."""
+    with pytest.raises(InvalidSource, match=message):
+        choose(files, wanted, "org/repo")
+
+
+def test_a_split_model_must_be_complete() -> None:
+    """A part that the repository lacks is an error, not a model with a hole."""
+    with pytest.raises(InvalidSource, match=r"has no file 'x-00002-of-00002\.gguf'"):
+        choose_file(["x-00001-of-00002.gguf"], "x-00001-of-00002.gguf", "org/repo")
+
+
+@given(st.lists(st.sampled_from(["Q4_K_M", "Q8_0", "F16", "IQ1_S", "", "nonsense"]), max_size=6), st.randoms())
+def test_choosing_does_not_depend_on_the_order(quants: list[str], chance: random.Random) -> None:
+    """However the hub lists its files, the same one is chosen, or none."""
+    files = [f"m{number}-{quant}.gguf" for number, quant in enumerate(quants)]
+    answers = set()
+    for _ in range(3):
+        chance.shuffle(files)
+        try:
+            answers.add(choose(files, "", "org/repo").files)
+        except InvalidSource:
+            answers.add(())
+    assert len(answers) == 1
+
+
+def test_addresses_of_the_hub() -> None:
+    """Addresses of repositories and files are read; those of data sets are ordinary web addresses."""
+    assert read_source("https://huggingface.co/a/b/blob/refs%2Fpr%2F1/c%20d/e.gguf") == HubSource(
+        "a/b", "refs/pr/1", file="c d/e.gguf",
+    )
+    assert read_source("https://huggingface.co/a/b/tree/v1") == HubSource("a/b", "v1")
+    assert read_source("https://huggingface.co/datasets/a/b/resolve/main/x") is None
+    assert read_source("https://huggingface.co/a") is None
+    assert read_source("hf:a/b:Q8_0@v1") == HubSource("a/b", "v1", "Q8_0")
+    assert read_source("HF://a/b") == HubSource("a/b")
+
+
+@given(st.text(max_size=40))
+def test_any_hub_source_is_read_or_refused(text: str) -> None:
+    """A source makes sense or is refused by name; never another error."""
+    try:
+        found = read_source(f"hf:{text}")
+    except InvalidSource:
+        return
+    assert found is not None
+    assert ".." not in found.repository.split("/")
