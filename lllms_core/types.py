@@ -133,7 +133,16 @@ class Request:
     id: str
     model: str
     messages: tuple[Message, ...] | None = None
-    prompt: str | None = None
+    prompt: str | tuple[int, ...] | None = None
+    """A text, or the tokens of one."""
+    suffix: str | None = None
+    """The answer to a prompt is what comes between it and this; None: whatever follows."""
+    n: int = 1
+    """How many answers are wanted."""
+    best_of: int | None = None
+    """So many answers are written, and the `n` likeliest (by the mean of their tokens' log-probabilities) are kept."""
+    top_logprobs: int | None = None
+    """With each token's log-probability, those of so many likeliest ones are told; None: not even the token's own."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """At most so many generated tokens; None: as many as the context has room for."""
@@ -160,6 +169,16 @@ class Request:
         """Which of the two kinds of completion this is."""
         return "text" if self.messages is None else "chat"
 
+    @property
+    def count(self) -> int:
+        """How many answers are written."""
+        return max(self.n, self.best_of or 0)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the answers' tokens have scores."""
+        return self.top_logprobs is not None or self.count > self.n
+
 
 @frozen
 class Usage:
@@ -181,6 +200,18 @@ class Finish:
     usage: Usage
     result: object = None
     """What a query asked for, see `lllms_core.queries`; None for a completion, or if there was no time."""
+
+
+@frozen
+class TokenScore:
+    """How likely a token of an answer was."""
+
+    piece: bytes
+    """The token; it may be a part of a character."""
+    logprob: float
+    """The logarithm of its probability, of the model's own distribution over the tokens that were allowed."""
+    top: tuple[tuple[bytes, float], ...] = ()
+    """The likeliest tokens with their log-probabilities, the likeliest first, as many as were asked for."""
 
 
 @frozen
@@ -209,6 +240,12 @@ class Delta:
     """A piece of what the model thinks before it answers."""
     calls: tuple[CallPiece, ...] = ()
     """Pieces of the answer's calls, in their order."""
+    index: int = 0
+    """Which of the request's `n` answers this belongs to."""
+    ended: FinishReason | None = None
+    """Why this answer is complete, while others of the request are not; with the last one comes `finish`."""
+    scores: tuple[TokenScore, ...] = ()
+    """Of the tokens that begin in this piece's text, if the request asks for them."""
 
     @property
     def last(self) -> bool:

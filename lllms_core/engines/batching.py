@@ -16,11 +16,12 @@ from attrs import define, frozen
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines.base import Model
 from lllms_core.engines.cache import SequenceCache
+from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.sessions import Session, SessionLink, State
 from lllms_core.errors import InvalidRequest, RequestError
-from lllms_core.text import OutputText
-from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, Usage
+from lllms_core.text import OutputText, ScoreLog
+from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, TokenScore
 
 LONGEST_WAIT = 0.01
 """Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
@@ -77,15 +78,20 @@ class Matcher(Protocol):
 
 @define(eq=False)
 class _Run:
-    """One request in its sequence."""
+    """One answer to a request, in its sequence."""
 
     request: Request
+    choices: "Choices[_Run]"
+    index: int
+    """Which of the answers."""
     tokens: list[int]
     """The prompt and what was generated; those from `evaluated` on are still to be fed."""
     prompt_length: int
     limit: int
     """How many tokens it may hold at its end."""
     output: OutputText
+    log: ScoreLog | None
+    """Where the tokens' scores are wanted."""
     matcher: Future[Matcher] | None = None
     """Done before it is admitted."""
     sampler: Sampler | None = None
@@ -99,6 +105,10 @@ class _Run:
     """Whether it waits for the answer to whether there is a session."""
     pin: bool = False
     """Whether it is the preload, which stays."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.request.id, self.index
 
     @property
     def generated(self) -> int:
@@ -148,7 +158,7 @@ class BatchingModel(Model):
         )
         self._pace = Pace()
         self._waiting: deque[_Run] = deque()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[tuple[str, int], _Run] = {}
         self._blocked = False
         """Whether the first who waits has no room, and nobody has left since."""
         self._tidy_at: float | None = None
@@ -190,6 +200,20 @@ class BatchingModel(Model):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
 
+    def infill(self, request: Request) -> list[int]:
+        """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
+
+        Only asked for if the engine declares `suffix`. Raises `RequestError` if the model was not trained for that.
+        """
+        raise NotImplementedError
+
+    def score(self, row: int, token: int, top: int) -> TokenScore:
+        """How likely `token` was, and which `top` ones were likeliest, by the logits in this row.
+
+        Only asked for if the engine declares `logprobs`.
+        """
+        raise NotImplementedError
+
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
         """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
 
@@ -221,14 +245,19 @@ class BatchingModel(Model):
 
     def open(self, request: Request) -> None:
         """Tokenise the prompt, and refuse what can never fit."""
-        prompt = self.tokenize(self._segments(request))
+        prompt = self._prompt(request)
         if not prompt:
             raise InvalidRequest(
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
             )
         limit = len(prompt) + self.answer_limit(request, len(prompt))
-        matcher = None if request.constraint is None else self.matcher(request.constraint)
-        self._waiting.append(_Run(request, prompt, len(prompt), limit, OutputText(request.stop), matcher))
+        choices: Choices[_Run] = Choices(request, len(prompt), request.count)
+        for index in range(request.count):
+            matcher = None if request.constraint is None else self.matcher(request.constraint)
+            output = OutputText(request.stop)
+            log = ScoreLog(output) if request.scored else None
+            run = _Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
+            (choices.held if index else self._waiting).append(run)
 
     def step(self) -> Iterable[Delta]:
         """Admit who has room, evaluate one batch, choose a token for everyone whose logits are there."""
@@ -260,13 +289,8 @@ class BatchingModel(Model):
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """End a request; what it evaluated stays for the next turn."""
-        for run in self._waiting:
-            if run.request.id == request_id:
-                self._waiting.remove(run)
-                self._blocked = False
-                return [Delta(request_id, finish=Finish("cancelled", self._usage(run)))]
-        run_or_none = self._runs.get(request_id)
-        return [] if run_or_none is None else [self._finish(run_or_none, "cancelled")]
+        choices = self._drop(request_id)
+        return [] if choices is None else [Delta(request_id, finish=Finish("cancelled", choices.usage))]
 
     def use_sessions(self, link: SessionLink) -> None:
         """Exchange sessions over this link from now on."""
@@ -292,9 +316,15 @@ class BatchingModel(Model):
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
+    def _prompt(self, request: Request) -> list[int]:
+        if isinstance(request.prompt, tuple):
+            return [*request.prompt]
+        return self.tokenize(self._segments(request)) if request.suffix is None else self.infill(request)
+
     def _segments(self, request: Request) -> Sequence[Segment]:
         if request.messages is None:
-            return [Segment(request.prompt or "", parse_special=True)]
+            assert isinstance(request.prompt, str)  # noqa: S101  # the other kind needs no segments
+            return [Segment(request.prompt, parse_special=True)]
         if self.template is None:
             raise InvalidRequest(
                 f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
@@ -308,8 +338,7 @@ class BatchingModel(Model):
         for run in list(self._waiting):
             error = run.matcher.exception() if run.matcher is not None and run.matcher.done() else None
             if isinstance(error, RequestError):
-                self._waiting.remove(run)
-                self._blocked = False
+                self._drop(run.request.id)
                 deltas.append(Delta(run.request.id, error=error))
         return deltas
 
@@ -336,7 +365,9 @@ class BatchingModel(Model):
             run.session = None
             run.sequence, run.evaluated, run.cached = admission.sequence, admission.keep, admission.keep
             run.sampler = self.sampler(run.request.sampling, run.tokens)
-            self._runs[run.request.id] = run
+            if run.index == 0:
+                run.choices.cached_tokens = run.cached
+            self._runs[run.key] = run
         if len(self._runs) > before:
             self._tidy()  # before the first decode: cells are taken from the lowest on, and the highest one counts
 
@@ -386,34 +417,57 @@ class BatchingModel(Model):
         """Take a sequence back to before an interrupted decode, or to its beginning where it cannot be cut."""
         if not self._cache.rewind(run.sequence, run.evaluated):
             run.evaluated = run.cached = 0
+            if run.index == 0:
+                run.choices.cached_tokens = 0
 
     def _next_token(self, run: _Run, row: int) -> Delta:
         assert run.sampler is not None  # noqa: S101  # only admitted runs are fed
+        if run.choices.held:
+            self._waiting.extend(run.choices.held)
+            run.choices.held.clear()
         if run.generated >= run.limit - run.prompt_length:
             return self._finish(run, "length")
         matcher = None if run.matcher is None else run.matcher.result()
         try:
             token = run.sampler.sample(row) if matcher is None else matcher.sample(run.sampler, row)
         except RequestError as error:
-            self._leave(run)
-            return Delta(run.request.id, run.output.flush(), error=error)
+            self._drop(run.request.id)
+            return Delta(run.request.id, run.output.flush(), error=error, index=run.index)
         if self.is_end(token):
             return self._finish(run, "stop")
         run.tokens.append(token)
-        text = run.output.feed(self.piece(token))
+        if run.log is None:
+            text = run.output.feed(self.piece(token))
+        else:
+            text = run.log.feed(self.score(row, token, run.request.top_logprobs or 0))
         if run.output.stopped or (matcher is not None and matcher.complete):
             return self._finish(run, "stop", text, 1)
         if len(run.tokens) >= run.limit:
             return self._finish(run, "length", text, 1)
-        return Delta(run.request.id, text, 1)
+        scores = () if run.log is None else run.log.take()
+        return Delta(run.request.id, text, 1, index=run.index, scores=scores)
 
     def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
         self._leave(run)
-        return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, self._usage(run)))
+        text += run.output.flush()
+        scores = () if run.log is None else run.log.rest()
+        return run.choices.end(run.index, reason, run.generated, text=text, tokens=tokens, scores=scores)
+
+    def _drop(self, request_id: str) -> "Choices[_Run] | None":
+        """Free the places of all answers to a request, which get no further; None if it is not open."""
+        waiting = [run for run in self._waiting if run.request.id == request_id]
+        running = [run for run in self._runs.values() if run.request.id == request_id]
+        for run in waiting:
+            self._waiting.remove(run)
+            self._blocked = False
+        for run in running:
+            self._leave(run)
+            run.choices.completion_tokens += run.generated
+        return next((run.choices for run in [*waiting, *running]), None)
 
     def _leave(self, run: _Run) -> None:
-        """Free the place of a request; what it evaluated stays."""
-        del self._runs[run.request.id]
+        """Free the place of an answer; what it evaluated stays."""
+        del self._runs[run.key]
         if run.pin:
             self._cache.pin(run.sequence)
         else:
@@ -422,6 +476,3 @@ class BatchingModel(Model):
         self._tidy_at = perf_counter() + LINGER
         if run.sampler is not None:
             run.sampler.close()
-
-    def _usage(self, run: _Run) -> Usage:
-        return Usage(run.prompt_length, run.generated, run.cached)

@@ -7,11 +7,12 @@ from time import monotonic
 from attrs import define, frozen
 
 from lllms_core.engines.base import Model
+from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.queries import Embeddings, EmbedRequest
-from lllms_core.text import OutputText
-from lllms_core.types import Delta, Finish, FinishReason, Request, Task, Usage
+from lllms_core.text import OutputText, ScoreLog
+from lllms_core.types import Delta, FinishReason, Request, Task, TokenScore, Usage
 
 
 @frozen
@@ -28,9 +29,10 @@ class Reused:
     tokens: int
 
 
-Piece = str | bytes | Pause | Reused
+Piece = str | bytes | TokenScore | Pause | Reused
 Pieces = Iterable[Piece] | Generator[Piece, None, Usage | None]
-"""What `chat` and `complete` return: the answer, a token at a time. A generator may `return` the exact `Usage`."""
+"""What `chat` and `complete` return: the answer, a token at a time; with its score, where an engine declares `logprobs`
+and is asked for it. A generator may `return` the exact `Usage`."""
 
 EMBED_AT_ONCE = 16
 """So many texts are embedded in one step: a cancel is not handled before the step returns."""
@@ -41,12 +43,14 @@ LONGEST_WAIT = 0.005
 
 @define
 class _Run:
-    """One request at work."""
+    """One answer to a request, at work."""
 
     request: Request
+    choices: "Choices[_Run]"
+    index: int
     pieces: Iterator[Piece]
     output: OutputText
-    prompt_tokens: int
+    log: ScoreLog
     limit: int
     """At most so many tokens."""
     tokens: int = 0
@@ -114,8 +118,16 @@ class SerialModel(Model):
     def prompt_tokens(self, request: Request) -> int:
         """How many tokens the prompt of a request has; an engine with a chat template counts what that adds, too."""
         if request.messages is None:
-            return self.count_tokens(request.prompt or "")
+            return self.count_tokens(self.prompt_text(request))
         return sum(self.count_tokens(message.content) for message in request.messages)
+
+    def prompt_text(self, request: Request) -> str:
+        """The text to continue; that of tokens, if `to_text` is written. Raises `InvalidRequest` if it is not."""
+        if not isinstance(request.prompt, tuple):
+            return request.prompt or ""
+        if "detokenize" not in self.tasks:
+            raise InvalidRequest(f"model '{request.model}' continues texts, not tokens; send strings", "prompt")
+        return self.to_text(request.prompt)
 
     @property
     def idle(self) -> bool:
@@ -137,8 +149,7 @@ class SerialModel(Model):
         """Start the generator of this request. Raises `ContextOverflow` if its prompt and `max_tokens` have no room."""
         prompt_tokens = self.prompt_tokens(request)
         limit = self.answer_limit(request, prompt_tokens)
-        pieces = self.complete(request.prompt or "", request) if request.messages is None else self.chat(request)
-        self._open[request.id] = _Run(request, iter(pieces), OutputText(request.stop), prompt_tokens, limit)
+        self._start(Choices(request, prompt_tokens, request.count), 0, limit)
 
     def open_embed(self, request: EmbedRequest) -> None:
         """Take the request; the texts of tokens are embedded in their place, if `to_text` is written."""
@@ -163,7 +174,18 @@ class SerialModel(Model):
         if (vectors := self._embedding.pop(request_id, None)) is not None:
             return [vectors.finish("cancelled")]
         run = self._open.get(request_id)
-        return [] if run is None else [self._finish(run, "cancelled")]
+        if run is None:
+            return []
+        run.choices.open = 1  # the others are not even begun
+        return [self._finish(run, "cancelled")]
+
+    def _start(self, choices: "Choices[_Run]", index: int, limit: int) -> None:
+        """Begin an answer; the request's answers come one after another."""
+        request = choice(choices.request, index)
+        text = request.messages is None
+        pieces = self.complete(self.prompt_text(request), request) if text else self.chat(request)
+        output = OutputText(request.stop)
+        self._open[request.id] = _Run(request, choices, index, iter(pieces), output, ScoreLog(output), limit)
 
     def _advance(self, run: _Run) -> Delta | None:
         if run.tokens >= run.limit:
@@ -174,15 +196,18 @@ class SerialModel(Model):
             return self._finish(run, "stop", usage=end.value)
         except (RequestError, EngineFailed) as error:
             del self._open[run.request.id]
-            return Delta(run.request.id, run.output.flush(), error=error)
+            return Delta(run.request.id, run.output.flush(), error=error, index=run.index)
         if isinstance(piece, Pause | Reused):
             run.note(piece)
             return None
         run.tokens += 1
-        text = run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
+        if isinstance(piece, TokenScore):
+            text = run.log.feed(piece)
+        else:
+            text = run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
         if run.output.stopped or run.tokens == run.limit:
             return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
-        return Delta(run.request.id, text, 1)
+        return Delta(run.request.id, text, 1, index=run.index, scores=run.log.take())
 
     def _embed_next(self, run: VectorRun) -> Delta | None:
         request, start = run.request, len(run.results)
@@ -210,6 +235,13 @@ class SerialModel(Model):
         del self._open[run.request.id]
         if isgenerator(run.pieces):
             run.pieces.close()
-        if not isinstance(usage, Usage):
-            usage = Usage(run.prompt_tokens, run.tokens, run.cached_tokens)
-        return Delta(run.request.id, text + run.output.flush(), tokens, Finish(reason, usage))
+        choices = run.choices
+        if run.index == 0:
+            choices.cached_tokens = run.cached_tokens
+        exact = usage if isinstance(usage, Usage) else None
+        text += run.output.flush()
+        scores = run.log.rest()
+        last = choices.end(run.index, reason, run.tokens, text=text, tokens=tokens, scores=scores, usage=exact)
+        if choices.open:
+            self._start(choices, run.index + 1, run.limit)
+        return last

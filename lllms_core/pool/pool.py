@@ -245,7 +245,8 @@ def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
     if not isinstance(request, Request):
         return ()
     if request.messages is None:
-        return text_prefix_keys(request.prompt or "")
+        # Tokens are matched by the engine only: which text they stand for, the pool does not know.
+        return text_prefix_keys(request.prompt) if isinstance(request.prompt, str) else ()
     return prefix_keys(request.messages, request.tools)
 
 

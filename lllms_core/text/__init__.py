@@ -1,6 +1,7 @@
 """From the raw bytes that an engine generates to the text that a client reads; pure."""
 
 from lllms_core.text.output import OutputText
+from lllms_core.text.scores import ScoreLog
 from lllms_core.text.stops import StopMatcher
 
-__all__ = ["OutputText", "StopMatcher"]
+__all__ = ["OutputText", "ScoreLog", "StopMatcher"]

@@ -10,6 +10,8 @@ class OutputText:
     """Bytes in, readable text out: whole UTF-8 characters only, and only up to the first stop string."""
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
+        self.decoded = 0
+        """How many characters are complete, shown or not."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = StopMatcher(stops)
 
@@ -20,7 +22,9 @@ class OutputText:
 
     def feed(self, piece: bytes) -> str:
         """Take the bytes of a token, return the text that is complete and safe to show."""
-        return self._stops.feed(self._decoder.decode(piece))
+        text = self._decoder.decode(piece)
+        self.decoded += len(text)
+        return self._stops.feed(text)
 
     def flush(self) -> str:
         """Return what was held back, once no more bytes come; an incomplete character becomes U+FFFD."""

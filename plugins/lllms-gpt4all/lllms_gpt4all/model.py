@@ -80,7 +80,7 @@ class Gpt4AllModel(SerialModel):
     def _segments(self, request: Request) -> list[Segment]:
         field_name = "prompt" if request.messages is None else "messages"
         if request.messages is None:
-            segments = [Segment(request.prompt or "", parse_special=True)]
+            segments = [Segment(self.prompt_text(request), parse_special=True)]
         elif self._loaded.template is None:
             raise InvalidRequest(
                 f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",

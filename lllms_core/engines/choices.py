@@ -1,0 +1,50 @@
+"""The several answers (`n`) to one request."""
+
+from typing import Generic, TypeVar
+
+from attrs import Factory, define, evolve
+
+from lllms_core.types import Delta, Finish, FinishReason, Request, TokenScore, Usage
+
+RunT = TypeVar("RunT")
+
+
+@define(eq=False)
+class Choices(Generic[RunT]):
+    """What the answers to one request have in common; the request ends with the last of them."""
+
+    request: Request
+    prompt_tokens: int
+    open: int
+    """How many have not ended."""
+    held: list[RunT] = Factory(list)
+    """Those that begin when the first one has evaluated the prompt."""
+    completion_tokens: int = 0
+    """Of those that have ended."""
+    cached_tokens: int = 0
+
+    def end(
+        self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,
+        scores: tuple[TokenScore, ...], usage: Usage | None = None,
+    ) -> Delta:
+        """Return the last delta of an answer that has `generated` tokens; `usage`, if its engine knows better."""
+        self.open -= 1
+        if usage is not None:
+            self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
+        self.completion_tokens += generated if usage is None else usage.completion_tokens
+        ended = None if self.open == 0 else reason
+        finish = Finish(reason, self.usage) if self.open == 0 else None
+        return Delta(self.request.id, text, tokens, finish, index=index, ended=ended, scores=scores)
+
+    @property
+    def usage(self) -> Usage:
+        """The token counts of all answers that have ended; the prompt counts once."""
+        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+
+
+def choice(request: Request, index: int) -> Request:
+    """The request for one of its answers: each has a seed of its own."""
+    seed = request.sampling.seed
+    if index == 0 or seed is None:
+        return request
+    return evolve(request, sampling=evolve(request.sampling, seed=seed + index))
