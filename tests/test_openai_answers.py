@@ -26,6 +26,13 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.ContextOverflow: (400, "context_length_exceeded"),
     errors.EngineFailed: (500, "engine_failed"),
     errors.EngineDied: (500, "engine_died"),
+    errors.OutOfTime: (504, "timeout"),
+    errors.InvalidSource: (503, "model_not_available"),
+    errors.SourceUnavailable: (503, "model_not_available"),
+    errors.Offline: (503, "model_not_available"),
+    errors.ChecksumMismatch: (503, "model_not_available"),
+    errors.DiskFull: (503, "model_not_available"),
+    errors.DownloadCancelled: (503, "model_not_available"),
     errors.QueueFull: (429, "queue_full"),
     errors.WaitedTooLong: (503, "waited_too_long"),
     errors.ShuttingDown: (503, "shutting_down"),
@@ -110,6 +117,8 @@ def test_errors_say_which_field_and_when_to_come_back() -> None:
     expected = {"message": "no", "type": "invalid_request_error", "param": "messages[0]", "code": "invalid_type"}
     assert fault.body == {"error": expected}
     assert explain(errors.QueueFull("full", 9)).headers == {"Retry-After": "9"}
+    assert explain(errors.SourceUnavailable("gone", 60)).headers == {"Retry-After": "60"}
+    assert explain(errors.Offline("not on disk")).headers == {}
     assert explain(errors.ModelUnknown("no model 'x'")).param == "model"
 
 

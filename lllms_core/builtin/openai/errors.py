@@ -42,6 +42,7 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.OutOfTime: (504, SERVER, "timeout"),
     errors.EngineDied: (500, SERVER, "engine_died"),
     errors.EngineError: (500, SERVER, "engine_failed"),
+    errors.DownloadError: (503, SERVER, "model_not_available"),
     errors.QueueFull: (429, "rate_limit_error", "queue_full"),
     errors.WaitedTooLong: (503, SERVER, "waited_too_long"),
     errors.ShuttingDown: (503, SERVER, "shutting_down"),
@@ -76,7 +77,7 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
         param, code = error.param, error.code or code
     elif isinstance(error, errors.ModelUnknown):
         param = "model"
-    elif isinstance(error, errors.Overloaded):
+    elif isinstance(error, errors.Overloaded | errors.DownloadError) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Fault(status, error.message, kind, param, code, headers)
 
