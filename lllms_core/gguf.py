@@ -24,6 +24,10 @@ _MOST_DIMENSIONS = 4
 _CHUNK = 1 << 20
 _STRING, _ARRAY = 8, 9
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_KINDS = {
+    0: "uint8", 1: "int8", 2: "uint16", 3: "int16", 4: "uint32", 5: "int32", 6: "float32", 7: "bool", 8: "string",
+    10: "uint64", 11: "int64", 12: "float64",
+}
 _WIDTHS = {kind: struct.calcsize("<" + code) for kind, code in _SCALARS.items()}
 _LENGTH = struct.Struct("<Q")
 
@@ -102,6 +106,13 @@ class Metadata(Mapping[str, Value]):
         """How many items the array of a key has, without making them; 0 if there is no such array."""
         kind, _, _, count = self._places.get(key, (0, 0, 0, 0))
         return count if kind == _ARRAY else 0
+
+    def kind(self, key: str) -> str:
+        """How the value of a key is stored, as `uint32`, `string` or `array of float32`; "" if there is none."""
+        if key not in self._places:
+            return ""
+        kind, item, _, _ = self._places[key]
+        return f"array of {_KINDS[item]}" if kind == _ARRAY else _KINDS[kind]
 
     def _strings(self, at: int, count: int) -> list[str]:
         strings = []

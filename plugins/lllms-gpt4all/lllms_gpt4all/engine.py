@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, cast
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import describe, read_gguf
-from lllms_core.types import ModelSpec
+from lllms_core.types import Memory, ModelSpec
 from lllms_gpt4all.options import Options
-from lllms_gpt4all.preflight import check, context_length
+from lllms_gpt4all.preflight import check, compute_bytes, context_length, context_size, kv_bytes
 
 if TYPE_CHECKING:
     from lllms_gpt4all.model import Gpt4AllModel
@@ -29,6 +29,15 @@ class Gpt4AllEngine(Engine):
         check(gguf, path)
         context_length(gguf, cast(Options, spec.options), path)
         return describe(gguf, path)
+
+    def estimate(self, spec: ModelSpec) -> Memory:
+        """Weights, which are mapped, and KV cache by the file's header; gpt4all's buffers by their usual size."""
+        path = _file(spec)
+        gguf = read_gguf(path)
+        check(gguf, path)
+        length = context_length(gguf, cast(Options, spec.options), path)
+        kv = kv_bytes(gguf) * context_size(length)
+        return Memory(path.stat().st_size, kv, compute_bytes(gguf, length), mapped=True)
 
     def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel":
         """Load the file into a new context."""

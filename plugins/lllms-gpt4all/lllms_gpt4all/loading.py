@@ -12,10 +12,9 @@ from lllms_gpt4all.library import backend_library, choose_libraries, native_log
 from lllms_gpt4all.model import Gpt4AllModel, Loaded
 from lllms_gpt4all.native import NativeModel
 from lllms_gpt4all.options import Options
+from lllms_gpt4all.preflight import context_size
 from lllms_gpt4all.vocabulary import Vocabulary
 
-_LOOKAHEAD = 32
-"""Tokens of room behind the longest answer, for gpt4all's looking ahead: it drops old tokens where there is no room."""
 _ALL_LAYERS = 1 << 15
 
 
@@ -26,7 +25,7 @@ def load(spec: ModelSpec, gguf: GGUF, context_length: int, progress: Progress) -
     backend, device = choose_backend(options.device)
     progress(0.0)
     native = NativeModel(
-        str(file), backend=backend, device=device, context_size=context_length + _LOOKAHEAD,
+        str(file), backend=backend, device=device, context_size=context_size(context_length),
         gpu_layers=_ALL_LAYERS if options.gpu_layers < 0 else options.gpu_layers,
     )
     try:

@@ -4,14 +4,19 @@ What only makes its load fail is left to gpt4all, which says why.
 """
 
 import os
+from collections import Counter
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, Value
-from lllms_gpt4all.options import Options
+from lllms_gpt4all.options import MAX_BATCH, Options
 
 DEFAULT_CONTEXT = 4096
+_LOOKAHEAD = 32
+"""Tokens of room behind the longest answer, for gpt4all's looking ahead: it drops old tokens where there is no room."""
+_BLOCK = 32
+"""gpt4all rounds the size of a context up to a multiple of this."""
 
 GENERATING = frozenset({
     "llama", "falcon", "grok", "gpt2", "gptneox", "mpt", "baichuan", "starcoder", "refact", "bloom", "stablelm", "qwen",
@@ -27,6 +32,15 @@ _TOKENIZERS = ("llama", "gpt2", "bert")
 _MOST_LAYERS, _MOST_EXPERTS = 512, 160
 _LONGEST = 2**24
 """No dimension of a model is larger."""
+_STORED = {
+    "general.file_type": "uint32",
+    "tokenizer.ggml.tokens": "array of string",
+    "tokenizer.ggml.scores": "array of float32",
+    "tokenizer.ggml.token_type": "array of int32",
+    "tokenizer.ggml.merges": "array of string",
+    "tokenizer.ggml.precompiled_charsmap": "array of uint8",
+}
+"""How some keys must be stored: their values are taken as such without a look."""
 _BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -40,13 +54,26 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
     trained = gguf.hyperparameter("context_length") or DEFAULT_CONTEXT
     length = min(trained, DEFAULT_CONTEXT) if options.context_length == "auto" else options.context_length
     memory = _physical_memory()
-    needed = length * kv_bytes(gguf)
+    needed = context_size(length) * kv_bytes(gguf)
     if memory is not None and needed > memory:
         raise ModelLoadFailed(
             f"options.context_length is {length}: the KV cache of '{path}' would need {needed / 2**30:.1f} GiB, this "
             f"machine has {memory / 2**30:.1f} GiB; lower it",
         )
     return length
+
+
+def context_size(length: int) -> int:
+    """The cells of KV cache for requests of so many tokens: with room for gpt4all's looking ahead, in whole blocks."""
+    return -(-(length + _LOOKAHEAD) // _BLOCK) * _BLOCK
+
+
+def compute_bytes(gguf: GGUF, length: int) -> int:
+    """The bytes of buffers for a pass over 128 tokens: its largest layer in 32 bits, attention, and logits; roughly."""
+    number = gguf.hyperparameter
+    heads, width = _largest(gguf, "attention.head_count") or 1, number("embedding_length") or 0
+    row = heads * context_size(length) + 4 * width + 2 * (number("feed_forward_length") or 4 * width)
+    return 4 * (MAX_BATCH * row + gguf.metadata.length("tokenizer.ggml.tokens") * MAX_BATCH)
 
 
 def kv_bytes(gguf: GGUF) -> int:
@@ -69,6 +96,9 @@ class _Preflight:
         if not os.access(self._path, os.R_OK):
             self._fail("may not be read")
         self._check_kind()
+        for key, stored in _STORED.items():
+            if self._gguf.metadata.kind(key) not in {stored, ""}:
+                self._fail(f"has '{key}' stored as {self._gguf.metadata.kind(key)}; it must be {stored}")
         self._check_parts()
         self._check_tensors()
         self._check_numbers()
@@ -119,6 +149,10 @@ class _Preflight:
             self._fail("uses more experts than it has")
         for name, least in (("attention.head_count", 1), ("attention.head_count_kv", 1)):
             self._check_heads(f"{self._gguf.architecture}.{name}", least)
+        for name in ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"):
+            epsilon = self._gguf.metadata.get(f"{self._gguf.architecture}.{name}")
+            if isinstance(epsilon, float) and not epsilon > 0:
+                self._fail(f"has {epsilon} as '{self._gguf.architecture}.{name}'; it must be above 0")
         heads = _largest(self._gguf, "attention.head_count") or 1
         if (_largest(self._gguf, "attention.head_count_kv") or 1) > heads:
             self._fail("has more heads for keys and values than for queries")
@@ -160,10 +194,14 @@ class _Preflight:
             length = metadata.length(f"tokenizer.ggml.{name}")
             if length not in (0, count):
                 self._fail(f"has {count} tokens, but {length} items in 'tokenizer.ggml.{name}'")
-        tokens = metadata.get("tokenizer.ggml.tokens")
-        if not isinstance(tokens, list) or not isinstance(tokens[0], str):
-            self._fail("has tokens that are no texts")
-        if kind == "llama" and (missing := _BYTE_TOKENS.difference(map(str, tokens))):
+        # C takes a text up to its first NUL.
+        tokens = [str(token).partition("\0")[0] for token in cast(list[str], metadata["tokenizer.ggml.tokens"])]
+        if not all(tokens):
+            self._fail(f"has an empty token, number {tokens.index('')}")
+        if len(set(tokens)) < count:
+            twice = next(token for token, often in Counter(tokens).items() if often > 1)
+            self._fail(f"has the token {twice[:40]!r} twice")
+        if kind == "llama" and (missing := _BYTE_TOKENS.difference(tokens)):
             self._fail(f"has a tokenizer without the byte token {min(missing)}: gpt4all aborts at a text that needs it")
 
     def _fail(self, reason: str) -> NoReturn:
