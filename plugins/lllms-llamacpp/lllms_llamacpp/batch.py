@@ -36,6 +36,19 @@ class Batch:
         )
         self._rows: list[int] = []
 
+    def fill_inputs(self, inputs: Sequence[Sequence[int]]) -> int:
+        """Write whole inputs, each a sequence of its own, with an output for every token; returns the tokens."""
+        end = 0
+        for sequence, tokens in enumerate(inputs):
+            start, count = end, len(tokens)
+            end += count
+            self._token[start:end] = tokens
+            self._position[start:end] = range(count)
+            self._sequence[start:end] = [sequence] * count
+            self._logits[start:end] = [1] * count
+        self.tokens = self.native.n_tokens = end
+        return end
+
     def fill(self, feeds: Sequence[Feed]) -> list[int]:
         """Write the feeds; returns the row of each that wants logits."""
         for row in self._rows:

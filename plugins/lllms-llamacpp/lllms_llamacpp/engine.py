@@ -13,9 +13,11 @@ from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.types import Memory, ModelSpec, Sampling
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
+from lllms_llamacpp.pooling import pooling
 from lllms_llamacpp.threads import limit_spinning
 
 if TYPE_CHECKING:
+    from lllms_llamacpp.embedder import LlamaCppEmbedder
     from lllms_llamacpp.model import LlamaCppModel
 
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
@@ -36,7 +38,8 @@ class LlamaCppEngine(Engine):
         path = _file(spec)
         gguf = read_gguf(path)
         _check(gguf, path)
-        return describe(gguf, path)
+        pools = pooling(gguf, cast(Options, spec.options))
+        return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Weights, KV cache and buffers by the file's header, adapters included; see `lllms_llamacpp.memory`."""
@@ -48,7 +51,7 @@ class LlamaCppEngine(Engine):
         adapters = sum(_size(Path(lora.path).expanduser()) for lora in options.lora)
         return evolve(memory, weights=memory.weights + adapters)
 
-    def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel":
+    def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
         details = self.inspect(spec)
         limit_spinning()

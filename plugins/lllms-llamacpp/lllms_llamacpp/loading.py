@@ -13,10 +13,12 @@ from lllms_core.engines import Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
 from lllms_core.identity import file_identity
+from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
 from lllms_llamacpp.options import Options
-from lllms_llamacpp.sizes import Sizes, sizes
+from lllms_llamacpp.pooling import POOLINGS
+from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 from lllms_llamacpp.threads import ThreadTuner
 from lllms_llamacpp.vocabulary import Vocabulary
 
@@ -39,6 +41,7 @@ _FLASH_ATTENTION = {
     "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
     "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
+_POOLING: Mapping[object, int] = {name: number for number, name in POOLINGS.items()}
 _ROPE_SCALING = {
     "model": llama.LLAMA_ROPE_SCALING_TYPE_UNSPECIFIED,
     "none": llama.LLAMA_ROPE_SCALING_TYPE_NONE,
@@ -50,12 +53,15 @@ _ROPE_SCALING = {
 
 def load(
     file: Path, options: Options, allowance: int, details: Mapping[str, str | int | float], progress: Progress,
-) -> LlamaCppModel:
-    """Load a model with `allowance` threads to begin with. Raises `ModelLoadFailed` with llama.cpp's reason."""
+) -> LlamaCppModel | LlamaCppEmbedder:
+    """Load a model with `allowance` threads to begin with; one whose `details` name a pooling embeds.
+
+    Raises `ModelLoadFailed` with llama.cpp's reason.
+    """
+    if "pooling" in details:
+        return _load_embedder(file, options, allowance, details, progress)
     native_log()
-    threads: Threads = (
-        ThreadTuner(allowance) if options.threads == "auto" else FixedThreads(options.threads, allowance)
-    )
+    threads = _threads(options, allowance)
     model = load_model(str(file), _model_params(options), progress)
     context = None
     try:
@@ -80,6 +86,44 @@ def load(
         llama.llama_model_free(model)
         raise
     return result
+
+
+def _load_embedder(
+    file: Path, options: Options, allowance: int, details: Mapping[str, str | int | float], progress: Progress,
+) -> LlamaCppEmbedder:
+    native_log()
+    threads = _threads(options, allowance)
+    model = load_model(str(file), _model_params(options), progress)
+    context = None
+    try:
+        _check_kind(model, file)
+        ranks = details["pooling"] == "rank"
+        made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=True, embeds=True)
+        params = _context_params(options, made, threads.choose(1))
+        params.n_outputs_max = made.batch
+        params.embeddings = True
+        if not flash_for_vectors(options, made):
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.pooling_type = _POOLING[details["pooling"]]
+        context = create_context(model, params, str(file))
+        add_loras(model, context, options.lora)
+        template = llama.llama_model_chat_template(model, b"rerank") if ranks else None
+        result = LlamaCppEmbedder(LoadedEmbedder(
+            model, context, Vocabulary(model), threads, made, options.slots, ranks,
+            None if template is None else template.decode(errors="replace"), options.truncate, options.matryoshka,
+            details,
+        ))
+        result.warm_up()
+    except BaseException:
+        if context is not None:
+            llama.llama_free(context)
+        llama.llama_model_free(model)
+        raise
+    return result
+
+
+def _threads(options: Options, allowance: int) -> Threads:
+    return ThreadTuner(allowance) if options.threads == "auto" else FixedThreads(options.threads, allowance)
 
 
 def _model_params(options: Options) -> llama.llama_model_params:

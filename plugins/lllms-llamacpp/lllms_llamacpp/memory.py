@@ -7,12 +7,13 @@ holes that its allocator leaves between them by what is seen in practice.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES, TensorInfo
 from lllms_core.types import Memory
 from lllms_llamacpp.options import Options
-from lllms_llamacpp.sizes import Sizes, sizes
+from lllms_llamacpp.pooling import pooling
+from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 
 _FLOAT = 4
 _CELLS = 256
@@ -74,11 +75,15 @@ class _Network:
 def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     """Memory for a model in one file or several, the first of which has the metadata."""
     network = _network(parts)
-    made = sizes(options, network.number("context_length"), can_trim=not network.recurrent)
+    embeds = pooling(parts[0], options) is not None
+    made = sizes(options, network.number("context_length"), can_trim=not network.recurrent, embeds=embeds)
+    flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
+    if embeds:
+        network = evolve(network, vocabulary=0)  # it has no use for the chances of the next token
     return Memory(
         weights=sum(tensor.size or 0 for part in parts for tensor in part.tensors),
         kv=_kv(network, options, made),
-        compute=_compute(network, options, made),
+        compute=_compute(network, made, flash=flash),
         mapped=options.use_mmap,
     )
 
@@ -155,11 +160,10 @@ def _state(network: _Network) -> int:
     return past * (inner + 2 * number("ssm.group_count") * state) + state * inner
 
 
-def _compute(network: _Network, options: Options, made: Sizes) -> int:
+def _compute(network: _Network, made: Sizes, *, flash: bool) -> int:
     cells = _cells(made)
     tokens = min(cells, made.micro_batch)
     outputs = min(tokens, made.sequences)
-    flash = options.flash_attention != "off"
     parts = [_layer(network, layer, made, tokens, 0 if flash else cells) for layer in _different(network.layers)]
     inside = max(parts, default=0) * tokens * _FLOAT + _masks(network, cells, tokens, flash=flash)
     logits = outputs * network.vocabulary * _FLOAT

@@ -14,7 +14,8 @@ from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Sampler
 from lllms_core.engines.sessions import State
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
-from lllms_core.types import Request, Sampling
+from lllms_core.queries import Tokens
+from lllms_core.types import Request, Sampling, Task
 from lllms_llamacpp.batch import Batch
 from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, seeded
 from lllms_llamacpp.vocabulary import Vocabulary
@@ -107,12 +108,19 @@ class Loaded:
 class LlamaCppModel(BatchingModel):
     """The token-level methods over one llama.cpp context with a unified KV cache."""
 
+    way_out: Mapping[Task, str] = {
+        "embed": "configure a second model of the same file with options.embeddings = true",
+        "rerank": "take a model that was made to rank",
+        "render": "set options.chat_template",
+    }
+
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(
             slots=loaded.slots, context_length=loaded.context_length, kv_size=loaded.kv_size,
             sequences=loaded.sequences, kept_tokens=loaded.kept_tokens, batch_size=loaded.batch_size,
             template=loaded.template, can_trim=loaded.can_trim, can_trim_imported=loaded.can_trim_imported,
         )
+        self.tasks |= {"tokenize", "detokenize"}
         self._loaded = loaded
         self._context = loaded.context
         self._memory = llama.llama_get_memory(loaded.context)
@@ -144,6 +152,17 @@ class LlamaCppModel(BatchingModel):
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; control tokens stand for none."""
         return self._vocabulary.piece(token)
+
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
+        """The tokens of a text; with `add_special` as the prompt of a completion has them."""
+        segment = Segment(text, parse_special=True)
+        ids = self.tokenize([segment]) if add_special else self._vocabulary.text_tokens(text, parse_special=True)
+        return Tokens(tuple(ids), tuple(map(self._vocabulary.shown, ids)))
+
+    def to_text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens as their texts."""
+        self._vocabulary.check(tokens)
+        return self._vocabulary.text(tokens)
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

@@ -105,8 +105,10 @@ def load_model(path: str, params: llama.llama_model_params, progress: Progress) 
     return model
 
 
-def create_context(model: llama.llama_model_p, params: llama.llama_context_params, path: str) -> llama.llama_context_p:
-    """Create a context with a KV cache. Raises `ModelLoadFailed` with llama.cpp's reason, and for embedding models."""
+def create_context(
+    model: llama.llama_model_p, params: llama.llama_context_params, path: str,
+) -> llama.llama_context_p:
+    """Create a context with a KV cache. Raises `ModelLoadFailed` with llama.cpp's reason, and for models without."""
     with native_log().errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:
@@ -114,9 +116,12 @@ def create_context(model: llama.llama_model_p, params: llama.llama_context_param
             f"no context can be created for '{path}': {reason(errors)}; "
             "check options.context_length, kv_size, kv_type_* and flash_attention, and the free memory",
         )
-    if not llama.llama_get_memory(context):
+    if not params.embeddings and not llama.llama_get_memory(context):
         llama.llama_free(context)
-        raise ModelLoadFailed(f"'{path}' is an embedding model: it does not generate text")
+        raise ModelLoadFailed(
+            f"'{path}' is an embedding model: it does not generate text. Its file does not say how it pools; "
+            'set options.pooling to "mean", "cls" or "last"',
+        )
     return context
 
 

@@ -8,6 +8,8 @@ from attrs import Attribute, field, frozen, validators
 
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """How keys or values of the KV cache are stored."""
+Pooling = Literal["mean", "cls", "last", "rank"]
+"""How the vectors of a text's tokens become one; "rank": they become a score."""
 RopeScaling = Literal["model", "none", "linear", "yarn", "longrope"]
 
 _UNQUANTISED = ("f32", "f16", "bf16")
@@ -103,6 +105,16 @@ class Options:
         default=(), converter=tuple, validator=validators.deep_iterable(validators.instance_of(Lora)),
     )
     """LoRA adapters, applied to every request: `lora = [{ path = "a.gguf", scale = 0.5 }]`."""
+    embeddings: bool | Literal["auto"] = field(
+        default="auto", validator=validators.or_(validators.instance_of(bool), validators.in_(["auto"])),
+    )
+    """Whether the model embeds texts instead of writing them; "auto": if its file, or `pooling`, says how."""
+    pooling: Pooling | None = field(default=None, validator=validators.optional(_one_of(Pooling)))
+    """How the vectors of a text's tokens become one; by default as the model's file says."""
+    truncate: bool = field(default=False, validator=validators.instance_of(bool))
+    """Cut texts that are too long to embed, rather than refuse them."""
+    matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
+    """The model was trained so that its vectors may be cut: requests may ask for fewer `dimensions`."""
     seed: int | None = field(default=None, validator=validators.optional(_whole(-(2**63), 2**63 - 1)))
     """The seed of requests that bring none; by default each draws its own."""
 

@@ -5,6 +5,11 @@ from attrs import frozen
 from lllms_llamacpp.options import MAX_SEQUENCES, Options
 
 DEFAULT_CONTEXT = 4096
+EMBEDDED = 64
+"""Texts that are embedded in one pass."""
+EXACT = 2048
+"""Up to so many tokens in a pass, "auto" computes the attention of embeddings in full precision, so that a text has the
+same vector in any company; beyond, that would take too much memory."""
 SEQUENCES = 32
 """Sequences of a context, busy or kept, unless there are more slots."""
 
@@ -24,9 +29,13 @@ class Sizes:
     """Tokens that go through the layers together."""
 
 
-def sizes(options: Options, trained: int, *, can_trim: bool) -> Sizes:
+def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = False) -> Sizes:
     """Sizes for a model trained for `trained` tokens (0: not known); `can_trim`: whether its sequences can be cut."""
     context_length = _context_length(options, trained)
+    if embeds:
+        # A text is read in one pass, and nothing is kept of it.
+        batch = max(options.batch_size, context_length)
+        return Sizes(context_length, batch, min(EMBEDDED, batch), batch, batch)
     return Sizes(
         context_length=context_length,
         kv_size=options.kv_size or context_length * options.slots,
@@ -34,6 +43,11 @@ def sizes(options: Options, trained: int, *, can_trim: bool) -> Sizes:
         batch=options.batch_size,
         micro_batch=min(options.micro_batch_size, options.batch_size),
     )
+
+
+def flash_for_vectors(options: Options, made: Sizes) -> bool:
+    """Whether a model that embeds may use flash attention, which sums in half precision."""
+    return options.flash_attention == "on" or (options.flash_attention == "auto" and made.batch > EXACT)
 
 
 def _context_length(options: Options, trained: int) -> int:

@@ -2,10 +2,12 @@
 
 import ctypes
 from collections.abc import Sequence
+from functools import cached_property
 
 import llama_cpp.llama_cpp as llama
 
 from lllms_core.chat import Segment
+from lllms_core.errors import InvalidRequest
 
 _ANCHORS = ("\x01", "\n", "0", "|", "a")
 """Texts that a segment can be tokenised behind; the first has a byte token that merges with nothing."""
@@ -19,6 +21,7 @@ class Vocabulary:
         self._vocab = llama.llama_model_get_vocab(model)
         self.size: int = llama.llama_vocab_n_tokens(self._vocab)
         self._adds_bos: bool = llama.llama_vocab_get_add_bos(self._vocab)
+        self._wordpiece = llama.llama_vocab_type(self._vocab) == llama.LLAMA_VOCAB_TYPE_WPM
         self._bos: int = llama.llama_vocab_bos(self._vocab)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
@@ -33,6 +36,50 @@ class Vocabulary:
         if self._adds_bos and self._bos >= 0 and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tokens
+
+    def text_tokens(self, text: str, *, parse_special: bool) -> list[int]:
+        """The tokens of a text alone, without any around it."""
+        return self._tokens(text, parse_special)
+
+    @cached_property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """What stands before and behind a text that is read as a whole, like `[CLS]` and `[SEP]`."""
+        plain, framed = self._tokens("a", parse_special=False), self._tokens("a", parse_special=False, add_special=True)
+        start = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
+        return framed[:start], framed[start + len(plain) :]
+
+    @property
+    def separator(self) -> list[int]:
+        """What stands between two texts, besides what ends the first."""
+        separator: int = llama.llama_vocab_sep(self._vocab)
+        _, after = self.frame
+        if separator < 0 or not llama.llama_vocab_get_add_sep(self._vocab) or after == [separator]:
+            return []
+        return [separator]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens as their texts."""
+        count = len(tokens)
+        array = (llama.llama_token * count)(*tokens)
+        room = 8 * count + 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            length = llama.llama_detokenize(self._vocab, array, count, buffer, room, False, True)  # noqa: FBT003  # C
+            if length >= 0:
+                text = buffer.raw[:length].decode(errors="replace")
+                # WordPiece puts a space before every word, also before the first.
+                return text.removeprefix(" ") if self._wordpiece else text
+            room = -length
+
+    def shown(self, token: int) -> bytes:
+        """The bytes of a token; of a control token its text."""
+        return self.piece(token) or self._text(token).encode()
+
+    def check(self, tokens: Sequence[int]) -> None:
+        """Raise `InvalidRequest` for a number that is no token of this vocabulary."""
+        for token in tokens:
+            if not 0 <= token < self.size:
+                raise InvalidRequest(f"{token} is no token of this model; they go from 0 to {self.size - 1}", "tokens")
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; none for a control token."""
@@ -89,14 +136,14 @@ class Vocabulary:
                     return tokens[len(before) :]
         return self._tokens(segment.text, segment.parse_special)
 
-    def _tokens(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001  # as in llama_tokenize
+    def _tokens(self, text: str, parse_special: bool, *, add_special: bool = False) -> list[int]:  # noqa: FBT001  # as C
         data = text.encode(errors="replace")
         room = len(data) + 16
         tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, False, parse_special)  # noqa: FBT003  # C
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, add_special, parse_special)
         if count < 0:
             tokens = (llama.llama_token * -count)()
-            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, -count, False, parse_special)  # noqa: FBT003
+            count = llama.llama_tokenize(self._vocab, data, len(data), tokens, -count, add_special, parse_special)
         return list(tokens[:count])
 
     def _text(self, token: int) -> str:

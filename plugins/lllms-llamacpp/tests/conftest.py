@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,8 @@ from attrs import define, field
 from lllms_llamacpp import LlamaCppEngine, Options
 
 from lllms_core.types import Delta, Finish, Message, ModelSpec, Request, Sampling, Usage
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 GREEDY = Sampling(temperature=0)
@@ -129,7 +132,7 @@ def write_random() -> Callable[..., Path]:
     def write(path: Path, architecture: str, keys: dict[str, object], shapes: dict[str, tuple[int, ...]]) -> Path:
         writer = gguf.GGUFWriter(path, architecture)
         for name, value in keys.items():
-            add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+            add = {bool: writer.add_bool, float: writer.add_float32}.get(type(value), writer.add_uint32)
             add(name if name.startswith("tokenizer.") else f"{architecture}.{name}", value)
         for found in tokenizer:
             sub = found.types[-1] if len(found.types) > 1 else None

@@ -156,7 +156,7 @@ def test_users_cannot_write_control_tokens(tiny):
 def test_details(tiny):
     """A loaded model tells what it is."""
     info = tiny.model.info
-    assert info.tasks == {"chat", "text"}
+    assert info.tasks == {"chat", "text", "render", "tokenize", "detokenize"}
     assert (info.slots, info.context_length) == (4, 1024)
     assert info.details["architecture"] == "llama"
     assert info.details["parameters"] == 1_419_680

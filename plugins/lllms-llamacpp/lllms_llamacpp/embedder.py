@@ -1,0 +1,163 @@
+"""A llama.cpp model that reads: several texts in one pass, to vectors or to scores."""
+
+from collections.abc import Mapping, Sequence
+from math import exp
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import llama_cpp.llama_cpp as llama
+from attrs import field, frozen
+
+from lllms_core.engines import EmbeddingModel
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.queries import Text, Tokens
+from lllms_core.types import Task
+from lllms_llamacpp.batch import Batch
+from lllms_llamacpp.sizes import Sizes
+from lllms_llamacpp.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from lllms_llamacpp.model import Threads
+
+
+@frozen
+class LoadedEmbedder:
+    """What a load leaves behind."""
+
+    model: llama.llama_model_p
+    context: llama.llama_context_p
+    vocabulary: Vocabulary
+    threads: "Threads"
+    sizes: Sizes
+    slots: int
+    ranks: bool
+    rank_template: str | None
+    """How a query and a document are put together, with `{query}` and `{document}`, if the model has its own way."""
+    truncate: bool
+    matryoshka: bool
+    details: Mapping[str, str | int | float] = field(factory=dict)
+
+
+class LlamaCppEmbedder(EmbeddingModel):
+    """Encodes over one llama.cpp context; nothing of a text is kept."""
+
+    way_out: Mapping[Task, str] = {
+        "embed": "it ranks: use /v1/rerank",
+        "rerank": "take a model that was made to rank, whose file says pooling_type = 4",
+        "render": "it does not chat",
+    }
+
+    def __init__(self, loaded: LoadedEmbedder) -> None:
+        outputs = llama.llama_model_n_cls_out if loaded.ranks else llama.llama_model_n_embd_out
+        size: int = outputs(loaded.model)
+        super().__init__(
+            slots=loaded.slots, context_length=loaded.sizes.context_length, batch_size=loaded.sizes.batch,
+            sequences=loaded.sizes.sequences, dimensions=size, can_shorten=loaded.matryoshka,
+            truncate=loaded.truncate, ranks=loaded.ranks,
+        )
+        self.tasks |= {"tokenize", "detokenize"}
+        self._loaded = loaded
+        self._size = size
+        self._context = loaded.context
+        self._memory = llama.llama_get_memory(loaded.context)
+        self._vocabulary = loaded.vocabulary
+        self._native = Batch(loaded.sizes.batch)
+        self._threads_set = 0
+
+    def details(self) -> Mapping[str, str | int | float]:
+        """What the file says about itself."""
+        return self._loaded.details
+
+    def use_threads(self, count: int) -> None:
+        """Compute with at most `count` threads from the next pass on."""
+        self._loaded.threads.allow(count)
+
+    def tokenize(self, text: Text, room: int | None) -> list[int]:
+        """Tokens with those around them that the vocabulary wants, unless they are there; control tokens stay text."""
+        before, after = self._vocabulary.frame
+        if isinstance(text, str):
+            own = self._vocabulary.text_tokens(text, parse_special=False)
+        else:
+            own = self._checked(text)
+            if own[: len(before)] == before:
+                own = own[len(before) :]
+            if after and own[-len(after) :] == after:
+                own = own[: -len(after)]
+        if room is not None:
+            own = own[: max(0, room - len(before) - len(after))]
+        return [*before, *own, *after]
+
+    def pair(self, query: str, document: str, room: int | None) -> list[int]:
+        """The query and the document one behind the other, as the model's template or its vocabulary has it."""
+        vocabulary = self._vocabulary
+        template = self._loaded.rank_template
+        if template is not None:
+            head, _, tail = template.replace("{query}", query).partition("{document}")
+            before, after = vocabulary.frame
+            if room is not None:
+                taken = vocabulary.text_tokens(head + tail, parse_special=True)
+                kept = vocabulary.text_tokens(document, parse_special=False)
+                kept = kept[: max(0, room - len(taken) - len(before) - len(after))]
+                document = vocabulary.text(kept)
+            return [*before, *vocabulary.text_tokens(head + document + tail, parse_special=True), *after]
+        first = self.tokenize(query, None)
+        before, _ = vocabulary.frame
+        separator = vocabulary.separator
+        second = self.tokenize(document, None)[len(before) :]
+        tokens = [*first, *separator, *second]
+        if room is not None and len(tokens) > room:
+            _, after = vocabulary.frame
+            tokens = [*tokens[: max(0, room - len(after))], *after]
+        return tokens
+
+    def encode(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
+        """Run one pass; each input is a sequence of its own, which sees no other."""
+        tokens = self._native.fill_inputs(inputs)
+        threads = self._loaded.threads.choose(tokens)
+        if threads != self._threads_set:
+            llama.llama_set_n_threads(self._context, threads, threads)
+            self._threads_set = threads
+        started = perf_counter()
+        code = llama.llama_decode(self._context, self._native.native)
+        if code != 0:
+            raise RuntimeError(f"llama_decode failed with code {code} on {tokens} tokens of {len(inputs)} inputs")
+        llama.llama_synchronize(self._context)
+        self._loaded.threads.observe(tokens, threads, perf_counter() - started)
+        vectors = [llama.llama_get_embeddings_seq(self._context, i)[: self._size] for i in range(len(inputs))]
+        if self._memory:
+            llama.llama_memory_clear(self._memory, False)  # noqa: FBT003  # C; the cells' contents may stay
+        return [[self._score(vector)] for vector in vectors] if self._loaded.ranks else vectors
+
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
+        """The tokens of a text, as the model reads it."""
+        before, after = self._vocabulary.frame if add_special else ([], [])
+        ids = [*before, *self._vocabulary.text_tokens(text, parse_special=True), *after]
+        return Tokens(tuple(ids), tuple(map(self._vocabulary.shown, ids)))
+
+    def to_text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, as far as the vocabulary keeps it."""
+        return self._vocabulary.text(self._checked(tokens))
+
+    def warm_up(self) -> None:
+        """Touch all weights. Raises `ModelLoadFailed` if nothing works."""
+        try:
+            self.encode([[0]])
+        except RuntimeError as error:
+            raise ModelLoadFailed(f"the model is loaded, but its first pass failed: {error}") from error
+
+    def close(self) -> None:
+        """Free context and model, once."""
+        context, self._context = self._context, None
+        if context is not None:
+            llama.llama_free(context)
+            llama.llama_model_free(self._loaded.model)
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        self._vocabulary.check(tokens)
+        return list(tokens)
+
+    def _score(self, outputs: Sequence[float]) -> float:
+        # One output is a logit; models with two (yes and no) have turned them into probabilities.
+        if len(outputs) > 1:
+            return outputs[0]
+        return 1 / (1 + exp(-outputs[0])) if outputs[0] > -700 else 0.0
