@@ -5,14 +5,18 @@ import click
 from lllms_core.cli.bench import bench
 from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
+from lllms_core.cli.gc import gc
 from lllms_core.cli.group import Commands
 from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
+from lllms_core.cli.pull import pull
+from lllms_core.cli.rm import rm
 from lllms_core.cli.run import run
 from lllms_core.cli.serve import serve
 from lllms_core.cli.setup import examples
 from lllms_core.cli.show import show
+from lllms_core.cli.verify import verify
 
 
 @click.group(
@@ -32,7 +36,7 @@ def cli(debug: bool) -> None:
     del debug  # read from the context where errors are shown
 
 
-for command in (bench, chat, check, ls, plugins, ps, run, serve, show):
+for command in (bench, chat, check, gc, ls, plugins, ps, pull, rm, run, serve, show, verify):
     cli.add_command(command)
 
 

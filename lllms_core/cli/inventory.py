@@ -1,6 +1,6 @@
 """The models as commands on files see them: what is configured or offered, and what the store has besides."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -10,7 +10,9 @@ from attrs import field, frozen
 
 from lllms_core.catalog import Catalog, model_from_file
 from lllms_core.config import Config
-from lllms_core.errors import LllmsError
+from lllms_core.downloads import scheme
+from lllms_core.errors import LllmsError, ModelUnknown
+from lllms_core.faults import closest
 from lllms_core.plugins import Plugins
 from lllms_core.store import Store, StoredModel
 from lllms_core.types import ModelSpec
@@ -63,7 +65,26 @@ class Inventory:
         offers = {name: provided.object for name, provided in sorted(self.plugins.offers.items())}
         return {name: None if offer.file is None else str(offer.file) for name, offer in offers.items()}
 
-    def list(self) -> list[Listed]:
+    def name(self, name: str) -> str:
+        """Return the name of the model that has this alias; other names as they are."""
+        return next((own for own, model in self.config.models.items() if name in model.aliases), name)
+
+    def source(self, name: str) -> tuple[str | None, str | None]:
+        """Return the source of a model, and the SHA-256 that its file must have if that is configured.
+
+        `name` is a model of `sources`, an alias, or a source. Raises `ModelUnknown`.
+        """
+        name = self.name(name)
+        if name in self.sources:
+            return self.sources[name], None
+        if scheme(name) or "/" in name or name.endswith(".gguf"):
+            return name, None
+        close = closest(name, self.sources)
+        meant = f" (did you mean '{close}'?)" if close else ""
+        raise ModelUnknown(f"no model '{name}'{meant}, and no source: those look like hf:org/repo or https://...; "
+                           f"there are: {', '.join(self.sources)}")
+
+    def models(self) -> list[Listed]:
         """Return the models of `sources`, in their order, and then those that only the store has."""
         catalog = Catalog.examine(self.config, self.plugins)
         rest = [model for model in self.store.models() if model.source not in self.sources.values()]
@@ -72,12 +93,26 @@ class Inventory:
             *(self._unconfigured(model) for model in rest),
         ]
 
-    def users(self, path: Path) -> Iterator[str]:
-        """Yield the names of the models that need a file."""
-        for name, source in self.sources.items():
-            model = None if source is None else self.store.find(source)
-            if model is not None and any(file.path == path for file in model.files):
-                yield name
+    def stored(self, source: str) -> StoredModel | None:
+        """Return what is on this disk of a source, also if it has changed since it was verified."""
+        recorded = (model for model in self.store.models() if model.source == source)
+        return next(recorded, None) or self.store.find(source)
+
+    def users(self, model: StoredModel) -> list[str]:
+        """Name the models of the same source, and those that name one of its files themselves."""
+        paths = {str(file.path) for file in model.files}
+        return [
+            name for name, source in self.sources.items()
+            if source is not None and (source == model.source or self._plain(source) in paths)
+        ]
+
+    def needs(self, path: Path) -> bool:
+        """Whether a model names this file itself."""
+        return str(path) in {self._plain(source) for source in self.sources.values() if source is not None}
+
+    def _plain(self, source: str) -> str | None:
+        """The file that a source names itself; None if it is from elsewhere."""
+        return None if scheme(source) else str(self.store.path(source))
 
     def _configured(self, name: str, source: str | None, catalog: Catalog) -> Listed:
         found = None if source is None else self.store.find(source)

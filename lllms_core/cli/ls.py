@@ -35,7 +35,7 @@ def ls(found: bool, as_json: bool, config_file: Path | None) -> None:
         return
     from lllms_core.cli.inventory import Inventory
 
-    models = Inventory.open(read_config(config_file)).list()
+    models = Inventory.open(read_config(config_file)).models()
     if as_json:
         click.echo(json.dumps([_json(model) for model in models], indent=2, ensure_ascii=False))
     else:

@@ -1,5 +1,6 @@
 """What several commands need first: the configuration, the plugins, the models that are meant, the log."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +70,15 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
     names = ", ".join(sorted({*config.models, *plugins.offers})) or "none"
     failed = "".join(f"; plugin '{report.name}' failed: {report.error}" for report in plugins.reports if report.error)
     raise ModelUnknown(f"no model '{wanted}', and no such file; there are: {names}{failed}")
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Ask whether to go on, and end the program if not. Raises `ConfigError` where nobody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody can be asked here; add -y to go on without")
+    click.confirm(question, abort=True)
 
 
 def start_log(config: "Config", level: str | None = None) -> None:

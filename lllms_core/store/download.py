@@ -31,6 +31,8 @@ class DownloadStatus:
     """What the source was taken to mean, if it left a choice, or why the download is where it is."""
     done: int
     """Bytes of all files of the model that are on the disk."""
+    checked: int
+    """Bytes that were read to verify them; 0 while nothing is verified."""
     total: int | None
     """Bytes of all files of the model; None while that is not known."""
     speed: float
@@ -65,10 +67,10 @@ class Download:
             done, speed = sum(self._done.values()), self._speed()
             sizes = list(self._sizes.values())
             total = sum(size or 0 for size in sizes) if sizes and None not in sizes else None
-            moved = self._checked if self._state == "verifying" else done
-            left = None if total is None or speed <= 0 else max(0, total - moved) / speed
+            checked = self._checked if self._state == "verifying" else 0
+            left = None if total is None or speed <= 0 else max(0, total - (checked or done)) / speed
             return DownloadStatus(
-                shown(self.source), self._state, self._file, self._note, done, total, speed, left,
+                shown(self.source), self._state, self._file, self._note, done, checked, total, speed, left,
             )
 
     def cancel(self) -> None:

@@ -1,0 +1,47 @@
+"""`lllms pull`: fetch models."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.text.sizes import human_size
+
+if TYPE_CHECKING:
+    from lllms_core.store import StoredModel
+
+
+@click.command(epilog=examples(
+    "lllms pull phi3",
+    "lllms pull hf:org/repo:Q4_K_M https://example.org/model.gguf",
+    "lllms pull --config lllms.toml",
+))
+@click.argument("models", nargs=-1)
+@config_option
+def pull(models: tuple[str, ...], config_file: Path | None) -> None:
+    """Fetch MODELS, several at once, and verify them; without a name, all that the configuration names.
+
+    Each is a configured model, or a source like those of the examples. Ctrl-C keeps what has arrived: the next pull
+    goes on from there.
+    """
+    from lllms_core.cli.inventory import Inventory
+    from lllms_core.cli.transfers import Transfer, carry_out
+
+    inventory = Inventory.open(read_config(config_file))
+    wanted = {}
+    for name in models or inventory.sources:
+        source, sha256 = inventory.source(name)
+        if source is not None:
+            wanted[source] = Transfer(
+                name, partial(inventory.store.ensure, source, sha256), partial(_told, name),
+            )
+        elif models:
+            click.echo(f"{name} needs no file")
+    carry_out(list(wanted.values()))
+
+
+def _told(name: str, model: "StoredModel") -> str:
+    note = f" ({model.note})" if model.note else ""
+    return f"{name}: {model.path}, {human_size(model.size)}{note}"

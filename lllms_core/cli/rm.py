@@ -1,0 +1,63 @@
+"""`lllms rm`: delete models."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lllms_core.cli.figures import printable
+from lllms_core.cli.setup import ask, config_option, examples, read_config
+from lllms_core.errors import ConfigError
+from lllms_core.text.sizes import human_size
+
+if TYPE_CHECKING:
+    from lllms_core.cli.inventory import Inventory
+    from lllms_core.store import StoredModel
+
+
+@click.command(epilog=examples(
+    "lllms rm phi3",
+    "lllms rm -y hf:org/repo:Q4_K_M",
+))
+@click.argument("models", nargs=-1, required=True)
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@config_option
+def rm(models: tuple[str, ...], yes: bool, config_file: Path | None) -> None:
+    """Delete the files of MODELS, each a configured model or a source.
+
+    Files that another model uses stay, and so do files that were not fetched by lllms. A configured model is fetched
+    again when somebody asks for it.
+    """
+    from lllms_core.cli.inventory import Inventory
+
+    inventory = Inventory.open(read_config(config_file))
+    doomed = {model.source: model for model in (_find(inventory, name) for name in models)}
+    for model in doomed.values():
+        click.echo(f"{printable(model.source)}: {human_size(sum(file.size for file in model.files if file.owned))}")
+        for file in model.files:
+            click.echo(f"  {'' if file.owned else 'stays: '}{file.path}")
+    ask("Delete them?", yes=yes)
+    for source, model in doomed.items():
+        deleted = {file.path for file in inventory.store.delete(source)}
+        freed = sum(file.size for file in model.files if file.path in deleted)
+        click.echo(f"deleted {printable(source)}: {human_size(freed)}")
+        for file in model.files:
+            if file.path not in deleted:
+                click.echo(f"  stays{', another model uses it' if file.owned else ''}: {file.path}")
+
+
+def _find(inventory: "Inventory", name: str) -> "StoredModel":
+    """Return the model that a name means. Raises `ConfigError` if it is not to be deleted."""
+    source, _ = inventory.source(name)
+    if source is None:
+        raise ConfigError(f"{name} has no file")
+    if inventory.store.downloader(source) is None:
+        raise ConfigError(f"{inventory.store.path(source)} was not fetched by lllms: delete it yourself")
+    model = inventory.stored(source)
+    if model is None:
+        raise ConfigError(f"{name} is not on this disk; lllms gc deletes what is left of downloads that were given up")
+    others = [one for one in inventory.users(model) if one != inventory.name(name)]
+    if others:
+        way_out = f"lllms rm {others[0]} deletes it" if name == source else "take that out of the configuration first"
+        raise ConfigError(f"{name} is what models.{others[0]} uses; {way_out}")
+    return model

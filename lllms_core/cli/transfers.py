@@ -1,0 +1,178 @@
+"""Several downloads at once, or files being verified, with their progress before the user's eyes."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Protocol
+
+import click
+from attrs import field, frozen
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from lllms_core.cli.figures import printable
+from lllms_core.errors import DownloadCancelled, LllmsError
+from lllms_core.store import Download, DownloadStatus, StoredModel
+from lllms_core.text.sizes import human_size, human_time
+
+AT_ONCE = 4
+_LOOK_SECONDS = 0.2
+_LINE_SECONDS = 30.0
+"""Where there is no terminal, a line tells of each tenth that is done, and after so long in any case."""
+_INTERRUPTED = 130
+"""The exit code of programs that Ctrl-C ended."""
+
+
+@frozen
+class Transfer:
+    """One thing to do."""
+
+    name: str
+    work: Callable[[Download], StoredModel]
+    done: Callable[[StoredModel], str]
+    """What to tell of its end."""
+    download: Download = field(init=False)
+
+    @download.default
+    def _watched(self) -> Download:
+        return Download(self.name)
+
+
+class Display(Protocol):
+    """Shows how far transfers are, and what came of them."""
+
+    def show(self, name: str, status: DownloadStatus) -> None:
+        """Show the state of one transfer; called several times a second."""
+
+    def tell(self, text: str, *, error: bool = False) -> None:
+        """Show a line that stays."""
+
+
+def carry_out(transfers: Sequence[Transfer]) -> None:
+    """Carry out all transfers, some at once; what comes of them goes to stdout, errors and progress to stderr.
+
+    Ends the program with exit code 1 if any failed, and with 130 after Ctrl-C, which keeps what has arrived.
+    """
+    failed = False
+    with _display() as display, ThreadPoolExecutor(AT_ONCE) as pool:
+        running = {pool.submit(one.work, one.download): one for one in transfers}
+        try:
+            for future in _as_they_end(running, display):
+                transfer = running.pop(future)
+                try:
+                    display.tell(transfer.done(future.result()))
+                except (LllmsError, OSError) as error:
+                    failed = True
+                    display.tell(f"Error: {transfer.name}: {error}", error=True)
+        except KeyboardInterrupt:
+            _cancel(running, display)
+            raise click.exceptions.Exit(_INTERRUPTED) from None
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def progress_text(status: DownloadStatus) -> str:
+    """Say in a few words how far a transfer is."""
+    if status.state == "starting":
+        return "starting"
+    if status.state == "waiting":
+        return "waiting: another process fetches it"
+    moved = _moved(status)
+    share = f" of {human_size(status.total)} ({moved / status.total:.0%})" if status.total else ""
+    parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(moved)}{share}"]
+    if status.speed > 0:
+        parts.append(f"{human_size(status.speed)}/s")
+    if status.seconds_left is not None:
+        parts.append(f"{human_time(status.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def _moved(status: DownloadStatus) -> int:
+    """How many bytes of the work are done."""
+    return status.checked if status.state == "verifying" else status.done
+
+
+def _as_they_end(running: dict[Future[StoredModel], Transfer], display: Display) -> Iterator[Future[StoredModel]]:
+    while running:
+        ended, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        for transfer in running.values():
+            display.show(transfer.name, transfer.download.status)
+        yield from ended
+
+
+def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> None:
+    for future, transfer in running.items():
+        future.cancel()
+        transfer.download.cancel()
+    wait(running)
+    for future, transfer in running.items():
+        error = None if future.cancelled() else future.exception()
+        if error is not None and not isinstance(error, DownloadCancelled):
+            display.tell(f"Error: {transfer.name}: {error}", error=True)
+    display.tell("interrupted; what has arrived is kept, and the next time goes on from there", error=True)
+
+
+@contextmanager
+def _display() -> Iterator[Display]:
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[about]}")
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False) as progress:
+        bars = _Bars(progress)
+        try:
+            yield bars
+        finally:
+            progress.stop()
+            bars.finish()
+
+
+class _Lines:
+    """A line now and then for each transfer: for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[str, int, float]] = {}
+
+    def show(self, name: str, status: DownloadStatus) -> None:
+        """Tell of a new state, and of progress."""
+        tenth = 10 * _moved(status) // status.total if status.total else 0
+        state, before, since = self._told.get(name, ("starting", 0, time.monotonic()))
+        news = (status.state, tenth) != (state, before) or time.monotonic() - since > _LINE_SECONDS
+        if news and status.state not in {"done", "failed"}:
+            self._told[name] = status.state, tenth, time.monotonic()
+            click.echo(f"{printable(name)}: {progress_text(status)}", err=True)
+
+    def tell(self, text: str, *, error: bool = False) -> None:
+        """Print it at once."""
+        click.echo(printable(text), err=error)
+
+
+class _Bars:
+    """A bar for each transfer; lines that stay come when the bars are done."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: list[tuple[str, bool]] = []
+
+    def show(self, name: str, status: DownloadStatus) -> None:
+        """Move the bar."""
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(Text(printable(name)).markup, total=None, about="")
+        ended = status.state in {"done", "failed"}
+        about = status.state if ended else progress_text(status)
+        completed = status.total if status.state == "done" else _moved(status)
+        self._progress.update(self._tasks[name], completed=completed, total=status.total, about=about)
+
+    def tell(self, text: str, *, error: bool = False) -> None:
+        """Keep it for the end."""
+        self._lines.append((text, error))
+
+    def finish(self) -> None:
+        """Print what was kept."""
+        for text, error in self._lines:
+            click.echo(printable(text), err=error)

@@ -1,0 +1,54 @@
+"""`lllms verify`: whether model files are still what they were when they were fetched."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.errors import ChecksumMismatch, ConfigError
+
+if TYPE_CHECKING:
+    from lllms_core.store import Download, Store, StoredModel
+
+
+@click.command(epilog=examples(
+    "lllms verify",
+    "lllms verify phi3 hf:org/repo:Q4_K_M",
+))
+@click.argument("models", nargs=-1)
+@config_option
+def verify(models: tuple[str, ...], config_file: Path | None) -> None:
+    """Read the files of MODELS again, and check their SHA-256; without a name, all that are on this disk.
+
+    Ends with exit code 1 if any is broken. Files that were never verified are, and their SHA-256 is remembered.
+    """
+    from lllms_core.cli.inventory import Inventory
+    from lllms_core.cli.transfers import Transfer, carry_out
+
+    inventory = Inventory.open(read_config(config_file))
+    transfers: dict[str, Transfer] = {}
+    for name in models or [*inventory.sources, *(model.source for model in inventory.store.models())]:
+        source, sha256 = inventory.source(name)
+        model = None if source is None else inventory.stored(source)
+        if model is not None:
+            work = partial(_verified, inventory.store, model, sha256)
+            transfers.setdefault(model.source, Transfer(name, work, partial(_told, name)))
+        elif models:
+            raise ConfigError(f"{name} needs no file" if source is None else
+                              f"{name} is not on this disk; lllms pull {name} fetches it")
+    carry_out(list(transfers.values()))
+
+
+def _verified(store: "Store", model: "StoredModel", sha256: str | None, download: "Download") -> "StoredModel":
+    verified = store.verify(model, download)
+    if sha256 is not None and verified.files[0].sha256 != sha256.lower():
+        raise ChecksumMismatch(
+            f"{verified.path} has the SHA-256 {verified.files[0].sha256}, but the configuration wants {sha256}",
+        )
+    return verified
+
+
+def _told(name: str, model: "StoredModel") -> str:
+    return "\n".join(f"{name}: {file.path} is whole, SHA-256 {file.sha256}" for file in model.files)
