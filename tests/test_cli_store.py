@@ -138,7 +138,7 @@ def test_verify_finds_what_has_changed(lllms, site):
     file.write_bytes(broken)
     errors = lllms("verify", code=1)
     assert str(file) in errors
-    assert "other.gguf" not in errors
+    assert f"Error: {site.url}/other.gguf" not in errors
     lllms("pull", f"{site.url}/tiny.gguf")
     assert file.read_bytes() == DATA
     assert lllms("verify").count("is whole") == 2

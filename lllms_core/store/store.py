@@ -286,8 +286,10 @@ class Store:
                 download.here(file.name, stored.size, stored.size)
                 return
             if stored is not None and (file.path is not None or stored.sha256 is None):
+                # A file of the store that was changed must be what it was; others' files may change.
+                known = read_record(self._file_record(path), _FileRecord) if file.path is None else None
                 try:
-                    self._verify(path, sha256, download, file.url)
+                    self._verify(path, sha256 or (known.sha256 if known else None), download, file.url)
                 except WrongFile:
                     if file.path is not None:
                         raise
