@@ -1,12 +1,12 @@
 from concurrent.futures import Future
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 
 from lllms_core.chat import Segment
 from lllms_core.engines import BatchingModel, Feed
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Constraint, Delta, Request
+from lllms_core.types import Constraint, Delta, Request, Sampling
 
 END = 0
 WORD = Constraint("regex", "aab", "grammar")
@@ -147,6 +147,21 @@ def test_constraint_that_fails_on_the_way_ends_its_request():
     model.asked[0].set_result(WordMatcher("aab", fails=True))
     ends = finish(model)
     assert ends["good"] == ("xx", "length")
+    assert isinstance(ends["bad"][1], InvalidRequest)
+
+
+def test_one_failing_answer_ends_the_others():
+    """Where one of several answers to a request cannot keep its constraint, all of them end, with one error."""
+    model = Model()
+    model.open(evolve(ask("bad"), sampling=Sampling(), n=2))
+    model.open(ask("good", 2, None))
+    first, second = WordMatcher("aab"), WordMatcher("aab")
+    for future, matcher in zip(model.asked, (first, second), strict=True):
+        future.set_result(matcher)
+    list(model.step())
+    list(model.step())
+    first.fails = second.fails = True
+    ends = finish(model)
     assert isinstance(ends["bad"][1], InvalidRequest)
 
 

@@ -19,7 +19,7 @@ from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.sessions import Session, SessionLink, State
-from lllms_core.errors import InvalidRequest, RequestError
+from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.text import OutputText, ScoreLog
 from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, TokenScore
 
@@ -217,7 +217,8 @@ class BatchingModel(Model):
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
         """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
 
-        Its future raises `RequestError` for a constraint that cannot be kept. Others generate meanwhile.
+        Its future raises `RequestError` for a constraint that cannot be kept, or `EngineFailed`. Others generate
+        meanwhile.
         """
         raise NotImplementedError
 
@@ -267,7 +268,7 @@ class BatchingModel(Model):
             self._tidy()
         runs = self._plan()
         if not runs:
-            matchers = [run.matcher for run in self._waiting if run.matcher is not None]
+            matchers = [run.matcher for run in self._waiting if run.matcher is not None and not run.matcher.done()]
             if matchers and not refused:
                 wait(matchers, LONGEST_WAIT, FIRST_COMPLETED)
             return refused
@@ -285,7 +286,11 @@ class BatchingModel(Model):
             self._cache.table.extend(run.sequence, feed.tokens)
             run.evaluated += count
         ready = [run for (run, _), feed in zip(runs, feeds, strict=True) if feed.logits]
-        return [*refused, *(self._next_token(run, row) for run, row in zip(ready, rows, strict=True))]
+        deltas = [
+            # One answer's failure ends the others to its request.
+            self._next_token(run, row) for run, row in zip(ready, rows, strict=True) if run.key in self._runs
+        ]
+        return [*refused, *deltas]
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """End a request; what it evaluated stays for the next turn."""
@@ -341,7 +346,7 @@ class BatchingModel(Model):
         deltas = []
         for run in list(self._waiting):
             error = run.matcher.exception() if run.matcher is not None and run.matcher.done() else None
-            if isinstance(error, RequestError):
+            if isinstance(error, RequestError | EngineFailed):
                 self._drop(run.request.id)
                 deltas.append(Delta(run.request.id, error=error))
         return deltas

@@ -29,6 +29,7 @@ class LlamaCppEngine(Engine):
     name = "llamacpp"
     Options = Options
     parameters = frozenset({one.name for one in fields(Sampling)})
+    constraints = frozenset({"json_object", "json_schema", "gbnf", "lark", "regex"})
     file_suffixes = (".gguf",)
     # Large pages for the KV cache and the buffers: a decode of a 135M model takes 5 to 8 % less time.
     environment: ClassVar[Mapping[str, str]] = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

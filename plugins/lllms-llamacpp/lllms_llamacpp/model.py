@@ -4,21 +4,25 @@ import ctypes
 import os
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from time import perf_counter
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import llama_cpp.llama_cpp as llama
 from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
-from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Sampler
+from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Matcher, Sampler
 from lllms_core.engines.sessions import State
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
-from lllms_core.types import Request, Sampling, Task
+from lllms_core.types import Constraint, Request, Sampling, Task
 from lllms_llamacpp.batch import Batch
 from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, seeded
 from lllms_llamacpp.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from lllms_llamacpp.constraints import Constraints
 
 _ABORTABLE = 32
 """A decode of at least so many tokens is given up for a cancel; a shorter one ends before that would pay."""
@@ -130,6 +134,7 @@ class LlamaCppModel(BatchingModel):
         self._can_trim = loaded.can_trim
         self.state_key = loaded.state_key
         self._batch = Batch(loaded.batch_size)
+        self._constraints: Constraints | None = None
         self._threads_set = 0
         self._abortable = False
         flag = self.interrupt = NativeFlag()
@@ -184,6 +189,15 @@ class LlamaCppModel(BatchingModel):
             self._context, seeded(sampling, self._loaded.seed), prompt, vocabulary=self._vocabulary,
             context_length=self.context_length,
         )
+
+    def matcher(self, constraint: Constraint) -> Future[Matcher]:
+        """A matcher of llguidance, to come."""
+        if self._constraints is None:
+            # Not before the first of them: most models never need it.
+            from lllms_llamacpp.constraints import Constraints
+
+            self._constraints = Constraints(self._vocabulary, self._logits)
+        return self._constraints.matcher(constraint)
 
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
         """Evaluate all feeds in one `llama_decode`."""
@@ -254,6 +268,9 @@ class LlamaCppModel(BatchingModel):
     def close(self) -> None:
         """Free samplers, context and model, once."""
         super().close()
+        constraints, self._constraints = self._constraints, None
+        if constraints is not None:
+            constraints.close()
         context, self._context = self._context, None
         if context is not None:
             llama.llama_free(context)

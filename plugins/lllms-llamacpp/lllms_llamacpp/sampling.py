@@ -19,6 +19,8 @@ _SEEDS = 0xFFFFFFFF
 """llama.cpp takes seeds below this one, which means "random" to it."""
 _FORBIDDEN = -100.0
 """A bias from which on a token is forbidden, as OpenAI says, whatever its logit."""
+_POSSIBLE = 1e-37
+"""A token that is so much less likely than the likeliest one is forbidden, or never drawn."""
 
 _PLAIN = Sampling(temperature=0)
 _ADAPTING = (
@@ -111,6 +113,9 @@ def _samplers(
     if sampling.temperature == 0:
         yield llama.llama_sampler_init_greedy()
         return
+    if sampling.mirostat or sampling.typical_p < 1:
+        # They take logarithms of probabilities, and what a constraint forbids has none.
+        yield llama.llama_sampler_init_min_p(_POSSIBLE, 1)
     seed = (randbits(32) if sampling.seed is None else sampling.seed) % _SEEDS
     if sampling.mirostat:
         yield llama.llama_sampler_init_temp(sampling.temperature)

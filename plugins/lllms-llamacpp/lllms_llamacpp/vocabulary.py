@@ -1,7 +1,7 @@
 """Text to tokens and back, by the vocabulary of a loaded model."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import llama_cpp.llama_cpp as llama
@@ -87,6 +87,24 @@ class Vocabulary:
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
+
+    def grammar_tokens(self) -> Iterator[tuple[bytes, bool]]:
+        """The bytes of every token, and whether they are no text but the name of a control token or the like."""
+        for token in range(self.size):
+            attributes = llama.llama_vocab_get_attr(self._vocab, token)
+            if attributes & llama.LLAMA_TOKEN_ATTR_CONTROL:
+                yield llama.llama_vocab_get_text(self._vocab, token), True
+                continue
+            piece = self._read_piece(token)
+            named = attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED and piece[:1] == b"<" and piece[-1:] == b">"
+            yield piece, bool(named)
+
+    @property
+    def pointers(self) -> tuple[int, int]:
+        """Where the vocabulary lies, and the C function that tokenises by it, for libraries that work with both."""
+        function = ctypes.cast(llama._lib.llama_tokenize, ctypes.c_void_p).value  # noqa: SLF001  # the C function itself
+        assert function is not None  # noqa: S101  # no function lies at 0
+        return self._vocab, function
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

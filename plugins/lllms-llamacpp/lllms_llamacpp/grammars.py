@@ -1,0 +1,125 @@
+"""From a constraint to a grammar as llguidance takes it; pure. What would not be kept is refused with the reason."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from llguidance import LLMatcher
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from lllms_core.errors import InvalidRequest
+from lllms_core.types import Constraint
+from lllms_llamacpp.schemas import find_fault
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+MAX_LENGTH = 256 * 1024
+"""Characters of a grammar."""
+
+_OPTIONS: "JsonCompileOptions" = {
+    "lenient": False, "coerce_one_of": False,
+    # A space, or a new line with its indentation: with no bound, small models write white space for ever.
+    "whitespace_pattern": r" |\n[ \t]{0,40}",
+    # Not \\uXXXX: it could spell the name of a property a second time.
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+_LONGEST_REASON = 500
+
+_NAMES = {"json_object": "JSON", "json_schema": "schema", "gbnf": "grammar", "lark": "grammar", "regex": "expression"}
+_JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
+_GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
+_TEMPERATURE_IN_LARK = re.compile(r"\btemperature\s*=\s*[\d.]")
+
+
+def translate(constraint: Constraint) -> str:
+    """Return the grammar. Raises `InvalidRequest` for what can be seen to be wrong before it is compiled."""
+    if len(constraint.text) > MAX_LENGTH:
+        raise refusal(constraint, f"it has {len(constraint.text)} characters, and {MAX_LENGTH} are allowed")
+    match constraint.kind:
+        case "json_object":
+            return _from_schema(constraint, {"type": "object"})
+        case "json_schema":
+            return _from_schema(constraint, _parse(constraint))
+        case "gbnf":
+            return _from_gbnf(constraint)
+        case "lark":
+            return _from_lark(constraint)
+        case "regex":
+            grammar: str = LLMatcher.grammar_from_regex(constraint.text)
+            return grammar
+
+
+def refusal(constraint: Constraint, reason: str) -> InvalidRequest:
+    """Say that a constraint cannot be kept, and why."""
+    name = _NAMES[constraint.kind]
+    code = "invalid_json_schema" if constraint.kind == "json_schema" else "invalid_grammar"
+    return InvalidRequest(f"Invalid {name} for '{constraint.param}': {reason}.", constraint.param, code)
+
+
+def explain(error: str) -> str:
+    """The part of an error of llguidance that is for people."""
+    text = " ".join(error.partition("<state>")[0].replace("<non-verbose/>", "").split())
+    if text.startswith("NoExtension"):
+        return "no text can match it"
+    if "coerce_one_of" in text:
+        return "the alternatives of 'oneOf' do not visibly exclude each other; use 'anyOf'"
+    return text[:_LONGEST_REASON]
+
+
+def _parse(constraint: Constraint) -> object:
+    try:
+        return json.loads(constraint.text)
+    except (ValueError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is no JSON: {error}"
+        raise refusal(constraint, reason) from error
+
+
+def _from_schema(constraint: Constraint, schema: object) -> str:
+    if not isinstance(schema, dict):
+        raise refusal(constraint, "it is no JSON object")
+    fault = find_fault(schema)
+    if fault is not None:
+        raise refusal(constraint, str(fault))
+    grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+    return grammar
+
+
+def _from_gbnf(constraint: Constraint) -> str:
+    try:
+        lark: str = gbnf_to_lark(_GBNF_ESCAPE.sub(_unescape, constraint.text))
+    except Exception as error:  # the translator raises whatever it stumbles over
+        reason = str(error) or type(error).__name__
+        raise refusal(constraint, f"it cannot be read as GBNF: {reason}") from error
+    return lark
+
+
+def _unescape(escape: "re.Match[str]") -> str:
+    """The character itself where it can stand for itself: the translator loses zeros, and Lark has other escapes."""
+    digits = escape[1] or escape[2] or escape[3]
+    if not digits:
+        return escape[0]
+    character = chr(int(digits, 16))
+    if character in '"\\[]':
+        return "\\" + character
+    return character if character.isprintable() and character not in "^-" else escape[0]
+
+
+def _from_lark(constraint: Constraint) -> str:
+    if _TEMPERATURE_IN_LARK.search(constraint.text):
+        raise refusal(constraint, "a temperature inside of a grammar cannot be kept; send 'temperature' instead")
+    for schema in _schemas_in(constraint.text):
+        fault = find_fault(schema)
+        if fault is not None:
+            raise refusal(constraint, f"in %json, {fault}")
+    return constraint.text
+
+
+def _schemas_in(lark: str) -> Iterator[object]:
+    decoder = json.JSONDecoder()
+    for match in _JSON_IN_LARK.finditer(lark):
+        try:
+            yield decoder.raw_decode(lark, match.end())[0]
+        except ValueError:  # in a comment or a text; else llguidance refuses it
+            continue
