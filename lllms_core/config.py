@@ -73,6 +73,8 @@ class ModelConfig:
     """Other names for the same model."""
     isolation: Isolation | None = None
     """Where instances live; None: as the engine says."""
+    sessions: Literal["none"] | None = None
+    """"none": nothing of this model's conversations is stored; by default as `[sessions]` says."""
     defaults: Mapping[str, object] = field(factory=dict)
     """Parameters of generation, by the names of `parameters.DEFAULTS`, for requests that do not give them."""
     options: Mapping[str, object] = field(factory=dict)
@@ -82,6 +84,22 @@ class ModelConfig:
     def generation(self) -> Generation:
         """The `defaults`, on top of the core's own."""
         return Generation().override(self.defaults)
+
+
+@frozen
+class SessionsConfig:
+    """`[sessions]`: what is kept of conversations that have left their instance, for their next turn."""
+
+    store: str = "memory"
+    """`memory`, `disk`, a plugin's, or `none`."""
+    max_size: Annotated[int, Bytes()] = 2**30
+    """Bytes of all sessions together, also like "1GiB"; the least recently used go."""
+    ttl: Annotated[float, Range(-1)] = 86400.0
+    """Seconds since its last use until a session is forgotten; -1 never."""
+    min_tokens: Annotated[int, Range(1)] = 128
+    """A session that saves the evaluation of fewer is neither stored nor loaded."""
+    options: Mapping[str, object] = field(factory=dict)
+    """The store's own."""
 
 
 @frozen
@@ -98,6 +116,7 @@ class Config:
 
     server: ServerConfig = field(factory=ServerConfig)
     models: Mapping[str, ModelConfig] = field(factory=dict)
+    sessions: SessionsConfig = field(factory=SessionsConfig)
     plugins: PluginsConfig = field(factory=PluginsConfig)
     path: Path | None = None
     """The file that it comes from."""
@@ -109,7 +128,8 @@ class Config:
 
     def with_model(self, name: str, model: ModelConfig) -> "Config":
         """Return this configuration with one more model. Raises `ConfigError` if it does not fit in."""
-        tables = {"server": self.server, "plugins": self.plugins, "models": {**self.models, name: model}}
+        models = {**self.models, name: model}
+        tables = {"server": self.server, "sessions": self.sessions, "plugins": self.plugins, "models": models}
         return evolve(parse_config(tables), path=self.path)
 
 
@@ -180,9 +200,9 @@ def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, 
 
 # What the design promises and later versions bring: refused, never ignored.
 LATER: Mapping[str, frozenset[str]] = {
-    "": frozenset({"sessions"}),
+    "": frozenset(),
     "server": frozenset({"memory_limit", "api_keys"}),
-    "models": frozenset({"url", "hf", "sha256", "prepare", "preload", "sessions"}),
+    "models": frozenset({"url", "hf", "sha256", "prepare", "preload"}),
 }
 
 
@@ -191,6 +211,7 @@ def _parse(data: Mapping[str, object], origins: Mapping[Keys, str | None], file:
     data = _without_later(data, (), LATER[""], faults)
     server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], faults)
     plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), faults)
+    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), frozenset(), faults)
     tables = data.get("models", {})
     models: dict[str, ModelConfig] = {}
     if isinstance(tables, Mapping):
@@ -201,15 +222,17 @@ def _parse(data: Mapping[str, object], origins: Mapping[Keys, str | None], file:
             faults += _check_defaults(table, ("models", str(name), "defaults"))
     else:
         faults.append(Fault(("models",), f"expected a table, got {tables!r}"))
-    known = ("server", "plugins", "models")
+    known = ("server", "sessions", "plugins", "models")
     faults += [Fault((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known]
     faults += [] if server is None else _check_server(server)
     faults += _check_models(models)
     if server is not None:
         faults += _check_room(server, models)
-    if faults or server is None or plugins is None:
+    if sessions is not None and -1 < sessions.ttl < 0:
+        faults.append(Fault(("sessions", "ttl"), f"expected seconds, or -1 for never, got {sessions.ttl}"))
+    if faults or server is None or sessions is None or plugins is None:
         raise ConfigError("\n".join(_line(fault, origins.get(fault.path[:2], file)) for fault in faults))
-    return Config(server, models, plugins)
+    return Config(server, models, sessions, plugins)
 
 
 def _line(fault: Fault, origin: str | None) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lllms_core.apis import Api
     from lllms_core.downloads import Downloader
     from lllms_core.engines import Engine
+    from lllms_core.sessions import SessionStore
     from lllms_core.types import ModelOffer
 
 PROJECT = "lllms"
@@ -86,6 +87,35 @@ def lllms_downloaders() -> "Iterable[Downloader]":
         @hookimpl
         def lllms_downloaders():
             return [Shelf()]
+    """
+    raise AssertionError
+
+
+@hookspec
+def lllms_session_stores() -> "Iterable[SessionStore]":
+    """Provide stores of sessions, for `[sessions] store = "attic"` in the configuration; fresh ones at each call.
+
+        class Attic(SessionStore):
+            name = "attic"
+
+            def __init__(self):
+                self.boxes = {}
+
+            def put(self, entry, data):
+                self.boxes[entry.id] = entry, data
+
+            def get(self, session_id):
+                return self.boxes[session_id][1] if session_id in self.boxes else None
+
+            def delete(self, session_id):
+                return self.boxes.pop(session_id, None) is not None
+
+            def list(self):
+                return [entry for entry, _ in list(self.boxes.values())]
+
+        @hookimpl
+        def lllms_session_stores():
+            return [Attic()]
     """
     raise AssertionError
 

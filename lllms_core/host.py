@@ -6,9 +6,10 @@ from typing import Self, TypeVar
 from uuid import uuid4
 
 from lllms_core.catalog import Catalog, CatalogEntry
-from lllms_core.config import Config, parse_config
+from lllms_core.config import Config, SessionsConfig, parse_config
 from lllms_core.errors import InvalidRequest, OutOfTime
 from lllms_core.plugins import Plugins
+from lllms_core.pool.keeper import SessionKeeper, SessionLimits
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.status import PoolStatus
 from lllms_core.pool.stream import Stream
@@ -31,6 +32,26 @@ from lllms_core.types import Constraint, Message, Request
 T = TypeVar("T")
 
 
+def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
+    """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
+
+    Raises `ConfigError` for a store that there is not, or that cannot be opened.
+    """
+    if config.store == "none":
+        return None
+    provided = plugins.session_stores.get(config.store)
+    if provided is None:
+        there_are = ", ".join(["none", *sorted(plugins.session_stores)])
+        raise ConfigError(f"sessions.store: there is no store '{config.store}'; there are: {there_are}")
+    store = provided.object
+    try:
+        options = structure(config.options, store.Options, ("sessions", "options"))
+    except StructureError as error:
+        raise ConfigError(str(error)) from error
+    store.open(options)
+    return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
+
+
 def new_request_id() -> str:
     """Return an id for a request, unique without coordination."""
     return uuid4().hex[:12]
@@ -49,7 +70,8 @@ class Host:
         self.config = parse_config({}) if config is None else config
         self.plugins = Plugins.discover(disable=self.config.disabled_plugins) if plugins is None else plugins
         self.catalog = Catalog.build(self.config, self.plugins)
-        self.pool = Pool.of(self.catalog, self.config.server)
+        self.sessions = open_keeper(self.config.sessions, self.plugins)
+        self.pool = Pool.of(self.catalog, self.config.server, self.sessions)
         self._started = False
 
     @property

@@ -18,11 +18,13 @@ from lllms_core.engines import Engine
 from lllms_core.environment import is_true
 from lllms_core.errors import PluginConflict, PluginError, PluginLoadFailed
 from lllms_core.hooks import describe, find_hooks, named_objects
+from lllms_core.sessions import SessionStore
 from lllms_core.types import ModelOffer
 
 BUILTINS: Mapping[str, str] = {
     "downloaders": "lllms_core.builtin.downloaders",
     "openai": "lllms_core.builtin.openai",
+    "sessions": "lllms_core.builtin.sessions",
     "status": "lllms_core.builtin.status",
 }
 """The core's own plugins, by name, each the module that implements the hooks."""
@@ -94,6 +96,7 @@ class Plugins:
 
     engines: dict[str, Provided[Engine]] = field(factory=dict, init=False)
     downloaders: dict[str, Provided[Downloader]] = field(factory=dict, init=False)
+    session_stores: dict[str, Provided[SessionStore]] = field(factory=dict, init=False)
     apis: dict[str, Provided[Api]] = field(factory=dict, init=False)
     offers: dict[str, Provided[ModelOffer]] = field(factory=dict, init=False)
     _strict: bool = False
@@ -179,6 +182,7 @@ class Plugins:
             self._fail(candidate, PluginLoadFailed(fault))
         self._collect(candidate, "lllms_engines", "engine", Engine, self.engines)
         self._collect(candidate, "lllms_downloaders", "downloader", Downloader, self.downloaders)
+        self._collect(candidate, "lllms_session_stores", "session store", SessionStore, self.session_stores)
         self._collect(candidate, "lllms_apis", "api", Api, self.apis)
         self._collect(candidate, "lllms_models", "model", ModelOffer, self.offers)
 

@@ -23,7 +23,7 @@ PACKAGES = sorted(
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "queries"),
     ("text", "chat", "gguf", "machine", "faults", "identity", "structure", "parameters"),
-    ("hookspecs", "engines", "apis", "downloads"),
+    ("hookspecs", "engines", "apis", "downloads", "sessions"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "found"),

@@ -65,7 +65,7 @@ class Link:
         if self.at_once:
             self.answer()
 
-    def put(self, session):
+    def put(self, session, *, whole):
         assert bytes(255 - byte for byte in session.state) == bytes(session.tokens), "a state of other tokens"
         self.sessions.append(session)
 

@@ -29,6 +29,8 @@ LONGEST_WAIT = 0.01
 KEPT_BESIDE = 256
 """Idle cells that stay beside running requests where sessions are stored: a decode passes over them anyway, since
 engines round up."""
+LONGEST_STORE = 2.0
+"""Seconds that are spent at most on storing sessions before a model is closed."""
 LINGER = 1.0
 """Seconds that a conversation stays beside running requests after its answer: programs go on at once, people do not."""
 
@@ -309,7 +311,7 @@ class BatchingModel(Model):
 
     def store_sessions(self) -> None:
         """Have what past requests left stored."""
-        self._cache.store_idle()
+        self._cache.store_idle(LONGEST_STORE)
 
     def close(self) -> None:
         """Free the samplers; what else the engine holds, it frees itself."""

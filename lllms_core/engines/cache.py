@@ -119,10 +119,12 @@ class SequenceCache:
         while self.table.idle_cells > most:
             self._drop(self.table.idle_sequences()[-1])
 
-    def store_idle(self) -> None:
-        """Have everything stored that no request is using, the most recently used first."""
+    def store_idle(self, seconds: float) -> None:
+        """Have stored what no request is using, the most recently used first, as far as the time suffices."""
+        end = perf_counter() + seconds
         for sequence in self.table.idle_sequences():
-            self._store(sequence)
+            if perf_counter() < end:
+                self._store(sequence)
 
     def pin(self, sequence: int) -> None:
         """Keep what a request has just evaluated for all that begin so, however long nobody does."""
@@ -196,7 +198,7 @@ class SequenceCache:
         if self.link is None or len(tokens) - known < self.link.min_tokens:
             return
         if self._memory.state_size(sequence) <= self.link.max_size:
-            self.link.put(Session(list(tokens), self._memory.export_state(sequence)))
+            self.link.put(Session(list(tokens), self._memory.export_state(sequence)), whole=self.whole)
             self._stored[sequence] = len(tokens)
 
     def _cut(self, sequence: int, length: int) -> None:

@@ -32,5 +32,8 @@ class SessionLink(Protocol):
         the model's `found`, in any case.
         """
 
-    def put(self, session: Session) -> None:
-        """Have a session stored, some time soon; if that cannot be done, it is lost, as a cache's entries may be."""
+    def put(self, session: Session, *, whole: bool) -> None:
+        """Have a session stored, some time soon; if that cannot be done, it is lost, as a cache's entries may be.
+
+        With `whole` it can only be gone on with as it is.
+        """

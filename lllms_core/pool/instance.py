@@ -16,11 +16,14 @@ from lllms_core.worker.wire import (
     Close,
     Crashed,
     Deltas,
+    FindSession,
+    FoundSession,
     FromWorker,
     Loaded,
     LoadFailed,
     Open,
     Progress,
+    PutSession,
     ToWorker,
     UseThreads,
 )
@@ -49,6 +52,12 @@ class Owner(Protocol):
 
     def finished(self, request_id: str) -> None:
         """A request has left its slot."""
+
+    def find_session(self, instance: "Instance", question: FindSession) -> None:
+        """It waits to be told what was `found`."""
+
+    def put_session(self, instance: "Instance", session: PutSession) -> None:
+        """It has exported a session."""
 
     def gone(self, instance: "Instance", reason: str) -> None:
         """Its worker has ended; requests that it still runs are lost."""
@@ -124,6 +133,10 @@ class Instance:
             self._send(Cancel(request_id))
             run.set_timer(self._patience.cancel, self._give_up)
 
+    def found(self, answer: FoundSession) -> None:
+        """Answer a question of the worker."""
+        self._send(answer)
+
     def use_threads(self, count: int) -> None:
         """Change the worker's allowance of cores."""
         self._send(UseThreads(count))
@@ -152,6 +165,10 @@ class Instance:
             case Deltas(deltas):
                 for delta in deltas:
                     self._delta(delta)
+            case FindSession():
+                self._owner.find_session(self, message)
+            case PutSession():
+                self._owner.put_session(self, message)
             case Progress(fraction):
                 self.progress = fraction
             case Loaded(info):

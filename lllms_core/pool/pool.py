@@ -19,6 +19,7 @@ from lllms_core.errors import EngineDied, InvalidRequest, ModelUnknown, Shutting
 from lllms_core.machine import available_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
+from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.pool.status import InstanceStatus, PoolStatus
@@ -27,9 +28,12 @@ from lllms_core.queries import AnyRequest
 from lllms_core.types import Isolation, ModelInfo, ModelSpec, Request
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.start import start_worker
-from lllms_core.worker.wire import Load
+from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
 
 LOG = logging.getLogger("lllms.pool")
+
+STORE_SECONDS = 5.0
+"""Sessions that wait to be stored get so long when the pool closes."""
 
 StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
 
@@ -42,6 +46,8 @@ class PoolModel:
     spec: ModelSpec
     limits: ModelLimits = Factory(ModelLimits)
     isolation: Isolation = "process"
+    sessions: bool = True
+    """Whether its sessions are stored, if there is a store."""
 
 
 class Pool:
@@ -60,6 +66,7 @@ class Pool:
         limits: Limits,
         start: StartWorker = start_worker,
         patience: Patience = PATIENCE,
+        keeper: SessionKeeper | None = None,
     ) -> None:
         """Prepare a pool; nothing runs yet."""
         self._models = models
@@ -69,12 +76,14 @@ class Pool:
         self._instances: dict[str, Instance] = {}
         self._waiting: dict[str, Stream] = {}
         self._infos: dict[str, ModelInfo] = {}
+        self._keeper = keeper
+        self._finding: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
         self._started = False
 
     @classmethod
-    def of(cls, catalog: Catalog, server: ServerConfig) -> Self:
+    def of(cls, catalog: Catalog, server: ServerConfig, keeper: SessionKeeper | None = None) -> Self:
         """Make a pool for the models of a catalog."""
         models = {
             entry.name: PoolModel(
@@ -82,13 +91,14 @@ class Pool:
                 entry.spec,
                 ModelLimits(entry.config.min_instances, entry.config.max_instances, entry.config.ttl),
                 entry.isolation,
+                entry.config.sessions != "none",
             )
             for entry in catalog.entries
         }
         limits = Limits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
         )
-        return cls(models, limits)
+        return cls(models, limits, keeper=keeper)
 
     @property
     def open(self) -> bool:
@@ -150,6 +160,8 @@ class Pool:
             instance.close()
         while self._instances:
             await self._change()
+        if self._keeper is not None:
+            await self._keeper.close(STORE_SECONDS)
 
     # -- effects ------------------------------------------------------------------------------------------------------
 
@@ -173,7 +185,10 @@ class Pool:
     def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
         LOG.info("loading %s", instance_id)
         entry = self._models[model]
-        load = Load(entry.engine, evolve(entry.spec, threads=threads))
+        terms = None
+        if self._keeper is not None and entry.sessions:
+            terms = SessionTerms(self._keeper.limits.min_tokens, self._keeper.limits.max_size)
+        load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
         instance = Instance(instance_id, model, self, self._patience)
         self._instances[instance_id] = instance
         instance.start(self._start_worker(load, entry.isolation, instance))
@@ -215,6 +230,21 @@ class Pool:
         """A request has left its slot."""
         self._apply(self._scheduler.finished(request_id, time.monotonic()))
 
+    def find_session(self, instance: Instance, question: FindSession) -> None:
+        """An instance asks for a session."""
+        async def find() -> None:
+            assert self._keeper is not None  # noqa: S101  # else nobody was told to ask
+            instance.found(await self._keeper.find(question))
+
+        task = asyncio.create_task(find())
+        self._finding.add(task)
+        task.add_done_callback(self._finding.discard)
+
+    def put_session(self, instance: Instance, session: PutSession) -> None:
+        """An instance has exported a session."""
+        if self._keeper is not None:
+            self._keeper.put(instance.model, session)
+
     def gone(self, instance: Instance, reason: str) -> None:
         """An instance's worker has ended."""
         entry = self._scheduler.instances[instance.id]
@@ -242,7 +272,7 @@ class Pool:
 
 
 def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
-    if not isinstance(request, Request):
+    if not isinstance(request, Request) or not request.cache_prompt:
         return ()
     if request.messages is None:
         # Tokens are matched by the engine only: which text they stand for, the pool does not know.

@@ -5,31 +5,43 @@ import faulthandler
 import io
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from multiprocessing import process, spawn
 from threading import Thread
+from typing import cast
 
+from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
-from lllms_core.worker.wire import FrameReader, FromWorker, Load, encode
+from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, encode
 
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
+WAITING_SIZE = 1 << 29
+"""Bytes of sessions that wait at most to be sent; what comes beyond is lost."""
+FLUSH_SECONDS = 2.0
+"""Sessions of a model that is closed get so long to reach the parent."""
 
 
 def main() -> None:
     """Talk to the parent until it closes the wire, or is gone."""
     incoming, outgoing = os.dup(0), os.dup(1)
+    channel: Channel | None = None
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The log shows what an engine prints when it prints it, also if it crashes next.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     faulthandler.enable()  # a native crash leaves its Python stack in the log
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave_to_parent)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, leave_to_parent)
 
     def send(message: FromWorker) -> None:
+        if isinstance(message, PutSession):
+            if channel is not None and channel.waiting + len(message.state) <= WAITING_SIZE:
+                channel.send(message)
+            return
         frame = memoryview(encode(message))
         while frame:
             try:
@@ -38,8 +50,17 @@ def main() -> None:
                 os._exit(0)  # the parent is gone
 
     arrived = receive(incoming)
-    die_with(next(arrived))
+    parent, number = cast("tuple[int, int | None]", next(arrived))
+    die_with(parent)
     inbox = Inbox()
+    if number is not None:
+
+        def put_heavy(message: Heavy) -> None:
+            assert isinstance(message, FoundSession)  # noqa: S101  # the parent sends no other
+            inbox.put(message)
+
+        os.set_inheritable(number, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
+        channel = Channel(socket.socket(fileno=number), put_heavy, lambda: None)
 
     def fill_inbox() -> None:
         for message in arrived:
@@ -54,6 +75,8 @@ def main() -> None:
     else:
         Thread(target=fill_inbox, name="wire", daemon=True).start()
         WorkerLoop(inbox, send).run(load)
+        if channel is not None:
+            channel.flush(FLUSH_SECONDS)
     os._exit(0)  # native libraries are freed by the process's end; their exit handlers have been seen to hang
 
 
@@ -75,7 +98,7 @@ def prepare(preparation: object) -> None:
     del this._inheriting  # type: ignore[attr-defined]  # noqa: SLF001  # as above
 
 
-def die_with(parent: object) -> None:
+def die_with(parent: int) -> None:
     """Let the kernel kill this process when its parent dies, also while native code holds the interpreter."""
     if sys.platform != "linux":
         return  # the closed wire ends the worker there, as soon as Python runs

@@ -17,11 +17,13 @@ from lllms_core.queries import (
     TokenizeRequest,
 )
 from lllms_core.types import Delta, Finish, Request, Usage
+from lllms_core.worker.sessions import WireLink, as_session, session_space
 from lllms_core.worker.wire import (
     Cancel,
     Close,
     Crashed,
     Deltas,
+    FoundSession,
     FromWorker,
     Load,
     Loaded,
@@ -74,6 +76,7 @@ class WorkerLoop:
             return
         with self._reporting():
             self._serve(model)
+            model.store_sessions()
         with self._reporting():
             model.close()
 
@@ -97,6 +100,8 @@ class WorkerLoop:
             model = load.engine.load(load.spec, progress)
             model.use_threads(load.spec.threads)
             self._inbox.interrupt = model.interrupt
+            if load.sessions is not None and model.state_key is not None:
+                model.use_sessions(WireLink(load.sessions, session_space(load, model), self._send))
             self._send(Loaded(model.info))
         except BaseException as error:  # noqa: BLE001  # as above
             self._send(load_failed(error))
@@ -114,6 +119,8 @@ class WorkerLoop:
                             self._tell([Delta(request.id, error=error)])
                     case Cancel(request_id):
                         self._tell(model.cancel(request_id))  # at once: the step of the others may take a while
+                    case FoundSession(request_id):
+                        model.found(request_id, as_session(message))
                     case UseThreads(count):
                         model.use_threads(count)
                     case Close():

@@ -5,14 +5,17 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 from collections import deque
+from collections.abc import Callable
 from multiprocessing import process, spawn
 from typing import Self, cast
 
 from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed
+from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.handle import Worker, WorkerEvents
-from lllms_core.worker.wire import FrameReader, FromWorker, Load, ToWorker, encode
+from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, ToWorker, encode
 
 LOG = logging.getLogger("lllms.worker")
 LOG_TAIL = 20
@@ -46,29 +49,39 @@ class ProcessWorker(Worker):
             )
         try:
             data = spawn.get_preparation_data("lllms worker")
-            frames = encode(os.getpid()) + encode(_preparation(load.engine, data)) + encode(load)
+            ours, theirs = (None, None) if load.sessions is None else socket.socketpair()
+            number = None if theirs is None else theirs.fileno()
+            frames = encode((os.getpid(), number)) + encode(_preparation(load.engine, data)) + encode(load)
         except Exception as error:  # pickling runs whatever code the classes of an engine bring along
             raise ModelLoadFailed(
                 f"engine '{engine}' cannot travel to a worker process ({error}); "
                 'define it at the top of a module, or let it say isolation = "thread"',
             ) from error
+        inherited = () if theirs is None else (theirs.fileno(),)
         path = [entry for entry in cast(list[object], data["sys_path"]) if isinstance(entry, str)]
         try:
             transport, pipes = await asyncio.get_running_loop().subprocess_exec(
                 lambda: _Pipes(model, events),
                 spawn.get_executable(), "-c", BOOT, f"lllms-worker {model}", *path,
-                env={**load.engine.environment, **os.environ},
+                env={**load.engine.environment, **os.environ}, pass_fds=inherited,
                 start_new_session=True,  # a terminal's Ctrl-C is for the server, which then closes its workers
             )
         except OSError as error:
             raise ModelLoadFailed(f"no worker process for model '{model}' can be started: {error}") from error
+        finally:
+            if theirs is not None:
+                theirs.close()
         worker = cls(transport, pipes)
+        if ours is not None:
+            pipes.open_channel(ours)
         worker._wire.write(frames)
         return worker
 
     def send(self, message: ToWorker) -> None:
-        """Write the message to the wire."""
-        if not self._wire.is_closing():
+        """Write the message to the wire, or to the channel beside it."""
+        if isinstance(message, FoundSession) and message.tokens and self._pipes.channel is not None:
+            self._pipes.channel.send(message)
+        elif not self._wire.is_closing():
             self._wire.write(encode(message))
 
     def kill(self) -> None:
@@ -88,6 +101,18 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._killed = False
         self._unreadable: str | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._reason: str | None = None
+        self.channel: Channel | None = None
+
+    def open_channel(self, end: socket.socket) -> None:
+        """Exchange sessions with the process over this socket."""
+        loop = asyncio.get_running_loop()
+
+        def tell(function: Callable[..., None], *arguments: object) -> None:
+            with contextlib.suppress(RuntimeError):  # a program may end without closing its host
+                loop.call_soon_threadsafe(function, *arguments)
+
+        self.channel = Channel(end, lambda message: tell(self._arrived, message), lambda: tell(self._channel_ended))
 
     def kill(self) -> None:
         if self._transport.get_returncode() is None:  # else its id may be another's by now
@@ -130,7 +155,22 @@ class _Pipes(asyncio.SubprocessProtocol):
         status = self._transport.get_returncode()
         if status and self._tail and not self._killed:
             LOG.error("the last words of the worker of %s:\n%s", self._model, "\n".join(self._tail))
-        self._events.ended(self._unreadable or _reason(status))
+        self._reason = self._unreadable or _reason(status)
+        if self.channel is None:
+            self._events.ended(self._reason)
+        else:  # what the process has put into it is still to be read
+            self._patience = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self.channel.close)
+
+    def _arrived(self, message: Heavy) -> None:
+        assert isinstance(message, PutSession)  # noqa: S101  # the only one that comes this way
+        self._events.message(message)
+
+    def _channel_ended(self) -> None:
+        self.channel = None
+        if self._reason is not None:
+            if self._patience is not None:
+                self._patience.cancel()
+            self._events.ended(self._reason)
 
     def _log(self, line: bytes) -> None:
         if text := line.decode(errors="replace").rstrip():

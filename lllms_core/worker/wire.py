@@ -7,13 +7,24 @@ import pickle
 import struct
 from collections.abc import Iterator
 
-from attrs import frozen
+from attrs import field, frozen
 
 from lllms_core.engines import Engine
+from lllms_core.engines.sessions import State
 from lllms_core.queries import AnyRequest
 from lllms_core.types import Delta, ModelInfo, ModelSpec
 
 _LENGTH = struct.Struct("!I")
+
+
+@frozen
+class SessionTerms:
+    """What a worker is told about the sessions that are stored for it."""
+
+    min_tokens: int
+    """One that saves the evaluation of fewer is not asked for, nor put."""
+    max_size: int
+    """Bytes; a larger one is not put."""
 
 
 @frozen
@@ -22,6 +33,8 @@ class Load:
 
     engine: Engine
     spec: ModelSpec
+    sessions: SessionTerms | None = None
+    """None: no sessions are stored."""
 
 
 @frozen
@@ -43,6 +56,16 @@ class UseThreads:
     """To the worker: compute with at most so many cores."""
 
     count: int
+
+
+@frozen
+class FoundSession:
+    """To the worker: the answer to `FindSession`; without `tokens`, that there is none."""
+
+    request_id: str
+    tokens: bytes = b""
+    """4 bytes each, in the byte order of the machine."""
+    state: State = field(default=b"", repr=False)
 
 
 @frozen
@@ -81,6 +104,29 @@ class Deltas:
 
 
 @frozen
+class FindSession:
+    """From the worker: find a session that saves evaluating more of this prompt than what is `known` already."""
+
+    request_id: str
+    space: str
+    tokens: bytes = field(repr=False)
+    known: int
+    whole: bool
+    """Whether only sessions count that are a beginning of the prompt, all of them."""
+
+
+@frozen
+class PutSession:
+    """From the worker: keep this session."""
+
+    space: str
+    tokens: bytes = field(repr=False)
+    whole: bool
+    """Whether it can only be gone on with as it is."""
+    state: State = field(repr=False)
+
+
+@frozen
 class Crashed:
     """From the worker: the engine raised what it must not; the worker ends."""
 
@@ -88,8 +134,8 @@ class Crashed:
     traceback: str
 
 
-ToWorker = Load | Open | Cancel | UseThreads | Close
-FromWorker = Progress | Loaded | LoadFailed | Deltas | Crashed
+ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Close
+FromWorker = Progress | Loaded | LoadFailed | Deltas | FindSession | PutSession | Crashed
 
 
 def encode(message: object) -> bytes:

@@ -22,7 +22,7 @@ class Link:
     sessions: list[Session] = field(factory=list)
     restored: int = 0
 
-    def put(self, session):
+    def put(self, session, *, whole):
         # What is sent goes through the bytes of a store.
         self.sessions.append(Session(session.tokens, bytes(session.state)))
 

@@ -1,0 +1,16 @@
+"""The session stores that come along: `memory` and `disk`."""
+
+from collections.abc import Iterable
+
+from lllms_core.builtin.sessions.disk import DiskStore
+from lllms_core.builtin.sessions.memory import MemoryStore
+from lllms_core.hookspecs import hookimpl
+from lllms_core.sessions import SessionStore
+
+__all__ = ["DiskStore", "MemoryStore", "lllms_session_stores"]
+
+
+@hookimpl
+def lllms_session_stores() -> Iterable[SessionStore]:
+    """Provide both."""
+    return [MemoryStore(), DiskStore()]

@@ -1,0 +1,160 @@
+"""Sessions in a folder, a file for each: they outlive the server, and several servers may share them.
+
+A file begins with a line of JSON that tells of the session, with a checksum of what follows: the data. It is written
+under another name and then renamed, so that whoever looks sees all of it or nothing. There is no other index than the
+files themselves; what was read of them is remembered.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from secrets import token_hex
+from time import time
+
+from attrs import asdict, evolve, field, frozen
+
+from lllms_core.errors import ConfigError
+from lllms_core.faults import StructureError
+from lllms_core.sessions import SessionEntry, SessionStore
+from lllms_core.structure import structure
+
+LOG = logging.getLogger("lllms.sessions")
+
+SUFFIX, PART = ".v1.session", ".part"
+"""The version is that of the files: those of another one are left alone."""
+LONGEST_HEAD = 1 << 20
+STALE_SECONDS = 3600.0
+"""A part that nobody has written to for so long is of a server that is no more."""
+
+
+@frozen
+class DiskOptions:
+    """`[sessions.options]` of the store `disk`."""
+
+    folder: Path = field(factory=lambda: Path("~/.cache/lllms/sessions").expanduser())
+    """Where the sessions are; made if it is missing, and readable by its owner alone."""
+
+
+@frozen
+class _Head:
+    """The first line of a file."""
+
+    entry: SessionEntry
+    checksum: str
+    """Of the data."""
+
+
+class DiskStore(SessionStore):
+    """Keeps sessions in one folder."""
+
+    name = "disk"
+    Options = DiskOptions
+
+    def __init__(self) -> None:
+        self._folder = Path()
+        self._known: dict[str, SessionEntry] = {}
+
+    def open(self, options: object) -> None:
+        """Make the folder, and remove what servers have left that were killed while they wrote."""
+        assert isinstance(options, DiskOptions)  # noqa: S101  # the configuration was read into it
+        self._folder = options.folder.expanduser().absolute()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Who can read the files can read the conversations.
+            self._folder.chmod(0o700)
+            for part in self._folder.glob(f"*{PART}"):
+                with suppress(FileNotFoundError):
+                    if time() - part.stat().st_mtime > STALE_SECONDS:
+                        part.unlink()
+        except OSError as error:
+            raise ConfigError(
+                f"sessions.options.folder: {self._folder} cannot hold sessions: {error.strerror}; name another folder",
+            ) from error
+
+    def put(self, entry: SessionEntry, data: bytes) -> None:
+        """Write a file. Raises `OSError`, and leaves nothing, if there is no room."""
+        head = asdict(_Head(entry, _checksum(data)))
+        part = self._folder / f"{entry.id}-{token_hex(4)}{PART}"
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123  # Path.open has no mode for the new file
+                file.write(json.dumps(head).encode() + b"\n")
+                file.write(data)
+            part.replace(self._path(entry.id))
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        self._known[entry.id] = entry
+
+    def get(self, session_id: str) -> bytes | None:
+        """Read a file, and check it; one that is damaged is removed."""
+        path = self._path(session_id)
+        try:
+            with path.open("rb") as file:
+                head = _read_head(file.readline(LONGEST_HEAD))
+                data = file.read()
+            if head is None or _checksum(data) != head.checksum:
+                LOG.warning("the stored session %s is damaged, and was removed", path)
+                self.delete(session_id)
+                return None
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        return data
+
+    def delete(self, session_id: str) -> bool:
+        """Remove a file."""
+        self._known.pop(session_id, None)
+        try:
+            self._path(session_id).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def list(self) -> Sequence[SessionEntry]:
+        """Look into the folder, and into the files that were not seen before."""
+        return list(self._entries())
+
+    def _entries(self) -> Iterator[SessionEntry]:
+        there = set()
+        with os.scandir(self._folder) as files:
+            for file in files:
+                if not file.name.endswith(SUFFIX):
+                    continue
+                session_id = file.name.removesuffix(SUFFIX)
+                there.add(session_id)
+                with suppress(FileNotFoundError):
+                    entry = self._known.get(session_id) or self._look(session_id)
+                    if entry is not None:
+                        yield evolve(entry, used=file.stat().st_mtime)
+        for session_id in self._known.keys() - there:
+            self._known.pop(session_id, None)
+
+    def _look(self, session_id: str) -> SessionEntry | None:
+        """Read what a file tells of its session; None for one that is damaged."""
+        path = self._path(session_id)
+        with path.open("rb") as file:
+            head = _read_head(file.readline(LONGEST_HEAD))
+        if head is None or head.entry.id != session_id:
+            LOG.warning("%s is no session that can be read, and was removed", path)
+            path.unlink(missing_ok=True)
+            return None
+        self._known[session_id] = head.entry
+        return head.entry
+
+    def _path(self, session_id: str) -> Path:
+        return self._folder / f"{session_id}{SUFFIX}"
+
+
+def _read_head(line: bytes) -> _Head | None:
+    try:
+        return structure(json.loads(line), _Head)
+    except (ValueError, StructureError):
+        return None
+
+
+def _checksum(data: bytes) -> str:
+    return blake2b(data, digest_size=16).hexdigest()

@@ -1,0 +1,277 @@
+"""Keeps sessions for the instances of all models: between the workers, which export them, and a store.
+
+Nothing here is in anybody's way: what is put waits in memory until it is stored, and a request whose session is not
+found in time goes on without. A store that fails costs a line in the log.
+"""
+
+import asyncio
+import logging
+import queue
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from secrets import token_hex
+from typing import TypeVar
+
+from attrs import frozen
+
+from lllms_core.sessions import SessionEntry, SessionStore, TokenChain, longest_prefix
+from lllms_core.worker.wire import FindSession, FoundSession, PutSession
+
+LOG = logging.getLogger("lllms.sessions")
+
+T = TypeVar("T")
+
+NEVER = -1.0
+FIND_SECONDS = 2.0
+"""A request waits so long at most for its session."""
+WAITING_SIZE = 1 << 29
+"""Bytes that wait at most to be stored; what comes beyond is not kept."""
+LOG_SECONDS = 60.0
+"""The same trouble is told again after so long."""
+
+_HEAD = struct.Struct("<8sI")
+_MAGIC = b"lllms-s1"
+
+
+@frozen
+class SessionLimits:
+    """What bounds the stored sessions."""
+
+    max_size: int = 2**30
+    """Bytes."""
+    ttl: float = 86400.0
+    """Seconds since the last use; -1: no limit."""
+    min_tokens: int = 128
+
+
+def pack(tokens: bytes, state: bytes | memoryview) -> bytes:
+    """Return the data of a session as stores get it; `tokens` are 4 bytes each."""
+    return b"".join([_HEAD.pack(_MAGIC, len(tokens)), tokens, state])
+
+
+def unpack(data: bytes) -> tuple[bytes, memoryview]:
+    """Return what was packed. Raises `ValueError` for anything else."""
+    if len(data) < _HEAD.size:
+        raise ValueError("it is too short")
+    magic, length = _HEAD.unpack_from(data)
+    if magic != _MAGIC or len(data) < _HEAD.size + length:
+        raise ValueError("it is no session")
+    return data[_HEAD.size : _HEAD.size + length], memoryview(data)[_HEAD.size + length :]
+
+
+def superseded(entries: Sequence[SessionEntry], space: str, tokens: TokenChain, *, whole: bool) -> list[str]:
+    """Name the sessions that a new one of these tokens makes useless: its beginnings.
+
+    With `whole`, where a session is only ever gone on with as it is, only its equals: beginnings are for who goes back.
+    """
+    return [
+        e.id for e in entries
+        if e.space == space and tokens.continues(e) and (not whole or e.tokens == len(tokens))
+    ]
+
+
+def victims(entries: Sequence[SessionEntry], more: int, limits: SessionLimits, now: float) -> list[str]:
+    """Name the sessions that must go: those not used for too long, then the least recently used to have room."""
+    dead = [e.id for e in entries if limits.ttl != NEVER and e.used + limits.ttl <= now]
+    kept = sorted((e for e in entries if e.id not in set(dead)), key=lambda entry: entry.used)
+    size = sum(e.size for e in kept) + more
+    while kept and size > limits.max_size:
+        size -= kept[0].size
+        dead.append(kept.pop(0).id)
+    return dead
+
+
+class _Line:
+    """A thread that does one job after the other; a daemon, for nobody can end a store that hangs."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self.busy_since: float | None = None
+
+    def run(self, job: Callable[[], None]) -> None:
+        """Do this when its turn comes; it must not raise."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the job at work takes longer than anybody waits."""
+        since = self.busy_since
+        return since is not None and time.monotonic() - since > FIND_SECONDS
+
+    def _work(self) -> None:
+        while True:
+            job = self._jobs.get()
+            self.busy_since = time.monotonic()
+            job()
+            self.busy_since = None
+
+
+class SessionKeeper:
+    """The sessions of one server. Use it from one event loop."""
+
+    def __init__(self, store: SessionStore, limits: SessionLimits) -> None:
+        self.store = store
+        self.limits = limits
+        self._writing = _Line("lllms sessions put")
+        self._reading = _Line("lllms sessions get")
+        self._lock = threading.Lock()
+        self._waiting: dict[str, tuple[SessionEntry, PutSession]] = {}
+        """What is not stored yet, by id."""
+        self._told: dict[str, float] = {}
+        self._closed = False
+
+    def put(self, model: str, message: PutSession) -> None:
+        """Have a session stored; returns at once."""
+        size = _HEAD.size + len(message.tokens) + len(message.state)
+        with self._lock:
+            waiting = sum(entry.size for entry, _ in self._waiting.values())
+            if self._closed or size > self.limits.max_size:
+                return
+            if waiting + size > WAITING_SIZE:
+                self._complain("put", "sessions come faster than they are stored, and some are lost")
+                return
+            tokens = TokenChain(memoryview(message.tokens).cast("i").tolist())
+            entry = SessionEntry(
+                token_hex(8), model, message.space, len(tokens), tokens.blocks, tokens.digest(len(tokens)), size,
+                time.time(),
+            )
+            self._waiting[entry.id] = entry, message
+        self._writing.run(lambda: self._store(entry, message, tokens))
+
+    async def find(self, message: FindSession) -> FoundSession:
+        """Return the session that saves most, or none; an answer comes in any case, and soon."""
+        nothing = FoundSession(message.request_id)
+        if self._closed or self._reading.stuck:
+            return nothing
+        prompt = TokenChain(memoryview(message.tokens).cast("i").tolist())
+        with suppress(TimeoutError):
+            return await self._read(lambda: self._find(message, prompt), nothing)
+        self._complain("find", f"store '{self.store.name}' takes too long, and requests go on without their sessions")
+        return nothing
+
+    async def list(self) -> Sequence[SessionEntry]:
+        """Tell of all sessions, the last used first. Raises `TimeoutError` if the store does not answer."""
+        def entries() -> Sequence[SessionEntry]:
+            with self._lock:
+                waiting = {session_id: entry for session_id, (entry, _) in self._waiting.items()}
+            stored = {entry.id: entry for entry in self.store.list() if not self._too_old(entry)}
+            return sorted({**stored, **waiting}.values(), key=lambda entry: -entry.used)
+
+        nothing: Sequence[SessionEntry] = ()
+        return await self._read(entries, nothing)
+
+    async def delete(self, session_id: str) -> bool:
+        """Forget a session; whether there was one. Raises `TimeoutError` if the store does not answer."""
+        def forget() -> bool:
+            with self._lock:
+                waited = self._waiting.pop(session_id, None) is not None
+            there = any(entry.id == session_id for entry in self.store.list())
+            return (there and self.store.delete(session_id)) or waited
+
+        return await self._read(forget, otherwise=False)
+
+    async def close(self, seconds: float) -> None:
+        """Store what waits, for so many seconds at most, and close the store."""
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def end() -> None:
+            try:
+                self.store.close()
+            except Exception:
+                LOG.exception("store '%s' of sessions cannot be closed", self.store.name)
+            with suppress(RuntimeError):  # the loop does not wait for a store that hangs
+                loop.call_soon_threadsafe(done.set)
+
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._writing.run(end)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await done.wait()
+
+    # -- in the threads -----------------------------------------------------------------------------------------------
+
+    def _store(self, entry: SessionEntry, message: PutSession, tokens: TokenChain) -> None:
+        try:
+            with self._lock:
+                if entry.id not in self._waiting:
+                    return  # deleted meanwhile
+            entries = self.store.list()
+            useless = superseded(entries, entry.space, tokens, whole=message.whole)
+            rest = [one for one in entries if one.id not in set(useless)]
+            for session_id in [*useless, *victims(rest, entry.size, self.limits, time.time())]:
+                self.store.delete(session_id)
+            self.store.put(entry, pack(message.tokens, message.state))
+        except Exception as error:  # noqa: BLE001  # a store may raise anything, and a lost session is a miss
+            self._complain("put", f"store '{self.store.name}' cannot keep a session: {type(error).__name__}: {error}")
+        finally:
+            with self._lock:
+                deleted = self._waiting.pop(entry.id, None) is None
+            if deleted:
+                with suppress(Exception):
+                    self.store.delete(entry.id)
+
+    def _find(self, message: FindSession, prompt: TokenChain) -> FoundSession:
+        nothing = FoundSession(message.request_id)
+        with self._lock:
+            waiting = dict(self._waiting)
+        best = longest_prefix([one for one, _ in waiting.values()], message.space, prompt, whole=message.whole)
+        stored = self.store.find(message.space, prompt, whole=message.whole)
+        if stored is not None and (best is None or prompt.shared(stored) > prompt.shared(best)):
+            best = stored
+        if best is None or self._too_old(best) or prompt.shared(best) - message.known < self.limits.min_tokens:
+            return nothing
+        if best.id in waiting:
+            tokens, state = waiting[best.id][1].tokens, memoryview(waiting[best.id][1].state)
+        else:
+            data = self.store.get(best.id)
+            if data is None:
+                return nothing
+            tokens, state = unpack(data)
+        return FoundSession(message.request_id, tokens, state)
+
+    def _too_old(self, entry: SessionEntry) -> bool:
+        return self.limits.ttl != NEVER and entry.used + self.limits.ttl <= time.time()
+
+    async def _read(self, job: Callable[[], T], otherwise: T) -> T:
+        """Do a job in the reading thread; if the store fails, that is told, and the answer is `otherwise`.
+
+        Raises `TimeoutError`.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def give(result: T) -> None:
+            if not answer.done():
+                answer.set_result(result)
+
+        def work() -> None:
+            result = otherwise
+            try:
+                if not answer.done():
+                    result = job()
+            except Exception as error:  # noqa: BLE001  # as in _store
+                self._complain("get", f"store '{self.store.name}' failed: {type(error).__name__}: {error}")
+            with suppress(RuntimeError):  # the loop may be gone
+                loop.call_soon_threadsafe(give, result)
+
+        self._reading.run(work)
+        async with asyncio.timeout(FIND_SECONDS):
+            return await answer
+
+    def _complain(self, about: str, text: str) -> None:
+        now = time.monotonic()
+        if self._told.get(about, -LOG_SECONDS) + LOG_SECONDS <= now:
+            self._told[about] = now
+            LOG.warning("%s", text)

@@ -1,0 +1,136 @@
+"""What the author of a session store implements: bytes in, bytes out; no store knows what they mean.
+
+A session is what an engine has evaluated of a conversation: its tokens, and the state of the model after them. It may
+be loaded only into what it came from (its `space`: the model's file, the engine and its versions, the options that
+matter) and only serves a prompt that begins as its tokens do. A chain of hashes over blocks of tokens tells how much two of
+them share, without reading either; the engine compares the tokens themselves before it uses any.
+"""
+
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from hashlib import sha256
+from itertools import takewhile
+from typing import ClassVar
+
+from attrs import frozen
+
+from lllms_core.engines.base import NoOptions
+
+BLOCK = 64
+"""Tokens of a block: what two sessions share is found in whole blocks, or if one is a beginning of the other."""
+_DIGEST_SIZE = 16
+
+
+@frozen
+class SessionEntry:
+    """What is told of a stored session; nobody's text."""
+
+    id: str
+    """Unique among all sessions of all servers that share a store; safe as the name of a file."""
+    model: str
+    """The name of the model in the configuration, for people."""
+    space: str
+    """Names everything that the state may be loaded into."""
+    tokens: int
+    chain: tuple[str, ...]
+    """One hash for each whole block: the n-th stands for the first n blocks."""
+    digest: str
+    """The hash of all its tokens."""
+    size: int
+    """Bytes of its data."""
+    used: float
+    """When it was last stored or read, in seconds since 1970."""
+
+
+class TokenChain:
+    """The hashes of the prefixes of a line of tokens."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self._tokens = array("i", tokens)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    @cached_property
+    def blocks(self) -> tuple[str, ...]:
+        """One hash for each whole block, each covering those before it."""
+        hashes: list[str] = []
+        for end in range(BLOCK, len(self._tokens) + 1, BLOCK):
+            hashes.append(_hash(hashes[-1] if hashes else "", self._tokens[end - BLOCK : end]))
+        return tuple(hashes)
+
+    def digest(self, length: int) -> str:
+        """The hash of the first `length` tokens."""
+        whole = length // BLOCK
+        return _hash(f"{length} {self.blocks[whole - 1] if whole else ''}", self._tokens[whole * BLOCK : length])
+
+    def shared(self, entry: SessionEntry) -> int:
+        """How many leading tokens a session shares with these, as far as hashes tell."""
+        if self.continues(entry):
+            return entry.tokens
+        pairs = zip(entry.chain, self.blocks, strict=False)
+        return BLOCK * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+    def continues(self, entry: SessionEntry) -> bool:
+        """Whether these tokens begin with all those of a session."""
+        return entry.tokens <= len(self) and self.digest(entry.tokens) == entry.digest
+
+
+def longest_prefix(
+    entries: Iterable[SessionEntry], space: str, prompt: TokenChain, *, whole: bool,
+) -> SessionEntry | None:
+    """Return the session of this space that shares most with a prompt, the last used among equals; None: none does.
+
+    With `whole` only those count that the prompt continues.
+    """
+    fit = [e for e in entries if e.space == space and (prompt.continues(e) or (not whole and prompt.shared(e)))]
+    return max(fit, key=lambda entry: (prompt.shared(entry), entry.used), default=None)
+
+
+class SessionStore(ABC):
+    """Keeps sessions; the server calls it from two threads, one that puts and deletes, and one that finds and gets.
+
+    It may lose any of them, raise any exception, or take its time: the requests go on without. It must not return bytes
+    that differ from those it was given. What no longer has room or is too old is deleted by the server.
+    """
+
+    name: ClassVar[str]
+    """What `[sessions] store = "..."` in the configuration says."""
+    Options: ClassVar[type] = NoOptions
+    """An attrs class: the keys of `[sessions.options]`, with their types and defaults. Unknown keys are refused."""
+
+    def open(self, options: object) -> None:
+        """Begin to work; called once, with an instance of `Options`. Raises `ConfigError` if that is not possible."""
+
+    @abstractmethod
+    def put(self, entry: SessionEntry, data: bytes) -> None:
+        """Store a session: all of it or nothing."""
+
+    @abstractmethod
+    def get(self, session_id: str) -> bytes | None:
+        """Return the data of a session, and note that it was used; None if it is not there, or damaged."""
+
+    @abstractmethod
+    def delete(self, session_id: str) -> bool:
+        """Forget a session; whether it was there."""
+
+    @abstractmethod
+    def list(self) -> Sequence[SessionEntry]:
+        """Tell of all sessions, without reading their data."""
+
+    def find(self, space: str, prompt: TokenChain, *, whole: bool) -> SessionEntry | None:
+        """Return the session that shares most with a prompt, see `longest_prefix`."""
+        return longest_prefix(self.list(), space, prompt, whole=whole)
+
+    def size(self) -> int:
+        """How many bytes all sessions take."""
+        return sum(entry.size for entry in self.list())
+
+    def close(self) -> None:
+        """Free what the store holds. The last call."""
+
+
+def _hash(start: str, tokens: "array[int]") -> str:
+    return sha256(start.encode() + b"\0" + tokens.tobytes()).hexdigest()[: 2 * _DIGEST_SIZE]

@@ -1,0 +1,98 @@
+"""A second way between parent and worker process, for messages with much data: they must not delay the tokens."""
+
+import pickle
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from io import BufferedReader
+
+from attrs import evolve
+
+from lllms_core.worker.wire import FoundSession, PutSession
+
+Heavy = FoundSession | PutSession
+"""The messages that go this way: their `state` may have many megabytes."""
+
+_LENGTHS = struct.Struct("!IQ")
+_PIECE = 1 << 20
+
+
+class Channel:
+    """One end. Messages are sent and received in threads of its own, in their order."""
+
+    def __init__(self, end: socket.socket, received: Callable[[Heavy], None], ended: Callable[[], None]) -> None:
+        """Begin: `received` and `ended` (nothing more will come) are called in the receiving thread."""
+        self._socket = end
+        self._received = received
+        self._ended = ended
+        self._messages: queue.SimpleQueue[Heavy | threading.Event | None] = queue.SimpleQueue()
+        self.waiting = 0
+        """Bytes that are still to be sent."""
+        self._lock = threading.Lock()
+        for work in (self._send_all, self._receive_all):
+            threading.Thread(target=work, name="lllms sessions", daemon=True).start()
+
+    def send(self, message: Heavy) -> None:
+        """Have a message sent; nothing happens if the other end is gone."""
+        with self._lock:
+            self.waiting += len(message.state)
+        self._messages.put(message)
+
+    def flush(self, seconds: float) -> None:
+        """Return when all is sent, or the time is up."""
+        sent = threading.Event()
+        self._messages.put(sent)
+        sent.wait(seconds)
+
+    def close(self) -> None:
+        """Send and receive no more."""
+        with suppress(OSError):  # the other end was quicker
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _send_all(self) -> None:
+        gone = False
+        while True:
+            message = self._messages.get()
+            if message is None:
+                return
+            if isinstance(message, threading.Event):
+                message.set()
+                continue
+            if not gone:
+                try:
+                    self._send(message)
+                except OSError:
+                    gone = True
+            with self._lock:
+                self.waiting -= len(message.state)
+
+    def _send(self, message: Heavy) -> None:
+        head = pickle.dumps(evolve(message, state=b""), pickle.HIGHEST_PROTOCOL)
+        self._socket.sendall(_LENGTHS.pack(len(head), len(message.state)) + head)
+        state = memoryview(message.state)
+        for start in range(0, len(state), _PIECE):
+            self._socket.sendall(state[start : start + _PIECE])
+
+    def _receive_all(self) -> None:
+        with suppress(OSError), self._socket.makefile("rb") as stream:  # closed from here
+            while (message := _receive(stream)) is not None:
+                self._received(message)
+        self._messages.put(None)
+        self._socket.close()
+        self._ended()
+
+
+def _receive(stream: BufferedReader) -> Heavy | None:
+    """Return the next message; None at the end, also in the middle of one."""
+    lengths = stream.read(_LENGTHS.size)
+    if len(lengths) < _LENGTHS.size:
+        return None
+    head_length, state_length = _LENGTHS.unpack(lengths)
+    head, state = stream.read(head_length), stream.read(state_length)
+    if len(state) < state_length:
+        return None
+    message: Heavy = pickle.loads(head)  # noqa: S301  # from our own parent or child
+    return evolve(message, state=state)

@@ -1,0 +1,40 @@
+"""A model's link to the sessions that its server keeps."""
+
+from array import array
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+
+from lllms_core.engines import Model
+from lllms_core.engines.sessions import Session
+from lllms_core.identity import file_identity
+from lllms_core.worker.wire import FindSession, FoundSession, FromWorker, Load, PutSession, SessionTerms
+
+
+class WireLink:
+    """Sends what the model asks and puts to the parent; the worker's loop brings the answers."""
+
+    def __init__(self, terms: SessionTerms, space: str, send: Callable[[FromWorker], None]) -> None:
+        self.min_tokens = terms.min_tokens
+        self.max_size = terms.max_size
+        self._space = space
+        self._send = send
+
+    def find(self, request_id: str, tokens: Sequence[int], known: int, *, whole: bool) -> None:
+        """Ask the parent."""
+        self._send(FindSession(request_id, self._space, array("i", tokens).tobytes(), known, whole))
+
+    def put(self, session: Session, *, whole: bool) -> None:
+        """Give it to the parent."""
+        self._send(PutSession(self._space, array("i", session.tokens).tobytes(), whole, session.state))
+
+
+def session_space(load: Load, model: Model) -> str:
+    """Name everything that a session of this model may be loaded into; equal names mean that it fits."""
+    spec = load.spec
+    file = "" if spec.file is None else file_identity(spec.file)
+    return sha256("\0".join([load.engine.name, file, model.state_key or ""]).encode()).hexdigest()[:32]
+
+
+def as_session(message: FoundSession) -> Session | None:
+    """Return the session that was found."""
+    return Session(array("i", message.tokens).tolist(), message.state) if message.tokens else None
