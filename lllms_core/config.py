@@ -73,12 +73,12 @@ class ModelConfig:
     """Other names for the same model."""
     isolation: Isolation | None = None
     """Where instances live; None: as the engine says."""
-    sessions: Literal["none"] | None = None
-    """"none": nothing of this model's conversations is stored; by default as `[sessions]` says."""
     defaults: Mapping[str, object] = field(factory=dict)
     """Parameters of generation, by the names of `parameters.DEFAULTS`, for requests that do not give them."""
     options: Mapping[str, object] = field(factory=dict)
     """The engine's own; the catalog checks them against its `Options`."""
+    sessions: Literal["none"] | None = None
+    """"none": nothing of this model's conversations is stored; by default as `[sessions]` says."""
 
     @property
     def generation(self) -> Generation:

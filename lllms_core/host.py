@@ -7,7 +7,8 @@ from uuid import uuid4
 
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, SessionsConfig, parse_config
-from lllms_core.errors import InvalidRequest, OutOfTime
+from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
+from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper, SessionLimits
 from lllms_core.pool.pool import Pool
@@ -27,6 +28,7 @@ from lllms_core.queries import (
     Tokens,
 )
 from lllms_core.requests import build_request
+from lllms_core.structure import structure
 from lllms_core.types import Constraint, Message, Request
 
 T = TypeVar("T")
@@ -45,7 +47,7 @@ def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | Non
         raise ConfigError(f"sessions.store: there is no store '{config.store}'; there are: {there_are}")
     store = provided.object
     try:
-        options = structure(config.options, store.Options, ("sessions", "options"))
+        options: object = structure(config.options, store.Options, ("sessions", "options"))
     except StructureError as error:
         raise ConfigError(str(error)) from error
     store.open(options)

@@ -2,8 +2,8 @@
 
 A session is what an engine has evaluated of a conversation: its tokens, and the state of the model after them. It may
 be loaded only into what it came from (its `space`: the model's file, the engine and its versions, the options that
-matter) and only serves a prompt that begins as its tokens do. A chain of hashes over blocks of tokens tells how much two of
-them share, without reading either; the engine compares the tokens themselves before it uses any.
+matter), and serves only a prompt that begins as its tokens do. A chain of hashes over blocks of tokens tells how much
+two of them share, without reading either; the engine compares the tokens themselves before it uses any.
 """
 
 from abc import ABC, abstractmethod

@@ -178,12 +178,11 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("data", "fault"),
     [
-        ({"sessions": {}}, "sessions: not supported yet"),
         ({"server": {"memory_limit": "1GiB"}}, "server.memory_limit: not supported yet"),
         ({"server": {"api_keys": []}}, "server.api_keys: not supported yet"),
         *(
             ({"models": {"m": {"engine": "mock", key: "x"}}}, f"models.m.{key}: not supported yet")
-            for key in ("url", "hf", "sha256", "prepare", "preload", "sessions")
+            for key in ("url", "hf", "sha256", "prepare", "preload")
         ),
     ],
 )
@@ -325,3 +324,18 @@ def test_kept_instances_leave_a_place(models, fits):
     else:
         with pytest.raises(ConfigError, match=r"server\.max_instances: expected at least 3, got 2"):
             parse_config(data)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "fault"),
+    [
+        ({"size": "1GiB"}, "sessions.size: unknown key (did you mean 'max_size'?)"),
+        ({"max_size": "much"}, "sessions.max_size: expected a size like 1048576 or \"10MiB\", got 'much'"),
+        ({"ttl": -0.5}, "sessions.ttl: expected seconds, or -1 for never, got -0.5"),
+        ({"min_tokens": 0}, "sessions.min_tokens: expected at least 1, got 0"),
+        ({"store": 3}, "sessions.store: expected a string, got 3"),
+    ],
+)
+def test_faults_of_sessions_are_named(sessions, fault):
+    """What `[sessions]` says is checked like every other table."""
+    assert faults({"sessions": sessions}) == [fault]

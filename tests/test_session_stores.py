@@ -1,0 +1,206 @@
+"""Every store keeps the same promises; those of the core and the example's."""
+
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lllms_core.builtin.sessions import DiskStore, MemoryStore
+from lllms_core.builtin.sessions.disk import DiskOptions
+from lllms_core.errors import ConfigError
+from lllms_core.pool.keeper import SessionLimits, pack, superseded, unpack, victims
+from lllms_core.sessions import BLOCK, SessionEntry, TokenChain, longest_prefix
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import session_store as example
+
+
+def entry(session_id="one", tokens=range(100), space="here", used=None, size=3):
+    chain = TokenChain(list(tokens))
+    now = time.time() if used is None else used
+    return SessionEntry(session_id, "tiny", space, len(chain), chain.blocks, chain.digest(len(chain)), size, now)
+
+
+def open_disk(folder):
+    store = DiskStore()
+    store.open(DiskOptions(folder))
+    return store
+
+
+@pytest.fixture(params=["memory", "disk", "example"])
+def store(request, tmp_path):
+    """A store that was opened."""
+    if request.param == "memory":
+        made = MemoryStore()
+        made.open(made.Options())
+    elif request.param == "disk":
+        made = open_disk(tmp_path / "sessions")
+    else:
+        made = example.SqliteStore()
+        made.open(made.Options(tmp_path / "sessions.db"))
+    yield made
+    made.close()
+
+
+def test_what_is_put_is_got(store):
+    """Bytes come back as they were, and the list tells what was said of them."""
+    one = entry()
+    store.put(one, b"abc")
+    assert store.get("one") == b"abc"
+    [told] = store.list()
+    assert evolve(told, used=0.0) == evolve(one, used=0.0)
+    assert store.size() == 3
+    assert store.get("two") is None
+
+
+def test_what_is_deleted_is_gone(store):
+    """A deleted session is neither told of nor got; deleting it again tells that there was none."""
+    store.put(entry(), b"abc")
+    assert store.delete("one")
+    assert not store.delete("one")
+    assert store.get("one") is None
+    assert list(store.list()) == []
+    assert store.size() == 0
+
+
+def test_reading_counts_as_use(store):
+    """A session that was read was used later than before."""
+    store.put(entry(used=time.time() - 1000), b"abc")
+    store.put(entry("two", used=time.time() - 500), b"def")
+    store.get("one")
+    used = {told.id: told.used for told in store.list()}
+    assert used["one"] > time.time() - 100
+
+
+def test_longest_prefix_is_found(store):
+    """Among sessions of the same space the one that shares most is found, whole or in part."""
+    store.put(entry("short", range(100)), b"a")
+    store.put(entry("long", range(300)), b"b")
+    store.put(entry("branch", [*range(200), *range(1000, 1200)]), b"c")
+    store.put(entry("elsewhere", range(400), space="there"), b"d")
+    prompt = TokenChain([*range(280), *range(5000, 5020)])
+    assert store.find("here", prompt, whole=False).id == "long"
+    assert prompt.shared(entry(tokens=range(300))) == 4 * BLOCK
+    assert store.find("here", prompt, whole=True).id == "short"
+    assert store.find("here", TokenChain(list(range(9, 300))), whole=False) is None
+
+
+@given(st.lists(st.integers(0, 1), max_size=200), st.lists(st.integers(0, 1), max_size=200))
+def test_hashes_tell_what_tokens_share(one, other):
+    """What hashes tell is what the tokens share: exactly if one begins with the other, else in whole blocks."""
+    common = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    shared = TokenChain(other).shared(entry(tokens=one))
+    assert shared == (len(one) if common == len(one) else common // BLOCK * BLOCK)
+
+
+@given(st.binary(), st.binary())
+def test_packed_session_is_unpacked(tokens, state):
+    """Tokens and state come out as they went in; anything else is refused."""
+    assert unpack(pack(tokens, state)) == (tokens, state)
+    with pytest.raises(ValueError, match="it is"):
+        unpack(pack(tokens, state)[: 11 + len(tokens)])
+
+
+def test_beginnings_are_superseded():
+    """A longer session replaces its beginnings; where sessions cannot be cut, only its equals."""
+    entries = [entry("a", range(50)), entry("b", range(100)), entry("c", range(100), space="there"),
+               entry("d", range(1, 60))]
+    assert superseded(entries, "here", TokenChain(list(range(100))), whole=False) == ["a", "b"]
+    assert superseded(entries, "here", TokenChain(list(range(100))), whole=True) == ["b"]
+    assert longest_prefix(entries, "nowhere", TokenChain(list(range(100))), whole=False) is None
+
+
+def test_old_and_least_recently_used_go():
+    """What was not used for too long goes first, then the least recently used, no more than needed."""
+    entries = [entry("a", used=10.0, size=40), entry("b", used=50.0, size=40), entry("c", used=90.0, size=40)]
+    assert victims(entries, 0, SessionLimits(max_size=120, ttl=-1), 100.0) == []
+    assert victims(entries, 0, SessionLimits(max_size=120, ttl=60), 100.0) == ["a"]
+    assert victims(entries, 30, SessionLimits(max_size=80, ttl=-1), 100.0) == ["a", "b"]
+
+
+def test_files_are_their_owners_alone(tmp_path):
+    """Nobody else can read the folder or the files, also if the folder was there and open to all."""
+    folder = tmp_path / "sessions"
+    folder.mkdir(mode=0o777)
+    store = open_disk(folder)
+    store.put(entry(), b"abc")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()] == [0o600]
+
+
+def test_index_is_rebuilt_from_the_files(tmp_path):
+    """Another server, or the same one later, finds what was stored; and both see what the other one does."""
+    first, second = open_disk(tmp_path), open_disk(tmp_path)
+    first.put(entry(), b"abc")
+    assert second.get("one") == b"abc"
+    second.put(entry("two"), b"def")
+    assert {told.id for told in first.list()} == {"one", "two"}
+    second.delete("one")
+    assert [told.id for told in first.list()] == ["two"]
+    assert first.get("one") is None
+
+
+@pytest.mark.parametrize("at", [0, 5, 100, -3, -1])
+def test_flipped_byte_is_found_out(tmp_path, at):
+    """A file in which a byte has changed is a miss, and is removed; in its first line or in its data."""
+    open_disk(tmp_path).put(entry(), b"abcdef")
+    [file] = tmp_path.iterdir()
+    data = bytearray(file.read_bytes())
+    data[at] ^= 0x20
+    file.write_bytes(data)
+    store = open_disk(tmp_path)
+    assert store.get("one") is None
+    assert list(store.list()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("length", [0, 1, 50, -1])
+def test_truncated_file_is_found_out(tmp_path, length):
+    """A file that was cut anywhere is a miss."""
+    open_disk(tmp_path).put(entry(), b"abcdef")
+    [file] = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:length])
+    assert open_disk(tmp_path).get("one") is None
+
+
+def test_damaged_first_line_is_not_listed(tmp_path):
+    """A file that is no session is not told of, and is removed."""
+    (tmp_path / "one.v1.session").write_bytes(b'{"id": 3}\nabc')
+    (tmp_path / "two.v2.session").write_bytes(b"of another version")
+    assert list(open_disk(tmp_path).list()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["two.v2.session"]
+
+
+def test_killed_while_writing_leaves_nothing_for_long(tmp_path):
+    """A file that was half written when its server was killed is never seen, and is removed once it is old."""
+    fresh, old = tmp_path / "one-1.part", tmp_path / "two-2.part"
+    for part in (fresh, old):
+        part.write_bytes(b"half a session")
+    os.utime(old, (1, 1))
+    store = open_disk(tmp_path)
+    assert list(store.list()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["one-1.part"]
+
+
+def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    """When there is no room for a file, none is left."""
+    store = open_disk(tmp_path)
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        store.put(entry(), b"abc")
+    assert list(tmp_path.iterdir()) == []
+    assert list(store.list()) == []
+
+
+def test_impossible_folder_is_named(tmp_path):
+    """A folder that cannot be is an error of the configuration, which names it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"sessions\.options\.folder: .*file"):
+        open_disk(tmp_path / "file" / "sessions")
