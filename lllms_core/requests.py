@@ -10,6 +10,7 @@ from lllms_core.catalog import CatalogEntry
 from lllms_core.chat import settle_results
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.parameters import DEFAULTS, ROUTES, Route
+from lllms_core.parameters.tools import settle_tools
 from lllms_core.parameters.wording import unknown, unsupported
 from lllms_core.types import Constraint, Message, Request
 
@@ -39,6 +40,8 @@ def build_request(
         _check_constraint(constraint, entry)
     checked = check_parameters("text" if messages is None else "chat", entry, parameters)
     _merge_limits(checked)
+    settle_tools(checked)
+    _check_tools(checked, entry)
     settings = entry.defaults.replace({name: value for name, value in checked.items() if name in DEFAULTS})
     others: dict[str, Any] = {name: value for name, value in checked.items() if name not in DEFAULTS}
     for name in others.keys() - _REQUEST:
@@ -89,6 +92,19 @@ def _merge_limits(checked: dict[str, object]) -> None:
     limit = checked.pop(new_name)
     if checked.setdefault("max_tokens", limit) != limit:
         raise InvalidRequest(f"'max_tokens' and '{new_name}' differ; give one of them", new_name, "invalid_value")
+
+
+def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
+    """Refuse what only a grammar can keep, where the engine keeps none."""
+    strict = any(tool.strict for tool in checked["tools"])
+    if checked["tool_choice"] == "required" or strict:
+        name, way_out = ("tools", "leave out 'strict'") if strict else ("tool_choice", "use 'auto'")
+        raise UnsupportedParameter(
+            f"'{name}' asks for calls that keep to a grammar, which engine '{entry.engine.name}' of model "
+            f"'{entry.name}' does not do; {way_out}",
+            name,
+            "unsupported_parameter",
+        )
 
 
 def _check_constraint(constraint: Constraint, entry: CatalogEntry) -> None:

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from lllms_core import errors
 from lllms_core.builtin.openai.answers import Events, Head, whole_answer
 from lllms_core.builtin.openai.errors import explain
-from lllms_core.types import Finish, Task, Usage
+from lllms_core.types import CallPiece, Delta, Finish, Message, Task, ToolCall, Usage
 
 HEAD = Head("chatcmpl-1", 7, "tiny", "fp_1")
-FINISH = Finish("stop", Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=2))
+FINISH = Finish("stop", Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=2, reasoning_tokens=1))
 USAGE = {
     "prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 1},
 }
 ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.ConfigError: (500, "internal_error"),
@@ -39,6 +40,9 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
 }
 
 
+HI = Delta("1", "Hi")
+
+
 def events(data: bytes) -> list[Any]:
     parts = data.decode("ascii").split("\n\n")
     assert parts.pop() == ""
@@ -52,7 +56,7 @@ def test_a_whole_chat_has_openais_shape() -> None:
     message = {"role": "assistant", "content": "Hi", "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     expected = {**common, "object": "chat.completion", "choices": [choice], "usage": USAGE}
-    assert expected == whole_answer("chat", HEAD, "Hi", FINISH)
+    assert expected == whole_answer("chat", HEAD, Message("assistant", "Hi"), FINISH)
 
 
 def test_a_whole_text_has_openais_shape() -> None:
@@ -60,7 +64,7 @@ def test_a_whole_text_has_openais_shape() -> None:
     common = {"id": "chatcmpl-1", "created": 7, "model": "tiny", "system_fingerprint": "fp_1"}
     choice = {"index": 0, "text": "Hi", "logprobs": None, "finish_reason": "length"}
     expected = {**common, "object": "text_completion", "choices": [choice], "usage": USAGE}
-    assert expected == whole_answer("text", HEAD, "Hi", Finish("timeout", FINISH.usage))
+    assert expected == whole_answer("text", HEAD, Message("assistant", "Hi"), Finish("timeout", FINISH.usage))
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
@@ -68,7 +72,7 @@ def test_a_whole_text_has_openais_shape() -> None:
 def test_a_stream_has_openais_shape(task: Task, include_usage: bool) -> None:
     """The chunks share one head; the usage comes last, in a chunk without choices, and is null in all others."""
     encoder = Events(task, HEAD, include_usage=include_usage)
-    *chunks, done = events(encoder.start() + encoder.text("Hi") + encoder.end(FINISH))
+    *chunks, done = events(encoder.start(HI) + encoder.delta(HI) + encoder.end(FINISH))
     assert done == "[DONE]"
     common = {
         "id": "chatcmpl-1", "created": 7, "model": "tiny", "system_fingerprint": "fp_1",
@@ -87,6 +91,51 @@ def test_a_stream_has_openais_shape(task: Task, include_usage: bool) -> None:
     if include_usage:
         expected.append({**common, "choices": [], "usage": USAGE})
     assert expected == chunks
+
+
+CALLS = (
+    Delta("1", reasoning="Hm."), Delta("1", "Wait."), Delta("1", calls=(CallPiece(0, "c0", "add", '{"a'),)),
+    Delta("1", calls=(CallPiece(0, arguments='": 1}'), CallPiece(1, "c1", "now", "{}"))), Delta("1", tokens=1),
+)
+
+
+def test_calls_and_thoughts_are_streamed_as_openai_does() -> None:
+    """The name of each call comes first, with empty arguments, then pieces of them; thoughts have a field of theirs."""
+    encoder = Events("chat", HEAD, include_usage=False)
+    end = encoder.end(Finish("tool_calls", Usage(1, 1)))
+    data = encoder.start(CALLS[0]) + b"".join(map(encoder.delta, CALLS)) + end
+    *chunks, done = events(data)
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    assert deltas == [
+        {"role": "assistant", "content": None}, {"reasoning_content": "Hm."}, {"content": "Wait."},
+        {"tool_calls": [{"index": 0, "id": "c0", "type": "function", "function": {"name": "add", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '": 1}'}}]},
+        {"tool_calls": [{"index": 1, "id": "c1", "type": "function", "function": {"name": "now", "arguments": ""}}]},
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
+        {},
+    ]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert done == "[DONE]"
+
+
+def test_a_whole_answer_with_calls_has_openais_shape() -> None:
+    """Content is null where there are calls alone, and the deprecated form shows the first of them."""
+    message = Message("assistant", "", tool_calls=(ToolCall("c0", "add", "{}"),), reasoning="Hm.")
+    finish = Finish("tool_calls", Usage(1, 1))
+    [choice] = whole_answer("chat", HEAD, message, finish)["choices"]
+    function = {"name": "add", "arguments": "{}"}
+    assert choice["message"] == {
+        "role": "assistant", "content": None, "refusal": None, "reasoning_content": "Hm.",
+        "tool_calls": [{"id": "c0", "type": "function", "function": function}],
+    }
+    [old] = whole_answer("chat", HEAD, message, finish, functions=True)["choices"]
+    assert (old["message"]["function_call"], old["finish_reason"]) == (function, "function_call")
+    encoder = Events("chat", HEAD, include_usage=False, functions=True)
+    chunks = events(b"".join(map(encoder.delta, CALLS[2:4])))
+    assert [chunk["choices"][0]["delta"]["function_call"] for chunk in chunks[:2]] == [
+        {"name": "add", "arguments": ""}, {"arguments": '{"a'},
+    ]
 
 
 @settings(deadline=None)  # busy machines are slow

@@ -1,17 +1,13 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import pytest_asyncio
-
-from lllms_core.config import parse_config
-from lllms_core.host import Host
-from lllms_core.serve import serve
+from serving_for_tests import serving
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi!"}]
 
@@ -35,19 +31,6 @@ MODELS: dict[str, Any] = {
     "dying": {**script({"replies": ["one two three"], "fault": "kill", "after": 2}), "isolation": "process"},
     "slow": {**script({"replies": ["one two three"]}, first_token=60.0), "timeout": 0.05},
 }
-
-
-@asynccontextmanager
-async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
-    """Run the real server on a free port; yields its URL."""
-    host = Host(parse_config(config))
-    ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    server = asyncio.create_task(serve(host, on_ready=ready.set_result))
-    try:
-        yield await ready
-    finally:
-        server.cancel()
-        await asyncio.gather(server, return_exceptions=True)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

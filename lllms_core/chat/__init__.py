@@ -1,8 +1,20 @@
 """From a conversation to the text that a model reads, with the model's own template; pure."""
 
 from lllms_core.chat.default import choose_template
+from lllms_core.chat.gather import gather_message
 from lllms_core.chat.prefix import prefix_keys, text_prefix_keys
+from lllms_core.chat.prompt import Prompt, chat_prompt
 from lllms_core.chat.results import settle_results
 from lllms_core.chat.template import ChatTemplate, Segment
 
-__all__ = ["ChatTemplate", "Segment", "choose_template", "prefix_keys", "settle_results", "text_prefix_keys"]
+__all__ = [
+    "ChatTemplate",
+    "Prompt",
+    "Segment",
+    "chat_prompt",
+    "choose_template",
+    "gather_message",
+    "prefix_keys",
+    "settle_results",
+    "text_prefix_keys",
+]

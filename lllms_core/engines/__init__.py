@@ -1,11 +1,13 @@
 """The contract between the core and engines: subclass `Engine`, and `SerialModel` or `BatchingModel`."""
 
-from lllms_core.engines.base import Engine, Model, NoOptions, Progress
+from lllms_core.engines.base import TEMPLATE_PARAMETERS, TOOL_PARAMETERS, Engine, Model, NoOptions, Progress
 from lllms_core.engines.batching import BatchingModel, Feed, Interrupted, KVCacheFull, Matcher, Sampler
 from lllms_core.engines.embedding import EmbeddingModel
 from lllms_core.engines.serial import SerialModel
 
 __all__ = [
+    "TEMPLATE_PARAMETERS",
+    "TOOL_PARAMETERS",
     "BatchingModel",
     "EmbeddingModel",
     "Engine",

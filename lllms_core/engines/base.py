@@ -15,6 +15,11 @@ from lllms_core.types import ConstraintKind, Delta, Isolation, Memory, ModelInfo
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
+TOOL_PARAMETERS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
+"""What an engine declares whose models can call tools; the core reads the calls, as `Model`'s bases do."""
+TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwargs"}
+"""What an engine declares whose models have chat templates."""
+
 
 @frozen
 class NoOptions:

@@ -11,16 +11,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from time import perf_counter
 from typing import Protocol
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
-from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.chat import ChatTemplate, Prompt, Segment, chat_prompt
+from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.base import Model
 from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.sessions import Session, SessionLink, State
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
-from lllms_core.text import OutputText, ScoreLog
+from lllms_core.text import ScoreLog
 from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, TokenScore
 
 LONGEST_WAIT = 0.01
@@ -91,7 +92,7 @@ class _Run:
     prompt_length: int
     limit: int
     """How many tokens it may hold at its end."""
-    output: OutputText
+    output: AnswerText
     log: ScoreLog | None
     """Where the tokens' scores are wanted."""
     matcher: Future[Matcher] | None = None
@@ -202,6 +203,10 @@ class BatchingModel(Model):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
 
+    def control_text(self, token: int) -> str:  # noqa: ARG002  # the base knows of none
+        """The text of a control token, by which templates mark calls and thoughts; "" for any other."""
+        return ""
+
     def infill(self, request: Request) -> list[int]:
         """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
@@ -248,7 +253,8 @@ class BatchingModel(Model):
 
     def open(self, request: Request) -> None:
         """Tokenise the prompt, and refuse what can never fit."""
-        prompt = self._prompt(request)
+        shown = self._prompt(request)
+        prompt = self._prompt_tokens(request, shown)
         if not prompt:
             raise InvalidRequest(
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
@@ -257,7 +263,7 @@ class BatchingModel(Model):
         choices: Choices[_Run] = Choices(request, len(prompt), request.count)
         for index in range(request.count):
             matcher = None if request.constraint is None else self.matcher(request.constraint)
-            output = OutputText(request.stop)
+            output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
             log = ScoreLog(output) if request.scored else None
             run = _Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
             (choices.held if index else self._waiting).append(run)
@@ -323,25 +329,25 @@ class BatchingModel(Model):
 
     def to_prompt(self, request: Request) -> str:
         """The prompt of a chat, as the model's template writes it."""
-        return "".join(segment.text for segment in self._segments(request))
+        return "".join(segment.text for segment in self._prompt(request).segments)
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
-    def _prompt(self, request: Request) -> list[int]:
+    def _prompt_tokens(self, request: Request, prompt: Prompt) -> list[int]:
         if isinstance(request.prompt, tuple):
             return [*request.prompt]
-        return self.tokenize(self._segments(request)) if request.suffix is None else self.infill(request)
+        return self.tokenize(prompt.segments) if request.suffix is None else self.infill(request)
 
-    def _segments(self, request: Request) -> Sequence[Segment]:
+    def _prompt(self, request: Request) -> Prompt:
         if request.messages is None:
-            assert isinstance(request.prompt, str)  # noqa: S101  # the other kind needs no segments
-            return [Segment(request.prompt, parse_special=True)]
+            text = request.prompt if isinstance(request.prompt, str) else ""
+            return Prompt([Segment(text, parse_special=True)])
         if self.template is None:
             raise InvalidRequest(
                 f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
                 "messages",
             )
-        return self.template.render(request.messages)
+        return chat_prompt(self.template, request)
 
     def _refuse(self) -> list[Delta]:
         """End the requests whose constraint cannot be kept."""
@@ -438,31 +444,40 @@ class BatchingModel(Model):
             run.choices.held.clear()
         if run.generated >= run.limit - run.prompt_length:
             return self._finish(run, "length")
-        matcher = None if run.matcher is None else run.matcher.result()
+        # Thoughts are free; a constraint is one of what comes behind them.
+        matcher = None if run.matcher is None or run.output.thinking else run.matcher.result()
         try:
             token = run.sampler.sample(row) if matcher is None else matcher.sample(run.sampler, row)
         except RequestError as error:
             self._drop(run.request.id)
-            return Delta(run.request.id, run.output.flush(), error=error, index=run.index)
+            text, _ = run.output.end("cancelled")
+            return Delta(run.request.id, text, error=error, index=run.index)
         if self.is_end(token):
             return self._finish(run, "stop")
         run.tokens.append(token)
+        piece = self.piece(token) or run.output.mark(self.control_text(token))
         if run.log is None:
-            text = run.output.feed(self.piece(token))
+            text = run.output.feed(piece)
         else:
-            text = run.log.feed(self.score(row, token, run.request.top_logprobs or 0))
+            text = run.log.feed(evolve(self.score(row, token, run.request.top_logprobs or 0), piece=piece))
         if run.output.stopped or (matcher is not None and matcher.complete):
             return self._finish(run, "stop", text, 1)
         if len(run.tokens) >= run.limit:
             return self._finish(run, "length", text, 1)
         scores = () if run.log is None else run.log.take()
-        return Delta(run.request.id, text, 1, index=run.index, scores=scores)
+        thought, calls = run.output.take()
+        return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
 
     def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
         self._leave(run)
-        text += run.output.flush()
+        held, reason = run.output.end(reason)
+        thought, calls = run.output.take()
         scores = () if run.log is None else run.log.rest()
-        return run.choices.end(run.index, reason, run.generated, text=text, tokens=tokens, scores=scores)
+        run.choices.reasoning_tokens += run.output.reasoning_tokens
+        return run.choices.end(
+            run.index, reason, run.generated, text=text + held, tokens=tokens, scores=scores, reasoning=thought,
+            calls=calls,
+        )
 
     def _drop(self, request_id: str) -> "Choices[_Run] | None":
         """Free the places of all answers to a request, which get no further; None if it is not open."""
@@ -474,6 +489,7 @@ class BatchingModel(Model):
         for run in running:
             self._leave(run)
             run.choices.completion_tokens += run.generated
+            run.choices.reasoning_tokens += run.output.reasoning_tokens
         return next((run.choices for run in [*waiting, *running]), None)
 
     def _leave(self, run: _Run) -> None:

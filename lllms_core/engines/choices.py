@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 from attrs import Factory, define, evolve
 
-from lllms_core.types import Delta, Finish, FinishReason, Request, TokenScore, Usage
+from lllms_core.types import CallPiece, Delta, Finish, FinishReason, Request, TokenScore, Usage
 
 RunT = TypeVar("RunT")
 
@@ -22,10 +22,13 @@ class Choices(Generic[RunT]):
     completion_tokens: int = 0
     """Of those that have ended."""
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of those that have ended, and are thoughts."""
 
     def end(
         self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,
-        scores: tuple[TokenScore, ...], usage: Usage | None = None,
+        scores: tuple[TokenScore, ...], reasoning: str = "", calls: tuple[CallPiece, ...] = (),
+        usage: Usage | None = None,
     ) -> Delta:
         """Return the last delta of an answer that has `generated` tokens; `usage`, if its engine knows better."""
         self.open -= 1
@@ -34,12 +37,15 @@ class Choices(Generic[RunT]):
         self.completion_tokens += generated if usage is None else usage.completion_tokens
         ended = None if self.open == 0 else reason
         finish = Finish(reason, self.usage) if self.open == 0 else None
-        return Delta(self.request.id, text, tokens, finish, index=index, ended=ended, scores=scores)
+        return Delta(
+            self.request.id, text, tokens, finish, reasoning=reasoning, calls=calls, index=index, ended=ended,
+            scores=scores,
+        )
 
     @property
     def usage(self) -> Usage:
         """The token counts of all answers that have ended; the prompt counts once."""
-        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
 
 
 def choice(request: Request, index: int) -> Request:

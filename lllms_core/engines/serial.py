@@ -6,13 +6,15 @@ from time import monotonic
 
 from attrs import define, frozen
 
+from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.engines.answer import PLAIN, AnswerText
 from lllms_core.engines.base import Model
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.queries import Embeddings, EmbedRequest
-from lllms_core.text import OutputText, ScoreLog
-from lllms_core.types import Delta, FinishReason, Request, Task, TokenScore, Usage
+from lllms_core.text import ScoreLog
+from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenScore, Usage
 
 
 @frozen
@@ -49,7 +51,7 @@ class _Run:
     choices: "Choices[_Run]"
     index: int
     pieces: Iterator[Piece]
-    output: OutputText
+    output: AnswerText
     log: ScoreLog
     limit: int
     """At most so many tokens."""
@@ -75,6 +77,8 @@ class SerialModel(Model):
     """
 
     context_length = 4096
+    answer_format: AnswerFormat = PLAIN
+    """How the answers mark thoughts and calls of tools, for an engine that declares `TOOL_PARAMETERS`."""
     can_shorten: bool = False
     """Whether the first numbers of a vector mean much the same as all, so that requests may ask for fewer."""
 
@@ -119,7 +123,7 @@ class SerialModel(Model):
         """How many tokens the prompt of a request has; an engine with a chat template counts what that adds, too."""
         if request.messages is None:
             return self.count_tokens(self.prompt_text(request))
-        return sum(self.count_tokens(message.content) for message in request.messages)
+        return sum(self.count_tokens(text) for message in request.messages for text in _texts(message))
 
     def prompt_text(self, request: Request) -> str:
         """The text to continue; that of tokens, if `to_text` is written. Raises `InvalidRequest` if it is not."""
@@ -184,7 +188,7 @@ class SerialModel(Model):
         request = choice(choices.request, index)
         text = request.messages is None
         pieces = self.complete(self.prompt_text(request), request) if text else self.chat(request)
-        output = OutputText(request.stop)
+        output = AnswerText(request, self.answer_format, index=index)
         self._open[request.id] = _Run(request, choices, index, iter(pieces), output, ScoreLog(output), limit)
 
     def _advance(self, run: _Run) -> Delta | None:
@@ -196,7 +200,8 @@ class SerialModel(Model):
             return self._finish(run, "stop", usage=end.value)
         except (RequestError, EngineFailed) as error:
             del self._open[run.request.id]
-            return Delta(run.request.id, run.output.flush(), error=error, index=run.index)
+            text, _ = run.output.end("cancelled")
+            return Delta(run.request.id, text, error=error, index=run.index)
         if isinstance(piece, Pause | Reused):
             run.note(piece)
             return None
@@ -207,7 +212,9 @@ class SerialModel(Model):
             text = run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
         if run.output.stopped or run.tokens == run.limit:
             return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
-        return Delta(run.request.id, text, 1, index=run.index, scores=run.log.take())
+        thought, calls = run.output.take()
+        scores = run.log.take()
+        return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
 
     def _embed_next(self, run: VectorRun) -> Delta | None:
         request, start = run.request, len(run.results)
@@ -239,9 +246,20 @@ class SerialModel(Model):
         if run.index == 0:
             choices.cached_tokens = run.cached_tokens
         exact = usage if isinstance(usage, Usage) else None
-        text += run.output.flush()
-        scores = run.log.rest()
-        last = choices.end(run.index, reason, run.tokens, text=text, tokens=tokens, scores=scores, usage=exact)
+        held, reason = run.output.end(reason)
+        thought, calls = run.output.take()
+        choices.reasoning_tokens += run.output.reasoning_tokens
+        last = choices.end(
+            run.index, reason, run.tokens, text=text + held, tokens=tokens, scores=run.log.rest(), reasoning=thought,
+            calls=calls, usage=exact,
+        )
         if choices.open:
             self._start(choices, run.index + 1, run.limit)
         return last
+
+
+def _texts(message: Message) -> Iterator[str]:
+    """What a message says: its content, and its calls."""
+    yield message.content
+    for call in message.tool_calls:
+        yield from (call.name, call.arguments)

@@ -23,6 +23,7 @@ from lllms_core.parameters.kinds import (
     Strings,
     Text,
 )
+from lllms_core.parameters.tools import FUNCTION_CALL, FUNCTIONS, TOOL_CHOICE, TOOLS
 
 Route = Literal["chat", "text", "embeddings"]
 """`/chat/completions`, `/completions`, `/embeddings`."""
@@ -125,13 +126,14 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("echo", Flag(), _TEXT, "refused", neutral=(False,)),
     Parameter("suffix", Text(), _TEXT, "refused", neutral=("",)),
     # Tools, structure, reasoning.
-    Parameter("tools", Json(("array",)), _CHAT, "refused", neutral=([],)),
-    Parameter("tool_choice", Json(("string", "object")), _CHAT, "refused", neutral=("none", "auto")),
+    Parameter("tools", TOOLS, _CHAT, "refused", neutral=([],)),
+    Parameter("tool_choice", TOOL_CHOICE, _CHAT, "refused", neutral=("none", "auto")),
     Parameter("parallel_tool_calls", Flag(), _CHAT, "refused", neutral=(True, False)),
-    Parameter("functions", Json(("array",)), _CHAT, "refused", neutral=([],)),
-    Parameter("function_call", Json(("string", "object")), _CHAT, "refused", neutral=("none", "auto")),
+    Parameter("functions", FUNCTIONS, _CHAT, "refused", neutral=([],)),
+    Parameter("function_call", FUNCTION_CALL, _CHAT, "refused", neutral=("none", "auto")),
     Parameter("response_format", Json(("object",)), _CHAT, "refused", neutral=({"type": "text"},)),
     Parameter("reasoning_effort", Choice(_EFFORTS), _CHAT, "refused"),
+    Parameter("chat_template_kwargs", Json(("object",)), _CHAT, "refused", neutral=({},), extension=True),
     Parameter("cache_prompt", Flag(), _BOTH, "emulated", neutral=(True,), extension=True),
     # OpenAI's own business.
     Parameter("user", Text(), _ALL, "harmless"),

@@ -7,9 +7,10 @@ from typing import Self
 
 from attrs import evolve, frozen
 
+from lllms_core.chat import gather_message
 from lllms_core.errors import LllmsError
 from lllms_core.queries import AnyRequest
-from lllms_core.types import Delta, Finish
+from lllms_core.types import Delta, Finish, Message
 
 
 @frozen
@@ -18,8 +19,14 @@ class Answer:
 
     id: str
     """Names the instance that gave it: `<model>:<instance>-<request>`."""
-    text: str
+    message: Message
+    """What was said: text, thoughts, calls."""
     finish: Finish
+
+    @property
+    def text(self) -> str:
+        """The text alone."""
+        return self.message.content
 
 
 class Stream:
@@ -55,7 +62,7 @@ class Stream:
         if self._closed or self._ended:
             return
         self._ended = delta.last
-        if delta.error is not None and delta.text:
+        if delta.error is not None and (delta.text or delta.reasoning or delta.calls):
             self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
         if self._arrived is not None and not self._arrived.done():
@@ -107,10 +114,10 @@ class Stream:
 
     async def gather(self) -> Answer:
         """Wait for the whole answer. Raises the error with which the request failed."""
-        text = "".join([delta.text async for delta in self])
+        message = gather_message([delta async for delta in self])
         if self.finish is None:
             raise RuntimeError("the stream was closed before the end of the answer")
-        return Answer(self.id, text, self.finish)
+        return Answer(self.id, message, self.finish)
 
     async def aclose(self) -> None:
         """Want no more: cancels the request unless it has ended. Safe to call again."""

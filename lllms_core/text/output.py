@@ -12,6 +12,8 @@ class OutputText:
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self.decoded = 0
         """How many characters are complete, shown or not."""
+        self.passed = 0
+        """How many of them are safe to show."""
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = StopMatcher(stops)
 
@@ -24,7 +26,9 @@ class OutputText:
         """Take the bytes of a token, return the text that is complete and safe to show."""
         text = self._decoder.decode(piece)
         self.decoded += len(text)
-        return self._stops.feed(text)
+        safe = self._stops.feed(text)
+        self.passed += len(safe)
+        return safe
 
     def flush(self) -> str:
         """Return what was held back, once no more bytes come; an incomplete character becomes U+FFFD."""

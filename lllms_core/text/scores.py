@@ -14,21 +14,18 @@ class ScoreLog:
 
     def __init__(self, output: OutputText) -> None:
         self._output = output
-        self._shown = 0
         self._waiting: deque[tuple[int, TokenScore]] = deque()
         """Each with the number of characters before its token."""
 
     def feed(self, score: TokenScore) -> str:
         """Feed the token's bytes to the text, and return what may be shown."""
         self._waiting.append((self._output.decoded, score))
-        text = self._output.feed(score.piece)
-        self._shown += len(text)
-        return text
+        return self._output.feed(score.piece)
 
     def take(self) -> tuple[TokenScore, ...]:
         """Return the scores whose tokens begin in what was shown, and were not returned yet."""
         taken = []
-        while self._waiting and self._waiting[0][0] < self._shown:
+        while self._waiting and self._waiting[0][0] < self._output.passed:
             taken.append(self._waiting.popleft()[1])
         return tuple(taken)
 

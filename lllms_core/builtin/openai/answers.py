@@ -7,7 +7,8 @@ from typing import Any
 
 from attrs import frozen
 
-from lllms_core.types import Finish, FinishReason, Task, Usage
+from lllms_core.builtin.openai.calls import delta_values, message_value
+from lllms_core.types import Delta, Finish, FinishReason, Message, Task, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -43,15 +44,22 @@ def completion_id(task: Task, stream_id: str) -> str:
     return f"{'chatcmpl' if task == 'chat' else 'cmpl'}-{stream_id}"
 
 
-def whole_answer(task: Task, head: Head, text: str, finish: Finish) -> dict[str, object]:
-    """Return a `chat.completion` or a `text_completion`."""
-    choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": FINISH_REASONS[finish.reason]}
+def whole_answer(
+    task: Task, head: Head, message: Message, finish: Finish, *, functions: bool = False,
+) -> dict[str, object]:
+    """Return a `chat.completion` or a `text_completion`; with `functions`, calls are shown in the deprecated form."""
+    choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": finish_reason(finish, functions)}
     if task == "chat":
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        choice["message"] = message_value(message, functions=functions)
     else:
-        choice["text"] = text
+        choice["text"] = message.content
     kind = "chat.completion" if task == "chat" else "text_completion"
     return {**_common(kind, head), "choices": [choice], "usage": usage(finish.usage)}
+
+
+def finish_reason(finish: Finish, functions: bool) -> str:  # noqa: FBT001  # both say which word it is
+    """Return OpenAI's word for the end of an answer."""
+    return "function_call" if functions and finish.reason == "tool_calls" else FINISH_REASONS[finish.reason]
 
 
 def usage(counts: Usage) -> dict[str, object]:
@@ -61,13 +69,15 @@ def usage(counts: Usage) -> dict[str, object]:
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
     }
 
 
 class Events:
     """Encodes the events of one streamed answer. All but the text is encoded once, for `text` runs for every token."""
 
-    def __init__(self, task: Task, head: Head, *, include_usage: bool) -> None:
+    def __init__(self, task: Task, head: Head, *, include_usage: bool, functions: bool = False) -> None:
+        self._functions = functions
         self._chat = task == "chat"
         self._include_usage = include_usage
         self._common = _common("chat.completion.chunk" if self._chat else "text_completion", head)
@@ -80,9 +90,20 @@ class Events:
         self._before = f"data: {dumps(self._common)[:-1].decode()},{choice}{before}"
         self._after = f"{after}}}]}}\n\n"
 
-    def start(self) -> bytes:
-        """Return what comes before any text: a chat's role."""
-        return self._choice({"role": "assistant", "content": ""}, None) if self._chat else b""
+    def start(self, first: Delta) -> bytes:
+        """Return what comes before `first`, the first delta that says something: a chat's role."""
+        if not self._chat:
+            return b""
+        content = None if first.reasoning or first.calls else ""
+        return self._choice({"role": "assistant", "content": content}, None)
+
+    def delta(self, delta: Delta) -> bytes:
+        """Return a piece of the answer; nothing for one that says nothing."""
+        text = self.text(delta.text) if delta.text else b""
+        if not delta.reasoning and not delta.calls:
+            return text
+        others = [self._choice(value, None) for value in delta_values(delta, functions=self._functions)]
+        return b"".join([*others[: bool(delta.reasoning)], text, *others[bool(delta.reasoning) :]])
 
     def text(self, text: str) -> bytes:
         """Return a piece of the answer."""
@@ -90,12 +111,12 @@ class Events:
 
     def end(self, finish: Finish) -> bytes:
         """Return what comes after all text: the reason, the token counts if they are wanted, and the end mark."""
-        last = self._choice({}, FINISH_REASONS[finish.reason])
+        last = self._choice({}, finish_reason(finish, self._functions))
         if self._include_usage:
             last += event({**self._common, "choices": [], "usage": usage(finish.usage)})
         return last + DONE
 
-    def _choice(self, delta: Mapping[str, str], reason: str | None) -> bytes:
+    def _choice(self, delta: Mapping[str, object], reason: str | None) -> bytes:
         choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": reason}
         choice |= {"delta": delta} if self._chat else {"text": ""}
         return event({**self._common, "choices": [choice]})

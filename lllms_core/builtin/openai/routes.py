@@ -76,19 +76,24 @@ class Views:
         stream = self._host.submit(asked)
         _close_with_task(stream)
         if wanted.stream:
-            response = await self._stream(stream, entry, include_usage=wanted.include_usage)
+            response = await self._stream(stream, entry, wanted)
         else:
             answer = await stream.gather()
-            response = _json(whole_answer(asked.task, _head(stream, entry), answer.text, answer.finish))
+            response = _json(whole_answer(
+                asked.task, _head(stream, entry), answer.message, answer.finish, functions=wanted.functions,
+            ))
         response.timeout = None  # a slow reader is no reason to cut an answer
         return response
 
-    async def _stream(self, stream: Stream, entry: CatalogEntry, *, include_usage: bool) -> Response:
+    async def _stream(self, stream: Stream, entry: CatalogEntry, wanted: Completion) -> Response:
         # A refusal that comes in time is answered with its status; after that the headers are out.
         first = await stream.take() if await stream.wait(self._patience) else None
 
         def start() -> Events:
-            return Events(stream.request.task, _head(stream, entry), include_usage=include_usage)
+            return Events(
+                stream.request.task, _head(stream, entry), include_usage=wanted.include_usage,
+                functions=wanted.functions,
+            )
 
         return Response(write_events(stream, first, start, self._interval), headers=STREAM_HEADERS)
 

@@ -24,6 +24,11 @@ class Completion:
     stream: bool
     include_usage: bool
 
+    @property
+    def functions(self) -> bool:
+        """Whether tools are given in the deprecated form, in which their calls are shown, then."""
+        return "functions" in self.parameters
+
 
 def read_chat(body: bytes) -> Completion:
     """Read the body of `POST /chat/completions`. Raises `RequestError`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 
 from attrs import evolve, fields
 
-from lllms_core.engines import Engine, Progress
+from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.types import Memory, ModelSpec, Sampling
@@ -28,7 +28,7 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     Options = Options
-    parameters = frozenset({one.name for one in fields(Sampling)})
+    parameters = TEMPLATE_PARAMETERS | {one.name for one in fields(Sampling)}
     constraints = frozenset({"json_object", "json_schema", "gbnf", "lark", "regex"})
     file_suffixes = (".gguf",)
     # Large pages for the KV cache and the buffers: a decode of a 135M model takes 5 to 8 % less time.

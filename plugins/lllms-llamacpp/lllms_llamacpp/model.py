@@ -168,6 +168,9 @@ class LlamaCppModel(BatchingModel):
         """The text of tokens, control tokens as their texts."""
         self._vocabulary.check(tokens)
         return self._vocabulary.text(tokens)
+    def control_text(self, token: int) -> str:
+        """The text of a control token; "" for any other."""
+        return self._vocabulary.control_text(token)
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

@@ -95,6 +95,8 @@ class Options:
     """Keep the weights from being swapped out."""
     chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
+    tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    """A Jinja2 template that writes a list `tool_calls` as the model does, instead of what its chat template tells."""
     rope_scaling: RopeScaling = field(default="model", validator=_one_of(RopeScaling))
     """How positions beyond the trained context are scaled; "model": as its file says."""
     rope_freq_base: float = field(default=0.0, validator=_number(0))

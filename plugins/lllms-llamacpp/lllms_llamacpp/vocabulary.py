@@ -25,6 +25,7 @@ class Vocabulary:
         self._bos: int = llama.llama_vocab_bos(self._vocab)
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
+        self._control_texts: dict[int, str] = {}
         # SentencePiece puts a space before a text, which is wrong in the middle of a prompt.
         self._adds_space = self.piece(next(iter(self._tokens("a", parse_special=False)), 0)).startswith(b" ")
 
@@ -105,6 +106,14 @@ class Vocabulary:
         function = ctypes.cast(llama._lib.llama_tokenize, ctypes.c_void_p).value  # noqa: SLF001  # the C function itself
         assert function is not None  # noqa: S101  # no function lies at 0
         return self._vocab, function
+
+    def control_text(self, token: int) -> str:
+        """The text of a control token; "" for any other."""
+        text = self._control_texts.get(token)
+        if text is None:
+            control = llama.llama_vocab_get_attr(self._vocab, token) & llama.LLAMA_TOKEN_ATTR_CONTROL
+            text = self._control_texts[token] = self._text(token) if control else ""
+        return text
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""

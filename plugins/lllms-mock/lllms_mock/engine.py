@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
-from lllms_core.engines import Engine, Progress
+from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
 from lllms_core.engines.serial import Piece, SerialModel
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import Memory, Message, ModelSpec, Request
@@ -16,12 +16,15 @@ from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, lengthen, pace, strike
 from lllms_mock.tokens import split_bytes, split_words
+from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
 
 ELIZA = Path(__file__).with_name("eliza.toml")
 
 
 class MockModel(SerialModel):
     """A chatbot whose answers come as its options say. Each answer depends on its request alone: no state is kept."""
+
+    answer_format = FORMAT
 
     def __init__(self, options: Options, rules: Rules) -> None:
         self.slots = options.slots
@@ -52,10 +55,15 @@ class MockModel(SerialModel):
         line = next((line for line in options.script if re.search(line.when, heard[-1], re.IGNORECASE)), Line())
         if line.fault in {"refuse", "raise-open"}:
             strike(line.fault)
-        if line.replies:
+        calls = [] if messages[-1].role == "tool" else offered(line.calls, request.tools)
+        if calls:
+            text = write_calls(calls)
+        elif line.replies:
             text = line.replies[(len(heard) - 1) % len(line.replies)]
         else:
             text = self._rules.reply(heard, said, request.sampling)
+        if line.thinks and request.reasoning_effort != "none":
+            text = write_thoughts(line.thinks) + text
         pieces: Iterable[Piece] = self._split(text)
         if line.tokens is not None:
             pieces = lengthen(self._split(text), self._split(f" {text}"), line.tokens)
@@ -74,7 +82,7 @@ class MockEngine(Engine):
 
     name = "mock"
     Options = Options
-    parameters = frozenset({"temperature", "top_k", "top_p", "min_p", "seed"})
+    parameters = TOOL_PARAMETERS | {"temperature", "top_k", "top_p", "min_p", "seed", "reasoning_effort"}
     isolation = "thread"
     needs_file = False
 

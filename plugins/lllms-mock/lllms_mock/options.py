@@ -1,6 +1,7 @@
 """What `[models.X.options]` says to the mock engine."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -24,6 +25,14 @@ def _regular_expression(_line: object, attribute: "Attribute[str]", value: str) 
 
 
 @frozen(kw_only=True)
+class Call:
+    """A call of a tool."""
+
+    name: str
+    arguments: Mapping[str, object] = field(factory=dict)
+
+
+@frozen(kw_only=True)
 class Line:
     """What the mock answers, and what goes wrong, when it hears something."""
 
@@ -32,6 +41,10 @@ class Line:
     replies: tuple[str, ...] = ()
     """Said word for word: the first in a conversation's first turn, the next in the next, round and round. None: the
     chatbot answers."""
+    calls: tuple[Call, ...] = ()
+    """Tools that are called first, as far as the request offers them; the replies are said to their results."""
+    thinks: str = ""
+    """Thoughts before the answer; `reasoning_effort` none leaves them out."""
     tokens: int | None = field(default=None, validator=optional(ge(0)))
     """The answer, said again and again, up to exactly so many tokens; None: once."""
     fault: Fault | None = field(default=None, validator=optional(in_(get_args(Fault))))

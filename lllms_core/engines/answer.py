@@ -1,0 +1,75 @@
+"""The bytes of one answer, sorted into text, thoughts and calls."""
+
+from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.chat.parser import AnswerParser, Pieces
+from lllms_core.text import OutputText
+from lllms_core.types import CallPiece, FinishReason, Request
+
+PLAIN = AnswerFormat()
+
+
+class AnswerText(OutputText):
+    """Bytes in, text out, as `OutputText`; thoughts and calls are not in the text, but wait to be taken.
+
+    Stop strings count wherever they come. Feed it one token at a time: it counts those of the thoughts.
+    """
+
+    def __init__(self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0) -> None:
+        super().__init__(request.stop)
+        self.reasoning_tokens = 0
+        self._parser: AnswerParser | None = None
+        self._marks = ""
+        self._reasoning = ""
+        self._calls: tuple[CallPiece, ...] = ()
+        if form.reasoning is not None or request.tools:
+            # Ids are unique in their conversation: an answer has its number in them where there are several.
+            self._parser = AnswerParser(
+                form, request.tools, answer_id=f"{request.id}_{index}" if index else request.id,
+                parallel=request.parallel_tool_calls, thinking=thinking,
+            )
+            self._marks = "\0".join(form.markers)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met, or the only call that was wanted is complete."""
+        return super().stopped or (self._parser is not None and self._parser.done)
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the thoughts have begun and not ended."""
+        return self._parser is not None and self._parser.reasoning
+
+    def mark(self, control: str) -> bytes:
+        """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""
+        return control.encode() if control and control in self._marks else b""
+
+    def feed(self, piece: bytes) -> str:
+        """Take the bytes of a token, return the text that is complete and safe to show."""
+        text = super().feed(piece)
+        parser = self._parser
+        if parser is None:
+            return text
+        thought = parser.reasoning
+        shown = self._sort(parser.feed(text))
+        if thought or parser.reasoning:
+            self.reasoning_tokens += 1
+        return shown
+
+    def end(self, reason: FinishReason) -> tuple[str, FinishReason]:
+        """Return the text that was held back, once no more comes, and why the answer ended: for calls, maybe."""
+        text = self.flush()
+        if self._parser is None:
+            return text, reason
+        text = self._sort(self._parser.feed(text)) + self._sort(self._parser.finish(complete=reason == "stop"))
+        return text, "tool_calls" if reason == "stop" and self._parser.calls else reason
+
+    def take(self) -> tuple[str, tuple[CallPiece, ...]]:
+        """Return the thoughts and the pieces of calls that came since this was asked last."""
+        taken = self._reasoning, self._calls
+        self._reasoning, self._calls = "", ()
+        return taken
+
+    def _sort(self, pieces: Pieces) -> str:
+        self._reasoning += pieces.reasoning
+        self._calls += pieces.calls
+        return pieces.text
