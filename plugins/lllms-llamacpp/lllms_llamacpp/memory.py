@@ -3,6 +3,9 @@
 Weights and KV cache are what llama.cpp allocates. Its compute buffer is the largest that any part of the graph needs:
 the tensors that live at the same time are counted for attention, feed-forward, recurrent layers and logits, and the
 holes that its allocator leaves between them by what is seen in practice.
+
+Each weight counts once. Which of them llama.cpp repacks for the processor at hand (Q4_0 and Q4_K on most) is not known
+here: those are memory of each instance also where the file is mapped, and the pages behind them can be taken back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +119,7 @@ def _cells(made: Sizes) -> int:
 def _kv(network: _Network, options: Options, made: Sizes) -> int:
     cells = _cells(made)
     cache = 0
-    for layer in network.layers[: network.caching]:
+    for layer in () if network.gguf.architecture in _NO_CACHE else network.layers[: network.caching]:
         keys, values = _kv_widths(network, layer)
         cache += _stored(keys, options.kv_type_k, cells) + _stored(values, options.kv_type_v, cells)
     states = sum(_state(network) for layer in network.layers if layer.recurrent)
@@ -129,9 +132,7 @@ def _stored(width: int, kind: str, cells: int) -> int:
 
 
 def _kv_widths(network: _Network, layer: _Layer) -> tuple[int, int]:
-    """How many numbers of keys and of values a layer keeps for each token."""
-    if network.gguf.architecture in _NO_CACHE:
-        return 0, 0
+    """How many numbers of keys and of values a layer has for each token."""
     if "attn_kv_a_mqa" in layer.tensors:
         if "attn_k_b" in layer.tensors:
             return layer.rows("attn_kv_a_mqa"), 0
@@ -178,9 +179,11 @@ def _different(layers: Iterable[_Layer]) -> Iterable[_Layer]:
 
 def _masks(network: _Network, cells: int, tokens: int, *, flash: bool) -> int:
     """Which token sees which cell; models with sliding windows have another mask for these."""
-    if not any(any(_kv_widths(network, layer)) for layer in network.layers):
+    if not any("attn_output" in layer.tensors for layer in network.layers):
         return 0
     architecture = network.gguf.architecture
+    if architecture in _NO_CACHE:
+        cells = tokens
     window = network.number("attention.sliding_window") > 0 and architecture not in _ONE_MASK
     masks = 2 if window or architecture in _UNNAMED_WINDOW else 1
     return masks * cells * tokens * (2 if flash else _FLOAT)

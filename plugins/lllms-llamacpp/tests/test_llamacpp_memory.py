@@ -3,6 +3,7 @@ import re
 
 import gguf
 import pytest
+from berts_for_tests import random_bert
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_llamacpp import LlamaCppEngine, Lora, Options
@@ -143,6 +144,17 @@ def test_estimate_is_near_what_is_allocated(name, case, write_model, caplog):
     assert told.compute == pytest.approx(real.compute, rel=0.12)
     assert told.total == pytest.approx(real.total, rel=0.10)
     assert told.mapped == spec.options.use_mmap
+
+
+@pytest.mark.parametrize("options", [{}, {"flash_attention": "on"}, {"batch_size": 1024}], ids=str)
+def test_estimate_of_an_embedding_model(options, tmp_path, caplog):
+    """For BERT, which keeps nothing of a text, weights are known to 2 %, and buffers to 12 %."""
+    file = random_bert(width=192, heads=6, inner=768, positions=512).write(tmp_path / "bert.gguf")
+    spec = ModelSpec("bert", Options(threads=1, **options), file)
+    told, real = LlamaCppEngine().estimate(spec), loaded(spec, caplog)
+    assert told.weights == pytest.approx(real.weights, rel=0.02)
+    assert told.kv == real.kv == 0
+    assert told.compute == pytest.approx(real.compute, rel=0.12)
 
 
 def test_estimate_follows_the_options(tiny_file):
