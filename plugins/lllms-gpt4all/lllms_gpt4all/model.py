@@ -1,12 +1,13 @@
 """A gpt4all model that answers one request at a time."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 
 from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
 from lllms_core.errors import EngineFailed, InvalidRequest
+from lllms_core.queries import Tokens
 from lllms_core.types import Request
 from lllms_gpt4all.native import NativeModel
 from lllms_gpt4all.prompt import Prompt, continue_from, make_prompt
@@ -36,7 +37,7 @@ class Gpt4AllModel(SerialModel):
 
     def __init__(self, loaded: Loaded) -> None:
         self.context_length = loaded.context_length
-        self.tasks = frozenset({"chat", "text"} if loaded.template else {"text"})
+        self.tasks = type(self).tasks - (set() if loaded.template else {"chat", "render"})
         self._loaded = loaded
         self._native = loaded.native
         self._vocabulary = loaded.vocabulary
@@ -72,6 +73,24 @@ class Gpt4AllModel(SerialModel):
         """Continue a text."""
         return self._answer(request)
 
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
+        """Return the tokens of a text, in which control tokens are parsed; BOS first if that is asked for."""
+        ids = self._vocabulary.tokenize(_readable(text, "text"), parse_special=True, after=[])
+        if not add_special and self._vocabulary.adds_bos:
+            del ids[0]
+        return Tokens(tuple(ids), tuple(map(self._vocabulary.text, ids)))
+
+    def to_text(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as their names. Raises `InvalidRequest` for unknown ones."""
+        for token in tokens:
+            if not 0 <= token < self._vocabulary.size:
+                raise InvalidRequest(f"there is no token {token}; the vocabulary has {self._vocabulary.size}", "tokens")
+        return b"".join(map(self._vocabulary.text, tokens)).decode(errors="replace")
+
+    def to_prompt(self, request: Request) -> str:
+        """Return what a chat would be answered from."""
+        return "".join(segment.text for segment in self._segments(request))
+
     def close(self) -> None:
         """Free the model."""
         self._native.close()
@@ -88,10 +107,8 @@ class Gpt4AllModel(SerialModel):
             )
         else:
             segments = self._loaded.template.render(request.messages)
-        if any("\0" in segment.text for segment in segments):
-            raise InvalidRequest(
-                f"'{field_name}' has a NUL character, which gpt4all takes for the end; leave it out", field_name,
-            )
+        for segment in segments:
+            _readable(segment.text, field_name)
         bos, first = self._vocabulary.bos_token, segments[0]
         if bos and self._vocabulary.adds_bos and first.parse_special and first.text.startswith(bos):
             segments = [Segment(first.text.removeprefix(bos), parse_special=True), *segments[1:]]
@@ -140,3 +157,10 @@ class Gpt4AllModel(SerialModel):
             return False
         piece = self._vocabulary.text(token)
         return any(piece.endswith(stop[:length]) for stop in _STOPS for length in range(1, len(stop)))
+
+
+def _readable(text: str, param: str) -> str:
+    """Return the text, if gpt4all can read it."""
+    if "\0" in text:
+        raise InvalidRequest(f"'{param}' has a NUL character, which gpt4all takes for the end; leave it out", param)
+    return text

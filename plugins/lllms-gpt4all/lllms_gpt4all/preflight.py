@@ -33,7 +33,10 @@ _MOST_LAYERS, _MOST_EXPERTS = 512, 160
 _LONGEST = 2**24
 """No dimension of a model is larger."""
 _STORED = {
+    "general.alignment": "uint32",
     "general.file_type": "uint32",
+    "tokenizer.ggml.add_space_prefix": "bool",
+    "tokenizer.ggml.remove_extra_whitespaces": "bool",
     "tokenizer.ggml.tokens": "array of string",
     "tokenizer.ggml.scores": "array of float32",
     "tokenizer.ggml.token_type": "array of int32",

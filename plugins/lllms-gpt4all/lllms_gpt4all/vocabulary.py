@@ -42,8 +42,6 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         "llama_load_model_from_file": (model, [text, _ModelParams]),
         "llama_free_model": (None, [model]),
         "llama_n_vocab": (number, [model]),
-        "llama_n_ctx_train": (number, [model]),
-        "llama_add_bos_token": (number, [model]),
         "llama_token_bos": (token, [model]),
         "llama_token_eos": (token, [model]),
         "llama_token_is_eog": (boolean, [model, token]),
@@ -72,7 +70,8 @@ class Vocabulary:
             self._model = self._llama.llama_load_model_from_file(os.fsencode(path), params)
         if not self._model:
             raise ModelLoadFailed(f"'{path}' cannot be loaded: {reason(errors)}")
-        self.context_trained: int = self._llama.llama_n_ctx_train(self._model)
+        self.size: int = self._llama.llama_n_vocab(self._model)
+        """How many tokens there are."""
         self._bos: int = self._llama.llama_token_bos(self._model)
         self._eos: int = self._llama.llama_token_eos(self._model)
         self._pieces: dict[tuple[int, bool], bytes] = {}
@@ -120,14 +119,12 @@ class Vocabulary:
     def control_tokens(self) -> list[str]:
         """The texts that are parsed into control tokens where a prompt's control tokens are parsed at all."""
         attributes = self._llama.llama_token_get_attr
-        size = self._llama.llama_n_vocab(self._model)
-        return [self._name(token) for token in range(size) if attributes(self._model, token) & _PARSED_FROM_TEXT]
+        return [self._name(token) for token in range(self.size) if attributes(self._model, token) & _PARSED_FROM_TEXT]
 
     @property
     def adds_bos(self) -> bool:
         """Whether every prompt begins with BOS, which must not stand in its text then."""
-        # -1: the file does not say, and llama.cpp's SentencePiece and WordPiece tokenizers add it.
-        return bool(self._llama.llama_add_bos_token(self._model)) and self._bos >= 0
+        return self._bos >= 0 and self.tokenize("", parse_special=False, after=[])[:1] == [self._bos]
 
     @property
     def bos_token(self) -> str:

@@ -205,6 +205,8 @@ def test_files_that_are_no_such_model_are_refused(tmp_path: Path) -> None:
     case("nul", "empty token", tokenizer__ggml__tokens=[*tokens[:-1], "\0a"])
     case("twice", "twice", tokenizer__ggml__tokens=[*tokens[:-1], tokens[-2]])
     case("stored", "array of float32", tokenizer__ggml__scores=[1] * len(tokens))
+    case("space", "must be bool", tokenizer__ggml__add_space_prefix=1)
+    case("alignment", "must be uint32", general__alignment=64.0)
     case("file-type", "uint32", general__file_type="mostly")
     case("scores", "tokenizer.ggml.scores", tokenizer__ggml__scores=[0.0])
     case("types", "tokenizer.ggml.token_type", tokenizer__ggml__token_type=[1, 1])
