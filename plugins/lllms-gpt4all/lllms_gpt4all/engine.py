@@ -12,6 +12,7 @@ from lllms_gpt4all.options import Options
 from lllms_gpt4all.preflight import check, compute_bytes, context_length, context_size, kv_bytes
 
 if TYPE_CHECKING:
+    from lllms_gpt4all.embedder import Gpt4AllEmbedder
     from lllms_gpt4all.model import Gpt4AllModel
 
 
@@ -20,7 +21,7 @@ class Gpt4AllEngine(Engine):
 
     name = "gpt4all"
     Options = Options
-    parameters = frozenset({"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed"})
+    parameters = frozenset({"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "dimensions"})
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""
@@ -39,7 +40,7 @@ class Gpt4AllEngine(Engine):
         kv = kv_bytes(gguf) * context_size(length)
         return Memory(path.stat().st_size, kv, compute_bytes(gguf, length), mapped=True)
 
-    def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel":
+    def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel | Gpt4AllEmbedder":
         """Load the file into a new context."""
         path = _file(spec)
         gguf = read_gguf(path)

@@ -8,42 +8,77 @@ from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
 from lllms_core.gguf import GGUF, describe
 from lllms_core.types import ModelSpec
+from lllms_gpt4all.embedder import Gpt4AllEmbedder, LoadedEmbedder
 from lllms_gpt4all.library import backend_library, choose_libraries, native_log
 from lllms_gpt4all.model import Gpt4AllModel, Loaded
-from lllms_gpt4all.native import NativeModel
+from lllms_gpt4all.native import NativeModel, Source, load_native
 from lllms_gpt4all.options import Options
-from lllms_gpt4all.preflight import context_size
+from lllms_gpt4all.preflight import EMBEDDING, context_size
 from lllms_gpt4all.vocabulary import Vocabulary
 
 _ALL_LAYERS = 1 << 15
 
 
-def load(spec: ModelSpec, gguf: GGUF, context_length: int, progress: Progress) -> Gpt4AllModel:
+def load(spec: ModelSpec, gguf: GGUF, context_length: int, progress: Progress) -> Gpt4AllModel | Gpt4AllEmbedder:
     """Load a model whose file has passed the preflight. Raises `ModelLoadFailed` with the native reason."""
-    file, options = cast(Path, spec.file), cast(Options, spec.options)
     choose_libraries()
-    backend, device = choose_backend(options.device)
     progress(0.0)
-    native = NativeModel(
-        str(file), backend=backend, device=device, context_size=context_size(context_length),
-        gpu_layers=_ALL_LAYERS if options.gpu_layers < 0 else options.gpu_layers,
-    )
+    options = cast(Options, spec.options)
+    model = (_load_embedder if gguf.architecture in EMBEDDING else _load_writer)(spec, gguf, context_length, options)
+    model.use_threads(spec.threads)
+    try:
+        progress(1.0)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def _load_writer(spec: ModelSpec, gguf: GGUF, context_length: int, options: Options) -> Gpt4AllModel:
+    source = _source(spec, options, context_size(context_length))
+    native = NativeModel(source)
     try:
         native.batch_size = options.batch_size
-        vocabulary = Vocabulary(backend_library(backend), native_log(backend), str(file))
+        vocabulary = _vocabulary(source)
         control = vocabulary.control_tokens()
-        source = choose_template(options.chat_template, gguf.metadata.text("tokenizer.chat_template"), control)
-        template = None if source is None else ChatTemplate(
-            source, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
+        written = choose_template(options.chat_template, gguf.metadata.text("tokenizer.chat_template"), control)
+        template = None if written is None else ChatTemplate(
+            written, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
         )
-        configured = None if options.threads == "auto" else options.threads
-        model = Gpt4AllModel(Loaded(native, vocabulary, template, context_length, configured, describe(gguf, file)))
-        model.use_threads(spec.threads)
+        details = describe(gguf, Path(source.path))
+        return Gpt4AllModel(Loaded(native, vocabulary, template, context_length, _threads(options), details))
     except BaseException:
         native.close()
         raise
-    progress(1.0)
-    return model
+
+
+def _load_embedder(spec: ModelSpec, gguf: GGUF, context_length: int, options: Options) -> Gpt4AllEmbedder:
+    source = _source(spec, options, context_length)
+    native = load_native(source)
+    try:
+        loaded = LoadedEmbedder(
+            native, _vocabulary(source), context_length, _threads(options), options.truncate,
+            options.matryoshka, describe(gguf, Path(source.path)),
+        )
+        return Gpt4AllEmbedder(loaded)
+    except BaseException:
+        native.close()
+        raise
+
+
+def _source(spec: ModelSpec, options: Options, size: int) -> Source:
+    backend, device = choose_backend(options.device)
+    layers = _ALL_LAYERS if options.gpu_layers < 0 else options.gpu_layers
+    return Source(str(cast(Path, spec.file)), backend, device, size, layers)
+
+
+def _vocabulary(source: Source) -> Vocabulary:
+    return Vocabulary(backend_library(source.backend), native_log(source.backend), source.path)
+
+
+def _threads(options: Options) -> int | None:
+    """The count that the options fix; None for what the pool grants."""
+    return None if options.threads == "auto" else options.threads
 
 
 def choose_backend(device: str) -> tuple[str, str | None]:

@@ -78,14 +78,11 @@ class Gpt4AllModel(SerialModel):
         ids = self._vocabulary.tokenize(_readable(text, "text"), parse_special=True, after=[])
         if not add_special and self._vocabulary.adds_bos:
             del ids[0]
-        return Tokens(tuple(ids), tuple(map(self._vocabulary.text, ids)))
+        return self._vocabulary.shown(ids)
 
     def to_text(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as their names. Raises `InvalidRequest` for unknown ones."""
-        for token in tokens:
-            if not 0 <= token < self._vocabulary.size:
-                raise InvalidRequest(f"there is no token {token}; the vocabulary has {self._vocabulary.size}", "tokens")
-        return b"".join(map(self._vocabulary.text, tokens)).decode(errors="replace")
+        return self._vocabulary.join(tokens)
 
     def to_prompt(self, request: Request) -> str:
         """Return what a chat would be answered from."""

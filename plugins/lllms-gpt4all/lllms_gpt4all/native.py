@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Callable
 from secrets import randbits
 
+from attrs import frozen
 from gpt4all import _pyllmodel as bindings
 
 from lllms_core.errors import EngineFailed, ModelLoadFailed
@@ -31,29 +32,47 @@ _llmodel.llmodel_restore_state_data.argtypes = [ctypes.c_void_p, ctypes.c_void_p
 _llmodel.llmodel_restore_state_data.restype = ctypes.c_uint64
 
 
+@frozen
+class Source:
+    """What is loaded, and where to."""
+
+    path: str
+    backend: str
+    device: str | None
+    """By the name that the backend knows; None for the CPU."""
+    context_size: int
+    gpu_layers: int
+
+
+def load_native(source: Source) -> bindings.LLModel:
+    """Load a file. Raises `ModelLoadFailed` with the native reason."""
+    try:
+        model = bindings.LLModel(source.path, source.context_size, source.gpu_layers, source.backend)
+    except RuntimeError as error:
+        raise ModelLoadFailed(f"'{source.path}' cannot be loaded: {error}") from None
+    try:
+        if source.device is not None:
+            model.init_gpu(source.device)
+        with native_log(source.backend).errors() as errors:
+            model.load_model()
+    except ValueError as error:
+        model.close()
+        raise ModelLoadFailed(f"options.device cannot be used: {error}") from None
+    if not _llmodel.llmodel_isModelLoaded(model.model):
+        model.close()
+        raise ModelLoadFailed(f"'{source.path}' cannot be loaded: {reason(errors)}")
+    return model
+
+
 class NativeModel:
-    """A loaded model with the one context that it has. Never call it from two threads at once.
+    """A loaded model that writes, with the one context that it has. Never call it from two threads at once.
 
     `tokens` are those that the context holds, evaluated.
     """
 
-    def __init__(self, path: str, *, backend: str, device: str | None, context_size: int, gpu_layers: int) -> None:
+    def __init__(self, source: Source) -> None:
         """Load a file. Raises `ModelLoadFailed` with the native reason."""
-        try:
-            self._model = bindings.LLModel(path, context_size, gpu_layers, backend)
-        except RuntimeError as error:
-            raise ModelLoadFailed(f"'{path}' cannot be loaded: {error}") from None
-        try:
-            if device is not None:
-                self._model.init_gpu(device)
-            with native_log(backend).errors() as errors:
-                self._model.load_model()
-        except ValueError as error:
-            self._model.close()
-            raise ModelLoadFailed(f"options.device cannot be used: {error}") from None
-        if not _llmodel.llmodel_isModelLoaded(self._model.model):
-            self._model.close()
-            raise ModelLoadFailed(f"'{path}' cannot be loaded: {reason(errors)}")
+        self._model = load_native(source)
         self.tokens: list[int] = []
         self.batch_size = MAX_BATCH
         self._go_on: Callable[[], bool] = lambda: True

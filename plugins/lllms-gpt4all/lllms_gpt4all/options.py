@@ -42,3 +42,7 @@ class Options:
     """Layers on the GPU; -1: all. Without a GPU as `device` it changes nothing."""
     chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
+    truncate: bool = field(default=False, validator=validators.instance_of(bool))
+    """Cut texts that are too long to embed, rather than refuse them."""
+    matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
+    """The model was trained so that its vectors may be cut: requests may ask for fewer `dimensions`."""

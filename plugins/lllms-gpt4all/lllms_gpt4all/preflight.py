@@ -26,6 +26,7 @@ GENERATING = frozenset({
 EMBEDDING = frozenset({"bert", "nomic-bert"})
 """The architectures of models that gpt4all's llama.cpp of July 2024 runs; newer ones are what it lacks."""
 
+_POOLINGS = (1, 2)
 _NEWEST_TENSOR_TYPE = 33
 _NOT_MODELS = {"adapter": "a LoRA adapter, which gpt4all cannot use", "mmproj": "a projector for images"}
 _TOKENIZERS = ("llama", "gpt2", "bert")
@@ -56,6 +57,14 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
     """The tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache cannot fit into the memory."""
     trained = gguf.hyperparameter("context_length") or DEFAULT_CONTEXT
     length = min(trained, DEFAULT_CONTEXT) if options.context_length == "auto" else options.context_length
+    if gguf.architecture in EMBEDDING:
+        # There are no positions beyond those that it was trained on, and gpt4all cuts texts where a block ends.
+        length = min(length, trained) // _BLOCK * _BLOCK
+        if not length:
+            raise ModelLoadFailed(
+                f"options.context_length: '{path}' is a model for embeddings, which gpt4all runs in blocks of {_BLOCK} "
+                f"tokens; set at least that, of the {trained} that it was trained on",
+            )
     memory = _physical_memory()
     needed = context_size(length) * kv_bytes(gguf)
     if memory is not None and needed > memory:
@@ -115,12 +124,23 @@ class _Preflight:
         if kind in _NOT_MODELS:
             self._fail(f"is no model but {_NOT_MODELS[kind]}")
         if architecture in EMBEDDING:
-            self._fail(f"is a model for embeddings ({architecture}): it does not generate text")
-        if architecture not in GENERATING:
+            self._check_embedding(architecture)
+        elif architecture not in GENERATING:
             self._fail(
                 f"has the architecture '{architecture}', which gpt4all's llama.cpp of July 2024 does not know; "
                 'use engine = "llamacpp"',
             )
+
+    def _check_embedding(self, architecture: str) -> None:
+        pooling = self._gguf.hyperparameter("pooling_type")
+        if pooling not in _POOLINGS or self._gguf.metadata.kind(f"{architecture}.pooling_type") != "uint32":
+            self._fail(f"has {pooling} as '{architecture}.pooling_type'; gpt4all pools by 1 (mean) or 2 (CLS)")
+        for name in ("bos_token_id", "eos_token_id"):
+            if self._gguf.metadata.number(f"tokenizer.ggml.{name}") is None:
+                self._fail(
+                    f"lacks 'tokenizer.ggml.{name}': gpt4all frames texts with BOS and EOS, and would give wrong "
+                    'vectors; use engine = "llamacpp"',
+                )
 
     def _check_parts(self) -> None:
         number = self._gguf.metadata.number

@@ -7,7 +7,8 @@ import ctypes
 import os
 from collections.abc import Sequence
 
-from lllms_core.errors import ModelLoadFailed
+from lllms_core.errors import InvalidRequest, ModelLoadFailed
+from lllms_core.queries import Tokens
 from lllms_gpt4all.library import NativeLog, reason
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 1 << 0, 1 << 3, 1 << 4
@@ -102,6 +103,17 @@ class Vocabulary:
     def text(self, token: int) -> bytes:
         """The bytes that a token is made from in a prompt: the name of a control token, as templates write it."""
         return self._piece(token, special=True)
+
+    def shown(self, tokens: Sequence[int]) -> Tokens:
+        """The tokens with what each stands for."""
+        return Tokens(tuple(tokens), tuple(map(self.text, tokens)))
+
+    def join(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens as their names. Raises `InvalidRequest` for unknown ones."""
+        for token in tokens:
+            if not 0 <= token < self.size:
+                raise InvalidRequest(f"there is no token {token}; the vocabulary has {self.size}", "tokens")
+        return b"".join(map(self.text, tokens)).decode(errors="replace")
 
     def is_special(self, token: int) -> bool:
         """Whether gpt4all takes a token apart from the text around it."""

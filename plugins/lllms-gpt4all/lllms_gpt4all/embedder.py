@@ -1,0 +1,134 @@
+"""A gpt4all model that reads: texts to vectors."""
+
+from collections.abc import Mapping, Sequence
+
+from attrs import field, frozen
+from gpt4all import _pyllmodel as bindings
+
+from lllms_core.engines import SerialModel
+from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
+from lllms_core.queries import Embeddings, EmbedRequest, Tokens
+from lllms_core.types import Request, Task
+from lllms_gpt4all.vocabulary import Vocabulary
+
+_UNKNOWN_TASK = "is not a valid task type"
+_OWN_SIZE = -1
+
+
+@frozen
+class LoadedEmbedder:
+    """What a load leaves behind."""
+
+    native: bindings.LLModel
+    vocabulary: Vocabulary
+    context_length: int
+    threads: int | None
+    """The configured count; None: what the pool grants."""
+    truncate: bool
+    matryoshka: bool
+    details: Mapping[str, str | int | float] = field(factory=dict)
+
+
+class Gpt4AllEmbedder(SerialModel):
+    """Vectors over one gpt4all model; nothing of a text is kept."""
+
+    way_out: Mapping[Task, str] = {"render": "it does not chat"}
+    slots = 4
+
+    def __init__(self, loaded: LoadedEmbedder) -> None:
+        self.context_length = loaded.context_length
+        self.can_shorten = loaded.matryoshka
+        self._loaded = loaded
+        self._native = loaded.native
+        self._vocabulary = loaded.vocabulary
+        self._needs_task = self._asks_for_task()
+
+    def details(self) -> Mapping[str, str | int | float]:
+        """What the file says about itself."""
+        return self._loaded.details
+
+    def use_threads(self, count: int) -> None:
+        """Compute with at most `count` threads from the next texts on."""
+        configured = self._loaded.threads
+        self._native.set_thread_count(max(1, count if configured is None else min(configured, count)))
+
+    def open(self, request: Request) -> None:
+        """Refuse: this model does not write."""
+        raise InvalidRequest(f"model '{request.model}' does not write text; use it with /v1/embeddings", "model")
+
+    def open_embed(self, request: EmbedRequest) -> None:
+        """Refuse what is too long, and what gpt4all cannot read."""
+        for index, one in enumerate(request.inputs):
+            self._check(one if isinstance(one, str) else self.to_text(one), f"input[{index}]", request.model)
+        super().open_embed(request)
+
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """The vectors of some texts; a text that begins with a task of the model's own is told apart from it."""
+        vectors = []
+        for text in texts:
+            task, own = self._split(text)
+            vectors.append(self._embed(own, task))
+        return Embeddings(vectors, sum(min(len(self._tokens(text)), self.context_length) for text in texts))
+
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
+        """Return the tokens of a text; with those around it that the model adds, if that is asked for."""
+        ids = self._tokens(text)
+        return self._vocabulary.shown(ids if add_special else ids[1:-1])
+
+    def to_text(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens. Raises `InvalidRequest` for unknown ones."""
+        return self._vocabulary.join(tokens)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._native.close()
+        self._vocabulary.close()
+
+    def _check(self, text: str, param: str, model: str) -> None:
+        if "\0" in text:
+            raise InvalidRequest(f"'{param}' has a NUL character, which gpt4all takes for the end; leave it out", param)
+        count, most = len(self._tokens(text)), self.context_length
+        if count <= len(self._tokens("")):
+            raise InvalidRequest(f"'{param}' has no tokens; leave it out", param)
+        if count > most and not self._loaded.truncate:
+            raise ContextOverflow(
+                f"'{param}' has {count} tokens, but model '{model}' reads {most}; shorten it, or set options.truncate "
+                "to have it cut",
+                param, "context_length_exceeded",
+            )
+        if self._needs_task and ": " not in text:
+            raise InvalidRequest(
+                f"'{param}' names no task, and gpt4all embeds with this model only for one; begin it with "
+                "'search_document: ', 'search_query: ' or whatever the model was trained with",
+                param,
+            )
+
+    def _split(self, text: str) -> tuple[str, str]:
+        if not self._needs_task:
+            return "", text
+        task, _, own = text.partition(": ")
+        return task, own
+
+    def _embed(self, text: str, task: str) -> Sequence[float]:
+        readable = text.encode(errors="replace").decode()
+        try:
+            # One by one, and without means: a text that is too long is cut.
+            [vector] = self._native.generate_embeddings(
+                [readable], task, _OWN_SIZE, do_mean=False, atlas=False, cancel_cb=None,
+            )["embeddings"]
+        except RuntimeError as error:
+            if _UNKNOWN_TASK in str(error):
+                raise InvalidRequest(f"gpt4all: {error}; begin the text with one that it knows", "input") from None
+            raise EngineFailed(f"gpt4all: {error}") from None
+        return list(vector)
+
+    def _asks_for_task(self) -> bool:
+        """Whether gpt4all knows this model by its name, and wants to be told what the texts are for."""
+        try:
+            self._embed("a", "")
+        except InvalidRequest:
+            return True
+        return False
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._vocabulary.tokenize(text, parse_special=False, after=[])
