@@ -23,6 +23,7 @@ from lllms_core.types import ModelOffer
 
 BUILTINS: Mapping[str, str] = {
     "downloaders": "lllms_core.builtin.downloaders",
+    "native": "lllms_core.builtin.native",
     "openai": "lllms_core.builtin.openai",
     "sessions": "lllms_core.builtin.sessions",
     "status": "lllms_core.builtin.status",

@@ -89,7 +89,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("stream", Flag(), _BOTH, "emulated"),
     Parameter("stream_options", Json(("object",)), _BOTH, "emulated"),
     Parameter("encoding_format", Choice(("float", "base64")), _EMBED, "emulated"),
-    Parameter("dimensions", Integer(1, INT32), _EMBED, "refused"),
+    Parameter("dimensions", Integer(1, INT32), _EMBED, "emulated"),
     # Where it ends.
     Parameter("max_tokens", Integer(1, INT32), _CHAT, "emulated"),
     Parameter("max_tokens", Integer(0, INT32), _TEXT, "emulated"),

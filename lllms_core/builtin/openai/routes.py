@@ -4,12 +4,13 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from quart import Blueprint, Response, request
-from werkzeug.exceptions import UnsupportedMediaType
+from quart import Blueprint, Response
 
 from lllms_core.builtin.openai.answers import Events, Head, completion_id, dumps, whole_answer
+from lllms_core.builtin.openai.body import read_body
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.builtin.openai.sse import write_events
+from lllms_core.builtin.openai.vectors import add_routes
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
 from lllms_core.host import Host
@@ -36,6 +37,7 @@ def make_blueprint(host: Host, patience: float, interval: float) -> Blueprint:
         routes.add_url_rule(f"{prefix}/models/<path:name>", "model", views.model)
         routes.add_url_rule(f"{prefix}/chat/completions", "chat", views.chat_completions, methods=["POST"])
         routes.add_url_rule(f"{prefix}/completions", "text", views.completions, methods=["POST"])
+    add_routes(routes, host, PREFIXES)
     return routes
 
 
@@ -59,11 +61,11 @@ class Views:
 
     async def chat_completions(self) -> Response:
         """Answer a conversation."""
-        return await self._complete(read_chat(await _read_body()))
+        return await self._complete(read_chat(await read_body()))
 
     async def completions(self) -> Response:
         """Continue a text."""
-        return await self._complete(read_text(await _read_body()))
+        return await self._complete(read_text(await read_body()))
 
     async def _complete(self, wanted: Completion) -> Response:
         entry = self._host.model(wanted.model)
@@ -124,14 +126,6 @@ def _close_with_task(stream: Stream) -> None:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  # views run in tasks
     task.add_done_callback(close)
-
-
-async def _read_body() -> bytes:
-    # Web pages of strangers can send any other type without asking the server first.
-    if not request.is_json:
-        got = f"not {request.mimetype}" if request.mimetype else "and there is none"
-        raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
-    return await request.get_data(cache=False, as_text=False, parse_form_data=False)
 
 
 def _head(stream: Stream, entry: CatalogEntry) -> Head:

@@ -1,14 +1,14 @@
 """From the JSON of a request to what the host is asked for: nothing is ignored, and each fault has its `param`."""
 
-import json
 from collections.abc import Mapping
 from typing import cast
 
 from attrs import frozen
 
+from lllms_core.builtin.openai.body import read_object, take, take_text
 from lllms_core.builtin.openai.messages import read_messages
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters.wording import missing, unknown, unsupported, wrong_type
+from lllms_core.parameters.wording import unknown, unsupported, wrong_type
 from lllms_core.types import Message
 
 
@@ -32,15 +32,15 @@ class Completion:
 
 def read_chat(body: bytes) -> Completion:
     """Read the body of `POST /chat/completions`. Raises `RequestError`."""
-    values = _read_object(body)
-    messages = read_messages(_take(values, "messages"))
+    values = read_object(body)
+    messages = read_messages(take(values, "messages"))
     return _read_rest(values, messages, None)
 
 
 def read_text(body: bytes) -> Completion:
     """Read the body of `POST /completions`. Raises `RequestError`."""
-    values = _read_object(body)
-    prompt = _take(values, "prompt")
+    values = read_object(body)
+    prompt = take(values, "prompt")
     if isinstance(prompt, list):
         raise unsupported("prompt", "one string")
     if not isinstance(prompt, str):
@@ -48,38 +48,10 @@ def read_text(body: bytes) -> Completion:
     return _read_rest(values, None, prompt)
 
 
-def _read_object(body: bytes) -> dict[str, object]:
-    """Return the members of the body that say something: those that are null are left out."""
-    try:
-        # Decoded here, for json.loads would let half a character through.
-        values = json.loads(body.decode(), parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            # Escapes can spell one, too.
-            json.dumps(values, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise InvalidRequest(f"the body is not valid JSON: {reason}", None, "invalid_json") from error
-    if not isinstance(values, dict):
-        raise InvalidRequest(f"the body must be a JSON object, not {json.dumps(values)[:50]}", None, "invalid_json")
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no number in JSON")
-
-
-def _take(values: dict[str, object], name: str) -> object:
-    if name not in values:
-        raise missing(name)
-    return values.pop(name)
-
-
 def _read_rest(
     values: dict[str, object], messages: tuple[Message, ...] | None, prompt: str | None,
 ) -> Completion:
-    model = _take(values, "model")
-    if not isinstance(model, str):
-        raise wrong_type("model", "a string", model)
+    model = take_text(values, "model")
     stream = _read_flag("stream", values.pop("stream", False))
     include_usage = _read_stream_options(values.pop("stream_options", None), stream=stream)
     return Completion(model, values, messages, prompt, stream, include_usage)

@@ -78,7 +78,8 @@ class LlamaCppEmbedder(EmbeddingModel):
         if isinstance(text, str):
             own = self._vocabulary.text_tokens(text, parse_special=False)
         else:
-            own = self._checked(text)
+            self._vocabulary.check(text, "input")
+            own = list(text)
             if own[: len(before)] == before:
                 own = own[len(before) :]
             if after and own[-len(after) :] == after:
@@ -136,7 +137,8 @@ class LlamaCppEmbedder(EmbeddingModel):
 
     def to_text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, as far as the vocabulary keeps it."""
-        return self._vocabulary.text(self._checked(tokens))
+        self._vocabulary.check(tokens, "tokens")
+        return self._vocabulary.text(tokens)
 
     def warm_up(self) -> None:
         """Touch all weights. Raises `ModelLoadFailed` if nothing works."""
@@ -151,10 +153,6 @@ class LlamaCppEmbedder(EmbeddingModel):
         if context is not None:
             llama.llama_free(context)
             llama.llama_model_free(self._loaded.model)
-
-    def _checked(self, tokens: Sequence[int]) -> list[int]:
-        self._vocabulary.check(tokens)
-        return list(tokens)
 
     def _score(self, outputs: Sequence[float]) -> float:
         # One output is a logit; models with two (yes and no) have turned them into probabilities.

@@ -166,7 +166,7 @@ class LlamaCppModel(BatchingModel):
 
     def to_text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens as their texts."""
-        self._vocabulary.check(tokens)
+        self._vocabulary.check(tokens, "tokens")
         return self._vocabulary.text(tokens)
     def control_text(self, token: int) -> str:
         """The text of a control token; "" for any other."""

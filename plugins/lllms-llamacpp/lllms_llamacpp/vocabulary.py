@@ -76,11 +76,11 @@ class Vocabulary:
         """The bytes of a token; of a control token its text."""
         return self.piece(token) or self._text(token).encode()
 
-    def check(self, tokens: Sequence[int]) -> None:
-        """Raise `InvalidRequest` for a number that is no token of this vocabulary."""
+    def check(self, tokens: Sequence[int], param: str) -> None:
+        """Raise `InvalidRequest` about `param` for a number that is no token of this vocabulary."""
         for token in tokens:
             if not 0 <= token < self.size:
-                raise InvalidRequest(f"{token} is no token of this model; they go from 0 to {self.size - 1}", "tokens")
+                raise InvalidRequest(f"{token} is no token of this model; they go from 0 to {self.size - 1}", param)
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; none for a control token."""

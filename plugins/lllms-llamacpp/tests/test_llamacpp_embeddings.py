@@ -8,12 +8,16 @@ import pytest
 from berts_for_tests import Bert, minilm, random_bert
 from lllms_llamacpp import LlamaCppEngine, Options
 
+from lllms_core.app import create_app
+from lllms_core.config import parse_config
 from lllms_core.engines import Model
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
+from lllms_core.host import Host
 from lllms_core.queries import Embeddings, EmbedRequest, RerankRequest, Scores, Text
 from lllms_core.types import ModelSpec, Request
 
 TEXTS = ("hello world", "the cat is red", "dogs and a red dog, 12", "Blue!", "é", "x " * 50)
+TEXTS_RANKED = ("the cat is red", "hello hello", "blue")
 BERT = random_bert()
 
 Loader = Callable[..., Model]
@@ -157,6 +161,28 @@ def test_ranking_scores_pairs(ranker: Model) -> None:
     assert answer.tokens == sum(map(len, pairs))
     with pytest.raises(ContextOverflow, match=r"'documents\[1\]'"):
         ranker.open_rerank(RerankRequest("r", "m", "which?", ("cat", "x " * 100)))
+
+
+async def test_rerank_over_http(ranker: Model, folder: Path) -> None:
+    """`/v1/rerank` gives the best documents first, as many as asked for, with their places and texts if wanted."""
+    del ranker  # its file is used
+    documents: list[object] = ["the cat is red", {"text": "hello hello"}, "blue"]
+    scores = [BERT.score(BERT.tokens("which cat?") + BERT.tokens(text)[1:]) for text in TEXTS_RANKED]
+    best = sorted(range(3), key=lambda index: -scores[index])
+    config = {"models": {"ranker": {"engine": "llamacpp", "file": str(folder / "rank.gguf")}}}
+    async with Host(parse_config(config)) as host:
+        client = create_app(host, manage_host=False).test_client()
+        body = {"model": "ranker", "query": "which cat?", "documents": documents}
+        answer = await (await client.post("/v1/rerank", json=body)).get_json()
+        short = await client.post("/openai/v1/rerank", json={**body, "top_n": 1, "return_documents": False})
+        refused = await client.post("/v1/embeddings", json={"model": "ranker", "input": "a"})
+    assert [one["index"] for one in answer["results"]] == best
+    assert [one["relevance_score"] for one in answer["results"]] == pytest.approx([scores[i] for i in best], abs=1e-3)
+    assert [one["document"]["text"] for one in answer["results"]] == [TEXTS_RANKED[i] for i in best]
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] > 3
+    [only] = (await short.get_json())["results"]
+    assert (only["index"], "document" in only) == (best[0], False)
+    assert "/v1/rerank" in (await refused.get_json())["error"]["message"]
 
 
 def test_tasks(mean: Model, ranker: Model, load: Loader, tiny_file: Path) -> None:

@@ -9,7 +9,8 @@ from typing import cast
 
 from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
 from lllms_core.engines.serial import Piece, SerialModel
-from lllms_core.errors import ModelLoadFailed
+from lllms_core.errors import ContextOverflow, ModelLoadFailed
+from lllms_core.queries import Embeddings, Tokens
 from lllms_core.types import Memory, Message, ModelSpec, Request
 from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
@@ -17,6 +18,7 @@ from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, lengthen, pace, strike
 from lllms_mock.tokens import split_bytes, split_words
 from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
+from lllms_mock.vectors import vector
 
 ELIZA = Path(__file__).with_name("eliza.toml")
 
@@ -25,6 +27,7 @@ class MockModel(SerialModel):
     """A chatbot whose answers come as its options say. Each answer depends on its request alone: no state is kept."""
 
     answer_format = FORMAT
+    can_shorten = True
 
     def __init__(self, options: Options, rules: Rules) -> None:
         self.slots = options.slots
@@ -40,6 +43,32 @@ class MockModel(SerialModel):
         """Count exactly what an answer of this text would be charged."""
         return len(self._split(text))
 
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Give a vector for each text; the script's faults strike here, too."""
+        tokens = 0
+        for text in texts:
+            count = self.count_tokens(text)
+            if count > self.context_length:
+                raise ContextOverflow(
+                    f"a text has {count} tokens, but the mock reads {self.context_length}; shorten it, or raise "
+                    "options.context_length",
+                    "input", "context_length_exceeded",
+                )
+            tokens += count
+            line = self._heard(text)
+            if line.fault is not None and line.fault != "hang":
+                strike(line.fault)
+        return Embeddings([vector(split_words(text), self._options.dimensions) for text in texts], tokens)
+
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:  # noqa: ARG002  # nothing is ever added
+        """The bytes of the text."""
+        pieces = split_bytes(text)
+        return Tokens(tuple(piece[0] for piece in pieces), tuple(pieces))
+
+    def to_text(self, tokens: Sequence[int]) -> str:
+        """The text of these bytes; a larger number stands for itself, so that any client's tokens are taken."""
+        return b"".join(bytes([one]) if one < 256 else b" <%d>" % one for one in tokens).decode(errors="replace")
+
     def complete(self, prompt: str, request: Request) -> Iterable[Piece]:
         """Answer the prompt as if it were the first message of a conversation."""
         return self._answer([Message("user", prompt)], request)
@@ -52,7 +81,7 @@ class MockModel(SerialModel):
         options = self._options
         heard = [message.content for message in messages if message.role == "user"] or [""]
         said = {message.content for message in messages if message.role == "assistant"}
-        line = next((line for line in options.script if re.search(line.when, heard[-1], re.IGNORECASE)), Line())
+        line = self._heard(heard[-1])
         if line.fault in {"refuse", "raise-open"}:
             strike(line.fault)
         calls = [] if messages[-1].role == "tool" else offered(line.calls, request.tools)
@@ -72,6 +101,10 @@ class MockModel(SerialModel):
         if options.first_token or options.tokens_per_second is not None:
             pieces = pace(pieces, options.first_token, options.tokens_per_second)
         return pieces
+
+    def _heard(self, text: str) -> Line:
+        """The line of the script that hears this."""
+        return next((line for line in self._options.script if re.search(line.when, text, re.IGNORECASE)), Line())
 
     def _split(self, text: str) -> Sequence[str | bytes]:
         return split_words(text) if self._options.tokenizer == "words" else split_bytes(text)

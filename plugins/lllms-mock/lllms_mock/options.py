@@ -75,6 +75,8 @@ class Options:
     """How long it takes to load."""
     load_fault: LoadFault | None = field(default=None, validator=optional(in_(get_args(LoadFault))))
     """What goes wrong at the end of loading; None: nothing."""
+    dimensions: int = field(default=64, validator=ge(1))
+    """How many numbers an embedding has."""
     memory: int = field(default=0, validator=ge(0))
     """Bytes that the model says it needs; it takes none."""
 

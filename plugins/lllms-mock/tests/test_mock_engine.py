@@ -168,7 +168,7 @@ def test_memory_and_slots_are_declared() -> None:
     assert MockEngine().estimate(ModelSpec("m", options)).total == 123
     info = load(options).info
     assert (info.slots, info.context_length, info.details) == (2, 77, {"memory": 123})
-    assert info.tasks == {"chat", "text"}
+    assert info.tasks == {"chat", "text", "embed", "tokenize", "detokenize"}
 
 
 def test_inspect_finds_faults_of_the_rules(tmp_path: Path) -> None:

@@ -1,0 +1,32 @@
+"""The native API, under `/api/v1`: what a loaded model tells of itself, which OpenAI's API has no words for."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lllms_core.apis import Api
+from lllms_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from quart import Blueprint
+
+    from lllms_core.host import Host
+
+__all__ = ["NativeApi", "lllms_apis"]
+
+
+class NativeApi(Api):
+    """`POST /api/v1/tokenize`, `/api/v1/detokenize`, `/api/v1/apply-template`; errors have OpenAI's shape."""
+
+    name = "native"
+
+    def blueprint(self, host: "Host") -> "Blueprint":
+        """Return the routes."""
+        from lllms_core.builtin.native.routes import make_blueprint
+
+        return make_blueprint(host)
+
+
+@hookimpl
+def lllms_apis() -> Iterable[Api]:
+    """Provide the API."""
+    return [NativeApi()]
