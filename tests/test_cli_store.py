@@ -100,7 +100,7 @@ def test_ctrl_c_keeps_what_has_arrived(lllms, site):
     source = f"{site.url}/tiny.gguf"
     process = lllms.start("pull", source)
     assert process.stderr is not None
-    while "(2" not in process.stderr.readline():  # 400 kB are 26 %
+    while " 2" not in process.stderr.readline():  # 400 kB are 26 %
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
@@ -119,7 +119,7 @@ def test_gc_deletes_unfinished_downloads(lllms, site):
     site.faults.append(hang(400_000))
     process = lllms.start("pull", f"{site.url}/tiny.gguf")
     assert process.stderr is not None
-    while "(2" not in process.stderr.readline():
+    while " 2" not in process.stderr.readline():
         assert process.poll() is None
     assert lllms("gc", "-y").endswith("freed 0 bytes\n")
     assert "being fetched now" in lllms.errors
@@ -207,9 +207,9 @@ def in_terminal(lllms: Program, *arguments: str, answer: str = "") -> str:
     (DownloadStatus("s", "waiting", "f", "", 0, 0, 5, 0.0, None), "waiting: another process fetches it"),
     (DownloadStatus("s", "downloading", "f", "", 500, 0, None, 0.0, None), "500 bytes"),
     (DownloadStatus("s", "downloading", "f", "", 10**9, 0, 4 * 10**9, 10**7, 300.0),
-     "1.0 GB of 4.0 GB (25%), 10.0 MB/s, 5 min 0 s left"),
+     "1.0 GB of 4.0 GB, 10.0 MB/s, 5 min 0 s left"),
     (DownloadStatus("s", "verifying", "f", "", 0, 2 * 10**9, 4 * 10**9, 10**9, 2.0),
-     "verified 2.0 GB of 4.0 GB (50%), 1.0 GB/s, 2 s left"),
+     "verified 2.0 GB of 4.0 GB, 1.0 GB/s, 2 s left"),
 ])
 def test_progress_in_words(status, text):
     """Progress is told with size, share, speed and time left, as far as they are known."""

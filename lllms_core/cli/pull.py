@@ -43,5 +43,4 @@ def pull(models: tuple[str, ...], config_file: Path | None) -> None:
 
 
 def _told(name: str, model: "StoredModel") -> str:
-    note = f" ({model.note})" if model.note else ""
-    return f"{name}: {model.path}, {human_size(model.size)}{note}"
+    return f"{name}: {model.path}, {human_size(model.size)}"

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import click
 from attrs import field, frozen
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.text import Text
 
 from lllms_core.cli.figures import printable
 from lllms_core.errors import DownloadCancelled, LllmsError
@@ -21,6 +21,8 @@ AT_ONCE = 4
 _LOOK_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 """Where there is no terminal, a line tells of each tenth that is done, and after so long in any case."""
+_NAME, _ABOUT, _BAR = 28, 46, (6, 40)
+"""Columns of a terminal for the names, for the words about each, and for the bars: at least and at most."""
 _INTERRUPTED = 130
 """The exit code of programs that Ctrl-C ended."""
 
@@ -42,6 +44,9 @@ class Transfer:
 
 class Display(Protocol):
     """Shows how far transfers are, and what came of them."""
+
+    def note(self, text: str) -> None:
+        """Show at once what else is worth knowing."""
 
     def show(self, name: str, status: DownloadStatus) -> None:
         """Show the state of one transfer; called several times a second."""
@@ -65,7 +70,7 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
                     display.tell(transfer.done(future.result()))
                 except (LllmsError, OSError) as error:
                     failed = True
-                    display.tell(f"Error: {transfer.name}: {error}", error=True)
+                    display.tell(_fault(transfer.name, error), error=True)
         except KeyboardInterrupt:
             _cancel(running, display)
             raise click.exceptions.Exit(_INTERRUPTED) from None
@@ -80,7 +85,7 @@ def progress_text(status: DownloadStatus) -> str:
     if status.state == "waiting":
         return "waiting: another process fetches it"
     moved = _moved(status)
-    share = f" of {human_size(status.total)} ({moved / status.total:.0%})" if status.total else ""
+    share = f" of {human_size(status.total)}" if status.total else ""
     parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(moved)}{share}"]
     if status.speed > 0:
         parts.append(f"{human_size(status.speed)}/s")
@@ -89,16 +94,30 @@ def progress_text(status: DownloadStatus) -> str:
     return ", ".join(parts)
 
 
+def _fault(name: str, error: BaseException) -> str:
+    return f"Error: {error}" if name in str(error) else f"Error: {name}: {error}"
+
+
+def _short(name: str) -> str:
+    """The end of a long name, which tells more than its beginning."""
+    return name if len(name) <= _NAME else f"…{name[1 - _NAME:]}"
+
+
 def _moved(status: DownloadStatus) -> int:
     """How many bytes of the work are done."""
     return status.checked if status.state == "verifying" else status.done
 
 
 def _as_they_end(running: dict[Future[StoredModel], Transfer], display: Display) -> Iterator[Future[StoredModel]]:
+    noted: set[str] = set()
     while running:
         ended, _ = wait(running, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
         for transfer in running.values():
-            display.show(transfer.name, transfer.download.status)
+            status = transfer.download.status
+            if status.note and transfer.name not in noted:
+                noted.add(transfer.name)
+                display.note(f"{transfer.name}: {status.note}")
+            display.show(transfer.name, status)
         yield from ended
 
 
@@ -110,7 +129,7 @@ def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> N
     for future, transfer in running.items():
         error = None if future.cancelled() else future.exception()
         if error is not None and not isinstance(error, DownloadCancelled):
-            display.tell(f"Error: {transfer.name}: {error}", error=True)
+            display.tell(_fault(transfer.name, error), error=True)
     display.tell("interrupted; what has arrived is kept, and the next time goes on from there", error=True)
 
 
@@ -121,8 +140,10 @@ def _display() -> Iterator[Display]:
         return
     from rich.console import Console
 
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[about]}")
-    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False, redirect_stderr=False) as progress:
+    console = Console(stderr=True)
+    bar = BarColumn(max(_BAR[0], min(_BAR[1], console.width - _NAME - _ABOUT)))
+    columns = TextColumn("{task.description}"), bar, TextColumn("{task.fields[about]}")
+    with Progress(*columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
         bars = _Bars(progress)
         try:
             yield bars
@@ -137,6 +158,10 @@ class _Lines:
     def __init__(self) -> None:
         self._told: dict[str, tuple[str, int, float]] = {}
 
+    def note(self, text: str) -> None:
+        """Print it at once."""
+        click.echo(printable(text), err=True)
+
     def show(self, name: str, status: DownloadStatus) -> None:
         """Tell of a new state, and of progress."""
         tenth = 10 * _moved(status) // status.total if status.total else 0
@@ -144,7 +169,8 @@ class _Lines:
         news = (status.state, tenth) != (state, before) or time.monotonic() - since > _LINE_SECONDS
         if news and status.state not in {"done", "failed"}:
             self._told[name] = status.state, tenth, time.monotonic()
-            click.echo(f"{printable(name)}: {progress_text(status)}", err=True)
+            share = f"{_moved(status) / status.total:.0%}, " if status.total else ""
+            click.echo(f"{printable(name)}: {share}{progress_text(status)}", err=True)
 
     def tell(self, text: str, *, error: bool = False) -> None:
         """Print it at once."""
@@ -159,10 +185,14 @@ class _Bars:
         self._tasks: dict[str, TaskID] = {}
         self._lines: list[tuple[str, bool]] = []
 
+    def note(self, text: str) -> None:
+        """Print it above the bars."""
+        self._progress.console.print(escape(printable(text)), highlight=False)
+
     def show(self, name: str, status: DownloadStatus) -> None:
         """Move the bar."""
         if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(Text(printable(name)).markup, total=None, about="")
+            self._tasks[name] = self._progress.add_task(escape(_short(printable(name))), total=None, about="")
         ended = status.state in {"done", "failed"}
         about = status.state if ended else progress_text(status)
         completed = status.total if status.state == "done" else _moved(status)
