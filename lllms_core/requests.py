@@ -10,6 +10,7 @@ from lllms_core.catalog import CatalogEntry
 from lllms_core.chat import settle_results
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.parameters import DEFAULTS, ROUTES, Route
+from lllms_core.parameters.structured import take_constraint
 from lllms_core.parameters.tools import settle_tools
 from lllms_core.parameters.wording import unknown, unsupported
 from lllms_core.types import Constraint, Message, Request
@@ -36,9 +37,10 @@ def build_request(
         raise InvalidRequest("exactly one of 'messages' and 'prompt' is needed", "messages")
     if messages is not None and not messages:
         raise InvalidRequest("'messages' is empty; at least one message is needed", "messages")
+    checked = check_parameters("text" if messages is None else "chat", entry, parameters)
+    constraint = take_constraint(checked) or constraint
     if constraint is not None:
         _check_constraint(constraint, entry)
-    checked = check_parameters("text" if messages is None else "chat", entry, parameters)
     _merge_limits(checked)
     settle_tools(checked)
     _check_tools(checked, entry)

@@ -13,6 +13,7 @@ from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.parameters import ROUTES, Route, verdicts
+from lllms_core.parameters.structured import NAMES
 from lllms_core.plugins import Plugins
 from lllms_core.types import Message, Request, Sampling
 
@@ -146,7 +147,7 @@ def test_what_the_api_reads_is_no_parameter_of_a_request(host: Host) -> None:
 @pytest.mark.parametrize("route", ["chat", "text"])
 def test_every_parameter_has_a_meaning(route: Route) -> None:
     """What is emulated, or may be honoured, has a field in the request, or is read by the API."""
-    older = {"max_completion_tokens", "functions", "function_call"}
+    older = {"max_completion_tokens", "functions", "function_call", *NAMES}
     read = {one.name for kind in (Request, Sampling) for one in fields(kind)} | API_ONLY | older
     done = {name for verdict in (set(), ENGINES) for name, what in verdicts(verdict)[route].items() if what in DONE}
     assert done <= read

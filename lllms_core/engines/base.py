@@ -10,6 +10,7 @@ from attrs import frozen
 from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
+from lllms_core.parameters.structured import NAMES
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
 from lllms_core.types import ConstraintKind, Delta, Isolation, Memory, ModelInfo, ModelSpec, Request, Task
 
@@ -56,8 +57,9 @@ class Engine(ABC):
         return {}
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        """Refuse an engine that declares parameters which nobody can ask for."""
+        """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
         super().__init_subclass__(**kwargs)
+        cls.parameters |= {name for name in NAMES if not cls.constraints.isdisjoint(NAMES[name])}
         unknown = cls.parameters - {parameter.name for parameter in TABLE}
         if unknown:
             raise TypeError(f"{cls.__name__}.parameters: there are no parameters named {', '.join(sorted(unknown))}")

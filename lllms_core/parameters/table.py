@@ -23,6 +23,7 @@ from lllms_core.parameters.kinds import (
     Strings,
     Text,
 )
+from lllms_core.parameters.structured import Grammar, ResponseFormat
 from lllms_core.parameters.tools import FUNCTION_CALL, FUNCTIONS, TOOL_CHOICE, TOOLS
 
 Route = Literal["chat", "text", "embeddings"]
@@ -131,7 +132,9 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("parallel_tool_calls", Flag(), _CHAT, "refused", neutral=(True, False)),
     Parameter("functions", FUNCTIONS, _CHAT, "refused", neutral=([],)),
     Parameter("function_call", FUNCTION_CALL, _CHAT, "refused", neutral=("none", "auto")),
-    Parameter("response_format", Json(("object",)), _CHAT, "refused", neutral=({"type": "text"},)),
+    Parameter("response_format", ResponseFormat(), _CHAT, "refused", neutral=({"type": "text"},)),
+    Parameter("json_schema", Json(("object",)), _BOTH, "refused", extension=True),
+    Parameter("grammar", Grammar(), _BOTH, "refused", extension=True),
     Parameter("reasoning_effort", Choice(_EFFORTS), _CHAT, "refused"),
     Parameter("chat_template_kwargs", Json(("object",)), _CHAT, "refused", neutral=({},), extension=True),
     Parameter("cache_prompt", Flag(), _BOTH, "emulated", neutral=(True,), extension=True),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from math import isfinite
 
 from attrs import frozen
 
@@ -108,6 +109,8 @@ def _inexact(value: object) -> Iterator[str]:
         return
     if isinstance(value, int) and abs(value) > _EXACT_INTEGER:
         yield f"the number {str(value)[:40]} is too large to be kept exactly"
+    elif isinstance(value, float) and not isfinite(value):
+        yield "a number is too large to be kept"
     elif isinstance(value, float) and float(f"{value:.{_EXACT_DIGITS}g}") != value:
         yield f"the number {value!r} has more than {_EXACT_DIGITS} digits, too many to be kept exactly"
     elif isinstance(value, str) and _UNWRITABLE.search(value):

@@ -106,6 +106,7 @@ def test_what_the_grammar_allows_is_valid(schema, seed):
     ({"minProperties": 2}, "'minProperties': 2"),
     ({"const": 2**53 + 1}, "too large"),
     ({"enum": [[{"a": 123456789.12345679}]]}, "in enum: the number 123456789.12345679"),
+    ({"type": "number", "maximum": 1e400}, "in maximum: a number is too large"),
     ({"const": "\0"}, "control characters"),
     ({"properties": {"\x01": {}}}, "control characters"),
     ({"properties": {"a": 3}}, "in properties.a: a schema is an object or a boolean, not 3"),

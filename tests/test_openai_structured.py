@@ -1,0 +1,150 @@
+"""Structured output through the real server, asked for by the real client."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Literal
+
+import lllms_llamacpp
+import openai
+import pytest
+import pytest_asyncio
+from pydantic import BaseModel, Field
+from serving_for_tests import serving
+
+TINY = str(Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf")
+MODELS: dict[str, Any] = {
+    "tiny": {"engine": "llamacpp", "file": TINY, "options": {"threads": 1, "slots": 4}},
+    "mock": {"engine": "mock"},
+}
+
+
+class Pet(BaseModel):
+    name: str = Field(max_length=10)
+    kind: Literal["cat", "dog"]
+    age: int = Field(ge=0, le=30)
+
+
+class Owner(BaseModel):
+    name: str = Field(max_length=10)
+    pets: list[Pet] = Field(max_length=2)
+    street: str | None = Field(max_length=10)
+
+
+ASKED: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "tell me a story"}], "seed": 3}
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "pet", "schema": Pet.model_json_schema(), "strict": True}}
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def url() -> AsyncIterator[str]:
+    async with serving({"server": {"port": 0}, "models": MODELS}) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def test_parse_returns_the_pydantic_model(client: openai.AsyncOpenAI) -> None:
+    """`client.chat.completions.parse` gets an instance of the model that it was given, nested ones included."""
+    for seed in range(3):
+        answer = await client.chat.completions.parse(**{**ASKED, "seed": seed}, response_format=Owner)
+        [choice] = answer.choices
+        assert choice.finish_reason == "stop"
+        assert isinstance(choice.message.parsed, Owner)
+        assert choice.message.parsed == Owner.model_validate_json(choice.message.content or "")
+
+
+async def test_parse_in_a_thread_of_its_own(url: str) -> None:
+    """The synchronous client parses, too."""
+    def parse() -> Pet | None:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            return client.chat.completions.parse(**ASKED, response_format=Pet).choices[0].message.parsed
+
+    assert isinstance(await asyncio.to_thread(parse), Pet)
+
+
+async def test_stream_equals_the_answer(client: openai.AsyncOpenAI) -> None:
+    """The `stream` helper parses what it gathered, and that is what comes without streaming."""
+    whole = await client.chat.completions.create(**ASKED, response_format=FORMAT)
+    async with client.chat.completions.stream(**ASKED, response_format=Pet) as stream:
+        final = await stream.get_final_completion()
+    assert final.choices[0].message.content == whole.choices[0].message.content
+    assert isinstance(final.choices[0].message.parsed, Pet)
+    assert final.choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
+
+
+async def test_cut_answer_says_length(client: openai.AsyncOpenAI) -> None:
+    """An answer that is cut before it is whole ends with `length`, which the client's parser reports."""
+    answer = await client.chat.completions.create(**ASKED, response_format=FORMAT, max_tokens=3)
+    assert answer.choices[0].finish_reason == "length"
+    with pytest.raises(openai.LengthFinishReasonError):
+        await client.chat.completions.parse(**ASKED, response_format=Pet, max_tokens=3)
+
+
+async def test_json_object(client: openai.AsyncOpenAI) -> None:
+    """`json_object` gives a JSON object, or the beginning of one."""
+    answer = await client.chat.completions.create(**ASKED, response_format={"type": "json_object"}, max_tokens=100)
+    choice = answer.choices[0]
+    assert choice.finish_reason == "length" or isinstance(json.loads(choice.message.content or ""), dict)
+
+
+@pytest.mark.parametrize(("extension", "expected"), [
+    ({"json_schema": {"enum": ["red", "green"]}}, '"(red|green)"'),
+    ({"grammar": 'root ::= "red" | "green"'}, "red|green"),
+    ({"grammar": {"syntax": "lark", "definition": 'start: "a" | "b"'}}, "a|b"),
+    ({"grammar": {"syntax": "regex", "definition": "[x-z]{3}"}}, "[x-z]{3}"),
+])
+async def test_extensions_constrain_chats_and_texts(
+    client: openai.AsyncOpenAI, extension: dict[str, Any], expected: str,
+) -> None:
+    """`json_schema` and `grammar` constrain what `/chat/completions` and `/completions` answer."""
+    chat = await client.chat.completions.create(**ASKED, extra_body=extension)
+    text = await client.completions.create(model="tiny", prompt="Once", extra_body=extension)
+    for answer in (chat.choices[0].message.content or "", text.choices[0].text):
+        assert re.fullmatch(expected, answer)
+
+
+@pytest.mark.parametrize(("model", "body", "param", "code"), [
+    ("tiny", {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}},
+     "response_format", "invalid_json_schema"),
+    ("tiny", {"grammar": "root ::= missing"}, "grammar", "invalid_grammar"),
+    ("tiny", {"grammar": {"syntax": "regex", "definition": "(a"}}, "grammar", "invalid_grammar"),
+    ("tiny", {"grammar": "root ::= [a]", "json_schema": {}}, "grammar", "invalid_value"),
+    ("tiny", {"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
+    ("mock", {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ("mock", {"grammar": "root ::= [a]"}, "grammar", "unsupported_parameter"),
+])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_cannot_be_kept_is_refused_by_name(
+    client: openai.AsyncOpenAI, model: str, body: dict[str, Any], param: str | None, code: str, *, stream: bool,
+) -> None:
+    """A form that is malformed, cannot be kept, or that the engine does not do is a 400 which names the parameter."""
+    with pytest.raises(openai.BadRequestError) as raised:
+        await client.chat.completions.create(**{**ASKED, "model": model}, stream=stream, extra_body=body)
+    assert (raised.value.param, raised.value.code) == (param, code)
+
+
+async def test_constrained_and_free_answers_share_a_batch(client: openai.AsyncOpenAI) -> None:
+    """Constrained requests neither change nor hold up others that run beside them."""
+    count: dict[str, Any] = {
+        "model": "tiny", "messages": [{"role": "user", "content": "lets count to 10"}], "temperature": 0,
+    }
+    alone = await client.chat.completions.create(**count)
+    answers = await asyncio.gather(*(
+        client.chat.completions.create(**{**ASKED, "seed": seed}, response_format=FORMAT) if seed % 2
+        else client.chat.completions.create(**count) for seed in range(8)
+    ))
+    for seed, answer in enumerate(answers):
+        text = answer.choices[0].message.content or ""
+        if seed % 2:
+            Pet.model_validate_json(text)
+        else:
+            assert text == alone.choices[0].message.content
