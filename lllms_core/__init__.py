@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from lllms_core.errors import LllmsError
     from lllms_core.hookspecs import hookimpl
     from lllms_core.host import Host
+    from lllms_core.pool.answer import Answer
     from lllms_core.pool.pool import Pool
-    from lllms_core.pool.stream import Answer, Stream
+    from lllms_core.pool.stream import Stream
     from lllms_core.serve import serve_llms
     from lllms_core.types import Message
 
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Answer": "pool.stream",
+    "Answer": "pool.answer",
     "Config": "config",
     "Host": "host",
     "LllmsError": "errors",

@@ -102,7 +102,7 @@ class Host:
         model: str,
         *,
         messages: Sequence[Message] | None = None,
-        prompt: str | None = None,
+        prompt: str | tuple[int, ...] | None = None,
         parameters: Mapping[str, object] | None = None,
         constraint: Constraint | None = None,
     ) -> Request:

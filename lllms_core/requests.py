@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from attrs import fields
@@ -24,7 +25,7 @@ def build_request(
     entry: CatalogEntry,
     request_id: str,
     messages: Sequence[Message] | None,
-    prompt: str | None,
+    prompt: str | tuple[int, ...] | None,
     parameters: Mapping[str, object],
     *,
     constraint: Constraint | None = None,
@@ -42,8 +43,12 @@ def build_request(
     if constraint is not None:
         _check_constraint(constraint, entry)
     _merge_limits(checked)
+    _merge_scores(checked, chat=messages is not None)
+    _check_counts(checked)
     settle_tools(checked)
     _check_tools(checked, entry)
+    if checked.get("timeout") is not None:
+        checked["timeout"] = min(checked["timeout"], entry.config.timeout or inf)
     settings = entry.defaults.replace({name: value for name, value in checked.items() if name in DEFAULTS})
     others: dict[str, Any] = {name: value for name, value in checked.items() if name not in DEFAULTS}
     for name in others.keys() - _REQUEST:
@@ -56,20 +61,19 @@ def build_request(
         sampling=settings.sampling,
         max_tokens=settings.max_tokens,
         stop=settings.stop,
-        timeout=entry.config.timeout,
         constraint=constraint,
-        **others,
+        **{"timeout": entry.config.timeout, **others},
     )
 
 
-def check_parameters(route: Route, entry: CatalogEntry, values: Mapping[str, object]) -> dict[str, object]:
+def check_parameters(route: Route, entry: CatalogEntry, values: Mapping[str, object]) -> dict[str, Any]:
     """Return the parameters that say something, checked; what is null, neutral or harmless is left out.
 
     Raises `InvalidRequest` for an unknown name or a wrong value, `UnsupportedParameter` for what this model's engine
     does not do.
     """
     table = ROUTES[route]
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         if name not in table:
             raise unknown(name)
@@ -94,6 +98,26 @@ def _merge_limits(checked: dict[str, object]) -> None:
     limit = checked.pop(new_name)
     if checked.setdefault("max_tokens", limit) != limit:
         raise InvalidRequest(f"'max_tokens' and '{new_name}' differ; give one of them", new_name, "invalid_value")
+
+
+def _merge_scores(checked: dict[str, Any], *, chat: bool) -> None:
+    """Let `top_logprobs` alone say what is told of tokens: how many others of each, None for nothing at all."""
+    wanted = checked.pop("logprobs", None)
+    if not chat:
+        checked["top_logprobs"] = wanted
+    elif wanted:
+        checked.setdefault("top_logprobs", 0)
+    elif checked.pop("top_logprobs", 0):
+        raise InvalidRequest("'top_logprobs' is only allowed with 'logprobs': true", "top_logprobs", "invalid_value")
+
+
+def _check_counts(checked: dict[str, Any]) -> None:
+    best_of = checked.get("best_of") or 0
+    n = checked.get("n", 1)
+    if 0 < best_of < n:
+        raise InvalidRequest(f"'best_of' is {best_of}, less than 'n', which is {n}", "best_of", "invalid_value")
+    if checked.get("suffix") == "":
+        del checked["suffix"]  # says the same as none, for every engine
 
 
 def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:

@@ -120,7 +120,8 @@ def test_a_cancel_ends_all_answers():
     model.open(ask("r", "abc", most=30, n=4, sampling=Sampling(seed=1)))
     for _ in range(3):
         model.step()
-    [last] = model.cancel("r")
+    *others, last = model.cancel("r")
+    assert [one.ended for one in others] == ["cancelled"]
     assert last.finish is not None
     assert last.finish.reason == "cancelled"
     assert last.finish.usage.completion_tokens > 0

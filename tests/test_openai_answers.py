@@ -6,11 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core import errors
-from lllms_core.builtin.openai.answers import Events, Head, whole_answer
+from lllms_core.builtin.openai.answers import Asked, Events, Head, whole_answer
 from lllms_core.builtin.openai.errors import explain
-from lllms_core.types import CallPiece, Delta, Finish, Message, Task, ToolCall, Usage
+from lllms_core.pool.answer import Choice
+from lllms_core.types import CallPiece, Delta, Finish, Message, ToolCall, Usage
 
 HEAD = Head("chatcmpl-1", 7, "tiny", "fp_1")
+HI_MESSAGE = Message("assistant", "Hi")
+CHAT, TEXT = Asked(chat=True), Asked(chat=False)
 FINISH = Finish("stop", Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=2, reasoning_tokens=1))
 USAGE = {
     "prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 2},
@@ -56,7 +59,7 @@ def test_a_whole_chat_has_openais_shape() -> None:
     message = {"role": "assistant", "content": "Hi", "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     expected = {**common, "object": "chat.completion", "choices": [choice], "usage": USAGE}
-    assert expected == whole_answer("chat", HEAD, Message("assistant", "Hi"), FINISH)
+    assert expected == whole_answer(CHAT, HEAD, [Choice(HI_MESSAGE, "stop")], FINISH.usage)
 
 
 def test_a_whole_text_has_openais_shape() -> None:
@@ -64,26 +67,26 @@ def test_a_whole_text_has_openais_shape() -> None:
     common = {"id": "chatcmpl-1", "created": 7, "model": "tiny", "system_fingerprint": "fp_1"}
     choice = {"index": 0, "text": "Hi", "logprobs": None, "finish_reason": "length"}
     expected = {**common, "object": "text_completion", "choices": [choice], "usage": USAGE}
-    assert expected == whole_answer("text", HEAD, Message("assistant", "Hi"), Finish("timeout", FINISH.usage))
+    assert expected == whole_answer(TEXT, HEAD, [Choice(HI_MESSAGE, "timeout")], FINISH.usage)
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
-@pytest.mark.parametrize("task", ["chat", "text"])
-def test_a_stream_has_openais_shape(task: Task, include_usage: bool) -> None:
+@pytest.mark.parametrize("asked", [CHAT, TEXT], ids=["chat", "text"])
+def test_a_stream_has_openais_shape(asked: Asked, include_usage: bool) -> None:
     """The chunks share one head; the usage comes last, in a chunk without choices, and is null in all others."""
-    encoder = Events(task, HEAD, include_usage=include_usage)
-    *chunks, done = events(encoder.start(HI) + encoder.delta(HI) + encoder.end(FINISH))
+    encoder = Events(asked, HEAD, include_usage=include_usage)
+    *chunks, done = events(encoder.delta(HI) + encoder.end(FINISH))
     assert done == "[DONE]"
     common = {
         "id": "chatcmpl-1", "created": 7, "model": "tiny", "system_fingerprint": "fp_1",
-        "object": "chat.completion.chunk" if task == "chat" else "text_completion",
+        "object": "chat.completion.chunk" if asked.chat else "text_completion",
         **({"usage": None} if include_usage else {}),
     }
 
     def chunk(reason: str | None, **content: object) -> dict[str, object]:
         return {**common, "choices": [{"index": 0, "logprobs": None, "finish_reason": reason, **content}]}
 
-    if task == "chat":
+    if asked.chat:
         start = chunk(None, delta={"role": "assistant", "content": ""})
         expected = [start, chunk(None, delta={"content": "Hi"}), chunk("stop", delta={})]
     else:
@@ -101,9 +104,8 @@ CALLS = (
 
 def test_calls_and_thoughts_are_streamed_as_openai_does() -> None:
     """The name of each call comes first, with empty arguments, then pieces of them; thoughts have a field of theirs."""
-    encoder = Events("chat", HEAD, include_usage=False)
-    end = encoder.end(Finish("tool_calls", Usage(1, 1)))
-    data = encoder.start(CALLS[0]) + b"".join(map(encoder.delta, CALLS)) + end
+    encoder = Events(CHAT, HEAD, include_usage=False)
+    data = b"".join(map(encoder.delta, CALLS)) + encoder.end(Finish("tool_calls", Usage(1, 1)))
     *chunks, done = events(data)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
     assert deltas == [
@@ -122,17 +124,17 @@ def test_calls_and_thoughts_are_streamed_as_openai_does() -> None:
 def test_a_whole_answer_with_calls_has_openais_shape() -> None:
     """Content is null where there are calls alone, and the deprecated form shows the first of them."""
     message = Message("assistant", "", tool_calls=(ToolCall("c0", "add", "{}"),), reasoning="Hm.")
-    finish = Finish("tool_calls", Usage(1, 1))
-    [choice] = whole_answer("chat", HEAD, message, finish)["choices"]
+    said = [Choice(message, "tool_calls")]
+    [choice] = whole_answer(CHAT, HEAD, said, Usage(1, 1))["choices"]
     function = {"name": "add", "arguments": "{}"}
     assert choice["message"] == {
         "role": "assistant", "content": None, "refusal": None, "reasoning_content": "Hm.",
         "tool_calls": [{"id": "c0", "type": "function", "function": function}],
     }
-    [old] = whole_answer("chat", HEAD, message, finish, functions=True)["choices"]
+    [old] = whole_answer(Asked(chat=True, functions=True), HEAD, said, Usage(1, 1))["choices"]
     assert (old["message"]["function_call"], old["finish_reason"]) == (function, "function_call")
-    encoder = Events("chat", HEAD, include_usage=False, functions=True)
-    chunks = events(b"".join(map(encoder.delta, CALLS[2:4])))
+    encoder = Events(Asked(chat=True, functions=True), HEAD, include_usage=False)
+    _, *chunks = events(b"".join(map(encoder.delta, CALLS[2:4])))
     assert [chunk["choices"][0]["delta"]["function_call"] for chunk in chunks[:2]] == [
         {"name": "add", "arguments": ""}, {"arguments": '{"a'},
     ]
@@ -142,9 +144,9 @@ def test_a_whole_answer_with_calls_has_openais_shape() -> None:
 @given(st.text())
 def test_any_text_survives_a_chunk(text: str) -> None:
     """Whatever a model says, its chunk is one line of ASCII, and holds exactly that."""
-    data = Events("chat", HEAD, include_usage=False).text(text)
-    assert len(data.decode("ascii").strip("\n").splitlines()) == 1
-    assert text == events(data)[0]["choices"][0]["delta"]["content"]
+    data = Events(CHAT, HEAD, include_usage=False).delta(Delta("r", f"{text}."))
+    assert len(data.decode("ascii").split("\n\n")[1].splitlines()) == 1
+    assert f"{text}." == events(data)[1]["choices"][0]["delta"]["content"]
 
 
 def leaves(kind: type[errors.LllmsError]) -> list[type[errors.LllmsError]]:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
-from lllms_core.errors import InvalidRequest, RequestError, UnsupportedParameter
+from lllms_core.errors import InvalidRequest, RequestError
 from lllms_core.parameters import ROUTES
 from lllms_core.types import Message, ToolCall
 
@@ -31,12 +31,13 @@ def test_a_chat_is_read() -> None:
     """Model, messages and parameters arrive as they were sent; what is null is left out."""
     wanted = chat(temperature=0, n=None, stop=["a"], top_k=3, stream=True, stream_options={"include_usage": True})
     parameters = {"temperature": 0, "stop": ["a"], "top_k": 3}
-    assert Completion("m", parameters, (Message("user", "Hi"),), None, stream=True, include_usage=True) == wanted
+    messages = (Message("user", "Hi"),)
+    assert wanted == Completion("m", parameters, messages, (), echo=False, stream=True, include_usage=True)
 
 
 def test_a_text_is_read() -> None:
     """A prompt is kept as it is, also an empty one."""
-    assert Completion("m", {}, None, "", stream=False, include_usage=False) == text(prompt="")
+    assert Completion("m", {}, None, ("",), echo=True, stream=False, include_usage=False) == text(prompt="", echo=True)
 
 
 def test_roles_and_parts_are_read() -> None:
@@ -145,14 +146,31 @@ def test_a_wrong_message_is_named(fields: dict[str, object], param: str, code: s
     assert (f"messages[0].{param}", code) == (caught.value.param, caught.value.code)
 
 
-def test_prompts_of_other_kinds_are_refused() -> None:
-    """Several prompts, or tokens, are not supported yet; anything else is a wrong type."""
-    for prompt in (["a"], [1, 2]):
-        with pytest.raises(UnsupportedParameter) as caught:
-            text(prompt=prompt)
-        assert caught.value.param == "prompt"
-    with pytest.raises(InvalidRequest, match="expected a string, but got an integer"):
-        text(prompt=5)
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("a", ("a",)), ("", ("",)), (["a", "b"], ("a", "b")), ([1, 0], ((1, 0),)), ([[1], [2, 3]], ((1,), (2, 3)))],
+)
+def test_a_prompt_comes_in_four_forms(prompt: object, expected: object) -> None:
+    """One text, several, the tokens of one, and those of several."""
+    assert text(prompt=prompt).prompts == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param", "code"),
+    [
+        (5, "prompt", "invalid_type"), ({}, "prompt", "invalid_type"), ([], "prompt", "empty_array"),
+        ([[]], "prompt[0]", "empty_array"), (["a", 1], "prompt[1]", "invalid_type"),
+        ([1, "a"], "prompt[1]", "invalid_type"), ([[1], "a"], "prompt[1]", "invalid_type"),
+        ([1, -1], "prompt[1]", "integer_below_min_value"), ([[1], [1.5]], "prompt[1][0]", "invalid_type"),
+        ([1, True], "prompt[1]", "invalid_type"), ([{}], "prompt[0]", "invalid_type"),
+        ([2**31], "prompt[0]", "integer_above_max_value"), (["a"] * 2049, "prompt", "array_above_max_length"),
+    ],
+)
+def test_a_wrong_prompt_is_named(prompt: object, param: str, code: str) -> None:
+    """Whatever is no prompt is refused by its place."""
+    with pytest.raises(InvalidRequest) as caught:
+        text(prompt=prompt)
+    assert (caught.value.param, caught.value.code) == (param, code)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +190,7 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
 def test_escaped_characters_are_fine() -> None:
     """A character outside of the first plane may be written as two escapes."""
     body = b'{"model": "m", "prompt": "\\ud83d\\ude00"}'
-    assert read_text(body).prompt == "\N{GRINNING FACE}"
+    assert read_text(body).prompts == ("\N{GRINNING FACE}",)
 
 
 NAMES = st.sampled_from(["role", "content", "type", "text", "name", "include_usage"]) | st.text(max_size=3)

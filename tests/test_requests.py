@@ -32,9 +32,12 @@ TEXT_PARAMETERS = [
 EMBEDDING_PARAMETERS = ["dimensions", "encoding_format", "input", "model", "user"]
 SPECIFIED = {"chat": CHAT_PARAMETERS, "text": TEXT_PARAMETERS, "embeddings": EMBEDDING_PARAMETERS}
 
-API_ONLY = {"model", "messages", "prompt", "input", "stream", "stream_options", "encoding_format"}
+API_ONLY = {"model", "messages", "prompt", "input", "stream", "stream_options", "echo", "encoding_format"}
 """What never reaches a request as a parameter: the API reads it."""
 
+
+MERGED = {"max_completion_tokens", "logprobs", "functions", "function_call", *NAMES}
+"""What says the same as another parameter."""
 
 DONE = {"honoured", "emulated"}
 ENGINES = {name for one in Plugins.discover().engines.values() for name in one.object.parameters}
@@ -147,8 +150,7 @@ def test_what_the_api_reads_is_no_parameter_of_a_request(host: Host) -> None:
 @pytest.mark.parametrize("route", ["chat", "text"])
 def test_every_parameter_has_a_meaning(route: Route) -> None:
     """What is emulated, or may be honoured, has a field in the request, or is read by the API."""
-    older = {"max_completion_tokens", "functions", "function_call", *NAMES}
-    read = {one.name for kind in (Request, Sampling) for one in fields(kind)} | API_ONLY | older
+    read = {one.name for kind in (Request, Sampling) for one in fields(kind)} | API_ONLY | MERGED
     done = {name for verdict in (set(), ENGINES) for name, what in verdicts(verdict)[route].items() if what in DONE}
     assert done <= read
 

@@ -302,8 +302,13 @@ class BatchingModel(Model):
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """End a request; what it evaluated stays for the next turn."""
-        choices = self._drop(request_id)
-        return [] if choices is None else [Delta(request_id, finish=Finish("cancelled", choices.usage))]
+        running = [run for run in self._runs.values() if run.request.id == request_id]
+        if not running:
+            choices = self._drop(request_id)
+            return [] if choices is None else [Delta(request_id, finish=Finish("cancelled", choices.usage))]
+        self._drop_waiting(request_id)
+        running[0].choices.open = len(running)  # the others are not even begun
+        return [self._finish(run, "cancelled") for run in running]
 
     def use_sessions(self, link: SessionLink) -> None:
         """Exchange sessions over this link from now on."""
@@ -481,16 +486,20 @@ class BatchingModel(Model):
 
     def _drop(self, request_id: str) -> "Choices[_Run] | None":
         """Free the places of all answers to a request, which get no further; None if it is not open."""
-        waiting = [run for run in self._waiting if run.request.id == request_id]
+        waiting = self._drop_waiting(request_id)
         running = [run for run in self._runs.values() if run.request.id == request_id]
-        for run in waiting:
-            self._waiting.remove(run)
-            self._blocked = False
         for run in running:
             self._leave(run)
             run.choices.completion_tokens += run.generated
             run.choices.reasoning_tokens += run.output.reasoning_tokens
         return next((run.choices for run in [*waiting, *running]), None)
+
+    def _drop_waiting(self, request_id: str) -> list[_Run]:
+        waiting = [run for run in self._waiting if run.request.id == request_id]
+        for run in waiting:
+            self._waiting.remove(run)
+            self._blocked = False
+        return waiting
 
     def _leave(self, run: _Run) -> None:
         """Free the place of an answer; what it evaluated stays."""

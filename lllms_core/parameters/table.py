@@ -95,6 +95,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("max_tokens", Integer(1, INT32), _CHAT, "emulated"),
     Parameter("max_tokens", Integer(0, INT32), _TEXT, "emulated"),
     Parameter("max_completion_tokens", Integer(1, INT32), _CHAT, "emulated"),
+    Parameter("timeout", Number(0, positive=True), _BOTH, "emulated", extension=True),
     Parameter("stop", Strings(MAX_STOPS), _BOTH, "emulated", neutral=((),)),
     # How the next token is chosen.
     Parameter("temperature", Number(0, 2), _BOTH, "refused", neutral=(1.0,)),
@@ -119,12 +120,12 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("mirostat_eta", Number(0, 1), _BOTH, "refused", neutral=(0.1,), extension=True),
     Parameter("ignore_eos", Flag(), _BOTH, "refused", neutral=(False,), extension=True),
     # Several answers, and what is told of them.
-    Parameter("n", Integer(1, 128), _BOTH, "refused", neutral=(1,)),
+    Parameter("n", Integer(1, 128), _BOTH, "emulated", neutral=(1,)),
     Parameter("best_of", Integer(0, 20), _TEXT, "refused", neutral=(0, 1)),
     Parameter("logprobs", Flag(), _CHAT, "refused", neutral=(False,)),
     Parameter("top_logprobs", Integer(0, 20), _CHAT, "refused", neutral=(0,)),
     Parameter("logprobs", Integer(0, 5), _TEXT, "refused"),
-    Parameter("echo", Flag(), _TEXT, "refused", neutral=(False,)),
+    Parameter("echo", Flag(), _TEXT, "emulated", neutral=(False,)),
     Parameter("suffix", Text(), _TEXT, "refused", neutral=("",)),
     # Tools, structure, reasoning.
     Parameter("tools", TOOLS, _CHAT, "refused", neutral=([],)),

@@ -193,6 +193,8 @@ class Instance:
             return  # ended by fail_running, while this was on its way
         if run.timed_out and delta.finish is not None and delta.finish.reason == "cancelled":
             delta = evolve(delta, finish=evolve(delta.finish, reason="timeout"))
+        elif run.timed_out and delta.ended == "cancelled":
+            delta = evolve(delta, ended="timeout")
         run.stream.put(delta)
         if delta.last:
             run.stop_timer()

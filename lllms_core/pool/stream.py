@@ -5,28 +5,12 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Self
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from lllms_core.chat import gather_message
 from lllms_core.errors import LllmsError
+from lllms_core.pool.answer import Answer, choices
 from lllms_core.queries import AnyRequest
-from lllms_core.types import Delta, Finish, Message
-
-
-@frozen
-class Answer:
-    """A whole answer."""
-
-    id: str
-    """Names the instance that gave it: `<model>:<instance>-<request>`."""
-    message: Message
-    """What was said: text, thoughts, calls."""
-    finish: Finish
-
-    @property
-    def text(self) -> str:
-        """The text alone."""
-        return self.message.content
+from lllms_core.types import Delta, Finish
 
 
 class Stream:
@@ -114,10 +98,10 @@ class Stream:
 
     async def gather(self) -> Answer:
         """Wait for the whole answer. Raises the error with which the request failed."""
-        message = gather_message([delta async for delta in self])
+        deltas = [delta async for delta in self]
         if self.finish is None:
             raise RuntimeError("the stream was closed before the end of the answer")
-        return Answer(self.id, message, self.finish)
+        return Answer(self.id, choices(self.request, deltas, self.finish), self.finish)
 
     async def aclose(self) -> None:
         """Want no more: cancels the request unless it has ended. Safe to call again."""

@@ -1,14 +1,16 @@
 """The shapes of OpenAI's answers: whole, and as the events of a stream."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any
 
 from attrs import frozen
 
 from lllms_core.builtin.openai.calls import delta_values, message_value
-from lllms_core.types import Delta, Finish, FinishReason, Message, Task, Usage
+from lllms_core.builtin.openai.logprobs import ChatLogprobs, Logprobs, TextLogprobs
+from lllms_core.pool.answer import Choice
+from lllms_core.types import Delta, Finish, FinishReason, Task, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -39,27 +41,58 @@ class Head:
     fingerprint: str
 
 
+@frozen
+class Asked:
+    """What the form of an answer depends on."""
+
+    chat: bool
+    n: int = 1
+    """Choices for each prompt."""
+    scored: bool = False
+    """Whether log-probabilities are wanted."""
+    echoes: tuple[str, ...] = ("",)
+    """For each prompt, what its choices begin with."""
+    functions: bool = False
+    """Whether calls are shown in the deprecated form."""
+
+    @property
+    def count(self) -> int:
+        """How many choices there are, those of the first prompt first."""
+        return self.n * len(self.echoes)
+
+    def before(self, index: int) -> str:
+        """What the text of a choice begins with."""
+        return self.echoes[index // self.n]
+
+    def logprobs(self, index: int) -> Logprobs:
+        """A writer for the log-probabilities of a choice."""
+        return ChatLogprobs() if self.chat else TextLogprobs(len(self.before(index)))
+
+
 def completion_id(task: Task, stream_id: str) -> str:
     """Return the id of an answer: OpenAI's prefix, then the instance and the request."""
     return f"{'chatcmpl' if task == 'chat' else 'cmpl'}-{stream_id}"
 
 
-def whole_answer(
-    task: Task, head: Head, message: Message, finish: Finish, *, functions: bool = False,
-) -> dict[str, object]:
-    """Return a `chat.completion` or a `text_completion`; with `functions`, calls are shown in the deprecated form."""
-    choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": finish_reason(finish, functions)}
-    if task == "chat":
-        choice["message"] = message_value(message, functions=functions)
-    else:
-        choice["text"] = message.content
-    kind = "chat.completion" if task == "chat" else "text_completion"
-    return {**_common(kind, head), "choices": [choice], "usage": usage(finish.usage)}
+def whole_answer(asked: Asked, head: Head, choices: Sequence[Choice], counts: Usage) -> dict[str, object]:
+    """Return a `chat.completion` or a `text_completion`."""
+    shown = [_choice(asked, index, choice) for index, choice in enumerate(choices)]
+    kind = "chat.completion" if asked.chat else "text_completion"
+    return {**_common(kind, head), "choices": shown, "usage": usage(counts)}
 
 
-def finish_reason(finish: Finish, functions: bool) -> str:  # noqa: FBT001  # both say which word it is
+def _choice(asked: Asked, index: int, choice: Choice) -> dict[str, object]:
+    logprobs = asked.logprobs(index).write(choice.scores) if asked.scored else None
+    reason = finish_reason(choice.reason, functions=asked.functions)
+    shown: dict[str, object] = {"index": index, "logprobs": logprobs, "finish_reason": reason}
+    if asked.chat:
+        return {**shown, "message": message_value(choice.message, functions=asked.functions)}
+    return {**shown, "text": asked.before(index) + choice.message.content}
+
+
+def finish_reason(reason: FinishReason, *, functions: bool) -> str:
     """Return OpenAI's word for the end of an answer."""
-    return "function_call" if functions and finish.reason == "tool_calls" else FINISH_REASONS[finish.reason]
+    return "function_call" if functions and reason == "tool_calls" else FINISH_REASONS[reason]
 
 
 def usage(counts: Usage) -> dict[str, object]:
@@ -74,51 +107,79 @@ def usage(counts: Usage) -> dict[str, object]:
 
 
 class Events:
-    """Encodes the events of one streamed answer. All but the text is encoded once, for `text` runs for every token."""
+    """Encodes the events of one streamed answer. All but the text is encoded once, for `delta` runs for every token."""
 
-    def __init__(self, task: Task, head: Head, *, include_usage: bool, functions: bool = False) -> None:
-        self._functions = functions
-        self._chat = task == "chat"
+    def __init__(self, asked: Asked, head: Head, *, include_usage: bool) -> None:
+        self._asked = asked
         self._include_usage = include_usage
-        self._common = _common("chat.completion.chunk" if self._chat else "text_completion", head)
+        self._common = _common("chat.completion.chunk" if asked.chat else "text_completion", head)
         if include_usage:
             self._common["usage"] = None
+        self._logprobs = [asked.logprobs(index) for index in range(asked.count)]
+        self._begun: set[int] = set()
+        self._open = set(range(asked.count))
         # The choices come last, so that the text can be set between two constant strings.
-        before = '"delta":{"content":' if self._chat else '"text":'
-        after = "}" if self._chat else ""
-        choice = '"choices":[{"index":0,"logprobs":null,"finish_reason":null,'
-        self._before = f"data: {dumps(self._common)[:-1].decode()},{choice}{before}"
+        before = '"delta":{"content":' if asked.chat else '"text":'
+        after = "}" if asked.chat else ""
+        self._before = [
+            f'data: {dumps(self._common)[:-1].decode()},"choices":[{{"index":{index},"logprobs":null,'
+            f'"finish_reason":null,{before}'
+            for index in range(asked.count)
+        ]
         self._after = f"{after}}}]}}\n\n"
 
-    def start(self, first: Delta) -> bytes:
-        """Return what comes before `first`, the first delta that says something: a chat's role."""
-        if not self._chat:
-            return b""
-        content = None if first.reasoning or first.calls else ""
-        return self._choice({"role": "assistant", "content": content}, None)
-
     def delta(self, delta: Delta) -> bytes:
-        """Return a piece of the answer; nothing for one that says nothing."""
-        text = self.text(delta.text) if delta.text else b""
-        if not delta.reasoning and not delta.calls:
-            return text
-        others = [self._choice(value, None) for value in delta_values(delta, functions=self._functions)]
-        return b"".join([*others[: bool(delta.reasoning)], text, *others[bool(delta.reasoning) :]])
-
-    def text(self, text: str) -> bytes:
-        """Return a piece of the answer."""
-        return f"{self._before}{quote(text)}{self._after}".encode()
+        """Return what a delta brings: the beginning of a choice, a piece, its end; nothing if it says nothing."""
+        if delta.reasoning or delta.calls or delta.scores or delta.ended is not None:
+            return self._rich(delta)
+        if not delta.text:
+            return b""
+        data = f"{self._before[delta.index]}{quote(delta.text)}{self._after}".encode()
+        return data if delta.index in self._begun else self._begin(delta.index) + data
 
     def end(self, finish: Finish) -> bytes:
-        """Return what comes after all text: the reason, the token counts if they are wanted, and the end mark."""
-        last = self._choice({}, finish_reason(finish, self._functions))
+        """Return what comes last: the reason of what has not ended, the token counts if wanted, and the end mark."""
+        last = b"".join([self._end(index, finish.reason) for index in sorted(self._open)])
         if self._include_usage:
             last += event({**self._common, "choices": [], "usage": usage(finish.usage)})
         return last + DONE
 
-    def _choice(self, delta: Mapping[str, object], reason: str | None) -> bytes:
-        choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": reason}
-        choice |= {"delta": delta} if self._chat else {"text": ""}
+    def _begin(self, index: int, *, text: bool = True) -> bytes:
+        """Return what comes before all else of a choice: a chat's role, or the prompt that is to be echoed."""
+        self._begun.add(index)
+        if self._asked.chat:
+            # Nothing is said of an answer before it is known whether it begins with text.
+            return self._choice(index, {"delta": {"role": "assistant", "content": "" if text else None}})
+        echo = self._asked.before(index)
+        return self._choice(index, {"text": echo}) if echo else b""
+
+    def _rich(self, delta: Delta) -> bytes:
+        """Return the chunks of a delta that is more than text: thoughts, text, calls, end."""
+        index = delta.index
+        others = [{"delta": value} for value in delta_values(delta, functions=self._asked.functions)]
+        thoughts = len(others[:1]) if delta.reasoning else 0
+        chunks = [self._choice(index, content) for content in others[:thoughts]]
+        if delta.text or delta.scores:
+            content = {"delta": {"content": delta.text}} if self._asked.chat else {"text": delta.text}
+            scores = self._logprobs[index].write(delta.scores) if delta.scores and self._asked.scored else None
+            chunks.append(self._choice(index, content, scores))
+        chunks += [self._choice(index, content) for content in others[thoughts:]]
+        if index not in self._begun:
+            chunks.insert(0, self._begin(index, text=not others))
+        if delta.ended is not None:
+            chunks.append(self._end(index, delta.ended))
+        return b"".join(chunks)
+
+    def _end(self, index: int, reason: FinishReason) -> bytes:
+        self._open.discard(index)
+        head = b"" if index in self._begun else self._begin(index)
+        word = finish_reason(reason, functions=self._asked.functions)
+        return head + self._choice(index, {"delta": {}} if self._asked.chat else {"text": ""}, reason=word)
+
+    def _choice(
+        self, index: int, content: Mapping[str, object], logprobs: object = None, reason: str | None = None,
+    ) -> bytes:
+        choice = {"index": index, "logprobs": logprobs, "finish_reason": reason, **content}
         return event({**self._common, "choices": [choice]})
 
 

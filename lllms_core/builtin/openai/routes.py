@@ -2,20 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from quart import Blueprint, Response
 
-from lllms_core.builtin.openai.answers import Events, Head, completion_id, dumps, whole_answer
+from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, dumps, whole_answer
 from lllms_core.builtin.openai.body import read_body
 from lllms_core.builtin.openai.errors import answer_error
+from lllms_core.builtin.openai.merge import merge, total
 from lllms_core.builtin.openai.sse import write_events
 from lllms_core.builtin.openai.vectors import add_routes
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
+from lllms_core.errors import InvalidRequest
 from lllms_core.host import Host
 from lllms_core.parameters import Route, verdicts
+from lllms_core.parameters.wording import unsupported
 from lllms_core.pool.stream import Stream
+from lllms_core.types import Request
 
 PATHS: Mapping[Route, str] = {"chat": "/chat/completions", "text": "/completions", "embeddings": "/embeddings"}
 
@@ -69,33 +73,53 @@ class Views:
 
     async def _complete(self, wanted: Completion) -> Response:
         entry = self._host.model(wanted.model)
-        parameters = dict(wanted.parameters)
-        if wanted.prompt is not None and entry.defaults.max_tokens is None:
-            parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
-        asked = self._host.request(
-            entry.name, messages=wanted.messages, prompt=wanted.prompt, parameters=parameters,
+        requests = self._requests(entry, wanted)
+        first = requests[0]
+        if wanted.stream and first.count > first.n:
+            raise InvalidRequest("'best_of' above 'n' cannot be streamed: only the ends tell which are best", "best_of")
+        asked = Asked(
+            first.task == "chat", first.n, first.top_logprobs is not None, await self._echoes(entry, wanted),
+            wanted.functions,
         )
-        stream = self._host.submit(asked)
-        _close_with_task(stream)
+        streams = [self._host.submit(one) for one in requests]
+        _close_with_task(streams)
         if wanted.stream:
-            response = await self._stream(stream, entry, wanted)
+            stream = streams[0] if len(streams) == 1 else merge(streams, first.n)
+            response = await self._stream(stream, entry, asked, include_usage=wanted.include_usage)
         else:
-            answer = await stream.gather()
-            response = _json(whole_answer(
-                asked.task, _head(stream, entry), answer.message, answer.finish, functions=wanted.functions,
-            ))
+            answers = await asyncio.gather(*(stream.gather() for stream in streams))
+            choices = [choice for answer in answers for choice in answer.choices]
+            counts = total([answer.finish for answer in answers])
+            response = _json(whole_answer(asked, _head(streams[0], entry), choices, counts))
         response.timeout = None  # a slow reader is no reason to cut an answer
         return response
 
-    async def _stream(self, stream: Stream, entry: CatalogEntry, wanted: Completion) -> Response:
+    def _requests(self, entry: CatalogEntry, wanted: Completion) -> list[Request]:
+        """One request for the conversation, or for each prompt."""
+        parameters = dict(wanted.parameters)
+        if wanted.messages is not None:
+            return [self._host.request(entry.name, messages=wanted.messages, parameters=parameters)]
+        if entry.defaults.max_tokens is None:
+            parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
+        if wanted.echo and parameters.get("logprobs") is not None:
+            raise unsupported("echo", "false", by="this server together with 'logprobs'")
+        return [self._host.request(entry.name, prompt=prompt, parameters=parameters) for prompt in wanted.prompts]
+
+    async def _echoes(self, entry: CatalogEntry, wanted: Completion) -> tuple[str, ...]:
+        """What the answers to each prompt begin with."""
+        if not wanted.echo:
+            return ("",) * max(1, len(wanted.prompts))
+        return tuple([
+            prompt if isinstance(prompt, str) else await self._host.detokenize(entry.name, prompt)
+            for prompt in wanted.prompts
+        ])
+
+    async def _stream(self, stream: Stream, entry: CatalogEntry, asked: Asked, *, include_usage: bool) -> Response:
         # A refusal that comes in time is answered with its status; after that the headers are out.
         first = await stream.take() if await stream.wait(self._patience) else None
 
         def start() -> Events:
-            return Events(
-                stream.request.task, _head(stream, entry), include_usage=wanted.include_usage,
-                functions=wanted.functions,
-            )
+            return Events(asked, _head(stream, entry), include_usage=include_usage)
 
         return Response(write_events(stream, first, start, self._interval), headers=STREAM_HEADERS)
 
@@ -111,17 +135,18 @@ class Views:
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
 
 
-def _close_with_task(stream: Stream) -> None:
-    """Close the stream when the task that serves this HTTP request ends, however it ends.
+def _close_with_task(streams: Sequence[Stream]) -> None:
+    """Close the streams when the task that serves this HTTP request ends, however it ends.
 
     The server cancels that task when the client goes away. Nothing less sees each phase of it: an async generator that
     has not started yet, as while the headers are sent, runs no `finally`.
     """
 
     def close(_: object) -> None:
-        closing = asyncio.ensure_future(stream.aclose())
-        _CLOSING.add(closing)
-        closing.add_done_callback(_CLOSING.discard)
+        for stream in streams:
+            closing = asyncio.ensure_future(stream.aclose())
+            _CLOSING.add(closing)
+            closing.add_done_callback(_CLOSING.discard)
 
     task = asyncio.current_task()
     assert task is not None  # noqa: S101  # views run in tasks

@@ -14,11 +14,6 @@ Start = Callable[[], Events]
 """Called at the first delta: before it, nobody knows which instance answers."""
 
 
-def says(delta: Delta) -> bool:
-    """Whether a delta says something to clients."""
-    return bool(delta.text or delta.reasoning or delta.calls)
-
-
 async def write_events(
     stream: Stream, first: list[Delta] | None, start: Start, interval: float,
 ) -> AsyncIterator[bytes]:
@@ -34,13 +29,8 @@ async def write_events(
                 yield COMMENT
             deltas = await stream.take()
         events = start()
-        begun = False
         while deltas:
             data = b"".join([events.delta(delta) for delta in deltas])
-            if not begun and (data or stream.finish is not None):
-                # Nothing is said of an answer before it is known whether it begins with text.
-                data = events.start(next((delta for delta in deltas if says(delta)), deltas[-1])) + data
-                begun = True
             if stream.finish is not None:
                 yield data + events.end(stream.finish)
                 return

@@ -7,6 +7,7 @@ from attrs import frozen
 
 from lllms_core.builtin.openai.body import read_object, take, take_text
 from lllms_core.builtin.openai.messages import read_messages
+from lllms_core.builtin.openai.prompts import Prompt, read_prompts
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import unknown, unsupported, wrong_type
 from lllms_core.types import Message
@@ -14,13 +15,16 @@ from lllms_core.types import Message
 
 @frozen
 class Completion:
-    """A completion as a client asks for it: a chat (`messages`) or a text to continue (`prompt`)."""
+    """A completion as a client asks for it: a chat (`messages`) or texts to continue (`prompts`)."""
 
     model: str
     parameters: Mapping[str, object]
     """Everything else; nothing of it is checked yet."""
     messages: tuple[Message, ...] | None
-    prompt: str | None
+    prompts: tuple[Prompt, ...]
+    """One answer, or `n`, to each; none for a chat."""
+    echo: bool
+    """Whether the answers begin with their prompts."""
     stream: bool
     include_usage: bool
 
@@ -34,27 +38,23 @@ def read_chat(body: bytes) -> Completion:
     """Read the body of `POST /chat/completions`. Raises `RequestError`."""
     values = read_object(body)
     messages = read_messages(take(values, "messages"))
-    return _read_rest(values, messages, None)
+    return _read_rest(values, messages, (), echo=False)
 
 
 def read_text(body: bytes) -> Completion:
     """Read the body of `POST /completions`. Raises `RequestError`."""
     values = read_object(body)
-    prompt = take(values, "prompt")
-    if isinstance(prompt, list):
-        raise unsupported("prompt", "one string")
-    if not isinstance(prompt, str):
-        raise wrong_type("prompt", "a string", prompt)
-    return _read_rest(values, None, prompt)
+    prompts = read_prompts("prompt", take(values, "prompt"))
+    return _read_rest(values, None, prompts, echo=_read_flag("echo", values.pop("echo", False)))
 
 
 def _read_rest(
-    values: dict[str, object], messages: tuple[Message, ...] | None, prompt: str | None,
+    values: dict[str, object], messages: tuple[Message, ...] | None, prompts: tuple[Prompt, ...], *, echo: bool,
 ) -> Completion:
     model = take_text(values, "model")
     stream = _read_flag("stream", values.pop("stream", False))
     include_usage = _read_stream_options(values.pop("stream_options", None), stream=stream)
-    return Completion(model, values, messages, prompt, stream, include_usage)
+    return Completion(model, values, messages, prompts, echo, stream, include_usage)
 
 
 def _read_flag(name: str, value: object) -> bool:

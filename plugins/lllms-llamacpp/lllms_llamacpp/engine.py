@@ -28,7 +28,9 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     Options = Options
-    parameters = TEMPLATE_PARAMETERS | {one.name for one in fields(Sampling)}
+    parameters = TEMPLATE_PARAMETERS | {one.name for one in fields(Sampling)} | {
+        "n", "best_of", "logprobs", "top_logprobs", "suffix",
+    }
     constraints = frozenset({"json_object", "json_schema", "gbnf", "lark", "regex"})
     file_suffixes = (".gguf",)
     # Large pages for the KV cache and the buffers: a decode of a 135M model takes 5 to 8 % less time.

@@ -16,9 +16,9 @@ from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Ma
 from lllms_core.engines.sessions import State
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
-from lllms_core.types import Constraint, Request, Sampling, Task
+from lllms_core.types import Constraint, Request, Sampling, Task, TokenScore
 from lllms_llamacpp.batch import Batch
-from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, seeded
+from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, log_probabilities, seeded
 from lllms_llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -182,6 +182,9 @@ class LlamaCppModel(BatchingModel):
             if token >= self._vocabulary.size:
                 text = f"there is no token {token}: model '{request.model}' has {self._vocabulary.size}, from 0 on"
                 raise InvalidRequest(text, f"logit_bias.{token}", "invalid_key")
+        if isinstance(request.prompt, tuple) and max(request.prompt, default=0) >= self._vocabulary.size:
+            text = f"there is no token {max(request.prompt)}: model '{request.model}' has {self._vocabulary.size}"
+            raise InvalidRequest(text, "prompt", "invalid_value")
         super().open(request)
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
@@ -201,6 +204,15 @@ class LlamaCppModel(BatchingModel):
 
             self._constraints = Constraints(self._vocabulary, self._logits)
         return self._constraints.matcher(constraint)
+
+    def score(self, row: int, token: int, top: int) -> TokenScore:
+        """How likely a token was, and which ones were likeliest."""
+        logprob, likeliest = log_probabilities(self._logits.row(row), token, top)
+        return TokenScore(self.piece(token), logprob, tuple((self.piece(one), value) for one, value in likeliest))
+
+    def infill(self, request: Request) -> list[int]:
+        """The prompt and the suffix between the vocabulary's tokens for filling in the middle."""
+        return self._vocabulary.infill(request)
 
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
         """Evaluate all feeds in one `llama_decode`."""

@@ -22,6 +22,9 @@ _FORBIDDEN = -100.0
 _POSSIBLE = 1e-37
 """A token that is so much less likely than the likeliest one is forbidden, or never drawn."""
 
+Row = np.ndarray[tuple[int], np.dtype[np.float32]]
+"""The logits of all tokens of the vocabulary."""
+
 _PLAIN = Sampling(temperature=0)
 _ADAPTING = (
     "repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier", "logit_bias", "ignore_eos",
@@ -34,9 +37,9 @@ class Logits:
     def __init__(self, context: llama.llama_context_p, vocabulary: int) -> None:
         self._context = context
         self._type = ctypes.c_float * vocabulary
-        self._rows: dict[int, np.ndarray[tuple[int], np.dtype[np.float32]]] = {}
+        self._rows: dict[int, Row] = {}
 
-    def row(self, row: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    def row(self, row: int) -> Row:
         """The logits in this row, valid until the next decode."""
         address = ctypes.addressof(llama.llama_get_logits_ith(self._context, row).contents)
         array = self._rows.get(address)
@@ -44,6 +47,15 @@ class Logits:
             # Few addresses come up, again and again: llama.cpp writes each decode into the same buffer.
             array = self._rows[address] = np.ctypeslib.as_array(self._type.from_address(address))
         return array
+
+
+def log_probabilities(logits: Row, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
+    """The log-probability of a token, and the `top` likeliest ones that are possible at all, the likeliest first."""
+    most = logits.max()
+    norm = float(most) + float(np.log(np.exp(logits - most).sum(dtype=np.float64)))
+    likeliest = np.argpartition(logits, -top)[-top:] if 0 < top < len(logits) else range(min(top, len(logits)))
+    found = [(int(one), float(logits[one]) - norm) for one in likeliest if np.isfinite(logits[one])]
+    return float(logits[token]) - norm, sorted(found, key=lambda one: (-one[1], one[0]))
 
 
 class GreedySampler:

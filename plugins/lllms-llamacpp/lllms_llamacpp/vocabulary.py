@@ -7,7 +7,8 @@ from functools import cached_property
 import llama_cpp.llama_cpp as llama
 
 from lllms_core.chat import Segment
-from lllms_core.errors import InvalidRequest
+from lllms_core.errors import InvalidRequest, UnsupportedParameter
+from lllms_core.types import Request
 
 _ANCHORS = ("\x01", "\n", "0", "|", "a")
 """Texts that a segment can be tokenised behind; the first has a byte token that merges with nothing."""
@@ -81,6 +82,25 @@ class Vocabulary:
         for token in tokens:
             if not 0 <= token < self.size:
                 raise InvalidRequest(f"{token} is no token of this model; they go from 0 to {self.size - 1}", param)
+
+    def infill(self, request: Request) -> list[int]:
+        """A prompt whose answer belongs between `request.prompt` and `request.suffix`.
+
+        Raises `UnsupportedParameter` if the vocabulary has no tokens for that.
+        """
+        kinds = llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid
+        marks = [token_of(self._vocab) for token_of in kinds]
+        if min(marks) < 0:
+            raise UnsupportedParameter(
+                f"model '{request.model}' was not trained to fill in the middle: its vocabulary has no tokens for it; "
+                "leave 'suffix' out",
+                "suffix", "unsupported_parameter",
+            )
+        before, after, middle = marks
+        given = request.prompt or ""
+        prompt = [*given] if isinstance(given, tuple) else self._tokens(given, parse_special=True)
+        bos = [self._bos] if self._adds_bos and self._bos >= 0 and prompt[:1] != [self._bos] else []
+        return [*bos, before, *prompt, after, *self._tokens(request.suffix or "", parse_special=True), middle]
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; none for a control token."""

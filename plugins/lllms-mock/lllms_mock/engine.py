@@ -15,7 +15,7 @@ from lllms_core.types import Memory, Message, ModelSpec, Request
 from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
-from lllms_mock.script import break_off, lengthen, pace, strike
+from lllms_mock.script import break_off, lengthen, pace, score, strike
 from lllms_mock.tokens import split_bytes, split_words
 from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
 from lllms_mock.vectors import vector
@@ -100,7 +100,7 @@ class MockModel(SerialModel):
             pieces = break_off(pieces, line.fault, line.after)
         if options.first_token or options.tokens_per_second is not None:
             pieces = pace(pieces, options.first_token, options.tokens_per_second)
-        return pieces
+        return score(pieces, request.top_logprobs or 0) if request.scored else pieces
 
     def _heard(self, text: str) -> Line:
         """The line of the script that hears this."""
@@ -115,7 +115,9 @@ class MockEngine(Engine):
 
     name = "mock"
     Options = Options
-    parameters = TOOL_PARAMETERS | {"temperature", "top_k", "top_p", "min_p", "seed", "reasoning_effort"}
+    parameters = TOOL_PARAMETERS | {
+        "temperature", "top_k", "top_p", "min_p", "seed", "reasoning_effort", "logprobs", "top_logprobs", "best_of",
+    }
     isolation = "thread"
     needs_file = False
 

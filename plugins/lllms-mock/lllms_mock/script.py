@@ -9,6 +9,7 @@ from time import monotonic
 
 from lllms_core.engines.serial import Pause, Piece
 from lllms_core.errors import EngineFailed, InvalidRequest
+from lllms_core.types import TokenScore
 from lllms_mock.options import Fault, LoadFault
 
 
@@ -26,6 +27,16 @@ def pace(pieces: Iterable[Piece], first_token: float, tokens_per_second: float |
         yield piece
         if tokens_per_second is not None:
             due += 1 / tokens_per_second
+
+
+def score(pieces: Iterable[Piece], top: int) -> Iterator[Piece]:
+    """The same pieces with their log-probabilities: the mock could say nothing else, so each token is certain."""
+    for piece in pieces:
+        if isinstance(piece, str | bytes):
+            token = piece.encode(errors="replace") if isinstance(piece, str) else piece
+            yield TokenScore(token, 0.0, ((token, 0.0),) if top else ())
+        else:
+            yield piece
 
 
 def break_off(pieces: Iterable[Piece], fault: Fault, after: int) -> Iterator[Piece]:

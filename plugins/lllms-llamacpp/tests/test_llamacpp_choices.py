@@ -1,0 +1,119 @@
+from math import exp, isclose
+
+import numpy as np
+import pytest
+from attrs import define, field
+from lllms_llamacpp.sampling import log_probabilities
+
+from lllms_core.chat import Segment
+from lllms_core.errors import InvalidRequest, UnsupportedParameter
+from lllms_core.types import Delta, Request, Sampling
+
+
+@define
+class Choices:
+    """What came of a request with several answers."""
+
+    deltas: list[Delta] = field(factory=list)
+
+    def text(self, index=0):
+        return "".join(delta.text for delta in self.deltas if delta.index == index)
+
+    def scores(self, index=0):
+        return [score for delta in self.deltas if delta.index == index for score in delta.scores]
+
+
+def ask(talk, prompt="The capital of France is", *, temperature=0, seed=None, **fields):
+    sampling = Sampling(temperature=temperature, seed=seed)
+    talk.model.open(Request("r", "tiny", prompt=prompt, sampling=sampling, **fields))
+    answer = Choices()
+    while not talk.model.idle:
+        answer.deltas += talk.model.step()
+    return answer
+
+
+def test_answers_share_an_evaluated_prompt(tiny):
+    """Several answers to one prompt cost one evaluation of it, and equal seeds give what they give alone."""
+    answer = ask(tiny, "Once upon a time", n=6, max_tokens=12, temperature=1.0, seed=11)
+    texts = [answer.text(index) for index in range(6)]
+    assert len(set(texts)) > 1
+    assert texts[0] == ask(tiny, "Once upon a time", max_tokens=12, temperature=1.0, seed=11).text()
+    usage = answer.deltas[-1].finish.usage
+    assert usage.prompt_tokens == ask(tiny, "Once upon a time", max_tokens=1).deltas[-1].finish.usage.prompt_tokens
+    assert usage.completion_tokens == sum(delta.tokens for delta in answer.deltas)
+
+
+def test_greedy_answers_are_equal(tiny):
+    """At temperature 0 all answers are the likeliest one."""
+    answer = ask(tiny, n=3, max_tokens=5)
+    assert {answer.text(index) for index in range(3)} == {" Paris."}
+
+
+def test_log_probabilities_are_the_models(tiny):
+    """The greedy token is the likeliest, the tokens' bytes are the text, and probabilities are between 0 and 1."""
+    answer = ask(tiny, max_tokens=5, top_logprobs=5)
+    scores = answer.scores()
+    assert b"".join(score.piece for score in scores).decode() == answer.text() == " Paris."
+    for score in scores:
+        assert len(score.top) == 5
+        assert score.top[0] == (score.piece, score.logprob)
+        assert [value for _, value in score.top] == sorted((value for _, value in score.top), reverse=True)
+        assert 0 < sum(exp(value) for _, value in score.top) <= 1.0001
+
+
+def test_a_score_is_a_logarithmic_softmax():
+    """The arithmetic, where tokens are impossible, too."""
+    logits = np.array([1.0, 3.0, -np.inf, 2.0], dtype=np.float32)
+    logprob, top = log_probabilities(logits, 3, 4)
+    total = exp(1) + exp(2) + exp(3)
+    assert isclose(exp(logprob), exp(2) / total, rel_tol=1e-6)
+    assert [token for token, _ in top] == [1, 3, 0]
+    assert [token for token, _ in log_probabilities(logits, 0, 1)[1]] == [1]
+    assert log_probabilities(logits, 0, 0)[1] == []
+
+
+def test_stop_strings_have_no_scores(tiny):
+    """Tokens of a stop string are told neither as text nor as scores."""
+    answer = ask(tiny, max_tokens=5, top_logprobs=0, stop=("ris",))
+    assert answer.text() == " Pa"
+    assert b"".join(score.piece for score in answer.scores()).startswith(b" P")
+    assert b"." not in b"".join(score.piece for score in answer.scores())
+
+
+def test_tokens_are_a_prompt(tiny):
+    """The tokens of a text are answered as the text is; those that do not exist are refused."""
+    tokens = tuple(tiny.model.tokenize([Segment("The capital of France is", parse_special=True)]))
+    assert ask(tiny, tokens, max_tokens=5).text() == " Paris."
+    with pytest.raises(InvalidRequest, match="no token 928"):
+        ask(tiny, (1, 928))
+
+
+def test_models_without_the_tokens_cannot_fill_in(tiny):
+    """A suffix is refused, by name, where the vocabulary has no tokens for it."""
+    with pytest.raises(UnsupportedParameter, match="not trained to fill in the middle") as caught:
+        ask(tiny, suffix="x")
+    assert caught.value.param == "suffix"
+
+
+def test_a_suffix_stands_between_the_vocabularys_marks(load, write_random, tmp_path):
+    """A vocabulary with tokens for it gets prefix, suffix and middle in their order, after BOS."""
+    keys = {
+        "context_length": 64, "embedding_length": 16, "block_count": 1, "feed_forward_length": 16,
+        "attention.head_count": 2, "attention.layer_norm_rms_epsilon": 1e-5, "vocab_size": 928,
+        **{f"tokenizer.ggml.fim_{name}_token_id": token for name, token in (("pre", 3), ("suf", 4), ("mid", 5))},
+    }
+    shapes = {
+        "token_embd.weight": (928, 16), "output_norm.weight": (16,), "output.weight": (928, 16),
+        **{f"blk.0.{name}.weight": shape for name, shape in {
+            "attn_norm": (16,), "ffn_norm": (16,), "attn_q": (16, 16), "attn_k": (16, 16), "attn_v": (16, 16),
+            "attn_output": (16, 16), "ffn_gate": (16, 16), "ffn_up": (16, 16), "ffn_down": (16, 16),
+        }.items()},
+    }
+    talk = load(write_random(tmp_path / "fim.gguf", "llama", keys, shapes))
+    model = talk.model
+    prompt = model.infill(Request("r", "tiny", prompt="def", suffix="end"))
+    before, after = prompt.index(3), prompt.index(4)
+    assert (before, prompt[-1]) == (1, 5)
+    assert b"".join(map(model.piece, prompt[before + 1 : after])) == b"def"
+    assert b"".join(map(model.piece, prompt[after + 1 : -1])) == b"end"
+    assert ask(talk, "def", suffix="end", max_tokens=2).deltas[-1].finish.usage.prompt_tokens == len(prompt)
