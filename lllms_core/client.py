@@ -32,7 +32,14 @@ class Client:
 
     def get(self, path: str) -> object:
         """Fetch a JSON document. Raises `ServerError`."""
-        connection, response = self._send("GET", path)
+        return self._fetch("GET", path)
+
+    def delete(self, path: str) -> object:
+        """Delete what is at a path, and return the JSON document that tells of it. Raises `ServerError`."""
+        return self._fetch("DELETE", path)
+
+    def _fetch(self, method: str, path: str) -> object:
+        connection, response = self._send(method, path)
         try:
             document: object = json.load(response)
         except (ValueError, OSError, HTTPException) as error:

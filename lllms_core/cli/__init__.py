@@ -14,6 +14,7 @@ from lllms_core.cli.pull import pull
 from lllms_core.cli.rm import rm
 from lllms_core.cli.run import run
 from lllms_core.cli.serve import serve
+from lllms_core.cli.sessions import sessions
 from lllms_core.cli.setup import examples
 from lllms_core.cli.show import show
 from lllms_core.cli.verify import verify
@@ -36,7 +37,7 @@ def cli(debug: bool) -> None:
     del debug  # read from the context where errors are shown
 
 
-for command in (bench, chat, check, gc, ls, plugins, ps, pull, rm, run, serve, show, verify):
+for command in (bench, chat, check, gc, ls, plugins, ps, pull, rm, run, serve, sessions, show, verify):
     cli.add_command(command)
 
 

@@ -1,0 +1,81 @@
+"""`lllms sessions`: what a running server has stored of conversations."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import click
+
+from lllms_core.cli.setup import config_option, examples, read_config
+
+if TYPE_CHECKING:
+    from lllms_core.client import Client
+
+ROUTE = "/api/v1/sessions"
+url_option = click.option(
+    "--url", metavar="URL", help="The server; by default the one that the configuration describes.",
+)
+model_option = click.option("--model", metavar="NAME", help="Only those of this model.")
+
+
+@click.group(epilog=examples(
+    "lllms sessions ls",
+    "lllms sessions rm 5d41402abc4b2a76",
+    "lllms sessions rm --all --model tiny-chat",
+))
+def sessions() -> None:
+    """Show or forget what a running server has stored of conversations."""
+
+
+@sessions.command()
+@model_option
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print all that the server tells, as JSON.")
+@config_option
+def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | None) -> None:
+    """Show the stored sessions, the last used first."""
+    document = _client(url, config_file).get(_path(model))
+    data = document.get("data") if isinstance(document, Mapping) else None
+    if as_json or not isinstance(data, list):
+        click.echo(json.dumps(document, indent=2))
+        return
+    for one in data:
+        ago = max(0.0, time.time() - one["last_used"])
+        click.echo(f"{one['id']}  model {one['model']}: {one['tokens']} tokens, {one['bytes'] / 2**20:.1f} MiB, "
+                   f"used {ago:.0f} s ago, in {one['store']}")
+    click.echo(f"{len(data)} sessions, {sum(one['bytes'] for one in data) / 2**20:.1f} MiB")
+
+
+@sessions.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@model_option
+@url_option
+@config_option
+def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | None, config_file: Path | None) -> None:
+    """Forget stored sessions: their next turn is evaluated anew."""
+    if bool(ids) == everything or (ids and model is not None):
+        raise click.UsageError("give either ids, or --all (with --model NAME for those of one model)")
+    client = _client(url, config_file)
+    paths = [f"{ROUTE}/{quote(one, safe='')}" for one in ids] or [_path(model)]
+    deleted = 0
+    for path in paths:
+        document = client.delete(path)
+        deleted += len(document["deleted"]) if isinstance(document, Mapping) else 0
+    click.echo(f"{deleted} sessions forgotten")
+
+
+def _path(model: str | None) -> str:
+    return ROUTE if model is None else f"{ROUTE}?model={quote(model, safe='')}"
+
+
+def _client(url: str | None, config_file: Path | None) -> "Client":
+    from lllms_core.client import Client
+
+    if url is None:
+        server = read_config(config_file).server
+        url = f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{server.port}"
+    return Client(url, timeout=10)
