@@ -190,6 +190,14 @@ async def test_a_prompt_is_told(http: httpx.AsyncClient, client: openai.AsyncOpe
     assert chat.usage.prompt_tokens == len(tokens)
 
 
+async def test_a_prompt_shows_the_tools(http: httpx.AsyncClient) -> None:
+    """The tools that a chat may call are in its prompt."""
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    body = {"model": "tiny-chat", "messages": [{"role": "user", "content": "Hi!"}], "tools": [tool]}
+    answer = await http.post("/api/v1/apply-template", json=body)
+    assert "get_weather" in answer.json()["prompt"]
+
+
 @pytest.mark.parametrize(
     ("route", "body", "status", "param"),
     [

@@ -1,6 +1,7 @@
 """Vectors, tokens and prompts travel as completions do: queue, slot, worker, cancel, time limit, crash."""
 
 import asyncio
+import json
 from array import array
 from collections.abc import AsyncIterator
 from math import hypot, inf, nan
@@ -12,6 +13,7 @@ from embedders_for_tests import EmbedderEngine
 from engines_for_tests import ScriptedEngine
 from pools_for_tests import GUARD, Pools
 
+from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine
 from lllms_core.engines.vectors import unit
@@ -144,6 +146,22 @@ async def test_queries_wait_their_turn(pools: Pools, isolation: Isolation) -> No
     assert [result.tokens for result in results if isinstance(result, Embeddings)] == [1] * 5
 
 
+async def test_a_closed_connection_frees_the_slot(host: Host) -> None:
+    """A client that hangs up while its texts are embedded cancels that, as with completions."""
+    embedders.STARTED.clear()
+    client = create_app(host, manage_host=False).test_client()
+    body = json.dumps({"model": "plain", "input": ["slow " * 20] * 2048}).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+    async with client.request("/v1/embeddings", method="POST", headers=headers) as connection:
+        await connection.send(body)
+        await connection.send_complete()
+        await asyncio.to_thread(embedders.STARTED.wait, GUARD)
+        assert host.status().running == 1
+        await connection.disconnect()
+    while host.status().running:
+        await host.pool._change()
+
+
 def test_unit_vectors() -> None:
     """A vector keeps its direction and gets length 1; the one without direction stays."""
     assert unit([3, -4]) == [0.6, -0.8]
@@ -162,7 +180,7 @@ def test_numbers_that_are_none_fail_the_request(number: float) -> None:
 
 
 def test_long_lists_are_embedded_in_steps() -> None:
-    """A step embeds at most 16 texts of each request, so that a cancel is not kept waiting."""
+    """A step embeds at most `embed_at_once` texts of each request, so that a cancel is not kept waiting."""
     model = embedders.Plain()
     model.open_embed(EmbedRequest("r", "m", ("a",) * 40))
     while not model.idle:

@@ -1,6 +1,7 @@
 """The frames between parent and worker."""
 
 import pickle
+from array import array
 
 import pytest
 from engines_for_tests import Options, RawEngine
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core import errors
+from lllms_core.queries import Embeddings, EmbedRequest, TokenizeRequest, Tokens
 from lllms_core.types import CallPiece, Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Usage
 from lllms_core.worker import wire
 from lllms_core.worker.wire import FrameReader, encode
@@ -23,6 +25,17 @@ ERRORS = [
 FINISHES = st.builds(
     Finish, st.sampled_from(["stop", "length", "timeout", "cancelled"]), st.builds(Usage, *[st.integers(0)] * 3),
 )
+RESULTS = st.one_of(
+    st.none(),
+    TEXT,
+    st.builds(Embeddings, st.lists(st.just(array("f", [0.5, -1]))).map(tuple), st.integers(0)),
+    st.builds(Tokens, st.lists(st.integers(0)).map(tuple), st.lists(st.binary()).map(tuple)),
+)
+FINISHES |= st.builds(Finish, st.just("stop"), st.builds(Usage, *[st.integers(0)] * 2), RESULTS)
+QUERIES = st.one_of(
+    st.builds(EmbedRequest, TEXT, TEXT, st.lists(TEXT | st.lists(st.integers(0)).map(tuple)).map(tuple)),
+    st.builds(TokenizeRequest, TEXT, TEXT, TEXT),
+)
 DELTAS = st.builds(Delta, TEXT, TEXT, st.integers(0, 9), st.none() | FINISHES)
 REQUESTS = st.builds(
     Request,
@@ -34,7 +47,7 @@ REQUESTS = st.builds(
     stop=st.lists(TEXT).map(tuple),
 )
 MESSAGES = st.one_of(
-    st.builds(wire.Open, REQUESTS),
+    st.builds(wire.Open, REQUESTS | QUERIES),
     st.builds(wire.Cancel, TEXT),
     st.builds(wire.UseThreads, st.integers(1, 99)),
     st.just(wire.Close()),

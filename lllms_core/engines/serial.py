@@ -36,9 +36,6 @@ Pieces = Iterable[Piece] | Generator[Piece, None, Usage | None]
 """What `chat` and `complete` return: the answer, a token at a time; with its score, where an engine declares `logprobs`
 and is asked for it. A generator may `return` the exact `Usage`."""
 
-EMBED_AT_ONCE = 16
-"""So many texts are embedded in one step: a cancel is not handled before the step returns."""
-
 LONGEST_WAIT = 0.005
 """Seconds that a step waits at most while every answer pauses: a new request is not taken before the step returns."""
 
@@ -79,6 +76,8 @@ class SerialModel(Model):
     context_length = 4096
     answer_format: AnswerFormat = PLAIN
     """How the answers mark thoughts and calls of tools, for an engine that declares `TOOL_PARAMETERS`."""
+    embed_at_once: int = 16
+    """`embed` is given at most so many texts at a time: a cancel is not handled before it returns."""
     can_shorten: bool = False
     """Whether the first numbers of a vector mean much the same as all, so that requests may ask for fewer."""
 
@@ -111,7 +110,7 @@ class SerialModel(Model):
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return a vector of any length but 0 for each text, and how many tokens the texts have together.
 
-        It is called with up to 16 texts at a time. Raises `RequestError`, or `EngineFailed`, for the request.
+        It is called with up to `embed_at_once` texts. Raises `RequestError`, or `EngineFailed`, for the request.
         """
         raise NotImplementedError
 
@@ -219,7 +218,7 @@ class SerialModel(Model):
     def _embed_next(self, run: VectorRun) -> Delta | None:
         request, start = run.request, len(run.results)
         assert isinstance(request, EmbedRequest)  # noqa: S101  # the only kind that is opened
-        chosen = request.inputs[start : start + EMBED_AT_ONCE]
+        chosen = request.inputs[start : start + self.embed_at_once]
         try:
             answer = self.embed([one if isinstance(one, str) else self.to_text(one) for one in chosen])
             if len(answer.vectors) != len(chosen):

