@@ -132,6 +132,10 @@ class SerialModel(Model):
             raise InvalidRequest(f"model '{request.model}' continues texts, not tokens; send strings", "prompt")
         return self.to_text(request.prompt)
 
+    def answer_text(self, request: Request, index: int) -> AnswerText:
+        """How the bytes of an answer are read; an engine whose prompts open the thoughts says so here."""
+        return AnswerText(request, self.answer_format, index=index)
+
     @property
     def idle(self) -> bool:
         """Whether no request is open."""
@@ -187,7 +191,7 @@ class SerialModel(Model):
         request = choice(choices.request, index)
         text = request.messages is None
         pieces = self.complete(self.prompt_text(request), request) if text else self.chat(request)
-        output = AnswerText(request, self.answer_format, index=index)
+        output = self.answer_text(request, index)
         self._open[request.id] = _Run(request, choices, index, iter(pieces), output, ScoreLog(output), limit)
 
     def _advance(self, run: _Run) -> Delta | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from lllms_core.engines import Engine, Progress
+from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import describe, read_gguf
 from lllms_core.types import Memory, ModelSpec
@@ -21,7 +21,9 @@ class Gpt4AllEngine(Engine):
 
     name = "gpt4all"
     Options = Options
-    parameters = frozenset({"temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "dimensions"})
+    parameters = TEMPLATE_PARAMETERS | {
+        "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "dimensions",
+    }
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""

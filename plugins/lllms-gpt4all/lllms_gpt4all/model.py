@@ -5,6 +5,9 @@ from collections.abc import Generator, Mapping, Sequence
 from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.chat.prompt import Prompt as ChatPrompt
+from lllms_core.chat.prompt import chat_prompt
+from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import Tokens
@@ -42,6 +45,8 @@ class Gpt4AllModel(SerialModel):
         self._native = loaded.native
         self._vocabulary = loaded.vocabulary
         self._prompt = Prompt((), (), ())
+        self._chat = ChatPrompt(())
+        self._text: AnswerText | None = None
 
     def details(self) -> Mapping[str, str | int | float]:
         """What the file says about itself."""
@@ -54,7 +59,8 @@ class Gpt4AllModel(SerialModel):
 
     def open(self, request: Request) -> None:
         """Tokenise the prompt, and refuse what can never fit."""
-        self._prompt = make_prompt(self._segments(request), self._vocabulary)
+        self._chat = self._shown(request)
+        self._prompt = make_prompt(self._without_bos(self._chat.segments), self._vocabulary)
         if not self._prompt.tokens:
             raise InvalidRequest(
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
@@ -64,6 +70,11 @@ class Gpt4AllModel(SerialModel):
     def prompt_tokens(self, request: Request) -> int:  # noqa: ARG002  # the prompt was made from it just now
         """How many tokens the rendered prompt has."""
         return len(self._prompt.tokens)
+
+    def answer_text(self, request: Request, index: int) -> AnswerText:
+        """Read the answer as the model's template writes calls and thoughts."""
+        self._text = AnswerText(request, self._chat.form, thinking=self._chat.thinking, index=index)
+        return self._text
 
     def chat(self, request: Request) -> Generator[Piece, None, None]:
         """Answer a conversation."""
@@ -86,38 +97,52 @@ class Gpt4AllModel(SerialModel):
 
     def to_prompt(self, request: Request) -> str:
         """Return what a chat would be answered from."""
-        return "".join(segment.text for segment in self._segments(request))
+        return "".join(segment.text for segment in self._shown(request).segments)
 
     def close(self) -> None:
         """Free the model."""
         self._native.close()
         self._vocabulary.close()
 
-    def _segments(self, request: Request) -> list[Segment]:
-        field_name = "prompt" if request.messages is None else "messages"
+    def _shown(self, request: Request) -> ChatPrompt:
+        """What the model is shown. Raises `RequestError` for what it cannot be shown."""
         if request.messages is None:
-            segments = [Segment(self.prompt_text(request), parse_special=True)]
-        elif self._loaded.template is None:
+            return ChatPrompt([Segment(_readable(self.prompt_text(request), "prompt"), parse_special=True)])
+        if self._loaded.template is None:
             raise InvalidRequest(
                 f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
                 "messages",
             )
-        else:
-            segments = self._loaded.template.render(request.messages)
-        for segment in segments:
-            _readable(segment.text, field_name)
-        bos, first = self._vocabulary.bos_token, segments[0]
+        shown = chat_prompt(self._loaded.template, request)
+        for segment in shown.segments:
+            _readable(segment.text, "messages")
+        return shown
+
+    def _without_bos(self, segments: Sequence[Segment]) -> list[Segment]:
+        """A prompt without the BOS that gpt4all puts before it."""
+        bos, (first, *others) = self._vocabulary.bos_token, segments
         if bos and self._vocabulary.adds_bos and first.parse_special and first.text.startswith(bos):
-            segments = [Segment(first.text.removeprefix(bos), parse_special=True), *segments[1:]]
-        return segments
+            first = Segment(first.text.removeprefix(bos), parse_special=True)
+        return [first, *others]
 
     def _answer(self, request: Request) -> Generator[Piece, None, None]:
-        yield from self._read_prompt(request)
+        if not request.cache_prompt:
+            self._native.cut(0)
+        try:
+            yield from self._read_prompt(request)
+            yield from self._write(request)
+        finally:
+            if not request.cache_prompt:
+                self._native.cut(0)
+
+    def _write(self, request: Request) -> Generator[Piece, None, None]:
+        """Generate until the model ends."""
         while True:
             token = self._native.sample(request.sampling)
             if token is None or self._vocabulary.is_end(token):
                 return
-            yield self._vocabulary.piece(token)
+            piece = self._vocabulary.piece(token)
+            yield piece if piece or self._text is None else self._text.mark(self._vocabulary.text(token).decode())
             if self._looked_ahead(token):
                 # The logits are those of a token that was taken back: this brings the right ones.
                 self._native.cut(len(self._native.tokens) - 1)

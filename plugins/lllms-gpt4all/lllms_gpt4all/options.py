@@ -42,6 +42,8 @@ class Options:
     """Layers on the GPU; -1: all. Without a GPU as `device` it changes nothing."""
     chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
+    tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    """A Jinja2 template that writes a list `tool_calls` as the model does, instead of what its chat template tells."""
     truncate: bool = field(default=False, validator=validators.instance_of(bool))
     """Cut texts that are too long to embed, rather than refuse them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
