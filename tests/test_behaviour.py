@@ -352,3 +352,17 @@ async def test_calls_that_must_come_are_refused_where_nothing_makes_them(talk: T
         with pytest.raises(UnsupportedParameter) as refusal:
             await talk.ask("What is the weather in Paris?", **parameters)
         assert refusal.value.param == name
+
+
+async def test_several_answers_to_one_request(talk: Talk) -> None:
+    """`n` answers are those of as many requests with the seeds that follow; the prompt counts once."""
+    talk.needs("seed")
+    asked = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 12}
+    alone = [(await talk.ask(STORY, seed=seed, **asked)) for seed in (5, 6, 7)]
+    async with asyncio.timeout(GUARD), talk.submit(STORY, seed=5, n=3, **asked) as stream:
+        deltas = [delta async for delta in stream]
+    texts = ["".join(delta.text for delta in deltas if delta.index == index) for index in range(3)]
+    assert texts == [answer.text for answer in alone]
+    usage, [last] = alone[0].finish.usage, [delta.finish for delta in deltas if delta.finish is not None]
+    assert last.usage.prompt_tokens == usage.prompt_tokens
+    assert last.usage.completion_tokens == sum(answer.finish.usage.completion_tokens for answer in alone)
