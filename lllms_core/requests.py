@@ -122,6 +122,8 @@ def _check_counts(checked: dict[str, Any]) -> None:
 
 def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
     """Refuse what only a grammar can keep, where the engine keeps none."""
+    if "lark" in entry.engine.constraints:
+        return
     strict = any(tool.strict for tool in checked["tools"])
     if checked["tool_choice"] == "required" or strict:
         name, way_out = ("tools", "leave out 'strict'") if strict else ("tool_choice", "use 'auto'")

@@ -194,6 +194,46 @@ async def test_a_real_model_calls_tools(client: openai.AsyncOpenAI) -> None:
     assert cut.choices[0].finish_reason == "length"
 
 
+async def test_forced_calls_are_forced(client: openai.AsyncOpenAI) -> None:
+    """`required`, and a named function, bring calls whatever was asked, with arguments that keep to the schema."""
+    schema = {
+        "type": "object", "required": ["color", "count"], "additionalProperties": False,
+        "properties": {"color": {"enum": ["red", "blue"]}, "count": {"type": "integer", "maximum": 9}},
+    }
+    paint = {"type": "function", "function": {"name": "paint", "parameters": schema}}
+    named = {"type": "function", "function": {"name": "paint"}}
+    for choice in ("required", named):
+        tools = [paint] if choice == "required" else [WEATHER, paint]
+        forced = await ask(client, "Hi!", "tiny", tools=tools, tool_choice=choice, parallel_tool_calls=False)
+        [(name, arguments)] = made(forced)
+        assert name == "paint"
+        assert arguments["color"] in {"red", "blue"}
+        assert arguments["count"] <= 9
+        assert forced.finish_reason == "tool_calls"
+        assert forced.message.content is None
+    several = await ask(client, "What is the weather in Paris and Berlin?", "tiny", tool_choice="required")
+    assert [arguments["city"] for _, arguments in made(several)] == ["Paris", "Berlin"]
+
+
+async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> None:
+    """A strict tool is still called only if the model wants to; its arguments keep to the schema then."""
+    lower = {"type": "object", "properties": {"city": {"enum": ["paris", "rome"]}}, "required": ["city"]}
+    strict = {"type": "function", "function": {"name": "get_weather", "parameters": lower, "strict": True}}
+    free = await ask(client, "Hi!", "tiny", tools=[strict])
+    assert free.message.content == "Hello! How can I help you?"
+    assert made(await ask(client, "What is the weather in Paris?", "tiny", tools=[strict])) in (
+        [("get_weather", {"city": "paris"})], [("get_weather", {"city": "rome"})],
+    )
+    with pytest.raises(openai.BadRequestError) as caught:
+        await ask(client, "Hi!", "mock", tools=[strict])
+    assert caught.value.param == "tools"
+    wrong = tool("f", "a", kind="number")
+    wrong["function"]["parameters"]["properties"]["a"]["frobnicate"] = 1
+    with pytest.raises(openai.BadRequestError, match="frobnicate") as caught:
+        await ask(client, "Hi!", "tiny", tools=[wrong], tool_choice="required")
+    assert caught.value.param == "tool_choice"
+
+
 async def test_a_real_model_reads_results(client: openai.AsyncOpenAI) -> None:
     """The whole round: a question, a call, its result, an answer that uses it; many at once keep theirs apart."""
 

@@ -6,14 +6,14 @@ cancelling, usage.
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from time import perf_counter
 from typing import Protocol
 
 from attrs import define, evolve, frozen
 
-from lllms_core.chat import ChatTemplate, Prompt, Segment, chat_prompt
+from lllms_core.chat import ChatTemplate, Prompt, Segment, call_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.base import Model
 from lllms_core.engines.cache import SequenceCache
@@ -244,6 +244,10 @@ class BatchingModel(Model):
         """
         raise NotImplementedError
 
+    def grammar_names(self) -> Mapping[str, int]:
+        """The tokens that a Lark grammar can only name, not spell, with their ids; for an engine that keeps those."""
+        return {}
+
     # -- the contract of Model ----------------------------------------------------------------------------------------
 
     @property
@@ -260,9 +264,12 @@ class BatchingModel(Model):
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
             )
         limit = len(prompt) + self.answer_limit(request, len(prompt))
+        constraint = request.constraint
+        if request.tools and shown.form.calls is not None:
+            constraint = call_constraint(request, shown.form.calls, self.grammar_names())
         choices: Choices[_Run] = Choices(request, len(prompt), request.count)
         for index in range(request.count):
-            matcher = None if request.constraint is None else self.matcher(request.constraint)
+            matcher = None if constraint is None else self.matcher(constraint)
             output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
             log = ScoreLog(output) if request.scored else None
             run = _Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from lllms_core.engines import Matcher, Sampler
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.types import Constraint
-from lllms_llamacpp.grammars import explain, refusal, translate
+from lllms_llamacpp.grammars import explain, refusal, spell_tokens, translate
 from lllms_llamacpp.sampling import Logits
 from lllms_llamacpp.trial import Trial, limits
 from lllms_llamacpp.vocabulary import Vocabulary
@@ -156,7 +156,8 @@ class Constraints:
         if self._tokenizer is None:
             self._tokenizer = self._read_tokens(constraint)
         try:
-            fault = self._trial.run(grammar)
+            lark = constraint.kind == "lark"
+            fault = self._trial.run(spell_tokens(grammar, self._vocabulary.name) if lark else grammar)
         except OSError as error:
             raise EngineFailed(f"no process to try grammars in can be started: {error}") from error
         if not fault:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher
@@ -30,6 +30,8 @@ _LONGEST_REASON = 500
 _NAMES = {"json_object": "JSON", "json_schema": "schema", "gbnf": "grammar", "lark": "grammar", "regex": "expression"}
 _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
+_TOKEN_IN_LARK = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|<\[(\d+)\]>')
+"""Strings and regular expressions, which are passed over, and a token by its id."""
 _TEMPERATURE_IN_LARK = re.compile(r"\btemperature\s*=\s*[\d.]")
 
 
@@ -49,6 +51,11 @@ def translate(constraint: Constraint) -> str:
         case "regex":
             grammar: str = LLMatcher.grammar_from_regex(constraint.text)
             return grammar
+
+
+def spell_tokens(lark: str, text: Callable[[int], str]) -> str:
+    """Return a grammar of the same texts that names no token by its id, for whoever does not have the vocabulary."""
+    return _TOKEN_IN_LARK.sub(lambda found: found[0] if found[1] is None else json.dumps(text(int(found[1]))), lark)
 
 
 def refusal(constraint: Constraint, reason: str) -> InvalidRequest:
@@ -109,17 +116,25 @@ def _unescape(escape: "re.Match[str]") -> str:
 def _from_lark(constraint: Constraint) -> str:
     if _TEMPERATURE_IN_LARK.search(constraint.text):
         raise refusal(constraint, "a temperature inside of a grammar cannot be kept; send 'temperature' instead")
-    for schema in _schemas_in(constraint.text):
+    pieces, end = [], 0
+    for start, stop, schema in _schemas_in(constraint.text):
         fault = find_fault(schema)
         if fault is not None:
             raise refusal(constraint, f"in %json, {fault}")
-    return constraint.text
+        pieces += [constraint.text[end:start], json.dumps({**schema, "x-guidance": _OPTIONS})]
+        end = stop
+    return "".join([*pieces, constraint.text[end:]])
 
 
-def _schemas_in(lark: str) -> Iterator[object]:
+def _schemas_in(lark: str) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """Where schemas begin and end, and what they are."""
     decoder = json.JSONDecoder()
+    end = 0
     for match in _JSON_IN_LARK.finditer(lark):
+        if match.start() < end:
+            continue  # in a text of the schema before it
         try:
-            yield decoder.raw_decode(lark, match.end())[0]
+            schema, end = decoder.raw_decode(lark, match.end())
         except ValueError:  # in a comment or a text; else llguidance refuses it
             continue
+        yield match.end(), end, schema

@@ -172,6 +172,10 @@ class LlamaCppModel(BatchingModel):
         """The text of a control token; "" for any other."""
         return self._vocabulary.control_text(token)
 
+    def grammar_names(self) -> Mapping[str, int]:
+        """The tokens that are no text to grammars."""
+        return self._vocabulary.grammar_names
+
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token."""
         return self._vocabulary.is_end(token)

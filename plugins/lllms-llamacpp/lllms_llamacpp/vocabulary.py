@@ -1,7 +1,7 @@
 """Text to tokens and back, by the vocabulary of a loaded model."""
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import llama_cpp.llama_cpp as llama
@@ -119,6 +119,16 @@ class Vocabulary:
             piece = self._read_piece(token)
             named = attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED and piece[:1] == b"<" and piece[-1:] == b">"
             yield piece, bool(named)
+
+    @cached_property
+    def grammar_names(self) -> Mapping[str, int]:
+        """The ids of the tokens that are no text to grammars, by their texts."""
+        named = ((token, text) for token, (text, is_name) in enumerate(self.grammar_tokens()) if is_name)
+        return {text.decode(errors="replace"): token for token, text in named}
+
+    def name(self, token: int) -> str:
+        """The text of any token, as grammars name it; one that does not exist has none."""
+        return self._text(token) if 0 <= token < self.size else ""
 
     @property
     def pointers(self) -> tuple[int, int]:

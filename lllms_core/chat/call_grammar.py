@@ -1,0 +1,144 @@
+"""A grammar of an answer's calls, from the form that its model writes them in and the schemas of the tools; pure."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from lllms_core.chat.answer_format import CallFormat
+from lllms_core.errors import UnsupportedParameter
+from lllms_core.types import Constraint, Request, Tool
+
+MOST_CALLS = 32
+"""So many calls an answer may hold where calls are forced: a model that does not stop by itself shall not go on."""
+_ANY_OBJECT: Mapping[str, object] = {"type": "object"}
+_SPACE = r"SPACE: /[ \n]{0,4}/"
+_PROBE_ID = "callprob1"
+"""The id that a form was learnt with; a call that holds one gets nine letters and digits."""
+
+
+def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
+    """Return what the answer to a request has to be: calls, JSON or calls, text with calls that keep to a schema.
+
+    None where it is free. `names` are the tokens that are no text to grammars, as most marks of calls are, with their
+    ids. Raises `UnsupportedParameter` for tools beside a constraint that is not JSON.
+    """
+    required, given = request.tool_choice == "required", request.constraint
+    if not request.tools or not (required or given or any(tool.strict for tool in request.tools)):
+        return given
+    if required or given is None:
+        rules = _answer_rules(form, request, names)
+        return Constraint("lark", "\n".join(rules), "tool_choice" if required else "tools")
+    if given.kind not in {"json_object", "json_schema"}:
+        raise UnsupportedParameter(
+            f"'{given.param}' and 'tools' do not go together, unless it asks for JSON; leave one of them out, or send "
+            "'tool_choice' 'none' or 'required'",
+            given.param, "unsupported_parameter",
+        )
+    schema = given.text if given.kind == "json_schema" else json.dumps(_ANY_OBJECT)
+    start = ["start: answer | SPACE calls", f"answer: %json {schema}", _SPACE]
+    return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
+
+
+def _answer_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
+    if request.tool_choice == "required":
+        return ["start: SPACE calls", _SPACE, *_call_rules(form, request, names)]
+    return ["start: TEXT calls?", _text(form, names), *_call_rules(form, request, names)]
+
+
+def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
+    """The rule `calls`, and those that it needs: arguments keep to the schema where calls are required or `strict`."""
+    spell = _Speller(names)
+    tools, several = request.tools, request.parallel_tool_calls and form.parallel
+    enforce = request.tool_choice == "required"
+    more = f" ({spell(form.separator + form.call_start)} call {spell(form.call_end)}){{0,{MOST_CALLS - 1}}}"
+    first = f"{spell(form.section_start + form.call_start)} call {spell(form.call_end)}"
+    return [
+        f"calls: {first}{more if several else ''} {spell(form.section_end)}",
+        f"call: {' | '.join(f'call_{at}' for at in range(len(tools)))}",
+        *(rule for at, tool in enumerate(tools) for rule in _tool_rules(form, tool, at, spell, enforce or tool.strict)),
+    ]
+
+
+class _Speller:
+    """Writes a text as a piece of a grammar."""
+
+    def __init__(self, names: Mapping[str, int]) -> None:
+        self._names = names
+        words = sorted((re.escape(name) for name in names), key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(words)})") if words else None
+
+    def __call__(self, text: str) -> str:
+        """The text as literals and tokens; an empty one as an empty literal."""
+        pieces = [text] if self._split is None else [piece for piece in self._split.split(text) if piece]
+        written = [f"<[{self._names[piece]}]>" if piece in self._names else literal(piece) for piece in pieces]
+        return " ".join(written) or '""'
+
+
+def literal(text: str) -> str:
+    """A text between quotes."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    """A text inside of a regular expression of a grammar."""
+    return re.sub(r"([.^$*+?(){}\[\]\\|/])", r"\\\1", text).replace("\n", "\\n")
+
+
+def _text(form: CallFormat, names: Mapping[str, int]) -> str:
+    """The rule of a text that does not announce a call."""
+    trigger = form.trigger
+    if not trigger:
+        return r"TEXT: /([^{ \n](.|\n)*)?/"
+    if any(trigger.startswith(name) for name in names):
+        return r"TEXT: /(.|\n)*/"  # tokens that are no text are not in it
+    return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*{_escaped(trigger)}(.|\n)*/"
+
+
+def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller, enforce: bool) -> list[str]:  # noqa: FBT001  # one of five
+    schema = tool.parameters if enforce else _ANY_OBJECT
+    if form.shape == "tagged":
+        return _tagged_rules(form, tool, schema, at, spell)
+    arguments = f"arguments_{at}: %json {json.dumps(schema)}"
+    if form.shape == "named":
+        return [f"call_{at}: {spell(tool.name + form.name_end)} arguments_{at}", arguments]
+    before, between, after = form.parts
+    name = json.dumps(tool.name, ensure_ascii=False)
+    end = " /[a-zA-Z0-9]{9}/ ".join(spell(part) for part in after.split(_PROBE_ID))
+    head = " /[a-zA-Z0-9]{9}/ ".join(spell(part) for part in (before + name + between).split(_PROBE_ID))
+    return [f"call_{at}: {head} arguments_{at} {end}", arguments]
+
+
+def _tagged_rules(
+    form: CallFormat, tool: Tool, schema: Mapping[str, object], at: int, spell: _Speller,
+) -> list[str]:
+    if schema is _ANY_OBJECT:
+        key = rf"{spell(form.parameter_start)} /[^<>=\n]{{1,200}}/ {spell(form.key_end)} value_{at}"
+        return [
+            f"call_{at}: {spell(tool.name + form.name_end)} ({key})*",
+            rf"value_{at}[lazy]: /(.|\n)*{_escaped(form.value_end)}/",
+        ]
+    properties = schema.get("properties", {})
+    fields = cast("Mapping[str, object]", properties) if isinstance(properties, Mapping) else {}
+    required = schema.get("required", ())
+    rules, parts = [], []
+    for number, (key, kind) in enumerate(fields.items()):
+        rule = f"value_{at}_{number}"
+        start = spell(form.parameter_start + key + form.key_end)
+        if isinstance(kind, Mapping) and kind.get("type") == "string" and "enum" not in kind:
+            rules.append(rf"{rule}[lazy]: /(.|\n)*{_escaped(form.value_end)}/")
+            part = f"({start} {rule})"
+        else:
+            rules.append(f"{rule}: {_plain_value(kind)}")
+            part = f"({start} {rule} {spell(form.value_end)})"
+        parts.append(part if isinstance(required, list | tuple) and key in required else f"{part}?")
+    return [f"call_{at}: {spell(tool.name + form.name_end)} {' '.join(parts)}".rstrip(), *rules]
+
+
+def _plain_value(kind: object) -> str:
+    """A value between tags, where strings have no quotes."""
+    if isinstance(kind, Mapping) and isinstance(kind.get("enum"), list | tuple) and kind["enum"]:
+        values = cast("Sequence[object]", kind["enum"])
+        return " | ".join(literal(one if isinstance(one, str) else json.dumps(one)) for one in values)
+    return f"%json {json.dumps(kind if isinstance(kind, Mapping) else {})}"
+

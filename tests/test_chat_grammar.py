@@ -1,0 +1,105 @@
+import json
+import re
+
+import pytest
+import templates_for_tests as templates
+from llguidance import LLMatcher, LLTokenizer
+from lllms_llamacpp.grammars import translate
+
+from lllms_core.chat import ChatTemplate, call_constraint
+from lllms_core.chat.answer_format import HERMES
+from lllms_core.errors import UnsupportedParameter
+from lllms_core.types import Constraint, Message, Request, Tool, ToolCall
+
+SCHEMA = {
+    "type": "object", "required": ["city"], "additionalProperties": False,
+    "properties": {
+        "city": {"type": "string"}, "unit": {"type": "string", "enum": ["c", "f"]}, "days": {"type": "integer"},
+    },
+}
+WEATHER = Tool("get_weather", parameters=SCHEMA)
+NOW = Tool("now", parameters={"type": "object", "properties": {}, "additionalProperties": False})
+ASK = Message("user", "?")
+FAMILIES = [name for name in dir(templates) if name.isupper() and name != "GEMMA"]
+TOKENIZER = LLTokenizer("byte")
+
+
+def call(**arguments: object) -> ToolCall:
+    return ToolCall("callprob1", "get_weather", json.dumps(arguments, ensure_ascii=False))
+
+
+def written(family: str, *calls: ToolCall) -> str:
+    """Calls as a family's template writes them, without the end of the turn."""
+    model = ChatTemplate(getattr(templates, family), bos_token="<s>", eos_token="</s>")
+
+    def show(message: Message) -> str:
+        segments = model.render([ASK, message], tools=[WEATHER], add_generation_prompt=False)
+        return "".join(segment.text for segment in segments)
+
+    head, _, tail = show(Message("assistant", "plain")).rpartition("plain")
+    text = show(Message("assistant", "", tool_calls=calls)).removesuffix(tail)
+    return re.sub(r"^.*(<\|?im_start\|?>assistant|<.Assistant.>|<\|assistant\|>|\[/INST\])", "", (
+        text.removeprefix(head)
+    ), flags=re.DOTALL).removeprefix("\n<think></think>").strip()
+
+
+def accepts(constraint: Constraint | None, text: str) -> bool:
+    assert constraint is not None
+    matcher = LLMatcher(TOKENIZER, translate(constraint))
+    assert not matcher.is_error(), matcher.get_error()
+    for byte in text.encode():
+        if not matcher.consume_token(byte):
+            return False
+    return bool(matcher.is_accepting())
+
+
+def asked(*tools: Tool, **fields: object) -> Request:
+    return Request("1", "m", (ASK,), tools=tools, **fields)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forced_calls_are_those_that_the_template_writes(family: str) -> None:
+    """Each family's own spelling of a valid call is what its grammar wants; text, and other arguments, are not."""
+    form = ChatTemplate(getattr(templates, family), bos_token="<s>", eos_token="</s>").answer_format.calls
+    assert form is not None
+    constraint = call_constraint(asked(NOW, WEATHER, tool_choice="required"), form, {})
+    good = call(city='Z\u00fcrich "x"', unit="f", days=3)
+    assert accepts(constraint, written(family, good))
+    assert accepts(constraint, written(family, call(city="Rome")))
+    for bad in (call(city="Rome", unit="kelvin"), call(unit="f"), call(city="Rome", days="x"), call(town="Rome")):
+        assert not accepts(constraint, written(family, bad))
+    assert not accepts(constraint, "Hello.")
+    if form.parallel:
+        assert accepts(constraint, written(family, good, call(city="Rome")))
+        one = call_constraint(asked(NOW, WEATHER, tool_choice="required", parallel_tool_calls=False), form, {})
+        assert not accepts(one, written(family, good, call(city="Rome")))
+    free = call_constraint(asked(WEATHER, Tool("x", strict=True)), form, {})
+    assert accepts(free, "Hello, Ann < Bob.")
+    assert accepts(free, written(family, call(city="Rome")))
+
+
+def test_marks_that_are_tokens_are_named() -> None:
+    """A mark that the vocabulary has a token for is asked for as that token."""
+    constraint = call_constraint(asked(NOW, tool_choice="required"), HERMES, {"<tool_call>": 7, "</tool_call>": 8})
+    assert constraint is not None
+    assert '<[7]> "\\n" call "\\n" <[8]>' in constraint.text
+
+
+def test_where_nothing_is_forced_nothing_is_constrained() -> None:
+    """Tools that may be called leave the answer free; without tools, the request's own constraint stays."""
+    own = Constraint("regex", "a+")
+    assert call_constraint(asked(NOW), HERMES, {}) is None
+    assert call_constraint(asked(constraint=own), HERMES, {}) is own
+
+
+def test_json_and_tools_go_together() -> None:
+    """An answer that has to be JSON may be calls instead; other constraints and tools are refused by name."""
+    keys = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    schema = Constraint("json_schema", json.dumps(keys))
+    both = call_constraint(asked(NOW, constraint=schema), HERMES, {})
+    assert accepts(both, '{"a": 1}')
+    assert accepts(both, '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>')
+    assert not accepts(both, "Hello.")
+    assert accepts(call_constraint(asked(NOW, constraint=Constraint("json_object")), HERMES, {}), "{}")
+    with pytest.raises(UnsupportedParameter, match="do not go together"):
+        call_constraint(asked(NOW, constraint=Constraint("regex", "a+", "grammar")), HERMES, {})
