@@ -10,7 +10,7 @@ here: those are memory of each instance also where the file is mapped, and the p
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES, TensorInfo
 from lllms_core.types import Memory
@@ -29,6 +29,8 @@ _NO_CACHE = frozenset({
     "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
 })
 """Architectures that read whole texts, and keep nothing of them."""
+_NO_LOGITS = _NO_CACHE | {"llama-embed"}
+"""Architectures that only embed."""
 _ONE_MASK = frozenset({"phi3", "phimoe"})
 """Architectures whose files name a sliding window that llama.cpp does not use."""
 _UNNAMED_WINDOW = frozenset({"gemma2", "llama4"})
@@ -81,12 +83,10 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     embeds = pooling(parts[0], options) is not None
     made = sizes(options, network.number("context_length"), can_trim=not network.recurrent, embeds=embeds)
     flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
-    if embeds:
-        network = evolve(network, vocabulary=0)  # it has no use for the chances of the next token
     return Memory(
         weights=sum(tensor.size or 0 for part in parts for tensor in part.tensors),
         kv=_kv(network, options, made),
-        compute=_compute(network, made, flash=flash),
+        compute=_compute(network, made, flash=flash, embeds=embeds),
         mapped=options.use_mmap,
     )
 
@@ -161,15 +161,18 @@ def _state(network: _Network) -> int:
     return past * (inner + 2 * number("ssm.group_count") * state) + state * inner
 
 
-def _compute(network: _Network, made: Sizes, *, flash: bool) -> int:
+def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> int:
     cells = _cells(made)
     tokens = min(cells, made.micro_batch)
-    outputs = min(tokens, made.sequences)
     parts = [_layer(network, layer, made, tokens, 0 if flash else cells) for layer in _different(network.layers)]
     inside = max(parts, default=0) * tokens * _FLOAT + _masks(network, cells, tokens, flash=flash)
-    logits = outputs * network.vocabulary * _FLOAT
-    # The logits come when the layers are done; then they are copied to where they are read.
-    return max(inside, logits) + made.sequences * network.vocabulary * _FLOAT
+    # The logits come when the layers are done; then they are copied to where they are read. A model that could write
+    # makes logits for every token that it embeds.
+    vocabulary = 0 if network.gguf.architecture in _NO_LOGITS else network.vocabulary
+    outputs = tokens if embeds else min(tokens, made.sequences)
+    logits = outputs * (vocabulary + 4 * network.width) if vocabulary else 0
+    read = made.sequences * (vocabulary + (network.width if embeds else 0))
+    return max(inside, logits * _FLOAT) + read * _FLOAT
 
 
 def _different(layers: Iterable[_Layer]) -> Iterable[_Layer]:

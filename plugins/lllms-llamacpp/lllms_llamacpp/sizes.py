@@ -35,7 +35,10 @@ def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = Fals
     if embeds:
         # A text is read in one pass, and nothing is kept of it.
         batch = max(options.batch_size, context_length)
-        return Sizes(context_length, batch, min(EMBEDDED, batch), batch, batch)
+        sequences = min(EMBEDDED, batch)
+        # llama.cpp prepares for as many tokens of each, and aborts if that is more than the batch.
+        batch = -(-batch // sequences) * sequences
+        return Sizes(context_length, batch, sequences, batch, batch)
     return Sizes(
         context_length=context_length,
         kv_size=options.kv_size or context_length * options.slots,

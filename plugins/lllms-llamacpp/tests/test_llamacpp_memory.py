@@ -157,6 +157,15 @@ def test_estimate_of_an_embedding_model(options, tmp_path, caplog):
     assert told.compute == pytest.approx(real.compute, rel=0.12)
 
 
+@pytest.mark.parametrize("name", ["llama-gqa", "gemma2"])
+def test_estimate_of_a_model_that_could_write_but_embeds(name, write_model, caplog):
+    """A model with a vocabulary to choose from makes logits of all that it embeds: buffers are known to 12 %."""
+    spec = ModelSpec(name, Options(threads=1, embeddings=True, pooling="mean", context_length=600), write_model(name))
+    told, real = LlamaCppEngine().estimate(spec), loaded(spec, caplog)
+    assert told.kv == pytest.approx(real.kv, rel=0.02, abs=10_000)
+    assert told.compute == pytest.approx(real.compute, rel=0.12)
+
+
 def test_estimate_follows_the_options(tiny_file):
     """The KV cache grows with slots and context, shrinks with its types, and is as large as `kv_size` says."""
     def kv(**options):
