@@ -1,5 +1,6 @@
 """A llama.cpp model that reads: several texts in one pass, to vectors or to scores."""
 
+import re
 from collections.abc import Mapping, Sequence
 from math import exp
 from time import perf_counter
@@ -18,6 +19,8 @@ from lllms_llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lllms_llamacpp.model import Threads
+
+_PLACES = re.compile(r"(\{query\}|\{document\})")
 
 
 @frozen
@@ -61,6 +64,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         self._context = loaded.context
         self._memory = llama.llama_get_memory(loaded.context)
         self._vocabulary = loaded.vocabulary
+        self._control = loaded.vocabulary.control_tokens() if loaded.rank_template else []
         self._native = Batch(loaded.sizes.batch)
         self._threads_set = 0
 
@@ -90,26 +94,28 @@ class LlamaCppEmbedder(EmbeddingModel):
 
     def pair(self, query: str, document: str, room: int | None) -> list[int]:
         """The query and the document one behind the other, as the model's template or its vocabulary has it."""
-        vocabulary = self._vocabulary
-        template = self._loaded.rank_template
-        if template is not None:
-            head, _, tail = template.replace("{query}", query).partition("{document}")
-            before, after = vocabulary.frame
-            if room is not None:
-                taken = vocabulary.text_tokens(head + tail, parse_special=True)
-                kept = vocabulary.text_tokens(document, parse_special=False)
-                kept = kept[: max(0, room - len(taken) - len(before) - len(after))]
-                document = vocabulary.text(kept)
-            return [*before, *vocabulary.text_tokens(head + document + tail, parse_special=True), *after]
-        first = self.tokenize(query, None)
-        before, _ = vocabulary.frame
-        separator = vocabulary.separator
-        second = self.tokenize(document, None)[len(before) :]
-        tokens = [*first, *separator, *second]
-        if room is not None and len(tokens) > room:
-            _, after = vocabulary.frame
-            tokens = [*tokens[: max(0, room - len(after))], *after]
+        tokens = self._pair(query, document)
+        kept = self._vocabulary.text_tokens(document, parse_special=False)
+        while room is not None and len(tokens) > room and kept:
+            # Fewer tokens may make a text of more, so one cut need not be enough.
+            del kept[-(len(tokens) - room) :]
+            tokens = self._pair(query, self._vocabulary.text(kept))
         return tokens
+
+    def _pair(self, query: str, document: str) -> list[int]:
+        before, after = self._vocabulary.frame
+        template = self._loaded.rank_template
+        if template is None:
+            second = self.tokenize(document, None)[len(before) :]
+            return [*self.tokenize(query, None), *self._vocabulary.separator, *second]
+        texts = {"{query}": query, "{document}": document}
+        pieces = [(texts.get(piece, piece), piece not in texts) for piece in _PLACES.split(template)]
+        if any(token in text for text in texts.values() for token in self._control):
+            own = [t for text, ours in pieces for t in self._vocabulary.text_tokens(text, parse_special=ours)]
+        else:
+            # In one piece: how a text is taken apart depends on what stands before it.
+            own = self._vocabulary.text_tokens("".join(text for text, _ in pieces), parse_special=True)
+        return [*before, *own, *after]
 
     def encode(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
         """Run one pass; each input is a sequence of its own, which sees no other."""

@@ -8,8 +8,8 @@ DEFAULT_CONTEXT = 4096
 EMBEDDED = 64
 """Texts that are embedded in one pass."""
 EXACT = 2048
-"""Up to so many tokens in a pass, "auto" computes the attention of embeddings in full precision, so that a text has the
-same vector in any company; beyond, that would take too much memory."""
+"""Up to so many tokens in a pass, "auto" computes the attention of embeddings in full precision, so that what shares
+the pass changes a vector as little as can be; beyond, that would take too much memory."""
 SEQUENCES = 32
 """Sequences of a context, busy or kept, unless there are more slots."""
 

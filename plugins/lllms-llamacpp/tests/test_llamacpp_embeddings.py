@@ -180,7 +180,7 @@ def test_dimensions(mean: Model, load: Loader, folder: Path) -> None:
     assert short == pytest.approx(whole[:8] / np.linalg.norm(whole[:8]), abs=1e-4)
 
 
-def test_ranking_scores_pairs(ranker: Model) -> None:
+def test_ranking_scores_pairs(ranker: Model, load: Loader, folder: Path) -> None:
     """A model that ranks gives each document the score that numpy computes for the pair."""
     documents = ("the cat is red", "hello hello", "blue", "")
     answer = result(ranker, RerankRequest("r", "m", "which cat?", documents))
@@ -188,8 +188,31 @@ def test_ranking_scores_pairs(ranker: Model) -> None:
     pairs = [BERT.tokens("which cat?") + BERT.tokens(document)[1:] for document in documents]
     assert answer.scores == pytest.approx([BERT.score(pair) for pair in pairs], abs=1e-3)
     assert answer.tokens == sum(map(len, pairs))
+    long = result(load(folder / "rank.gguf", truncate=True), RerankRequest("r", "m", "which?", ("x " * 100,)))
+    assert isinstance(long, Scores)
+    assert long.tokens == 64
     with pytest.raises(ContextOverflow, match=r"'documents\[1\]'"):
         ranker.open_rerank(RerankRequest("r", "m", "which?", ("cat", "x " * 100)))
+
+
+def test_a_ranking_model_may_have_a_template(load: Loader, folder: Path) -> None:
+    """A model's own template puts query and document together, whatever they hold, and the document is what is cut."""
+    file = BERT.write(folder / "template.gguf", pooling=4, rank_template="is {document} the answer to {query}?")
+    model = load(file, truncate=True)
+
+    def score(query: str, document: str) -> float:
+        answer = result(model, RerankRequest("r", "m", query, (document,)))
+        assert isinstance(answer, Scores)
+        return answer.scores[0]
+
+    def expected(query: str, document: str) -> float:
+        return BERT.score(BERT.tokens(f"is {document} the answer to {query}?"))
+
+    assert score("hello", "red cat") == pytest.approx(expected("hello", "red cat"), abs=1e-3)
+    assert score("{document}", "{query}") == pytest.approx(expected("{document}", "{query}"), abs=1e-3)
+    assert score("hello", "cat [SEP]") == pytest.approx(expected("hello", "cat [SEP]"), abs=1e-3)
+    words = len(BERT.tokens("is the answer to hello?"))
+    assert score("hello", "x " * 100) == pytest.approx(expected("hello", "x " * (64 - words)), abs=1e-3)
 
 
 async def test_rerank_over_http(ranker: Model, folder: Path) -> None:
