@@ -47,6 +47,7 @@ SHAPES = {
     "tiny": Shape(layers=2, dim=64, heads=2, kv_heads=1, feed_forward=128, vocabulary=1024),
     "25m": Shape(layers=8, dim=384, heads=6, kv_heads=2, feed_forward=1024, vocabulary=16384),
     "135m": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=49152),
+    "135m-152k": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=151936),
 }
 """By the number of parameters, without the output matrix."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.plan import Plan
-from lllms_core.bench.suites import busy, cancel, http, raw, turns, two_models, wire
+from lllms_core.bench.suites import busy, cancel, http, masks, raw, turns, two_models, wire
 
 Suite = Callable[[Plan], Coroutine[None, None, list[Finding]]]
 
@@ -16,8 +16,12 @@ SUITES: Mapping[str, Suite] = {
     "http": http.run,
     "wire": wire.run,
     "cancel": cancel.run,
+    "masks": masks.run,
 }
 """By name, in the order in which they are run."""
+
+MODELS: Mapping[str, str] = {"masks": "135m-152k"}
+"""The random models of those that need another one than most, by name."""
 
 WITHOUT_FILE = frozenset({"http", "wire"})
 """Those that measure without a model file."""
