@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -30,24 +31,33 @@ MODELS: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """A server that runs beside the tests, so that they may be plain functions."""
+@contextmanager
+def running(config: dict[str, Any]) -> Iterator[str]:
+    """A server that runs beside the tests, so that they may be plain functions; yields its URL."""
     loop = asyncio.new_event_loop()
     ready: asyncio.Future[str] = asyncio.Future(loop=loop)
     done = asyncio.Event()
 
     async def run() -> None:
-        async with serving({"server": {"port": 0}, "models": MODELS}) as address:
+        async with serving(config) as address:
             ready.set_result(address)
             await done.wait()
 
+    async def wait() -> str:
+        return await asyncio.wait_for(ready, 30)
+
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
-    yield asyncio.run_coroutine_threadsafe(asyncio.wait_for(ready, 30), loop).result()
+    yield asyncio.run_coroutine_threadsafe(wait(), loop).result()
     loop.call_soon_threadsafe(done.set)
     thread.join()
     loop.close()
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running({"server": {"port": 0}, "models": MODELS}) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from quart import Blueprint, Response
 
+from lllms_core import __version__
 from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, dumps, whole_answer
 from lllms_core.builtin.openai.body import read_body
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.builtin.openai.merge import merge, total
+from lllms_core.builtin.openai.openapi import PATHS, describe_api
 from lllms_core.builtin.openai.sse import write_events
 from lllms_core.builtin.openai.vectors import add_routes
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
 from lllms_core.errors import InvalidRequest
 from lllms_core.host import Host
-from lllms_core.parameters import Route, verdicts
+from lllms_core.parameters import verdicts
 from lllms_core.parameters.wording import unsupported
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Request
-
-PATHS: Mapping[Route, str] = {"chat": "/chat/completions", "text": "/completions", "embeddings": "/embeddings"}
 
 PREFIXES = ("/openai/v1", "/v1")
 
@@ -36,6 +36,7 @@ def make_blueprint(host: Host, patience: float, interval: float) -> Blueprint:
     views = Views(host, patience, interval)
     routes = Blueprint("openai", __name__)
     routes.register_error_handler(Exception, answer_error)
+    routes.add_url_rule("/openapi.json", "openapi", views.openapi)
     for prefix in PREFIXES:
         routes.add_url_rule(f"{prefix}/models", "models", views.models)
         routes.add_url_rule(f"{prefix}/models/<path:name>", "model", views.model)
@@ -53,6 +54,10 @@ class Views:
         self._patience = patience
         self._interval = interval
         self._created = int(time.time())
+
+    async def openapi(self) -> Response:
+        """Describe the API."""
+        return _json(describe_api([entry.name for entry in self._host.catalog.entries], __version__))
 
     async def models(self) -> Response:
         """List the models."""

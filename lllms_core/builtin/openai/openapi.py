@@ -1,0 +1,108 @@
+"""The description of the API in OpenAPI's form, made from the table that requests are checked by; pure."""
+
+from collections.abc import Mapping, Sequence
+
+from lllms_core.parameters import ROUTES, Parameter, Route
+
+Json = dict[str, object]
+
+PATHS: Mapping[Route, str] = {"chat": "/chat/completions", "text": "/completions", "embeddings": "/embeddings"}
+REQUIRED: Mapping[Route, Sequence[str]] = {
+    "chat": ("model", "messages"), "text": ("model", "prompt"), "embeddings": ("model", "input"),
+}
+SUMMARIES: Mapping[Route, str] = {
+    "chat": "Answer a conversation", "text": "Continue a text", "embeddings": "Make vectors of texts",
+}
+
+_STRING: Json = {"type": "string"}
+_PART: Json = {
+    "type": "object", "required": ["type", "text"], "additionalProperties": False,
+    "properties": {"type": {"const": "text"}, "text": _STRING},
+}
+_CALL: Json = {
+    "type": "object", "required": ["id", "type", "function"],
+    "properties": {
+        "id": _STRING, "type": {"const": "function"},
+        "function": {
+            "type": "object", "required": ["name", "arguments"], "properties": {"name": _STRING, "arguments": _STRING},
+        },
+    },
+}
+MESSAGES: Json = {
+    "type": "array", "minItems": 1,
+    "items": {
+        "type": "object", "required": ["role"],
+        "properties": {
+            "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
+            "content": {"anyOf": [_STRING, {"type": "null"}, {"type": "array", "minItems": 1, "items": _PART}]},
+            "name": _STRING, "tool_call_id": _STRING, "tool_calls": {"type": "array", "items": _CALL},
+        },
+    },
+}
+ERROR: Json = {
+    "type": "object", "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object", "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _STRING, "type": _STRING, "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        },
+    },
+}
+
+
+def describe_api(models: Sequence[str], version: str) -> Json:
+    """Return the description; `models` are the names that requests may name."""
+    paths: Json = {
+        "/v1/models": {"get": _operation("List the models", "A list of models")},
+        "/v1/models/{model}": {
+            "get": {
+                **_operation("Describe a model, with what becomes of each parameter", "A model"),
+                "parameters": [{"name": "model", "in": "path", "required": True, "schema": _STRING}],
+            },
+        },
+    }
+    for route, path in PATHS.items():
+        streams = "stream" in ROUTES[route]
+        paths[f"/v1{path}"] = {
+            "post": {
+                **_operation(SUMMARIES[route], "The answer, or the events of a stream", streams=streams),
+                "requestBody": {
+                    "required": True, "content": {"application/json": {"schema": _request(route, models)}},
+                },
+            },
+        }
+    info = {
+        "title": "lllms", "version": version,
+        "description": "Local language models behind the OpenAI API. Which parameters a model honours, its own "
+        "description says: GET /v1/models/{model}.",
+    }
+    return {"openapi": "3.1.0", "info": info, "paths": paths}
+
+
+def _operation(summary: str, answer: str, *, streams: bool = False) -> Json:
+    kinds: Json = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        kinds["text/event-stream"] = {"schema": _STRING}
+    fault = {"description": "What is wrong", "content": {"application/json": {"schema": ERROR}}}
+    return {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
+
+
+def _request(route: Route, models: Sequence[str]) -> Json:
+    properties = {name: _value(parameter) for name, parameter in ROUTES[route].items()}
+    properties["model"] = {"type": "string", "enum": list(models)}
+    if route == "chat":
+        properties["messages"] = MESSAGES
+    return {
+        "type": "object", "required": list(REQUIRED[route]), "properties": properties, "additionalProperties": False,
+    }
+
+
+def _value(parameter: Parameter) -> Json:
+    schema = dict(parameter.kind.schema)
+    if parameter.extension:
+        schema["description"] = "Not a part of OpenAI's API."
+    # Null means that it is left out.
+    return schema if parameter.name in {"prompt", "input"} else {"anyOf": [schema, {"type": "null"}]}

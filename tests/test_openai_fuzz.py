@@ -1,0 +1,71 @@
+"""Whatever is sent to the API as its own description describes it, and beyond: never a fault of the server."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import GenerationMode
+from test_openai_choices import running
+
+from lllms_core.builtin.openai.openapi import PATHS, REQUIRED, describe_api
+from lllms_core.parameters import ROUTES
+
+MODELS: dict[str, Any] = {
+    "eliza": {"engine": "mock", "timeout": 1},
+    "bytes": {"engine": "mock", "options": {"tokenizer": "bytes", "context_length": 64}, "timeout": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running({"server": {"port": 0}, "models": MODELS}) as address:
+        yield address
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+@pytest.mark.parametrize("path", PATHS.values())
+def test_no_request_is_a_fault_of_the_server(url: str, path: str, mode: GenerationMode) -> None:
+    """Requests that fit the description, and requests that do not, are answered, or refused with a reason."""
+    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[f"/v1{path}"]["POST"]
+    statuses = set()
+
+    @settings(
+        max_examples=40, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def fuzz(case: Any) -> None:
+        answer = case.call()
+        statuses.add(answer.status_code)
+        assert answer.status_code < 500, (case.body, answer.text)
+        if answer.status_code >= 400:
+            assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+    fuzz()
+    assert statuses - {200}, "nothing was refused"
+
+
+def test_the_description_has_every_parameter() -> None:
+    """Each parameter of the table is described, with its range, and the required ones are marked."""
+    paths: Any = describe_api(["tiny"], "1")["paths"]
+    for route, path in PATHS.items():
+        schema = paths[f"/v1{path}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["properties"].keys() == ROUTES[route].keys()
+        assert schema["required"] == list(REQUIRED[route])
+        assert schema["properties"]["model"]["enum"] == ["tiny"]
+    chat = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert chat["properties"]["top_p"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def test_the_description_is_served(url: str) -> None:
+    """`GET /openapi.json` is JSON in OpenAPI's form, with the models of this server."""
+    answer = httpx.get(f"{url}/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    described = json.loads(answer.text)
+    assert described["openapi"].startswith("3.1")
+    schema = described["paths"]["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["model"]["enum"] == list(MODELS)
