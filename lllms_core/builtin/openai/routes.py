@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from quart import Blueprint, Response
 
-from lllms_core import __version__
 from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, dumps, whole_answer
 from lllms_core.builtin.openai.body import read_body
 from lllms_core.builtin.openai.errors import answer_error
@@ -57,7 +57,7 @@ class Views:
 
     async def openapi(self) -> Response:
         """Describe the API."""
-        return _json(describe_api([entry.name for entry in self._host.catalog.entries], __version__))
+        return _json(describe_api([entry.name for entry in self._host.catalog.entries], version("lllms-core")))
 
     async def models(self) -> Response:
         """List the models."""
