@@ -159,9 +159,11 @@ def _entry(name: str, model: ModelConfig, offered: Offered, config: Config, plug
     except StructureError as error:
         faults += error.faults
     faults += _unhonoured(model, engine, (*path, "defaults"))
+    if model.preload is not None and not engine.can_preload:
+        faults.append(Fault((*path, "preload"), f"engine '{engine.name}' keeps nothing evaluated; leave it out"))
     if faults:
         raise StructureError(faults)
-    spec = ModelSpec(name, options, file)
+    spec = ModelSpec(name, options, file, preload=model.preload)
     version = next((report.version for report in plugins.reports if report.name == provided.plugin), None)
     return CatalogEntry(
         name=name,

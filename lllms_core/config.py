@@ -15,7 +15,7 @@ from lllms_core.errors import ConfigError, InvalidRequest
 from lllms_core.faults import Fault, Key, StructureError, did_you_mean, dotted
 from lllms_core.parameters import DEFAULTS, Generation, check
 from lllms_core.structure import Bytes, Range, structure
-from lllms_core.types import Isolation
+from lllms_core.types import Isolation, Preload
 
 FILE_NAME = "lllms.toml"
 NAME_RULE = "letters, digits and _ . - : in parts that start with a letter or digit, with / between parts"
@@ -77,6 +77,8 @@ class ModelConfig:
     """Parameters of generation, by the names of `parameters.DEFAULTS`, for requests that do not give them."""
     options: Mapping[str, object] = field(factory=dict)
     """The engine's own; the catalog checks them against its `Options`."""
+    preload: Preload | None = None
+    """What is evaluated when an instance loads, and kept for all requests that begin so."""
     sessions: Literal["none"] | None = None
     """"none": nothing of this model's conversations is stored; by default as `[sessions]` says."""
 
@@ -202,7 +204,7 @@ def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, 
 LATER: Mapping[str, frozenset[str]] = {
     "": frozenset(),
     "server": frozenset({"memory_limit", "api_keys"}),
-    "models": frozenset({"url", "hf", "sha256", "prepare", "preload"}),
+    "models": frozenset({"url", "hf", "sha256", "prepare"}),
 }
 
 
@@ -311,6 +313,13 @@ def _check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
         if model.min_instances > model.max_instances:
             text = f"{model.min_instances} is more than max_instances, which is {model.max_instances}"
             yield Fault((*path, "min_instances"), text)
+        preload = model.preload
+        if preload is not None and (preload.prefix is None) == (not preload.messages):
+            yield Fault((*path, "preload"), "give either messages (tools may be with them) or a prefix of text")
+        elif preload is not None and preload.tools and not preload.messages:
+            yield Fault((*path, "preload", "tools"), "there are no messages; tools are told in a conversation")
+        elif preload is not None and preload.prefix == "":
+            yield Fault((*path, "preload", "prefix"), "is empty; leave preload out")
         if -1 < model.ttl < 0:
             yield Fault((*path, "ttl"), f"expected seconds, or -1 for never, got {model.ttl}")
         if model.timeout is not None and model.timeout <= 0:

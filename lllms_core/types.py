@@ -254,6 +254,15 @@ class Delta:
 
 
 @frozen
+class Preload:
+    """What conversations or texts of a model begin with: `messages`, perhaps with `tools`, or the text `prefix`."""
+
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    prefix: str | None = None
+
+
+@frozen
 class ModelSpec:
     """What an engine is asked to load."""
 
@@ -265,6 +274,8 @@ class ModelSpec:
     """The model's weights, for engines that read any; it exists when `Engine.load` is called."""
     threads: int = 1
     """The cores that the pool grants to begin with; `Model.use_threads` tells of changes."""
+    preload: Preload | None = None
+    """What is evaluated once, and kept for all that begin so; `Model.preload` is told to."""
 
 
 @frozen

@@ -182,7 +182,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
         ({"server": {"api_keys": []}}, "server.api_keys: not supported yet"),
         *(
             ({"models": {"m": {"engine": "mock", key: "x"}}}, f"models.m.{key}: not supported yet")
-            for key in ("url", "hf", "sha256", "prepare", "preload")
+            for key in ("url", "hf", "sha256", "prepare")
         ),
     ],
 )
@@ -324,6 +324,24 @@ def test_kept_instances_leave_a_place(models, fits):
     else:
         with pytest.raises(ConfigError, match=r"server\.max_instances: expected at least 3, got 2"):
             parse_config(data)
+
+
+@pytest.mark.parametrize(
+    ("preload", "fault"),
+    [
+        ({}, ": give either messages (tools may be with them) or a prefix of text"),
+        ({"prefix": "a", "messages": [{"role": "user", "content": "a"}]},
+         ": give either messages (tools may be with them) or a prefix of text"),
+        ({"prefix": ""}, ".prefix: is empty; leave preload out"),
+        ({"prefix": "a", "tools": [{"name": "add"}]},
+         ".tools: there are no messages; tools are told in a conversation"),
+        ({"messages": [{"role": "systm", "content": "a"}]},
+         ".messages[0].role: expected 'system', 'developer', 'user', 'assistant' or 'tool', got 'systm'"),
+    ],
+)
+def test_faults_of_a_preload_are_named(preload, fault):
+    """A preload is messages, perhaps with tools, or a prefix; anything else is named."""
+    assert faults({"models": {"m": {"engine": "llamacpp", "preload": preload}}}) == [f"models.m.preload{fault}"]
 
 
 @pytest.mark.parametrize(

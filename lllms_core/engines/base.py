@@ -12,7 +12,7 @@ from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
-from lllms_core.types import ConstraintKind, Delta, Isolation, Memory, ModelInfo, ModelSpec, Request, Task
+from lllms_core.types import ConstraintKind, Delta, Isolation, Memory, ModelInfo, ModelSpec, Preload, Request, Task
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
@@ -39,6 +39,8 @@ class Engine(ABC):
     others are refused by name; some the core does itself, as the table says."""
     constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
     """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
+    can_preload: ClassVar[bool] = False
+    """Whether its models implement `preload`."""
     isolation: ClassVar[Isolation] = "process"
     """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
     environment: ClassVar[Mapping[str, str]] = {}
@@ -169,6 +171,13 @@ class Model(ABC):
 
     def use_sessions(self, link: SessionLink) -> None:
         """Exchange sessions over this link from now on; called once, before the first request."""
+
+    def preload(self, request_id: str, preload: Preload) -> None:
+        """Open a request that evaluates this and says nothing, and keep it for all that begin so.
+
+        Called once, before any other request. Raises `ModelLoadFailed` if there is no room or no place for it.
+        """
+        raise NotImplementedError
 
     def found(self, request_id: str, session: Session | None) -> None:
         """Here is what the link was asked to find; the request may have ended meanwhile."""

@@ -19,10 +19,11 @@ from lllms_core.engines.base import Model
 from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.plan import Pace, share_out
+from lllms_core.engines.preload import preload_tokens
 from lllms_core.engines.sessions import Session, SessionLink, State
-from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
+from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed, RequestError
 from lllms_core.text import ScoreLog
-from lllms_core.types import Constraint, Delta, Finish, FinishReason, Request, Sampling, TokenScore
+from lllms_core.types import Constraint, Delta, Finish, FinishReason, Preload, Request, Sampling, TokenScore
 
 LONGEST_WAIT = 0.01
 """Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
@@ -274,6 +275,25 @@ class BatchingModel(Model):
             log = ScoreLog(output) if request.scored else None
             run = _Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
             (choices.held if index else self._waiting).append(run)
+
+    def preload(self, request_id: str, preload: Preload) -> None:
+        """Evaluate what conversations begin with; it stays in cells of its own, shared by all that begin so."""
+        tokens = preload_tokens(preload, self.template, self.tokenize)
+        if len(tokens) >= self.context_length:
+            raise ModelLoadFailed(
+                f"the preload has {len(tokens)} tokens, and no request may hold more than {self.context_length}; "
+                "shorten it, or raise options.context_length",
+            )
+        room = self._cache.table.capacity - self.context_length
+        if len(tokens) > room:
+            raise ModelLoadFailed(
+                f"the preload has {len(tokens)} tokens, and beside a request of {self.context_length} the KV cache has "
+                f"room for {room}; raise options.kv_size by {len(tokens) - room}, or lower options.context_length",
+            )
+        self.open(Request(request_id, "", prompt=tuple(tokens), max_tokens=0))
+        run = self._waiting[-1]
+        run.pin = True
+        run.asked = self._cache.whole  # a session that cannot be cut cannot be copied from either
 
     def step(self) -> Iterable[Delta]:
         """Admit who has room, evaluate one batch, choose a token for everyone whose logits are there."""

@@ -129,6 +129,8 @@ class SequenceCache:
     def pin(self, sequence: int) -> None:
         """Keep what a request has just evaluated for all that begin so, however long nobody does."""
         tokens = list(self.table.tokens(sequence))
+        if not self.whole:
+            self._store(sequence)  # the next instance restores it
         if self._can_trim:
             self.table.pin(sequence)
             self._pinned.append(tokens)

@@ -16,7 +16,7 @@ from lllms_core.queries import (
     RerankRequest,
     TokenizeRequest,
 )
-from lllms_core.types import Delta, Finish, Request, Usage
+from lllms_core.types import Delta, Finish, Preload, Request, Usage
 from lllms_core.worker.sessions import WireLink, as_session, session_space
 from lllms_core.worker.wire import (
     Cancel,
@@ -33,6 +33,9 @@ from lllms_core.worker.wire import (
     ToWorker,
     UseThreads,
 )
+
+PRELOAD = "preload"
+"""The id of the request that evaluates what all conversations begin with."""
 
 SMALLEST_PROGRESS = 0.01
 """Engines may report every tensor; a message for each percent is enough."""
@@ -102,33 +105,51 @@ class WorkerLoop:
             self._inbox.interrupt = model.interrupt
             if load.sessions is not None and model.state_key is not None:
                 model.use_sessions(WireLink(load.sessions, session_space(load, model), self._send))
+            if load.spec.preload is not None and not self._preload(model, load.spec.preload):
+                return None
             self._send(Loaded(model.info))
         except BaseException as error:  # noqa: BLE001  # as above
             self._send(load_failed(error))
             return None
         return model
 
-    def _serve(self, model: Model) -> None:
+    def _preload(self, model: Model, preload: Preload) -> bool:
+        """Evaluate what all conversations begin with; False if the worker is to close."""
+        model.preload(PRELOAD, preload)
         while True:
-            for message in self._inbox.take(wait=model.idle):
-                match message:
-                    case Open(request):
-                        try:
-                            self._tell(open_request(model, request))
-                        except (RequestError, EngineFailed) as error:
-                            self._tell([Delta(request.id, error=error)])
-                    case Cancel(request_id):
-                        self._tell(model.cancel(request_id))  # at once: the step of the others may take a while
-                    case FoundSession(request_id):
-                        model.found(request_id, as_session(message))
-                    case UseThreads(count):
-                        model.use_threads(count)
-                    case Close():
-                        return
-                    case Load():
-                        raise AssertionError("a worker loads one model")
+            if not self._take(model):
+                return False
+            for delta in [] if model.idle else model.step():
+                if delta.error is not None:
+                    raise delta.error
+                if delta.last:
+                    return True
+
+    def _serve(self, model: Model) -> None:
+        while self._take(model):
             if not model.idle:
                 self._tell(model.step())
+
+    def _take(self, model: Model) -> bool:
+        """Handle the messages that are there, or wait for one when there is nothing to do; False to close."""
+        for message in self._inbox.take(wait=model.idle):
+            match message:
+                case Open(request):
+                    try:
+                        self._tell(open_request(model, request))
+                    except (RequestError, EngineFailed) as error:
+                        self._tell([Delta(request.id, error=error)])
+                case Cancel(request_id):
+                    self._tell(model.cancel(request_id))  # at once: the step of the others may take a while
+                case FoundSession(request_id):
+                    model.found(request_id, as_session(message))
+                case UseThreads(count):
+                    model.use_threads(count)
+                case Close():
+                    return False
+                case Load():
+                    raise AssertionError("a worker loads one model")
+        return True
 
     def _tell(self, deltas: Iterable[Delta]) -> None:
         if told := tuple(deltas):

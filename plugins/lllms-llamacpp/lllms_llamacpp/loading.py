@@ -10,9 +10,11 @@ from attrs import asdict
 
 from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
+from lllms_core.engines.preload import preload_tokens
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
 from lllms_core.identity import file_identity
+from lllms_core.types import Preload
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
@@ -52,12 +54,22 @@ _ROPE_SCALING = {
 
 
 def load(
-    file: Path, options: Options, allowance: int, details: Mapping[str, str | int | float], progress: Progress,
+    file: Path,
+    options: Options,
+    allowance: int,
+    details: Mapping[str, str | int | float],
+    progress: Progress,
+    *,
+    preload: Preload | None = None,
 ) -> LlamaCppModel | LlamaCppEmbedder:
     """Load a model with `allowance` threads to begin with; one whose `details` name a pooling embeds.
 
+    Its KV cache has room for `preload` beside what the options say.
+
     Raises `ModelLoadFailed` with llama.cpp's reason.
     """
+    if "pooling" in details and preload is not None:
+        raise ModelLoadFailed(f"'{file}' is a model for embeddings, which has nothing to preload; leave preload out")
     if "pooling" in details:
         return _load_embedder(file, options, allowance, details, progress)
     native_log()
@@ -70,11 +82,14 @@ def load(
         # An exported state lacks the cells that have left the sliding window, which a cut would need again.
         can_trim_imported = not llama.llama_model_n_swa(model)
         made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=can_trim)
+        vocabulary = Vocabulary(model)
+        template = _template(model, vocabulary, options)
+        if preload is not None:
+            made = made.beside(len(preload_tokens(preload, template, vocabulary.tokenize)))
         context = create_context(model, _context_params(options, made, threads.choose(1)), str(file))
         add_loras(model, context, options.lora)
-        vocabulary = Vocabulary(model)
         loaded = Loaded(
-            model, context, vocabulary, _template(model, vocabulary, options), threads, made.context_length,
+            model, context, vocabulary, template, threads, made.context_length,
             made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim, can_trim_imported,
             _state_key(file, options, made.context_length), options.seed, details,
         )

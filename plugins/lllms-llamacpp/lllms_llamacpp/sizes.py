@@ -1,6 +1,8 @@
 """How large a context is made, from the options and what the file says: for loading and for estimates."""
 
-from attrs import frozen
+from typing import Self
+
+from attrs import evolve, frozen
 
 from lllms_llamacpp.options import MAX_SEQUENCES, Options
 
@@ -27,6 +29,11 @@ class Sizes:
     """Tokens of one step."""
     micro_batch: int
     """Tokens that go through the layers together."""
+
+    def beside(self, tokens: int) -> Self:
+        """These sizes with room for so many tokens more, in a sequence of their own."""
+        sequences = min(MAX_SEQUENCES, self.sequences + 1)
+        return evolve(self, kv_size=self.kv_size + tokens, sequences=sequences)
 
 
 def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = False) -> Sizes:

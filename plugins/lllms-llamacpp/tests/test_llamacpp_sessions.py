@@ -7,6 +7,8 @@ from attrs import define, field
 
 from lllms_core.engines.sequences import common_prefix
 from lllms_core.engines.sessions import Session
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.types import Preload
 
 WORDS, DIM, LAYERS = 928, 32, 2
 NAMES = ["tiny-chat", "llama", "sliding-window", "mamba"]
@@ -126,6 +128,28 @@ def test_restored_conversation_says_the_same(load, file_of, name):
     assert converse(ask) == expected
     assert link.restored > 4
     assert sum(cached) > 100
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_preload_is_shared(load, file_of, name):
+    """What begins as the preload reuses it, in every architecture, and says what it says without."""
+    talk = load(file_of(name), slots=2, context_length=256, kv_size=600)
+    talk.model.preload("preload", Preload(prefix=FIRST))
+    while not talk.model.idle:
+        talk.model.step()
+    for word in ("cat", "dog", "ball"):
+        other = talk.ask(prompt=f"{word} {OTHER}", max_tokens=4)
+        assert other.cached < 5
+        served = talk.ask(prompt=FIRST + " twelve", max_tokens=4)
+        assert served.cached > 8
+        assert served.text == talk.ask(prompt=FIRST + " twelve", max_tokens=4, cache_prompt=False).text
+
+
+def test_preload_without_room_is_refused(load, file_of):
+    """A preload that leaves too little room for a request is refused, with what to raise."""
+    talk = load(file_of("tiny-chat"), slots=1, context_length=256)
+    with pytest.raises(ModelLoadFailed, match=r"raise options\.kv_size by \d+"):
+        talk.model.preload("preload", Preload(prefix=FIRST))
 
 
 @pytest.mark.parametrize("cut", [0, 10, 1000, -1])

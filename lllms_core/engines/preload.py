@@ -1,0 +1,33 @@
+"""The tokens that every conversation of a model begins with, from what its configuration says; pure."""
+
+from collections.abc import Callable, Sequence
+
+from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.engines.sequences import common_prefix
+from lllms_core.errors import InvalidRequest, ModelLoadFailed
+from lllms_core.types import Message, Preload, Role
+
+_PROBES = ("a", "1")
+
+
+def preload_tokens(
+    preload: Preload, template: ChatTemplate | None, tokenize: Callable[[Sequence[Segment]], list[int]],
+) -> list[int]:
+    """Return the tokens that are the same in whatever goes on from a preload.
+
+    Raises `ModelLoadFailed` if the model's template has no place for its messages.
+    """
+    if preload.prefix is not None:
+        return tokenize([Segment(preload.prefix, parse_special=True)])
+    if template is None:
+        raise ModelLoadFailed("preload.messages: the model has no chat template; preload a prefix of text instead")
+    # What a template writes between two messages is found by trying how conversations go on.
+    role: Role = "assistant" if preload.messages[-1].role == "user" else "user"
+    try:
+        one, other = (
+            tokenize(template.render([*preload.messages, Message(role, probe)], tools=preload.tools))
+            for probe in _PROBES
+        )
+    except InvalidRequest as error:
+        raise ModelLoadFailed(f"preload.messages: {error.message}") from error
+    return one[: common_prefix(one, other)]
