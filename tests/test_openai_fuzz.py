@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from test_openai_choices import running
 
-from lllms_core.builtin.openai.openapi import PATHS, REQUIRED, describe_api
+from lllms_core.builtin.openai.openapi import OTHERS, PATHS, REQUIRED, describe_api
 from lllms_core.parameters import ROUTES
 
 MODELS: dict[str, Any] = {
@@ -27,14 +27,14 @@ def url() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
-@pytest.mark.parametrize("path", PATHS.values())
+@pytest.mark.parametrize("path", [*(f"/v1{path}" for path in PATHS.values()), *OTHERS])
 def test_no_request_is_a_fault_of_the_server(url: str, path: str, mode: GenerationMode) -> None:
     """Requests that fit the description, and requests that do not, are answered, or refused with a reason."""
-    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[f"/v1{path}"]["POST"]
+    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path]["POST"]
     statuses = set()
 
     @settings(
-        max_examples=40, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+        max_examples=10 if path in OTHERS else 40, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
@@ -46,7 +46,7 @@ def test_no_request_is_a_fault_of_the_server(url: str, path: str, mode: Generati
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
     fuzz()
-    assert statuses - {200}, "nothing was refused"
+    assert statuses - {200} or path in OTHERS, "nothing was refused"
 
 
 def test_the_description_has_every_parameter() -> None:
@@ -59,6 +59,15 @@ def test_the_description_has_every_parameter() -> None:
         assert schema["properties"]["model"]["enum"] == ["tiny"]
     chat = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert chat["properties"]["top_p"]["anyOf"][0] == {"type": "number", "minimum": 0, "maximum": 1}
+
+
+def test_the_other_routes_are_described() -> None:
+    """So are ranking and the native API, with what each needs."""
+    paths: Any = describe_api(["tiny"], "1")["paths"]
+    for path, (_, required, properties) in OTHERS.items():
+        schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert schema["properties"].keys() == {"model", *properties}
+        assert set(required) <= schema["properties"].keys()
 
 
 def test_the_description_is_served(url: str) -> None:

@@ -8,14 +8,12 @@ from lllms_core.builtin.openai.answers import dumps
 from lllms_core.builtin.openai.body import read_body, read_object, take, take_text
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.builtin.openai.messages import read_messages
+from lllms_core.builtin.openai.openapi import OF_TEMPLATES
 from lllms_core.host import Host
 from lllms_core.parameters.kinds import INT32, Flag, Integer
 from lllms_core.parameters.wording import unknown, wrong_type
 
 PREFIX = "/api/v1"
-
-OF_TEMPLATES = frozenset({"tools", "tool_choice", "reasoning_effort", "chat_template_kwargs"})
-"""The parameters of a chat that change its prompt."""
 
 
 def make_blueprint(host: Host) -> Blueprint:

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.parameters import ROUTES, Parameter, Route
+from lllms_core.parameters.kinds import INT32
 
 Json = dict[str, object]
+
+OF_TEMPLATES = frozenset({"tools", "tool_choice", "reasoning_effort", "chat_template_kwargs"})
+"""The parameters of a chat that change its prompt."""
 
 PATHS: Mapping[Route, str] = {"chat": "/chat/completions", "text": "/completions", "embeddings": "/embeddings"}
 REQUIRED: Mapping[Route, Sequence[str]] = {
@@ -39,6 +44,30 @@ MESSAGES: Json = {
         },
     },
 }
+_DOCUMENT: Json = {
+    "anyOf": [_STRING, {
+        "type": "object", "required": ["text"], "properties": {"text": _STRING}, "additionalProperties": False,
+    }],
+}
+OTHERS: Mapping[str, tuple[str, Sequence[str], Json]] = {
+    "/v1/rerank": ("Rank documents by how well they answer a query", ("model", "query", "documents"), {
+        "query": _STRING,
+        "documents": {"type": "array", "minItems": 1, "maxItems": MOST, "items": _DOCUMENT},
+        "top_n": {"type": "integer", "minimum": 1, "maximum": INT32},
+        "return_documents": {"type": "boolean"},
+    }),
+    "/api/v1/tokenize": ("Show the tokens of a text", ("model", "text"), {
+        "text": _STRING, "add_special": {"type": "boolean"},
+    }),
+    "/api/v1/detokenize": ("Show the text of tokens", ("model", "tokens"), {
+        "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT32}},
+    }),
+    "/api/v1/apply-template": ("Show the prompt of a chat", ("model", "messages"), {
+        "messages": MESSAGES,
+        **{name: dict(ROUTES["chat"][name].kind.schema) for name in sorted(OF_TEMPLATES)},
+    }),
+}
+"""Routes whose parameters are not in the table: what they do, what they need, and what they take besides a model."""
 ERROR: Json = {
     "type": "object", "required": ["error"],
     "properties": {
@@ -72,6 +101,17 @@ def describe_api(models: Sequence[str], version: str) -> Json:
                 "requestBody": {
                     "required": True, "content": {"application/json": {"schema": _request(route, models)}},
                 },
+            },
+        }
+    for path, (summary, required, properties) in OTHERS.items():
+        schema: Json = {
+            "type": "object", "required": list(required), "additionalProperties": False,
+            "properties": {"model": {"type": "string", "enum": list(models)}, **properties},
+        }
+        paths[path] = {
+            "post": {
+                **_operation(summary, "The answer"),
+                "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
             },
         }
     info = {
