@@ -34,8 +34,8 @@ def test_no_request_is_a_fault_of_the_server(url: str, path: str, mode: Generati
     statuses = set()
 
     @settings(
-        max_examples=10 if path in OTHERS else 40, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        max_examples=10 if path in OTHERS else 40, deadline=None, database=None,
+        phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))
     def fuzz(case: Any) -> None:
