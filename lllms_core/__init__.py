@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lllms_core.app import create_app
     from lllms_core.config import Config, load_config, parse_config
+    from lllms_core.conversation import ServerTool
     from lllms_core.errors import LllmsError
     from lllms_core.hookspecs import hookimpl
     from lllms_core.host import Host
@@ -28,6 +29,7 @@ __all__ = [
     "LllmsError",
     "Message",
     "Pool",
+    "ServerTool",
     "Stream",
     "create_app",
     "hookimpl",
@@ -43,6 +45,7 @@ _ROOMS = {
     "LllmsError": "errors",
     "Message": "types",
     "Pool": "pool.pool",
+    "ServerTool": "conversation",
     "Stream": "pool.stream",
     "create_app": "app",
     "hookimpl": "hookspecs",

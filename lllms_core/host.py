@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, SessionsConfig, parse_config
+from lllms_core.conversation import Conversation
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
@@ -29,7 +30,7 @@ from lllms_core.queries import (
 )
 from lllms_core.requests import build_request
 from lllms_core.structure import structure
-from lllms_core.types import Constraint, Message, Request
+from lllms_core.types import Constraint, Message, Request, Tool
 
 T = TypeVar("T")
 
@@ -117,6 +118,24 @@ class Host:
     def submit(self, request: AnyRequest) -> Stream:
         """Queue a request and return its answer to come; a refusal comes as the stream's first and only delta."""
         return self.pool.submit(request)
+
+    def converse(
+        self,
+        model: str,
+        *,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        parameters: Mapping[str, object] | None = None,
+        max_rounds: int = 8,
+    ) -> Conversation:
+        """Ask for an answer, and run the tools that have a handler (`ServerTool`) until there is one.
+
+        Raises `InvalidRequest` for parameters that a conversation cannot have; other faults, when it is iterated.
+        """
+        def submit(messages: Sequence[Message], parameters: Mapping[str, object]) -> Stream:
+            return self.submit(self.request(model, messages=messages, parameters=parameters))
+
+        return Conversation(submit, messages, tools, parameters or {}, max_rounds)
 
     async def embed(self, model: str, inputs: Sequence[Text], *, dimensions: int | None = None) -> Embeddings:
         """Return a vector of length 1 for each text (or tuple of tokens). Raises `LllmsError`.

@@ -26,6 +26,17 @@ def test_embed_pool() -> None:
     ]
 
 
+def test_server_tools() -> None:
+    """The host runs a tool of one's own, and the model answers with its result."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "server_tools.py"], capture_output=True, text=True, timeout=60, check=True,
+    )
+    assert done.stdout.splitlines() == [
+        'get_weather({"city": "Paris"})', '-> {"weather": "sunny", "temperature": 21}',
+        "It is sunny in Paris, 21 degrees.",
+    ]
+
+
 async def test_mount_app() -> None:
     """One app serves its own routes and the OpenAI API."""
     app = runpy.run_path(str(EXAMPLES / "mount_app.py"))["make_app"]()
