@@ -121,3 +121,13 @@ async def test_what_a_conversation_cannot_have_is_refused(host: Host) -> None:
             host.converse("mock", messages=[ASK], tools=[], parameters=parameters, max_rounds=rounds)
     with pytest.raises(UnsupportedParameter):
         await host.converse("mock", messages=[ASK], tools=[add(strict=True)]).gather()
+
+
+async def test_closing_cancels(host: Host) -> None:
+    """A conversation that is closed early cancels its answer, and iterating ends."""
+    async with host.converse("mock", messages=[Message("user", "long")], tools=[]) as conversation:
+        async for _ in conversation:
+            break
+    while host.status().running:
+        await asyncio.sleep(0)
+    assert conversation.answer is None
