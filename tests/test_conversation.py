@@ -124,10 +124,9 @@ async def test_what_a_conversation_cannot_have_is_refused(host: Host) -> None:
 
 
 async def test_closing_cancels(host: Host) -> None:
-    """A conversation that is closed early cancels its answer, and iterating ends."""
+    """A conversation that is closed early cancels its answer, and iterating it goes no further."""
     async with host.converse("mock", messages=[Message("user", "long")], tools=[]) as conversation:
         async for _ in conversation:
-            break
-    while host.status().running:
-        await asyncio.sleep(0)
+            await conversation.aclose()
     assert conversation.answer is None
+    assert len(conversation.messages) == 1
