@@ -139,6 +139,15 @@ def _check_constraint(constraint: Constraint, entry: CatalogEntry) -> None:
     kept = entry.engine.constraints
     if constraint.kind in kept:
         return
+    if constraint.kind in entry.engine.checked_constraints:
+        if constraint.strict:
+            raise UnsupportedParameter(
+                f"engine '{entry.engine.name}' of model '{entry.name}' checks answers against a JSON schema, and makes "
+                "no model keep to one; leave out 'strict'",
+                f"{constraint.param}.json_schema.strict",
+                "unsupported_parameter",
+            )
+        return
     others = f"; it takes {', '.join(sorted(kept))}" if kept else ""
     raise UnsupportedParameter(
         f"'{constraint.param}' asks for an answer constrained by {constraint.kind}, which engine '{entry.engine.name}' "

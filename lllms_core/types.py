@@ -124,6 +124,8 @@ class Constraint:
     """The JSON schema, the grammar or the regular expression; "" for `json_object`."""
     param: str = "response_format"
     """The parameter that asks for it, which a refusal names."""
+    strict: bool = False
+    """Whether nothing less will do than an engine that makes the model keep to it."""
 
 
 @frozen

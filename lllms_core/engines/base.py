@@ -39,6 +39,9 @@ class Engine(ABC):
     others are refused by name; some the core does itself, as the table says."""
     constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
     """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
+    checked_constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
+    """The kinds that this engine does not make a model keep, but checks: an answer is one, or the request fails. A
+    request that is `strict` about it is refused."""
     can_preload: ClassVar[bool] = False
     """Whether its models implement `preload`."""
     isolation: ClassVar[Isolation] = "process"
@@ -61,7 +64,8 @@ class Engine(ABC):
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
         super().__init_subclass__(**kwargs)
-        cls.parameters |= {name for name in NAMES if not cls.constraints.isdisjoint(NAMES[name])}
+        kinds = cls.constraints | cls.checked_constraints
+        cls.parameters |= {name for name in NAMES if not kinds.isdisjoint(NAMES[name])}
         unknown = cls.parameters - {parameter.name for parameter in TABLE}
         if unknown:
             raise TypeError(f"{cls.__name__}.parameters: there are no parameters named {', '.join(sorted(unknown))}")

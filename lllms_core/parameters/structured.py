@@ -120,7 +120,8 @@ def _constraint(name: str, value: object) -> Constraint | None:
         return None
     if values["type"] == "json_object":
         return Constraint("json_object", param=name)
-    return Constraint("json_schema", json.dumps(cast("Mapping[str, object]", values["json_schema"])["schema"]), name)
+    named = cast("Mapping[str, object]", values["json_schema"])
+    return Constraint("json_schema", json.dumps(named["schema"]), name, strict=named.get("strict") is True)
 
 
 def _members(name: str, value: object) -> dict[str, object]:

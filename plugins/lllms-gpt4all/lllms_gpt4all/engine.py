@@ -24,6 +24,7 @@ class Gpt4AllEngine(Engine):
     parameters = TEMPLATE_PARAMETERS | {
         "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "dimensions",
     }
+    checked_constraints = frozenset({"json_object", "json_schema"})
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""

@@ -1,6 +1,7 @@
 """A gpt4all model that answers one request at a time."""
 
 from collections.abc import Generator, Mapping, Sequence
+from itertools import chain, repeat
 
 from attrs import field, frozen
 
@@ -11,9 +12,10 @@ from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import Tokens
-from lllms_core.types import Request
+from lllms_core.types import Request, Usage
 from lllms_gpt4all.native import NativeModel
 from lllms_gpt4all.prompt import Prompt, continue_from, make_prompt
+from lllms_gpt4all.structured import Checker, attempts
 from lllms_gpt4all.vocabulary import Vocabulary
 
 _STOPS = tuple(
@@ -47,6 +49,7 @@ class Gpt4AllModel(SerialModel):
         self._prompt = Prompt((), (), ())
         self._chat = ChatPrompt(())
         self._text: AnswerText | None = None
+        self._checker: Checker | None = None
 
     def details(self) -> Mapping[str, str | int | float]:
         """What the file says about itself."""
@@ -59,8 +62,8 @@ class Gpt4AllModel(SerialModel):
 
     def open(self, request: Request) -> None:
         """Tokenise the prompt, and refuse what can never fit."""
-        self._chat = self._shown(request)
-        self._prompt = make_prompt(self._without_bos(self._chat.segments), self._vocabulary)
+        self._checker = None if request.constraint is None else Checker(request.constraint)
+        self._ask(request)
         if not self._prompt.tokens:
             raise InvalidRequest(
                 f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
@@ -76,11 +79,11 @@ class Gpt4AllModel(SerialModel):
         self._text = AnswerText(request, self._chat.form, thinking=self._chat.thinking, index=index)
         return self._text
 
-    def chat(self, request: Request) -> Generator[Piece, None, None]:
+    def chat(self, request: Request) -> Generator[Piece, None, Usage | None]:
         """Answer a conversation."""
         return self._answer(request)
 
-    def complete(self, prompt: str, request: Request) -> Generator[Piece, None, None]:  # noqa: ARG002  # see `open`
+    def complete(self, prompt: str, request: Request) -> Generator[Piece, None, Usage | None]:  # noqa: ARG002  # see `open`
         """Continue a text."""
         return self._answer(request)
 
@@ -104,6 +107,11 @@ class Gpt4AllModel(SerialModel):
         self._native.close()
         self._vocabulary.close()
 
+    def _ask(self, request: Request) -> None:
+        """Make the prompt that the next answer is for."""
+        self._chat = self._shown(request)
+        self._prompt = make_prompt(self._without_bos(self._chat.segments), self._vocabulary)
+
     def _shown(self, request: Request) -> ChatPrompt:
         """What the model is shown. Raises `RequestError` for what it cannot be shown."""
         if request.messages is None:
@@ -125,15 +133,49 @@ class Gpt4AllModel(SerialModel):
             first = Segment(first.text.removeprefix(bos), parse_special=True)
         return [first, *others]
 
-    def _answer(self, request: Request) -> Generator[Piece, None, None]:
+    def _answer(self, request: Request) -> Generator[Piece, None, Usage | None]:
         if not request.cache_prompt:
             self._native.cut(0)
         try:
+            if self._checker is not None:
+                return (yield from self._write_json(request, self._checker))
             yield from self._read_prompt(request)
             yield from self._write(request)
         finally:
             if not request.cache_prompt:
                 self._native.cut(0)
+        return None
+
+    def _write_json(self, request: Request, checker: Checker) -> Generator[Piece, None, Usage]:
+        """Generate until an answer is what the request asks for; the usage is that of this answer."""
+        asked = 0
+        for attempt in attempts(request, checker):
+            asked += 1
+            self._ask(attempt)
+            limit = self.answer_limit(attempt, len(self._prompt.tokens))
+            reader = self.answer_text(attempt, 0)
+            text, tokens, cached, found = "", 0, 0, None
+            for piece in chain(self._read_prompt(attempt), self._write(attempt)):
+                if isinstance(piece, Reused):
+                    cached = piece.tokens
+                if isinstance(piece, bytes):
+                    tokens += 1
+                    text += reader.feed(piece)
+                    found = checker.find(text) if piece.rstrip().endswith((b"}", b"]")) else None
+                if found is not None or tokens == limit:
+                    break
+                yield Pause(0.0)  # a cancel may wait
+            found = found or checker.find(text + reader.end("stop")[0])
+            if found is not None:
+                yield found
+                # An answer of the longest length ends by its usage, not by its limit.
+                yield from repeat(b"", min(tokens, limit - 1) - 1)
+                return Usage(len(self._prompt.tokens), tokens, cached)
+        raise EngineFailed(
+            f"the model did not write the JSON that '{request.constraint.param if request.constraint else ''}' asks "
+            f"for, asked {asked} times; ask for a simpler one, raise max_tokens or temperature, or use "
+            'engine = "llamacpp", which makes it keep to a schema',
+        )
 
     def _write(self, request: Request) -> Generator[Piece, None, None]:
         """Generate until the model ends."""
