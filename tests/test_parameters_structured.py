@@ -23,7 +23,10 @@ def read(name, value):
     ("response_format", {"type": "text"}, None),
     ("response_format", {"type": "json_object"}, Constraint("json_object", "", "response_format")),
     ("response_format", named(), Constraint("json_schema", json.dumps(SCHEMA), "response_format")),
-    ("response_format", named(strict=True, description="d"), Constraint("json_schema", json.dumps(SCHEMA), strict=True)),
+    (
+        "response_format", named(strict=True, description="d"),
+        Constraint("json_schema", json.dumps(SCHEMA), strict=True),
+    ),
     ("response_format", named(strict=None, description=None), Constraint("json_schema", json.dumps(SCHEMA))),
     ("json_schema", SCHEMA, Constraint("json_schema", json.dumps(SCHEMA), "json_schema")),
     ("json_schema", {}, Constraint("json_schema", "{}", "json_schema")),
