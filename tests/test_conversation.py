@@ -16,7 +16,7 @@ BOTH = [{"name": "add", "arguments": {"a": 1, "b": 2}}, {"name": "ask", "argumen
 SCRIPT = [
     {"when": "both", "calls": BOTH, "replies": ["Done."]},
     {"when": "add", "calls": BOTH[:1], "replies": ["It is done."], "thinks": "Hm."},
-    {"when": "long", "calls": BOTH[:1], "replies": ["one two three"]},
+    {"when": "wait", "replies": ["one two three"], "fault": "hang", "after": 1},
 ]
 ASK = Message("user", "add")
 
@@ -125,7 +125,7 @@ async def test_what_a_conversation_cannot_have_is_refused(host: Host) -> None:
 
 async def test_closing_cancels(host: Host) -> None:
     """A conversation that is closed early cancels its answer, and iterating it goes no further."""
-    async with host.converse("mock", messages=[Message("user", "long")], tools=[]) as conversation:
+    async with host.converse("mock", messages=[Message("user", "wait")], tools=[]) as conversation:
         async for _ in conversation:
             await conversation.aclose()
     assert conversation.answer is None
