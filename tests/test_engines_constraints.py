@@ -3,23 +3,24 @@ from concurrent.futures import Future
 import pytest
 from attrs import define, evolve, field
 
-from lllms_core.chat import Segment
+from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines import BatchingModel, Feed
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Constraint, Delta, Request, Sampling
+from lllms_core.types import Constraint, Delta, Message, Request, Sampling
 
-END = 0
+END, THINK = 0, 1
 WORD = Constraint("regex", "aab", "grammar")
 
 
 @define
 class Wish:
-    """A sampler that wants one token; a matcher changes its mind."""
+    """A sampler that wants certain tokens, and then always one; a matcher changes its mind."""
 
     wants: int = ord("x")
+    first: list[int] = field(factory=list)
 
     def sample(self, row):
-        return self.wants
+        return self.first.pop(0) if self.first else self.wants
 
     def close(self):
         pass
@@ -33,11 +34,19 @@ class WordMatcher:
     said: str = ""
     fails: bool = False
 
-    def sample(self, sampler, row):
+    def sample(self, sampler, row, opening=None):
+        if opening is not None and sampler.first[:1] == [opening]:
+            return sampler.sample(row)
+        sampler.first.clear()
         if self.fails:
             raise InvalidRequest("the grammar is too complex", "grammar")
         sampler.wants = ord(self.word[len(self.said)])
         self.said += self.word[len(self.said)]
+        return sampler.sample(row)
+
+    def sample_thought(self, sampler, row):
+        while sampler.first[:1] == [END]:
+            sampler.first.pop(0)
         return sampler.sample(row)
 
     @property
@@ -50,10 +59,12 @@ class Model(BatchingModel):
     """Every token is a letter; the matchers are made when the test says so."""
 
     asked: list[Future] = field(factory=list)
+    first: tuple[int, ...] = ()
 
-    def __init__(self, slots=2):
-        super().__init__(slots=slots, context_length=32, kv_size=64)
+    def __init__(self, slots=2, template=None, first=()):
+        super().__init__(slots=slots, context_length=512, kv_size=1024, template=template)
         self.asked = []
+        self.first = first
 
     def matcher(self, constraint):
         self.asked.append(Future())
@@ -63,13 +74,19 @@ class Model(BatchingModel):
         return [ord(c) for segment in segments for c in segment.text]
 
     def piece(self, token):
-        return bytes([token])
+        return b"" if token == THINK else bytes([token])
 
     def is_end(self, token):
         return token == END
 
     def sampler(self, sampling, prompt):
-        return Wish()
+        return Wish(first=[*self.first])
+
+    def control_text(self, token):
+        return "<think>" if token == THINK else ""
+
+    def control_token(self, text):
+        return THINK if text == "<think>" else None
 
     def decode(self, feeds: list[Feed]):
         return list(range(sum(feed.logits for feed in feeds)))
@@ -163,6 +180,34 @@ def test_one_failing_answer_ends_the_others():
     first.fails = second.fails = True
     ends = finish(model)
     assert isinstance(ends["bad"][1], InvalidRequest)
+
+
+ASKS = (
+    "{%- for m in messages %}{{ m.role + ': ' + (m.content.split('</think>')[-1] if m.role == 'assistant' "
+    "else m.content) + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: "
+)
+OPENS, LEAVES = (
+    ASKS + "<think>\n{% endif %}",
+    ASKS + "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}",
+)
+
+
+@pytest.mark.parametrize(("template", "kwargs", "first", "thoughts"), [
+    (OPENS, {}, b"Hm.\0 Yes.</think>zzz", "Hm. Yes."),  # the end of the answer is no way out of the thoughts
+    (LEAVES, {}, b"\x01Hm.</think>zzz", "Hm."),
+    (LEAVES, {}, b"Hm.", ""),
+    (LEAVES, {"enable_thinking": False}, b"\x01Hm.</think>", ""),
+], ids=["opened by the prompt", "opened by the model", "not opened", "switched off"])
+def test_constraint_begins_behind_the_thoughts(template, kwargs, first, thoughts):
+    """What a model thinks is free, whoever begins it; the answer behind it is constrained from its first token."""
+    model = Model(template=ChatTemplate(template, control_tokens=["<think>"]), first=tuple(first))
+    messages = (Message("user", "hi"),)
+    model.open(evolve(ask("a", 100), prompt=None, messages=messages, chat_template_kwargs=kwargs))
+    model.asked[0].set_result(WordMatcher("aab"))
+    deltas = [delta for _ in range(100) if not model.idle for delta in model.step()]
+    assert "".join(delta.reasoning for delta in deltas).strip() == thoughts
+    assert "".join(delta.text for delta in deltas) == "aab"
+    assert deltas[-1].finish.reason == "stop"
 
 
 @pytest.mark.parametrize("ready", [False, True])

@@ -81,6 +81,23 @@ async def test_stream_equals_the_answer(client: openai.AsyncOpenAI) -> None:
     assert final.choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
 
 
+async def test_every_choice_is_valid(client: openai.AsyncOpenAI) -> None:
+    """Each of several answers keeps to the schema, and they differ."""
+    answer = await client.chat.completions.create(**ASKED, response_format=FORMAT, n=4, temperature=1.5)
+    texts = [choice.message.content or "" for choice in answer.choices]
+    assert [choice.finish_reason for choice in answer.choices] == ["stop"] * 4
+    assert len({Pet.model_validate_json(text).name for text in texts}) > 1
+
+
+async def test_logprobs_come_along(client: openai.AsyncOpenAI) -> None:
+    """Constrained answers have log-probabilities, and all of them are numbers in JSON."""
+    answer = await client.chat.completions.create(**ASKED, response_format=FORMAT, logprobs=True, top_logprobs=20)
+    choice = answer.choices[0]
+    assert choice.logprobs is not None
+    assert "".join(one.token for one in choice.logprobs.content or []) == choice.message.content
+    json.dumps(answer.model_dump(), allow_nan=False)
+
+
 async def test_cut_answer_says_length(client: openai.AsyncOpenAI) -> None:
     """An answer that is cut before it is whole ends with `length`, which the client's parser reports."""
     answer = await client.chat.completions.create(**ASKED, response_format=FORMAT, max_tokens=3)

@@ -69,11 +69,15 @@ class Sampler(Protocol):
 class Matcher(Protocol):
     """Keeps one answer to its constraint."""
 
-    def sample(self, sampler: Sampler, row: int) -> int:
+    def sample(self, sampler: Sampler, row: int, opening: int | None = None) -> int:
         """Let `sampler` choose among the tokens that may come next, and remember which one came.
 
-        Raises `RequestError` if the constraint turns out to be one that cannot be kept.
+        `opening` may come as well, and is not remembered: it opens the thoughts. Raises `RequestError` if the
+        constraint turns out to be one that cannot be kept.
         """
+
+    def sample_thought(self, sampler: Sampler, row: int) -> int:
+        """Let `sampler` choose any token but those that end the answer: what is constrained comes later."""
 
     @property
     def complete(self) -> bool:
@@ -98,6 +102,8 @@ class _Run:
     """Where the tokens' scores are wanted."""
     matcher: Future[Matcher] | None = None
     """Done before it is admitted."""
+    opening: int | None = None
+    """The token with which a constrained answer may begin to think."""
     sampler: Sampler | None = None
     sequence: int = -1
     evaluated: int = 0
@@ -208,6 +214,10 @@ class BatchingModel(Model):
         """The text of a control token, by which templates mark calls and thoughts; "" for any other."""
         return ""
 
+    def control_token(self, text: str) -> int | None:  # noqa: ARG002  # the base knows of none
+        """The one token that a mark of the template is; None for a text of several."""
+        return None
+
     def infill(self, request: Request) -> list[int]:
         """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
@@ -269,11 +279,13 @@ class BatchingModel(Model):
         if request.tools and shown.form.calls is not None:
             constraint = call_constraint(request, shown.form.calls, self.grammar_names())
         choices: Choices[_Run] = Choices(request, len(prompt), request.count)
+        opening = None if constraint is None else self._opening(request, shown)
         for index in range(request.count):
             matcher = None if constraint is None else self.matcher(constraint)
             output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
             log = ScoreLog(output) if request.scored else None
             run = _Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
+            run.opening = opening
             (choices.held if index else self._waiting).append(run)
 
     def preload(self, request_id: str, preload: Preload) -> None:
@@ -364,6 +376,15 @@ class BatchingModel(Model):
         return "".join(segment.text for segment in self._prompt(request).segments)
 
     # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _opening(self, request: Request, prompt: Prompt) -> int | None:
+        """The token with which a constrained answer may begin to think by itself, if it is one token."""
+        form = prompt.form.reasoning
+        if form is None or prompt.thinking:
+            return None
+        over = prompt.segments[-1].text.rstrip().endswith(form.end)
+        continued = request.messages is not None and request.messages[-1].role == "assistant"
+        return None if over or continued else self.control_token(form.start)
 
     def _prompt_tokens(self, request: Request, prompt: Prompt) -> list[int]:
         if isinstance(request.prompt, tuple):
@@ -476,10 +497,15 @@ class BatchingModel(Model):
             run.choices.held.clear()
         if run.generated >= run.limit - run.prompt_length:
             return self._finish(run, "length")
-        # Thoughts are free; a constraint is one of what comes behind them.
-        matcher = None if run.matcher is None or run.output.thinking else run.matcher.result()
+        matcher = None if run.matcher is None else run.matcher.result()
         try:
-            token = run.sampler.sample(row) if matcher is None else matcher.sample(run.sampler, row)
+            if matcher is None:
+                token = run.sampler.sample(row)
+            elif run.output.thinking:
+                # Thoughts are free; a constraint is one of what comes behind them.
+                token = matcher.sample_thought(run.sampler, row)
+            else:
+                token = matcher.sample(run.sampler, row, None if run.generated else run.opening)
         except RequestError as error:
             self._drop(run.request.id)
             text, _ = run.output.end("cancelled")

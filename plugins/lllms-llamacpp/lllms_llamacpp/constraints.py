@@ -2,16 +2,16 @@
 
 import logging
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
-from attrs import frozen
 from llguidance import LLMatcher, LLTokenizer
 
 from lllms_core.engines import Matcher, Sampler
-from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
+from lllms_core.errors import EngineFailed, RequestError
 from lllms_core.types import Constraint
 from lllms_llamacpp.grammars import explain, refusal, spell_tokens, translate
 from lllms_llamacpp.sampling import Logits
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 CACHED = 64
 """Compiled grammars that a model keeps."""
+Key = tuple[str, str]
+"""Kind and text of a constraint."""
 _NO_TEXT = b"\xff"
 """Marks the names of tokens that are no text."""
 
@@ -43,54 +45,53 @@ class Mask:
         self._biases = np.where(allowed, np.float32(0), np.float32(-np.inf))
         self._bias = np.zeros((self._bits.size, 8), dtype=np.float32)
 
-    def apply(self, row: int) -> None:
+    def apply(self, row: int, also: int | None = None) -> None:
         """Set the logits of all other tokens, in this row of the last decode, to minus infinity."""
         logits = self._logits.row(row)
+        if also is not None:
+            self._bits[also // 8] |= 1 << also % 8
         # "clip": the default mode copies the output once more.
         np.take(self._biases, self._bits, axis=0, out=self._bias, mode="clip")
         logits += self._bias.reshape(-1)[: logits.size]
+
+    def forbid(self, row: int, tokens: Sequence[int]) -> None:
+        """Set the logits of these tokens to minus infinity."""
+        self._logits.row(row)[tokens] = -np.inf
 
 
 class TokenMatcher:
     """Keeps one answer to a grammar."""
 
-    def __init__(self, compiled: "Compiled", mask: Mask, vocabulary: Vocabulary) -> None:
-        self._compiled = compiled
-        self._matcher = compiled.matcher.deep_copy()
+    def __init__(self, matcher: LLMatcher, mask: Mask, ends: Sequence[int], fail: Callable[[str], Exception]) -> None:
+        """Advance `matcher`, which is nobody else's; `fail` turns its complaints into errors to raise."""
+        self._matcher = matcher
         self._mask = mask
-        self._vocabulary = vocabulary
+        self._ends = ends
+        self._fail = fail
 
-    def sample(self, sampler: Sampler, row: int) -> int:
-        """Let `sampler` choose among the tokens that may come next."""
+    def sample(self, sampler: Sampler, row: int, opening: int | None = None) -> int:
+        """Let `sampler` choose among the tokens that may come next, and `opening`."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.address, self._mask.bytes)
         if self._matcher.is_error():
-            raise self._compiled.fail(self._matcher.get_error())
-        self._mask.apply(row)
+            raise self._fail(self._matcher.get_error())
+        self._mask.apply(row, opening)
         token = sampler.sample(row)
-        if not self._matcher.consume_token(token) and not self._vocabulary.is_end(token):
-            raise self._compiled.fail(self._matcher.get_error())
+        if token == opening:
+            return token
+        if not self._matcher.consume_token(token) and token not in self._ends:
+            raise self._fail(self._matcher.get_error())
         return token
+
+    def sample_thought(self, sampler: Sampler, row: int) -> int:
+        """Let `sampler` choose any token but those that end the answer."""
+        self._mask.forbid(row, self._ends)
+        return sampler.sample(row)
 
     @property
     def complete(self) -> bool:
         """Whether nothing may follow."""
         stopped: bool = self._matcher.is_stopped()
         return stopped
-
-
-@frozen(eq=False)
-class Compiled:
-    """A grammar that is ready to be matched, with what it came from."""
-
-    matcher: LLMatcher
-    """Never advanced; its copies share what they learn about the grammar."""
-    constraint: Constraint
-    owner: "Constraints"
-
-    def fail(self, reason: str) -> InvalidRequest:
-        """Say that the grammar could not be kept to the end, and compile it anew for whoever comes next."""
-        self.owner.forget(self)
-        return refusal(self.constraint, f"it could not be kept: {explain(reason)}; simplify it")
 
 
 class Constraints:
@@ -103,25 +104,19 @@ class Constraints:
         self._limits = limits()
         self._trial = Trial()
         self._thread = ThreadPoolExecutor(1, "grammars")
-        self._cache: OrderedDict[tuple[str, str], Compiled] = OrderedDict()
+        self._ends: Sequence[int] = ()
+        self._cache: OrderedDict[Key, LLMatcher] = OrderedDict()
+        """Never advanced; their copies share what they learn about a grammar."""
         self._lock = Lock()
 
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
         """Begin to make a matcher; its future raises `InvalidRequest` for a constraint that cannot be kept."""
-        with self._lock:
-            compiled = self._cache.get(_key(constraint))
+        compiled = self._find(constraint)
         if compiled is None:
             return self._thread.submit(self._make, constraint)
         done: Future[Matcher] = Future()
-        done.set_result(TokenMatcher(compiled, self._mask, self._vocabulary))
+        done.set_result(self._copy(compiled, constraint))
         return done
-
-    def forget(self, compiled: Compiled) -> None:
-        """Compile this grammar anew when it is next asked for."""
-        with self._lock:
-            key = _key(compiled.constraint)
-            if self._cache.get(key) is compiled:
-                del self._cache[key]
 
     def close(self) -> None:
         """End the process that tries grammars, and the thread."""
@@ -130,28 +125,37 @@ class Constraints:
 
     def _make(self, constraint: Constraint) -> Matcher:
         try:
-            return TokenMatcher(self._compiled(constraint), self._mask, self._vocabulary)
+            compiled = self._find(constraint)
+            if compiled is None:
+                compiled = self._compile(constraint)
+                with self._lock:
+                    self._cache[_key(constraint)] = compiled
+                    if len(self._cache) > CACHED:
+                        self._cache.popitem(last=False)
+            return self._copy(compiled, constraint)
         except (RequestError, EngineFailed):
             raise
         except Exception as error:
             logger.exception("a constraint could not be prepared")
             raise EngineFailed(f"the constraint could not be prepared: {error}") from error
 
-    def _compiled(self, constraint: Constraint) -> Compiled:
+    def _find(self, constraint: Constraint) -> LLMatcher | None:
         key = _key(constraint)
         with self._lock:
-            compiled = self._cache.get(key)
-            if compiled is not None:
+            if key in self._cache:
                 self._cache.move_to_end(key)
-        if compiled is None:
-            compiled = self._compile(constraint)
-            with self._lock:
-                self._cache[key] = compiled
-                if len(self._cache) > CACHED:
-                    self._cache.popitem(last=False)
-        return compiled
+            return self._cache.get(key)
 
-    def _compile(self, constraint: Constraint) -> Compiled:
+    def _copy(self, compiled: LLMatcher, constraint: Constraint) -> Matcher:
+        def fail(reason: str) -> Exception:
+            # Compiled anew for whoever comes next: what the copies have learnt may be what became too much.
+            with self._lock:
+                self._cache.pop(_key(constraint), None)
+            return refusal(constraint, f"it could not be kept: {explain(reason)}; simplify it")
+
+        return TokenMatcher(compiled.deep_copy(), self._mask, self._ends, fail)
+
+    def _compile(self, constraint: Constraint) -> LLMatcher:
         grammar = translate(constraint)
         if self._tokenizer is None:
             self._tokenizer = self._read_tokens(constraint)
@@ -168,10 +172,10 @@ class Constraints:
             fault = matcher.get_error()
         if fault:
             raise refusal(constraint, explain(fault))
-        return Compiled(matcher, constraint, self)
+        return matcher
 
     def _read_tokens(self, constraint: Constraint) -> LLTokenizer:
-        ends = self._vocabulary.ends()
+        ends = self._ends = self._vocabulary.ends()
         if not ends:
             raise refusal(constraint, "the model has no token that ends an answer, so that none could be complete")
         tokens = [_NO_TEXT + text if named else text for text, named in self._vocabulary.grammar_tokens()]
@@ -181,6 +185,6 @@ class Constraints:
         )
 
 
-def _key(constraint: Constraint) -> tuple[str, str]:
+def _key(constraint: Constraint) -> Key:
     return constraint.kind, constraint.text
 

@@ -168,6 +168,11 @@ class LlamaCppModel(BatchingModel):
         """The text of tokens, control tokens as their texts."""
         self._vocabulary.check(tokens, "tokens")
         return self._vocabulary.text(tokens)
+    def control_token(self, text: str) -> int | None:
+        """The one token that a mark of the template is."""
+        tokens = self._vocabulary.text_tokens(text, parse_special=True)
+        return tokens[0] if len(tokens) == 1 else None
+
     def control_text(self, token: int) -> str:
         """The text of a control token; "" for any other."""
         return self._vocabulary.control_text(token)

@@ -30,6 +30,7 @@ class Trial:
         self._patience = patience
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = Lock()
+        self._closed = False
 
     def run(self, grammar: str) -> str:
         """Return what is wrong with a grammar, "" if nothing is. Raises `OSError` if no process can be started."""
@@ -37,13 +38,19 @@ class Trial:
             return self._ask(grammar)
 
     def close(self) -> None:
-        """End the process."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.communicate()
+        """End the process; nothing more is tried."""
+        self._closed = True
+        if self._process is not None:
+            self._process.kill()  # whoever waits for its answer gets none
+        with self._lock:
+            process, self._process = self._process, None
+            if process is not None:
+                process.kill()
+                process.communicate()
 
     def _ask(self, grammar: str) -> str:
+        if self._closed:
+            raise OSError("the model is being closed")
         process = self._process
         if process is None or process.poll() is not None:
             process = self._process = subprocess.Popen(  # noqa: S603  # our own program
