@@ -14,7 +14,7 @@ from lllms_core.parameters import DEFAULTS, ROUTES, Route
 from lllms_core.parameters.structured import take_constraint
 from lllms_core.parameters.tools import settle_tools
 from lllms_core.parameters.wording import unknown, unsupported
-from lllms_core.types import Constraint, Message, Request
+from lllms_core.types import Constraint, Media, Message, Request
 
 _GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint"}
 _REQUEST = frozenset(attribute.name for attribute in fields(Request)) - _GIVEN
@@ -38,6 +38,7 @@ def build_request(
         raise InvalidRequest("exactly one of 'messages' and 'prompt' is needed", "messages")
     if messages is not None and not messages:
         raise InvalidRequest("'messages' is empty; at least one message is needed", "messages")
+    _check_media(messages or (), entry)
     checked = check_parameters("text" if messages is None else "chat", entry, parameters)
     constraint = take_constraint(checked) or constraint
     if constraint is not None:
@@ -133,6 +134,18 @@ def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
             name,
             "unsupported_parameter",
         )
+
+
+def _check_media(messages: Sequence[Message], entry: CatalogEntry) -> None:
+    """Refuse media that the engine does not take."""
+    for part in (part for message in messages for part in message.parts if isinstance(part, Media)):
+        if part.kind not in entry.engine.media:
+            raise UnsupportedParameter(
+                f"'{part.param}' is {'an' if part.kind[0] in 'ai' else 'a'} {part.kind}, which engine "
+                f"'{entry.engine.name}' of model '{entry.name}' does not take: send text",
+                part.param,
+                "unsupported_parameter",
+            )
 
 
 def _check_constraint(constraint: Constraint, entry: CatalogEntry) -> None:

@@ -39,6 +39,23 @@ class ToolCall:
     """A JSON object, as text."""
 
 
+MediaKind = Literal["image", "audio", "file"]
+"""What a message may hold beside text, for engines that take it."""
+
+
+@frozen
+class Media:
+    """An image, a sound or a file in a message."""
+
+    kind: MediaKind
+    source: str
+    """A URL, maybe with the data in it (`data:`); of a sound its data in base64."""
+    format: str = ""
+    """Of a sound: wav, mp3."""
+    param: str = "messages"
+    """Where it stands in the request, for an engine's refusal."""
+
+
 @frozen
 class Message:
     """One message of a conversation; `content` is text, "" where there is none."""
@@ -53,6 +70,8 @@ class Message:
     """Which call the result in a tool's message belongs to."""
     reasoning: str | None = None
     """What an assistant thought before it answered."""
+    parts: tuple[str | Media, ...] = ()
+    """The texts of `content` and the media between them, where there are any, in their order."""
 
 
 @frozen

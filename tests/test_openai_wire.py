@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.errors import InvalidRequest, RequestError
 from lllms_core.parameters import ROUTES
-from lllms_core.types import Message, ToolCall
+from lllms_core.types import Media, Message, ToolCall
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "Once"}
@@ -78,6 +78,35 @@ def test_deprecated_calls_are_read() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "content"),
+    [
+        ({"refusal": "I cannot."}, "I cannot."), ({"content": None, "refusal": "I cannot."}, "I cannot."),
+        ({"content": "Well.", "refusal": "No."}, "Well.\nNo."),
+        ({"content": [{"type": "text", "text": "Well."}, {"type": "refusal", "refusal": "No."}]}, "Well.\nNo."),
+    ],
+)
+def test_a_refusal_is_what_the_assistant_said(fields: dict[str, object], content: str) -> None:
+    """Templates know no refusals, so that the text of one is the message's text."""
+    assert message(role="assistant", **fields).messages == (Message("assistant", content),)
+
+
+def test_media_stand_between_texts() -> None:
+    """Images, sounds and files are read with their places; the text is there without them, too."""
+    parts = [
+        {"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}},
+        {"type": "input_audio", "input_audio": {"data": "eA==", "format": "wav"}}, {"type": "text", "text": "this"},
+        {"type": "file", "file": {"file_id": "f1"}},
+    ]
+    [read] = message(role="user", content=parts).messages or ()
+    assert read.content == "See\nthis"
+    assert read.parts == (
+        "See", Media("image", "data:image/png;base64,eA==", param="messages[0].content[1].type"),
+        Media("audio", "eA==", "wav", "messages[0].content[2].type"), "this",
+        Media("file", "f1", param="messages[0].content[4].type"),
+    )
+
+
+@pytest.mark.parametrize(
     ("body", "param", "code"),
     [
         ({"stream": "yes"}, "stream", "invalid_type"),
@@ -132,7 +161,15 @@ def test_a_wrong_field_is_named(body: dict[str, object], param: str, code: str) 
         ({"role": "user", "content": [{"type": "text"}]}, "content[0].text", "missing_required_parameter"),
         ({"role": "user", "content": [{"type": "text", "text": 1}]}, "content[0].text", "invalid_type"),
         ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "content[0].y", "unknown_parameter"),
-        ({"role": "user", "content": [{"type": "file", "file": {}}]}, "content[0].type", "unsupported_parameter"),
+        ({"role": "user", "content": [{"type": "file"}]}, "content[0].file", "missing_required_parameter"),
+        ({"role": "user", "content": [{"type": 1}]}, "content[0].type", "invalid_type"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "content[0].image_url.url",
+         "missing_required_parameter"),
+        ({"role": "user", "content": [{"type": "refusal", "refusal": "no"}]}, "content[0].type", "invalid_value"),
+        ({"role": "user", "content": "x", "refusal": "no"}, "refusal", "unknown_parameter"),
+        ({"role": "assistant", "refusal": 1}, "refusal", "invalid_type"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "prompt_cache_breakpoint": {}}]},
+         "content[0].prompt_cache_breakpoint", "unsupported_parameter"),
         ({"role": "user", "content": [{"type": "hologram"}]}, "content[0].type", "invalid_value"),
         ({"role": "user", "content": "x", "name": 1}, "name", "invalid_type"),
         ({"role": "user", "content": "x", "colour": 1}, "colour", "unknown_parameter"),

@@ -15,7 +15,7 @@ from lllms_core.host import Host
 from lllms_core.parameters import ROUTES, Route, verdicts
 from lllms_core.parameters.structured import NAMES
 from lllms_core.plugins import Plugins
-from lllms_core.types import Message, Request, Sampling
+from lllms_core.types import Media, Message, Request, Sampling
 
 # From OpenAI's specification of POST /chat/completions and POST /completions.
 CHAT_PARAMETERS = [
@@ -55,6 +55,7 @@ class WarmEngine(RawEngine):
 
     name = "warm"
     parameters = frozenset({"temperature", "top_k"})
+    media = frozenset({"image"})
 
 
 @hookimpl
@@ -145,6 +146,16 @@ def test_what_the_api_reads_is_no_parameter_of_a_request(host: Host) -> None:
     """Nothing is dropped in silence: a name that means nothing to a request is a fault."""
     with pytest.raises(InvalidRequest, match="says nothing about an answer"):
         ask(host, "chat", stream=True)
+
+
+def test_media_are_for_engines_that_take_them(host: Host) -> None:
+    """A message with an image is refused by its place, unless the engine says that it takes images."""
+    image = Media("image", "https://example.org/cat.png", param="messages[0].content[1].type")
+    messages = [Message("user", "See", parts=("See", image))]
+    with pytest.raises(UnsupportedParameter, match="is an image, which engine 'plain'") as caught:
+        host.request("plain", messages=messages)
+    assert caught.value.param == "messages[0].content[1].type"
+    assert host.request("warm", messages=messages).messages == tuple(messages)
 
 
 @pytest.mark.parametrize("route", ["chat", "text"])

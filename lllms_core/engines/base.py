@@ -12,7 +12,18 @@ from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
-from lllms_core.types import ConstraintKind, Delta, Isolation, Memory, ModelInfo, ModelSpec, Preload, Request, Task
+from lllms_core.types import (
+    ConstraintKind,
+    Delta,
+    Isolation,
+    MediaKind,
+    Memory,
+    ModelInfo,
+    ModelSpec,
+    Preload,
+    Request,
+    Task,
+)
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
@@ -37,6 +48,8 @@ class Engine(ABC):
     parameters: ClassVar[frozenset[str]] = frozenset()
     """The request parameters that this engine acts on, by the names of `lllms_core.parameters.TABLE`. Most of the
     others are refused by name; some the core does itself, as the table says."""
+    media: ClassVar[frozenset[MediaKind]] = frozenset()
+    """What this engine takes in messages beside text, from `Message.parts`; a request with other media is refused."""
     constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
     """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
     checked_constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()

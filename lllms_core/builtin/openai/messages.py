@@ -5,20 +5,22 @@ from typing import cast, get_args
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import empty, missing, unknown, unsupported, wrong_choice, wrong_type
-from lllms_core.types import Message, Role, ToolCall
+from lllms_core.types import Media, Message, Role, ToolCall
 
 ROLES = (*get_args(Role), "function")
-LATER_PARTS = ("image_url", "input_audio", "file", "refusal")
 
-LATER_FIELDS: Mapping[str, object] = {"refusal": None, "audio": None, "annotations": []}
+LATER_FIELDS: Mapping[str, object] = {"audio": None, "annotations": []}
 """Fields of messages that are not used yet, with the value that says nothing (as does null): clients send answers back
 as they got them."""
 
 FIELDS: Mapping[str, Collection[str]] = {
-    "assistant": {"content", "name", "tool_calls", "function_call", "reasoning_content"},
+    "assistant": {"content", "name", "refusal", "tool_calls", "function_call", "reasoning_content"},
     "tool": {"content", "name", "tool_call_id"},
 }
 """What a message may say beside its role, where it is more than `content` and `name`."""
+
+PARTS: Mapping[str, Sequence[str]] = {"user": ("image_url", "input_audio", "file"), "assistant": ("refusal",)}
+"""The kinds of parts that a content may have beside text."""
 
 
 def read_messages(value: object) -> tuple[Message, ...]:
@@ -47,15 +49,20 @@ def _read_message(value: object, path: str, before: Sequence[Message]) -> Messag
             raise unknown(f"{path}.{key}")
     name = _read_string(fields, "name", path) if "name" in fields else None
     calls = _read_calls(fields, path) if role == "assistant" else ()
-    if "content" not in fields and not calls and role != "function":
+    if fields.keys().isdisjoint({"content", "refusal"}) and not calls and role != "function":
         raise missing(f"{path}.content")
-    content = _read_content(fields["content"], f"{path}.content") if "content" in fields else ""
+    parts = _read_content(fields["content"], f"{path}.content", role) if "content" in fields else ()
+    if "refusal" in fields:
+        # Templates know no refusals: to the model it is what it said.
+        parts = (*(part for part in parts if part), _read_string(fields, "refusal", path))
+    content = "\n".join([part for part in parts if isinstance(part, str)])
+    media = parts if any(isinstance(part, Media) for part in parts) else ()
     if role == "tool":
         return Message("tool", content, name, tool_call_id=_read_string(fields, "tool_call_id", path))
     if role == "function":
         return Message("tool", content, _read_string(fields, "name", path), tool_call_id=_called(before, path))
     thought = _read_string(fields, "reasoning_content", path) if "reasoning_content" in fields else None
-    return Message(cast("Role", role), content, name, calls, reasoning=thought)
+    return Message(cast("Role", role), content, name, calls, reasoning=thought, parts=media)
 
 
 def _read_object(value: object, path: str) -> dict[str, object]:
@@ -120,25 +127,41 @@ def _read_role(value: object, path: str) -> str:
     return value
 
 
-def _read_content(value: object, path: str) -> str:
+def _read_content(value: object, path: str, role: str) -> tuple[str | Media, ...]:
     if isinstance(value, str):
-        return value
+        return (value,)
     if not isinstance(value, list):
         raise wrong_type(path, "a string or an array of objects", value)
     if not value:
         raise empty(path)
-    return "\n".join(_read_part(one, f"{path}[{index}]") for index, one in enumerate(value))
+    return tuple(_read_part(one, f"{path}[{index}]", role) for index, one in enumerate(value))
 
 
-def _read_part(value: object, path: str) -> str:
+def _read_part(value: object, path: str, role: str) -> str | Media:
     part = _read_object(value, path)
     kind = part.get("type")
     if kind is None:
         raise missing(f"{path}.type")
-    if kind in LATER_PARTS:
-        raise unsupported(f"{path}.type", "text")
-    if kind != "text":
-        raise wrong_choice(f"{path}.type", kind, "text")
-    for name in part.keys() - {"type", "text"}:
-        raise unsupported(f"{path}.{name}") if name == "prompt_cache_breakpoint" else unknown(f"{path}.{name}")
-    return _read_string(part, "text", path)
+    if not isinstance(kind, str):
+        raise wrong_type(f"{path}.type", "a string", kind)
+    allowed = ("text", *PARTS.get(role, ()))
+    if kind not in allowed:
+        raise wrong_choice(f"{path}.type", kind, *allowed)
+    if "prompt_cache_breakpoint" in part:
+        raise unsupported(f"{path}.prompt_cache_breakpoint")
+    for name in part.keys() - {"type", kind}:
+        raise unknown(f"{path}.{name}")
+    if kind in {"text", "refusal"}:
+        return _read_string(part, kind, path)
+    if kind not in part:
+        raise missing(f"{path}.{kind}")
+    return _read_media(kind, _read_object(part[kind], f"{path}.{kind}"), f"{path}.{kind}", f"{path}.type")
+
+
+def _read_media(kind: str, fields: Mapping[str, object], path: str, param: str) -> Media:
+    if kind == "image_url":
+        return Media("image", _read_string(fields, "url", path), param=param)
+    if kind == "input_audio":
+        return Media("audio", _read_string(fields, "data", path), _read_string(fields, "format", path), param)
+    name = "file_data" if "file_data" in fields else "file_id"
+    return Media("file", _read_string(fields, name, path), param=param)
