@@ -3,22 +3,31 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
 from typing import Self
+from urllib.parse import unquote
 
 import attrs
 from attrs import define, field, frozen
 
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
+from lllms_core.downloads import scheme, shown
 from lllms_core.engines import Engine
-from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
+from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
 from lllms_core.gguf import is_gguf
 from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.structure import structure
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
+
+Find = Callable[[str, str | None], Path | None]
+"""Told a source and the SHA-256 that is wanted, returns the file to load if all of it is here and verified."""
+
+
+def find_nothing(_source: str, _sha256: str | None) -> None:
+    """Find nothing: for those who have no store."""
 
 
 @frozen(eq=False)
@@ -30,6 +39,8 @@ class CatalogEntry:
     engine: Engine
     plugin: str
     """The plugin that provides the engine."""
+    version: str | None
+    """That plugin's version."""
     spec: ModelSpec
     config: ModelConfig
     defaults: Generation
@@ -38,6 +49,13 @@ class CatalogEntry:
     description: str
     fingerprint: str
     """Changes with the engine's version, the file and the options; OpenAI's `system_fingerprint`."""
+    source: str | None = None
+    """Where the weights come from, if they may have to be fetched or verified; `spec.file` is None until they are."""
+
+    @property
+    def here(self) -> bool:
+        """Whether all that it needs is on this disk."""
+        return self.source is None or self.spec.file is not None
 
 
 @frozen
@@ -63,29 +81,38 @@ class Catalog:
         return {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
 
     @classmethod
-    def build(cls, config: Config, plugins: Plugins) -> Self:
-        """Return the configured models, or the plugins' offers if none is configured.
+    def build(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
+        """Return the configured models, or the plugins' offers if none is configured; `find` looks for their files.
 
         Raises `ConfigError` if any configured model cannot be served, and says why of each; offers only get a problem.
         """
-        catalog = cls.examine(config, plugins)
+        catalog = cls.examine(config, plugins, find)
         faults = [problem.text for problem in catalog.problems if problem.configured]
         if faults:
             raise ConfigError("\n".join(faults))
         return catalog
 
     @classmethod
-    def examine(cls, config: Config, plugins: Plugins) -> Self:
+    def examine(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
         """Return what `build` does, with a problem instead of an error for each model that cannot be served."""
         entries: list[CatalogEntry] = []
         problems: list[Problem] = []
         for name, model, provided in _wanted(config, plugins):
             try:
-                entries.append(_entry(name, model, provided, config, plugins))
+                entries.append(_entry(name, model, provided, config, plugins, find=find))
             except StructureError as error:
                 source = "" if provided is None else f" (offered by plugin '{provided.plugin}')"
                 problems.append(Problem(name, f"{error}{source}", configured=provided is None))
         return cls(tuple(entries), tuple(problems))
+
+    def place(self, name: str, file: Path) -> None:
+        """Have the entry of a model say that its weights are here now. Raises `OSError` if they are not."""
+        entry = self._by_name[name]
+        spec = attrs.evolve(entry.spec, file=file)
+        fingerprint = _fingerprint(entry.engine.name, entry.version, spec, entry.source)
+        placed = attrs.evolve(entry, spec=spec, fingerprint=fingerprint)
+        self.entries = tuple(placed if one is entry else one for one in self.entries)
+        self._by_name = self._index()
 
     def get(self, name: str) -> CatalogEntry:
         """Look up a model by name or alias. Raises `ModelUnknown`, `ModelLoadFailed` for an offer with a problem."""
@@ -111,17 +138,46 @@ def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
     file = path.expanduser().absolute()
     if not file.is_file():
         raise ConfigError(f"no file {file}")
+    engine = _engine_for(".gguf" if is_gguf(file) else file.name, file.name, plugins)
+    return _as_name(file.stem) or engine, ModelConfig(engine, str(file))
+
+
+def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
+    """Return a name and a configuration for a source that a downloader knows, like `hf:org/repo:Q4_K_M`.
+
+    The engine is found by the ending of the file; a repository of Hugging Face is expected to have GGUF files. The name
+    is that of the file or the repository, and the source itself is an alias where it can be one.
+    Raises `ConfigError` if there is not exactly one engine for it.
+    """
+    kind = scheme(source)
+    path = unquote(shown(source).partition(":")[2].partition("?")[0])
+    path = path.rpartition("@")[0] or path if kind == "hf" else path
+    last = PurePosixPath(path).name
+    if kind == "hf" and path.strip("/").count("/") < 2:  # a repository, not a file in one
+        engine, stem = _engine_for(".gguf", source, plugins), re.sub("(?i)-gguf$", "", last.partition(":")[0])
+    else:
+        engine, stem = _engine_for(last, last or source, plugins), PurePosixPath(last).stem
+    name = _as_name(stem) or engine
+    aliases = (source,) if is_model_name(source) and source != name else ()
+    return name, ModelConfig(engine, url=source, aliases=aliases)
+
+
+def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
+    """Return the engine that loads files with this ending. Raises `ConfigError` if it is not exactly one."""
     suffixes = {name: provided.object.file_suffixes for name, provided in sorted(plugins.engines.items())}
-    ending = ".gguf" if is_gguf(file) else file.name.lower()
-    fitting = [name for name, endings in suffixes.items() if ending.endswith(endings)]
+    fitting = [name for name, endings in suffixes.items() if ending.lower().endswith(endings)]
     if not fitting:
         known = [f"{name} loads {' '.join(endings)}" for name, endings in suffixes.items() if endings]
-        raise ConfigError(f"no engine for {file.name}: {'; '.join(known) or 'no engine loads files'}")
+        raise ConfigError(f"no engine for {what}: {'; '.join(known) or 'no engine loads files'}")
     if len(fitting) > 1:
         both = " and ".join(fitting)
-        raise ConfigError(f'engines {both} load {file.name}: configure the model, with engine = "{fitting[0]}" or so')
-    name = re.sub(r"[^A-Za-z0-9_.-]+|\.\.+", "-", file.stem).strip("_.-")
-    return name or fitting[0], ModelConfig(fitting[0], str(file))
+        raise ConfigError(f'engines {both} load {what}: configure the model, with engine = "{fitting[0]}" or so')
+    return fitting[0]
+
+
+def _as_name(text: str) -> str:
+    """Return a text as a name that a model may have; empty if nothing of it can stay."""
+    return re.sub(r"[^A-Za-z0-9_.-]+|\.\.+", "-", text).strip("_.-")
 
 
 Offered = Provided[ModelOffer] | None
@@ -138,7 +194,9 @@ def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig
             yield name, ModelConfig(offer.engine, file, options=offer.options), provided
 
 
-def _entry(name: str, model: ModelConfig, offered: Offered, config: Config, plugins: Plugins) -> CatalogEntry:
+def _entry(
+    name: str, model: ModelConfig, offered: Offered, config: Config, plugins: Plugins, *, find: Find,
+) -> CatalogEntry:
     """Put an entry together. Raises `StructureError` with everything that is wrong."""
     path = ("models", name)
     faults: list[Fault] = []
@@ -148,11 +206,12 @@ def _entry(name: str, model: ModelConfig, offered: Offered, config: Config, plug
     if provided is None:
         raise StructureError([*faults, Fault((*path, "engine"), plugins.why_no_engine(model.engine))])
     engine = provided.object
-    file = None
+    file = source = None
+    key = "hf" if model.hf is not None else "file" if model.url is None else "url"
     try:
-        file = _file(model.file, engine, config.server.models_dir)
-    except (OSError, ValueError) as error:
-        faults.append(Fault((*path, "file"), str(error)))
+        file, source = _weights(model, engine, config.server.models_dir, find)
+    except (OSError, ValueError, LllmsError) as error:
+        faults.append(Fault((*path, key), str(error)))
     options: object = None
     try:
         options = structure(model.options, engine.Options, (*path, "options"))
@@ -170,20 +229,36 @@ def _entry(name: str, model: ModelConfig, offered: Offered, config: Config, plug
         aliases=model.aliases,
         engine=engine,
         plugin=provided.plugin,
+        version=version,
         spec=spec,
         config=model,
         defaults=model.generation,
         isolation=model.isolation or engine.isolation,
         description=offered.object.description if offered else "",
-        fingerprint=_fingerprint(engine.name, version, spec),
+        fingerprint=_fingerprint(engine.name, version, spec, source),
+        source=source,
     )
+
+
+def _weights(model: ModelConfig, engine: Engine, models_dir: Path, find: Find) -> tuple[Path | None, str | None]:
+    """Return the file to load, if it is here, and the source, if it may have to be fetched or verified.
+
+    Raises `ValueError` or `LllmsError` if there can be no such file.
+    """
+    if model.url is None and model.hf is None:
+        file = _file(model.file, engine, models_dir)
+        if file is None or model.sha256 is None:
+            return file, None
+        return find(str(file), model.sha256), str(file)
+    assert model.source is not None  # noqa: S101  # it is one of the two
+    return find(model.source, model.sha256), model.source
 
 
 def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
     """Return the absolute path of a model's file. Raises `ValueError` if it is not there."""
     if given is None:
         if engine.needs_file:
-            raise ValueError(f"missing; engine '{engine.name}' cannot load a model without a file")
+            raise ValueError(f"missing; engine '{engine.name}' cannot load a model without file, url or hf")
         return None
     if not given:
         raise ValueError("is empty")
@@ -204,9 +279,9 @@ def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> It
             yield Fault((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
 
 
-def _fingerprint(engine: str, version: str | None, spec: ModelSpec) -> str:
+def _fingerprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> str:
     options: object = attrs.asdict(spec.options) if attrs.has(type(spec.options)) else spec.options  # type: ignore[arg-type]
-    parts: list[object] = [engine, version, options]
+    parts: list[object] = [engine, version, options, *([] if source is None else [source])]
     if spec.file is not None:
         status = spec.file.stat()
         parts += [spec.file.name, status.st_size, status.st_mtime_ns]

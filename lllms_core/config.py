@@ -20,6 +20,8 @@ from lllms_core.types import Isolation, Preload
 FILE_NAME = "lllms.toml"
 NAME_RULE = "letters, digits and _ . - : in parts that start with a letter or digit, with / between parts"
 
+PrepareWhen = Literal["on-demand", "blocking", "async"]
+
 T = TypeVar("T")
 Keys = tuple[Key, ...]
 
@@ -43,7 +45,9 @@ class ServerConfig:
     queue_timeout: Annotated[float, Range(0)] = 600.0
     """Seconds that a request may wait."""
     models_dir: Path = field(factory=lambda: Path("~/.cache/lllms").expanduser())
-    """Where relative names of model files start."""
+    """Where model files are kept, and where relative names of them start."""
+    offline: bool = False
+    """Whether model files must not be fetched: what is on the disk serves, and the rest is an error at once."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["console", "json"] = "console"
     allowed_hosts: tuple[str, ...] = ()
@@ -81,6 +85,25 @@ class ModelConfig:
     """What is evaluated when an instance loads, and kept for all requests that begin so."""
     sessions: Literal["none"] | None = None
     """"none": nothing of this model's conversations is stored; by default as `[sessions]` says."""
+    url: str | None = None
+    """Where to fetch the weights: `https://...`, or whatever else a downloader knows; instead of `file`."""
+    hf: str | None = None
+    """Where they are on Hugging Face: `org/repo`, `org/repo:Q4_K_M`, `org/repo/file.gguf@revision`; or `url`."""
+    sha256: str | None = None
+    """What the weights must hash to, as 64 hexadecimal digits."""
+    prepare: PrepareWhen = "on-demand"
+    """When weights that are not here are fetched: at the first request, before the server is ready, or while it serves
+    others. With `min_instances` above 0, always before."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the server is not ready before the weights are here."""
+        return self.prepare == "blocking" or self.min_instances > 0
+
+    @property
+    def source(self) -> str | None:
+        """Where the weights come from, as the store takes it; None if there are none."""
+        return f"hf:{self.hf.removeprefix('hf:')}" if self.hf is not None else self.url or self.file
 
     @property
     def generation(self) -> Generation:
@@ -204,7 +227,7 @@ def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, 
 LATER: Mapping[str, frozenset[str]] = {
     "": frozenset(),
     "server": frozenset({"memory_limit", "api_keys"}),
-    "models": frozenset({"url", "hf", "sha256", "prepare"}),
+    "models": frozenset(),
 }
 
 
@@ -310,6 +333,7 @@ def _check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
             elif alias in holders:
                 yield Fault(here, f"'{alias}' is a name of {dotted(('models', holders[alias]))} already")
             holders.setdefault(alias, name)
+        yield from _check_source(model, path)
         if model.min_instances > model.max_instances:
             text = f"{model.min_instances} is more than max_instances, which is {model.max_instances}"
             yield Fault((*path, "min_instances"), text)
@@ -325,6 +349,20 @@ def _check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
         if model.timeout is not None and model.timeout <= 0:
             text = f"expected more than 0 seconds, got {model.timeout}; leave it out for no limit"
             yield Fault((*path, "timeout"), text)
+
+
+def _check_source(model: ModelConfig, path: Keys) -> Iterator[Fault]:
+    sources = {"file": model.file, "url": model.url, "hf": model.hf}
+    given = [key for key, value in sources.items() if value is not None]
+    if len(given) > 1:
+        yield Fault((*path, given[1]), f"{' and '.join(given)} are given; one of them is enough")
+    for key in given:
+        if key != "file" and not (sources[key] or "").strip():
+            yield Fault((*path, key), "is empty")
+    if model.sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", model.sha256) is None:
+        yield Fault((*path, "sha256"), f"expected 64 hexadecimal digits, got {model.sha256!r}")
+    if model.sha256 is not None and not given:
+        yield Fault((*path, "sha256"), "there is no file, url or hf that it could be of")
 
 
 def _check_defaults(model: object, path: Keys) -> Iterator[Fault]:

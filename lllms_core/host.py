@@ -5,6 +5,8 @@ from types import TracebackType
 from typing import Self, TypeVar
 from uuid import uuid4
 
+from attrs import frozen
+
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, SessionsConfig, parse_config
 from lllms_core.conversation import Conversation
@@ -29,10 +31,22 @@ from lllms_core.queries import (
     Tokens,
 )
 from lllms_core.requests import build_request
+from lllms_core.store import DownloadStatus, Fetcher
 from lllms_core.structure import structure
 from lllms_core.types import Constraint, Message, Request, Tool
+from lllms_core.weights import Weights, finder, open_store
 
 T = TypeVar("T")
+
+
+@frozen
+class Waiting:
+    """What a request waits for."""
+
+    position: int
+    """In the queue; 1 is next."""
+    download: DownloadStatus | None
+    """That of its model's files, if they are being fetched."""
 
 
 def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
@@ -72,9 +86,15 @@ class Host:
         """Read plugins and configuration; raises `ConfigError` or `PluginError`. Nothing is started yet."""
         self.config = parse_config({}) if config is None else config
         self.plugins = Plugins.discover(disable=self.config.disabled_plugins) if plugins is None else plugins
-        self.catalog = Catalog.build(self.config, self.plugins)
+        self.store = open_store(self.config, self.plugins)
+        self.fetcher = Fetcher(self.store)
+        self.catalog = Catalog.build(self.config, self.plugins, finder(self.store))
+        files = {
+            entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
+            for entry in self.catalog.entries if entry.source is not None
+        }
         self.sessions = open_keeper(self.config.sessions, self.plugins)
-        self.pool = Pool.of(self.catalog, self.config.server, self.sessions)
+        self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self._started = False
 
     @property
@@ -90,8 +110,10 @@ class Host:
     async def close(self, grace: float | None = None) -> None:
         """Take no more requests, let the running ones finish for `grace` seconds, end everything.
 
-        The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end.
+        The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
+        once; what has arrived of them is kept.
         """
+        await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
 
     def model(self, name: str) -> CatalogEntry:
@@ -188,6 +210,16 @@ class Host:
     def status(self) -> PoolStatus:
         """Tell what is loaded, running and waiting."""
         return self.pool.status()
+
+    def downloads(self) -> tuple[DownloadStatus, ...]:
+        """Tell which model files are being fetched, and which could not be had the last time."""
+        return self.fetcher.statuses
+
+    def waiting(self, request: AnyRequest) -> Waiting | None:
+        """Tell what a request that was submitted waits for; None if it runs already, or has ended."""
+        position = self.pool.position(request.id)
+        source = None if position is None else self.catalog.get(request.model).source
+        return None if position is None else Waiting(position, None if source is None else self.fetcher.status(source))
 
     async def __aenter__(self) -> Self:
         try:

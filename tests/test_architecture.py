@@ -27,7 +27,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "found"),
-    ("host", "conversation"),
+    ("weights", "host", "conversation"),
     ("builtin",),
     ("app", "serve", "log", "client", "cli", "bench", "testing"),
     ("__init__", "__main__"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from attrs import frozen
 
-from lllms_core.catalog import Catalog, model_from_file
+from lllms_core.catalog import Catalog, model_from_file, model_from_source
 from lllms_core.config import Config, ModelConfig, parse_config
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
@@ -116,7 +116,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("keys", "fault"),
     [
-        ({}, "models.m.file: missing; engine 'reader' cannot load a model without a file"),
+        ({}, "models.m.file: missing; engine 'reader' cannot load a model without file, url or hf"),
         ({"file": ""}, "models.m.file: is empty"),
         ({"file": "a\0b"}, "models.m.file: "),
         ({"file": "."}, "models.m.file: {folder} is a folder"),
@@ -249,3 +249,20 @@ def test_a_file_that_two_engines_load_needs_a_word(weights):
 
     with pytest.raises(ConfigError, match=r"engines reader and second load some\.weights"):
         model_from_file(weights, plugins(more=Plugin(Second())))
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "aliases"),
+    [
+        ("hf:org/Some-Model-GGUF:Q4_K_M", "Some-Model", ("hf:org/Some-Model-GGUF:Q4_K_M",)),
+        ("hf:org/repo@refs/pr/1", "repo", ()),
+        ("hf:org/repo/sub/x-Q8_0.txt@v1", "x-Q8_0", ()),
+        ("https://h/models/a%20b.txt?download=true", "a-b", ()),
+    ],
+)
+def test_models_from_sources(source, name, aliases):
+    """A source gives a model a name, and is itself an alias where it can be one; the engine follows from the ending."""
+    engine = type("Both", (Reader,), {"name": "both", "file_suffixes": (".txt", ".gguf")})()
+    found, model = model_from_source(source, plugins(both=Plugin(engine)))
+    assert (found, model.engine, model.source, model.aliases) == (name, "both", source, aliases)
+    assert not Catalog.build(Config().with_model(found, model), plugins(both=Plugin(engine))).get(name).here

@@ -184,8 +184,8 @@ def test_run_honours_sampling_options():
 @pytest.mark.parametrize(("arguments", "code", "says"), [
     (["run", "nope", "hi"], 1, "no model 'nope'"),
     (["run", "gone.gguf", "hi"], 1, "no file"),
-    (["run", "hf:org/repo", "hi"], 1, "not supported yet"),
-    (["serve", "--model", "hf:org/repo"], 1, "not supported yet"),
+    (["run", "hf:org/repo", "hi", "--offline"], 1, "offline mode is on"),
+    (["run", "hf:org/repo/x.zip", "hi"], 1, "no engine for x.zip"),
     (["run", "mock"], 2, "Missing argument 'PROMPT'"),
     (["run", "mock", "hi", "--raw", "--system", "x"], 2, "--system"),
     (["run", "mock", "hi", "--temperature", "9"], 2, "9"),

@@ -106,11 +106,12 @@ def test_every_server_key_has_a_variable():
         "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "5",
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
+        "offline": "1",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
-        max_body=2048, shutdown_timeout=0.0,
+        max_body=2048, shutdown_timeout=0.0, offline=True,
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected
@@ -180,15 +181,43 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
     [
         ({"server": {"memory_limit": "1GiB"}}, "server.memory_limit: not supported yet"),
         ({"server": {"api_keys": []}}, "server.api_keys: not supported yet"),
-        *(
-            ({"models": {"m": {"engine": "mock", key: "x"}}}, f"models.m.{key}: not supported yet")
-            for key in ("url", "hf", "sha256", "prepare")
-        ),
     ],
 )
 def test_keys_of_later_versions_are_refused(data, fault):
     """What the design promises and this version does not do is never ignored."""
     assert faults(data) == [fault]
+
+
+HASH = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("model", "source"),
+    [
+        ({"url": "https://h/x"}, "https://h/x"), ({"hf": "org/repo:Q8_0"}, "hf:org/repo:Q8_0"),
+        ({"hf": "hf:org/repo"}, "hf:org/repo"), ({"file": "x", "sha256": HASH}, "x"), ({}, None),
+    ],
+)
+def test_sources_of_models(model, source):
+    """A model has one source: a file, an address, or a repository of Hugging Face."""
+    assert parse_config({"models": {"m": {"engine": "mock", **model}}}).models["m"].source == source
+
+
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        ({"file": "x", "url": "y"}, "models.m.url: file and url are given; one of them is enough"),
+        ({"url": "x", "hf": "y"}, "models.m.hf: url and hf are given; one of them is enough"),
+        ({"url": ""}, "models.m.url: is empty"),
+        ({"hf": " "}, "models.m.hf: is empty"),
+        ({"file": "x", "sha256": "ab"}, "models.m.sha256: expected 64 hexadecimal digits, got 'ab'"),
+        ({"sha256": HASH}, "models.m.sha256: there is no file, url or hf that it could be of"),
+        ({"prepare": "x"}, "models.m.prepare: expected 'on-demand', 'blocking' or 'async', got 'x'"),
+    ],
+)
+def test_sources_that_make_no_sense(model, fault):
+    """What contradicts itself, or is empty, is refused by name."""
+    assert faults({"models": {"m": {"engine": "mock", **model}}}) == [fault]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,18 @@
 """`lllms check`: whether everything is as it should be, without loading a model."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lllms_core.cli.figures import memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError, LllmsError
+
+if TYPE_CHECKING:
+    from lllms_core.catalog import CatalogEntry
 
 
 @click.command(epilog=examples(
@@ -22,6 +28,7 @@ def check(config_file: Path | None) -> None:
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
+    from lllms_core.weights import finder, open_store
 
     problems: list[str] = []
     readable = False
@@ -40,22 +47,30 @@ def check(config_file: Path | None) -> None:
         else:
             click.echo(f"plugin {report.name}: {'disabled' if report.disabled else ', '.join(report.provides)}")
     # Without a readable configuration it is not known which models are meant.
-    catalog = Catalog.examine(config, plugins) if readable else Catalog()
+    find = finder(open_store(config, plugins))
+    catalog = Catalog.examine(config, plugins, find) if readable else Catalog()
     for problem in catalog.problems:
         problems += problem.text.splitlines()
     for entry in catalog.entries:
         try:
-            details = entry.engine.inspect(entry.spec)
-            memory = entry.engine.estimate(entry.spec)
+            for line in _about(entry):
+                click.echo(f"model {entry.name}: {line}")
         except LllmsError as error:
             problems.append(f"models.{entry.name}: {error}")
-        else:
-            about = ", ".join(f"{key} {value}" for key, value in details.items())
-            click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
-            if memory.total:
-                click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
     for text in problems:
         click.echo(f"Error: {text}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
     click.echo("all is well")
+
+
+def _about(entry: "CatalogEntry") -> Iterator[str]:
+    if not entry.here:
+        yield f"engine {entry.engine.name}; to be fetched or verified: {shown(entry.source or '')}"
+        return
+    details = entry.engine.inspect(entry.spec)
+    memory = entry.engine.estimate(entry.spec)
+    about = ", ".join(f"{key} {value}" for key, value in details.items())
+    yield f"engine {entry.engine.name}{f' ({about})' if about else ''}"
+    if memory.total:
+        yield f"an instance takes about {memory_text(memory)}"

@@ -16,6 +16,7 @@ from lllms_core.faults import closest
 from lllms_core.plugins import Plugins
 from lllms_core.store import Store, StoredModel
 from lllms_core.types import ModelSpec
+from lllms_core.weights import finder, open_store
 
 
 @frozen
@@ -54,14 +55,13 @@ class Inventory:
     def open(cls, config: Config) -> Self:
         """Look at the plugins and the store."""
         plugins = Plugins.discover(disable=config.disabled_plugins)
-        downloaders = tuple(provided.object for _, provided in sorted(plugins.downloaders.items()))
-        return cls(config, plugins, Store(config.server.models_dir, downloaders))
+        return cls(config, plugins, open_store(config, plugins))
 
     @cached_property
     def sources(self) -> dict[str, str | None]:
         """Where the files of each model come from, by its name."""
         if self.config.models:
-            return {name: model.file for name, model in self.config.models.items()}
+            return {name: model.source for name, model in self.config.models.items()}
         offers = {name: provided.object for name, provided in sorted(self.plugins.offers.items())}
         return {name: None if offer.file is None else str(offer.file) for name, offer in offers.items()}
 
@@ -76,7 +76,8 @@ class Inventory:
         """
         name = self.name(name)
         if name in self.sources:
-            return self.sources[name], None
+            configured = self.config.models.get(name)
+            return self.sources[name], None if configured is None else configured.sha256
         if scheme(name) or "/" in name or name.endswith(".gguf"):
             return name, None
         close = closest(name, self.sources)
@@ -86,7 +87,7 @@ class Inventory:
 
     def models(self) -> list[Listed]:
         """Return the models of `sources`, in their order, and then those that only the store has."""
-        catalog = Catalog.examine(self.config, self.plugins)
+        catalog = Catalog.examine(self.config, self.plugins, finder(self.store))
         rest = [model for model in self.store.models() if model.source not in self.sources.values()]
         return [
             *(self._configured(name, source, catalog) for name, source in self.sources.items()),
@@ -125,6 +126,8 @@ class Inventory:
                 return attrs.evolve(known, problem=problem.text)
         entry = catalog.get(name)
         known = attrs.evolve(known, path=entry.spec.file)
+        if not entry.here:
+            return attrs.evolve(known, context_length=_context_length(entry.spec.options, {}))
         try:
             details = entry.engine.inspect(entry.spec)
         except LllmsError as error:

@@ -15,6 +15,7 @@ from lllms_core.types import Message
     'lllms run tiny-chat "Count to 5."',
     "lllms run ./phi3.gguf - --max-tokens 200 < question.txt",
     'lllms run tiny-chat --raw "Once upon a time" --temperature 0',
+    'lllms run hf:org/repo:Q4_K_M "Hi!"',
     'lllms run tiny-chat "Hi!" --url http://127.0.0.1:3000',
 ))
 @click.argument("model")
@@ -33,7 +34,8 @@ def run(
 ) -> None:
     """Write MODEL's answer to PROMPT to stdout, as it comes.
 
-    MODEL is a configured model, a plugin's own, or a model file; PROMPT may be - to read stdin.
+    MODEL is a configured model, a plugin's own, a model file, or where to fetch one (hf:org/repo). PROMPT may be - to
+    read stdin.
     """
     if raw and system is not None:
         raise click.UsageError("--system belongs to a chat, and --raw is none; put the text into PROMPT")

@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 @click.command(epilog=examples(
     "lllms serve",
     "lllms serve --model ./phi3.gguf --port 8080",
+    "lllms serve --model hf:org/repo:Q4_K_M",
     "lllms serve --config lllms.toml --model phi3 --model mock",
 ))
 @config_option
 @click.option("--host", help="The address to listen on; by default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port; by default 3000, 0 for any that is free.")
 @click.option(
-    "--model", "models", multiple=True, metavar="NAME|FILE",
-    help="Offer only this: a configured model, a plugin's own, or a model file. May be given several times.",
+    "--model", "models", multiple=True, metavar="NAME|FILE|SOURCE",
+    help="Offer only this: a configured model, a plugin's own, a model file, or where to fetch one (hf:org/repo, "
+    "https://...). May be given several times.",
 )
 @click.option("--allow-remote", is_flag=True, default=None, help="Allow a --host that other machines can reach.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
@@ -44,14 +46,34 @@ def serve(
     """
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
-    from lllms_core.serve import serve as serve_host
 
     flags = {"host": host, "port": port, "allow_remote": allow_remote, "log_level": log_level}
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)
     llms = Host(select(config, plugins, models), plugins)
-    asyncio.run(serve_host(llms, on_ready=lambda address: announce(llms, address)))
+    asyncio.run(_serve(llms))
+
+
+async def _serve(host: "Host") -> None:
+    """Serve, and show what is fetched before the server is ready."""
+    from lllms_core.cli.waiting import watch
+    from lllms_core.serve import serve
+
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    watching = asyncio.create_task(watch(host, ready))
+
+    async def announce_alone(address: str) -> None:
+        ready.set_result(None)
+        await watching
+        announce(host, address)
+
+    announcing: set[asyncio.Task[None]] = set()
+    try:
+        await serve(host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))))
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, *announcing, return_exceptions=True)
 
 
 def announce(host: "Host", address: str) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from lllms_core.config import Config, ModelConfig
     from lllms_core.plugins import Plugins
 
-LATER = ("hf:", "http:", "https:")
-"""Sources of models that a later version brings."""
+OFFLINE = "lllms.offline"
+"""Where a command's context keeps whether `--offline` was given."""
 
 
 def examples(*lines: str) -> str:
@@ -25,11 +25,19 @@ def examples(*lines: str) -> str:
 
 
 def config_option(function: Callable[..., None]) -> Callable[..., None]:
-    """Add `--config`."""
+    """Add `--config` and `--offline`; the latter is for `read_config`."""
+    function = click.option(
+        "--offline", is_flag=True, expose_value=False, callback=_remember_offline,
+        help="Fetch no model files: what is on the disk serves.",
+    )(function)
     return click.option(
         "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
         help="The configuration; by default lllms.toml, here or in the user's folder for configuration.",
     )(function)
+
+
+def _remember_offline(context: click.Context, _: click.Parameter, offline: bool) -> None:
+    context.meta[OFFLINE] = offline
 
 
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
@@ -37,13 +45,16 @@ def read_config(file: Path | None, server: Mapping[str, object] | None = None) -
     from lllms_core.config import load_config
 
     given = {key: value for key, value in (server or {}).items() if value is not None}
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(OFFLINE):
+        given["offline"] = True
     return load_config(file, overrides={"server": given} if given else None)
 
 
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
-    """Return the configuration with exactly the models that are wanted, each a name or a file; all if none is named.
+    """Return the configuration with exactly the models that are wanted, each a name, a file or a source.
 
-    Raises `ModelUnknown` or `ConfigError`.
+    With none it is the whole configuration. Raises `ModelUnknown` or `ConfigError`.
     """
     chosen: dict[str, ModelConfig] = {}
     for one in wanted:
@@ -54,8 +65,9 @@ def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Conf
 
 
 def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":
-    from lllms_core.catalog import model_from_file
+    from lllms_core.catalog import model_from_file, model_from_source
     from lllms_core.config import ModelConfig
+    from lllms_core.downloads import scheme
 
     for name, model in config.models.items():
         if wanted == name or wanted in model.aliases:
@@ -63,8 +75,8 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
     if wanted in plugins.offers:
         offer = plugins.offers[wanted].object
         return wanted, ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
-    if wanted.startswith(LATER):
-        raise ConfigError(f"{wanted}: fetching models is not supported yet; name a file or a configured model")
+    if scheme(wanted) in {name for one in plugins.downloaders.values() for name in one.object.schemes}:
+        return model_from_source(wanted, plugins)
     if Path(wanted).expanduser().is_file() or "/" in wanted or wanted.endswith(".gguf"):
         return model_from_file(Path(wanted), plugins)
     names = ", ".join(sorted({*config.models, *plugins.offers})) or "none"

@@ -61,18 +61,18 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
     Ends the program with exit code 1 if any failed, and with 130 after Ctrl-C, which keeps what has arrived.
     """
     failed = False
-    with _display() as display, ThreadPoolExecutor(AT_ONCE) as pool:
+    with display() as shown, ThreadPoolExecutor(AT_ONCE) as pool:
         running = {pool.submit(one.work, one.download): one for one in transfers}
         try:
-            for future in _as_they_end(running, display):
+            for future in _as_they_end(running, shown):
                 transfer = running.pop(future)
                 try:
-                    display.tell(transfer.done(future.result()))
+                    shown.tell(transfer.done(future.result()))
                 except (LllmsError, OSError) as error:
                     failed = True
-                    display.tell(_fault(transfer.name, error), error=True)
+                    shown.tell(_fault(transfer.name, error), error=True)
         except KeyboardInterrupt:
-            _cancel(running, display)
+            _cancel(running, shown)
             raise click.exceptions.Exit(_INTERRUPTED) from None
     if failed:
         raise click.exceptions.Exit(1)
@@ -134,7 +134,8 @@ def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> N
 
 
 @contextmanager
-def _display() -> Iterator[Display]:
+def display() -> Iterator[Display]:
+    """Show progress on stderr: bars on a terminal, else a line now and then."""
     if not sys.stderr.isatty():
         yield _Lines()
         return

@@ -8,7 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from attrs import evolve
+
 from lllms_core.cli.setup import read_config, select, start_log
+from lllms_core.cli.waiting import started
 from lllms_core.client import Client, event_text
 from lllms_core.types import Message
 
@@ -46,7 +49,7 @@ class LocalVoice(Voice):
     """A model that is loaded for this command; its event loop runs only while somebody waits for it."""
 
     def __init__(self, model: str, config_file: Path | None, *, debug: bool = False) -> None:
-        """Start a host for this one model, a name or a file. Raises what `Host` and `select` raise."""
+        """Start a host for this one model, a name, a file or a source. Raises what `Host` and `select` raise."""
         from lllms_core.host import Host
         from lllms_core.plugins import Plugins
 
@@ -54,10 +57,11 @@ class LocalVoice(Voice):
         start_log(config, None if debug else "critical")  # what fails is told as an error anyway
         plugins = Plugins.discover(disable=config.disabled_plugins)
         chosen = select(config, plugins, [model])
-        self._model = next(iter(chosen.models))
-        self._host = Host(chosen, plugins)
+        [(self._model, found)] = chosen.models.items()
+        # Files come first, with a bar, rather than while the request waits.
+        self._host = Host(evolve(chosen, models={self._model: evolve(found, prepare="blocking")}), plugins)
         self._runner = asyncio.Runner()
-        self._runner.run(self._host.start())
+        self._runner.run(started(self._host))
 
     def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
         """Answer a conversation."""

@@ -15,6 +15,13 @@ class Start:
 
 
 @frozen
+class Prepare:
+    """Get the files of a model that are not here."""
+
+    model: str
+
+
+@frozen
 class Assign:
     """Give a waiting request to an instance."""
 
@@ -45,4 +52,4 @@ class UseThreads:
     count: int
 
 
-Effect = Start | Assign | Refuse | Stop | UseThreads
+Effect = Start | Prepare | Assign | Refuse | Stop | UseThreads

@@ -7,7 +7,9 @@ import secrets
 import string
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import Self
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol, Self
 
 from attrs import Factory, evolve, frozen
 
@@ -15,9 +17,9 @@ from lllms_core.catalog import Catalog
 from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.config import ServerConfig
 from lllms_core.engines import Engine
-from lllms_core.errors import EngineDied, InvalidRequest, ModelUnknown, ShuttingDown
+from lllms_core.errors import EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
-from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.scheduler import Scheduler
@@ -38,6 +40,16 @@ STORE_SECONDS = 5.0
 StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
 
 
+class ModelFiles(Protocol):
+    """The weights of a model, which may have to be fetched."""
+
+    def find(self) -> Path | None:
+        """Return the file to load, if all is here; asked before each load."""
+
+    async def get(self) -> Path:
+        """Return the file to load, once all is here. Raises `LllmsError`."""
+
+
 @frozen
 class PoolModel:
     """A model as the pool knows it."""
@@ -48,6 +60,12 @@ class PoolModel:
     isolation: Isolation = "process"
     sessions: bool = True
     """Whether its sessions are stored, if there is a store."""
+    files: ModelFiles | None = None
+    """Where the file of `spec` comes from; None if there is none, or if it is certainly here."""
+    prepare: bool = False
+    """Whether to get the files from the start, rather than at the first request."""
+    blocking: bool = False
+    """Whether the pool starts only when they are here."""
 
 
 class Pool:
@@ -69,10 +87,13 @@ class Pool:
         keeper: SessionKeeper | None = None,
     ) -> None:
         """Prepare a pool; nothing runs yet."""
-        self._models = models
+        self._models = dict(models)
         self._start_worker = start
         self._patience = patience
-        self._scheduler = Scheduler({name: model.limits for name, model in models.items()}, limits, _instance_id)
+        absent = {name for name, model in models.items() if model.files is not None and model.spec.file is None}
+        all_limits = {name: model.limits for name, model in models.items()}
+        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent)
+        self._preparing: set[asyncio.Task[None]] = set()
         self._instances: dict[str, Instance] = {}
         self._waiting: dict[str, Stream] = {}
         self._infos: dict[str, ModelInfo] = {}
@@ -83,8 +104,14 @@ class Pool:
         self._started = False
 
     @classmethod
-    def of(cls, catalog: Catalog, server: ServerConfig, keeper: SessionKeeper | None = None) -> Self:
-        """Make a pool for the models of a catalog."""
+    def of(
+        cls,
+        catalog: Catalog,
+        server: ServerConfig,
+        keeper: SessionKeeper | None = None,
+        files: Mapping[str, ModelFiles] = MappingProxyType({}),
+    ) -> Self:
+        """Make a pool for the models of a catalog; `files` of those whose files may have to be fetched."""
         models = {
             entry.name: PoolModel(
                 entry.engine,
@@ -92,6 +119,9 @@ class Pool:
                 ModelLimits(entry.config.min_instances, entry.config.max_instances, entry.config.ttl),
                 entry.isolation,
                 entry.config.sessions != "none",
+                files.get(entry.name),
+                entry.config.prepare != "on-demand",
+                entry.config.blocking,
             )
             for entry in catalog.entries
         }
@@ -106,10 +136,17 @@ class Pool:
         return self._started and not self._scheduler.stopping
 
     async def start(self) -> None:
-        """Load the instances that models keep at least; returns once each is loaded, or has failed to."""
+        """Load the instances that models keep at least; returns once each is loaded, or has failed to.
+
+        The same goes for files that must be here before; those that may come later are on their way.
+        """
         self._started = True
-        self._apply(self._scheduler.start(time.monotonic()))
-        while any(entry.state == "loading" for entry in self._scheduler.instances.values()):
+        wanted = {name for name, model in self._models.items() if model.prepare}
+        awaited = {name for name, model in self._models.items() if model.blocking}
+        self._apply(self._scheduler.start(time.monotonic(), wanted))
+        while awaited & self._scheduler.preparing or any(
+            entry.state == "loading" for entry in self._scheduler.instances.values()
+        ):
             await self._change()
 
     def submit(self, request: AnyRequest) -> Stream:
@@ -142,6 +179,12 @@ class Pool:
             cores=limits.cores,
         )
 
+    def position(self, request_id: str) -> int | None:
+        """Return how many requests are served before this one, and itself: 1 is next; None if it does not wait."""
+        if request_id not in self._waiting:
+            return None
+        return list(self._waiting).index(request_id) + 1
+
     def info(self, model: str) -> ModelInfo | None:
         """What an instance of this model said of itself when it was last loaded; None if it never was."""
         return self._infos.get(model)
@@ -151,6 +194,8 @@ class Pool:
         self._apply(self._scheduler.stop())
         if self._timer is not None:
             self._timer.cancel()
+        for task in self._preparing:
+            task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while self._scheduler.running:
@@ -170,6 +215,8 @@ class Pool:
             match effect:
                 case Start(instance, model, threads):
                     self._start_instance(instance, model, threads)
+                case Prepare(model):
+                    self._prepare(model)
                 case Assign(ticket, instance):
                     self._instances[instance].run(self._waiting.pop(ticket))
                 case Refuse(ticket, error):
@@ -182,9 +229,37 @@ class Pool:
         self._set_timer()
         self._changed.set()
 
+    def _prepare(self, model: str) -> None:
+        files = self._models[model].files
+        assert files is not None  # noqa: S101  # others are never absent
+
+        async def prepare() -> None:
+            try:
+                await files.get()
+            except LllmsError as error:
+                LOG.error("the files of %s cannot be had: %s", model, error)  # noqa: TRY400  # where from is no help
+                self._apply(self._scheduler.unprepared(model, error, time.monotonic()))
+            else:
+                self._apply(self._scheduler.prepared(model, time.monotonic()))
+
+        task = asyncio.create_task(prepare())
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    def _lost(self, instance_id: str) -> None:
+        """The files of an instance that was to be loaded are not here any more."""
+        if instance_id in self._scheduler.instances:
+            self._apply(self._scheduler.lost(instance_id, time.monotonic()))
+
     def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
-        LOG.info("loading %s", instance_id)
         entry = self._models[model]
+        if entry.files is not None:
+            file = entry.files.find()
+            if file is None:
+                asyncio.get_running_loop().call_soon(self._lost, instance_id)
+                return
+            entry = evolve(entry, spec=evolve(entry.spec, file=file))
+        LOG.info("loading %s", instance_id)
         terms = None
         if self._keeper is not None and entry.sessions:
             terms = SessionTerms(self._keeper.limits.min_tokens, self._keeper.limits.max_size)

@@ -7,16 +7,18 @@ Each method takes what has happened and the time, and returns what is to be done
 3. if the pool is full, the least recently used idle instance of another model makes room;
 4. if none is idle and nothing of the model is loaded, the one that was given a request longest ago takes no later
    requests than this one, until it is idle: nobody starves behind models that are never idle;
-5. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
+5. a model whose files are not here takes no place; its requests wait until the files are, or cannot be had;
+6. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
 """
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from copy import copy
 
 from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
 from lllms_core.pool.cores import share_cores
-from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits, Ticket
 
 LONGEST_RETRY_AFTER = 60
@@ -25,13 +27,22 @@ LONGEST_RETRY_AFTER = 60
 class Scheduler:
     """The state of the pool, and the rules by which it changes."""
 
-    def __init__(self, models: Mapping[str, ModelLimits], limits: Limits, new_id: Callable[[str], str]) -> None:
-        """Start empty. `new_id` names a new instance of a model."""
+    def __init__(
+        self,
+        models: Mapping[str, ModelLimits],
+        limits: Limits,
+        new_id: Callable[[str], str],
+        absent: Collection[str] = (),
+    ) -> None:
+        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are not here."""
         self.limits = limits
         self.instances: dict[str, InstanceEntry] = {}
         self.waiting: dict[str, Ticket] = {}
         self.running: dict[str, Ticket] = {}
+        self.preparing: set[str] = set()
+        """Models whose files are on their way."""
         self.stopping = False
+        self._absent = set(absent)
         self._models = models
         self._new_id = new_id
         self._failed: set[str] = set()
@@ -43,8 +54,27 @@ class Scheduler:
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    def start(self, now: float) -> list[Effect]:
-        """The pool opens: load `min_instances` of every model."""
+    def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
+        """The pool opens: load `min_instances` of every model, and get the files of those in `prepare`."""
+        return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
+
+    def prepared(self, model: str, now: float) -> list[Effect]:
+        """The files of a model are here."""
+        self.preparing.discard(model)
+        self._absent.discard(model)
+        self._failed.discard(model)
+        return self._schedule(now)
+
+    def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
+        """The files of a model cannot be had now; the next request tries again."""
+        self.preparing.discard(model)
+        self._failed.add(model)
+        waiting = [ticket for ticket in self.waiting.values() if ticket.model == model]
+        return [*self._refuse_waiting(lambda _: copy(error), waiting), *self._schedule(now)]
+
+    def lost(self, instance: str, now: float) -> list[Effect]:
+        """An instance cannot be loaded, because the files of its model are not here any more."""
+        self._absent.add(self.instances.pop(instance).model)
         return self._schedule(now)
 
     def submit(self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float) -> list[Effect]:
@@ -121,10 +151,17 @@ class Scheduler:
     def _schedule(self, now: float) -> list[Effect]:
         if self.stopping:
             return []
-        effects = self._assign_and_load(now)
+        kept = {name for name, model in self._models.items() if model.min_instances > 0} - self._failed
+        wanted = {ticket.model for ticket in self.waiting.values()} | kept
+        effects = [*self._prepare(self._absent & wanted), *self._assign_and_load(now)]
         if refused := self._refuse_expired(now):
             effects += [*refused, *self._assign_and_load(now)]  # nobody waits any more for those who left
         return [*effects, *self._load_minimum(), *self._unload_expired(now), *self._share_cores()]
+
+    def _prepare(self, models: AbstractSet[str]) -> list[Effect]:
+        new = sorted(models - self.preparing)
+        self.preparing.update(new)
+        return [Prepare(model) for model in new]
 
     def _refuse_expired(self, now: float) -> list[Effect]:
         limit = self.limits.queue_timeout
@@ -132,11 +169,15 @@ class Scheduler:
         expired = [ticket for ticket in self.waiting.values() if ticket.arrived + limit <= now]
         return self._refuse_waiting(
             lambda ticket: WaitedTooLong(
-                f"the request waited {limit:g} s for model '{ticket.model}', as long as server.queue_timeout allows",
+                f"the request waited {limit:g} s for model '{ticket.model}', as long as server.queue_timeout allows"
+                + self._why_so_long(ticket.model),
                 self._retry_after(),
             ),
             expired,
         )
+
+    def _why_so_long(self, model: str) -> str:
+        return "; its files are still being fetched" if model in self.preparing else ""
 
     def _assign_and_load(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -194,7 +235,8 @@ class Scheduler:
         alive = self._alive(model)
         own = sum(instance.model == model for instance in self.instances.values())
         return (
-            own < self._models[model].max_instances
+            model not in self._absent
+            and own < self._models[model].max_instances
             and not any(instance.state == "loading" for instance in alive)
             and not (alive and model in self._failed)
         )
@@ -227,7 +269,7 @@ class Scheduler:
         return [
             self._start(model)
             for model in self._models
-            if self._spare(model) < 0 and self._places() > 0 and model not in self._failed
+            if self._spare(model) < 0 and self._places() > 0 and model not in self._failed | self._absent
             and not any(instance.state == "loading" for instance in self._alive(model))
         ]
 

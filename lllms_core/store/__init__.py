@@ -1,6 +1,17 @@
 """Model files on disk: fetched once, checked, shared by everyone who wants them."""
 
 from lllms_core.store.download import Download, DownloadState, DownloadStatus
+from lllms_core.store.fetcher import Cooldown, Fetcher
 from lllms_core.store.store import Leftover, Store, StoredFile, StoredModel
 
-__all__ = ["Download", "DownloadState", "DownloadStatus", "Leftover", "Store", "StoredFile", "StoredModel"]
+__all__ = [
+    "Cooldown",
+    "Download",
+    "DownloadState",
+    "DownloadStatus",
+    "Fetcher",
+    "Leftover",
+    "Store",
+    "StoredFile",
+    "StoredModel",
+]

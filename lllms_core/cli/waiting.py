@@ -1,0 +1,38 @@
+"""Waiting for a host that has to fetch files first, with the progress before the user's eyes."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lllms_core.host import Host
+
+LOOK_SECONDS = 0.2
+
+
+async def started(host: "Host") -> None:
+    """Start a host; on stderr, show how far the downloads are that it waits for."""
+    start = asyncio.create_task(host.start())
+    try:
+        await watch(host, start)
+    finally:
+        start.cancel()  # which does nothing to one that is done
+        await asyncio.gather(start, return_exceptions=True)
+    start.result()
+
+
+async def watch(host: "Host", until: "asyncio.Future[None]") -> None:
+    """Show the downloads of a host until something has happened."""
+    done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
+    if done:
+        return
+    from lllms_core.cli.transfers import display
+
+    told: set[str] = set()
+    with display() as shown:
+        while not done:
+            for status in host.downloads():
+                if status.note and status.state != "failed" and status.source not in told:
+                    told.add(status.source)
+                    shown.note(f"{status.source}: {status.note}")
+                shown.show(status.source, status)
+            done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)

@@ -1,0 +1,152 @@
+"""The store for an event loop: one download for everyone who waits for it, and a pause after one that failed."""
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from copy import copy
+from typing import TypeVar
+
+from attrs import define, evolve, frozen
+
+from lllms_core.errors import DownloadCancelled, DownloadError, LllmsError, SourceUnavailable
+from lllms_core.store.download import Download, DownloadStatus
+from lllms_core.store.store import Store, StoredModel
+
+LOG = logging.getLogger("lllms.store")
+
+AT_ONCE = 4
+"""So many models are fetched at the same time; more wait."""
+CLOSE_SECONDS = 3.0
+"""How long a cancelled download gets to write down what it has."""
+
+T = TypeVar("T")
+Key = tuple[str, str | None]
+
+
+@frozen
+class Cooldown:
+    """How long a source that failed is left alone, in seconds: requests meanwhile get the same error at once."""
+
+    first: float = 5.0
+    longest: float = 60.0
+    """Each further failure doubles the pause, up to this."""
+
+
+@define
+class _Failure:
+    error: DownloadError
+    status: DownloadStatus
+    until: float
+    count: int = 1
+
+
+@define
+class _Job:
+    download: Download
+    task: "asyncio.Task[StoredModel]"
+
+
+class Fetcher:
+    """Gets models from the store without blocking. Use it from one event loop."""
+
+    def __init__(
+        self, store: Store, cooldown: Cooldown | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self._cooldown = cooldown or Cooldown()
+        self._clock = clock
+        self._jobs: dict[Key, _Job] = {}
+        self._failures: dict[Key, _Failure] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def statuses(self) -> tuple[DownloadStatus, ...]:
+        """What is on its way, and what failed last time, in the order in which it began."""
+        running = tuple(job.download.status for job in self._jobs.values())
+        return (*running, *(failure.status for key, failure in self._failures.items() if key not in self._jobs))
+
+    def status(self, source: str) -> DownloadStatus | None:
+        """How far the download of a source is; None if it is not under way."""
+        return next((job.download.status for key, job in self._jobs.items() if key[0] == source), None)
+
+    async def get(self, source: str, sha256: str | None = None) -> StoredModel:
+        """Return the model, once all its files are here and verified; whoever leaves before leaves the rest waiting.
+
+        Raises `DownloadError`; so soon after a failure it is the same error again, with the seconds that are left.
+        """
+        key = source, sha256
+        if key not in self._jobs:
+            self._check_cooldown(key)
+            self._jobs[key] = self._start(key)
+        return await asyncio.shield(self._jobs[key].task)
+
+    async def close(self) -> None:
+        """Cancel everything; what has arrived is kept."""
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            job.download.cancel()
+        if jobs:
+            await asyncio.wait([job.task for job in jobs], timeout=CLOSE_SECONDS)
+
+    def _check_cooldown(self, key: Key) -> None:
+        failure = self._failures.get(key)
+        left = 0.0 if failure is None else failure.until - self._clock()
+        if failure is not None and left > 0:
+            error = copy(failure.error)
+            error.retry_after = math.ceil(left)
+            raise error
+
+    def _start(self, key: Key) -> _Job:
+        download = Download(key[0])
+        task = asyncio.create_task(self._run(key, download))
+        task.add_done_callback(lambda task: self._end(key, download, task))
+        return _Job(download, task)
+
+    async def _run(self, key: Key, download: Download) -> StoredModel:
+        async with self._room:
+            return await _in_thread(lambda: self.store.ensure(*key, download))
+
+    def _end(self, key: Key, download: Download, task: "asyncio.Task[StoredModel]") -> None:
+        del self._jobs[key]
+        error = None if task.cancelled() else task.exception()
+        if error is None or isinstance(error, DownloadCancelled):
+            self._failures.pop(key, None)
+        elif isinstance(error, DownloadError):
+            count = self._failures[key].count + 1 if key in self._failures else 1
+            pause = min(self._cooldown.first * 2 ** (count - 1), self._cooldown.longest)
+            pause = pause if error.retry_after is None else error.retry_after
+            error.retry_after = math.ceil(pause)
+            status = evolve(download.status, state="failed", note=error.message)
+            self._failures[key] = _Failure(error, status, self._clock() + pause, count)
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    """Run a function in a thread of its own, which ends with the process if it does not end before."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: Exception | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]  # without an error there is a result
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = function()
+        except LllmsError as caught:
+            error = caught
+        except Exception as caught:  # downloaders are plugins, and may raise anything
+            LOG.exception("a downloader failed")
+            error = SourceUnavailable(f"the downloader failed: {type(caught).__name__}: {caught}")
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="lllms download", daemon=True).start()
+    return await future

@@ -1,0 +1,237 @@
+"""Hosts whose models have to be fetched: when they are, who waits, and what becomes of failures."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from engines_for_tests import ScriptedEngine
+from pools_for_tests import GUARD
+from servers_for_tests import Site, drop, hang, instead, served
+
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.config import parse_config
+from lllms_core.errors import ConfigError, DownloadError, InvalidSource, LllmsError, Offline, WaitedTooLong
+from lllms_core.hookspecs import hookimpl
+from lllms_core.host import Host
+from lllms_core.plugins import Plugins
+
+DATA = b"weights" * 10_000
+QUICK = Patience(connect=5, stall=20, pause=0.001, longest_pause=0.002)
+
+
+class QuickHttp(HttpDownloader):
+    """Loses patience sooner."""
+
+    name = "quick"
+    schemes = frozenset({"quick+http"})
+
+    def resolve(self, source: str) -> Any:
+        return super().resolve(source.removeprefix("quick+"))
+
+
+@hookimpl
+def lllms_engines() -> list[ScriptedEngine]:
+    return [ScriptedEngine()]
+
+
+@hookimpl
+def lllms_downloaders() -> list[HttpDownloader]:
+    return [QuickHttp(QUICK)]
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Serves weights."""
+    with served({"/x.bin": DATA}) as one:
+        yield one
+
+
+def make_host(tmp_path: Path, server: dict[str, object] | None = None, **models: dict[str, object]) -> Host:
+    plugin = SimpleNamespace(lllms_engines=lllms_engines, lllms_downloaders=lllms_downloaders)
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"tests": plugin})
+    config = parse_config({"server": {"models_dir": str(tmp_path), **(server or {})}, "models": models})
+    return Host(config, plugins)
+
+
+def model(site: Site, path: str = "/x.bin", **more: object) -> dict[str, object]:
+    return {"engine": "scripted", "isolation": "thread", "url": f"quick+{site.url}{path}", **more}
+
+
+async def answer(host: Host, name: str = "m") -> str:
+    return (await host.submit(host.request(name, prompt="echo hello")).gather()).text
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  # what is watched changes in other threads, and tells nobody
+        await asyncio.sleep(0.001)
+
+
+async def reached(site: Site) -> None:
+    assert await asyncio.to_thread(site.reached.wait, GUARD)
+
+
+async def test_the_first_request_fetches(site: Site, tmp_path: Path) -> None:
+    """On demand, nothing is fetched before somebody asks; then everybody who asks waits for the one download."""
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        assert site.requests == []
+        assert not host.model("m").here
+        before = host.model("m").fingerprint
+        assert await asyncio.gather(*[answer(host) for _ in range(5)]) == ["hello"] * 5
+        assert len(site.requests) == 1
+        path = host.model("m").spec.file
+        assert path is not None
+        assert path.read_bytes() == DATA
+        assert host.model("m").fingerprint != before
+        assert host.downloads() == ()
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        assert host.model("m").here
+        assert await answer(host) == "hello"
+    assert len(site.requests) == 1
+
+
+async def test_a_download_takes_nobody_elses_place(site: Site, tmp_path: Path) -> None:
+    """While a model is fetched its requests wait, with their position and its progress, and other models answer."""
+    site.faults = [hang(30_000)]
+    other = {"engine": "scripted", "isolation": "thread"}
+    async with asyncio.timeout(GUARD), make_host(tmp_path, {"max_instances": 1}, m=model(site), other=other) as host:
+        request = host.request("m", prompt="echo hello")
+        stream = host.submit(request)
+        await reached(site)
+        assert await answer(host, "other") == "hello"
+        await until(lambda: host.downloads()[0].done)
+        status = host.downloads()[0]
+        assert (status.state, status.done, status.total) == ("downloading", 30_000, len(DATA))
+        waiting = host.waiting(request)
+        assert waiting is not None
+        assert waiting.position == 1
+        assert waiting.download is not None
+        site.release.set()
+        assert (await stream.gather()).text == "hello"
+        assert host.waiting(request) is None
+
+
+@pytest.mark.parametrize("more", [{"prepare": "blocking"}, {"min_instances": 1}])
+async def test_blocking_waits_for_the_files(site: Site, tmp_path: Path, more: dict[str, object]) -> None:
+    """With `blocking`, and for instances that are kept, the host is ready when the files are here."""
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, **more)) as host:
+        assert host.model("m").here
+        assert len(host.status().instances) == more.get("min_instances", 0)
+
+
+async def test_async_fetches_meanwhile(site: Site, tmp_path: Path) -> None:
+    """With `async`, the download begins with the host, which is ready before it ends."""
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, prepare="async")) as host:
+        assert host.ready
+        await reached(site)
+        assert not host.model("m").here
+        site.release.set()
+        await until(lambda: host.model("m").here)
+
+
+@pytest.mark.parametrize("prepare", ["on-demand", "blocking", "async"])
+async def test_a_failure_is_told_and_not_for_ever(site: Site, tmp_path: Path, prepare: str) -> None:
+    """A failed download refuses those who wait, rests for a while, and is tried again by a later request."""
+    site.faults = [instead(404)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, prepare=prepare)) as host:
+        now = 1000.0
+        host.fetcher._clock = lambda: now
+        with pytest.raises(InvalidSource, match="there is no such file") as caught:
+            await answer(host)
+        assert caught.value.retry_after == 5 or prepare != "on-demand"
+        [status] = host.downloads()
+        assert (status.state, "404" in status.note) == ("failed", True)
+        asked = len(site.requests)
+        if prepare == "on-demand":
+            with pytest.raises(InvalidSource):
+                await answer(host)
+            assert len(site.requests) == asked
+        now = 1e9
+        assert await answer(host) == "hello"
+        assert host.downloads() == ()
+
+
+async def test_pauses_grow(site: Site, tmp_path: Path) -> None:
+    """Each further failure in a row doubles the pause, up to a minute."""
+    site.faults = [instead(404)] * 9
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        now = 0.0
+        host.fetcher._clock = lambda: now
+        pauses = []
+        for _ in range(6):
+            with pytest.raises(DownloadError) as caught:
+                await answer(host)
+            pauses.append(caught.value.retry_after)
+            now += 1000
+        assert pauses == [5, 10, 20, 40, 60, 60]
+
+
+async def test_a_client_that_leaves_does_not_end_a_download(site: Site, tmp_path: Path) -> None:
+    """What somebody asked for comes, for the next one who does."""
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        stream = host.submit(host.request("m", prompt="echo hello"))
+        await reached(site)
+        await stream.aclose()
+        site.release.set()
+        await until(lambda: host.model("m").here)
+
+
+async def test_closing_ends_downloads(site: Site, tmp_path: Path) -> None:
+    """A host that closes ends its downloads at once, and keeps what has arrived for the next one."""
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD):
+        async with make_host(tmp_path, m=model(site)) as host:
+            stream = host.submit(host.request("m", prompt="echo hello"))
+            await reached(site)
+            await until(lambda: host.downloads()[0].done)
+        with pytest.raises(LllmsError):
+            await stream.gather()
+        site.requests.clear()
+        async with make_host(tmp_path, m=model(site)) as host:
+            assert await answer(host) == "hello"
+    assert [part for _, part in site.requests] == [f"bytes=30000-{len(DATA) - 1}"]
+
+
+async def test_waiting_has_an_end(site: Site, tmp_path: Path) -> None:
+    """A request waits for a download no longer than `queue_timeout`; the message says that it goes on."""
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, {"queue_timeout": 0.05}, m=model(site)) as host:
+        with pytest.raises(WaitedTooLong, match="its files are still being fetched"):
+            await answer(host)
+
+
+async def test_a_deleted_file_is_fetched_again(site: Site, tmp_path: Path) -> None:
+    """A model whose file was deleted while the server ran is fetched anew when it is loaded the next time."""
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, ttl=0)) as host:
+        assert await answer(host) == "hello"
+        await until(lambda: not host.status().instances)
+        host.store.delete(f"quick+{site.url}/x.bin")
+        assert await answer(host) == "hello"
+    assert len(site.requests) == 2
+
+
+async def test_two_models_of_one_file(site: Site, tmp_path: Path) -> None:
+    """Models that share a source share its download."""
+    site.faults = [drop(1000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, a=model(site), b=model(site)) as host:
+        assert await asyncio.gather(answer(host, "a"), answer(host, "b")) == ["hello"] * 2
+    assert len(site.requests) == 2
+
+
+async def test_offline_is_an_error_at_once(site: Site, tmp_path: Path) -> None:
+    """In offline mode a model that is not here refuses its requests, and asks nobody."""
+    async with asyncio.timeout(GUARD), make_host(tmp_path, {"offline": True}, m=model(site)) as host:
+        with pytest.raises(Offline):
+            await answer(host)
+    assert site.requests == []
+
+
+def test_a_source_without_downloader(tmp_path: Path) -> None:
+    """A source that no plugin is for is a fault of the configuration, by its path."""
+    with pytest.raises(ConfigError, match=r"models\.m\.url: no downloader for 'ftp:'"):
+        make_host(tmp_path, m={"engine": "scripted", "url": "ftp://x/y"})
