@@ -180,6 +180,8 @@ class Request:
     """Variables for the model's chat template."""
     timeout: float | None = None
     """Seconds from the moment the request gets its slot; None: no limit."""
+    ttl: float | None = None
+    """Idle seconds after this request until its instance is unloaded; None: as the model's configuration says."""
     constraint: Constraint | None = None
     """What the answer must be; None: whatever the model says."""
     cache_prompt: bool = True

@@ -22,8 +22,10 @@ class World:
         self.scheduler = Scheduler(models, limits, lambda model: f"{model}{next(numbers[model])}")
         self.tickets = itertools.count(1)
 
-    def submit(self, model: str, now: float = 0.0, prefixes: Sequence[str] = (), name: str = "") -> list[Effect]:
-        return self.scheduler.submit(name or f"{model}-{next(self.tickets)}", model, prefixes, now)
+    def submit(
+        self, model: str, now: float = 0.0, prefixes: Sequence[str] = (), name: str = "", ttl: float | None = None,
+    ) -> list[Effect]:
+        return self.scheduler.submit(name or f"{model}-{next(self.tickets)}", model, prefixes, now, ttl)
 
     def serve(self, instance: str, slots: int = 1, now: float = 0.0) -> list[Effect]:
         return self.scheduler.loaded(instance, slots, now)
@@ -98,6 +100,20 @@ def test_idle_instance_expires_exactly_at_its_ttl() -> None:
     assert world.scheduler.tick(109.999) == []
     assert world.scheduler.tick(110) == [Stop("a1")]
     assert world.scheduler.wake_at() is None
+
+
+def test_a_request_may_bring_its_own_ttl() -> None:
+    """A request's `ttl` holds for its instance until the next request, which brings one again or the model's."""
+    world = World(a=ModelLimits(ttl=10))
+    world.submit("a", name="first", ttl=2)
+    world.serve("a1")
+    world.scheduler.finished("first", 5)
+    assert world.scheduler.wake_at() == 7
+    world.submit("a", 6, name="second")
+    world.scheduler.finished("second", 8)
+    assert world.scheduler.wake_at() == 18
+    world.submit("a", 9, name="third", ttl=0)
+    assert world.scheduler.finished("third", 10) == [Stop("a1")]
 
 
 def test_ttl_counts_from_the_load_of_an_unused_instance() -> None:

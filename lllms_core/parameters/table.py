@@ -95,6 +95,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("max_tokens", Integer(1, INT32), _CHAT, "emulated"),
     Parameter("max_tokens", Integer(0, INT32), _TEXT, "emulated"),
     Parameter("max_completion_tokens", Integer(1, INT32), _CHAT, "emulated"),
+    Parameter("ttl", Number(0), _BOTH, "emulated", extension=True),
     Parameter("timeout", Number(0, positive=True), _BOTH, "emulated", extension=True),
     Parameter("stop", Strings(MAX_STOPS), _BOTH, "emulated", neutral=((),)),
     # How the next token is chosen.

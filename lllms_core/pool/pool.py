@@ -163,7 +163,8 @@ class Pool:
             stream.fail(InvalidRequest(f"a request with the id '{request.id}' is under way already", "id"))
             return stream
         self._waiting[request.id] = stream
-        self._apply(self._scheduler.submit(request.id, request.model, _prefixes(request), time.monotonic()))
+        ttl = request.ttl if isinstance(request, Request) else None
+        self._apply(self._scheduler.submit(request.id, request.model, _prefixes(request), time.monotonic(), ttl))
         return stream
 
     def status(self) -> PoolStatus:

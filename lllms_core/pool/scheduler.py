@@ -77,12 +77,17 @@ class Scheduler:
         self._absent.add(self.instances.pop(instance).model)
         return self._schedule(now)
 
-    def submit(self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float) -> list[Effect]:
-        """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first."""
+    def submit(
+        self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
+    ) -> list[Effect]:
+        """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first.
+
+        Until the next request, its instance may be idle for `ttl` seconds; None: as long as the model says.
+        """
         if self.stopping:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
         self._failed.discard(model)
-        self.waiting[ticket] = Ticket(ticket, model, prefixes, now)
+        self.waiting[ticket] = Ticket(ticket, model, prefixes, now, ttl=ttl)
         effects = self._schedule(now)
         if ticket in self.waiting and len(self.waiting) > self.limits.queue_size:
             del self.waiting[ticket]
@@ -143,7 +148,7 @@ class Scheduler:
         """When the next waiting request or idle instance reaches its time limit."""
         times = [ticket.arrived + self.limits.queue_timeout for ticket in self.waiting.values()]
         if not self.stopping:
-            times += [e.idle_since + self._models[e.model].ttl for e in self.instances.values() if self._expires(e)]
+            times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
         return min(times, default=None)
 
     # -- what follows -------------------------------------------------------------------------------------------------
@@ -223,6 +228,7 @@ class Scheduler:
             self._working.append(instance.id)
         instance.running[ticket.id] = ticket
         instance.used = now
+        instance.ttl = ticket.ttl
         instance.seen.add(ticket.prefixes)
         return Assign(ticket.id, instance.id)
 
@@ -277,17 +283,20 @@ class Scheduler:
         return [
             self._stop(instance)
             for instance in sorted(self.instances.values(), key=lambda instance: instance.idle_since)
-            if self._expires(instance) and instance.idle_since + self._models[instance.model].ttl <= now
+            if self._expires(instance) and instance.idle_since + self._ttl(instance) <= now
         ]
 
     def _expires(self, instance: InstanceEntry) -> bool:
         """Whether the instance will be unloaded if nothing else happens: it is idle, and nobody waits for its model."""
         return (
             instance.idle
-            and self._models[instance.model].ttl != NEVER
+            and self._ttl(instance) != NEVER
             and self._spare(instance.model) > 0
             and not any(ticket.model == instance.model for ticket in self.waiting.values())
         )
+
+    def _ttl(self, instance: InstanceEntry) -> float:
+        return self._models[instance.model].ttl if instance.ttl is None else instance.ttl
 
     def _share_cores(self) -> list[Effect]:
         effects: list[Effect] = []

@@ -42,6 +42,7 @@ class Ticket:
     arrived: float
     instance: str | None = None
     started: float = 0.0
+    ttl: float | None = None
 
 
 @define(eq=False)
@@ -57,6 +58,8 @@ class InstanceEntry:
     idle_since: float = 0.0
     used: float = 0.0
     """When it was given its last request."""
+    ttl: float | None = None
+    """How long it may be idle after that request; None: as its model says."""
     seen: SeenPrefixes = Factory(SeenPrefixes)
 
     @property
