@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lllms_core.bench.findings import Finding
 
-NAMES = ("raw", "busy", "two-models", "turns", "http", "wire", "cancel", "masks")
+NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks")
 OWN_MODEL = "135m"
 
 
@@ -29,6 +29,7 @@ Suites; each compares in turns, in one run, and shows ratios beside their target
   busy        the same, quiet and beside a program that uses every core
   two-models  two models generating at once
   turns       the second turn of a long conversation against the first
+  sessions    later turns of 30 conversations over 4 slots: resident, stored, after a restart; what storing costs
   http        our server on the mock engine against a bare handler
   wire        CPU time per token between worker and server
   cancel      from cancel to idle slot

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.plan import Plan
-from lllms_core.bench.suites import busy, cancel, http, masks, raw, turns, two_models, wire
+from lllms_core.bench.suites import busy, cancel, http, masks, raw, sessions, turns, two_models, wire
 
 Suite = Callable[[Plan], Coroutine[None, None, list[Finding]]]
 
@@ -13,6 +13,7 @@ SUITES: Mapping[str, Suite] = {
     "busy": busy.run,
     "two-models": two_models.run,
     "turns": turns.run,
+    "sessions": sessions.run,
     "http": http.run,
     "wire": wire.run,
     "cancel": cancel.run,
