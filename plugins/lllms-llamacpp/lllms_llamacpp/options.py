@@ -71,8 +71,8 @@ class Options:
     """Tokens of KV cache that all slots share; by default `context_length` times `slots`. With less, requests whose
     prompt and answer have no room wait for others to end."""
     kept_tokens: int | None = field(default=None, validator=validators.optional(_whole(0)))
-    """Tokens of past conversations that stay in the KV cache for their next turn; by default `context_length`. More
-    keeps more conversations warm, but every step passes over them."""
+    """Tokens of past conversations that stay in the KV cache while requests run, although every step passes over them;
+    by default 256 where sessions are stored, which bring the others back, else `context_length`."""
     threads: int | Literal["auto"] = field(default="auto", validator=_whole(1, 1024, "auto"))
     """"auto" follows what the pool grants and what the machine has to spare, step by step. A number is used as it is,
     as far as the pool grants it."""
