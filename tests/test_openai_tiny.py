@@ -1,0 +1,116 @@
+"""The trained model through everything: streams equal answers, log-probabilities, choices, prompts of all kinds."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_openai_choices import CHAT, TEXT, running, same, streamed, whole
+
+pytest.importorskip("lllms_llamacpp")
+
+SAY = [{"role": "user", "content": "Say \N{GRINNING FACE}."}]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running({"server": {"port": 0}}) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+CHATS = st.fixed_dictionaries({
+    "messages": st.sampled_from(["Hi!", "Say \N{GRINNING FACE}.", "lets count to 10"]).map(
+        lambda text: [{"role": "user", "content": text}],
+    ),
+    "n": st.integers(1, 3), "stop": st.sampled_from([[], ["3"], ["help", "elp you"], ["\N{GRINNING FACE}"]]),
+    "max_tokens": st.integers(1, 30), "logprobs": st.booleans(),
+})
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=CHATS)
+def test_streams_equal_answers(http: httpx.Client, body: dict[str, Any]) -> None:
+    """Chunks put together are the answer, with real tokens, stop strings across them, and characters of several."""
+    body = {**body, "model": "tiny-chat", "temperature": 0}
+    assert same(without_chances(whole(http, CHAT, body)), without_chances(streamed(http, CHAT, body)))
+
+
+def without_chances(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer with log-probabilities rounded: llama.cpp's sums depend a little on where in the cache tokens lie."""
+    for choice in answer["choices"]:
+        for token in (choice["logprobs"] or {}).get("content", []):
+            token["logprob"] = round(token["logprob"], 1) + 0.0
+    return answer
+
+
+def test_tokens_of_a_character_are_bytes(http: httpx.Client) -> None:
+    """The four tokens of an emoji are told apart, and make it together."""
+    body = {"model": "tiny-chat", "messages": SAY, "temperature": 0, "logprobs": True, "top_logprobs": 2}
+    [choice] = whole(http, CHAT, body)["choices"]
+    content = choice["logprobs"]["content"]
+    assert choice["message"]["content"] == "\N{GRINNING FACE}"
+    assert [token["token"] for token in content] == ["\\xf0", "\\x9f", "\\x98", "\\x80"]
+    assert bytes(byte for token in content for byte in token["bytes"]).decode() == "\N{GRINNING FACE}"
+    assert all(token["top_logprobs"][0]["logprob"] == token["logprob"] for token in content)
+
+
+def test_prompts_of_tokens_are_echoed_as_text(http: httpx.Client) -> None:
+    """A prompt of tokens is continued as its text is, and echoed as text."""
+    prompt = "The capital of France is"
+    tokens = http.post("/api/v1/tokenize", json={"model": "tiny-chat", "text": prompt}).json()["tokens"]
+    body = {"model": "tiny-chat", "temperature": 0, "max_tokens": 4, "echo": True}
+    [text, of_tokens] = [whole(http, TEXT, {**body, "prompt": one})["choices"][0]["text"] for one in (prompt, tokens)]
+    assert text.startswith("The capital of France is Pari")
+    assert of_tokens.strip().startswith(prompt)
+    answer = whole(http, TEXT, {**body, "prompt": [prompt, "1, 2, 3,"], "echo": False})
+    assert answer["choices"][1]["text"].startswith(" 4")
+
+
+def test_the_likeliest_of_several_come_first(http: httpx.Client) -> None:
+    """`best_of` orders by the mean log-probability of the tokens."""
+    body = {"model": "tiny-chat", "prompt": "Once upon a time", "best_of": 6, "n": 3, "seed": 1, "temperature": 1.5,
+            "max_tokens": 8, "logprobs": 0}
+    choices = whole(http, TEXT, body)["choices"]
+    means = [sum(values) / len(values) for values in (choice["logprobs"]["token_logprobs"] for choice in choices)]
+    assert means == sorted(means, reverse=True)
+    assert len({choice["text"] for choice in choices}) > 1
+
+
+def test_a_last_answer_is_continued(http: httpx.Client) -> None:
+    """A trailing message of the assistant is a beginning that the model goes on with."""
+    messages = [{"role": "user", "content": "lets count to 10"}, {"role": "assistant", "content": "Sure, let's count"}]
+    answer = whole(http, CHAT, {"model": "tiny-chat", "messages": messages, "temperature": 0})
+    assert answer["choices"][0]["message"]["content"].startswith(" to 10")
+
+
+def test_a_bias_bans_a_token(http: httpx.Client) -> None:
+    """`logit_bias` reaches the sampler, and a token that does not exist is a 400."""
+    body = {"model": "tiny-chat", "messages": [{"role": "user", "content": "ping"}], "temperature": 0}
+    assert whole(http, CHAT, body)["choices"][0]["message"]["content"] == "pong"
+    ids = http.post("/api/v1/tokenize", json={"model": "tiny-chat", "text": "pong"}).json()["tokens"]
+    banned = whole(http, CHAT, {**body, "logit_bias": {str(one): -100 for one in ids}, "max_tokens": 5})
+    assert banned["choices"][0]["message"]["content"] != "pong"
+    refused = http.post(CHAT, json={**body, "logit_bias": {"999999": 1}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "logit_bias.999999")
+
+
+async def test_the_async_client_gets_the_same(url: str) -> None:
+    """OpenAI's asynchronous client gets, whole and streamed, what the synchronous one gets."""
+    arguments: Any = {"model": "tiny-chat", "messages": SAY, "temperature": 0, "n": 2}
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        sync = [choice.message.content for choice in client.chat.completions.create(**arguments).choices]
+    async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        answer = await client.chat.completions.create(**arguments)
+        async with client.chat.completions.stream(**arguments) as stream:
+            streamed = await stream.get_final_completion()
+    assert sync == [choice.message.content for choice in answer.choices] == ["\N{GRINNING FACE}"] * 2
+    assert sync == [choice.message.content for choice in streamed.choices]
