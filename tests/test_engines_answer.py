@@ -87,10 +87,13 @@ class Watcher:
         self.model = model
         model.constraint = constraint
 
-    def sample(self, sampler, row):
+    def sample(self, sampler, row, opening):
         token = sampler.sample(row)
         self.model.matched.append(token)
         return token
+
+    def sample_thought(self, sampler, row):
+        return sampler.sample(row)
 
 
 def answer(model, **fields):

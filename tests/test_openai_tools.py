@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import langchain_core.tools
+import langchain_openai
 import lllms_llamacpp
 import openai
+import pydantic
 import pytest
 import pytest_asyncio
 from serving_for_tests import serving
@@ -232,6 +235,58 @@ async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> 
     with pytest.raises(openai.BadRequestError, match="frobnicate") as caught:
         await ask(client, "Hi!", "tiny", tools=[wrong], tool_choice="required")
     assert caught.value.param == "tool_choice"
+
+
+class GetWeather(pydantic.BaseModel):
+    """Get the weather in a city."""
+
+    city: str
+
+
+async def test_tools_that_are_classes(client: openai.AsyncOpenAI, url: str) -> None:
+    """The client's own strict tools from pydantic's classes are parsed into them, also by the synchronous client."""
+    asked: dict[str, Any] = {
+        "model": "tiny", "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+        "tools": [openai.pydantic_function_tool(GetWeather, name="get_weather")],
+    }
+    answer = await client.chat.completions.parse(**asked)
+    [call] = answer.choices[0].message.tool_calls or ()
+    assert call.function.parsed_arguments == GetWeather(city="Paris")
+
+    def ask_in_sync() -> object:
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as sync:
+            with sync.chat.completions.stream(**asked) as stream:
+                names = [event.name for event in stream if event.type == "tool_calls.function.arguments.delta"]
+                assert set(names) == {"get_weather"}
+                [call] = stream.get_final_completion().choices[0].message.tool_calls or ()
+            return call.function.parsed_arguments
+
+    assert await asyncio.to_thread(ask_in_sync) == GetWeather(city="Paris")
+
+
+async def test_langchain_calls_tools(url: str) -> None:
+    """LangChain's agent loop works: bound tools are called, their results are read, forced choices are kept."""
+
+    @langchain_core.tools.tool
+    def get_weather(city: str) -> str:
+        """Get the weather in a city."""
+        return f"sunny, 21 degrees in {city}"
+
+    chat = langchain_openai.ChatOpenAI(
+        model="tiny", base_url=f"{url}/v1", api_key="none", temperature=0, max_retries=0,
+    )
+    history: list[Any] = [("user", "What is the weather in Paris?")]
+    said = await chat.bind_tools([get_weather]).ainvoke(history)
+    [call] = said.tool_calls
+    assert (call["name"], call["args"]) == ("get_weather", {"city": "Paris"})
+    result = await get_weather.ainvoke(call)
+    last = await chat.bind_tools([get_weather]).ainvoke([*history, said, result])
+    assert last.content == "It is sunny in Paris, 21 degrees."
+    chunks = [chunk async for chunk in chat.bind_tools([get_weather], tool_choice="any").astream(history)]
+    whole = sum(chunks[1:], chunks[0])
+    assert [(one["name"], one["args"]) for one in whole.tool_calls] == [("get_weather", {"city": "Paris"})]
+    shaped = chat.with_structured_output(GetWeather, method="function_calling")
+    assert await shaped.ainvoke(history) == GetWeather(city="Paris")
 
 
 async def test_a_real_model_reads_results(client: openai.AsyncOpenAI) -> None:
