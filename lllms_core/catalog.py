@@ -166,6 +166,7 @@ def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
     """Return the engine that loads files with this ending. Raises `ConfigError` if it is not exactly one."""
     suffixes = {name: provided.object.file_suffixes for name, provided in sorted(plugins.engines.items())}
     fitting = [name for name, endings in suffixes.items() if ending.lower().endswith(endings)]
+    fitting = [name for name in fitting if not plugins.engines[name].object.yields_files] or fitting
     if not fitting:
         known = [f"{name} loads {' '.join(endings)}" for name, endings in suffixes.items() if endings]
         raise ConfigError(f"no engine for {what}: {'; '.join(known) or 'no engine loads files'}")

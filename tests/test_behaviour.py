@@ -5,6 +5,8 @@ An engine skips only what it does not declare.
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from attrs import frozen
 from pools_for_tests import GUARD
 
 from lllms_core.config import parse_config
-from lllms_core.errors import ContextOverflow, UnsupportedParameter
+from lllms_core.errors import ContextOverflow, EngineDied, UnsupportedParameter
 from lllms_core.host import Host
 from lllms_core.pool.stream import Answer, Stream
 from lllms_core.types import Message
@@ -366,3 +368,15 @@ async def test_several_answers_to_one_request(talk: Talk) -> None:
     usage, [last] = alone[0].finish.usage, [delta.finish for delta in deltas if delta.finish is not None]
     assert last.usage.prompt_tokens == usage.prompt_tokens
     assert last.usage.completion_tokens == sum(answer.finish.usage.completion_tokens for answer in alone)
+
+
+async def test_a_crash_costs_one_worker(talk: Talk) -> None:
+    """When native code ends the worker, the request in it fails, and the next one gets a new worker."""
+    async with asyncio.timeout(GUARD), talk.submit(ENDLESS) as stream:
+        await stream.wait()
+        [pid] = [one.pid for one in talk.host.status().instances if one.model == talk.model]
+        assert pid is not None
+        os.kill(pid, signal.SIGABRT)
+        with pytest.raises(EngineDied, match="SIGABRT"):
+            await stream.gather()
+    assert (await talk.ask("Say pong.")).text == "pong"

@@ -266,3 +266,18 @@ def test_models_from_sources(source, name, aliases):
     found, model = model_from_source(source, plugins(both=Plugin(engine)))
     assert (found, model.engine, model.source, model.aliases) == (name, "both", source, aliases)
     assert not Catalog.build(Config().with_model(found, model), plugins(both=Plugin(engine))).get(name).here
+
+
+def test_an_engine_may_leave_files_to_another(tmp_path, weights):
+    """An engine that yields is taken for a file only where no other engine loads it."""
+
+    class Modest(Reader):
+        name = "modest"
+        file_suffixes = (".weights", ".old")
+        yields_files = True
+
+    both = plugins(more=Plugin(Modest()))
+    assert model_from_file(weights, both)[1].engine == "reader"
+    old = tmp_path / "x.old"
+    old.touch()
+    assert model_from_file(old, both)[1].engine == "modest"

@@ -66,6 +66,8 @@ class Engine(ABC):
     """Whether a model of this engine cannot do without a file of weights."""
     file_suffixes: ClassVar[tuple[str, ...]] = ()
     """Endings of the files that this engine loads, like `.gguf`: `serve --model FILE` finds the engine by them."""
+    yields_files: ClassVar[bool] = False
+    """Whether it leaves a file to another installed engine that loads it, too, unless the configuration names it."""
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:  # noqa: ARG002  # the base looks at nothing
         """Look at a model without loading it; runs in the server, so it reads little and imports nothing heavy.

@@ -24,6 +24,8 @@ class Gpt4AllEngine(Engine):
     parameters = TEMPLATE_PARAMETERS | {
         "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "seed", "dimensions",
     }
+    file_suffixes = (".gguf",)
+    yields_files = True
     checked_constraints = frozenset({"json_object", "json_schema"})
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:

@@ -94,10 +94,13 @@ class NativeModel:
     def read(self, text: str, *, parse_special: bool, go_on: Callable[[], bool] = lambda: True) -> bool:
         """Evaluate a text behind `tokens`; False if `go_on`, asked after each batch, ended it before its end."""
         stopped = False
+        start = len(self.tokens)
 
         def ask() -> bool:
             nonlocal stopped
-            stopped = not go_on()
+            # Asked for every token, though a batch is evaluated at once: what is told of it before its end is lost.
+            if (len(self.tokens) - start) % self.batch_size == 0:
+                stopped = not go_on()
             return not stopped
 
         self._go_on = ask

@@ -1,0 +1,98 @@
+"""What the model does inside of its process: looking ahead, batches and cancels; in a process of its own, as always."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from test_gpt4all_files import TINY, TOKENS, reader, write
+
+RUN = """
+import json, sys
+from pathlib import Path
+from lllms_core.types import Message, ModelSpec, Request, Sampling
+from lllms_gpt4all import Gpt4AllEngine, Options
+
+def load(file, **options):
+    return Gpt4AllEngine().load(ModelSpec("tiny", Options(threads=1, **options), Path(file)), lambda _: None)
+
+def ask(model, text, **fields):
+    sampling = Sampling(temperature=0)
+    model.open(Request("r", "tiny", (Message("user", text),), sampling=sampling, **fields))
+    deltas = []
+    while not model.idle:
+        deltas += model.step()
+    usage = deltas[-1].finish.usage
+    return ["".join(delta.text for delta in deltas), usage.completion_tokens]
+
+def tell(value):
+    print("@" + json.dumps(value))
+"""
+
+
+def run(code: str) -> list[object]:
+    """What a program tells that loads models."""
+    done = subprocess.run([sys.executable, "-c", RUN + code], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
+
+
+def test_looking_ahead_changes_no_answer(tmp_path: Path) -> None:
+    """A model that writes "#" where another writes "," says the same otherwise, token by token.
+
+    gpt4all ends answers at "### Human" and the like, so it evaluates tokens behind each "#" before it tells of it.
+    """
+    names = reader().fields[TOKENS].contents()
+    swapped = [{",": "#", "#": ","}.get(name, name) for name in names]
+    assert swapped != names
+    file = write(tmp_path / "swapped.gguf", tokenizer__ggml__tokens=swapped)
+    told = run(f"for file in ({str(TINY)!r}, {str(file)!r}): tell(ask(load(file), 'lets count to 10'))")
+    [[text, tokens], [other, same]] = told  # type: ignore[misc]
+    assert text.count(",") > 9
+    assert (other, same) == (text.replace(",", "#"), tokens)
+
+
+def test_a_cancel_waits_for_one_batch_of_a_prompt() -> None:
+    """A step that reads a long prompt comes back after a batch if something waits, and goes on from there."""
+    [batches, answered, cut] = run(f"""
+model = load({str(TINY)!r}, batch_size=16)
+model.interrupt.set()
+model.open(Request("long", "tiny", (Message("user", "dog " * 100),), max_tokens=1))
+model.step()  # what was reused
+batches = []
+for _ in range(3):
+    model.step()
+    batches.append(len(model._native.tokens))
+tell(batches)
+model.interrupt.clear()
+while not model.idle:
+    last = list(model.step())
+tell(last[-1].finish.usage.prompt_tokens == len(model._prompt.tokens))
+model.open(Request("cut", "tiny", (Message("user", "cat " * 100),)))
+model.interrupt.set()
+for _ in range(3):
+    model.step()
+[end] = model.cancel("cut")
+model.interrupt.clear()
+tell([end.finish.reason, ask(model, "Say pong.")[0]])
+""")
+    assert batches == sorted(batches)  # type: ignore[type-var]
+    assert batches[0] <= 32  # type: ignore[index]
+    assert batches[-1] > batches[0]  # type: ignore[index]
+    assert answered is True
+    assert cut == ["cancelled", "pong"]
+
+
+def test_threads_follow_the_pool() -> None:
+    """The threads are what the pool grants, or fewer if the options say so."""
+    told = run(f"""
+for options in ({{}}, {{"threads": 2}}):
+    model = Gpt4AllEngine().load(ModelSpec("tiny", Options(**options), Path({str(TINY)!r}), threads=1), lambda _: None)
+    counts = [model._native._model.thread_count()]
+    for count in (3, 1):
+        model.use_threads(count)
+        counts.append(model._native._model.thread_count())
+    tell(counts)
+    model.close()
+""")
+    assert told == [[1, 3, 1], [1, 2, 1]]
