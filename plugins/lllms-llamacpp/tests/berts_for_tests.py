@@ -91,8 +91,8 @@ class Bert:
         pooled = np.tanh(self._linear(self.hidden(tokens)[:1], "pooler.dense"))
         return float(1 / (1 + np.exp(-self._linear(pooled, "classifier")[0, 0])))
 
-    def write(self, path: Path, pooling: int | None = 1, rank_template: str = "") -> Path:
-        """Write the model as a GGUF file, in full precision; returns its path."""
+    def write(self, path: Path, pooling: int | None = 1, rank_template: str = "", **keys: int) -> Path:
+        """Write the model as a GGUF file, in full precision, with other `keys`, too; returns its path."""
         width = self._of("embeddings.word_embeddings").shape[1]
         writer = gguf.GGUFWriter(path, "bert")
         writer.add_name("test-bert")
@@ -107,6 +107,8 @@ class Bert:
             writer.add_pooling_type(gguf.PoolingType(pooling))
         if rank_template:
             writer.add_string("tokenizer.chat_template.rerank", rank_template)
+        for name, value in keys.items():
+            writer.add_uint32(name, value)
         add_wordpiece(writer, self.vocabulary)
         for name, array in self.weights.items():
             if (told := _gguf_name(name)) is not None and (pooling == 4 or not told.startswith("cls")):
