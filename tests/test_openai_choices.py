@@ -223,6 +223,7 @@ def test_a_timeout_of_the_request_bounds_the_models(http: httpx.Client) -> None:
     [
         ({"best_of": 3, "stream": True}, "best_of"), ({"best_of": 1, "n": 2}, "best_of"),
         ({"logprobs": 1, "echo": True}, "echo"), ({"suffix": "x"}, "suffix"), ({"prompt": []}, "prompt"),
+        ({"prompt": ["a"] * 100, "n": 100}, "n"),
     ],
 )
 def test_what_cannot_be_done_with_texts_is_refused(http: httpx.Client, body: dict[str, Any], param: str) -> None:

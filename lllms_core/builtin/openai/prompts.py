@@ -10,7 +10,7 @@ from lllms_core.parameters.wording import empty, wrong_type, wrong_value
 Prompt = str | tuple[int, ...]
 
 MOST = 2048
-"""Prompts of one request."""
+"""Prompts of one request, and answers to them."""
 
 
 def read_prompts(name: str, value: object) -> tuple[Prompt, ...]:

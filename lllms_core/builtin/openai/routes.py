@@ -12,6 +12,7 @@ from lllms_core.builtin.openai.body import read_body
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.builtin.openai.merge import merge, total
 from lllms_core.builtin.openai.openapi import PATHS, describe_api
+from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.builtin.openai.sse import write_events
 from lllms_core.builtin.openai.vectors import add_routes
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
@@ -82,6 +83,12 @@ class Views:
         first = requests[0]
         if wanted.stream and first.count > first.n:
             raise InvalidRequest("'best_of' above 'n' cannot be streamed: only the ends tell which are best", "best_of")
+        if len(requests) * first.count > MOST:
+            raise InvalidRequest(
+                f"{len(requests)} prompts with {first.count} answers each are more than the {MOST} that a request may "
+                "ask for; send several requests",
+                "best_of" if first.count > first.n else "n", "invalid_value",
+            )
         asked = Asked(
             first.task == "chat", first.n, first.top_logprobs is not None, await self._echoes(entry, wanted),
             wanted.functions,
