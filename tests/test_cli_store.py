@@ -160,6 +160,28 @@ def test_files_of_others_are_never_deleted(lllms, site):
     assert lllms.files() == ["tiny.gguf"]
 
 
+def test_configured_models_by_their_names(lllms, site):
+    """`pull`, `ls`, `show`, `verify` and `rm` take a model by its name or alias, and hold it to its SHA-256."""
+    source = f"{site.url}/tiny.gguf"
+    config = lllms.folder / "lllms.toml"
+    text = f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\naliases = ["m"]\nsha256 = "%s"\n'
+    config.write_text(text % sha256(b"something else"))
+    assert sha256(DATA) in lllms("pull", code=1)
+    config.write_text(text % sha256(DATA))
+    assert "lllms pull" in lllms("show", "m", code=1)
+    [listed] = json.loads(lllms("ls", "--json"))
+    assert (listed["name"], listed["source"], listed["on_disk"]) == ("mine", source, False)
+    assert lllms("pull").startswith("mine: ")
+    [listed] = json.loads(lllms("ls", "--json"))
+    assert (listed["on_disk"], listed["quantisation"]) == (True, "Q8_0")
+    assert json.loads(lllms("show", "m", "--json"))["source"] == source
+    assert "source: " in lllms("show", source)
+    assert "is whole" in lllms("verify", "m")
+    assert "lllms rm mine" in lllms("rm", "-y", source, code=1)
+    lllms("rm", "-y", "m")
+    assert lllms.files() == []
+
+
 def test_mistakes_are_told_with_the_way_out(lllms, site):
     """Names that mean nothing, sources that nobody fetches, models without files: each is one clear line."""
     assert "did you mean 'tiny-chat'" in lllms("pull", "tiny-cat", code=1)

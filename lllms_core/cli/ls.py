@@ -10,6 +10,7 @@ import click
 
 from lllms_core.cli.figures import count_text, printable
 from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.downloads import shown
 from lllms_core.text.sizes import human_size, human_time
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def ls(found: bool, as_json: bool, config_file: Path | None) -> None:
 def _row(model: "Listed") -> list[str]:
     parameters = model.details.get("parameters")
     return [
-        model.name, model.engine or "-", "-" if model.size is None else human_size(model.size),
+        shown(model.name), model.engine or "-", "-" if model.size is None else human_size(model.size),
         str(model.details.get("quantisation", "-")), count_text(parameters) if isinstance(parameters, int) else "-",
         str(model.context_length or "-"), "yes" if model.here else "no",
         "-" if model.used is None else f"{human_time(max(0, time.time() - model.used))} ago",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.downloads import shown
 from lllms_core.text.sizes import human_size
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def pull(models: tuple[str, ...], config_file: Path | None) -> None:
     for name in models or inventory.sources:
         source, sha256 = inventory.source(name)
         if source is not None:
-            wanted[source] = Transfer(
-                name, partial(inventory.store.ensure, source, sha256), partial(_told, name),
+            wanted[source, sha256] = Transfer(
+                shown(name), partial(inventory.store.ensure, source, sha256), partial(_told, shown(name)),
             )
         elif models:
             click.echo(f"{name} needs no file")

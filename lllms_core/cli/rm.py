@@ -7,6 +7,7 @@ import click
 
 from lllms_core.cli.figures import printable
 from lllms_core.cli.setup import ask, config_option, examples, read_config
+from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError
 from lllms_core.text.sizes import human_size
 
@@ -33,14 +34,15 @@ def rm(models: tuple[str, ...], yes: bool, config_file: Path | None) -> None:
     inventory = Inventory.open(read_config(config_file))
     doomed = {model.source: model for model in (_find(inventory, name) for name in models)}
     for model in doomed.values():
-        click.echo(f"{printable(model.source)}: {human_size(sum(file.size for file in model.files if file.owned))}")
+        size = human_size(sum(file.size for file in model.files if file.owned))
+        click.echo(f"{printable(shown(model.source))}: {size}")
         for file in model.files:
             click.echo(f"  {'' if file.owned else 'stays: '}{file.path}")
     ask("Delete them?", yes=yes)
     for source, model in doomed.items():
         deleted = {file.path for file in inventory.store.delete(source)}
         freed = sum(file.size for file in model.files if file.path in deleted)
-        click.echo(f"deleted {printable(source)}: {human_size(freed)}")
+        click.echo(f"deleted {printable(shown(source))}: {human_size(freed)}")
         for file in model.files:
             if file.path not in deleted:
                 click.echo(f"  stays{', another model uses it' if file.owned else ''}: {file.path}")
@@ -55,9 +57,9 @@ def _find(inventory: "Inventory", name: str) -> "StoredModel":
         raise ConfigError(f"{inventory.store.path(source)} was not fetched by lllms: delete it yourself")
     model = inventory.stored(source)
     if model is None:
-        raise ConfigError(f"{name} is not on this disk; lllms gc deletes what is left of downloads that were given up")
+        raise ConfigError(f"{shown(name)} is not on this disk; lllms gc deletes unfinished downloads")
     others = [one for one in inventory.users(model) if one != inventory.name(name)]
     if others:
         way_out = f"lllms rm {others[0]} deletes it" if name == source else "take that out of the configuration first"
-        raise ConfigError(f"{name} is what models.{others[0]} uses; {way_out}")
+        raise ConfigError(f"{shown(name)} is what models.{others[0]} uses; {way_out}")
     return model

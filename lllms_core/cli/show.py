@@ -11,6 +11,8 @@ import click
 
 from lllms_core.cli.figures import count_text, memory_text, printable
 from lllms_core.cli.setup import config_option, examples, read_config, select
+from lllms_core.downloads import shown
+from lllms_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
@@ -36,17 +38,20 @@ def show(
 ) -> None:
     """Show what MODEL is: its file, its chat template, and how much memory an instance will take.
 
-    MODEL is a configured model, a plugin's own, or a model file; nothing is loaded.
+    MODEL is a configured model, a plugin's own, a model file, or a source that was pulled; nothing is loaded.
     """
     from lllms_core.catalog import Catalog
     from lllms_core.gguf import is_gguf, read_gguf
     from lllms_core.plugins import Plugins
+    from lllms_core.weights import finder, open_store
 
     config = read_config(config_file)
     plugins = Plugins.discover(disable=config.disabled_plugins)
     sizes = {"context_length": context_length, "slots": slots}
     config = _with_options(select(config, plugins, [model]), {key: value for key, value in sizes.items() if value})
-    [entry] = Catalog.build(config, plugins).entries
+    [entry] = Catalog.build(config, plugins, finder(open_store(config, plugins))).entries
+    if not entry.here:
+        raise ConfigError(f"{shown(model)} is not on this disk, or not verified; lllms pull {shown(model)} sees to it")
     file = entry.spec.file
     gguf = read_gguf(file) if file is not None and is_gguf(file) else None
     if as_json:
@@ -65,11 +70,13 @@ def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":
 def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
     yield f"model: {entry.name}"
     yield f"engine: {entry.engine.name} of plugin {entry.plugin}"
+    if entry.source is not None:
+        yield f"source: {shown(entry.source)}"
     if entry.spec.file is not None:
         yield f"file: {entry.spec.file}"
     for key, value in entry.engine.inspect(entry.spec).items():
-        shown = count_text(value) if key == "parameters" and isinstance(value, int) else printable(str(value))
-        yield f"{key.replace('_', ' ')}: {shown}"
+        text = count_text(value) if key == "parameters" and isinstance(value, int) else printable(str(value))
+        yield f"{key.replace('_', ' ')}: {text}"
     memory = entry.engine.estimate(entry.spec)
     if memory.total:
         yield f"memory of an instance: about {memory_text(memory)}"
@@ -96,6 +103,7 @@ def _tables(entry: "CatalogEntry", gguf: "GGUF | None") -> dict[str, object]:
     memory = entry.engine.estimate(entry.spec)
     return {
         "name": entry.name, "aliases": list(entry.aliases), "engine": entry.engine.name, "plugin": entry.plugin,
+        "source": None if entry.source is None else shown(entry.source),
         "file": None if entry.spec.file is None else str(entry.spec.file),
         "details": dict(entry.engine.inspect(entry.spec)), "options": dict(entry.config.options),
         "memory": {**attrs.asdict(memory), "total": memory.total},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.downloads import shown
 from lllms_core.errors import ChecksumMismatch, ConfigError
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def verify(models: tuple[str, ...], config_file: Path | None) -> None:
         model = None if source is None else inventory.stored(source)
         if model is not None:
             work = partial(_verified, inventory.store, model, sha256)
-            transfers.setdefault(model.source, Transfer(name, work, partial(_told, name)))
+            transfers.setdefault(model.source, Transfer(shown(name), work, partial(_told, shown(name))))
         elif models:
             raise ConfigError(f"{name} needs no file" if source is None else
-                              f"{name} is not on this disk; lllms pull {name} fetches it")
+                              f"{shown(name)} is not on this disk; lllms pull {shown(name)} fetches it")
     carry_out(list(transfers.values()))
 
 
