@@ -148,7 +148,9 @@ class Gpt4AllModel(SerialModel):
 
     def _write_json(self, request: Request, checker: Checker) -> Generator[Piece, None, Usage]:
         """Generate until an answer is what the request asks for; the usage is that of this answer."""
-        asked = 0
+        asked, shown, form = 0, self._text, self._chat.form
+        # What is shown has no thoughts, but its reader waits for their end where the prompt has opened them.
+        before = form.reasoning.end if form.reasoning is not None and shown is not None and shown.thinking else ""
         for attempt in attempts(request, checker):
             asked += 1
             self._ask(attempt)
@@ -167,7 +169,7 @@ class Gpt4AllModel(SerialModel):
                 yield Pause(0.0)  # a cancel may wait
             found = found or checker.find(text + reader.end("stop")[0])
             if found is not None:
-                yield found
+                yield before + found
                 # An answer of the longest length ends by its usage, not by its limit.
                 yield from repeat(b"", min(tokens, limit - 1) - 1)
                 return Usage(len(self._prompt.tokens), tokens, cached)
