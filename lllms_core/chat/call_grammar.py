@@ -11,7 +11,6 @@ from lllms_core.types import Constraint, Request, Tool
 
 MOST_CALLS = 32
 """So many calls an answer may hold where calls are forced: a model that does not stop by itself shall not go on."""
-_ANY_OBJECT: Mapping[str, object] = {"type": "object"}
 _SPACE = r"SPACE: /[ \n]{0,4}/"
 _PROBE_ID = "callprob1"
 """The id that a form was learnt with; a call that holds one gets nine letters and digits."""
@@ -35,7 +34,7 @@ def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]
             "'tool_choice' 'none' or 'required'",
             given.param, "unsupported_parameter",
         )
-    schema = given.text if given.kind == "json_schema" else json.dumps(_ANY_OBJECT)
+    schema = given.text if given.kind == "json_schema" else '{"type": "object"}'
     start = ["start: answer | SPACE calls", f"answer: %json {schema}", _SPACE]
     return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
 
@@ -47,16 +46,15 @@ def _answer_rules(form: CallFormat, request: Request, names: Mapping[str, int]) 
 
 
 def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
-    """The rule `calls`, and those that it needs: arguments keep to the schema where calls are required or `strict`."""
+    """The rule `calls`, and those that it needs: all arguments keep to their schema."""
     spell = _Speller(names)
     tools, several = request.tools, request.parallel_tool_calls and form.parallel
-    enforce = request.tool_choice == "required"
     more = f" ({spell(form.separator + form.call_start)} call {spell(form.call_end)}){{0,{MOST_CALLS - 1}}}"
     first = f"{spell(form.section_start + form.call_start)} call {spell(form.call_end)}"
     return [
         f"calls: {first}{more if several else ''} {spell(form.section_end)}",
         f"call: {' | '.join(f'call_{at}' for at in range(len(tools)))}",
-        *(rule for at, tool in enumerate(tools) for rule in _tool_rules(form, tool, at, spell, enforce or tool.strict)),
+        *(rule for at, tool in enumerate(tools) for rule in _tool_rules(form, tool, at, spell)),
     ]
 
 
@@ -95,11 +93,10 @@ def _text(form: CallFormat, names: Mapping[str, int]) -> str:
     return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*{_escaped(trigger)}(.|\n)*/"
 
 
-def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller, enforce: bool) -> list[str]:  # noqa: FBT001  # one of five
-    schema = tool.parameters if enforce else _ANY_OBJECT
+def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
     if form.shape == "tagged":
-        return _tagged_rules(form, tool, schema, at, spell)
-    arguments = f"arguments_{at}: %json {json.dumps(schema)}"
+        return _tagged_rules(form, tool, at, spell)
+    arguments = f"arguments_{at}: %json {json.dumps(tool.parameters)}"
     if form.shape == "named":
         return [f"call_{at}: {spell(tool.name + form.name_end)} arguments_{at}", arguments]
     before, between, after = form.parts
@@ -109,15 +106,8 @@ def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller, enforce:
     return [f"call_{at}: {head} arguments_{at} {end}", arguments]
 
 
-def _tagged_rules(
-    form: CallFormat, tool: Tool, schema: Mapping[str, object], at: int, spell: _Speller,
-) -> list[str]:
-    if schema is _ANY_OBJECT:
-        key = rf"{spell(form.parameter_start)} /[^<>=\n]{{1,200}}/ {spell(form.key_end)} value_{at}"
-        return [
-            f"call_{at}: {spell(tool.name + form.name_end)} ({key})*",
-            rf"value_{at}[lazy]: /(.|\n)*{_escaped(form.value_end)}/",
-        ]
+def _tagged_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
+    schema = tool.parameters
     properties = schema.get("properties", {})
     fields = cast("Mapping[str, object]", properties) if isinstance(properties, Mapping) else {}
     required = schema.get("required", ())
