@@ -368,6 +368,28 @@ def test_engine_that_keeps_nothing_refuses_a_preload():
         Host(parse_config({"models": models}))
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("store", ["memory", "disk"])
+async def test_store_can_be_tried_without_a_model(tmp_path, isolation, store):
+    """The mock's sessions are tiny and real: they go through the store, and tell what was heard before."""
+    model = {"engine": "mock", "isolation": isolation, "options": {"sessions": True}}
+    sessions = {"store": store, "min_tokens": 5, "options": {"folder": str(tmp_path)} if store == "disk" else {}}
+    config = parse_config({"models": {"tiny": model}, "sessions": sessions})
+    text = "I have been thinking about my mother and about all the computers in her house " * 6
+    async with asyncio.timeout(GUARD):
+        async with Host(config) as host:
+            first = await ask(host, text)
+            assert cached(first) == 0
+            await stored(host, 1)
+            onwards = await ask(host, text, first.text, "Why do you say that?")
+            assert cached(onwards) >= first.finish.usage.prompt_tokens
+            assert cached(await ask(host, text, cache_prompt=False)) == 0
+            assert cached(await ask(host, "Another thing is that " + text)) == 0
+        async with Host(config) as host:
+            again = await ask(host, text)
+            assert (cached(again) > 0) == (store == "disk")
+
+
 TALKS = [
     *(("The secret word is {}.", "What is the secret word?", secret) for secret in SECRETS),
     *(("My name is {}.", "What is my name?", name) for name in (

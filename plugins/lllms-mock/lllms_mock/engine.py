@@ -4,11 +4,13 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
 from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
 from lllms_core.engines.serial import Piece, SerialModel
+from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.errors import ContextOverflow, ModelLoadFailed
 from lllms_core.queries import Embeddings, Tokens
 from lllms_core.types import Memory, Message, ModelSpec, Request
@@ -16,6 +18,7 @@ from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, lengthen, pace, score, strike
+from lllms_mock.sessions import Recall, tokens_of
 from lllms_mock.tokens import split_bytes, split_words
 from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
 from lllms_mock.vectors import vector
@@ -24,7 +27,10 @@ ELIZA = Path(__file__).with_name("eliza.toml")
 
 
 class MockModel(SerialModel):
-    """A chatbot whose answers come as its options say. Each answer depends on its request alone: no state is kept."""
+    """A chatbot whose answers come as its options say. Each answer depends on its request alone.
+
+    Sessions only tell how much of a prompt was heard before.
+    """
 
     answer_format = FORMAT
     can_shorten = True
@@ -34,6 +40,17 @@ class MockModel(SerialModel):
         self.context_length = options.context_length
         self._options = options
         self._rules = rules
+        self._recall: Recall | None = None
+        self.state_key = options.tokenizer if options.sessions else None
+
+    def use_sessions(self, link: SessionLink) -> None:
+        """Leave conversations to those who keep them, and find them again."""
+        self._recall = Recall(link)
+
+    def found(self, request_id: str, session: Session | None) -> None:
+        """Hand the session to the answer that waits for it."""
+        if self._recall is not None:
+            self._recall.found(request_id, session)
 
     def details(self) -> Mapping[str, str | int | float]:
         """Tell the memory that the options declare."""
@@ -100,7 +117,11 @@ class MockModel(SerialModel):
             pieces = break_off(pieces, line.fault, line.after)
         if options.first_token or options.tokens_per_second is not None:
             pieces = pace(pieces, options.first_token, options.tokens_per_second)
-        return score(pieces, request.top_logprobs or 0) if request.scored else pieces
+        pieces = score(pieces, request.top_logprobs or 0) if request.scored else pieces
+        if self._recall is None or not request.cache_prompt:
+            return pieces
+        tokens = tokens_of(messages, [self._split(message.content) for message in messages])
+        return chain(self._recall.remember(request.id, tokens), pieces)
 
     def _heard(self, text: str) -> Line:
         """The line of the script that hears this."""
