@@ -78,7 +78,7 @@ class Options:
     dimensions: int = field(default=64, validator=ge(1))
     """How many numbers an embedding has."""
     sessions: bool = False
-    """Whether it stores sessions, and tells by them which prompts it has heard before: to try a store without a model."""
+    """Whether it stores sessions, and tells by them which prompts it has heard: to try a store without a model."""
     memory: int = field(default=0, validator=ge(0))
     """Bytes that the model says it needs; it takes none."""
 
