@@ -32,7 +32,8 @@ _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 _TOKEN_IN_LARK = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|<\[(\d+)\]>')
 """Strings and regular expressions, which are passed over, and a token by its id."""
-_TEMPERATURE_IN_LARK = re.compile(r"\btemperature\s*=\s*[\d.]")
+_TEMPERATURE_IN_LARK = re.compile(r"^\s*[\w-]+\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
+"""Among the options of a rule."""
 
 
 def translate(constraint: Constraint) -> str:

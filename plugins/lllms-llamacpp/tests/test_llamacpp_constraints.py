@@ -139,7 +139,7 @@ def test_time_to_compile_is_bounded(load):
     """A grammar that compiles for ever is refused when its time is up; meanwhile the others go on."""
     talk = load()
     talk.ask("hi", constraint=Constraint("regex", "a"))
-    talk.model._constraints._trial._patience = 0.5
+    talk.model._constraints._trial._patience = 2.0
     running = talk.open("lets count to 10")
     talk.model.open(Request("endless", "tiny", messages=(Message("user", "hi"),), constraint=ENDLESS))
     quick = talk.open("lets count to 10", max_tokens=2)
@@ -148,7 +148,7 @@ def test_time_to_compile_is_bounded(load):
         for delta in talk.model.step():
             if delta.request_id == "endless":
                 error = delta.error
-                assert talk.answers[running].finish is not None
+                assert talk.answers[running].tokens > 2
                 assert talk.answers[quick].finish is not None
             else:
                 talk.answers[delta.request_id].take(delta)

@@ -171,6 +171,12 @@ def test_grammar_that_cannot_be_read_is_refused(kind, text, word):
     assert raised.value.param == "grammar"
 
 
+def test_word_temperature_is_no_option():
+    """A schema, a text or an expression in a Lark grammar may speak of temperatures."""
+    lark = 'start: "temperature=1" | /[temperature=3]/ | %json {"description": "temperature = 5"}'
+    assert "temperature = 5" in translate(Constraint("lark", lark))
+
+
 JSON_GBNF = r'''
 root   ::= object   # llama.cpp's own example has this shape
 value  ::= object | array | string | number | ("true" | "false" | "null") ws
