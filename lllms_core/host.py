@@ -32,6 +32,7 @@ from lllms_core.queries import (
 )
 from lllms_core.requests import build_request
 from lllms_core.store import DownloadStatus, Fetcher
+from lllms_core.store.progress import progress_text
 from lllms_core.structure import structure
 from lllms_core.types import Constraint, Message, Request, Tool
 from lllms_core.weights import Weights, finder, open_store
@@ -47,6 +48,10 @@ class Waiting:
     """In the queue; 1 is next."""
     download: DownloadStatus | None
     """That of its model's files, if they are being fetched."""
+
+    def __str__(self) -> str:
+        fetching = "" if self.download is None else f"; the model is being fetched: {progress_text(self.download)}"
+        return f"waiting, position {self.position}{fetching}"
 
 
 def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:

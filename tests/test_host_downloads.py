@@ -1,6 +1,7 @@
 """Hosts whose models have to be fetched: when they are, who waits, and what becomes of failures."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ from engines_for_tests import ScriptedEngine
 from pools_for_tests import GUARD
 from servers_for_tests import Site, drop, hang, instead, served
 
+from lllms_core.app import create_app
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.builtin.openai import OpenAiApi
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError, DownloadError, InvalidSource, LllmsError, Offline, WaitedTooLong
 from lllms_core.hookspecs import hookimpl
@@ -235,3 +238,34 @@ def test_a_source_without_downloader(tmp_path: Path) -> None:
     """A source that no plugin is for is a fault of the configuration, by its path."""
     with pytest.raises(ConfigError, match=r"models\.m\.url: no downloader for 'ftp:'"):
         make_host(tmp_path, m={"engine": "scripted", "url": "ftp://x/y"})
+
+
+async def test_streams_tell_what_they_wait_for(site: Site, tmp_path: Path) -> None:
+    """A streamed answer that waits for a download says so in comments; the status tells of it in JSON and HTML."""
+    site.faults = [hang(35_000)]
+    host = make_host(tmp_path, m=model(site))
+    api = host.plugins.apis["openai"].object
+    assert isinstance(api, OpenAiApi)
+    api.patience = api.interval = 0.01
+    client = create_app(host).test_client()
+    body = {"model": "m", "prompt": "echo hello", "stream": True}
+    async with asyncio.timeout(GUARD), host:
+        async with client.request(
+            "/v1/completions", method="POST", headers={"Content-Type": "application/json"},
+        ) as connection:
+            await connection.send(json.dumps(body).encode())
+            await connection.send_complete()
+            heard = ""
+            while "35.0 kB of 70.0 kB" not in heard:
+                heard = (await connection.receive()).decode()
+            assert heard.startswith(": waiting, position 1; the model is being fetched: 35.0 kB of 70.0 kB")
+            [told] = (await (await client.get("/")).get_json())["downloads"]
+            assert (told["models"], told["state"], told["done_bytes"]) == (["m"], "downloading", 35_000)
+            assert "35.0 kB of 70.0 kB" in await (
+                await client.get("/", headers={"Accept": "text/html"})
+            ).get_data(as_text=True)
+            site.release.set()
+            while "[DONE]" not in heard:
+                heard += (await connection.receive()).decode()
+        [one] = (await (await client.get("/")).get_json())["models"]
+        assert one["on_disk"]

@@ -42,3 +42,6 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, "
                    f"{one['threads']} threads, {where}{idle}")
+    for one in status["downloads"]:
+        state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
+        click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from lllms_core.cli.figures import printable
 from lllms_core.errors import DownloadCancelled, LllmsError
 from lllms_core.store import Download, DownloadStatus, StoredModel
-from lllms_core.text.sizes import human_size, human_time
+from lllms_core.store.progress import moved, progress_text
 
 AT_ONCE = 4
 _LOOK_SECONDS = 0.2
@@ -78,22 +78,6 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def progress_text(status: DownloadStatus) -> str:
-    """Say in a few words how far a transfer is."""
-    if status.state == "starting":
-        return "starting"
-    if status.state == "waiting":
-        return "waiting: another process fetches it"
-    moved = _moved(status)
-    share = f" of {human_size(status.total)}" if status.total else ""
-    parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(moved)}{share}"]
-    if status.speed > 0:
-        parts.append(f"{human_size(status.speed)}/s")
-    if status.seconds_left is not None:
-        parts.append(f"{human_time(status.seconds_left)} left")
-    return ", ".join(parts)
-
-
 def _fault(name: str, error: BaseException) -> str:
     return f"Error: {error}" if name in str(error) else f"Error: {name}: {error}"
 
@@ -101,11 +85,6 @@ def _fault(name: str, error: BaseException) -> str:
 def _short(name: str) -> str:
     """The end of a long name, which tells more than its beginning."""
     return name if len(name) <= _NAME else f"…{name[1 - _NAME:]}"
-
-
-def _moved(status: DownloadStatus) -> int:
-    """How many bytes of the work are done."""
-    return status.checked if status.state == "verifying" else status.done
 
 
 def _as_they_end(running: dict[Future[StoredModel], Transfer], display: Display) -> Iterator[Future[StoredModel]]:
@@ -165,12 +144,12 @@ class _Lines:
 
     def show(self, name: str, status: DownloadStatus) -> None:
         """Tell of a new state, and of progress."""
-        tenth = 10 * _moved(status) // status.total if status.total else 0
+        tenth = 10 * moved(status) // status.total if status.total else 0
         state, before, since = self._told.get(name, ("starting", 0, time.monotonic()))
         news = (status.state, tenth) != (state, before) or time.monotonic() - since > _LINE_SECONDS
         if news and status.state not in {"done", "failed"}:
             self._told[name] = status.state, tenth, time.monotonic()
-            share = f"{_moved(status) / status.total:.0%}, " if status.total else ""
+            share = f"{moved(status) / status.total:.0%}, " if status.total else ""
             click.echo(f"{printable(name)}: {share}{progress_text(status)}", err=True)
 
     def tell(self, text: str, *, error: bool = False) -> None:
@@ -196,7 +175,7 @@ class _Bars:
             self._tasks[name] = self._progress.add_task(escape(_short(printable(name))), total=None, about="")
         ended = status.state in {"done", "failed"}
         about = status.state if ended else progress_text(status)
-        completed = status.total if status.state == "done" else _moved(status)
+        completed = status.total if status.state == "done" else moved(status)
         self._progress.update(self._tasks[name], completed=completed, total=status.total, about=about)
 
     def tell(self, text: str, *, error: bool = False) -> None:

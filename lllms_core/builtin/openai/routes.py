@@ -97,12 +97,12 @@ class Views:
         _close_with_task(streams)
         if wanted.stream:
             stream = streams[0] if len(streams) == 1 else merge(streams, first.n)
-            response = await self._stream(stream, entry, asked, include_usage=wanted.include_usage)
+            response = await self._stream(stream, requests, asked, include_usage=wanted.include_usage)
         else:
             answers = await asyncio.gather(*(stream.gather() for stream in streams))
             choices = [choice for answer in answers for choice in answer.choices]
             counts = total([answer.finish for answer in answers])
-            response = _json(whole_answer(asked, _head(streams[0], entry), choices, counts))
+            response = _json(whole_answer(asked, _head(streams[0], self._host.model(entry.name)), choices, counts))
         response.timeout = None  # a slow reader is no reason to cut an answer
         return response
 
@@ -126,14 +126,21 @@ class Views:
             for prompt in wanted.prompts
         ])
 
-    async def _stream(self, stream: Stream, entry: CatalogEntry, asked: Asked, *, include_usage: bool) -> Response:
+    async def _stream(
+        self, stream: Stream, requests: Sequence[Request], asked: Asked, *, include_usage: bool,
+    ) -> Response:
         # A refusal that comes in time is answered with its status; after that the headers are out.
         first = await stream.take() if await stream.wait(self._patience) else None
 
         def start() -> Events:
-            return Events(asked, _head(stream, entry), include_usage=include_usage)
+            # Looked up only now: the file, which the fingerprint is of, may have been fetched meanwhile.
+            return Events(asked, _head(stream, self._host.model(requests[0].model)), include_usage=include_usage)
 
-        return Response(write_events(stream, first, start, self._interval), headers=STREAM_HEADERS)
+        def waits() -> str:
+            known = [waiting for one in requests if (waiting := self._host.waiting(one)) is not None]
+            return str(known[0]) if known else "waiting"
+
+        return Response(write_events(stream, first, start, self._interval, waits), headers=STREAM_HEADERS)
 
     def _model(self, entry: CatalogEntry) -> dict[str, object]:
         return {"id": entry.name, "object": "model", "created": self._created, "owned_by": entry.plugin}

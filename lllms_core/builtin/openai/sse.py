@@ -7,15 +7,26 @@ from lllms_core.builtin.openai.errors import explain
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta
 
-COMMENT = b": waiting\n\n"
-"""Readers of event streams skip it, and know that the connection lives."""
-
 Start = Callable[[], Events]
 """Called at the first delta: before it, nobody knows which instance answers."""
 
 
+Waits = Callable[[], str]
+"""Says what the answer waits for."""
+
+
+def comment(text: str) -> bytes:
+    """Return what readers of event streams skip, and by which they know that the connection lives."""
+    return f": {' '.join(text.split())}\n\n".encode()
+
+
+def nothing_known() -> str:
+    """Say no more than that the answer is waited for."""
+    return "waiting"
+
+
 async def write_events(
-    stream: Stream, first: list[Delta] | None, start: Start, interval: float,
+    stream: Stream, first: list[Delta] | None, start: Start, interval: float, waits: Waits = nothing_known,
 ) -> AsyncIterator[bytes]:
     """Yield the answer's events, those of all deltas that have arrived in one piece, and comments in between.
 
@@ -24,9 +35,9 @@ async def write_events(
     try:
         deltas = first or []
         if not deltas:
-            yield COMMENT
+            yield comment(waits())
             while not await stream.wait(interval):
-                yield COMMENT
+                yield comment(waits())
             deltas = await stream.take()
         events = start()
         while deltas:
@@ -37,7 +48,7 @@ async def write_events(
             if data:
                 yield data
             while not await stream.wait(interval):
-                yield COMMENT
+                yield comment(waits())
             deltas = await stream.take()
     except Exception as error:  # noqa: BLE001  # the headers are out: whatever happens is told in the stream
         yield event(explain(error).body)

@@ -3,8 +3,11 @@
 from importlib.metadata import version
 
 from lllms_core.catalog import CatalogEntry
+from lllms_core.downloads import shown
 from lllms_core.host import Host
 from lllms_core.pool.status import InstanceStatus
+from lllms_core.store import DownloadStatus
+from lllms_core.store.progress import progress_text
 
 Report = dict[str, object]
 
@@ -19,6 +22,7 @@ def make_report(host: Host) -> Report:
         "models": [_model(entry, pool.instances) for entry in host.catalog.entries],
         "problems": [{"model": problem.name, "problem": problem.text} for problem in host.catalog.problems],
         "instances": [_instance(instance) for instance in pool.instances],
+        "downloads": [_download(download, host) for download in host.downloads()],
         "requests": {
             "running": pool.running,
             "waiting": pool.waiting,
@@ -43,6 +47,7 @@ def _model(entry: CatalogEntry, instances: tuple[InstanceStatus, ...]) -> Report
         "description": entry.description,
         "instances": sum(instance.model == entry.name for instance in instances),
         "max_instances": entry.config.max_instances,
+        "on_disk": entry.here,
     }
 
 
@@ -60,4 +65,19 @@ def _instance(instance: InstanceStatus) -> Report:
         "idle_seconds": round(instance.idle_seconds, 1),
         "pid": instance.pid,
         "details": {} if info is None else dict(info.details),
+    }
+
+
+def _download(download: DownloadStatus, host: Host) -> Report:
+    left = download.seconds_left
+    return {
+        "models": [one.name for one in host.catalog.entries if one.source and shown(one.source) == download.source],
+        "source": download.source,
+        "state": download.state,
+        "note": download.note,
+        "done_bytes": download.done,
+        "total_bytes": download.total,
+        "bytes_per_second": round(download.speed),
+        "seconds_left": None if left is None else round(left),
+        "text": progress_text(download),
     }

@@ -1,0 +1,25 @@
+"""How far a download is, in words."""
+
+from lllms_core.store.download import DownloadStatus
+from lllms_core.text.sizes import human_size, human_time
+
+
+def progress_text(status: DownloadStatus) -> str:
+    """Say in a few words how far a transfer is."""
+    if status.state == "starting":
+        return "starting"
+    if status.state == "waiting":
+        return "waiting: another process fetches it"
+    count = moved(status)
+    share = f" of {human_size(status.total)}" if status.total else ""
+    parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(count)}{share}"]
+    if status.speed > 0:
+        parts.append(f"{human_size(status.speed)}/s")
+    if status.seconds_left is not None:
+        parts.append(f"{human_time(status.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def moved(status: DownloadStatus) -> int:
+    """How many bytes of the work are done."""
+    return status.checked if status.state == "verifying" else status.done

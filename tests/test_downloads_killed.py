@@ -1,0 +1,104 @@
+"""Downloads of real processes that are really killed, and the command line over a hub on loopback."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hubs_for_tests import hub
+from servers_for_tests import hang, served
+from stores_for_tests import TINY, sha256
+
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.store import Store
+
+LIMIT = 30.0
+DATA = random.Random(3).randbytes(3_000_000)
+ENSURE = """
+import resource, sys
+from pathlib import Path
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.errors import DiskFull
+from lllms_core.store import Store, part
+part.NOTE_SECONDS = 0.0
+if len(sys.argv) > 3:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+try:
+    print(Store(Path(sys.argv[1]), [HttpDownloader()]).ensure(sys.argv[2]).path)
+except DiskFull as error:
+    print(error)
+"""
+
+
+def ensure(folder: Path, url: str, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", ENSURE, str(folder), url, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("after", [1, 700_000, 2_999_999])
+def test_a_killed_download_goes_on(tmp_path: Path, after: int) -> None:
+    """A process killed at any byte leaves no file under the name and no lock; the next one fetches the rest."""
+    with served({"/x.bin": DATA}) as site:
+        site.faults = [hang(after)]
+        first = ensure(tmp_path, f"{site.url}/x.bin")
+        assert site.reached.wait(LIMIT)
+        notes = []
+        deadline = time.monotonic() + LIMIT
+        while not notes and time.monotonic() < deadline:
+            notes = list(tmp_path.rglob("*.lllms-part.json"))
+        first.send_signal(signal.SIGKILL)
+        first.communicate()
+        assert not list(tmp_path.rglob("x.bin"))
+        site.release.set()
+        site.requests.clear()
+        model = Store(tmp_path, [HttpDownloader()]).ensure(f"{site.url}/x.bin", sha256(DATA))
+        assert model.path.read_bytes() == DATA
+        [(_, asked)] = site.requests
+        assert asked != "bytes=0-67108863"
+
+
+def test_another_process_waits(tmp_path: Path) -> None:
+    """Two processes that want one file fetch it once."""
+    with served({"/x.bin": DATA}) as site:
+        site.faults = [hang(1000)]
+        first = ensure(tmp_path, f"{site.url}/x.bin")
+        assert site.reached.wait(LIMIT)
+        second = ensure(tmp_path, f"{site.url}/x.bin")
+        site.release.set()
+        outputs = {first.communicate(timeout=LIMIT)[0], second.communicate(timeout=LIMIT)[0]}
+        assert len(outputs) == 1
+        assert len(site.requests) == 2  # one, and the rest after the drop
+
+
+def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
+    """A disk that is full midway is an error that says what to do; what has arrived is kept."""
+    with served({"/x.bin": DATA}) as site:
+        output, _ = ensure(tmp_path, f"{site.url}/x.bin", "1000000").communicate(timeout=LIMIT)
+        assert "the disk is full" in output
+        assert "lllms rm" in output
+        site.requests.clear()
+        Store(tmp_path, [HttpDownloader()]).ensure(f"{site.url}/x.bin", sha256(DATA))
+        assert site.requests[0][1] != "bytes=0-67108863"
+
+
+def test_run_from_the_hub_without_configuration(tmp_path: Path) -> None:
+    """`lllms run hf:...` fetches, verifies and answers; the next time, and offline, it needs no hub."""
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("LLLMS_", "HF_"))},
+        "LLLMS_MODELS_DIR": str(tmp_path / "models"), "HF_HOME": str(tmp_path / "hf"),
+        "XDG_CONFIG_HOME": str(tmp_path),
+    }
+    with hub({"/org/tiny/tiny-Q8_0.gguf": TINY.read_bytes()}) as site:
+        environ["HF_ENDPOINT"] = site.url
+        command = [sys.executable, "-m", "lllms_core", "run", "hf:org/tiny", "Count to 3.", "--temperature", "0"]
+        first = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert first.returncode == 0, first.stderr
+        assert first.stdout.strip()
+    again = subprocess.run(
+        [*command, "--offline"], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )
+    assert (again.stdout, again.returncode) == (first.stdout, 0)
