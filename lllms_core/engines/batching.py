@@ -4,26 +4,25 @@ The rest: continuous batching, chunked prompts, reuse of evaluated prefixes, adm
 cancelling, usage.
 """
 
-from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from time import perf_counter
-from typing import Protocol
 
-from attrs import define, evolve, frozen
+from attrs import evolve
 
 from lllms_core.chat import ChatTemplate, Prompt, Segment, call_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
-from lllms_core.engines.base import Model
 from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.preload import preload_tokens
-from lllms_core.engines.sessions import Session, SessionLink, State
+from lllms_core.engines.run import Run
+from lllms_core.engines.sessions import Session, SessionLink
+from lllms_core.engines.tokens import Feed, Interrupted, KVCacheFull, TokenModel
 from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed, RequestError
 from lllms_core.text import ScoreLog
-from lllms_core.types import Constraint, Delta, Finish, FinishReason, Preload, Request, Sampling, TokenScore
+from lllms_core.types import Delta, Finish, FinishReason, Preload, Request
 
 LONGEST_WAIT = 0.01
 """Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
@@ -37,102 +36,10 @@ LINGER = 1.0
 """Seconds that a conversation stays beside running requests after its answer: programs go on at once, people do not."""
 
 
-class Interrupted(Exception):
-    """Raised by `decode` when it gave up because `interrupt` was set."""
-
-
-class KVCacheFull(Exception):
-    """Raised by `decode` when the KV cache has no room; nothing was evaluated."""
-
-
-@frozen
-class Feed:
-    """Tokens to evaluate: `tokens` of `sequence`, the first of them at `position`."""
-
-    sequence: int
-    position: int
-    tokens: Sequence[int]
-    logits: bool
-    """Whether the logits after the last token are wanted."""
-
-
-class Sampler(Protocol):
-    """Chooses the next token of one request."""
-
-    def sample(self, row: int) -> int:
-        """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
-
-    def close(self) -> None:
-        """Free what the sampler holds."""
-
-
-class Matcher(Protocol):
-    """Keeps one answer to its constraint."""
-
-    def sample(self, sampler: Sampler, row: int, opening: int | None = None) -> int:
-        """Let `sampler` choose among the tokens that may come next, and remember which one came.
-
-        `opening` may come as well, and is not remembered: it opens the thoughts. Raises `RequestError` if the
-        constraint turns out to be one that cannot be kept.
-        """
-
-    def sample_thought(self, sampler: Sampler, row: int) -> int:
-        """Let `sampler` choose any token but those that end the answer: what is constrained comes later."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer is whole, so that nothing may follow."""
-
-
-@define(eq=False)
-class _Run:
-    """One answer to a request, in its sequence."""
-
-    request: Request
-    choices: "Choices[_Run]"
-    index: int
-    """Which of the answers."""
-    tokens: list[int]
-    """The prompt and what was generated; those from `evaluated` on are still to be fed."""
-    prompt_length: int
-    limit: int
-    """How many tokens it may hold at its end."""
-    output: AnswerText
-    log: ScoreLog | None
-    """Where the tokens' scores are wanted."""
-    matcher: Future[Matcher] | None = None
-    """Done before it is admitted."""
-    opening: int | None = None
-    """The token with which a constrained answer may begin to think."""
-    sampler: Sampler | None = None
-    sequence: int = -1
-    evaluated: int = 0
-    cached: int = 0
-    session: Session | None = None
-    """What was stored of its conversation."""
-    asked: bool = False
-    asking: bool = False
-    """Whether it waits for the answer to whether there is a session."""
-    pin: bool = False
-    """Whether it is the preload, which stays."""
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.request.id, self.index
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - self.prompt_length
-
-    @property
-    def pending(self) -> int:
-        return len(self.tokens) - self.evaluated
-
-
-class BatchingModel(Model):
+class BatchingModel(TokenModel):
     """A model that evaluates several sequences at once.
 
-    Call `super().__init__` with its sizes, and implement the methods below that work on tokens. `sequences` may be
+    Call `super().__init__` with its sizes, and implement the methods of `TokenModel`. `sequences` may be
     larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room. A model that has a
     `state_key` implements `state_size`, `export_state` and `import_state`, too.
     """
@@ -167,97 +74,12 @@ class BatchingModel(Model):
             self, sequences or slots, kv_size, can_trim=can_trim, can_trim_imported=can_trim_imported,
         )
         self._pace = Pace()
-        self._waiting: deque[_Run] = deque()
-        self._runs: dict[tuple[str, int], _Run] = {}
+        self._waiting: deque[Run] = deque()
+        self._runs: dict[tuple[str, int], Run] = {}
         self._blocked = False
         """Whether the first who waits has no room, and nobody has left since."""
         self._tidy_at: float | None = None
         """When those who linger beside running requests are to leave, on the clock of `perf_counter`."""
-
-    # -- what an engine implements ------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        """Tokens of a prompt, beginning with the vocabulary's BOS if it wants one; segments are tokenised apart."""
-
-    @abstractmethod
-    def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; control tokens stand for none."""
-
-    @abstractmethod
-    def is_end(self, token: int) -> bool:
-        """Whether the model ends its answer with this token."""
-
-    @abstractmethod
-    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
-        """A fresh sampler for a request; the penalties may look at its prompt."""
-
-    @abstractmethod
-    def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
-        """Evaluate all feeds in one pass and return, for each that wants logits, the row to sample from.
-
-        Raises `Interrupted` if it stopped because `interrupt` was set, `KVCacheFull` if there is no room.
-        """
-
-    @abstractmethod
-    def trim(self, sequence: int, length: int) -> bool:
-        """Keep only the first `length` tokens of a sequence; False if this model cannot, and nothing was changed.
-
-        Length 0 always works.
-        """
-
-    @abstractmethod
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
-
-    def control_text(self, token: int) -> str:  # noqa: ARG002  # the base knows of none
-        """The text of a control token, by which templates mark calls and thoughts; "" for any other."""
-        return ""
-
-    def control_token(self, text: str) -> int | None:  # noqa: ARG002  # the base knows of none
-        """The one token that a mark of the template is; None for a text of several."""
-        return None
-
-    def infill(self, request: Request) -> list[int]:
-        """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
-
-        Only asked for if the engine declares `suffix`. Raises `RequestError` if the model was not trained for that.
-        """
-        raise NotImplementedError
-
-    def score(self, row: int, token: int, top: int) -> TokenScore:
-        """How likely `token` was, and which `top` ones were likeliest, by the logits in this row.
-
-        Only asked for if the engine declares `logprobs`.
-        """
-        raise NotImplementedError
-
-    def matcher(self, constraint: Constraint) -> Future[Matcher]:
-        """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
-
-        Its future raises `RequestError` for a constraint that cannot be kept, or `EngineFailed`. Others generate
-        meanwhile.
-        """
-        raise NotImplementedError
-
-    def state_size(self, sequence: int) -> int:
-        """How many bytes `export_state` would return now."""
-        raise NotImplementedError
-
-    def export_state(self, sequence: int) -> State:
-        """Copy what was evaluated of a sequence; nothing changes."""
-        raise NotImplementedError
-
-    def import_state(self, sequence: int, state: State) -> bool:
-        """Fill an empty sequence with what was exported; False if that cannot be done, and the sequence is empty still.
-
-        The state comes from a model of the same `state_key`, and was not damaged on its way.
-        """
-        raise NotImplementedError
-
-    def grammar_names(self) -> Mapping[str, int]:
-        """The tokens that a Lark grammar can only name, not spell, with their ids; for an engine that keeps those."""
-        return {}
 
     # -- the contract of Model ----------------------------------------------------------------------------------------
 
@@ -278,13 +100,13 @@ class BatchingModel(Model):
         constraint = request.constraint
         if request.tools and shown.form.calls is not None:
             constraint = call_constraint(request, shown.form.calls, self.grammar_names())
-        choices: Choices[_Run] = Choices(request, len(prompt), request.count)
+        choices: Choices[Run] = Choices(request, len(prompt), request.count)
         opening = None if constraint is None else self._opening(request, shown)
         for index in range(request.count):
             matcher = None if constraint is None else self.matcher(constraint)
             output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
             log = ScoreLog(output) if request.scored else None
-            run = _Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
+            run = Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
             run.opening = opening
             (choices.held if index else self._waiting).append(run)
 
@@ -441,7 +263,7 @@ class BatchingModel(Model):
         if len(self._runs) > before:
             self._tidy()  # before the first decode: cells are taken from the lowest on, and the highest one counts
 
-    def _ask(self, run: _Run) -> bool:
+    def _ask(self, run: Run) -> bool:
         """Ask for a stored session of this conversation if that may be worth it; whether an answer is to come."""
         link = self._cache.link
         if link is None or run.asked or not run.request.cache_prompt:
@@ -462,7 +284,7 @@ class BatchingModel(Model):
         if self._runs:
             self._cache.move_out(kept)
 
-    def _plan(self) -> list[tuple[_Run, int]]:
+    def _plan(self) -> list[tuple[Run, int]]:
         """Who is fed how many tokens in the next decode: first those who generate, then prompts in chunks."""
         generating = [run for run in self._runs.values() if run.pending == 1]
         prompts = [run for run in self._runs.values() if run.pending > 1]
@@ -472,7 +294,7 @@ class BatchingModel(Model):
             (run, share) for run, share in zip(prompts, shares, strict=True) if share
         ]
 
-    def _feed(self, run: _Run, count: int) -> Feed:
+    def _feed(self, run: Run, count: int) -> Feed:
         end = run.evaluated + count
         return Feed(run.sequence, run.evaluated, run.tokens[run.evaluated : end], logits=end == len(run.tokens))
 
@@ -483,14 +305,14 @@ class BatchingModel(Model):
             self._cache.move_out(0)
             return self.decode(feeds)
 
-    def _rewind(self, run: _Run) -> None:
+    def _rewind(self, run: Run) -> None:
         """Take a sequence back to before an interrupted decode, or to its beginning where it cannot be cut."""
         if not self._cache.rewind(run.sequence, run.evaluated):
             run.evaluated = run.cached = 0
             if run.index == 0:
                 run.choices.cached_tokens = 0
 
-    def _next_token(self, run: _Run, row: int) -> Delta:
+    def _next_token(self, run: Run, row: int) -> Delta:
         assert run.sampler is not None  # noqa: S101  # only admitted runs are fed
         if run.choices.held:
             self._waiting.extend(run.choices.held)
@@ -526,7 +348,7 @@ class BatchingModel(Model):
         thought, calls = run.output.take()
         return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
 
-    def _finish(self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
+    def _finish(self, run: Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
         self._leave(run)
         held, reason = run.output.end(reason)
         thought, calls = run.output.take()
@@ -537,7 +359,7 @@ class BatchingModel(Model):
             calls=calls,
         )
 
-    def _drop(self, request_id: str) -> "Choices[_Run] | None":
+    def _drop(self, request_id: str) -> Choices[Run] | None:
         """Free the places of all answers to a request, which get no further; None if it is not open."""
         waiting = self._drop_waiting(request_id)
         running = [run for run in self._runs.values() if run.request.id == request_id]
@@ -547,14 +369,14 @@ class BatchingModel(Model):
             run.choices.reasoning_tokens += run.output.reasoning_tokens
         return next((run.choices for run in [*waiting, *running]), None)
 
-    def _drop_waiting(self, request_id: str) -> list[_Run]:
+    def _drop_waiting(self, request_id: str) -> list[Run]:
         waiting = [run for run in self._waiting if run.request.id == request_id]
         for run in waiting:
             self._waiting.remove(run)
             self._blocked = False
         return waiting
 
-    def _leave(self, run: _Run) -> None:
+    def _leave(self, run: Run) -> None:
         """Free the place of an answer; what it evaluated stays."""
         del self._runs[run.key]
         if run.pin:

@@ -1,0 +1,151 @@
+"""What an engine with continuous batching implements: methods that work on tokens and sequences."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from attrs import frozen
+
+from lllms_core.chat import Segment
+from lllms_core.engines.base import Model
+from lllms_core.engines.sessions import State
+from lllms_core.types import Constraint, Request, Sampling, TokenScore
+
+
+class Interrupted(Exception):
+    """Raised by `decode` when it gave up because `interrupt` was set."""
+
+
+class KVCacheFull(Exception):
+    """Raised by `decode` when the KV cache has no room; nothing was evaluated."""
+
+
+@frozen
+class Feed:
+    """Tokens to evaluate: `tokens` of `sequence`, the first of them at `position`."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    logits: bool
+    """Whether the logits after the last token are wanted."""
+
+
+class Sampler(Protocol):
+    """Chooses the next token of one request."""
+
+    def sample(self, row: int) -> int:
+        """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
+
+    def close(self) -> None:
+        """Free what the sampler holds."""
+
+
+class Matcher(Protocol):
+    """Keeps one answer to its constraint."""
+
+    def sample(self, sampler: Sampler, row: int, opening: int | None = None) -> int:
+        """Let `sampler` choose among the tokens that may come next, and remember which one came.
+
+        `opening` may come as well, and is not remembered: it opens the thoughts. Raises `RequestError` if the
+        constraint turns out to be one that cannot be kept.
+        """
+
+    def sample_thought(self, sampler: Sampler, row: int) -> int:
+        """Let `sampler` choose any token but those that end the answer: what is constrained comes later."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer is whole, so that nothing may follow."""
+
+
+class TokenModel(Model):
+    """The token-level methods of a model; `BatchingModel` makes the rest of them.
+
+    Those below the abstract ones are for what an engine declares: `infill` for the parameter `suffix`, `score` for
+    `logprobs`, `matcher` for constraints, and the three about states for a model that has a `state_key`.
+    """
+
+    @abstractmethod
+    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+        """Tokens of a prompt, beginning with the vocabulary's BOS if it wants one; segments are tokenised apart."""
+
+    @abstractmethod
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; control tokens stand for none."""
+
+    @abstractmethod
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token."""
+
+    @abstractmethod
+    def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
+        """A fresh sampler for a request; the penalties may look at its prompt."""
+
+    @abstractmethod
+    def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
+        """Evaluate all feeds in one pass and return, for each that wants logits, the row to sample from.
+
+        Raises `Interrupted` if it stopped because `interrupt` was set, `KVCacheFull` if there is no room.
+        """
+
+    @abstractmethod
+    def trim(self, sequence: int, length: int) -> bool:
+        """Keep only the first `length` tokens of a sequence; False if this model cannot, and nothing was changed.
+
+        Length 0 always works.
+        """
+
+    @abstractmethod
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
+
+    def control_text(self, token: int) -> str:  # noqa: ARG002  # the base knows of none
+        """The text of a control token, by which templates mark calls and thoughts; "" for any other."""
+        return ""
+
+    def control_token(self, text: str) -> int | None:  # noqa: ARG002  # the base knows of none
+        """The one token that a mark of the template is; None for a text of several."""
+        return None
+
+    def infill(self, request: Request) -> list[int]:
+        """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
+
+        Only asked for if the engine declares `suffix`. Raises `RequestError` if the model was not trained for that.
+        """
+        raise NotImplementedError
+
+    def score(self, row: int, token: int, top: int) -> TokenScore:
+        """How likely `token` was, and which `top` ones were likeliest, by the logits in this row.
+
+        Only asked for if the engine declares `logprobs`.
+        """
+        raise NotImplementedError
+
+    def matcher(self, constraint: Constraint) -> Future[Matcher]:
+        """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
+
+        Its future raises `RequestError` for a constraint that cannot be kept, or `EngineFailed`. Others generate
+        meanwhile.
+        """
+        raise NotImplementedError
+
+    def state_size(self, sequence: int) -> int:
+        """How many bytes `export_state` would return now."""
+        raise NotImplementedError
+
+    def export_state(self, sequence: int) -> State:
+        """Copy what was evaluated of a sequence; nothing changes."""
+        raise NotImplementedError
+
+    def import_state(self, sequence: int, state: State) -> bool:
+        """Fill an empty sequence with what was exported; False if that cannot be done, and the sequence is empty still.
+
+        The state comes from a model of the same `state_key`, and was not damaged on its way.
+        """
+        raise NotImplementedError
+
+    def grammar_names(self) -> Mapping[str, int]:
+        """The tokens that a Lark grammar can only name, not spell, with their ids; for an engine that keeps those."""
+        return {}
