@@ -183,6 +183,7 @@ class Plugins:
             self._fail(candidate, PluginLoadFailed(fault))
         self._collect(candidate, "lllms_engines", "engine", Engine, self.engines)
         self._collect(candidate, "lllms_downloaders", "downloader", Downloader, self.downloaders)
+        self._check_schemes(candidate)
         self._collect(candidate, "lllms_session_stores", "session store", SessionStore, self.session_stores)
         self._collect(candidate, "lllms_apis", "api", Api, self.apis)
         self._collect(candidate, "lllms_models", "model", ModelOffer, self.offers)
@@ -206,6 +207,21 @@ class Plugins:
             else:
                 into[name] = Provided(cast("T", provided), candidate.source.name)
                 candidate.provides.append(f"{kind} {name}")
+
+    def _check_schemes(self, candidate: _Candidate) -> None:
+        """Leave out the downloaders of a plugin whose schemes another one has already."""
+        name = candidate.source.name
+        for downloader in [one for one in self.downloaders.values() if one.plugin == name]:
+            others = [one for one in self.downloaders.values() if one is not downloader]
+            for other in others:
+                shared = sorted(downloader.object.schemes & other.object.schemes)
+                if shared and downloader.object.name in self.downloaders:
+                    del self.downloaders[downloader.object.name]
+                    candidate.provides.remove(f"downloader {downloader.object.name}")
+                    self._fail(candidate, PluginConflict(
+                        f"downloader '{downloader.object.name}' is for '{shared[0]}:', and '{other.object.name}' of"
+                        f" plugin '{other.plugin}' is already: disable one of the two",
+                    ))
 
     def _add_commands_of(self, candidate: _Candidate, hook: Callable[..., object], cli: click.Group) -> None:
         # The plugin gets a copy to work on, so that a failure half-way leaves nothing behind.

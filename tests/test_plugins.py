@@ -6,6 +6,7 @@ import click
 import pytest
 
 from lllms_core.apis import Api
+from lllms_core.builtin.downloaders.file import FileDownloader
 from lllms_core.engines import Engine
 from lllms_core.errors import PluginConflict, PluginError, PluginLoadFailed
 from lllms_core.hookspecs import hookimpl
@@ -424,3 +425,22 @@ def test_no_engine_library_is_imported_before_a_model_is_loaded(code):
     program = f"import sys\n{code}\nassert not {{'llama_cpp', 'gpt4all', 'torch'}} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_one_scheme_belongs_to_one_downloader():
+    """A downloader for a scheme that another one has is left out, and the report names both."""
+
+    class Mine(FileDownloader):
+        name = "mine"
+
+    class Provider:
+        @hookimpl
+        def lllms_downloaders(self):
+            return [Mine()]
+
+    plugins = Plugins.discover(environ=ALONE, extra={"extra": Provider()})
+    assert "mine" not in plugins.downloaders
+    assert "file" in plugins.downloaders
+    report = plugins.reports[-1]
+    assert report.provides == ()
+    assert "downloader 'mine' is for 'file:', and 'file' of plugin 'downloaders' is already" in (report.error or "")
