@@ -130,15 +130,15 @@ class Server(Child):
 class OurServer(Server):
     """`lllms serve` with these models and `[sessions]`, on a free port."""
 
-    name = "lllms"
-
     def __init__(
         self, models: Mapping[str, Mapping[str, object]], sessions: Mapping[str, object] | None = None,
+        name: str = "lllms",
     ) -> None:
+        self.name = name
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / "lllms.toml"
         tables = {"models": models, "sessions": sessions or {}}
-        file.write_text("".join(f"{name} = {toml(table)}\n" for name, table in tables.items()))
+        file.write_text("".join(f"{key} = {toml(table)}\n" for key, table in tables.items()))
         self.model = next(iter(models))
         flags = ["--config", str(file), "--host", "127.0.0.1", "--port", "0", "--log-level", "warning"]
         super().__init__([sys.executable, "-m", "lllms_core", "serve", *flags])

@@ -1,13 +1,13 @@
-"""Our server and fixed thread counts, on a quiet machine and beside a program that uses every core."""
+"""Our server against itself with fixed thread counts, on a quiet machine and beside a program that uses every core."""
 
 from contextlib import AsyncExitStack
 
 from attrs import evolve
 
-from lllms_core.bench.children import BusyNeighbour, OurServer, RawLoop
+from lllms_core.bench.children import BusyNeighbour, OurServer
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.plan import Plan, people
-from lllms_core.bench.suites.raw import best_raw, context, model, rounds
+from lllms_core.bench.suites.raw import best_fixed, fixed, model, rounds, thread_counts
 from lllms_core.machine import available_cores
 
 QUIET, BESIDE = 0.97, 0.8
@@ -18,19 +18,22 @@ PROMPT = 8
 
 
 async def run(plan: Plan) -> list[Finding]:
-    """Compare decode rates with those of the raw loop at its best fixed thread count under the same load."""
+    """Compare decode rates with those of the best fixed thread count under the same load."""
     plan = evolve(plan, max_tokens=2 * plan.max_tokens, prompt_tokens=PROMPT)
     findings: list[Finding] = []
     async with AsyncExitStack() as stack:
         plan.told("loading the model everywhere")
-        raw = await stack.enter_async_context(RawLoop(plan.file, max(plan.clients), context(plan)))
         ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
+        others = [
+            await stack.enter_async_context(OurServer({"bench": model(plan, count)}, name=fixed(count)))
+            for count in thread_counts()
+        ]
         for beside, target in (("on a quiet machine", QUIET), ("beside a busy program", BESIDE)):
             if target == BESIDE:
                 await stack.enter_async_context(BusyNeighbour(plan.file, available_cores()))
             for clients in plan.clients:
-                rates = await rounds(plan, raw, [ours], clients, LONGEST)
+                rates = await rounds(plan, None, [ours, *others], clients, LONGEST)
                 decode = tuple(rate[0] for rate in rates[ours.name])
                 what = f"decode, {people(clients)}, {beside}, against the best fixed thread count"
-                findings.append(Finding(what, "tok/s", decode, best_raw(rates, 0), target))
+                findings.append(Finding(what, "tok/s", decode, best_fixed(rates, 0), target))
     return findings

@@ -42,9 +42,9 @@ def context(plan: Plan) -> int:
     return 8 * plan.prompt_tokens + plan.max_tokens + 256
 
 
-def model(plan: Plan) -> Mapping[str, object]:
-    """The model in our server's configuration."""
-    options = {"context_length": context(plan), "slots": max(plan.clients)}
+def model(plan: Plan, threads: int | None = None) -> Mapping[str, object]:
+    """The model in our server's configuration, with a fixed thread count unless it is left to the engine."""
+    options = {"context_length": context(plan), "slots": max(plan.clients), "threads": threads or "auto"}
     return {"engine": "llamacpp", "file": str(plan.file), "ttl": -1, "options": options}
 
 
@@ -55,24 +55,23 @@ def thread_counts() -> list[int]:
 
 
 async def rounds(
-    plan: Plan, raw: RawLoop, servers: Sequence[Server], clients: int, seconds: float = LONGEST,
+    plan: Plan, raw: RawLoop | None, servers: Sequence[Server], clients: int, seconds: float = LONGEST,
 ) -> dict[str, list[Rates]]:
-    """Let everybody do the same work in turns; returns the rates of each round, by `1 thread`, ... or server's name."""
-    counts = thread_counts()
+    """Let everybody do the same work in turns; returns each round's rates, by `1 threads`, ... or server's name."""
     rates: dict[str, list[Rates]] = {}
     for number in range(-1, plan.rounds):
         random = Random(number * 1000 + clients)  # noqa: S311  # no secrets here
         prompts = [words(plan.prompt_tokens, random) for _ in range(clients)]
-        jobs: list[tuple[str, int | Server]] = [
-            *((f"{count} threads", count) for count in counts), *((server.name, server) for server in servers),
-        ]
+        jobs: list[tuple[str, int | Server]] = [(server.name, server) for server in servers]
+        if raw is not None:
+            jobs += [(fixed(count), count) for count in thread_counts()]
         turn = number % len(jobs)  # nobody is always the first, or always after the same one
         for name, job in jobs[turn:] + jobs[:turn]:
             told = "warm-up" if number < 0 else f"round {number + 1} of {plan.rounds}"
             plan.told(f"{people(clients)}, {told}: {name}")
-            if isinstance(job, int):
+            if raw is not None and isinstance(job, int):
                 timelines = await raw.run(prompts, plan.max_tokens, job, seconds)
-            else:
+            elif isinstance(job, Server):
                 timelines = await ask_all(job, prompts, plan.max_tokens, seconds)
             if number >= 0:
                 rates.setdefault(name, []).append((decode_rate(timelines), output_rate(timelines)))
@@ -93,9 +92,14 @@ async def ask_all(
     return list(timelines)
 
 
-def best_raw(rates: Mapping[str, Sequence[Rates]], which: int) -> tuple[float, ...]:
-    """Return the rates of the raw loop's best fixed thread count, round by round."""
-    return best([tuple(rate[which] for rate in rates[f"{count} threads"]) for count in thread_counts()])
+def fixed(count: int) -> str:
+    """Name what runs with a fixed thread count."""
+    return f"{count} threads"
+
+
+def best_fixed(rates: Mapping[str, Sequence[Rates]], which: int) -> tuple[float, ...]:
+    """Return the rates of the best fixed thread count, round by round."""
+    return best([tuple(rate[which] for rate in rates[fixed(count)]) for count in thread_counts()])
 
 
 def _compare(
@@ -104,8 +108,8 @@ def _compare(
     who = people(clients)
     decode, whole = (tuple(rate[which] for rate in rates[ours.name]) for which in (0, 1))
     findings = [
-        Finding(f"decode, {who}, against the raw loop", "tok/s", decode, best_raw(rates, 0), DECODE),
-        Finding(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_raw(rates, 1), WHOLE),
+        Finding(f"decode, {who}, against the raw loop", "tok/s", decode, best_fixed(rates, 0), DECODE),
+        Finding(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_fixed(rates, 1), WHOLE),
     ]
     for peer in peers:
         targets = next((target for word, target in PEER_TARGETS.items() if word in peer.name), {})
