@@ -182,3 +182,13 @@ def test_found_models_run(tmp_path):
     [line] = [line for line in lllms("ls", "--found").splitlines() if "tiny:latest" in line]
     assert line.split() == ["ollama", "tiny:latest", "1.5", "MB", str(blob)]
     assert lllms("run", str(blob), "Count to 3.", "--temperature", "0").strip()
+
+
+def test_nothing_found_is_said(tmp_path):
+    """Where no other program has models, `ls --found` says so, and prints no empty table."""
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "lllms_core", "ls", "--found"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path, timeout=60)
+    assert (done.stdout, done.stderr) == (
+        "", "no models of Hugging Face, llama.cpp, LM Studio or Ollama are on this disk\n",
+    )

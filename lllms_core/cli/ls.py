@@ -76,6 +76,8 @@ def _list_found(as_json: bool) -> None:
             {"place": one.place, "name": one.name, "path": str(one.path), "size": one.size} for one in findings.models
         ]
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    elif not findings.models:
+        click.echo("no models of Hugging Face, llama.cpp, LM Studio or Ollama are on this disk", err=True)
     else:
         table(("place", "name", "size", "path"), [
             (one.place, one.name, human_size(one.size), str(one.path)) for one in findings.models
