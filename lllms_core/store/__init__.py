@@ -2,7 +2,8 @@
 
 from lllms_core.store.download import Download, DownloadState, DownloadStatus
 from lllms_core.store.fetcher import Cooldown, Fetcher
-from lllms_core.store.store import Leftover, Store, StoredFile, StoredModel
+from lllms_core.store.shelf import Leftover, StoredFile, StoredModel
+from lllms_core.store.store import Store
 
 __all__ = [
     "Cooldown",

@@ -13,7 +13,8 @@ from attrs import define, evolve, frozen
 
 from lllms_core.errors import DownloadCancelled, DownloadError, LllmsError, SourceUnavailable
 from lllms_core.store.download import Download, DownloadStatus
-from lllms_core.store.store import Store, StoredModel
+from lllms_core.store.shelf import StoredModel
+from lllms_core.store.store import Store
 
 LOG = logging.getLogger("lllms.store")
 

@@ -1,4 +1,4 @@
-"""The model files on disk: what is there, how to get what is not, how to check and delete it."""
+"""How to get the model files that are not on the shelf, and to check and delete those that are."""
 
 import contextlib
 import time
@@ -13,78 +13,14 @@ from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource
 from lllms_core.store.download import Download
 from lllms_core.store.hashing import Hasher
 from lllms_core.store.part import NOTE, PART, PartialFile, check_hash, check_header
-from lllms_core.store.records import key, read_record, read_records, write_record
+from lllms_core.store.records import key, read_record, write_record
+from lllms_core.store.shelf import FileRecord, Shelf, SourceRecord, StoredFile, StoredModel
 
 LOCK_POLL_SECONDS = 0.1
 
 
 @frozen
-class StoredFile:
-    """A file of a model, on this disk."""
-
-    path: Path
-    size: int
-    sha256: str | None
-    """As it was when the file was verified; None if it never was, or was changed since."""
-    owned: bool
-    """Whether it lies in the store; others' files are used in place, and never deleted."""
-
-
-@frozen
-class StoredModel:
-    """A source whose files are all on this disk."""
-
-    source: str
-    files: tuple[StoredFile, ...]
-    """The first is the one that an engine loads."""
-    note: str = ""
-    """What the source was taken to mean, if it left a choice."""
-    used: float = 0.0
-    """When it was last fetched or loaded, as seconds since 1970; 0 if that is not known."""
-
-    @property
-    def path(self) -> Path:
-        """The file that an engine loads."""
-        return self.files[0].path
-
-    @property
-    def size(self) -> int:
-        """Bytes of all its files."""
-        return sum(file.size for file in self.files)
-
-
-@frozen
-class Leftover:
-    """A file in the store that no complete model needs: a partial download, or one that no source stands for."""
-
-    path: Path
-    size: int
-    partial: bool
-
-
-@frozen
-class _SourceRecord:
-    """What a source was resolved to, written when all of it was there."""
-
-    source: str
-    files: tuple[str, ...]
-    """Names in the store, or absolute paths of files that are elsewhere."""
-    note: str = ""
-
-
-@frozen
-class _FileRecord:
-    """A file that was verified, as it was then."""
-
-    path: str
-    size: int
-    mtime_ns: int
-    sha256: str
-    url: str = ""
-
-
-@frozen
-class Store:
+class Store(Shelf):
     """Model files by source: `https://...`, `hf:org/repo:Q4_K_M`, what else downloaders know, or a plain path.
 
         store = Store(Path("~/.cache/lllms").expanduser(), [HttpDownloader()])
@@ -93,15 +29,9 @@ class Store:
     Its methods block, and may be called from several threads and processes at once.
     """
 
-    models_dir: Path
     downloaders: Sequence[Downloader] = ()
     offline: bool = False
     """Whether the network must not be used."""
-
-    @property
-    def root(self) -> Path:
-        """The folder that the files of the store are in."""
-        return self.models_dir / "models"
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -127,37 +57,14 @@ class Store:
         With `sha256`, only if that is what the (first) file was verified to have. Raises `InvalidSource`.
         """
         if self.downloader(source) is None:
-            file = self._stored(self.path(source))
+            file = self.stored(self.path(source))
             if file is None or (sha256 is not None and file.sha256 != sha256.lower()):
                 return None
             return StoredModel(source, (file,))
-        model = self._recorded(read_record(self._source_record(source), _SourceRecord), self._source_record(source))
+        model = self.recorded(read_record(self.source_record(source), SourceRecord), self.source_record(source))
         if model is None or any(file.sha256 is None for file in model.files):
             return None
         return None if sha256 is not None and model.files[0].sha256 != sha256.lower() else model
-
-    def path(self, source: str) -> Path:
-        """Return what a plain path means: absolute, from `~`, or inside `models_dir`."""
-        return (self.models_dir / Path(source).expanduser()).absolute()
-
-    def models(self) -> list[StoredModel]:
-        """Return every source whose files are all here, sorted by source; they may have changed (`sha256` is None)."""
-        found = (
-            self._recorded(record, file)
-            for file, record in read_records(self.models_dir / "records" / "sources", _SourceRecord)
-        )
-        return sorted((model for model in found if model is not None), key=lambda model: model.source)
-
-    def leftovers(self) -> list[Leftover]:
-        """Return the files in the store that no model of `models` needs, sorted by path."""
-        needed = {file.path for model in self.models() for file in model.files}
-        found: list[Leftover] = []
-        for path in sorted(self.root.rglob("*")):
-            if path.name.endswith(NOTE) or path in needed or not path.is_file():
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                found.append(Leftover(path, path.stat().st_size, path.name.endswith(PART)))
-        return found
 
     # -- getting ------------------------------------------------------------------------------------------------------
 
@@ -184,16 +91,11 @@ class Store:
         watched = download or Download(model.source)
         watched.plan({str(file.path): file.size for file in model.files}, model.note)
         for file in model.files:
-            known = read_record(self._file_record(file.path), _FileRecord)
+            known = read_record(self.file_record(file.path), FileRecord)
             with self._locked(file.path, watched):
                 self._verify(file.path, None if known is None else known.sha256, watched, known.url if known else "")
         watched.enter("done")
         return self.find(model.source) or model
-
-    def touch(self, source: str) -> None:
-        """Remember that a model is used now."""
-        with contextlib.suppress(FileNotFoundError):
-            self._source_record(source).touch()
 
     # -- deleting -----------------------------------------------------------------------------------------------------
 
@@ -202,8 +104,8 @@ class Store:
 
         Whether a configured model needs it is for the caller to ask. Files outside the store stay.
         """
-        record_file = self._source_record(source)
-        model = self._recorded(read_record(record_file, _SourceRecord), record_file)
+        record_file = self.source_record(source)
+        model = self.recorded(read_record(record_file, SourceRecord), record_file)
         record_file.unlink(missing_ok=True)
         if model is None:
             return []
@@ -218,7 +120,7 @@ class Store:
 
         Raises `ValueError` for a file that is not in the store, `DownloadCancelled` if it is being fetched.
         """
-        if not self._owns(path):
+        if not self.owns(path):
             raise ValueError(f"{path} is not in the store {self.root}")
         target = path.with_name(path.name.removesuffix(PART))
         lock = self._lock(target)
@@ -226,12 +128,13 @@ class Store:
             lock.acquire(timeout=0)
         except Timeout:
             raise DownloadCancelled(f"{target} is being fetched now; end that first") from None
-        with lock:
-            lock.release()  # `with` has acquired it once more
+        try:
             for name in (path.name, target.name + NOTE):
                 path.with_name(name).unlink(missing_ok=True)
             if path == target:
-                self._file_record(path).unlink(missing_ok=True)
+                self.file_record(path).unlink(missing_ok=True)
+        finally:
+            lock.release()
         for folder in path.parents:
             if folder == self.root or not _remove_empty(folder):
                 break
@@ -251,7 +154,7 @@ class Store:
             self._get_file(file, _expected(file, sha256), downloader, download)
         if downloader is not None:
             names = [file.name if file.path is None else str(file.path) for file in model.files]
-            write_record(self._source_record(source), {"source": source, "files": names, "note": model.note})
+            write_record(self.source_record(source), {"source": source, "files": names, "note": model.note})
         found = self.find(source, sha256)
         if found is None:
             raise SourceUnavailable(f"the files of {shown(source)} were changed while they were fetched; try again")
@@ -278,16 +181,16 @@ class Store:
         self, file: RemoteFile, sha256: str | None, downloader: Downloader | None, download: Download,
     ) -> None:
         path = self.root / file.name if file.path is None else file.path
-        if file.path is None and not self._owns(path):
+        if file.path is None and not self.owns(path):
             raise InvalidSource(f"{shown(file.url)} would be kept at {path}, outside of {self.root}")
         with self._locked(path, download):
-            stored = self._stored(path)
+            stored = self.stored(path)
             if stored is not None and self._fits(stored, file, sha256):
                 download.here(file.name, stored.size, stored.size)
                 return
             if stored is not None and (file.path is not None or stored.sha256 is None):
                 # A file of the store that was changed must be what it was; others' files may change.
-                known = read_record(self._file_record(path), _FileRecord) if file.path is None else None
+                known = read_record(self.file_record(path), FileRecord) if file.path is None else None
                 try:
                     self._verify(path, sha256 or (known.sha256 if known else None), download, file.url)
                 except WrongFile:
@@ -320,7 +223,7 @@ class Store:
             raise
         finally:
             part.close()
-        self._remember(path, found, file.url)
+        self.remember(path, found, file.url)
 
     def _verify(self, path: Path, sha256: str | None, download: Download, url: str) -> None:
         """Hash a file and remember the result. Raises `ChecksumMismatch` or `WrongFile`."""
@@ -334,53 +237,12 @@ class Store:
             hasher.close()
         check_hash(str(path), found, sha256)
         check_header(path, str(path))
-        self._remember(path, found, url)
-
-    def _remember(self, path: Path, sha256: str, url: str) -> None:
-        status = path.stat()
-        write_record(self._file_record(path), {
-            "path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256, "url": url,
-        })
-
-    def _stored(self, path: Path) -> StoredFile | None:
-        """Return a file as it is; `sha256` only if it is as it was when it was verified."""
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        if not path.is_file():
-            return None
-        record = read_record(self._file_record(path), _FileRecord)
-        same = record is not None and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
-        return StoredFile(path, status.st_size, record.sha256 if record and same else None, self._owns(path))
-
-    def _recorded(self, record: _SourceRecord | None, file: Path) -> StoredModel | None:
-        if record is None or not record.files:
-            return None
-        files = [self._stored(self.root / name) for name in record.files]
-        there = tuple(one for one in files if one is not None)
-        if len(there) < len(files):
-            return None
-        try:
-            used = file.stat().st_mtime
-        except FileNotFoundError:
-            return None
-        return StoredModel(record.source, there, record.note, used)
+        self.remember(path, found, url)
 
     def _fits(self, stored: StoredFile, file: RemoteFile, sha256: str | None) -> bool:
         if stored.sha256 is None or (sha256 is not None and stored.sha256 != sha256.lower()):
             return False
         return file.size in (None, stored.size)
-
-    def _owns(self, path: Path) -> bool:
-        root = self.root.resolve()
-        return path.is_absolute() and path.parent.resolve().is_relative_to(root) and path.name not in {"", ".."}
-
-    def _source_record(self, source: str) -> Path:
-        return self.models_dir / "records" / "sources" / f"{key(source)}.json"
-
-    def _file_record(self, path: Path) -> Path:
-        return self.models_dir / "records" / "files" / f"{key(str(path))}.json"
 
     def _lock(self, path: Path) -> FileLock:
         folder = self.models_dir / "locks"

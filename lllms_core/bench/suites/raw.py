@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from random import Random
+from typing import Protocol
 
 from lllms_core.bench.children import OurServer, Peer, RawLoop, Server
 from lllms_core.bench.findings import Finding, best
@@ -21,6 +23,13 @@ PEER_TARGETS = {"llama_cpp.server": {1: 1.0, 8: 1.5}}
 
 Rates = tuple[float, float]
 """Tokens per second: while all were generating, and from the first request to the last token."""
+
+
+class Job(Protocol):
+    """Does the work once: answers all prompts at the same time."""
+
+    async def __call__(self, prompts: Sequence[str], max_tokens: int, *, seconds: float) -> list[Timeline]:
+        """Answer each prompt with so many tokens, for at most so many seconds."""
 
 
 async def run(plan: Plan) -> list[Finding]:
@@ -62,17 +71,14 @@ async def rounds(
     for number in range(-1, plan.rounds):
         random = Random(number * 1000 + clients)  # noqa: S311  # no secrets here
         prompts = [words(plan.prompt_tokens, random) for _ in range(clients)]
-        jobs: list[tuple[str, int | Server]] = [(server.name, server) for server in servers]
+        jobs: list[tuple[str, Job]] = [(server.name, partial(ask_all, server)) for server in servers]
         if raw is not None:
-            jobs += [(fixed(count), count) for count in thread_counts()]
+            jobs += [(fixed(count), partial(raw.run, threads=count)) for count in thread_counts()]
         turn = number % len(jobs)  # nobody is always the first, or always after the same one
         for name, job in jobs[turn:] + jobs[:turn]:
             told = "warm-up" if number < 0 else f"round {number + 1} of {plan.rounds}"
             plan.told(f"{people(clients)}, {told}: {name}")
-            if raw is not None and isinstance(job, int):
-                timelines = await raw.run(prompts, plan.max_tokens, job, seconds)
-            elif isinstance(job, Server):
-                timelines = await ask_all(job, prompts, plan.max_tokens, seconds)
+            timelines = await job(prompts, plan.max_tokens, seconds=seconds)
             if number >= 0:
                 rates.setdefault(name, []).append((decode_rate(timelines), output_rate(timelines)))
     return rates

@@ -1,44 +1,30 @@
 """What `[models.X.options]` may say for the gpt4all engine; everything is checked before C code sees it."""
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from attrs import Attribute, field, frozen, validators
+from attrs import field, frozen, validators
+
+from lllms_core.engines.validators import whole_number
 
 MAX_CONTEXT = 2**20
 MAX_BATCH = 128
 """gpt4all's own limit for the tokens of one pass over a prompt."""
-
-Validator = Callable[[Any, "Attribute[Any]", Any], None]
-
-
-def _whole(minimum: int, maximum: int, *words: str) -> Validator:
-    """An integer of this range, or one of the words."""
-
-    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
-        if isinstance(value, str) and value in words:
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            others = "".join(f' or "{word}"' for word in words)
-            raise ValueError(f"{attribute.name} is {value!r}; set an integer from {minimum} to {maximum}{others}")
-
-    return check
 
 
 @frozen
 class Options:
     """The keys of `[models.X.options]` for the gpt4all engine."""
 
-    context_length: int | Literal["auto"] = field(default="auto", validator=_whole(1, MAX_CONTEXT, "auto"))
+    context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, MAX_CONTEXT, "auto"))
     """Tokens that one request may hold, prompt and answer together. "auto": what the model was trained for, at most
     4096, since the memory of the KV cache grows with it."""
-    threads: int | Literal["auto"] = field(default="auto", validator=_whole(1, 1024, "auto"))
+    threads: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 1024, "auto"))
     """"auto" uses what the pool grants. A number is used as it is, as far as the pool grants it."""
-    batch_size: int = field(default=MAX_BATCH, validator=_whole(1, MAX_BATCH))
+    batch_size: int = field(default=MAX_BATCH, validator=whole_number(1, MAX_BATCH))
     """The most tokens of a prompt that are evaluated at once; a cancel waits for no more than these."""
     device: str = field(default="cpu", validator=validators.and_(validators.instance_of(str), validators.min_len(1)))
     """"cpu", or what gpt4all knows: "gpu", "kompute", "cuda", "amd", "nvidia", or the name of a device."""
-    gpu_layers: int = field(default=-1, validator=_whole(-1, 2**15))
+    gpu_layers: int = field(default=-1, validator=whole_number(-1, 2**15))
     """Layers on the GPU; -1: all. Without a GPU as `device` it changes nothing."""
     chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""

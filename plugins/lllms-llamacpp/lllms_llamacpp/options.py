@@ -1,10 +1,11 @@
 """What `[models.X.options]` may say for the llama.cpp engine; everything is checked before C code sees it."""
 
-from collections.abc import Callable
 from math import isfinite
 from typing import Any, Literal, get_args
 
 from attrs import Attribute, field, frozen, validators
+
+from lllms_core.engines.validators import Validator, whole_number
 
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """How keys or values of the KV cache are stored."""
@@ -15,21 +16,6 @@ RopeScaling = Literal["model", "none", "linear", "yarn", "longrope"]
 _UNQUANTISED = ("f32", "f16", "bf16")
 MAX_SEQUENCES = 256
 """llama.cpp's own limit for the sequences of one context."""
-
-Validator = Callable[[Any, "Attribute[Any]", Any], None]
-
-
-def _whole(minimum: int, maximum: int = 2**31 - 1, *words: str) -> Validator:
-    """An integer of this range, or one of the words."""
-
-    def check(_: object, attribute: "Attribute[Any]", value: object) -> None:
-        if isinstance(value, str) and value in words:
-            return
-        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
-            others = "".join(f' or "{word}"' for word in words)
-            raise ValueError(f"{attribute.name} is {value!r}; set an integer from {minimum} to {maximum}{others}")
-
-    return check
 
 
 def _number(minimum: float) -> Validator:
@@ -62,25 +48,25 @@ class Lora:
 class Options:
     """The keys of `[models.X.options]` for the llama.cpp engine."""
 
-    context_length: int | Literal["auto"] = field(default="auto", validator=_whole(1, 2**31 - 1, "auto"))
+    context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 2**31 - 1, "auto"))
     """Tokens that one request may hold, prompt and answer together. "auto": what the model was trained for, at most
     4096, since the memory of the KV cache grows with it."""
-    slots: int = field(default=4, validator=_whole(1, MAX_SEQUENCES))
+    slots: int = field(default=4, validator=whole_number(1, MAX_SEQUENCES))
     """Requests that run at once."""
-    kv_size: int | None = field(default=None, validator=validators.optional(_whole(1)))
+    kv_size: int | None = field(default=None, validator=validators.optional(whole_number(1)))
     """Tokens of KV cache that all slots share; by default `context_length` times `slots`. With less, requests whose
     prompt and answer have no room wait for others to end."""
-    kept_tokens: int | None = field(default=None, validator=validators.optional(_whole(0)))
+    kept_tokens: int | None = field(default=None, validator=validators.optional(whole_number(0)))
     """Tokens of past conversations that stay in the KV cache while requests run, although every step passes over them;
     by default 256 where sessions are stored, which bring the others back, else `context_length`."""
-    threads: int | Literal["auto"] = field(default="auto", validator=_whole(1, 1024, "auto"))
+    threads: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 1024, "auto"))
     """"auto" follows what the pool grants and what the machine has to spare, step by step. A number is used as it is,
     as far as the pool grants it."""
-    batch_size: int = field(default=512, validator=_whole(1, 2**20))
+    batch_size: int = field(default=512, validator=whole_number(1, 2**20))
     """The most tokens of one step, over all slots."""
-    micro_batch_size: int = field(default=512, validator=_whole(1, 2**20))
+    micro_batch_size: int = field(default=512, validator=whole_number(1, 2**20))
     """The most tokens that go through the layers together; at most `batch_size` counts."""
-    gpu_layers: int = field(default=-1, validator=_whole(-1))
+    gpu_layers: int = field(default=-1, validator=whole_number(-1))
     """Layers on the GPU; -1: all. Without a GPU, or in a build without GPU support, it changes nothing."""
     flash_attention: Literal["auto", "on", "off"] = field(
         default="auto", validator=_one_of(Literal["auto", "on", "off"]),
@@ -117,7 +103,7 @@ class Options:
     """Cut texts that are too long to embed, rather than refuse them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
     """The model was trained so that its vectors may be cut: requests may ask for fewer `dimensions`."""
-    seed: int | None = field(default=None, validator=validators.optional(_whole(-(2**63), 2**63 - 1)))
+    seed: int | None = field(default=None, validator=validators.optional(whole_number(-(2**63), 2**63 - 1)))
     """The seed of requests that bring none; by default each draws its own."""
 
     def __attrs_post_init__(self) -> None:

@@ -1,0 +1,160 @@
+"""What model files are on this disk, and what is remembered of them; nothing here reads, fetches or deletes one."""
+
+import contextlib
+from pathlib import Path
+
+from attrs import frozen
+
+from lllms_core.store.part import NOTE, PART
+from lllms_core.store.records import key, read_record, read_records, write_record
+
+
+@frozen
+class StoredFile:
+    """A file of a model, on this disk."""
+
+    path: Path
+    size: int
+    sha256: str | None
+    """As it was when the file was verified; None if it never was, or was changed since."""
+    owned: bool
+    """Whether it lies in the store; others' files are used in place, and never deleted."""
+
+
+@frozen
+class StoredModel:
+    """A source whose files are all on this disk."""
+
+    source: str
+    files: tuple[StoredFile, ...]
+    """The first is the one that an engine loads."""
+    note: str = ""
+    """What the source was taken to mean, if it left a choice."""
+    used: float = 0.0
+    """When it was last fetched or loaded, as seconds since 1970; 0 if that is not known."""
+
+    @property
+    def path(self) -> Path:
+        """The file that an engine loads."""
+        return self.files[0].path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+
+@frozen
+class Leftover:
+    """A file in the store that no complete model needs: a partial download, or one that no source stands for."""
+
+    path: Path
+    size: int
+    partial: bool
+
+
+@frozen
+class SourceRecord:
+    """What a source was resolved to, written when all of it was there."""
+
+    source: str
+    files: tuple[str, ...]
+    """Names in the store, or absolute paths of files that are elsewhere."""
+    note: str = ""
+
+
+@frozen
+class FileRecord:
+    """A file that was verified, as it was then."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    url: str = ""
+
+
+@frozen
+class Shelf:
+    """The folder of the model files, and the records of sources and files beside it."""
+
+    models_dir: Path
+
+    @property
+    def root(self) -> Path:
+        """The folder that the files of the store are in."""
+        return self.models_dir / "models"
+
+    def path(self, source: str) -> Path:
+        """Return what a plain path means: absolute, from `~`, or inside `models_dir`."""
+        return (self.models_dir / Path(source).expanduser()).absolute()
+
+    def models(self) -> list[StoredModel]:
+        """Return every source whose files are all here, sorted by source; they may have changed (`sha256` is None)."""
+        found = (
+            self.recorded(record, file)
+            for file, record in read_records(self.models_dir / "records" / "sources", SourceRecord)
+        )
+        return sorted((model for model in found if model is not None), key=lambda model: model.source)
+
+    def leftovers(self) -> list[Leftover]:
+        """Return the files in the store that no model of `models` needs, sorted by path."""
+        needed = {file.path for model in self.models() for file in model.files}
+        found: list[Leftover] = []
+        for path in sorted(self.root.rglob("*")):
+            if path.name.endswith(NOTE) or path in needed or not path.is_file():
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                found.append(Leftover(path, path.stat().st_size, path.name.endswith(PART)))
+        return found
+
+    def touch(self, source: str) -> None:
+        """Remember that a model is used now."""
+        with contextlib.suppress(FileNotFoundError):
+            self.source_record(source).touch()
+
+    def stored(self, path: Path) -> StoredFile | None:
+        """Return a file as it is; `sha256` only if it is as it was when it was verified."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        if not path.is_file():
+            return None
+        record = read_record(self.file_record(path), FileRecord)
+        same = record is not None and (record.size, record.mtime_ns) == (status.st_size, status.st_mtime_ns)
+        return StoredFile(path, status.st_size, record.sha256 if record and same else None, self.owns(path))
+
+    def recorded(self, record: SourceRecord | None, file: Path) -> StoredModel | None:
+        """Return the model of a source's record, which is in `file`; None unless all its files are there."""
+        if record is None or not record.files:
+            return None
+        files = [self.stored(self.root / name) for name in record.files]
+        there = tuple(one for one in files if one is not None)
+        if len(there) < len(files):
+            return None
+        try:
+            used = file.stat().st_mtime
+        except FileNotFoundError:
+            return None
+        return StoredModel(record.source, there, record.note, used)
+
+    def remember(self, path: Path, sha256: str, url: str) -> None:
+        """Remember that a file was verified, as it is now."""
+        status = path.stat()
+        write_record(self.file_record(path), {
+            "path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256, "url": url,
+        })
+
+    def owns(self, path: Path) -> bool:
+        """Whether a path lies in the store."""
+        root = self.root.resolve()
+        return path.is_absolute() and path.parent.resolve().is_relative_to(root) and path.name not in {"", ".."}
+
+    def source_record(self, source: str) -> Path:
+        """Where it is remembered what a source was resolved to."""
+        return self.models_dir / "records" / "sources" / f"{key(source)}.json"
+
+    def file_record(self, path: Path) -> Path:
+        """Where it is remembered how a file was verified."""
+        return self.models_dir / "records" / "files" / f"{key(str(path))}.json"
