@@ -46,6 +46,7 @@ def build_request(
     _merge_limits(checked)
     _merge_scores(checked, chat=messages is not None)
     _check_counts(checked)
+    _check_echo(checked, entry)
     settle_tools(checked)
     _check_tools(checked, entry)
     if checked.get("timeout") is not None:
@@ -119,6 +120,17 @@ def _check_counts(checked: dict[str, Any]) -> None:
         raise InvalidRequest(f"'best_of' is {best_of}, less than 'n', which is {n}", "best_of", "invalid_value")
     if checked.get("suffix") == "":
         del checked["suffix"]  # says the same as none, for every engine
+
+
+def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
+    """Refuse to tell how likely the prompt is, where the engine cannot, or something else than the prompt is read."""
+    if not checked.get("echo") or checked.get("top_logprobs") is None:
+        return
+    if "echo" not in entry.engine.parameters:
+        raise unsupported("echo", "false", by=f"engine '{entry.engine.name}' together with 'logprobs'")
+    if "suffix" in checked:
+        raise InvalidRequest("'echo' with 'logprobs' cannot be had with a 'suffix'; leave one out", "echo",
+                             "invalid_value")
 
 
 def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:

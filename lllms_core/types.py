@@ -164,6 +164,8 @@ class Request:
     """So many answers are written, and the `n` likeliest (by the mean of their tokens' log-probabilities) are kept."""
     top_logprobs: int | None = None
     """With each token's log-probability, those of so many likeliest ones are told; None: not even the token's own."""
+    echo: bool = False
+    """Whether the prompt belongs to what is told: where tokens have log-probabilities, its own have them, too."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """At most so many generated tokens; None: as many as the context has room for."""
@@ -202,6 +204,11 @@ class Request:
         """Whether the answers' tokens have scores."""
         return self.top_logprobs is not None or self.count > self.n
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's tokens have scores."""
+        return self.echo and self.top_logprobs is not None
+
 
 @frozen
 class Usage:
@@ -238,6 +245,15 @@ class TokenScore:
 
 
 @frozen
+class PromptScores:
+    """How likely the tokens of a prompt were, each behind those before it."""
+
+    first: bytes
+    """The first token: nothing stands before it, so it has no probability."""
+    rest: tuple[TokenScore, ...] = ()
+
+
+@frozen
 class CallPiece:
     """A piece of a call: the first one of each call brings its id and name, the others more of its arguments."""
 
@@ -269,6 +285,8 @@ class Delta:
     """Why this answer is complete, while others of the request are not; with the last one comes `finish`."""
     scores: tuple[TokenScore, ...] = ()
     """Of the tokens that begin in this piece's text, if the request asks for them."""
+    prompt_scores: PromptScores | None = None
+    """Of the prompt's tokens, once, before the text of any answer, if the request asks for them."""
 
     @property
     def last(self) -> bool:

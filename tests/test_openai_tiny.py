@@ -114,3 +114,33 @@ async def test_the_async_client_gets_the_same(url: str) -> None:
             streamed = await stream.get_final_completion()
     assert sync == [choice.message.content for choice in answer.choices] == ["\N{GRINNING FACE}"] * 2
     assert sync == [choice.message.content for choice in streamed.choices]
+
+
+@pytest.mark.parametrize("prompt", ["The capital of France is Paris.", [3, 300, 301, 302], "<|im_start|>user\nHi"])
+def test_echoed_prompts_are_scored(http: httpx.Client, prompt: str | list[int]) -> None:
+    """Tokens, log-probabilities and places cover the text of the prompt and of the answer; streams say the same."""
+    body = {"model": "tiny-chat", "prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 3, "temperature": 0}
+    answer = whole(http, TEXT, body)
+    [choice] = answer["choices"]
+    logprobs = choice["logprobs"]
+    assert "".join(logprobs["tokens"]) == choice["text"]
+    assert all(choice["text"][at:].startswith(token) for at, token in zip(
+        logprobs["text_offset"], logprobs["tokens"], strict=True,
+    ))
+    assert all(value is None or value <= 0 for value in logprobs["token_logprobs"])
+    [other] = streamed(http, TEXT, body)["choices"]
+    assert other["text"] == choice["text"]
+    assert other["logprobs"]["tokens"] == logprobs["tokens"]
+
+
+def test_a_text_is_judged_by_its_likelihood(url: str) -> None:
+    """Programs that compare texts get the log-probabilities of prompts alone: what is true is likelier."""
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        texts = ["The capital of France is Paris.", "The capital of France is count."]
+        answer = client.completions.create(model="tiny-chat", prompt=texts, max_tokens=0, echo=True, logprobs=0)
+    likelihoods = []
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.token_logprobs is not None
+        likelihoods.append(sum(value or 0.0 for value in choice.logprobs.token_logprobs))
+    assert likelihoods[0] > likelihoods[1]

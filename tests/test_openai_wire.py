@@ -32,12 +32,12 @@ def test_a_chat_is_read() -> None:
     wanted = chat(temperature=0, n=None, stop=["a"], top_k=3, stream=True, stream_options={"include_usage": True})
     parameters = {"temperature": 0, "stop": ["a"], "top_k": 3}
     messages = (Message("user", "Hi"),)
-    assert wanted == Completion("m", parameters, messages, (), echo=False, stream=True, include_usage=True)
+    assert wanted == Completion("m", parameters, messages, (), stream=True, include_usage=True)
 
 
 def test_a_text_is_read() -> None:
     """A prompt is kept as it is, also an empty one."""
-    assert Completion("m", {}, None, ("",), echo=True, stream=False, include_usage=False) == text(prompt="", echo=True)
+    assert Completion("m", {"echo": True}, None, ("",), stream=False, include_usage=False) == text(prompt="", echo=True)
 
 
 def test_roles_and_parts_are_read() -> None:

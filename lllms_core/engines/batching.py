@@ -11,17 +11,16 @@ from time import perf_counter
 
 from attrs import evolve
 
-from lllms_core.chat import ChatTemplate, Prompt, Segment, call_constraint, chat_prompt
-from lllms_core.engines.answer import AnswerText
+from lllms_core.chat import ChatTemplate
 from lllms_core.engines.cache import SequenceCache
-from lllms_core.engines.choices import Choices, choice
+from lllms_core.engines.choices import Choices
+from lllms_core.engines.opening import open_runs, read_prompt
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.preload import preload_tokens
 from lllms_core.engines.run import Run
 from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.engines.tokens import Feed, Interrupted, KVCacheFull, TokenModel
-from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed, RequestError
-from lllms_core.text import ScoreLog
+from lllms_core.errors import EngineFailed, ModelLoadFailed, RequestError
 from lllms_core.types import Delta, Finish, FinishReason, Preload, Request
 
 LONGEST_WAIT = 0.01
@@ -53,6 +52,7 @@ class BatchingModel(TokenModel):
         sequences: int | None = None,
         kept_tokens: int | None = None,
         batch_size: int = 512,
+        logit_rows: int | None = None,
         template: ChatTemplate | None = None,
         can_trim: bool = True,
         can_trim_imported: bool = True,
@@ -61,12 +61,14 @@ class BatchingModel(TokenModel):
 
         `kept_tokens` bounds what stays of past conversations while requests run, since the cells that it fills slow
         every decode a little; None: 256 where sessions are stored, so that the others can come back from there, else as
-        many as one request may hold. `batch_size` is the most tokens of one decode; `can_trim` is False for models
-        whose sequences cannot be cut, `can_trim_imported` for those that can cut only what they evaluated themselves.
+        many as one request may hold. `batch_size` is the most tokens of one decode, `logit_rows` the most of them whose
+        logits it can return (None: all), at least `slots`; `can_trim` is False for models whose sequences cannot be
+        cut, `can_trim_imported` for those that can cut only what they evaluated themselves.
         """
         self.slots = slots
         self.context_length = min(context_length, kv_size)
         self.batch_size = batch_size
+        self._logit_rows = batch_size if logit_rows is None else logit_rows
         self._kept_tokens = kept_tokens
         self.template = template
         self.tasks = frozenset({"chat", "text", "render"} if template else {"text"})
@@ -90,25 +92,7 @@ class BatchingModel(TokenModel):
 
     def open(self, request: Request) -> None:
         """Tokenise the prompt, and refuse what can never fit."""
-        shown = self._prompt(request)
-        prompt = self._prompt_tokens(request, shown)
-        if not prompt:
-            raise InvalidRequest(
-                f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
-            )
-        limit = len(prompt) + self.answer_limit(request, len(prompt))
-        constraint = request.constraint
-        if request.tools and shown.form.calls is not None:
-            constraint = call_constraint(request, shown.form.calls, self.grammar_names())
-        choices: Choices[Run] = Choices(request, len(prompt), request.count)
-        opening = None if constraint is None else self._opening(request, shown)
-        for index in range(request.count):
-            matcher = None if constraint is None else self.matcher(constraint)
-            output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
-            log = ScoreLog(output) if request.scored else None
-            run = Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher)
-            run.opening = opening
-            (choices.held if index else self._waiting).append(run)
+        self._waiting.append(open_runs(self, self.template, request)[0])
 
     def preload(self, request_id: str, preload: Preload) -> None:
         """Evaluate what conversations begin with; it stays in cells of its own, shared by all that begin so."""
@@ -150,15 +134,21 @@ class BatchingModel(TokenModel):
                 self._rewind(run)
             return refused
         generating = sum(feed.logits and len(feed.tokens) == 1 for feed in feeds)
-        self._pace.observe(generating, sum(len(feed.tokens) for feed in feeds) - generating, perf_counter() - started)
+        if not any(feed.all_logits for feed in feeds):  # those cost more, and are rare
+            tokens = sum(len(feed.tokens) for feed in feeds)
+            self._pace.observe(generating, tokens - generating, perf_counter() - started)
         for (run, count), feed in zip(runs, feeds, strict=True):
             self._cache.table.extend(run.sequence, feed.tokens)
             run.evaluated += count
-        ready = [run for (run, _), feed in zip(runs, feeds, strict=True) if feed.logits]
-        deltas = [
-            # One answer's failure ends the others to its request.
-            self._next_token(run, row) for run, row in zip(ready, rows, strict=True) if run.key in self._runs
-        ]
+        seen = [(run, feed) for (run, _), feed in zip(runs, feeds, strict=True) if feed.logits]
+        deltas = []
+        for (run, feed), row in zip(seen, rows, strict=True):
+            if run.key not in self._runs:
+                continue  # one answer's failure ends the others to its request
+            if feed.all_logits:
+                self._score_prompt(run, feed, row)
+            if not run.pending:
+                deltas.append(self._next_token(run, row))
         return [*refused, *deltas]
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
@@ -195,34 +185,9 @@ class BatchingModel(TokenModel):
 
     def to_prompt(self, request: Request) -> str:
         """The prompt of a chat, as the model's template writes it."""
-        return "".join(segment.text for segment in self._prompt(request).segments)
+        return "".join(segment.text for segment in read_prompt(self.template, request).segments)
 
     # -- how it works -------------------------------------------------------------------------------------------------
-
-    def _opening(self, request: Request, prompt: Prompt) -> int | None:
-        """The token with which a constrained answer may begin to think by itself, if it is one token."""
-        form = prompt.form.reasoning
-        if form is None or prompt.thinking:
-            return None
-        over = prompt.segments[-1].text.rstrip().endswith(form.end)
-        continued = request.messages is not None and request.messages[-1].role == "assistant"
-        return None if over or continued else self.control_token(form.start)
-
-    def _prompt_tokens(self, request: Request, prompt: Prompt) -> list[int]:
-        if isinstance(request.prompt, tuple):
-            return [*request.prompt]
-        return self.tokenize(prompt.segments) if request.suffix is None else self.infill(request)
-
-    def _prompt(self, request: Request) -> Prompt:
-        if request.messages is None:
-            text = request.prompt if isinstance(request.prompt, str) else ""
-            return Prompt([Segment(text, parse_special=True)])
-        if self.template is None:
-            raise InvalidRequest(
-                f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
-                "messages",
-            )
-        return chat_prompt(self.template, request)
 
     def _refuse(self) -> list[Delta]:
         """End the requests whose constraint cannot be kept."""
@@ -247,8 +212,8 @@ class BatchingModel(TokenModel):
                 continue
             token_seconds = self._pace.prompt_token
             admission = (
-                self._cache.admit(run.tokens, run.limit, run.session, token_seconds)
-                if run.request.cache_prompt else self._cache.admit_alone(run.limit)
+                self._cache.admit_alone(run.limit, hide=not run.request.cache_prompt)
+                if run.alone else self._cache.admit(run.tokens, run.limit, run.session, token_seconds)
             )
             if admission is None:
                 self._blocked = True
@@ -266,7 +231,7 @@ class BatchingModel(TokenModel):
     def _ask(self, run: Run) -> bool:
         """Ask for a stored session of this conversation if that may be worth it; whether an answer is to come."""
         link = self._cache.link
-        if link is None or run.asked or not run.request.cache_prompt:
+        if link is None or run.asked or run.alone:
             return False
         known = self._cache.known(run.tokens)
         if run.prompt_length - 1 - known < link.min_tokens:
@@ -288,15 +253,20 @@ class BatchingModel(TokenModel):
         """Who is fed how many tokens in the next decode: first those who generate, then prompts in chunks."""
         generating = [run for run in self._runs.values() if run.pending == 1]
         prompts = [run for run in self._runs.values() if run.pending > 1]
-        budget = self._pace.prompt_budget(len(generating), self.batch_size)
-        shares = share_out(budget, [run.pending for run in prompts])
+        scored = sum(run.prompt_scores is not None for run in prompts)
+        # A scored prompt has a row for each token, everybody else one.
+        rows = (self._logit_rows - len(self._runs) + scored) // max(1, scored)
+        wanted = [run.pending if run.prompt_scores is None else min(run.pending, rows) for run in prompts]
+        shares = share_out(self._pace.prompt_budget(len(generating), self.batch_size), wanted)
         return [(run, 1) for run in generating] + [
             (run, share) for run, share in zip(prompts, shares, strict=True) if share
         ]
 
     def _feed(self, run: Run, count: int) -> Feed:
         end = run.evaluated + count
-        return Feed(run.sequence, run.evaluated, run.tokens[run.evaluated : end], logits=end == len(run.tokens))
+        scored = run.prompt_scores is not None
+        tokens = run.tokens[run.evaluated : end]
+        return Feed(run.sequence, run.evaluated, tokens, logits=scored or end == len(run.tokens), all_logits=scored)
 
     def _decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
         try:
@@ -309,10 +279,29 @@ class BatchingModel(TokenModel):
         """Take a sequence back to before an interrupted decode, or to its beginning where it cannot be cut."""
         if not self._cache.rewind(run.sequence, run.evaluated):
             run.evaluated = run.cached = 0
+            if run.prompt_scores:
+                run.prompt_scores.clear()
             if run.index == 0:
                 run.choices.cached_tokens = 0
 
+    def _score_prompt(self, run: Run, feed: Feed, row: int) -> None:
+        """Note how likely those tokens of a prompt were that come behind the ones of a feed."""
+        assert run.prompt_scores is not None  # noqa: S101  # else not all logits are asked for
+        first = row - len(feed.tokens) + 1
+        for at, token in enumerate(run.tokens[feed.position + 1 : run.evaluated + 1]):
+            score = self.score(first + at, token, run.request.top_logprobs or 0)
+            run.prompt_scores.append(evolve(score, piece=self._shown(token)))
+
+    def _shown(self, token: int) -> bytes:
+        return self.piece(token) or self.control_text(token).encode()
+
     def _next_token(self, run: Run, row: int) -> Delta:
+        """Choose a token, and tell of it; with an answer's first one, of the prompt if that is wanted."""
+        scores = run.take_prompt_scores(self._shown(run.tokens[0]))
+        delta = self._choose_token(run, row)
+        return delta if scores is None else evolve(delta, prompt_scores=scores)
+
+    def _choose_token(self, run: Run, row: int) -> Delta:
         assert run.sampler is not None  # noqa: S101  # only admitted runs are fed
         if run.choices.held:
             self._waiting.extend(run.choices.held)

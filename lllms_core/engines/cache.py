@@ -90,13 +90,14 @@ class SequenceCache:
         self._take(place, total)
         return Admission(place.target, place.keep)
 
-    def admit_alone(self, total: int) -> Admission | None:
-        """Place a request that neither uses nor leaves anything; None while there is no room."""
+    def admit_alone(self, total: int, *, hide: bool) -> Admission | None:
+        """Place a request that uses nothing, nor leaves anything if it is to `hide`; None while there is no room."""
         place = self.table.place_afresh(0, total)
         if place is None:
             return None
         self._take(place, total)
-        self.table.hide(place.target)
+        if hide:
+            self.table.hide(place.target)
         return Admission(place.target, 0)
 
     def release(self, sequence: int) -> None:

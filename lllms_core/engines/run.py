@@ -9,7 +9,7 @@ from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.sessions import Session
 from lllms_core.engines.tokens import Matcher, Sampler
 from lllms_core.text import ScoreLog
-from lllms_core.types import Request
+from lllms_core.types import PromptScores, Request, TokenScore
 
 if TYPE_CHECKING:
     from lllms_core.engines.choices import Choices
@@ -44,6 +44,8 @@ class Run:
     asked: bool = False
     asking: bool = False
     """Whether it waits for the answer to whether there is a session."""
+    prompt_scores: list[TokenScore] | None = None
+    """Of the prompt's tokens from the second on, where they are wanted and were not told yet."""
     pin: bool = False
     """Whether it is the preload, which stays."""
 
@@ -56,6 +58,16 @@ class Run:
     def generated(self) -> int:
         """How many tokens the model has added."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def alone(self) -> bool:
+        """Whether it evaluates all of its prompt itself."""
+        return self.prompt_scores is not None or not self.request.cache_prompt
+
+    def take_prompt_scores(self, first: bytes) -> PromptScores | None:
+        """Return the scores of the prompt, once, if they are wanted; `first` is its first token."""
+        scores, self.prompt_scores = self.prompt_scores, None
+        return None if scores is None else PromptScores(first, tuple(scores))
 
     @property
     def pending(self) -> int:

@@ -14,7 +14,7 @@ from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.queries import Embeddings, EmbedRequest
 from lllms_core.text import ScoreLog
-from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenScore, Usage
+from lllms_core.types import Delta, FinishReason, Message, PromptScores, Request, Task, TokenScore, Usage
 
 
 @frozen
@@ -54,6 +54,8 @@ class _Run:
     """At most so many tokens."""
     tokens: int = 0
     cached_tokens: int = 0
+    prompt_told: bool = False
+    """Whether the scores of the prompt are told, or are not wanted."""
     wake: float = 0.0
     """Paused until then, on the clock of `monotonic`."""
 
@@ -106,6 +108,10 @@ class SerialModel(Model):
     def complete(self, prompt: str, request: Request) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
         """Continue `prompt`, piece by piece."""
         raise InvalidRequest(f"model '{request.model}' cannot continue text; use /v1/chat/completions", "prompt")
+
+    def score_prompt(self, prompt: str, request: Request) -> PromptScores:
+        """Say how likely a prompt's tokens are; only asked for if the engine declares `echo`."""
+        raise NotImplementedError
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return a vector of any length but 0 for each text, and how many tokens the texts have together.
@@ -168,7 +174,7 @@ class SerialModel(Model):
         """Take the next piece of every open request; while all pause, wait for a moment, or for `interrupt`."""
         now = monotonic()
         runs = list(self._open.values())
-        deltas = [delta for run in runs if run.wake <= now and (delta := self._advance(run)) is not None]
+        deltas = [delta for run in runs if run.wake <= now and (delta := self._turn(run)) is not None]
         if self._embedding:
             return deltas + [d for run in list(self._embedding.values()) if (d := self._embed_next(run)) is not None]
         if runs and not deltas:
@@ -192,7 +198,12 @@ class SerialModel(Model):
         text = request.messages is None
         pieces = self.complete(self.prompt_text(request), request) if text else self.chat(request)
         output = self.answer_text(request, index)
-        self._open[request.id] = _Run(request, choices, index, iter(pieces), output, ScoreLog(output), limit)
+        run = _Run(request, choices, index, iter(pieces), output, ScoreLog(output), limit)
+        run.prompt_told = index > 0 or not request.scores_prompt
+        self._open[request.id] = run
+
+    def _turn(self, run: _Run) -> Delta | None:
+        return self._advance(run) if run.prompt_told else self._tell_prompt(run)
 
     def _advance(self, run: _Run) -> Delta | None:
         if run.tokens >= run.limit:
@@ -202,9 +213,7 @@ class SerialModel(Model):
         except StopIteration as end:
             return self._finish(run, "stop", usage=end.value)
         except (RequestError, EngineFailed) as error:
-            del self._open[run.request.id]
-            text, _ = run.output.end("cancelled")
-            return Delta(run.request.id, text, error=error, index=run.index)
+            return self._fail(run, error)
         if isinstance(piece, Pause | Reused):
             run.note(piece)
             return None
@@ -218,6 +227,19 @@ class SerialModel(Model):
         thought, calls = run.output.take()
         scores = run.log.take()
         return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
+
+    def _tell_prompt(self, run: _Run) -> Delta:
+        run.prompt_told = True
+        try:
+            scores = self.score_prompt(self.prompt_text(run.request), run.request)
+        except (RequestError, EngineFailed) as error:
+            return self._fail(run, error)
+        return Delta(run.request.id, prompt_scores=scores)
+
+    def _fail(self, run: _Run, error: RequestError | EngineFailed) -> Delta:
+        del self._open[run.request.id]
+        text, _ = run.output.end("cancelled")
+        return Delta(run.request.id, text, error=error, index=run.index)
 
     def _embed_next(self, run: VectorRun) -> Delta | None:
         request, start = run.request, len(run.results)

@@ -30,6 +30,8 @@ class Feed:
     tokens: Sequence[int]
     logits: bool
     """Whether the logits after the last token are wanted."""
+    all_logits: bool = False
+    """Whether those after every other token are wanted, too; only asked for if the engine declares `echo`."""
 
 
 class Sampler(Protocol):
@@ -85,8 +87,9 @@ class TokenModel(Model):
 
     @abstractmethod
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
-        """Evaluate all feeds in one pass and return, for each that wants logits, the row to sample from.
+        """Evaluate all feeds in one pass and return, for each that wants logits, the row of those after its last token.
 
+        The rows of the tokens before that one, of a feed that wants them, are the numbers before it.
         Raises `Interrupted` if it stopped because `interrupt` was set, `KVCacheFull` if there is no room.
         """
 

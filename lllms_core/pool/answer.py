@@ -7,7 +7,7 @@ from attrs import frozen
 
 from lllms_core.chat import gather_message
 from lllms_core.queries import AnyRequest
-from lllms_core.types import Delta, Finish, FinishReason, Message, Request, TokenScore
+from lllms_core.types import Delta, Finish, FinishReason, Message, PromptScores, Request, TokenScore
 
 
 @frozen
@@ -19,6 +19,8 @@ class Choice:
     reason: FinishReason
     scores: tuple[TokenScore, ...] = ()
     """Of its tokens, if the request asks for them."""
+    prompt_scores: PromptScores | None = None
+    """Of the prompt's tokens, if the request asks for them."""
 
     @property
     def likelihood(self) -> float:
@@ -58,12 +60,13 @@ def choices(request: AnyRequest, deltas: Sequence[Delta], finish: Finish) -> tup
     parts: dict[int, list[Delta]] = {index: [] for index in reasons}
     for delta in deltas:
         parts[delta.index].append(delta)
-    found = [_choice(parts[index], reasons[index]) for index in sorted(parts)]
+    prompt = next((delta.prompt_scores for delta in deltas if delta.prompt_scores is not None), None)
+    found = [_choice(parts[index], reasons[index], prompt) for index in sorted(parts)]
     if request.count > request.n:
         found.sort(key=lambda one: -one.likelihood)
     return tuple(found[: request.n])
 
 
-def _choice(deltas: Sequence[Delta], reason: FinishReason) -> Choice:
+def _choice(deltas: Sequence[Delta], reason: FinishReason, prompt: PromptScores | None) -> Choice:
     scores = tuple(score for delta in deltas for score in delta.scores)
-    return Choice(gather_message(deltas), reason, scores)
+    return Choice(gather_message(deltas), reason, scores, prompt)

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
-from typing import Any
+from typing import Any, cast
 
 from attrs import frozen
 
 from lllms_core.builtin.openai.calls import delta_values, message_value
-from lllms_core.builtin.openai.logprobs import ChatLogprobs, Logprobs, TextLogprobs
+from lllms_core.builtin.openai.logprobs import ChatLogprobs, Logprobs, TextLogprobs, write_prompt
 from lllms_core.pool.answer import Choice
-from lllms_core.types import Delta, Finish, FinishReason, Task, Usage
+from lllms_core.types import Delta, Finish, FinishReason, PromptScores, Task, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -82,12 +82,20 @@ def whole_answer(asked: Asked, head: Head, choices: Sequence[Choice], counts: Us
 
 
 def _choice(asked: Asked, index: int, choice: Choice) -> dict[str, object]:
-    logprobs = asked.logprobs(index).write(choice.scores) if asked.scored else None
+    logprobs = _logprobs(asked, index, choice) if asked.scored else None
     reason = finish_reason(choice.reason, functions=asked.functions)
     shown: dict[str, object] = {"index": index, "logprobs": logprobs, "finish_reason": reason}
     if asked.chat:
         return {**shown, "message": message_value(choice.message, functions=asked.functions)}
     return {**shown, "text": asked.before(index) + choice.message.content}
+
+
+def _logprobs(asked: Asked, index: int, choice: Choice) -> Mapping[str, object]:
+    answer = asked.logprobs(index).write(choice.scores)
+    if choice.prompt_scores is None:
+        return answer
+    prompt = write_prompt(asked.before(index), choice.prompt_scores)
+    return {key: [*prompt[key], *cast("list[object]", answer[key])] for key in prompt}
 
 
 def finish_reason(reason: FinishReason, *, functions: bool) -> str:
@@ -116,6 +124,8 @@ class Events:
         if include_usage:
             self._common["usage"] = None
         self._logprobs = [asked.logprobs(index) for index in range(asked.count)]
+        self._prompts: dict[int, PromptScores] = {}
+        """The scores of the prompts, by their numbers."""
         self._begun: set[int] = set()
         self._open = set(range(asked.count))
         # The choices come last, so that the text can be set between two constant strings.
@@ -130,7 +140,7 @@ class Events:
 
     def delta(self, delta: Delta) -> bytes:
         """Return what a delta brings: the beginning of a choice, a piece, its end; nothing if it says nothing."""
-        if delta.reasoning or delta.calls or delta.scores or delta.ended is not None:
+        if delta.reasoning or delta.calls or delta.scores or delta.prompt_scores or delta.ended is not None:
             return self._rich(delta)
         if not delta.text:
             return b""
@@ -150,12 +160,15 @@ class Events:
         if self._asked.chat:
             # Nothing is said of an answer before it is known whether it begins with text.
             return self._choice(index, {"delta": {"role": "assistant", "content": "" if text else None}})
-        echo = self._asked.before(index)
-        return self._choice(index, {"text": echo}) if echo else b""
+        echo, scores = self._asked.before(index), self._prompts.get(index // self._asked.n)
+        logprobs = None if scores is None else write_prompt(echo, scores)
+        return self._choice(index, {"text": echo}, logprobs) if echo else b""
 
     def _rich(self, delta: Delta) -> bytes:
         """Return the chunks of a delta that is more than text: thoughts, text, calls, end."""
         index = delta.index
+        if delta.prompt_scores is not None:
+            self._prompts[index // self._asked.n] = delta.prompt_scores
         others = [{"delta": value} for value in delta_values(delta, functions=self._asked.functions)]
         thoughts = len(others[:1]) if delta.reasoning else 0
         chunks = [self._choice(index, content) for content in others[:thoughts]]

@@ -1,16 +1,18 @@
-"""The log-probabilities of tokens in OpenAI's two shapes: that of chats, and the older one of texts."""
+"""The log-probabilities of tokens in OpenAI's two shapes: that of chats, and the older one of texts; pure."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from lllms_core.types import TokenScore
+from attrs import evolve
+
+from lllms_core.types import PromptScores, TokenScore
 
 
 class Logprobs(Protocol):
     """Writes the `logprobs` of one choice, in as many pieces as it comes in."""
 
-    def write(self, scores: Sequence[TokenScore]) -> dict[str, object]:
+    def write(self, scores: Sequence[TokenScore]) -> Mapping[str, object]:
         """Return the object for the next tokens."""
 
 
@@ -36,22 +38,53 @@ class TextLogprobs:
         self._offset = offset
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def write(self, scores: Sequence[TokenScore]) -> dict[str, object]:
+    def write(self, scores: Sequence[TokenScore]) -> dict[str, list[object]]:
         """Return the object for the next tokens."""
-        offsets = []
-        for score in scores:
-            offsets.append(self._offset)
-            self._offset += len(self._decoder.decode(score.piece))
         return {
             "tokens": [shown(score.piece) for score in scores],
             "token_logprobs": [score.logprob for score in scores],
-            # The token itself is among them, likely or not.
-            "top_logprobs": [
-                {shown(piece): logprob for piece, logprob in (*score.top, (score.piece, score.logprob))}
-                for score in scores
-            ],
-            "text_offset": offsets,
+            "top_logprobs": [_likeliest(score) for score in scores],
+            "text_offset": [self.place(score.piece) for score in scores],
         }
+
+    def place(self, piece: bytes) -> int:
+        """Return where the next token begins, which has these bytes."""
+        offset = self._offset
+        self._offset += len(self._decoder.decode(piece))
+        return offset
+
+
+def write_prompt(text: str, scores: PromptScores) -> dict[str, list[object]]:
+    """Return the object for the tokens of a prompt that is echoed as `text`; the first one has no probability.
+
+    A token that is no part of the text, as BOS before it, is not shown.
+    """
+    first, rest = _fit(text.encode(errors="replace"), scores)
+    writer = TextLogprobs()
+    if not first:
+        return writer.write(rest)
+    heads = {"tokens": shown(first), "token_logprobs": None, "top_logprobs": None, "text_offset": writer.place(first)}
+    written = writer.write(rest)
+    return {key: [head, *written[key]] for key, head in heads.items()}
+
+
+def _fit(text: bytes, scores: PromptScores) -> tuple[bytes, tuple[TokenScore, ...]]:
+    """The first token and the others, so that they spell the text as far as they can."""
+    behind = b"".join(score.piece for score in scores.rest)
+    if scores.first + behind == text or not scores.rest:
+        return scores.first, scores.rest
+    if scores.first + behind == b" " + text:  # SentencePiece puts a space before a text
+        return scores.first[1:], scores.rest
+    if behind == text:
+        return b"", scores.rest
+    if behind == b" " + text:
+        return b"", (evolve(scores.rest[0], piece=scores.rest[0].piece[1:]), *scores.rest[1:])
+    return scores.first, scores.rest
+
+
+def _likeliest(score: TokenScore) -> dict[str, float]:
+    # The token itself is among them, likely or not.
+    return {shown(piece): logprob for piece, logprob in (*score.top, (score.piece, score.logprob))}
 
 
 def shown(piece: bytes) -> str:

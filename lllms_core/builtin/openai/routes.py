@@ -20,7 +20,6 @@ from lllms_core.catalog import CatalogEntry
 from lllms_core.errors import InvalidRequest
 from lllms_core.host import Host
 from lllms_core.parameters import verdicts
-from lllms_core.parameters.wording import unsupported
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Request
 
@@ -90,8 +89,8 @@ class Views:
                 "best_of" if first.count > first.n else "n", "invalid_value",
             )
         asked = Asked(
-            first.task == "chat", first.n, first.top_logprobs is not None, await self._echoes(entry, wanted),
-            wanted.functions,
+            first.task == "chat", first.n, first.top_logprobs is not None,
+            tuple([await self._echo(one) for one in requests]), wanted.functions,
         )
         streams = [self._host.submit(one) for one in requests]
         _close_with_task(streams)
@@ -113,18 +112,14 @@ class Views:
             return [self._host.request(entry.name, messages=wanted.messages, parameters=parameters)]
         if entry.defaults.max_tokens is None:
             parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
-        if wanted.echo and parameters.get("logprobs") is not None:
-            raise unsupported("echo", "false", by="this server together with 'logprobs'")
         return [self._host.request(entry.name, prompt=prompt, parameters=parameters) for prompt in wanted.prompts]
 
-    async def _echoes(self, entry: CatalogEntry, wanted: Completion) -> tuple[str, ...]:
-        """What the answers to each prompt begin with."""
-        if not wanted.echo:
-            return ("",) * max(1, len(wanted.prompts))
-        return tuple([
-            prompt if isinstance(prompt, str) else await self._host.detokenize(entry.name, prompt)
-            for prompt in wanted.prompts
-        ])
+    async def _echo(self, request: Request) -> str:
+        """What the answers to a request begin with."""
+        if not request.echo or request.prompt is None:
+            return ""
+        prompt = request.prompt
+        return prompt if isinstance(prompt, str) else await self._host.detokenize(request.model, prompt)
 
     async def _stream(
         self, stream: Stream, requests: Sequence[Request], asked: Asked, *, include_usage: bool,

@@ -23,8 +23,6 @@ class Completion:
     messages: tuple[Message, ...] | None
     prompts: tuple[Prompt, ...]
     """One answer, or `n`, to each; none for a chat."""
-    echo: bool
-    """Whether the answers begin with their prompts."""
     stream: bool
     include_usage: bool
 
@@ -38,23 +36,23 @@ def read_chat(body: bytes) -> Completion:
     """Read the body of `POST /chat/completions`. Raises `RequestError`."""
     values = read_object(body)
     messages = read_messages(take(values, "messages"))
-    return _read_rest(values, messages, (), echo=False)
+    return _read_rest(values, messages, ())
 
 
 def read_text(body: bytes) -> Completion:
     """Read the body of `POST /completions`. Raises `RequestError`."""
     values = read_object(body)
     prompts = read_prompts("prompt", take(values, "prompt"))
-    return _read_rest(values, None, prompts, echo=_read_flag("echo", values.pop("echo", False)))
+    return _read_rest(values, None, prompts)
 
 
 def _read_rest(
-    values: dict[str, object], messages: tuple[Message, ...] | None, prompts: tuple[Prompt, ...], *, echo: bool,
+    values: dict[str, object], messages: tuple[Message, ...] | None, prompts: tuple[Prompt, ...],
 ) -> Completion:
     model = take_text(values, "model")
     stream = _read_flag("stream", values.pop("stream", False))
     include_usage = _read_stream_options(values.pop("stream_options", None), stream=stream)
-    return Completion(model, values, messages, prompts, echo, stream, include_usage)
+    return Completion(model, values, messages, prompts, stream, include_usage)
 
 
 def _read_flag(name: str, value: object) -> bool:

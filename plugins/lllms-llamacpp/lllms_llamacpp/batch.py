@@ -34,7 +34,8 @@ class Batch:
             ctypes.cast(self._sequences, ctypes.POINTER(pointer)),
             ctypes.cast(self._logits, ctypes.POINTER(ctypes.c_int8)),
         )
-        self._rows: list[int] = []
+        self._written: list[int] = []
+        """Where logits were wanted last."""
 
     def fill_inputs(self, inputs: Sequence[Sequence[int]]) -> int:
         """Write whole inputs, each a sequence of its own, with an output for every token; returns the tokens."""
@@ -50,10 +51,11 @@ class Batch:
         return end
 
     def fill(self, feeds: Sequence[Feed]) -> list[int]:
-        """Write the feeds; returns the row of each that wants logits."""
-        for row in self._rows:
+        """Write the feeds; returns the row after the last token of each that wants logits."""
+        for row in self._written:
             self._logits[row] = 0
-        rows = self._rows = []
+        rows: list[int] = []
+        self._written = []
         end = 0
         for feed in feeds:
             start, count = end, len(feed.tokens)
@@ -69,5 +71,9 @@ class Batch:
             if feed.logits:
                 self._logits[end - 1] = 1
                 rows.append(end - 1)
+                self._written.append(end - 1)
+            if feed.all_logits:
+                self._logits[start:end] = [1] * count
+                self._written += range(start, end)
         self.tokens = self.native.n_tokens = end
         return rows

@@ -29,7 +29,7 @@ class LlamaCppEngine(Engine):
     name = "llamacpp"
     Options = Options
     parameters = TEMPLATE_PARAMETERS | {one.name for one in fields(Sampling)} | {
-        "n", "best_of", "logprobs", "top_logprobs", "suffix",
+        "n", "best_of", "logprobs", "top_logprobs", "echo", "suffix",
     }
     constraints = frozenset({"json_object", "json_schema", "gbnf", "lark", "regex"})
     file_suffixes = (".gguf",)

@@ -122,7 +122,9 @@ class LlamaCppModel(BatchingModel):
         super().__init__(
             slots=loaded.slots, context_length=loaded.context_length, kv_size=loaded.kv_size,
             sequences=loaded.sequences, kept_tokens=loaded.kept_tokens, batch_size=loaded.batch_size,
-            template=loaded.template, can_trim=loaded.can_trim, can_trim_imported=loaded.can_trim_imported,
+            # As `n_outputs_max` says when the context is made.
+            logit_rows=loaded.sequences, template=loaded.template, can_trim=loaded.can_trim,
+            can_trim_imported=loaded.can_trim_imported,
         )
         self.tasks |= {"tokenize", "detokenize"}
         self._loaded = loaded
@@ -168,6 +170,7 @@ class LlamaCppModel(BatchingModel):
         """The text of tokens, control tokens as their texts."""
         self._vocabulary.check(tokens, "tokens")
         return self._vocabulary.text(tokens)
+
     def control_token(self, text: str) -> int | None:
         """The one token that a mark of the template is."""
         tokens = self._vocabulary.text_tokens(text, parse_special=True)

@@ -19,6 +19,10 @@ class Choices:
     def text(self, index=0):
         return "".join(delta.text for delta in self.deltas if delta.index == index)
 
+    def prompt(self):
+        [scores] = [delta.prompt_scores for delta in self.deltas if delta.prompt_scores is not None]
+        return scores
+
     def scores(self, index=0):
         return [score for delta in self.deltas if delta.index == index for score in delta.scores]
 
@@ -86,6 +90,60 @@ def test_tokens_are_a_prompt(tiny):
     assert ask(tiny, tokens, max_tokens=5).text() == " Paris."
     with pytest.raises(InvalidRequest, match="no token 928"):
         ask(tiny, (1, 928))
+
+
+STORY = "Once upon a time there was a cat. The capital of France is Paris. One, two, three, four, five, six, seven."
+
+
+def alike(scores, others):
+    assert [score.piece for score in scores] == [score.piece for score in others]
+    for score, other in zip(scores, others, strict=True):
+        assert isclose(score.logprob, other.logprob, abs_tol=0.05)
+
+
+def test_a_prompts_tokens_are_as_likely_as_an_answers(tiny):
+    """Tokens in a prompt have the log-probabilities with which the model would have written them."""
+    prompt = tuple(tiny.model.tokenize([Segment("The capital of France is", parse_special=True)]))
+    said = ask(tiny, prompt, max_tokens=4, top_logprobs=3)
+    told = ask(tiny, (*prompt, *tokens_of(tiny, said)), max_tokens=0, top_logprobs=3, echo=True)
+    alike(told.prompt().rest[len(prompt) - 1 :], said.scores())
+    assert told.deltas[-1].finish.usage.completion_tokens == 0
+
+
+def tokens_of(talk, answer):
+    vocabulary = {talk.model.piece(token): token for token in range(928)}
+    return [vocabulary[score.piece] for score in answer.scores()]
+
+
+def test_a_scored_prompt_is_evaluated_whole(tiny):
+    """What was evaluated before has no logits any more, so nothing is reused; what it leaves is."""
+    ask(tiny, STORY, max_tokens=1)
+    scored = ask(tiny, STORY, max_tokens=1, top_logprobs=0, echo=True)
+    usage = scored.deltas[-1].finish.usage
+    assert usage.cached_tokens == 0
+    assert len(scored.prompt().rest) == usage.prompt_tokens - 1
+    assert ask(tiny, STORY, max_tokens=1).deltas[-1].finish.usage.cached_tokens == usage.prompt_tokens - 1
+
+
+def test_scores_do_not_depend_on_how_a_prompt_is_cut(tiny, load):
+    """In chunks of any size, beside others, with one slot or several, a prompt has the same scores."""
+    expected = ask(tiny, STORY, max_tokens=2, top_logprobs=2, echo=True)
+    assert len(expected.prompt().rest) > 32
+    narrow = load(slots=1, batch_size=5)
+    alike(ask(narrow, STORY, max_tokens=2, top_logprobs=2, echo=True).prompt().rest, expected.prompt().rest)
+    for name in ("other", "third"):
+        tiny.model.open(Request(name, "tiny", prompt=f"{name} {STORY}", max_tokens=40, top_logprobs=0, echo=True))
+    beside = ask(tiny, STORY, max_tokens=2, top_logprobs=2, echo=True)
+    beside.deltas = [delta for delta in beside.deltas if delta.request_id == "r"]
+    alike(beside.prompt().rest, expected.prompt().rest)
+    alike(beside.scores(), expected.scores())
+
+
+def test_choices_share_a_scored_prompt(tiny):
+    """The scores of the prompt are told once, before any text, however many answers follow it."""
+    answer = ask(tiny, STORY, n=3, max_tokens=3, top_logprobs=1, echo=True)
+    assert answer.deltas[0].prompt_scores == answer.prompt()
+    assert {answer.text(index) for index in range(3)} == {answer.text()}
 
 
 def test_models_without_the_tokens_cannot_fill_in(tiny):

@@ -13,11 +13,11 @@ from lllms_core.engines.serial import Piece, SerialModel
 from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.errors import ContextOverflow, ModelLoadFailed
 from lllms_core.queries import Embeddings, Tokens
-from lllms_core.types import Memory, Message, ModelSpec, Request
+from lllms_core.types import Memory, Message, ModelSpec, PromptScores, Request
 from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
-from lllms_mock.script import break_off, lengthen, pace, score, strike
+from lllms_mock.script import break_off, certain, lengthen, pace, score, strike
 from lllms_mock.sessions import Recall, tokens_of
 from lllms_mock.tokens import split_bytes, split_words
 from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
@@ -86,6 +86,12 @@ class MockModel(SerialModel):
         """The text of these bytes; a larger number stands for itself, so that any client's tokens are taken."""
         return b"".join(bytes([one]) if one < 256 else b" <%d>" % one for one in tokens).decode(errors="replace")
 
+    def score_prompt(self, prompt: str, request: Request) -> PromptScores:
+        """The mock expects whatever it is told."""
+        first, *rest = self._split(prompt) or [b""]
+        scores = tuple(certain(piece, request.top_logprobs or 0) for piece in rest)
+        return PromptScores(first.encode(errors="replace") if isinstance(first, str) else first, scores)
+
     def complete(self, prompt: str, request: Request) -> Iterable[Piece]:
         """Answer the prompt as if it were the first message of a conversation."""
         return self._answer([Message("user", prompt)], request)
@@ -138,6 +144,7 @@ class MockEngine(Engine):
     Options = Options
     parameters = TOOL_PARAMETERS | {
         "temperature", "top_k", "top_p", "min_p", "seed", "reasoning_effort", "logprobs", "top_logprobs", "best_of",
+        "echo",
     }
     isolation = "thread"
     needs_file = False

@@ -32,11 +32,13 @@ def pace(pieces: Iterable[Piece], first_token: float, tokens_per_second: float |
 def score(pieces: Iterable[Piece], top: int) -> Iterator[Piece]:
     """The same pieces with their log-probabilities: the mock could say nothing else, so each token is certain."""
     for piece in pieces:
-        if isinstance(piece, str | bytes):
-            token = piece.encode(errors="replace") if isinstance(piece, str) else piece
-            yield TokenScore(token, 0.0, ((token, 0.0),) if top else ())
-        else:
-            yield piece
+        yield certain(piece, top) if isinstance(piece, str | bytes) else piece
+
+
+def certain(piece: str | bytes, top: int) -> TokenScore:
+    """The score of a token that nothing else could have been."""
+    token = piece.encode(errors="replace") if isinstance(piece, str) else piece
+    return TokenScore(token, 0.0, ((token, 0.0),) if top else ())
 
 
 def break_off(pieces: Iterable[Piece], fault: Fault, after: int) -> Iterator[Piece]:
