@@ -199,6 +199,28 @@ def test_thoughts_are_learnt_from_less() -> None:
         effort.variables("none", "m")
 
 
+def test_a_setting_says_how_thoughts_are_marked() -> None:
+    """Marks that are configured come in the place of those that are learnt; the switch stays what it is."""
+    marked = template("GRANITE", reasoning="[THINKING] ... [/THINKING]").reasoning
+    assert (marked.form, marked.switch) == (ReasoningFormat("[THINKING]", "[/THINKING]"), "thinking")
+    parser = AnswerParser(AnswerFormat(None, marked.form), ())
+    pieces = parser.feed("[THINKING]Hm.[/THINKING]Yes.")
+    assert (pieces.reasoning, pieces.text + parser.finish().text) == ("Hm.", "Yes.")
+
+
+def test_a_setting_leaves_thoughts_in_the_text() -> None:
+    """With "none" nothing is looked for, whatever the template tells."""
+    model = template("QWEN3", reasoning="none")
+    assert (model.answer_format.reasoning, model.reasoning.switch) == (None, "enable_thinking")
+
+
+@pytest.mark.parametrize("marks", ["", "...", "<think>", "<think>...", "...</think>", "<think> </think>"])
+def test_marks_have_a_beginning_and_an_end(marks: str) -> None:
+    """What does not show both marks is refused, with an example."""
+    with pytest.raises(ValueError, match=r"write it like <think>\.\.\.</think>"):
+        ReasoningFormat.read(marks)
+
+
 def test_effort_maps_to_the_switch() -> None:
     """`reasoning_effort` none turns thinking off, every other turns it on; without a switch it is refused by name."""
     qwen, hermes = template("QWEN3").reasoning, template("HERMES").reasoning

@@ -1,6 +1,6 @@
 """How a model writes what is not plain text in its answers: its thoughts, and its calls of tools."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from attrs import frozen
 
@@ -64,6 +64,14 @@ class ReasoningFormat:
 
     start: str = "<think>"
     end: str = "</think>"
+
+    @classmethod
+    def read(cls, marks: str) -> Self:
+        """Return the format that a text like `<think>...</think>` shows. Raises `ValueError` for any other text."""
+        start, dots, end = (part.strip() for part in marks.partition("..."))
+        if not (start and dots and end):
+            raise ValueError(f"{marks!r} does not show where thoughts stand; write it like <think>...</think>")
+        return cls(start, end)
 
 
 @frozen

@@ -7,7 +7,7 @@ from typing import cast
 
 from attrs import evolve, frozen
 
-from lllms_core.chat.answer_format import HERMES, AnswerFormat
+from lllms_core.chat.answer_format import HERMES, AnswerFormat, ReasoningFormat
 from lllms_core.chat.control import ControlTokens, Disguise, strings
 from lllms_core.chat.fit_tools import fit_tools, write_calls
 from lllms_core.chat.history import CallStyle, message_value, tool_values
@@ -43,13 +43,18 @@ class ChatTemplate:
 
     def __init__(
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Collection[str] = (),
-        call_template: str | None = None,
+        call_template: str | None = None, reasoning: str = "auto",
     ) -> None:
-        """Compile `source`. `call_template` overrides what is learnt about calls: Jinja2 that writes `tool_calls`."""
+        """Compile `source`. Two arguments override what is learnt from it.
+
+        `call_template`: Jinja2 that writes `tool_calls`. `reasoning`: "none", thoughts are text like any other, or what
+        `ReasoningFormat.read` takes.
+        """
         self._template = SandboxedTemplate(source)
         self._names_developer = "developer" in source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._control = ControlTokens(control_tokens, self._template.literals, source + bos_token + eos_token)
+        self._reasoning = reasoning
         self._call_template = None if call_template is None else SandboxedTemplate(call_template)
 
     def render(
@@ -95,7 +100,10 @@ class ChatTemplate:
     @cached_property
     def reasoning(self) -> ReasoningSupport:
         """What this template does about thoughts."""
-        return learn_reasoning(self._probe, self._template.variables, self._template.literals)
+        learnt = learn_reasoning(self._probe, self._template.variables, self._template.literals)
+        if self._reasoning == "auto":
+            return learnt
+        return evolve(learnt, form=None if self._reasoning == "none" else ReasoningFormat.read(self._reasoning))
 
     @property
     def answer_format(self) -> AnswerFormat:

@@ -44,7 +44,7 @@ def _load_writer(spec: ModelSpec, gguf: GGUF, context_length: int, options: Opti
         written = choose_template(options.chat_template, gguf.metadata.text("tokenizer.chat_template"), control)
         template = None if written is None else ChatTemplate(
             written, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
-            call_template=options.tool_calls,
+            call_template=options.tool_calls, reasoning=options.reasoning,
         )
         details = describe(gguf, Path(source.path))
         return Gpt4AllModel(Loaded(native, vocabulary, template, context_length, _threads(options), details))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from attrs import field, frozen, validators
 
-from lllms_core.engines.validators import whole_number
+from lllms_core.engines.validators import thought_marks, whole_number
 
 MAX_CONTEXT = 2**20
 MAX_BATCH = 128
@@ -30,6 +30,9 @@ class Options:
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
     tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template that writes a list `tool_calls` as the model does, instead of what its chat template tells."""
+    reasoning: str = field(default="auto", validator=thought_marks)
+    """The marks around the model's thoughts, like "<think>...</think>", instead of what its chat template tells.
+    "none": thoughts are text like any other."""
     truncate: bool = field(default=False, validator=validators.instance_of(bool))
     """Cut texts that are too long to embed, rather than refuse them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))

@@ -47,6 +47,8 @@ def test_the_plugin_imports_no_engine_library():
         ({"device": ""}, "device"),
         ({"device": 1}, "device"),
         ({"chat_template": 1}, "chat_template"),
+        ({"reasoning": "<think>"}, "reasoning"),
+        ({"reasoning": None}, "reasoning"),
     ],
 )
 def test_options_are_checked_before_c_sees_them(options, name):

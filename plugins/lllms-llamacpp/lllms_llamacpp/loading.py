@@ -26,7 +26,7 @@ from lllms_llamacpp.vocabulary import Vocabulary
 
 _ALIKE = frozenset(
     {"context_length", "slots", "kv_size", "kept_tokens", "threads", "batch_size", "micro_batch_size", "use_mmap",
-     "use_mlock", "chat_template", "tool_calls", "seed"},
+     "use_mlock", "chat_template", "tool_calls", "reasoning", "seed"},
 )
 """Options that change no state of equal tokens."""
 _SPLIT = re.compile(r"(.*)-\d+-of-(\d+)\.gguf", re.IGNORECASE)
@@ -193,5 +193,5 @@ def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Optio
         return None
     return ChatTemplate(
         source, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
-        call_template=options.tool_calls,
+        call_template=options.tool_calls, reasoning=options.reasoning,
     )

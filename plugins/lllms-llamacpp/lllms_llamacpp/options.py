@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from attrs import Attribute, field, frozen, validators
 
-from lllms_core.engines.validators import Validator, whole_number
+from lllms_core.engines.validators import Validator, thought_marks, whole_number
 
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """How keys or values of the KV cache are stored."""
@@ -83,6 +83,9 @@ class Options:
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
     tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template that writes a list `tool_calls` as the model does, instead of what its chat template tells."""
+    reasoning: str = field(default="auto", validator=thought_marks)
+    """The marks around the model's thoughts, like "<think>...</think>", instead of what its chat template tells.
+    "none": thoughts are text like any other."""
     rope_scaling: RopeScaling = field(default="model", validator=_one_of(RopeScaling))
     """How positions beyond the trained context are scaled; "model": as its file says."""
     rope_freq_base: float = field(default=0.0, validator=_number(0))

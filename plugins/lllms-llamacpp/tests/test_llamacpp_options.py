@@ -13,7 +13,7 @@ from lllms_core.errors import ModelLoadFailed
         {"use_mlock": "no"}, {"chat_template": 5}, {"rope_scaling": "double"}, {"rope_freq_base": -1},
         {"rope_freq_scale": float("nan")}, {"rope_freq_scale": "2"}, {"lora": ["a.gguf"]}, {"seed": 2**63},
         {"seed": 1.5}, {"kv_size": 0}, {"slots": 8, "batch_size": 7}, {"kv_type_v": "q8_0", "flash_attention": "off"},
-        {"context_length": 100, "kv_size": 99},
+        {"context_length": 100, "kv_size": 99}, {"reasoning": "<think>"}, {"reasoning": 3},
     ],
 )
 def test_wrong_options_are_refused(options):
@@ -68,6 +68,18 @@ def test_own_chat_template(load, tmp_path, source):
         (tmp_path / "chat.jinja").write_text(template)
         template = str(tmp_path / "chat.jinja")
     assert load(chat_template=template).ask("X").text == "pong"
+
+
+def test_marks_of_thoughts_by_hand(load):
+    """What stands between the configured marks is told as thoughts, also where tokens do not end with the marks."""
+    said = load().ask("Hi!").text
+    assert said == "Hello! How can I help you?"
+    talk = load(reasoning="Hello!...help")
+    talk.open("Hi!")
+    deltas = [delta for _ in range(40) if not talk.model.idle for delta in talk.step()]
+    assert "".join(delta.reasoning for delta in deltas).strip() == "How can I"
+    assert "".join(delta.text for delta in deltas).strip() == "you?"
+    assert deltas[-1].finish.usage.reasoning_tokens > 0
 
 
 @pytest.mark.parametrize("template", ["no/such/file.jinja", "{% for %}"])
