@@ -1,11 +1,13 @@
 """The trained model through everything: streams equal answers, log-probabilities, choices, prompts of all kinds."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from chunks_for_tests import comparable, put_together
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_openai_choices import CHAT, TEXT, running, same, streamed, whole
@@ -42,6 +44,53 @@ def test_streams_equal_answers(http: httpx.Client, body: dict[str, Any]) -> None
     """Chunks put together are the answer, with real tokens, stop strings across them, and characters of several."""
     body = {**body, "model": "tiny-chat", "temperature": 0}
     assert same(without_chances(whole(http, CHAT, body)), without_chances(streamed(http, CHAT, body)))
+
+
+def tool(name: str, *keys: str, **fields: object) -> dict[str, object]:
+    schema = {"type": "object", "properties": {key: {"type": "string"} for key in keys}, "required": [*keys],
+              "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "parameters": schema, **fields}}
+
+
+SCHEMA = {
+    "type": "object", "properties": {"city": {"enum": ["Paris", "Tokyo"]}, "days": {"type": "integer", "maximum": 9}},
+    "required": ["city", "days"], "additionalProperties": False,
+}
+CALLING = {
+    "tools": st.sampled_from([
+        [tool("get_weather", "city")], [tool("get_weather", "city", strict=True), tool("find_hotel", "city", "price")],
+    ]),
+    "tool_choice": st.sampled_from(["auto", "required", "none"]), "parallel_tool_calls": st.booleans(),
+}
+FORMATS = {"response_format": st.sampled_from([
+    {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
+])}
+# What a model has no strong opinion on may come out differently where its tokens lie elsewhere in the cache.
+GRAMMARS = {"grammar": st.sampled_from([
+    'root ::= "The " ("weather" | "capital") | "banana"', {"syntax": "regex", "definition": "(Tokyo|banana|Paris)\\.?"},
+])}
+ASKED = st.sampled_from(["What is the weather in Paris and Berlin?", "What is the capital of Japan?", "Say banana."])
+CONSTRAINED = st.one_of(*(
+    st.fixed_dictionaries(
+        {"messages": ASKED.map(lambda text: [{"role": "user", "content": text}]), **kind},
+        optional={"n": st.integers(1, 3), "max_tokens": st.integers(1, 80), "stop": st.just(["ar"]),
+                  "logprobs": st.just(value=True)},
+    ) for kind in (CALLING, FORMATS, GRAMMARS)
+))
+
+
+@settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=CONSTRAINED)
+def test_streams_equal_constrained_answers(http: httpx.Client, body: dict[str, Any]) -> None:
+    """Chunks put together are the answer also with tools, forced calls, schemas and grammars."""
+    body = {**body, "model": "tiny-chat", "temperature": 0, "max_tokens": body.get("max_tokens", 120)}
+    answers = [http.post(CHAT, json={**body, "stream": stream}) for stream in (False, True)]
+    assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
+    one, other = comparable(answers[0].json()["choices"]), comparable(put_together(answers[1].text))
+    assert without_chances({"choices": one}) == without_chances({"choices": other})
+    for choice in one:
+        if "response_format" in body and choice["finish_reason"] == "stop" and "stop" not in body:
+            json.loads(choice["message"]["content"])
 
 
 def without_chances(answer: dict[str, Any]) -> dict[str, Any]:
