@@ -52,30 +52,32 @@ def tool(name: str, *keys: str, **fields: object) -> dict[str, object]:
     return {"type": "function", "function": {"name": name, "parameters": schema, **fields}}
 
 
+# Each is asked what the model is sure of: where it is not, a close call may come out differently with every place that
+# its tokens have in the cache.
 SCHEMA = {
-    "type": "object", "properties": {"city": {"enum": ["Paris", "Tokyo"]}, "days": {"type": "integer", "maximum": 9}},
-    "required": ["city", "days"], "additionalProperties": False,
+    "type": "object", "properties": {"answer": {"enum": ["Paris", "Tokyo"]}}, "required": ["answer"],
+    "additionalProperties": False,
 }
 CALLING = {
-    "tools": st.sampled_from([
-        [tool("get_weather", "city")], [tool("get_weather", "city", strict=True), tool("find_hotel", "city", "price")],
-    ]),
-    "tool_choice": st.sampled_from(["auto", "required", "none"]), "parallel_tool_calls": st.booleans(),
+    "tools": st.sampled_from([[tool("get_weather", "city")], [tool("get_weather", "city", strict=True)]]),
+    "tool_choice": st.sampled_from(["auto", "required"]), "parallel_tool_calls": st.booleans(),
 }
 FORMATS = {"response_format": st.sampled_from([
     {"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}},
 ])}
-# What a model has no strong opinion on may come out differently where its tokens lie elsewhere in the cache.
 GRAMMARS = {"grammar": st.sampled_from([
     'root ::= "The " ("weather" | "capital") | "banana"', {"syntax": "regex", "definition": "(Tokyo|banana|Paris)\\.?"},
 ])}
-ASKED = st.sampled_from(["What is the weather in Paris and Berlin?", "What is the capital of Japan?", "Say banana."])
+KINDS = (
+    (CALLING, "What is the weather in Paris and Berlin?"), (FORMATS, "What is the capital of Japan? Answer in JSON."),
+    (GRAMMARS, "Say banana."),
+)
 CONSTRAINED = st.one_of(*(
     st.fixed_dictionaries(
-        {"messages": ASKED.map(lambda text: [{"role": "user", "content": text}]), **kind},
+        {"messages": st.just([{"role": "user", "content": question}]), **kind},
         optional={"n": st.integers(1, 3), "max_tokens": st.integers(1, 80), "stop": st.just(["ar"]),
                   "logprobs": st.just(value=True)},
-    ) for kind in (CALLING, FORMATS, GRAMMARS)
+    ) for kind, question in KINDS
 ))
 
 
@@ -87,7 +89,9 @@ def test_streams_equal_constrained_answers(http: httpx.Client, body: dict[str, A
     answers = [http.post(CHAT, json={**body, "stream": stream}) for stream in (False, True)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
     one, other = comparable(answers[0].json()["choices"]), comparable(put_together(answers[1].text))
-    assert without_chances({"choices": one}) == without_chances({"choices": other})
+    for choice in [*one, *other]:
+        choice["logprobs"] = [token["token"] for token in (choice["logprobs"] or {}).get("content", ())]
+    assert one == other
     for choice in one:
         if "response_format" in body and choice["finish_reason"] == "stop" and "stop" not in body:
             json.loads(choice["message"]["content"])
