@@ -19,7 +19,7 @@ from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, certain, lengthen, pace, score, strike
 from lllms_mock.sessions import Recall, tokens_of
-from lllms_mock.tokens import split_bytes, split_words
+from lllms_mock.tokens import as_bytes, split_bytes, split_words
 from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
 from lllms_mock.vectors import vector
 
@@ -63,19 +63,22 @@ class MockModel(SerialModel):
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Give a vector for each text; the script's faults strike here, too."""
         tokens = 0
+        read = []
         for text in texts:
-            count = self.count_tokens(text)
-            if count > self.context_length:
+            pieces = self._split(text)
+            if len(pieces) > self.context_length and not self._options.truncate:
                 raise ContextOverflow(
-                    f"a text has {count} tokens, but the mock reads {self.context_length}; shorten it, or raise "
-                    "options.context_length",
+                    f"a text has {len(pieces)} tokens, but the mock reads {self.context_length}; shorten it, raise "
+                    "options.context_length, or set options.truncate",
                     "input", "context_length_exceeded",
                 )
-            tokens += count
+            pieces = pieces[: self.context_length]
+            tokens += len(pieces)
+            read.append(b"".join(map(as_bytes, pieces)).decode(errors="ignore"))
             line = self._heard(text)
             if line.fault is not None and line.fault != "hang":
                 strike(line.fault)
-        return Embeddings([vector(split_words(text), self._options.dimensions) for text in texts], tokens)
+        return Embeddings([vector(split_words(text), self._options.dimensions) for text in read], tokens)
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:  # noqa: ARG002  # nothing is ever added
         """The bytes of the text."""
@@ -89,8 +92,7 @@ class MockModel(SerialModel):
     def score_prompt(self, prompt: str, request: Request) -> PromptScores:
         """The mock expects whatever it is told."""
         first, *rest = self._split(prompt) or [b""]
-        scores = tuple(certain(piece, request.top_logprobs or 0) for piece in rest)
-        return PromptScores(first.encode(errors="replace") if isinstance(first, str) else first, scores)
+        return PromptScores(as_bytes(first), tuple(certain(piece, request.top_logprobs or 0) for piece in rest))
 
     def complete(self, prompt: str, request: Request) -> Iterable[Piece]:
         """Answer the prompt as if it were the first message of a conversation."""

@@ -77,6 +77,8 @@ class Options:
     """What goes wrong at the end of loading; None: nothing."""
     dimensions: int = field(default=64, validator=ge(1))
     """How many numbers an embedding has."""
+    truncate: bool = False
+    """Whether texts that are too long to embed are cut, rather than refused."""
     sessions: bool = False
     """Whether it stores sessions, and tells by them which prompts it has heard: to try a store without a model."""
     memory: int = field(default=0, validator=ge(0))

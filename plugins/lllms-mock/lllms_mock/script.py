@@ -11,6 +11,7 @@ from lllms_core.engines.serial import Pause, Piece
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.types import TokenScore
 from lllms_mock.options import Fault, LoadFault
+from lllms_mock.tokens import as_bytes
 
 
 def lengthen(first: Sequence[Piece], again: Sequence[Piece], tokens: int) -> Iterator[Piece]:
@@ -37,7 +38,7 @@ def score(pieces: Iterable[Piece], top: int) -> Iterator[Piece]:
 
 def certain(piece: str | bytes, top: int) -> TokenScore:
     """The score of a token that nothing else could have been."""
-    token = piece.encode(errors="replace") if isinstance(piece, str) else piece
+    token = as_bytes(piece)
     return TokenScore(token, 0.0, ((token, 0.0),) if top else ())
 
 

@@ -8,6 +8,7 @@ from lllms_core.engines.sequences import common_prefix
 from lllms_core.engines.serial import Pause, Piece, Reused
 from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.types import Message
+from lllms_mock.tokens import as_bytes
 
 _SECONDS = 0.001
 """How often an answer looks whether its session was found."""
@@ -54,7 +55,7 @@ def tokens_of(messages: Sequence[Message], split: Sequence[Sequence[str | bytes]
 
 
 def _number(piece: str | bytes) -> int:
-    return crc32(piece.encode(errors="replace") if isinstance(piece, str) else piece) >> 1
+    return crc32(as_bytes(piece)) >> 1
 
 
 def _state(tokens: Sequence[int]) -> bytes:

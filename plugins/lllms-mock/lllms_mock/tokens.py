@@ -13,3 +13,8 @@ def split_words(text: str) -> list[str]:
 def split_bytes(text: str) -> list[bytes]:
     """The bytes of the text in UTF-8; lone surrogates, which have none, as question marks."""
     return [bytes([byte]) for byte in text.encode(errors="replace")]
+
+
+def as_bytes(token: str | bytes) -> bytes:
+    """The bytes of either kind of token."""
+    return token.encode(errors="replace") if isinstance(token, str) else token

@@ -136,6 +136,15 @@ def test_what_does_not_fit_is_refused() -> None:
     assert model.idle
 
 
+def test_texts_that_are_too_long_to_embed_are_cut_only_where_that_is_wanted() -> None:
+    """A text beyond the context is refused with the limit, or cut to it by `truncate`, which the usage tells."""
+    with pytest.raises(ContextOverflow, match=r"5 tokens, but the mock reads 3.*options\.truncate"):
+        load(Options(context_length=3)).embed(["one two three four five"])
+    cut = load(Options(context_length=3, truncate=True)).embed(["one two three four five", "one two three"])
+    assert cut.vectors[0] == cut.vectors[1]
+    assert cut.tokens == 6
+
+
 def test_the_pace_is_the_scripts_and_each_answers_own() -> None:
     """Time to first token and tokens per second are kept; answers that run at once take turns."""
     model = load(Options(first_token=0.03, tokens_per_second=200, script=(Line(replies=("a b c d",), tokens=11),)))
