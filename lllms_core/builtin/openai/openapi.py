@@ -1,6 +1,6 @@
 """The description of the API in OpenAPI's form, made from the table that requests are checked by; pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.parameters import ROUTES, Parameter, Route
@@ -24,26 +24,38 @@ _PART: Json = {
     "type": "object", "required": ["type", "text"], "additionalProperties": False,
     "properties": {"type": {"const": "text"}, "text": _STRING},
 }
-_CALL: Json = {
-    "type": "object", "required": ["id", "type", "function"],
-    "properties": {
-        "id": _STRING, "type": {"const": "function"},
-        "function": {
-            "type": "object", "required": ["name", "arguments"], "properties": {"name": _STRING, "arguments": _STRING},
-        },
-    },
+_FUNCTION: Json = {
+    "type": "object", "required": ["name", "arguments"], "additionalProperties": False,
+    "properties": {"name": _STRING, "arguments": _STRING},
 }
+_CALL: Json = {
+    "type": "object", "required": ["id", "type", "function"], "additionalProperties": False,
+    "properties": {"id": _STRING, "type": {"const": "function"}, "function": _FUNCTION},
+}
+_CONTENT: Json = {"anyOf": [_STRING, {"type": "array", "minItems": 1, "items": _PART}]}
+
+
+def _message(roles: Sequence[str], required: Sequence[str], **properties: Json) -> Json:
+    return {
+        "type": "object", "required": ["role", *required], "additionalProperties": False,
+        "properties": {"role": {"enum": [*roles]}, "name": _STRING, **properties},
+    }
+
+
+_CALLS: Json = {"type": "array", "minItems": 1, "items": _CALL}
 MESSAGES: Json = {
     "type": "array", "minItems": 1,
-    "items": {
-        "type": "object", "required": ["role"],
-        "properties": {
-            "role": {"enum": ["system", "developer", "user", "assistant", "tool", "function"]},
-            "content": {"anyOf": [_STRING, {"type": "null"}, {"type": "array", "minItems": 1, "items": _PART}]},
-            "name": _STRING, "tool_call_id": _STRING, "tool_calls": {"type": "array", "items": _CALL},
-        },
-    },
+    "items": {"anyOf": [
+        _message(["system", "developer", "user"], ["content"], content=_CONTENT),
+        _message(["assistant"], ["content"], content=_CONTENT, reasoning_content=_STRING, refusal=_STRING),
+        _message(
+            ["assistant"], ["tool_calls"], content={"anyOf": [_CONTENT, {"type": "null"}]}, tool_calls=_CALLS,
+            reasoning_content=_STRING,
+        ),
+        _message(["tool"], ["content", "tool_call_id"], content=_CONTENT, tool_call_id=_STRING),
+    ]},
 }
+"""Without the deprecated forms `function_call` and role `function`, which are taken, too."""
 _DOCUMENT: Json = {
     "anyOf": [_STRING, {
         "type": "object", "required": ["text"], "properties": {"text": _STRING}, "additionalProperties": False,
@@ -82,8 +94,12 @@ ERROR: Json = {
 }
 
 
-def describe_api(models: Sequence[str], version: str) -> Json:
-    """Return the description; `models` are the names that requests may name."""
+def describe_api(models: Sequence[str], version: str, honoured: Collection[str]) -> Json:
+    """Return the description; `models` are the names that requests may name.
+
+    Of a parameter that none of them does anything about, as their engines' `honoured` ones tell, only those values are
+    described that ask for nothing.
+    """
     paths: Json = {
         "/v1/models": {"get": _operation("List the models", "A list of models")},
         "/v1/models/{model}": {
@@ -99,7 +115,8 @@ def describe_api(models: Sequence[str], version: str) -> Json:
             "post": {
                 **_operation(SUMMARIES[route], "The answer, or the events of a stream", streams=streams),
                 "requestBody": {
-                    "required": True, "content": {"application/json": {"schema": _request(route, models)}},
+                    "required": True,
+                    "content": {"application/json": {"schema": _request(route, models, honoured)}},
                 },
             },
         }
@@ -130,8 +147,8 @@ def _operation(summary: str, answer: str, *, streams: bool = False) -> Json:
     return {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
 
 
-def _request(route: Route, models: Sequence[str]) -> Json:
-    properties = {name: _value(parameter) for name, parameter in ROUTES[route].items()}
+def _request(route: Route, models: Sequence[str], honoured: Collection[str]) -> Json:
+    properties = {name: _value(parameter, honoured) for name, parameter in ROUTES[route].items()}
     properties["model"] = {"type": "string", "enum": list(models)}
     if route == "chat":
         properties["messages"] = MESSAGES
@@ -140,9 +157,13 @@ def _request(route: Route, models: Sequence[str]) -> Json:
     }
 
 
-def _value(parameter: Parameter) -> Json:
+def _value(parameter: Parameter, honoured: Collection[str]) -> Json:
     schema = dict(parameter.kind.schema)
+    if parameter.verdict(honoured) == "refused":
+        schema = {"enum": [list(one) if isinstance(one, tuple) else one for one in parameter.neutral]}
     if parameter.extension:
         schema["description"] = "Not a part of OpenAI's API."
+    if parameter.name in {"prompt", "input"}:
+        return schema
     # Null means that it is left out.
-    return schema if parameter.name in {"prompt", "input"} else {"anyOf": [schema, {"type": "null"}]}
+    return {"type": "null"} if schema == {"enum": []} else {"anyOf": [schema, {"type": "null"}]}

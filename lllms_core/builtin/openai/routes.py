@@ -57,7 +57,9 @@ class Views:
 
     async def openapi(self) -> Response:
         """Describe the API."""
-        return _json(describe_api([entry.name for entry in self._host.catalog.entries], version("lllms-core")))
+        entries = self._host.catalog.entries
+        honoured = {name for entry in entries for name in entry.engine.parameters}
+        return _json(describe_api([entry.name for entry in entries], version("lllms-core"), honoured))
 
     async def models(self) -> Response:
         """List the models."""
