@@ -220,7 +220,9 @@ class LlamaCppModel(BatchingModel):
     def score(self, row: int, token: int, top: int) -> TokenScore:
         """How likely a token was, and which ones were likeliest."""
         logprob, likeliest = log_probabilities(self._logits.row(row), token, top)
-        return TokenScore(self.piece(token), logprob, tuple((self.piece(one), value) for one, value in likeliest))
+        # Control tokens are told apart by their texts, also where nobody would have seen them.
+        shown = self._vocabulary.shown
+        return TokenScore(self.piece(token), logprob, tuple((shown(one), value) for one, value in likeliest))
 
     def infill(self, request: Request) -> list[int]:
         """The prompt and the suffix between the vocabulary's tokens for filling in the middle."""

@@ -65,6 +65,15 @@ def test_log_probabilities_are_the_models(tiny):
         assert 0 < sum(exp(value) for _, value in score.top) <= 1.0001
 
 
+def test_control_tokens_among_the_likeliest_have_their_texts(tiny):
+    """Where the answer could have ended, the token that ends it is named, beside the one that was chosen."""
+    first = ask(tiny, "1, 2, 3", max_tokens=1, top_logprobs=20).scores()[0]
+    last = ask(tiny, "The capital of France is Paris.", max_tokens=1, top_logprobs=20)
+    tops = [piece for score in (first, *last.scores()) for piece, _ in score.top]
+    assert b"<|im_end|>" in tops
+    assert b"" not in tops
+
+
 def test_a_score_is_a_logarithmic_softmax():
     """The arithmetic, where tokens are impossible, too."""
     logits = np.array([1.0, 3.0, -np.inf, 2.0], dtype=np.float32)
