@@ -155,3 +155,14 @@ NO_JSON = r"""{%- if tools or enable_thinking %}{{- '<|turn>system\n' + ('<|thin
 {%- endfor %}{{- '<turn|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|turn>model\n' }}{%- if not enable_thinking %}{{- '<|channel>thought\n<channel|>' }}{%- endif %}{%- endif %}"""
+
+CDATA = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- for call in message.tool_calls %}{{- '<function name="' + call.function.name + '">' }}
+{%- for key, value in call.function.arguments | items %}
+{%- if value is string and ('<' in value or '\n' in value) %}{%- set value = '<![CDATA[' + value + ']]>' %}{%- endif %}
+{{- '<param name="' + key + '">' ~ value ~ '</param>' }}
+{%- endfor %}{{- '</function>' }}{{- '\n' if not loop.last }}
+{%- endfor %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""

@@ -50,6 +50,8 @@ class CallFormat:
     """Shape `tagged`: between key and value."""
     value_end: str = ""
     """Shape `tagged`: behind each value."""
+    cdata: bool = False
+    """Shape `tagged`: a value with markup in it stands in a `<![CDATA[...]]>` of XML."""
 
     @property
     def trigger(self) -> str:

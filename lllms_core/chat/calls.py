@@ -213,15 +213,18 @@ class CallReader:
     def _text_value(self, write: Callable[[str], None]) -> Steps[bool]:
         """The characters of a value, without the line breaks that belong to the tags; whether its end was there."""
         reader, form = self._reader, self._form
+        end = form.value_end
         yield from self._line_breaks(_trailing_space(form.key_end))
+        if form.cdata and (yield from reader.accept("<![CDATA[")):
+            end = f"]]>{end}"
         while True:
             space = yield from reader.space()
             char = yield from reader.peek()
             if not char:
                 write(space)
                 return False
-            if (yield from reader.accept(form.value_end)):
-                write(space.removesuffix(_leading_space(form.value_end)))
+            if (yield from reader.accept(end)):
+                write(space.removesuffix(_leading_space(end)))
                 return True
             write(space + (yield from reader.next()))
 

@@ -59,6 +59,14 @@ def learn_tools(render: Render, end: str = "") -> ToolSupport:
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
     """Learn the form of calls from something that writes them; None if it is none of the known shapes."""
+    form = _learn_form(write)
+    if form is None or form.shape != "tagged":
+        return form
+    markup = write([ToolCall(_IDS[0], NAMES[0], '{"probe_key": "a<b"}')]) or ""
+    return evolve(form, cdata="<![CDATA[a<b]]>" in markup)
+
+
+def _learn_form(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
     first, second = (_call(at) for at in (0, 1))
     one, two = (_with_any_id(write(calls)) for calls in ([first], [first, second]))
     alone = None if one is None else locate(one, 0, 0)
