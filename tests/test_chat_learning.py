@@ -183,7 +183,8 @@ def test_control_tokens_in_tools_and_results_stay_text() -> None:
 def test_thoughts_are_learnt(family: str, form: ReasoningFormat | None, switch: str | None) -> None:
     """The marks of thoughts and the variable that switches them come from the template."""
     reasoning = template(family).reasoning
-    assert (form, switch, None) == (reasoning.form, reasoning.switch, reasoning.effort)
+    assert (form, None) == (reasoning.form, reasoning.effort)
+    assert switch == (reasoning.switch and reasoning.switch.name)
 
 
 def test_thoughts_are_learnt_from_less() -> None:
@@ -191,9 +192,9 @@ def test_thoughts_are_learnt_from_less() -> None:
     chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>"
     assert ChatTemplate(chatml + "assistant\n<think>\n").reasoning.form == ReasoningFormat()
     switched = ChatTemplate(chatml + "assistant{% if not my_thinking %}\n<mind>\n\n</mind>\n{% endif %}").reasoning
-    assert (ReasoningFormat("<mind>", "</mind>"), "my_thinking") == (switched.form, switched.switch)
+    assert (ReasoningFormat("<mind>", "</mind>"), "my_thinking") == (switched.form, switched.switch.name)
     effort = ChatTemplate("Reasoning: {{ reasoning_effort }}" + chatml).reasoning
-    assert (effort.form, effort.effort) == (None, "reasoning_effort")
+    assert (effort.form, effort.effort.name) == (None, "reasoning_effort")
     assert effort.variables("high", "m") == {"reasoning_effort": "high"}
     with pytest.raises(UnsupportedParameter, match="cannot turn thinking off"):
         effort.variables("none", "m")
@@ -202,7 +203,7 @@ def test_thoughts_are_learnt_from_less() -> None:
 def test_a_setting_says_how_thoughts_are_marked() -> None:
     """Marks that are configured come in the place of those that are learnt; the switch stays what it is."""
     marked = template("GRANITE", reasoning="[THINKING] ... [/THINKING]").reasoning
-    assert (marked.form, marked.switch) == (ReasoningFormat("[THINKING]", "[/THINKING]"), "thinking")
+    assert (marked.form, marked.switch.name) == (ReasoningFormat("[THINKING]", "[/THINKING]"), "thinking")
     parser = AnswerParser(AnswerFormat(None, marked.form), ())
     pieces = parser.feed("[THINKING]Hm.[/THINKING]Yes.")
     assert (pieces.reasoning, pieces.text + parser.finish().text) == ("Hm.", "Yes.")
@@ -211,7 +212,7 @@ def test_a_setting_says_how_thoughts_are_marked() -> None:
 def test_a_setting_leaves_thoughts_in_the_text() -> None:
     """With "none" nothing is looked for, whatever the template tells."""
     model = template("QWEN3", reasoning="none")
-    assert (model.answer_format.reasoning, model.reasoning.switch) == (None, "enable_thinking")
+    assert (model.answer_format.reasoning, model.reasoning.switch.name) == (None, "enable_thinking")
 
 
 @pytest.mark.parametrize("marks", ["", "...", "<think>", "<think>...", "...</think>", "<think> </think>"])

@@ -1,5 +1,6 @@
 """How a model writes what is not plain text in its answers: its thoughts, and its calls of tools."""
 
+import re
 from typing import Literal, Self
 
 from attrs import frozen
@@ -9,9 +10,15 @@ CallShape = Literal["object", "named", "tagged"]
 then each argument between tags."""
 
 
+ANY_ID = "\ue000"
+"""In a text of a `CallFormat`: the id of the call stands here."""
+ANY_NUMBER = "\ue001"
+"""In a text of a `CallFormat`: the number of the call stands here."""
+
+
 @frozen
 class CallFormat:
-    """The texts around and inside of calls.
+    """The texts around and inside of calls; `ANY_ID` and `ANY_NUMBER` in them stand for what differs from call to call.
 
     Calls are written
 
@@ -43,11 +50,18 @@ class CallFormat:
     """Shape `tagged`: between key and value."""
     value_end: str = ""
     """Shape `tagged`: behind each value."""
+    cdata: bool = False
+    """Shape `tagged`: a value with markup in it stands in a `<![CDATA[...]]>` of XML."""
 
     @property
     def trigger(self) -> str:
         """What tells that calls begin; "" where a call stands for itself, as the whole answer."""
         return (self.section_start + self.call_start).strip()
+
+    @property
+    def mark(self) -> str:
+        """The trigger as far as it is the same for every call."""
+        return re.split(f"[{ANY_ID}{ANY_NUMBER}]", self.trigger)[0]
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -80,11 +94,14 @@ class AnswerFormat:
 
     calls: CallFormat | None = None
     reasoning: ReasoningFormat | None = None
+    text_start: str = ""
+    """What stands before the text, behind the thoughts: the words with which some models say that it is one."""
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Every fixed text that a parser has to see."""
-        thoughts = () if self.reasoning is None else (self.reasoning.start, self.reasoning.end)
+        text = (self.text_start,) if self.text_start else ()
+        thoughts = text if self.reasoning is None else (self.reasoning.start, self.reasoning.end, *text)
         return thoughts if self.calls is None else (*thoughts, *self.calls.markers)
 
 

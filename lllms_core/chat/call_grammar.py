@@ -5,15 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, CallFormat
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Constraint, Request, Tool
 
 MOST_CALLS = 32
 """So many calls an answer may hold where calls are forced: a model that does not stop by itself shall not go on."""
 _SPACE = r"SPACE: /[ \n]{0,4}/"
-_PROBE_ID = "callprob1"
-"""The id that a form was learnt with; a call that holds one gets nine letters and digits."""
+_ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
+"""What a model may write where an id or a number stands; there are templates that want ids of nine characters."""
 
 
 def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
@@ -49,10 +49,13 @@ def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) ->
     """The rule `calls`, and those that it needs: all arguments keep to their schema."""
     spell = _Speller(names)
     tools, several = request.tools, request.parallel_tool_calls and form.parallel
-    more = f" ({spell(form.separator + form.call_start)} call {spell(form.call_end)}){{0,{MOST_CALLS - 1}}}"
-    first = f"{spell(form.section_start + form.call_start)} call {spell(form.call_end)}"
+    # The white space at the edges is not asked for: a rule before this one takes it, and behind it the answer is over.
+    end = form.call_end.rstrip()
+    space = form.call_end[len(end) :]
+    more = f" ({spell(space + form.separator + form.call_start)} call {spell(end)}){{0,{MOST_CALLS - 1}}}"
+    first = f"{spell((form.section_start + form.call_start).lstrip())} call {spell(end)}"
     return [
-        f"calls: {first}{more if several else ''} {spell(form.section_end)}",
+        f"calls: {first}{more if several else ''} {spell((space + form.section_end).rstrip())}",
         f"call: {' | '.join(f'call_{at}' for at in range(len(tools)))}",
         *(rule for at, tool in enumerate(tools) for rule in _tool_rules(form, tool, at, spell)),
     ]
@@ -63,14 +66,15 @@ class _Speller:
 
     def __init__(self, names: Mapping[str, int]) -> None:
         self._names = names
-        words = sorted((re.escape(name) for name in names), key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(words)})") if words else None
+        words = sorted((re.escape(name) for name in (*names, *_ANY)), key=len, reverse=True)
+        self._split = re.compile(f"({'|'.join(words)})")
 
     def __call__(self, text: str) -> str:
         """The text as literals and tokens; an empty one as an empty literal."""
-        pieces = [text] if self._split is None else [piece for piece in self._split.split(text) if piece]
-        written = [f"<[{self._names[piece]}]>" if piece in self._names else literal(piece) for piece in pieces]
-        return " ".join(written) or '""'
+        return " ".join(self._piece(piece) for piece in self._split.split(text) if piece) or '""'
+
+    def _piece(self, piece: str) -> str:
+        return f"<[{self._names[piece]}]>" if piece in self._names else _ANY.get(piece) or literal(piece)
 
 
 def literal(text: str) -> str:
@@ -85,7 +89,7 @@ def _escaped(text: str) -> str:
 
 def _text(form: CallFormat, names: Mapping[str, int]) -> str:
     """The rule of a text that does not announce a call."""
-    trigger = form.trigger
+    trigger = form.mark
     if not trigger:
         return r"TEXT: /([^{ \n](.|\n)*)?/"
     if any(trigger.startswith(name) for name in names):
@@ -101,9 +105,7 @@ def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[
         return [f"call_{at}: {spell(tool.name + form.name_end)} arguments_{at}", arguments]
     before, between, after = form.parts
     name = json.dumps(tool.name, ensure_ascii=False)
-    end = " /[a-zA-Z0-9]{9}/ ".join(spell(part) for part in after.split(_PROBE_ID))
-    head = " /[a-zA-Z0-9]{9}/ ".join(spell(part) for part in (before + name + between).split(_PROBE_ID))
-    return [f"call_{at}: {head} arguments_{at} {end}", arguments]
+    return [f"call_{at}: {spell(before + name + between)} arguments_{at} {spell(after)}", arguments]
 
 
 def _tagged_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
@@ -130,5 +132,7 @@ def _plain_value(kind: object) -> str:
     if isinstance(kind, Mapping) and isinstance(kind.get("enum"), list | tuple) and kind["enum"]:
         values = cast("Sequence[object]", kind["enum"])
         return " | ".join(literal(one if isinstance(one, str) else json.dumps(one)) for one in values)
+    if isinstance(kind, Mapping) and kind.get("type") == "boolean":
+        return '"true" | "false" | "True" | "False"'  # many templates write them as Python does
     return f"%json {json.dumps(kind if isinstance(kind, Mapping) else {})}"
 

@@ -1,5 +1,6 @@
 """Reading one call of a tool, in any of the shapes that models write."""
 
+import ast
 import json
 from collections.abc import Callable, Mapping
 from typing import cast
@@ -10,8 +11,11 @@ from lllms_core.chat.reader import Reader, Steps
 from lllms_core.types import CallPiece, Tool
 
 _LONGEST_NAME = 256
+_LONGEST_LITERAL = 10_000
+"""Characters of a value in Python's spelling; a longer one stays text."""
 _BESIDE = ("id", "type")
 """Keys that stand beside name and arguments, as OpenAI's own calls have them."""
+_BEHIND_NAMES = ".:/"
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
@@ -157,6 +161,11 @@ class CallReader:
             if len(name) > _LONGEST_NAME:
                 raise Malformed
         self._reader.back(char)
+        known = [one for one in self._tools if name.startswith(one) and name[len(one) :][:1] in {"", *_BEHIND_NAMES}]
+        if name not in self._tools and known:  # what belongs to the text behind the name looks like a part of it
+            longest = max(known, key=len)
+            self._reader.back(name[len(longest) :])
+            return longest
         return name
 
     def _tagged(self) -> Steps[None]:
@@ -204,15 +213,18 @@ class CallReader:
     def _text_value(self, write: Callable[[str], None]) -> Steps[bool]:
         """The characters of a value, without the line breaks that belong to the tags; whether its end was there."""
         reader, form = self._reader, self._form
+        end = form.value_end
         yield from self._line_breaks(_trailing_space(form.key_end))
+        if form.cdata and (yield from reader.accept("<![CDATA[")):
+            end = f"]]>{end}"
         while True:
             space = yield from reader.space()
             char = yield from reader.peek()
             if not char:
                 write(space)
                 return False
-            if (yield from reader.accept(form.value_end)):
-                write(space.removesuffix(_leading_space(form.value_end)))
+            if (yield from reader.accept(end)):
+                write(space.removesuffix(_leading_space(end)))
                 return True
             write(space + (yield from reader.next()))
 
@@ -234,8 +246,18 @@ def _as_json(text: str) -> str:
     try:
         json.loads(text, parse_constant=_refuse)
     except ValueError:
-        return json.dumps(text, ensure_ascii=False)
+        return _python_as_json(text) or json.dumps(text, ensure_ascii=False)
     return text
+
+
+def _python_as_json(text: str) -> str | None:
+    """A list or an object that is written as Python writes it, as many templates do."""
+    if not text.startswith(("[", "{")) or len(text) > _LONGEST_LITERAL:
+        return None
+    try:
+        return json.dumps(ast.literal_eval(text), ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
 
 
 def _refuse(word: str) -> object:

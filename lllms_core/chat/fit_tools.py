@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from attrs import evolve
 
-from lllms_core.chat.answer_format import HERMES
+from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, HERMES, CallFormat
 from lllms_core.chat.history import tool_values
 from lllms_core.chat.learn_calls import ToolSupport
 from lllms_core.types import Message, Tool, ToolCall
@@ -15,32 +15,36 @@ You may call these tools, which are described as JSON, to help with the user's r
 <tools>
 {tools}
 </tools>
-To call a tool, answer with its name and its arguments as JSON, like this:
-<tool_call>
-{{"name": "the tool's name", "arguments": {{"an argument's name": "its value"}}}}
-</tool_call>
+To call a tool, answer with its name and its arguments, like this:
+{example}
 The results come in the next message."""
+_EXAMPLE = ToolCall("call00001", "name_of_the_tool", '{"name_of_an_argument": "its value"}')
 
 
-def write_calls(calls: Sequence[ToolCall]) -> str:
-    """Calls in the form that a model without one of its own is told to use."""
-    return HERMES.separator.join(_written(call) for call in calls)
+def write_calls(calls: Sequence[ToolCall], form: CallFormat = HERMES) -> str:
+    """Calls in a form; a model without one of its own is told to use the default."""
+    between = form.call_end + form.separator + form.call_start
+    written = between.join(
+        _written(call, form).replace(ANY_ID, call.id).replace(ANY_NUMBER, str(at)) for at, call in enumerate(calls)
+    )
+    return f"{form.section_start}{form.call_start}{written}{form.call_end}{form.section_end}"
 
 
 def fit_tools(
     messages: Sequence[Message], tools: Sequence[Tool], support: ToolSupport,
-    write: Callable[[Sequence[ToolCall]], str] = write_calls,
+    write: Callable[[Sequence[ToolCall]], str],
 ) -> tuple[list[Message], Sequence[Tool]]:
     """The same conversation in what the template supports, and the tools that are left for it to show.
 
-    Calls that it does not show become text, as `write` writes them.
+    Calls that it does not show become text, as `write` writes them. A model whose template does not show the tools is
+    told of them, and how `write` writes a call.
     """
     fitted = [_fit_message(message, support, write) for message in messages]
     fitted = _joined(fitted) if not support.results else fitted
     if not tools or support.declares:
         return fitted, tools
     shown = "\n".join(json.dumps(value, ensure_ascii=False) for value in tool_values(tools) or ())
-    words = _INSTRUCTIONS.format(tools=shown)
+    words = _INSTRUCTIONS.format(tools=shown, example=write([_EXAMPLE]).strip())
     if fitted and fitted[0].role in {"system", "developer"}:
         return [evolve(fitted[0], content=f"{fitted[0].content}\n\n{words}"), *fitted[1:]], ()
     return [Message("system", words), *fitted], ()
@@ -54,9 +58,25 @@ def _fit_message(message: Message, support: ToolSupport, write: Callable[[Sequen
     return message
 
 
-def _written(call: ToolCall) -> str:
-    name = json.dumps(call.name, ensure_ascii=False)
-    return f'{HERMES.call_start}{{"name": {name}, "arguments": {call.arguments or "{}"}}}{HERMES.call_end}'
+def _written(call: ToolCall, form: CallFormat) -> str:
+    arguments = call.arguments or "{}"
+    if form.shape == "object":
+        before, between, after = form.parts
+        return f"{before}{json.dumps(call.name, ensure_ascii=False)}{between}{arguments}{after}"
+    if form.shape == "named":
+        return f"{call.name}{form.name_end}{arguments}"
+    pairs = (f"{form.parameter_start}{key}{form.key_end}{value}{form.value_end}" for key, value in _members(arguments))
+    return f"{call.name}{form.name_end}{''.join(pairs)}"
+
+
+def _members(arguments: str) -> list[tuple[str, str]]:
+    """Keys and values as they stand between tags: strings as they are, all else as JSON."""
+    try:
+        value = json.loads(arguments)
+    except ValueError:  # an answer that was cut, say
+        return []
+    members = value.items() if isinstance(value, dict) else ()
+    return [(key, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)) for key, item in members]
 
 
 def _joined(messages: Sequence[Message]) -> list[Message]:

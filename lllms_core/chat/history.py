@@ -1,10 +1,11 @@
 """The messages and tools of a request as chat templates take them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lllms_core.types import Message, Tool, ToolCall
 
@@ -14,33 +15,57 @@ _SHORT_ID = 9
 
 @frozen
 class CallStyle:
-    """How a template wants to be given the calls of earlier answers."""
+    """How a template wants to be given the calls and the thoughts of earlier answers."""
 
     text_arguments: bool = False
     """Arguments as JSON text, not as an object."""
     null_content: bool = False
-    """No content as null, not as ""."""
-    short_ids: bool = False
-    """Ids of exactly nine letters and digits."""
+    """No content as null, not as ""; an answer that has some beside its calls comes as two messages."""
+    ids: Literal["own", "short", "named"] = "own"
+    """Ids as they are; of exactly nine letters and digits; or such as tell the function, and the number of the call."""
+    thoughts: str = "reasoning_content"
+    """The key of a message's thoughts."""
 
 
-def message_value(message: Message, style: CallStyle) -> Value:
-    """A message as a template takes it; what it does not say is left out."""
+def message_values(messages: Sequence[Message], style: CallStyle) -> list[Value]:
+    """Messages as a template takes them; what they do not say is left out."""
+    ids: dict[str, str] = {}
+    count = 0
+    values = []
+    for message in _apart(messages) if style.null_content else messages:
+        for call in message.tool_calls:
+            ids[call.id] = _id(call, count, style)
+            count += 1
+        values.append(_message_value(message, ids, style))
+    return values
+
+
+def _apart(messages: Sequence[Message]) -> Iterator[Message]:
+    """The same messages, with content and calls in messages of their own."""
+    for message in messages:
+        if message.tool_calls and message.content:
+            yield evolve(message, tool_calls=())
+            yield evolve(message, content="", reasoning=None)
+        else:
+            yield message
+
+
+def _message_value(message: Message, ids: dict[str, str], style: CallStyle) -> Value:
     value: Value = {"role": message.role, "content": message.content}
     if message.name is not None:
         value["name"] = message.name
     if message.reasoning is not None:
-        value["reasoning_content"] = message.reasoning
+        value[style.thoughts] = message.reasoning
     if message.tool_calls:
-        value["tool_calls"] = [_call_value(call, style) for call in message.tool_calls]
-        if style.null_content and not message.content:
+        value["tool_calls"] = [_call_value(call, ids[call.id], style) for call in message.tool_calls]
+        if style.null_content:
             value["content"] = None
     if message.tool_call_id is not None:
-        value["tool_call_id"] = _id(message.tool_call_id, style)
+        value["tool_call_id"] = ids.get(message.tool_call_id, message.tool_call_id)
     return value
 
 
-def _call_value(call: ToolCall, style: CallStyle) -> Value:
+def _call_value(call: ToolCall, call_id: str, style: CallStyle) -> Value:
     arguments: object = call.arguments
     if not style.text_arguments:
         try:
@@ -48,15 +73,15 @@ def _call_value(call: ToolCall, style: CallStyle) -> Value:
         except ValueError:  # an answer that was cut, say
             parsed = None
         arguments = parsed if isinstance(parsed, dict) else call.arguments
-    return {
-        "id": _id(call.id, style), "type": "function", "function": {"name": call.name, "arguments": arguments},
-    }
+    return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
-def _id(given: str, style: CallStyle) -> str:
-    if not style.short_ids or (len(given) == _SHORT_ID and given.isascii() and given.isalnum()):
-        return given
-    return sha256(given.encode(errors="replace")).hexdigest()[:_SHORT_ID]
+def _id(call: ToolCall, number: int, style: CallStyle) -> str:
+    if style.ids == "named":
+        return f"functions.{call.name}:{number}"
+    if style.ids == "own" or (len(call.id) == _SHORT_ID and call.id.isascii() and call.id.isalnum()):
+        return call.id
+    return sha256(call.id.encode(errors="replace")).hexdigest()[:_SHORT_ID]
 
 
 def tool_values(tools: Sequence[Tool]) -> list[Value] | None:

@@ -4,23 +4,23 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Literal
 
 from attrs import evolve, frozen
 
-from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, CallFormat
 from lllms_core.chat.history import CallStyle
+from lllms_core.chat.locate_call import ARGUMENTS, NAMES, locate
 from lllms_core.chat.probe import Probe, Render
+from lllms_core.chat.tags import TAG, alike, common_head, common_tail, snap_down, snap_up
 from lllms_core.types import Message, Tool, ToolCall
 
-_TAG = re.compile(r"<[^<>\n]{1,60}>|\[/?[A-Z_]{2,}\]")
+_LAST_TAG = re.compile(r"(<[^<>/\n]{1,60}>)\s*$")
 _ASK = Message("user", "probe-ask")
 _REPLY = Message("assistant", "probe-reply")
 _TOOL = Tool("probe_tool", "probe-purpose", {"type": "object", "properties": {"probe_key": {"type": "string"}}})
-_NAMES = ("probe_alpha", "probe_omega")
-_ARGUMENTS: tuple[dict[str, object], ...] = (
-    {"probe_key": "probe-one", "probe_size": 1717}, {"probe_key": "probe-two", "probe_size": 1818},
-)
 _IDS = ("callprob1", "callprob2")
+_ID_STYLES: tuple[Literal["own", "short", "named"], ...] = ("own", "short", "named")
 
 
 @frozen
@@ -37,54 +37,101 @@ class ToolSupport:
     """How its model writes calls, as far as that could be learnt."""
 
 
-def learn_tools(render: Render) -> ToolSupport:
-    """Find out by rendering; templates that know nothing of tools ignore them, or refuse the conversation."""
+def learn_tools(render: Render, end: str = "") -> ToolSupport:
+    """Find out by rendering; templates that know nothing of tools ignore them, or refuse the conversation.
+
+    `end`: the text of the token that ends answers.
+    """
     shown = render(Probe([_ASK], [_TOOL]))
     declares = shown is not None and _TOOL.name in shown
     style = _find_style(render)
     if style is None:
         return ToolSupport(declares, None, results=False, calls=None)
     results = _shows_result(render, style)
+    own_end = _own_end(*(_written(render, style, [_call(at) for at in range(count)], end) for count in (1, 2)))
 
     def write(calls: Sequence[ToolCall]) -> str | None:
-        return _written(render, style, calls)
+        found = _written(render, style, calls, end)
+        return None if found is None else found.text.rstrip().removesuffix(own_end) if own_end else found.text
 
     return ToolSupport(declares, style, results, learn_calls(write))
 
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
     """Learn the form of calls from something that writes them; None if it is none of the known shapes."""
+    form = _learn_form(write)
+    if form is None or form.shape != "tagged":
+        return form
+    markup = write([ToolCall(_IDS[0], NAMES[0], '{"probe_key": "a<b"}')]) or ""
+    return evolve(form, cdata="<![CDATA[a<b]]>" in markup)
+
+
+def _learn_form(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
     first, second = (_call(at) for at in (0, 1))
-    one, two = write([first]), write([first, second])
-    alone = None if one is None else _locate(one, 0, 0)
+    one, two = (_with_any_id(write(calls)) for calls in ([first], [first, second]))
+    alone = None if one is None else locate(one, 0, 0)
     if one is None or alone is None:
         return None
     start, end, form = alone
     head, tail = one[:start], one[end:]
-    if two is None or not two.startswith(one[:end]) or (other := _locate(two, 1, end)) is None:
-        return _with_texts(form, head, tail, None)
+    if two is None or not two.startswith(one[:end]) or (other := locate(two, 1, end)) is None:
+        return _usable(_with_texts(form, head, tail, None))
     between = two[end : other[0]]
-    return _with_texts(form, head, tail, between if two[other[1] :] == tail else None)
+    same = _numbered(form, other[2])
+    if same is None:
+        return None
+    return _usable(_with_texts(same, head, tail, between if two[other[1] :] == tail else None))
+
+
+def _with_any_id(written: str | None) -> str | None:
+    """A text with no id in particular."""
+    return None if written is None else re.sub("|".join(_IDS), ANY_ID, written)
+
+
+def _numbered(one: CallFormat, other: CallFormat) -> CallFormat | None:
+    """The form that two calls have in common, but for their numbers; None if they differ in more."""
+    pairs = zip((one.name_end, *one.parts), (other.name_end, *other.parts), strict=True)
+    texts = [text for a, b in pairs if (text := _numbered_text(a, b)) is not None]
+    if len(texts) < 4:
+        return None
+    name_end, before, between, after = texts
+    form = evolve(one, name_end=name_end, parts=(before, between, after))
+    return form if form == evolve(other, name_end=name_end, parts=form.parts) else None
+
+
+def _numbered_text(one: str, other: str) -> str | None:
+    """The text of the first and the second call, where nothing but a number that goes up by one differs."""
+    first, second = (re.split(r"([0-9]+)", text) for text in (one, other))
+    if len(first) != len(second):
+        return None
+    pairs = list(zip(first, second, strict=True))
+    if any(a != b and not (a.isdigit() and b.isdigit() and int(a) + 1 == int(b)) for a, b in pairs):
+        return None
+    return "".join(a if a == b else ANY_NUMBER for a, b in pairs)
+
+
+def _usable(form: CallFormat) -> CallFormat | None:
+    """The form, unless it tells no calls from text, or repeats what differs from call to call."""
+    if form.shape != "object" and not form.mark:
+        return None
+    return None if any(NAMES[0] in text for text in (*form.markers, *form.parts)) else form
 
 
 # -- what the template takes -------------------------------------------------------------------------------------------
 
 
 def _call(at: int, *, long_id: bool = False) -> ToolCall:
-    return ToolCall(f"call_probe_{at}" if long_id else _IDS[at], _NAMES[at], json.dumps(_ARGUMENTS[at]))
+    return ToolCall(f"call_probe_{at}" if long_id else _IDS[at], NAMES[at], json.dumps(ARGUMENTS[at]))
 
 
 def _find_style(render: Render) -> CallStyle | None:
-    for short, text, null in product((False, True), repeat=3):
-        style = CallStyle(text, null, short)
+    for ids, text, null in product(_ID_STYLES, (False, True), (False, True)):
+        style = CallStyle(text, null, ids)
         call = _call(0, long_id=True)
         messages = [_ASK, Message("assistant", "", tool_calls=(call,))]
-        shown = render(Probe(messages, [_TOOL], style, generate=False))
+        shown = (render(Probe(messages, [_TOOL], style, generate=False)) or "").partition(call.name)[2]
         # Python's way to print an object, and quotes that were escaped once more, are no way to write a call.
-        if (
-            shown is not None and call.name in shown and "probe-one" in shown
-            and "'probe_key'" not in shown and '\\"probe_key' not in shown
-        ):
+        if "probe-one" in shown and "'probe_key'" not in shown and '\\"probe_key' not in shown:
             return style
     return None
 
@@ -96,8 +143,23 @@ def _shows_result(render: Render, style: CallStyle) -> bool:
     return shown is not None and "probe-result" in shown
 
 
-def _written(render: Render, style: CallStyle, calls: Sequence[ToolCall]) -> str | None:
-    """What stands between the header of an answer with these calls and its end."""
+@frozen
+class _Written:
+    """What stands between the header of an answer with calls and its end."""
+
+    text: str
+    open: bool
+    """Its end is not that of other answers, so it may be a part of the text."""
+
+
+def _own_end(one: _Written | None, two: _Written | None) -> str:
+    """The tag that ends answers with calls, one or two, where they have another end than those without; or ""."""
+    if one is None or two is None or not one.open or not (found := _LAST_TAG.search(one.text)):
+        return ""
+    return found[1] if two.text.rstrip().endswith(found[1]) and two.text.count(found[1]) == 1 else ""
+
+
+def _written(render: Render, style: CallStyle, calls: Sequence[ToolCall], end_token: str) -> _Written | None:
     plain = render(Probe([_ASK, _REPLY], [_TOOL], style, generate=False))
     called = render(
         Probe([_ASK, Message("assistant", "", tool_calls=tuple(calls))], [_TOOL], style, generate=False),
@@ -106,104 +168,22 @@ def _written(render: Render, style: CallStyle, calls: Sequence[ToolCall]) -> str
         return None
     before, _, after = plain.rpartition(_REPLY.content)
     prompt = render(Probe([_ASK], [_TOOL], style))
-    start = _snap_down(_alike(before, called), before, called)
+    start = snap_down(alike(before, called), before, called)
     if prompt is not None and called.startswith(prompt):
         start = max(start, len(prompt))
-    end = _snap_up(_alike(after[::-1], called[start:][::-1]), after, called)
-    return called[start : len(called) - end]
+    end = snap_up(alike(after[::-1], called[start:][::-1]), after, called)
+    written = called[start : len(called) - end]
+    for mark in (end_token, after.strip()):
+        # Behind the end of the answer, some templates write what comes next.
+        written = _up_to(mark, written)
+    return _Written(written, bool(TAG.search(after)) and not TAG.search(called[len(called) - end :]))
 
 
-# -- where a call is ---------------------------------------------------------------------------------------------------
-
-
-def _locate(text: str, at: int, after: int) -> tuple[int, int, CallFormat] | None:
-    """Where the probe's call stands in a text, from `after` on, and the form of the call itself."""
-    name = text.find(_NAMES[at], after)
-    if name < 0:
-        return None
-    return _locate_object(text, at, after, name) or _locate_named(text, at, name) or _locate_tagged(text, at, name)
-
-
-def _locate_object(text: str, at: int, after: int, name: int) -> tuple[int, int, CallFormat] | None:
-    decoder = json.JSONDecoder()
-    for match in re.compile(r"\{").finditer(text, after, name):
-        start = match.start()
-        try:
-            value, end = decoder.raw_decode(text, start)
-        except ValueError:
-            continue
-        names, arguments = _path(value, _NAMES[at]), _path(value, _ARGUMENTS[at])
-        if not names or not arguments:
-            continue
-        parts = _parts(text[start:end], at)
-        if parts is not None:
-            return start, end, CallFormat("object", name_path=names, arguments_path=arguments, parts=parts)
-    return None
-
-
-def _path(value: object, wanted: object) -> tuple[str, ...]:
-    """The keys that lead to a value in nested objects; arguments may also be text that holds them."""
-    for key, item in value.items() if isinstance(value, dict) else ():
-        if item == wanted or (isinstance(wanted, dict) and isinstance(item, str) and _loads(item) == wanted):
-            return (key,)
-        if found := _path(item, wanted):
-            return (key, *found)
-    return ()
-
-
-def _loads(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _parts(call: str, at: int) -> tuple[str, str, str] | None:
-    """What stands around the name and the arguments of a call that is an object; None if the name comes last."""
-    name = json.dumps(_NAMES[at])
-    before, _, rest = call.partition(name)
-    for match in re.compile(r'[{"]').finditer(rest):
-        try:
-            value, end = json.JSONDecoder().raw_decode(rest, match.start())
-        except ValueError:
-            continue
-        if value == _ARGUMENTS[at]:
-            return before, rest[: match.start()], rest[end:]
-    return None
-
-
-def _locate_named(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
-    behind = name + len(_NAMES[at])
-    start = text.find("{", behind)
-    try:
-        value, end = json.JSONDecoder().raw_decode(text, start) if start >= 0 else (None, 0)
-    except ValueError:
-        return None
-    return (name, end, CallFormat("named", name_end=text[behind:start])) if value == _ARGUMENTS[at] else None
-
-
-def _locate_tagged(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
-    """A call of two arguments with texts between them; the end is that of its last value."""
-    spots = [name, name + len(_NAMES[at])]
-    for word in (part for pair in _ARGUMENTS[at].items() for part in map(str, pair)):
-        start = text.find(word, spots[-1])
-        if start < 0:
-            return None
-        spots += [start, start + len(word)]
-    _, name_stop, key, key_stop, value, value_stop, next_key, next_key_stop, next_value, last = spots
-    key_end, between = text[key_stop:value], text[value_stop:next_key]
-    if not key_end.strip() or text[next_key_stop:next_value] != key_end:
-        return None
-    value_end = _common_head(between, text[last:])
-    parameter_start = between[len(value_end) :]
-    before = text[name_stop:key]
-    if not value_end.strip() or not parameter_start.strip() or not before.endswith(parameter_start):
-        return None
-    form = CallFormat(
-        "tagged", name_end=before.removesuffix(parameter_start), parameter_start=parameter_start, key_end=key_end,
-        value_end=value_end,
-    )
-    return name, last + len(value_end), form
+def _up_to(mark: str, written: str) -> str:
+    """What stands before `mark`, if that is a tag, or ends with one, and comes behind the arguments."""
+    values = max(written.rfind(str(value)) for arguments in ARGUMENTS for value in arguments.values())
+    found = written.find(mark, values + 1) if TAG.search(mark) else -1
+    return written if found < 0 else written[:found]
 
 
 # -- what stands around ------------------------------------------------------------------------------------------------
@@ -213,41 +193,10 @@ def _with_texts(form: CallFormat, head: str, tail: str, between: str | None) -> 
     """Tell apart what belongs to each call and what to all: `between` two calls stands the end of one, and more."""
     if between is None:
         return evolve(form, call_start=head, call_end=tail, parallel=False)
-    call_end = _common_head(between, tail)
+    call_end = common_head(between, tail)
     rest = between[len(call_end) :]
-    call_start = _common_tail(rest, head)
+    call_start = common_tail(rest, head)
     return evolve(
         form, section_start=head.removesuffix(call_start), call_start=call_start, call_end=call_end,
         separator=rest.removesuffix(call_start), section_end=tail[len(call_end) :],
     )
-
-
-def _common_head(one: str, other: str) -> str:
-    """The text with which both begin, not cut inside of a tag."""
-    return one[: _snap_down(_alike(one, other), one, other)]
-
-
-def _common_tail(one: str, other: str) -> str:
-    """The text with which both end, not cut inside of a tag."""
-    return one[len(one) - _snap_up(_alike(one[::-1], other[::-1]), one, other) :]
-
-
-def _alike(one: str, other: str) -> int:
-    """How many characters both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _snap_down(length: int, *texts: str) -> int:
-    """How long a common beginning of `length` is without the part of a tag at its end."""
-    for text in texts:
-        length = min([length, *(tag.start() for tag in _TAG.finditer(text) if tag.start() < length < tag.end())])
-    return length
-
-
-def _snap_up(length: int, *texts: str) -> int:
-    """How long a common end of `length` is without the part of a tag at its beginning."""
-    for text in texts:
-        cut = len(text) - length
-        length = min([length, *(len(text) - tag.end() for tag in _TAG.finditer(text) if tag.start() < cut < tag.end())])
-    return length

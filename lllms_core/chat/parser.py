@@ -104,12 +104,15 @@ class AnswerParser:
 
     def _answer(self) -> Steps[None]:
         if self._form.reasoning is not None:
-            yield from self._thinking()
+            while (yield from self._thinking()):
+                pass
+        if self._form.text_start and (yield from self._reader.accept(self._form.text_start)):
+            self._reader.mark()
         while not (yield from self._passage()):
             pass
 
-    def _thinking(self) -> Steps[None]:
-        """The thoughts with which an answer may begin, and the white space around them."""
+    def _thinking(self) -> Steps[bool]:
+        """The thoughts with which an answer may begin, and the white space around them; whether more may follow."""
         form = self._form.reasoning
         assert form is not None  # noqa: S101  # the caller looked
         reader = self._reader
@@ -117,7 +120,7 @@ class AnswerParser:
             space = yield from reader.space()
             if not (yield from reader.accept(form.start)):
                 reader.back(space)
-                return
+                return False
             self.reasoning = True
         yield from reader.space()
         reader.mark()
@@ -127,7 +130,7 @@ class AnswerParser:
             char = yield from reader.peek()
             if not char:
                 self._thoughts.append(reader.spill())
-                return
+                return False
             if char == form.end[0] and (yield from reader.accept(form.end)):
                 break
             yield from reader.next()
@@ -135,6 +138,7 @@ class AnswerParser:
         self.reasoning = False
         yield from reader.space()
         reader.mark()
+        return True
 
     def _passage(self) -> Steps[bool]:
         """Text up to the end of the next calls; whether the answer ends there. White space before calls goes."""
@@ -206,11 +210,13 @@ class AnswerParser:
         form = self._form.calls
         assert form is not None  # noqa: S101  # there was a call
         between = (form.separator + form.call_start).strip()
-        if not bare:
-            return bool(between) and (yield from self._reader.accept(between))
+        if between:
+            return (yield from self._reader.accept(between))
+        if not bare and form.shape != "object":
+            return False
         space = yield from self._reader.space()
         char = yield from self._reader.next()
-        if char and char in ";,":
+        if bare and char and char in ";,":
             space += char + (yield from self._reader.space())
             char = yield from self._reader.next()
         self._reader.back(char)

@@ -1,11 +1,16 @@
 """Reading a text that arrives in pieces, character by character, with a way back."""
 
+import string
 from collections.abc import Generator
 from typing import TypeVar
+
+from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER
 
 T = TypeVar("T")
 Steps = Generator[None, str, T]
 """A coroutine that is sent one character at each step, and "" at the end of the text."""
+_KINDS = {ANY_ID: f"{string.ascii_letters}{string.digits}_-.:", ANY_NUMBER: string.digits}
+_LONGEST_ID = 64
 
 
 class Reader:
@@ -77,14 +82,32 @@ class Reader:
         return found
 
     def accept(self, literal: str) -> Steps[bool]:
-        """Read `literal` if it comes next, with any white space before it and where it has some; else read nothing."""
+        """Read `literal` if it comes next, with any white space before it and where it has some; else read nothing.
+
+        `ANY_ID` and `ANY_NUMBER` in it stand for any id and any number.
+        """
         taken = ""
         for word in literal.split():
             taken += yield from self.space()
             for expected in word:
-                char = yield from self.next()
-                taken += char
-                if char != expected:
+                if kind := _KINDS.get(expected):
+                    found = yield from self._run(kind)
+                    taken += found
+                else:
+                    found = yield from self.next()
+                    taken += found
+                    found = found if found == expected else ""
+                if not found:
                     self.back(taken)
                     return False
         return True
+
+    def _run(self, kind: str) -> Steps[str]:
+        """The characters of one kind that come next, at most as many as an id has."""
+        found = ""
+        while len(found) < _LONGEST_ID and (char := (yield from self.next())):
+            if char not in kind:
+                self.back(char)
+                break
+            found += char
+        return found

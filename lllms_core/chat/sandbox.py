@@ -17,6 +17,8 @@ from lllms_core.errors import InvalidRequest, ModelLoadFailed, RequestError
 
 _MOST_REPEATED = 1_000_000
 _MOST_OUTPUT = 1 << 26
+_MOST_GATHERED = 100_000
+_GATHERING = frozenset({"append", "pop"})
 
 
 class _Generation(Extension):
@@ -34,6 +36,18 @@ class _Environment(ImmutableSandboxedEnvironment):
     """A sandbox in which a short expression cannot fill the memory."""
 
     intercepted_binops = frozenset({"*", "**"})
+
+    def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
+        """Let templates gather in lists, as some do; what they are given is theirs alone."""
+        return (isinstance(obj, list) and attr in _GATHERING) or super().is_safe_attribute(obj, attr, value)
+
+    def call(self, context: Context, function: object, *args: object, **fields: object) -> object:
+        """Refuse to let a list grow without an end, as one does that a loop over it adds to."""
+        gathered = getattr(function, "__self__", None)
+        if isinstance(gathered, list) and len(gathered) > _MOST_GATHERED:
+            raise SecurityError(f"a list of more than {_MOST_GATHERED} items")
+        result: object = super().call(context, function, *args, **fields)
+        return result
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
         """Refuse powers and repetitions beyond what a prompt can need."""
@@ -67,6 +81,13 @@ def _environment() -> _Environment:
     return environment
 
 
+def _copied(value: object) -> object:
+    """The same value with lists and objects of its own, which a template may change."""
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
 class SandboxedTemplate:
     """A compiled template whose every failure is one of our errors."""
 
@@ -93,7 +114,7 @@ class SandboxedTemplate:
         pieces: list[str] = []
         size = 0
         try:
-            for piece in self._template.generate(variables, strftime_now=now.strftime):
+            for piece in self._template.generate(_copied(variables), strftime_now=now.strftime):
                 size += len(piece)
                 if size > _MOST_OUTPUT:
                     raise SecurityError(f"its output is longer than {_MOST_OUTPUT} characters")  # noqa: TRY301  # all faults leave by one door

@@ -7,12 +7,12 @@ from typing import cast
 
 from attrs import evolve, frozen
 
-from lllms_core.chat.answer_format import HERMES, AnswerFormat, ReasoningFormat
+from lllms_core.chat.answer_format import HERMES, AnswerFormat, CallFormat, ReasoningFormat
 from lllms_core.chat.control import ControlTokens, Disguise, strings
 from lllms_core.chat.fit_tools import fit_tools, write_calls
-from lllms_core.chat.history import CallStyle, message_value, tool_values
+from lllms_core.chat.history import CallStyle, message_values, tool_values
 from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
-from lllms_core.chat.learn_reasoning import ReasoningSupport, learn_reasoning
+from lllms_core.chat.learn_reasoning import ReasoningSupport, has_heading, learn_reasoning
 from lllms_core.chat.probe import Probe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
 from lllms_core.chat.sandbox import SandboxedTemplate
@@ -74,11 +74,12 @@ class ChatTemplate:
             raise InvalidRequest(f"the template variable '{taken[0]}' belongs to the server; leave it out", taken[0])
         style = CallStyle()
         if tools or any(message.tool_calls or message.role == "tool" for message in messages):
-            write = write_calls if self._call_template is None else self._written_calls
-            messages, tools = fit_tools(messages, tools, self.tools, write)
+            messages, tools = fit_tools(messages, tools, self.tools, self._written_calls)
             style = self.tools.style or style
+        if any(message.reasoning is not None for message in messages):
+            style = evolve(style, thoughts=self.reasoning.key)
         given = {
-            "messages": [message_value(message, style) for message in fit_roles(messages, self._roles)],
+            "messages": message_values(fit_roles(messages, self._roles), style),
             "tools": tool_values(tools),
         }
         return self._segments(given, extra, generate=add_generation_prompt)
@@ -86,9 +87,10 @@ class ChatTemplate:
     @cached_property
     def tools(self) -> ToolSupport:
         """What this template does about tools."""
-        learnt = learn_tools(self._probe)
+        learnt = learn_tools(self._probe, self._tokens["eos_token"])
         if self._call_template is None:
-            return learnt
+            headed = has_heading(self.reasoning.text_start)
+            return evolve(learnt, calls=None if headed else self._after_thoughts(learnt.calls))
         calls = learn_calls(self._written_calls)
         if calls is None:
             raise ModelLoadFailed(
@@ -96,6 +98,16 @@ class ChatTemplate:
                 "has to write the name and the arguments of each",
             )
         return evolve(learnt, calls=calls)
+
+    def _after_thoughts(self, calls: CallFormat | None) -> CallFormat | None:
+        """The form without the end of thoughts, which a template may write before calls."""
+        form = self.reasoning.form
+        if calls is None or form is None or form.end not in calls.section_start + calls.call_start:
+            return calls
+        start, call = (text.rpartition(form.end)[2].lstrip() if form.end in text else text for text in (
+            calls.section_start, calls.call_start,
+        ))
+        return evolve(calls, section_start=start, call_start=call)
 
     @cached_property
     def reasoning(self) -> ReasoningSupport:
@@ -108,7 +120,8 @@ class ChatTemplate:
     @property
     def answer_format(self) -> AnswerFormat:
         """How the model writes calls and thoughts; one whose template knows no tools is told to use Hermes' form."""
-        return AnswerFormat(self.tools.calls if self.tools.declares else HERMES, self.reasoning.form)
+        calls = self.tools.calls or (None if self.tools.declares else HERMES)
+        return AnswerFormat(calls, self.reasoning.form, self.reasoning.text_start)
 
     def _segments(self, given: Mapping[str, object], extra: Mapping[str, object], *, generate: bool) -> list[Segment]:
         messages = cast("list[dict[str, object]]", given["messages"])
@@ -143,7 +156,22 @@ class ChatTemplate:
         self, given: Mapping[str, object], extra: Mapping[str, object], now: datetime, *, generate: bool,
     ) -> str:
         ours = {**given, "add_generation_prompt": generate, **self._tokens}
+        if given["tools"] is None and self._wants_no_tools:
+            del ours["tools"]
         return self._template.render({"documents": None, **extra, **ours}, now)
+
+    @cached_property
+    def _wants_no_tools(self) -> bool:
+        """Whether the template cannot do with tools that are none, as most can; but with none at all."""
+        given = {"messages": [{"role": "user", "content": "probe-ask"}], "add_generation_prompt": True, **self._tokens}
+        return not self._renders({**given, "tools": None}) and self._renders(given)
+
+    def _renders(self, variables: Mapping[str, object]) -> bool:
+        try:
+            self._template.render({"documents": None, **variables}, datetime.now().astimezone())
+        except InvalidRequest:
+            return False
+        return True
 
     @cached_property
     def _roles(self) -> RoleSupport:
@@ -151,7 +179,7 @@ class ChatTemplate:
 
     def _probe(self, probe: Probe) -> str | None:
         given = {
-            "messages": [message_value(message, probe.style) for message in probe.messages],
+            "messages": message_values(probe.messages, probe.style),
             "tools": tool_values(probe.tools),
         }
         try:
@@ -160,8 +188,10 @@ class ChatTemplate:
             return None
 
     def _written_calls(self, calls: Sequence[ToolCall]) -> str:
-        assert self._call_template is not None  # noqa: S101  # the callers looked
-        value = message_value(Message("assistant", "", tool_calls=tuple(calls)), CallStyle())
+        """Calls as the model is to write them: as the setting says, as was learnt, or as it is told."""
+        if self._call_template is None:
+            return write_calls(calls, self.answer_format.calls or HERMES)
+        [value] = message_values([Message("assistant", "", tool_calls=tuple(calls))], CallStyle())
         return self._call_template.render(value, datetime.now().astimezone())
 
 

@@ -1,0 +1,102 @@
+"""Finding the call of a probe in what a template wrote, and the form of the call itself; pure."""
+
+import json
+import re
+
+from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.tags import common_head
+
+NAMES = ("probe_alpha", "probe_omega")
+ARGUMENTS: tuple[dict[str, object], ...] = (
+    {"probe_key": "probe-one", "probe_size": 1717}, {"probe_key": "probe-two", "probe_size": 1818},
+)
+
+
+def locate(text: str, at: int, after: int) -> tuple[int, int, CallFormat] | None:
+    """Where the probe's call stands in a text, from `after` on, and the form of the call itself."""
+    name = text.find(NAMES[at], after)
+    if name < 0:
+        return None
+    return _locate_object(text, at, after, name) or _locate_named(text, at, name) or _locate_tagged(text, at, name)
+
+
+def _locate_object(text: str, at: int, after: int, name: int) -> tuple[int, int, CallFormat] | None:
+    decoder = json.JSONDecoder()
+    for match in re.compile(r"\{").finditer(text, after, name):
+        start = match.start()
+        try:
+            value, end = decoder.raw_decode(text, start)
+        except ValueError:
+            continue
+        names, arguments = _path(value, NAMES[at]), _path(value, ARGUMENTS[at])
+        if not names or not arguments:
+            continue
+        parts = _parts(text[start:end], at)
+        if parts is not None:
+            return start, end, CallFormat("object", name_path=names, arguments_path=arguments, parts=parts)
+    return None
+
+
+def _path(value: object, wanted: object) -> tuple[str, ...]:
+    """The keys that lead to a value in nested objects; arguments may also be text that holds them."""
+    for key, item in value.items() if isinstance(value, dict) else ():
+        if item == wanted or (isinstance(wanted, dict) and isinstance(item, str) and _loads(item) == wanted):
+            return (key,)
+        if found := _path(item, wanted):
+            return (key, *found)
+    return ()
+
+
+def _loads(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _parts(call: str, at: int) -> tuple[str, str, str] | None:
+    """What stands around the name and the arguments of a call that is an object; None if the name comes last."""
+    name = json.dumps(NAMES[at])
+    before, _, rest = call.partition(name)
+    for match in re.compile(r'[{"]').finditer(rest):
+        try:
+            value, end = json.JSONDecoder().raw_decode(rest, match.start())
+        except ValueError:
+            continue
+        if value == ARGUMENTS[at]:
+            return before, rest[: match.start()], rest[end:]
+    return None
+
+
+def _locate_named(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
+    behind = name + len(NAMES[at])
+    start = text.find("{", behind)
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start) if start >= 0 else (None, 0)
+    except ValueError:
+        return None
+    return (name, end, CallFormat("named", name_end=text[behind:start])) if value == ARGUMENTS[at] else None
+
+
+def _locate_tagged(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
+    """A call of two arguments with texts between them; the end is that of its last value."""
+    spots = [name, name + len(NAMES[at])]
+    for word in (part for pair in ARGUMENTS[at].items() for part in map(str, pair)):
+        start = text.find(word, spots[-1])
+        if start < 0:
+            return None
+        spots += [start, start + len(word)]
+    _, name_stop, key, key_stop, value, value_stop, next_key, next_key_stop, next_value, last = spots
+    key_end, between = text[key_stop:value], text[value_stop:next_key]
+    if not key_end.strip() or text[next_key_stop:next_value] != key_end:
+        return None
+    value_end = common_head(between, text[last:])
+    parameter_start = between[len(value_end) :]
+    before = text[name_stop:key]
+    if not value_end.strip() or not parameter_start.strip() or not before.endswith(parameter_start):
+        return None
+    form = CallFormat(
+        "tagged", name_end=before.removesuffix(parameter_start), parameter_start=parameter_start, key_end=key_end,
+        value_end=value_end,
+    )
+    return name, last + len(value_end), form
