@@ -121,7 +121,8 @@ class ChatTemplate:
     def answer_format(self) -> AnswerFormat:
         """How the model writes calls and thoughts; one whose template knows no tools is told to use Hermes' form."""
         calls = self.tools.calls or (None if self.tools.declares else HERMES)
-        return AnswerFormat(calls, self.reasoning.form, self.reasoning.text_start)
+        text_start = "" if self._reasoning == "none" else self.reasoning.text_start
+        return AnswerFormat(calls, self.reasoning.form, text_start)
 
     def _segments(self, given: Mapping[str, object], extra: Mapping[str, object], *, generate: bool) -> list[Segment]:
         messages = cast("list[dict[str, object]]", given["messages"])
