@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal
 
+import langchain_openai
 import lllms_llamacpp
 import openai
 import pytest
@@ -69,6 +70,23 @@ async def test_parse_in_a_thread_of_its_own(url: str) -> None:
             return client.chat.completions.parse(**ASKED, response_format=Pet).choices[0].message.parsed
 
     assert isinstance(await asyncio.to_thread(parse), Pet)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")  # LangChain's own, about its own values
+@pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
+async def test_langchain_shapes_its_answers(url: str, method: Any) -> None:
+    """LangChain's structured output works by each of its methods, also for several questions at once and streamed."""
+    chat = langchain_openai.ChatOpenAI(
+        model="tiny", base_url=f"{url}/v1", api_key="none", temperature=0, max_retries=0, seed=3,
+    )
+    if method == "json_mode":  # which leaves it to the prompt what the object is
+        question = "What is the capital of Japan? Answer in JSON."
+        assert await chat.with_structured_output(method=method).ainvoke(question) == {"answer": "Tokyo"}
+        return
+    shaped = chat.with_structured_output(Pet, method=method)
+    assert all(isinstance(pet, Pet) for pet in await shaped.abatch(["tell me of a pet", "tell me a story"]))
+    *_, last = [part async for part in shaped.astream("tell me of a pet")]
+    assert isinstance(last, Pet)
 
 
 async def test_stream_equals_the_answer(client: openai.AsyncOpenAI) -> None:
