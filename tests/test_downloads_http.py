@@ -148,11 +148,29 @@ def test_a_server_without_ranges_that_always_drops_is_given_up(site: Site, tmp_p
 def test_bytes_without_a_version_are_not_taken_up(site: Site, tmp_path: Path) -> None:
     """Without ETag, Last-Modified and hash nobody knows whether the rest belongs to what is there: it starts anew."""
     site.etags["/x"] = ""
-    site.faults = [drop(200_000)] + [drop(0)] * 5
+    other = DATA[::-1]
+
+    def change(*_: object) -> None:
+        site.files["/x"] = other
+
+    site.faults = [drop(200_000), change, drop(250_000)]
+    assert store(tmp_path / "at-once").ensure(f"{site.url}/x").path.read_bytes() == other
+    assert [part for _, part in site.requests] == ["bytes=0-67108863", "bytes=200000-299999", None, None]
+    site.faults = [drop(200_000)] + [drop(0)] * 6
     with pytest.raises(SourceUnavailable):
-        store(tmp_path).ensure(f"{site.url}/x")
-    site.files["/x"] = other = DATA[::-1]
-    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == other
+        store(tmp_path / "later").ensure(f"{site.url}/x")
+    site.files["/x"] = DATA
+    assert store(tmp_path / "later").ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+def test_parts_without_a_version_are_not_put_together(site: Site, tmp_path: Path, small_segments: None) -> None:
+    """A large file whose server tells no version comes over one connection, unless its hash is known."""
+    site.etags["/x"] = ""
+    assert store(tmp_path / "unknown").ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert [part for _, part in site.requests] == ["bytes=0-19999", None]
+    site.requests.clear()
+    assert store(tmp_path / "known").ensure(f"{site.url}/x", sha256(DATA)).path.read_bytes() == DATA
+    assert len(site.requests) == 15
 
 
 def test_weak_versions_are_compared_not_sent(site: Site, tmp_path: Path) -> None:

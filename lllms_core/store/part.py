@@ -57,7 +57,6 @@ class PartialFile:
         self._version: str | None = None
         self._spans = Spans()
         self._turn = 0
-        self._begun = False
         self._noted = time.monotonic()
         target.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)  # noqa: SIM115, PTH123  # closed in close()
@@ -79,6 +78,11 @@ class PartialFile:
         """The version that the bytes which are there belong to."""
         return self._version
 
+    @property
+    def hash_known(self) -> bool:
+        """Whether a hash is checked in the end."""
+        return self._sha256 is not None
+
     def begin(self, size: int | None, version: str | None, *, whole: bool = False) -> None:
         """Compare what the server says now with what is there; see `Part.begin`."""
         self._download.check()
@@ -89,13 +93,11 @@ class PartialFile:
             )
         with self._lock:
             # A hash that is checked in the end keeps two files from being mixed, whatever their versions.
-            known = self._sha256 is not None or (version is not None and version == self._version)
-            again = self._begun and version == self._version  # another connection of this download
-            if whole or size not in (None, self._size) or not (known or again):
+            same = self.hash_known or (version is not None and version == self._version)
+            if whole or size not in (None, self._size) or not same:
                 self._reset()
             self._size = self._size if size is None else size
             self._version = version
-            self._begun = True
             self._check_room()
             self._tell()
 

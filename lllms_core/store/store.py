@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 from filelock import FileLock, Timeout
 
-from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, scheme, shown
+from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, canonical, choose_downloader, shown
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, Offline, SourceUnavailable, WrongFile
 from lllms_core.store.download import Download
 from lllms_core.store.hashing import Hasher
@@ -37,25 +37,18 @@ class Store(Shelf):
 
     def downloader(self, source: str) -> Downloader | None:
         """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if there is none for it."""
-        name = scheme(source)
-        if not name:
-            return None
-        if name in {"http", "https"}:
-            host = source.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
-            for one in self.downloaders:
-                if host in one.hosts:
-                    return one
-        for one in self.downloaders:
-            if name in one.schemes:
-                return one
-        known = ", ".join(sorted({f"{name}:" for one in self.downloaders for name in one.schemes})) or "none"
-        raise InvalidSource(f"no downloader for '{name}:' of {shown(source)} (there are: {known})")
+        return choose_downloader(source, self.downloaders)
+
+    def canonical(self, source: str) -> str:
+        """Return the one way to write a source, which its model is known by. Raises `InvalidSource`."""
+        return canonical(source, self.downloaders)
 
     def find(self, source: str, sha256: str | None = None) -> StoredModel | None:
         """Return the model if all its files are here as they were when they were verified; reads none of them.
 
         With `sha256`, only if that is what the (first) file was verified to have. Raises `InvalidSource`.
         """
+        source = self.canonical(source)
         if self.downloader(source) is None:
             file = self.stored(self.path(source))
             if file is None or (sha256 is not None and file.sha256 != sha256.lower()):
@@ -76,6 +69,7 @@ class Store(Shelf):
         """
         watched = download or Download(source)
         try:
+            source = self.canonical(source)
             model = self.find(source, sha256) or self._get(source, sha256, watched)
         except BaseException:
             watched.enter("failed")
@@ -104,7 +98,7 @@ class Store(Shelf):
 
         Whether a configured model needs it is for the caller to ask. Files outside the store stay.
         """
-        record_file = self.source_record(source)
+        record_file = self.source_record(self.canonical(source))
         model = self.recorded(read_record(record_file, SourceRecord), record_file)
         record_file.unlink(missing_ok=True)
         if model is None:
