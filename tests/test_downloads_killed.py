@@ -1,6 +1,5 @@
-"""Downloads of real processes that are really killed, and the command line over a hub on loopback."""
+"""Downloads of real processes that are really killed."""
 
-import os
 import random
 import signal
 import subprocess
@@ -9,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hubs_for_tests import hub
 from servers_for_tests import hang, served
-from stores_for_tests import TINY, sha256
+from stores_for_tests import sha256
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.store import Store
@@ -83,22 +81,3 @@ def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
         site.requests.clear()
         Store(tmp_path, [HttpDownloader()]).ensure(f"{site.url}/x.bin", sha256(DATA))
         assert site.requests[0][1] != "bytes=0-67108863"
-
-
-def test_run_from_the_hub_without_configuration(tmp_path: Path) -> None:
-    """`lllms run hf:...` fetches, verifies and answers; the next time, and offline, it needs no hub."""
-    environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("LLLMS_", "HF_"))},
-        "LLLMS_MODELS_DIR": str(tmp_path / "models"), "HF_HOME": str(tmp_path / "hf"),
-        "XDG_CONFIG_HOME": str(tmp_path),
-    }
-    with hub({"/org/tiny/tiny-Q8_0.gguf": TINY.read_bytes()}) as site:
-        environ["HF_ENDPOINT"] = site.url
-        command = [sys.executable, "-m", "lllms_core", "run", "hf:org/tiny", "Count to 3.", "--temperature", "0"]
-        first = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert first.returncode == 0, first.stderr
-        assert first.stdout.strip()
-    again = subprocess.run(
-        [*command, "--offline"], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )
-    assert (again.stdout, again.returncode) == (first.stdout, 0)

@@ -19,6 +19,9 @@ HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 MAIN = "main"
 SHAPE = "it looks like hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
 
+# Its library asks the hub, and tells it, more than is needed to get a file, unless told before it is imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _SOURCE = re.compile(rf"hf:(?://)?({_NAME}/{_NAME})(?::([\w.-]+)|/([^@]+))?(?:@(.+))?", re.IGNORECASE | re.ASCII)
 
