@@ -1,14 +1,14 @@
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers_for_tests import Site, drop, hang, instead, served, with_headers
+from servers_for_tests import Answer, Ended, Handler, Site, drop, hang, instead, served, with_headers
 from stores_for_tests import TINY, sha256
 
 from lllms_core.builtin.downloaders import transfer
@@ -238,6 +238,54 @@ def test_a_server_that_announces_too_much(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match="times in a row"):
         store(tmp_path, Patience(stall=0.1, pause=0.001)).ensure(f"{site.url}/x")
     assert "x" not in left_in(tmp_path)
+
+
+def unframed(stop_at: int) -> Callable[[Handler, Answer], None]:
+    """Send so many bytes of the whole file as HTTP/1.0 does: the end of the connection is the end of the body."""
+
+    def fault(handler: Handler, _: Answer) -> None:
+        data = handler.site.files[handler.path]
+        handler.give(Answer(200, {"Connection": "close"}, data), stop_at=stop_at)
+        raise Ended
+
+    return fault
+
+
+def test_a_body_without_an_end(site: Site, tmp_path: Path) -> None:
+    """Where a broken connection looks like the end of the file, a hash or a header must tell; else it is refused."""
+    site.faults = [unframed(len(DATA))]
+    with pytest.raises(SourceUnavailable, match=r"does not tell how long the file is.*give its sha256"):
+        store(tmp_path).ensure(f"{site.url}/x")
+    assert left_in(tmp_path) == []
+    site.faults = [unframed(len(DATA) - 1)]
+    with pytest.raises(ChecksumMismatch):
+        store(tmp_path).ensure(f"{site.url}/x", sha256(DATA))
+    site.faults = [unframed(len(DATA))]
+    assert store(tmp_path).ensure(f"{site.url}/x", sha256(DATA)).path.read_bytes() == DATA
+    site.files["/x.gguf"] = gguf = TINY.read_bytes()
+    site.faults = [unframed(len(gguf) - 1)]
+    with pytest.raises(WrongFile, match="truncated"):
+        store(tmp_path).ensure(f"{site.url}/x.gguf")
+    site.faults = [unframed(len(gguf))]
+    assert store(tmp_path).ensure(f"{site.url}/x.gguf").path.read_bytes() == gguf
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_body_in_chunks(site: Site, tmp_path: Path, whole: bool) -> None:
+    """A body whose length is not announced but whose end is marked is taken when all of it has come, and only then."""
+
+    def chunked(handler: Handler, _: Answer) -> None:
+        body = b"%x\r\n%b\r\n" % (len(DATA), DATA) + (b"0\r\n\r\n" if whole else b"")
+        handler.give(Answer(200, {"Transfer-Encoding": "chunked"}, body))
+        raise Ended
+
+    site.faults = [chunked] * 6
+    if whole:
+        assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    else:
+        with pytest.raises(SourceUnavailable, match="6 times in a row"):
+            store(tmp_path).ensure(f"{site.url}/x")
+        assert "x" not in left_in(tmp_path)
 
 
 def test_a_server_that_announces_too_little(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import random
 import threading
@@ -17,7 +18,7 @@ from lllms_core.errors import (
     SourceUnavailable,
     WrongFile,
 )
-from lllms_core.store import Download, Leftover, Store
+from lllms_core.store import Download, Leftover, Store, shelf
 
 DATA = random.Random(1).randbytes(100_000)
 LIMIT = 30.0
@@ -335,6 +336,21 @@ def test_a_broken_note_is_no_note(tmp_path: Path) -> None:
         assert kept.ensure("shelf:x").path.read_bytes() == DATA
         assert shelf.given[0] == ("x", 0, 1000)
         kept.delete("shelf:x")
+
+
+def test_a_full_disk_is_said_wherever_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when a fetched file is to be remembered is an error that says so; the next time it is."""
+    kept = store(tmp_path, Shelf(x=DATA))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf, "write_record", full)
+        with pytest.raises(DiskFull, match=r"the disk is full: .*delete something"):
+            kept.ensure("shelf:x")
+    assert kept.find("shelf:x") is None
+    assert kept.ensure("shelf:x").files[0].sha256 == sha256(DATA)
 
 
 def test_where_files_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from filelock import FileLock, Timeout
 
 from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, canonical, choose_downloader, shown
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, Offline, SourceUnavailable, WrongFile
+from lllms_core.store.checks import check_hash, check_header, disk_fault
 from lllms_core.store.download import Download
 from lllms_core.store.hashing import Hasher
-from lllms_core.store.part import NOTE, PART, PartialFile, check_hash, check_header
+from lllms_core.store.part import NOTE, PART, PartialFile
 from lllms_core.store.records import key, read_record, write_record
 from lllms_core.store.shelf import FileRecord, Shelf, SourceRecord, StoredFile, StoredModel
 
@@ -71,6 +72,9 @@ class Store(Shelf):
         try:
             source = self.canonical(source)
             model = self.find(source, sha256) or self._get(source, sha256, watched)
+        except OSError as error:
+            watched.enter("failed")
+            raise disk_fault(Path(error.filename or self.models_dir), error) from error
         except BaseException:
             watched.enter("failed")
             raise
@@ -230,7 +234,7 @@ class Store(Shelf):
         finally:
             hasher.close()
         check_hash(str(path), found, sha256)
-        check_header(path, str(path))
+        check_header(path, path.name, str(path))
         self.remember(path, found, url)
 
     def _fits(self, stored: StoredFile, file: RemoteFile, sha256: str | None) -> bool:

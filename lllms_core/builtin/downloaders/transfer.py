@@ -191,9 +191,19 @@ class _Transfer:
         if self._identity is not None:
             raise _Changed("it changed while it was fetched")
         size = read_length(response.headers)
+        if size is None and not self._end_is_told(response):
+            raise SourceUnavailable(
+                f"{shown(self._url)}: its server does not tell how long the file is, so nobody knows whether all of it"
+                " has come: give its sha256",
+            )
         self._in_parts = False
         self._part.begin(size, version, whole=True)
         segment.at, segment.stop = 0, -1 if size is None else size
+
+    def _end_is_told(self, response: httpx.Response) -> bool:
+        """Whether a body without a length that breaks off is noticed: by the protocol, by its hash or by its header."""
+        framed = response.http_version == "HTTP/2" or "Transfer-Encoding" in response.headers
+        return framed or self._part.hash_known or response.request.url.path.lower().endswith(".gguf")
 
     def _same(self, identity: tuple[int | None, str | None]) -> None:
         if self._identity not in (None, identity):
