@@ -42,12 +42,18 @@ class Secure:
         self.authority.cert_pem.write_to_path(self.trust)
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
+        self.moved = ""
+        """Where `/moved` leads."""
         self.seen: list[tuple[str, int]] = []
         """HTTP version and client's port of every request."""
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
         self.seen.append((scope["http_version"], scope["client"][1]))
+        if scope["path"] == "/moved":
+            await send({"type": "http.response.start", "status": 302, "headers": [(b"location", self.moved.encode())]})
+            await send({"type": "http.response.body"})
+            return
         asked = re.fullmatch(rb"bytes=(\d+)-(\d+)", dict(scope["headers"]).get(b"range", b""))
         assert asked
         start = int(asked[1])
@@ -117,6 +123,18 @@ def test_http_2(secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(secure.seen) == 15
     assert {version for version, _ in secure.seen} == {"2"}
     assert len({port for _, port in secure.seen}) == 1
+
+
+@pytest.mark.usefixtures("trusted")
+def test_what_is_protected_stays_so(secure: Secure, tmp_path: Path) -> None:
+    """An address with https leads to others with https, and to no other: nothing of what is there is kept."""
+    secure.moved = f"https://127.0.0.1:{secure.port}/x"
+    assert store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/moved").path.read_bytes() == DATA
+    with served({"/x": DATA}) as open_to_all:
+        secure.moved = f"{open_to_all.url}/x"
+        with pytest.raises(SourceUnavailable, match=r"/moved\?\.\.\. leads to .*, which is not protected \(https\)"):
+            store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/moved?v=2")
+    assert len(list((tmp_path / "models").rglob("moved*"))) == 1
 
 
 def test_a_server_that_nobody_vouches_for(secure: Secure, tmp_path: Path) -> None:

@@ -371,6 +371,37 @@ def test_a_stalled_server_is_left(site: Site, tmp_path: Path) -> None:
     assert [part for _, part in site.requests] == ["bytes=0-67108863", "bytes=100000-299999"]
 
 
+def test_a_slow_server_is_borne(site: Site, tmp_path: Path) -> None:
+    """There is no limit on the whole: a download that goes on, however slowly, is not given up."""
+
+    def trickle(handler: Handler, answer: Answer) -> None:
+        handler.give(answer, stop_at=0)
+        for at in range(0, len(DATA), len(DATA) // 10):
+            handler.wfile.write(DATA[at : at + len(DATA) // 10])
+            handler.wfile.flush()
+            handler.site.release.wait(0.15)
+        raise Ended
+
+    site.faults = [trickle]
+    assert store(tmp_path, Patience(stall=1.0, pause=0.001)).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert len(site.requests) == 1
+
+
+def test_pauses_between_attempts_grow(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt without progress waits about twice as long as the one before, up to a limit."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(transfer.asyncio, "sleep", sleep)
+    site.faults = [instead(503)] * 8
+    patience = Patience(pause=1.0, longest_pause=4.0, attempts=9, first_attempts=9)
+    assert store(tmp_path, patience).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert len(pauses) == 8
+    assert all(0.75 <= got / meant <= 1.25 for got, meant in zip(pauses, [1, 2, 4, 4, 4, 4, 4, 4], strict=True))
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     """A port at which nobody listens is an error soon, that says where."""
     with served({}) as site:

@@ -71,6 +71,16 @@ def test_the_hub_is_asked_once(site: Site, tmp_path: Path) -> None:
     assert len(site.requests) == asked
 
 
+def test_two_sources_of_one_file(site: Site, tmp_path: Path) -> None:
+    """A file that two sources stand for is fetched once, and stays until both are deleted."""
+    kept = store(site, tmp_path)
+    first, second = kept.ensure("hf:org/repo"), kept.ensure("hf:org/repo:Q4_K_M")
+    assert first.files == second.files
+    assert sum("/cdn/" in path for path, _ in site.requests) == 1
+    assert kept.delete("hf:org/repo") == []
+    assert kept.delete("hf:org/repo:Q4_K_M") == list(second.files)
+
+
 def test_the_hubs_hash_is_checked(site: Site, tmp_path: Path) -> None:
     """A file that is not what the hub lists is never committed."""
     good = site.files["/org/repo/tiny-Q8_0.gguf"]
