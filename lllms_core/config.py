@@ -88,7 +88,7 @@ class ModelConfig:
     url: str | None = None
     """Where to fetch the weights: `https://...`, or whatever else a downloader knows; instead of `file`."""
     hf: str | None = None
-    """Where they are on Hugging Face: `org/repo`, `org/repo:Q4_K_M`, `org/repo/file.gguf@revision`, an address; or `url`."""
+    """Where they are on Hugging Face: `org/repo`, `org/repo:Q4_K_M`, `org/repo/file.gguf@revision`, an address."""
     sha256: str | None = None
     """What the weights must hash to, as 64 hexadecimal digits."""
     prepare: PrepareWhen = "on-demand"
