@@ -2,6 +2,8 @@ import errno
 import os
 import random
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from lllms_core.errors import (
     SourceUnavailable,
     WrongFile,
 )
-from lllms_core.store import Download, Leftover, Store, shelf
+from lllms_core.store import Download, Leftover, Store, hashing, part, shelf
 
 DATA = random.Random(1).randbytes(100_000)
 LIMIT = 30.0
@@ -336,6 +338,32 @@ def test_a_broken_note_is_no_note(tmp_path: Path) -> None:
         assert kept.ensure("shelf:x").path.read_bytes() == DATA
         assert shelf.given[0] == ("x", 0, 1000)
         kept.delete("shelf:x")
+
+
+def test_what_lies_behind_a_gap_is_noted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one part of a file stalls, what comes of the others is written down: a kill costs no more for it."""
+    monkeypatch.setattr(part, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(hashing, "IDLE_SECONDS", 0.01)
+    note = tmp_path / "models/shelf/x.lllms-part.json"
+
+    def noted(spans: str) -> bool:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            with suppress(FileNotFoundError):
+                if spans in note.read_text():
+                    return True
+        return False
+
+    class Gapped(Shelf):
+        def fetch(self, file, part):
+            part.begin(len(DATA), "1")
+            part.write(0, DATA[:1000])
+            assert noted("[[0, 1000]]")
+            part.write(50_000, DATA[50_000:60_000])
+            assert noted("[[0, 1000], [50000, 60000]]")
+
+    with pytest.raises(SourceUnavailable, match="ended before all of it had come"):
+        store(tmp_path, Gapped(x=DATA)).ensure("shelf:x")
 
 
 def test_a_full_disk_is_said_wherever_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
