@@ -196,7 +196,7 @@ class PartialFile:
     def _hashed(self, count: int) -> None:
         """The hasher has come further, or waits; its thread also writes the note, which has to wait for the disk."""
         self._download.checked(count)
-        if time.monotonic() - self._noted >= NOTE_SECONDS:
+        if self._spans.count and time.monotonic() - self._noted >= NOTE_SECONDS:
             with contextlib.suppress(OSError, DownloadError):  # a full disk is for those to tell who write the file
                 self.note()
 
