@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Self
-from urllib.parse import unquote
 
 import attrs
 from attrs import define, field, frozen
 
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
-from lllms_core.downloads import scheme, shown
+from lllms_core.downloads import Downloader, canonical, choose_downloader, shown
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
@@ -145,21 +144,23 @@ def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
 def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
     """Return a name and a configuration for a source that a downloader knows, like `hf:org/repo:Q4_K_M`.
 
-    The engine is found by the ending of the file; a repository of Hugging Face is expected to have GGUF files. The name
-    is that of the file or the repository, and the source itself is an alias where it can be one.
-    Raises `ConfigError` if there is not exactly one engine for it.
+    The engine is found by the ending of the file, the name is the rest of it, and the source itself is an alias where
+    it can be one, as it was given and in its one way to be written.
+    Raises `InvalidSource`, or `ConfigError` if there is not exactly one engine for it.
     """
-    kind = scheme(source)
-    path = unquote(shown(source).partition(":")[2].partition("?")[0])
-    path = path.rpartition("@")[0] or path if kind == "hf" else path
-    last = PurePosixPath(path).name
-    if kind == "hf" and path.strip("/").count("/") < 2:  # a repository, not a file in one
-        engine, stem = _engine_for(".gguf", source, plugins), re.sub("(?i)-gguf$", "", last.partition(":")[0])
-    else:
-        engine, stem = _engine_for(last, last or source, plugins), PurePosixPath(last).stem
-    name = _as_name(stem) or engine
-    aliases = (source,) if is_model_name(source) and source != name else ()
-    return name, ModelConfig(engine, url=source, aliases=aliases)
+    downloader = choose_downloader(source, _downloaders(plugins))
+    if downloader is None:
+        raise ConfigError(f"{source} is a path, not where a file is fetched from")
+    written = downloader.canonical(source)
+    file = downloader.file_name(written)
+    engine = _engine_for(file, file or shown(source), plugins)
+    name = _as_name(PurePosixPath(file).stem) or engine
+    aliases = tuple(one for one in dict.fromkeys((source, written)) if is_model_name(one) and one != name)
+    return name, ModelConfig(engine, url=written, aliases=aliases)
+
+
+def _downloaders(plugins: Plugins) -> list[Downloader]:
+    return [provided.object for provided in plugins.downloaders.values()]
 
 
 def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
@@ -210,7 +211,7 @@ def _entry(
     file = source = None
     key = "hf" if model.hf is not None else "file" if model.url is None else "url"
     try:
-        file, source = _weights(model, engine, config.server.models_dir, find)
+        file, source = _weights(model, engine, config.server.models_dir, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
         faults.append(Fault((*path, key), str(error)))
     options: object = None
@@ -241,7 +242,9 @@ def _entry(
     )
 
 
-def _weights(model: ModelConfig, engine: Engine, models_dir: Path, find: Find) -> tuple[Path | None, str | None]:
+def _weights(
+    model: ModelConfig, engine: Engine, models_dir: Path, plugins: Plugins, find: Find,
+) -> tuple[Path | None, str | None]:
     """Return the file to load, if it is here, and the source, if it may have to be fetched or verified.
 
     Raises `ValueError` or `LllmsError` if there can be no such file.
@@ -252,7 +255,8 @@ def _weights(model: ModelConfig, engine: Engine, models_dir: Path, find: Find) -
             return file, None
         return find(str(file), model.sha256), str(file)
     assert model.source is not None  # noqa: S101  # it is one of the two
-    return find(model.source, model.sha256), model.source
+    source = canonical(model.source, _downloaders(plugins))
+    return find(source, model.sha256), source
 
 
 def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:

@@ -88,7 +88,7 @@ class ModelConfig:
     url: str | None = None
     """Where to fetch the weights: `https://...`, or whatever else a downloader knows; instead of `file`."""
     hf: str | None = None
-    """Where they are on Hugging Face: `org/repo`, `org/repo:Q4_K_M`, `org/repo/file.gguf@revision`; or `url`."""
+    """Where they are on Hugging Face: `org/repo`, `org/repo:Q4_K_M`, `org/repo/file.gguf@revision`, an address."""
     sha256: str | None = None
     """What the weights must hash to, as 64 hexadecimal digits."""
     prepare: PrepareWhen = "on-demand"
@@ -103,7 +103,9 @@ class ModelConfig:
     @property
     def source(self) -> str | None:
         """Where the weights come from, as the store takes it; None if there are none."""
-        return f"hf:{self.hf.removeprefix('hf:')}" if self.hf is not None else self.url or self.file
+        if self.hf is None:
+            return self.url or self.file
+        return self.hf if self.hf.startswith(("https://", "http://")) else f"hf:{self.hf.removeprefix('hf:')}"
 
     @property
     def generation(self) -> Generation:

@@ -3,12 +3,14 @@
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 from attrs import frozen
+
+from lllms_core.errors import InvalidSource
 
 _SAFE = "+=@,~()-._ "
 _LONGEST_PART = 150
@@ -55,12 +57,16 @@ class Part(Protocol):
     def version(self) -> str | None:
         """The version that the bytes which are there belong to, as `begin` was told it."""
 
+    @property
+    def hash_known(self) -> bool:
+        """Whether a hash is checked in the end: if not, only a version keeps bytes of two files from being mixed."""
+
     def begin(self, size: int | None, version: str | None, *, whole: bool = False) -> None:
         """Tell what the server says now, before anything of it is written.
 
-        What is there is thrown away if its size or version is another one, or if the server sends the file as a `whole`
-        again; look at `missing` afterwards. Raises `DiskFull` if there is no room, and `WrongFile` if the size is
-        not what the source promised.
+        What is there is thrown away if its size or version is another one, if there is neither a version nor a known
+        hash, or if the server sends the file as a `whole` again; look at `missing` afterwards. Raises `DiskFull` if
+        there is no room, and `WrongFile` if the size is not what the source promised.
         """
 
     def write(self, offset: int, data: bytes) -> None:
@@ -81,6 +87,20 @@ class Downloader(ABC):
     def hosts(self) -> frozenset[str]:
         """Hosts whose `https://` and `http://` addresses it takes, before the downloader of web addresses is asked."""
         return frozenset()
+
+    def canonical(self, source: str) -> str:
+        """Return the one way to write a source that can be written in several, without the network.
+
+        Sources with the same one are the same model. Raises `InvalidSource` for a source that makes no sense.
+        """
+        return source
+
+    def file_name(self, source: str) -> str:
+        """Return what the file that an engine loads is called, as far as the source tells; empty if it does not.
+
+        Its ending chooses the engine, the rest names the model.
+        """
+        return PurePosixPath(unquote(shown(source).partition(":")[2].partition("?")[0])).name
 
     def find(self, source: str) -> RemoteModel | None:  # noqa: ARG002  # the base knows no such place
         """Say which files on this machine the source stands for, without the network; None if there are none.
@@ -109,6 +129,33 @@ def scheme(source: str) -> str:
     """Return what stands before the first colon of a source, in lower case; empty for a plain path."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", source)  # at least two letters: C:\models is a path
     return match[1].lower() if match else ""
+
+
+def choose_downloader(source: str, downloaders: Iterable[Downloader]) -> Downloader | None:
+    """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if there is none for it."""
+    name = scheme(source)
+    if not name:
+        return None
+    there_are = list(downloaders)
+    if name in {"http", "https"}:
+        try:
+            host = urlsplit(source).netloc.rpartition("@")[2].lower()
+        except ValueError as error:
+            raise InvalidSource(f"{shown(source)} is no web address: {error}") from error
+        for one in there_are:
+            if host in one.hosts:
+                return one
+    for one in there_are:
+        if name in one.schemes:
+            return one
+    known = ", ".join(sorted({f"{name}:" for one in there_are for name in one.schemes})) or "none"
+    raise InvalidSource(f"no downloader for '{name}:' of {shown(source)} (there are: {known})")
+
+
+def canonical(source: str, downloaders: Iterable[Downloader]) -> str:
+    """Return the one way to write a source (`Downloader.canonical`). Raises `InvalidSource`."""
+    downloader = choose_downloader(source, downloaders)
+    return source if downloader is None else downloader.canonical(source)
 
 
 def shown(source: str) -> str:

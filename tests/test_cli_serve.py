@@ -1,19 +1,16 @@
 import json
-import os
-import pty
 import re
-import select
 import shlex
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from click.testing import CliRunner
+from programs_for_tests import Terminal, address, environment, serving
 
 from lllms_core.cli import cli
 
@@ -28,31 +25,6 @@ engine = "mock"
 """
 
 
-def environment(folder: Path) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LLLMS_")}
-    return {**clean, "XDG_CONFIG_HOME": str(folder)}
-
-
-@contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Run `lllms serve` on a free port; yields the process and what it printed until it was ready."""
-    argv = [sys.executable, "-m", "lllms_core", "serve", "--port", "0", *arguments]
-    process = subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env=environment(folder),
-    )
-    assert process.stdout is not None
-    try:
-        printed: list[str] = []
-        while not (printed and printed[-1].startswith("try: ")):
-            line = process.stdout.readline()
-            assert line, process.communicate()[1]
-            printed.append(line.rstrip("\n"))
-        yield process, printed
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with two models, and what it printed."""
@@ -64,7 +36,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def url(server):
-    return next(line.split()[-1] for line in server if line.startswith("listening on "))
+    return address(server)
 
 
 def lllms(*arguments: str, stdin: str | None = None):
@@ -80,10 +52,10 @@ def test_serve_tells_what_it_offers(server):
 def test_the_curl_line_works(server):
     """What `serve` suggests to try is a whole shell line, and gets an answer."""
     words = shlex.split(server[-1].removeprefix("try: "))
-    command, address, header, content_type, data, body = words
+    command, place, header, content_type, data, body = words
     assert (command, header, data) == ("curl", "-H", "-d")
     name, value = content_type.split(": ")
-    with urllib.request.urlopen(urllib.request.Request(address, body.encode(), {name: value})) as response:
+    with urllib.request.urlopen(urllib.request.Request(place, body.encode(), {name: value})) as response:
         answer = json.load(response)
     assert answer["choices"][0]["message"]["content"] == "one two three"
 
@@ -177,44 +149,3 @@ def press_ctrl_c(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> 
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=0.1)
     raise AssertionError("Ctrl-C was never seen")
-
-
-class Terminal:
-    """What a program shows on its terminal, read up to one text after another."""
-
-    def __init__(self) -> None:
-        self.ours, self.theirs = pty.openpty()
-        self._shown = ""
-
-    def until(self, text: str) -> str:
-        """Wait until a text is shown, and return all up to it."""
-        while text not in self._shown:
-            readable, _, _ = select.select([self.ours], [], [], 30)
-            assert readable, f"{text!r} is not shown: {self._shown!r}"
-            self._shown += os.read(self.ours, 1024).decode(errors="replace")
-        before, self._shown = self._shown.split(text, 1)
-        return before + text
-
-    def shows(self, text: str) -> bool:
-        """Whether a text is shown by now."""
-        while select.select([self.ours], [], [], 0)[0]:
-            self._shown += os.read(self.ours, 1024).decode(errors="replace")
-        return text in self._shown
-
-    def type(self, text: str) -> None:
-        os.write(self.ours, text.encode())
-
-    @contextmanager
-    def program(self, *arguments: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-        """Run lllms on this terminal."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lllms_core", *arguments], stdin=self.theirs, stdout=self.theirs, stderr=self.theirs,
-            cwd=folder, env={**environment(folder), "TERM": "dumb"}, start_new_session=True,
-        )
-        os.close(self.theirs)
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-            os.close(self.ours)

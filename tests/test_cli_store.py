@@ -1,61 +1,24 @@
 """`pull`, `verify`, `rm`, `gc` and `ls`, in real processes, from a web server on loopback."""
 
 import json
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hubs_for_tests import hub
+from programs_for_tests import LIMIT, Program, Terminal
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY, sha256
 
-from lllms_core.cli.transfers import progress_text
-from lllms_core.store import DownloadStatus
-
 DATA = TINY.read_bytes()
-LIMIT = 60.0
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     with served({"/tiny.gguf": DATA, "/other.gguf": DATA + bytes(100_000)}) as site:
         yield site
-
-
-class Program:
-    """`lllms`, in a world of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.models_dir = folder / "store"
-        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("LLLMS_")}
-        self.errors = ""
-        """What the last command wrote to stderr."""
-        self.environ |= {"XDG_CONFIG_HOME": str(folder), "LLLMS_MODELS_DIR": str(self.models_dir), "HOME": str(folder)}
-
-    def start(self, *arguments: str, **pipes: int) -> subprocess.Popen[str]:
-        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **pipes}
-        return subprocess.Popen(
-            [sys.executable, "-m", "lllms_core", *arguments], cwd=self.folder, env=self.environ, text=True, **piped,
-        )
-
-    def __call__(self, *arguments: str, code: int = 0) -> str:
-        """Run a command; returns what it wrote to stdout, and after a failure what it wrote to stderr."""
-        process = self.start(*arguments)
-        output, self.errors = process.communicate(timeout=LIMIT)
-        assert process.returncode == code, self.errors
-        assert "Traceback" not in self.errors
-        return self.errors if code else output
-
-    def files(self) -> list[str]:
-        root = self.models_dir / "models"
-        return sorted(file.name for file in root.rglob("*") if file.is_file())
 
 
 @pytest.fixture
@@ -194,45 +157,61 @@ def test_mistakes_are_told_with_the_way_out(lllms, site):
     assert lllms.files() == []
 
 
-def test_a_terminal_gets_bars_and_a_question(lllms, site):
-    """In a terminal a pull draws a bar; `rm` asks, and no means no."""
+def test_a_terminal_is_asked_first(lllms, site):
+    """In a terminal `rm` asks, and no means no."""
     source = f"{site.url}/tiny.gguf"
-    shown = in_terminal(lllms, "pull", source)
-    assert "━" in shown
-    assert "Delete them? [y/N]" in in_terminal(lllms, "rm", source, answer="n\n")
-    assert lllms.files() == ["tiny.gguf"]
-    in_terminal(lllms, "rm", source, answer="y\n")
+    lllms("pull", source)
+    for answer, left in (("n", ["tiny.gguf"]), ("y", [])):
+        terminal = Terminal()
+        with terminal.program("rm", source, folder=lllms.folder, environ=lllms.environ):
+            terminal.until("Delete them? [y/N]")
+            terminal.type(f"{answer}\n")
+            terminal.rest()
+        assert lllms.files() == left
+
+
+def test_models_of_plugins_beside_configured_ones(lllms, site):
+    """A configuration hides no plugin's model from the commands that take names; its own come first."""
+    source = f"{site.url}/tiny.gguf"
+    config = lllms.folder / "lllms.toml"
+    config.write_text(f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\n')
+    assert lllms("pull", "tiny-chat").startswith("tiny-chat: ")
+    assert site.requests == []
+    assert "is whole" in lllms("verify", "tiny-chat")
+    assert "Tiny Chat" in lllms("show", "tiny-chat")
+    assert "not fetched by lllms" in lllms("rm", "-y", "tiny-chat", code=1)
+    assert TINY.exists()
+    assert "did you mean 'tiny-chat'" in lllms("pull", "tiny-cat", code=1)
+    assert [one["name"] for one in json.loads(lllms("ls", "--json"))] == ["mine"]
+    assert lllms("pull").startswith("mine: ")
+    assert lllms("verify").count("is whole") == 2
+    config.write_text(f'[models.tiny-chat]\nengine = "llamacpp"\nurl = "{source}"\n')
+    assert str(lllms.models_dir) in lllms("pull", "tiny-chat")
+    lllms("rm", "-y", "tiny-chat")
     assert lllms.files() == []
+    assert TINY.exists()
 
 
-def in_terminal(lllms: Program, *arguments: str, answer: str = "") -> str:
-    """Run a command in a terminal, and return what it shows."""
-    ours, theirs = pty.openpty()
-    process = lllms.start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    while select.select([ours], [], [], LIMIT)[0]:
-        try:
-            shown += os.read(ours, 65536)
-        except OSError:  # that is how a terminal ends when nobody writes to it any more
-            break
-        if answer and b"?" in shown:
-            os.write(ours, answer.encode())
-            answer = ""
-    process.wait(LIMIT)
-    os.close(ours)
-    return shown.decode()
+def test_one_model_of_the_hub_however_it_is_written(lllms):
+    """What a model configures as an address is its file by the short form, too: listed once, and not deleted for it."""
+    with hub({"/org/tiny-GGUF/tiny-Q8_0.gguf": DATA}) as site:
+        lllms.environ["HF_ENDPOINT"] = site.url
+        (lllms.folder / "lllms.toml").write_text(
+            f'[models.mine]\nengine = "llamacpp"\nurl = "{site.url}/org/tiny-GGUF/tree/main"\n',
+        )
+        lllms("pull", "hf:org/tiny-GGUF")
+        [listed] = json.loads(lllms("ls", "--json"))
+        assert (listed["name"], listed["source"], listed["on_disk"]) == ("mine", "hf:org/tiny-GGUF", True)
+        assert "models.mine uses; lllms rm mine deletes it" in lllms("rm", "-y", f"{site.url}/org/tiny-GGUF", code=1)
+        lllms("rm", "-y", "mine")
+        assert lllms.files() == []
 
 
-@pytest.mark.parametrize(("status", "text"), [
-    (DownloadStatus("s", "starting", "", "", 0, 0, None, 0.0, None), "starting"),
-    (DownloadStatus("s", "waiting", "f", "", 0, 0, 5, 0.0, None), "waiting: another process fetches it"),
-    (DownloadStatus("s", "downloading", "f", "", 500, 0, None, 0.0, None), "500 bytes"),
-    (DownloadStatus("s", "downloading", "f", "", 10**9, 0, 4 * 10**9, 10**7, 300.0),
-     "1.0 GB of 4.0 GB, 10.0 MB/s, 5 min 0 s left"),
-    (DownloadStatus("s", "verifying", "f", "", 0, 2 * 10**9, 4 * 10**9, 10**9, 2.0),
-     "verified 2.0 GB of 4.0 GB, 1.0 GB/s, 2 s left"),
-])
-def test_progress_in_words(status, text):
-    """Progress is told with size, share, speed and time left, as far as they are known."""
-    assert progress_text(status) == text
+def test_ls_tells_of_sources_that_make_no_sense(lllms):
+    """A configured source that no downloader is for is a warning of `ls`, and the other models are listed."""
+    (lllms.folder / "lllms.toml").write_text(
+        '[models.bad]\nengine = "llamacpp"\nurl = "gopher://x/y.gguf"\n[models.good]\nengine = "mock"\n',
+    )
+    output = lllms("ls")
+    assert "Warning: models.bad.url: no downloader for 'gopher:'" in lllms.errors
+    assert [line.split()[0] for line in output.splitlines()] == ["name", "bad", "good"]

@@ -194,6 +194,7 @@ HASH = "0" * 64
 @pytest.mark.parametrize(
     ("model", "source"),
     [
+        ({"hf": "https://huggingface.co/org/repo/tree/main"}, "https://huggingface.co/org/repo/tree/main"),
         ({"url": "https://h/x"}, "https://h/x"), ({"hf": "org/repo:Q8_0"}, "hf:org/repo:Q8_0"),
         ({"hf": "hf:org/repo"}, "hf:org/repo"), ({"file": "x", "sha256": HASH}, "x"), ({}, None),
     ],

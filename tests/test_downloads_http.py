@@ -1,19 +1,17 @@
 import random
 import tempfile
 import threading
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers_for_tests import Site, drop, hang, instead, served, with_headers
+from servers_for_tests import Answer, Ended, Handler, Site, drop, hang, instead, served, with_headers
 from stores_for_tests import TINY, sha256
 
 from lllms_core.builtin.downloaders import transfer
-from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_retry_after
-from lllms_core.builtin.downloaders.http import HttpDownloader, split_names
+from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
 from lllms_core.store import Download, Store
@@ -148,11 +146,29 @@ def test_a_server_without_ranges_that_always_drops_is_given_up(site: Site, tmp_p
 def test_bytes_without_a_version_are_not_taken_up(site: Site, tmp_path: Path) -> None:
     """Without ETag, Last-Modified and hash nobody knows whether the rest belongs to what is there: it starts anew."""
     site.etags["/x"] = ""
-    site.faults = [drop(200_000)] + [drop(0)] * 5
+    other = DATA[::-1]
+
+    def change(*_: object) -> None:
+        site.files["/x"] = other
+
+    site.faults = [drop(200_000), change, drop(250_000)]
+    assert store(tmp_path / "at-once").ensure(f"{site.url}/x").path.read_bytes() == other
+    assert [part for _, part in site.requests] == ["bytes=0-67108863", "bytes=200000-299999", None, None]
+    site.faults = [drop(200_000)] + [drop(0)] * 6
     with pytest.raises(SourceUnavailable):
-        store(tmp_path).ensure(f"{site.url}/x")
-    site.files["/x"] = other = DATA[::-1]
-    assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == other
+        store(tmp_path / "later").ensure(f"{site.url}/x")
+    site.files["/x"] = DATA
+    assert store(tmp_path / "later").ensure(f"{site.url}/x").path.read_bytes() == DATA
+
+
+def test_parts_without_a_version_are_not_put_together(site: Site, tmp_path: Path, small_segments: None) -> None:
+    """A large file whose server tells no version comes over one connection, unless its hash is known."""
+    site.etags["/x"] = ""
+    assert store(tmp_path / "unknown").ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert [part for _, part in site.requests] == ["bytes=0-19999", None]
+    site.requests.clear()
+    assert store(tmp_path / "known").ensure(f"{site.url}/x", sha256(DATA)).path.read_bytes() == DATA
+    assert len(site.requests) == 15
 
 
 def test_weak_versions_are_compared_not_sent(site: Site, tmp_path: Path) -> None:
@@ -220,6 +236,54 @@ def test_a_server_that_announces_too_much(site: Site, tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match="times in a row"):
         store(tmp_path, Patience(stall=0.1, pause=0.001)).ensure(f"{site.url}/x")
     assert "x" not in left_in(tmp_path)
+
+
+def unframed(stop_at: int) -> Callable[[Handler, Answer], None]:
+    """Send so many bytes of the whole file as HTTP/1.0 does: the end of the connection is the end of the body."""
+
+    def fault(handler: Handler, _: Answer) -> None:
+        data = handler.site.files[handler.path]
+        handler.give(Answer(200, {"Connection": "close"}, data), stop_at=stop_at)
+        raise Ended
+
+    return fault
+
+
+def test_a_body_without_an_end(site: Site, tmp_path: Path) -> None:
+    """Where a broken connection looks like the end of the file, a hash or a header must tell; else it is refused."""
+    site.faults = [unframed(len(DATA))]
+    with pytest.raises(SourceUnavailable, match=r"does not tell how long the file is.*give its sha256"):
+        store(tmp_path).ensure(f"{site.url}/x")
+    assert left_in(tmp_path) == []
+    site.faults = [unframed(len(DATA) - 1)]
+    with pytest.raises(ChecksumMismatch):
+        store(tmp_path).ensure(f"{site.url}/x", sha256(DATA))
+    site.faults = [unframed(len(DATA))]
+    assert store(tmp_path).ensure(f"{site.url}/x", sha256(DATA)).path.read_bytes() == DATA
+    site.files["/x.gguf"] = gguf = TINY.read_bytes()
+    site.faults = [unframed(len(gguf) - 1)]
+    with pytest.raises(WrongFile, match="truncated"):
+        store(tmp_path).ensure(f"{site.url}/x.gguf")
+    site.faults = [unframed(len(gguf))]
+    assert store(tmp_path).ensure(f"{site.url}/x.gguf").path.read_bytes() == gguf
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_body_in_chunks(site: Site, tmp_path: Path, whole: bool) -> None:
+    """A body whose length is not announced but whose end is marked is taken when all of it has come, and only then."""
+
+    def chunked(handler: Handler, _: Answer) -> None:
+        body = b"%x\r\n%b\r\n" % (len(DATA), DATA) + (b"0\r\n\r\n" if whole else b"")
+        handler.give(Answer(200, {"Transfer-Encoding": "chunked"}, body))
+        raise Ended
+
+    site.faults = [chunked] * 6
+    if whole:
+        assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    else:
+        with pytest.raises(SourceUnavailable, match="6 times in a row"):
+            store(tmp_path).ensure(f"{site.url}/x")
+        assert "x" not in left_in(tmp_path)
 
 
 def test_a_server_that_announces_too_little(tmp_path: Path) -> None:
@@ -305,6 +369,37 @@ def test_a_stalled_server_is_left(site: Site, tmp_path: Path) -> None:
     assert [part for _, part in site.requests] == ["bytes=0-67108863", "bytes=100000-299999"]
 
 
+def test_a_slow_server_is_borne(site: Site, tmp_path: Path) -> None:
+    """There is no limit on the whole: a download that goes on, however slowly, is not given up."""
+
+    def trickle(handler: Handler, answer: Answer) -> None:
+        handler.give(answer, stop_at=0)
+        for at in range(0, len(DATA), len(DATA) // 10):
+            handler.wfile.write(DATA[at : at + len(DATA) // 10])
+            handler.wfile.flush()
+            handler.site.release.wait(0.15)
+        raise Ended
+
+    site.faults = [trickle]
+    assert store(tmp_path, Patience(stall=1.0, pause=0.001)).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert len(site.requests) == 1
+
+
+def test_pauses_between_attempts_grow(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt without progress waits about twice as long as the one before, up to a limit."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(transfer.asyncio, "sleep", sleep)
+    site.faults = [instead(503)] * 8
+    patience = Patience(pause=1.0, longest_pause=4.0, attempts=9, first_attempts=9)
+    assert store(tmp_path, patience).ensure(f"{site.url}/x").path.read_bytes() == DATA
+    assert len(pauses) == 8
+    assert all(0.75 <= got / meant <= 1.25 for got, meant in zip(pauses, [1, 2, 4, 4, 4, 4, 4, 4], strict=True))
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     """A port at which nobody listens is an error soon, that says where."""
     with served({}) as site:
@@ -356,66 +451,3 @@ def test_wrong_hashes_over_http(site: Site, tmp_path: Path) -> None:
     with pytest.raises(ChecksumMismatch):
         store(tmp_path).ensure(f"{site.url}/x", "0" * 64)
     assert left_in(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "source", ["https://", "https:///x", "https://h", "https://h/", "http://h:x/y", "https://h/a b"],
-)
-def test_addresses_that_are_none(source: str) -> None:
-    """An address without a host or a file is refused by name."""
-    with pytest.raises(InvalidSource):
-        HttpDownloader().resolve(source)
-
-
-@given(st.text(max_size=60), st.text(max_size=20))
-def test_any_address_is_refused_or_safe(path: str, query: str) -> None:
-    """Whatever an address holds, it is refused, or its files have names inside the store."""
-    try:
-        model = HttpDownloader().resolve(f"https://example.org/{path}?{query}")
-    except InvalidSource:
-        return
-    for file in model.files:
-        assert Path("/store", file.name).resolve().is_relative_to("/store/example.org")
-
-
-def test_different_addresses_have_different_names() -> None:
-    """Host, port, folders, name and query all count; the ending stays, for engines."""
-    urls = [
-        "https://h/x.gguf", "https://h:8443/x.gguf", "https://h/a/x.gguf", "https://h/a%2Fx.gguf", "https://h//x.gguf",
-        "https://h/x.gguf?v=1", "https://h/x.gguf?v=2", "https://h/X.gguf", "https://g/x.gguf", "https://h/../x.gguf",
-    ]
-    names = [HttpDownloader().resolve(url).files[0].name for url in urls]
-    assert len(set(names)) == len(urls)
-    assert all(name.lower().endswith(".gguf") for name in names)
-
-
-@pytest.mark.parametrize(
-    ("name", "count"), [("a-00002-of-00003.gguf", 3), ("a-00004-of-00003.gguf", 1), ("a-00000-of-00003.gguf", 1),
-                        ("a-00001-of-00001.gguf", 1), ("a-1-of-3.gguf", 1), ("a-00001-of-00003.bin", 1), ("x.gguf", 1)],
-)
-def test_split_names(name: str, count: int) -> None:
-    """The parts of a split file are told by its name; what only looks alike is one file."""
-    assert len(split_names(name)) == count
-    assert name in split_names(name)
-
-
-def test_reading_retry_after() -> None:
-    """Seconds or a date; nonsense is none."""
-    now = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
-    assert read_retry_after("120", now) == 120
-    assert read_retry_after("Sun, 22 Nov 2026 12:01:00 GMT", now) == 60
-    assert read_retry_after("Sun, 22 Nov 2026 11:00:00 GMT", now) == 0
-    assert [read_retry_after(value, now) for value in (None, "", "soon", "-1", "1e9")] == [None] * 5
-
-
-@given(st.text(max_size=30))
-def test_any_content_range_is_read(text: str) -> None:
-    """A Content-Range is read, or is none; never an error."""
-    extent = read_extent(text) or read_extent(f"bytes {text}")
-    assert extent is None or 0 <= extent.start < extent.stop <= extent.size
-
-
-def test_if_range_needs_a_strong_version() -> None:
-    """Only a strong tag or a date may be sent as a condition."""
-    assert if_range('"a"') == {"If-Range": '"a"'}
-    assert if_range('W/"a"') == if_range(None) == {}

@@ -11,7 +11,7 @@ from servers_for_tests import Site, drop, instead
 from stores_for_tests import TINY, sha256
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
-from lllms_core.builtin.downloaders.hub import HubDownloader, HubSource, read_source
+from lllms_core.builtin.downloaders.hub import HubDownloader
 from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.builtin.downloaders.quants import choose, choose_file, quant_of
 from lllms_core.errors import ChecksumMismatch, InvalidSource, Offline, SourceUnavailable
@@ -69,6 +69,16 @@ def test_the_hub_is_asked_once(site: Site, tmp_path: Path) -> None:
     assert store(site, tmp_path).ensure("hf:org/repo") == model
     assert store(site, tmp_path, offline=True).ensure("hf:org/repo") == model
     assert len(site.requests) == asked
+
+
+def test_two_sources_of_one_file(site: Site, tmp_path: Path) -> None:
+    """A file that two sources stand for is fetched once, and stays until both are deleted."""
+    kept = store(site, tmp_path)
+    first, second = kept.ensure("hf:org/repo"), kept.ensure("hf:org/repo:Q4_K_M")
+    assert first.files == second.files
+    assert sum("/cdn/" in path for path, _ in site.requests) == 1
+    assert kept.delete("hf:org/repo") == []
+    assert kept.delete("hf:org/repo:Q4_K_M") == list(second.files)
 
 
 def test_the_hubs_hash_is_checked(site: Site, tmp_path: Path) -> None:
@@ -242,26 +252,3 @@ def test_choosing_does_not_depend_on_the_order(quants: list[str], chance: random
         except InvalidSource:
             answers.add(())
     assert len(answers) == 1
-
-
-def test_addresses_of_the_hub() -> None:
-    """Addresses of repositories and files are read; those of data sets are ordinary web addresses."""
-    assert read_source("https://huggingface.co/a/b/blob/refs%2Fpr%2F1/c%20d/e.gguf") == HubSource(
-        "a/b", "refs/pr/1", file="c d/e.gguf",
-    )
-    assert read_source("https://huggingface.co/a/b/tree/v1") == HubSource("a/b", "v1")
-    assert read_source("https://huggingface.co/datasets/a/b/resolve/main/x") is None
-    assert read_source("https://huggingface.co/a") is None
-    assert read_source("hf:a/b:Q8_0@v1") == HubSource("a/b", "v1", "Q8_0")
-    assert read_source("HF://a/b") == HubSource("a/b")
-
-
-@given(st.text(max_size=40))
-def test_any_hub_source_is_read_or_refused(text: str) -> None:
-    """A source makes sense or is refused by name; never another error."""
-    try:
-        found = read_source(f"hf:{text}")
-    except InvalidSource:
-        return
-    assert found is not None
-    assert ".." not in found.repository.split("/")

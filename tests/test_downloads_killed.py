@@ -1,6 +1,5 @@
-"""Downloads of real processes that are really killed, and the command line over a hub on loopback."""
+"""Downloads of real processes that are really killed."""
 
-import os
 import random
 import signal
 import subprocess
@@ -9,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from hubs_for_tests import hub
 from servers_for_tests import hang, served
-from stores_for_tests import TINY, sha256
+from stores_for_tests import sha256
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.store import Store
@@ -74,6 +72,51 @@ def test_another_process_waits(tmp_path: Path) -> None:
         assert len(site.requests) == 2  # one, and the rest after the drop
 
 
+FULL = """
+import errno, sys
+from pathlib import Path
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.errors import DownloadError
+from lllms_core.store import Store, part
+write_record, free = part.write_record, int(sys.argv[3])
+
+class Disk(part.PartialFile):
+    def write(self, offset, data):
+        if offset + len(data) > 2_500_000:
+            part.write_record = full
+            self._file.write = lambda data: full()
+        super().write(offset, data)
+
+def full(note=None, record=None):
+    if note is None or note.with_name("x.bin.lllms-part").stat().st_size > free:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    write_record(note, record)
+
+import lllms_core.store.store as store
+store.PartialFile = Disk
+try:
+    Store(Path(sys.argv[1]), [HttpDownloader()]).ensure(sys.argv[2])
+except DownloadError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("free", "kept"), [(1_500_000, True), (100, False)])
+def test_a_disk_without_room_for_the_note(tmp_path: Path, free: int, kept: bool) -> None:
+    """On a full disk the last megabyte makes room for the note on the rest; where even that fails, nothing is left."""
+    with served({"/x.bin": DATA}) as site:
+        command = [sys.executable, "-c", FULL, str(tmp_path), f"{site.url}/x.bin", str(free)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
+        assert "the disk is full" in output
+        assert "lllms gc" in output
+        left = [path.name for path in (tmp_path / "models").rglob("x.bin*")]
+        assert sorted(left) == (["x.bin.lllms-part", "x.bin.lllms-part.json"] if kept else [])
+        site.requests.clear()
+        Store(tmp_path, [HttpDownloader()]).ensure(f"{site.url}/x.bin", sha256(DATA))
+        [(_, asked)] = site.requests
+        assert (asked != "bytes=0-67108863") == kept
+
+
 def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
     """A disk that is full midway is an error that says what to do; what has arrived is kept."""
     with served({"/x.bin": DATA}) as site:
@@ -83,22 +126,3 @@ def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
         site.requests.clear()
         Store(tmp_path, [HttpDownloader()]).ensure(f"{site.url}/x.bin", sha256(DATA))
         assert site.requests[0][1] != "bytes=0-67108863"
-
-
-def test_run_from_the_hub_without_configuration(tmp_path: Path) -> None:
-    """`lllms run hf:...` fetches, verifies and answers; the next time, and offline, it needs no hub."""
-    environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("LLLMS_", "HF_"))},
-        "LLLMS_MODELS_DIR": str(tmp_path / "models"), "HF_HOME": str(tmp_path / "hf"),
-        "XDG_CONFIG_HOME": str(tmp_path),
-    }
-    with hub({"/org/tiny/tiny-Q8_0.gguf": TINY.read_bytes()}) as site:
-        environ["HF_ENDPOINT"] = site.url
-        command = [sys.executable, "-m", "lllms_core", "run", "hf:org/tiny", "Count to 3.", "--temperature", "0"]
-        first = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert first.returncode == 0, first.stderr
-        assert first.stdout.strip()
-    again = subprocess.run(
-        [*command, "--offline"], env=environ, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )
-    assert (again.stdout, again.returncode) == (first.stdout, 0)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from attrs import evolve
 from engines_for_tests import ScriptedEngine
 from pools_for_tests import GUARD
 from servers_for_tests import Site, drop, hang, instead, served
@@ -16,6 +17,7 @@ from lllms_core.app import create_app
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.builtin.openai import OpenAiApi
+from lllms_core.cli.waiting import started
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError, DownloadError, InvalidSource, LllmsError, Offline, WaitedTooLong
 from lllms_core.hookspecs import hookimpl
@@ -216,6 +218,25 @@ async def test_a_deleted_file_is_fetched_again(site: Site, tmp_path: Path) -> No
         host.store.delete(f"quick+{site.url}/x.bin")
         assert await answer(host) == "hello"
     assert len(site.requests) == 2
+
+
+@pytest.mark.parametrize("prepare", ["on-demand", "blocking"])
+async def test_what_was_chosen_is_told(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str], prepare: str,
+) -> None:
+    """What a source was taken to mean is in the log, and on the terminal of who waits, however fast it came."""
+    resolve = QuickHttp.resolve
+    monkeypatch.setattr(QuickHttp, "resolve", lambda *given: evolve(resolve(*given), note="Q2_K, the nearest"))
+    caplog.set_level("INFO", "lllms.store")
+    host = make_host(tmp_path, m=model(site, prepare=prepare))
+    async with asyncio.timeout(GUARD):
+        await started(host)
+        assert await answer(host) == "hello"
+        await host.close()
+    source = f"quick+{site.url}/x.bin"
+    assert f"{source} is on this disk now: Q2_K, the nearest" in caplog.messages
+    assert capsys.readouterr().err == (f"{source}: Q2_K, the nearest\n" if prepare == "blocking" else "")
 
 
 async def test_two_models_of_one_file(site: Site, tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
+import errno
 import os
 import random
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from lllms_core.errors import (
     SourceUnavailable,
     WrongFile,
 )
-from lllms_core.store import Download, Leftover, Store
+from lllms_core.store import Download, Leftover, Store, hashing, part, shelf
 
 DATA = random.Random(1).randbytes(100_000)
 LIMIT = 30.0
@@ -335,6 +338,47 @@ def test_a_broken_note_is_no_note(tmp_path: Path) -> None:
         assert kept.ensure("shelf:x").path.read_bytes() == DATA
         assert shelf.given[0] == ("x", 0, 1000)
         kept.delete("shelf:x")
+
+
+def test_what_lies_behind_a_gap_is_noted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one part of a file stalls, what comes of the others is written down: a kill costs no more for it."""
+    monkeypatch.setattr(part, "NOTE_SECONDS", 0.0)
+    monkeypatch.setattr(hashing, "IDLE_SECONDS", 0.01)
+    note = tmp_path / "models/shelf/x.lllms-part.json"
+
+    def noted(spans: str) -> bool:
+        deadline = time.monotonic() + LIMIT
+        while time.monotonic() < deadline:
+            with suppress(FileNotFoundError):
+                if spans in note.read_text():
+                    return True
+        return False
+
+    class Gapped(Shelf):
+        def fetch(self, file, part):
+            part.begin(len(DATA), "1")
+            part.write(0, DATA[:1000])
+            assert noted("[[0, 1000]]")
+            part.write(50_000, DATA[50_000:60_000])
+            assert noted("[[0, 1000], [50000, 60000]]")
+
+    with pytest.raises(SourceUnavailable, match="ended before all of it had come"):
+        store(tmp_path, Gapped(x=DATA)).ensure("shelf:x")
+
+
+def test_a_full_disk_is_said_wherever_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is full when a fetched file is to be remembered is an error that says so; the next time it is."""
+    kept = store(tmp_path, Shelf(x=DATA))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shelf, "write_record", full)
+        with pytest.raises(DiskFull, match=r"the disk is full: .*delete something"):
+            kept.ensure("shelf:x")
+    assert kept.find("shelf:x") is None
+    assert kept.ensure("shelf:x").files[0].sha256 == sha256(DATA)
 
 
 def test_where_files_cannot_be_written_is_said(tmp_path: Path) -> None:

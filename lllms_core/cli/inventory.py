@@ -1,6 +1,7 @@
 """The models as commands on files see them: what is configured or offered, and what the store has besides."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -11,7 +12,7 @@ from attrs import field, frozen
 from lllms_core.catalog import Catalog, model_from_file
 from lllms_core.config import Config
 from lllms_core.downloads import scheme
-from lllms_core.errors import LllmsError, ModelUnknown
+from lllms_core.errors import InvalidSource, LllmsError, ModelUnknown
 from lllms_core.faults import closest
 from lllms_core.plugins import Plugins
 from lllms_core.store import Store, StoredModel
@@ -45,7 +46,7 @@ class Listed:
 
 @frozen(slots=False)
 class Inventory:
-    """The models of a configuration, or of the plugins if it has none, and the files of them all."""
+    """The models of a configuration and those of the plugins, and the files of them all."""
 
     config: Config
     plugins: Plugins
@@ -59,11 +60,16 @@ class Inventory:
 
     @cached_property
     def sources(self) -> dict[str, str | None]:
-        """Where the files of each model come from, by its name."""
-        if self.config.models:
-            return {name: model.source for name, model in self.config.models.items()}
+        """Where the files of the models come from, by name: of the configured ones; without any, of the plugins'."""
+        return {name: source for name, source in self.known.items() if name in self.config.models} or self.known
+
+    @cached_property
+    def known(self) -> dict[str, str | None]:
+        """The same of all models that have a name: the configured ones, and what plugins offer besides."""
+        configured = {name: self._canonical(model.source) for name, model in self.config.models.items()}
         offers = {name: provided.object for name, provided in sorted(self.plugins.offers.items())}
-        return {name: None if offer.file is None else str(offer.file) for name, offer in offers.items()}
+        offered = {name: None if offer.file is None else str(offer.file) for name, offer in offers.items()}
+        return {**configured, **{name: source for name, source in offered.items() if name not in configured}}
 
     def name(self, name: str) -> str:
         """Return the name of the model that has this alias; other names as they are."""
@@ -72,18 +78,18 @@ class Inventory:
     def source(self, name: str) -> tuple[str | None, str | None]:
         """Return the source of a model, and the SHA-256 that its file must have if that is configured.
 
-        `name` is a model of `sources`, an alias, or a source. Raises `ModelUnknown`.
+        `name` is a model of `known`, an alias, or a source. Raises `ModelUnknown`.
         """
         name = self.name(name)
-        if name in self.sources:
+        if name in self.known:
             configured = self.config.models.get(name)
-            return self.sources[name], None if configured is None else configured.sha256
+            return self.known[name], None if configured is None else configured.sha256
         if scheme(name) or "/" in name or name.endswith(".gguf"):
-            return name, None
-        close = closest(name, self.sources)
+            return self.store.canonical(name), None
+        close = closest(name, self.known)
         meant = f" (did you mean '{close}'?)" if close else ""
         raise ModelUnknown(f"no model '{name}'{meant}, and no source: those look like hf:org/repo or https://...; "
-                           f"there are: {', '.join(self.sources)}")
+                           f"there are: {', '.join(self.known)}")
 
     def models(self) -> list[Listed]:
         """Return the models of `sources`, in their order, and then those that only the store has."""
@@ -103,27 +109,35 @@ class Inventory:
         """Name the models of the same source, and those that name one of its files themselves."""
         paths = {str(file.path) for file in model.files}
         return [
-            name for name, source in self.sources.items()
+            name for name, source in self.known.items()
             if source is not None and (source == model.source or self._plain(source) in paths)
         ]
 
     def needs(self, path: Path) -> bool:
         """Whether a model names this file itself."""
-        return str(path) in {self._plain(source) for source in self.sources.values() if source is not None}
+        return str(path) in {self._plain(source) for source in self.known.values() if source is not None}
+
+    def _canonical(self, source: str | None) -> str | None:
+        """The one way to write a source; what is wrong with one that makes no sense is a problem of its model."""
+        with suppress(InvalidSource):
+            return None if source is None else self.store.canonical(source)
+        return source
 
     def _plain(self, source: str) -> str | None:
         """The file that a source names itself; None if it is from elsewhere."""
         return None if scheme(source) else str(self.store.path(source))
 
     def _configured(self, name: str, source: str | None, catalog: Catalog) -> Listed:
-        found = None if source is None else self.store.find(source)
+        problem = next((one.text for one in catalog.problems if one.name == name), None)
+        found = None
+        with suppress(InvalidSource):  # which is a problem, then
+            found = None if source is None else self.store.find(source)
         known = Listed(
-            name, self._engine(name), source, here=source is None or found is not None,
+            name, self._engine(name), source, here=source is None or found is not None, problem=problem,
             size=None if found is None else found.size, used=None if found is None else found.used or None,
         )
-        for problem in catalog.problems:
-            if problem.name == name:
-                return attrs.evolve(known, problem=problem.text)
+        if problem is not None:
+            return known
         entry = catalog.get(name)
         known = attrs.evolve(known, path=entry.spec.file)
         if not entry.here:

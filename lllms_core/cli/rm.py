@@ -60,6 +60,7 @@ def _find(inventory: "Inventory", name: str) -> "StoredModel":
         raise ConfigError(f"{shown(name)} is not on this disk; lllms gc deletes unfinished downloads")
     others = [one for one in inventory.users(model) if one != inventory.name(name)]
     if others:
-        way_out = f"lllms rm {others[0]} deletes it" if name == source else "take that out of the configuration first"
+        named = inventory.name(name) in inventory.known
+        way_out = "take that out of the configuration first" if named else f"lllms rm {others[0]} deletes it"
         raise ConfigError(f"{shown(name)} is what models.{others[0]} uses; {way_out}")
     return model

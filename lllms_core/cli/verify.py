@@ -30,7 +30,7 @@ def verify(models: tuple[str, ...], config_file: Path | None) -> None:
 
     inventory = Inventory.open(read_config(config_file))
     transfers: dict[str, Transfer] = {}
-    for name in models or [*inventory.sources, *(model.source for model in inventory.store.models())]:
+    for name in models or [*inventory.known, *(model.source for model in inventory.store.models())]:
         source, sha256 = inventory.source(name)
         model = None if source is None else inventory.stored(source)
         if model is not None:

@@ -3,6 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+import click
+
+from lllms_core.cli.figures import printable
+
 if TYPE_CHECKING:
     from lllms_core.host import Host
 
@@ -21,18 +25,20 @@ async def started(host: "Host") -> None:
 
 
 async def watch(host: "Host", until: "asyncio.Future[None]") -> None:
-    """Show the downloads of a host until something has happened."""
-    done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
-    if done:
-        return
-    from lllms_core.cli.transfers import display
-
+    """Show the downloads of a host until something has happened, and what their sources were taken to mean."""
     told: set[str] = set()
-    with display() as shown:
-        while not done:
-            for status in host.downloads():
-                if status.note and status.state != "failed" and status.source not in told:
-                    told.add(status.source)
-                    shown.note(f"{status.source}: {status.note}")
-                shown.show(status.source, status)
-            done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
+    done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
+    if not done:
+        from lllms_core.cli.transfers import display
+
+        with display() as shown:
+            while not done:
+                for status in host.downloads():
+                    if status.note and status.state != "failed" and status.source not in told:
+                        told.add(status.source)
+                        shown.note(f"{status.source}: {status.note}")
+                    shown.show(status.source, status)
+                done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
+    for source, note in host.fetcher.chosen.items():  # of downloads that were over too soon to be seen
+        if source not in told:
+            click.echo(printable(f"{source}: {note}"), err=True)

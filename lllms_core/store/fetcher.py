@@ -61,6 +61,8 @@ class Fetcher:
         self._clock = clock
         self._jobs: dict[Key, _Job] = {}
         self._failures: dict[Key, _Failure] = {}
+        self.chosen: dict[str, str] = {}
+        """What the sources that left a choice were taken to mean, of those that were fetched."""
         self._room = asyncio.Semaphore(AT_ONCE)
 
     @property
@@ -113,15 +115,20 @@ class Fetcher:
     def _end(self, key: Key, download: Download, task: "asyncio.Task[StoredModel]") -> None:
         del self._jobs[key]
         error = None if task.cancelled() else task.exception()
-        if error is None or isinstance(error, DownloadCancelled):
-            self._failures.pop(key, None)
-        elif isinstance(error, DownloadError):
+        if isinstance(error, DownloadError) and not isinstance(error, DownloadCancelled):
             count = self._failures[key].count + 1 if key in self._failures else 1
             pause = min(self._cooldown.first * 2 ** (count - 1), self._cooldown.longest)
             pause = pause if error.retry_after is None else error.retry_after
             error.retry_after = math.ceil(pause)
             status = evolve(download.status, state="failed", note=error.message)
             self._failures[key] = _Failure(error, status, self._clock() + pause, count)
+            return
+        self._failures.pop(key, None)
+        if error is None and not task.cancelled():
+            source, note = download.status.source, download.status.note
+            LOG.info("%s is on this disk now%s", source, f": {note}" if note else "")
+            if note:
+                self.chosen[source] = note
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

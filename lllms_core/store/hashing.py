@@ -9,13 +9,18 @@ from lllms_core.errors import LllmsError
 
 BLOCK = 4 * 2**20
 """Bytes read at once: large enough that hashing, which lets other threads run, is all that takes time."""
+IDLE_SECONDS = 1.0
+"""How often `hashed` is told of nothing while a gap in the file keeps the hash from going on."""
 
 
 class Hasher:
     """Reads a file up to where it is written without a gap, and hashes what it reads."""
 
     def __init__(self, file: Path, hashed: Callable[[int], None]) -> None:
-        """Begin; `hashed` is told the bytes of each block, from the thread; what it raises, `result` does."""
+        """Begin; from its thread `hashed` is told the bytes of each block, and 0 while it waits.
+
+        What that raises, `result` does.
+        """
         self._file = file
         self._hashed = hashed
         self._changed = threading.Condition()
@@ -74,12 +79,15 @@ class Hasher:
         block = memoryview(bytearray(BLOCK))
         while True:
             with self._changed:
-                while self._at >= self._end and not self._stopped:
-                    self._changed.wait()
+                if self._at >= self._end and not self._stopped:
+                    self._changed.wait(IDLE_SECONDS)
                 if self._stopped:
                     return
                 at, turn, digest = self._at, self._round, self._digest
                 count = min(BLOCK, self._end - at)
+            if count <= 0:
+                self._hashed(0)
+                continue
             seek(at)
             count = read(block[:count]) or 0
             digest.update(block[:count])

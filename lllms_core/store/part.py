@@ -1,7 +1,6 @@
 """A file on its way to the disk: the bytes, and the note beside them that says which bytes are there."""
 
 import contextlib
-import errno
 import os
 import shutil
 import threading
@@ -12,8 +11,8 @@ from pathlib import Path
 from attrs import frozen
 
 from lllms_core.downloads import RemoteFile, Span, shown
-from lllms_core.errors import ChecksumMismatch, DiskFull, SourceUnavailable, WrongFile
-from lllms_core.gguf import GGUFError, read_gguf
+from lllms_core.errors import DiskFull, DownloadError, SourceUnavailable, WrongFile
+from lllms_core.store.checks import check_beginning, check_hash, check_header, disk_fault
 from lllms_core.store.download import Download
 from lllms_core.store.hashing import Hasher
 from lllms_core.store.records import read_record, write_record
@@ -26,7 +25,8 @@ RESERVE = 64 * 2**20
 """Bytes that must stay free on the disk."""
 NOTE_SECONDS = 2.0
 """How much of the work of a process that is killed may be lost."""
-MAGIC = b"GGUF"
+NOTE_ROOM = 2**20
+"""Bytes that are given up again on a full disk, so that there is room for the note on all the others."""
 
 
 @frozen
@@ -57,7 +57,6 @@ class PartialFile:
         self._version: str | None = None
         self._spans = Spans()
         self._turn = 0
-        self._begun = False
         self._noted = time.monotonic()
         target.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(self._path, "r+b" if self._path.exists() else "w+b", buffering=0)  # noqa: SIM115, PTH123  # closed in close()
@@ -79,6 +78,11 @@ class PartialFile:
         """The version that the bytes which are there belong to."""
         return self._version
 
+    @property
+    def hash_known(self) -> bool:
+        """Whether a hash is checked in the end."""
+        return self._sha256 is not None
+
     def begin(self, size: int | None, version: str | None, *, whole: bool = False) -> None:
         """Compare what the server says now with what is there; see `Part.begin`."""
         self._download.check()
@@ -89,13 +93,11 @@ class PartialFile:
             )
         with self._lock:
             # A hash that is checked in the end keeps two files from being mixed, whatever their versions.
-            known = self._sha256 is not None or (version is not None and version == self._version)
-            again = self._begun and version == self._version  # another connection of this download
-            if whole or size not in (None, self._size) or not (known or again):
+            same = self.hash_known or (version is not None and version == self._version)
+            if whole or size not in (None, self._size) or not same:
                 self._reset()
             self._size = self._size if size is None else size
             self._version = version
-            self._begun = True
             self._check_room()
             self._tell()
 
@@ -109,14 +111,14 @@ class PartialFile:
             if self._size is not None and stop > self._size:
                 raise WrongFile(f"{self._what} goes on after the {self._size} bytes that it announced")
             if offset == 0:
-                self._check_beginning(data)
+                check_beginning(self._target.name, data, self._what)
             try:
                 self._file.seek(offset)
                 rest = memoryview(data)
                 while rest:
                     rest = rest[self._file.write(rest) :]
             except OSError as error:
-                raise self._full(error) from error
+                raise disk_fault(self._path, error) from error
             self._spans = self._spans.add(offset, stop)
             self._hasher.advance(self._spans.prefix)
             self._tell()
@@ -146,14 +148,14 @@ class PartialFile:
         if not size:
             raise WrongFile(f"{self._what} gives an empty file")
         check_hash(self._what, sha256, self._sha256)
-        check_header(self._path, self._what)
+        check_header(self._path, self._target.name, self._what)
         self._file.truncate(size)
         self._sync()
         self._close_files()
         try:
             os.replace(self._path, self._target)  # noqa: PTH105  # says more clearly what it does than Path.replace
         except OSError as error:
-            raise SourceUnavailable(f"{self._target} cannot be written: {error.strerror}") from error
+            raise disk_fault(self._target, error) from error
         self._note.unlink(missing_ok=True)
         _sync_folder(self._target.parent)
         return sha256
@@ -180,22 +182,38 @@ class PartialFile:
         """Let go of the file, and keep what is there for the next time. Safe to call again."""
         if self._file.closed:
             return
+        kept = False
         try:
-            if keep and self._spans.count:
-                self.note()
+            kept = keep and self._keep()
         finally:
             self._close_files()
-            if not keep or not self._spans.count:
+            if not kept:
                 self._path.unlink(missing_ok=True)
                 self._note.unlink(missing_ok=True)
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _hashed(self, count: int) -> None:
-        """The hasher has come further; its thread also writes the note, which has to wait for the disk."""
+        """The hasher has come further, or waits; its thread also writes the note, which has to wait for the disk."""
         self._download.checked(count)
-        if time.monotonic() - self._noted >= NOTE_SECONDS:
-            self.note()
+        if self._spans.count and time.monotonic() - self._noted >= NOTE_SECONDS:
+            with contextlib.suppress(OSError, DownloadError):  # a full disk is for those to tell who write the file
+                self.note()
+
+    def _keep(self) -> bool:
+        """Write down what is there. Returns whether there is anything, and could be; on a full disk less of it is."""
+        for _ in range(2):
+            if not self._spans.count:
+                return False
+            try:
+                self.note()
+            except (OSError, DownloadError):
+                limit = max(0, self._file.seek(0, os.SEEK_END) - NOTE_ROOM)
+                self._spans = Spans.of(self._spans.spans, limit)
+                self._file.truncate(limit)
+            else:
+                return True
+        return self._note.exists()  # an older one is right about less
 
     def _take_up(self) -> None:
         note = read_record(self._note, _Note)
@@ -234,57 +252,15 @@ class PartialFile:
                 " server.models_dir to another disk",
             )
 
-    def _full(self, error: OSError) -> Exception:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            return SourceUnavailable(f"{self._path} cannot be written: {error.strerror}")
-        return DiskFull(
-            f"the disk is full: {self._path} cannot grow; delete something (lllms rm, lllms gc), or set"
-            " server.models_dir to another disk; what has arrived is kept",
-        )
-
-    def _check_beginning(self, data: bytes) -> None:
-        """Refuse what can be no model at its first bytes, rather than after 40 GB."""
-        start = data[:512].lstrip().lower()
-        page = start.startswith((b"<!doctype html", b"<html", b"<?xml"))
-        gguf = self._target.name.lower().endswith(".gguf")
-        if page or (gguf and not MAGIC.startswith(data[:4]) and data[:4] != MAGIC):
-            what = "a web page" if page else "no GGUF file"
-            raise WrongFile(
-                f"{self._what} gives {what}, not a model: is the address right (it must be the one of the file"
-                " itself), and does it need a login?",
-            )
-
     def _sync(self) -> None:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise self._full(error) from error
+            raise disk_fault(self._path, error) from error
 
     def _close_files(self) -> None:
         self._hasher.close()
         self._file.close()
-
-
-def check_hash(what: str, found: str, expected: str | None) -> None:
-    """Raise `ChecksumMismatch` if a hash is not the expected one."""
-    if expected is not None and found != expected.lower():
-        raise ChecksumMismatch(
-            f"{what} has the SHA-256 {found}, but {expected.lower()} was expected: the file is broken or another one;"
-            " try again, and if it is meant to be another one, change sha256",
-        )
-
-
-def check_header(file: Path, what: str) -> None:
-    """Raise `WrongFile` for a file that begins as GGUF does, or is named so, and is not a whole GGUF file."""
-    with file.open("rb") as start:
-        gguf = start.read(len(MAGIC)) == MAGIC
-    if not gguf and not file.name.lower().removesuffix(PART).endswith(".gguf"):
-        return
-    try:
-        read_gguf(file)
-    except GGUFError as error:
-        reason = error.message.removeprefix(f"'{file}' ")
-        raise WrongFile(f"{what} is no usable model: the file {reason}") from error
 
 
 def _sync_folder(folder: Path) -> None:

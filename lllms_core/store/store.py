@@ -8,11 +8,12 @@ from pathlib import Path
 from attrs import frozen
 from filelock import FileLock, Timeout
 
-from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, scheme, shown
+from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, canonical, choose_downloader, shown
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, Offline, SourceUnavailable, WrongFile
+from lllms_core.store.checks import check_hash, check_header, disk_fault
 from lllms_core.store.download import Download
 from lllms_core.store.hashing import Hasher
-from lllms_core.store.part import NOTE, PART, PartialFile, check_hash, check_header
+from lllms_core.store.part import NOTE, PART, PartialFile
 from lllms_core.store.records import key, read_record, write_record
 from lllms_core.store.shelf import FileRecord, Shelf, SourceRecord, StoredFile, StoredModel
 
@@ -37,25 +38,18 @@ class Store(Shelf):
 
     def downloader(self, source: str) -> Downloader | None:
         """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if there is none for it."""
-        name = scheme(source)
-        if not name:
-            return None
-        if name in {"http", "https"}:
-            host = source.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
-            for one in self.downloaders:
-                if host in one.hosts:
-                    return one
-        for one in self.downloaders:
-            if name in one.schemes:
-                return one
-        known = ", ".join(sorted({f"{name}:" for one in self.downloaders for name in one.schemes})) or "none"
-        raise InvalidSource(f"no downloader for '{name}:' of {shown(source)} (there are: {known})")
+        return choose_downloader(source, self.downloaders)
+
+    def canonical(self, source: str) -> str:
+        """Return the one way to write a source, which its model is known by. Raises `InvalidSource`."""
+        return canonical(source, self.downloaders)
 
     def find(self, source: str, sha256: str | None = None) -> StoredModel | None:
         """Return the model if all its files are here as they were when they were verified; reads none of them.
 
         With `sha256`, only if that is what the (first) file was verified to have. Raises `InvalidSource`.
         """
+        source = self.canonical(source)
         if self.downloader(source) is None:
             file = self.stored(self.path(source))
             if file is None or (sha256 is not None and file.sha256 != sha256.lower()):
@@ -76,7 +70,11 @@ class Store(Shelf):
         """
         watched = download or Download(source)
         try:
+            source = self.canonical(source)
             model = self.find(source, sha256) or self._get(source, sha256, watched)
+        except OSError as error:
+            watched.enter("failed")
+            raise disk_fault(Path(error.filename or self.models_dir), error) from error
         except BaseException:
             watched.enter("failed")
             raise
@@ -104,7 +102,7 @@ class Store(Shelf):
 
         Whether a configured model needs it is for the caller to ask. Files outside the store stay.
         """
-        record_file = self.source_record(source)
+        record_file = self.source_record(self.canonical(source))
         model = self.recorded(read_record(record_file, SourceRecord), record_file)
         record_file.unlink(missing_ok=True)
         if model is None:
@@ -236,7 +234,7 @@ class Store(Shelf):
         finally:
             hasher.close()
         check_hash(str(path), found, sha256)
-        check_header(path, str(path))
+        check_header(path, path.name, str(path))
         self.remember(path, found, url)
 
     def _fits(self, stored: StoredFile, file: RemoteFile, sha256: str | None) -> bool:

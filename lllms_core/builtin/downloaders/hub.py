@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from attrs import field, frozen
 
@@ -14,9 +14,13 @@ from lllms_core.builtin.downloaders.quants import choose, choose_file
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
 from lllms_core.errors import InvalidSource, SourceUnavailable
 
+ENDPOINT = "https://huggingface.co"
 HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 MAIN = "main"
 SHAPE = "it looks like hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
+
+# Its library asks the hub, and tells it, more than is needed to get a file, unless told before it is imported.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _SOURCE = re.compile(rf"hf:(?://)?({_NAME}/{_NAME})(?::([\w.-]+)|/([^@]+))?(?:@(.+))?", re.IGNORECASE | re.ASCII)
@@ -31,29 +35,56 @@ class HubSource:
     quant: str = ""
     file: str = ""
 
+    def __str__(self) -> str:
+        """As a source that begins with `hf:`."""
+        what = f"/{self.file}" if self.file else f":{self.quant}" if self.quant else ""
+        return f"hf:{self.repository}{what}{'' if self.revision == MAIN else f'@{self.revision}'}"
 
-def read_source(source: str) -> HubSource | None:
-    """Read a source; None for an address of the hub that is neither of a repository nor of a file in one.
 
-    Raises `InvalidSource` for a source that begins with `hf:` and makes no sense.
+def read_source(source: str, endpoint: str = ENDPOINT) -> HubSource | None:
+    """Read a source; None for an address of the hub, or its mirror `endpoint`, that is of no repository.
+
+    Raises `InvalidSource` for a source that begins with `hf:` and makes no sense, and for the address of a folder.
     """
-    if source[:3].lower() == "hf:":
-        match = _SOURCE.fullmatch(source)
-        if match is None:
-            raise InvalidSource(f"'{source}' is no source of Hugging Face: {SHAPE}")
-        repository, quant, file, revision = match.groups()
-        return HubSource(repository, revision or MAIN, quant or "", file or "")
-    organisation, repository, *rest = [unquote(part) for part in urlsplit(source).path.strip("/").split("/")] + [""]
-    name = f"{organisation}/{repository}"
-    if organisation in {"datasets", "spaces", "api"} or not re.fullmatch(f"{_NAME}/{_NAME}", name):
+    if source[:3].lower() != "hf:":
+        return _read_address(urlsplit(source), urlsplit(endpoint))
+    found = _read_short(source)
+    if found is None:
+        raise InvalidSource(f"'{source}' is no source of Hugging Face: {SHAPE}")
+    return found
+
+
+def _read_short(source: str) -> HubSource | None:
+    match = _SOURCE.fullmatch(source)
+    if match is None:
         return None
+    repository, quant, file, revision = match.groups()
+    return HubSource(repository, revision or MAIN, quant or "", file or "")
+
+
+def _read_address(address: SplitResult, endpoint: SplitResult) -> HubSource | None:
+    path = address.path
+    if address.netloc.lower() == endpoint.netloc.lower():  # a mirror may share its host with other things
+        if not path.startswith(f"{endpoint.path}/"):
+            return None
+        path = path.removeprefix(endpoint.path)
+    organisation, repository, *rest = [*map(unquote, path.strip("/").split("/")), ""]
+    match = re.fullmatch(rf"({_NAME}/{_NAME})(?::([\w.-]+))?", f"{organisation}/{repository}", re.ASCII)
+    if match is None or organisation in {"datasets", "spaces", "api"}:
+        return None
+    name, quant = match[1], match[2] or ""
     match rest[:-1]:
         case []:
-            return HubSource(name)
+            shows = parse_qs(address.query).get("show_file_info", [""])  # what its own page of a file is called
+            return HubSource(name, quant=quant, file=shows[0])
         case ["tree", revision]:
-            return HubSource(name, revision)
-        case ["blob" | "resolve" | "raw", revision, *path] if path:
-            return HubSource(name, revision, file="/".join(path))
+            return HubSource(name, revision, quant)
+        case ["tree", revision, *folders]:
+            raise InvalidSource(
+                f"'{'/'.join(folders)}' is a folder of {name}: name a quantisation, like hf:{name}:Q4_K_M, or a file",
+            )
+        case ["blob" | "resolve" | "raw", revision, *file] if file:
+            return HubSource(name, revision, file="/".join(file))
     return None
 
 
@@ -64,7 +95,7 @@ class HubDownloader(Downloader):
     name = "hf"
     schemes = frozenset({"hf"})
 
-    endpoint: str = field(factory=lambda: os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co")
+    endpoint: str = field(factory=lambda: os.environ.get("HF_ENDPOINT", "").rstrip("/") or ENDPOINT)
     cache: Path | None = None
     """Where Hugging Face's own library keeps what it fetched; None: where it says."""
     patience: Patience = PATIENCE
@@ -74,9 +105,22 @@ class HubDownloader(Downloader):
         """The hub's own hosts, and its mirror's."""
         return HOSTS | {urlsplit(self.endpoint).netloc.lower()}
 
+    def canonical(self, source: str) -> str:
+        """Return the short form of an address: `hf:org/repo/file.gguf@revision`."""
+        wanted = read_source(source, self.endpoint)
+        return source if wanted is None or _read_short(str(wanted)) != wanted else str(wanted)
+
+    def file_name(self, source: str) -> str:
+        """Return the name of the file; for a repository that of a GGUF file, as those are what is looked for in it."""
+        wanted = read_source(source, self.endpoint)
+        if wanted is None:
+            return super().file_name(source)
+        repository = re.sub("(?i)-gguf$", "", wanted.repository.partition("/")[2])
+        return PurePosixPath(wanted.file).name or f"{repository}.gguf"
+
     def find(self, source: str) -> RemoteModel | None:
         """Return what lies in the cache of Hugging Face's library."""
-        wanted = read_source(source)
+        wanted = read_source(source, self.endpoint)
         if wanted is None:
             return HttpDownloader().find(source)
         folder = self._repository(wanted.repository)
@@ -104,7 +148,7 @@ class HubDownloader(Downloader):
 
     def resolve(self, source: str) -> RemoteModel:
         """Ask the hub which files are meant, and for their sizes and hashes."""
-        wanted = read_source(source)
+        wanted = read_source(source, self.endpoint)
         if wanted is None:
             return HttpDownloader().resolve(source)
         from huggingface_hub import hf_hub_url
@@ -126,7 +170,9 @@ class HubDownloader(Downloader):
         from lllms_core.builtin.downloaders.transfer import fetch
 
         known = utils.build_hf_headers()  # type: ignore[attr-defined]  # public, and not marked so
-        headers = {name: value for name, value in known.items() if name.lower() == "authorization"}
+        # Where anybody may listen, only a mirror that is configured so gets the token.
+        safe = urlsplit(file.url).scheme == "https" or file.url.startswith(f"{self.endpoint}/")
+        headers = {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
         fetch(file.url, part, headers, self.patience)
 
     def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None]]]:

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import random
-import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
-from functools import cache
 
 import httpx
 from attrs import define
 
 from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_length, read_retry_after, read_version
+from lllms_core.builtin.downloaders.connections import is_distrust, open_client, told
 from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
 from lllms_core.downloads import Part, shown
 from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
@@ -87,11 +86,7 @@ class _Transfer:
         self._best = 0
 
     async def run(self) -> None:
-        timeout = httpx.Timeout(self._patience.stall, connect=self._patience.connect)
-        headers = {"User-Agent": "lllms", "Accept": "*/*", "Accept-Encoding": "identity", **self._headers}
-        async with httpx.AsyncClient(
-            verify=_certificates(), http2=True, follow_redirects=True, timeout=timeout, headers=headers,
-        ) as client:
+        async with open_client(self._url, self._headers, self._patience) as client:
             while self._part.missing:
                 try:
                     await self._round(client)
@@ -170,9 +165,9 @@ class _Transfer:
             seconds = self._patience.connect if isinstance(error, httpx.ConnectTimeout) else self._patience.stall
             raise _Transient(f"nothing came for {seconds:g} s") from error
         except httpx.TransportError as error:
-            if _cause(error, ssl.SSLCertVerificationError):
+            if is_distrust(error):
                 raise SourceUnavailable(f"{shown(self._url)}: {error}; is the address right, and the clock?") from error
-            raise _Transient(str(error) or type(error).__name__) from error
+            raise _Transient(told(error, self._url)) from error
 
     def _begin(self, response: httpx.Response, segment: _Segment) -> None:
         """Read the head of an answer, and tell the part. Moves the segment to where the answer begins."""
@@ -186,6 +181,9 @@ class _Transfer:
                 raise _Changed("its server gives parts without saying which")
             if extent.start != segment.at:
                 raise _Changed(f"byte {segment.at} was asked for, and byte {extent.start} came")
+            if version is None and not self._part.hash_known and extent.stop - extent.start < extent.size:
+                self._in_parts = False
+                raise _Changed("its server does not tell versions, so parts may be of different files")
             self._same((extent.size, version))
             self._part.begin(extent.size, version)
             segment.stop = min(segment.stop, extent.stop)
@@ -193,9 +191,19 @@ class _Transfer:
         if self._identity is not None:
             raise _Changed("it changed while it was fetched")
         size = read_length(response.headers)
+        if size is None and not self._end_is_told(response):
+            raise SourceUnavailable(
+                f"{shown(self._url)}: its server does not tell how long the file is, so nobody knows whether all of it"
+                " has come: give its sha256",
+            )
         self._in_parts = False
         self._part.begin(size, version, whole=True)
         segment.at, segment.stop = 0, -1 if size is None else size
+
+    def _end_is_told(self, response: httpx.Response) -> bool:
+        """Whether a body without a length that breaks off is noticed: by the protocol, by its hash or by its header."""
+        framed = response.http_version == "HTTP/2" or "Transfer-Encoding" in response.headers
+        return framed or self._part.hash_known or response.request.url.path.lower().endswith(".gguf")
 
     def _same(self, identity: tuple[int | None, str | None]) -> None:
         if self._identity not in (None, identity):
@@ -263,17 +271,3 @@ class _Transfer:
             ) from error
         pause = min(self._patience.pause * 2 ** (self._failures - 1), self._patience.longest_pause)
         await asyncio.sleep(error.wait if error.wait is not None else pause * random.uniform(0.75, 1.25))  # noqa: S311  # no secret
-
-
-@cache
-def _certificates() -> ssl.SSLContext:
-    """Whom to trust; read once, as that takes longer than fetching a small file."""
-    return httpx.create_ssl_context()
-
-
-def _cause(error: BaseException | None, kind: type[BaseException]) -> bool:
-    while error is not None:
-        if isinstance(error, kind):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -1,0 +1,58 @@
+"""Connections to web servers: whom to trust, which proxy to go through, and what it means when one fails."""
+
+import ssl
+from collections.abc import Mapping
+from functools import cache
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.downloads import shown
+from lllms_core.errors import SourceUnavailable
+
+
+def open_client(url: str, headers: Mapping[str, str], patience: Patience) -> httpx.AsyncClient:
+    """Return a client that speaks HTTP/1.1 and 2, follows redirects and uses the proxies that the environment names.
+
+    Raises `SourceUnavailable` for a proxy that cannot be one.
+    """
+    timeout = httpx.Timeout(patience.stall, connect=patience.connect)
+    said = {"User-Agent": "lllms", "Accept": "*/*", "Accept-Encoding": "identity", **headers}
+    try:
+        return httpx.AsyncClient(
+            verify=_certificates(), http2=True, follow_redirects=True, timeout=timeout, headers=said,
+        )
+    except (ValueError, httpx.InvalidURL) as error:
+        raise SourceUnavailable(
+            f"{shown(url)} cannot be asked: {error}; see to HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY",
+        ) from error
+
+
+def told(error: httpx.TransportError, url: str) -> str:
+    """Say why there is no connection, and by which proxy it would have gone."""
+    reason = str(error) or type(error).__name__
+    proxy = _proxy(url)
+    return f"{reason}, through the proxy {shown(proxy)}" if proxy else reason
+
+
+def is_distrust(error: BaseException | None) -> bool:
+    """Whether a connection failed because of the server's certificate."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _proxy(url: str) -> str:
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
+    return "" if not proxy or proxy_bypass(parts.netloc.rpartition("@")[2]) else proxy
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; read once, as that takes longer than fetching a small file."""
+    return httpx.create_ssl_context()

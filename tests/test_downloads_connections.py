@@ -1,0 +1,217 @@
+"""Real connections: HTTP/2 over TLS, and the proxies that the environment names."""
+
+import asyncio
+import random
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from hypercorn.asyncio import serve
+from hypercorn.config import Config
+from servers_for_tests import Handler, served
+from stores_for_tests import sha256
+
+from lllms_core.builtin.downloaders import connections, transfer
+from lllms_core.builtin.downloaders.http import HttpDownloader
+from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.errors import SourceUnavailable
+from lllms_core.store import Store
+
+QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002)
+DATA = random.Random(4).randbytes(300_000)
+LIMIT = 30.0
+NAME = "models.invalid"
+"""A host that no name server knows."""
+
+
+class Secure:
+    """A server behind TLS that gives DATA, in parts too, and prefers HTTP/2."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        self.certificate = folder / "server.pem"
+        self.authority.issue_cert(NAME, "127.0.0.1").private_key_and_cert_chain_pem.write_to_path(self.certificate)
+        self.trust = folder / "authority.pem"
+        self.authority.cert_pem.write_to_path(self.trust)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        self.moved = ""
+        """Where `/moved` leads."""
+        self.seen: list[tuple[str, int]] = []
+        """HTTP version and client's port of every request."""
+
+    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
+        assert scope["type"] == "http"
+        self.seen.append((scope["http_version"], scope["client"][1]))
+        if scope["path"] == "/moved":
+            await send({"type": "http.response.start", "status": 302, "headers": [(b"location", self.moved.encode())]})
+            await send({"type": "http.response.body"})
+            return
+        asked = re.fullmatch(rb"bytes=(\d+)-(\d+)", dict(scope["headers"]).get(b"range", b""))
+        assert asked
+        start = int(asked[1])
+        part = DATA[start : int(asked[2]) + 1]
+        headers = [
+            (b"content-range", f"bytes {start}-{start + len(part) - 1}/{len(DATA)}".encode()),
+            (b"content-length", str(len(part)).encode()), (b"etag", b'"1"'),
+        ]
+        await send({"type": "http.response.start", "status": 206, "headers": headers})
+        await send({"type": "http.response.body", "body": part})
+
+    def run(self, running: "Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]") -> None:
+        """Serve until the event is set."""
+
+        async def main() -> None:
+            config = Config()
+            config.bind = [f"fd://{self.socket.detach()}"]  # who serves it closes it
+            config.certfile = config.keyfile = str(self.certificate)
+            stop = asyncio.Event()
+            running.set_result((asyncio.get_running_loop(), stop))
+            await serve(self, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]  # any ASGI will do
+
+        asyncio.run(main())
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[Secure]:
+    """A server that speaks TLS."""
+    server = Secure(tmp_path)
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+    thread = threading.Thread(target=server.run, args=(running,))
+    thread.start()
+    loop, stop = running.result(LIMIT)
+    yield server
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(LIMIT)
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def trusted(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have downloads trust the server, by the variable that OpenSSL knows."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(secure.trust))
+    connections._certificates.cache_clear()
+    yield
+    connections._certificates.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the proxies that a test names."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path, [HttpDownloader(QUICK)])
+
+
+@pytest.mark.usefixtures("trusted")
+def test_http_2(secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that offers HTTP/2 is spoken to so: all parts come over one connection, next to each other."""
+    monkeypatch.setattr(transfer, "SEGMENT", 20_000)
+    model = store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/x", sha256(DATA))
+    assert model.path.read_bytes() == DATA
+    assert len(secure.seen) == 15
+    assert {version for version, _ in secure.seen} == {"2"}
+    assert len({port for _, port in secure.seen}) == 1
+
+
+@pytest.mark.usefixtures("trusted")
+def test_what_is_protected_stays_so(secure: Secure, tmp_path: Path) -> None:
+    """An address with https leads to others with https, and to no other: nothing of what is there is kept."""
+    secure.moved = f"https://127.0.0.1:{secure.port}/x"
+    assert store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/moved").path.read_bytes() == DATA
+    with served({"/x": DATA}) as open_to_all:
+        secure.moved = f"{open_to_all.url}/x"
+        with pytest.raises(SourceUnavailable, match=r"/moved\?\.\.\. leads to .*, which is not protected \(https\)"):
+            store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/moved?v=2")
+    assert len(list((tmp_path / "models").rglob("moved*"))) == 1
+
+
+def test_a_server_that_nobody_vouches_for(secure: Secure, tmp_path: Path) -> None:
+    """A certificate that is not trusted ends the download at once, and says what may be wrong."""
+    with pytest.raises(SourceUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*is the address right, and the clock\?"):
+        store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/x")
+    assert secure.seen == []
+
+
+def test_a_proxy_for_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP_PROXY is asked for the whole address: the host's name is the proxy's business."""
+    with served({f"http://{NAME}/x": DATA}) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        assert store(tmp_path).ensure(f"http://{NAME}/x").path.read_bytes() == DATA
+        assert [path for path, _ in proxy.requests] == [f"http://{NAME}/x"]
+
+
+def test_hosts_that_need_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What NO_PROXY names is asked directly, and only that."""
+    with served({"/x": DATA}) as site, served({f"http://{NAME}/x": DATA}) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        store(tmp_path).ensure(f"{site.url}/x")
+        assert (len(site.requests), proxy.requests) == (1, [])
+        store(tmp_path).ensure(f"http://{NAME}/x")
+        assert (len(site.requests), len(proxy.requests)) == (1, 1)
+
+
+class Tunnel(Handler):
+    """A proxy that lets anybody through to one port, whatever host they name."""
+
+    port: int
+
+    def do_CONNECT(self) -> None:  # noqa: N802  # the library wants it so
+        self.site.requests.append((self.path, None))
+        with socket.create_connection(("127.0.0.1", self.port)) as there:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.flush()
+            back = threading.Thread(target=_copy, args=(there, self.connection))
+            back.start()
+            _copy(self.connection, there)
+            back.join(LIMIT)
+        self.close_connection = True
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):  # one of the two has gone: that is how tunnels end
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_proxy_for_https(secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTPS_PROXY gives a tunnel: TLS and HTTP/2 are spoken with the host itself."""
+    handler = type("ToSecure", (Tunnel,), {"port": secure.port})
+    with served({}, handler) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        assert store(tmp_path).ensure(f"https://{NAME}/x").path.read_bytes() == DATA
+        assert proxy.requests == [(f"{NAME}:443", None)]
+        assert [version for version, _ in secure.seen] == ["2"]
+
+
+@pytest.mark.parametrize("kind", ["http", "socks5"])
+def test_a_proxy_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A proxy that cannot be reached is named, without its password."""
+    with served({}) as gone:
+        port = gone.url.rpartition(":")[2]
+    monkeypatch.setenv("ALL_PROXY", f"{kind}://me:secret@127.0.0.1:{port}")
+    with pytest.raises(SourceUnavailable, match=f"through the proxy {kind}://127.0.0.1:{port}") as caught:
+        store(tmp_path).ensure(f"http://{NAME}/x")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_proxy_that_makes_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that names no proxy is an error at once that says where to look."""
+    monkeypatch.setenv("HTTP_PROXY", "ftp://127.0.0.1")
+    with pytest.raises(SourceUnavailable, match="see to HTTP_PROXY"):
+        store(tmp_path).ensure(f"http://{NAME}/x")
