@@ -23,6 +23,9 @@ class Memory(Protocol):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the empty sequence `target` begin as `source` does."""
 
+    def earliest_cut(self, sequence: int) -> int:
+        """The least length that `trim` and `copy` can leave, unless it is none or all."""
+
     def state_size(self, sequence: int) -> int:
         """How many bytes `export_state` would return."""
 
@@ -65,6 +68,7 @@ class SequenceCache:
 
     def known(self, prompt: Sequence[int]) -> int:
         """How many leading tokens of a prompt need no evaluation, without asking anybody."""
+        self._note_floors()
         preloaded = 0 if self._preload is None else self._usable(self._preload, prompt)
         return max(self.table.longest_prefix(prompt), preloaded)
 
@@ -75,6 +79,7 @@ class SequenceCache:
 
         `session` was found for it; it is used if that saves more than it costs, a token taking `token_seconds`.
         """
+        self._note_floors()
         place = self.table.place(prompt, total)
         if place is None:
             return None
@@ -84,6 +89,7 @@ class SequenceCache:
             restored = self._restore(best, prompt, total)
             if restored is not None:
                 return restored
+            self._note_floors()
             place = self.table.place(prompt, total)
             if place is None:
                 return None
@@ -109,7 +115,8 @@ class SequenceCache:
 
     def rewind(self, sequence: int, length: int) -> bool:
         """Take a sequence back to before a decode that was given up; False if only its beginning was possible."""
-        if self._memory.trim(sequence, length):
+        # Parts of the decode that were done may have taken the place of what had left a sliding window meanwhile.
+        if length >= self._memory.earliest_cut(sequence) and self._memory.trim(sequence, length):
             return True
         self._cut(sequence, 0)
         return False
@@ -140,6 +147,12 @@ class SequenceCache:
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
+    def _note_floors(self) -> None:
+        """Look what each sequence can be cut to: any decode may have taken cells that had left a sliding window."""
+        for sequence in range(len(self._stored)):
+            if self.table.tokens(sequence):
+                self.table.raise_floor(sequence, self._memory.earliest_cut(sequence))
+
     def _take(self, place: Placement, total: int) -> None:
         for sequence in place.evict:
             self._store(sequence)
@@ -169,7 +182,7 @@ class SequenceCache:
         self._seconds_per_byte = smooth(self._seconds_per_byte, (perf_counter() - started) / len(session.state))
         self.table.extend(place.target, session.tokens)
         if self.whole:
-            self.table.stiffen(place.target)
+            self.table.raise_floor(place.target, len(session.tokens))
         self._stored[place.target] = len(session.tokens)
         keep = self._usable(session, prompt)
         if keep < len(session.tokens):
