@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from time import perf_counter
+from time import perf_counter, time
 from typing import Protocol
 
 from attrs import frozen
 
 from lllms_core.engines.plan import smooth
 from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
-from lllms_core.engines.sessions import Session, SessionLink, State
+from lllms_core.engines.sessions import Resident, Session, SessionLink, State
 
 LOG = logging.getLogger("lllms.sessions")
 
@@ -59,9 +59,12 @@ class SequenceCache:
         self._can_trim = can_trim
         self.whole = not (can_trim and can_trim_imported)
         """Whether a session can only be gone on with as it is."""
+        self._used = [0.0] * sequences
+        """When each last had to do with a request, in seconds since 1970."""
         self._stored = [0] * sequences
         """How many leading tokens of each sequence are known to be stored."""
-        self._pinned: list[Sequence[int]] = []
+        self._pinned: dict[int, Sequence[int]] = {}
+        """What every conversation may begin with, by the sequences that hold it."""
         self._preload: Session | None = None
         """What every conversation may begin with, where it cannot be copied from a pinned sequence."""
         self._seconds_per_byte: float | None = None
@@ -112,6 +115,7 @@ class SequenceCache:
         elif not self._can_trim:
             self._store(sequence)  # the next turn overwrites what an earlier one may be asked to go on from
         self.table.release(sequence)
+        self._used[sequence] = time()
 
     def rewind(self, sequence: int, length: int) -> bool:
         """Take a sequence back to before a decode that was given up; False if only its beginning was possible."""
@@ -140,10 +144,29 @@ class SequenceCache:
             self._store(sequence)  # the next instance restores it
         if self._can_trim:
             self.table.pin(sequence)
-            self._pinned.append(tokens)
+            self._pinned[sequence] = tokens
         else:
             self._preload = Session(list(tokens), self._memory.export_state(sequence))
             self.table.release(sequence)
+
+    def residents(self, *, sized: bool) -> list[Resident]:
+        """Tell what conversations there are, `sized` with the bytes of their states."""
+        return [
+            Resident(
+                sequence, list(tokens), time() if self.table.busy(sequence) else self._used[sequence],
+                self._memory.state_size(sequence) if sized else None,
+            )
+            for sequence in range(len(self._stored))
+            if (tokens := self.table.tokens(sequence)) and sequence not in self._pinned
+            and not self.table.hidden(sequence)
+        ]
+
+    def forget(self, sequence: int) -> None:
+        """Drop a conversation without storing it; one that a request is using, when that is released."""
+        if self.table.busy(sequence):
+            self.table.hide(sequence)
+        else:
+            self._cut(sequence, 0)
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
@@ -209,7 +232,7 @@ class SequenceCache:
     def _store(self, sequence: int, keep: int = 0) -> None:
         """Have a sequence stored if that is worth it; `keep` of its tokens stay in the memory anyway."""
         tokens = self.table.tokens(sequence)
-        known = max([keep, self._stored[sequence], *(common_prefix(tokens, pinned) for pinned in self._pinned)])
+        known = max([keep, self._stored[sequence], *(common_prefix(tokens, pinned) for pinned in self._pinned.values())])
         if self.link is None or len(tokens) - known < self.link.min_tokens:
             return
         if self._memory.state_size(sequence) <= self.link.max_size:

@@ -191,6 +191,10 @@ class SequenceTable:
         """Let nobody use what a busy sequence holds, until it is released."""
         self._sequences[sequence].hidden = True
 
+    def busy(self, sequence: int) -> bool:
+        """Whether a request runs in the sequence, or it is pinned."""
+        return self._sequences[sequence].reserved > 0
+
     def hidden(self, sequence: int) -> bool:
         """Whether nobody may use what the sequence holds."""
         return self._sequences[sequence].hidden

@@ -168,6 +168,22 @@ class SessionKeeper:
         nothing: Sequence[SessionEntry] = ()
         return await self._read(entries, nothing)
 
+    async def tokens(self, session_id: str) -> tuple[SessionEntry, bytes] | None:
+        """Return what a session is about, the tokens 4 bytes each; None if it is not there, or damaged.
+
+        Raises `TimeoutError` if the store does not answer.
+        """
+        def read() -> tuple[SessionEntry, bytes] | None:
+            with self._lock:
+                waiting = self._waiting.get(session_id)
+            if waiting is not None:
+                return waiting[0], waiting[1].tokens
+            entry = next((one for one in self.store.list() if one.id == session_id), None)
+            data = None if entry is None or self._too_old(entry) else self.store.get(session_id)
+            return None if entry is None or data is None else (entry, unpack(data)[0])
+
+        return await self._read(read, otherwise=None)
+
     async def delete(self, session_id: str) -> bool:
         """Forget a session; whether there was one. Raises `TimeoutError` if the store does not answer."""
         def forget() -> bool:
