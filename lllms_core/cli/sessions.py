@@ -60,7 +60,7 @@ def show(session_id: str, text: bool, url: str | None, config_file: Path | None)
     client = _client(url, config_file, LOADS_WITHIN if text else ANSWERS_WITHIN)
     document = client.get(f"{path}?text=true" if text else path)
     if not isinstance(document, Mapping):
-        raise click.ClickException("the server does not tell of sessions as this program does; are they of one version?")
+        raise click.ClickException("the server tells of sessions in another way; is it of this version?")
     click.echo(_line(document))
     if text:
         click.echo(document["text"])

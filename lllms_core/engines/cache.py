@@ -232,7 +232,8 @@ class SequenceCache:
     def _store(self, sequence: int, keep: int = 0) -> None:
         """Have a sequence stored if that is worth it; `keep` of its tokens stay in the memory anyway."""
         tokens = self.table.tokens(sequence)
-        known = max([keep, self._stored[sequence], *(common_prefix(tokens, pinned) for pinned in self._pinned.values())])
+        pinned = (common_prefix(tokens, line) for line in self._pinned.values())
+        known = max([keep, self._stored[sequence], *pinned])
         if self.link is None or len(tokens) - known < self.link.min_tokens:
             return
         if self._memory.state_size(sequence) <= self.link.max_size:
