@@ -7,11 +7,13 @@ import random
 import signal
 import threading
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import lllms_llamacpp
 import pytest
 from attrs import evolve
+from lllms_llamacpp import loading
 
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.config import parse_config
@@ -179,19 +181,33 @@ async def test_killed_worker_loses_its_sessions_only():
         assert cached(again) > 16
 
 
-async def test_other_options_or_file_are_a_miss(tmp_path):
-    """A state never reaches a model with other options, or another file of the same name."""
-    file = tmp_path / "model.gguf"
+@pytest.mark.parametrize("change", ["option", "engine", "library", "file", "same name"])
+async def test_what_has_changed_is_a_miss(tmp_path, caplog, monkeypatch, change):
+    """A state never reaches another option, version or file under the same name: a log line, and the right answer."""
+    file, folder, options = tmp_path / "model.gguf", tmp_path / "sessions", {}
     file.write_bytes(TINY.read_bytes())
-    folder = tmp_path / "sessions"
-    async with serving(folder, file) as host:
+    async with serving(folder, file, {"isolation": "thread"}) as host:
         said = await tell(host, "blimp")
-    async with serving(folder, file, kv_type_k="f32") as host:
-        assert cached(await ask(host, *said, "What is the secret word?")) == 0
-    file.write_bytes(TINY.read_bytes())
-    os.utime(file, (1, 1))
-    async with serving(folder, file) as host:
-        assert cached(await ask(host, *said, "What is the secret word?")) == 0
+    if change == "option":
+        options = {"kv_type_k": "f32"}
+    elif change in {"engine", "library"}:
+        older = "lllms-llamacpp" if change == "engine" else "llama-cpp-python"
+        monkeypatch.setattr(loading, "version", lambda name: "0.0.1" if name == older else version(name))
+    elif change == "file":
+        file.write_bytes(TINY.read_bytes())
+        os.utime(file, (1, 1))
+    else:
+        data = bytearray(TINY.read_bytes())
+        data[-1000:-900] = data[-1000:-900][::-1]  # some weights
+        status = file.stat()
+        file.write_bytes(data)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    async with serving(folder, file, {"isolation": "thread"}, **options) as host:
+        again = await ask(host, *said, "What is the secret word?")
+        fresh = await ask(host, *said, "What is the secret word?", cache_prompt=False)
+    assert (cached(again), again.text) == (0, fresh.text)
+    assert ("blimp" in again.text) == (change != "same name")
+    assert "1 stored sessions of model 'tiny' are of another file, version or configuration" in caplog.text
 
 
 async def test_nothing_is_stored_for_a_model_that_wants_none():

@@ -328,7 +328,7 @@ class Pool:
         """An instance asks for a session."""
         async def find() -> None:
             assert self._keeper is not None  # noqa: S101  # else nobody was told to ask
-            instance.found(await self._keeper.find(question))
+            instance.found(await self._keeper.find(instance.model, question))
 
         task = asyncio.create_task(find())
         self._finding.add(task)
