@@ -335,6 +335,39 @@ async def test_preload_is_kept(store):
             assert (await chat(host, question)).text == "I am Tiny."
 
 
+async def test_preload_is_restored_and_can_be_answered_for():
+    """The next instance finds the preload in the store; a message of the assistant that is begun goes on, warm."""
+    store = Store()
+    preload = [SYSTEM, *EXAMPLES * 6]
+    question = {"role": "user", "content": "Who are you?"}
+    async with serving(store, model={"preload": {"messages": preload}}, slots=1) as host:
+        await chat(host, *preload, question)
+        await unload(host)
+        before = store.gets
+        begun = await chat(host, *preload, question, {"role": "assistant", "content": "I am"}, max_tokens=4)
+        assert store.gets > before
+        assert cached(begun) > 64
+        whole = await chat(host, *preload, question, cache_prompt=False, max_tokens=6)
+        assert ("I am" + begun.text).startswith(whole.text[:8])
+
+
+async def test_next_turn_goes_to_the_instance_that_knows():
+    """Of two instances the one that has evaluated a conversation gets its next turn, and tells nobody else of it."""
+    async with serving("none", model={"min_instances": 2, "max_instances": 2}, slots=1) as host:
+        fact = "My name is Bob. The secret word is blimp. Do not forget it."
+        first, other = await asyncio.gather(ask(host, fact), ask(host, "What is the secret word?"))
+        assert "blimp" not in other.text
+        assert _instance(first) != _instance(other)
+        again = await ask(host, fact, first.text, "What is the secret word?")
+        assert _instance(again) == _instance(first)
+        assert cached(again) > 16
+        assert "blimp" in again.text
+
+
+def _instance(answer):
+    return answer.id.rpartition("-")[0]
+
+
 async def test_prefix_of_a_text_is_kept():
     """A preloaded text is shared by all prompts that begin with it."""
     prefix = "The Secret is koalabear! I continuously remind myself of it, again and again -"

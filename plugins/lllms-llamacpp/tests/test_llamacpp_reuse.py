@@ -5,6 +5,8 @@ import random
 import pytest
 from models_for_tests import RECIPES, Link
 
+from lllms_core.types import Preload
+
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "red", "ball", "dog", "cat", "house", "tree"]
 
 
@@ -32,6 +34,9 @@ def test_reuse_changes_nothing(load, file_of, name, stored):
     if stored:
         talk.model.use_sessions(Link(talk.model))
     texts = [" ".join(chosen.choices(WORDS, k=20))]
+    talk.model.preload("preload", Preload(prefix=texts[0]))
+    while not talk.model.idle:
+        talk.model.step()
     cached = 0
     for _ in range(60):
         prompts = []
