@@ -14,7 +14,7 @@ from lllms_core.bench.findings import Finding
 from lllms_core.bench.load import words
 from lllms_core.bench.plan import Plan
 from lllms_core.bench.suites.raw import model
-from lllms_core.bench.timeline import Timeline, decode_rate
+from lllms_core.bench.timeline import Timeline, output_rate
 from lllms_core.bench.traffic import ServerSilent, completion
 
 SLOTS = 4
@@ -104,7 +104,7 @@ async def _cost(plan: Plan, server: OurServer) -> Finding:
             ]
             for _ in range(OTHERS):
                 await _ask(server, [words(OTHER_TURN, random)], 2, cache_prompt=stored)
-            rates[stored].append(decode_rate(await asyncio.gather(*running)))
+            rates[stored].append(output_rate(await asyncio.gather(*running)))
     what = f"{RUNNING} running requests beside others that come and go: these stored, against not"
     return Finding(what, "tok/s", tuple(rates[True]), tuple(rates[False]), COST_TARGET)
 
