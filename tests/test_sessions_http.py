@@ -119,6 +119,18 @@ async def test_running_conversation_is_forgotten_at_its_end() -> None:
             assert cached(await stream.gather()) == 0
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_instance_that_is_unloaded_meanwhile_leaves_nothing(isolation: str) -> None:
+    """What an instance stores while it is unloaded is forgotten, too, if all are deleted at that moment."""
+    async with serving(model={"isolation": isolation}) as host:
+        await tell(host, "blimp")
+        [instance] = host.pool._scheduler.instances.values()
+        host.pool._apply([host.pool._scheduler._stop(instance)])
+        await host.session_index.forget_all()
+        assert host.pool.status().instances == ()
+        assert await host.session_index.list() == []
+
+
 async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
     """The text of a session comes on request only, from the model, which is loaded for it."""
     ids = [one.id for one in await host.sessions.list()]
