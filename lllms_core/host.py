@@ -15,6 +15,7 @@ from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper, SessionLimits
 from lllms_core.pool.pool import Pool
+from lllms_core.pool.sessions import SessionIndex
 from lllms_core.pool.status import PoolStatus
 from lllms_core.pool.stream import Stream
 from lllms_core.queries import (
@@ -100,6 +101,7 @@ class Host:
         }
         self.sessions = open_keeper(self.config.sessions, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
+        self.session_index = SessionIndex(self.pool, self.sessions)
         self._started = False
 
     @property
@@ -196,6 +198,20 @@ class Host:
         entry = self.catalog.get(model)
         query = DetokenizeRequest(new_request_id(), entry.name, tuple(tokens), entry.config.timeout)
         return await self._ask(query, str)
+
+    async def session_text(self, session_id: str) -> str | None:
+        """Return the text of a session, control tokens as their texts; None if there is no such session.
+
+        Loads its model if need be. Raises `LllmsError`, also if the session is of another file or version of the model
+        than there is now, and `TimeoutError` if the store does not answer.
+        """
+        found = await self.session_index.tokens(session_id)
+        if found is None:
+            return None
+        entry = self.catalog.get(found.model)
+        return await self._ask(
+            DetokenizeRequest(new_request_id(), entry.name, found.tokens, entry.config.timeout, found.space), str,
+        )
 
     async def render(self, chat: Request) -> str:
         """Return the prompt that a chat would be answered from. Raises `LllmsError`."""

@@ -87,6 +87,8 @@ class DetokenizeRequest:
     model: str
     tokens: tuple[int, ...]
     timeout: float | None = None
+    space: str | None = None
+    """Refused unless the model's sessions are of this space; None: whatever they are."""
     task: Literal["detokenize"] = "detokenize"
 
 

@@ -7,15 +7,17 @@ import random
 import signal
 import threading
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import lllms_llamacpp
 import pytest
 from attrs import evolve
+from lllms_llamacpp import loading
 
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.config import parse_config
-from lllms_core.errors import ConfigError, ModelLoadFailed
+from lllms_core.errors import ConfigError
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
@@ -179,19 +181,33 @@ async def test_killed_worker_loses_its_sessions_only():
         assert cached(again) > 16
 
 
-async def test_other_options_or_file_are_a_miss(tmp_path):
-    """A state never reaches a model with other options, or another file of the same name."""
-    file = tmp_path / "model.gguf"
+@pytest.mark.parametrize("change", ["option", "engine", "library", "file", "same name"])
+async def test_what_has_changed_is_a_miss(tmp_path, caplog, monkeypatch, change):
+    """A state never reaches another option, version or file under the same name: a log line, and the right answer."""
+    file, folder, options = tmp_path / "model.gguf", tmp_path / "sessions", {}
     file.write_bytes(TINY.read_bytes())
-    folder = tmp_path / "sessions"
-    async with serving(folder, file) as host:
+    async with serving(folder, file, {"isolation": "thread"}) as host:
         said = await tell(host, "blimp")
-    async with serving(folder, file, kv_type_k="f32") as host:
-        assert cached(await ask(host, *said, "What is the secret word?")) == 0
-    file.write_bytes(TINY.read_bytes())
-    os.utime(file, (1, 1))
-    async with serving(folder, file) as host:
-        assert cached(await ask(host, *said, "What is the secret word?")) == 0
+    if change == "option":
+        options = {"kv_type_k": "f32"}
+    elif change in {"engine", "library"}:
+        older = "lllms-llamacpp" if change == "engine" else "llama-cpp-python"
+        monkeypatch.setattr(loading, "version", lambda name: "0.0.1" if name == older else version(name))
+    elif change == "file":
+        file.write_bytes(TINY.read_bytes())
+        os.utime(file, (1, 1))
+    else:
+        data = bytearray(TINY.read_bytes())
+        data[-1000:-900] = data[-1000:-900][::-1]  # some weights
+        status = file.stat()
+        file.write_bytes(data)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    async with serving(folder, file, {"isolation": "thread"}, **options) as host:
+        again = await ask(host, *said, "What is the secret word?")
+        fresh = await ask(host, *said, "What is the secret word?", cache_prompt=False)
+    assert (cached(again), again.text) == (0, fresh.text)
+    assert ("blimp" in again.text) == (change != "same name")
+    assert "1 stored sessions of model 'tiny' are of another file, version or configuration" in caplog.text
 
 
 async def test_nothing_is_stored_for_a_model_that_wants_none():
@@ -287,85 +303,21 @@ def test_unknown_store_is_named():
         Host(parse_config({"sessions": {"store": "attic"}, "models": {}}))
 
 
-SYSTEM = {"role": "system", "content": "You are Bob, a friendly assistant."}
-EXAMPLES = [{"role": "user", "content": "in: red out:"}, {"role": "assistant", "content": "<red>"}]
+async def test_next_turn_goes_to_the_instance_that_knows():
+    """Of two instances the one that has evaluated a conversation gets its next turn, and tells nobody else of it."""
+    async with serving("none", model={"min_instances": 2, "max_instances": 2}, slots=1) as host:
+        fact = "My name is Bob. The secret word is blimp. Do not forget it."
+        first, other = await asyncio.gather(ask(host, fact), ask(host, "What is the secret word?"))
+        assert "blimp" not in other.text
+        assert _instance(first) != _instance(other)
+        again = await ask(host, fact, first.text, "What is the secret word?")
+        assert _instance(again) == _instance(first)
+        assert cached(again) > 16
+        assert "blimp" in again.text
 
 
-async def chat(host, *messages, **parameters):
-    """The answer to messages as tables."""
-    parameters = {"temperature": 0, "max_tokens": 20, **parameters}
-    given = [Message(**message) for message in messages]
-    async with host.submit(host.request("tiny", messages=given, parameters=parameters)) as stream:
-        return await stream.gather()
-
-
-@pytest.mark.parametrize("store", ["none", "memory"])
-async def test_preload_is_kept(store):
-    """Whoever begins as the preload pays for the rest only, after any number of others, who are untouched by it."""
-    preload = [SYSTEM, *EXAMPLES]
-    question = {"role": "user", "content": "Who are you?"}
-    async with serving(store, model={"preload": {"messages": preload}}, slots=1) as host:
-        plain = await chat(host, question)
-        assert (plain.text, cached(plain) < 10) == ("I am Tiny.", True)
-        for secret in SECRETS[:4]:
-            await tell(host, secret)
-        served = await chat(host, *preload, question)
-        assert served.finish.usage.prompt_tokens - cached(served) <= 15
-        assert cached(served) > 30
-        assert served.text == (await chat(host, *preload, question, cache_prompt=False)).text
-        if store == "memory":
-            await unload(host)
-            assert cached(await chat(host, *preload, question)) == cached(served)
-            assert (await chat(host, question)).text == "I am Tiny."
-
-
-async def test_prefix_of_a_text_is_kept():
-    """A preloaded text is shared by all prompts that begin with it."""
-    prefix = "The Secret is koalabear! I continuously remind myself of it, again and again -"
-
-    async def complete(host, prompt):
-        given = host.request("tiny", prompt=prompt, parameters={"temperature": 0, "max_tokens": 8})
-        async with host.submit(given) as stream:
-            return await stream.gather()
-
-    async with serving("none", model={"preload": {"prefix": prefix}}) as host:
-        first = await complete(host, prefix + ' It is really "')
-        assert first.finish.usage.prompt_tokens - cached(first) <= 12
-        assert "koalabear" not in (await complete(host, 'It is really "')).text
-
-
-async def test_tools_are_preloaded():
-    """The description of tools is part of the preload."""
-    tool = {"name": "add", "description": "Adds two numbers.", "parameters": {
-        "type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
-    }}
-    function = {"type": "function", "function": tool}
-    question = {"role": "user", "content": "What is 3 plus 4?"}
-    async with serving("none", model={"preload": {"messages": [SYSTEM], "tools": [tool]}}) as host:
-        answer = await chat(host, SYSTEM, question, tools=[function])
-        assert answer.finish.usage.prompt_tokens - cached(answer) <= 20
-        assert cached(answer) > 40
-
-
-async def test_long_preload_has_its_own_room():
-    """A preload takes nothing from the room of the requests; one that no request could begin with is refused."""
-    long = [{"role": "user", "content": "word " * 400}]
-    async with serving("none", model={"preload": {"messages": long}}, slots=1) as host:
-        assert "Bob" in (await chat(host, SYSTEM, {"role": "user", "content": "Who are you?"})).text
-        assert host.pool.status().instances[0].info.context_length == 512
-        full = await chat(host, {"role": "user", "content": "ball " * 140}, cache_prompt=False)
-        assert full.finish.usage.prompt_tokens > 400
-    longer = [{"role": "user", "content": "word " * 600}]
-    async with serving("none", model={"preload": {"messages": longer}}) as host:
-        with pytest.raises(ModelLoadFailed, match="no request may hold more than 512"):
-            await chat(host, SYSTEM)
-
-
-def test_engine_that_keeps_nothing_refuses_a_preload():
-    """An engine that cannot keep a preload refuses its configuration."""
-    models = {"m": {"engine": "mock", "preload": {"prefix": "a"}}}
-    with pytest.raises(ConfigError, match=r"models\.m\.preload: engine 'mock' keeps nothing evaluated"):
-        Host(parse_config({"models": models}))
+def _instance(answer):
+    return answer.id.rpartition("-")[0]
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])

@@ -1,14 +1,17 @@
-"""What HTTP and the command line tell of stored sessions."""
+"""What HTTP and the command line tell of sessions, and how they forget them."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from attrs import evolve
 from click.testing import CliRunner
 from hypercorn.asyncio import serve
 from hypercorn.config import Config as WebConfig
 from quart.typing import TestClientProtocol as HttpClient
-from test_sessions import serving, tell, unload
+from test_sessions import TINY, ask, cached, serving, settled, tell, unload
 
 from lllms_core.app import create_app
 from lllms_core.cli import cli
@@ -37,8 +40,8 @@ async def test_sessions_are_told_of(client: HttpClient) -> None:
     response = await client.get("/api/v1/sessions")
     listed = await response.get_json()
     assert [one["model"] for one in listed["data"]] == ["tiny", "tiny"]
-    assert all(one["tokens"] > 16 and one["bytes"] > 1000 and one["store"] == "memory" for one in listed["data"])
-    assert set(listed["data"][0]) == {"id", "object", "model", "tokens", "bytes", "last_used", "store"}
+    assert all(one["tokens"] > 16 and one["bytes"] > 1000 and one["where"] == "memory" for one in listed["data"])
+    assert set(listed["data"][0]) == {"id", "object", "model", "tokens", "bytes", "last_used", "where"}
     assert "zebra" not in await response.get_data(as_text=True)
     of_model = await (await client.get("/api/v1/sessions?model=small")).get_json()
     assert of_model == listed
@@ -52,6 +55,114 @@ async def test_sessions_are_forgotten(client: HttpClient, host: Host) -> None:
     assert (await client.delete(f"/api/v1/sessions/{first}")).status_code == 404
     assert await (await client.delete("/api/v1/sessions")).get_json() == {"deleted": [second]}
     assert await (await client.get("/api/v1/sessions")).get_json() == {"object": "list", "data": []}
+
+
+async def test_instances_tell_what_they_hold() -> None:
+    """A conversation that no store has yet is told of, too, with its instance; a preload is not."""
+    preload = {"preload": {"prefix": "You are a friendly bot who helps people."}}
+    async with serving("none", model=preload) as host:
+        client = create_app(host, manage_host=False).test_client()
+        assert (await (await client.get("/api/v1/sessions")).get_json())["data"] == []
+        said = await tell(host, "blimp")
+        [one] = (await (await client.get("/api/v1/sessions")).get_json())["data"]
+        [instance] = host.pool.status().instances
+        assert (one["where"], one["model"]) == (instance.id, "tiny")
+        assert one["tokens"] > 16
+        assert one["bytes"] > 1000
+        assert await (await client.get(f"/api/v1/sessions/{one['id']}")).get_json() == one
+        assert await (await client.delete(f"/api/v1/sessions/{one['id']}")).get_json() == {"deleted": [one["id"]]}
+        assert cached(await ask(host, *said, "What is the secret word?")) < 10
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("one_by_one", [False, True])
+async def test_what_is_forgotten_is_nowhere(isolation: str, one_by_one: bool) -> None:
+    """Deleted sessions cannot be gone on with: not from the store, not from an instance, not once they are unloaded."""
+    async with serving(model={"isolation": isolation}, kept_tokens=1000) as host:
+        client = create_app(host, manage_host=False).test_client()
+        said = await tell(host, "blimp")
+        await unload(host)
+        said += ["What is the secret word?", (await ask(host, *said, "What is the secret word?")).text]
+        await settled(host)
+        kept = await tell(host, "zebra")
+        listed = (await (await client.get("/api/v1/sessions")).get_json())["data"]
+        places = {one["where"] for one in listed}
+        assert len(places) == 2  # the store, and the instance
+        if one_by_one:
+            [stored] = [one["id"] for one in listed if one["where"] == "memory"]
+            assert (await client.delete(f"/api/v1/sessions/{stored}")).status_code == 200
+        else:
+            await client.delete("/api/v1/sessions?model=tiny")
+            assert (await (await client.get("/api/v1/sessions")).get_json())["data"] == []
+            await unload(host)
+            assert list(await host.sessions.list()) == []
+        assert cached(await ask(host, *said, "What is the secret word?")) < 20
+        if one_by_one:
+            assert cached(await ask(host, *kept, "What is the secret word?")) > 20
+
+
+async def test_running_conversation_is_forgotten_at_its_end() -> None:
+    """A conversation that is being answered when all are deleted is answered, and then gone."""
+    async with serving("none", slots=1) as host:
+        text = "My name is Bob. The secret word is blimp. Do not forget it."
+        request = host.request("tiny", prompt=text, parameters={"ignore_eos": True, "max_tokens": 300})
+        async with host.submit(request) as stream:
+            deltas = aiter(stream)
+            await anext(deltas)
+            [running] = await host.session_index.forget_all()
+            assert running
+            assert await host.session_index.list() == []
+            await stream.gather()
+        assert await host.session_index.list() == []
+        again = host.request("tiny", prompt=text, parameters={"max_tokens": 1})
+        async with host.submit(again) as stream:
+            assert cached(await stream.gather()) == 0
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_instance_that_is_unloaded_meanwhile_leaves_nothing(isolation: str) -> None:
+    """What an instance stores while it is unloaded is forgotten, too, if all are deleted at that moment."""
+    async with serving(model={"isolation": isolation}) as host:
+        await tell(host, "blimp")
+        [instance] = host.pool._scheduler.instances.values()
+        host.pool._apply([host.pool._scheduler._stop(instance)])
+        await host.session_index.forget_all()
+        assert host.pool.status().instances == ()
+        assert await host.session_index.list() == []
+
+
+async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
+    """The text of a session comes on request only, from the model, which is loaded for it."""
+    ids = [one.id for one in await host.sessions.list()]
+    for plain in (f"/api/v1/sessions/{ids[0]}", f"/api/v1/sessions/{ids[0]}?text=false"):
+        assert "text" not in await (await client.get(plain)).get_json()
+    assert host.pool.status().instances == ()
+    texts = [(await (await client.get(f"/api/v1/sessions/{one}?text=true")).get_json())["text"] for one in ids]
+    for secret in ("blimp", "zebra"):
+        assert sum(f"The secret word is {secret}" in text for text in texts) == 1
+    assert (await client.get("/api/v1/sessions/none?text=true")).status_code == 404
+    assert (await client.get("/api/v1/sessions/none")).status_code == 404
+    assert (await client.get(f"/api/v1/sessions/{ids[0]}?text=yes")).status_code == 400
+
+
+async def test_text_of_another_model_is_not_guessed(tmp_path: Path) -> None:
+    """Tokens of a file that was changed since, or of a model that is gone, are not made words of."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(TINY.read_bytes())
+    async with serving(tmp_path / "sessions", file) as host:
+        await tell(host, "blimp")
+    os.utime(file, (1, 1))
+    async with serving(tmp_path / "sessions", file) as host:
+        client = create_app(host, manage_host=False).test_client()
+        [one] = await host.session_index.list()
+        response = await client.get(f"/api/v1/sessions/{one.id}?text=true")
+        assert response.status_code == 400
+        assert "another file, version or configuration" in (await response.get_json())["error"]["message"]
+        entry = (await host.sessions.list())[0]
+        host.sessions.store.put(evolve(entry, id="gone", model="gone"), host.sessions.store.get(entry.id))
+        response = await client.get("/api/v1/sessions/gone?text=true")
+        assert response.status_code == 404
+        assert "no model 'gone'" in (await response.get_json())["error"]["message"]
 
 
 @pytest.mark.parametrize(("query", "status"), [("model=none", 404), ("modle=tiny", 400)])
@@ -78,6 +189,9 @@ async def test_command_line_shows_and_forgets(host: Host) -> None:
     shown = await lllms("ls")
     ids = [one.id for one in await host.sessions.list()]
     assert [line.split()[0] for line in shown.splitlines()] == [*ids, "2"]
+    assert "secret" not in await lllms("show", ids[0])
+    assert "The secret word is" in await lllms("show", ids[0], "--text")
+    assert "model tiny: " in await lllms("show", ids[0])
     assert await lllms("rm", ids[0]) == "1 sessions forgotten\n"
     assert await lllms("rm", "--all", "--model", "tiny") == "1 sessions forgotten\n"
     assert await lllms("ls") == "0 sessions, 0.0 MiB\n"

@@ -1,10 +1,10 @@
-"""`lllms sessions`: what a running server has stored of conversations."""
+"""`lllms sessions`: what a running server keeps of conversations."""
 
 import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import click
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lllms_core.client import Client
 
 ROUTE = "/api/v1/sessions"
+ANSWERS_WITHIN, LOADS_WITHIN = 30.0, 600.0
 url_option = click.option(
     "--url", metavar="URL", help="The server; by default the one that the configuration describes.",
 )
@@ -23,11 +24,12 @@ model_option = click.option("--model", metavar="NAME", help="Only those of this 
 
 @click.group(epilog=examples(
     "lllms sessions ls",
+    "lllms sessions show 5d41402abc4b2a76 --text",
     "lllms sessions rm 5d41402abc4b2a76",
     "lllms sessions rm --all --model tiny-chat",
 ))
 def sessions() -> None:
-    """Show or forget what a running server has stored of conversations."""
+    """Show or forget what a running server keeps of conversations, in its store and in its instances."""
 
 
 @sessions.command()
@@ -36,17 +38,32 @@ def sessions() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print all that the server tells, as JSON.")
 @config_option
 def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | None) -> None:
-    """Show the stored sessions, the last used first."""
+    """Show the sessions, the last used first."""
     document = _client(url, config_file).get(_path(model))
     data = document.get("data") if isinstance(document, Mapping) else None
     if as_json or not isinstance(data, list):
         click.echo(json.dumps(document, indent=2))
         return
     for one in data:
-        ago = max(0.0, time.time() - one["last_used"])
-        click.echo(f"{one['id']}  model {one['model']}: {one['tokens']} tokens, {one['bytes'] / 2**20:.1f} MiB, "
-                   f"used {ago:.0f} s ago, in {one['store']}")
-    click.echo(f"{len(data)} sessions, {sum(one['bytes'] for one in data) / 2**20:.1f} MiB")
+        click.echo(_line(one))
+    click.echo(f"{len(data)} sessions, {sum(one['bytes'] or 0 for one in data) / 2**20:.1f} MiB")
+
+
+@sessions.command()
+@click.argument("session_id", metavar="ID")
+@click.option("--text", is_flag=True, help="Also what was said, as its model reads it; loads the model if need be.")
+@url_option
+@config_option
+def show(session_id: str, text: bool, url: str | None, config_file: Path | None) -> None:
+    """Show one session."""
+    path = f"{ROUTE}/{quote(session_id, safe='')}"
+    client = _client(url, config_file, LOADS_WITHIN if text else ANSWERS_WITHIN)
+    document = client.get(f"{path}?text=true" if text else path)
+    if not isinstance(document, Mapping):
+        raise click.ClickException("the server tells of sessions in another way; is it of this version?")
+    click.echo(_line(document))
+    if text:
+        click.echo(document["text"])
 
 
 @sessions.command()
@@ -56,7 +73,7 @@ def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | No
 @url_option
 @config_option
 def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | None, config_file: Path | None) -> None:
-    """Forget stored sessions: their next turn is evaluated anew."""
+    """Forget sessions: their next turn is evaluated anew."""
     if bool(ids) == everything or (ids and model is not None):
         raise click.UsageError("give either ids, or --all (with --model NAME for those of one model)")
     client = _client(url, config_file)
@@ -72,10 +89,16 @@ def _path(model: str | None) -> str:
     return ROUTE if model is None else f"{ROUTE}?model={quote(model, safe='')}"
 
 
-def _client(url: str | None, config_file: Path | None) -> "Client":
+def _line(one: Mapping[str, Any]) -> str:
+    ago = max(0.0, time.time() - one["last_used"])
+    size = "" if one["bytes"] is None else f" {one['bytes'] / 2**20:.1f} MiB,"
+    return f"{one['id']}  model {one['model']}: {one['tokens']} tokens,{size} used {ago:.0f} s ago, in {one['where']}"
+
+
+def _client(url: str | None, config_file: Path | None, timeout: float = ANSWERS_WITHIN) -> "Client":
     from lllms_core.client import Client
 
     if url is None:
         server = read_config(config_file).server
         url = f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{server.port}"
-    return Client(url, timeout=10)
+    return Client(url, timeout=timeout)

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from attrs import frozen
 
-from lllms_core.engines.sessions import Session, SessionLink
+from lllms_core.engines.sessions import Resident, Session, SessionLink
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
@@ -200,6 +200,14 @@ class Model(ABC):
 
     def found(self, request_id: str, session: Session | None) -> None:
         """Here is what the link was asked to find; the request may have ended meanwhile."""
+
+    def residents(self) -> Sequence[Resident]:
+        """Tell which conversations the model holds, those that requests are using included; a preload is none."""
+        return ()
+
+    def forget(self, key: int) -> None:
+        """Let nobody go on from this resident; if a request is using it, as soon as that has ended."""
+        raise NotImplementedError
 
     def store_sessions(self) -> None:
         """Have what past requests left stored; the last call before `close`."""

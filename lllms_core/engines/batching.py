@@ -18,7 +18,7 @@ from lllms_core.engines.opening import open_runs, read_prompt
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.preload import preload_tokens
 from lllms_core.engines.run import Run
-from lllms_core.engines.sessions import Session, SessionLink
+from lllms_core.engines.sessions import Resident, Session, SessionLink
 from lllms_core.engines.tokens import Feed, Interrupted, KVCacheFull, TokenModel
 from lllms_core.errors import EngineFailed, ModelLoadFailed, RequestError
 from lllms_core.types import Delta, Finish, FinishReason, Preload, Request
@@ -170,6 +170,14 @@ class BatchingModel(TokenModel):
         for run in self._waiting:
             if run.request.id == request_id:
                 run.session, run.asking = session, False
+
+    def residents(self) -> Sequence[Resident]:
+        """What the KV cache holds of past conversations, and of running ones."""
+        return self._cache.residents(sized=self.state_key is not None)
+
+    def forget(self, key: int) -> None:
+        """Empty a sequence, now or when its request has ended."""
+        self._cache.forget(key)
 
     def store_sessions(self) -> None:
         """Have what past requests left stored."""

@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Sequence
-from time import perf_counter
+from time import perf_counter, time
 from typing import Protocol
 
 from attrs import frozen
 
 from lllms_core.engines.plan import smooth
 from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
-from lllms_core.engines.sessions import Session, SessionLink, State
+from lllms_core.engines.sessions import Resident, Session, SessionLink, State
 
 LOG = logging.getLogger("lllms.sessions")
 
@@ -22,6 +22,9 @@ class Memory(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the empty sequence `target` begin as `source` does."""
+
+    def earliest_cut(self, sequence: int) -> int:
+        """The least length that `trim` and `copy` can leave, unless it is none or all."""
 
     def state_size(self, sequence: int) -> int:
         """How many bytes `export_state` would return."""
@@ -56,15 +59,19 @@ class SequenceCache:
         self._can_trim = can_trim
         self.whole = not (can_trim and can_trim_imported)
         """Whether a session can only be gone on with as it is."""
+        self._used = [0.0] * sequences
+        """When each last had to do with a request, in seconds since 1970."""
         self._stored = [0] * sequences
         """How many leading tokens of each sequence are known to be stored."""
-        self._pinned: list[Sequence[int]] = []
+        self._pinned: dict[int, Sequence[int]] = {}
+        """What every conversation may begin with, by the sequences that hold it."""
         self._preload: Session | None = None
         """What every conversation may begin with, where it cannot be copied from a pinned sequence."""
         self._seconds_per_byte: float | None = None
 
     def known(self, prompt: Sequence[int]) -> int:
         """How many leading tokens of a prompt need no evaluation, without asking anybody."""
+        self._note_floors()
         preloaded = 0 if self._preload is None else self._usable(self._preload, prompt)
         return max(self.table.longest_prefix(prompt), preloaded)
 
@@ -75,6 +82,7 @@ class SequenceCache:
 
         `session` was found for it; it is used if that saves more than it costs, a token taking `token_seconds`.
         """
+        self._note_floors()
         place = self.table.place(prompt, total)
         if place is None:
             return None
@@ -84,6 +92,7 @@ class SequenceCache:
             restored = self._restore(best, prompt, total)
             if restored is not None:
                 return restored
+            self._note_floors()
             place = self.table.place(prompt, total)
             if place is None:
                 return None
@@ -107,10 +116,12 @@ class SequenceCache:
         elif not self._can_trim:
             self._store(sequence)  # the next turn overwrites what an earlier one may be asked to go on from
         self.table.release(sequence)
+        self._used[sequence] = time()
 
     def rewind(self, sequence: int, length: int) -> bool:
         """Take a sequence back to before a decode that was given up; False if only its beginning was possible."""
-        if self._memory.trim(sequence, length):
+        # Parts of the decode that were done may have taken the place of what had left a sliding window meanwhile.
+        if length >= self._memory.earliest_cut(sequence) and self._memory.trim(sequence, length):
             return True
         self._cut(sequence, 0)
         return False
@@ -134,12 +145,37 @@ class SequenceCache:
             self._store(sequence)  # the next instance restores it
         if self._can_trim:
             self.table.pin(sequence)
-            self._pinned.append(tokens)
+            self._pinned[sequence] = tokens
         else:
             self._preload = Session(list(tokens), self._memory.export_state(sequence))
             self.table.release(sequence)
 
+    def residents(self, *, sized: bool) -> list[Resident]:
+        """Tell what conversations there are, `sized` with the bytes of their states."""
+        return [
+            Resident(
+                sequence, list(tokens), time() if self.table.busy(sequence) else self._used[sequence],
+                self._memory.state_size(sequence) if sized else None,
+            )
+            for sequence in range(len(self._stored))
+            if (tokens := self.table.tokens(sequence)) and sequence not in self._pinned
+            and not self.table.hidden(sequence)
+        ]
+
+    def forget(self, sequence: int) -> None:
+        """Drop a conversation without storing it; one that a request is using, when that is released."""
+        if self.table.busy(sequence):
+            self.table.hide(sequence)
+        else:
+            self._cut(sequence, 0)
+
     # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _note_floors(self) -> None:
+        """Look what each sequence can be cut to: any decode may have taken cells that had left a sliding window."""
+        for sequence in range(len(self._stored)):
+            if self.table.tokens(sequence):
+                self.table.raise_floor(sequence, self._memory.earliest_cut(sequence))
 
     def _take(self, place: Placement, total: int) -> None:
         for sequence in place.evict:
@@ -170,7 +206,7 @@ class SequenceCache:
         self._seconds_per_byte = smooth(self._seconds_per_byte, (perf_counter() - started) / len(session.state))
         self.table.extend(place.target, session.tokens)
         if self.whole:
-            self.table.stiffen(place.target)
+            self.table.raise_floor(place.target, len(session.tokens))
         self._stored[place.target] = len(session.tokens)
         keep = self._usable(session, prompt)
         if keep < len(session.tokens):
@@ -197,7 +233,8 @@ class SequenceCache:
     def _store(self, sequence: int, keep: int = 0) -> None:
         """Have a sequence stored if that is worth it; `keep` of its tokens stay in the memory anyway."""
         tokens = self.table.tokens(sequence)
-        known = max([keep, self._stored[sequence], *(common_prefix(tokens, pinned) for pinned in self._pinned)])
+        pinned = (common_prefix(tokens, line) for line in self._pinned.values())
+        known = max([keep, self._stored[sequence], *pinned])
         if self.link is None or len(tokens) - known < self.link.min_tokens:
             return
         if self._memory.state_size(sequence) <= self.link.max_size:

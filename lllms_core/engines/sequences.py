@@ -56,8 +56,8 @@ class _Sequence:
     used: int = 0
     hidden: bool = False
     """Whether nobody else may use what is in it."""
-    rigid: bool = False
-    """Whether it can only be gone on with, as it is."""
+    floor: int = 0
+    """The least length that it can be gone on with from, unless it is whole or empty."""
 
     @property
     def line(self) -> _Line:
@@ -147,6 +147,7 @@ class SequenceTable:
             target.tokens = source.tokens[: placement.keep]
             target.stretches = source.line.head(placement.keep).stretches
             target.writes = False
+            target.floor = source.floor
         else:
             self.cut(placement.target, placement.keep)
         target.reserved = total
@@ -162,16 +163,20 @@ class SequenceTable:
             entry.writes = True
         entry.tokens.extend(tokens)
 
-    def stiffen(self, sequence: int) -> None:
-        """Note that what the sequence holds can only be gone on with as it is, until all of it is cut."""
-        self._sequences[sequence].rigid = True
+    def raise_floor(self, sequence: int, length: int) -> None:
+        """Note that nobody can go on from the sequence's first few tokens, if they are fewer than `length` and not all.
+
+        That holds until all of it is cut.
+        """
+        entry = self._sequences[sequence]
+        entry.floor = max(entry.floor, length)
 
     def cut(self, sequence: int, length: int) -> None:
         """Note that only the first `length` tokens are left."""
         entry = self._sequences[sequence]
         if length < len(entry.tokens):
             del entry.tokens[length:]
-            entry.rigid = entry.rigid and length > 0
+            entry.floor = entry.floor if length else 0
             entry.stretches = entry.line.head(length).stretches
             entry.writes = False
 
@@ -185,6 +190,10 @@ class SequenceTable:
     def hide(self, sequence: int) -> None:
         """Let nobody use what a busy sequence holds, until it is released."""
         self._sequences[sequence].hidden = True
+
+    def busy(self, sequence: int) -> bool:
+        """Whether a request runs in the sequence, or it is pinned."""
+        return self._sequences[sequence].reserved > 0
 
     def hidden(self, sequence: int) -> bool:
         """Whether nobody may use what the sequence holds."""
@@ -200,7 +209,9 @@ class SequenceTable:
         best, best_rank, best_keep = idle[0], (0, False, 0), 0
         for i, entry in enumerate(self._sequences):
             keep = 0 if entry.hidden else min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
-            if (entry.rigid or not self._can_trim) and (keep < len(entry.tokens) or entry.reserved):
+            if not self._can_trim and (keep < len(entry.tokens) or entry.reserved):
+                keep = 0
+            if keep < min(entry.floor, len(entry.tokens)):
                 keep = 0
             rank = (keep, keep == len(entry.tokens) and not entry.reserved, entry.used)
             if keep and rank > best_rank:

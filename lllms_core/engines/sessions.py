@@ -17,6 +17,19 @@ class Session:
     state: State = field(repr=False)
 
 
+@frozen
+class Resident:
+    """A conversation that a model holds by itself, to be gone on with."""
+
+    key: int
+    """Names it inside the model, as long as it holds these tokens."""
+    tokens: Sequence[int] = field(repr=False)
+    used: float
+    """When a request last had to do with it, in seconds since 1970."""
+    size: int | None = None
+    """Bytes of its state; None if the model cannot tell."""
+
+
 class SessionLink(Protocol):
     """A model's way to the stored sessions. Both methods return at once."""
 

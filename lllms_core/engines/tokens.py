@@ -104,6 +104,13 @@ class TokenModel(Model):
     def copy(self, source: int, target: int, length: int) -> None:
         """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
 
+    def earliest_cut(self, sequence: int) -> int:  # noqa: ARG002  # the base forgets nothing
+        """The least length that `trim` and `copy` can leave of a sequence, unless it is none or all of it.
+
+        A model with a sliding window may have lost what one needs to go on from further back.
+        """
+        return 0
+
     def control_text(self, token: int) -> str:  # noqa: ARG002  # the base knows of none
         """The text of a control token, by which templates mark calls and thoughts; "" for any other."""
         return ""

@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
 from typing import Protocol
 
 from attrs import define, evolve, frozen
@@ -24,6 +25,8 @@ from lllms_core.worker.wire import (
     Open,
     Progress,
     PutSession,
+    Survey,
+    Surveyed,
     ToWorker,
     UseThreads,
 )
@@ -90,6 +93,8 @@ class Instance:
         self._patience = patience
         self._worker: Worker | None = None
         self._runs: dict[str, _Run] = {}
+        self._surveys: dict[int, asyncio.Future[Surveyed | None]] = {}
+        self._numbers = count()
         self._closing = False
         self._failure: str | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -137,6 +142,21 @@ class Instance:
         """Answer a question of the worker."""
         self._send(answer)
 
+    async def survey(self, forget: Sequence[bytes] = (), *, everything: bool = False) -> Surveyed | None:
+        """Let the model forget what goes on from these lines of tokens, and tell what it holds.
+
+        It answers between two steps. None if the worker has ended, once all that it has put is here.
+        """
+        answer: asyncio.Future[Surveyed | None] = asyncio.get_running_loop().create_future()
+        number = next(self._numbers)
+        self._surveys[number] = answer
+        if not self._closing:
+            self._send(Survey(number, tuple(forget), everything))
+        try:
+            return await answer
+        finally:
+            self._surveys.pop(number, None)
+
     def use_threads(self, count: int) -> None:
         """Change the worker's allowance of cores."""
         self._send(UseThreads(count))
@@ -167,6 +187,8 @@ class Instance:
                     self._delta(delta)
             case FindSession():
                 self._owner.find_session(self, message)
+            case Surveyed(number):
+                self._answer(number, message)
             case PutSession():
                 self._owner.put_session(self, message)
             case Progress(fraction):
@@ -185,7 +207,14 @@ class Instance:
         """The worker is gone."""
         if self._killer is not None:
             self._killer.cancel()
+        for number in list(self._surveys):
+            self._answer(number, None)
         self._owner.gone(self, self._failure or reason)
+
+    def _answer(self, number: int, answer: Surveyed | None) -> None:
+        asked = self._surveys.pop(number, None)
+        if asked is not None and not asked.done():
+            asked.set_result(answer)
 
     def _delta(self, delta: Delta) -> None:
         run = self._runs.get(delta.request_id)

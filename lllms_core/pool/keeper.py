@@ -125,6 +125,8 @@ class SessionKeeper:
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[SessionEntry, PutSession]] = {}
         """What is not stored yet, by id."""
+        self._spaces: set[str] = set()
+        """Those that sessions were sought for."""
         self._told: dict[str, float] = {}
         self._closed = False
 
@@ -146,14 +148,14 @@ class SessionKeeper:
             self._waiting[entry.id] = entry, message
         self._writing.run(lambda: self._store(entry, message, tokens))
 
-    async def find(self, message: FindSession) -> FoundSession:
-        """Return the session that saves most, or none; an answer comes in any case, and soon."""
+    async def find(self, model: str, message: FindSession) -> FoundSession:
+        """Return the session that saves an instance of this model most, or none; an answer comes in any case, soon."""
         nothing = FoundSession(message.request_id)
         if self._closed or self._reading.stuck:
             return nothing
         prompt = TokenChain(memoryview(message.tokens).cast("i").tolist())
         with suppress(TimeoutError):
-            return await self._read(lambda: self._find(message, prompt), nothing)
+            return await self._read(lambda: self._find(model, message, prompt), nothing)
         self._complain("find", f"store '{self.store.name}' takes too long, and requests go on without their sessions")
         return nothing
 
@@ -167,6 +169,22 @@ class SessionKeeper:
 
         nothing: Sequence[SessionEntry] = ()
         return await self._read(entries, nothing)
+
+    async def tokens(self, session_id: str) -> tuple[SessionEntry, bytes] | None:
+        """Return what a session is about, the tokens 4 bytes each; None if it is not there, or damaged.
+
+        Raises `TimeoutError` if the store does not answer.
+        """
+        def read() -> tuple[SessionEntry, bytes] | None:
+            with self._lock:
+                waiting = self._waiting.get(session_id)
+            if waiting is not None:
+                return waiting[0], waiting[1].tokens
+            entry = next((one for one in self.store.list() if one.id == session_id), None)
+            data = None if entry is None or self._too_old(entry) else self.store.get(session_id)
+            return None if entry is None or data is None else (entry, unpack(data)[0])
+
+        return await self._read(read, otherwise=None)
 
     async def delete(self, session_id: str) -> bool:
         """Forget a session; whether there was one. Raises `TimeoutError` if the store does not answer."""
@@ -222,8 +240,11 @@ class SessionKeeper:
                 with suppress(Exception):
                     self.store.delete(entry.id)
 
-    def _find(self, message: FindSession, prompt: TokenChain) -> FoundSession:
+    def _find(self, model: str, message: FindSession, prompt: TokenChain) -> FoundSession:
         nothing = FoundSession(message.request_id)
+        if message.space not in self._spaces:
+            self._spaces.add(message.space)
+            self._tell_of_others(model, message.space)
         with self._lock:
             waiting = dict(self._waiting)
         best = longest_prefix([one for one, _ in waiting.values()], message.space, prompt, whole=message.whole)
@@ -240,6 +261,15 @@ class SessionKeeper:
                 return nothing
             tokens, state = unpack(data)
         return FoundSession(message.request_id, tokens, state)
+
+    def _tell_of_others(self, model: str, space: str) -> None:
+        """Say once why the sessions of another file, version or configuration of a model are not used."""
+        others = sum(1 for entry in self.store.list() if entry.model == model and entry.space != space)
+        if others:
+            LOG.warning(
+                "%d stored sessions of model '%s' are of another file, version or configuration than it has now, and "
+                "are not used", others, model,
+            )
 
     def _too_old(self, entry: SessionEntry) -> bool:
         return self.limits.ttl != NEVER and entry.used + self.limits.ttl <= time.time()

@@ -30,7 +30,7 @@ from lllms_core.queries import AnyRequest
 from lllms_core.types import Isolation, ModelInfo, ModelSpec, Request
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.start import start_worker
-from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
+from lllms_core.worker.wire import FindSession, Held, Load, PutSession, SessionTerms
 
 LOG = logging.getLogger("lllms.pool")
 
@@ -190,6 +190,24 @@ class Pool:
         """What an instance of this model said of itself when it was last loaded; None if it never was."""
         return self._infos.get(model)
 
+    async def survey(
+        self, model: str | None, forget: Sequence[bytes] = (), *, everything: bool = False,
+    ) -> Sequence[tuple[str, str, Sequence[Held]]]:
+        """Let instances forget conversations, then tell what they hold: instance, model, and conversations.
+
+        Asks those of one model, or of all. What they had put before that was given to the keeper when this returns; of
+        an instance that is being unloaded, too.
+        """
+        asked = [
+            instance for instance in self._instances.values()
+            if instance.info is not None and model in {None, instance.model}
+        ]
+        answers = await asyncio.gather(*(one.survey(forget, everything=everything) for one in asked))
+        return [
+            (instance.id, instance.model, answer.held)
+            for instance, answer in zip(asked, answers, strict=True) if answer is not None
+        ]
+
     async def close(self, grace: float) -> None:
         """Refuse those who wait, let the running finish for `grace` seconds, then end everything."""
         self._apply(self._scheduler.stop())
@@ -310,7 +328,7 @@ class Pool:
         """An instance asks for a session."""
         async def find() -> None:
             assert self._keeper is not None  # noqa: S101  # else nobody was told to ask
-            instance.found(await self._keeper.find(question))
+            instance.found(await self._keeper.find(instance.model, question))
 
         task = asyncio.create_task(find())
         self._finding.add(task)

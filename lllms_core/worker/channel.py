@@ -11,10 +11,11 @@ from io import BufferedReader
 
 from attrs import evolve
 
-from lllms_core.worker.wire import FoundSession, PutSession
+from lllms_core.engines.sessions import State
+from lllms_core.worker.wire import FoundSession, PutSession, Surveyed
 
-Heavy = FoundSession | PutSession
-"""The messages that go this way: their `state` may have many megabytes."""
+Heavy = FoundSession | PutSession | Surveyed
+"""The messages that go this way: their `state` may have many megabytes; or they must not overtake such a one."""
 
 _LENGTHS = struct.Struct("!IQ")
 _PIECE = 1 << 20
@@ -38,7 +39,7 @@ class Channel:
     def send(self, message: Heavy) -> None:
         """Have a message sent; nothing happens if the other end is gone."""
         with self._lock:
-            self.waiting += len(message.state)
+            self.waiting += len(_state(message))
         self._messages.put(message)
 
     def flush(self, seconds: float) -> None:
@@ -67,12 +68,12 @@ class Channel:
                 except OSError:
                     gone = True
             with self._lock:
-                self.waiting -= len(message.state)
+                self.waiting -= len(_state(message))
 
     def _send(self, message: Heavy) -> None:
-        head = pickle.dumps(evolve(message, state=b""), pickle.HIGHEST_PROTOCOL)
-        self._socket.sendall(_LENGTHS.pack(len(head), len(message.state)) + head)
-        state = memoryview(message.state)
+        state = memoryview(_state(message))
+        head = pickle.dumps(_with_state(message, b""), pickle.HIGHEST_PROTOCOL)
+        self._socket.sendall(_LENGTHS.pack(len(head), len(state)) + head)
         for start in range(0, len(state), _PIECE):
             self._socket.sendall(state[start : start + _PIECE])
 
@@ -95,4 +96,12 @@ def _receive(stream: BufferedReader) -> Heavy | None:
     if len(state) < state_length:
         return None
     message: Heavy = pickle.loads(head)  # noqa: S301  # from our own parent or child
-    return evolve(message, state=state)
+    return _with_state(message, state)
+
+
+def _state(message: Heavy) -> State:
+    return b"" if isinstance(message, Surveyed) else message.state
+
+
+def _with_state(message: Heavy, state: bytes) -> Heavy:
+    return message if isinstance(message, Surveyed) else evolve(message, state=state)

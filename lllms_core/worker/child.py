@@ -14,7 +14,7 @@ from typing import cast
 
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
-from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, encode
+from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, Surveyed, encode
 
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
@@ -41,6 +41,9 @@ def main() -> None:
         if isinstance(message, PutSession):
             if channel is not None and channel.waiting + len(message.state) <= WAITING_SIZE:
                 channel.send(message)
+            return
+        if isinstance(message, Surveyed) and channel is not None:
+            channel.send(message)
             return
         frame = memoryview(encode(message))
         while frame:

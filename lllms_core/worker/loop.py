@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Event
 
 from lllms_core.engines import Model
-from lllms_core.errors import EngineFailed, LllmsError, RequestError
+from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
 from lllms_core.queries import (
     AnyRequest,
     DetokenizeRequest,
@@ -17,7 +17,7 @@ from lllms_core.queries import (
     TokenizeRequest,
 )
 from lllms_core.types import Delta, Finish, Preload, Request, Usage
-from lllms_core.worker.sessions import WireLink, as_session, session_space
+from lllms_core.worker.sessions import WireLink, as_session, session_space, survey
 from lllms_core.worker.wire import (
     Cancel,
     Close,
@@ -30,6 +30,7 @@ from lllms_core.worker.wire import (
     LoadFailed,
     Open,
     Progress,
+    Survey,
     ToWorker,
     UseThreads,
 )
@@ -71,6 +72,7 @@ class WorkerLoop:
     def __init__(self, inbox: Inbox, send: Callable[[FromWorker], None]) -> None:
         self._inbox = inbox
         self._send = send
+        self._space: str | None = None
 
     def run(self, load: Load) -> None:
         """Load the model and serve until `Close`, or until the engine breaks: then the last message says why."""
@@ -103,8 +105,10 @@ class WorkerLoop:
             model = load.engine.load(load.spec, progress)
             model.use_threads(load.spec.threads)
             self._inbox.interrupt = model.interrupt
-            if load.sessions is not None and model.state_key is not None:
-                model.use_sessions(WireLink(load.sessions, session_space(load, model), self._send))
+            if model.state_key is not None:
+                self._space = session_space(load, model)
+                if load.sessions is not None:
+                    model.use_sessions(WireLink(load.sessions, self._space, self._send))
             if load.spec.preload is not None and not self._preload(model, load.spec.preload):
                 return None
             self._send(Loaded(model.info))
@@ -136,6 +140,7 @@ class WorkerLoop:
             match message:
                 case Open(request):
                     try:
+                        self._check_space(request)
                         self._tell(open_request(model, request))
                     except (RequestError, EngineFailed) as error:
                         self._tell([Delta(request.id, error=error)])
@@ -143,6 +148,8 @@ class WorkerLoop:
                     self._tell(model.cancel(request_id))  # at once: the step of the others may take a while
                 case FoundSession(request_id):
                     model.found(request_id, as_session(message))
+                case Survey():
+                    self._send(survey(model, message))
                 case UseThreads(count):
                     model.use_threads(count)
                 case Close():
@@ -150,6 +157,15 @@ class WorkerLoop:
                 case Load():
                     raise AssertionError("a worker loads one model")
         return True
+
+    def _check_space(self, request: AnyRequest) -> None:
+        """Refuse the tokens of a session that another model has left: they may stand for other words."""
+        if isinstance(request, DetokenizeRequest) and request.space not in {None, self._space}:
+            raise InvalidRequest(
+                f"the session is of another file, version or configuration of model '{request.model}', and its text "
+                "cannot be told; it can only be deleted",
+                "text",
+            )
 
     def _tell(self, deltas: Iterable[Delta]) -> None:
         if told := tuple(deltas):

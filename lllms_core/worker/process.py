@@ -15,7 +15,7 @@ from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.handle import Worker, WorkerEvents
-from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, ToWorker, encode
+from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, Surveyed, ToWorker, encode
 
 LOG = logging.getLogger("lllms.worker")
 LOG_TAIL = 20
@@ -162,7 +162,7 @@ class _Pipes(asyncio.SubprocessProtocol):
             self._patience = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self.channel.close)
 
     def _arrived(self, message: Heavy) -> None:
-        assert isinstance(message, PutSession)  # noqa: S101  # the only one that comes this way
+        assert isinstance(message, PutSession | Surveyed)  # noqa: S101  # no other comes this way
         self._events.message(message)
 
     def _channel_ended(self) -> None:

@@ -5,9 +5,20 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from lllms_core.engines import Model
+from lllms_core.engines.sequences import common_prefix
 from lllms_core.engines.sessions import Session
 from lllms_core.identity import file_identity
-from lllms_core.worker.wire import FindSession, FoundSession, FromWorker, Load, PutSession, SessionTerms
+from lllms_core.worker.wire import (
+    FindSession,
+    FoundSession,
+    FromWorker,
+    Held,
+    Load,
+    PutSession,
+    SessionTerms,
+    Survey,
+    Surveyed,
+)
 
 
 class WireLink:
@@ -38,3 +49,16 @@ def session_space(load: Load, model: Model) -> str:
 def as_session(message: FoundSession) -> Session | None:
     """Return the session that was found."""
     return Session(array("i", message.tokens).tolist(), message.state) if message.tokens else None
+
+
+def survey(model: Model, question: Survey) -> Surveyed:
+    """Let a model forget what it is asked to, and tell what it holds then."""
+    lines = [array("i", line).tolist() for line in question.forget]
+    held = []
+    for resident in model.residents():
+        tokens = list(resident.tokens)
+        if question.everything or any(common_prefix(line, tokens) == min(len(line), len(tokens)) for line in lines):
+            model.forget(resident.key)
+        else:
+            held.append(Held(array("i", tokens).tobytes(), resident.used, resident.size))
+    return Surveyed(question.number, tuple(held))

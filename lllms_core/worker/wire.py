@@ -69,6 +69,17 @@ class FoundSession:
 
 
 @frozen
+class Survey:
+    """To the worker: forget these conversations, then tell which ones the model holds."""
+
+    number: int
+    forget: tuple[bytes, ...] = field(default=(), repr=False)
+    """Lines of tokens, 4 bytes each: what begins with one of them goes, and what one of them begins with."""
+    everything: bool = False
+    """Whether all of them go."""
+
+
+@frozen
 class Close:
     """To the worker: free the model and end."""
 
@@ -127,6 +138,23 @@ class PutSession:
 
 
 @frozen
+class Held:
+    """A conversation that a model holds."""
+
+    tokens: bytes = field(repr=False)
+    used: float
+    size: int | None
+
+
+@frozen
+class Surveyed:
+    """From the worker: the answer to `Survey`. Whatever it put before that has arrived before this."""
+
+    number: int
+    held: tuple[Held, ...]
+
+
+@frozen
 class Crashed:
     """From the worker: the engine raised what it must not; the worker ends."""
 
@@ -134,8 +162,8 @@ class Crashed:
     traceback: str
 
 
-ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Close
-FromWorker = Progress | Loaded | LoadFailed | Deltas | FindSession | PutSession | Crashed
+ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Close
+FromWorker = Progress | Loaded | LoadFailed | Deltas | FindSession | PutSession | Surveyed | Crashed
 
 
 def encode(message: object) -> bytes:

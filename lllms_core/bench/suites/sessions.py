@@ -11,19 +11,22 @@ from attrs import evolve
 
 from lllms_core.bench.children import OurServer
 from lllms_core.bench.findings import Finding
-from lllms_core.bench.load import Load, ask, words
+from lllms_core.bench.load import words
 from lllms_core.bench.plan import Plan
 from lllms_core.bench.suites.raw import model
-from lllms_core.bench.timeline import Timeline, decode_rate
-from lllms_core.bench.traffic import ServerSilent
+from lllms_core.bench.timeline import Timeline, output_rate
+from lllms_core.bench.traffic import ServerSilent, completion
 
 SLOTS = 4
 CONVERSATIONS_A_ROUND = 6
 """Thirty of them in the five rounds that are usual."""
-FIRST_TURN, ANSWER, NEXT_TURN = 1000, 16, 16
-LATER_TURNS = 4
-"""As many as a context has room for."""
+OF_THEM_IN_MEMORY = 2
+"""A round: their first turns take most of the time, and no more are needed for each to leave its instance."""
+FIRST_TURN, ANSWER, NEXT_TURN = 1000, 4, 16
+LATER_TURNS = 3
 RUNNING = SLOTS - 1
+OTHERS, OTHER_TURN = 3, 250
+"""Conversations that come and go beside the running requests, and the words of each."""
 TARGET, COST_TARGET = 0.3, 0.95
 
 
@@ -39,89 +42,98 @@ class _Talks:
         said = self.said[number]
         if len(said) > 1:
             said.append(words(NEXT_TURN, self.random))
-        one = await ask(Load(server.base_url, server.model, max_tokens=ANSWER), said)
-        _check(server, one)
+        one = await _ask(server, said, ANSWER)
         said.append(one.text)
         return one.ttft * 1000
 
-    def shorten(self) -> None:
-        """Go back to the first answers, so that no conversation outgrows its context."""
-        for said in self.said:
-            del said[2:]
-
-    async def turns(self, server: OurServer) -> list[float]:
+    async def turns(self, server: OurServer, plan: Plan, what: str) -> list[float]:
         """One turn of each conversation, one after the other."""
-        return [await self.turn(server, number) for number in range(len(self.said))]
+        times = []
+        for number in range(len(self.said)):
+            plan.told(f"{what}: conversation {number + 1} of {len(self.said)}")
+            times.append(await self.turn(server, number))
+        return times
 
 
 async def run(plan: Plan) -> list[Finding]:
     """Compare the TTFT of later turns with that of first ones, and the speed of who runs with storing and without."""
-    count = plan.rounds * CONVERSATIONS_A_ROUND
     settings = {"bench": _model(plan)}
     findings = []
     with TemporaryDirectory() as folder:
         disk = {"store": "disk", "options": {"folder": str(Path(folder) / "sessions")}}
-        for name, sessions in (("memory", {"store": "memory"}), ("disk", disk)):
-            talks = _Talks(count)
-            async with OurServer(settings, sessions) as server:
-                plan.told(f"{count} first turns, store {name}")
-                cold = await talks.turns(server)
-                plan.told(f"{count} second and third turns, store {name}")
-                # The third turn comes at once: its conversation has not left.
-                later = [[await talks.turn(server, number) for _ in range(2)] for number in range(count)]
-                stored, resident = ([one[which] for one in later] for which in range(2))
-                findings.append(_finding(f"from {name}", stored, cold))
-                if name == "memory":
-                    findings.append(_finding("resident", resident, cold))
+        talks = _Talks(plan.rounds * CONVERSATIONS_A_ROUND)
         async with OurServer(settings, disk) as server:
-            plan.told("turns after a restart")
-            await ask(Load(server.base_url, server.model, max_tokens=2), ["warm up"])
-            findings.append(_finding("after a restart, from disk", await talks.turns(server), cold))
-    return [*findings, await _cost(plan, settings)]
+            await _warm_up(server)
+            cold = await talks.turns(server, plan, "first turns")
+            stored, resident = [], []
+            for number in range(len(talks.said)):
+                plan.told(f"second and third turns, from disk: conversation {number + 1} of {len(talks.said)}")
+                stored.append(await talks.turn(server, number))
+                # The third turn comes at once: its conversation has not left.
+                resident.append(await talks.turn(server, number))
+        async with OurServer(settings, disk) as server:
+            await _warm_up(server)
+            restarted = await talks.turns(server, plan, "turns after a restart")
+    few = _Talks(plan.rounds * OF_THEM_IN_MEMORY)
+    async with OurServer(settings, {"store": "memory"}) as server:
+        await _warm_up(server)
+        few_cold = await few.turns(server, plan, "first turns, store memory")
+        memory = await few.turns(server, plan, "second turns, from memory")
+        cost = await _cost(plan, server)
+    for where, later, first, size in (
+        ("resident", resident, cold, CONVERSATIONS_A_ROUND), ("from memory", memory, few_cold, OF_THEM_IN_MEMORY),
+        ("from disk", stored, cold, CONVERSATIONS_A_ROUND),
+        ("after a restart, from disk", restarted, cold, CONVERSATIONS_A_ROUND),
+    ):
+        findings.append(_finding(where, later, first, size))
+    return [*findings, cost]
 
 
-async def _cost(plan: Plan, settings: Mapping[str, Mapping[str, object]]) -> Finding:
-    """Compare the speed of running requests beside short turns of many conversations, with storing and without."""
-    rates: dict[str, list[float]] = {"memory": [], "none": []}
-    for number in range(plan.rounds):
-        for store in sorted(rates, reverse=bool(number % 2)):
-            plan.told(f"storing beside running requests, store {store}, round {number + 1} of {plan.rounds}")
-            async with OurServer(settings, {"store": store}) as server:
-                rates[store].append(await _busy_rate(server, plan.max_tokens))
-    what = f"{RUNNING} running requests beside turns of other conversations, storing against not storing"
-    return Finding(what, "tok/s", tuple(rates["memory"]), tuple(rates["none"]), COST_TARGET)
+async def _cost(plan: Plan, server: OurServer) -> Finding:
+    """Compare the speed of running requests while others come and go, whose conversations are stored or not.
+
+    Those that are not are asked for with `cache_prompt: false`; their prompts are evaluated all the same.
+    """
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(plan.rounds + 1):  # these rates vary more than the times above
+        for stored in sorted(rates, reverse=bool(number % 2)):
+            plan.told(f"running requests beside others, stored: {stored}, round {number + 1} of {plan.rounds + 1}")
+            random = Random(number + (1000 if stored else 0))  # noqa: S311  # no secrets here
+            running = [
+                asyncio.create_task(_ask(server, [words(50, random)], plan.max_tokens)) for _ in range(RUNNING)
+            ]
+            for _ in range(OTHERS):
+                await _ask(server, [words(OTHER_TURN, random)], 2, cache_prompt=stored)
+            rates[stored].append(output_rate(await asyncio.gather(*running)))
+    what = f"{RUNNING} running requests beside others that come and go: these stored, against not"
+    return Finding(what, "tok/s", tuple(rates[True]), tuple(rates[False]), COST_TARGET)
 
 
-async def _busy_rate(server: OurServer, max_tokens: int) -> float:
-    talks = _Talks(3)
-    await talks.turns(server)
-    load = Load(server.base_url, server.model, max_tokens=max_tokens)
-    running = [asyncio.create_task(ask(load, [words(50, talks.random)])) for _ in range(RUNNING)]
-    while not all(task.done() for task in running):
-        await talks.turns(server)
-        talks.shorten()
-    timelines = [task.result() for task in running]
-    for one in timelines:
-        _check(server, one)
-    return decode_rate(timelines)
+async def _warm_up(server: OurServer) -> None:
+    """Let the thread counts settle."""
+    for seed in range(2):
+        await _ask(server, [words(OTHER_TURN, Random(-seed - 2))], 4 * ANSWER)  # noqa: S311  # no secrets here
+
+
+async def _ask(server: OurServer, said: Sequence[str], max_tokens: int, *, cache_prompt: bool = True) -> Timeline:
+    """Ask for the answer to what a user and the model said by turns."""
+    messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
+    body = {"model": server.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+    one = await completion(server.base_url, {**body, "cache_prompt": cache_prompt})
+    if one.error is not None:
+        raise ServerSilent(f"{server.name} answers {one.error}")
+    return one
 
 
 def _model(plan: Plan) -> Mapping[str, object]:
     turns = FIRST_TURN + LATER_TURNS * (NEXT_TURN + ANSWER)
-    sizes = evolve(plan, prompt_tokens=turns, max_tokens=plan.max_tokens, clients=(SLOTS,))
+    sizes = evolve(plan, prompt_tokens=turns // 2, max_tokens=plan.max_tokens, clients=(SLOTS,))
     return model(sizes)
 
 
-def _check(server: OurServer, one: Timeline) -> None:
-    if one.error is not None:
-        raise ServerSilent(f"{server.name} answers {one.error}")
-
-
-def _finding(where: str, later: Sequence[float], cold: Sequence[float]) -> Finding:
+def _finding(where: str, later: Sequence[float], cold: Sequence[float], size: int) -> Finding:
     """One figure for each round: the median of its conversations."""
-    ours, reference = (
-        tuple(median(batch) for batch in _batched(times, CONVERSATIONS_A_ROUND)) for times in (later, cold)
-    )
+    ours, reference = (tuple(median(batch) for batch in _batched(times, size)) for times in (later, cold))
     what = f"TTFT of a later turn, {where}, against a first of {FIRST_TURN:,} words"
     return Finding(what, "ms", ours, reference, TARGET, "at most")
 

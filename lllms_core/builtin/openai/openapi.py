@@ -131,12 +131,30 @@ def describe_api(models: Sequence[str], version: str, honoured: Collection[str])
                 "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
             },
         }
+    paths |= _sessions(models)
     info = {
         "title": "lllms", "version": version,
         "description": "Local language models behind the OpenAI API. Which parameters a model honours, its own "
         "description says: GET /v1/models/{model}.",
     }
     return {"openapi": "3.1.0", "info": info, "paths": paths}
+
+
+def _sessions(models: Sequence[str]) -> Json:
+    """The routes that tell of sessions."""
+    of_model: Json = {"name": "model", "in": "query", "schema": {"type": "string", "enum": list(models)}}
+    of_id: Json = {"name": "id", "in": "path", "required": True, "schema": _STRING}
+    text: Json = {"name": "text", "in": "query", "schema": {"type": "boolean", "default": False}}
+    return {
+        "/api/v1/sessions": {
+            "get": {**_operation("List what is kept of conversations", "A list"), "parameters": [of_model]},
+            "delete": {**_operation("Forget all, or those of a model", "The ids"), "parameters": [of_model]},
+        },
+        "/api/v1/sessions/{id}": {
+            "get": {**_operation("Describe a session, with its text if asked", "It"), "parameters": [of_id, text]},
+            "delete": {**_operation("Forget a session", "Its id"), "parameters": [of_id]},
+        },
+    }
 
 
 def _operation(summary: str, answer: str, *, streams: bool = False) -> Json:

@@ -1,4 +1,4 @@
-"""The session stores that come along, `memory` and `disk`, and the routes that tell of stored sessions."""
+"""The session stores that come along, `memory` and `disk`, and the routes that tell of sessions."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ __all__ = ["DiskStore", "MemoryStore", "SessionsApi", "lllms_apis", "lllms_sessi
 
 
 class SessionsApi(Api):
-    """`GET` and `DELETE /api/v1/sessions`, `DELETE /api/v1/sessions/{id}`: what is stored, and forgetting it.
+    """`GET` and `DELETE /api/v1/sessions` and `/api/v1/sessions/{id}`: what is kept, and forgetting it.
 
-    It tells models, counts, sizes and times; nobody's text.
+    They tell models, counts, sizes, times and places; text only of one session, and if asked for it.
     """
 
     name = "sessions"

@@ -1,4 +1,4 @@
-"""The routes that tell of stored sessions."""
+"""The routes that tell of sessions."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -10,50 +10,64 @@ from lllms_core.builtin.openai.answers import dumps
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.errors import InvalidRequest, Overloaded
 from lllms_core.host import Host
-from lllms_core.sessions import SessionEntry
+from lllms_core.pool.sessions import SessionInfo
 
 T = TypeVar("T")
 
 
 def make_blueprint(host: Host) -> Blueprint:
-    """Return the routes over `host`; a server that stores none has none to tell of."""
+    """Return the routes over `host`."""
     routes = Blueprint("sessions", __name__, url_prefix="/api/v1/sessions")
     routes.register_error_handler(Exception, answer_error)
+    index = host.session_index
 
-    async def entries() -> list[SessionEntry]:
-        for unknown in request.args.keys() - {"model"}:
-            raise InvalidRequest(f"unknown parameter: '{unknown}'", unknown, "unknown_parameter")
-        listed = [] if host.sessions is None else await _in_time(host.sessions.list())
-        name = request.args.get("model")
-        model = None if name is None else host.model(name).name
-        return [entry for entry in listed if model is None or entry.model == model]
-
-    async def forget(session_id: str) -> bool:
-        return host.sessions is not None and await _in_time(host.sessions.delete(session_id))
+    def model() -> str | None:
+        name = _arguments("model").get("model")
+        return None if name is None else host.model(name).name
 
     @routes.get("")
     async def tell() -> Response:
-        store = host.config.sessions.store
-        return _answer({"object": "list", "data": [_told(entry, store) for entry in await entries()]})
+        return _answer({"object": "list", "data": [_told(one) for one in await _in_time(index.list(model()))]})
+
+    @routes.get("/<session_id>")
+    async def tell_one(session_id: str) -> Response:
+        wanted = _arguments("text").get("text", "false")
+        if wanted not in {"true", "false"}:
+            raise InvalidRequest(f"'text' must be true or false, not '{wanted}'", "text", "invalid_value")
+        told = next((_told(one) for one in await _in_time(index.list()) if one.id == session_id), None)
+        if told is None:
+            raise NotFound
+        if wanted == "true":
+            text = await _in_time(host.session_text(session_id))
+            if text is None:
+                raise NotFound
+            told["text"] = text
+        return _answer(told)
 
     @routes.delete("")
     async def forget_all() -> Response:
-        ids = [entry.id for entry in await entries()]
-        return _answer({"deleted": [session_id for session_id in ids if await forget(session_id)]})
+        return _answer({"deleted": await _in_time(index.forget_all(model()))})
 
     @routes.delete("/<session_id>")
     async def forget_one(session_id: str) -> Response:
-        if not await forget(session_id):
+        _arguments()
+        if not await _in_time(index.forget(session_id)):
             raise NotFound
         return _answer({"deleted": [session_id]})
 
     return routes
 
 
-def _told(entry: SessionEntry, store: str) -> dict[str, object]:
+def _arguments(*known: str) -> dict[str, str]:
+    for unknown in request.args.keys() - set(known):
+        raise InvalidRequest(f"unknown parameter: '{unknown}'", unknown, "unknown_parameter")
+    return request.args.to_dict()
+
+
+def _told(info: SessionInfo) -> dict[str, object]:
     return {
-        "id": entry.id, "object": "session", "model": entry.model, "tokens": entry.tokens, "bytes": entry.size,
-        "last_used": round(entry.used, 3), "store": store,
+        "id": info.id, "object": "session", "model": info.model, "tokens": info.tokens, "bytes": info.size,
+        "last_used": round(info.used, 3), "where": info.where,
     }
 
 
@@ -61,7 +75,9 @@ async def _in_time(answer: Awaitable[T]) -> T:
     try:
         return await answer
     except TimeoutError as error:
-        raise Overloaded("the store of sessions does not answer in time; try again later", 5) from error
+        raise Overloaded(
+            "the store of sessions, or an instance that holds some, does not answer in time; try again later", 5,
+        ) from error
 
 
 def _answer(value: object) -> Response:

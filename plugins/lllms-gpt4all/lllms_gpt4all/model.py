@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from itertools import chain, repeat
+from time import time
 
 from attrs import field, frozen
 
@@ -10,6 +11,7 @@ from lllms_core.chat.prompt import Prompt as ChatPrompt
 from lllms_core.chat.prompt import chat_prompt
 from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
+from lllms_core.engines.sessions import Resident
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import Tokens
 from lllms_core.types import Request, Usage
@@ -50,6 +52,8 @@ class Gpt4AllModel(SerialModel):
         self._chat = ChatPrompt(())
         self._text: AnswerText | None = None
         self._checker: Checker | None = None
+        self._used = 0.0
+        self._forgotten = False
 
     def details(self) -> Mapping[str, str | int | float]:
         """What the file says about itself."""
@@ -102,6 +106,17 @@ class Gpt4AllModel(SerialModel):
         """Return what a chat would be answered from."""
         return "".join(segment.text for segment in self._shown(request).segments)
 
+    def residents(self) -> Sequence[Resident]:
+        """The last conversation, or the one at work."""
+        tokens = () if self._forgotten else tuple(self._native.tokens)
+        return [Resident(0, tokens, self._used if self.idle else time())] if tokens else []
+
+    def forget(self, key: int) -> None:  # noqa: ARG002  # there is one at most
+        """Empty the context, now or when its request has ended."""
+        self._forgotten = not self.idle
+        if self.idle:
+            self._native.cut(0)
+
     def close(self) -> None:
         """Free the model."""
         self._native.close()
@@ -142,8 +157,10 @@ class Gpt4AllModel(SerialModel):
             yield from self._read_prompt(request)
             yield from self._write(request)
         finally:
-            if not request.cache_prompt:
+            if not request.cache_prompt or self._forgotten:
                 self._native.cut(0)
+                self._forgotten = False
+            self._used = time()
         return None
 
     def _write_json(self, request: Request, checker: Checker) -> Generator[Piece, None, Usage]:

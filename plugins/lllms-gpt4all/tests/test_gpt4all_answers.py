@@ -96,3 +96,34 @@ for options in ({{}}, {{"threads": 2}}):
     model.close()
 """)
     assert told == [[1, 3, 1], [1, 2, 1]]
+
+
+def test_the_last_conversation_is_told_of_and_forgotten() -> None:
+    """The model holds one conversation; forgotten, it is gone at once, or when its request has ended."""
+    told = run(f"""
+model = load({str(TINY)!r})
+ask(model, "Say pong.")
+def held():
+    return [len(one.tokens) for one in model.residents()]
+tell(held())
+model.forget(0)
+tell([held(), len(model._native.tokens)])
+model.open(Request("r", "tiny", (Message("user", "Say pong."),), sampling=Sampling(temperature=0)))
+while not model._native.tokens:
+    model.step()
+tell(held())
+model.forget(0)
+tell(held())
+text = ""
+while not model.idle:
+    text += "".join(delta.text for delta in model.step())
+tell([text != "", held(), len(model._native.tokens)])
+ask(model, "Say pong.")
+tell(held())
+""")
+    [first, gone, running, hidden, end, after] = told
+    assert gone == [[], 0]
+    assert running != []
+    assert hidden == []
+    assert end == [True, [], 0]
+    assert after == first != []

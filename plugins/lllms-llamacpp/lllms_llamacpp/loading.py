@@ -158,7 +158,8 @@ def _context_params(options: Options, made: Sizes, threads: int) -> llama.llama_
     params.n_outputs_max = made.sequences
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = True
-    # Models with sliding windows keep all cells, so that a sequence can be cut anywhere and continued.
+    # Models with sliding windows keep their cells as long as no other decode takes them, so that a sequence can mostly
+    # be cut anywhere and continued; see `earliest_cut`.
     params.swa_full = True
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
     params.type_k = _KV_TYPES[options.kv_type_k]

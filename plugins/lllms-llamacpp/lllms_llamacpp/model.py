@@ -134,6 +134,7 @@ class LlamaCppModel(BatchingModel):
         self._logits = Logits(loaded.context, loaded.vocabulary.size)
         self._threads = loaded.threads
         self._can_trim = loaded.can_trim
+        self._window = llama.llama_model_n_swa(loaded.model)
         self.state_key = loaded.state_key
         self._batch = Batch(loaded.batch_size)
         self._constraints: Constraints | None = None
@@ -262,6 +263,13 @@ class LlamaCppModel(BatchingModel):
     def copy(self, source: int, target: int, length: int) -> None:
         """Share the cells of the first `length` tokens."""
         llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
+
+    def earliest_cut(self, sequence: int) -> int:
+        """Where the window is whole still: llama.cpp may reuse the cells that have left it, even of a full cache."""
+        if not self._window:
+            return 0
+        first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
+        return first + self._window if first > 0 else 0
 
     def state_size(self, sequence: int) -> int:
         """Bytes of the keys and values of a sequence, or of its recurrent state."""

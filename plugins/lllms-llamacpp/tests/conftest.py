@@ -14,6 +14,8 @@ from lllms_core.types import Delta, Finish, Message, ModelSpec, Request, Samplin
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from models_for_tests import DIM, LAYERS, RECIPES, WORDS
+
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 GREEDY = Sampling(temperature=0)
 ROLES = ("user", "assistant")
@@ -155,3 +157,20 @@ def write_random() -> Callable[..., Path]:
 def tiny_file() -> Path:
     """The file of tiny-chat."""
     return TINY
+
+
+@pytest.fixture(scope="session")
+def file_of(tmp_path_factory, write_random, tiny_file):
+    """The model file of a name, written when first asked for."""
+    written = {"tiny-chat": tiny_file}
+
+    def file_of(name: str) -> Path:
+        if name not in written:
+            architecture, (keys, layer) = RECIPES[name]
+            shapes = {"token_embd.weight": (WORDS, DIM), "output_norm.weight": (DIM,), "output.weight": (WORDS, DIM)}
+            shapes |= {f"blk.{n}.{tensor}": shape for n in range(LAYERS) for tensor, shape in layer.items()}
+            path = tmp_path_factory.mktemp(name) / f"{name}.gguf"
+            written[name] = write_random(path, architecture, keys, shapes)
+        return written[name]
+
+    return file_of

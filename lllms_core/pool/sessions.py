@@ -1,0 +1,110 @@
+"""All sessions of a server: those in its store, and those that its instances hold."""
+
+import asyncio
+from array import array
+from collections.abc import Sequence
+from hashlib import sha256
+
+from attrs import field, frozen
+
+from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.pool import Pool
+from lllms_core.worker.wire import Held
+
+SURVEY_SECONDS = 5.0
+"""Instances get so long to answer: they do between two steps."""
+
+
+@frozen
+class SessionInfo:
+    """What is told of a session; nobody's text."""
+
+    id: str
+    model: str
+    tokens: int
+    size: int | None
+    """Bytes; None if the engine does not tell."""
+    used: float
+    """When it was last used, in seconds since 1970."""
+    where: str
+    """The name of the store, or the id of the instance that holds it."""
+
+
+@frozen
+class SessionTokens:
+    """What a session is about."""
+
+    model: str
+    tokens: tuple[int, ...] = field(repr=False)
+    space: str | None
+    """Only a model whose sessions are of this space knows what the tokens mean; None: the model that there is."""
+
+
+class SessionIndex:
+    """Lists sessions and forgets them, wherever they are. Use it from one event loop.
+
+    Every method raises `TimeoutError` if the store, or an instance, does not answer in time.
+    """
+
+    def __init__(self, pool: Pool, keeper: SessionKeeper | None) -> None:
+        self._pool = pool
+        self._keeper = keeper
+
+    async def list(self, model: str | None = None) -> Sequence[SessionInfo]:
+        """Tell of all sessions, the last used first; of one model, if it is named."""
+        stored = [] if self._keeper is None else [
+            SessionInfo(entry.id, entry.model, entry.tokens, entry.size, entry.used, self._keeper.store.name)
+            for entry in await self._keeper.list() if model in {None, entry.model}
+        ]
+        held = [info for info, _ in await self._held(model)]
+        return sorted([*stored, *held], key=lambda info: -info.used)
+
+    async def tokens(self, session_id: str) -> SessionTokens | None:
+        """Return the tokens of a session; None if it is gone."""
+        if self._keeper is not None:
+            found = await self._keeper.tokens(session_id)
+            if found is not None:
+                entry, line = found
+                return SessionTokens(entry.model, tuple(array("i", line)), entry.space)
+        for info, line in await self._held(None):
+            if info.id == session_id:
+                return SessionTokens(info.model, tuple(array("i", line)), None)
+        return None
+
+    async def forget(self, session_id: str) -> bool:
+        """Forget a session, in the store and in the instances that could go on from it; whether there was one."""
+        found = await self.tokens(session_id)
+        if found is not None:
+            await self._survey(found.model, [array("i", found.tokens).tobytes()])
+        stored = self._keeper is not None and await self._keeper.delete(session_id)
+        return stored or found is not None
+
+    async def forget_all(self, model: str | None = None) -> Sequence[str]:
+        """Forget all sessions, or those of one model; returns their ids."""
+        held = await self._held(model)
+        await self._survey(model, everything=True)
+        # What they had put before that is here now.
+        entries = [] if self._keeper is None else await self._keeper.list()
+        gone = [entry.id for entry in entries if model in {None, entry.model} and await self._delete(entry.id)]
+        return [*gone, *(info.id for info, _ in held)]
+
+    async def _delete(self, session_id: str) -> bool:
+        return self._keeper is not None and await self._keeper.delete(session_id)
+
+    async def _held(self, model: str | None) -> Sequence[tuple[SessionInfo, bytes]]:
+        return [
+            (_info(instance, name, held), held.tokens)
+            for instance, name, all_held in await self._survey(model) for held in all_held
+        ]
+
+    async def _survey(
+        self, model: str | None, forget: Sequence[bytes] = (), *, everything: bool = False,
+    ) -> Sequence[tuple[str, str, Sequence[Held]]]:
+        async with asyncio.timeout(SURVEY_SECONDS):
+            return await self._pool.survey(model, forget, everything=everything)
+
+
+def _info(instance: str, model: str, held: Held) -> SessionInfo:
+    tokens = len(held.tokens) // array("i").itemsize
+    name = sha256(instance.encode() + b"\0" + held.tokens).hexdigest()[:16]
+    return SessionInfo(name, model, tokens, held.size, held.used, instance)
