@@ -90,7 +90,7 @@ def longest_prefix(
 
 
 class SessionStore(ABC):
-    """Keeps sessions; the server calls it from two threads, one that puts, one that finds and gets; both list and delete.
+    """Keeps sessions; the server calls it from two threads: one puts, one finds and gets, both list and delete.
 
     It may lose any of them, raise any exception, or take its time: the requests go on without. It must not return bytes
     that differ from those it was given. What no longer has room or is too old is deleted by the server.

@@ -95,9 +95,9 @@ async def _cost(plan: Plan, server: OurServer) -> Finding:
     Those that are not are asked for with `cache_prompt: false`; their prompts are evaluated all the same.
     """
     rates: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(plan.rounds + 1):  # these rates vary more than the times above
+    for number in range(plan.rounds):
         for stored in sorted(rates, reverse=bool(number % 2)):
-            plan.told(f"running requests beside others, stored: {stored}, round {number + 1} of {plan.rounds + 1}")
+            plan.told(f"running requests beside others, stored: {stored}, round {number + 1} of {plan.rounds}")
             random = Random(number + (1000 if stored else 0))  # noqa: S311  # no secrets here
             running = [
                 asyncio.create_task(_ask(server, [words(50, random)], plan.max_tokens)) for _ in range(RUNNING)
