@@ -39,7 +39,6 @@ async def converse(client: openai.AsyncOpenAI, name: str, chance: Random) -> lis
         messages.append({"role": "assistant", "content": text})
         if turn % 10 == 0:
             found.append((turn, text, answer.usage.prompt_tokens_details.cached_tokens))
-        await asyncio.sleep(0)
     return found
 
 
