@@ -14,8 +14,11 @@ from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.builtin.downloaders.hub import HubDownloader
 from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.builtin.downloaders.quants import choose, choose_file, quant_of
+from lllms_core.downloads import RemoteFile
 from lllms_core.errors import ChecksumMismatch, InvalidSource, Offline, SourceUnavailable
 from lllms_core.store import Store
+from lllms_core.store.download import Download
+from lllms_core.store.part import PartialFile
 
 QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002)
 GGUF = TINY.read_bytes()
@@ -155,6 +158,21 @@ def test_the_token_goes_to_the_hub_only(site: Site, tmp_path: Path, monkeypatch:
         store(site, tmp_path).ensure("hf:org/repo:Q8_0")
     sent = [{name.lower(): value for name, value in headers.items()} for headers in (*site.seen, *cdn.seen)]
     assert [headers.get("authorization") for headers in sent] == ["Bearer hf_secret", "Bearer hf_secret", None]
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_the_token_goes_over_plain_http_only_where_that_is_configured(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: bool,
+) -> None:
+    """Without TLS anybody may listen: only a mirror that is configured so gets the token."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    remote = RemoteFile("tiny-Q8_0.gguf", f"{site.url}/org/repo/tiny-Q8_0.gguf", len(GGUF))
+    part = PartialFile(tmp_path / "tiny-Q8_0.gguf", remote, None, Download("hf:org/repo"))
+    downloader = HubDownloader(site.url if configured else "https://huggingface.co", tmp_path / "hf", QUICK)
+    downloader.fetch(remote, part)
+    part.close(keep=False)
+    sent = {name.lower(): value for name, value in site.seen[-1].items()}
+    assert sent.get("authorization") == ("Bearer hf_secret" if configured else None)
 
 
 def test_the_cache_of_the_library_is_used_in_place(site: Site, tmp_path: Path) -> None:
