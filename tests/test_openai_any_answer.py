@@ -140,5 +140,7 @@ def test_the_official_client_reads_every_stream(server: Server, words: list[str]
     content = json.dumps(words)
     body = {"model": "parrot", "messages": [{"role": "user", "content": content}], **body, "stream": True}
     *events, _, _ = server.post(body).split("\n\n")
-    for event in events:
-        openai.types.chat.ChatCompletionChunk.model_validate_json(event.removeprefix("data: "), strict=True)
+    chunk = openai.types.chat.ChatCompletionChunk
+    chunks = [chunk.model_validate_json(event.removeprefix("data: "), strict=True) for event in events]
+    ends = [choice.index for one in chunks for choice in one.choices if choice.finish_reason is not None]
+    assert sorted(ends) == list(range(body.get("n", 1)))

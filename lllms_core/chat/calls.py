@@ -161,12 +161,13 @@ class CallReader:
             if len(name) > _LONGEST_NAME:
                 raise Malformed
         self._reader.back(char)
-        known = [one for one in self._tools if name.startswith(one) and name[len(one) :][:1] in {"", *_BEHIND_NAMES}]
-        if name not in self._tools and known:  # what belongs to the text behind the name looks like a part of it
-            longest = max(known, key=len)
-            self._reader.back(name[len(longest) :])
-            return longest
-        return name
+        if name in self._tools:
+            return name
+        # What belongs to the text behind a name may look like a part of it.
+        known = [one for one in self._tools if name.startswith(one) and name[len(one)] in _BEHIND_NAMES]
+        longest = max(known, key=len, default=name)
+        self._reader.back(name[len(longest) :])
+        return longest
 
     def _tagged(self) -> Steps[None]:
         """Arguments between tags, made into an object."""

@@ -21,7 +21,7 @@ from lllms_core.engines.run import Run
 from lllms_core.engines.sessions import Resident, Session, SessionLink
 from lllms_core.engines.tokens import Feed, Interrupted, KVCacheFull, TokenModel
 from lllms_core.errors import EngineFailed, ModelLoadFailed, RequestError
-from lllms_core.types import Delta, Finish, FinishReason, Preload, Request
+from lllms_core.types import Delta, Finish, FinishReason, Preload, PromptScores, Request
 
 LONGEST_WAIT = 0.01
 """Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
@@ -305,9 +305,10 @@ class BatchingModel(TokenModel):
 
     def _next_token(self, run: Run, row: int) -> Delta:
         """Choose a token, and tell of it; with an answer's first one, of the prompt if that is wanted."""
-        scores = run.take_prompt_scores(self._shown(run.tokens[0]))
-        delta = self._choose_token(run, row)
-        return delta if scores is None else evolve(delta, prompt_scores=scores)
+        if run.prompt_scores is None:
+            return self._choose_token(run, row)
+        scores, run.prompt_scores = PromptScores(self._shown(run.tokens[0]), tuple(run.prompt_scores)), None
+        return evolve(self._choose_token(run, row), prompt_scores=scores)
 
     def _choose_token(self, run: Run, row: int) -> Delta:
         assert run.sampler is not None  # noqa: S101  # only admitted runs are fed

@@ -9,7 +9,7 @@ from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.sessions import Session
 from lllms_core.engines.tokens import Matcher, Sampler
 from lllms_core.text import ScoreLog
-from lllms_core.types import PromptScores, Request, TokenScore
+from lllms_core.types import Request, TokenScore
 
 if TYPE_CHECKING:
     from lllms_core.engines.choices import Choices
@@ -63,11 +63,6 @@ class Run:
     def alone(self) -> bool:
         """Whether it evaluates all of its prompt itself."""
         return self.prompt_scores is not None or not self.request.cache_prompt
-
-    def take_prompt_scores(self, first: bytes) -> PromptScores | None:
-        """Return the scores of the prompt, once, if they are wanted; `first` is its first token."""
-        scores, self.prompt_scores = self.prompt_scores, None
-        return None if scores is None else PromptScores(first, tuple(scores))
 
     @property
     def pending(self) -> int:
