@@ -153,9 +153,16 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
         loop.call_soon_threadsafe(received.put_nowait, None)
 
     for number in numbers:
-        signal.signal(number, receive)
+        try:
+            # Wakes the loop by itself. Python's own handlers run only when the main thread runs: a signal that comes just
+            # before the loop begins to wait, or to another thread, would be noticed when something else happens.
+            loop.add_signal_handler(number, receive)
+        except NotImplementedError:  # on Windows, where loops are woken by any signal
+            signal.signal(number, receive)
     try:
         yield received
     finally:
         for number, handler in previous.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
             signal.signal(number, handler)

@@ -22,13 +22,13 @@ MODELS: dict[str, Any] = {
 }
 
 
-class Pet(BaseModel):
+class Pet(BaseModel, extra="forbid"):  # what a small model adds by itself might never end
     name: str = Field(max_length=10)
     kind: Literal["cat", "dog"]
     age: int = Field(ge=0, le=30)
 
 
-class Owner(BaseModel):
+class Owner(BaseModel, extra="forbid"):
     name: str = Field(max_length=10)
     pets: list[Pet] = Field(max_length=2)
     street: str | None = Field(max_length=10)

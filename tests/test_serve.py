@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -94,6 +95,29 @@ async def test_the_first_signal_lets_answers_finish() -> None:
         assert text[-1] == "data: [DONE]"
         await server
     assert host.status().instances == ()
+
+
+async def test_a_signal_wakes_a_server_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal is noticed at once although it does not interrupt the wait of the main thread, where it may come late."""
+    asleep = threading.Event()
+    selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
+    select = selector.select
+
+    def watched(timeout: float | None) -> object:
+        if timeout is None or timeout > 1:
+            asleep.set()
+        return select(timeout)
+
+    def interrupt() -> None:
+        asleep.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    async with serving(make_host()) as (_, server):
+        threading.Thread(target=interrupt).start()
+        async with asyncio.timeout(10):
+            monkeypatch.setattr(selector, "select", watched)
+            await asyncio.wait([server])
+            assert not server.exception()
 
 
 @pytest.mark.parametrize("hurry", ["second signal", "timeout"])
