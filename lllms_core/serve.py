@@ -154,8 +154,8 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
 
     for number in numbers:
         try:
-            # Wakes the loop by itself. Python's own handlers run only when the main thread runs: a signal that comes just
-            # before the loop begins to wait, or to another thread, would be noticed when something else happens.
+            # This wakes the loop. A handler of Python's own runs only when the main thread runs: of a signal that comes
+            # just before the loop begins to wait, or to another thread, it hears when something else happens.
             loop.add_signal_handler(number, receive)
         except NotImplementedError:  # on Windows, where loops are woken by any signal
             signal.signal(number, receive)

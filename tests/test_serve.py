@@ -98,7 +98,7 @@ async def test_the_first_signal_lets_answers_finish() -> None:
 
 
 async def test_a_signal_wakes_a_server_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal is noticed at once although it does not interrupt the wait of the main thread, where it may come late."""
+    """A signal is noticed at once although it does not interrupt the wait of the main thread."""
     asleep = threading.Event()
     selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
     select = selector.select
