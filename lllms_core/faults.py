@@ -8,13 +8,14 @@ from difflib import get_close_matches
 from attrs import frozen
 
 Key = str | int
+Keys = tuple[Key, ...]
 
 
 @frozen
 class Fault:
     """One thing that is wrong, and where: the keys and indices that lead to it."""
 
-    path: tuple[Key, ...]
+    path: Keys
     text: str
 
     def __str__(self) -> str:

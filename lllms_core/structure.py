@@ -14,7 +14,7 @@ from cattrs import ClassValidationError, Converter, ForbiddenExtraKeysError, Ite
 from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
-from lllms_core.faults import Fault, Key, StructureError, did_you_mean
+from lllms_core.faults import Fault, Keys, StructureError, did_you_mean
 
 T = TypeVar("T")
 UNIONS: tuple[object, ...] = (Union, UnionType)
@@ -51,7 +51,7 @@ class Bytes:
         return Range(1).read(_integer(value, int))
 
 
-def structure(data: object, into: type[T], path: tuple[Key, ...] = ()) -> T:
+def structure(data: object, into: type[T], path: Keys = ()) -> T:
     """Build an attrs value from a mapping; `path` is where the mapping stands, for the messages.
 
     Unknown keys, missing keys, wrong types and failing validators raise `StructureError` with one fault for each.
@@ -66,7 +66,7 @@ def structure(data: object, into: type[T], path: tuple[Key, ...] = ()) -> T:
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
-def _faults(error: Exception, path: tuple[Key, ...], into: object) -> Iterator[Fault]:
+def _faults(error: Exception, path: Keys, into: object) -> Iterator[Fault]:
     if isinstance(error, ClassValidationError):
         attributes, others = error.group_exceptions()
         for inner, note in attributes:

@@ -6,7 +6,7 @@ import pytest
 from attrs import frozen
 
 from lllms_core.catalog import Catalog, model_from_file, model_from_source
-from lllms_core.config import Config, ModelConfig, parse_config
+from lllms_core.config import Config, ModelConfig, parse_config, with_model
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
 from lllms_core.hookspecs import hookimpl
@@ -228,7 +228,7 @@ def test_a_file_becomes_a_model(tmp_path, file, name):
     path.touch()
     found, model = model_from_file(path, plugins())
     assert (found, model) == (name, ModelConfig("reader", str(path)))
-    assert Catalog.build(Config().with_model(found, model), plugins()).get(name).spec.file == path
+    assert Catalog.build(with_model(Config(), found, model), plugins()).get(name).spec.file == path
 
 
 def test_a_file_that_no_engine_loads_is_refused(tmp_path):
@@ -265,7 +265,7 @@ def test_models_from_sources(source, name, aliases):
     engine = type("Both", (Reader,), {"name": "both", "file_suffixes": (".txt", ".gguf")})()
     found, model = model_from_source(source, plugins(both=Plugin(engine)))
     assert (found, model.engine, model.source, model.aliases) == (name, "both", source, aliases)
-    assert not Catalog.build(Config().with_model(found, model), plugins(both=Plugin(engine))).get(name).here
+    assert not Catalog.build(with_model(Config(), found, model), plugins(both=Plugin(engine))).get(name).here
 
 
 def test_an_engine_may_leave_files_to_another(tmp_path, weights):

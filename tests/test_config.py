@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.config import Config, ModelConfig, ServerConfig, is_model_name, load_config, parse_config
+from lllms_core.config import Config, ModelConfig, ServerConfig, is_model_name, load_config, parse_config, with_model
 from lllms_core.errors import ConfigError
 from lllms_core.parameters import Generation
 from lllms_core.types import Sampling
@@ -332,10 +332,10 @@ def test_attrs_values_stand_for_tables_and_are_checked():
 
 def test_a_model_can_be_added():
     """`with_model` adds to what is configured, with the same checks."""
-    config = parse_config({"models": {"a": {"engine": "mock"}}}).with_model("b", ModelConfig("mock"))
+    config = with_model(parse_config({"models": {"a": {"engine": "mock"}}}), "b", ModelConfig("mock"))
     assert list(config.models) == ["a", "b"]
     with pytest.raises(ConfigError, match=r"is a name of models\.a already"):
-        config.with_model("c", ModelConfig("mock", aliases=("a",)))
+        with_model(config, "c", ModelConfig("mock", aliases=("a",)))
 
 
 @pytest.mark.parametrize(

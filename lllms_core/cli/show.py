@@ -63,8 +63,10 @@ def show(
 
 def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":
     """Put options on top of those of the one model; the catalog checks whether its engine has them."""
+    from lllms_core.config import with_model
+
     [(name, model)] = config.models.items()
-    return config.with_model(name, attrs.evolve(model, options={**model.options, **options}))
+    return with_model(config, name, attrs.evolve(model, options={**model.options, **options}))
 
 
 def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:

@@ -1,0 +1,119 @@
+"""The rules that the values of a configuration keep together, each broken one a fault with its path; pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+
+from lllms_core.config.values import ModelConfig, ServerConfig, SessionsConfig
+from lllms_core.errors import InvalidRequest
+from lllms_core.faults import Fault, Keys, did_you_mean, dotted
+from lllms_core.parameters import DEFAULTS, check
+from lllms_core.types import Preload
+
+NAME_RULE = "letters, digits and _ . - : in parts that start with a letter or digit, with / between parts"
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a model may have this name: `llama3:8b`, `org/model-1.5`; no spaces, no `..`."""
+    return MODEL_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def check_server(server: ServerConfig) -> Iterator[Fault]:
+    """`[server]` for itself: who may reach it."""
+    if not server.host:
+        yield Fault(("server", "host"), "is empty; use 127.0.0.1")
+    elif not server.allow_remote and not _is_loopback(server.host):
+        yield Fault(
+            ("server", "host"),
+            f"'{server.host}' can be reached by other machines, and there are no API keys yet: whoever reaches it may"
+            " use the models; set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1) if you want that, or use 127.0.0.1",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_room(server: ServerConfig, models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
+    """`[server]` with `[models]`: the instances that are kept fit, and leave a place for the models that keep none."""
+    kept = sum(model.min_instances for model in models.values())
+    needed = kept + any(model.min_instances == 0 for model in models.values())
+    if needed > server.max_instances:
+        others = ", and the other models need a place, too" if needed > kept else ""
+        text = f"expected at least {needed}, got {server.max_instances}: the models' min_instances are {kept}{others}"
+        yield Fault(("server", "max_instances"), text)
+
+
+def check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
+    """`[models]`: names, and what keys of one model say of each other."""
+    holders: dict[str, str] = {name: name for name in models}
+    for name, model in models.items():
+        path = ("models", name)
+        if not is_model_name(name):
+            yield Fault(path, f"{name!r} is no name for a model: {NAME_RULE}")
+        for index, alias in enumerate(model.aliases):
+            here = (*path, "aliases", index)
+            if not is_model_name(alias):
+                yield Fault(here, f"{alias!r} is no name for a model: {NAME_RULE}")
+            elif alias in holders:
+                yield Fault(here, f"'{alias}' is a name of {dotted(('models', holders[alias]))} already")
+            holders.setdefault(alias, name)
+        yield from _check_source(model, path)
+        if model.min_instances > model.max_instances:
+            text = f"{model.min_instances} is more than max_instances, which is {model.max_instances}"
+            yield Fault((*path, "min_instances"), text)
+        if model.preload is not None:
+            yield from _check_preload(model.preload, (*path, "preload"))
+        yield from _check_ttl(model.ttl, path)
+        if model.timeout is not None and model.timeout <= 0:
+            text = f"expected more than 0 seconds, got {model.timeout}; leave it out for no limit"
+            yield Fault((*path, "timeout"), text)
+
+
+def check_sessions(sessions: SessionsConfig) -> Iterator[Fault]:
+    """`[sessions]`."""
+    return _check_ttl(sessions.ttl, ("sessions",))
+
+
+def _check_ttl(ttl: float, path: Keys) -> Iterator[Fault]:
+    if -1 < ttl < 0:
+        yield Fault((*path, "ttl"), f"expected seconds, or -1 for never, got {ttl}")
+
+
+def _check_preload(preload: Preload, path: Keys) -> Iterator[Fault]:
+    if (preload.prefix is None) == (not preload.messages):
+        yield Fault(path, "give either messages (tools may be with them) or a prefix of text")
+    elif preload.tools and not preload.messages:
+        yield Fault((*path, "tools"), "there are no messages; tools are told in a conversation")
+    elif preload.prefix == "":
+        yield Fault((*path, "prefix"), "is empty; leave preload out")
+
+
+def _check_source(model: ModelConfig, path: Keys) -> Iterator[Fault]:
+    sources = {"file": model.file, "url": model.url, "hf": model.hf}
+    given = [key for key, value in sources.items() if value is not None]
+    if len(given) > 1:
+        yield Fault((*path, given[1]), f"{' and '.join(given)} are given; one of them is enough")
+    for key in given:
+        if key != "file" and not (sources[key] or "").strip():
+            yield Fault((*path, key), "is empty")
+    if model.sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", model.sha256) is None:
+        yield Fault((*path, "sha256"), f"expected 64 hexadecimal digits, got {model.sha256!r}")
+    if model.sha256 is not None and not given:
+        yield Fault((*path, "sha256"), "there is no file, url or hf that it could be of")
+
+
+def check_defaults(model: object, path: Keys) -> Iterator[Fault]:
+    """The `defaults` of a model, from its table as it was given, so that its other faults do not hide these."""
+    defaults = model.get("defaults") if isinstance(model, Mapping) else getattr(model, "defaults", None)
+    for name, value in defaults.items() if isinstance(defaults, Mapping) else ():
+        try:
+            check(name, value)
+        except KeyError:
+            yield Fault((*path, name), "unknown key" + did_you_mean(name, DEFAULTS))
+        except InvalidRequest as error:
+            yield Fault((*path, name), error.message)

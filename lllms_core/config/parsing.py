@@ -1,0 +1,94 @@
+"""From plain tables to a checked configuration; pure. All that is wrong is told at once."""
+
+from collections.abc import Mapping
+from typing import TypeVar, cast
+
+from attrs import AttrsInstance, asdict, evolve
+
+from lllms_core.config import checks
+from lllms_core.config.values import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.errors import ConfigError
+from lllms_core.faults import Fault, Keys, StructureError, did_you_mean
+from lllms_core.structure import structure
+
+T = TypeVar("T")
+
+# What the design promises and later versions bring: refused, never ignored.
+LATER: Mapping[str, frozenset[str]] = {
+    "": frozenset(),
+    "server": frozenset({"memory_limit", "api_keys"}),
+    "models": frozenset(),
+}
+
+
+def parse_config(data: Mapping[str, object]) -> Config:
+    """Check a configuration given as Python mappings of the same shape as the file; attrs values may stand for tables.
+
+    Raises `ConfigError` that names everything that is wrong, one fault per line, each with its path.
+    """
+    return parse_tables(data, {}, None)
+
+
+def with_model(config: Config, name: str, model: ModelConfig) -> Config:
+    """Return this configuration with one more model. Raises `ConfigError` if it does not fit in."""
+    models = {**config.models, name: model}
+    tables = {"server": config.server, "sessions": config.sessions, "plugins": config.plugins, "models": models}
+    return evolve(parse_config(tables), path=config.path)
+
+
+def parse_tables(data: Mapping[str, object], origins: Mapping[Keys, str | None], file: str | None) -> Config:
+    """Check a configuration that was put together: `origins` tells where a key was said if not in `file`.
+
+    The keys of `origins` are paths of two keys, like `("server", "port")`; None is for what needs no mention.
+    """
+    faults: list[Fault] = []
+    data = _without_later(data, (), LATER[""], faults)
+    server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], faults)
+    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), faults)
+    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), frozenset(), faults)
+    tables = data.get("models", {})
+    models: dict[str, ModelConfig] = {}
+    if isinstance(tables, Mapping):
+        for name, table in tables.items():
+            model = _table(table, ModelConfig, ("models", str(name)), LATER["models"], faults)
+            if model is not None:
+                models[str(name)] = model
+            faults += checks.check_defaults(table, ("models", str(name), "defaults"))
+    else:
+        faults.append(Fault(("models",), f"expected a table, got {tables!r}"))
+    known = ("server", "sessions", "plugins", "models")
+    faults += [Fault((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known]
+    if server is not None:
+        faults += checks.check_server(server)
+    faults += checks.check_models(models)
+    if server is not None:
+        faults += checks.check_room(server, models)
+    if sessions is not None:
+        faults += checks.check_sessions(sessions)
+    if faults or server is None or sessions is None or plugins is None:
+        raise ConfigError("\n".join(_line(fault, origins.get(fault.path[:2], file)) for fault in faults))
+    return Config(server, models, sessions, plugins)
+
+
+def _line(fault: Fault, origin: str | None) -> str:
+    return f"{fault} ({origin})" if origin else str(fault)
+
+
+def _table(value: object, into: type[T], path: Keys, later: frozenset[str], faults: list[Fault]) -> T | None:
+    """Build one table's value; None, and `faults` longer, if it cannot be."""
+    if isinstance(value, into):
+        value = asdict(cast("AttrsInstance", value), recurse=False)
+    if isinstance(value, Mapping):
+        value = _without_later(value, path, later, faults)
+    try:
+        return structure(value, into, path)
+    except StructureError as error:
+        faults += error.faults
+        return None
+
+
+def _without_later(
+    table: Mapping[str, object], path: Keys, later: frozenset[str], faults: list[Fault],
+) -> dict[str, object]:
+    faults += [Fault((*path, key), "not supported yet") for key in table if key in later]
+    return {key: value for key, value in table.items() if key not in later}

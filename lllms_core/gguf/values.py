@@ -1,0 +1,161 @@
+"""What the header of a GGUF file says, as values. They are made when they are asked for."""
+
+import struct
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+
+from attrs import field, frozen
+
+Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bool]
+
+STRING, ARRAY = 8, 9
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""The kinds of numbers, as `struct` spells them."""
+LENGTH = struct.Struct("<Q")
+"""How the length of a string is written, in front of it."""
+_KINDS = {
+    0: "uint8", 1: "int8", 2: "uint16", 3: "int16", 4: "uint32", 5: "int32", 6: "float32", 7: "bool", 8: "string",
+    10: "uint64", 11: "int64", 12: "float64",
+}
+
+TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 36), 10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210), 15: ("Q8_K", 256, 292),
+    16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
+    20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
+    24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+}
+"""By number: name, elements of a block, bytes of a block. Newer types may be missing."""
+
+
+@frozen
+class TensorInfo:
+    """Where a tensor is and what it looks like."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Innermost dimension first, as the file has it."""
+    type: int
+    """A key of `TENSOR_TYPES`, or a newer type."""
+    offset: int
+    """Bytes from the start of the tensor data."""
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+    @property
+    def size(self) -> int | None:
+        """Its bytes; None for a type that is not in `TENSOR_TYPES`."""
+        if self.type not in TENSOR_TYPES:
+            return None
+        _, elements, width = TENSOR_TYPES[self.type]
+        return self.elements // elements * width
+
+
+class Metadata(Mapping[str, Value]):
+    """The keys of a GGUF file; each value is made when it is asked for."""
+
+    def __init__(self, header: bytes, places: Mapping[str, tuple[int, int, int, int]]) -> None:
+        self._header = header
+        self._places = places
+
+    def __getitem__(self, key: str) -> Value:
+        kind, item, at, count = self._places[key]
+        if kind != ARRAY:
+            return self._strings(at, 1)[0] if kind == STRING else self._numbers(kind, at, 1)[0]
+        return self._strings(at, count) if item == STRING else self._numbers(item, at, count)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def text(self, key: str) -> str:
+        """The text of a key, "" if it has none."""
+        value = self.get(key)
+        return value if isinstance(value, str) else ""
+
+    def number(self, key: str) -> int | None:
+        """The integer of a key, None if it has none."""
+        value = self.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    def length(self, key: str) -> int:
+        """How many items the array of a key has, without making them; 0 if there is no such array."""
+        kind, _, _, count = self._places.get(key, (0, 0, 0, 0))
+        return count if kind == ARRAY else 0
+
+    def kind(self, key: str) -> str:
+        """How the value of a key is stored, as `uint32`, `string` or `array of float32`; "" if there is none."""
+        if key not in self._places:
+            return ""
+        kind, item, _, _ = self._places[key]
+        return f"array of {_KINDS[item]}" if kind == ARRAY else _KINDS[kind]
+
+    def _strings(self, at: int, count: int) -> list[str]:
+        strings = []
+        for _ in range(count):
+            (length,) = LENGTH.unpack_from(self._header, at)
+            at += LENGTH.size
+            strings.append(self._header[at : at + length].decode(errors="replace"))
+            at += length
+        return strings
+
+    def _numbers(self, kind: int, at: int, count: int) -> list[int] | list[float] | list[bool]:
+        return list(struct.unpack_from(f"<{count}{SCALARS[kind]}", self._header, at))
+
+
+@frozen
+class GGUF:
+    """The header of a GGUF file."""
+
+    version: int
+    metadata: Metadata = field(repr=False)
+    tensors: tuple[TensorInfo, ...] = field(repr=False)
+
+    @property
+    def architecture(self) -> str:
+        """The kind of network, like `llama`."""
+        return self.metadata.text("general.architecture")
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the tensors hold."""
+        return sum(tensor.elements for tensor in self.tensors)
+
+    def hyperparameter(self, name: str) -> int | None:
+        """An integer that the architecture defines, like `context_length` or `block_count`."""
+        return self.metadata.number(f"{self.architecture}.{name}")
+
+
+def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
+    """What is worth showing about a model file; parts of a split file count for themselves."""
+    facts: dict[str, str | int | float | None] = {
+        "name": gguf.metadata.text("general.name") or None,
+        "architecture": gguf.architecture,
+        "parameters": gguf.parameters,
+        "quantisation": _quantisation(gguf),
+        "size": path.stat().st_size,
+        "context_trained": gguf.hyperparameter("context_length"),
+        "embedding_length": gguf.hyperparameter("embedding_length"),
+        "layers": gguf.hyperparameter("block_count"),
+        "vocabulary": gguf.metadata.length("tokenizer.ggml.tokens") or None,
+        "license": gguf.metadata.text("general.license") or None,
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _quantisation(gguf: GGUF) -> str | None:
+    """The type that most of the weights have."""
+    weights: Counter[int] = Counter()
+    for tensor in gguf.tensors:
+        weights[tensor.type] += tensor.elements
+    [(most, _), *_] = weights.most_common(1) or [(-1, 0)]
+    return TENSOR_TYPES[most][0] if most in TENSOR_TYPES else None
