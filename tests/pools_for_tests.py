@@ -8,7 +8,8 @@ import engines_for_tests as engines
 
 from lllms_core.engines import Engine
 from lllms_core.pool.instance import PATIENCE, Patience
-from lllms_core.pool.pool import Pool, PoolModel
+from lllms_core.pool.models import PoolModel
+from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.types import Isolation, ModelSpec, Request
 

@@ -7,27 +7,26 @@ import secrets
 import string
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, Self
+from typing import Self
 
-from attrs import Factory, evolve, frozen
+from attrs import evolve
 
 from lllms_core.catalog import Catalog
 from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.config import ServerConfig
-from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.models import ModelFiles, PoolModel
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.state import Limits, ModelLimits
+from lllms_core.pool.state import Limits
 from lllms_core.pool.status import InstanceStatus, PoolStatus
 from lllms_core.pool.stream import Stream
 from lllms_core.queries import AnyRequest
-from lllms_core.types import Isolation, ModelInfo, ModelSpec, Request
+from lllms_core.types import Isolation, ModelInfo, Request
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import FindSession, Held, Load, PutSession, SessionTerms
@@ -38,34 +37,6 @@ STORE_SECONDS = 5.0
 """Sessions that wait to be stored get so long when the pool closes."""
 
 StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
-
-
-class ModelFiles(Protocol):
-    """The weights of a model, which may have to be fetched."""
-
-    def find(self) -> Path | None:
-        """Return the file to load, if all is here; asked before each load."""
-
-    async def get(self) -> Path:
-        """Return the file to load, once all is here. Raises `LllmsError`."""
-
-
-@frozen
-class PoolModel:
-    """A model as the pool knows it."""
-
-    engine: Engine
-    spec: ModelSpec
-    limits: ModelLimits = Factory(ModelLimits)
-    isolation: Isolation = "process"
-    sessions: bool = True
-    """Whether its sessions are stored, if there is a store."""
-    files: ModelFiles | None = None
-    """Where the file of `spec` comes from; None if there is none, or if it is certainly here."""
-    prepare: bool = False
-    """Whether to get the files from the start, rather than at the first request."""
-    blocking: bool = False
-    """Whether the pool starts only when they are here."""
 
 
 class Pool:
@@ -112,19 +83,7 @@ class Pool:
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
     ) -> Self:
         """Make a pool for the models of a catalog; `files` of those whose files may have to be fetched."""
-        models = {
-            entry.name: PoolModel(
-                entry.engine,
-                entry.spec,
-                ModelLimits(entry.config.min_instances, entry.config.max_instances, entry.config.ttl),
-                entry.isolation,
-                entry.config.sessions != "none",
-                files.get(entry.name),
-                entry.config.prepare != "on-demand",
-                entry.config.blocking,
-            )
-            for entry in catalog.entries
-        }
+        models = {entry.name: PoolModel.of(entry, files.get(entry.name)) for entry in catalog.entries}
         limits = Limits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
         )

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.plan import Plan
 from lllms_core.engines import Engine, NoOptions, Progress, SerialModel
-from lllms_core.pool.pool import Pool, PoolModel
+from lllms_core.pool.models import PoolModel
+from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import Limits
 from lllms_core.types import Delta, ModelSpec, Request
 

@@ -1,0 +1,54 @@
+"""The models of a pool: how to load each, and where its files come from."""
+
+from pathlib import Path
+from typing import Protocol, Self
+
+from attrs import Factory, frozen
+
+from lllms_core.catalog import CatalogEntry
+from lllms_core.engines import Engine
+from lllms_core.pool.state import ModelLimits
+from lllms_core.types import Isolation, ModelSpec
+
+
+class ModelFiles(Protocol):
+    """The weights of a model, which may have to be fetched."""
+
+    def find(self) -> Path | None:
+        """Return the file to load, if all is here; asked before each load."""
+
+    async def get(self) -> Path:
+        """Return the file to load, once all is here. Raises `LllmsError`."""
+
+
+@frozen
+class PoolModel:
+    """A model as the pool knows it."""
+
+    engine: Engine
+    spec: ModelSpec
+    limits: ModelLimits = Factory(ModelLimits)
+    isolation: Isolation = "process"
+    sessions: bool = True
+    """Whether its sessions are stored, if there is a store."""
+    files: ModelFiles | None = None
+    """Where the file of `spec` comes from; None if there is none, or if it is certainly here."""
+    prepare: bool = False
+    """Whether to get the files from the start, rather than at the first request."""
+    blocking: bool = False
+    """Whether the pool starts only when they are here."""
+
+    @classmethod
+    def of(cls, entry: CatalogEntry, files: ModelFiles | None = None) -> Self:
+        """Return a model of the catalog, with its `files` if they may have to be fetched."""
+        config = entry.config
+        return cls(
+            entry.engine,
+            entry.spec,
+            ModelLimits(config.min_instances, config.max_instances, config.ttl),
+            entry.isolation,
+            sessions=config.sessions != "none",
+            files=files,
+            prepare=config.prepare != "on-demand",
+            blocking=config.blocking,
+        )
