@@ -21,6 +21,13 @@ GREEDY = Sampling(temperature=0)
 ROLES = ("user", "assistant")
 
 
+def pytest_unconfigure() -> None:
+    """Close the files that llama_cpp opens for itself when it is imported; else Python's end warns of them."""
+    if library := sys.modules.get("llama_cpp._utils"):
+        library.outnull_file.close()
+        library.errnull_file.close()
+
+
 def messages(*texts: str, system: str | None = None) -> tuple[Message, ...]:
     """A conversation in which user and assistant take turns."""
     first = () if system is None else (Message("system", system),)
