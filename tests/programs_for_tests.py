@@ -7,8 +7,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
+
+from click.testing import CliRunner
+
+from lllms_core.cli import cli
 
 LIMIT = 60.0
 
@@ -43,6 +47,16 @@ class Program:
         assert process.returncode == code, self.errors
         assert "Traceback" not in self.errors
         return self.errors if code else output
+
+    def here(self, *arguments: str, code: int = 0) -> str:
+        """Run a command in this process, which takes a tenth of the time of one of its own."""
+        others = dict.fromkeys(name for name in os.environ if name.startswith(("LLLMS_", "HF_")))
+        with chdir(self.folder):
+            result = CliRunner(env={**others, **self.environ}).invoke(cli, arguments, prog_name="lllms")
+        self.errors = result.stderr
+        assert isinstance(result.exception, SystemExit | None), result.exception
+        assert result.exit_code == code, self.errors
+        return self.errors if code else result.stdout
 
     def files(self) -> list[str]:
         """Name the files in the store."""

@@ -1,4 +1,4 @@
-"""`pull`, `verify`, `rm`, `gc` and `ls`, in real processes, from a web server on loopback."""
+"""`pull`, `verify`, `rm`, `gc` and `ls`, from a web server on loopback; in real processes where it matters."""
 
 import json
 import signal
@@ -52,7 +52,7 @@ def test_pull_several_then_list_run_and_remove(lllms, site):
 
 def test_one_failure_does_not_stop_the_others(lllms, site):
     """A source that is not there is named, with exit code 1; the other one is fetched."""
-    errors = lllms("pull", f"{site.url}/gone.gguf", f"{site.url}/tiny.gguf", code=1)
+    errors = lllms.here("pull", f"{site.url}/gone.gguf", f"{site.url}/tiny.gguf", code=1)
     assert f"Error: {site.url}/gone.gguf" in errors
     assert lllms.files() == ["tiny.gguf"]
 
@@ -71,55 +71,55 @@ def test_ctrl_c_keeps_what_has_arrived(lllms, site):
     assert "what has arrived is kept" in errors
     assert "Traceback" not in errors
     assert "tiny.gguf.lllms-part" in lllms.files()
-    lllms("pull", source)
+    lllms.here("pull", source)
     assert any(asked and not asked.startswith("bytes=0-") for _, asked in site.requests), "it went on from there"
     assert lllms.files() == ["tiny.gguf"]
 
 
 def test_gc_deletes_unfinished_downloads(lllms, site):
     """What is left of a download that was given up is listed and deleted; what is whole stays."""
-    lllms("pull", f"{site.url}/other.gguf")
+    lllms.here("pull", f"{site.url}/other.gguf")
     site.faults.append(hang(400_000))
     process = lllms.start("pull", f"{site.url}/tiny.gguf")
     assert process.stderr is not None
     while " 2" not in process.stderr.readline():
         assert process.poll() is None
-    assert lllms("gc", "-y").endswith("freed 0 bytes\n")
+    assert lllms.here("gc", "-y").endswith("freed 0 bytes\n")
     assert "being fetched now" in lllms.errors
     process.kill()
     process.communicate()
-    assert "(unfinished)" in lllms("gc", "-y")
+    assert "(unfinished)" in lllms.here("gc", "-y")
     assert lllms.files() == ["other.gguf"]
 
 
 def test_verify_finds_what_has_changed(lllms, site):
     """A file that was changed since it was fetched is named, with exit code 1; pulling it again mends it."""
-    lllms("pull", f"{site.url}/tiny.gguf", f"{site.url}/other.gguf")
+    lllms.here("pull", f"{site.url}/tiny.gguf", f"{site.url}/other.gguf")
     [file] = lllms.models_dir.rglob("tiny.gguf")
     broken = bytearray(DATA)
     broken[-1] ^= 1
     file.write_bytes(broken)
-    errors = lllms("verify", code=1)
+    errors = lllms.here("verify", code=1)
     assert str(file) in errors
     assert f"Error: {site.url}/other.gguf" not in errors
-    lllms("pull", f"{site.url}/tiny.gguf")
+    lllms.here("pull", f"{site.url}/tiny.gguf")
     assert file.read_bytes() == DATA
-    assert lllms("verify").count("is whole") == 3, "tiny-chat is verified, too"
+    assert lllms.here("verify").count("is whole") == 3, "tiny-chat is verified, too"
 
 
 def test_files_of_others_are_never_deleted(lllms, site):
     """`rm` refuses what a configured model uses, and files that were not fetched; `gc` leaves them, too."""
     source = f"{site.url}/tiny.gguf"
-    lllms("pull", source)
+    lllms.here("pull", source)
     [file] = lllms.models_dir.rglob("tiny.gguf")
     (lllms.folder / "lllms.toml").write_text(f'[models.mine]\nengine = "llamacpp"\nfile = "{file}"\n')
-    assert "models.mine" in lllms("rm", "-y", source, code=1)
-    assert "yourself" in lllms("rm", "-y", "mine", code=1)
+    assert "models.mine" in lllms.here("rm", "-y", source, code=1)
+    assert "yourself" in lllms.here("rm", "-y", "mine", code=1)
     for record in (lllms.models_dir / "records" / "sources").iterdir():
         record.unlink()
     stray = file.with_name("stray.gguf")
     stray.write_bytes(DATA)
-    assert "stray.gguf" in lllms("gc", "-y")
+    assert "stray.gguf" in lllms.here("gc", "-y")
     assert lllms.files() == ["tiny.gguf"]
 
 
@@ -129,38 +129,38 @@ def test_configured_models_by_their_names(lllms, site):
     config = lllms.folder / "lllms.toml"
     text = f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\naliases = ["m"]\nsha256 = "%s"\n'
     config.write_text(text % sha256(b"something else"))
-    assert sha256(DATA) in lllms("pull", code=1)
+    assert sha256(DATA) in lllms.here("pull", code=1)
     config.write_text(text % sha256(DATA))
-    assert "lllms pull" in lllms("show", "m", code=1)
-    [listed] = json.loads(lllms("ls", "--json"))
+    assert "lllms pull" in lllms.here("show", "m", code=1)
+    [listed] = json.loads(lllms.here("ls", "--json"))
     assert (listed["name"], listed["source"], listed["on_disk"]) == ("mine", source, False)
-    assert lllms("pull").startswith("mine: ")
-    [listed] = json.loads(lllms("ls", "--json"))
+    assert lllms.here("pull").startswith("mine: ")
+    [listed] = json.loads(lllms.here("ls", "--json"))
     assert (listed["on_disk"], listed["quantisation"]) == (True, "Q8_0")
-    assert json.loads(lllms("show", "m", "--json"))["source"] == source
-    assert "source: " in lllms("show", source)
-    assert "is whole" in lllms("verify", "m")
-    assert "lllms rm mine" in lllms("rm", "-y", source, code=1)
-    lllms("rm", "-y", "m")
+    assert json.loads(lllms.here("show", "m", "--json"))["source"] == source
+    assert "source: " in lllms.here("show", source)
+    assert "is whole" in lllms.here("verify", "m")
+    assert "lllms rm mine" in lllms.here("rm", "-y", source, code=1)
+    lllms.here("rm", "-y", "m")
     assert lllms.files() == []
 
 
 def test_mistakes_are_told_with_the_way_out(lllms, site):
     """Names that mean nothing, sources that nobody fetches, models without files: each is one clear line."""
-    assert "did you mean 'tiny-chat'" in lllms("pull", "tiny-cat", code=1)
-    assert "no downloader for 'gopher:'" in lllms("pull", "gopher://x/y.gguf", code=1)
-    assert "needs no file" in lllms("pull", "mock")
-    assert "has no file" in lllms("rm", "-y", "mock", code=1)
-    assert "lllms pull" in lllms("verify", f"{site.url}/tiny.gguf", code=1)
+    assert "did you mean 'tiny-chat'" in lllms.here("pull", "tiny-cat", code=1)
+    assert "no downloader for 'gopher:'" in lllms.here("pull", "gopher://x/y.gguf", code=1)
+    assert "needs no file" in lllms.here("pull", "mock")
+    assert "has no file" in lllms.here("rm", "-y", "mock", code=1)
+    assert "lllms pull" in lllms.here("verify", f"{site.url}/tiny.gguf", code=1)
     site.faults.append(instead(200, {"Content-Type": "text/html"}, b"<html>log in first</html>"))
-    assert "Error: " in lllms("pull", f"{site.url}/tiny.gguf", code=1)
+    assert "Error: " in lllms.here("pull", f"{site.url}/tiny.gguf", code=1)
     assert lllms.files() == []
 
 
 def test_a_terminal_is_asked_first(lllms, site):
     """In a terminal `rm` asks, and no means no."""
     source = f"{site.url}/tiny.gguf"
-    lllms("pull", source)
+    lllms.here("pull", source)
     for answer, left in (("n", ["tiny.gguf"]), ("y", [])):
         terminal = Terminal()
         with terminal.program("rm", source, folder=lllms.folder, environ=lllms.environ):
@@ -175,19 +175,19 @@ def test_models_of_plugins_beside_configured_ones(lllms, site):
     source = f"{site.url}/tiny.gguf"
     config = lllms.folder / "lllms.toml"
     config.write_text(f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\n')
-    assert lllms("pull", "tiny-chat").startswith("tiny-chat: ")
+    assert lllms.here("pull", "tiny-chat").startswith("tiny-chat: ")
     assert site.requests == []
-    assert "is whole" in lllms("verify", "tiny-chat")
-    assert "Tiny Chat" in lllms("show", "tiny-chat")
-    assert "not fetched by lllms" in lllms("rm", "-y", "tiny-chat", code=1)
+    assert "is whole" in lllms.here("verify", "tiny-chat")
+    assert "Tiny Chat" in lllms.here("show", "tiny-chat")
+    assert "not fetched by lllms" in lllms.here("rm", "-y", "tiny-chat", code=1)
     assert TINY.exists()
-    assert "did you mean 'tiny-chat'" in lllms("pull", "tiny-cat", code=1)
-    assert [one["name"] for one in json.loads(lllms("ls", "--json"))] == ["mine"]
-    assert lllms("pull").startswith("mine: ")
-    assert lllms("verify").count("is whole") == 2
+    assert "did you mean 'tiny-chat'" in lllms.here("pull", "tiny-cat", code=1)
+    assert [one["name"] for one in json.loads(lllms.here("ls", "--json"))] == ["mine"]
+    assert lllms.here("pull").startswith("mine: ")
+    assert lllms.here("verify").count("is whole") == 2
     config.write_text(f'[models.tiny-chat]\nengine = "llamacpp"\nurl = "{source}"\n')
-    assert str(lllms.models_dir) in lllms("pull", "tiny-chat")
-    lllms("rm", "-y", "tiny-chat")
+    assert str(lllms.models_dir) in lllms.here("pull", "tiny-chat")
+    lllms.here("rm", "-y", "tiny-chat")
     assert lllms.files() == []
     assert TINY.exists()
 
@@ -199,11 +199,12 @@ def test_one_model_of_the_hub_however_it_is_written(lllms):
         (lllms.folder / "lllms.toml").write_text(
             f'[models.mine]\nengine = "llamacpp"\nurl = "{site.url}/org/tiny-GGUF/tree/main"\n',
         )
-        lllms("pull", "hf:org/tiny-GGUF")
-        [listed] = json.loads(lllms("ls", "--json"))
+        lllms.here("pull", "hf:org/tiny-GGUF")
+        [listed] = json.loads(lllms.here("ls", "--json"))
         assert (listed["name"], listed["source"], listed["on_disk"]) == ("mine", "hf:org/tiny-GGUF", True)
-        assert "models.mine uses; lllms rm mine deletes it" in lllms("rm", "-y", f"{site.url}/org/tiny-GGUF", code=1)
-        lllms("rm", "-y", "mine")
+        refusal = lllms.here("rm", "-y", f"{site.url}/org/tiny-GGUF", code=1)
+        assert "models.mine uses; lllms rm mine deletes it" in refusal
+        lllms.here("rm", "-y", "mine")
         assert lllms.files() == []
 
 
@@ -212,6 +213,6 @@ def test_ls_tells_of_sources_that_make_no_sense(lllms):
     (lllms.folder / "lllms.toml").write_text(
         '[models.bad]\nengine = "llamacpp"\nurl = "gopher://x/y.gguf"\n[models.good]\nengine = "mock"\n',
     )
-    output = lllms("ls")
+    output = lllms.here("ls")
     assert "Warning: models.bad.url: no downloader for 'gopher:'" in lllms.errors
     assert [line.split()[0] for line in output.splitlines()] == ["name", "bad", "good"]
