@@ -242,6 +242,13 @@ def test_thoughts_come_apart(raw: str, thinking: bool, reasoning: str, text: str
     assert Answer(text, reasoning) == parse(*raw, reasoning=THINK, thinking=thinking)
 
 
+@pytest.mark.parametrize("raw", ["<think>", "<think>\n", "Hm.</think>", "Hm.</think>\n", "Hm.</think><think>"])
+def test_marks_of_thoughts_are_left_out_where_an_answer_is_cut(raw: str) -> None:
+    """An answer that is cut right behind a mark has the mark in neither its thoughts nor its text."""
+    answer = parse(raw, reasoning=THINK, complete=False, thinking=raw.startswith("Hm."))
+    assert (answer.text.strip(), answer.reasoning.strip()) == ("", "Hm." if "Hm." in raw else "")
+
+
 def test_thoughts_before_calls() -> None:
     """Thoughts, text and calls may follow each other."""
     answer = parse(f"<think>\nA call?\n</think>\n\nOne moment.\n{HERMES_ONE}", reasoning=THINK)

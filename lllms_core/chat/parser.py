@@ -122,6 +122,7 @@ class AnswerParser:
                 reader.back(space)
                 return False
             self.reasoning = True
+        reader.mark()
         yield from reader.space()
         reader.mark()
         while True:
@@ -136,6 +137,7 @@ class AnswerParser:
             yield from reader.next()
             self._thoughts.append(reader.spill())
         self.reasoning = False
+        reader.mark()
         yield from reader.space()
         reader.mark()
         return True
