@@ -135,15 +135,20 @@ UNDECLARED = r"""{{- bos_token }}
 {%- if add_generation_prompt %}{{- '<|Assistant|>' + ('<think>' if thinking else '</think>') }}{%- endif %}"""
 
 CHANNELS = r"""{{- '<|start|>system<|message|>Reasoning: ' + (reasoning_effort or 'medium') + '<|end|>' }}
-{%- if tools %}{{- '<|start|>developer<|message|>' + (tools | tojson) + '<|end|>' }}{%- endif %}
+{%- if tools %}{{- '<|start|>developer<|message|>' }}
+{%- for tool in tools %}{{- '// ' + tool.function.description + '\n' + (tool | tojson) + '\n' }}{%- endfor %}{{- '<|end|>' }}{%- endif %}
+{%- set last = namespace(name='') %}
 {%- for message in messages %}
-{%- if message.role != 'assistant' %}{{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
-{%- else %}
-{%- if message.thinking and loop.last %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}{%- endif %}
-{%- if message.tool_calls %}{%- set call = message.tool_calls[0].function %}
+{%- if message.role == 'tool' %}{{- '<|start|>functions.' + last.name + ' to=assistant<|channel|>commentary<|message|>' + (message.content | tojson) + '<|end|>' }}
+{%- elif message.role != 'assistant' %}{{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
+{%- elif message.tool_calls %}{%- set call = message.tool_calls[0].function %}{%- set last.name = call.name %}
+{%- if message.content and message.thinking %}{{- raise_exception('thinking or content') }}{%- endif %}
+{%- if message.content or message.thinking %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + (message.content or message.thinking) + '<|end|>' }}{%- endif %}
 {{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' + (call.arguments | tojson) + '<|call|>' }}
-{%- else %}{{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|return|>' }}{%- endif %}
-{%- endif %}
+{%- elif loop.last and not add_generation_prompt %}
+{%- if message.thinking %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}{%- endif %}
+{{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|return|>' }}
+{%- else %}{{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
 

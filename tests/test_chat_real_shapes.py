@@ -159,25 +159,12 @@ def test_text_beside_calls_is_not_lost() -> None:
     assert "<|call_begin|>get_weather<|call_sep|>" in shown
 
 
-@pytest.mark.parametrize("shape", ["CHANNELS", "NO_JSON"])
+@pytest.mark.parametrize("shape", ["NO_JSON"])
 def test_forms_that_cannot_be_read_are_refused(shape: str) -> None:
-    """Tools are refused, with the setting that helps, where calls are no JSON, or their headings may vary."""
+    """Tools are refused, with the setting that helps, where calls are no JSON."""
     with pytest.raises(UnsupportedParameter, match=r"could not be learnt .* set options\.tool_calls") as caught:
         chat_prompt(template(shape), Request("1", "m", (ASK,), tools=(WEATHER,)))
     assert caught.value.param == "tools"
-
-
-def test_headings_are_no_text() -> None:
-    """Thoughts and text that are announced in words come apart, without the words."""
-    form = template("CHANNELS").answer_format
-    assert form.reasoning == ReasoningFormat("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
-    raw = (
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>analysis<|message|>Well.<|end|>"
-        "<|start|>assistant<|channel|>final<|message|>Yes."
-    )
-    assert answered(form, raw) == ("Yes.", "Hm.Well.", [])
-    assert answered(form, "<|channel|>final<|message|>Yes.") == ("Yes.", "", [])
-    assert answered(form, "Yes.") == ("Yes.", "", [])
 
 
 def test_a_heading_is_taken_off_without_thoughts_and_tools() -> None:

@@ -89,6 +89,49 @@ class ReasoningFormat:
 
 
 @frozen
+class ChannelFormat:
+    """The texts around the messages of which an answer is made, without white space at their edges.
+
+    Behind a prompt that ends with `opening`, an answer is written
+
+        HEADER body TEXT end [opening HEADER body TEXT end]...
+
+    where a header tells the channel of its message, `channel` and a word. That of a call also tells its recipient,
+    `address`, `namespace` and the name of a tool, before the channel or behind it, and the kind of the arguments.
+    """
+
+    opening: str
+    """Before each header; the prompt ends with it."""
+    channel: str
+    body: str
+    """Behind each header."""
+    ends: tuple[str, ...]
+    """Behind each text: that of thoughts comes first."""
+    text: str
+    """The channel of the answer's text."""
+    thoughts: str
+    """The channel of the thoughts."""
+    calls: str
+    """The channel of calls, and of text that is said before them."""
+    address: str
+    namespace: str
+    kind: str = ""
+    """What a header says of arguments."""
+    kind_mark: str = "<|constrain|>"
+    """What a model may write before the kind, which no template shows."""
+
+    @property
+    def first(self) -> frozenset[str]:
+        """The characters with which the border between two messages may begin."""
+        return frozenset(mark[0] for mark in (self.opening, self.channel, *self.ends))
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every fixed text that a parser has to see."""
+        return (self.opening, self.channel, self.body, self.kind_mark, *self.ends)
+
+
+@frozen
 class AnswerFormat:
     """What a parser looks for in an answer; None: nothing of that kind."""
 
@@ -96,13 +139,16 @@ class AnswerFormat:
     reasoning: ReasoningFormat | None = None
     text_start: str = ""
     """What stands before the text, behind the thoughts: the words with which some models say that it is one."""
+    channels: ChannelFormat | None = None
+    """How an answer is made of messages, where it is; then this tells what they are, and they may come in any order."""
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Every fixed text that a parser has to see."""
         text = (self.text_start,) if self.text_start else ()
         thoughts = text if self.reasoning is None else (self.reasoning.start, self.reasoning.end, *text)
-        return thoughts if self.calls is None else (*thoughts, *self.calls.markers)
+        marks = thoughts if self.calls is None else (*thoughts, *self.calls.markers)
+        return marks if self.channels is None else (*marks, *self.channels.markers)
 
 
 HERMES = CallFormat("object", call_start="<tool_call>\n", call_end="\n</tool_call>", separator="\n")

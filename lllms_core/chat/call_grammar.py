@@ -23,31 +23,41 @@ def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]
     ids. Raises `UnsupportedParameter` for tools beside a constraint that is not JSON.
     """
     required, given = request.tool_choice == "required", request.constraint
-    if not request.tools or not (required or given or any(tool.strict for tool in request.tools)):
+    if not forces_calls(request):
         return given
     if required or given is None:
         rules = _answer_rules(form, request, names)
         return Constraint("lark", "\n".join(rules), "tool_choice" if required else "tools")
+    start = ["start: answer | SPACE calls", f"answer: %json {json_schema(given)}", _SPACE]
+    return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
+
+
+def forces_calls(request: Request) -> bool:
+    """Whether the answer to a request with tools is not free, so that its calls need a grammar."""
+    strict = any(tool.strict for tool in request.tools)
+    return bool(request.tools) and (request.tool_choice == "required" or request.constraint is not None or strict)
+
+
+def json_schema(given: Constraint) -> str:
+    """The schema of what a constraint asks for. Raises `UnsupportedParameter` if that is not JSON."""
     if given.kind not in {"json_object", "json_schema"}:
         raise UnsupportedParameter(
             f"'{given.param}' and 'tools' do not go together, unless it asks for JSON; leave one of them out, or send "
             "'tool_choice' 'none' or 'required'",
             given.param, "unsupported_parameter",
         )
-    schema = given.text if given.kind == "json_schema" else '{"type": "object"}'
-    start = ["start: answer | SPACE calls", f"answer: %json {schema}", _SPACE]
-    return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
+    return given.text if given.kind == "json_schema" else '{"type": "object"}'
 
 
 def _answer_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
     if request.tool_choice == "required":
         return ["start: SPACE calls", _SPACE, *_call_rules(form, request, names)]
-    return ["start: TEXT calls?", _text(form, names), *_call_rules(form, request, names)]
+    return ["start: TEXT calls?", text_rule((form.mark,), names), *_call_rules(form, request, names)]
 
 
 def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
     """The rule `calls`, and those that it needs: all arguments keep to their schema."""
-    spell = _Speller(names)
+    spell = Speller(names)
     tools, several = request.tools, request.parallel_tool_calls and form.parallel
     # The white space at the edges is not asked for: a rule before this one takes it, and behind it the answer is over.
     end = form.call_end.rstrip()
@@ -61,7 +71,7 @@ def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) ->
     ]
 
 
-class _Speller:
+class Speller:
     """Writes a text as a piece of a grammar."""
 
     def __init__(self, names: Mapping[str, int]) -> None:
@@ -82,22 +92,21 @@ def literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """A text inside of a regular expression of a grammar."""
     return re.sub(r"([.^$*+?(){}\[\]\\|/])", r"\\\1", text).replace("\n", "\\n")
 
 
-def _text(form: CallFormat, names: Mapping[str, int]) -> str:
-    """The rule of a text that does not announce a call."""
-    trigger = form.mark
-    if not trigger:
+def text_rule(triggers: Sequence[str], names: Mapping[str, int]) -> str:
+    """The rule TEXT of a text in which none of the triggers stands; a JSON object is all that "" announces."""
+    if "" in triggers:
         return r"TEXT: /([^{ \n](.|\n)*)?/"
-    if any(trigger.startswith(name) for name in names):
-        return r"TEXT: /(.|\n)*/"  # tokens that are no text are not in it
-    return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*{_escaped(trigger)}(.|\n)*/"
+    # Tokens that are no text are not in it.
+    spelled = "|".join(escaped(trigger) for trigger in triggers if not any(trigger.startswith(name) for name in names))
+    return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*({spelled})(.|\n)*/" if spelled else r"TEXT: /(.|\n)*/"
 
 
-def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
+def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[str]:
     if form.shape == "tagged":
         return _tagged_rules(form, tool, at, spell)
     arguments = f"arguments_{at}: %json {json.dumps(tool.parameters)}"
@@ -108,7 +117,7 @@ def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[
     return [f"call_{at}: {spell(before + name + between)} arguments_{at} {spell(after)}", arguments]
 
 
-def _tagged_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
+def _tagged_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[str]:
     schema = tool.parameters
     properties = schema.get("properties", {})
     fields = cast("Mapping[str, object]", properties) if isinstance(properties, Mapping) else {}
@@ -118,7 +127,7 @@ def _tagged_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> lis
         rule = f"value_{at}_{number}"
         start = spell(form.parameter_start + key + form.key_end)
         if isinstance(kind, Mapping) and kind.get("type") == "string" and "enum" not in kind:
-            rules.append(rf"{rule}[lazy]: /(.|\n)*{_escaped(form.value_end)}/")
+            rules.append(rf"{rule}[lazy]: /(.|\n)*{escaped(form.value_end)}/")
             part = f"({start} {rule})"
         else:
             rules.append(f"{rule}: {_plain_value(kind)}")

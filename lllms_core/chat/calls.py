@@ -60,6 +60,14 @@ class CallReader:
             else:
                 yield from self._tagged()
 
+    def read_arguments(self, name: str, *, none: bool = False) -> Steps[None]:
+        """Read the arguments of a call whose name was read already; there are none to read if `none` says so."""
+        self._use_name(name)
+        if none:
+            self._write("{}")
+        else:
+            yield from self._arguments()
+
     # -- what comes out -----------------------------------------------------------------------------------------------
 
     def _use_name(self, name: str) -> None:

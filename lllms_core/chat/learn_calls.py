@@ -35,12 +35,14 @@ class ToolSupport:
     """It shows what a tool's message says."""
     calls: CallFormat | None
     """How its model writes calls, as far as that could be learnt."""
+    end: str = ""
+    """The tag that ends answers with calls, where it is another one than for those without."""
 
 
-def learn_tools(render: Render, end: str = "") -> ToolSupport:
+def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thoughts) -> ToolSupport:
     """Find out by rendering; templates that know nothing of tools ignore them, or refuse the conversation.
 
-    `end`: the text of the token that ends answers.
+    `end`: the text of the token that ends answers. `thoughts`: the key of a message's thoughts.
     """
     shown = render(Probe([_ASK], [_TOOL]))
     declares = shown is not None and _TOOL.name in shown
@@ -54,7 +56,8 @@ def learn_tools(render: Render, end: str = "") -> ToolSupport:
         found = _written(render, style, calls, end)
         return None if found is None else found.text.rstrip().removesuffix(own_end) if own_end else found.text
 
-    return ToolSupport(declares, style, results, learn_calls(write))
+    detailed = _details(render, evolve(style, thoughts=thoughts))
+    return ToolSupport(declares, detailed, results, learn_calls(write), own_end)
 
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
@@ -134,6 +137,27 @@ def _find_style(render: Render) -> CallStyle | None:
         if "probe-one" in shown and "'probe_key'" not in shown and '\\"probe_key' not in shown:
             return style
     return None
+
+
+def _details(render: Render, style: CallStyle) -> CallStyle:
+    """The style with what else the template wants: it is asked for only where nothing goes without it."""
+    calls = tuple(_call(at, long_id=True) for at in range(2))
+    results = [Message("tool", "probe-result", call.name, tool_call_id=call.id) for call in calls]
+    said = Message("assistant", "probe-text", tool_calls=calls[:1], reasoning="probe-thought")
+    several = Probe([_ASK, Message("assistant", "", tool_calls=calls), *results], [_TOOL], style)
+    beside = Probe([_ASK, said, results[0]], [_TOOL], style)
+    plain = Probe([_ASK], [Tool(_TOOL.name, parameters=_TOOL.parameters)], style)
+
+    def helps(probe: Probe, better: CallStyle, *names: str) -> bool:
+        before, after = render(probe), render(evolve(probe, style=better))
+        return (before is None or any(name not in before for name in names)) and after is not None and all(
+            name in after for name in names
+        )
+
+    return evolve(
+        style, one_call=helps(several, evolve(style, one_call=True), *NAMES),
+        no_text=helps(beside, evolve(style, no_text=True)), described=helps(plain, evolve(style, described=True)),
+    )
 
 
 def _shows_result(render: Render, style: CallStyle) -> bool:
