@@ -5,9 +5,9 @@ from typing import Literal, Self
 
 from attrs import frozen
 
-CallShape = Literal["object", "named", "tagged"]
+CallShape = Literal["object", "named", "tagged", "keyword"]
 """A call is a JSON object that holds name and arguments; or the name, then the arguments as a JSON object; or the name,
-then each argument between tags."""
+then each argument between tags; or the name, then keys and values in brackets, which are nearly JSON."""
 
 
 ANY_ID = "\ue000"
@@ -43,15 +43,26 @@ class CallFormat:
     parts: tuple[str, str, str] = ('{"name": ', ', "arguments": ', "}")
     """Shape `object`: what stands before, between and behind name and arguments, both written as JSON."""
     name_end: str = ""
-    """Shapes `named` and `tagged`: between the name and the arguments."""
+    """All shapes but `object`: between the name and the arguments."""
     parameter_start: str = ""
     """Shape `tagged`: before each argument's key."""
     key_end: str = ""
-    """Shape `tagged`: between key and value."""
+    """Shapes `tagged` and `keyword`: between key and value."""
+    other_key_end: str = ""
+    """Shape `tagged`: the same before values that are no strings, where that differs; else ""."""
     value_end: str = ""
     """Shape `tagged`: behind each value."""
     cdata: bool = False
     """Shape `tagged`: a value with markup in it stands in a `<![CDATA[...]]>` of XML."""
+    quote: str = ""
+    """Shape `keyword`: around strings. Those of Python and JSON, with their escapes, are read besides."""
+    arguments_end: str = ""
+    """Shape `keyword`: behind the arguments, the bracket that closes them."""
+
+    @property
+    def python(self) -> bool:
+        """Whether values are Python's."""
+        return self.shape == "keyword" and self.quote in {"'", '"'}
 
     @property
     def trigger(self) -> str:
@@ -68,7 +79,7 @@ class CallFormat:
         """Every fixed text that a parser has to see, also where control tokens of the vocabulary spell it."""
         return (
             self.section_start, self.call_start, self.call_end, self.separator, self.section_end, self.name_end,
-            self.parameter_start, self.key_end, self.value_end,
+            self.parameter_start, self.key_end, self.other_key_end, self.value_end, self.quote,
         )
 
 

@@ -65,8 +65,20 @@ def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat
     form = _learn_form(write)
     if form is None or form.shape != "tagged":
         return form
+    if form.other_key_end and not _tells_strings(write, form):
+        return None
     markup = write([ToolCall(_IDS[0], NAMES[0], '{"probe_key": "a<b"}')]) or ""
     return evolve(form, cdata="<![CDATA[a<b]]>" in markup)
+
+
+def _tells_strings(write: Callable[[Sequence[ToolCall]], str | None], form: CallFormat) -> bool:
+    """Whether tags tell no more of a value than that it is a string, or that it is none."""
+    values: list[object] = ["probe-text", True, None, 1.5, ["probe-item"], {"probe_inner": "probe-deep"}]
+    arguments = json.dumps({f"probe_{number}": value for number, value in enumerate(values)})
+    written = write([ToolCall(_IDS[0], NAMES[0], arguments)]) or ""
+    starts = [f"{form.parameter_start}probe_{number}" for number in range(len(values))]
+    ends = [form.key_end, *[form.other_key_end] * (len(values) - 1)]
+    return all(start + end in written for start, end in zip(starts, ends, strict=True))
 
 
 def _learn_form(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
