@@ -309,6 +309,6 @@ def test_marks_that_are_tokens_are_named() -> None:
     assert constraint is not None
     assert strict is not None
     assert '(said TEXT | (said ended <[7]> "assistant")? call)' in strict.text, "text may come before a call"
-    assert "ended: TEXT <[8]>" in strict.text
+    assert "ended: some_text <[8]>" in strict.text
     assert 'thought: <[5]> "analysis" <[6]> <[7]> "assistant"' in constraint.text
     assert '<[5]> "commentary" " to=functions.now") (" " (<[9]>)? "json")? <[6]>' in constraint.text

@@ -5,15 +5,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from lllms_core.chat.answer_format import AnswerFormat, ChannelFormat
-from lllms_core.chat.call_grammar import (
-    Speller,
-    call_constraint,
-    escaped,
-    forces_calls,
-    json_schema,
-    literal,
-    text_rule,
-)
+from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema
+from lllms_core.chat.lark import Speller, literal, text_rule
 from lllms_core.types import Constraint, Request, Tool
 
 _MOST_THOUGHTS = 8
@@ -74,10 +67,8 @@ class _Rules:
 
     def _texts(self, end: str) -> list[str]:
         """The rules TEXT, of a text without an end, and `ended`, of one up to it."""
-        text = text_rule((self._form.channel, end), self._names)
-        if end in self._names:
-            return [text, f"ended: TEXT {self._spell(end)}"]
-        return [text, rf"ended[lazy]: /(.|\n)*{escaped(end)}/"]
+        ended, rules = self._spell.until("some_text", end)
+        return [text_rule((self._form.channel, end), self._names), f"ended: {ended}", *rules]
 
     def _header(self, channel: str, *, kind: Literal["maybe", "no"] = "no") -> str:
         shown = f"({self._kind()})? " if kind == "maybe" else ""
