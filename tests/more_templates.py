@@ -152,14 +152,56 @@ CHANNELS = r"""{{- '<|start|>system<|message|>Reasoning: ' + (reasoning_effort o
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
 
-NO_JSON = r"""{%- if tools or enable_thinking %}{{- '<|turn>system\n' + ('<|think|>' if enable_thinking else '') + ((tools | tojson) if tools else '') + '<turn|>\n' }}{%- endif %}
+BRACES = r"""{%- if tools or enable_thinking %}{{- '<|turn>system\n' + ('<|think|>' if enable_thinking else '') + ((tools | tojson) if tools else '') + '<turn|>\n' }}{%- endif %}
+{%- macro write(value) %}
+{%- if value is string %}{{- '<|"|>' + value + '<|"|>' }}
+{%- elif value is mapping %}{{- '{' }}{%- for key, item in value | items %}{{- key + ':' + write(item) }}{{- ',' if not loop.last }}{%- endfor %}{{- '}' }}
+{%- elif value is iterable %}{{- '[' }}{%- for item in value %}{{- write(item) }}{{- ',' if not loop.last }}{%- endfor %}{{- ']' }}
+{%- else %}{{- value if value is none else value | tojson }}{%- endif %}
+{%- endmacro %}
 {%- for message in messages %}{{- '<|turn>' + message.role + '\n' + message.content }}
-{%- for call in message.tool_calls %}{{- '<|tool_call>call:' + call.function.name + '{' }}
-{%- for key, value in call.function.arguments | items %}{{- key ~ ':' ~ ('<|"|>' + value + '<|"|>' if value is string else value) ~ ',' }}{%- endfor %}
-{{- '}<tool_call|>' }}
-{%- endfor %}{{- '<turn|>\n' }}
+{%- for call in message.tool_calls %}{{- '<|tool_call>call:' + call.function.name + write(call.function.arguments) + '<tool_call|>' }}{%- endfor %}{{- '<turn|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|turn>model\n' }}{%- if not enable_thinking %}{{- '<|channel>thought\n<channel|>' }}{%- endif %}{%- endif %}"""
+
+PYTHON = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- if message.tool_calls %}{{- '<|tool_call_start|>[' }}
+{%- for call in message.tool_calls %}{{- call.function.name + '(' }}
+{%- for key, value in call.function.arguments | items %}{{- key + '=' + ("'" + value + "'" if value is string else value | string) }}{{- ', ' if not loop.last }}{%- endfor %}
+{{- ')' }}{{- ', ' if not loop.last }}
+{%- endfor %}{{- ']<|tool_call_end|>' }}{%- endif %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+
+PYTHON_LINES = (
+    PYTHON.replace("'<|tool_call_start|>['", "'<calls>\\n'").replace("']<|tool_call_end|>'", "'\\n</calls>'")
+    .replace("{{- ')' }}{{- ', ' if not loop.last }}", "{{- ')' }}{{- '\\n' if not loop.last }}")
+    .replace("value | string", "value | tojson")
+)
+
+QUOTED = PYTHON.replace("value | string", "'\"%s\"' | format(value)").replace('"\'" + value + "\'"', "'\"' + value + '\"'")
+
+TYPED_TAGS = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- if message.tool_calls %}{{- '\n\n<~calls>\n' }}
+{%- for call in message.tool_calls %}{{- '<~invoke name="' + call.function.name + '">\n' }}
+{%- for key, value in call.function.arguments | items %}
+{{- '<~parameter name="' + key + '" string="' + ('true">' + value if value is string else 'false">' + (value | tojson)) + '</~parameter>\n' }}
+{%- endfor %}{{- '</~invoke>\n' }}
+{%- endfor %}{{- '</~calls>' }}{%- endif %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+
+MANY_TYPES = TYPED_TAGS.replace("'false\">'", "('number' if value is number else 'other') + '\">'")
+
+NAMED_TAGS = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- for call in message.tool_calls %}{{- '<call><invoke name="' + call.function.name + '">' }}
+{%- for key, value in call.function.arguments | items %}{{- '<' + key + '>' ~ value ~ '</' + key + '>' }}{%- endfor %}{{- '</invoke></call>' }}
+{%- endfor %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 
 CDATA = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
 {%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}

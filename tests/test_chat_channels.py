@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import more_templates as templates
 import pytest
+from grammars_for_tests import NAMES, accepts
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llguidance import LLMatcher, LLTokenizer
-from lllms_llamacpp.grammars import translate
 
 from lllms_core.chat import ChatTemplate, answer_constraint, chat_prompt
 from lllms_core.chat.answer_format import AnswerFormat, ReasoningFormat
@@ -25,7 +24,6 @@ WEATHER, NOW = Tool("get_weather", "Look up the weather", CITY), Tool("now", par
 ASK = Message("user", "What is the weather in Paris?")
 CALL = ToolCall("c1", "get_weather", '{"city": "Rome"}')
 START = "<|start|>assistant"
-TOKENIZER = LLTokenizer("byte")
 Made = tuple[str, str, list[tuple[str, str]]]
 
 
@@ -232,13 +230,6 @@ def test_what_a_template_writes_is_read() -> None:
 # -- grammars ----------------------------------------------------------------------------------------------------------
 
 
-def accepts(constraint: Constraint | None, text: str) -> bool:
-    assert constraint is not None
-    matcher = LLMatcher(TOKENIZER, translate(constraint))
-    assert not matcher.is_error(), matcher.get_error()
-    return all(matcher.consume_token(byte) for byte in text.encode()) and bool(matcher.is_accepting())
-
-
 def asked(*tools: Tool, **fields: object) -> Request:
     return Request("1", "m", (ASK,), tools=tools, **fields)
 
@@ -302,13 +293,15 @@ def test_a_continued_answer_ends_before_a_forced_call() -> None:
 
 
 def test_marks_that_are_tokens_are_named() -> None:
-    """Where the vocabulary has tokens for the marks, the grammar asks for those."""
-    names = {"<|channel|>": 5, "<|message|>": 6, "<|start|>": 7, "<|end|>": 8, "<|constrain|>": 9}
-    constraint = answer_constraint(asked(NOW, tool_choice="required"), FORM, names)
-    strict = answer_constraint(asked(Tool("now", strict=True)), FORM, names)
-    assert constraint is not None
-    assert strict is not None
-    assert '(said TEXT | (said ended <[7]> "assistant")? call)' in strict.text, "text may come before a call"
-    assert "ended: some_text <[8]>" in strict.text
-    assert 'thought: <[5]> "analysis" <[6]> <[7]> "assistant"' in constraint.text
-    assert '<[5]> "commentary" " to=functions.now") (" " (<[9]>)? "json")? <[6]>' in constraint.text
+    """Where the vocabulary has tokens for the marks, the grammar asks for those, and text may come before a call."""
+    said = message("commentary", "Let me < see.") + "<|end|>" + START
+    forced = answer_constraint(asked(NOW, tool_choice="required"), FORM, NAMES)
+    free = answer_constraint(asked(Tool("now", parameters={"type": "object"}, strict=True)), FORM, NAMES)
+    call = message("commentary to=functions.now <|constrain|>json", "{}")
+    for constraint in (forced, free):
+        assert accepts(constraint, THOUGHT + call, NAMES)
+    assert not accepts(forced, call), "letters are no token"
+    assert accepts(free, said + call, NAMES)
+    assert accepts(free, message("final", "<|end|"), NAMES)
+    assert not accepts(forced, said + call, NAMES)
+    assert not accepts(free, said + message("commentary to=functions.now", "[]"), NAMES)

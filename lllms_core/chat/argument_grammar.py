@@ -11,6 +11,8 @@ from lllms_core.types import Tool
 _NOTES = frozenset({"type", "title", "description", "default", "examples"})
 """What a schema of any string may hold."""
 _JSON, _PYTHON = ("true", "false"), ("True", "False")
+_SINGLE = r"/'(\\[^\n]|[^'\\\n])*'/"
+"""A string between the other quotes of Python."""
 _BETWEEN = "/, ?/"
 """Between two arguments in brackets."""
 
@@ -76,13 +78,17 @@ def _tagged_value(form: CallFormat, kind: object, rule: str, spell: Speller) -> 
 
 def _keyword_value(form: CallFormat, kind: object, rule: str, spell: Speller) -> tuple[str, list[str]]:
     if form.python:
-        return rule, [f"{rule}: {_json_value(kind, *_PYTHON)}"]
+        single = " | " + _SINGLE if _is_any_string(kind) else ""
+        return rule, [f"{rule}: {_json_value(kind, *_PYTHON, *_JSON)}{single}"]
     if values := _enum(kind):
         shown = (f"{form.quote}{one}{form.quote}" if isinstance(one, str) else json.dumps(one) for one in values)
         return f"({' | '.join(map(spell, shown))})", []
     if _is_any_string(kind):
         text, rules = spell.until(rule, form.quote)
         return f"{spell(form.quote)} {text}", rules
+    if isinstance(kind, Mapping) and kind.get("type") == "array" and kind.keys() <= {*_NOTES, "items"}:
+        item, rules = _keyword_value(form, kind.get("items"), f"{rule}_0", spell)
+        return rule, [f'{rule}: "[" ({item} ({_BETWEEN} {item})*)? "]"', *rules]
     return rule, [f"{rule}: {_json_value(kind, *_JSON)}"]
 
 

@@ -93,12 +93,14 @@ def _spots(text: str, at: int, name: int) -> list[str] | None:
 
 
 def _locate_keyword(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
-    """A call of two arguments in brackets, of which the string has quotes, and the number has none."""
+    """A call of two arguments in brackets, of which the string has quotes; so has the number in some templates."""
     spots = _spots(text, at, name)
     if spots is None:
         return None
     name_end, before, between, key_end, rest = spots
     closing = _CLOSING.get(name_end.strip())
+    if key_end == before and key_end[-1:] in {"'", '"'} and rest.startswith(key_end[-1]):
+        key_end, rest = key_end[:-1], rest[1:]
     quote = before.removeprefix(key_end)
     if closing is None or not key_end.strip() or not before.startswith(key_end) or not quote.strip():
         return None

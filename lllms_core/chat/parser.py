@@ -233,6 +233,11 @@ class AnswerParser:
         between = (form.separator + form.call_start).strip()
         if between:
             return (yield from self._reader.accept(between))
+        if form.shape == "keyword" and not (yield from self._reader.comes(form.section_end)):
+            space = yield from self._reader.space()
+            char = yield from self._reader.peek()
+            self._reader.back(space)
+            return char.isalpha() or char == "_"
         if not bare and form.shape != "object":
             return False
         space = yield from self._reader.space()
