@@ -150,6 +150,15 @@ def test_the_end_of_a_turn_is_no_part_of_the_calls(shape: str) -> None:
     assert form.section_end == {"OWN_END": "", "LINES": "</tool_calls>"}[shape]
 
 
+def test_an_answer_is_over_where_its_template_ends_one_with_calls() -> None:
+    """What a model that does not stop there goes on with, results of its own making say, is no part of the answer."""
+    parser = AnswerParser(template("OWN_END").answer_format, [NOW])
+    raw = written(template("OWN_END"), CALLS[1])
+    parser.feed(raw + "<|begin|>tool sunny")
+    assert raw.endswith("<|calls|>")
+    assert (parser.calls, parser.done, parser.finish().text) == (1, True, "")
+
+
 def test_tools_may_have_to_be_left_out() -> None:
     """A template that asks only whether there is a variable `tools` is not given one that is none."""
     assert rendered(template("TOOLS_DEFINED"), ASK) == f"<|user|>{ASK.content}<|end|><|assistant|>"

@@ -36,6 +36,8 @@ class CallFormat:
     section_end: str = ""
     parallel: bool = True
     """Whether one answer may hold several calls."""
+    answer_end: str = ""
+    """The tag behind all calls with which the answer ends, where that is another one than without calls."""
     name_path: tuple[str, ...] = ("name",)
     """Shape `object`: the keys that lead to the name."""
     arguments_path: tuple[str, ...] = ("arguments",)
@@ -79,7 +81,7 @@ class CallFormat:
         """Every fixed text that a parser has to see, also where control tokens of the vocabulary spell it."""
         return (
             self.section_start, self.call_start, self.call_end, self.separator, self.section_end, self.name_end,
-            self.parameter_start, self.key_end, self.other_key_end, self.value_end, self.quote,
+            self.parameter_start, self.key_end, self.other_key_end, self.value_end, self.quote, self.answer_end,
         )
 
 

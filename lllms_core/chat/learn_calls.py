@@ -35,8 +35,6 @@ class ToolSupport:
     """It shows what a tool's message says."""
     calls: CallFormat | None
     """How its model writes calls, as far as that could be learnt."""
-    end: str = ""
-    """The tag that ends answers with calls, where it is another one than for those without."""
 
 
 def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thoughts) -> ToolSupport:
@@ -57,7 +55,8 @@ def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thought
         return None if found is None else found.text.rstrip().removesuffix(own_end) if own_end else found.text
 
     detailed = _details(render, evolve(style, thoughts=thoughts))
-    return ToolSupport(declares, detailed, results, learn_calls(write), own_end)
+    calls = learn_calls(write)
+    return ToolSupport(declares, detailed, results, None if calls is None else evolve(calls, answer_end=own_end))
 
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:

@@ -10,13 +10,12 @@ _RECIPIENT = re.compile(r"([^\s<>=]+=)([^\s<>=]*)$")
 
 
 def learn_channels(
-    *, calls: CallFormat | None, call_end: str, thoughts: ReasoningFormat | None, text_start: str, text_end: str,
-    prompt: str,
+    *, calls: CallFormat | None, thoughts: ReasoningFormat | None, text_start: str, text_end: str, prompt: str,
 ) -> ChannelFormat | None:
     """Return the format whose parts were learnt one by one; None if they do not make one.
 
-    `calls`, `thoughts` and `text_start` are what an `AnswerFormat` tells. A call ends with `call_end` as well, a text
-    with `text_end`; `prompt` is any whose answer has not begun.
+    `calls`, `thoughts` and `text_start` are what an `AnswerFormat` tells. A text ends with `text_end`; `prompt` is any
+    whose answer has not begun.
     """
     text = _MESSAGE.fullmatch(text_start)
     if text is None or thoughts is None or calls is None or calls.shape != "named":
@@ -34,7 +33,7 @@ def learn_channels(
     if not calls.name_end.rstrip().endswith(body):
         return None
     kind = re.search(r"(\w*)\s*$", calls.name_end.rstrip().removesuffix(body))
-    ends = [tag for text in (end[0], calls.call_end, call_end, text_end) for tag in re.findall(TAG, text)[:1]]
+    ends = [tag for text in (end[0], calls.call_end, calls.answer_end, text_end) for tag in re.findall(TAG, text)[:1]]
     return ChannelFormat(
         opening, channel, body, tuple(dict.fromkeys(ends)), text_channel, thought[2], where[1], recipient[1],
         recipient[2], kind[1] if kind is not None and kind[1] != where[1] else "",

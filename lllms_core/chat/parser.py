@@ -223,6 +223,7 @@ class AnswerParser:
             if not (yield from self._next_call(bare=bare)):
                 if form.section_end.strip():
                     yield from reader.accept(form.section_end)
+                answer.done = bool(form.answer_end) and (yield from reader.accept(form.answer_end))
                 reader.mark()
                 return True
 

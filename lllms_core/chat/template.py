@@ -113,7 +113,7 @@ class ChatTemplate:
         said = self._probe(Probe([ask, reply], generate=False)) or ""
         thoughts, tools = self._learnt_reasoning, self._learnt_tools
         return learn_channels(
-            calls=tools.calls, call_end=tools.end, thoughts=thoughts.form, text_start=thoughts.text_start,
+            calls=tools.calls, thoughts=thoughts.form, text_start=thoughts.text_start,
             text_end=said.rpartition(reply.content)[2], prompt=self._probe(Probe([ask])) or "",
         )
 
