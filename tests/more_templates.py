@@ -135,26 +135,73 @@ UNDECLARED = r"""{{- bos_token }}
 {%- if add_generation_prompt %}{{- '<|Assistant|>' + ('<think>' if thinking else '</think>') }}{%- endif %}"""
 
 CHANNELS = r"""{{- '<|start|>system<|message|>Reasoning: ' + (reasoning_effort or 'medium') + '<|end|>' }}
-{%- if tools %}{{- '<|start|>developer<|message|>' + (tools | tojson) + '<|end|>' }}{%- endif %}
+{%- if tools %}{{- '<|start|>developer<|message|>' }}
+{%- for tool in tools %}{{- '// ' + tool.function.description + '\n' + (tool | tojson) + '\n' }}{%- endfor %}{{- '<|end|>' }}{%- endif %}
+{%- set last = namespace(name='') %}
 {%- for message in messages %}
-{%- if message.role != 'assistant' %}{{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
-{%- else %}
-{%- if message.thinking and loop.last %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}{%- endif %}
-{%- if message.tool_calls %}{%- set call = message.tool_calls[0].function %}
+{%- if message.role == 'tool' %}{{- '<|start|>functions.' + last.name + ' to=assistant<|channel|>commentary<|message|>' + (message.content | tojson) + '<|end|>' }}
+{%- elif message.role != 'assistant' %}{{- '<|start|>' + message.role + '<|message|>' + message.content + '<|end|>' }}
+{%- elif message.tool_calls %}{%- set call = message.tool_calls[0].function %}{%- set last.name = call.name %}
+{%- if message.content and message.thinking %}{{- raise_exception('thinking or content') }}{%- endif %}
+{%- if message.content or message.thinking %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + (message.content or message.thinking) + '<|end|>' }}{%- endif %}
 {{- '<|start|>assistant to=functions.' + call.name + '<|channel|>commentary json<|message|>' + (call.arguments | tojson) + '<|call|>' }}
-{%- else %}{{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|return|>' }}{%- endif %}
-{%- endif %}
+{%- elif loop.last and not add_generation_prompt %}
+{%- if message.thinking %}{{- '<|start|>assistant<|channel|>analysis<|message|>' + message.thinking + '<|end|>' }}{%- endif %}
+{{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|return|>' }}
+{%- else %}{{- '<|start|>assistant<|channel|>final<|message|>' + message.content + '<|end|>' }}{%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|start|>assistant' }}{%- endif %}"""
 
-NO_JSON = r"""{%- if tools or enable_thinking %}{{- '<|turn>system\n' + ('<|think|>' if enable_thinking else '') + ((tools | tojson) if tools else '') + '<turn|>\n' }}{%- endif %}
+BRACES = r"""{%- if tools or enable_thinking %}{{- '<|turn>system\n' + ('<|think|>' if enable_thinking else '') + ((tools | tojson) if tools else '') + '<turn|>\n' }}{%- endif %}
+{%- macro write(value) %}
+{%- if value is string %}{{- '<|"|>' + value + '<|"|>' }}
+{%- elif value is mapping %}{{- '{' }}{%- for key, item in value | items %}{{- key + ':' + write(item) }}{{- ',' if not loop.last }}{%- endfor %}{{- '}' }}
+{%- elif value is iterable %}{{- '[' }}{%- for item in value %}{{- write(item) }}{{- ',' if not loop.last }}{%- endfor %}{{- ']' }}
+{%- else %}{{- value if value is none else value | tojson }}{%- endif %}
+{%- endmacro %}
 {%- for message in messages %}{{- '<|turn>' + message.role + '\n' + message.content }}
-{%- for call in message.tool_calls %}{{- '<|tool_call>call:' + call.function.name + '{' }}
-{%- for key, value in call.function.arguments | items %}{{- key ~ ':' ~ ('<|"|>' + value + '<|"|>' if value is string else value) ~ ',' }}{%- endfor %}
-{{- '}<tool_call|>' }}
-{%- endfor %}{{- '<turn|>\n' }}
+{%- for call in message.tool_calls %}{{- '<|tool_call>call:' + call.function.name + write(call.function.arguments) + '<tool_call|>' }}{%- endfor %}{{- '<turn|>\n' }}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|turn>model\n' }}{%- if not enable_thinking %}{{- '<|channel>thought\n<channel|>' }}{%- endif %}{%- endif %}"""
+
+PYTHON = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- if message.tool_calls %}{{- '<|tool_call_start|>[' }}
+{%- for call in message.tool_calls %}{{- call.function.name + '(' }}
+{%- for key, value in call.function.arguments | items %}{{- key + '=' + ("'" + value + "'" if value is string else value | string) }}{{- ', ' if not loop.last }}{%- endfor %}
+{{- ')' }}{{- ', ' if not loop.last }}
+{%- endfor %}{{- ']<|tool_call_end|>' }}{%- endif %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+
+PYTHON_LINES = (
+    PYTHON.replace("'<|tool_call_start|>['", "'<calls>\\n'").replace("']<|tool_call_end|>'", "'\\n</calls>'")
+    .replace("{{- ')' }}{{- ', ' if not loop.last }}", "{{- ')' }}{{- '\\n' if not loop.last }}")
+    .replace("value | string", "value | tojson")
+)
+
+QUOTED = PYTHON.replace("value | string", "'\"%s\"' | format(value)").replace('"\'" + value + "\'"', "'\"' + value + '\"'")
+
+TYPED_TAGS = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- if message.tool_calls %}{{- '\n\n<~calls>\n' }}
+{%- for call in message.tool_calls %}{{- '<~invoke name="' + call.function.name + '">\n' }}
+{%- for key, value in call.function.arguments | items %}
+{{- '<~parameter name="' + key + '" string="' + ('true">' + value if value is string else 'false">' + (value | tojson)) + '</~parameter>\n' }}
+{%- endfor %}{{- '</~invoke>\n' }}
+{%- endfor %}{{- '</~calls>' }}{%- endif %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+
+MANY_TYPES = TYPED_TAGS.replace("'false\">'", "('number' if value is number else 'other') + '\">'")
+
+NAMED_TAGS = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
+{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- for call in message.tool_calls %}{{- '<call><invoke name="' + call.function.name + '">' }}
+{%- for key, value in call.function.arguments | items %}{{- '<' + key + '>' ~ value ~ '</' + key + '>' }}{%- endfor %}{{- '</invoke></call>' }}
+{%- endfor %}{{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
 
 CDATA = r"""{%- if tools %}{{- '<|im_start|>system\n' + (tools | tojson) + '<|im_end|>\n' }}{%- endif %}
 {%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + message.content }}

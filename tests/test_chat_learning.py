@@ -112,6 +112,25 @@ def test_ids_are_cut_for_templates_that_want_short_ones() -> None:
     assert call_id.isalnum()
 
 
+def test_calls_come_one_by_one_where_a_message_takes_only_one() -> None:
+    """Several calls of one message come as several, each with its result, where the template refuses more than one."""
+    results = [Message("tool", f"result {at}", call.name, tool_call_id=call.id) for at, call in enumerate(CALLS)]
+    conversation = [ASK, Message("assistant", "", tool_calls=CALLS), *results]
+    prompt = text(template("LLAMA31").render(conversation, tools=TOOLS)).partition(ASK.content)[2]
+    places = [prompt.find(part) for part in ("get_weather", "result 0", '"add"', "result 1")]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert template("HERMES").tools.style.one_call is False
+
+
+def test_tools_get_a_description_where_the_template_wants_one() -> None:
+    """A template that cannot do without a description gets an empty one; others see none."""
+    source = templates.HERMES.replace("{{- tool | tojson }}", "{{- tool.function.description + (tool | tojson) }}")
+    nameless = Tool("f", parameters={"type": "object"})
+    assert '"description": ""' in text(ChatTemplate(source).render([ASK], tools=[nameless]))
+    assert "description" not in text(template("HERMES").render([ASK], tools=[nameless]))
+
+
 def test_models_without_tools_are_told_of_them_in_words() -> None:
     """A template that knows no tools gets them as instructions, calls as text, and results as the user's message."""
     model = template("GEMMA")

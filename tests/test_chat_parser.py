@@ -2,35 +2,25 @@
 
 import itertools
 import json
+import string
 from collections.abc import Sequence
 
 import pytest
 from attrs import define, field
+from forms_for_tests import FORMS, TAGGED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lllms_core.chat.answer_format import HERMES, AnswerFormat, CallFormat, ReasoningFormat
+from lllms_core.chat.fit_tools import write_calls
 from lllms_core.chat.parser import AnswerParser, Pieces
-from lllms_core.types import Tool
+from lllms_core.types import Tool, ToolCall
 
 TOOLS = (
     Tool("get_weather", parameters={"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}),
     Tool("add", parameters={"properties": {"a": {"type": "number"}, "b": {"type": "number"}}}),
 )
-BARE = CallFormat("object", arguments_path=("parameters",))
-LIST = CallFormat("object", section_start="[TOOL_CALLS] [", separator=", ", section_end="]")
-NESTED = CallFormat("object", call_start="<c>", call_end="</c>", name_path=("function", "name"),
-                    arguments_path=("function", "arguments"))
-NAMED = CallFormat(
-    "named", section_start="<calls>", call_start="<call>function<sep>", name_end="\n```json\n",
-    call_end="\n```</call>", separator="\n", section_end="</calls>",
-)
-TAGGED = CallFormat(
-    "tagged", call_start="<tool_call>\n<function=", name_end=">\n", parameter_start="<parameter=", key_end=">\n",
-    value_end="\n</parameter>\n", call_end="</function>\n</tool_call>", separator="\n",
-)
 THINK = ReasoningFormat()
-FORMS = {"hermes": HERMES, "bare": BARE, "list": LIST, "nested": NESTED, "named": NAMED, "tagged": TAGGED}
 
 
 @define
@@ -124,6 +114,38 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
                "<parameter=c>word</parameter></function></tool_call>!"), "!",
      [("add", {"a": [1, 2], "b": True, "c": "word"})]),
     ("tagged", "<tool_call>\n<function=add>\n</function>\n</tool_call>", "", [("add", {})]),
+    ("python", 'Well. <calls>[add(a=1, b=2.5), get_weather(city="Paris")]</calls>', "Well.", [ADD, WEATHER]),
+    ("python", "<calls>[ get_weather ( city = 'Paris', ) ]</calls>", "", [WEATHER]),
+    ("python", "<calls>[add()]</calls> Done.", " Done.", [("add", {})]),
+    ("python", """<calls>[add(a=[1., .5, 1_000, -2e3, (True, None), "x"], b={'k': {"v": false}, "e": {}})]</calls>""",
+     "",
+     [("add", {"a": [1.0, 0.5, 1000, -2000.0, [True, None], "x"], "b": {"k": {"v": False}, "e": {}}})]),
+    ("python", r"""<calls>[get_weather(city='L\'Aquila "\x41\u00e9\n\q\\"')]</calls>""", "",
+     [("get_weather", {"city": 'L\'Aquila "A\u00e9\n\\q\\"'})]),
+    # Quotes that should have been escaped, as some templates write them.
+    ("python", """<calls>[get_weather(city='L'Aquila "x"\n')]</calls>""", "",
+     [("get_weather", {"city": 'L\'Aquila "x"\n'})]),
+    ("python", '<calls>[nobody(a=1)]</calls>', '<calls>[nobody(a=1)]</calls>', []),
+    ("python", '<calls>[add(1)]</calls>', '<calls>[add(1)]</calls>', []),
+    ("python", "See add(a=1), or [add(a=1)].", "See add(a=1), or [add(a=1)].", []),
+    ("python", "<calls>[add(a=b)]</calls>", "b)]</calls>", [("add", {"a": None})]),
+    ("python", "<calls>[add(a=[1, {'x': 'y", "", [("add", {"a": [1, {"x": "y"}]})]),
+    ("python", "<calls>[add(a=1", "", [("add", {"a": 1})]),
+    ("braces", '<call>call:add{a:1,b:2.5}</call><call>call:get_weather{city:<|"|>Paris<|"|>}</call>', "",
+     [ADD, WEATHER]),
+    ("braces", "<call>call:add{a:[<|\"|>x <|\"|>,None,{k:{}}],b:{c:<|\"|>\"'\\n<|\"|>}}</call>", "",
+     [("add", {"a": ["x ", None, {"k": {}}], "b": {"c": "\"'\\n"}})]),
+    ("braces", '<call>call:get_weather{city:"Paris"}</call>!', "!", [WEATHER]),
+    ("braces", "<call>call:add{}</call>", "", [("add", {})]),
+    ("braces", "<call>call:nobody{}</call>", "<call>call:nobody{}</call>", []),
+    ("lines", '<calls>\nadd(a=1, b=2.5)\nget_weather(city="Paris")\n</calls> Done.', " Done.", [ADD, WEATHER]),
+    ("lines", "<calls>\nadd()\nnobody()\n</calls>", "\nnobody()\n</calls>", [("add", {})]),
+    ("typed", ('<calls>\n<invoke name="get_weather">\n<p name="city" string="true">Paris</p>\n</invoke>\n'
+               '<invoke name="add">\n<p name="a" string="false">1</p>\n<p name="b" string="false">2.5</p>\n</invoke>\n'
+               "</calls>"), "", [WEATHER, ADD]),
+    # The tag tells what a value is, whatever the schema says.
+    ("typed", ('<calls><invoke name="add"><p name="a" string="true">1</p><p name="b" string="false">[null]</p></invoke>'
+               "</calls>"), "", [("add", {"a": "1", "b": [None]})]),
 ]
 
 
@@ -144,11 +166,14 @@ def test_the_cut_does_not_matter(form: str, raw: str, text: str, made: object, c
         assert whole == parse(*raw, calls=FORMS[form], reasoning=THINK, complete=complete, thinking=thinking)
 
 
+KEYS = st.text(string.ascii_letters + "_", min_size=1, max_size=5)
 PIECES = st.sampled_from([
     *"abc \n<>{}[]\",:\\;=/1", "<tool_call>", "</tool_call>", '{"name": "', "add", "get_weather", '", "arguments": ',
     '", "parameters": ', "<think>", "</think>", "[TOOL_CALLS] [", "<calls>", "<call>function<sep>", "\n```json\n",
     "\n```</call>", "</calls>", "<function=", "<parameter=", "</parameter>", "</function>", '{"a": 1}', "true",
-    HERMES_ONE, HERMES_TWO, "\U0001f600",
+    HERMES_ONE, HERMES_TWO, "\U0001f600", "<calls>[", "<calls>\n", "(", ")", "add(a=", "'", "[1, ", "]</calls>", "None",
+    "<call>call:add{", "b:", '<|"|>', "</call>", '<invoke name="add">', '<p name="a', '" string="', 'true">', 'false">',
+    "</p>", "</invoke>",
 ])
 
 
@@ -168,7 +193,7 @@ def test_any_cut_of_any_text_gives_the_same(words: list[str], form: str, complet
     if complete:
         assert all(isinstance(arguments, dict) for _, arguments in whole.made)
     if not whole.calls:
-        assert whole.reasoning in raw
+        assert whole.reasoning in raw or raw.count("<think>") + thinking > 1, "thoughts of several passages are joined"
         assert whole.text in raw
 
 
@@ -188,6 +213,20 @@ def test_arguments_arrive_as_they_were_written(arguments: dict[str, object], asc
     written = json.dumps(arguments, ensure_ascii=ascii_only)
     answer = parse(*f'<tool_call>\n{{"name": "add", "arguments": {written}}}\n</tool_call>')
     assert [("call_7_0", "add", written)] == [tuple(call) for call in answer.calls]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=6,
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["python", "braces", "lines", "typed"]))
+def test_arguments_that_are_no_object_become_one(arguments: dict[str, object], form: str) -> None:
+    """Values of every type, written in the notation of a form, come out as the same values in JSON."""
+    raw = write_calls([ToolCall("c", "add", json.dumps(arguments))], FORMS[form])
+    if '<|"|>' not in json.dumps(arguments) and "</p>" not in json.dumps(arguments):
+        assert [("add", arguments)] == parse(*raw, calls=FORMS[form]).made
 
 
 @given(st.text(max_size=40))
@@ -240,6 +279,13 @@ def test_one_call_is_enough_where_only_one_is_wanted() -> None:
 def test_thoughts_come_apart(raw: str, thinking: bool, reasoning: str, text: str) -> None:
     """Thoughts at the beginning are told from the text, without the white space around them."""
     assert Answer(text, reasoning) == parse(*raw, reasoning=THINK, thinking=thinking)
+
+
+@pytest.mark.parametrize("raw", ["<think>", "<think>\n", "Hm.</think>", "Hm.</think>\n", "Hm.</think><think>"])
+def test_marks_of_thoughts_are_left_out_where_an_answer_is_cut(raw: str) -> None:
+    """An answer that is cut right behind a mark has the mark in neither its thoughts nor its text."""
+    answer = parse(raw, reasoning=THINK, complete=False, thinking=raw.startswith("Hm."))
+    assert (answer.text.strip(), answer.reasoning.strip()) == ("", "Hm." if "Hm." in raw else "")
 
 
 def test_thoughts_before_calls() -> None:

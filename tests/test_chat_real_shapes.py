@@ -22,11 +22,19 @@ NOW = Tool("now", parameters={"type": "object", "properties": {}})
 ASK = Message("user", "What is the weather in Paris?")
 FULL: dict[str, object] = {"city": 'Paris "\u00e9"\n<b>', "days": 3, "now": True, "more": [1, "a", {"b": [None]}]}
 CALLS = (ToolCall("call_1_0", "get_weather", json.dumps(FULL, ensure_ascii=False)), ToolCall("call_1_1", "now", "{}"))
-WITH_CALLS = [name for name in dir(templates) if name.isupper() and name not in {"CHANNELS", "NO_JSON"}]
+REFUSED = ["NAMED_TAGS", "MANY_TYPES"]
+WITH_CALLS = [name for name in dir(templates) if name.isupper() and name not in {"CHANNELS", "QUOTED", *REFUSED}]
 TOKENIZER = LLTokenizer("byte")
 HEADED_CALL = (
     "{% for c in tool_calls %}<|channel|>commentary to=functions.{{ c.function.name }} <|constrain|>json<|message|>"
     "{{ c.function.arguments | tojson }}{% endfor %}"
+)
+
+PYTHON_CALLS = (
+    "<|tool_call_start|>[{% for c in tool_calls %}{{ c.function.name }}("
+    "{% for key, value in c.function.arguments | items %}"
+    """{{ key }}={{ '"' + value + '"' if value is string else value }}{{ ', ' if not loop.last }}"""
+    "{% endfor %}){{ ', ' if not loop.last }}{% endfor %}]<|tool_call_end|>"
 )
 
 
@@ -75,7 +83,7 @@ def test_calls_are_read_as_they_are_written(shape: str) -> None:
     for calls in (CALLS[:1], CALLS[1:], CALLS):
         text, _, made = answered(model.answer_format, written(model, *calls))
         assert made == [(call.name, json.loads(call.arguments)) for call in calls]
-        for end in ("</s>", "<|im_end|>", "<|END_OF_TURN|>", "<|calls|>", "<end>", "<|end|>", "<s:eos>"):
+        for end in ("</s>", "<|im_end|>", "<|END_OF_TURN|>", "<|calls|>", "<end>", "<|end|>", "<s:eos>", "<turn|>"):
             text = text.replace(end, "")
         assert not text.strip()
 
@@ -105,7 +113,18 @@ def test_ids_and_numbers_are_not_learnt_as_they_are() -> None:
     assert forms["NUMBERED"].name_end == forms["NAMED_IDS"].name_end == f":{ANY_NUMBER}<|argument_begin|>"
     assert forms["NUMBERED"].call_start == forms["NAMED_IDS"].call_start == "<|call_begin|>functions."
     assert forms["ACTIONS"].parts[0] == f'{{"tool_call_id": "{ANY_NUMBER}", "tool_name": '
+    assert (forms["PYTHON"].section_start, forms["PYTHON"].separator) == ("<|tool_call_start|>[", ", ")
+    assert (forms["BRACES"].call_start, forms["BRACES"].quote) == ("<|tool_call>call:", '<|"|>')
+    assert (forms["TYPED_TAGS"].key_end, forms["TYPED_TAGS"].other_key_end) == ('" string="true">', '" string="false">')
     assert forms["OWN_END"].mark == "<|tool_calls|><|call:begin|>"
+
+
+def test_quotes_around_all_values_are_those_of_strings() -> None:
+    """A template that writes numbers as strings does not tell how a model writes them: both are read."""
+    form = template("QUOTED").answer_format
+    assert form.calls == template("PYTHON", call_template=PYTHON_CALLS).answer_format.calls
+    raw = '<|tool_call_start|>[get_weather(city="Rome", days=3), now()]<|tool_call_end|>'
+    assert answered(form, raw) == ("", "", [("get_weather", {"city": "Rome", "days": 3}), ("now", {})])
 
 
 def test_a_name_ends_where_that_of_a_tool_ends() -> None:
@@ -129,6 +148,15 @@ def test_the_end_of_a_turn_is_no_part_of_the_calls(shape: str) -> None:
     """Also where an answer with calls ends in another way than one without."""
     form = template(shape).tools.calls
     assert form.section_end == {"OWN_END": "", "LINES": "</tool_calls>"}[shape]
+
+
+def test_an_answer_is_over_where_its_template_ends_one_with_calls() -> None:
+    """What a model that does not stop there goes on with, results of its own making say, is no part of the answer."""
+    parser = AnswerParser(template("OWN_END").answer_format, [NOW])
+    raw = written(template("OWN_END"), CALLS[1])
+    parser.feed(raw + "<|begin|>tool sunny")
+    assert raw.endswith("<|calls|>")
+    assert (parser.calls, parser.done, parser.finish().text) == (1, True, "")
 
 
 def test_tools_may_have_to_be_left_out() -> None:
@@ -159,25 +187,12 @@ def test_text_beside_calls_is_not_lost() -> None:
     assert "<|call_begin|>get_weather<|call_sep|>" in shown
 
 
-@pytest.mark.parametrize("shape", ["CHANNELS", "NO_JSON"])
+@pytest.mark.parametrize("shape", REFUSED)
 def test_forms_that_cannot_be_read_are_refused(shape: str) -> None:
-    """Tools are refused, with the setting that helps, where calls are no JSON, or their headings may vary."""
+    """Tools are refused, with the setting that helps, where keys are tags, and where tags tell more than is known."""
     with pytest.raises(UnsupportedParameter, match=r"could not be learnt .* set options\.tool_calls") as caught:
         chat_prompt(template(shape), Request("1", "m", (ASK,), tools=(WEATHER,)))
     assert caught.value.param == "tools"
-
-
-def test_headings_are_no_text() -> None:
-    """Thoughts and text that are announced in words come apart, without the words."""
-    form = template("CHANNELS").answer_format
-    assert form.reasoning == ReasoningFormat("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
-    raw = (
-        "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>analysis<|message|>Well.<|end|>"
-        "<|start|>assistant<|channel|>final<|message|>Yes."
-    )
-    assert answered(form, raw) == ("Yes.", "Hm.Well.", [])
-    assert answered(form, "<|channel|>final<|message|>Yes.") == ("Yes.", "", [])
-    assert answered(form, "Yes.") == ("Yes.", "", [])
 
 
 def test_a_heading_is_taken_off_without_thoughts_and_tools() -> None:
@@ -207,7 +222,7 @@ def test_a_setting_tells_of_calls_with_headings() -> None:
         ("BUDGET", ReasoningFormat("<s:think>", "</s:think>")),
         ("LISTED_AS_PYTHON", ReasoningFormat("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]")),
         ("UNDECLARED", ReasoningFormat()),
-        ("NO_JSON", ReasoningFormat("<|channel>thought", "<channel|>")),
+        ("BRACES", ReasoningFormat("<|channel>thought", "<channel|>")),
         ("LINES", None),
     ],
 )

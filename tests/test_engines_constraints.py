@@ -1,12 +1,13 @@
 from concurrent.futures import Future
 
+import more_templates as templates
 import pytest
 from attrs import define, evolve, field
 
-from lllms_core.chat import ChatTemplate, Segment
+from lllms_core.chat import ChatTemplate, Segment, gather_message
 from lllms_core.engines import BatchingModel, Feed
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Constraint, Delta, Message, Request, Sampling
+from lllms_core.types import Constraint, Delta, Message, Request, Sampling, Tool
 
 END, THINK = 0, 1
 WORD = Constraint("regex", "aab", "grammar")
@@ -221,3 +222,31 @@ def test_waiting_request_can_be_cancelled(ready):
     assert isinstance(delta, Delta)
     assert delta.finish.reason == "cancelled"
     assert model.idle
+
+
+@define
+class ThoughtfulMatcher(WordMatcher):
+    """Thinks what it is told wherever thoughts are free."""
+
+    thought: list[int] = field(factory=list)
+
+    def sample_thought(self, sampler, row):
+        return self.thought.pop(0)
+
+
+def test_a_grammar_of_channels_goes_on_behind_the_thoughts():
+    """What the grammar sees is the header of the thoughts and what follows their end; all between is free."""
+    model = Model(template=ChatTemplate(templates.CHANNELS, eos_token="<|return|>"))
+    tool = Tool("f", parameters={"type": "object", "properties": {}})
+    chat = Request("a", "fake", (Message("user", "?"),), tools=(tool,), tool_choice="required", max_tokens=200)
+    model.open(chat)
+    header, call = "<|channel|>analysis<|message|>", "<|channel|>commentary to=functions.f json<|message|>{}"
+    matcher = ThoughtfulMatcher(f"{header}<|start|>assistant{call}", thought=[*b"Hm.<|end|>"])
+    model.asked[0].set_result(matcher)
+    deltas = []
+    while not model.idle:
+        deltas += model.step()
+    message = gather_message(deltas)
+    assert (message.content, message.reasoning) == ("", "Hm.")
+    assert [(call.name, call.arguments) for call in message.tool_calls] == [("f", "{}")]
+    assert (deltas[-1].finish.reason, matcher.complete, matcher.thought) == ("tool_calls", True, [])

@@ -9,6 +9,7 @@ from typing import Any
 import langchain_core.tools
 import langchain_openai
 import lllms_llamacpp
+import more_templates
 import openai
 import pydantic
 import pytest
@@ -33,6 +34,9 @@ SCRIPT = [
 ]
 MODELS: dict[str, Any] = {
     "tiny": {"engine": "llamacpp", "file": str(TINY), "min_instances": 1, "options": {"threads": 1}},
+    "channels": {
+        "engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "chat_template": more_templates.CHANNELS},
+    },
     "mock": {"engine": "mock", "options": {"script": SCRIPT}},
     "bytes": {"engine": "mock", "options": {"script": SCRIPT, "tokenizer": "bytes"}},
 }
@@ -216,6 +220,24 @@ async def test_forced_calls_are_forced(client: openai.AsyncOpenAI) -> None:
         assert forced.message.content is None
     several = await ask(client, "What is the weather in Paris and Berlin?", "tiny", tool_choice="required")
     assert [arguments["city"] for _, arguments in made(several)] == ["Paris", "Berlin"]
+
+
+async def test_calls_in_channels_are_forced(client: openai.AsyncOpenAI) -> None:
+    """Where the template has channels, forced calls and JSON come in theirs, and headers do not show."""
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    forcing = {"tools": [{"type": "function", "function": {"name": "pick", "parameters": schema}}],
+               "tool_choice": "required", "max_tokens": 99}
+    forced = await ask(client, "Hi!", "channels", **forcing)
+    [(name, arguments)] = made(forced)
+    assert (name, forced.finish_reason, forced.message.content) == ("pick", "tool_calls", None)
+    assert arguments["a"] in {1, 2}
+    said = {**forced.message.model_dump(exclude_none=True), "content": "Wait.", "reasoning_content": "Hm."}
+    result = {"role": "tool", "tool_call_id": forced.message.tool_calls[0].id, "content": "7"}
+    again = await ask(client, [{"role": "user", "content": "Hi!"}, said, result], "channels", **forcing)
+    assert again.message.tool_calls[0].id != forced.message.tool_calls[0].id
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    told = await ask(client, "Hi!", "channels", tools=None, response_format=wanted, max_tokens=99)
+    assert json.loads(told.message.content)["a"] in {1, 2}
 
 
 async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> None:

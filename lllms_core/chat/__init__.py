@@ -1,6 +1,7 @@
 """From a conversation to the text that a model reads, with the model's own template; pure."""
 
 from lllms_core.chat.call_grammar import call_constraint
+from lllms_core.chat.channel_grammar import answer_constraint
 from lllms_core.chat.default import choose_template
 from lllms_core.chat.gather import gather_message
 from lllms_core.chat.prefix import prefix_keys, text_prefix_keys
@@ -12,6 +13,7 @@ __all__ = [
     "ChatTemplate",
     "Prompt",
     "Segment",
+    "answer_constraint",
     "call_constraint",
     "chat_prompt",
     "choose_template",

@@ -5,9 +5,9 @@ from typing import Literal, Self
 
 from attrs import frozen
 
-CallShape = Literal["object", "named", "tagged"]
+CallShape = Literal["object", "named", "tagged", "keyword"]
 """A call is a JSON object that holds name and arguments; or the name, then the arguments as a JSON object; or the name,
-then each argument between tags."""
+then each argument between tags; or the name, then keys and values in brackets, which are nearly JSON."""
 
 
 ANY_ID = "\ue000"
@@ -36,6 +36,8 @@ class CallFormat:
     section_end: str = ""
     parallel: bool = True
     """Whether one answer may hold several calls."""
+    answer_end: str = ""
+    """The tag behind all calls with which the answer ends, where that is another one than without calls."""
     name_path: tuple[str, ...] = ("name",)
     """Shape `object`: the keys that lead to the name."""
     arguments_path: tuple[str, ...] = ("arguments",)
@@ -43,15 +45,26 @@ class CallFormat:
     parts: tuple[str, str, str] = ('{"name": ', ', "arguments": ', "}")
     """Shape `object`: what stands before, between and behind name and arguments, both written as JSON."""
     name_end: str = ""
-    """Shapes `named` and `tagged`: between the name and the arguments."""
+    """All shapes but `object`: between the name and the arguments."""
     parameter_start: str = ""
     """Shape `tagged`: before each argument's key."""
     key_end: str = ""
-    """Shape `tagged`: between key and value."""
+    """Shapes `tagged` and `keyword`: between key and value."""
+    other_key_end: str = ""
+    """Shape `tagged`: the same before values that are no strings, where that differs; else ""."""
     value_end: str = ""
     """Shape `tagged`: behind each value."""
     cdata: bool = False
     """Shape `tagged`: a value with markup in it stands in a `<![CDATA[...]]>` of XML."""
+    quote: str = ""
+    """Shape `keyword`: around strings. Those of Python and JSON, with their escapes, are read besides."""
+    arguments_end: str = ""
+    """Shape `keyword`: behind the arguments, the bracket that closes them."""
+
+    @property
+    def python(self) -> bool:
+        """Whether values are Python's."""
+        return self.shape == "keyword" and self.quote in {"'", '"'}
 
     @property
     def trigger(self) -> str:
@@ -68,7 +81,7 @@ class CallFormat:
         """Every fixed text that a parser has to see, also where control tokens of the vocabulary spell it."""
         return (
             self.section_start, self.call_start, self.call_end, self.separator, self.section_end, self.name_end,
-            self.parameter_start, self.key_end, self.value_end,
+            self.parameter_start, self.key_end, self.other_key_end, self.value_end, self.quote, self.answer_end,
         )
 
 
@@ -89,6 +102,49 @@ class ReasoningFormat:
 
 
 @frozen
+class ChannelFormat:
+    """The texts around the messages of which an answer is made, without white space at their edges.
+
+    Behind a prompt that ends with `opening`, an answer is written
+
+        HEADER body TEXT end [opening HEADER body TEXT end]...
+
+    where a header tells the channel of its message, `channel` and a word. That of a call also tells its recipient,
+    `address`, `namespace` and the name of a tool, before the channel or behind it, and the kind of the arguments.
+    """
+
+    opening: str
+    """Before each header; the prompt ends with it."""
+    channel: str
+    body: str
+    """Behind each header."""
+    ends: tuple[str, ...]
+    """Behind each text: that of thoughts comes first."""
+    text: str
+    """The channel of the answer's text."""
+    thoughts: str
+    """The channel of the thoughts."""
+    calls: str
+    """The channel of calls, and of text that is said before them."""
+    address: str
+    namespace: str
+    kind: str = ""
+    """What a header says of arguments."""
+    kind_mark: str = "<|constrain|>"
+    """What a model may write before the kind, which no template shows."""
+
+    @property
+    def first(self) -> frozenset[str]:
+        """The characters with which the border between two messages may begin."""
+        return frozenset(mark[0] for mark in (self.opening, self.channel, *self.ends))
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Every fixed text that a parser has to see."""
+        return (self.opening, self.channel, self.body, self.kind_mark, *self.ends)
+
+
+@frozen
 class AnswerFormat:
     """What a parser looks for in an answer; None: nothing of that kind."""
 
@@ -96,13 +152,16 @@ class AnswerFormat:
     reasoning: ReasoningFormat | None = None
     text_start: str = ""
     """What stands before the text, behind the thoughts: the words with which some models say that it is one."""
+    channels: ChannelFormat | None = None
+    """How an answer is made of messages, where it is; then this tells what they are, and they may come in any order."""
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Every fixed text that a parser has to see."""
         text = (self.text_start,) if self.text_start else ()
         thoughts = text if self.reasoning is None else (self.reasoning.start, self.reasoning.end, *text)
-        return thoughts if self.calls is None else (*thoughts, *self.calls.markers)
+        marks = thoughts if self.calls is None else (*thoughts, *self.calls.markers)
+        return marks if self.channels is None else (*marks, *self.channels.markers)
 
 
 HERMES = CallFormat("object", call_start="<tool_call>\n", call_end="\n</tool_call>", separator="\n")

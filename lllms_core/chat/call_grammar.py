@@ -1,19 +1,17 @@
 """A grammar of an answer's calls, from the form that its model writes them in and the schemas of the tools; pure."""
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from typing import cast
+from collections.abc import Mapping
 
-from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, CallFormat
+from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.argument_grammar import keyword_rules, tagged_rules
+from lllms_core.chat.lark import Speller, text_rule
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Constraint, Request, Tool
 
 MOST_CALLS = 32
 """So many calls an answer may hold where calls are forced: a model that does not stop by itself shall not go on."""
 _SPACE = r"SPACE: /[ \n]{0,4}/"
-_ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
-"""What a model may write where an id or a number stands; there are templates that want ids of nine characters."""
 
 
 def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
@@ -23,31 +21,41 @@ def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]
     ids. Raises `UnsupportedParameter` for tools beside a constraint that is not JSON.
     """
     required, given = request.tool_choice == "required", request.constraint
-    if not request.tools or not (required or given or any(tool.strict for tool in request.tools)):
+    if not forces_calls(request):
         return given
     if required or given is None:
         rules = _answer_rules(form, request, names)
         return Constraint("lark", "\n".join(rules), "tool_choice" if required else "tools")
+    start = ["start: answer | SPACE calls", f"answer: %json {json_schema(given)}", _SPACE]
+    return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
+
+
+def forces_calls(request: Request) -> bool:
+    """Whether the answer to a request with tools is not free, so that its calls need a grammar."""
+    strict = any(tool.strict for tool in request.tools)
+    return bool(request.tools) and (request.tool_choice == "required" or request.constraint is not None or strict)
+
+
+def json_schema(given: Constraint) -> str:
+    """The schema of what a constraint asks for. Raises `UnsupportedParameter` if that is not JSON."""
     if given.kind not in {"json_object", "json_schema"}:
         raise UnsupportedParameter(
             f"'{given.param}' and 'tools' do not go together, unless it asks for JSON; leave one of them out, or send "
             "'tool_choice' 'none' or 'required'",
             given.param, "unsupported_parameter",
         )
-    schema = given.text if given.kind == "json_schema" else '{"type": "object"}'
-    start = ["start: answer | SPACE calls", f"answer: %json {schema}", _SPACE]
-    return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
+    return given.text if given.kind == "json_schema" else '{"type": "object"}'
 
 
 def _answer_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
     if request.tool_choice == "required":
         return ["start: SPACE calls", _SPACE, *_call_rules(form, request, names)]
-    return ["start: TEXT calls?", _text(form, names), *_call_rules(form, request, names)]
+    return ["start: TEXT calls?", text_rule((form.mark,), names), *_call_rules(form, request, names)]
 
 
 def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
     """The rule `calls`, and those that it needs: all arguments keep to their schema."""
-    spell = _Speller(names)
+    spell = Speller(names)
     tools, several = request.tools, request.parallel_tool_calls and form.parallel
     # The white space at the edges is not asked for: a rule before this one takes it, and behind it the answer is over.
     end = form.call_end.rstrip()
@@ -61,78 +69,14 @@ def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) ->
     ]
 
 
-class _Speller:
-    """Writes a text as a piece of a grammar."""
-
-    def __init__(self, names: Mapping[str, int]) -> None:
-        self._names = names
-        words = sorted((re.escape(name) for name in (*names, *_ANY)), key=len, reverse=True)
-        self._split = re.compile(f"({'|'.join(words)})")
-
-    def __call__(self, text: str) -> str:
-        """The text as literals and tokens; an empty one as an empty literal."""
-        return " ".join(self._piece(piece) for piece in self._split.split(text) if piece) or '""'
-
-    def _piece(self, piece: str) -> str:
-        return f"<[{self._names[piece]}]>" if piece in self._names else _ANY.get(piece) or literal(piece)
-
-
-def literal(text: str) -> str:
-    """A text between quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _escaped(text: str) -> str:
-    """A text inside of a regular expression of a grammar."""
-    return re.sub(r"([.^$*+?(){}\[\]\\|/])", r"\\\1", text).replace("\n", "\\n")
-
-
-def _text(form: CallFormat, names: Mapping[str, int]) -> str:
-    """The rule of a text that does not announce a call."""
-    trigger = form.mark
-    if not trigger:
-        return r"TEXT: /([^{ \n](.|\n)*)?/"
-    if any(trigger.startswith(name) for name in names):
-        return r"TEXT: /(.|\n)*/"  # tokens that are no text are not in it
-    return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*{_escaped(trigger)}(.|\n)*/"
-
-
-def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
+def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[str]:
     if form.shape == "tagged":
-        return _tagged_rules(form, tool, at, spell)
+        return tagged_rules(form, tool, at, spell)
+    if form.shape == "keyword":
+        return keyword_rules(form, tool, at, spell)
     arguments = f"arguments_{at}: %json {json.dumps(tool.parameters)}"
     if form.shape == "named":
         return [f"call_{at}: {spell(tool.name + form.name_end)} arguments_{at}", arguments]
     before, between, after = form.parts
     name = json.dumps(tool.name, ensure_ascii=False)
     return [f"call_{at}: {spell(before + name + between)} arguments_{at} {spell(after)}", arguments]
-
-
-def _tagged_rules(form: CallFormat, tool: Tool, at: int, spell: _Speller) -> list[str]:
-    schema = tool.parameters
-    properties = schema.get("properties", {})
-    fields = cast("Mapping[str, object]", properties) if isinstance(properties, Mapping) else {}
-    required = schema.get("required", ())
-    rules, parts = [], []
-    for number, (key, kind) in enumerate(fields.items()):
-        rule = f"value_{at}_{number}"
-        start = spell(form.parameter_start + key + form.key_end)
-        if isinstance(kind, Mapping) and kind.get("type") == "string" and "enum" not in kind:
-            rules.append(rf"{rule}[lazy]: /(.|\n)*{_escaped(form.value_end)}/")
-            part = f"({start} {rule})"
-        else:
-            rules.append(f"{rule}: {_plain_value(kind)}")
-            part = f"({start} {rule} {spell(form.value_end)})"
-        parts.append(part if isinstance(required, list | tuple) and key in required else f"{part}?")
-    return [f"call_{at}: {spell(tool.name + form.name_end)} {' '.join(parts)}".rstrip(), *rules]
-
-
-def _plain_value(kind: object) -> str:
-    """A value between tags, where strings have no quotes."""
-    if isinstance(kind, Mapping) and isinstance(kind.get("enum"), list | tuple) and kind["enum"]:
-        values = cast("Sequence[object]", kind["enum"])
-        return " | ".join(literal(one if isinstance(one, str) else json.dumps(one)) for one in values)
-    if isinstance(kind, Mapping) and kind.get("type") == "boolean":
-        return '"true" | "false" | "True" | "False"'  # many templates write them as Python does
-    return f"%json {json.dumps(kind if isinstance(kind, Mapping) else {})}"
-

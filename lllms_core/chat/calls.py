@@ -1,22 +1,20 @@
 """Reading one call of a tool, in any of the shapes that models write."""
 
-import ast
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import cast
 
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.json_copy import Malformed, copy_json, read_string
+from lllms_core.chat.literal_copy import copy_members
 from lllms_core.chat.reader import Reader, Steps
+from lllms_core.chat.tagged_arguments import TaggedArguments
 from lllms_core.types import CallPiece, Tool
 
 _LONGEST_NAME = 256
-_LONGEST_LITERAL = 10_000
-"""Characters of a value in Python's spelling; a longer one stays text."""
 _BESIDE = ("id", "type")
 """Keys that stand beside name and arguments, as OpenAI's own calls have them."""
 _BEHIND_NAMES = ".:/"
-_PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 class CallReader:
@@ -53,12 +51,17 @@ class CallReader:
             self._commit()
         else:
             self._use_name((yield from self._bare_name()))
-            if self._form.shape == "named":
-                if not (yield from self._reader.accept(self._form.name_end)):
-                    raise Malformed
-                yield from self._arguments()
-            else:
-                yield from self._tagged()
+            if not (yield from self._reader.accept(self._form.name_end)):
+                raise Malformed
+            yield from self._behind_name()
+
+    def read_arguments(self, name: str, *, none: bool = False) -> Steps[None]:
+        """Read the arguments of a call whose name was read already; there are none to read if `none` says so."""
+        self._use_name(name)
+        if none:
+            self._write("{}")
+        else:
+            yield from self._arguments()
 
     # -- what comes out -----------------------------------------------------------------------------------------------
 
@@ -150,7 +153,19 @@ class CallReader:
         else:
             raise Malformed
 
-    # -- names and tags -----------------------------------------------------------------------------------------------
+    # -- behind a name ---------------------------------------------------------------------------------------------
+
+    def _behind_name(self) -> Steps[None]:
+        """The arguments in the form's own shape."""
+        form = self._form
+        if form.shape == "tagged":
+            yield from TaggedArguments(form, self._reader, self._tools[self._name or ""].parameters, self._write).read()
+        elif form.shape == "keyword":
+            yield from copy_members(
+                self._reader, self._write, end=form.arguments_end, key_end=form.key_end, quote=form.quote,
+            )
+        else:
+            yield from self._arguments()
 
     def _bare_name(self) -> Steps[str]:
         """A name without quotes."""
@@ -168,106 +183,3 @@ class CallReader:
         longest = max(known, key=len, default=name)
         self._reader.back(name[len(longest) :])
         return longest
-
-    def _tagged(self) -> Steps[None]:
-        """Arguments between tags, made into an object."""
-        form, reader = self._form, self._reader
-        if not (yield from reader.accept(form.name_end)):
-            raise Malformed
-        self._write("{")
-        first = True
-        try:
-            while (yield from reader.accept(form.parameter_start)):
-                key = yield from self._until(form.key_end)
-                self._write(("" if first else ", ") + json.dumps(key.strip(), ensure_ascii=False) + ": ")
-                first = False
-                yield from self._value(key.strip())
-        except Malformed:
-            self._write("}")
-            raise
-        self._write("}")
-
-    def _until(self, end: str) -> Steps[str]:
-        """A short text up to `end`, which is read, too."""
-        text = ""
-        while not (yield from self._reader.accept(end)):
-            char = yield from self._reader.next()
-            if not char or len(text) > _LONGEST_NAME:
-                raise Malformed
-            text += char
-        return text
-
-    def _value(self, key: str) -> Steps[None]:
-        """A value up to the text that ends it, written as JSON."""
-        if self._is_string(key):
-            self._write('"')
-            ended = yield from self._text_value(lambda text: self._write(json.dumps(text, ensure_ascii=False)[1:-1]))
-            self._write('"')
-        else:
-            pieces: list[str] = []
-            ended = yield from self._text_value(pieces.append)
-            text = "".join(pieces).strip()
-            self._write(_as_json(_PYTHON_WORDS.get(text, text)))
-        if not ended:
-            raise Malformed
-
-    def _text_value(self, write: Callable[[str], None]) -> Steps[bool]:
-        """The characters of a value, without the line breaks that belong to the tags; whether its end was there."""
-        reader, form = self._reader, self._form
-        end = form.value_end
-        yield from self._line_breaks(_trailing_space(form.key_end))
-        if form.cdata and (yield from reader.accept("<![CDATA[")):
-            end = f"]]>{end}"
-        while True:
-            space = yield from reader.space()
-            char = yield from reader.peek()
-            if not char:
-                write(space)
-                return False
-            if (yield from reader.accept(end)):
-                write(space.removesuffix(_leading_space(end)))
-                return True
-            write(space + (yield from reader.next()))
-
-    def _line_breaks(self, expected: str) -> Steps[None]:
-        """Read the white space with which a tag ends, as far as it is there."""
-        for one in expected:
-            if (yield from self._reader.peek()) != one:
-                return
-            yield from self._reader.next()
-
-    def _is_string(self, key: str) -> bool:
-        properties = self._tools[self._name or ""].parameters.get("properties")
-        schema = properties.get(key) if isinstance(properties, Mapping) else None
-        return isinstance(schema, Mapping) and schema.get("type") == "string"
-
-
-def _as_json(text: str) -> str:
-    """A value without quotes as JSON: as it is if it is JSON, else a string."""
-    try:
-        json.loads(text, parse_constant=_refuse)
-    except ValueError:
-        return _python_as_json(text) or json.dumps(text, ensure_ascii=False)
-    return text
-
-
-def _python_as_json(text: str) -> str | None:
-    """A list or an object that is written as Python writes it, as many templates do."""
-    if not text.startswith(("[", "{")) or len(text) > _LONGEST_LITERAL:
-        return None
-    try:
-        return json.dumps(ast.literal_eval(text), ensure_ascii=False, allow_nan=False)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return None
-
-
-def _refuse(word: str) -> object:
-    raise ValueError(word)
-
-
-def _leading_space(text: str) -> str:
-    return text[: len(text) - len(text.lstrip())]
-
-
-def _trailing_space(text: str) -> str:
-    return text[len(text.rstrip()) :]

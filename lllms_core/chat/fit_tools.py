@@ -65,18 +65,39 @@ def _written(call: ToolCall, form: CallFormat) -> str:
         return f"{before}{json.dumps(call.name, ensure_ascii=False)}{between}{arguments}{after}"
     if form.shape == "named":
         return f"{call.name}{form.name_end}{arguments}"
-    pairs = (f"{form.parameter_start}{key}{form.key_end}{value}{form.value_end}" for key, value in _members(arguments))
-    return f"{call.name}{form.name_end}{''.join(pairs)}"
+    members = _members(arguments)
+    if form.shape == "keyword":
+        pairs = (f"{key}{form.key_end}{_literal(value, form)}" for key, value in members)
+        return f"{call.name}{form.name_end}{', '.join(pairs)}{form.arguments_end}"
+    tagged = (
+        f"{form.parameter_start}{key}{form.key_end}{value}{form.value_end}" if isinstance(value, str) else
+        f"{form.parameter_start}{key}{form.other_key_end or form.key_end}{_json(value)}{form.value_end}"
+        for key, value in members
+    )
+    return f"{call.name}{form.name_end}{''.join(tagged)}"
 
 
-def _members(arguments: str) -> list[tuple[str, str]]:
-    """Keys and values as they stand between tags: strings as they are, all else as JSON."""
+def _members(arguments: str) -> list[tuple[str, object]]:
     try:
         value = json.loads(arguments)
     except ValueError:  # an answer that was cut, say
         return []
-    members = value.items() if isinstance(value, dict) else ()
-    return [(key, item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)) for key, item in members]
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _literal(value: object, form: CallFormat) -> str:
+    """A value as it stands in the brackets of a call."""
+    if form.python:
+        return repr(value)
+    if isinstance(value, str):
+        return f"{form.quote}{value}{form.quote}"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_literal(item, form)}' for key, item in value.items())}}}"
+    return f"[{','.join(_literal(item, form) for item in value)}]" if isinstance(value, list) else _json(value)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _joined(messages: Sequence[Message]) -> list[Message]:

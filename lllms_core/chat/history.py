@@ -15,7 +15,7 @@ _SHORT_ID = 9
 
 @frozen
 class CallStyle:
-    """How a template wants to be given the calls and the thoughts of earlier answers."""
+    """How a template wants to be given tools, and the calls and the thoughts of earlier answers."""
 
     text_arguments: bool = False
     """Arguments as JSON text, not as an object."""
@@ -25,6 +25,12 @@ class CallStyle:
     """Ids as they are; of exactly nine letters and digits; or such as tell the function, and the number of the call."""
     thoughts: str = "reasoning_content"
     """The key of a message's thoughts."""
+    one_call: bool = False
+    """Each call in a message of its own, before its result."""
+    no_text: bool = False
+    """Text that stands beside calls and thoughts at the end of the thoughts."""
+    described: bool = False
+    """Every tool with a description, be it empty."""
 
 
 def message_values(messages: Sequence[Message], style: CallStyle) -> list[Value]:
@@ -32,6 +38,10 @@ def message_values(messages: Sequence[Message], style: CallStyle) -> list[Value]
     ids: dict[str, str] = {}
     count = 0
     values = []
+    if style.one_call:
+        messages = [*_one_by_one(messages)]
+    if style.no_text:
+        messages = [_without_text(message) for message in messages]
     for message in _apart(messages) if style.null_content else messages:
         for call in message.tool_calls:
             ids[call.id] = _id(call, count, style)
@@ -48,6 +58,26 @@ def _apart(messages: Sequence[Message]) -> Iterator[Message]:
             yield evolve(message, content="", reasoning=None)
         else:
             yield message
+
+
+def _one_by_one(messages: Sequence[Message]) -> Iterator[Message]:
+    """The same messages, with each call in one of its own that its result follows; results are in the calls' order."""
+    rest = list(messages)
+    while rest:
+        message = rest.pop(0)
+        if len(message.tool_calls) < 2:
+            yield message
+            continue
+        for at, call in enumerate(message.tool_calls):
+            yield evolve(message, tool_calls=(call,)) if at == 0 else Message("assistant", "", tool_calls=(call,))
+            if rest and rest[0].role == "tool" and rest[0].tool_call_id == call.id:
+                yield rest.pop(0)
+
+
+def _without_text(message: Message) -> Message:
+    if not (message.tool_calls and message.content and message.reasoning):
+        return message
+    return evolve(message, content="", reasoning=f"{message.reasoning}\n{message.content}")
 
 
 def _message_value(message: Message, ids: dict[str, str], style: CallStyle) -> Value:
@@ -84,13 +114,14 @@ def _id(call: ToolCall, number: int, style: CallStyle) -> str:
     return sha256(call.id.encode(errors="replace")).hexdigest()[:_SHORT_ID]
 
 
-def tool_values(tools: Sequence[Tool]) -> list[Value] | None:
+def tool_values(tools: Sequence[Tool], style: CallStyle | None = None) -> list[Value] | None:
     """Tools as a template takes them, in the form of OpenAI's API; None if there are none."""
     if not tools:
         return None
-    return [{"type": "function", "function": _function(tool)} for tool in tools]
+    described = style is not None and style.described
+    return [{"type": "function", "function": _function(tool, described=described)} for tool in tools]
 
 
-def _function(tool: Tool) -> Value:
-    description = {} if tool.description is None else {"description": tool.description}
+def _function(tool: Tool, *, described: bool) -> Value:
+    description = {"description": tool.description or ""} if described or tool.description is not None else {}
     return {"name": tool.name, **description, "parameters": dict(tool.parameters)}

@@ -37,10 +37,10 @@ class ToolSupport:
     """How its model writes calls, as far as that could be learnt."""
 
 
-def learn_tools(render: Render, end: str = "") -> ToolSupport:
+def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thoughts) -> ToolSupport:
     """Find out by rendering; templates that know nothing of tools ignore them, or refuse the conversation.
 
-    `end`: the text of the token that ends answers.
+    `end`: the text of the token that ends answers. `thoughts`: the key of a message's thoughts.
     """
     shown = render(Probe([_ASK], [_TOOL]))
     declares = shown is not None and _TOOL.name in shown
@@ -54,7 +54,9 @@ def learn_tools(render: Render, end: str = "") -> ToolSupport:
         found = _written(render, style, calls, end)
         return None if found is None else found.text.rstrip().removesuffix(own_end) if own_end else found.text
 
-    return ToolSupport(declares, style, results, learn_calls(write))
+    detailed = _details(render, evolve(style, thoughts=thoughts))
+    calls = learn_calls(write)
+    return ToolSupport(declares, detailed, results, None if calls is None else evolve(calls, answer_end=own_end))
 
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
@@ -62,8 +64,20 @@ def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat
     form = _learn_form(write)
     if form is None or form.shape != "tagged":
         return form
+    if form.other_key_end and not _tells_strings(write, form):
+        return None
     markup = write([ToolCall(_IDS[0], NAMES[0], '{"probe_key": "a<b"}')]) or ""
     return evolve(form, cdata="<![CDATA[a<b]]>" in markup)
+
+
+def _tells_strings(write: Callable[[Sequence[ToolCall]], str | None], form: CallFormat) -> bool:
+    """Whether tags tell no more of a value than that it is a string, or that it is none."""
+    values: list[object] = ["probe-text", True, None, 1.5, ["probe-item"], {"probe_inner": "probe-deep"}]
+    arguments = json.dumps({f"probe_{number}": value for number, value in enumerate(values)})
+    written = write([ToolCall(_IDS[0], NAMES[0], arguments)]) or ""
+    starts = [f"{form.parameter_start}probe_{number}" for number in range(len(values))]
+    ends = [form.key_end, *[form.other_key_end] * (len(values) - 1)]
+    return all(start + end in written for start, end in zip(starts, ends, strict=True))
 
 
 def _learn_form(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
@@ -134,6 +148,27 @@ def _find_style(render: Render) -> CallStyle | None:
         if "probe-one" in shown and "'probe_key'" not in shown and '\\"probe_key' not in shown:
             return style
     return None
+
+
+def _details(render: Render, style: CallStyle) -> CallStyle:
+    """The style with what else the template wants: it is asked for only where nothing goes without it."""
+    calls = tuple(_call(at, long_id=True) for at in range(2))
+    results = [Message("tool", "probe-result", call.name, tool_call_id=call.id) for call in calls]
+    said = Message("assistant", "probe-text", tool_calls=calls[:1], reasoning="probe-thought")
+    several = Probe([_ASK, Message("assistant", "", tool_calls=calls), *results], [_TOOL], style)
+    beside = Probe([_ASK, said, results[0]], [_TOOL], style)
+    plain = Probe([_ASK], [Tool(_TOOL.name, parameters=_TOOL.parameters)], style)
+
+    def helps(probe: Probe, better: CallStyle, *names: str) -> bool:
+        before, after = render(probe), render(evolve(probe, style=better))
+        return (before is None or any(name not in before for name in names)) and after is not None and all(
+            name in after for name in names
+        )
+
+    return evolve(
+        style, one_call=helps(several, evolve(style, one_call=True), *NAMES),
+        no_text=helps(beside, evolve(style, no_text=True)), described=helps(plain, evolve(style, described=True)),
+    )
 
 
 def _shows_result(render: Render, style: CallStyle) -> bool:

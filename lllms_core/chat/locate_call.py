@@ -10,6 +10,7 @@ NAMES = ("probe_alpha", "probe_omega")
 ARGUMENTS: tuple[dict[str, object], ...] = (
     {"probe_key": "probe-one", "probe_size": 1717}, {"probe_key": "probe-two", "probe_size": 1818},
 )
+_CLOSING = {"(": ")", "{": "}"}
 
 
 def locate(text: str, at: int, after: int) -> tuple[int, int, CallFormat] | None:
@@ -17,7 +18,8 @@ def locate(text: str, at: int, after: int) -> tuple[int, int, CallFormat] | None
     name = text.find(NAMES[at], after)
     if name < 0:
         return None
-    return _locate_object(text, at, after, name) or _locate_named(text, at, name) or _locate_tagged(text, at, name)
+    found = _locate_object(text, at, after, name) or _locate_named(text, at, name)
+    return found or _locate_keyword(text, at, name) or _locate_tagged(text, at, name)
 
 
 def _locate_object(text: str, at: int, after: int, name: int) -> tuple[int, int, CallFormat] | None:
@@ -78,25 +80,50 @@ def _locate_named(text: str, at: int, name: int) -> tuple[int, int, CallFormat] 
     return (name, end, CallFormat("named", name_end=text[behind:start])) if value == ARGUMENTS[at] else None
 
 
-def _locate_tagged(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
-    """A call of two arguments with texts between them; the end is that of its last value."""
-    spots = [name, name + len(NAMES[at])]
+def _spots(text: str, at: int, name: int) -> list[str] | None:
+    """What stands between the name, both keys and both values, in their order; and behind the last."""
+    pieces, end = [], name + len(NAMES[at])
     for word in (part for pair in ARGUMENTS[at].items() for part in map(str, pair)):
-        start = text.find(word, spots[-1])
+        start = text.find(word, end)
         if start < 0:
             return None
-        spots += [start, start + len(word)]
-    _, name_stop, key, key_stop, value, value_stop, next_key, next_key_stop, next_value, last = spots
-    key_end, between = text[key_stop:value], text[value_stop:next_key]
-    if not key_end.strip() or text[next_key_stop:next_value] != key_end:
+        pieces.append(text[end:start])
+        end = start + len(word)
+    return [*pieces, text[end:]]
+
+
+def _locate_keyword(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
+    """A call of two arguments in brackets, of which the string has quotes; so has the number in some templates."""
+    spots = _spots(text, at, name)
+    if spots is None:
         return None
-    value_end = common_head(between, text[last:])
+    name_end, before, between, key_end, rest = spots
+    closing = _CLOSING.get(name_end.strip())
+    if key_end == before and key_end[-1:] in {"'", '"'} and rest.startswith(key_end[-1]):
+        key_end, rest = key_end[:-1], rest[1:]
+    quote = before.removeprefix(key_end)
+    if closing is None or not key_end.strip() or not before.startswith(key_end) or not quote.strip():
+        return None
+    if not between.startswith(quote) or between.removeprefix(quote).strip() != "," or not rest.startswith(closing):
+        return None
+    form = CallFormat("keyword", name_end=name_end, key_end=key_end, quote=quote, arguments_end=closing)
+    return name, len(text) - len(rest) + len(closing), form
+
+
+def _locate_tagged(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
+    """A call of two arguments with texts between them; the end is that of its last value."""
+    spots = _spots(text, at, name)
+    if spots is None:
+        return None
+    before, key_end, between, other_key_end, rest = spots
+    if not key_end.strip() or not other_key_end.strip():
+        return None
+    value_end = common_head(between, rest)
     parameter_start = between[len(value_end) :]
-    before = text[name_stop:key]
     if not value_end.strip() or not parameter_start.strip() or not before.endswith(parameter_start):
         return None
     form = CallFormat(
         "tagged", name_end=before.removesuffix(parameter_start), parameter_start=parameter_start, key_end=key_end,
-        value_end=value_end,
+        other_key_end="" if other_key_end == key_end else other_key_end, value_end=value_end,
     )
-    return name, last + len(value_end), form
+    return name, len(text) - len(rest) + len(value_end), form

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
-from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.chat.answer_format import AnswerFormat, CallFormat
 from lllms_core.chat.calls import CallReader
+from lllms_core.chat.channels import ChannelReader
 from lllms_core.chat.json_copy import Malformed
 from lllms_core.chat.reader import Reader, Steps
+from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import CallPiece, Tool
 
 
@@ -34,36 +36,41 @@ class AnswerParser:
         self, form: AnswerFormat, tools: Sequence[Tool] = (), *, answer_id: str = "", parallel: bool = True,
         thinking: bool = False,
     ) -> None:
-        self.calls = 0
-        """How many calls there are so far."""
-        self.done = False
-        """Whether nothing more belongs to the answer."""
-        self.reasoning = thinking
-        """Whether the next text belongs to the thoughts, as far as is known."""
+        self._answer = SortedAnswer(thinking)
         self._form = form
         self._tools = {tool.name: tool for tool in tools}
         self._answer_id = answer_id
         self._parallel = parallel
         self._reader = Reader()
-        self._text: list[str] = []
-        self._thoughts: list[str] = []
-        self._pieces: list[CallPiece] = []
         self._blank = True
         """Whether the answer has neither text nor calls so far."""
-        self._call: CallReader | None = None
-        self._plain: re.Pattern[str] | None = None
-        """What can be passed on without a look at its characters; None while each one counts."""
         marks = {mark[0] for mark in self._marks() if mark}
         self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(marks)))}])+")
-        self._steps = self._answer()
+        """What can be passed on without a look at its characters."""
+        self._steps = self._messages() if form.channels is not None else self._passages()
         next(self._steps)
+
+    @property
+    def calls(self) -> int:
+        """How many calls there are so far."""
+        return self._answer.calls
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more belongs to the answer."""
+        return self._answer.done
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the next text belongs to the thoughts, as far as is known."""
+        return self._answer.reasoning
 
     def feed(self, text: str) -> Pieces:
         """Take more of the answer, and return what is decided."""
         at = 0
         while at < len(text) and not self.done:
-            if self._plain is not None and (found := self._plain.match(text, at)):
-                (self._thoughts if self.reasoning else self._text).append(found[0])
+            if self._answer.free and (found := self._harmless.match(text, at)):
+                self._answer.add(found[0])
                 self._blank = self._blank and self.reasoning
                 at = found.end()
             else:
@@ -73,36 +80,48 @@ class AnswerParser:
 
     def finish(self, *, complete: bool = True) -> Pieces:
         """Return what was held back, once no more text comes; a call that is not `complete` stays open."""
-        if not self.done and complete:
+        answer, headed = self._answer, self._form.channels is not None
+        if not self.done and (complete or (headed and answer.call is None)):
             self._send("")
         elif not self.done:
             self._steps.close()
-            if self._call is None or not self._call.committed:
-                (self._thoughts if self.reasoning else self._text).append(self._reader.rest())
-        self.done = True
+            if not headed and not answer.open_call:
+                answer.add(self._reader.rest())
+        answer.done = True
         return self._take()
 
     def _send(self, char: str) -> None:
-        self._plain = None
+        self._answer.free = False
         try:
             self._steps.send(char)
         except StopIteration:
-            self.done = True
+            self._answer.done = True
 
     def _take(self) -> Pieces:
-        pieces = Pieces("".join(self._text), "".join(self._thoughts), tuple(_merged(self._pieces)))
-        for taken in (self._text, self._thoughts, self._pieces):
+        answer = self._answer
+        pieces = Pieces("".join(answer.text), "".join(answer.thoughts), tuple(_merged(answer.pieces)))
+        for taken in (answer.text, answer.thoughts, answer.pieces):
             taken.clear()
         return pieces
 
     def _marks(self) -> tuple[str, ...]:
+        if self._form.channels is not None:
+            return tuple(self._form.channels.first)
         thoughts = () if self._form.reasoning is None else (self._form.reasoning.start, self._form.reasoning.end)
         calls = self._form.calls
         return thoughts if calls is None or not self._tools else (*thoughts, calls.trigger or "{")
 
     # -- the answer as a whole ----------------------------------------------------------------------------------------
 
-    def _answer(self) -> Steps[None]:
+    def _messages(self) -> Steps[None]:
+        channels, calls = self._form.channels, self._form.calls
+        assert channels is not None  # noqa: S101  # the caller looked
+        yield from ChannelReader(
+            channels, calls or CallFormat("named"), self._reader, self._tools, self._answer, answer_id=self._answer_id,
+            parallel=self._parallel, thoughts=self._form.reasoning is not None,
+        ).read()
+
+    def _passages(self) -> Steps[None]:
         if self._form.reasoning is not None:
             while (yield from self._thinking()):
                 pass
@@ -121,7 +140,8 @@ class AnswerParser:
             if not (yield from reader.accept(form.start)):
                 reader.back(space)
                 return False
-            self.reasoning = True
+            self._answer.reasoning = True
+        reader.mark()
         yield from reader.space()
         reader.mark()
         while True:
@@ -129,13 +149,14 @@ class AnswerParser:
             space = yield from reader.space()
             char = yield from reader.peek()
             if not char:
-                self._thoughts.append(reader.spill())
+                self._answer.thoughts.append(reader.spill())
                 return False
             if char == form.end[0] and (yield from reader.accept(form.end)):
                 break
             yield from reader.next()
-            self._thoughts.append(reader.spill())
-        self.reasoning = False
+            self._answer.thoughts.append(reader.spill())
+        self._answer.reasoning = False
+        reader.mark()
         yield from reader.space()
         reader.mark()
         return True
@@ -155,13 +176,13 @@ class AnswerParser:
                 return self.done
             if char:
                 yield from reader.next()
-            self._text.append(reader.spill())
+            self._answer.text.append(reader.spill())
             if not char:
                 return True
 
     def _ready(self) -> None:
         """Let harmless text pass from here on, unless there is something to be read again."""
-        self._plain = None if self._reader.held else self._harmless
+        self._answer.free = not self._reader.held
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -169,32 +190,32 @@ class AnswerParser:
         """All calls that follow each other; False, and nothing read, if there is none after all."""
         form = self._form.calls
         assert form is not None  # noqa: S101  # there is a trigger
-        reader = self._reader
+        reader, answer = self._reader, self._answer
         start = reader.held_text()
         if not bare and not (yield from reader.accept(trigger)):
             return False
         any_call = False
         while True:
-            call_id = f"call_{self._answer_id}_{self.calls}"
-            call = CallReader(form, reader, self._tools, index=self.calls, call_id=call_id, pieces=self._pieces)
-            self._call = call
+            call_id = f"call_{self._answer_id}_{answer.calls}"
+            call = CallReader(form, reader, self._tools, index=answer.calls, call_id=call_id, pieces=answer.pieces)
+            answer.call = call
             try:
                 yield from call.read(bare=bare)
             except Malformed:
-                self._call = None
+                answer.call = None
                 if not call.committed:
                     if not any_call:
                         reader.back(reader.held_text()[len(start) :])
                     return any_call
-                self.calls += 1
+                answer.calls += 1
                 return True
-            self._call = None
-            self.calls += 1
+            answer.call = None
+            answer.calls += 1
             any_call = True
             reader.mark()
             start = ""
             if not self._parallel:
-                self.done = True
+                answer.done = True
                 return True
             if form.call_end.strip():
                 yield from reader.accept(form.call_end)
@@ -202,6 +223,7 @@ class AnswerParser:
             if not (yield from self._next_call(bare=bare)):
                 if form.section_end.strip():
                     yield from reader.accept(form.section_end)
+                answer.done = bool(form.answer_end) and (yield from reader.accept(form.answer_end))
                 reader.mark()
                 return True
 
@@ -212,6 +234,11 @@ class AnswerParser:
         between = (form.separator + form.call_start).strip()
         if between:
             return (yield from self._reader.accept(between))
+        if form.shape == "keyword" and not (yield from self._reader.comes(form.section_end)):
+            space = yield from self._reader.space()
+            char = yield from self._reader.peek()
+            self._reader.back(space)
+            return char.isalpha() or char == "_"
         if not bare and form.shape != "object":
             return False
         space = yield from self._reader.space()

@@ -102,6 +102,13 @@ class Reader:
                     return False
         return True
 
+    def comes(self, literal: str) -> Steps[bool]:
+        """Whether `accept` would read `literal`; nothing is read."""
+        before = len(self._read)
+        found = yield from self.accept(literal)
+        self.back("".join(self._read[before:]))
+        return found
+
     def _run(self, kind: str) -> Steps[str]:
         """The characters of one kind that come next, at most as many as an id has."""
         found = ""

@@ -7,11 +7,12 @@ from typing import cast
 
 from attrs import evolve, frozen
 
-from lllms_core.chat.answer_format import HERMES, AnswerFormat, CallFormat, ReasoningFormat
+from lllms_core.chat.answer_format import HERMES, AnswerFormat, CallFormat, ChannelFormat, ReasoningFormat
 from lllms_core.chat.control import ControlTokens, Disguise, strings
 from lllms_core.chat.fit_tools import fit_tools, write_calls
 from lllms_core.chat.history import CallStyle, message_values, tool_values
 from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
+from lllms_core.chat.learn_channels import learn_channels
 from lllms_core.chat.learn_reasoning import ReasoningSupport, has_heading, learn_reasoning
 from lllms_core.chat.probe import Probe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
@@ -80,16 +81,16 @@ class ChatTemplate:
             style = evolve(style, thoughts=self.reasoning.key)
         given = {
             "messages": message_values(fit_roles(messages, self._roles), style),
-            "tools": tool_values(tools),
+            "tools": tool_values(tools, style),
         }
         return self._segments(given, extra, generate=add_generation_prompt)
 
     @cached_property
     def tools(self) -> ToolSupport:
         """What this template does about tools."""
-        learnt = learn_tools(self._probe, self._tokens["eos_token"])
+        learnt = self._learnt_tools
         if self._call_template is None:
-            headed = has_heading(self.reasoning.text_start)
+            headed = has_heading(self.reasoning.text_start) and self._channels is None
             return evolve(learnt, calls=None if headed else self._after_thoughts(learnt.calls))
         calls = learn_calls(self._written_calls)
         if calls is None:
@@ -98,6 +99,23 @@ class ChatTemplate:
                 "has to write the name and the arguments of each",
             )
         return evolve(learnt, calls=calls)
+
+    @cached_property
+    def _learnt_tools(self) -> ToolSupport:
+        return learn_tools(self._probe, self._tokens["eos_token"], self._learnt_reasoning.key)
+
+    @cached_property
+    def _channels(self) -> ChannelFormat | None:
+        """The channels of the model's answers, where no setting tells of their parts."""
+        if self._call_template is not None or self._reasoning not in {"auto", "none"}:
+            return None
+        ask, reply = Message("user", "probe-ask"), Message("assistant", "probe-reply")
+        said = self._probe(Probe([ask, reply], generate=False)) or ""
+        thoughts, tools = self._learnt_reasoning, self._learnt_tools
+        return learn_channels(
+            calls=tools.calls, thoughts=thoughts.form, text_start=thoughts.text_start,
+            text_end=said.rpartition(reply.content)[2], prompt=self._probe(Probe([ask])) or "",
+        )
 
     def _after_thoughts(self, calls: CallFormat | None) -> CallFormat | None:
         """The form without the end of thoughts, which a template may write before calls."""
@@ -112,17 +130,21 @@ class ChatTemplate:
     @cached_property
     def reasoning(self) -> ReasoningSupport:
         """What this template does about thoughts."""
-        learnt = learn_reasoning(self._probe, self._template.variables, self._template.literals)
+        learnt = self._learnt_reasoning
         if self._reasoning == "auto":
             return learnt
         return evolve(learnt, form=None if self._reasoning == "none" else ReasoningFormat.read(self._reasoning))
+
+    @cached_property
+    def _learnt_reasoning(self) -> ReasoningSupport:
+        return learn_reasoning(self._probe, self._template.variables, self._template.literals)
 
     @property
     def answer_format(self) -> AnswerFormat:
         """How the model writes calls and thoughts; one whose template knows no tools is told to use Hermes' form."""
         calls = self.tools.calls or (None if self.tools.declares else HERMES)
         text_start = "" if self._reasoning == "none" else self.reasoning.text_start
-        return AnswerFormat(calls, self.reasoning.form, text_start)
+        return AnswerFormat(calls, self.reasoning.form, text_start, self._channels)
 
     def _segments(self, given: Mapping[str, object], extra: Mapping[str, object], *, generate: bool) -> list[Segment]:
         messages = cast("list[dict[str, object]]", given["messages"])
@@ -181,7 +203,7 @@ class ChatTemplate:
     def _probe(self, probe: Probe) -> str | None:
         given = {
             "messages": message_values(probe.messages, probe.style),
-            "tools": tool_values(probe.tools),
+            "tools": tool_values(probe.tools, probe.style),
         }
         try:
             return self._output(given, probe.variables, datetime.now().astimezone(), generate=probe.generate)

@@ -21,7 +21,7 @@ class AnswerText(OutputText):
         self._marks = ""
         self._reasoning = ""
         self._calls: tuple[CallPiece, ...] = ()
-        if form.reasoning is not None or form.text_start or request.tools:
+        if form.reasoning is not None or form.text_start or form.channels is not None or request.tools:
             # Ids are unique in their conversation: an answer has its number in them where there are several.
             self._parser = AnswerParser(
                 form, request.tools, answer_id=f"{request.id}_{index}" if index else request.id,

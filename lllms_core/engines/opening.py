@@ -1,6 +1,6 @@
 """What a batching model makes of a request before anything is evaluated: a run for each of its answers."""
 
-from lllms_core.chat import ChatTemplate, Prompt, Segment, call_constraint, chat_prompt
+from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.run import Run
@@ -21,8 +21,8 @@ def open_runs(model: TokenModel, template: ChatTemplate | None, request: Request
         raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
     limit = len(prompt) + model.answer_limit(request, len(prompt))
     constraint = request.constraint
-    if request.tools and shown.form.calls is not None:
-        constraint = call_constraint(request, shown.form.calls, model.grammar_names())
+    if request.tools or (constraint is not None and shown.form.channels is not None):
+        constraint = answer_constraint(request, shown.form, model.grammar_names())
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     opening = None if constraint is None else _opening(model, request, shown)
     runs = []

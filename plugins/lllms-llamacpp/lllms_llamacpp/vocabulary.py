@@ -1,8 +1,10 @@
 """Text to tokens and back, by the vocabulary of a loaded model."""
 
 import ctypes
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain, pairwise
 
 import llama_cpp.llama_cpp as llama
 
@@ -33,7 +35,7 @@ class Vocabulary:
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """The tokens of a prompt; BOS comes first, once, if the vocabulary wants it."""
         tokens: list[int] = []
-        for segment in segments:
+        for segment in chain.from_iterable(map(self._as_text, segments)):
             tokens += self._continue(segment) if tokens else self._tokens(segment.text, segment.parse_special)
         if self._adds_bos and self._bos >= 0 and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
@@ -168,9 +170,23 @@ class Vocabulary:
     def control_tokens(self) -> list[str]:
         """The texts that are parsed into control tokens where a prompt's control tokens are parsed at all."""
         attributes = llama.llama_vocab_get_attr
-        return [
-            self._text(token) for token in range(self.size) if attributes(self._vocab, token) & _PARSED_FROM_TEXT
-        ]
+        parsed = (token for token in range(self.size) if attributes(self._vocab, token) & _PARSED_FROM_TEXT)
+        return [*map(self._text, parsed), *self._always_parsed]
+
+    @cached_property
+    def _always_parsed(self) -> list[str]:
+        """Control tokens that llama.cpp counts as text, as some of gpt-oss's: it parses them wherever they stand."""
+        user_defined = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
+        shown = (token for token in range(self.size) if llama.llama_vocab_get_attr(self._vocab, token) & user_defined)
+        return [text for text in map(self._text, shown) if text.startswith("<|") and text.endswith("|>")]
+
+    def _as_text(self, segment: Segment) -> Sequence[Segment]:
+        """The same segment, cut so that in what may not be parsed nothing is."""
+        if segment.parse_special or not self._always_parsed:
+            return [segment]
+        anywhere = re.compile(f"(?={'|'.join(map(re.escape, self._always_parsed))})")
+        cuts = [0, *(match.start() + 1 for match in anywhere.finditer(segment.text)), len(segment.text)]
+        return [Segment(segment.text[start:end], parse_special=False) for start, end in pairwise(cuts)]
 
     @property
     def bos_token(self) -> str:

@@ -135,17 +135,29 @@ def tiny(shared: Talk) -> Iterator[Talk]:
 
 @pytest.fixture(scope="session")
 def write_random() -> Callable[..., Path]:
-    """Write a model of random weights: its keys, and the shapes of its tensors; the vocabulary is tiny-chat's."""
+    """Write a model of random weights: its keys, and the shapes of its tensors; the vocabulary is tiny-chat's.
+
+    `control`: the last tokens are these control tokens instead, and the very last one ends answers.
+    """
     tokenizer = [f for f in gguf.GGUFReader(TINY).fields.values() if f.name.startswith("tokenizer.")]
 
-    def write(path: Path, architecture: str, keys: dict[str, object], shapes: dict[str, tuple[int, ...]]) -> Path:
+    def write(
+        path: Path, architecture: str, keys: dict[str, object], shapes: dict[str, tuple[int, ...]],
+        control: Sequence[str] = (),
+    ) -> Path:
         writer = gguf.GGUFWriter(path, architecture)
         for name, value in keys.items():
             add = {bool: writer.add_bool, float: writer.add_float32}.get(type(value), writer.add_uint32)
             add(name if name.startswith("tokenizer.") else f"{architecture}.{name}", value)
         for found in tokenizer:
             sub = found.types[-1] if len(found.types) > 1 else None
-            writer.add_key_value(found.name, found.contents(), found.types[0], sub)
+            value = found.contents()
+            if control and found.name in {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}:
+                ends = control if found.name.endswith("tokens") else [gguf.TokenType.CONTROL] * len(control)
+                value = [*value[: -len(control)], *ends]
+            elif control and found.name == "tokenizer.ggml.eos_token_id":
+                value = WORDS - 1
+            writer.add_key_value(found.name, value, found.types[0], sub)
         rng = np.random.default_rng(0)
         for name, shape in shapes.items():
             # Scaled so that the products of matrices stay near 1.
