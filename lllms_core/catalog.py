@@ -16,6 +16,7 @@ from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
 from lllms_core.gguf import is_gguf
+from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.structure import structure
@@ -134,7 +135,7 @@ def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
     A GGUF file may have any name: other programs keep some under their hashes.
     Raises `ConfigError` if there is no such file, or not exactly one engine for it.
     """
-    file = path.expanduser().absolute()
+    file = at_home(path).absolute()
     if not file.is_file():
         raise ConfigError(f"no file {file}")
     engine = _engine_for(".gguf" if is_gguf(file) else file.name, file.name, plugins)
@@ -267,7 +268,7 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
         return None
     if not given:
         raise ValueError("is empty")
-    file = (models_dir / Path(given).expanduser()).absolute()
+    file = (models_dir / at_home(given)).absolute()
     if not file.exists():
         raise ValueError(f"there is no file {file}")
     if file.is_dir():

@@ -13,6 +13,7 @@ from attrs import AttrsInstance, asdict, evolve, field, frozen
 from lllms_core.environment import read_environment
 from lllms_core.errors import ConfigError, InvalidRequest
 from lllms_core.faults import Fault, Key, StructureError, did_you_mean, dotted
+from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation, check
 from lllms_core.structure import Bytes, Range, structure
 from lllms_core.types import Isolation, Preload
@@ -44,7 +45,7 @@ class ServerConfig:
     """More requests than this waiting: refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
     """Seconds that a request may wait."""
-    models_dir: Path = field(factory=lambda: Path("~/.cache/lllms").expanduser())
+    models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
     """Where model files are kept, and where relative names of them start."""
     offline: bool = False
     """Whether model files must not be fetched: what is on the disk serves, and the rest is an error at once."""
@@ -196,7 +197,7 @@ def load_config(
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:
-    user = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "lllms"
+    user = at_home(environ.get("XDG_CONFIG_HOME") or "~/.config") / "lllms"
     return next((file for file in (Path(FILE_NAME), user / FILE_NAME) if file.is_file()), None)
 
 

@@ -19,6 +19,7 @@ from attrs import asdict, evolve, field, frozen
 
 from lllms_core.errors import ConfigError
 from lllms_core.faults import StructureError
+from lllms_core.machine import at_home
 from lllms_core.sessions import SessionEntry, SessionStore
 from lllms_core.structure import structure
 
@@ -35,7 +36,7 @@ STALE_SECONDS = 3600.0
 class DiskOptions:
     """`[sessions.options]` of the store `disk`."""
 
-    folder: Path = field(factory=lambda: Path("~/.cache/lllms/sessions").expanduser())
+    folder: Path = field(factory=lambda: at_home("~/.cache/lllms/sessions"))
     """Where the sessions are; made if it is missing, and readable by its owner alone."""
 
 
@@ -61,7 +62,7 @@ class DiskStore(SessionStore):
     def open(self, options: object) -> None:
         """Make the folder, and remove what servers have left that were killed while they wrote."""
         assert isinstance(options, DiskOptions)  # noqa: S101  # the configuration was read into it
-        self._folder = options.folder.expanduser().absolute()
+        self._folder = at_home(options.folder).absolute()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Who can read the files can read the conversations.
