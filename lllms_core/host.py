@@ -13,8 +13,9 @@ from lllms_core.conversation import Conversation
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
-from lllms_core.pool.keeper import SessionKeeper, SessionLimits
+from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
+from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
 from lllms_core.pool.status import PoolStatus
 from lllms_core.pool.stream import Stream

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lllms_core.builtin.sessions import DiskStore, MemoryStore
 from lllms_core.builtin.sessions.disk import DiskOptions
 from lllms_core.errors import ConfigError
-from lllms_core.pool.keeper import SessionLimits, pack, superseded, unpack, victims
+from lllms_core.pool.session_rules import SessionLimits, pack, superseded, unpack, victims
 from lllms_core.sessions import BLOCK, SessionEntry, TokenChain, longest_prefix
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))

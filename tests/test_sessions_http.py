@@ -101,6 +101,21 @@ async def test_what_is_forgotten_is_nowhere(isolation: str, one_by_one: bool) ->
             assert cached(await ask(host, *kept, "What is the secret word?")) > 20
 
 
+async def test_what_an_instance_holds_is_forgotten_in_the_store_too() -> None:
+    """A conversation that is deleted where an instance holds it is deleted in the store that it came from."""
+    async with serving(model={"isolation": "thread"}, kept_tokens=1000) as host:
+        client = create_app(host, manage_host=False).test_client()
+        said = await tell(host, "blimp")
+        await unload(host)
+        said += ["What is the secret word?", (await ask(host, *said, "What is the secret word?")).text]
+        await settled(host)
+        stored, held = sorted((await host.session_index.list()), key=lambda one: one.where != "memory")
+        response = await client.delete(f"/api/v1/sessions/{held.id}")
+        assert await response.get_json() == {"deleted": [held.id, stored.id]}
+        assert await host.session_index.list() == []
+        assert cached(await ask(host, *said, "What is the secret word?")) == 0
+
+
 async def test_running_conversation_is_forgotten_at_its_end() -> None:
     """A conversation that is being answered when all are deleted is answered, and then gone."""
     async with serving("none", slots=1) as host:
@@ -181,9 +196,10 @@ async def test_command_line_shows_and_forgets(host: Host) -> None:
     stop = asyncio.Event()
     server = asyncio.create_task(serve(create_app(host, manage_host=False), config, shutdown_trigger=stop.wait))
 
-    async def lllms(*words: str) -> str:
+    async def lllms(*words: str, code: int = 0) -> str:
         result = await asyncio.to_thread(CliRunner().invoke, cli, ["sessions", *words, "--url", url])
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == code, result.output
+        assert ("there is nothing at /api/v1/sessions/nothing" in result.stderr) == (code == 1)
         return result.stdout
 
     shown = await lllms("ls")
@@ -192,7 +208,7 @@ async def test_command_line_shows_and_forgets(host: Host) -> None:
     assert "secret" not in await lllms("show", ids[0])
     assert "The secret word is" in await lllms("show", ids[0], "--text")
     assert "model tiny: " in await lllms("show", ids[0])
-    assert await lllms("rm", ids[0]) == "1 sessions forgotten\n"
+    assert await lllms("rm", ids[0], "nothing", ids[0], code=1) == "1 sessions forgotten\n"
     assert await lllms("rm", "--all", "--model", "tiny") == "1 sessions forgotten\n"
     assert await lllms("ls") == "0 sessions, 0.0 MiB\n"
     stop.set()

@@ -141,6 +141,8 @@ class Pool:
         The same goes for files that must be here before; those that may come later are on their way.
         """
         self._started = True
+        if self._keeper is not None:
+            self._keeper.start()
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._apply(self._scheduler.start(time.monotonic(), wanted))

@@ -71,13 +71,22 @@ class SessionIndex:
                 return SessionTokens(info.model, tuple(array("i", line)), None)
         return None
 
-    async def forget(self, session_id: str) -> bool:
-        """Forget a session, in the store and in the instances that could go on from it; whether there was one."""
+    async def forget(self, session_id: str) -> Sequence[str]:
+        """Forget a session, wherever it could be gone on with: in the store and in instances.
+
+        With it go the sessions that begin with all of it, and those that it begins with. Returns the ids of those that
+        were forgotten, its own first; none if there is no such session.
+        """
         found = await self.tokens(session_id)
-        if found is not None:
-            await self._survey(found.model, [array("i", found.tokens).tobytes()])
-        stored = self._keeper is not None and await self._keeper.delete(session_id)
-        return stored or found is not None
+        if found is None:
+            # One that is damaged can be forgotten, too.
+            return [session_id] if await self._delete(session_id) else []
+        line = array("i", found.tokens).tobytes()
+        # All models: two of one file go on from the same sessions.
+        await self._survey(None, [line])
+        # What they had put before that is here now.
+        stored = [] if self._keeper is None else await self._keeper.forget(line)
+        return [session_id, *(one for one in stored if one != session_id)]
 
     async def forget_all(self, model: str | None = None) -> Sequence[str]:
         """Forget all sessions, or those of one model; returns their ids."""

@@ -51,9 +51,10 @@ def make_blueprint(host: Host) -> Blueprint:
     @routes.delete("/<session_id>")
     async def forget_one(session_id: str) -> Response:
         _arguments()
-        if not await _in_time(index.forget(session_id)):
+        deleted = await _in_time(index.forget(session_id))
+        if not deleted:
             raise NotFound
-        return _answer({"deleted": [session_id]})
+        return _answer({"deleted": deleted})
 
     return routes
 
