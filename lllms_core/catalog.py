@@ -11,7 +11,7 @@ import attrs
 from attrs import define, field, frozen
 
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
-from lllms_core.downloads import Downloader, canonical, choose_downloader, shown
+from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
@@ -212,6 +212,8 @@ def _entry(
     file = source = None
     key = "hf" if model.hf is not None else "file" if model.url is None else "url"
     try:
+        if model.file is not None:
+            _check_path(model.file, plugins)
         file, source = _weights(model, engine, config.server.models_dir, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
         faults.append(Fault((*path, key), str(error)))
@@ -258,6 +260,13 @@ def _weights(
     assert model.source is not None  # noqa: S101  # it is one of the two
     source = canonical(model.source, _downloaders(plugins))
     return find(source, model.sha256), source
+
+
+def _check_path(given: str, plugins: Plugins) -> None:
+    """Raise `ValueError` for a source where a path is wanted."""
+    kinds = {name for one in _downloaders(plugins) for name in one.schemes}
+    if scheme(given) in kinds and not at_home(given).exists():
+        raise ValueError(f'{shown(given)} is no path; write url = "{shown(given)}" instead')
 
 
 def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:

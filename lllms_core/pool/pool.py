@@ -17,7 +17,7 @@ from lllms_core.catalog import Catalog
 from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.config import ServerConfig
 from lllms_core.engines import Engine
-from lllms_core.errors import EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
+from lllms_core.errors import DownloadCancelled, EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
@@ -258,7 +258,8 @@ class Pool:
             try:
                 await files.get()
             except LllmsError as error:
-                LOG.error("the files of %s cannot be had: %s", model, error)  # noqa: TRY400  # where from is no help
+                level = logging.INFO if isinstance(error, DownloadCancelled) else logging.ERROR
+                LOG.log(level, "the files of %s cannot be had: %s", model, error)
                 self._apply(self._scheduler.unprepared(model, error, time.monotonic()))
             else:
                 self._apply(self._scheduler.prepared(model, time.monotonic()))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+from lllms_core.downloads import shown
 from lllms_core.faults import StructureError
 from lllms_core.structure import structure
 
@@ -37,10 +38,15 @@ def read_records(folder: Path, into: type[T]) -> Iterator[tuple[Path, T]]:
 
 
 def write_record(file: Path, record: Mapping[str, object]) -> None:
-    """Write a record: whoever reads sees the old one or the new one, whole."""
+    """Write a record: whoever reads sees the old one or the new one, whole.
+
+    One with an address that is not for everybody's eyes is its owner's alone.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{uuid4().hex}")
+    secret = any(isinstance(value, str) and shown(value) != value for value in record.values())
     try:
+        fresh.touch(mode=0o600 if secret else 0o666, exist_ok=False)
         fresh.write_text(json.dumps(record, ensure_ascii=True), encoding="ascii")
         os.replace(fresh, file)  # noqa: PTH105  # says more clearly what it does than Path.replace
     finally:
