@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
-from stores_for_tests import TINY, Shelf
+from stores_for_tests import TINY, Shelf, sha256
 
+from lllms_core.builtin.downloaders.http import split_names
 from lllms_core.cli import cli, transfers
 from lllms_core.cli.ls import table
 from lllms_core.downloads import RemoteFile, RemoteModel
@@ -28,7 +29,8 @@ class Web(Shelf):
     schemes = frozenset({"https"})
 
     def resolve(self, source: str) -> RemoteModel:
-        return RemoteModel([RemoteFile("example.org/tiny.gguf", source)])
+        *_, name = source.partition("?")[0].split("/")
+        return RemoteModel([RemoteFile(f"example.org/{name}", source) for name in split_names(name)])
 
     def fetch(self, file, part):
         data = TINY.read_bytes()
@@ -71,6 +73,13 @@ def test_secrets_are_not_listed(store: Store) -> None:
     assert "is whole" in lllms("verify", SHOWN).output
     assert "deleted" in lllms("rm", "-y", SHOWN).output
     assert store.models() == []
+
+
+def test_each_part_has_a_line(store: Store) -> None:
+    """Of a model in parts `verify` tells of each part in a line of its own."""
+    store.ensure("https://example.org/m-00001-of-00002.gguf")
+    lines = lllms("verify", "https://example.org/m-00001-of-00002.gguf").stdout.splitlines()
+    assert [line.endswith(f"is whole, SHA-256 {sha256(TINY.read_bytes())}") for line in lines] == [True, True]
 
 
 def test_an_address_as_a_file_is_set_right(store: Store) -> None:

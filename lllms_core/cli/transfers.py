@@ -14,7 +14,7 @@ from attrs import field, frozen
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lllms_core.cli.figures import printable
+from lllms_core.cli.figures import printable, printable_lines
 from lllms_core.errors import DownloadCancelled, LllmsError
 from lllms_core.store import Download, DownloadStatus, StoredModel
 from lllms_core.store.progress import moved, progress_text
@@ -181,7 +181,7 @@ class _Lines:
 
     def tell(self, text: str, *, error: bool = False) -> None:
         """Print it at once."""
-        click.echo(printable(text), err=error)
+        click.echo(printable_lines(text), err=error)
 
 
 class _Bars:
@@ -212,4 +212,4 @@ class _Bars:
     def finish(self) -> None:
         """Print what was kept."""
         for text, error in self._lines:
-            click.echo(printable(text), err=error)
+            click.echo(printable_lines(text), err=error)
