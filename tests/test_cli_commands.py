@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 import lllms_core
 from lllms_core.cli import cli
 
-COMMANDS = ("serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "bench")
+COMMANDS = (
+    "serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "cancel", "sessions",
+    "bench",
+)
 SCRIPT = '[[models.slow.options.script]]\nreplies = ["one two three four"]\ntokens = 4\n'
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from lllms_core.cli.ps import server_url
 from lllms_core.cli.setup import config_option, examples, read_config
 
 if TYPE_CHECKING:
@@ -113,7 +114,4 @@ def _line(one: Mapping[str, Any]) -> str:
 def _client(url: str | None, config_file: Path | None, timeout: float = ANSWERS_WITHIN) -> "Client":
     from lllms_core.client import Client
 
-    if url is None:
-        server = read_config(config_file).server
-        url = f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{server.port}"
-    return Client(url, timeout=timeout)
+    return Client(url or server_url(read_config(config_file)), timeout=timeout)

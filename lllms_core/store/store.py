@@ -140,6 +140,7 @@ class Store(Shelf):
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _get(self, source: str, sha256: str | None, download: Download) -> StoredModel:
+        download.check()
         downloader = self.downloader(source)
         if downloader is None:
             model = RemoteModel([RemoteFile("", str(self.path(source)), path=self.path(source))])
