@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, collect, reference, text, usage
 
-from lllms_core.engines import batching
+from lllms_core.engines import batching, cache
 from lllms_core.engines.sequences import common_prefix
 from lllms_core.engines.sessions import Session
 
@@ -272,3 +272,19 @@ def test_everything_idle_is_stored_at_the_end():
     answer(model, ask("3", "zoo", 1))
     model.store_sessions()
     assert [bytes(session.tokens).decode() for session in link.sessions] == ["something else", HELLO]
+
+
+def test_one_slow_load_is_not_held_against_all_others(monkeypatch):
+    """After a load that took very long, by whatever chance, sessions are loaded again before long."""
+    model, _ = linked(kept_tokens=0)
+    answer(model, ask("first", HELLO, 1))
+    moments = iter([0.0, 1000.0])
+    monkeypatch.setattr(cache, "thread_time", lambda: next(moments, 0.0))
+    reused = []
+    for turn in range(1000):
+        answer(model, ask(f"other-{turn}", "something else", 1))
+        reused.append(usage(answer(model, ask(f"again-{turn}", HELLO, 1))).cached_tokens)
+        if reused.count(len(HELLO) - 1) == 2:
+            break
+    assert reused[0] == reused[-1] == len(HELLO) - 1
+    assert 0 in reused  # it was held against some
