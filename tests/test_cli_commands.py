@@ -250,6 +250,18 @@ def test_check_says_that_all_is_well():
     assert result.stdout.endswith("all is well\n")
 
 
+@pytest.mark.parametrize(("sessions", "problem"), [
+    ('store = "attic"', "sessions.store: there is no store 'attic'; there are: none, disk, memory"),
+    ('store = "disk"\noptions = { holder = "x" }', "sessions.options"),
+])
+def test_check_looks_at_the_store_of_sessions(sessions, problem):
+    """A store of sessions that there is not, or that has no such option, is found without opening any."""
+    Path("lllms.toml").write_text(f"[sessions]\n{sessions}\n")
+    result = lllms("check")
+    assert result.exit_code == 1
+    assert problem in result.stderr
+
+
 def test_check_tells_the_memory_of_models():
     """`check` says how much memory an instance of each model takes."""
     Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\noptions = { memory = 3_000_000_000 }\n')
