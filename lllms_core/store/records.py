@@ -46,8 +46,11 @@ def write_record(file: Path, record: Mapping[str, object]) -> None:
     fresh = file.with_name(f"{file.name}.{uuid4().hex}")
     secret = any(isinstance(value, str) and shown(value) != value for value in record.values())
     try:
-        fresh.touch(mode=0o600 if secret else 0o666, exist_ok=False)
-        fresh.write_text(json.dumps(record, ensure_ascii=True), encoding="ascii")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666), "w") as written:  # noqa: PTH123  # Path.open has no mode for the new file
+            json.dump(record, written)
+            written.flush()
+            # Without its record a model would look left behind, and be deleted as such, after a power failure.
+            os.fsync(written.fileno())
         os.replace(fresh, file)  # noqa: PTH105  # says more clearly what it does than Path.replace
     finally:
         with contextlib.suppress(FileNotFoundError):
