@@ -38,6 +38,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     for model in status["models"]:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")
+    for one in status["problems"]:
+        click.echo(f"model {one['model']} cannot be served: {one['problem']}")
     for one in status["instances"]:
         state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
@@ -181,7 +182,8 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
 def _state_key(file: Path, options: Options, context_length: int) -> str:
     """Name what a state depends on: files, versions, and every option that is not known to leave it alone."""
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
-    files = [*file.parent.glob(f"{split[1]}-*-of-{split[2]}.gguf")] if (split := _SPLIT.fullmatch(file.name)) else []
+    split = _SPLIT.fullmatch(file.name)
+    files = [*file.parent.glob(f"{escape(split[1])}-*-of-{split[2]}.gguf")] if split else []
     files += [at_home(lora.path) for lora in options.lora]
     parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(context_length), repr(sorted(values.items()))]
     return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
