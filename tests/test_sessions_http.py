@@ -160,6 +160,19 @@ async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
     assert (await client.get(f"/api/v1/sessions/{ids[0]}?text=yes")).status_code == 400
 
 
+@pytest.mark.parametrize(("address", "status"), [
+    ("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("192.168.1.7", 403), ("fe80::1%eth0", 403),
+    ("::ffff:192.168.1.7", 403), ("192.168.1.1", 200),
+])
+async def test_text_is_told_on_this_machine_only(client: HttpClient, host: Host, address: str, status: int) -> None:
+    """Where others may use the server, they cannot read what was said; counts and deletion are for all."""
+    [one, _] = await host.sessions.list()
+    scope = {"client": (address, 4711), "server": ("192.168.1.1", 3000)}
+    asked = await client.get(f"/api/v1/sessions/{one.id}?text=true", scope_base=scope)
+    assert asked.status_code == status
+    assert (await client.get(f"/api/v1/sessions/{one.id}", scope_base=scope)).status_code == 200
+
+
 async def test_text_of_another_model_is_not_guessed(tmp_path: Path) -> None:
     """Tokens of a file that was changed since, or of a model that is gone, are not made words of."""
     file = tmp_path / "model.gguf"
