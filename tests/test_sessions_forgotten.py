@@ -10,7 +10,8 @@ from attrs import evolve
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.session_rules import SessionLimits
-from lllms_core.worker.wire import FindSession, PutSession
+from lllms_core.worker.loop import Inbox
+from lllms_core.worker.wire import FindSession, PutSession, Survey
 
 LIMIT = 30.0
 
@@ -71,6 +72,17 @@ async def test_what_waits_to_be_stored_is_forgotten_too() -> None:
     await written(keeper)
     assert [entry.tokens for entry in store.list()] == [193]
     await keeper.close(LIMIT)
+
+
+def test_what_is_to_be_forgotten_is_urgent() -> None:
+    """A long step is given up when something is to be forgotten, and not when somebody only looks."""
+    inbox = Inbox()
+    inbox.put(Survey(1))
+    assert not inbox.interrupt.is_set()
+    for urgent in (Survey(2, (line(range(9)),)), Survey(3, everything=True)):
+        inbox.interrupt.clear()
+        inbox.put(urgent)
+        assert inbox.interrupt.is_set()
 
 
 async def test_what_is_too_old_is_deleted_without_anybody_asking() -> None:

@@ -195,7 +195,7 @@ class Pool:
     async def survey(
         self, model: str | None, forget: Sequence[bytes] = (), *, everything: bool = False,
     ) -> Sequence[tuple[str, str, Sequence[Held]]]:
-        """Let instances forget conversations, then tell what they hold: instance, model, and conversations.
+        """Tell what instances hold: instance, model, and conversations; and let them forget these, or everything.
 
         Asks those of one model, or of all. What they had put before that was given to the keeper when this returns; of
         an instance that is being unloaded, too.

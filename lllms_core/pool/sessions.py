@@ -90,8 +90,7 @@ class SessionIndex:
 
     async def forget_all(self, model: str | None = None) -> Sequence[str]:
         """Forget all sessions, or those of one model; returns their ids."""
-        held = await self._held(model)
-        await self._survey(model, everything=True)
+        held = await self._held(model, everything=True)
         # What they had put before that is here now.
         entries = [] if self._keeper is None else await self._keeper.list()
         gone = [entry.id for entry in entries if model in {None, entry.model} and await self._delete(entry.id)]
@@ -100,10 +99,12 @@ class SessionIndex:
     async def _delete(self, session_id: str) -> bool:
         return self._keeper is not None and await self._keeper.delete(session_id)
 
-    async def _held(self, model: str | None) -> Sequence[tuple[SessionInfo, bytes]]:
+    async def _held(
+        self, model: str | None, *, everything: bool = False,
+    ) -> Sequence[tuple[SessionInfo, bytes]]:
         return [
             (_info(instance, name, held), held.tokens)
-            for instance, name, all_held in await self._survey(model) for held in all_held
+            for instance, name, all_held in await self._survey(model, everything=everything) for held in all_held
         ]
 
     async def _survey(
