@@ -16,6 +16,7 @@ from lllms_core.app import create_app
 from lllms_core.cli import cli
 from lllms_core.errors import DownloadCancelled, InvalidSource
 from lllms_core.serve import listen
+from lllms_core.store import fetcher
 
 
 @pytest.fixture
@@ -46,6 +47,25 @@ async def test_a_download_is_ended_over_http(site: Site, tmp_path: Path) -> None
         site.requests.clear()
         assert await answer(host, "other") == await answer(host) == "hello"
     assert ("/x.bin", f"bytes=30000-{len(DATA) - 1}") in site.requests
+
+
+async def test_a_download_that_waits_for_others_is_ended(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A download that has not begun, since others are under way, is ended at once as well."""
+    monkeypatch.setattr(fetcher, "AT_ONCE", 1)
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site), other=model(site, "/y.bin")) as host:
+        first = asyncio.create_task(answer(host))
+        await reached(site)
+        second = asyncio.create_task(answer(host, "other"))
+        await until(lambda: len(host.downloads()) == 2)
+        assert host.fetcher.cancel(host.downloads()[1].id)
+        with pytest.raises(DownloadCancelled):
+            await second
+        assert not first.done()
+        site.release.set()
+        assert await first == await answer(host, "other") == "hello"
 
 
 async def test_a_failed_download_need_not_rest(site: Site, tmp_path: Path) -> None:

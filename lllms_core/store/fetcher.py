@@ -122,8 +122,22 @@ class Fetcher:
         return _Job(download, task)
 
     async def _run(self, key: Key, download: Download) -> StoredModel:
-        async with self._room:
+        loop = asyncio.get_running_loop()
+        room = asyncio.ensure_future(self._room.acquire())
+
+        def leave() -> None:
+            loop.call_soon_threadsafe(room.cancel)
+
+        download.on_cancel(leave)
+        try:
+            await room
+        except asyncio.CancelledError:
+            download.check()
+            raise
+        try:
             return await _in_thread(lambda: self.store.ensure(*key, download))
+        finally:
+            self._room.release()
 
     def _end(self, key: Key, download: Download, task: "asyncio.Task[StoredModel]") -> None:
         del self._jobs[key]
