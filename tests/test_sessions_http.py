@@ -14,6 +14,7 @@ from quart.typing import TestClientProtocol as HttpClient
 from test_sessions import TINY, ask, cached, serving, settled, tell, unload
 
 from lllms_core.app import create_app
+from lllms_core.builtin.sessions.routes import is_of_this_machine
 from lllms_core.cli import cli
 from lllms_core.host import Host
 from lllms_core.serve import listen
@@ -160,17 +161,23 @@ async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
     assert (await client.get(f"/api/v1/sessions/{ids[0]}?text=yes")).status_code == 400
 
 
-@pytest.mark.parametrize(("address", "status"), [
-    ("127.0.0.1", 200), ("::1", 200), ("::ffff:127.0.0.1", 200), ("192.168.1.7", 403), ("fe80::1%eth0", 403),
-    ("::ffff:192.168.1.7", 403), ("192.168.1.1", 200),
-])
-async def test_text_is_told_on_this_machine_only(client: HttpClient, host: Host, address: str, status: int) -> None:
+async def test_text_is_told_on_this_machine_only(client: HttpClient, host: Host) -> None:
     """Where others may use the server, they cannot read what was said; counts and deletion are for all."""
     [one, _] = await host.sessions.list()
-    scope = {"client": (address, 4711), "server": ("192.168.1.1", 3000)}
-    asked = await client.get(f"/api/v1/sessions/{one.id}?text=true", scope_base=scope)
-    assert asked.status_code == status
-    assert (await client.get(f"/api/v1/sessions/{one.id}", scope_base=scope)).status_code == 200
+    path = f"/api/v1/sessions/{one.id}"
+    for address, status in (("127.0.0.1", 200), ("192.168.1.1", 200), ("192.168.1.7", 403)):
+        scope = {"client": (address, 4711), "server": ("192.168.1.1", 3000)}
+        assert (await client.get(f"{path}?text=true", scope_base=scope)).status_code == status
+        assert (await client.get(path, scope_base=scope)).status_code == 200
+
+
+@pytest.mark.parametrize(("address", "here"), [
+    ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), (None, True),
+    ("<local>", True), ("10.0.0.1", True), ("10.0.0.2", False), ("fe80::1%eth0", False), ("::ffff:10.0.0.2", False),
+])
+def test_own_machine_is_told_by_address(address: str | None, here: bool) -> None:
+    """A client is on this machine if its address loops back, is the one that it called, or is none at all."""
+    assert is_of_this_machine(address, "10.0.0.1") is here
 
 
 async def test_text_of_another_model_is_not_guessed(tmp_path: Path) -> None:

@@ -65,9 +65,10 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
     Ends the program with exit code 1 if any failed, and with 130 after Ctrl-C, which keeps what has arrived.
     """
     failed = False
+    running: dict[Future[StoredModel], Transfer] = {}
     with display() as shown:
-        running = _start(transfers)
         try:
+            _start(transfers, running)
             for future in _as_they_end(running, shown):
                 transfer = running.pop(future)
                 try:
@@ -82,8 +83,8 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _start(transfers: Sequence[Transfer]) -> dict[Future[StoredModel], Transfer]:
-    """Begin transfers, in threads that do not keep the program from ending."""
+def _start(transfers: Sequence[Transfer], running: dict[Future[StoredModel], Transfer]) -> None:
+    """Begin transfers, in threads that do not keep the program from ending; `running` tells of them."""
     jobs: SimpleQueue[tuple[Future[StoredModel], Transfer]] = SimpleQueue()
 
     def work() -> None:
@@ -97,12 +98,11 @@ def _start(transfers: Sequence[Transfer]) -> dict[Future[StoredModel], Transfer]
                 except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
                     future.set_exception(error)
 
-    futures: dict[Future[StoredModel], Transfer] = {Future(): one for one in transfers}
-    for job in futures.items():
+    running.update((Future(), one) for one in transfers)
+    for job in running.items():
         jobs.put(job)
-    for _ in range(min(AT_ONCE, len(futures))):
+    for _ in range(min(AT_ONCE, len(running))):
         Thread(target=work, name="lllms transfer", daemon=True).start()
-    return futures
 
 
 def _fault(name: str, error: BaseException) -> str:
