@@ -1,6 +1,7 @@
 """What the keeper of sessions lets go of: what somebody wants forgotten, and what is too old."""
 
 import asyncio
+import threading
 import time
 from array import array
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from attrs import evolve
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.session_rules import SessionLimits
+from lllms_core.sessions import SessionEntry
 from lllms_core.worker.loop import Inbox
 from lllms_core.worker.wire import FindSession, PutSession, Survey
 
@@ -71,6 +73,42 @@ async def test_what_waits_to_be_stored_is_forgotten_too() -> None:
     go_on.set()
     await written(keeper)
     assert [entry.tokens for entry in store.list()] == [193]
+    await keeper.close(LIMIT)
+
+
+async def test_what_is_just_being_stored_is_forgotten_too() -> None:
+    """A session that is forgotten while the store writes it is deleted as soon as it is written."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemoryStore):
+        def put(self, entry: SessionEntry, data: bytes) -> None:
+            begun.set()
+            assert go_on.wait(LIMIT)
+            super().put(entry, data)
+
+    store = Slow()
+    keeper = SessionKeeper(store, SessionLimits(min_tokens=1))
+    keeper.put("tiny", PutSession("here", line(range(200)), whole=False, state=b"state"))
+    assert await asyncio.to_thread(begun.wait, LIMIT)
+    assert len(await keeper.forget(line(range(200)))) == 1
+    go_on.set()
+    await written(keeper)
+    assert list(store.list()) == []
+    await keeper.close(LIMIT)
+
+
+async def test_what_is_too_old_is_not_gone_on_with() -> None:
+    """A session that was not used for too long is neither found nor told of, also before it is deleted."""
+    store = MemoryStore()
+    keeper = SessionKeeper(store, SessionLimits(ttl=100, min_tokens=1))
+    await keep(keeper, range(100))
+    question = FindSession("1", "here", line(range(101)), 0, whole=False)
+    assert (await keeper.find("tiny", question)).tokens
+    [old] = store.list()
+    store._sessions[old.id] = evolve(old, used=time.time() - 101), store._sessions[old.id][1]
+    assert not (await keeper.find("tiny", question)).tokens
+    assert list(await keeper.list()) == []
+    assert await keeper.tokens(old.id) is None
     await keeper.close(LIMIT)
 
 
