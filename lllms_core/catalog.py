@@ -11,11 +11,12 @@ import attrs
 from attrs import define, field, frozen
 
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
-from lllms_core.downloads import Downloader, canonical, choose_downloader, shown
+from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
 from lllms_core.gguf import is_gguf
+from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.structure import structure
@@ -134,7 +135,7 @@ def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
     A GGUF file may have any name: other programs keep some under their hashes.
     Raises `ConfigError` if there is no such file, or not exactly one engine for it.
     """
-    file = path.expanduser().absolute()
+    file = at_home(path).absolute()
     if not file.is_file():
         raise ConfigError(f"no file {file}")
     engine = _engine_for(".gguf" if is_gguf(file) else file.name, file.name, plugins)
@@ -211,6 +212,8 @@ def _entry(
     file = source = None
     key = "hf" if model.hf is not None else "file" if model.url is None else "url"
     try:
+        if model.file is not None:
+            _check_path(model.file, plugins)
         file, source = _weights(model, engine, config.server.models_dir, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
         faults.append(Fault((*path, key), str(error)))
@@ -259,6 +262,13 @@ def _weights(
     return find(source, model.sha256), source
 
 
+def _check_path(given: str, plugins: Plugins) -> None:
+    """Raise `ValueError` for a source where a path is wanted."""
+    kinds = {name for one in _downloaders(plugins) for name in one.schemes}
+    if scheme(given) in kinds and not at_home(given).exists():
+        raise ValueError(f'{shown(given)} is no path; write url = "{shown(given)}" instead')
+
+
 def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
     """Return the absolute path of a model's file. Raises `ValueError` if it is not there."""
     if given is None:
@@ -267,7 +277,7 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
         return None
     if not given:
         raise ValueError("is empty")
-    file = (models_dir / Path(given).expanduser()).absolute()
+    file = (models_dir / at_home(given)).absolute()
     if not file.exists():
         raise ValueError(f"there is no file {file}")
     if file.is_dir():

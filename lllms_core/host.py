@@ -13,8 +13,9 @@ from lllms_core.conversation import Conversation
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
-from lllms_core.pool.keeper import SessionKeeper, SessionLimits
+from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
+from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
 from lllms_core.pool.status import PoolStatus
 from lllms_core.pool.stream import Stream
@@ -32,6 +33,7 @@ from lllms_core.queries import (
     Tokens,
 )
 from lllms_core.requests import build_request
+from lllms_core.sessions import SessionStore
 from lllms_core.store import DownloadStatus, Fetcher
 from lllms_core.store.progress import progress_text
 from lllms_core.structure import structure
@@ -55,10 +57,10 @@ class Waiting:
         return f"waiting, position {self.position}{fetching}"
 
 
-def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
-    """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
+def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
+    """Return the store that a configuration asks for, and its options; None for `none`. Nothing is opened.
 
-    Raises `ConfigError` for a store that there is not, or that cannot be opened.
+    Raises `ConfigError` for a store, or an option, that there is not.
     """
     if config.store == "none":
         return None
@@ -71,6 +73,18 @@ def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | Non
         options: object = structure(config.options, store.Options, ("sessions", "options"))
     except StructureError as error:
         raise ConfigError(str(error)) from error
+    return store, options
+
+
+def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
+    """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
+
+    Raises `ConfigError` for a store that there is not, or that cannot be opened.
+    """
+    chosen = choose_session_store(config, plugins)
+    if chosen is None:
+        return None
+    store, options = chosen
     store.open(options)
     return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
 

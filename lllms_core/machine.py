@@ -1,4 +1,4 @@
-"""What this machine gives to this process: the cores it may use, and how much of them others leave."""
+"""What this machine gives to this process: the cores it may use, how much of them others leave, and its home."""
 
 import os
 import sys
@@ -12,6 +12,11 @@ _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is part of user time already
 _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
+
+
+def at_home(path: str | Path) -> Path:
+    """Return a path with `~` as the user's home; where that is not known, or of a stranger, the path as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises RuntimeError there
 
 
 def available_cores() -> int:

@@ -15,6 +15,7 @@ from cattrs.cols import is_mapping, list_structure_factory, mapping_structure_fa
 from cattrs.gen import make_dict_structure_fn
 
 from lllms_core.faults import Fault, Keys, StructureError, did_you_mean
+from lllms_core.machine import at_home
 
 T = TypeVar("T")
 UNIONS: tuple[object, ...] = (Union, UnionType)
@@ -162,7 +163,7 @@ def _exactly(kind: type) -> Hook:
 def _path(value: object, kind: object) -> Path:
     if not isinstance(value, str | Path) or not str(value):
         raise _got(kind, value)
-    return Path(value).expanduser()
+    return at_home(value)
 
 
 def _literal(value: object, kind: object) -> object:

@@ -12,6 +12,10 @@ from servers_for_tests import Answer, Handler, Site, served
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def git_hash(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class HubHandler(Handler):
     def answer(self, path: str) -> Answer:
         listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
@@ -24,6 +28,7 @@ class HubHandler(Handler):
         return super().answer(path.removeprefix("/cdn"))
 
     def list(self, repository: str, revision: str | None) -> Answer:
+        # Files with "-plain" in their names are held by Git itself, which knows no SHA-256.
         there = {path: data for path, data in self.site.files.items() if path.startswith(f"/{repository}/")}
         if not there:
             return Answer(404, {"X-Error-Code": "RepoNotFound", "Content-Length": "0"}, b"")
@@ -31,8 +36,10 @@ class HubHandler(Handler):
             return Answer(404, {"X-Error-Code": "RevisionNotFound", "Content-Length": "0"}, b"")
         siblings = [
             {
-                "rfilename": path.removeprefix(f"/{repository}/"), "size": len(data), "blobId": "0" * 40,
-                "lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130},
+                "rfilename": path.removeprefix(f"/{repository}/"), "size": len(data), "blobId": git_hash(data),
+                **({} if "-plain" in path else {
+                    "lfs": {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130},
+                }),
             }
             for path, data in there.items()
         ]
@@ -51,7 +58,7 @@ def fill_cache(cache: Path, repository: str, files: dict[str, bytes], commit: st
     """Lay out files as Hugging Face's library keeps them."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     for name, data in files.items():
-        blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
+        blob = folder / "blobs" / (git_hash(data) if "-plain" in name else hashlib.sha256(data).hexdigest())
         blob.parent.mkdir(parents=True, exist_ok=True)
         blob.write_bytes(data)
         link = folder / "snapshots" / commit / name

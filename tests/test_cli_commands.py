@@ -12,7 +12,10 @@ from click.testing import CliRunner, Result
 import lllms_core
 from lllms_core.cli import cli
 
-COMMANDS = ("serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "bench")
+COMMANDS = (
+    "serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "cancel", "sessions",
+    "bench",
+)
 SCRIPT = '[[models.slow.options.script]]\nreplies = ["one two three four"]\ntokens = 4\n'
 
 
@@ -245,6 +248,18 @@ def test_check_says_that_all_is_well():
     assert result.exit_code == 0
     assert "model bot: engine mock" in result.stdout
     assert result.stdout.endswith("all is well\n")
+
+
+@pytest.mark.parametrize(("sessions", "problem"), [
+    ('store = "attic"', "sessions.store: there is no store 'attic'; there are: none, disk, memory"),
+    ('store = "disk"\noptions = { holder = "x" }', "sessions.options"),
+])
+def test_check_looks_at_the_store_of_sessions(sessions, problem):
+    """A store of sessions that there is not, or that has no such option, is found without opening any."""
+    Path("lllms.toml").write_text(f"[sessions]\n{sessions}\n")
+    result = lllms("check")
+    assert result.exit_code == 1
+    assert problem in result.stderr
 
 
 def test_check_tells_the_memory_of_models():

@@ -128,12 +128,12 @@ def test_ps_shows_downloads(lllms, site):
 
 
 @pytest.mark.parametrize(("status", "text"), [
-    (DownloadStatus("s", "starting", "", "", 0, 0, None, 0.0, None), "starting"),
-    (DownloadStatus("s", "waiting", "f", "", 0, 0, 5, 0.0, None), "waiting: another process fetches it"),
-    (DownloadStatus("s", "downloading", "f", "", 500, 0, None, 0.0, None), "500 bytes"),
-    (DownloadStatus("s", "downloading", "f", "", 10**9, 0, 4 * 10**9, 10**7, 300.0),
+    (DownloadStatus("1", "s", "starting", "", "", 0, 0, None, 0.0, None), "starting"),
+    (DownloadStatus("1", "s", "waiting", "f", "", 0, 0, 5, 0.0, None), "waiting: another process fetches it"),
+    (DownloadStatus("1", "s", "downloading", "f", "", 500, 0, None, 0.0, None), "500 bytes"),
+    (DownloadStatus("1", "s", "downloading", "f", "", 10**9, 0, 4 * 10**9, 10**7, 300.0),
      "1.0 GB of 4.0 GB, 10.0 MB/s, 5 min 0 s left"),
-    (DownloadStatus("s", "verifying", "f", "", 0, 2 * 10**9, 4 * 10**9, 10**9, 2.0),
+    (DownloadStatus("1", "s", "verifying", "f", "", 0, 2 * 10**9, 4 * 10**9, 10**9, 2.0),
      "verified 2.0 GB of 4.0 GB, 1.0 GB/s, 2 s left"),
 ])
 def test_progress_in_words(status, text):

@@ -194,6 +194,17 @@ def test_another_file_of_the_same_name_in_the_cache_is_not_used(site: Site, tmp_
     assert store(site, tmp_path).ensure("hf:org/repo:Q8_0").files[0].owned
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_what_git_itself_holds_is_told_by_gits_hash(tmp_path: Path, same: bool) -> None:
+    """Where the hub knows no SHA-256, a file of another commit is used only if it is the same, not for its size."""
+    other = GGUF if same else GGUF[:-1] + bytes([GGUF[-1] ^ 1])
+    with hub({"/org/repo/a-plain.gguf": GGUF}) as site:
+        fill_cache(tmp_path / "hf", "org/repo", {"a-plain.gguf": other}, "f" * 40)
+        model = store(site, tmp_path).ensure("hf:org/repo/a-plain.gguf")
+        assert model.path.read_bytes() == GGUF
+        assert model.files[0].owned != same
+
+
 def test_offline_finds_the_cache(site: Site, tmp_path: Path) -> None:
     """In offline mode the library's cache serves, by quantisation, file and revision; the rest is an error at once."""
     files = {"a-Q8_0.gguf": GGUF, "sub/a-F16-00001-of-00002.gguf": GGUF, "sub/a-F16-00002-of-00002.gguf": GGUF}

@@ -1,6 +1,7 @@
 """Every store keeps the same promises; those of the core and the example's."""
 
 import os
+import shutil
 import stat
 import sys
 import time
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from lllms_core.builtin.sessions import DiskStore, MemoryStore
 from lllms_core.builtin.sessions.disk import DiskOptions
 from lllms_core.errors import ConfigError
-from lllms_core.pool.keeper import SessionLimits, pack, superseded, unpack, victims
+from lllms_core.pool.session_rules import SessionLimits, pack, superseded, unpack, victims
 from lllms_core.sessions import BLOCK, SessionEntry, TokenChain, longest_prefix
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -145,6 +146,50 @@ def test_index_is_rebuilt_from_the_files(tmp_path):
     second.delete("one")
     assert [told.id for told in first.list()] == ["two"]
     assert first.get("one") is None
+
+
+def test_folder_of_others_is_left_as_it_is(tmp_path):
+    """A folder that others use for other things is refused, and its rights stay; one of its owner's alone is taken."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "letter.txt").write_text("Dear Bob")
+    with pytest.raises(ConfigError, match=r"folder: .*shared holds other things, and others .*; name a folder"):
+        open_disk(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777
+    folder.chmod(0o700)
+    open_disk(folder).put(entry(), b"abc")
+
+
+def test_folder_that_is_deleted_is_made_again(tmp_path):
+    """Who deletes the whole folder while a server runs has deleted all sessions, and nothing else."""
+    store = open_disk(tmp_path / "sessions")
+    store.put(entry(), b"abc")
+    shutil.rmtree(tmp_path / "sessions")
+    assert list(store.list()) == []
+    assert store.get("one") is None
+    store.put(entry("two"), b"def")
+    assert [told.id for told in store.list()] == ["two"]
+    assert stat.S_IMODE((tmp_path / "sessions").stat().st_mode) == 0o700
+
+
+def test_file_that_cannot_be_read_stands_alone(tmp_path, caplog):
+    """What is called like a session and cannot be read is told once, and the others are found."""
+    store = open_disk(tmp_path)
+    store.put(entry(), b"abc")
+    (tmp_path / "two.v1.session").mkdir()
+    for _ in range(2):
+        assert [told.id for told in store.list()] == ["one"]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [f"{tmp_path}/two.v1.session cannot be read: Is a directory"]
+
+
+def test_data_is_good_where_its_use_cannot_be_noted(tmp_path, monkeypatch):
+    """On a disk that may only be read, sessions are read."""
+    store = open_disk(tmp_path)
+    store.put(entry(), b"abc")
+    monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    assert store.get("one") == b"abc"
 
 
 @pytest.mark.parametrize("at", [0, 5, 100, -3, -1])

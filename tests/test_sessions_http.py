@@ -14,6 +14,7 @@ from quart.typing import TestClientProtocol as HttpClient
 from test_sessions import TINY, ask, cached, serving, settled, tell, unload
 
 from lllms_core.app import create_app
+from lllms_core.builtin.sessions.routes import is_of_this_machine
 from lllms_core.cli import cli
 from lllms_core.host import Host
 from lllms_core.serve import listen
@@ -101,6 +102,21 @@ async def test_what_is_forgotten_is_nowhere(isolation: str, one_by_one: bool) ->
             assert cached(await ask(host, *kept, "What is the secret word?")) > 20
 
 
+async def test_what_an_instance_holds_is_forgotten_in_the_store_too() -> None:
+    """A conversation that is deleted where an instance holds it is deleted in the store that it came from."""
+    async with serving(model={"isolation": "thread"}, kept_tokens=1000) as host:
+        client = create_app(host, manage_host=False).test_client()
+        said = await tell(host, "blimp")
+        await unload(host)
+        said += ["What is the secret word?", (await ask(host, *said, "What is the secret word?")).text]
+        await settled(host)
+        stored, held = sorted((await host.session_index.list()), key=lambda one: one.where != "memory")
+        response = await client.delete(f"/api/v1/sessions/{held.id}")
+        assert await response.get_json() == {"deleted": [held.id, stored.id]}
+        assert await host.session_index.list() == []
+        assert cached(await ask(host, *said, "What is the secret word?")) == 0
+
+
 async def test_running_conversation_is_forgotten_at_its_end() -> None:
     """A conversation that is being answered when all are deleted is answered, and then gone."""
     async with serving("none", slots=1) as host:
@@ -145,6 +161,25 @@ async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
     assert (await client.get(f"/api/v1/sessions/{ids[0]}?text=yes")).status_code == 400
 
 
+async def test_text_is_told_on_this_machine_only(client: HttpClient, host: Host) -> None:
+    """Where others may use the server, they cannot read what was said; counts and deletion are for all."""
+    [one, _] = await host.sessions.list()
+    path = f"/api/v1/sessions/{one.id}"
+    for address, status in (("127.0.0.1", 200), ("192.168.1.1", 200), ("192.168.1.7", 403)):
+        scope = {"client": (address, 4711), "server": ("192.168.1.1", 3000)}
+        assert (await client.get(f"{path}?text=true", scope_base=scope)).status_code == status
+        assert (await client.get(path, scope_base=scope)).status_code == 200
+
+
+@pytest.mark.parametrize(("address", "here"), [
+    ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), (None, True),
+    ("<local>", True), ("10.0.0.1", True), ("10.0.0.2", False), ("fe80::1%eth0", False), ("::ffff:10.0.0.2", False),
+])
+def test_own_machine_is_told_by_address(address: str | None, here: bool) -> None:
+    """A client is on this machine if its address loops back, is the one that it called, or is none at all."""
+    assert is_of_this_machine(address, "10.0.0.1") is here
+
+
 async def test_text_of_another_model_is_not_guessed(tmp_path: Path) -> None:
     """Tokens of a file that was changed since, or of a model that is gone, are not made words of."""
     file = tmp_path / "model.gguf"
@@ -181,9 +216,10 @@ async def test_command_line_shows_and_forgets(host: Host) -> None:
     stop = asyncio.Event()
     server = asyncio.create_task(serve(create_app(host, manage_host=False), config, shutdown_trigger=stop.wait))
 
-    async def lllms(*words: str) -> str:
+    async def lllms(*words: str, code: int = 0) -> str:
         result = await asyncio.to_thread(CliRunner().invoke, cli, ["sessions", *words, "--url", url])
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == code, result.output
+        assert ("there is nothing at /api/v1/sessions/nothing" in result.stderr) == (code == 1)
         return result.stdout
 
     shown = await lllms("ls")
@@ -192,7 +228,7 @@ async def test_command_line_shows_and_forgets(host: Host) -> None:
     assert "secret" not in await lllms("show", ids[0])
     assert "The secret word is" in await lllms("show", ids[0], "--text")
     assert "model tiny: " in await lllms("show", ids[0])
-    assert await lllms("rm", ids[0]) == "1 sessions forgotten\n"
+    assert await lllms("rm", ids[0], "nothing", ids[0], code=1) == "1 sessions forgotten\n"
     assert await lllms("rm", "--all", "--model", "tiny") == "1 sessions forgotten\n"
     assert await lllms("ls") == "0 sessions, 0.0 MiB\n"
     stop.set()

@@ -1,9 +1,9 @@
 """Which template a model gets: the configured one, its own, or one for models that bring none."""
 
 from collections.abc import Collection
-from pathlib import Path
 
 from lllms_core.errors import ModelLoadFailed
+from lllms_core.machine import at_home
 
 _CHATML = """\
 {%- for message in messages -%}
@@ -33,6 +33,6 @@ def choose_template(given: str | None, own: str | None, control_tokens: Collecti
     if "{" in given or "\n" in given:
         return given
     try:
-        return Path(given).expanduser().read_text(encoding="utf-8")
+        return at_home(given).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ModelLoadFailed(f"options.chat_template: the file '{given}' cannot be read: {error}") from None

@@ -3,6 +3,7 @@
 import click
 
 from lllms_core.cli.bench import bench
+from lllms_core.cli.cancel import cancel
 from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
 from lllms_core.cli.gc import gc
@@ -37,7 +38,7 @@ def cli(debug: bool) -> None:
     del debug  # read from the context where errors are shown
 
 
-for command in (bench, chat, check, gc, ls, plugins, ps, pull, rm, run, serve, sessions, show, verify):
+for command in (bench, cancel, chat, check, gc, ls, plugins, ps, pull, rm, run, serve, sessions, show, verify):
     cli.add_command(command)
 
 

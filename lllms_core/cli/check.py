@@ -13,6 +13,8 @@ from lllms_core.errors import ConfigError, LllmsError
 
 if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
+    from lllms_core.config import Config
+    from lllms_core.plugins import Plugins
 
 
 @click.command(epilog=examples(
@@ -57,11 +59,23 @@ def check(config_file: Path | None) -> None:
                 click.echo(f"model {entry.name}: {line}")
         except LllmsError as error:
             problems.append(f"models.{entry.name}: {error}")
+    problems += _about_sessions(config, plugins)
     for text in problems:
         click.echo(f"Error: {text}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
     click.echo("all is well")
+
+
+def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
+    """Name what is wrong with the store of sessions."""
+    from lllms_core.host import choose_session_store
+
+    try:
+        choose_session_store(config.sessions, plugins)
+    except ConfigError as error:
+        return error.message.splitlines()
+    return []
 
 
 def _about(entry: "CatalogEntry") -> Iterator[str]:

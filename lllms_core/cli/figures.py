@@ -22,3 +22,8 @@ def count_text(count: int) -> str:
 def printable(text: str) -> str:
     """Write a text of unknown origin so that it cannot command the terminal: control characters become escapes."""
     return "".join(one if one.isprintable() or one == "\t" else ascii(one)[1:-1] for one in text)
+
+
+def printable_lines(text: str) -> str:
+    """Write a text of several lines so that none of them can command the terminal."""
+    return "\n".join(map(printable, text.splitlines()))

@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from lllms_core.catalog import Catalog, model_from_file
 from lllms_core.config import Config
-from lllms_core.downloads import scheme
+from lllms_core.downloads import scheme, shown
 from lllms_core.errors import InvalidSource, LllmsError, ModelUnknown
 from lllms_core.faults import closest
 from lllms_core.plugins import Plugins
@@ -85,7 +85,10 @@ class Inventory:
             configured = self.config.models.get(name)
             return self.known[name], None if configured is None else configured.sha256
         if scheme(name) or "/" in name or name.endswith(".gguf"):
-            return self.store.canonical(name), None
+            source = self.store.canonical(name)
+            # `ls` does not tell passwords and queries: what it calls a model is the model, if it is but one.
+            called = {one.source for one in self.store.models() if shown(one.source) == source}
+            return called.pop() if len(called) == 1 else source, None
         close = closest(name, self.known)
         meant = f" (did you mean '{close}'?)" if close else ""
         raise ModelUnknown(f"no model '{name}'{meant}, and no source: those look like hf:org/repo or https://...; "

@@ -59,7 +59,8 @@ def _row(model: "Listed") -> list[str]:
 
 def _json(model: "Listed") -> dict[str, object]:
     return {
-        "name": model.name, "engine": model.engine, "source": model.source,
+        "name": shown(model.name), "engine": model.engine,
+        "source": None if model.source is None else shown(model.source),
         "path": None if model.path is None else str(model.path), "size": model.size,
         "quantisation": model.details.get("quantisation"), "parameters": model.details.get("parameters"),
         "context_length": model.context_length, "on_disk": model.here, "last_used": model.used,
@@ -87,7 +88,11 @@ def _list_found(as_json: bool) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns; to a program, each on one line whatever its width."""
+    """Print rows under their columns; to a program, each on one line whatever its width.
+
+    On a terminal that is too narrow for that, each row has lines of its own: a name that is cut is of no use.
+    """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -96,6 +101,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for first, *rest in rows:
         made.add_row(Text(printable(first), "bold"), *(Text(printable(one)) for one in rest))
     console = Console()
+    width = sum(max(cell_len(printable(line[i])) for line in (columns, *rows)) + 2 for i in range(len(columns)))
     if not console.is_terminal:
-        console = Console(width=sum(max(len(line[i]) for line in (columns, *rows)) + 2 for i in range(len(columns))))
-    console.print(made)
+        Console(width=width).print(made)
+    elif width - 2 <= console.width:
+        console.print(made)
+    else:
+        for first, *rest in rows:
+            about = (f"{column} {value}" for column, value in zip(columns[1:], rest, strict=True) if value != "-")
+            console.print(Text(printable(first), "bold"), soft_wrap=True)
+            console.print(Text(f"  {printable(', '.join(about))}"), soft_wrap=True)

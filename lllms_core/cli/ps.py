@@ -3,10 +3,14 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config
+
+if TYPE_CHECKING:
+    from lllms_core.config import Config
 
 
 @click.command(epilog=examples(
@@ -17,12 +21,10 @@ from lllms_core.cli.setup import config_option, examples, read_config
 @click.option("--json", "as_json", is_flag=True, help="Print all that the server tells, as JSON.")
 @config_option
 def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
-    """Show the instances of a running server, and its queue."""
+    """Show the instances of a running server, its queue and its downloads."""
     from lllms_core.client import Client, ServerError
 
-    if url is None:
-        server = read_config(config_file).server
-        url = f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{server.port}"
+    url = url or server_url(read_config(config_file))
     status = Client(url, timeout=10).get("/")
     if not isinstance(status, Mapping) or status.get("name") != "lllms":
         raise ServerError(f"{url} is not a server of lllms")
@@ -36,6 +38,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     for model in status["models"]:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")
+    for one in status["problems"]:
+        click.echo(f"model {one['model']} cannot be served: {one['problem']}")
     for one in status["instances"]:
         state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
@@ -45,3 +49,9 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")
+
+
+def server_url(config: "Config") -> str:
+    """Return where the server of a configuration listens."""
+    host = config.server.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import click
 
+from lllms_core.cli.ps import server_url
 from lllms_core.cli.setup import config_option, examples, read_config
 
 if TYPE_CHECKING:
@@ -73,16 +74,31 @@ def show(session_id: str, text: bool, url: str | None, config_file: Path | None)
 @url_option
 @config_option
 def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | None, config_file: Path | None) -> None:
-    """Forget sessions: their next turn is evaluated anew."""
+    """Forget sessions: their next turn is evaluated anew.
+
+    With each go those that begin as it does, and those that it begins with.
+    """
+    from lllms_core.client import ServerError
+
     if bool(ids) == everything or (ids and model is not None):
         raise click.UsageError("give either ids, or --all (with --model NAME for those of one model)")
     client = _client(url, config_file)
-    paths = [f"{ROUTE}/{quote(one, safe='')}" for one in ids] or [_path(model)]
-    deleted = 0
-    for path in paths:
-        document = client.delete(path)
-        deleted += len(document["deleted"]) if isinstance(document, Mapping) else 0
-    click.echo(f"{deleted} sessions forgotten")
+    paths = {one: f"{ROUTE}/{quote(one, safe='')}" for one in ids} or {"": _path(model)}
+    deleted: set[str] = set()
+    failed = False
+    for session_id, path in paths.items():
+        if session_id in deleted:
+            continue  # gone with another one
+        try:
+            document = client.delete(path)
+        except ServerError as error:
+            failed = True
+            click.echo(f"Error: {error}", err=True)
+        else:
+            deleted.update(document["deleted"] if isinstance(document, Mapping) else ())
+    click.echo(f"{len(deleted)} sessions forgotten")
+    if failed:
+        raise click.exceptions.Exit(1)
 
 
 def _path(model: str | None) -> str:
@@ -98,7 +114,4 @@ def _line(one: Mapping[str, Any]) -> str:
 def _client(url: str | None, config_file: Path | None, timeout: float = ANSWERS_WITHIN) -> "Client":
     from lllms_core.client import Client
 
-    if url is None:
-        server = read_config(config_file).server
-        url = f"http://{f'[{server.host}]' if ':' in server.host else server.host}:{server.port}"
-    return Client(url, timeout=timeout)
+    return Client(url or server_url(read_config(config_file)), timeout=timeout)

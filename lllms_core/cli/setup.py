@@ -9,6 +9,7 @@ import click
 from attrs import evolve
 
 from lllms_core.errors import ConfigError, ModelUnknown
+from lllms_core.machine import at_home
 
 if TYPE_CHECKING:
     from lllms_core.config import Config, ModelConfig
@@ -77,7 +78,7 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
         return wanted, ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
     if scheme(wanted) in {name for one in plugins.downloaders.values() for name in one.object.schemes}:
         return model_from_source(wanted, plugins)
-    if Path(wanted).expanduser().is_file() or "/" in wanted or wanted.endswith(".gguf"):
+    if at_home(wanted).is_file() or "/" in wanted or wanted.endswith(".gguf"):
         return model_from_file(Path(wanted), plugins)
     names = ", ".join(sorted({*config.models, *plugins.offers})) or "none"
     failed = "".join(f"; plugin '{report.name}' failed: {report.error}" for report in plugins.reports if report.error)

@@ -3,8 +3,10 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Protocol
 
 import click
@@ -12,12 +14,14 @@ from attrs import field, frozen
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lllms_core.cli.figures import printable
+from lllms_core.cli.figures import printable, printable_lines
 from lllms_core.errors import DownloadCancelled, LllmsError
 from lllms_core.store import Download, DownloadStatus, StoredModel
 from lllms_core.store.progress import moved, progress_text
 
 AT_ONCE = 4
+_END_SECONDS = 3.0
+"""After Ctrl-C transfers get so long to write down what they have; one that waits for a server hears of nothing."""
 _LOOK_SECONDS = 0.2
 _LINE_SECONDS = 30.0
 """Where there is no terminal, a line tells of each tenth that is done, and after so long in any case."""
@@ -61,9 +65,10 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
     Ends the program with exit code 1 if any failed, and with 130 after Ctrl-C, which keeps what has arrived.
     """
     failed = False
-    with display() as shown, ThreadPoolExecutor(AT_ONCE) as pool:
-        running = {pool.submit(one.work, one.download): one for one in transfers}
+    running: dict[Future[StoredModel], Transfer] = {}
+    with display() as shown:
         try:
+            _start(transfers, running)
             for future in _as_they_end(running, shown):
                 transfer = running.pop(future)
                 try:
@@ -76,6 +81,28 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
             raise click.exceptions.Exit(_INTERRUPTED) from None
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _start(transfers: Sequence[Transfer], running: dict[Future[StoredModel], Transfer]) -> None:
+    """Begin transfers, in threads that do not keep the program from ending; `running` tells of them."""
+    jobs: SimpleQueue[tuple[Future[StoredModel], Transfer]] = SimpleQueue()
+
+    def work() -> None:
+        with suppress(Empty):
+            while True:
+                future, transfer = jobs.get_nowait()
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    future.set_result(transfer.work(transfer.download))
+                except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
+                    future.set_exception(error)
+
+    running.update((Future(), one) for one in transfers)
+    for job in running.items():
+        jobs.put(job)
+    for _ in range(min(AT_ONCE, len(running))):
+        Thread(target=work, name="lllms transfer", daemon=True).start()
 
 
 def _fault(name: str, error: BaseException) -> str:
@@ -104,9 +131,9 @@ def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> N
     for future, transfer in running.items():
         future.cancel()
         transfer.download.cancel()
-    wait(running)
+    ended, _ = wait(running, _END_SECONDS)
     for future, transfer in running.items():
-        error = None if future.cancelled() else future.exception()
+        error = future.exception() if future in ended and not future.cancelled() else None
         if error is not None and not isinstance(error, DownloadCancelled):
             display.tell(_fault(transfer.name, error), error=True)
     display.tell("interrupted; what has arrived is kept, and the next time goes on from there", error=True)
@@ -154,7 +181,7 @@ class _Lines:
 
     def tell(self, text: str, *, error: bool = False) -> None:
         """Print it at once."""
-        click.echo(printable(text), err=error)
+        click.echo(printable_lines(text), err=error)
 
 
 class _Bars:
@@ -185,4 +212,4 @@ class _Bars:
     def finish(self) -> None:
         """Print what was kept."""
         for text, error in self._lines:
-            click.echo(printable(text), err=error)
+            click.echo(printable_lines(text), err=error)

@@ -12,6 +12,7 @@ from lllms_core.config.parsing import parse_tables
 from lllms_core.config.values import Config, ServerConfig
 from lllms_core.environment import read_environment
 from lllms_core.errors import ConfigError
+from lllms_core.machine import at_home
 
 if TYPE_CHECKING:
     from lllms_core.faults import Keys
@@ -44,7 +45,7 @@ def load_config(
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:
-    user = Path(environ.get("XDG_CONFIG_HOME") or "~/.config").expanduser() / "lllms"
+    user = at_home(environ.get("XDG_CONFIG_HOME") or "~/.config") / "lllms"
     return next((file for file in (Path(FILE_NAME), user / FILE_NAME) if file.is_file()), None)
 
 

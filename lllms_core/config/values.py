@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from attrs import field, frozen
 
+from lllms_core.machine import at_home
 from lllms_core.parameters import Generation
 from lllms_core.structure import Bytes, Range
 from lllms_core.types import Isolation, Preload
@@ -31,7 +32,7 @@ class ServerConfig:
     """More requests than this waiting: refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
     """Seconds that a request may wait."""
-    models_dir: Path = field(factory=lambda: Path("~/.cache/lllms").expanduser())
+    models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
     """Where model files are kept, and where relative names of them start."""
     offline: bool = False
     """Whether model files must not be fetched: what is on the disk serves, and the rest is an error at once."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from time import perf_counter, time
+from time import perf_counter, thread_time, time
 from typing import Protocol
 
 from attrs import frozen
@@ -12,6 +12,10 @@ from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
 from lllms_core.engines.sessions import Resident, Session, SessionLink, State
 
 LOG = logging.getLogger("lllms.sessions")
+
+FADING = 0.95
+"""What loading a state takes is trusted a little less each time that it keeps one from being loaded: else one bad
+measurement would do so for ever."""
 
 
 class Memory(Protocol):
@@ -199,11 +203,11 @@ class SequenceCache:
             return None
         for sequence in (*place.evict, place.target):
             self._drop(sequence)
-        started = perf_counter()
+        started = thread_time()  # what other programs take meanwhile says nothing about the next time
         if not self._memory.import_state(place.target, session.state):
             LOG.warning("a session of %d tokens could not be restored; its tokens are evaluated", len(session.tokens))
             return None
-        self._seconds_per_byte = smooth(self._seconds_per_byte, (perf_counter() - started) / len(session.state))
+        self._seconds_per_byte = smooth(self._seconds_per_byte, (thread_time() - started) / len(session.state))
         self.table.extend(place.target, session.tokens)
         if self.whole:
             self.table.raise_floor(place.target, len(session.tokens))
@@ -223,7 +227,10 @@ class SequenceCache:
             return False
         if token_seconds is None or self._seconds_per_byte is None:
             return saved > 0
-        return saved * token_seconds > len(session.state) * self._seconds_per_byte
+        pays = saved * token_seconds > len(session.state) * self._seconds_per_byte
+        if not pays:
+            self._seconds_per_byte *= FADING
+        return pays
 
     def _drop(self, sequence: int) -> None:
         """Forget an idle sequence, once what is worth it is stored."""

@@ -143,9 +143,10 @@ class Instance:
         self._send(answer)
 
     async def survey(self, forget: Sequence[bytes] = (), *, everything: bool = False) -> Surveyed | None:
-        """Let the model forget what goes on from these lines of tokens, and tell what it holds.
+        """Tell what the model holds, and let it forget what goes on from these lines of tokens.
 
-        It answers between two steps. None if the worker has ended, once all that it has put is here.
+        It answers between two steps, a long one of which is given up if something is to be forgotten. None if the
+        worker has ended, once all that it has put is here.
         """
         answer: asyncio.Future[Surveyed | None] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)

@@ -7,7 +7,6 @@ found in time goes on without. A store that fails costs a line in the log.
 import asyncio
 import logging
 import queue
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,8 +14,16 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import TypeVar
 
-from attrs import frozen
-
+from lllms_core.pool.session_rules import (
+    HEAD,
+    NEVER,
+    SessionLimits,
+    in_one_line,
+    pack,
+    superseded,
+    unpack,
+    victims,
+)
 from lllms_core.sessions import SessionEntry, SessionStore, TokenChain, longest_prefix
 from lllms_core.worker.wire import FindSession, FoundSession, PutSession
 
@@ -24,7 +31,6 @@ LOG = logging.getLogger("lllms.sessions")
 
 T = TypeVar("T")
 
-NEVER = -1.0
 FIND_SECONDS = 2.0
 """A request waits so long at most for its session."""
 WAITING_SIZE = 1 << 29
@@ -32,56 +38,8 @@ WAITING_SIZE = 1 << 29
 LOG_SECONDS = 60.0
 """The same trouble is told again after so long."""
 
-_HEAD = struct.Struct("<8sI")
-_MAGIC = b"lllms-s1"
-
-
-@frozen
-class SessionLimits:
-    """What bounds the stored sessions."""
-
-    max_size: int = 2**30
-    """Bytes."""
-    ttl: float = 86400.0
-    """Seconds since the last use; -1: no limit."""
-    min_tokens: int = 128
-
-
-def pack(tokens: bytes, state: bytes | memoryview) -> bytes:
-    """Return the data of a session as stores get it; `tokens` are 4 bytes each."""
-    return b"".join([_HEAD.pack(_MAGIC, len(tokens)), tokens, state])
-
-
-def unpack(data: bytes) -> tuple[bytes, memoryview]:
-    """Return what was packed. Raises `ValueError` for anything else."""
-    if len(data) < _HEAD.size:
-        raise ValueError("it is too short")
-    magic, length = _HEAD.unpack_from(data)
-    if magic != _MAGIC or len(data) < _HEAD.size + length:
-        raise ValueError("it is no session")
-    return data[_HEAD.size : _HEAD.size + length], memoryview(data)[_HEAD.size + length :]
-
-
-def superseded(entries: Sequence[SessionEntry], space: str, tokens: TokenChain, *, whole: bool) -> list[str]:
-    """Name the sessions that a new one of these tokens makes useless: its beginnings.
-
-    With `whole`, where a session is only ever gone on with as it is, only its equals: beginnings are for who goes back.
-    """
-    return [
-        e.id for e in entries
-        if e.space == space and tokens.continues(e) and (not whole or e.tokens == len(tokens))
-    ]
-
-
-def victims(entries: Sequence[SessionEntry], more: int, limits: SessionLimits, now: float) -> list[str]:
-    """Name the sessions that must go: those not used for too long, then the least recently used to have room."""
-    dead = [e.id for e in entries if limits.ttl != NEVER and e.used + limits.ttl <= now]
-    kept = sorted((e for e in entries if e.id not in set(dead)), key=lambda entry: entry.used)
-    size = sum(e.size for e in kept) + more
-    while kept and size > limits.max_size:
-        size -= kept[0].size
-        dead.append(kept.pop(0).id)
-    return dead
+SWEEP_SECONDS = 600.0
+"""How often it is looked for what is too old."""
 
 
 class _Line:
@@ -128,11 +86,21 @@ class SessionKeeper:
         self._spaces: set[str] = set()
         """Those that sessions were sought for."""
         self._told: dict[str, float] = {}
+        self._tending: asyncio.Task[None] | None = None
         self._closed = False
+
+    def start(self) -> None:
+        """Begin to delete what is too old, or has no room any more: now, and from time to time."""
+        async def tend() -> None:
+            while True:
+                self._writing.run(self._sweep)
+                await asyncio.sleep(SWEEP_SECONDS)
+
+        self._tending = asyncio.create_task(tend())
 
     def put(self, model: str, message: PutSession) -> None:
         """Have a session stored; returns at once."""
-        size = _HEAD.size + len(message.tokens) + len(message.state)
+        size = HEAD.size + len(message.tokens) + len(message.state)
         with self._lock:
             waiting = sum(entry.size for entry, _ in self._waiting.values())
             if self._closed or size > self.limits.max_size:
@@ -196,6 +164,23 @@ class SessionKeeper:
 
         return await self._read(forget, otherwise=False)
 
+    async def forget(self, line: bytes) -> Sequence[str]:
+        """Forget all sessions that go on from these tokens, 4 bytes each, and those that these go on from.
+
+        Returns their ids. Raises `TimeoutError` if the store does not answer.
+        """
+        def forget() -> Sequence[str]:
+            tokens = TokenChain(memoryview(line).cast("i").tolist())
+            with self._lock:
+                waited = [key for key, (_, one) in self._waiting.items() if in_one_line(one.tokens, line)]
+                for key in waited:
+                    del self._waiting[key]
+            related = [entry for entry in self.store.list() if self._is_related(entry, tokens, line)]
+            return [*waited, *(entry.id for entry in related if self.store.delete(entry.id))]
+
+        nothing: Sequence[str] = ()
+        return await self._read(forget, nothing)
+
     async def close(self, seconds: float) -> None:
         """Store what waits, for so many seconds at most, and close the store."""
         done = asyncio.Event()
@@ -213,12 +198,21 @@ class SessionKeeper:
             if self._closed:
                 return
             self._closed = True
+        if self._tending is not None:
+            self._tending.cancel()
         self._writing.run(end)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await done.wait()
 
     # -- in the threads -----------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        try:
+            for session_id in victims(self.store.list(), 0, self.limits, time.time()):
+                self.store.delete(session_id)
+        except Exception as error:  # noqa: BLE001  # as in _store
+            self._complain("sweep", f"store '{self.store.name}' keeps what is too old: {type(error).__name__}: {error}")
 
     def _store(self, entry: SessionEntry, message: PutSession, tokens: TokenChain) -> None:
         try:
@@ -261,6 +255,15 @@ class SessionKeeper:
                 return nothing
             tokens, state = unpack(data)
         return FoundSession(message.request_id, tokens, state)
+
+    def _is_related(self, entry: SessionEntry, tokens: TokenChain, line: bytes) -> bool:
+        """Whether a stored session goes on from these tokens, or they from it."""
+        if tokens.continues(entry):
+            return True
+        if entry.tokens <= len(tokens) or entry.chain[: len(tokens.blocks)] != tokens.blocks:
+            return False
+        data = self.store.get(entry.id)  # only the tokens themselves tell of the last block, which is not whole
+        return data is not None and unpack(data)[0].startswith(line)
 
     def _tell_of_others(self, model: str, space: str) -> None:
         """Say once why the sessions of another file, version or configuration of a model are not used."""

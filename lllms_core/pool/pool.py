@@ -15,7 +15,7 @@ from attrs import evolve
 from lllms_core.catalog import Catalog
 from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.config import ServerConfig
-from lllms_core.errors import EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
+from lllms_core.errors import DownloadCancelled, EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
@@ -100,6 +100,8 @@ class Pool:
         The same goes for files that must be here before; those that may come later are on their way.
         """
         self._started = True
+        if self._keeper is not None:
+            self._keeper.start()
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._apply(self._scheduler.start(time.monotonic(), wanted))
@@ -152,7 +154,7 @@ class Pool:
     async def survey(
         self, model: str | None, forget: Sequence[bytes] = (), *, everything: bool = False,
     ) -> Sequence[tuple[str, str, Sequence[Held]]]:
-        """Let instances forget conversations, then tell what they hold: instance, model, and conversations.
+        """Tell what instances hold: instance, model, and conversations; and let them forget these, or everything.
 
         Asks those of one model, or of all. What they had put before that was given to the keeper when this returns; of
         an instance that is being unloaded, too.
@@ -215,7 +217,8 @@ class Pool:
             try:
                 await files.get()
             except LllmsError as error:
-                LOG.error("the files of %s cannot be had: %s", model, error)  # noqa: TRY400  # where from is no help
+                level = logging.INFO if isinstance(error, DownloadCancelled) else logging.ERROR
+                LOG.log(level, "the files of %s cannot be had: %s", model, error)
                 self._apply(self._scheduler.unprepared(model, error, time.monotonic()))
             else:
                 self._apply(self._scheduler.prepared(model, time.monotonic()))

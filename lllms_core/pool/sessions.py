@@ -71,18 +71,26 @@ class SessionIndex:
                 return SessionTokens(info.model, tuple(array("i", line)), None)
         return None
 
-    async def forget(self, session_id: str) -> bool:
-        """Forget a session, in the store and in the instances that could go on from it; whether there was one."""
+    async def forget(self, session_id: str) -> Sequence[str]:
+        """Forget a session, wherever it could be gone on with: in the store and in instances.
+
+        With it go the sessions that begin with all of it, and those that it begins with. Returns the ids of those that
+        were forgotten, its own first; none if there is no such session.
+        """
         found = await self.tokens(session_id)
-        if found is not None:
-            await self._survey(found.model, [array("i", found.tokens).tobytes()])
-        stored = self._keeper is not None and await self._keeper.delete(session_id)
-        return stored or found is not None
+        if found is None:
+            # One that is damaged can be forgotten, too.
+            return [session_id] if await self._delete(session_id) else []
+        line = array("i", found.tokens).tobytes()
+        # All models: two of one file go on from the same sessions.
+        await self._survey(None, [line])
+        # What they had put before that is here now.
+        stored = [] if self._keeper is None else await self._keeper.forget(line)
+        return [session_id, *(one for one in stored if one != session_id)]
 
     async def forget_all(self, model: str | None = None) -> Sequence[str]:
         """Forget all sessions, or those of one model; returns their ids."""
-        held = await self._held(model)
-        await self._survey(model, everything=True)
+        held = await self._held(model, everything=True)
         # What they had put before that is here now.
         entries = [] if self._keeper is None else await self._keeper.list()
         gone = [entry.id for entry in entries if model in {None, entry.model} and await self._delete(entry.id)]
@@ -91,10 +99,12 @@ class SessionIndex:
     async def _delete(self, session_id: str) -> bool:
         return self._keeper is not None and await self._keeper.delete(session_id)
 
-    async def _held(self, model: str | None) -> Sequence[tuple[SessionInfo, bytes]]:
+    async def _held(
+        self, model: str | None, *, everything: bool = False,
+    ) -> Sequence[tuple[SessionInfo, bytes]]:
         return [
             (_info(instance, name, held), held.tokens)
-            for instance, name, all_held in await self._survey(model) for held in all_held
+            for instance, name, all_held in await self._survey(model, everything=everything) for held in all_held
         ]
 
     async def _survey(

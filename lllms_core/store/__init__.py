@@ -1,6 +1,6 @@
 """Model files on disk: fetched once, checked, shared by everyone who wants them."""
 
-from lllms_core.store.download import Download, DownloadState, DownloadStatus
+from lllms_core.store.download import Download, DownloadState, DownloadStatus, download_id
 from lllms_core.store.fetcher import Cooldown, Fetcher
 from lllms_core.store.shelf import Leftover, StoredFile, StoredModel
 from lllms_core.store.store import Store
@@ -15,4 +15,5 @@ __all__ = [
     "Store",
     "StoredFile",
     "StoredModel",
+    "download_id",
 ]

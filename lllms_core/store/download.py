@@ -10,6 +10,7 @@ from attrs import frozen
 
 from lllms_core.downloads import shown
 from lllms_core.errors import DownloadCancelled
+from lllms_core.store.records import key
 
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
 """`waiting`: another process fetches the same file."""
@@ -22,6 +23,8 @@ SPEED_SECONDS = 10.0
 class DownloadStatus:
     """How far a download is."""
 
+    id: str
+    """The same for all downloads of one source, and for no others."""
     source: str
     """As it may be shown: without passwords."""
     state: DownloadState
@@ -41,11 +44,17 @@ class DownloadStatus:
     """At this speed; None while that cannot be told."""
 
 
+def download_id(source: str) -> str:
+    """Name the downloads of a source without telling what may be secret of it."""
+    return key(source)[:16]
+
+
 class Download:
     """Give one to `Store.ensure`, look at its `status` and `cancel` it from any thread."""
 
     def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.source = source
+        self.id = download_id(source)
         self._clock = clock
         self._lock = threading.Lock()
         self._cancelled = False
@@ -70,7 +79,7 @@ class Download:
             checked = self._checked if self._state == "verifying" else 0
             left = None if total is None or speed <= 0 else max(0, total - (checked or done)) / speed
             return DownloadStatus(
-                shown(self.source), self._state, self._file, self._note, done, checked, total, speed, left,
+                self.id, shown(self.source), self._state, self._file, self._note, done, checked, total, speed, left,
             )
 
     def cancel(self) -> None:

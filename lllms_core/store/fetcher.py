@@ -86,6 +86,19 @@ class Fetcher:
             self._jobs[key] = self._start(key)
         return await asyncio.shield(self._jobs[key].task)
 
+    def cancel(self, download_id: str) -> bool:
+        """End the downloads with this id, and let one that failed be tried at once; whether there was any.
+
+        Who waits for it gets `DownloadCancelled`; what has arrived is kept, and the next who asks goes on from there.
+        """
+        jobs = [job.download for job in self._jobs.values() if job.download.id == download_id]
+        failed = [key for key, failure in self._failures.items() if failure.status.id == download_id]
+        for job in jobs:
+            job.cancel()
+        for key in failed:
+            del self._failures[key]
+        return bool(jobs or failed)
+
     async def close(self) -> None:
         """Cancel everything; what has arrived is kept."""
         jobs = list(self._jobs.values())
@@ -109,8 +122,22 @@ class Fetcher:
         return _Job(download, task)
 
     async def _run(self, key: Key, download: Download) -> StoredModel:
-        async with self._room:
+        loop = asyncio.get_running_loop()
+        room = asyncio.ensure_future(self._room.acquire())
+
+        def leave() -> None:
+            loop.call_soon_threadsafe(room.cancel)
+
+        download.on_cancel(leave)
+        try:
+            await room
+        except asyncio.CancelledError:
+            download.check()
+            raise
+        try:
             return await _in_thread(lambda: self.store.ensure(*key, download))
+        finally:
+            self._room.release()
 
     def _end(self, key: Key, download: Download, task: "asyncio.Task[StoredModel]") -> None:
         del self._jobs[key]

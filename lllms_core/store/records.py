@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 from uuid import uuid4
 
+from lllms_core.downloads import shown
 from lllms_core.faults import StructureError
 from lllms_core.structure import structure
 
@@ -37,11 +38,19 @@ def read_records(folder: Path, into: type[T]) -> Iterator[tuple[Path, T]]:
 
 
 def write_record(file: Path, record: Mapping[str, object]) -> None:
-    """Write a record: whoever reads sees the old one or the new one, whole."""
+    """Write a record: whoever reads sees the old one or the new one, whole.
+
+    One with an address that is not for everybody's eyes is its owner's alone.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{uuid4().hex}")
+    secret = any(isinstance(value, str) and shown(value) != value for value in record.values())
     try:
-        fresh.write_text(json.dumps(record, ensure_ascii=True), encoding="ascii")
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666), "w") as written:  # noqa: PTH123  # Path.open has no mode for the new file
+            json.dump(record, written)
+            written.flush()
+            # Without its record a model would look left behind, and be deleted as such, after a power failure.
+            os.fsync(written.fileno())
         os.replace(fresh, file)  # noqa: PTH105  # says more clearly what it does than Path.replace
     finally:
         with contextlib.suppress(FileNotFoundError):

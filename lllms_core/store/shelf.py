@@ -1,10 +1,12 @@
 """What model files are on this disk, and what is remembered of them; nothing here reads, fetches or deletes one."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from attrs import frozen
 
+from lllms_core.machine import at_home
 from lllms_core.store.part import NOTE, PART
 from lllms_core.store.records import key, read_record, read_records, write_record
 
@@ -87,7 +89,7 @@ class Shelf:
 
     def path(self, source: str) -> Path:
         """Return what a plain path means: absolute, from `~`, or inside `models_dir`."""
-        return (self.models_dir / Path(source).expanduser()).absolute()
+        return (self.models_dir / at_home(source)).absolute()
 
     def models(self) -> list[StoredModel]:
         """Return every source whose files are all here, sorted by source; they may have changed (`sha256` is None)."""
@@ -109,15 +111,15 @@ class Shelf:
         return found
 
     def touch(self, source: str) -> None:
-        """Remember that a model is used now."""
-        with contextlib.suppress(FileNotFoundError):
-            self.source_record(source).touch()
+        """Remember that a model is used now, if there is a record of it, and it may be written."""
+        with contextlib.suppress(OSError):
+            os.utime(self.source_record(source))
 
     def stored(self, path: Path) -> StoredFile | None:
         """Return a file as it is; `sha256` only if it is as it was when it was verified."""
         try:
             status = path.stat()
-        except OSError:
+        except (OSError, ValueError):  # a name that no file can have
             return None
         if not path.is_file():
             return None
@@ -139,9 +141,8 @@ class Shelf:
             return None
         return StoredModel(record.source, there, record.note, used)
 
-    def remember(self, path: Path, sha256: str, url: str) -> None:
-        """Remember that a file was verified, as it is now."""
-        status = path.stat()
+    def remember(self, path: Path, status: os.stat_result, sha256: str, url: str) -> None:
+        """Remember that a file was verified, as it was then."""
         write_record(self.file_record(path), {
             "path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256, "url": url,
         })

@@ -140,6 +140,7 @@ class Store(Shelf):
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _get(self, source: str, sha256: str | None, download: Download) -> StoredModel:
+        download.check()
         downloader = self.downloader(source)
         if downloader is None:
             model = RemoteModel([RemoteFile("", str(self.path(source)), path=self.path(source))])
@@ -148,12 +149,17 @@ class Store(Shelf):
         if sha256 is not None and len(model.files) > 1:
             raise InvalidSource(f"{shown(source)} has {len(model.files)} files, and sha256 is of one; leave it out")
         download.plan({file.name: file.size for file in model.files}, model.note)
-        for file in model.files:
-            self._get_file(file, _expected(file, sha256), downloader, download)
-        if downloader is not None:
-            names = [file.name if file.path is None else str(file.path) for file in model.files]
-            write_record(self.source_record(source), {"source": source, "files": names, "note": model.note})
-        found = self.find(source, sha256)
+        with contextlib.ExitStack() as locks:
+            # All until it is written down that they belong together: else those that have come look left behind. In
+            # one order, so that no two downloads wait for each other.
+            for path in sorted({self._place(file) for file in model.files}):
+                locks.enter_context(self._locked(path, download))
+            for file in model.files:
+                self._get_file(file, _expected(file, sha256), downloader, download)
+            if downloader is not None:
+                names = [file.name if file.path is None else str(file.path) for file in model.files]
+                write_record(self.source_record(source), {"source": source, "files": names, "note": model.note})
+            found = self.find(source, sha256)
         if found is None:
             raise SourceUnavailable(f"the files of {shown(source)} were changed while they were fetched; try again")
         return found
@@ -175,33 +181,40 @@ class Store(Shelf):
                 raise
             return here
 
+    def _place(self, file: RemoteFile) -> Path:
+        """Return where a file is, or will be. Raises `InvalidSource` if that is outside of the store."""
+        if file.path is not None:
+            return file.path
+        path = self.root / file.name
+        if not self.owns(path):
+            raise InvalidSource(f"{shown(file.url)} would be kept at {path}, outside of {self.root}")
+        return path
+
     def _get_file(
         self, file: RemoteFile, sha256: str | None, downloader: Downloader | None, download: Download,
     ) -> None:
-        path = self.root / file.name if file.path is None else file.path
-        if file.path is None and not self.owns(path):
-            raise InvalidSource(f"{shown(file.url)} would be kept at {path}, outside of {self.root}")
-        with self._locked(path, download):
-            stored = self.stored(path)
-            if stored is not None and self._fits(stored, file, sha256):
-                download.here(file.name, stored.size, stored.size)
+        """Have one file here and verified. The caller holds its lock."""
+        path = self._place(file)
+        stored = self.stored(path)
+        if stored is not None and self._fits(stored, file, sha256):
+            download.here(file.name, stored.size, stored.size)
+            return
+        if stored is not None and (file.path is not None or stored.sha256 is None):
+            # A file of the store that was changed must be what it was; others' files may change.
+            known = read_record(self.file_record(path), FileRecord) if file.path is None else None
+            try:
+                self._verify(path, sha256 or (known.sha256 if known else None), download, file.url)
+            except WrongFile:
+                if file.path is not None:
+                    raise
+            else:
                 return
-            if stored is not None and (file.path is not None or stored.sha256 is None):
-                # A file of the store that was changed must be what it was; others' files may change.
-                known = read_record(self.file_record(path), FileRecord) if file.path is None else None
-                try:
-                    self._verify(path, sha256 or (known.sha256 if known else None), download, file.url)
-                except WrongFile:
-                    if file.path is not None:
-                        raise
-                else:
-                    return
-            if file.path is not None:
-                if not path.exists():
-                    raise InvalidSource(f"there is no file {path}")
-                return
-            assert downloader is not None  # noqa: S101  # only plain paths have none
-            self._fetch(file, path, sha256, downloader, download)
+        if file.path is not None:
+            if not path.exists():
+                raise InvalidSource(f"there is no file {path}")
+            return
+        assert downloader is not None  # noqa: S101  # only plain paths have none
+        self._fetch(file, path, sha256, downloader, download)
 
     def _fetch(
         self, file: RemoteFile, path: Path, sha256: str | None, downloader: Downloader, download: Download,
@@ -221,7 +234,7 @@ class Store(Shelf):
             raise
         finally:
             part.close()
-        self.remember(path, found, file.url)
+        self.remember(path, path.stat(), found, file.url)
 
     def _verify(self, path: Path, sha256: str | None, download: Download, url: str) -> None:
         """Hash a file and remember the result. Raises `ChecksumMismatch` or `WrongFile`."""
@@ -235,7 +248,10 @@ class Store(Shelf):
             hasher.close()
         check_hash(str(path), found, sha256)
         check_header(path, path.name, str(path))
-        self.remember(path, found, url)
+        after = path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise SourceUnavailable(f"{path} was changed while it was read; try again when nobody writes to it")
+        self.remember(path, after, found, url)
 
     def _fits(self, stored: StoredFile, file: RemoteFile, sha256: str | None) -> bool:
         if stored.sha256 is None or (sha256 is not None and stored.sha256 != sha256.lower()):

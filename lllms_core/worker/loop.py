@@ -43,7 +43,7 @@ SMALLEST_PROGRESS = 0.01
 
 
 class Inbox:
-    """Messages for the loop, put by another thread. A cancel or close interrupts the step that is under way."""
+    """Messages for the loop, put by another thread. What is urgent interrupts the step that is under way."""
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
@@ -53,7 +53,7 @@ class Inbox:
     def put(self, message: ToWorker) -> None:
         """Add a message; from any thread."""
         self._messages.put(message)
-        if isinstance(message, Cancel | Close):
+        if isinstance(message, Cancel | Close) or (isinstance(message, Survey) and message.urgent):
             self.interrupt.set()
 
     def take(self, *, wait: bool) -> list[ToWorker]:

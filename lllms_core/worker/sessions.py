@@ -52,13 +52,12 @@ def as_session(message: FoundSession) -> Session | None:
 
 
 def survey(model: Model, question: Survey) -> Surveyed:
-    """Let a model forget what it is asked to, and tell what it holds then."""
+    """Tell what a model holds, and let it forget what it is asked to."""
     lines = [array("i", line).tolist() for line in question.forget]
     held = []
     for resident in model.residents():
         tokens = list(resident.tokens)
         if question.everything or any(common_prefix(line, tokens) == min(len(line), len(tokens)) for line in lines):
             model.forget(resident.key)
-        else:
-            held.append(Held(array("i", tokens).tobytes(), resident.used, resident.size))
+        held.append(Held(array("i", tokens).tobytes(), resident.used, resident.size))
     return Surveyed(question.number, tuple(held))

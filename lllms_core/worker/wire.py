@@ -70,13 +70,18 @@ class FoundSession:
 
 @frozen
 class Survey:
-    """To the worker: forget these conversations, then tell which ones the model holds."""
+    """To the worker: tell which conversations the model holds, and forget these."""
 
     number: int
     forget: tuple[bytes, ...] = field(default=(), repr=False)
     """Lines of tokens, 4 bytes each: what begins with one of them goes, and what one of them begins with."""
     everything: bool = False
     """Whether all of them go."""
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a long step is to be given up for it: somebody wants something forgotten, not only to look."""
+        return self.everything or bool(self.forget)
 
 
 @frozen
@@ -152,6 +157,7 @@ class Surveyed:
 
     number: int
     held: tuple[Held, ...]
+    """What it held before it forgot any."""
 
 
 @frozen

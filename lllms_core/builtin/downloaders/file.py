@@ -1,10 +1,10 @@
 """Files of this machine by their URL: used where they are."""
 
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel
 from lllms_core.errors import InvalidSource
+from lllms_core.machine import at_home
 
 
 class FileDownloader(Downloader):
@@ -22,7 +22,7 @@ class FileDownloader(Downloader):
         parts = urlsplit(source)
         if parts.netloc not in {"", "localhost"}:
             raise InvalidSource(f"{source} is on another machine, '{parts.netloc}'; file: is for this one")
-        path = Path(unquote(parts.path)).expanduser()
+        path = at_home(unquote(parts.path))
         if not path.is_absolute():
             raise InvalidSource(f"{source} does not begin at / or ~; write file:///..., or a plain path")
         if not path.is_file():

@@ -157,9 +157,9 @@ class HubDownloader(Downloader):
         files, note = _choose(list(there), wanted)
         found = []
         for file in files:
-            size, sha256 = there[file]
+            size, sha256, blob = there[file]
             url = hf_hub_url(wanted.repository, file, revision=commit, endpoint=self.endpoint)
-            path = self._cached(wanted, file, size, sha256)
+            path = self._cached(wanted, file, size, sha256 or blob)
             found.append(RemoteFile(self._name(wanted, file), url, size, sha256, path))
         return RemoteModel(found, note)
 
@@ -175,8 +175,8 @@ class HubDownloader(Downloader):
         headers = {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
         fetch(file.url, part, headers, self.patience)
 
-    def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None]]]:
-        """Return the commit that a revision is, and the files of the repository with their sizes and hashes."""
+    def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None, str | None]]]:
+        """Return the commit that a revision is, and of each file of the repository size, SHA-256 and Git's hash."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -203,7 +203,7 @@ class HubDownloader(Downloader):
         except Exception as error:  # which errors of HTTP there are differs between versions of the library
             raise SourceUnavailable(f"{where} cannot be asked: {shown(str(error)) or type(error).__name__}") from error
         return info.sha or wanted.revision, {
-            one.rfilename: (one.size, one.lfs.sha256 if one.lfs else None) for one in info.siblings or ()
+            one.rfilename: (one.size, one.lfs.sha256 if one.lfs else None, one.blob_id) for one in info.siblings or ()
         }
 
     def _name(self, wanted: HubSource, file: str) -> str:
@@ -220,13 +220,13 @@ class HubDownloader(Downloader):
             cache = Path(HF_HUB_CACHE)
         return cache / f"models--{repository.replace('/', '--')}"
 
-    def _cached(self, wanted: HubSource, file: str, size: int | None, sha256: str | None) -> Path | None:
+    def _cached(self, wanted: HubSource, file: str, size: int | None, digest: str | None) -> Path | None:
         """Return where Hugging Face's library keeps this file, of this or of another commit."""
         if not _is_plain(file):
             return None
         for path in sorted(self._repository(wanted.repository).glob(f"snapshots/*/{_literally(file)}")):
-            # The library names what it keeps by its hash.
-            if path.is_file() and size in (None, path.stat().st_size) and sha256 in (None, path.resolve().name):
+            # The library names what it keeps by its hash: the SHA-256, or Git's of files that Git itself holds.
+            if path.is_file() and size in (None, path.stat().st_size) and digest in (None, path.resolve().name):
                 return path
         return None
 

@@ -131,7 +131,7 @@ def describe_api(models: Sequence[str], version: str, honoured: Collection[str])
                 "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
             },
         }
-    paths |= _sessions(models)
+    paths |= _sessions(models) | _downloads()
     info = {
         "title": "lllms", "version": version,
         "description": "Local language models behind the OpenAI API. Which parameters a model honours, its own "
@@ -153,6 +153,17 @@ def _sessions(models: Sequence[str]) -> Json:
         "/api/v1/sessions/{id}": {
             "get": {**_operation("Describe a session, with its text if asked", "It"), "parameters": [of_id, text]},
             "delete": {**_operation("Forget a session", "Its id"), "parameters": [of_id]},
+        },
+    }
+
+
+def _downloads() -> dict[str, Json]:
+    """The routes that tell of downloads."""
+    of_id: Json = {"name": "id", "in": "path", "required": True, "schema": _STRING}
+    return {
+        "/api/v1/downloads": {"get": _operation("List the downloads of model files", "A list")},
+        "/api/v1/downloads/{id}": {
+            "delete": {**_operation("End a download; what has arrived is kept", "Its id"), "parameters": [of_id]},
         },
     }
 

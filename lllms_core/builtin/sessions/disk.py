@@ -19,6 +19,7 @@ from attrs import asdict, evolve, field, frozen
 
 from lllms_core.errors import ConfigError
 from lllms_core.faults import StructureError
+from lllms_core.machine import at_home
 from lllms_core.sessions import SessionEntry, SessionStore
 from lllms_core.structure import structure
 
@@ -27,6 +28,8 @@ LOG = logging.getLogger("lllms.sessions")
 SUFFIX, PART = ".v1.session", ".part"
 """The version is that of the files: those of another one are left alone."""
 LONGEST_HEAD = 1 << 20
+OTHERS = 0o077
+"""What people other than the owner may do, in the mode of a folder."""
 STALE_SECONDS = 3600.0
 """A part that nobody has written to for so long is of a server that is no more."""
 
@@ -35,7 +38,7 @@ STALE_SECONDS = 3600.0
 class DiskOptions:
     """`[sessions.options]` of the store `disk`."""
 
-    folder: Path = field(factory=lambda: Path("~/.cache/lllms/sessions").expanduser())
+    folder: Path = field(factory=lambda: at_home("~/.cache/lllms/sessions"))
     """Where the sessions are; made if it is missing, and readable by its owner alone."""
 
 
@@ -57,15 +60,22 @@ class DiskStore(SessionStore):
     def __init__(self) -> None:
         self._folder = Path()
         self._known: dict[str, SessionEntry] = {}
+        self._foreign: set[str] = set()
+        """What cannot be read, and was told."""
 
     def open(self, options: object) -> None:
         """Make the folder, and remove what servers have left that were killed while they wrote."""
         assert isinstance(options, DiskOptions)  # noqa: S101  # the configuration was read into it
-        self._folder = options.folder.expanduser().absolute()
+        self._folder = at_home(options.folder).absolute()
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Who can read the files can read the conversations.
-            self._folder.chmod(0o700)
+            self._make_folder()
+            if self._folder.stat().st_mode & OTHERS:
+                if any(not file.name.endswith((SUFFIX, PART)) for file in self._folder.iterdir()):
+                    raise ConfigError(
+                        f"sessions.options.folder: {self._folder} holds other things, and others than its owner may "
+                        "use it; name a folder for the sessions alone",
+                    )
+                self._folder.chmod(0o700)  # who can read the files can read the conversations
             for part in self._folder.glob(f"*{PART}"):
                 with suppress(FileNotFoundError):
                     if time() - part.stat().st_mtime > STALE_SECONDS:
@@ -78,6 +88,7 @@ class DiskStore(SessionStore):
     def put(self, entry: SessionEntry, data: bytes) -> None:
         """Write a file. Raises `OSError`, and leaves nothing, if there is no room."""
         head = asdict(_Head(entry, _checksum(data)))
+        self._make_folder()  # somebody may have deleted all sessions at once
         part = self._folder / f"{entry.id}-{token_hex(4)}{PART}"
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123  # Path.open has no mode for the new file
@@ -100,9 +111,10 @@ class DiskStore(SessionStore):
                 LOG.warning("the stored session %s is damaged, and was removed", path)
                 self.delete(session_id)
                 return None
-            os.utime(path)
         except FileNotFoundError:
             return None
+        with suppress(OSError):  # where that cannot be noted, the data is good all the same
+            os.utime(path)
         return data
 
     def delete(self, session_id: str) -> bool:
@@ -120,30 +132,44 @@ class DiskStore(SessionStore):
 
     def _entries(self) -> Iterator[SessionEntry]:
         there = set()
-        with os.scandir(self._folder) as files:
-            for file in files:
-                if not file.name.endswith(SUFFIX):
-                    continue
-                session_id = file.name.removesuffix(SUFFIX)
-                there.add(session_id)
-                with suppress(FileNotFoundError):
-                    entry = self._known.get(session_id) or self._look(session_id)
-                    if entry is not None:
-                        yield evolve(entry, used=file.stat().st_mtime)
+        for file in self._files():
+            session_id = file.name.removesuffix(SUFFIX)
+            there.add(session_id)
+            with suppress(FileNotFoundError):
+                entry = self._known.get(session_id) or self._look(session_id)
+                if entry is not None:
+                    yield evolve(entry, used=file.stat().st_mtime)
         for session_id in self._known.keys() - there:
             self._known.pop(session_id, None)
 
+    def _files(self) -> Sequence["os.DirEntry[str]"]:
+        """The files of the sessions."""
+        try:
+            with os.scandir(self._folder) as files:
+                return [one for one in files if one.name.endswith(SUFFIX)]
+        except FileNotFoundError:
+            return []  # somebody has deleted all of them at once
+
     def _look(self, session_id: str) -> SessionEntry | None:
-        """Read what a file tells of its session; None for one that is damaged."""
+        """Read what a file tells of its session; None for one that is damaged, or not ours to read."""
         path = self._path(session_id)
-        with path.open("rb") as file:
-            head = _read_head(file.readline(LONGEST_HEAD))
+        try:
+            with path.open("rb") as file:
+                head = _read_head(file.readline(LONGEST_HEAD))
+        except (PermissionError, IsADirectoryError) as error:
+            if session_id not in self._foreign:
+                self._foreign.add(session_id)
+                LOG.warning("%s cannot be read: %s", path, error.strerror)
+            return None
         if head is None or head.entry.id != session_id:
             LOG.warning("%s is no session that can be read, and was removed", path)
             path.unlink(missing_ok=True)
             return None
         self._known[session_id] = head.entry
         return head.entry
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _path(self, session_id: str) -> Path:
         return self._folder / f"{session_id}{SUFFIX}"

@@ -1,10 +1,11 @@
 """The routes that tell of sessions."""
 
 from collections.abc import Awaitable
+from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 
 from quart import Blueprint, Response, request
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import Forbidden, NotFound
 
 from lllms_core.builtin.openai.answers import dumps
 from lllms_core.builtin.openai.errors import answer_error
@@ -38,6 +39,9 @@ def make_blueprint(host: Host) -> Blueprint:
         if told is None:
             raise NotFound
         if wanted == "true":
+            server = request.scope.get("server")
+            if not is_of_this_machine(request.remote_addr, None if server is None else server[0]):
+                raise Forbidden("what was said is told to programs on the server's own machine only")
             text = await _in_time(host.session_text(session_id))
             if text is None:
                 raise NotFound
@@ -51,11 +55,27 @@ def make_blueprint(host: Host) -> Blueprint:
     @routes.delete("/<session_id>")
     async def forget_one(session_id: str) -> Response:
         _arguments()
-        if not await _in_time(index.forget(session_id)):
+        deleted = await _in_time(index.forget(session_id))
+        if not deleted:
             raise NotFound
-        return _answer({"deleted": [session_id]})
+        return _answer({"deleted": deleted})
 
     return routes
+
+
+def is_of_this_machine(address: str | None, called: str | None) -> bool:
+    """Whether a client is on this machine, as far as its address tells, and the one that it has `called`.
+
+    One without an address is not on another.
+    """
+    if address == called:
+        return True
+    try:
+        client = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return True
+    mapped = client.ipv4_mapped if isinstance(client, IPv6Address) else None
+    return (mapped or client).is_loopback
 
 
 def _arguments(*known: str) -> dict[str, str]:

@@ -15,7 +15,10 @@ __all__ = ["StatusApi", "lllms_apis"]
 
 
 class StatusApi(Api):
-    """`GET /`: models, instances and the queue; `GET /health`: whether requests are taken. Nobody's text is shown."""
+    """`GET /`: models, instances and the queue; `GET /health`: whether requests are taken. Nobody's text is shown.
+
+    `GET /api/v1/downloads` tells of downloads, `DELETE /api/v1/downloads/{id}` ends one.
+    """
 
     name = "status"
 

@@ -3,10 +3,9 @@
 from importlib.metadata import version
 
 from lllms_core.catalog import CatalogEntry
-from lllms_core.downloads import shown
 from lllms_core.host import Host
 from lllms_core.pool.status import InstanceStatus
-from lllms_core.store import DownloadStatus
+from lllms_core.store import DownloadStatus, download_id
 from lllms_core.store.progress import progress_text
 
 Report = dict[str, object]
@@ -22,7 +21,7 @@ def make_report(host: Host) -> Report:
         "models": [_model(entry, pool.instances) for entry in host.catalog.entries],
         "problems": [{"model": problem.name, "problem": problem.text} for problem in host.catalog.problems],
         "instances": [_instance(instance) for instance in pool.instances],
-        "downloads": [_download(download, host) for download in host.downloads()],
+        "downloads": downloads(host),
         "requests": {
             "running": pool.running,
             "waiting": pool.waiting,
@@ -31,6 +30,11 @@ def make_report(host: Host) -> Report:
         },
         "cores": pool.cores,
     }
+
+
+def downloads(host: Host) -> list[Report]:
+    """Return what is on its way, and what failed, in JSON's types."""
+    return [_download(download, host) for download in host.downloads()]
 
 
 def health(host: Host) -> str:
@@ -71,7 +75,8 @@ def _instance(instance: InstanceStatus) -> Report:
 def _download(download: DownloadStatus, host: Host) -> Report:
     left = download.seconds_left
     return {
-        "models": [one.name for one in host.catalog.entries if one.source and shown(one.source) == download.source],
+        "id": download.id,
+        "models": [one.name for one in host.catalog.entries if one.source and download_id(one.source) == download.id],
         "source": download.source,
         "state": download.state,
         "note": download.note,

@@ -2,6 +2,7 @@
 
 from quart import Blueprint, Response, jsonify, render_template, request
 
+from lllms_core.builtin.status.downloads import make_downloads
 from lllms_core.builtin.status.report import health, make_report
 from lllms_core.host import Host
 
@@ -34,4 +35,5 @@ def make_blueprint(host: Host) -> Blueprint:
         response.status_code = 200 if host.ready else 503
         return response
 
+    routes.register_blueprint(make_downloads(host))
     return routes

@@ -10,6 +10,7 @@ from attrs import evolve, fields
 from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
+from lllms_core.machine import at_home
 from lllms_core.types import Memory, ModelSpec, Sampling
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
@@ -52,7 +53,7 @@ class LlamaCppEngine(Engine):
         _check(first, path)
         parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
         memory = estimate(parts, options)
-        adapters = sum(_size(Path(lora.path).expanduser()) for lora in options.lora)
+        adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
         return evolve(memory, weights=memory.weights + adapters)
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":

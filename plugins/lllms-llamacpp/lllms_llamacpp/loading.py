@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lllms_core.engines.preload import preload_tokens
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
 from lllms_core.identity import file_identity
+from lllms_core.machine import at_home
 from lllms_core.types import Preload
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
@@ -180,8 +182,9 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
 def _state_key(file: Path, options: Options, context_length: int) -> str:
     """Name what a state depends on: files, versions, and every option that is not known to leave it alone."""
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
-    files = [*file.parent.glob(f"{split[1]}-*-of-{split[2]}.gguf")] if (split := _SPLIT.fullmatch(file.name)) else []
-    files += [Path(lora.path).expanduser() for lora in options.lora]
+    split = _SPLIT.fullmatch(file.name)
+    files = [*file.parent.glob(f"{escape(split[1])}-*-of-{split[2]}.gguf")] if split else []
+    files += [at_home(lora.path) for lora in options.lora]
     parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(context_length), repr(sorted(values.items()))]
     return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
 

@@ -1,6 +1,8 @@
 """Conversations that leave the KV cache and come back, in models of several architectures."""
 
 import pytest
+from lllms_llamacpp import loading
+from lllms_llamacpp.options import Options
 from models_for_tests import NAMES, Link
 
 from lllms_core.engines.sessions import Session
@@ -92,3 +94,15 @@ def test_state_key_tells_what_matters(load, file_of, options, same):
     """Options by which a state becomes another one change the key of the states; others do not."""
     keys = [load(file_of("tiny-chat"), **one).model.state_key for one in ({}, options)]
     assert (keys[0] == keys[1]) is same
+
+
+@pytest.mark.parametrize("name", ["m", "m[1]*?"])
+def test_state_key_knows_all_parts(tmp_path, name):
+    """Of a model in parts each counts, whatever its name: a state of other weights is of another key."""
+    parts = [tmp_path / f"{name}-0000{number}-of-00002.gguf" for number in (1, 2)]
+    for part in parts:
+        part.write_bytes(b"weights")
+    before = loading._state_key(parts[0], Options(), 512)
+    assert loading._state_key(parts[0], Options(), 512) == before
+    parts[1].write_bytes(b"others!")
+    assert loading._state_key(parts[0], Options(), 512) != before

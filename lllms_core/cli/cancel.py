@@ -1,0 +1,38 @@
+"""`lllms cancel`: end downloads of a running server."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from lllms_core.cli.ps import server_url
+from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.errors import ConfigError
+
+ROUTE = "/api/v1/downloads"
+
+
+@click.command(epilog=examples(
+    "lllms cancel phi3",
+    "lllms cancel phi3 --url http://127.0.0.1:8080",
+))
+@click.argument("models", nargs=-1, required=True)
+@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@config_option
+def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -> None:
+    """End the downloads of MODELS in a running server, and what waits for them; `lllms ps` shows which there are.
+
+    What has arrived is kept: the next request goes on from there, at once also where the last attempt failed.
+    """
+    from lllms_core.client import Client
+
+    client = Client(url or server_url(read_config(config_file)), timeout=10)
+    document = client.get(ROUTE)
+    downloads = document.get("data", []) if isinstance(document, Mapping) else []
+    wanted = {name: [one["id"] for one in downloads if name in one["models"]] for name in models}
+    for name, ids in wanted.items():
+        if not ids:
+            raise ConfigError(f"no download of {name} is under way")
+    for download_id in {one for ids in wanted.values() for one in ids}:
+        client.delete(f"{ROUTE}/{download_id}")
+    click.echo(f"cancelled: {', '.join(wanted)}")

@@ -1,0 +1,104 @@
+"""Downloads of a running server that somebody ends: over HTTP, and with `lllms cancel`."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypercorn.asyncio import serve
+from hypercorn.config import Config as WebConfig
+from pools_for_tests import GUARD
+from servers_for_tests import Site, hang, instead, served
+from test_host_downloads import DATA, answer, make_host, model, reached, until
+
+from lllms_core.app import create_app
+from lllms_core.cli import cli
+from lllms_core.errors import DownloadCancelled, InvalidSource
+from lllms_core.serve import listen
+from lllms_core.store import fetcher
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Serves weights."""
+    with served({"/x.bin": DATA, "/y.bin": DATA}) as one:
+        yield one
+
+
+async def test_a_download_is_ended_over_http(site: Site, tmp_path: Path) -> None:
+    """Who waits for it is refused at once, other downloads go on, and the next request goes on from what has come."""
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site), other=model(site, "/y.bin")) as host:
+        client = create_app(host, manage_host=False).test_client()
+        waiting = asyncio.create_task(answer(host))
+        await reached(site)
+        await until(lambda: host.downloads()[0].done)
+        [told] = (await (await client.get("/api/v1/downloads")).get_json())["data"]
+        assert (told["models"], told["state"], told["done_bytes"]) == (["m"], "downloading", 30_000)
+        assert (await (await client.get("/")).get_json())["downloads"][0]["id"] == told["id"]
+        assert (await client.delete("/api/v1/downloads/nothing")).status_code == 404
+        response = await client.delete(f"/api/v1/downloads/{told['id']}")
+        assert await response.get_json() == {"deleted": [told["id"]]}
+        with pytest.raises(DownloadCancelled, match="what has arrived is kept"):
+            await waiting
+        assert (await (await client.get("/api/v1/downloads")).get_json()) == {"object": "list", "data": []}
+        assert (await client.delete(f"/api/v1/downloads/{told['id']}")).status_code == 404
+        site.requests.clear()
+        assert await answer(host, "other") == await answer(host) == "hello"
+    assert ("/x.bin", f"bytes=30000-{len(DATA) - 1}") in site.requests
+
+
+async def test_a_download_that_waits_for_others_is_ended(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A download that has not begun, since others are under way, is ended at once as well."""
+    monkeypatch.setattr(fetcher, "AT_ONCE", 1)
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site), other=model(site, "/y.bin")) as host:
+        first = asyncio.create_task(answer(host))
+        await reached(site)
+        second = asyncio.create_task(answer(host, "other"))
+        await until(lambda: len(host.downloads()) == 2)
+        assert host.fetcher.cancel(host.downloads()[1].id)
+        with pytest.raises(DownloadCancelled):
+            await second
+        assert not first.done()
+        site.release.set()
+        assert await first == await answer(host, "other") == "hello"
+
+
+async def test_a_failed_download_need_not_rest(site: Site, tmp_path: Path) -> None:
+    """Who deletes a download that failed has the next request try at once."""
+    site.faults = [instead(404)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        client = create_app(host, manage_host=False).test_client()
+        for _ in range(2):
+            with pytest.raises(InvalidSource):
+                await answer(host)
+        assert len(site.requests) == 1
+        [told] = (await (await client.get("/api/v1/downloads")).get_json())["data"]
+        assert told["state"] == "failed"
+        assert (await client.delete(f"/api/v1/downloads/{told['id']}")).status_code == 200
+        assert await answer(host) == "hello"
+
+
+async def test_a_download_is_ended_by_its_models_name(site: Site, tmp_path: Path) -> None:
+    """`lllms cancel` ends the download of a model, and says so where there is none."""
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        socket = listen("127.0.0.1", 0)
+        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
+        config = WebConfig()
+        config.bind = [f"fd://{socket.detach()}"]
+        stop = asyncio.Event()
+        server = asyncio.create_task(serve(create_app(host, manage_host=False), config, shutdown_trigger=stop.wait))
+        waiting = asyncio.create_task(answer(host))
+        await reached(site)
+        for output, code in (("cancelled: m\n", 0), ("Error: no download of m is under way\n", 1)):
+            result = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "m", "--url", url])
+            assert (result.output, result.exit_code) == (output, code)
+            with pytest.raises(DownloadCancelled):
+                await waiting
+        stop.set()
+        await server
