@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 import lllms_core
 from lllms_core.cli import cli
+from lllms_core.client import Client
 
 COMMANDS = (
     "serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "cancel", "sessions",
@@ -260,6 +261,17 @@ def test_check_looks_at_the_store_of_sessions(sessions, problem):
     result = lllms("check")
     assert result.exit_code == 1
     assert problem in result.stderr
+
+
+def test_ps_names_what_cannot_be_served(monkeypatch):
+    """`ps` tells of models that cannot be served, and why."""
+    status = {
+        "name": "lllms", "version": "1", "status": "ok", "cores": 2, "models": [], "instances": [], "downloads": [],
+        "requests": {"running": 0, "concurrency": 8, "waiting": 0, "queue_size": 9},
+        "problems": [{"model": "phi", "problem": "there is no file phi.gguf"}],
+    }
+    monkeypatch.setattr(Client, "get", lambda *_: status)
+    assert lllms("ps").stdout.splitlines()[-1] == "model phi cannot be served: there is no file phi.gguf"
 
 
 def test_check_tells_the_memory_of_models():
