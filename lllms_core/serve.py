@@ -153,12 +153,13 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
         loop.call_soon_threadsafe(received.put_nowait, None)
 
     for number in numbers:
-        try:
-            # This wakes the loop. A handler of Python's own runs only when the main thread runs: of a signal that comes
-            # just before the loop begins to wait, or to another thread, it hears when something else happens.
-            loop.add_signal_handler(number, receive)
-        except NotImplementedError:  # on Windows, where loops are woken by any signal
-            signal.signal(number, receive)
+        # Python's handlers run only when the main thread runs: of a signal that comes just before the loop begins to
+        # wait, or to another thread, they hear when something else happens. The loop's wake it; but those alone miss a
+        # signal while much else wakes the loop. So the loop's does the waking, and Python's the work.
+        with contextlib.suppress(NotImplementedError):  # on Windows any signal wakes a loop
+            loop.add_signal_handler(number, _woken)
+            signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
+        signal.signal(number, receive)
     try:
         yield received
     finally:
@@ -166,3 +167,7 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, handler)
+
+
+def _woken() -> None:
+    """All that there is to do."""

@@ -89,7 +89,7 @@ def test_serve_shows_what_it_waits_for(lllms, site, terminal):
     if terminal:
         shows = Terminal()
         with shows.program("serve", "--port", "0", folder=lllms.folder, environ=lllms.environ, term="xterm"):
-            shown = shows.until("left")
+            shown = shows.until("400.0 kB of 1.5 MB") + shows.until("left")
             assert re.search(HALFWAY, shown)
             assert "━" in shown
             assert "listening" not in shown

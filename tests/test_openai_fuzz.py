@@ -45,9 +45,12 @@ def test_no_request_is_a_fault_of_the_server(url: str, path: str, mode: Generati
         if answer.status_code >= 400:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
+    wanted = {200} if mode is GenerationMode.POSITIVE else {400}
     fuzz()
     if path not in OTHERS:  # these models do not rank, and have no templates
-        wanted = {200} if mode is GenerationMode.POSITIVE else {400}
+        for _ in range(9):  # chance may bring only such as are refused for what they mean
+            if not wanted <= statuses:
+                fuzz()
         assert wanted <= statuses, "nothing was answered, or nothing refused"
 
 

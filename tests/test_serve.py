@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -116,6 +116,19 @@ async def test_a_signal_wakes_a_server_that_waits(monkeypatch: pytest.MonkeyPatc
         threading.Thread(target=interrupt).start()
         async with asyncio.timeout(10):
             monkeypatch.setattr(selector, "select", watched)
+            await asyncio.wait([server])
+            assert not server.exception()
+
+
+async def test_a_signal_is_noticed_while_much_wakes_the_server() -> None:
+    """A signal counts also where there is no room to wake the event loop once more, since it is awake."""
+    wakes = asyncio.get_running_loop()._csock  # type: ignore[attr-defined]
+    async with serving(make_host()) as (_, server):
+        with suppress(BlockingIOError):
+            while wakes.send(b"\0"):
+                pass
+        os.kill(os.getpid(), signal.SIGINT)
+        async with asyncio.timeout(10):
             await asyncio.wait([server])
             assert not server.exception()
 
