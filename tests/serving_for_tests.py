@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import hypercorn.asyncio
+import hypercorn.config
+
+from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.host import Host
-from lllms_core.serve import serve
+from lllms_core.serve import listen, serve
 
 
 @asynccontextmanager
@@ -20,3 +24,20 @@ async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
     finally:
         server.cancel()
         await asyncio.gather(server, return_exceptions=True)
+
+
+@asynccontextmanager
+async def published(host: Host) -> AsyncIterator[str]:
+    """Let others reach a host that runs already; yields its URL."""
+    listener = listen("127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    config = hypercorn.config.Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    stop = asyncio.Event()
+    app = create_app(host, manage_host=False)
+    server = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
+    try:
+        yield url
+    finally:
+        stop.set()
+        await server

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from hypercorn.asyncio import serve
-from hypercorn.config import Config as WebConfig
 from pools_for_tests import GUARD
 from servers_for_tests import Site, hang, instead, served
+from serving_for_tests import published
 from test_host_downloads import DATA, answer, make_host, model, reached, until
 
 from lllms_core.app import create_app
 from lllms_core.cli import cli
 from lllms_core.errors import DownloadCancelled, InvalidSource
-from lllms_core.serve import listen
 from lllms_core.store import fetcher
 
 
@@ -86,13 +84,7 @@ async def test_a_failed_download_need_not_rest(site: Site, tmp_path: Path) -> No
 async def test_a_download_is_ended_by_its_models_name(site: Site, tmp_path: Path) -> None:
     """`lllms cancel` ends the download of a model, and says so where there is none."""
     site.faults = [hang(30_000)]
-    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
-        socket = listen("127.0.0.1", 0)
-        url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-        config = WebConfig()
-        config.bind = [f"fd://{socket.detach()}"]
-        stop = asyncio.Event()
-        server = asyncio.create_task(serve(create_app(host, manage_host=False), config, shutdown_trigger=stop.wait))
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host, published(host) as url:
         waiting = asyncio.create_task(answer(host))
         await reached(site)
         for output, code in (("cancelled: m\n", 0), ("Error: no download of m is under way\n", 1)):
@@ -100,5 +92,3 @@ async def test_a_download_is_ended_by_its_models_name(site: Site, tmp_path: Path
             assert (result.output, result.exit_code) == (output, code)
             with pytest.raises(DownloadCancelled):
                 await waiting
-        stop.set()
-        await server

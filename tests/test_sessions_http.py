@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 from attrs import evolve
 from click.testing import CliRunner
-from hypercorn.asyncio import serve
-from hypercorn.config import Config as WebConfig
 from quart.typing import TestClientProtocol as HttpClient
+from serving_for_tests import published
 from test_sessions import TINY, ask, cached, serving, settled, tell, unload
 
 from lllms_core.app import create_app
 from lllms_core.builtin.sessions.routes import is_of_this_machine
 from lllms_core.cli import cli
 from lllms_core.host import Host
-from lllms_core.serve import listen
 
 
 @pytest.fixture
@@ -209,27 +207,19 @@ async def test_wrong_questions_are_refused(client: HttpClient, query: str, statu
 
 async def test_command_line_shows_and_forgets(host: Host) -> None:
     """`lllms sessions ls` shows what a running server has stored, `rm` lets it forget."""
-    socket = listen("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{socket.getsockname()[1]}"
-    config = WebConfig()
-    config.bind = [f"fd://{socket.detach()}"]
-    stop = asyncio.Event()
-    server = asyncio.create_task(serve(create_app(host, manage_host=False), config, shutdown_trigger=stop.wait))
+    async with published(host) as url:
+        async def lllms(*words: str, code: int = 0) -> str:
+            result = await asyncio.to_thread(CliRunner().invoke, cli, ["sessions", *words, "--url", url])
+            assert result.exit_code == code, result.output
+            assert ("there is nothing at /api/v1/sessions/nothing" in result.stderr) == (code == 1)
+            return result.stdout
 
-    async def lllms(*words: str, code: int = 0) -> str:
-        result = await asyncio.to_thread(CliRunner().invoke, cli, ["sessions", *words, "--url", url])
-        assert result.exit_code == code, result.output
-        assert ("there is nothing at /api/v1/sessions/nothing" in result.stderr) == (code == 1)
-        return result.stdout
-
-    shown = await lllms("ls")
-    ids = [one.id for one in await host.sessions.list()]
-    assert [line.split()[0] for line in shown.splitlines()] == [*ids, "2"]
-    assert "secret" not in await lllms("show", ids[0])
-    assert "The secret word is" in await lllms("show", ids[0], "--text")
-    assert "model tiny: " in await lllms("show", ids[0])
-    assert await lllms("rm", ids[0], "nothing", ids[0], code=1) == "1 sessions forgotten\n"
-    assert await lllms("rm", "--all", "--model", "tiny") == "1 sessions forgotten\n"
-    assert await lllms("ls") == "0 sessions, 0.0 MiB\n"
-    stop.set()
-    await server
+        shown = await lllms("ls")
+        ids = [one.id for one in await host.sessions.list()]
+        assert [line.split()[0] for line in shown.splitlines()] == [*ids, "2"]
+        assert "secret" not in await lllms("show", ids[0])
+        assert "The secret word is" in await lllms("show", ids[0], "--text")
+        assert "model tiny: " in await lllms("show", ids[0])
+        assert await lllms("rm", ids[0], "nothing", ids[0], code=1) == "1 sessions forgotten\n"
+        assert await lllms("rm", "--all", "--model", "tiny") == "1 sessions forgotten\n"
+        assert await lllms("ls") == "0 sessions, 0.0 MiB\n"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.ps import server_url
-from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.cli.setup import config_option, examples, read_config, server_url
 from lllms_core.errors import ConfigError
 
 ROUTE = "/api/v1/downloads"

@@ -3,14 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config
-
-if TYPE_CHECKING:
-    from lllms_core.config import Config
+from lllms_core.cli.setup import config_option, examples, read_config, server_url
 
 
 @click.command(epilog=examples(
@@ -49,9 +45,3 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")
-
-
-def server_url(config: "Config") -> str:
-    """Return where the server of a configuration listens."""
-    host = config.server.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"

@@ -9,8 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from lllms_core.cli.ps import server_url
-from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.cli.setup import config_option, examples, read_config, server_url
 
 if TYPE_CHECKING:
     from lllms_core.client import Client

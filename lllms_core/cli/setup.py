@@ -52,6 +52,12 @@ def read_config(file: Path | None, server: Mapping[str, object] | None = None) -
     return load_config(file, overrides={"server": given} if given else None)
 
 
+def server_url(config: "Config") -> str:
+    """Return where the server of a configuration listens."""
+    host = config.server.host
+    return f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"
+
+
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
     """Return the configuration with exactly the models that are wanted, each a name, a file or a source.
 
