@@ -8,6 +8,7 @@ import sys
 import tomllib
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from lllms_core import Config, parse_config
 
@@ -48,29 +49,43 @@ async def test_mount_app() -> None:
     assert "tiny-chat" in hello["models"]
 
 
-def test_custom_engine(tmp_path: Path) -> None:
-    """A script that defines an engine serves it, from a worker process, and ends without a trace on Ctrl-C."""
+def answered(example: str, route: str, body: dict[str, object], folder: Path) -> dict[str, Any]:
+    """What a script that serves answers to one request; it has to end without a trace on Ctrl-C."""
     process = subprocess.Popen(
-        [sys.executable, EXAMPLES / "custom_engine.py"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "LLLMS_PORT": "0"},
+        [sys.executable, EXAMPLES / example],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "LLLMS_PORT": "0"},
     )
     try:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        body = {"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}
         request = urllib.request.Request(
-            f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"},
+            f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
-            answer = json.load(response)
+            answer: dict[str, Any] = json.load(response)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     finally:
         process.kill()
         process.wait()
-    assert answer["choices"][0]["message"]["content"] == "Pieces of eight!"
     assert "Traceback" not in errors
     assert process.returncode == 0
+    return answer
+
+
+def test_custom_engine(tmp_path: Path) -> None:
+    """A script that defines an engine serves it, from a worker process."""
+    body: dict[str, object] = {"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}
+    answer = answered("custom_engine.py", "/v1/chat/completions", body, tmp_path)
+    assert answer["choices"][0]["message"]["content"] == "Pieces of eight!"
+
+
+def test_batching_engine(tmp_path: Path) -> None:
+    """The model in numpy continues patterns, several in one batch, and shares the prompt that they begin with."""
+    prompts = ["tick tock tick tock tick", "one, two, one, two, one"]
+    body: dict[str, object] = {"model": "induction", "prompt": prompts, "max_tokens": 10, "temperature": 0, "n": 2}
+    answer = answered("batching_engine.py", "/v1/completions", body, tmp_path)
+    assert [choice["text"] for choice in answer["choices"]] == [*2 * [" tock tick"], *2 * [", two, one"]]
 
 
 def test_readme_host_runs(tmp_path: Path) -> None:
