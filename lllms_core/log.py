@@ -138,7 +138,7 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic
         """Say that a record could not be written, without what is in it."""
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, OSError | ValueError):  # those say that stderr itself is gone
-            sys.stderr.write(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
+            self.stream.write(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
 
     def close(self) -> None:
         """Tell the counts that were not told yet."""
