@@ -54,7 +54,8 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
         try:
             app.register_blueprint(provided.object.blueprint(host), url_prefix=prefix)
         except Exception as error:
-            LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, described(error))
+            told = described(error)  # nobody's request is at work yet
+            LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
 
 
 class PatientBody(Body):

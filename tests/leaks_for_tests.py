@@ -43,7 +43,7 @@ def act(word: str, text: str) -> None:
             deeper(text)
         case "chain":
             try:
-                raise KeyError(text)
+                act("key", text)
             except KeyError as error:
                 raise RuntimeError(text) from error
         case "group":

@@ -34,7 +34,7 @@ def chained(errors: list[BaseException]) -> None:
     if len(errors) > 1:
         try:
             chained(errors[1:])
-        except BaseException as cause:  # noqa: BLE001  # as above
+        except BaseException as cause:  # as above
             if len(errors) % 2:
                 raise errors[0] from cause
             raise errors[0]  # noqa: B904  # on purpose

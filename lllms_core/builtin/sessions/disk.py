@@ -121,6 +121,10 @@ class DiskStore(SessionStore):
                 return None
         except FileNotFoundError:
             return None
+        except OSError as error:
+            self._known.pop(session_id, None)
+            self._tell(session_id, f"cannot be read: {error.strerror}")
+            return None
         with suppress(OSError):  # where that cannot be noted, the data is good all the same
             os.utime(path)
         return data
