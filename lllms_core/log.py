@@ -40,7 +40,9 @@ def configure_logging(level: str, style: LogFormat) -> None:
     shown: structlog.typing.Processor = (
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     handler = _Stderr()
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(

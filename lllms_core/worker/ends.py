@@ -21,6 +21,8 @@ MARK = "\x1e"
 LOG_TAIL = 20
 """So many last lines of a worker's log are kept, to explain its end."""
 LONGEST_LINE = 1 << 14
+LONGEST_KNOWN = 500
+"""Characters of a line that are looked at; longer ones are no program's last words."""
 LONGEST_WORDS = 300
 """Characters of a line in an error message."""
 
@@ -125,9 +127,10 @@ class NativeLog:
     def _take(self, line: str) -> None:
         if not line:
             return
-        marked, stack = line.startswith(MARK), bool(_STACK.fullmatch(line))
-        words = None if marked else known(line)
-        if _MEMORY.search(line):
+        begin = line[:LONGEST_KNOWN]
+        marked, stack = line.startswith(MARK), bool(_STACK.fullmatch(begin))
+        words = None if marked else known(begin)
+        if _MEMORY.search(begin):
             self._memory_was = 0
         elif self._memory_was is not None and not stack:
             self._memory_was += 1
