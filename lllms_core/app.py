@@ -12,6 +12,7 @@ from werkzeug.exceptions import Forbidden, RequestEntityTooLarge
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.config import ServerConfig
 from lllms_core.host import Host
+from lllms_core.tracebacks import described
 
 LOG = logging.getLogger("lllms.app")
 
@@ -52,8 +53,9 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     for name, provided in sorted(host.plugins.apis.items()):
         try:
             app.register_blueprint(provided.object.blueprint(host), url_prefix=prefix)
-        except Exception:
-            LOG.exception("API '%s' of plugin '%s' is left out", name, provided.plugin)
+        except Exception as error:
+            told = described(error)  # nobody's request is at work yet
+            LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
 
 
 class PatientBody(Body):

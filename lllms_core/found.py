@@ -9,10 +9,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal
 
 from attrs import field, frozen
+
+from lllms_core.machine import read_regular
 
 Place = Literal["huggingface", "llama.cpp", "lmstudio", "ollama"]
 
@@ -138,9 +141,9 @@ def _models(place: Place, folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
         if part:
             stem = file.name[: part.start()]
             files = [file.with_name(f"{stem}-{number:05}{part[2]}") for number in range(1, int(part[3]) + 1)]
-        sizes = [size for size in map(disk.size, files) if size is not None]
+        sizes = list(takewhile(lambda size: size is not None, map(disk.size, files)))  # one missing part says enough
         if len(sizes) == len(files):
-            yield FoundModel(place, file.relative_to(folder).as_posix(), file, sum(sizes))
+            yield FoundModel(place, file.relative_to(folder).as_posix(), file, sum(filter(None, sizes)))
 
 
 def _ollama(folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
@@ -209,7 +212,7 @@ class _Disk:
 
     def text(self, file: Path) -> str | None:
         try:
-            return file.read_text(encoding="utf-8", errors="replace")
+            return read_regular(file).decode("utf-8", "replace")
         except OSError as error:
             self._failed(error, file)
             return None

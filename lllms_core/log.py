@@ -1,12 +1,30 @@
-"""Where log lines go: to stderr, for people or as JSON."""
+"""Where log lines go: to stderr, for people or as JSON.
+
+No line holds what a client sent. Of exceptions, whoever logs them, their type and place are told (`tracebacks.py`), and
+those that come again and again are counted.
+"""
 
 import logging
+import re
 import sys
-from typing import Literal
+import threading
+import time
+from collections.abc import Hashable
+from typing import Literal, cast
 
 import structlog
+from attrs import define
+
+from lllms_core.tracebacks import place, short_traceback
 
 LogFormat = Literal["console", "json"]
+
+REPEAT_SECONDS = 60.0
+"""An exception that comes again within this time is only counted."""
+MOST_FAULTS = 200
+"""Different exceptions that are remembered; the oldest is forgotten first."""
+LONGEST_TEXT = 4000
+"""Characters of one message."""
 
 
 def configure_logging(level: str, style: LogFormat) -> None:
@@ -19,21 +37,157 @@ def configure_logging(level: str, style: LogFormat) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso" if style == "json" else "%H:%M:%S", utc=style == "json"),
     ]
-    shown: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+    shown: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
         if style == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback,
+        )
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *shown],
+        processors=[_without_values, structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown],
     ))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
     logging.getLogger("lllms").setLevel(_number(level))
+    # What Python would write to stderr by itself, with the message of the exception.
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _thread_failed
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _ignored
 
 
 def _number(level: str) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
+
+
+# -- what is told ------------------------------------------------------------------------------------------------------
+
+
+def _without_values(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put the short traceback in the place of the exception, and leave out of others' messages what may be values."""
+    record = cast(logging.LogRecord, event["_record"])
+    error = _error(event.pop("exc_info", None))
+    text = str(event["event"])
+    if not _is_ours(record.name) and (error is not None or record.name == "asyncio"):
+        text = _words(text)
+    event["event"] = text[:LONGEST_TEXT]
+    if error is not None:
+        event["exception"] = short_traceback(error)
+    return event
+
+
+def _words(text: str) -> str:
+    """The beginning of a message, up to anything that may stand for a value: `Exception in callback send`.
+
+    asyncio appends the reprs of tasks, with their exceptions, and of callbacks, with their arguments; Quart the path.
+    """
+    return re.split(r"[\n(<{\[\"'`/=:]", text, maxsplit=1)[0].strip()
+
+
+def _error(exc_info: object) -> BaseException | None:
+    """The exception of a record; there is none after `exc_info=True` outside of any handler."""
+    error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
+    return error if isinstance(error, BaseException) else None
+
+
+def _is_ours(logger: str) -> bool:
+    return logger == "lllms" or logger.startswith("lllms.")
+
+
+def _thread_failed(arguments: "threading.ExceptHookArgs") -> None:
+    if arguments.exc_value is not None and not isinstance(arguments.exc_value, SystemExit):
+        logging.getLogger("lllms").error("a thread has failed", exc_info=arguments.exc_value)
+
+
+def _ignored(arguments: "sys.UnraisableHookArgs") -> None:
+    if arguments.exc_value is not None:
+        logging.getLogger("lllms").error("an exception was ignored", exc_info=arguments.exc_value)
+
+
+# -- what is told once -------------------------------------------------------------------------------------------------
+
+
+@define
+class _Fault:
+    """An exception that was logged a moment ago."""
+
+    text: str
+    level: int
+    until: float
+    again: int = 0
+
+
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic for type checkers only
+    """Writes to stderr; an exception that comes again within a minute is counted, and the count told after it."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self._faults: dict[Hashable, _Fault] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, unless it is of an exception that was logged a moment ago."""
+        key = _fault_key(record)
+        if key is None or not self._is_repetition(key):
+            if key is not None:
+                self._remember(key, record)
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
+        """Say that a record could not be written, without what is in it."""
+        error = sys.exc_info()[1]
+        if error is not None and not isinstance(error, OSError | ValueError):  # those say that stderr itself is gone
+            self.stream.write(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
+
+    def close(self) -> None:
+        """Tell the counts that were not told yet."""
+        for key in list(self._faults):
+            self._forget(key)
+        super().close()
+
+    def _is_repetition(self, key: Hashable) -> bool:
+        fault = self._faults.get(key)
+        if fault is None:
+            return False
+        left = fault.until - time.monotonic()
+        if left <= 0:
+            self._forget(key)
+            return False
+        fault.again += 1
+        if fault.again == 1:
+            timer = threading.Timer(left, self._forget, [key])
+            timer.daemon = True
+            timer.start()
+        return True
+
+    def _remember(self, key: Hashable, record: logging.LogRecord) -> None:
+        if len(self._faults) >= MOST_FAULTS:
+            self._forget(next(iter(self._faults)))
+        text = record.getMessage() if _is_ours(record.name) else f"{record.name}: {_words(record.getMessage())}"
+        line = text.partition("\n")[0][:LONGEST_TEXT]
+        self._faults[key] = _Fault(line, record.levelno, time.monotonic() + REPEAT_SECONDS)
+
+    def _forget(self, key: Hashable) -> None:
+        """Show an exception the next time it comes; tell how often it was not shown."""
+        self.acquire()
+        try:
+            fault = self._faults.pop(key, None)
+            if fault is not None and fault.again:
+                text = f"{fault.text}: the same exception {fault.again} more within {REPEAT_SECONDS:g} s"
+                level = logging.getLevelName(fault.level)
+                self.handle(logging.makeLogRecord(
+                    {"name": "lllms.log", "levelno": fault.level, "levelname": level, "msg": text},
+                ))
+        finally:
+            self.release()
+
+
+def _fault_key(record: logging.LogRecord) -> Hashable | None:
+    """What an exception is recognised by; None for a record without one."""
+    error = _error(record.exc_info)
+    if error is not None:
+        return record.name, record.msg if _is_ours(record.name) else "", place(error)
+    return getattr(record, "traceback", None)  # of an exception in a worker: short, and without values

@@ -1,11 +1,14 @@
-"""What this machine gives to this process: the cores it may use, how much of them others leave, and its home."""
+"""What this machine gives to this process: the cores it may use, how much of them others leave, its home and files."""
 
+import errno
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable
 from math import floor
 from pathlib import Path
+from typing import BinaryIO
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _STAT = Path("/proc/stat")
@@ -17,6 +20,26 @@ _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
 def at_home(path: str | Path) -> Path:
     """Return a path with `~` as the user's home; where that is not known, or of a stranger, the path as it is."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises RuntimeError there
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file to be read, never waiting. Raises `OSError`, also for a pipe, a device or a socket in its place."""
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return open(handle, "rb")  # noqa: PTH123  # of a handle
+    os.close(handle)
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    raise OSError(number, os.strerror(number) if number == errno.EISDIR else "it is no regular file", str(path))
+
+
+def read_regular(path: Path, longest: int = 64 * 2**20) -> bytes:
+    """Read a small file, never waiting. Raises `OSError`, also for one of more than `longest` bytes."""
+    with open_regular(path) as file:
+        data = file.read(longest + 1)
+    if len(data) > longest:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
 
 
 def available_cores() -> int:

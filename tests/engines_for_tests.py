@@ -1,14 +1,16 @@
 """Engines that behave, and misbehave, as their options say; in a module that worker processes can import."""
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from attrs import frozen
 
@@ -21,7 +23,7 @@ RELEASE = threading.Event()
 
 Fault = Literal[
     "", "refuse", "fail", "raise", "exit", "sys-exit", "kill", "segv", "abort", "hang", "hold-gil", "print",
-    "unreadable",
+    "unreadable", "no-memory", "bad-alloc", "assert", "eat", "log",
 ]
 
 
@@ -72,6 +74,21 @@ def strike(fault: str) -> None:
             print("printed by Python")  # noqa: T201  # as careless engines do
             os.write(1, b"written to standard output\n")
             os.write(2, b"written to standard error\n")
+        case "no-memory":
+            bytearray(1 << 62)
+        case "bad-alloc":
+            ctypes.CDLL("libstdc++.so.6")["_Znwm"](ctypes.c_size_t(1 << 62))  # operator new, which throws through C
+        case "assert":
+            library = Path(cast(str, find_spec("llama_cpp").origin)).parent / "lib" / "libggml-base.so"  # type: ignore[union-attr]
+            ctypes.CDLL(str(library)).ggml_abort(b"/some/ggml.c", 12, b"GGML_ASSERT(%s) failed", b"it works")
+        case "eat":
+            eaten = []
+            while True:
+                eaten.append(os.urandom(1 << 24))
+        case "log":
+            logging.getLogger("lllms.scripted").warning("a state of %d bytes was lost", 7)
+            print("printed")  # noqa: T201  # as careless engines do
+            os._exit(7)
         case "unreadable":
             raise UnreadableError("one", other="two")
 

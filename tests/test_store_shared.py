@@ -95,8 +95,13 @@ def test_use_of_what_others_own_is_no_fault(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
+    opened = os.open
+
+    def read(path: Path, flags: int, *mode: int) -> int:
+        return refuse() if flags & (os.O_WRONLY | os.O_RDWR) else opened(path, flags, *mode)  # type: ignore[return-value]
+
     monkeypatch.setattr(os, "utime", refuse)
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "open", read)
     kept.touch("shelf:x")
     assert kept.find("shelf:x") is not None
 

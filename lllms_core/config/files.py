@@ -57,6 +57,8 @@ def _read(file: Path) -> dict[str, object]:
         raise ConfigError(f"the configuration file {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration file {file} is nested too deeply") from None
 
 
 def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:

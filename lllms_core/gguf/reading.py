@@ -10,6 +10,7 @@ from typing import BinaryIO, NoReturn
 
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf.values import ARRAY, GGUF, LENGTH, SCALARS, STRING, TENSOR_TYPES, Metadata, TensorInfo
+from lllms_core.machine import open_regular
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -24,7 +25,7 @@ class GGUFError(ModelLoadFailed):
 
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF files do, whatever it is called. Raises `OSError`."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
@@ -36,7 +37,7 @@ def read_gguf(path: Path) -> GGUF:
     package, which makes arrays of each token and merge, takes more than ten seconds.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _Header(file, path).read()
     except FileNotFoundError:
         raise GGUFError(f"there is no file '{path}'") from None

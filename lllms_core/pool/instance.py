@@ -200,7 +200,7 @@ class Instance:
             case LoadFailed(reason, traceback) | Crashed(reason, traceback):
                 self._failure = reason
                 if traceback:  # for whoever runs the server; clients are told the reason
-                    LOG.error("%s: %s\n%s", self.id, reason, traceback)
+                    LOG.error("%s: %s\n%s", self.id, reason, traceback, extra={"traceback": traceback})
                 if isinstance(message, Crashed) and self._worker is not None:
                     self._worker.kill()  # nobody should wait for a broken model to be freed
 

@@ -25,6 +25,7 @@ from lllms_core.pool.session_rules import (
     victims,
 )
 from lllms_core.sessions import SessionEntry, SessionStore, TokenChain, longest_prefix
+from lllms_core.tracebacks import kind
 from lllms_core.worker.wire import FindSession, FoundSession, PutSession
 
 LOG = logging.getLogger("lllms.sessions")
@@ -212,7 +213,7 @@ class SessionKeeper:
             for session_id in victims(self.store.list(), 0, self.limits, time.time()):
                 self.store.delete(session_id)
         except Exception as error:  # noqa: BLE001  # as in _store
-            self._complain("sweep", f"store '{self.store.name}' keeps what is too old: {type(error).__name__}: {error}")
+            self._complain("sweep", f"store '{self.store.name}' keeps what is too old: {kind(error)}")
 
     def _store(self, entry: SessionEntry, message: PutSession, tokens: TokenChain) -> None:
         try:
@@ -226,7 +227,7 @@ class SessionKeeper:
                 self.store.delete(session_id)
             self.store.put(entry, pack(message.tokens, message.state))
         except Exception as error:  # noqa: BLE001  # a store may raise anything, and a lost session is a miss
-            self._complain("put", f"store '{self.store.name}' cannot keep a session: {type(error).__name__}: {error}")
+            self._complain("put", f"store '{self.store.name}' cannot keep a session: {kind(error)}")
         finally:
             with self._lock:
                 deleted = self._waiting.pop(entry.id, None) is None
@@ -295,7 +296,7 @@ class SessionKeeper:
                 if not answer.done():
                     result = job()
             except Exception as error:  # noqa: BLE001  # as in _store
-                self._complain("get", f"store '{self.store.name}' failed: {type(error).__name__}: {error}")
+                self._complain("get", f"store '{self.store.name}' failed: {kind(error)}")
             with suppress(RuntimeError):  # the loop may be gone
                 loop.call_soon_threadsafe(give, result)
 

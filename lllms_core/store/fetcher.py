@@ -11,10 +11,12 @@ from typing import TypeVar
 
 from attrs import define, evolve, frozen
 
+from lllms_core.downloads import shown
 from lllms_core.errors import DownloadCancelled, DownloadError, LllmsError, SourceUnavailable
 from lllms_core.store.download import Download, DownloadStatus
 from lllms_core.store.shelf import StoredModel
 from lllms_core.store.store import Store
+from lllms_core.tracebacks import described
 
 LOG = logging.getLogger("lllms.store")
 
@@ -179,7 +181,7 @@ async def _in_thread(function: Callable[[], T]) -> T:
             error = caught
         except Exception as caught:  # downloaders are plugins, and may raise anything
             LOG.exception("a downloader failed")
-            error = SourceUnavailable(f"the downloader failed: {type(caught).__name__}: {caught}")
+            error = SourceUnavailable(f"the downloader failed: {shown(described(caught))}")
         if not loop.is_closed():
             loop.call_soon_threadsafe(tell, result, error)
 

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from lllms_core.downloads import shown
 from lllms_core.faults import StructureError
+from lllms_core.machine import read_regular
 from lllms_core.structure import structure
 
 T = TypeVar("T")
@@ -22,9 +23,9 @@ def key(text: str) -> str:
 
 
 def read_record(file: Path, into: type[T]) -> T | None:
-    """Read a record; None if there is none, or if it is from another version or broken."""
+    """Read a record; None if there is none, or if it is from another version, broken or no file at all."""
     try:
-        return structure(json.loads(file.read_bytes()), into)
+        return structure(json.loads(read_regular(file)), into)
     except (OSError, ValueError, RecursionError, StructureError):
         return None
 

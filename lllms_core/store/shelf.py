@@ -104,10 +104,11 @@ class Shelf:
         needed = {file.path for model in self.models() for file in model.files}
         found: list[Leftover] = []
         for path in sorted(self.root.rglob("*")):
-            if path.name.endswith(NOTE) or path in needed or not path.is_file():
+            if path.name.endswith(NOTE) or path in needed:
                 continue
-            with contextlib.suppress(FileNotFoundError):
-                found.append(Leftover(path, path.stat().st_size, path.name.endswith(PART)))
+            with contextlib.suppress(OSError):  # it is gone, or in a folder that may not be looked into
+                if path.is_file():
+                    found.append(Leftover(path, path.stat().st_size, path.name.endswith(PART)))
         return found
 
     def touch(self, source: str) -> None:
@@ -137,7 +138,7 @@ class Shelf:
             return None
         try:
             used = file.stat().st_mtime
-        except FileNotFoundError:
+        except OSError:
             return None
         return StoredModel(record.source, there, record.note, used)
 

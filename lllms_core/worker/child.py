@@ -3,16 +3,21 @@
 import ctypes
 import faulthandler
 import io
+import logging
 import os
 import signal
 import socket
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import process, spawn
+from pathlib import Path
 from threading import Thread
 from typing import cast
 
+from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
+from lllms_core.worker.ends import MARK
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
 from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, Surveyed, encode
 
@@ -20,6 +25,8 @@ READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
 WAITING_SIZE = 1 << 29
 """Bytes of sessions that wait at most to be sent; what comes beyond is lost."""
+OOM_SCORE, OOM_SCORE_MOST = 500, 1000
+"""How much rather than the server a worker is killed when there is no memory, and the most that the kernel knows."""
 FLUSH_SECONDS = 2.0
 """Sessions of a model that is closed get so long to reach the parent."""
 
@@ -33,6 +40,8 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The log shows what an engine prints when it prints it, also if it crashes next.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    rather_me()
+    log_to_parent()
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)
@@ -99,6 +108,31 @@ def prepare(preparation: object) -> None:
     this._inheriting = True  # type: ignore[attr-defined]  # noqa: SLF001  # the mark that multiprocessing looks for
     spawn.prepare(preparation)
     del this._inheriting  # type: ignore[attr-defined]  # noqa: SLF001  # as above
+
+
+def rather_me() -> None:
+    """Let the kernel, when it has no memory, kill this process before the server, which everybody needs."""
+    mine = Path("/proc/self/oom_score_adj")
+    with suppress(OSError, ValueError):  # other systems have no such file
+        mine.write_text(str(min(int(mine.read_text(encoding="ascii")) + OOM_SCORE, OOM_SCORE_MOST)), encoding="ascii")
+
+
+def log_to_parent() -> None:
+    """Write what lllms and its engines log to standard error, marked: unlike what libraries print, it quotes nobody."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Marked("%(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("lllms").addHandler(handler)
+
+
+class _Marked(logging.Formatter):
+    """Marks each line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return MARK + super().format(record).replace("\n", f"\n{MARK}")
+
+    def formatException(self, ei: object) -> str:  # noqa: N802  # the name is logging's
+        error = ei[1] if isinstance(ei, tuple) else None
+        return short_traceback(error) if isinstance(error, BaseException) else ""
 
 
 def die_with(parent: int) -> None:

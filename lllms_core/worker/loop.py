@@ -1,7 +1,6 @@
 """What a worker does, in a process or a thread: load, then take requests and step, until it is told to close."""
 
 import queue
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -16,7 +15,9 @@ from lllms_core.queries import (
     RerankRequest,
     TokenizeRequest,
 )
+from lllms_core.tracebacks import described, kind, short_traceback
 from lllms_core.types import Delta, Finish, Preload, Request, Usage
+from lllms_core.worker.ends import raised
 from lllms_core.worker.sessions import WireLink, as_session, session_space, survey
 from lllms_core.worker.wire import (
     Cancel,
@@ -90,7 +91,9 @@ class WorkerLoop:
         try:
             yield
         except BaseException as error:  # noqa: BLE001  # whatever an engine raises (sys.exit() too) ends its worker only
-            self._send(Crashed(describe(error), traceback.format_exc()))
+            # All who wait are told: what it says may quote the request of one of them.
+            reason = raised(error) or f"its engine raised {kind(error)}; the log of the server tells where"
+            self._send(Crashed(reason, short_traceback(error)))
 
     def _load(self, load: Load) -> Model | None:
         told = 0.0
@@ -199,9 +202,4 @@ def load_failed(error: BaseException) -> LoadFailed:
     """Report the exception that is being handled: with its traceback, unless it was raised on purpose."""
     if isinstance(error, LllmsError):
         return LoadFailed(error.message, "")
-    return LoadFailed(describe(error), traceback.format_exc())
-
-
-def describe(error: BaseException) -> str:
-    """Name an exception and what it says."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return LoadFailed(raised(error) or described(error), short_traceback(error))

@@ -6,21 +6,29 @@ import logging
 import os
 import signal
 import socket
-from collections import deque
 from collections.abc import Callable
 from multiprocessing import process, spawn
 from typing import Self, cast
 
 from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed
+from lllms_core.tracebacks import kind
 from lllms_core.worker.channel import Channel, Heavy
+from lllms_core.worker.ends import Kills, NativeLog, ended
 from lllms_core.worker.handle import Worker, WorkerEvents
-from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, Surveyed, ToWorker, encode
+from lllms_core.worker.wire import (
+    FoundSession,
+    FrameReader,
+    FromWorker,
+    Load,
+    Open,
+    PutSession,
+    Surveyed,
+    ToWorker,
+    encode,
+)
 
 LOG = logging.getLogger("lllms.worker")
-LOG_TAIL = 20
-"""So many last lines of a worker's log are kept, to explain its end."""
-LONGEST_LINE = 1 << 14
 LAST_WORDS_SECONDS = 1.0
 """What a dead worker has written is read for so long at most, if programs that it started hold its pipes open."""
 WIRE_IN, WIRE_OUT, NATIVE_LOG = 0, 1, 2
@@ -82,6 +90,8 @@ class ProcessWorker(Worker):
         if isinstance(message, FoundSession) and message.tokens and self._pipes.channel is not None:
             self._pipes.channel.send(message)
         elif not self._wire.is_closing():
+            if isinstance(message, Open):
+                self._pipes.native.serve()
             self._wire.write(encode(message))
 
     def kill(self) -> None:
@@ -96,8 +106,8 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._model = model
         self._events = events
         self._frames = FrameReader()
-        self._line = b""
-        self._tail: deque[str] = deque(maxlen=LOG_TAIL)
+        self.native = NativeLog(model)
+        self._kills = Kills.count()
         self._killed = False
         self._unreadable: str | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -124,19 +134,14 @@ class _Pipes(asyncio.SubprocessProtocol):
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == NATIVE_LOG:
-            *lines, self._line = (self._line + data.replace(b"\r", b"\n")).split(b"\n")
-            if len(self._line) > LONGEST_LINE:
-                lines.append(self._line)
-                self._line = b""
-            for line in lines:
-                self._log(line)
+            self.native.feed(data)
             return
         try:
             messages = list(self._frames.feed(data))
         except Exception as error:
             # Perhaps an exception of the engine's own that unpickling cannot rebuild: whom it was for is unknown.
             LOG.exception("the worker of %s sent what cannot be read", self._model)
-            self._unreadable = f"the worker sent what cannot be read ({error}), and was killed"
+            self._unreadable = f"the worker sent what cannot be read ({kind(error)}), and was killed"
             self.kill()
             return
         for message in messages:
@@ -151,11 +156,14 @@ class _Pipes(asyncio.SubprocessProtocol):
         if self._patience is not None:
             self._patience.cancel()
         self._transport.close()
-        self._log(self._line)
-        status = self._transport.get_returncode()
-        if status and self._tail and not self._killed:
-            LOG.error("the last words of the worker of %s:\n%s", self._model, "\n".join(self._tail))
-        self._reason = self._unreadable or _reason(status)
+        self.native.end()
+        status, words = self._transport.get_returncode(), self.native.last_words
+        if status and words and not self._killed:
+            LOG.error("the last words of the worker of %s:\n%s", self._model, words)
+        kernel = Kills.count().since(self._kills) if status == -signal.SIGKILL and not self._killed else None
+        self._reason = self._unreadable or ended(
+            status, self.native.cause, starved=self.native.starved, kernel=kernel,
+        )
         if self.channel is None:
             self._events.ended(self._reason)
         else:  # what the process has put into it is still to be read
@@ -172,11 +180,6 @@ class _Pipes(asyncio.SubprocessProtocol):
                 self._patience.cancel()
             self._events.ended(self._reason)
 
-    def _log(self, line: bytes) -> None:
-        if text := line.decode(errors="replace").rstrip():
-            self._tail.append(text)
-            LOG.debug("%s: %s", self._model, text)
-
     def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone already
             os.killpg(self._transport.get_pid(), signal.SIGKILL)
@@ -191,14 +194,3 @@ def _preparation(engine: Engine, data: dict[str, object]) -> dict[str, object]:
             raise TypeError("it is defined in an interactive session")
         wanted |= main
     return {key: data[key] for key in wanted & data.keys()}
-
-
-def _reason(status: int | None) -> str:
-    """Say for people how a process ended."""
-    if not status:
-        return "the worker ended"
-    if status > 0:
-        return f"the worker ended with status {status}"
-    if -status == signal.SIGKILL:
-        return "the worker was killed (SIGKILL; the machine may be out of memory)"
-    return f"the worker crashed ({signal.Signals(-status).name})"

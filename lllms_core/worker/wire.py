@@ -162,7 +162,10 @@ class Surveyed:
 
 @frozen
 class Crashed:
-    """From the worker: the engine raised what it must not; the worker ends."""
+    """From the worker: the engine raised what it must not; the worker ends.
+
+    All whose requests it held are told the reason, so no part of this quotes any.
+    """
 
     reason: str
     traceback: str

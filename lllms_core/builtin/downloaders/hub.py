@@ -13,6 +13,7 @@ from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
 from lllms_core.builtin.downloaders.quants import choose, choose_file
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
 from lllms_core.errors import InvalidSource, SourceUnavailable
+from lllms_core.machine import read_regular
 
 ENDPOINT = "https://huggingface.co"
 HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
@@ -127,9 +128,12 @@ class HubDownloader(Downloader):
         if not _is_plain(wanted.revision):
             return None
         try:
-            commit = (folder / "refs" / wanted.revision).read_text(encoding="utf-8").strip()
+            commit = read_regular(folder / "refs" / wanted.revision).decode().strip()
         except (OSError, ValueError):
             commit = wanted.revision
+        else:
+            if not re.fullmatch(r"[\w.-]{1,200}", commit) or ".." in commit:
+                return None
         snapshot = folder / "snapshots" / commit
         files = {path.relative_to(snapshot).as_posix(): path for path in snapshot.rglob("*") if path.is_file()}
         if not files:

@@ -1,0 +1,232 @@
+"""Why a worker has ended: from its exit status, from what it wrote last, and from what the kernel tells.
+
+A worker's own lines may quote what clients sent: of those that it writes while it serves only the ones that are known
+to quote nobody are shown, those of crashing programs among them.
+"""
+
+import errno
+import logging
+import re
+import signal
+import sys
+from collections import deque
+from pathlib import Path
+
+from attrs import frozen
+
+LOG = logging.getLogger("lllms.worker")
+
+MARK = "\x1e"
+"""Begins a line that the worker's own `lllms` loggers wrote: those quote nobody."""
+LOG_TAIL = 20
+"""So many last lines of a worker's log are kept, to explain its end."""
+LONGEST_LINE = 1 << 14
+LONGEST_KNOWN = 500
+"""Characters of a line that are looked at; longer ones are no program's last words."""
+LONGEST_WORDS = 300
+"""Characters of a line in an error message."""
+
+OUT_OF_MEMORY = "ran out of memory"
+WAY_OUT = (
+    "lower options.context_length or slots, choose a smaller model or quantisation, let fewer run at once "
+    "(server.max_instances), or give the server more memory"
+)
+
+_MEMORY = re.compile(
+    r"\bMemoryError\b|std::bad_alloc|insufficient memory|out of memory|OutOf\w*Memory|cannot allocate memory"
+    r"|memory allocation .*failed|(failed|unable) to allocate",
+    re.IGNORECASE,
+)
+"""What Python, C++, Rust, OpenBLAS, ggml and CUDA say when there is no memory."""
+_SOURCE_LINE = re.compile(
+    r"(?:[\w./-]+: )?(?:\S*/)?(?P<place>(?P<file>[\w.+-]+)\.(?:c|cc|cpp|cxx|h|hpp|cu|cuh|m|metal):\d+): (?P<words>.*)",
+)
+_ASSERTION = re.compile(r"GGML_ASSERT\(.*\) failed|fatal error|.*: Assertion `.*' failed\.")
+_THROWN = re.compile(r"terminate called after throwing an instance of '[\w:<>, ]+'|terminate called without .*")
+_PANIC = re.compile(r"thread '[^']*' (\(\d+\) )?panicked at \S+:\d+:\d+:")
+_STACK = re.compile(
+    r"Fatal Python error: [\w ]+|(Current thread|Thread) 0x\w+ .*\(most recent call first\):"
+    r'|  File ".*", line \d+ in \S+'
+    r"|Extension modules: .*|Stack \(most recent call first\):",
+)
+"""What `faulthandler` writes: places in the code, and no values."""
+_CALL = re.compile(r'  File ".*')
+STACK_LINES = 6
+"""Calls of a native crash that are shown."""
+
+
+@frozen
+class Kills:
+    """How many processes the kernel has killed because there was no memory; None where it does not tell."""
+
+    ours: int | None
+    """In this process's control group."""
+    all: int | None
+    """On the machine."""
+
+    @classmethod
+    def count(cls) -> "Kills":
+        """Ask the kernel."""
+        return cls(_counted(_memory_events()), _counted(Path("/proc/vmstat")))
+
+    def since(self, before: "Kills") -> bool | None:
+        """Whether there were any since; None if that cannot be told."""
+        for now, then in ((self.ours, before.ours), (self.all, before.all)):
+            if now is not None and then is not None:
+                return now > then
+        return None
+
+
+class NativeLog:
+    """What a worker writes to standard output and error."""
+
+    def __init__(self, model: str) -> None:
+        self.at_work = False
+        """Whether requests were sent to the worker, which its lines may quote from then on."""
+        self._model = model
+        self._rest = b""
+        self._tail: deque[str] = deque(maxlen=LOG_TAIL)
+        self._memory_was: int | None = None
+        """Lines since one that told of no memory."""
+        self._calls = 0
+        self._withheld = 0
+        self.cause: str | None = None
+        """The line of the assertion, exception or panic that ended the worker, as far as it wrote one."""
+
+    def feed(self, data: bytes) -> None:
+        """Take what was written."""
+        *lines, self._rest = (self._rest + data.replace(b"\r", b"\n")).split(b"\n")
+        if len(self._rest) > LONGEST_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._take(line.decode(errors="replace").rstrip())
+
+    def end(self) -> None:
+        """Take the last line, which nothing ends."""
+        self._take(self._rest.decode(errors="replace").rstrip())
+        self._rest = b""
+
+    def serve(self) -> None:
+        """From now on lines may quote requests; those before cannot explain how these end."""
+        if not self.at_work:
+            self.at_work = True
+            self._tail.clear()
+
+    @property
+    def starved(self) -> bool:
+        """Whether its last lines tell that there was no memory."""
+        return self._memory_was is not None and self._memory_was < LOG_TAIL
+
+    @property
+    def last_words(self) -> str:
+        """The last lines, as far as they may be shown."""
+        hidden = [f"({self._withheld} lines that may quote requests are not shown)"] if self._withheld else []
+        return "\n".join([*self._tail, *hidden])
+
+    def _take(self, line: str) -> None:
+        if not line:
+            return
+        begin = line[:LONGEST_KNOWN]
+        marked, stack = line.startswith(MARK), bool(_STACK.fullmatch(begin))
+        words = None if marked else known(begin)
+        if _MEMORY.search(begin):
+            self._memory_was = 0
+        elif self._memory_was is not None and not stack:
+            self._memory_was += 1
+        if words is not None:
+            self.cause = words
+        if self.at_work and not (marked or stack or words):
+            self._withheld += 1
+            return
+        if stack and _CALL.match(line):
+            self._calls += 1
+        if stack and (self._calls > STACK_LINES or line.startswith("Extension modules")):
+            return
+        shown = (words or line.removeprefix(MARK))[:LONGEST_LINE]
+        self._tail.append(shown)
+        LOG.debug("%s: %s", self._model, shown)
+
+
+def known(line: str) -> str | None:
+    """The words of a crashing program that name the cause, and quote nobody; None for any other line."""
+    told = _SOURCE_LINE.fullmatch(line)
+    if told is not None and _ASSERTION.fullmatch(told["words"]):
+        return f"{told['place']}: {told['words']}"[:LONGEST_WORDS]
+    if told is not None and told["file"].startswith(("ggml", "llama")):
+        return told["place"]  # what else they say may have values in it
+    if _THROWN.fullmatch(line) or _PANIC.fullmatch(line):
+        return line[:LONGEST_WORDS]
+    return None
+
+
+def ended(status: int | None, cause: str | None = None, *, starved: bool = False, kernel: bool | None = None) -> str:
+    """Say for people how a process ended.
+
+    `cause` is its own last line about it, `starved` whether it told of no memory, `kernel` whether the kernel has
+    killed processes for memory meanwhile (None: that is not known).
+    """
+    if not status:
+        return "the worker ended"
+    how = f"ended with status {status}" if status > 0 else f"crashed ({signal.Signals(-status).name})"
+    if -status == signal.SIGKILL:
+        if kernel:
+            return f"the worker {OUT_OF_MEMORY}: the kernel killed it (SIGKILL); {WAY_OUT}"
+        doubt = "the machine may be out of memory" if kernel is None else "not by the kernel for memory"
+        return f"the worker was killed (SIGKILL; {doubt})"
+    if starved:
+        return f"the worker {OUT_OF_MEMORY}, and {how}; {WAY_OUT}"
+    limit = address_space()
+    if limit is not None and cause is None:
+        return f"the worker {how}; perhaps it {OUT_OF_MEMORY}: this server's limit on address space is {limit} bytes"
+    return f"the worker {how}" + (f": {cause}" if cause else "")
+
+
+def raised(error: BaseException) -> str | None:
+    """Say that an exception is one of no memory; None if it is another."""
+    number = error.errno if isinstance(error, OSError) else None
+    limited = isinstance(error, ImportError | OSError) and address_space() is not None
+    unmapped = limited and "failed to map segment" in str(error)
+    if isinstance(error, MemoryError) or number == errno.ENOMEM or unmapped:
+        return f"the worker {OUT_OF_MEMORY} ({type(error).__name__}); {WAY_OUT}"
+    return None
+
+
+def address_space() -> int | None:
+    """The limit on this process's address space (`ulimit -v`) in bytes, which its workers inherit; None without one."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _memory_events() -> Path | None:
+    """The file in which the kernel counts for this process's control group; of version 2, else of version 1."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for number, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if number == "0" and not controllers:
+            files = [f"/sys/fs/cgroup{path}/memory.events", "/sys/fs/cgroup/memory.events"]
+        elif "memory" in controllers.split(","):
+            files = [f"/sys/fs/cgroup/memory{path}/memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"]
+        else:
+            continue
+        # The first is where the host puts it; inside of a container only the second is there.
+        for file in map(Path, files):
+            if file.is_file():
+                return file
+    return None
+
+
+def _counted(file: Path | None) -> int | None:
+    """The counter `oom_kill` of a file of the kernel."""
+    try:
+        text = "" if file is None else file.read_text(encoding="utf-8")
+    except OSError:
+        return None
+    match = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(match[1]) if match else None

@@ -1,0 +1,137 @@
+"""What clients send stands in no log and in no other client's answer, whatever fails."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+PROGRAM = Path(__file__).parent / "leaks_for_tests.py"
+GUARD = 60.0
+WORDS = ("raise", "deep", "group", "exit", "fail", "abort")
+
+
+class Server:
+    """The program, and all that it wrote."""
+
+    def __init__(self, style: str, folder: Path) -> None:
+        self.log = folder / "log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), style], stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder,
+            )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url, self.log.read_text()
+        self.client = httpx.Client(base_url=self.url, timeout=GUARD)
+        self.numbers = iter(range(10_000, 100_000))
+        self.secrets: list[str] = []
+
+    def secret(self) -> str:
+        """A text that stands nowhere else."""
+        self.secrets.append(f"sEcReT{next(self.numbers)}")
+        return self.secrets[-1]
+
+    def post(self, path: str, body: object, **headers: str) -> httpx.Response:
+        """Send a request with a key of its own."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.client.post(
+            path, content=content,
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self.secret()}", **headers},
+        )
+
+    def end(self) -> str:
+        """Stop it; returns all that it wrote."""
+        self.client.close()
+        self.process.send_signal(signal.SIGTERM)
+        rest, _ = self.process.communicate(timeout=GUARD)
+        assert self.process.returncode == 0
+        return rest + self.log.read_text(encoding="utf-8")
+
+
+@pytest.fixture(params=["console", "json"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    server = Server(request.param, tmp_path)
+    yield server
+    server.client.close()
+    server.process.kill()
+    server.process.communicate()
+
+
+def refusals(server: Server) -> None:
+    """Requests that are refused, each for another reason, with secrets wherever there is room for them."""
+    def messages(text: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": text}]
+
+    secret = server.secret
+    server.post("/v1/chat/completions", b"{" + secret().encode())
+    server.post("/v1/chat/completions", {"model": secret(), "messages": messages(secret())})
+    server.post("/v1/chat/completions", {"model": "leaky", "messages": secret()})
+    server.post("/v1/chat/completions", {"model": "leaky", "messages": messages(secret()), secret(): secret()})
+    server.post("/v1/chat/completions", {"model": "leaky", "messages": messages("x"), "temperature": secret()})
+    call = {"id": secret(), "type": "function", "function": {"name": secret(), "arguments": f'{{"{secret()}'}}
+    said = [*messages("x"), {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": secret()}]
+    server.post("/v1/chat/completions", {"model": "template", "messages": said})
+    tools = [{"type": "function", "function": {"name": "run", "parameters": {"type": secret()}}}]
+    server.post("/v1/chat/completions", {"model": "template", "messages": messages(secret()), "tools": tools})
+    server.post("/v1/completions", {"model": "template", "prompt": secret(), "grammar": secret()})
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": secret()}}}
+    server.post("/v1/chat/completions", {"model": "template", "messages": messages("x"), "response_format": schema})
+    answer = server.post("/v1/chat/completions", {"model": "template", "messages": messages(secret())})
+    assert "chat template cannot render" in answer.json()["error"]["message"]
+    server.post("/v1/embeddings", {"model": "leaky", "input": secret()})
+    server.client.get(f"/v1/models/{secret()}", params={"key": secret()})
+    server.client.get(f"/{secret()}", headers={"Host": f"{secret()}.example", "Cookie": secret()})
+    server.client.get("/v1/models", headers={"Host": f"{secret()}..{secret()}"})
+    server.client.delete(f"/api/v1/sessions/{secret()}")
+
+
+def test_no_secret_leaves_a_request(server: Server) -> None:
+    """Prompts, keys, arguments and names of a client stand in no line of the log, at level debug, and no other's error.
+
+    Refused ones, those that an API, a task, a callback or a thread fails with, and those that end an engine.
+    """
+    refusals(server)
+    for word in ("raise", "key", "deep", "chain", "group", "note", "task", "callback", "thread"):
+        answer = server.post(f"/broken/{word}", server.secret().encode())
+        assert answer.status_code == (200 if word in {"task", "callback", "thread"} else 500)
+        assert not any(secret in answer.text for secret in server.secrets)
+    for word in WORDS:
+        with server.client.stream("POST", "/v1/completions", json={
+            "model": "leaky", "prompt": "wait", "max_tokens": 900_000, "stream": True,
+        }) as neighbour:
+            lines = neighbour.iter_lines()
+            assert "begun" in next(lines)
+            prompt = f"{word} {server.secret()}"
+            failed = server.post("/v1/completions", {"model": "leaky", "prompt": prompt, "max_tokens": 100})
+            assert failed.status_code == 500
+            if word == "fail":  # the request's own failure, which is for its client alone
+                assert server.secrets[-2] in failed.text
+                continue
+            assert not any(secret in failed.text for secret in server.secrets)
+            rest = "\n".join(line for line in lines if '"text":"x"' not in line)
+            assert "engine_died" in rest
+            assert not any(secret in rest for secret in server.secrets)
+    written = server.end()
+    assert [secret for secret in server.secrets if secret in written] == []
+    # What helps to find the faults is there.
+    for told in ("its engine raised ValueError", "its engine raised RecursionError", "KeyError", "because of:",
+                 "Task exception was never retrieved", "Exception in callback", "a thread has failed",
+                 "an exception was ignored", "in deeper", "leaks_for_tests.py", "lines that may quote requests"):
+        assert told in written, told
+    assert len(written) < 60_000
+
+
+def test_faults_are_counted(server: Server) -> None:
+    """A fault that every request provokes costs one traceback a minute, and the log tells how often it came."""
+    for _ in range(50):
+        assert server.post("/broken/deep", server.secret().encode()).status_code == 500
+    written = server.end()
+    assert written.count("Traceback") == 1
+    assert re.search(r"unexpected error while a request was served: the same exception 49 more within", written)
+    assert len(written.encode()) < 6000
