@@ -4,7 +4,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable
-from typing import cast
 
 from attrs import define, field
 from hypercorn.app_wrappers import ASGIWrapper
@@ -118,7 +117,7 @@ class Server:
             client.close()
             return
         connection = Connection(
-            self.app, self.config, self.context, self.limits, self._changed.set, cast(asyncio.Transport, transport), wire,
+            self.app, self.config, self.context, self.limits, self._changed.set, transport, wire,
         )
         self._connections.add(connection)
         try:
