@@ -34,7 +34,7 @@ class Guard:
 
 
 def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
-    """Return the scope, with only the path where the client sent a whole URL. Raises `ValueError` if it is malformed."""
+    """Return the scope, of a whole URL only with its path. Raises `ValueError` if it is malformed."""
     for name, value in scope["headers"]:
         if name.lower() == b"host" and not is_host(value.decode("latin1")):
             raise ValueError(f"the Host header is not the name of a host: '{_cut(value)}'")
