@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import select
 import socket
 from collections.abc import Awaitable, Callable
 
@@ -80,11 +81,7 @@ class Server:
             except ConnectionError:
                 continue  # the client has left before its turn
             except OSError as error:
-                self.failures.warning(
-                    "no connection can be accepted while %d are open: %s; raise the limit on open files (ulimit -n)",
-                    len(self._tasks), error.strerror,
-                )
-                await self._free_descriptor()
+                await self._free_descriptor(error, listener)
                 continue
             task = loop.create_task(self._serve(client))
             self._tasks.add(task)
@@ -136,8 +133,14 @@ class Server:
         if ranks:
             min(ranks, key=lambda found: found[0])[1].abort()
 
-    async def _free_descriptor(self) -> None:
-        self._make_room()
+    async def _free_descriptor(self, error: OSError, listener: socket.socket) -> None:
+        """Make room if a client waits, which the error does not say, and wait until there may be some."""
+        if select.select([listener], [], [], 0)[0]:
+            self.failures.warning(
+                "no connection can be accepted while %d are open: %s; raise the limit on open files (ulimit -n)",
+                len(self._tasks), error.strerror,
+            )
+            self._make_room()
         loop = asyncio.get_running_loop()
         timer = loop.call_later(ACCEPT_PAUSE, self._changed.set)
         await self._changed.wait()
