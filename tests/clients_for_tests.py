@@ -12,11 +12,11 @@ import h2.connection
 LIMIT = 10.0
 
 
-async def until(condition: Callable[[], object], limit: float = LIMIT) -> None:
+async def until(condition: Callable[[], object], pause: float = 0.005) -> None:
     """Wait until a condition holds that has no event."""
-    async with asyncio.timeout(limit):
+    async with asyncio.timeout(LIMIT):
         while not condition():  # noqa: ASYNC110  # as the docstring says
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
 
 
 def connect(url: str) -> socket.socket:

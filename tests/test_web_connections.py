@@ -84,8 +84,7 @@ async def test_a_connection_that_its_client_closes_is_closed_at_once() -> None:
                 client.sendall(data)
                 if data == HEALTH:
                     await read_until(client, b"ok")
-        async with asyncio.timeout(5):
-            await until(lambda: not states_of_servers(url))
+        await until(lambda: not states_of_servers(url), pause=0.05)
 
 
 async def test_hypercorn_still_keeps_connections_that_were_closed() -> None:
@@ -106,7 +105,7 @@ async def test_hypercorn_still_keeps_connections_that_were_closed() -> None:
         with connect(url) as client:
             await ask(client)
         start = time.monotonic()
-        await until(lambda: psutil.CONN_CLOSE_WAIT not in states(url))
+        await until(lambda: psutil.CONN_CLOSE_WAIT not in states(url), pause=0.05)
         stop.set()
         await server
     told = "Hypercorn closes connections that their client has closed (pgjones/hypercorn#241): ours can be simplified"
@@ -161,7 +160,7 @@ async def test_a_client_that_does_not_read_is_left(protocol: str) -> None:
         http2.post("/v1/chat/completions", LONG)
         with opened(url, post("/v1/chat/completions", LONG) if protocol == "HTTP/1" else http2.bytes):
             await until(lambda: host.status().instances)
-            await until(lambda: not states_of_servers(url))
+            await until(lambda: not states_of_servers(url), pause=0.05)
         await until(lambda: not host.status().running)
 
 
@@ -288,7 +287,7 @@ async def test_an_answer_that_comes_early_is_read() -> None:
 
     async with serving() as (_, url):
         assert [await asyncio.to_thread(send) for _ in range(3)] == [404] * 3
-        await until(lambda: not states_of_servers(url))
+        await until(lambda: not states_of_servers(url), pause=0.05)
 
 
 async def test_an_early_answer_hurts_no_other_stream() -> None:
@@ -341,11 +340,8 @@ async def test_bytes_that_a_protocol_does_not_survive_end_their_connection(caplo
 
 async def test_idle_connections_do_not_delay_the_end() -> None:
     """When a server stops, connections without a request are closed at once."""
-    clients = []
     async with serving() as (_, url):
-        for data in (b"", HALF, Http2().bytes):
-            clients.append(opened(url, data))
-        clients.append(opened(url))
+        clients = [opened(url, data) for data in (b"", HALF, Http2().bytes, b"")]
         await ask(clients[-1])
         start = time.monotonic()
     assert time.monotonic() - start < 1
