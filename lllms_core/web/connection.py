@@ -26,7 +26,7 @@ from lllms_core.web.seldom import Seldom
 
 MAX_READ = 2**16
 SILENT = 1.0
-"""Seconds without a byte after which a half-sent request may have to make room; an upload has no such pauses."""
+"""Seconds without a byte after which half a request may have to make room. Honest clients make no such pauses."""
 
 FAULTS = Seldom(logging.getLogger("lllms.http"))
 
@@ -134,10 +134,11 @@ class Connection:
             return (0, self._since)
         if self._state == "idle":
             return (1, self._since) if not self.transport.get_write_buffer_size() else None
+        if now - self._heard < SILENT:
+            return None
         if self._state == "headers":
             return (2, self._since)
-        half = self._protocol is not None and self._protocol.half_sent and now - self._heard > SILENT
-        return (3, self._heard) if half else None
+        return (3, self._heard) if self._protocol is not None and self._protocol.half_sent else None
 
     def stop(self) -> None:
         """Close it as soon as no request is running on it."""
@@ -197,7 +198,8 @@ class Connection:
     def _become(self, state: State) -> None:
         if state != self._state:
             self._state, self._since = state, self._loop.time()
-            self.changed()
+            if state in {"idle", "closing"}:
+                self.changed()
 
     def _finish(self) -> None:
         """Close it after what has been written, and after the client has had time to read it."""
