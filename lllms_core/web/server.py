@@ -110,7 +110,7 @@ class Server:
 
     async def _serve(self, client: socket.socket) -> None:
         try:
-            # asyncio does this only for sockets that know their protocol; without it an answer in two parts takes 40 ms.
+            # asyncio does so only where a socket knows its protocol; without it an answer in two parts takes 40 ms.
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             transport, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, client)
         except OSError:
