@@ -1,23 +1,21 @@
 """The web application: every API of the plugins over one host, behind the checks that a local server needs."""
 
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 
-from quart import Quart, Request, Response, request
+from quart import Quart, Response, has_request_context, request, websocket
 from quart.typing import ResponseReturnValue
-from quart.wrappers.request import Body
-from werkzeug.exceptions import Forbidden, RequestEntityTooLarge
+from werkzeug.exceptions import Forbidden
 
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.config import ServerConfig
 from lllms_core.host import Host
 from lllms_core.tracebacks import described
+from lllms_core.web.body import PatientRequest
+from lllms_core.web.guard import Guard
 
 LOG = logging.getLogger("lllms.app")
-
-DISCARD = 100 * 2**20
-"""Bytes of a body that is too large which are read, and thrown away, before it is refused."""
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_EXPOSED = "Retry-After"
@@ -32,10 +30,13 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     """
     server = host.config.server
     app = Quart(__name__, static_folder=None)
+    app.asgi_app = Guard(app.asgi_app)  # type: ignore[method-assign]  # which is how Quart wants it
     app.request_class = PatientRequest
     app.config["MAX_CONTENT_LENGTH"] = server.max_body
+    app.config["BODY_TIMEOUT"] = None  # the body of a PatientRequest has limits of its own
     app.register_error_handler(Exception, answer_error)
     app.before_request(_host_check(server))
+    app.before_websocket(_host_check(server))
     if server.cors_origins:
         _allow_origins(app, frozenset(server.cors_origins))
     if manage_host:
@@ -56,39 +57,6 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
         except Exception as error:
             told = described(error)  # nobody's request is at work yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
-
-
-class PatientBody(Body):
-    """A body that is refused for its size only when the client has sent it all, or very much of it.
-
-    A client that is refused while it sends mostly sees a broken connection, not the reason.
-    """
-
-    _discarded = 0
-
-    def append(self, data: bytes) -> None:
-        """Take what has arrived."""
-        if self._must_raise is None:
-            self._data.extend(data)
-            self._has_data.set()
-            if self._max_content_length is not None and len(self._data) > self._max_content_length:
-                self._must_raise = RequestEntityTooLarge()
-                self._data.clear()
-        else:
-            self._discarded += len(data)
-            if self._discarded > DISCARD:
-                self.set_complete()
-
-    def __await__(self) -> Generator[object, None, bytes]:
-        yield from self._complete.wait().__await__()
-        data: bytes = yield from super().__await__()
-        return data
-
-
-class PatientRequest(Request):
-    """A request with such a body."""
-
-    body_class = PatientBody
 
 
 def is_own_name(name: str, server: ServerConfig) -> bool:
@@ -112,7 +80,8 @@ def is_own_name(name: str, server: ServerConfig) -> bool:
 
 def _host_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:
     async def check_host() -> None:
-        name = _without_port(request.headers.get("Host", ""))
+        asked = request if has_request_context() else websocket
+        name = _without_port(asked.headers.get("Host", ""))
         # Only programs leave the header out, and they could write into it what they like.
         if name and not is_own_name(name, server):
             raise Forbidden(

@@ -8,25 +8,22 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-import hypercorn.asyncio
-import hypercorn.config
-
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
+from lllms_core.web.limits import Limits, connections_for, raise_descriptor_limit
+from lllms_core.web.server import serve_app
 
 LOG = logging.getLogger("lllms.serve")
 
 BACKLOG = 1024
-KEEP_ALIVE_SECONDS = 75
-"""Longer than clients keep idle connections, so that it is they who close them: if the server closed one that a request
-is on its way to, the request would be lost."""
 FLUSH_SECONDS = 3.0
 """After the last answer has ended, its bytes get so long to reach the client."""
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 
 OnReady = Callable[[str], None]
 """Told the URL of the server, like `http://127.0.0.1:3000`."""
@@ -38,7 +35,7 @@ def serve_llms(
     models: Mapping[str, object] | None = None,
     **server: object,
 ) -> None:
-    """Serve models until SIGINT or SIGTERM; blocking. The Python twin of a configuration file.
+    """Serve models until SIGINT, SIGTERM or SIGHUP; blocking. The Python twin of a configuration file.
 
         serve_llms(listen={"port": 3000}, concurrency=2, models={"tiny": {"engine": "llamacpp", "file": "tiny.gguf"}})
 
@@ -53,7 +50,7 @@ def serve_llms(
 
 
 async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
-    """Serve `host` on the address of its configuration until SIGINT or SIGTERM, then close it.
+    """Serve `host` on the address of its configuration until SIGINT, SIGTERM or SIGHUP, then close it.
 
     It starts the host, and calls `on_ready` once requests are answered and the instances that models keep at least are
     loaded. The first signal refuses new requests and lets the running ones finish for `server.shutdown_timeout`
@@ -124,16 +121,8 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
 
 
 async def _serve_http(host: Host, listener: socket.socket, stopped: asyncio.Event) -> None:
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
-    config.backlog = BACKLOG
-    config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-    config.graceful_timeout = FLUSH_SECONDS
-    config.include_server_header = False
-    config.errorlog = logging.getLogger("lllms.http")
-    config.errorlog.setLevel(logging.WARNING)  # what it says at start and stop is said better by others
-    app = create_app(host, manage_host=False)
-    await hypercorn.asyncio.serve(app, config, shutdown_trigger=stopped.wait)
+    limits = Limits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
+    await serve_app(create_app(host, manage_host=False), listener, stopped.wait, limits)
 
 
 def _url(listener: socket.socket) -> str:
@@ -148,11 +137,13 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
     received: asyncio.Queue[None] = asyncio.Queue()
     numbers = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
     previous = {number: signal.getsignal(number) for number in numbers}
+    if previous.get(HANGUP) == signal.SIG_IGN:
+        del previous[HANGUP]  # as `nohup` wants it
 
     def receive(*_: object) -> None:
         loop.call_soon_threadsafe(received.put_nowait, None)
 
-    for number in numbers:
+    for number in previous:
         # Python's handlers run only when the main thread runs: of a signal that comes just before the loop begins to
         # wait, or to another thread, they hear when something else happens. The loop's wake it; but those alone miss a
         # signal while much else wakes the loop. So the loop's does the waking, and Python's the work.

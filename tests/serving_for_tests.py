@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-import hypercorn.asyncio
-import hypercorn.config
-
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.host import Host
 from lllms_core.serve import listen, serve
+from lllms_core.web.limits import Limits
+from lllms_core.web.server import serve_app
 
 
 @asynccontextmanager
@@ -27,15 +26,12 @@ async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def published(host: Host) -> AsyncIterator[str]:
+async def published(host: Host, limits: Limits | None = None) -> AsyncIterator[str]:
     """Let others reach a host that runs already; yields its URL."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    config = hypercorn.config.Config()
-    config.bind = [f"fd://{listener.detach()}"]
     stop = asyncio.Event()
-    app = create_app(host, manage_host=False)
-    server = asyncio.create_task(hypercorn.asyncio.serve(app, config, shutdown_trigger=stop.wait))
+    server = asyncio.create_task(serve_app(create_app(host, manage_host=False), listener, stop.wait, limits))
     try:
         yield url
     finally:

@@ -178,7 +178,7 @@ async def test_the_apis_fit_into_another_application() -> None:
 
 async def test_only_very_long_bodies_are_refused_unread() -> None:
     """A body beyond the limit is refused after it was read, and one beyond all measure at once; none is kept."""
-    from lllms_core.app import DISCARD, PatientBody
+    from lllms_core.web.body import DISCARD, PatientBody
 
     body = PatientBody(None, 10)
     waiting = asyncio.ensure_future(_read(body))

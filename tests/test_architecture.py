@@ -29,7 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("pool", "store", "found"),
     ("weights", "host", "conversation"),
     ("builtin",),
-    ("app", "serve", "log", "client", "cli", "bench", "testing"),
+    ("app", "serve", "web", "log", "client", "cli", "bench", "testing"),
     ("__init__", "__main__"),
 )
 """The rooms of `lllms_core`, from the bottom: a room may import itself and those below."""

@@ -79,14 +79,15 @@ def test_all_addresses_are_listened_on() -> None:
             assert listener.getsockname()[0] == "::1"
 
 
-async def test_the_first_signal_lets_answers_finish() -> None:
-    """After SIGTERM new requests get a 503, the running stream comes to its end, then the server ends."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_the_first_signal_lets_answers_finish(number: signal.Signals) -> None:
+    """After SIGTERM or SIGHUP new requests get a 503, the running stream comes to its end, then the server ends."""
     host = make_host(tokens_per_second=40.0)
     async with serving(host) as (client, server):
         async with client.stream("POST", CHAT, json={"model": "song", "messages": MESSAGES, "stream": True}) as answer:
             lines = answer.aiter_lines()
             await anext(lines)
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             await until(lambda: not host.ready)
             refused = await client.post(CHAT, json={"model": "song", "messages": MESSAGES})
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "shutting_down")
@@ -131,6 +132,19 @@ async def test_a_signal_is_noticed_while_much_wakes_the_server() -> None:
         async with asyncio.timeout(10):
             await asyncio.wait([server])
             assert not server.exception()
+
+
+async def test_an_ignored_hangup_stays_ignored() -> None:
+    """Under `nohup` the end of the terminal is no signal to stop, and after the server all is as it was."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        async with serving(make_host()) as (client, server):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert (await client.get("/health")).status_code == 200
+            assert not server.done()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("hurry", ["second signal", "timeout"])

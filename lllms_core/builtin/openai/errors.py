@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping
 
 from attrs import frozen
-from quart import Response, current_app, request
+from quart import Response, current_app, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+from werkzeug.routing import WebsocketMismatch
 
 from lllms_core import errors
 from lllms_core.builtin.openai.answers import dumps
@@ -86,11 +87,15 @@ def _explain_http(error: HTTPException) -> Fault:
     status = error.code or 500
     message = error.description or error.name
     headers = {}
+    path = request.path if has_request_context() else websocket.path
     if isinstance(error, NotFound):
-        message = f"there is nothing at {request.path}"
+        message = f"there is nothing at {path}"
+    elif isinstance(error, WebsocketMismatch):
+        message = f"{path} is no WebSocket; send a plain HTTP request"
     elif isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-        message = f"{request.path} does not take {request.method}; it takes {headers['Allow']}"
+        method = request.method if has_request_context() else "WebSockets"
+        message = f"{path} does not take {method}; it takes {headers['Allow']}"
     elif isinstance(error, RequestEntityTooLarge):
         limit = current_app.config["MAX_CONTENT_LENGTH"]
         message = f"the body is larger than {limit} bytes; shorten it, or raise server.max_body"

@@ -1,0 +1,83 @@
+"""How the body of a request is received: within limits of size and time, and noticing a client that leaves."""
+
+import asyncio
+from collections.abc import Generator
+
+from quart import Request
+from quart.wrappers.request import Body
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+
+DISCARD = 100 * 2**20
+"""Bytes of a body that is too large which are read, and thrown away, before it is refused."""
+DISCARD_SECONDS = 30.0
+"""And the time that is spent on that."""
+
+SILENCE_SECONDS = 30.0
+"""Without a single byte for this long a body is given up."""
+START_SECONDS = 30.0
+SLOWEST = 8 * 2**10
+"""Bytes per second that a body must reach on average, after a start of `START_SECONDS`; a bad mobile link does."""
+
+
+class PatientBody(Body):
+    """A body that is refused for its size only when the client has sent it all, or very much of it.
+
+    A client that is refused while it sends mostly sees a broken connection, not the reason. One that stops sending, or
+    sends very slowly, is refused with 408.
+    """
+
+    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
+        super().__init__(expected_content_length, max_content_length)
+        self._received = 0
+        self._discarded = 0
+        self._begun = self._heard = asyncio.get_running_loop().time()
+        self._refused = self._begun
+
+    def append(self, data: bytes) -> None:
+        """Take what has arrived."""
+        self._heard = asyncio.get_running_loop().time()
+        self._received += len(data)
+        if self._must_raise is None:
+            self._data.extend(data)
+            self._has_data.set()
+            if self._max_content_length is not None and len(self._data) > self._max_content_length:
+                self._must_raise = RequestEntityTooLarge()
+                self._refused = self._heard
+                self._data.clear()
+        else:
+            self._discarded += len(data)
+            if self._discarded > DISCARD:
+                self.set_complete()
+
+    def __await__(self) -> Generator[object, None, bytes]:
+        # Not by `wait_for`, which in Python 3.11 swallows a cancellation that comes together with the last byte: the
+        # request of a client that has left would run to its end.
+        while not self._complete.is_set() and (left := self._patience()) > 0:
+            yield from self._wait(left).__await__()
+        if not self._complete.is_set() and self._must_raise is None:
+            self._must_raise = RequestTimeout("the body did not arrive in time; send it faster, or a smaller one")
+            self._data.clear()
+        if self._must_raise is not None:
+            raise self._must_raise
+        return bytes(self._data)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._complete.wait()
+        except TimeoutError:
+            pass  # meanwhile more may have come
+
+    def _patience(self) -> float:
+        """Seconds that the rest may still take."""
+        now = asyncio.get_running_loop().time()
+        if self._must_raise is not None:
+            return self._refused + DISCARD_SECONDS - now
+        on_average = self._begun + START_SECONDS + self._received / SLOWEST
+        return min(on_average, self._heard + SILENCE_SECONDS) - now
+
+
+class PatientRequest(Request):
+    """A request with such a body."""
+
+    body_class = PatientBody

@@ -1,0 +1,79 @@
+"""Refuses requests that Quart cannot even look at, and would answer with 500 and a traceback."""
+
+import re
+from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+
+from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebsocketScope
+
+from lllms_core.builtin.openai.answers import dumps
+from lllms_core.builtin.openai.errors import INVALID, Fault
+
+HOST = re.compile(r"(\[[0-9A-Za-z:.%_-]+\]|[0-9A-Za-z._-]*)(:[0-9]{0,5})?")
+SHOWN = 200
+"""Characters of what a client sent that are repeated to it."""
+
+
+class Guard:
+    """An ASGI application around another one; answers what is malformed with 400."""
+
+    def __init__(self, app: ASGIFramework) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve one request."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        try:
+            checked = check(scope)
+        except ValueError as error:
+            await _refuse(scope, send, str(error))
+        else:
+            await self._app(checked, receive, send)
+
+
+def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
+    """Return the scope, of a whole URL only with its path. Raises `ValueError` if it is malformed."""
+    for name, value in scope["headers"]:
+        if name.lower() == b"host" and not is_host(value.decode("latin1")):
+            raise ValueError(f"the Host header is not the name of a host: '{_cut(value)}'")
+    try:
+        scope["query_string"].decode()
+    except ValueError as error:
+        raise ValueError("the query is not UTF-8 text") from error
+    target = scope["raw_path"]
+    if target.startswith(b"/") or target == b"*":
+        return scope
+    try:
+        url = urlsplit(target.decode())
+    except ValueError:
+        url = urlsplit("")
+    if url.scheme.lower() not in {"http", "https"} or not url.netloc:
+        raise ValueError(f"the request asks for '{_cut(target)}', which is neither a path nor a URL")
+    changed: dict[str, Any] = {**scope, "path": unquote(url.path) or "/", "raw_path": url.path.encode() or b"/"}
+    return cast("HTTPScope | WebsocketScope", changed)
+
+
+def is_host(text: str) -> bool:
+    """Whether a Host header is one: a name or an address, and perhaps a port. An empty one is."""
+    if HOST.fullmatch(text) is None:
+        return False
+    try:
+        text.encode("idna")  # so Werkzeug reads it, which allows no empty label, nor one above 63 characters
+    except UnicodeError:
+        return False
+    return True
+
+
+def _cut(value: bytes) -> str:
+    text = value[: SHOWN + 1].decode("latin1")
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+async def _refuse(scope: Scope, send: ASGISendCallable, message: str) -> None:
+    body = dumps(Fault(400, message, INVALID, None, "bad_request", {}).body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    await send(cast(Any, {"type": f"{kind}.start", "status": 400, "headers": headers}))
+    await send(cast(Any, {"type": f"{kind}.body", "body": body, "more_body": False}))

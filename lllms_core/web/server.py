@@ -1,0 +1,175 @@
+"""The server: it accepts connections, bounds them, and ends them in time."""
+
+import asyncio
+import logging
+import select
+import socket
+from collections.abc import Awaitable, Callable
+
+from attrs import define, field
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.lifespan import Lifespan
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.typing import AppWrapper, ASGIFramework
+
+from lllms_core.web.connection import Connection, Wire
+from lllms_core.web.limits import Limits
+from lllms_core.web.seldom import Seldom
+
+LOG = logging.getLogger("lllms.http")
+
+ACCEPT_PAUSE = 1.0
+"""Seconds until accepting is tried again after it failed for want of descriptors or memory, unless one is freed."""
+
+
+async def serve_app(
+    app: ASGIFramework, listener: socket.socket, stopped: Callable[[], Awaitable[object]], limits: Limits | None = None,
+) -> None:
+    """Serve an ASGI application on a socket that listens, until `stopped` returns; closes the socket.
+
+    Then idle connections are closed, and running requests get `limits.flush` seconds to end.
+    """
+    limits = Limits() if limits is None else limits
+    config = _config()
+    wrapped = ASGIWrapper(app)
+    lifespan = Lifespan(wrapped, config, asyncio.get_running_loop(), {})
+    living = asyncio.create_task(lifespan.handle_lifespan())
+    await lifespan.wait_for_startup()
+    if living.done():
+        living.result()
+    server = Server(wrapped, config, limits)
+    accepting = asyncio.create_task(server.accept(listener))
+    waiting = asyncio.ensure_future(stopped())
+    try:
+        await asyncio.wait([accepting, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if accepting.done():
+            accepting.result()
+    finally:
+        accepting.cancel()
+        waiting.cancel()
+        await asyncio.wait([accepting, waiting])
+        listener.close()
+        await server.close()
+        await lifespan.wait_for_shutdown()
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+
+
+@define(eq=False)
+class Server:
+    """The connections of one application."""
+
+    app: AppWrapper
+    config: Config
+    limits: Limits
+    context: WorkerContext = field(factory=lambda: WorkerContext(None))
+    failures: Seldom = field(factory=lambda: Seldom(LOG))
+    _tasks: set[asyncio.Task[None]] = field(factory=set)
+    _connections: set[Connection] = field(factory=set)
+    _changed: asyncio.Event = field(factory=asyncio.Event)
+    _sweeper: asyncio.TimerHandle | None = None
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Take connections, for ever."""
+        listener.setblocking(False)  # noqa: FBT003  # a method of the standard library
+        loop = asyncio.get_running_loop()
+        while True:
+            self._changed.clear()
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except ConnectionError:
+                continue  # the client has left before its turn
+            except OSError as error:
+                await self._free_descriptor(error, listener)
+                continue
+            task = loop.create_task(self._serve(client))
+            self._tasks.add(task)
+            task.add_done_callback(self._forget)
+            if self._sweeper is None:
+                self._sweeper = loop.call_later(self.limits.sweep, self._sweep)
+            while len(self._tasks) >= self.limits.connections:
+                self._changed.clear()
+                self._make_room()
+                await self._changed.wait()
+
+    async def close(self) -> None:
+        """End all connections: idle ones at once, the others when their answer is sent, or after a time."""
+        await self.context.terminated.set()
+        for connection in self._connections:
+            connection.stop()
+        await self._wait(self.limits.flush)
+        for connection in self._connections:
+            connection.abort()
+        await self._wait(self.limits.flush)
+        for task in self._tasks:
+            task.cancel()
+        await self._wait(self.limits.flush)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _serve(self, client: socket.socket) -> None:
+        try:
+            # asyncio does so only where a socket knows its protocol; without it an answer in two parts takes 40 ms.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            transport, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, client)
+        except OSError:
+            client.close()
+            return
+        connection = Connection(
+            self.app, self.config, self.context, self.limits, self._changed.set, transport, wire,
+        )
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait for all connections to end, up to a time."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=seconds)
+
+    def _forget(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+
+    def _make_room(self) -> None:
+        """Close the connection that makes room most gladly, if there is one."""
+        now = asyncio.get_running_loop().time()
+        ranks = [(rank, one) for one in self._connections if (rank := one.yields(now)) is not None]
+        if ranks:
+            min(ranks, key=lambda found: found[0])[1].abort()
+
+    async def _free_descriptor(self, error: OSError, listener: socket.socket) -> None:
+        """Make room if a client waits, which the error does not say, and wait until there may be some."""
+        if select.select([listener], [], [], 0)[0]:
+            self.failures.warning(
+                "no connection can be accepted while %d are open: %s; raise the limit on open files (ulimit -n)",
+                len(self._tasks), error.strerror,
+            )
+            self._make_room()
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(ACCEPT_PAUSE, self._changed.set)
+        await self._changed.wait()
+        timer.cancel()
+
+    def _sweep(self) -> None:
+        """End the connections whose time is over, and come back as long as there are any."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self._connections):
+            if connection.late(loop.time()):
+                connection.abort()
+        self._changed.set()  # half a request that has been silent for a while makes room, too
+        self._sweeper = loop.call_later(self.limits.sweep, self._sweep) if self._tasks else None
+
+
+def _config() -> Config:
+    config = Config()
+    config.include_server_header = False
+    config.errorlog = logging.getLogger("lllms.http")
+    # What it would hold back is kept elsewhere, or thrown away; but one stream's full queue would hold up all others.
+    config.max_app_queue_size = 0
+    # After so many requests Hypercorn drops what HTTP/2 clients still wait for.
+    config.keep_alive_max_requests = 2**62
+    return config

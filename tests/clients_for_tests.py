@@ -1,0 +1,96 @@
+"""Clients on bare sockets, which send and leave as a test wants."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import h2.config
+import h2.connection
+
+LIMIT = 10.0
+
+
+async def until(condition: Callable[[], object], pause: float = 0.005) -> None:
+    """Wait until a condition holds that has no event."""
+    async with asyncio.timeout(LIMIT):
+        while not condition():  # noqa: ASYNC110  # as the docstring says
+            await asyncio.sleep(pause)
+
+
+def connect(url: str) -> socket.socket:
+    """Open a connection; it blocks, and with it the event loop of the test."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return socket.create_connection((parts.hostname, parts.port), timeout=LIMIT)
+
+
+def head(method: str, path: str, *headers: str) -> bytes:
+    """The first part of an HTTP/1 request."""
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
+
+
+def post(path: str, body: object) -> bytes:
+    """A whole HTTP/1 request with JSON."""
+    data = json.dumps(body).encode()
+    return head("POST", path, "Content-Type: application/json", f"Content-Length: {len(data)}") + data
+
+
+async def read(client: socket.socket, limit: float = LIMIT) -> bytes:
+    """Read until the server closes; the event loop runs meanwhile."""
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    text = b""
+    async with asyncio.timeout(limit):
+        while data := await loop.sock_recv(client, 65536):
+            text += data
+    return text
+
+
+async def read_until(client: socket.socket, end: bytes, limit: float = LIMIT) -> bytes:
+    """Read until a text has come, or the server closes."""
+    client.setblocking(False)
+    loop = asyncio.get_running_loop()
+    text = b""
+    async with asyncio.timeout(limit):
+        while end not in text and (data := await loop.sock_recv(client, 65536)):
+            text += data
+    return text
+
+
+async def status_of(url: str, request: bytes) -> int:
+    """Send a request over a connection of its own, and return the status of its answer."""
+    with connect(url) as client:
+        client.sendall(request)
+        answer = await read_until(client, b"\r\n\r\n")
+        return int(answer.split(b" ", 2)[1])
+
+
+class Http2:
+    """The bytes of a client that speaks HTTP/2 without asking first."""
+
+    def __init__(self) -> None:
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+        self.h2.initiate_connection()
+
+    def headers(self, method: str, path: str, *, end: bool = False) -> int:
+        """Begin a request; returns its stream."""
+        stream = self.h2.get_next_available_stream_id()
+        self.h2.send_headers(stream, [
+            (":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost"),
+            ("content-type", "application/json"),
+        ], end_stream=end)
+        return stream
+
+    def post(self, path: str, body: object) -> int:
+        """Send a whole request; returns its stream."""
+        stream = self.headers("POST", path)
+        self.h2.send_data(stream, json.dumps(body).encode(), end_stream=True)
+        return stream
+
+    @property
+    def bytes(self) -> bytes:
+        """What is to be sent now."""
+        return self.h2.data_to_send()
