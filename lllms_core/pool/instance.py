@@ -96,6 +96,7 @@ class Instance:
         self._surveys: dict[int, asyncio.Future[Surveyed | None]] = {}
         self._numbers = count()
         self._closing = False
+        self._ended = False
         self._failure: str | None = None
         self._starting: asyncio.Task[None] | None = None
         self._killer: asyncio.TimerHandle | None = None
@@ -153,6 +154,8 @@ class Instance:
         It answers between two steps, a long one of which is given up if something is to be forgotten. None if the
         worker has ended, once all that it has put is here.
         """
+        if self._ended:
+            return None
         answer: asyncio.Future[Surveyed | None] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
         self._surveys[number] = answer
@@ -211,6 +214,7 @@ class Instance:
 
     def ended(self, reason: str) -> None:
         """The worker is gone."""
+        self._ended = True
         if self._killer is not None:
             self._killer.cancel()
         for number in list(self._surveys):

@@ -10,7 +10,7 @@ from typing import TypeVar
 from quart import request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from lllms_core.errors import InvalidRequest
+from lllms_core.errors import InvalidRequest, LllmsError
 from lllms_core.parameters.bounds import LEVELS, check_counts, find_too_deep, is_too_deep, nested_too_deeply
 from lllms_core.parameters.wording import cut, kind_of, missing, wrong_type
 
@@ -39,7 +39,16 @@ async def work(size: int, task: Callable[[], T]) -> T:
     """
     if size <= LARGE:
         return task()
-    return await asyncio.get_running_loop().run_in_executor(_READER, task)
+    return await asyncio.get_running_loop().run_in_executor(_READER, _run, task)
+
+
+def _run(task: Callable[[], T]) -> T:
+    try:
+        return task()
+    except LllmsError as error:
+        # With its traceback goes what has been read: freeing it takes time, too.
+        error.__cause__ = error.__context__ = None
+        raise error.with_traceback(None)  # noqa: B904  # as above
 
 
 def read_object(body: bytes, levels: int = LEVELS) -> dict[str, object]:
