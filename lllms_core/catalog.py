@@ -18,6 +18,7 @@ from lllms_core.faults import Fault, StructureError, closest
 from lllms_core.gguf import is_gguf
 from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation
+from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.structure import structure
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
@@ -122,11 +123,12 @@ class Catalog:
         for problem in self.problems:
             if problem.name == name:
                 raise ModelLoadFailed(f"model '{name}' cannot be served: {problem.text}")
+        shown = cut(name)
         if not self._by_name:
-            raise ModelUnknown(f"no model '{name}': none is configured, and no plugin offers one")
+            raise ModelUnknown(f"no model '{shown}': none is configured, and no plugin offers one")
         close = closest(name, self._by_name)
         meant = f" (did you mean '{close}'?)" if close else ""
-        raise ModelUnknown(f"no model '{name}'{meant}; there are: {', '.join(entry.name for entry in self.entries)}")
+        raise ModelUnknown(f"no model '{shown}'{meant}; there are: {', '.join(entry.name for entry in self.entries)}")
 
 
 def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:

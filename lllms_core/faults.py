@@ -10,6 +10,8 @@ from attrs import frozen
 Key = str | int
 Keys = tuple[Key, ...]
 
+LONGEST_NAME = 200
+
 
 @frozen
 class Fault:
@@ -48,6 +50,8 @@ def dotted(path: Iterable[Key]) -> str:
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that `name` was probably meant to be."""
+    if len(name) > LONGEST_NAME:
+        return None  # comparing takes time, and nothing of this length is meant
     return next(iter(get_close_matches(name, sorted(known), n=1)), None)
 
 

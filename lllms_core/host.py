@@ -15,6 +15,7 @@ from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
+from lllms_core.pool.prepared import Prepared
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
 from lllms_core.pool.status import PoolStatus
@@ -156,11 +157,20 @@ class Host:
         """
         return build_request(
             self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
+            levels=self.config.server.max_json_depth,
         )
 
-    def submit(self, request: AnyRequest) -> Stream:
+    def prepare(self, request: AnyRequest) -> Prepared:
+        """Do now, in any thread, what submitting a large request would cost the event loop. Raises `LllmsError`."""
+        return self.pool.prepare(request)
+
+    def submit(self, request: AnyRequest | Prepared) -> Stream:
         """Queue a request and return its answer to come; a refusal comes as the stream's first and only delta."""
         return self.pool.submit(request)
+
+    def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
+        """Queue requests that belong together, a few at a time: no number of them is too large for the queue."""
+        return self.pool.submit_all(requests)
 
     def converse(
         self,
@@ -191,7 +201,7 @@ class Host:
             name = "input" if empty is None else f"input[{empty}]"
             raise InvalidRequest(f"'{name}' is empty; there is nothing to embed", name, "invalid_value")
         query = EmbedRequest(new_request_id(), entry.name, tuple(inputs), dimensions, entry.config.timeout)
-        return await self._ask(query, Embeddings)
+        return await self.ask(query, Embeddings)
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Scores:
         """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
@@ -199,19 +209,19 @@ class Host:
         if not documents:
             raise InvalidRequest("'documents' is empty; there is nothing to rank", "documents", "empty_array")
         asked = RerankRequest(new_request_id(), entry.name, query, tuple(documents), entry.config.timeout)
-        return await self._ask(asked, Scores)
+        return await self.ask(asked, Scores)
 
     async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
         """Return the tokens of a text, with those that a prompt begins or ends with if wanted. Raises `LllmsError`."""
         entry = self.catalog.get(model)
         query = TokenizeRequest(new_request_id(), entry.name, text, add_special, entry.config.timeout)
-        return await self._ask(query, Tokens)
+        return await self.ask(query, Tokens)
 
     async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as their texts. Raises `LllmsError`."""
         entry = self.catalog.get(model)
         query = DetokenizeRequest(new_request_id(), entry.name, tuple(tokens), entry.config.timeout)
-        return await self._ask(query, str)
+        return await self.ask(query, str)
 
     async def session_text(self, session_id: str) -> str | None:
         """Return the text of a session, control tokens as their texts; None if there is no such session.
@@ -223,16 +233,18 @@ class Host:
         if found is None:
             return None
         entry = self.catalog.get(found.model)
-        return await self._ask(
+        return await self.ask(
             DetokenizeRequest(new_request_id(), entry.name, found.tokens, entry.config.timeout, found.space), str,
         )
 
     async def render(self, chat: Request) -> str:
         """Return the prompt that a chat would be answered from. Raises `LllmsError`."""
-        return await self._ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
+        return await self.ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
 
-    async def _ask(self, query: Query, kind: type[T]) -> T:
-        async with self.submit(query) as stream:
+    async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
+        """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""
+        query = asked.request if isinstance(asked, Prepared) else asked
+        async with self.submit(asked) as stream:
             finish = (await stream.gather()).finish
         if finish.reason == "timeout":
             raise OutOfTime(

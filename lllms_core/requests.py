@@ -11,6 +11,14 @@ from lllms_core.catalog import CatalogEntry
 from lllms_core.chat import settle_results
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.parameters import DEFAULTS, ROUTES, Route
+from lllms_core.parameters.bounds import (
+    LEVELS,
+    check_counts,
+    find_too_deep,
+    find_too_deep_in_lark,
+    is_too_deep,
+    nested_too_deeply,
+)
 from lllms_core.parameters.structured import take_constraint
 from lllms_core.parameters.tools import settle_tools
 from lllms_core.parameters.wording import unknown, unsupported
@@ -29,9 +37,11 @@ def build_request(
     parameters: Mapping[str, object],
     *,
     constraint: Constraint | None = None,
+    levels: int = LEVELS,
 ) -> Request:
     """Check a request and fill in the model's defaults.
 
+    JSON in it, also inside of strings, may be nested `levels` deep.
     Raises `InvalidRequest` for a value that is wrong, `UnsupportedParameter` for one that the engine does not honour.
     """
     if (messages is None) == (prompt is None):
@@ -39,10 +49,11 @@ def build_request(
     if messages is not None and not messages:
         raise InvalidRequest("'messages' is empty; at least one message is needed", "messages")
     _check_media(messages or (), entry)
+    _check_depth(messages or (), parameters, levels)
     checked = check_parameters("text" if messages is None else "chat", entry, parameters)
     constraint = take_constraint(checked) or constraint
     if constraint is not None:
-        _check_constraint(constraint, entry)
+        _check_constraint(constraint, entry, levels)
     _merge_limits(checked)
     _merge_scores(checked, chat=messages is not None)
     _check_counts(checked)
@@ -160,7 +171,28 @@ def _check_media(messages: Sequence[Message], entry: CatalogEntry) -> None:
             )
 
 
-def _check_constraint(constraint: Constraint, entry: CatalogEntry) -> None:
+def _check_depth(messages: Sequence[Message], parameters: Mapping[str, object], levels: int) -> None:
+    """Refuse what everything after this would have to read by recursion, or for very long."""
+    for name, value in parameters.items():
+        if is_too_deep(value, levels - 1):
+            raise nested_too_deeply(name, levels)
+    for index, message in enumerate(messages):
+        for number, call in enumerate(message.tool_calls):
+            path = f"messages[{index}].tool_calls[{number}].function.arguments"
+            _check_json(call.arguments, path, levels)
+
+
+def _check_json(text: str, param: str, levels: int) -> None:
+    check_counts(text, param)
+    if (place := find_too_deep(text, levels)) is not None:
+        raise nested_too_deeply(f"{param}.{place}", levels)
+
+
+def _check_constraint(constraint: Constraint, entry: CatalogEntry, levels: int) -> None:
+    if constraint.kind == "json_schema":
+        _check_json(constraint.text, constraint.param, levels)
+    elif constraint.kind == "lark" and find_too_deep_in_lark(constraint.text, levels) is not None:
+        raise nested_too_deeply(constraint.param, levels)
     kept = entry.engine.constraints
     if constraint.kind in kept:
         return

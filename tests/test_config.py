@@ -106,12 +106,12 @@ def test_every_server_key_has_a_variable():
         "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "5",
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
-        "offline": "1",
+        "offline": "1", "max_json_depth": "32",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
-        max_body=2048, shutdown_timeout=0.0, offline=True,
+        max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32,
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected

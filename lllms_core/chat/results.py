@@ -1,10 +1,12 @@
 """The results of tool calls in a conversation: each belongs to a call; pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from attrs import evolve
 
 from lllms_core.errors import InvalidRequest
+from lllms_core.parameters.wording import cut
 from lllms_core.types import Message
 
 
@@ -34,25 +36,28 @@ def _results(message: Message, messages: Sequence[Message], start: int) -> list[
     """The results that follow `message`, which stands before `start`, in the order of its calls."""
     path = f"messages[{start - 1}].tool_calls"
     ids = [call.id for call in message.tool_calls]
-    if twice := sorted({one for one in ids if ids.count(one) > 1}):
-        text = f"Invalid '{path}': several calls have the id '{twice[0]}'; each needs its own."
+    known = Counter(ids)
+    if twice := sorted(one for one, count in known.items() if count > 1):
+        text = f"Invalid '{path}': several calls have the id '{cut(twice[0])}'; each needs its own."
         raise InvalidRequest(text, path, "invalid_value")
     found: dict[str, Message] = {}
     for at in range(start, len(messages)):
         result = messages[at]
         if result.role != "tool":
             break
-        if result.tool_call_id not in ids:
-            text = f"Invalid parameter: 'tool_call_id' of '{result.tool_call_id}' not found in 'tool_calls' of previous"
+        answered = result.tool_call_id or ""
+        shown = cut(answered)
+        if answered not in known:
+            text = f"Invalid parameter: 'tool_call_id' of '{shown}' not found in 'tool_calls' of previous"
             raise InvalidRequest(f"{text} message.", f"messages[{at}].tool_call_id", "invalid_value")
-        if result.tool_call_id in found:
-            text = f"Invalid parameter: there are two results for 'tool_call_id' '{result.tool_call_id}'."
+        if answered in found:
+            text = f"Invalid parameter: there are two results for 'tool_call_id' '{shown}'."
             raise InvalidRequest(text, f"messages[{at}].tool_call_id", "invalid_value")
-        found[result.tool_call_id] = result
+        found[answered] = result
     if missing := [one for one in ids if one not in found]:
         text = (
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each"
-            f" 'tool_call_id'. The following tool_call_ids did not have response messages: {', '.join(missing)}"
+            f" 'tool_call_id'. The following tool_call_ids did not have response messages: {cut(', '.join(missing))}"
         )
         raise InvalidRequest(text, path, "invalid_value")
     return [evolve(found[call.id], name=call.name) for call in message.tool_calls]

@@ -44,6 +44,8 @@ class ServerConfig:
     """Origins of web pages that may call the API; `*` allows any."""
     max_body: Annotated[int, Bytes()] = 10 * 2**20
     """Bytes of a request body; in a configuration also like "10MiB"."""
+    max_json_depth: Annotated[int, Range(8, 256)] = 64
+    """Arrays and objects inside of each other in a request, also in the arguments of calls; deeper ones are refused."""
     shutdown_timeout: Annotated[float, Range(0)] = 10.0
     """Seconds that running completions get to finish when the server stops."""
 

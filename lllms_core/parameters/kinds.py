@@ -183,7 +183,7 @@ class Biases:
         for token, bias in value.items():
             key = str(token)
             if not (key.isascii() and key.isdigit() and len(key) < 10):
-                text = f"Invalid key in '{name}': {json.dumps(key)[:40]}. Expected the id of a token, like \"50256\"."
+                text = f"Invalid key in '{name}': {json.dumps(key[:40])}. Expected the id of a token, like \"50256\"."
                 raise InvalidRequest(text, name, "invalid_key")
             biases[int(key)] = number.check(f"{name}.{key}", bias)
         return biases

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.kinds import Schema
-from lllms_core.parameters.wording import missing, unknown, unsupported, wrong_choice, wrong_type, wrong_value
+from lllms_core.parameters.wording import cut, missing, unknown, unsupported, wrong_choice, wrong_type, wrong_value
 from lllms_core.types import Tool, ToolChoice
 
 MOST_TOOLS = 128
@@ -170,7 +170,7 @@ def settle_tools(checked: dict[str, object]) -> None:
         raise InvalidRequest(f"'{names[1]}' is only allowed when '{names[0]}' are specified.", names[1])
     for name in choice.names or ():
         if name not in {tool.name for tool in tools}:
-            text = f"Invalid '{names[1]}': '{name}' is not among the '{names[0]}'."
+            text = f"Invalid '{names[1]}': '{cut(name)}' is not among the '{names[0]}'."
             raise InvalidRequest(text, names[1], "invalid_value")
     checked["tools"] = () if choice.mode == "none" else tuple(
         tool for tool in tools if choice.names is None or tool.name in choice.names

@@ -4,43 +4,58 @@ from collections.abc import Mapping
 
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 
+LONGEST = 200
+"""Characters of a client's own words that an error repeats."""
+
+
+def cut(text: str) -> str:
+    """Return a client's own words as an error repeats them: the first `LONGEST` characters."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
 
 def missing(param: str) -> InvalidRequest:
     """Say that a required field is not there."""
+    param = cut(param)
     return InvalidRequest(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def unknown(param: str) -> InvalidRequest:
     """Say that a field does not exist."""
+    param = cut(param)
     return InvalidRequest(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
 
 
 def wrong_type(param: str, expected: str, value: object) -> InvalidRequest:
     """Say that a field has another JSON type than `expected`, like "a string"."""
+    param = cut(param)
     text = f"Invalid type for '{param}': expected {expected}, but got {kind_of(value)} instead."
     return InvalidRequest(text, param, "invalid_type")
 
 
 def wrong_value(param: str, fault: str, expected: str, value: object, code: str) -> InvalidRequest:
     """Say that a field's value is out of bounds: `fault` names the bound, `expected` what would be taken."""
-    text = f"Invalid '{param}': {fault}. Expected {expected}, but got {value} instead."
+    param = cut(param)
+    text = f"Invalid '{param}': {fault}. Expected {expected}, but got {_shown(value)} instead."
     return InvalidRequest(text, param, code)
 
 
 def wrong_choice(param: str, value: object, *choices: str) -> InvalidRequest:
     """Say that a field has none of the values that there are."""
-    text = f"Invalid value: '{value}'. Supported values are: {', '.join(repr(one) for one in choices)}."
+    param = cut(param)
+    text = f"Invalid value: '{_shown(value)}'. Supported values are: {', '.join(repr(one) for one in choices)}."
     return InvalidRequest(text, param, "invalid_value")
 
 
 def empty(param: str) -> InvalidRequest:
     """Say that an array needs at least one item."""
+    param = cut(param)
     text = f"Invalid '{param}': empty array. Expected an array with minimum length 1."
     return InvalidRequest(text, param, "empty_array")
 
 
 def unsupported(param: str, *accepted: str, by: str = "") -> UnsupportedParameter:
     """Say that a field asks for what is not done (`by` whom), and with which values it asks for nothing."""
+    param = cut(param)
     way_out = f"leave it out, or send {' or '.join(accepted)}" if accepted else "leave it out"
     whose = f" by {by}" if by else ""
     return UnsupportedParameter(f"'{param}' is not supported{whose}: {way_out}.", param, "unsupported_parameter")
@@ -55,3 +70,9 @@ def kind_of(value: object) -> str:
         ((list, tuple), "an array"), (Mapping, "an object"),
     ]
     return next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
+
+
+def _shown(value: object) -> str:
+    """A value as an error repeats it; of an array or object, which may be large, its kind."""
+    simple = value is None or isinstance(value, str | int | float)
+    return cut(str(value)) if simple else kind_of(value)

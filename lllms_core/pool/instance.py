@@ -96,6 +96,7 @@ class Instance:
         self._surveys: dict[int, asyncio.Future[Surveyed | None]] = {}
         self._numbers = count()
         self._closing = False
+        self._ended = False
         self._failure: str | None = None
         self._starting: asyncio.Task[None] | None = None
         self._killer: asyncio.TimerHandle | None = None
@@ -113,8 +114,8 @@ class Instance:
         async def start() -> None:
             try:
                 self._worker = await worker
-            except LllmsError as error:
-                self.ended(error.message)
+            except Exception as error:  # noqa: BLE001  # else it would be loading for ever
+                self.ended(error.message if isinstance(error, LllmsError) else f"{type(error).__name__}: {error}")
                 return
             if self._closing:
                 self.close()
@@ -122,14 +123,19 @@ class Instance:
         self._starting = asyncio.create_task(start())
 
     def run(self, stream: Stream) -> None:
-        """Open a request in the worker; its time limit begins."""
-        stream.instance = self.id
+        """Open a request in the worker; its time limit begins. Raises what sending it raises: then it is not here."""
+        assert self._worker is not None  # noqa: S101  # only ready instances are given any
         request = stream.request
         run = _Run(stream)
         if request.timeout is not None:
             run.set_timer(request.timeout, lambda: self._time_out(run))
+        try:
+            self._worker.send(Open(request), stream.frame)
+        except Exception:
+            run.stop_timer()
+            raise
+        stream.instance, stream.frame = self.id, None
         self._runs[request.id] = run
-        self._send(Open(request))
 
     def cancel(self, request_id: str) -> None:
         """End a request; its slot is free when the worker says so, or is dead because it did not."""
@@ -148,6 +154,8 @@ class Instance:
         It answers between two steps, a long one of which is given up if something is to be forgotten. None if the
         worker has ended, once all that it has put is here.
         """
+        if self._ended:
+            return None
         answer: asyncio.Future[Surveyed | None] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
         self._surveys[number] = answer
@@ -168,15 +176,15 @@ class Instance:
         if self._worker is not None and self.info is None:
             self._worker.kill()  # a load listens to nobody, and leaves nothing to free
         elif self._worker is not None and self._killer is None:
-            self._worker.send(Close())
+            self._send(Close())
             self._killer = asyncio.get_running_loop().call_later(self._patience.close, self._worker.kill)
 
     def fail_running(self, error: LllmsError) -> None:
         """End every request that still runs with this error."""
-        for run in self._runs.values():
+        runs, self._runs = self._runs, {}
+        for run in runs.values():
             run.stop_timer()
             run.stream.fail(error)
-        self._runs.clear()
 
     # -- what the worker tells (WorkerEvents) -------------------------------------------------------------------------
 
@@ -206,6 +214,7 @@ class Instance:
 
     def ended(self, reason: str) -> None:
         """The worker is gone."""
+        self._ended = True
         if self._killer is not None:
             self._killer.cancel()
         for number in list(self._surveys):
@@ -242,4 +251,10 @@ class Instance:
 
     def _send(self, message: ToWorker) -> None:
         assert self._worker is not None  # noqa: S101  # only ready instances are told anything
-        self._worker.send(message)
+        try:
+            self._worker.send(message)
+        except Exception as error:  # noqa: BLE001  # of whatever cause
+            # Who cannot be told to cancel, say, or to close, would be waited for without end.
+            self._failure = self._failure or f"it cannot be told anything ({type(error).__name__}), and was killed"
+            LOG.error("%s: %s", self.id, self._failure)  # noqa: TRY400  # one line is enough
+            self._worker.kill()

@@ -6,21 +6,32 @@ import logging
 import secrets
 import string
 import time
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
 from attrs import evolve
 
 from lllms_core.catalog import Catalog
-from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.config import ServerConfig
-from lllms_core.errors import DownloadCancelled, EngineDied, InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
+from lllms_core.errors import (
+    DownloadCancelled,
+    EngineDied,
+    InvalidRequest,
+    LllmsError,
+    ModelLoadFailed,
+    ModelUnknown,
+    ShuttingDown,
+)
 from lllms_core.machine import available_cores
+from lllms_core.parameters.wording import cut
+from lllms_core.pool.batch import Batch
 from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import ModelFiles, PoolModel
+from lllms_core.pool.prepared import Prepared, prepare, unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Limits
 from lllms_core.pool.status import InstanceStatus, PoolStatus
@@ -72,6 +83,8 @@ class Pool:
         self._finding: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
+        self._effects: deque[Effect] = deque()
+        self._applying = False
         self._started = False
 
     @classmethod
@@ -110,23 +123,59 @@ class Pool:
         ):
             await self._change()
 
-    def submit(self, request: AnyRequest) -> Stream:
-        """Queue a request and return its answer to come. A refusal comes as the stream's only delta."""
-        stream = Stream(request, self._cancel)
+    def prepare(self, request: AnyRequest) -> Prepared:
+        """Do now, in any thread, what submitting a large request would cost the event loop.
+
+        Raises `LllmsError` for one that no worker can be sent.
+        """
         model = self._models.get(request.model)
-        if model is None:
-            stream.fail(ModelUnknown(f"no model '{request.model}'; there are: {', '.join(sorted(self._models))}"))
-            return stream
+        return prepare(request, framed=model is not None and model.isolation == "process")
+
+    def submit(self, request: AnyRequest | Prepared) -> Stream:
+        """Queue a request and return its answer to come. A refusal comes as the stream's only delta."""
+        stream = self._stream(request)
+        self._enter(stream, request)
+        return stream
+
+    def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
+        """Queue requests that belong together, and return their answers to come.
+
+        A few are in the queue or at work at a time, so that no number is too large for the queue, and others get their
+        turns. If the first is refused, all are.
+        """
+        streams = [self._stream(request) for request in requests]
+        limits = self._scheduler.limits
+        Batch(
+            zip(streams, requests, strict=True), self._enter,
+            lambda: len(self._scheduler.waiting) < limits.queue_size, 2 * limits.concurrency,
+        ).feed()
+        return streams
+
+    def _stream(self, request: AnyRequest | Prepared) -> Stream:
+        return Stream(request.request if isinstance(request, Prepared) else request, self._cancel)
+
+    def _enter(self, stream: Stream, given: AnyRequest | Prepared, admitted: bool = False) -> None:  # noqa: FBT001, FBT002
+        request = stream.request
+        if request.model not in self._models:
+            there_are = ", ".join(sorted(self._models))
+            stream.fail(ModelUnknown(f"no model '{cut(request.model)}'; there are: {there_are}"))
+            return
         if not self._started:
             stream.fail(ShuttingDown("the pool is not started"))
-            return stream
+            return
         if request.id in self._scheduler.waiting or request.id in self._scheduler.running:
             stream.fail(InvalidRequest(f"a request with the id '{request.id}' is under way already", "id"))
-            return stream
+            return
+        try:
+            prepared = given if isinstance(given, Prepared) else prepare(given, framed=False)
+        except LllmsError as error:
+            stream.fail(error)
+            return
+        stream.frame = prepared.frame
         self._waiting[request.id] = stream
         ttl = request.ttl if isinstance(request, Request) else None
-        self._apply(self._scheduler.submit(request.id, request.model, _prefixes(request), time.monotonic(), ttl))
-        return stream
+        now = time.monotonic()
+        self._apply(self._scheduler.submit(request.id, request.model, prepared.prefixes, now, ttl, admitted=admitted))
 
     def status(self) -> PoolStatus:
         """Tell what is loaded, running and waiting."""
@@ -191,23 +240,58 @@ class Pool:
     # -- effects ------------------------------------------------------------------------------------------------------
 
     def _apply(self, effects: list[Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case Start(instance, model, threads):
-                    self._start_instance(instance, model, threads)
-                case Prepare(model):
-                    self._prepare(model)
-                case Assign(ticket, instance):
-                    self._instances[instance].run(self._waiting.pop(ticket))
-                case Refuse(ticket, error):
-                    self._waiting.pop(ticket).fail(error)
-                case Stop(instance):
-                    LOG.info("unloading %s", instance)
-                    self._instances[instance].close()
-                case UseThreads(instance, count):
-                    self._instances[instance].use_threads(count)
+        """Carry out each effect, and those that follow from it, whatever becomes of the others."""
+        self._effects.extend(effects)
+        if self._applying:
+            return
+        self._applying = True
+        try:
+            while self._effects:
+                effect = self._effects.popleft()
+                try:
+                    self._carry_out(effect)
+                except Exception as error:
+                    LOG.exception("%s could not be carried out", type(effect).__name__)
+                    self._undo(effect, error)
+        finally:
+            self._applying = False
         self._set_timer()
         self._changed.set()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Start(instance, model, threads):
+                self._start_instance(instance, model, threads)
+            case Prepare(model):
+                self._prepare(model)
+            case Assign(ticket, instance):
+                self._assign(ticket, self._instances[instance])
+            case Refuse(ticket, refusal):
+                self._waiting.pop(ticket).fail(refusal)
+            case Stop(instance):
+                LOG.info("unloading %s", instance)
+                self._instances[instance].close()
+            case UseThreads(instance, count) if instance in self._instances:
+                self._instances[instance].use_threads(count)
+
+    def _undo(self, effect: Effect, error: Exception) -> None:
+        """Tell the scheduler what did not happen."""
+        match effect:
+            case Start(instance):
+                self._instances.pop(instance, None)
+                self._apply(self._scheduler.gone(instance, f"{type(error).__name__}: {error}", time.monotonic()))
+            case Prepare(model):
+                failed = ModelLoadFailed(f"the files of model '{model}' cannot be prepared: {error}")
+                self._apply(self._scheduler.unprepared(model, failed, time.monotonic()))
+
+    def _assign(self, ticket: str, instance: Instance) -> None:
+        stream = self._waiting.pop(ticket)
+        try:
+            instance.run(stream)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the slot is counted
+            LOG.warning("%s: a request could not be sent: %s", instance.id, type(error).__name__)
+            stream.fail(unsendable(error))
+            self._apply(self._scheduler.finished(ticket, time.monotonic()))
 
     def _prepare(self, model: str) -> None:
         files = self._models[model].files
@@ -309,8 +393,9 @@ class Pool:
         else:
             LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
         del self._instances[instance.id]
-        instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))
         self._apply(self._scheduler.gone(instance.id, reason, time.monotonic()))
+        # After it is forgotten: what a stream's end makes room for is not given to it.
+        instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))
 
     def _instance_status(self, instance: Instance, now: float) -> InstanceStatus:
         entry = self._scheduler.instances[instance.id]
@@ -325,15 +410,6 @@ class Pool:
             pid=instance.pid,
             info=instance.info,
         )
-
-
-def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
-    if not isinstance(request, Request) or not request.cache_prompt:
-        return ()
-    if request.messages is None:
-        # Tokens are matched by the engine only: which text they stand for, the pool does not know.
-        return text_prefix_keys(request.prompt) if isinstance(request.prompt, str) else ()
-    return prefix_keys(request.messages, request.tools)
 
 
 def _instance_id(model: str) -> str:

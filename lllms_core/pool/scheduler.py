@@ -79,17 +79,19 @@ class Scheduler:
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
+        *, admitted: bool = False,
     ) -> list[Effect]:
         """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first.
 
-        Until the next request, its instance may be idle for `ttl` seconds; None: as long as the model says.
+        Until the next request, its instance may be idle for `ttl` seconds; None: as long as the model says. One of a
+        client who was `admitted` already is not refused by a full queue.
         """
         if self.stopping:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
         self._failed.discard(model)
         self.waiting[ticket] = Ticket(ticket, model, prefixes, now, ttl=ttl)
         effects = self._schedule(now)
-        if ticket in self.waiting and len(self.waiting) > self.limits.queue_size:
+        if ticket in self.waiting and not admitted and len(self.waiting) > self.limits.queue_size:
             del self.waiting[ticket]
             effects.append(Refuse(ticket, self._queue_full()))
         return effects

@@ -25,6 +25,12 @@ class Stream:
         """The id of the instance that runs the request; None while it waits."""
         self.finish: Finish | None = None
         """The end of the answer, once it was taken."""
+        self.frame: bytes | None = None
+        """What a worker process is sent, if it is made already."""
+        self.error: LllmsError | None = None
+        """What the request failed with."""
+        self.left: Callable[[], None] | None = None
+        """Called once, when the answer ends or is wanted no more."""
         self._cancel = cancel
         self._deltas: list[Delta] = []
         self._arrived: asyncio.Future[bool] | None = None
@@ -38,8 +44,8 @@ class Stream:
 
     @property
     def ended(self) -> bool:
-        """Whether the last delta was put: there is nothing left to cancel."""
-        return self._ended
+        """Whether the last delta was put, or nobody wants it: there is nothing left to cancel."""
+        return self._ended or self._closed
 
     def put(self, delta: Delta) -> None:
         """Add a delta; the pool calls this from the event loop."""
@@ -51,6 +57,9 @@ class Stream:
         self._deltas.append(delta)
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(True)
+        if self._ended:
+            self.error = delta.error
+            self._leave()
 
     def fail(self, error: LllmsError) -> None:
         """End the answer with an error."""
@@ -112,6 +121,12 @@ class Stream:
                 self._arrived.set_result(True)
             if not self._ended:
                 self._cancel(self)
+                self._leave()
+
+    def _leave(self) -> None:
+        left, self.left = self.left, None
+        if left is not None:
+            left()
 
     async def __aenter__(self) -> Self:
         return self

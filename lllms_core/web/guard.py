@@ -8,10 +8,9 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 
 from lllms_core.builtin.openai.answers import dumps
 from lllms_core.builtin.openai.errors import INVALID, Fault
+from lllms_core.parameters.wording import cut
 
 HOST = re.compile(r"(\[[0-9A-Za-z:.%_-]+\]|[0-9A-Za-z._-]*)(:[0-9]{0,5})?")
-SHOWN = 200
-"""Characters of what a client sent that are repeated to it."""
 
 
 class Guard:
@@ -37,7 +36,7 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
     """Return the scope, of a whole URL only with its path. Raises `ValueError` if it is malformed."""
     for name, value in scope["headers"]:
         if name.lower() == b"host" and not is_host(value.decode("latin1")):
-            raise ValueError(f"the Host header is not the name of a host: '{_cut(value)}'")
+            raise ValueError(f"the Host header is not the name of a host: '{cut(value.decode('latin1'))}'")
     try:
         scope["query_string"].decode()
     except ValueError as error:
@@ -50,7 +49,7 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
     except ValueError:
         url = urlsplit("")
     if url.scheme.lower() not in {"http", "https"} or not url.netloc:
-        raise ValueError(f"the request asks for '{_cut(target)}', which is neither a path nor a URL")
+        raise ValueError(f"the request asks for '{cut(target.decode('latin1'))}', which is neither a path nor a URL")
     changed: dict[str, Any] = {**scope, "path": unquote(url.path) or "/", "raw_path": url.path.encode() or b"/"}
     return cast("HTTPScope | WebsocketScope", changed)
 
@@ -64,11 +63,6 @@ def is_host(text: str) -> bool:
     except UnicodeError:
         return False
     return True
-
-
-def _cut(value: bytes) -> str:
-    text = value[: SHOWN + 1].decode("latin1")
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 async def _refuse(scope: Scope, send: ASGISendCallable, message: str) -> None:

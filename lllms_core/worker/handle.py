@@ -23,8 +23,11 @@ class Worker(ABC):
     """Its process; None for a thread."""
 
     @abstractmethod
-    def send(self, message: ToWorker) -> None:
-        """Tell the worker something; nothing happens if it is gone."""
+    def send(self, message: ToWorker, frame: bytes | None = None) -> None:
+        """Tell the worker something; nothing happens if it is gone.
+
+        A `frame` is the message as `encode` has made it already. Raises whatever encoding raises; then nothing is sent.
+        """
 
     @abstractmethod
     def kill(self) -> None:

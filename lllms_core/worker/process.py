@@ -85,14 +85,14 @@ class ProcessWorker(Worker):
         worker._wire.write(frames)
         return worker
 
-    def send(self, message: ToWorker) -> None:
+    def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Write the message to the wire, or to the channel beside it."""
         if isinstance(message, FoundSession) and message.tokens and self._pipes.channel is not None:
             self._pipes.channel.send(message)
         elif not self._wire.is_closing():
             if isinstance(message, Open):
                 self._pipes.native.serve()
-            self._wire.write(encode(message))
+            self._wire.write(encode(message) if frame is None else frame)
 
     def kill(self) -> None:
         """End the process and whatever it has started, at once."""

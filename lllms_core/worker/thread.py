@@ -23,7 +23,7 @@ class ThreadWorker(Worker):
         self._ended = False
         Thread(target=self._run, args=[load], name=f"lllms {load.spec.name}", daemon=True).start()
 
-    def send(self, message: ToWorker) -> None:
+    def send(self, message: ToWorker, frame: bytes | None = None) -> None:  # noqa: ARG002  # nothing is pickled here
         """Put the message into the loop's inbox."""
         self._inbox.put(message)
 

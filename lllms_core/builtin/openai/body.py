@@ -1,20 +1,33 @@
-"""The body of a request: JSON, read strictly."""
+"""The body of a request: JSON, read strictly; a large one apart from the event loop, which others need meanwhile."""
 
 import asyncio
 import json
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from quart import request
 from werkzeug.exceptions import UnsupportedMediaType
 
-from lllms_core.errors import InvalidRequest
-from lllms_core.parameters.wording import missing, wrong_type
+from lllms_core.errors import InvalidRequest, LllmsError
+from lllms_core.parameters.bounds import LEVELS, check_counts, find_too_deep, is_too_deep, nested_too_deeply
+from lllms_core.parameters.wording import cut, kind_of, missing, wrong_type
+
+T = TypeVar("T")
+
+LARGE = 100_000
+"""Bytes: reading fewer takes less time than others would notice, and than handing them to a thread would take."""
+
+_READER = ThreadPoolExecutor(1, "lllms-reader")
+"""One thread: several would only make each other, and the event loop, wait for the interpreter."""
 
 
 async def read_body() -> bytes:
     """Return the body. Raises `UnsupportedMediaType` if it does not say that it is JSON."""
     # Web pages of strangers can send any other type without asking the server first.
     if not request.is_json:
-        got = f"not {request.mimetype}" if request.mimetype else "and there is none"
+        got = f"not {cut(request.mimetype)}" if request.mimetype else "and there is none"
         raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     task = asyncio.current_task()
@@ -25,19 +38,45 @@ async def read_body() -> bytes:
     return body
 
 
-def read_object(body: bytes) -> dict[str, object]:
+async def work(size: int, task: Callable[[], T]) -> T:
+    """Return `task()`, which takes time for a large `size` (bytes of JSON): then it runs in a thread, one at a time.
+
+    Who is cancelled meanwhile gets `CancelledError`, and a task that has not begun never does.
+    """
+    if size <= LARGE:
+        return task()
+    return await asyncio.get_running_loop().run_in_executor(_READER, _run, task)
+
+
+def _run(task: Callable[[], T]) -> T:
+    try:
+        return task()
+    except LllmsError as error:
+        # With its traceback goes what has been read: freeing it takes time, too.
+        error.__cause__ = error.__context__ = None
+        raise error.with_traceback(None)  # noqa: B904  # as above
+
+
+def read_object(body: bytes, levels: int = LEVELS) -> dict[str, object]:
     """Return the members of the body that say something: those that are null are left out. Raises `InvalidRequest`."""
+    large = len(body) > LARGE
     try:
         # Decoded here, for json.loads would let half a character through.
-        values = json.loads(body.decode(), parse_constant=_refuse_constant)
-        if b"\\u" in body:
-            # Escapes can spell one, too.
+        text = body.decode()
+        if large:
+            check_counts(text)
+        values = (_PATIENT if large else _QUICK).decode(text)
+        if is_too_deep(values, levels):
+            raise RecursionError  # noqa: TRY301  # as the decoder does at some depth
+        if _SURROGATE.search(body):
+            # Escapes can spell half a character, too.
             json.dumps(values, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
-        raise InvalidRequest(f"the body is not valid JSON: {reason}", None, "invalid_json") from error
+    except RecursionError as error:
+        raise nested_too_deeply(find_too_deep(text, levels) or "the body", levels) from error
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}", None, "invalid_json") from error
     if not isinstance(values, dict):
-        raise InvalidRequest(f"the body must be a JSON object, not {json.dumps(values)[:50]}", None, "invalid_json")
+        raise InvalidRequest(f"the body must be a JSON object, not {kind_of(values)}", None, "invalid_json")
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -58,3 +97,18 @@ def take_text(values: dict[str, object], name: str) -> str:
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is no number in JSON")
+
+
+def _integer(text: str) -> int:
+    return int(text)
+
+
+def _number(text: str) -> float:
+    return float(text)
+
+
+_QUICK = json.JSONDecoder(parse_constant=_refuse_constant)
+_PATIENT = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number)
+"""Reads the same. The decoder keeps the interpreter to itself; but while it calls Python, others get their turns."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

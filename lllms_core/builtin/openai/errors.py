@@ -10,11 +10,15 @@ from werkzeug.routing import WebsocketMismatch
 
 from lllms_core import errors
 from lllms_core.builtin.openai.answers import dumps
+from lllms_core.parameters.wording import cut
 
 LOG = logging.getLogger("lllms.api")
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+
+LONGEST_MESSAGE = 1200
+"""Bytes of a message in JSON; of a longer one, the middle is left out: the way out stands at its end."""
 
 
 @frozen
@@ -30,8 +34,10 @@ class Fault:
 
     @property
     def body(self) -> dict[str, object]:
-        """The JSON of the answer, or of the event that ends a stream."""
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+        """The JSON of the answer, or of the event that ends a stream; small, whatever the client or an engine wrote."""
+        param = None if self.param is None else _shortened(cut(self.param), LONGEST_MESSAGE // 2)
+        message = _shortened(self.message, LONGEST_MESSAGE)
+        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
 
 
 TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
@@ -59,6 +65,8 @@ def explain(error: Exception) -> Fault:
         return _explain_ours(error)
     if isinstance(error, HTTPException):
         return _explain_http(error)
+    if isinstance(error, RecursionError):
+        return Fault(400, "the request is nested too deeply; flatten it", INVALID, None, "nested_too_deeply", {})
     LOG.error("unexpected error while a request was served", exc_info=error)
     return Fault(500, "internal error of the server; its log tells more", SERVER, None, "internal_error", {})
 
@@ -87,16 +95,25 @@ def _explain_http(error: HTTPException) -> Fault:
     status = error.code or 500
     message = error.description or error.name
     headers = {}
-    path = request.path if has_request_context() else websocket.path
+    path = cut(request.path if has_request_context() else websocket.path)
     if isinstance(error, NotFound):
         message = f"there is nothing at {path}"
     elif isinstance(error, WebsocketMismatch):
         message = f"{path} is no WebSocket; send a plain HTTP request"
     elif isinstance(error, MethodNotAllowed):
         headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-        method = request.method if has_request_context() else "WebSockets"
+        method = cut(request.method) if has_request_context() else "WebSockets"
         message = f"{path} does not take {method}; it takes {headers['Allow']}"
     elif isinstance(error, RequestEntityTooLarge):
         limit = current_app.config["MAX_CONTENT_LENGTH"]
         message = f"the body is larger than {limit} bytes; shorten it, or raise server.max_body"
     return Fault(status, message, INVALID, None, error.name.lower().replace(" ", "_"), headers)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Return a text that takes at most `most` bytes as JSON, without its middle if need be."""
+    shown, kept = text, min(most, len(text))
+    while len(shown) > most or len(dumps(shown)) - 2 > most:
+        kept = kept * 2 // 3
+        shown = f"{text[: kept * 2 // 3]} ... {text[len(text) - kept // 3 :]}"
+    return shown

@@ -48,7 +48,7 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
     tasks = [asyncio.create_task(pump(number, stream)) for number, stream in enumerate(streams)]
 
     def stop() -> None:
-        tasks.extend([asyncio.create_task(stream.aclose()) for stream in streams])
+        tasks.extend([asyncio.create_task(stream.aclose()) for stream in reversed(streams)])
 
     return merged
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
+from attrs import evolve, frozen
 from quart import Blueprint, Response
 
 from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, dumps, whole_answer
-from lllms_core.builtin.openai.body import read_body
+from lllms_core.builtin.openai.body import LARGE, read_body, work
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.builtin.openai.merge import merge, total
 from lllms_core.builtin.openai.openapi import PATHS, describe_api
@@ -18,8 +19,10 @@ from lllms_core.builtin.openai.vectors import add_routes
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
 from lllms_core.errors import InvalidRequest
-from lllms_core.host import Host
+from lllms_core.host import Host, new_request_id
 from lllms_core.parameters import verdicts
+from lllms_core.pool.answer import Choice
+from lllms_core.pool.prepared import Prepared
 from lllms_core.pool.stream import Stream
 from lllms_core.types import Request
 
@@ -29,6 +32,21 @@ DEFAULT_TEXT_TOKENS = 16
 """What OpenAI's `/completions` generates when nobody says how much."""
 
 STREAM_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+SCORE_SIZE = 100
+"""Bytes that a token's scores take in an answer, at least."""
+
+
+@frozen
+class Job:
+    """What a client asks for, checked."""
+
+    wanted: Completion
+    entry: CatalogEntry
+    requests: Sequence[Request]
+    """One for a conversation, or for each prompt."""
+    submitted: Sequence[Request | Prepared]
+    """The same, as they are submitted."""
 
 
 def make_blueprint(host: Host, patience: float, interval: float) -> Blueprint:
@@ -51,6 +69,7 @@ class Views:
 
     def __init__(self, host: Host, patience: float, interval: float) -> None:
         self._host = host
+        self._levels = host.config.server.max_json_depth
         self._patience = patience
         self._interval = interval
         self._created = int(time.time())
@@ -72,13 +91,37 @@ class Views:
 
     async def chat_completions(self) -> Response:
         """Answer a conversation."""
-        return await self._complete(read_chat(await read_body()))
+        return await self._complete(read_chat)
 
     async def completions(self) -> Response:
         """Continue a text."""
-        return await self._complete(read_text(await read_body()))
+        return await self._complete(read_text)
 
-    async def _complete(self, wanted: Completion) -> Response:
+    async def _complete(self, read: Callable[[bytes, int], Completion]) -> Response:
+        body = await read_body()
+        job = await work(len(body), lambda: self._check(read(body, self._levels), large=len(body) > LARGE))
+        wanted, first = job.wanted, job.requests[0]
+        asked = Asked(
+            first.task == "chat", first.n, first.top_logprobs is not None,
+            tuple([await self._echo(one) for one in job.requests]), wanted.functions,
+        )
+        streams = self._host.submit_all(job.submitted)
+        _close_with_task(streams[::-1])  # those that wait for their turn first: else they would get it
+        if wanted.stream:
+            stream = streams[0] if len(streams) == 1 else merge(streams, first.n)
+            response = await self._stream(stream, job.requests, asked, include_usage=wanted.include_usage)
+        else:
+            answers = await asyncio.gather(*(stream.gather() for stream in streams))
+            choices = [choice for answer in answers for choice in answer.choices]
+            counts = total([answer.finish for answer in answers])
+            head = _head(streams[0], self._host.model(job.entry.name))
+            data = await work(_size(asked, choices), lambda: dumps(whole_answer(asked, head, choices, counts)))
+            response = Response(data, content_type="application/json")
+        response.timeout = None  # a slow reader is no reason to cut an answer
+        return response
+
+    def _check(self, wanted: Completion, *, large: bool) -> Job:
+        """Check what is asked for, and prepare it if it is large. Raises `LllmsError`."""
         entry = self._host.model(wanted.model)
         requests = self._requests(entry, wanted)
         first = requests[0]
@@ -90,22 +133,7 @@ class Views:
                 "ask for; send several requests",
                 "best_of" if first.count > first.n else "n", "invalid_value",
             )
-        asked = Asked(
-            first.task == "chat", first.n, first.top_logprobs is not None,
-            tuple([await self._echo(one) for one in requests]), wanted.functions,
-        )
-        streams = [self._host.submit(one) for one in requests]
-        _close_with_task(streams)
-        if wanted.stream:
-            stream = streams[0] if len(streams) == 1 else merge(streams, first.n)
-            response = await self._stream(stream, requests, asked, include_usage=wanted.include_usage)
-        else:
-            answers = await asyncio.gather(*(stream.gather() for stream in streams))
-            choices = [choice for answer in answers for choice in answer.choices]
-            counts = total([answer.finish for answer in answers])
-            response = _json(whole_answer(asked, _head(streams[0], self._host.model(entry.name)), choices, counts))
-        response.timeout = None  # a slow reader is no reason to cut an answer
-        return response
+        return Job(wanted, entry, requests, [self._host.prepare(one) if large else one for one in requests])
 
     def _requests(self, entry: CatalogEntry, wanted: Completion) -> list[Request]:
         """One request for the conversation, or for each prompt."""
@@ -114,7 +142,8 @@ class Views:
             return [self._host.request(entry.name, messages=wanted.messages, parameters=parameters)]
         if entry.defaults.max_tokens is None:
             parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
-        return [self._host.request(entry.name, prompt=prompt, parameters=parameters) for prompt in wanted.prompts]
+        first = self._host.request(entry.name, prompt=wanted.prompts[0], parameters=parameters)
+        return [first, *(evolve(first, id=new_request_id(), prompt=prompt) for prompt in wanted.prompts[1:])]
 
     async def _echo(self, request: Request) -> str:
         """What the answers to a request begin with."""
@@ -171,6 +200,12 @@ def _close_with_task(streams: Sequence[Stream]) -> None:
 
 def _head(stream: Stream, entry: CatalogEntry) -> Head:
     return Head(completion_id(stream.request.task, stream.id), int(time.time()), entry.name, entry.fingerprint)
+
+
+def _size(asked: Asked, choices: Sequence[Choice]) -> int:
+    """About as many bytes as an answer will have."""
+    tokens = sum(len(one.scores) + (0 if one.prompt_scores is None else len(one.prompt_scores.rest)) for one in choices)
+    return sum(map(len, asked.echoes)) + sum(len(one.message.content) for one in choices) + SCORE_SIZE * tokens
 
 
 def _json(value: object) -> Response:

@@ -1,6 +1,5 @@
 """`POST /embeddings`, and `POST /rerank` in the shape that Jina gave it."""
 
-import asyncio
 import sys
 from array import array
 from base64 import b64encode
@@ -11,16 +10,18 @@ from attrs import frozen
 from quart import Blueprint, Response
 
 from lllms_core.builtin.openai.answers import dumps
-from lllms_core.builtin.openai.body import read_body, read_object, take, take_text
+from lllms_core.builtin.openai.body import read_body, read_object, take, take_text, work
 from lllms_core.builtin.openai.prompts import MOST, Prompt, read_prompts
 from lllms_core.errors import InvalidRequest
 from lllms_core.host import Host
+from lllms_core.parameters.bounds import LEVELS
 from lllms_core.parameters.kinds import INT32, Flag, Integer
 from lllms_core.parameters.wording import empty, missing, unknown, wrong_type, wrong_value
+from lllms_core.queries import Embeddings
 from lllms_core.requests import check_parameters
 
-AT_ONCE = 64
-"""So many vectors are written before others get their turn: numbers as text take their time."""
+NUMBER_SIZE = 20
+"""Bytes of a number as text; to write many takes its time."""
 
 
 def add_routes(routes: Blueprint, host: Host, prefixes: Sequence[str]) -> None:
@@ -39,21 +40,41 @@ def add_routes(routes: Blueprint, host: Host, prefixes: Sequence[str]) -> None:
 
 async def embeddings(host: Host, body: bytes) -> Response:
     """Answer with a vector for each input. Raises `LllmsError`."""
-    values = read_object(body)
+    wanted = await work(len(body), lambda: read_embedding(host, body))
+    answer = await host.embed(wanted.model, wanted.inputs, dimensions=wanted.dimensions)
+    size = NUMBER_SIZE * sum(map(len, answer.vectors))
+    return Response(await work(size, lambda: _write(wanted, answer)), content_type="application/json")
+
+
+@frozen
+class Embedding:
+    """Vectors as a client asks for them."""
+
+    model: str
+    inputs: tuple[Prompt, ...]
+    dimensions: int | None
+    as_text: bool
+    """Whether in base64."""
+
+
+def read_embedding(host: Host, body: bytes) -> Embedding:
+    """Read the body of `POST /embeddings`. Raises `LllmsError`."""
+    values = read_object(body, host.config.server.max_json_depth)
     inputs = read_inputs(take(values, "input"))
     entry = host.model(take_text(values, "model"))
     given = check_parameters("embeddings", entry, values)
-    answer = await host.embed(entry.name, inputs, dimensions=cast("int | None", given.get("dimensions")))
     as_text = given.get("encoding_format") == "base64"
+    return Embedding(entry.name, inputs, cast("int | None", given.get("dimensions")), as_text)
+
+
+def _write(wanted: Embedding, answer: Embeddings) -> bytes:
     pieces = []
-    for index, vector in enumerate(answer.vectors):
-        shown: object = in_base64(vector) if as_text else list(vector)
+    for index, vector in enumerate(answer.vectors):  # one by one: nothing else runs while numbers become text
+        shown: object = in_base64(vector) if wanted.as_text else list(vector)
         pieces.append(dumps({"object": "embedding", "index": index, "embedding": shown}))
-        if index % AT_ONCE == AT_ONCE - 1:
-            await asyncio.sleep(0)
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-    rest = dumps({"object": "list", "model": entry.name, "usage": usage})
-    return Response(rest[:-1] + b',"data":[' + b",".join(pieces) + b"]}", content_type="application/json")
+    rest = dumps({"object": "list", "model": wanted.model, "usage": usage})
+    return rest[:-1] + b',"data":[' + b",".join(pieces) + b"]}"
 
 
 def read_inputs(value: object) -> tuple[Prompt, ...]:
@@ -86,7 +107,7 @@ class Ranking:
 
 async def rerank(host: Host, body: bytes) -> Response:
     """Answer with the documents, the best first. Raises `LllmsError`."""
-    wanted = read_ranking(body)
+    wanted = await work(len(body), lambda: read_ranking(body, host.config.server.max_json_depth))
     entry = host.model(wanted.model)
     answer = await host.rerank(entry.name, wanted.query, wanted.documents)
     order = sorted(range(len(answer.scores)), key=lambda index: -answer.scores[index])
@@ -98,12 +119,12 @@ async def rerank(host: Host, body: bytes) -> Response:
         results.append(result)
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
     value = {"object": "list", "model": entry.name, "usage": usage, "results": results}
-    return Response(dumps(value), content_type="application/json")
+    return Response(await work(len(body), lambda: dumps(value)), content_type="application/json")
 
 
-def read_ranking(body: bytes) -> Ranking:
-    """Read the body of `POST /rerank`. Raises `InvalidRequest`."""
-    values = read_object(body)
+def read_ranking(body: bytes, levels: int = LEVELS) -> Ranking:
+    """Read the body of `POST /rerank`, nested `levels` deep at most. Raises `InvalidRequest`."""
+    values = read_object(body, levels)
     query, model = take_text(values, "query"), take_text(values, "model")
     documents = _read_documents(take(values, "documents"))
     top_n = Integer(1, INT32).check("top_n", values.pop("top_n", len(documents)))

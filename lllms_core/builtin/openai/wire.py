@@ -9,6 +9,7 @@ from lllms_core.builtin.openai.body import read_object, take, take_text
 from lllms_core.builtin.openai.messages import read_messages
 from lllms_core.builtin.openai.prompts import Prompt, read_prompts
 from lllms_core.errors import InvalidRequest
+from lllms_core.parameters.bounds import LEVELS
 from lllms_core.parameters.wording import unknown, unsupported, wrong_type
 from lllms_core.types import Message
 
@@ -32,16 +33,16 @@ class Completion:
         return "functions" in self.parameters
 
 
-def read_chat(body: bytes) -> Completion:
-    """Read the body of `POST /chat/completions`. Raises `RequestError`."""
-    values = read_object(body)
+def read_chat(body: bytes, levels: int = LEVELS) -> Completion:
+    """Read the body of `POST /chat/completions`, nested `levels` deep at most. Raises `RequestError`."""
+    values = read_object(body, levels)
     messages = read_messages(take(values, "messages"))
     return _read_rest(values, messages, ())
 
 
-def read_text(body: bytes) -> Completion:
-    """Read the body of `POST /completions`. Raises `RequestError`."""
-    values = read_object(body)
+def read_text(body: bytes, levels: int = LEVELS) -> Completion:
+    """Read the body of `POST /completions`, nested `levels` deep at most. Raises `RequestError`."""
+    values = read_object(body, levels)
     prompts = read_prompts("prompt", take(values, "prompt"))
     return _read_rest(values, None, prompts)
 

@@ -11,6 +11,7 @@ from lllms_core.builtin.openai.answers import dumps
 from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.errors import InvalidRequest, Overloaded
 from lllms_core.host import Host
+from lllms_core.parameters.wording import cut
 from lllms_core.pool.sessions import SessionInfo
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def make_blueprint(host: Host) -> Blueprint:
     async def tell_one(session_id: str) -> Response:
         wanted = _arguments("text").get("text", "false")
         if wanted not in {"true", "false"}:
-            raise InvalidRequest(f"'text' must be true or false, not '{wanted}'", "text", "invalid_value")
+            raise InvalidRequest(f"'text' must be true or false, not '{cut(wanted)}'", "text", "invalid_value")
         told = next((_told(one) for one in await _in_time(index.list()) if one.id == session_id), None)
         if told is None:
             raise NotFound
@@ -80,7 +81,7 @@ def is_of_this_machine(address: str | None, called: str | None) -> bool:
 
 def _arguments(*known: str) -> dict[str, str]:
     for unknown in request.args.keys() - set(known):
-        raise InvalidRequest(f"unknown parameter: '{unknown}'", unknown, "unknown_parameter")
+        raise InvalidRequest(f"unknown parameter: '{cut(unknown)}'", cut(unknown), "unknown_parameter")
     return request.args.to_dict()
 
 

@@ -1,0 +1,50 @@
+"""A request with all that the pool and a worker need of it: what costs something for a large one."""
+
+from collections.abc import Hashable, Sequence
+
+from attrs import field, frozen
+
+from lllms_core.chat import prefix_keys, text_prefix_keys
+from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
+from lllms_core.parameters.wording import cut
+from lllms_core.queries import AnyRequest
+from lllms_core.types import Request
+from lllms_core.worker.wire import Open, encode
+
+
+@frozen
+class Prepared:
+    """A request that is ready to be submitted."""
+
+    request: AnyRequest
+    prefixes: Sequence[Hashable] = ()
+    """The keys of its conversation's prefixes, shortest first."""
+    frame: bytes | None = field(default=None, repr=False)
+    """What a worker process is sent; None where that is made when it is sent."""
+
+
+def prepare(request: AnyRequest, *, framed: bool) -> Prepared:
+    """Prepare a request; from any thread. Raises `LllmsError` for one that no worker can be sent."""
+    try:
+        return Prepared(request, _prefixes(request), encode(Open(request)) if framed else None)
+    except Exception as error:
+        raise unsendable(error) from error
+
+
+def unsendable(error: Exception) -> LllmsError:
+    """Say what a client is told of a request whose sending to a worker failed with `error`."""
+    if isinstance(error, LllmsError):
+        return error
+    reason = cut(f"{type(error).__name__}: {error}")
+    if isinstance(error, MemoryError):
+        return EngineFailed("the server has not enough memory to hand this request to its model; shorten it")
+    return InvalidRequest(f"the request cannot be sent to its model ({reason}); simplify it", None, "invalid_request")
+
+
+def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
+    if not isinstance(request, Request) or not request.cache_prompt:
+        return ()
+    if request.messages is None:
+        # Tokens are matched by the engine only: which text they stand for, the pool does not know.
+        return text_prefix_keys(request.prompt) if isinstance(request.prompt, str) else ()
+    return prefix_keys(request.messages, request.tools)
