@@ -41,7 +41,7 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         click.echo(f"model {one['model']} cannot be served: {one['problem']}")
     for one in status["lacking"]:
         again = f"; next try in {one['retry_seconds']:.0f} s" if one["retry_seconds"] is not None else ""
-        click.echo(f"model {one['model']} keeps {one['min_instances']} instances and has {one['ready']}: "
+        click.echo(f"model {one['model']} has {one['ready']} of {one['min_instances']} kept instances: "
                    f"{one['problem'] or 'not loaded yet'}{again}")
     for one in status["instances"]:
         state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
