@@ -1,6 +1,7 @@
 """Workers that are stuck, with real processes that are really stopped: somebody notices, and nobody waits for ever."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -218,6 +219,24 @@ async def test_survey_that_nobody_waits_for_is_still_owed(pools: Pools) -> None:
     async with asyncio.timeout(GUARD):
         while pool.status().instances:
             await pool._change()
+
+
+async def test_more_work_is_no_sign_of_life(pools: Pools) -> None:
+    """A stuck worker that is given more and more to do is found all the same."""
+    pool = await pools.start(Options(slots=9), isolation="process", model_limits=SOON)
+    stuck = pool.submit(ask("stop"))
+
+    async def keep_asking() -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await pool.survey(None)
+                    await asyncio.sleep(GUARD)
+
+    asking = asyncio.create_task(keep_asking())
+    assert isinstance(await error(stuck), EngineDied)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
 
 
 @pytest.mark.parametrize("busy", [False, True])

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from attrs import define
 
 LOOKS = 30
-"""The limit is so many looks; a stuck worker is found within two of them after it."""
+"""The limit is this many looks in a row without a sign of life; a stuck worker is found up to two looks later. Looks
+are counted, not seconds: time in which this process, or the whole machine, stood still is no fault of the worker."""
 
 
 @define(eq=False)
 class Watchdog:
-    """Looks after a worker while it is busy, and costs nothing per message but an assignment to `heard`."""
+    """Watches a worker while it is busy; each of its messages costs an assignment to `heard`, and no more."""
 
     limit: float
     """Seconds without a sign of life; 0: watch nothing."""
@@ -24,7 +25,6 @@ class Watchdog:
     heard: bool = False
     """Set it to True at every sign of life."""
     _misses: int = 0
-    _due: float = 0.0
     _timer: asyncio.TimerHandle | None = None
 
     @property
@@ -33,8 +33,7 @@ class Watchdog:
         return self._misses * self._interval
 
     def start(self) -> None:
-        """There is more work: watch until there is none."""
-        self.heard = True
+        """There is work, perhaps more than before: watch until there is none."""
         if self._timer is None and self.limit > 0:
             self._arm()
 
@@ -50,20 +49,14 @@ class Watchdog:
         return self.limit / LOOKS
 
     def _arm(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._due = loop.time() + self._interval
-        self._timer = loop.call_at(self._due, self._look)
+        self._timer = asyncio.get_running_loop().call_later(self._interval, self._look)
 
     def _look(self) -> None:
         self._timer = None
         if not self.busy():
             self._misses = 0
             return
-        if self.heard:
-            self._misses = 0
-        elif asyncio.get_running_loop().time() - self._due <= self._interval:
-            self._misses += 1
-        # Else this process stood still, and perhaps the machine: that says nothing about the worker.
+        self._misses = 0 if self.heard else self._misses + 1
         if self._misses >= LOOKS:
             self.expired()
             return

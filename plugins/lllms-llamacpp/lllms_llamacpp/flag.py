@@ -10,6 +10,7 @@ from lllms_core.engines import Interrupt
 
 _MANY = 2**31 - 1
 """The largest value of a semaphore; each look takes one."""
+_HALF = _MANY // 2
 _Cell = ctypes.c_uint32 * 8
 """A semaphore, which has 32 bytes at most, and begins with its value."""
 
@@ -49,9 +50,9 @@ class NativeFlag(Interrupt):
 
     def refill(self) -> None:
         """Before a decode: see that it cannot use up all looks, also in programs that never `clear`."""
-        if _COUNTING:
-            for cell in (self._asked, self._told):
-                if 0 < cell[0] < _MANY // 2:
+        if self._told[0] < _HALF or self._asked[0] < _HALF:
+            for cell in (self._asked, self._told) if _COUNTING else ():
+                if 0 < cell[0] < _HALF:  # 0: it is set
                     cell[0] = _MANY
 
     @property
