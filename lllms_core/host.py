@@ -18,7 +18,7 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.prepared import Prepared
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
-from lllms_core.pool.status import PoolStatus
+from lllms_core.pool.status import Lack, PoolStatus
 from lllms_core.pool.stream import Stream
 from lllms_core.queries import (
     AnyRequest,
@@ -257,6 +257,10 @@ class Host:
     def status(self) -> PoolStatus:
         """Tell what is loaded, running and waiting."""
         return self.pool.status()
+
+    def lacks(self) -> tuple[Lack, ...]:
+        """Tell which models have fewer instances ready than they keep, and why: none if all are there."""
+        return self.pool.lacks()
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Tell which model files are being fetched, and which could not be had the last time."""

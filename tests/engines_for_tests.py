@@ -23,7 +23,7 @@ RELEASE = threading.Event()
 
 Fault = Literal[
     "", "refuse", "fail", "raise", "exit", "sys-exit", "kill", "segv", "abort", "hang", "hold-gil", "print",
-    "unreadable", "no-memory", "bad-alloc", "assert", "eat", "log",
+    "unreadable", "stop", "no-memory", "bad-alloc", "assert", "eat", "log",
 ]
 
 
@@ -66,6 +66,8 @@ def strike(fault: str) -> None:
             os.kill(os.getpid(), signal.SIGSEGV)
         case "abort":
             os.abort()
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "hang":
             RELEASE.wait()
         case "hold-gil":
@@ -96,7 +98,8 @@ def strike(fault: str) -> None:
 class ScriptedModel(SerialModel):
     """Continues "count" with numbers, "echo TEXT" with the text; any fault's name strikes in the second step.
 
-    "open FAULT" strikes in `open`, "cancel FAULT" counts and strikes in `cancel`, "child" starts a program.
+    "open FAULT" strikes in `open`, "cancel FAULT" counts and strikes in `cancel`, "child" starts a program. The second
+    step of "look" goes on until somebody interrupts it, and looks whether one does, that of "look once" only once.
     """
 
     context_length = 1_000_000
@@ -142,6 +145,8 @@ class ScriptedModel(SerialModel):
             number += 1
             if number == 1:
                 strike(word)
+            while word == "look" and not self.interrupt.is_set():
+                RELEASE.wait(None if rest == "once" else 0.001)
 
     def close(self) -> None:
         strike(self._close)

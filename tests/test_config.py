@@ -36,6 +36,8 @@ min_instances = 1
 max_instances = 2
 ttl = -1
 timeout = 120
+load_timeout = 600
+watchdog = 0
 aliases = ["llama3", "org/llama-3.0"]
 isolation = "thread"
 [models."llama3:8b".defaults]
@@ -83,7 +85,7 @@ def test_every_key_of_a_file_arrives(tmp_path):
     assert config.models == {
         "llama3:8b": ModelConfig(
             "llamacpp", "llama.gguf", 1, 2, -1.0, 120.0, ("llama3", "org/llama-3.0"), "thread",
-            {"temperature": 0, "stop": "END"}, {"context_length": 4096},
+            {"temperature": 0, "stop": "END"}, {"context_length": 4096}, load_timeout=600.0, watchdog=0.0,
         ),
     }
     assert config.models["llama3:8b"].generation == Generation(Sampling(temperature=0.0), stop=("END",))
@@ -249,6 +251,8 @@ def test_what_does_not_fit_is_refused(data, fault):
         ({"ttl": -2}, "models.m.ttl: expected at least -1, got -2.0"),
         ({"ttl": -0.5}, "models.m.ttl: expected seconds, or -1 for never, got -0.5"),
         ({"timeout": 0}, "models.m.timeout: expected more than 0 seconds, got 0.0; leave it out for no limit"),
+        ({"load_timeout": -1}, "models.m.load_timeout: expected at least 0, got -1.0"),
+        ({"watchdog": -1}, "models.m.watchdog: expected at least 0, got -1.0"),
         ({"isolation": "none"}, "models.m.isolation: expected 'process' or 'thread', got 'none'"),
         ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is a name of models.m already"),
         ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is a name of models.m already"),

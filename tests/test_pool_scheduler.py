@@ -6,9 +6,21 @@ from collections.abc import Mapping, Sequence
 import pytest
 from attrs import evolve
 
-from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
-from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.errors import (
+    ChecksumMismatch,
+    DownloadCancelled,
+    DownloadError,
+    InvalidSource,
+    LllmsError,
+    ModelLoadFailed,
+    QueueFull,
+    ShuttingDown,
+    SourceUnavailable,
+    WaitedTooLong,
+)
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.setbacks import Setbacks
 from lllms_core.pool.state import Limits, ModelLimits
 
 ONE = Limits(concurrency=8, queue_size=8, queue_timeout=100, max_instances=1, cores=4)
@@ -331,12 +343,131 @@ def test_death_at_work_is_replaced_for_those_who_wait() -> None:
 
 
 def test_death_while_nobody_waits_is_replaced_on_the_next_request() -> None:
-    """A dead instance is not loaded again for nobody, not even a kept one: that could go on for ever."""
+    """A dead instance that is not kept is not loaded again for nobody."""
+    world = World(a=ModelLimits())
+    world.submit("a", name="t1")
+    world.serve("a1")
+    assert world.scheduler.gone("a1", "killed", 1) == []
+    assert world.scheduler.wake_at() is None
+    assert world.submit("a", 2) == [Start("a2", "a", 4)]
+
+
+def test_deaths_without_end_cost_a_request_each() -> None:
+    """An instance that dies whenever it works is started no more often than there are requests, and never in vain."""
+    world = World(a=ModelLimits())
+    for name in ("t1", "t2", "t3"):
+        world.submit("a", name=name)
+    starts = 1
+    for number in (1, 2, 3):
+        world.serve(f"a{number}")
+        starts += sum(isinstance(effect, Start) for effect in world.scheduler.gone(f"a{number}", "killed", number))
+    assert (starts, len(world.scheduler.waiting), world.scheduler.wake_at()) == (3, 0, None)
+
+
+def restart(world: World, instance: str, now: float) -> float:
+    """Let a kept instance die; assert that the next one is started when `wake_at` says, and return after what pause."""
+    number = int(instance[1:]) + 1
+    assert world.scheduler.gone(instance, "killed", now) == []
+    at = world.scheduler.wake_at()
+    assert at is not None
+    assert world.scheduler.tick(at - 0.001) == []
+    assert world.scheduler.tick(at) == [Start(f"{instance[0]}{number}", instance[0], 4)]
+    assert world.scheduler.wake_at() is None
+    return at - now
+
+
+def test_kept_instance_is_loaded_again_after_a_growing_pause() -> None:
+    """A dead instance that is kept comes back by itself: after 1 s, then twice as long each time, up to 5 minutes."""
+    world = World(a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    now, pauses = 0.0, []
+    for number in range(1, 13):
+        if number % 2:  # whether it cannot be loaded, or dies soon after
+            world.serve(f"a{number}", now=now)
+        pauses.append(restart(world, f"a{number}", now + 5))
+        now += 5 + pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
+
+
+def test_pause_never_overflows() -> None:
+    """After days of failures the pause is still 5 minutes."""
+    setbacks = Setbacks()
+    for _ in range(5000):
+        setbacks.note("a", "killed", 0)
+    last = setbacks.get("a")
+    assert last is not None
+    assert (last.count, last.retry_at) == (5000, 300)
+
+
+def test_healthy_minute_resets_the_pause() -> None:
+    """An instance that has served for a minute before it dies is back after a second, whatever was before."""
+    world = World(a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    for number in (1, 2, 3):
+        restart(world, f"a{number}", number * 100)
+    world.serve("a4", now=1000)
+    assert restart(world, "a4", 1060) == 1
+    world.serve("a5", now=2000)
+    assert restart(world, "a5", 2059) == 2
+
+
+def test_request_does_not_wait_for_the_pause() -> None:
+    """Who asks for a kept model during the pause gets an instance at once; if that fails, the next pause is longer."""
+    world = World(a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    world.scheduler.gone("a1", "killed", 10)
+    assert world.submit("a", 10.1) == [Start("a2", "a", 4)]
+    assert isinstance(refusal(world.scheduler.gone("a2", "broken", 10.2)), ModelLoadFailed)
+    assert world.scheduler.wake_at() == pytest.approx(12.2)
+
+
+def test_death_refuses_nobody_who_waits() -> None:
+    """Those who wait for an instance that dies are served by the one that replaces it, kept or not."""
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     world.serve("a1")
-    assert world.scheduler.gone("a1", "killed", 1) == []
-    assert world.submit("a", 2) == [Start("a2", "a", 4)]
+    for name in ("t1", "t2"):
+        world.submit("a", name=name)
+    assert world.scheduler.gone("a1", "killed", 1) == [Start("a2", "a", 4)]
+    assert world.serve("a2", now=2) == [Assign("t2", "a2")]
+
+
+def test_nobody_takes_the_place_of_a_kept_instance() -> None:
+    """While a kept instance is away, its place stays free for it, also if others are asked for more than there is."""
+    world = World(evolve(ONE, max_instances=2), a=ModelLimits(1), b=ModelLimits(max_instances=2), c=ModelLimits())
+    world.scheduler.start(0)
+    world.serve("a1")
+    world.scheduler.gone("a1", "killed", 1)
+    assert world.submit("b", 1, name="b1") == [Start("b1", "b", 4)]
+    world.serve("b1", now=1)
+    assert world.submit("b", 1, name="b2") == []
+    assert world.submit("c", 1, name="c1") == []
+    assert world.scheduler.tick(2) == [Start("a2", "a", 4)]
+
+
+def test_files_of_a_kept_model_are_asked_for_again() -> None:
+    """Files that could not be fetched are asked for again when their source says, if the model is kept."""
+    scheduler = Scheduler({"a": ModelLimits(1), "b": ModelLimits()}, ONE, lambda model: f"{model}1", {"a", "b"})
+    assert scheduler.start(0) == [Prepare("a")]
+    assert scheduler.unprepared("a", SourceUnavailable("no answer", 7), 10) == []
+    assert scheduler.wake_at() == 17
+    assert scheduler.tick(17) == [Prepare("a")]
+    assert scheduler.wake_at() is None
+    assert scheduler.prepared("a", 20) == [Start("a1", "a", 4)]
+
+
+@pytest.mark.parametrize("error", [ChecksumMismatch("other bytes"), DownloadCancelled("by you"), InvalidSource("?")])
+def test_files_that_would_come_in_vain_are_not_fetched_again(error: DownloadError) -> None:
+    """What is wrong each time, or was cancelled, is fetched again only when somebody asks for the model."""
+    scheduler = Scheduler({"a": ModelLimits(1)}, ONE, lambda model: f"{model}1", {"a"})
+    scheduler.start(0)
+    scheduler.unprepared("a", error, 10)
+    assert scheduler.wake_at() is None
+    assert scheduler.tick(1e6) == []
+    setback = scheduler.setbacks.get("a")
+    assert setback is not None
+    assert setback.reason == error.message
+    assert scheduler.submit("t1", "a", (), 1e6) == [Prepare("a")]
 
 
 def test_cores_are_shared_among_those_at_work() -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lllms_core.errors import LllmsError, QueueFull, WaitedTooLong
 from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.setbacks import FIRST_PAUSE, LONGEST_PAUSE
 from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits
 
 MODELS = ("a", "b", "c")
@@ -52,6 +53,8 @@ class PoolPlay(RuleBasedStateMachine):
         self.refused: dict[str, LllmsError] = {}
         self.known: set[str] = set()
         """Instances that were started and are not gone."""
+        self.restored: list[tuple[str, float]] = []
+        """The instances that were started although nobody waited, and when."""
         self.carry_out(self.scheduler.start(self.now))
 
     # -- what happens -------------------------------------------------------------------------------------------------
@@ -123,6 +126,20 @@ class PoolPlay(RuleBasedStateMachine):
                 del self.running[ticket]
                 self.carry_out(self.scheduler.finished(ticket, self.now))
 
+    @rule()
+    def recover(self) -> None:
+        """When loads work again, the instances that are kept are there by themselves, after the longest pause."""
+        until = self.now + LONGEST_PAUSE
+        while (at := self.scheduler.wake_at()) is not None and at <= until:
+            self.now = at
+            self.carry_out(self.scheduler.tick(self.now))
+            for instance in self.of_state("loading"):
+                self.carry_out(self.scheduler.loaded(instance.id, 1, self.now))
+        for instance in self.of_state("loading"):
+            self.carry_out(self.scheduler.loaded(instance.id, 1, self.now))
+        for model, limits in self.models.items():
+            assert sum(i.state == "ready" for i in self.alive(model)) >= limits.min_instances
+
     # -- what the pool does about it ----------------------------------------------------------------------------------
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -133,6 +150,8 @@ class PoolPlay(RuleBasedStateMachine):
                     assert threads == self.limits.cores
                     assert model == self.scheduler.instances[instance].model
                     self.known.add(instance)
+                    if model not in self.waiting.values():
+                        self.restored.append((model, self.now))
                 case Assign(ticket, instance):
                     model = self.waiting[ticket]
                     assert model == self.scheduler.instances[instance].model
@@ -173,6 +192,21 @@ class PoolPlay(RuleBasedStateMachine):
             assert sum(instance.state == "loading" for instance in own) <= 1
 
     @invariant()
+    def kept_instances_have_their_places(self) -> None:
+        assert len(self.known) + sum(map(self.missing, MODELS)) <= self.limits.max_instances
+        for model in filter(self.missing, MODELS):
+            at = self.scheduler.wake_at()
+            setback = self.scheduler.setbacks.get(model)
+            assert setback is not None
+            assert at is not None
+            assert self.now < at <= setback.retry_at
+
+    @invariant()
+    def nothing_is_restored_in_a_loop(self) -> None:
+        for (model, before), (other, after) in itertools.pairwise(sorted(self.restored)):
+            assert model != other or after - before >= FIRST_PAUSE - 1e-6
+
+    @invariant()
     def cores_are_shared(self) -> None:
         working = [i.threads for i in self.scheduler.instances.values() if i.running]
         assert all(threads >= 1 for threads in working)
@@ -202,7 +236,8 @@ class PoolPlay(RuleBasedStateMachine):
             own = sum(i.model == model for i in self.scheduler.instances.values())
             if alive or own >= limits.max_instances:
                 continue  # it waits for a slot, a load, or the end of an instance
-            assert len(self.known) == self.limits.max_instances, "there is room for an instance"
+            reserved = sum(self.missing(other) for other in MODELS if other != model)
+            assert len(self.known) + reserved == self.limits.max_instances, "there is room for an instance"
             if not self.of_state("closing"):
                 spare = [i for i in self.scheduler.instances.values() if i.idle and i.model != model and self.spare(i)]
                 assert not spare, "an idle instance could make room"
@@ -212,6 +247,9 @@ class PoolPlay(RuleBasedStateMachine):
 
     def alive(self, model: str) -> list[InstanceEntry]:
         return [i for i in self.scheduler.instances.values() if i.model == model and i.state != "closing"]
+
+    def missing(self, model: str) -> int:
+        return max(0, self.models[model].min_instances - len(self.alive(model)))
 
     def spare(self, instance: InstanceEntry) -> bool:
         return len(self.alive(instance.model)) > self.models[instance.model].min_instances

@@ -1,10 +1,12 @@
 """What a worker does, whether it is a process or a thread."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from pathlib import Path
 
+import engines_for_tests as engines
 import pytest
 from engines_for_tests import BadInfoEngine, EnvironmentEngine, Options, RawEngine, ScriptedEngine
 from pools_for_tests import GUARD, ask
@@ -15,6 +17,7 @@ from lllms_core.types import Delta, Isolation, ModelSpec
 from lllms_core.worker.handle import Worker
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import (
+    Alive,
     Cancel,
     Close,
     Crashed,
@@ -24,6 +27,7 @@ from lllms_core.worker.wire import (
     Loaded,
     LoadFailed,
     Open,
+    Probe,
     Progress,
     UseThreads,
 )
@@ -81,6 +85,17 @@ async def start(
     return await start_worker(load, isolation, listener), listener
 
 
+async def answers(worker: Worker, listener: Listener, within: int) -> bool:
+    """Whether the worker answers one of so many probes, a tenth of a second apart."""
+    for _ in range(within):
+        worker.send(Probe())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):
+                assert isinstance(await listener.heard.get(), Alive)
+                return True
+    return False
+
+
 async def close(worker: Worker, listener: Listener) -> None:
     worker.send(Close())
     assert await listener.reason() == "the worker ended"
@@ -132,6 +147,30 @@ async def test_refused_requests_harm_nobody(isolation: Isolation) -> None:
         assert type(end.error).__name__ == ("InvalidRequest" if "refuse" in prompt else "EngineFailed")
         assert not isinstance(end.error, InvalidRequest) or end.error.param == "prompt"
     await close(worker, listener)
+
+
+async def test_probes_tell_whether_the_loop_gets_on(isolation: Isolation) -> None:
+    """A probe is answered while the loop waits for messages, or if its step has looked around; else by silence."""
+    engines.RELEASE.clear()
+    worker, listener = await start(isolation)
+    await listener.until(Loaded)
+    for _ in range(3):
+        assert await answers(worker, listener, within=100)
+    looking = ask("look")
+    worker.send(Open(looking))
+    await listener.until(Deltas)
+    for _ in range(3):
+        assert await answers(worker, listener, within=100)
+    worker.send(Cancel(looking.id))
+    while not (isinstance(message := await listener.until(Deltas), Deltas) and message.deltas[-1].last):
+        pass
+    worker.send(Open(ask("look once")))
+    await listener.until(Deltas)
+    while await answers(worker, listener, within=3):
+        pass  # the step has only just begun
+    worker.kill()
+    engines.RELEASE.set()
+    await listener.reason()
 
 
 @pytest.mark.parametrize(("fault", "kind"), [("raise", "ValueError"), ("sys-exit", "SystemExit")])

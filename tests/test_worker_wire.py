@@ -51,6 +51,8 @@ MESSAGES = st.one_of(
     st.builds(wire.Cancel, TEXT),
     st.builds(wire.UseThreads, st.integers(1, 99)),
     st.just(wire.Close()),
+    st.just(wire.Probe()),
+    st.just(wire.Alive()),
     st.builds(wire.Progress, st.floats(0, 1)),
     st.builds(wire.Loaded, st.builds(ModelInfo, st.just(frozenset({"chat"})), st.integers(1), st.integers(1))),
     st.builds(wire.LoadFailed, TEXT, TEXT),

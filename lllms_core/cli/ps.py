@@ -8,6 +8,9 @@ import click
 
 from lllms_core.cli.setup import config_option, examples, read_config, server_url
 
+_SILENT = 5
+"""Seconds; shorter silences are usual."""
+
 
 @click.command(epilog=examples(
     "lllms ps",
@@ -36,12 +39,17 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
                    f"{model['instances']} of {model['max_instances']} instances")
     for one in status["problems"]:
         click.echo(f"model {one['model']} cannot be served: {one['problem']}")
+    for one in status["lacking"]:
+        again = f"; next try in {one['retry_seconds']:.0f} s" if one["retry_seconds"] is not None else ""
+        click.echo(f"model {one['model']} has {one['ready']} of {one['min_instances']} kept instances: "
+                   f"{one['problem'] or 'not loaded yet'}{again}")
     for one in status["instances"]:
         state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
+        silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, "
-                   f"{one['threads']} threads, {where}{idle}")
+                   f"{one['threads']} threads, {where}{idle}{silent}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")

@@ -84,6 +84,11 @@ class ModelConfig:
     prepare: PrepareWhen = "on-demand"
     """When weights that are not here are fetched: at the first request, before the server is ready, or while it serves
     others. With `min_instances` above 0, always before."""
+    load_timeout: Annotated[float, Range(0)] = 300.0
+    """Seconds for a load, without the fetching of files; a worker that takes longer is killed. 0: no limit."""
+    watchdog: Annotated[float, Range(0)] | None = None
+    """Seconds that an instance with work may show no sign of getting on (no token, no part of a prompt) until it is
+    killed and replaced; 0: no limit; None: as the engine says, mostly 30."""
 
     @property
     def blocking(self) -> bool:

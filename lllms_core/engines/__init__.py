@@ -1,6 +1,6 @@
 """The contract between the core and engines: subclass `Engine`, and `SerialModel` or `BatchingModel`."""
 
-from lllms_core.engines.base import TEMPLATE_PARAMETERS, TOOL_PARAMETERS, Engine, Model, NoOptions, Progress
+from lllms_core.engines.base import TEMPLATE_PARAMETERS, TOOL_PARAMETERS, Engine, Interrupt, Model, NoOptions, Progress
 from lllms_core.engines.batching import BatchingModel
 from lllms_core.engines.embedding import EmbeddingModel
 from lllms_core.engines.serial import SerialModel
@@ -13,6 +13,7 @@ __all__ = [
     "EmbeddingModel",
     "Engine",
     "Feed",
+    "Interrupt",
     "Interrupted",
     "KVCacheFull",
     "Matcher",

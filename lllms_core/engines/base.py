@@ -33,6 +33,27 @@ TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwar
 """What an engine declares whose models have chat templates."""
 
 
+class Interrupt(threading.Event):
+    """Asks a long step to return, and counts how often the step has looked: who looks is not stuck."""
+
+    _looks = 0
+
+    @property
+    def looks(self) -> int:
+        """How often anybody has looked; the numbers of two looks differ."""
+        return self._looks
+
+    def is_set(self) -> bool:
+        """Whether a cancel waits to be handled."""
+        self._looks += 1
+        return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Pause a step until a cancel waits, for at most `timeout` seconds; return whether one does."""
+        self._looks += 1
+        return super().wait(timeout)
+
+
 @frozen
 class NoOptions:
     """For engines that have nothing to configure."""
@@ -62,6 +83,11 @@ class Engine(ABC):
     environment: ClassVar[Mapping[str, str]] = {}
     """Environment variables that its worker processes start with, unless the user has set them: for what is read before
     any code of the engine runs. Workers in threads do without."""
+    watchdog: ClassVar[float] = 30.0
+    """Seconds that a worker may compute without getting on before it is taken for stuck and killed, with all that it
+    works on; 0: never. Every `step` that returns is a sign of life, and so is every look at `Model.interrupt`. An
+    engine whose models block for longer, in a native call that writes a whole answer, say, allows more here. Users can
+    change it (`models.X.watchdog`). Loads have a limit of their own."""
     needs_file: ClassVar[bool] = True
     """Whether a model of this engine cannot do without a file of weights."""
     file_suffixes: ClassVar[tuple[str, ...]] = ()
@@ -119,13 +145,14 @@ class Model(ABC):
     state_key: str | None = None
     """Names all that a session of this model depends on besides its tokens and the model's file: versions, options.
     None: nothing of a request outlives the model, and it is given no `SessionLink`."""
-    interrupt: threading.Event
-    """Set from another thread while a cancel waits to be handled: a long `step` should look at it and return."""
+    interrupt: Interrupt
+    """Set from another thread while a cancel waits to be handled: a long `step` should look at it (`is_set`) now and
+    then, and return. Each look also shows that the step is not stuck, see `Engine.watchdog`."""
 
     def __new__(cls, *_args: object, **_kwargs: object) -> Self:
         """Give every model its `interrupt`, whether or not its author calls `super().__init__`."""
         model = super().__new__(cls)
-        model.interrupt = threading.Event()
+        model.interrupt = Interrupt()
         return model
 
     @property

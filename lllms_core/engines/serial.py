@@ -72,7 +72,9 @@ class SerialModel(Model):
     Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
     Write `embed(texts)` for vectors.
     Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
-    fails its own request only. Prompt and answer together, as `count_tokens` counts them, stay within `context_length`.
+    fails its own request only. One that is silent for longer than `Engine.watchdog` between two pieces looks at
+    `self.interrupt.is_set()` meanwhile, or its worker is taken for stuck. Prompt and answer together, as
+    `count_tokens` counts them, stay within `context_length`.
     """
 
     context_length = 4096

@@ -10,9 +10,11 @@ from attrs import define, evolve, frozen
 
 from lllms_core.errors import LllmsError
 from lllms_core.pool.stream import Stream
-from lllms_core.types import Delta, ModelInfo
+from lllms_core.pool.watchdog import Watchdog
+from lllms_core.types import Delta, Finish, ModelInfo, Usage
 from lllms_core.worker.handle import Worker
 from lllms_core.worker.wire import (
+    Alive,
     Cancel,
     Close,
     Crashed,
@@ -23,6 +25,7 @@ from lllms_core.worker.wire import (
     Loaded,
     LoadFailed,
     Open,
+    Probe,
     Progress,
     PutSession,
     Survey,
@@ -42,6 +45,13 @@ class Patience:
     """To free its model, once it was told to close."""
     cancel: float = 60.0
     """To end a request, once that was cancelled or timed out: longer than any step should take."""
+    timeout: float = 1.0
+    """To end a request that has timed out with what it has; after that the client gets what has arrived, and only the
+    slot waits for the worker."""
+    load: float = 300.0
+    """To load its model; 0: no limit. The pool puts that of the model here."""
+    watchdog: float = 30.0
+    """To get on with its work; 0: no limit. The pool puts that of the model here."""
 
 
 PATIENCE = Patience()
@@ -71,6 +81,8 @@ class _Run:
     stream: Stream
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
+    tokens: int = 0
+    """That have arrived."""
 
     def set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self.stop_timer()
@@ -100,6 +112,15 @@ class Instance:
         self._failure: str | None = None
         self._starting: asyncio.Task[None] | None = None
         self._killer: asyncio.TimerHandle | None = None
+        self._load_timer: asyncio.TimerHandle | None = None
+        self._watchdog = Watchdog(
+            patience.watchdog, lambda: bool(self._runs or self._surveys), lambda: self._send(Probe()), self._silent,
+        )
+
+    @property
+    def silent_seconds(self) -> float:
+        """For how long the worker has had work and shown no sign of getting on with it."""
+        return self._watchdog.silent
 
     @property
     def pid(self) -> int | None:
@@ -120,6 +141,8 @@ class Instance:
             if self._closing:
                 self.close()
 
+        if self._patience.load > 0:
+            self._load_timer = asyncio.get_running_loop().call_later(self._patience.load, self._load_too_long)
         self._starting = asyncio.create_task(start())
 
     def run(self, stream: Stream) -> None:
@@ -136,6 +159,7 @@ class Instance:
             raise
         stream.instance, stream.frame = self.id, None
         self._runs[request.id] = run
+        self._watchdog.start()
 
     def cancel(self, request_id: str) -> None:
         """End a request; its slot is free when the worker says so, or is dead because it did not."""
@@ -158,13 +182,12 @@ class Instance:
             return None
         answer: asyncio.Future[Surveyed | None] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
+        # It stays there until the worker answers or is gone, also if nobody waits any more: a worker owes it.
         self._surveys[number] = answer
         if not self._closing:
+            self._watchdog.start()
             self._send(Survey(number, tuple(forget), everything))
-        try:
-            return await answer
-        finally:
-            self._surveys.pop(number, None)
+        return await answer
 
     def use_threads(self, count: int) -> None:
         """Change the worker's allowance of cores."""
@@ -190,6 +213,7 @@ class Instance:
 
     def message(self, message: FromWorker) -> None:
         """Handle what the worker said."""
+        self._watchdog.heard = True
         match message:
             case Deltas(deltas):
                 for delta in deltas:
@@ -200,10 +224,14 @@ class Instance:
                 self._answer(number, message)
             case PutSession():
                 self._owner.put_session(self, message)
+            case Alive():
+                pass  # all that it says is above
             case Progress(fraction):
                 self.progress = fraction
             case Loaded(info):
                 self.progress, self.info = 1.0, info
+                if self._load_timer is not None:
+                    self._load_timer.cancel()
                 self._owner.loaded(self, info)
             case LoadFailed(reason, traceback) | Crashed(reason, traceback):
                 self._failure = reason
@@ -215,8 +243,10 @@ class Instance:
     def ended(self, reason: str) -> None:
         """The worker is gone."""
         self._ended = True
-        if self._killer is not None:
-            self._killer.cancel()
+        for timer in (self._killer, self._load_timer):
+            if timer is not None:
+                timer.cancel()
+        self._watchdog.stop()
         for number in list(self._surveys):
             self._answer(number, None)
         self._owner.gone(self, self._failure or reason)
@@ -234,6 +264,7 @@ class Instance:
             delta = evolve(delta, finish=evolve(delta.finish, reason="timeout"))
         elif run.timed_out and delta.ended == "cancelled":
             delta = evolve(delta, ended="timeout")
+        run.tokens += delta.tokens
         run.stream.put(delta)
         if delta.last:
             run.stop_timer()
@@ -242,11 +273,34 @@ class Instance:
 
     def _time_out(self, run: _Run) -> None:
         run.timed_out = True
-        self.cancel(run.stream.request.id)
+        self._send(Cancel(run.stream.request.id))
+        run.set_timer(self._patience.timeout, lambda: self._answer_late(run))
+
+    def _answer_late(self, run: _Run) -> None:
+        """End the answer to a request that has timed out in the worker's stead; the slot stays the worker's."""
+        usage = Usage(0, run.tokens)  # only the worker knows how many tokens the prompt has
+        run.stream.put(Delta(run.stream.request.id, finish=Finish("timeout", usage)))
+        run.set_timer(self._patience.cancel, self._give_up)
 
     def _give_up(self) -> None:
-        assert self._worker is not None  # noqa: S101  # it was told to cancel
-        self._failure = f"it did not end a cancelled request within {self._patience.cancel:g} s, and was killed"
+        self._kill(f"it did not end a cancelled request within {self._patience.cancel:g} s, and was killed")
+
+    def _silent(self) -> None:
+        self._kill(
+            f"it said nothing for {self._patience.watchdog:g} s while it worked, and was killed; if it needs longer, "
+            f"raise models.{self.model}.watchdog",
+        )
+
+    def _load_too_long(self) -> None:
+        self._failure = (
+            f"it was not loaded within {self._patience.load:g} s, and was killed; if it needs longer, "
+            f"raise models.{self.model}.load_timeout"
+        )
+        self.close()  # also if the worker has yet to start
+
+    def _kill(self, reason: str) -> None:
+        assert self._worker is not None  # noqa: S101  # it was told something
+        self._failure = reason
         self._worker.kill()
 
     def _send(self, message: ToWorker) -> None:

@@ -45,7 +45,10 @@ class PoolModel:
         return cls(
             entry.engine,
             entry.spec,
-            ModelLimits(config.min_instances, config.max_instances, config.ttl),
+            ModelLimits(
+                config.min_instances, config.max_instances, config.ttl, config.load_timeout,
+                entry.engine.watchdog if config.watchdog is None else config.watchdog,
+            ),
             entry.isolation,
             sessions=config.sessions != "none",
             files=files,

@@ -34,7 +34,7 @@ from lllms_core.pool.models import ModelFiles, PoolModel
 from lllms_core.pool.prepared import Prepared, prepare, unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Limits
-from lllms_core.pool.status import InstanceStatus, PoolStatus
+from lllms_core.pool.status import InstanceStatus, Lack, PoolStatus
 from lllms_core.pool.stream import Stream
 from lllms_core.queries import AnyRequest
 from lllms_core.types import Isolation, ModelInfo, Request
@@ -190,6 +190,23 @@ class Pool:
             cores=limits.cores,
         )
 
+    def lacks(self) -> tuple[Lack, ...]:
+        """Tell which models have fewer instances ready than they keep, and why."""
+        now = time.monotonic()
+        return tuple(
+            Lack(name, self._ready(name), model.limits.min_instances, *self._why_lacking(name, now))
+            for name, model in self._models.items() if self._ready(name) < model.limits.min_instances
+        )
+
+    def _ready(self, model: str) -> int:
+        entries = self._scheduler.instances.values()
+        return sum(entry.model == model and entry.state == "ready" for entry in entries)
+
+    def _why_lacking(self, model: str, now: float) -> tuple[str, float | None]:
+        setback = self._scheduler.setbacks.get(model)
+        at = self._scheduler.retry_at(model)
+        return "" if setback is None else setback.reason, None if at is None else max(0.0, at - now)
+
     def position(self, request_id: str) -> int | None:
         """Return how many requests are served before this one, and itself: 1 is next; None if it does not wait."""
         if request_id not in self._waiting:
@@ -329,7 +346,8 @@ class Pool:
         if self._keeper is not None and entry.sessions:
             terms = SessionTerms(self._keeper.limits.min_tokens, self._keeper.limits.max_size)
         load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
-        instance = Instance(instance_id, model, self, self._patience)
+        patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
+        instance = Instance(instance_id, model, self, patience)
         self._instances[instance_id] = instance
         instance.start(self._start_worker(load, entry.isolation, instance))
 
@@ -407,6 +425,7 @@ class Pool:
             running=len(entry.running),
             threads=entry.threads,
             idle_seconds=now - entry.idle_since if entry.idle else 0.0,
+            silent_seconds=instance.silent_seconds,
             pid=instance.pid,
             info=instance.info,
         )

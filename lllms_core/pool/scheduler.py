@@ -9,6 +9,10 @@ Each method takes what has happened and the time, and returns what is to be done
    requests than this one, until it is idle: nobody starves behind models that are never idle;
 5. a model whose files are not here takes no place; its requests wait until the files are, or cannot be had;
 6. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
+
+The instances that a model keeps (`min_instances`) are loaded without anybody asking, and again after they have failed,
+after a pause that grows with each failure in a row (`Setbacks`); nobody else gets their places meanwhile. Of other
+models each failed load, or death, ends at least one request, so that they are tried no more often than somebody asks.
 """
 
 import math
@@ -16,9 +20,20 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from collections.abc import Set as AbstractSet
 from copy import copy
 
-from lllms_core.errors import LllmsError, ModelLoadFailed, QueueFull, ShuttingDown, WaitedTooLong
+from lllms_core.errors import (
+    DownloadCancelled,
+    DownloadError,
+    InvalidSource,
+    LllmsError,
+    ModelLoadFailed,
+    QueueFull,
+    ShuttingDown,
+    WaitedTooLong,
+    WrongFile,
+)
 from lllms_core.pool.cores import share_cores
 from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.setbacks import Setbacks
 from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits, Ticket
 
 LONGEST_RETRY_AFTER = 60
@@ -44,10 +59,12 @@ class Scheduler:
         self.stopping = False
         self._absent = set(absent)
         self._models = models
+        self._kept = [name for name, model in models.items() if model.min_instances > 0]
+        self.setbacks = Setbacks()
         self._new_id = new_id
         self._failed: set[str] = set()
-        """Models whose last load failed, or whose instance died. They grow again when somebody asks anew, or when those
-        who wait have no other instance."""
+        """Models whose last load failed, or whose instance died. Beyond what is kept they grow again when somebody asks
+        anew, or when those who wait have no other instance."""
         self._working: list[str] = []
         """Instances at work, in the order in which they began."""
         self._seconds_per_request = 1.0
@@ -63,12 +80,18 @@ class Scheduler:
         self.preparing.discard(model)
         self._absent.discard(model)
         self._failed.discard(model)
+        self.setbacks.clear(model)
         return self._schedule(now)
 
     def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
-        """The files of a model cannot be had now; the next request tries again."""
+        """The files of a model cannot be had now; the next request tries again, or in time a model that is kept."""
         self.preparing.discard(model)
         self._failed.add(model)
+        if isinstance(error, InvalidSource | WrongFile | DownloadCancelled):
+            self.setbacks.give_up(model, error.message)  # gigabytes would come in vain, or against somebody's will
+        else:
+            least = error.retry_after if isinstance(error, DownloadError) else None
+            self.setbacks.note(model, error.message, now, least=least or 0.0)
         waiting = [ticket for ticket in self.waiting.values() if ticket.model == model]
         return [*self._refuse_waiting(lambda _: copy(error), waiting), *self._schedule(now)]
 
@@ -104,7 +127,7 @@ class Scheduler:
     def loaded(self, instance: str, slots: int, now: float) -> list[Effect]:
         """An instance is ready for requests."""
         entry = self.instances[instance]
-        entry.state, entry.slots, entry.idle_since = "ready", slots, now
+        entry.state, entry.slots, entry.ready_since, entry.idle_since = "ready", slots, now, now
         return self._schedule(now)
 
     def finished(self, ticket: str, now: float) -> list[Effect]:
@@ -128,6 +151,8 @@ class Scheduler:
         effects: list[Effect] = []
         if entry.state != "closing":
             self._failed.add(entry.model)
+            served = now - entry.ready_since if entry.state == "ready" else 0.0
+            self.setbacks.note(entry.model, reason, now, served=served)
         if entry.state == "loading" and not self._alive(entry.model):
             effects += self._refuse_waiting(
                 lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
@@ -147,23 +172,31 @@ class Scheduler:
         )
 
     def wake_at(self) -> float | None:
-        """When the next waiting request or idle instance reaches its time limit."""
+        """When the next waiting request or idle instance reaches its time limit, or the next pause is over."""
         times = [ticket.arrived + self.limits.queue_timeout for ticket in self.waiting.values()]
         if not self.stopping:
             times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
+            times += [at for model in self._kept if (at := self.retry_at(model)) is not None]
         return min(times, default=None)
+
+    def retry_at(self, model: str) -> float | None:
+        """When the next instance that a model keeps is tried to load; None if all are there or under way, or never."""
+        setback = self.setbacks.get(model)
+        if setback is None or setback.retry_at == math.inf or not self._lacks(model) or model in self.preparing:
+            return None
+        return setback.retry_at if model in self._absent or self._places(model) > 0 else None
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Effect]:
         if self.stopping:
             return []
-        kept = {name for name, model in self._models.items() if model.min_instances > 0} - self._failed
+        kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
         wanted = {ticket.model for ticket in self.waiting.values()} | kept
         effects = [*self._prepare(self._absent & wanted), *self._assign_and_load(now)]
         if refused := self._refuse_expired(now):
             effects += [*refused, *self._assign_and_load(now)]  # nobody waits any more for those who left
-        return [*effects, *self._load_minimum(), *self._unload_expired(now), *self._share_cores()]
+        return [*effects, *self._load_minimum(kept), *self._unload_expired(now), *self._share_cores()]
 
     def _prepare(self, models: AbstractSet[str]) -> list[Effect]:
         new = sorted(models - self.preparing)
@@ -203,9 +236,10 @@ class Scheduler:
             full.add(ticket.model)
             if not self._may_grow(ticket.model):
                 continue
-            if self._places() > 0:
+            places = self._places(ticket.model)
+            if places > 0:
                 effects.append(self._start(ticket.model))
-            elif coming > 0:
+            elif places + coming > 0:
                 coming -= 1
             elif victim := self._least_recently_used(ticket.model):
                 effects.append(self._stop(victim))
@@ -249,9 +283,10 @@ class Scheduler:
             and not (alive and model in self._failed)
         )
 
-    def _places(self) -> int:
-        # The place for the memory budget: how many more instances the machine has room for.
-        return self.limits.max_instances - len(self.instances)
+    def _places(self, model: str) -> int:
+        # The place for the memory budget: how many more instances of a model the machine has room for.
+        kept = sum(max(0, -self._spare(other)) for other in self._kept if other != model)
+        return self.limits.max_instances - len(self.instances) - kept
 
     def _least_recently_used(self, model: str) -> InstanceEntry | None:
         """The idle instance that may make room for `model`: of another model, and not one that is kept at least."""
@@ -273,12 +308,15 @@ class Scheduler:
         """How many instances of a model there are beyond those that it keeps."""
         return len(self._alive(model)) - self._models[model].min_instances
 
-    def _load_minimum(self) -> list[Effect]:
+    def _lacks(self, model: str) -> bool:
+        """Whether a model has fewer instances than it keeps, and none is being loaded."""
+        return self._spare(model) < 0 and not any(i.state == "loading" for i in self._alive(model))
+
+    def _load_minimum(self, kept: AbstractSet[str]) -> list[Effect]:
         return [
             self._start(model)
-            for model in self._models
-            if self._spare(model) < 0 and self._places() > 0 and model not in self._failed | self._absent
-            and not any(instance.state == "loading" for instance in self._alive(model))
+            for model in self._kept
+            if model in kept - self._absent and self._lacks(model) and self._places(model) > 0
         ]
 
     def _unload_expired(self, now: float) -> list[Effect]:

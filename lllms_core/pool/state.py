@@ -30,6 +30,10 @@ class ModelLimits:
     min_instances: int = 0
     max_instances: int = 1
     ttl: float = 300.0
+    load_timeout: float = 300.0
+    """Seconds for a load, without the fetching of files; 0: no limit."""
+    watchdog: float = 30.0
+    """Seconds that an instance with work may show no sign of getting on; 0: no limit."""
 
 
 @define(eq=False)
@@ -55,6 +59,7 @@ class InstanceEntry:
     state: InstanceState = "loading"
     slots: int = 0
     running: dict[str, Ticket] = Factory(dict)
+    ready_since: float = 0.0
     idle_since: float = 0.0
     used: float = 0.0
     """When it was given its last request."""

@@ -24,10 +24,25 @@ class InstanceStatus:
     """The cores that it is allowed now."""
     idle_seconds: float
     """Since its last request ended; 0 while one runs."""
+    silent_seconds: float
+    """For how long it has had work and shown no sign of getting on with it."""
     pid: int | None
     """Its process; None for an instance that lives in a thread."""
     info: ModelInfo | None
     """What the loaded model said of itself; None until it is loaded."""
+
+
+@frozen
+class Lack:
+    """A model that has fewer instances ready than it keeps (`min_instances`)."""
+
+    model: str
+    ready: int
+    kept: int
+    problem: str
+    """The last failure of an instance; "" if there was none."""
+    retry_seconds: float | None
+    """Until the next try; None if one is under way, or is made only when somebody asks for the model."""
 
 
 @frozen

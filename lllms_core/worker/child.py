@@ -12,14 +12,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing import process, spawn
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import cast
 
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import MARK
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
-from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, PutSession, Surveyed, encode
+from lllms_core.worker.wire import (
+    Alive,
+    FoundSession,
+    FrameReader,
+    FromWorker,
+    Load,
+    Probe,
+    PutSession,
+    Surveyed,
+    encode,
+)
 
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
@@ -35,6 +45,7 @@ def main() -> None:
     """Talk to the parent until it closes the wire, or is gone."""
     incoming, outgoing = os.dup(0), os.dup(1)
     channel: Channel | None = None
+    writing = Lock()  # two threads send: the loop, and the one that answers probes
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -55,11 +66,12 @@ def main() -> None:
             channel.send(message)
             return
         frame = memoryview(encode(message))
-        while frame:
-            try:
-                frame = frame[os.write(outgoing, frame) :]
-            except OSError:
-                os._exit(0)  # the parent is gone
+        with writing:
+            while frame:
+                try:
+                    frame = frame[os.write(outgoing, frame) :]
+                except OSError:
+                    os._exit(0)  # the parent is gone
 
     arrived = receive(incoming)
     parent, number = cast("tuple[int, int | None]", next(arrived))
@@ -76,7 +88,10 @@ def main() -> None:
 
     def fill_inbox() -> None:
         for message in arrived:
-            inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
+            if not isinstance(message, Probe):
+                inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
+            elif inbox.moved():
+                send(Alive())
 
     try:
         prepare(next(arrived))

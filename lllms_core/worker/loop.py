@@ -3,9 +3,8 @@
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from threading import Event
 
-from lllms_core.engines import Model
+from lllms_core.engines import Interrupt, Model
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
 from lllms_core.queries import (
     AnyRequest,
@@ -30,6 +29,7 @@ from lllms_core.worker.wire import (
     Loaded,
     LoadFailed,
     Open,
+    Probe,
     Progress,
     Survey,
     ToWorker,
@@ -48,8 +48,11 @@ class Inbox:
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
-        self.interrupt = Event()
+        self.interrupt = Interrupt()
         """The model's own, once there is a model."""
+        self._handled = 0
+        self._waits = False
+        self._seen = (0, 0)
 
     def put(self, message: ToWorker) -> None:
         """Add a message; from any thread."""
@@ -61,10 +64,27 @@ class Inbox:
         """Return all messages that are there; with `wait`, at least one."""
         # Cleared first: a cancel that comes after this line may interrupt one step in vain, but none is overlooked.
         self.interrupt.clear()
-        messages = [self._messages.get()] if wait else []
+        messages = []
+        if wait:
+            self._waits = True
+            messages.append(self._messages.get())
+            self._waits = False
         while not self._messages.empty():
             messages.append(self._messages.get())
+        self.got_on()
         return messages
+
+    def got_on(self) -> None:
+        """Note that the loop has done something; called by the loop."""
+        self._handled += 1
+
+    def moved(self) -> bool:
+        """Whether the loop got on since the last call, or waits for a message; from any one thread.
+
+        It gets on by handling messages and by steps, and within a step by the model's looks at `interrupt`.
+        """
+        seen, self._seen = self._seen, (self._handled, self.interrupt.looks)
+        return self._waits or seen != self._seen
 
 
 class WorkerLoop:
@@ -140,6 +160,7 @@ class WorkerLoop:
     def _take(self, model: Model) -> bool:
         """Handle the messages that are there, or wait for one when there is nothing to do; False to close."""
         for message in self._inbox.take(wait=model.idle):
+            self._inbox.got_on()
             match message:
                 case Open(request):
                     try:
@@ -157,8 +178,8 @@ class WorkerLoop:
                     model.use_threads(count)
                 case Close():
                     return False
-                case Load():
-                    raise AssertionError("a worker loads one model")
+                case Load() | Probe():
+                    raise AssertionError("a worker loads one model, and probes are answered beside the loop")
         return True
 
     def _check_space(self, request: AnyRequest) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.loop import Inbox, WorkerLoop
-from lllms_core.worker.wire import Close, FromWorker, Load, ToWorker
+from lllms_core.worker.wire import Alive, Close, FromWorker, Load, Probe, ToWorker
 
 T = TypeVar("T")
 
@@ -24,8 +24,11 @@ class ThreadWorker(Worker):
         Thread(target=self._run, args=[load], name=f"lllms {load.spec.name}", daemon=True).start()
 
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:  # noqa: ARG002  # nothing is pickled here
-        """Put the message into the loop's inbox."""
-        self._inbox.put(message)
+        """Put the message into the loop's inbox; probes are answered beside it."""
+        if not isinstance(message, Probe):
+            self._inbox.put(message)
+        elif self._inbox.moved():
+            self._loop.call_soon(self._message, Alive())
 
     def kill(self) -> None:
         """Ask the loop to end, and do not wait for it: it ends after its load or step, and is heard no more."""

@@ -85,6 +85,11 @@ class Survey:
 
 
 @frozen
+class Probe:
+    """To the worker: say `Alive` if the loop got on since the last probe. Answered beside the loop, not by it."""
+
+
+@frozen
 class Close:
     """To the worker: free the model and end."""
 
@@ -117,6 +122,11 @@ class Deltas:
     """From the worker: what one step gave, for all requests that it advanced."""
 
     deltas: tuple[Delta, ...]
+
+
+@frozen
+class Alive:
+    """From the worker: the answer to `Probe`; a loop that is stuck is told by its absence."""
 
 
 @frozen
@@ -171,8 +181,8 @@ class Crashed:
     traceback: str
 
 
-ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Close
-FromWorker = Progress | Loaded | LoadFailed | Deltas | FindSession | PutSession | Surveyed | Crashed
+ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
+FromWorker = Progress | Loaded | LoadFailed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
 
 
 def encode(message: object) -> bytes:

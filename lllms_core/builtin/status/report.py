@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from lllms_core.catalog import CatalogEntry
 from lllms_core.host import Host
-from lllms_core.pool.status import InstanceStatus
+from lllms_core.pool.status import InstanceStatus, Lack
 from lllms_core.store import DownloadStatus, download_id
 from lllms_core.store.progress import progress_text
 
@@ -20,6 +20,7 @@ def make_report(host: Host) -> Report:
         "status": health(host),
         "models": [_model(entry, pool.instances) for entry in host.catalog.entries],
         "problems": [{"model": problem.name, "problem": problem.text} for problem in host.catalog.problems],
+        "lacking": lacking(host),
         "instances": [_instance(instance) for instance in pool.instances],
         "downloads": downloads(host),
         "requests": {
@@ -35,6 +36,11 @@ def make_report(host: Host) -> Report:
 def downloads(host: Host) -> list[Report]:
     """Return what is on its way, and what failed, in JSON's types."""
     return [_download(download, host) for download in host.downloads()]
+
+
+def lacking(host: Host) -> list[Report]:
+    """Return which models have fewer instances ready than they keep, in JSON's types."""
+    return [_lack(one) for one in host.lacks()]
 
 
 def health(host: Host) -> str:
@@ -55,6 +61,17 @@ def _model(entry: CatalogEntry, instances: tuple[InstanceStatus, ...]) -> Report
     }
 
 
+def _lack(lack: Lack) -> Report:
+    retry = lack.retry_seconds
+    return {
+        "model": lack.model,
+        "ready": lack.ready,
+        "min_instances": lack.kept,
+        "problem": lack.problem or None,
+        "retry_seconds": None if retry is None else round(retry, 1),
+    }
+
+
 def _instance(instance: InstanceStatus) -> Report:
     info = instance.info
     return {
@@ -67,6 +84,7 @@ def _instance(instance: InstanceStatus) -> Report:
         "context_length": None if info is None else info.context_length,
         "threads": instance.threads,
         "idle_seconds": round(instance.idle_seconds, 1),
+        "silent_seconds": round(instance.silent_seconds, 1),
         "pid": instance.pid,
         "details": {} if info is None else dict(info.details),
     }

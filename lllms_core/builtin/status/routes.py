@@ -2,8 +2,10 @@
 
 from quart import Blueprint, Response, jsonify, render_template, request
 
+from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.builtin.status.downloads import make_downloads
-from lllms_core.builtin.status.report import health, make_report
+from lllms_core.builtin.status.report import Report, health, lacking, make_report
+from lllms_core.errors import InvalidRequest
 from lllms_core.host import Host
 
 PAGE_HEADERS = {
@@ -31,8 +33,14 @@ def make_blueprint(host: Host) -> Blueprint:
 
     @routes.get("/health")
     async def check_health() -> Response:
-        response = jsonify({"status": health(host)})
-        response.status_code = 200 if host.ready else 503
+        wanted = request.args.get("ready", "false")
+        if wanted not in {"true", "false"}:
+            text = f"'ready' is true, to ask for the models that are kept, too, or false; got {wanted[:200]!r}"
+            return answer_error(InvalidRequest(text, "ready", "invalid_value"))
+        missing = lacking(host) if wanted == "true" else []
+        body: Report = {"status": "unavailable" if missing else health(host)}
+        response = jsonify({**body, "lacking": missing} if wanted == "true" else body)
+        response.status_code = 200 if host.ready and not missing else 503
         return response
 
     routes.register_blueprint(make_downloads(host))

@@ -14,6 +14,7 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.queries import Text, Tokens
 from lllms_core.types import Task
 from lllms_llamacpp.batch import Batch
+from lllms_llamacpp.flag import NativeFlag
 from lllms_llamacpp.sizes import Sizes
 from lllms_llamacpp.vocabulary import Vocabulary
 
@@ -67,6 +68,8 @@ class LlamaCppEmbedder(EmbeddingModel):
         self._control = loaded.vocabulary.control_tokens() if loaded.rank_template else []
         self._native = Batch(loaded.sizes.batch)
         self._threads_set = 0
+        self._flag = self.interrupt = NativeFlag()
+        self._flag.watch(self._context, abortable=False)
 
     def details(self) -> Mapping[str, str | int | float]:
         """What the file says about itself."""
@@ -124,6 +127,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         if threads != self._threads_set:
             llama.llama_set_n_threads(self._context, threads, threads)
             self._threads_set = threads
+        self._flag.refill()
         started = perf_counter()
         code = llama.llama_decode(self._context, self._native.native)
         if code != 0:

@@ -1,8 +1,6 @@
 """A llama.cpp model that answers several requests at once."""
 
 import ctypes
-import os
-import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from time import perf_counter
@@ -18,6 +16,7 @@ from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
 from lllms_core.types import Constraint, Request, Sampling, Task, TokenScore
 from lllms_llamacpp.batch import Batch
+from lllms_llamacpp.flag import NativeFlag
 from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, log_probabilities, seeded
 from lllms_llamacpp.vocabulary import Vocabulary
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 _ABORTABLE = 32
 """A decode of at least so many tokens is given up for a cancel; a shorter one ends before that would pay."""
 _NO_SLOT, _ABORTED = 1, 2
-_SET, _CLEAR = b"\x01", b""
 
 
 class Threads(Protocol):
@@ -60,31 +58,6 @@ class FixedThreads:
 
     def observe(self, tokens: int, threads: int, seconds: float) -> None:
         """Nothing is learnt."""
-
-
-class NativeFlag(threading.Event):
-    """An event that C code can see: `strlen` of its byte is 1 while it is set, else 0.
-
-    So `strlen` serves as llama.cpp's abort callback, asked before each node of the graph without Python or its lock.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.byte = ctypes.create_string_buffer(2)
-
-    def set(self) -> None:
-        """Set the event, and the byte."""
-        self.byte.value = _SET
-        super().set()
-
-    def clear(self) -> None:
-        """Clear the event, and the byte."""
-        self.byte.value = _CLEAR
-        super().clear()
-
-
-def _c_library() -> ctypes.CDLL:
-    return ctypes.CDLL("msvcrt" if os.name == "nt" else None)
 
 
 @frozen
@@ -140,10 +113,8 @@ class LlamaCppModel(BatchingModel):
         self._constraints: Constraints | None = None
         self._threads_set = 0
         self._abortable = False
-        flag = self.interrupt = NativeFlag()
-        self._flag_byte = ctypes.cast(flag.byte, ctypes.c_void_p)
-        self._abort = ctypes.cast(_c_library().strlen, llama.ggml_abort_callback)
-        self._never = llama.ggml_abort_callback()
+        self._flag = self.interrupt = NativeFlag()
+        self._flag.watch(self._context, abortable=False)
 
     def details(self) -> Mapping[str, str | int | float]:
         """What the file says about itself."""
@@ -239,8 +210,9 @@ class LlamaCppModel(BatchingModel):
             self._threads_set = threads
         abortable = tokens >= _ABORTABLE and self._can_trim
         if abortable != self._abortable:
-            llama.llama_set_abort_callback(self._context, self._abort if abortable else self._never, self._flag_byte)
+            self._flag.watch(self._context, abortable=abortable)
             self._abortable = abortable
+        self._flag.refill()
         started = perf_counter()
         code = llama.llama_decode(self._context, self._batch.native)
         if code == 0:

@@ -82,6 +82,13 @@ def embed(model: Model, *inputs: Text, dimensions: int | None = None) -> np.ndar
     return np.array([list(vector) for vector in answer.vectors])
 
 
+def test_passes_show_that_they_get_on(mean: Model) -> None:
+    """A pass looks at `interrupt` many times while it computes, so that a long one is not taken for stuck."""
+    before = mean.interrupt.looks
+    embed(mean, *TEXTS)
+    assert mean.interrupt.looks > before + 20
+
+
 @pytest.mark.parametrize(("number", "name"), [(1, "mean"), (2, "cls"), (3, "last")])
 def test_vectors_are_those_of_the_network(load: Loader, folder: Path, number: int, name: str) -> None:
     """Each way of pooling gives the vector that numpy computes from the same weights, of length 1."""

@@ -152,6 +152,28 @@ def test_interrupt_gives_up_a_long_prompt(load):
     assert talk.answers[long].text == fresh.text
 
 
+def test_decodes_show_that_they_get_on(load):
+    """Long decodes and those of single tokens look at `interrupt` many times while they compute; each look counts."""
+    talk = load(slots=1)
+    talk.open("dog " * 120 + "What is 3 plus 4?", max_tokens=12)
+    for _ in range(2):
+        talk.model.interrupt.clear()
+        before = talk.model.interrupt.looks
+        talk.step()
+        assert talk.model.interrupt.looks > before + 50
+    talk.finish()
+
+
+def test_looks_are_never_used_up(load):
+    """A program that never clears `interrupt` may decode for ever: what counts the looks is filled up in between."""
+    talk = load(slots=1)
+    talk.open("dog " * 120 + "What is 3 plus 4?", max_tokens=4)
+    while not talk.model.idle:
+        talk.model.interrupt._asked[0] = talk.model.interrupt._told[0] = 3
+        talk.step()
+    assert talk.answers["request-0"].tokens == 4
+
+
 def test_interrupt_does_not_touch_single_tokens(load):
     """A decode of few tokens ends before giving up would pay, so it is not given up."""
     talk = load(slots=1)
