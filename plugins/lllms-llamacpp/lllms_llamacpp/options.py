@@ -63,7 +63,8 @@ class Options:
     """"auto" follows what the pool grants and what the machine has to spare, step by step. A number is used as it is,
     as far as the pool grants it."""
     batch_size: int = field(default=512, validator=whole_number(1, 2**20))
-    """The most tokens of one step, over all slots."""
+    """The most tokens of one step, over all slots. Of a model that embeds: the most tokens of texts that share a pass;
+    a longer text has a pass of its own."""
     micro_batch_size: int = field(default=512, validator=whole_number(1, 2**20))
     """The most tokens that go through the layers together; at most `batch_size` counts."""
     gpu_layers: int = field(default=-1, validator=whole_number(-1))
