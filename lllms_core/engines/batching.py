@@ -372,6 +372,9 @@ class BatchingModel(TokenModel):
         for run in waiting:
             self._waiting.remove(run)
             self._blocked = False
+            for one in (run, *run.choices.held):
+                if one.matcher is not None:
+                    one.matcher.cancel()  # nobody waits for it any more
         return waiting
 
     def _leave(self, run: Run) -> None:

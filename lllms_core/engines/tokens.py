@@ -137,7 +137,7 @@ class TokenModel(Model):
         """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
 
         Its future raises `RequestError` for a constraint that cannot be kept, or `EngineFailed`. Others generate
-        meanwhile.
+        meanwhile. It is cancelled when its request ends before it is done.
         """
         raise NotImplementedError
 

@@ -128,6 +128,12 @@ class Vocabulary:
         named = ((token, text) for token, (text, is_name) in enumerate(self.grammar_tokens()) if is_name)
         return {text.decode(errors="replace"): token for token, text in named}
 
+    @cached_property
+    def marks_spaces(self) -> bool:
+        """Whether SentencePiece's mark of a space, in a text, becomes one."""
+        pieces = map(self.piece, self._tokens("\u2581", parse_special=False))
+        return "\u2581".encode() not in b"".join(pieces)
+
     def name(self, token: int) -> str:
         """The text of any token, as grammars name it; one that does not exist has none."""
         return self._text(token) if 0 <= token < self.size else ""
