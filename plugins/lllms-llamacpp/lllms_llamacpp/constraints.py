@@ -179,7 +179,7 @@ class Constraints:
             job.trial = None if lane is self._quick else lane.trial
         result: LLMatcher | Exception
         try:
-            result = self._compile(job.constraint, lane.trial)
+            result = self._compile(job, lane.trial)
         except TooExpensive as error:
             if error.slow and lane is self._quick:
                 self._thorough.put(partial(self._work, job, self._thorough))
@@ -217,7 +217,8 @@ class Constraints:
 
         return TokenMatcher(compiled.deep_copy(), self._mask, self._ends, fail)
 
-    def _compile(self, constraint: Constraint, trial: Trial) -> LLMatcher:
+    def _compile(self, job: _Job, trial: Trial) -> LLMatcher:
+        constraint = job.constraint
         check_length(constraint)
         tokenizer = self._tokenizer
         if not self._ends:
@@ -225,7 +226,9 @@ class Constraints:
         named = named_tokens(constraint.text) if constraint.kind == "lark" else ()
         names = {token: self._vocabulary.name(token) for token in named}
         try:
-            found = trial.run(constraint, names, spaces=self._vocabulary.marks_spaces)
+            found = trial.run(
+                constraint, names, spaces=self._vocabulary.marks_spaces, abandoned=lambda: job.abandoned,
+            )
         except OSError as error:
             raise EngineFailed(f"no process to try grammars in can be started: {error}") from error
         if "refusal" in found:

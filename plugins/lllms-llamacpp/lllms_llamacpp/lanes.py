@@ -9,7 +9,7 @@ from lllms_llamacpp.trial import Trial
 
 logger = logging.getLogger("lllms.llamacpp")
 
-QUICK_SECONDS, QUICK_PATIENCE = 0.5, 5.0
+QUICK_SECONDS, QUICK_PATIENCE = 0.3, 5.0
 """What a grammar may take at first, as processor time and by the clock; nearly all take some 10 ms."""
 SECONDS, PATIENCE = 3.0, 20.0
 """What one may take that gets a second try."""

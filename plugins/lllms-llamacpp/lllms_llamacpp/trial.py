@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock, Timer
 from types import ModuleType
@@ -60,13 +60,17 @@ class Trial:
 
     def run(
         self, constraint: "Constraint", names: Mapping[int, str] | None = None, *, spaces: bool = False,
+        abandoned: Callable[[], bool] = bool,
     ) -> Mapping[str, str]:
         """Return the `grammar` that llguidance takes for a constraint, or a `fault` in it, or the text of a `refusal`.
 
-        `names` has the texts of the tokens that it names; `spaces`: see `translate`. Raises `TooExpensive`, `Stopped`,
-        and `OSError` if no process can be started. Only one thread may call this.
+        `names` has the texts of the tokens that it names; `spaces`: see `translate`; `abandoned` tells of a `stop` that
+        came too early. Raises `TooExpensive`, `Stopped`, and `OSError` if no process can be started. Only one thread
+        may call this.
         """
         process = self._start()
+        if abandoned():
+            raise Stopped
         assert process.stdin is not None  # noqa: S101  # as asked for in `_start`
         assert process.stdout is not None  # noqa: S101
         question = {

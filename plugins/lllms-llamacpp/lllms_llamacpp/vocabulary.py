@@ -122,7 +122,7 @@ class Vocabulary:
                 yield names[token], True
                 continue
             length = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)  # noqa: FBT003  # C
-            yield (buffer[:length] if length >= 0 else self._read_piece(token)), False
+            yield (buffer.raw[:length] if length >= 0 else self._read_piece(token)), False
 
     @cached_property
     def grammar_names(self) -> Mapping[str, int]:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from signal import SIGKILL
+from threading import Event
 from time import perf_counter
 
-import psutil
 import pytest
 from attrs import evolve
 from conftest import Talk
@@ -64,15 +65,15 @@ def watch(talk: Talk, until: Callable[[], bool], seconds: float = 60) -> tuple[d
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk: Talk, name: str) -> None:
-    """A small grammar is ready within 3 seconds while a heavy one is tried, and no step takes half a second."""
+    """A small grammar is ready in a few seconds, long before a heavy one is refused; no step takes half a second."""
     # A text that no test before has brought: what was refused is remembered.
     constraint = evolve(HEAVY[name], text=HEAVY[name].text + " ")
     talk.model.open(heavy("heavy", constraint))
     started = perf_counter()
     small = talk.open("hi", constraint=evolve(SMALL, text=json.dumps({"const": name})))
     errors, longest = watch(talk, lambda: talk.answers[small].finish is not None)
-    assert not errors
-    assert perf_counter() - started < 3
+    assert not errors  # the heavy one is being tried still
+    assert perf_counter() - started < 8
     assert talk.answers[small].text == json.dumps(name)
     streaming = talk.open("tell me a story", max_tokens=300)
     _, longer = watch(talk, lambda: talk.answers[streaming].finish is not None)
@@ -103,17 +104,13 @@ def test_a_grammar_that_would_end_the_process_is_refused(talk: Talk) -> None:
     assert talk.ask("hi", constraint=Constraint("regex", "b")).text == "b"
 
 
-def busy() -> bool:
-    """Whether a process that this one has started is computing."""
-    return any(child.status() == psutil.STATUS_RUNNING for child in psutil.Process().children())
-
-
 def holds(condition: Callable[[], bool], seconds: float) -> bool:
     """Whether a condition comes to hold in time."""
     end = perf_counter() + seconds
     while perf_counter() < end:
         if condition():
             return True
+        Event().wait(0.01)
     return False
 
 
@@ -124,12 +121,13 @@ def test_a_grammar_that_nobody_waits_for_is_given_up(talk: Talk) -> None:
     for name in ("first", "second"):
         talk.model.open(heavy(name, constraint))
     [job] = talk.model._constraints._jobs.values()
-    assert holds(lambda: job.trial is trial and trial._process is not None and busy(), 10)
+    assert holds(lambda: job.trial is trial and trial._process is not None and trial._process.poll() is None, 30)
+    process = trial._process
     talk.model.cancel("first")
     assert not job.abandoned
-    assert not trial._killed
+    assert process.poll() is None
     talk.model.cancel("second")
-    assert holds(lambda: not busy(), 1)
+    assert process.wait(30) == -SIGKILL  # another signal says that its time was up
     assert not talk.model._constraints._jobs
 
 
@@ -179,8 +177,8 @@ def test_closing_does_not_wait_for_a_heavy_grammar(load: Callable[..., Talk]) ->
     talk = load()
     future = talk.model.matcher(ENDLESS)
     [job] = talk.model._constraints._jobs.values()
-    assert holds(lambda: job.trial is not None, 10)
+    assert holds(lambda: job.trial is not None, 30)
     started = perf_counter()
     talk.model.close()
-    assert perf_counter() - started < 2
+    assert perf_counter() - started < 3
     assert isinstance(future.exception(1), EngineFailed)
