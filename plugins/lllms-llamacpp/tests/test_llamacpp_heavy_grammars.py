@@ -1,7 +1,6 @@
 """What grammars cost that take long, or for ever: their own requests at most."""
 
 import json
-from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from signal import SIGKILL
 from threading import Event
@@ -9,7 +8,6 @@ from time import perf_counter
 
 import pytest
 from attrs import evolve
-from conftest import Talk
 
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.types import Constraint, Message, Request
@@ -29,7 +27,7 @@ SMALL = Constraint("json_schema", json.dumps({"const": "small"}))
 
 
 @pytest.fixture(scope="module")
-def model(load: Callable[..., Talk]) -> Talk:
+def model(load):
     """A model that has compiled a grammar before."""
     talk = load(slots=4)
     talk.ask("hi", constraint=Constraint("regex", "a"))
@@ -37,17 +35,17 @@ def model(load: Callable[..., Talk]) -> Talk:
 
 
 @pytest.fixture
-def talk(model: Talk) -> Iterator[Talk]:
+def talk(model):
     """The model, at rest before and after."""
     yield model
     assert model.model.idle
 
 
-def heavy(name: str, constraint: Constraint) -> Request:
+def heavy(name, constraint):
     return Request(name, "tiny", messages=(Message("user", "hi"),), constraint=constraint)
 
 
-def watch(talk: Talk, until: Callable[[], bool], seconds: float = 60) -> tuple[dict[str, Exception], float]:
+def watch(talk, until, seconds=60):
     """Step until something holds: the errors by request, and the longest time of a step."""
     errors, longest, end = {}, 0.0, perf_counter() + seconds
     while not until():
@@ -64,7 +62,7 @@ def watch(talk: Talk, until: Callable[[], bool], seconds: float = 60) -> tuple[d
 
 
 @pytest.mark.parametrize("name", HEAVY)
-def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk: Talk, name: str) -> None:
+def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk, name):
     """A small grammar is ready in a few seconds, long before a heavy one is refused; no step takes half a second."""
     # A text that no test before has brought: what was refused is remembered.
     constraint = evolve(HEAVY[name], text=HEAVY[name].text + " ")
@@ -82,7 +80,7 @@ def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk: Talk, name: str) ->
     assert delta.last
 
 
-def test_a_heavy_grammar_is_refused_and_that_is_remembered(talk: Talk) -> None:
+def test_a_heavy_grammar_is_refused_and_that_is_remembered(talk):
     """What takes too much time costs its request only; the same again is refused without another trial."""
     talk.model.open(heavy("first", ENDLESS))
     errors, _ = watch(talk, lambda: talk.model.idle)
@@ -93,7 +91,7 @@ def test_a_heavy_grammar_is_refused_and_that_is_remembered(talk: Talk) -> None:
     assert isinstance(future.exception(), InvalidRequest)
 
 
-def test_a_grammar_that_would_end_the_process_is_refused(talk: Talk) -> None:
+def test_a_grammar_that_would_end_the_process_is_refused(talk):
     """A grammar whose compilation overflows the stack costs its request only."""
     count = 4000
     rules = "".join(f'r{i} ::= "a{i}" r{(i + 1) % count} | "c"\n' for i in range(count))
@@ -104,7 +102,7 @@ def test_a_grammar_that_would_end_the_process_is_refused(talk: Talk) -> None:
     assert talk.ask("hi", constraint=Constraint("regex", "b")).text == "b"
 
 
-def holds(condition: Callable[[], bool], seconds: float) -> bool:
+def holds(condition, seconds):
     """Whether a condition comes to hold in time."""
     end = perf_counter() + seconds
     while perf_counter() < end:
@@ -114,7 +112,7 @@ def holds(condition: Callable[[], bool], seconds: float) -> bool:
     return False
 
 
-def test_a_grammar_that_nobody_waits_for_is_given_up(talk: Talk) -> None:
+def test_a_grammar_that_nobody_waits_for_is_given_up(talk):
     """When the last request for a grammar is cancelled, no core is kept busy with it; one that is left has it tried."""
     constraint = evolve(ENDLESS, text=ENDLESS.text + "  ")
     trial = talk.model._constraints._thorough.trial
@@ -131,7 +129,7 @@ def test_a_grammar_that_nobody_waits_for_is_given_up(talk: Talk) -> None:
     assert not talk.model._constraints._jobs
 
 
-def test_a_grammar_that_waits_for_its_turn_is_dropped(talk: Talk) -> None:
+def test_a_grammar_that_waits_for_its_turn_is_dropped(talk):
     """A grammar whose request is cancelled before its turn is not tried at all; each of n answers has let go of it."""
     for at in range(3):
         request = heavy(str(at), evolve(ENDLESS, text=ENDLESS.text + "   " + " " * at))
@@ -145,7 +143,7 @@ def test_a_grammar_that_waits_for_its_turn_is_dropped(talk: Talk) -> None:
     assert talk.ask("hi", constraint=Constraint("regex", "c")).text == "c"
 
 
-def test_requests_share_the_work_on_a_grammar(talk: Talk) -> None:
+def test_requests_share_the_work_on_a_grammar(talk):
     """Requests that bring the same grammar at once wait for one compilation, and each has its own matcher."""
     constraint = Constraint("regex", "[qr]{3}")
     futures = [talk.model.matcher(constraint) for _ in range(5)]
@@ -160,19 +158,19 @@ def test_requests_share_the_work_on_a_grammar(talk: Talk) -> None:
     Constraint("lark", 'start: "\\"a\u2581b\\""'), Constraint("lark", 'start: /"a\\u2581b"/'),
     Constraint("gbnf", 'root ::= "\\"a\\u2581b\\""'), Constraint("regex", '"a\\u2581b"'),
 ])
-def test_mark_of_a_space_is_one(talk: Talk, constraint: Constraint) -> None:
+def test_mark_of_a_space_is_one(talk, constraint):
     """Where the vocabulary writes spaces as U+2581, a grammar that holds this character means a space."""
     assert talk.ask("hi", constraint=constraint).text == '"a b"'
 
 
-def test_half_a_surrogate_pair_is_refused(talk: Talk) -> None:
+def test_half_a_surrogate_pair_is_refused(talk):
     """A text that is none costs its request only, and is not called the engine's fault."""
     error = talk.model.matcher(Constraint("regex", "\ud800", "grammar")).exception(10)
     assert isinstance(error, InvalidRequest)
     assert "surrogates" in error.message
 
 
-def test_closing_does_not_wait_for_a_heavy_grammar(load: Callable[..., Talk]) -> None:
+def test_closing_does_not_wait_for_a_heavy_grammar(load):
     """A model that is closed ends the trial under way; whoever waits for it learns that."""
     talk = load()
     future = talk.model.matcher(ENDLESS)
