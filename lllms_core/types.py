@@ -327,7 +327,9 @@ class Memory:
     kv: int = 0
     """What is kept of requests, in all slots together: KV cache, recurrent state."""
     compute: int = 0
-    """The buffers of one step, and its logits."""
+    """The buffers of the largest step, and its logits."""
+    longest: int = 0
+    """What of `compute` is taken only once a text as long as the context has come, and kept from then on."""
     mapped: bool = False
     """Whether the weights stay in their file's pages: instances of one model share them, and the system may take them
     back and read them again."""

@@ -18,3 +18,10 @@ def test_memory_is_one_line():
         "1.6 GB: weights 1.0 GB (mapped: instances share them), KV cache 500.0 MB, buffers 100.0 MB"
     )
     assert "mapped" not in memory_text(Memory(1, 2, 3))
+
+
+def test_memory_that_only_a_long_text_takes_is_told() -> None:
+    """An estimate for the longest text says how much of it shorter ones do not take."""
+    text = memory_text(Memory(10**6, 0, 4 * 10**9, longest=3 * 10**9))
+    assert text.endswith("buffers 4.0 GB (3.0 GB of them once a text fills the context)")
+    assert "context" not in memory_text(Memory(1, 2, 3))

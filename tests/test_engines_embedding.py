@@ -16,9 +16,9 @@ from lllms_core.types import Delta, Request
 class Counting(EmbeddingModel):
     """A token is a character; the vector of an input tells its length. Keeps the sizes of all passes."""
 
-    def __init__(self, batch_size: int = 8, sequences: int = 3, **options: bool) -> None:
+    def __init__(self, batch_size: int = 8, sequences: int = 3, context_length: int = 6, **options: bool) -> None:
         super().__init__(
-            slots=8, context_length=6, batch_size=batch_size, sequences=sequences, dimensions=2, **options,
+            slots=8, context_length=context_length, batch_size=batch_size, sequences=sequences, dimensions=2, **options,
         )
         self.passes: list[list[int]] = []
 
@@ -40,15 +40,15 @@ def run(model: EmbeddingModel) -> list[Delta]:
     return deltas
 
 
-@given(st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=12), min_size=1, max_size=5))
+@given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_every_input_is_encoded_once(requests: list[list[int]]) -> None:
-    """Each input is in exactly one pass, no pass is too large, and each answer is complete."""
-    model = Counting()
+    """Each input is in exactly one pass, none is too large but that of one long input, and each answer is complete."""
+    model = Counting(context_length=12)
     for number, sizes in enumerate(requests):
         model.open_embed(EmbedRequest(str(number), "m", tuple("x" * size for size in sizes)))
     answers = {delta.request_id: delta.finish.result for delta in run(model) if delta.finish}
     assert sorted(chain(*model.passes)) == sorted(chain(*requests))
-    assert all(sum(sizes) <= 8 and 1 <= len(sizes) <= 3 for sizes in model.passes)
+    assert all(len(sizes) == 1 or (sum(sizes) <= 8 and 2 <= len(sizes) <= 3) for sizes in model.passes)
     for number, sizes in enumerate(requests):
         answer = answers[str(number)]
         assert isinstance(answer, Embeddings)
@@ -62,6 +62,16 @@ def test_requests_take_turns() -> None:
     model.open_embed(EmbedRequest("short", "m", ("xxx",)))
     assert not model.step()
     assert [delta.request_id for delta in model.step()] == ["short"]
+
+
+def test_a_long_input_has_a_pass_of_its_own() -> None:
+    """`batch_size` bounds what shares a pass; an input beyond it, up to the context, is read alone, in its turn."""
+    model = Counting(batch_size=4, context_length=6)
+    assert model.context_length == 6
+    model.open_embed(EmbedRequest("long", "m", ("x", "xxxxxx", "xx")))
+    model.open_embed(EmbedRequest("short", "m", ("xx", "x")))
+    run(model)
+    assert model.passes == [[1, 2, 1], [6], [2]]
 
 
 def test_too_long_inputs_are_refused_or_cut() -> None:

@@ -7,8 +7,9 @@ from lllms_core.types import Memory
 def memory_text(memory: Memory) -> str:
     """Write an estimate in one line."""
     mapped = " (mapped: instances share them)" if memory.mapped else ""
+    longest = f" ({human_size(memory.longest)} of them once a text fills the context)" if memory.longest else ""
     return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
-            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}")
+            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}")
 
 
 def count_text(count: int) -> str:

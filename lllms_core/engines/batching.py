@@ -145,10 +145,15 @@ class BatchingModel(TokenModel):
         for (run, feed), row in zip(seen, rows, strict=True):
             if run.key not in self._runs:
                 continue  # one answer's failure ends the others to its request
-            if feed.all_logits:
-                self._score_prompt(run, feed, row)
-            if not run.pending:
-                deltas.append(self._next_token(run, row))
+            try:
+                if feed.all_logits:
+                    self._score_prompt(run, feed, row)
+                if not run.pending:
+                    deltas.append(self._next_token(run, row))
+            except (RequestError, EngineFailed) as error:
+                self._drop(run.request.id)
+                text, _ = run.output.end("cancelled")
+                deltas.append(Delta(run.request.id, text, error=error, index=run.index))
         return [*refused, *deltas]
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
@@ -318,18 +323,13 @@ class BatchingModel(TokenModel):
         if run.generated >= run.limit - run.prompt_length:
             return self._finish(run, "length")
         matcher = None if run.matcher is None else run.matcher.result()
-        try:
-            if matcher is None:
-                token = run.sampler.sample(row)
-            elif run.output.thinking:
-                # Thoughts are free; a constraint is one of what comes behind them.
-                token = matcher.sample_thought(run.sampler, row)
-            else:
-                token = matcher.sample(run.sampler, row, None if run.generated else run.opening)
-        except RequestError as error:
-            self._drop(run.request.id)
-            text, _ = run.output.end("cancelled")
-            return Delta(run.request.id, text, error=error, index=run.index)
+        if matcher is None:
+            token = run.sampler.sample(row)
+        elif run.output.thinking:
+            # Thoughts are free; a constraint is one of what comes behind them.
+            token = matcher.sample_thought(run.sampler, row)
+        else:
+            token = matcher.sample(run.sampler, row, None if run.generated else run.opening)
         if self.is_end(token):
             return self._finish(run, "stop")
         run.tokens.append(token)
@@ -372,6 +372,9 @@ class BatchingModel(TokenModel):
         for run in waiting:
             self._waiting.remove(run)
             self._blocked = False
+            for one in (run, *run.choices.held):
+                if one.matcher is not None:
+                    one.matcher.cancel()  # nobody waits for it any more
         return waiting
 
     def _leave(self, run: Run) -> None:

@@ -42,11 +42,12 @@ class EmbeddingModel(Model):
     ) -> None:
         """Prepare passes over up to `sequences` inputs, which have together up to `batch_size` tokens.
 
-        `dimensions` is the length of the vectors; `can_shorten` says that their first numbers mean much the same. An
-        input of more than `context_length` tokens is refused, or with `truncate` cut. `ranks`: it gives scores.
+        An input of more than `batch_size` tokens has a pass of its own; one of more than `context_length` is refused,
+        or with `truncate` cut. `dimensions` is the length of the vectors; `can_shorten` says that their first numbers
+        mean much the same. `ranks`: it gives scores.
         """
         self.slots = slots
-        self.context_length = min(context_length, batch_size)
+        self.context_length = context_length
         self.tasks = frozenset({"rerank"} if ranks else {"embed"})
         self._batch_size = batch_size
         self._sequences = sequences
@@ -135,14 +136,14 @@ class EmbeddingModel(Model):
         self._runs[request.id] = _Run(request, inputs=inputs)
 
     def _batch(self) -> list[tuple[_Run, Sequence[int]]]:
-        """The inputs of the next pass: one of each request in turn, until there is no room."""
+        """The inputs of the next pass: one of each request in turn, until there is no room; a first one always has."""
         batch: list[tuple[_Run, Sequence[int]]] = []
         room = self._batch_size
         taking = {run.request.id: run.done for run in self._runs.values()}
         while taking and len(batch) < self._sequences:
             for request_id, index in list(taking.items()):
                 run = self._runs[request_id]
-                if index == run.total or len(run.inputs[index]) > room or len(batch) == self._sequences:
+                if index == run.total or len(batch) == self._sequences or (batch and len(run.inputs[index]) > room):
                     del taking[request_id]
                     continue
                 batch.append((run, run.inputs[index]))

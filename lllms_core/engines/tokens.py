@@ -38,7 +38,10 @@ class Sampler(Protocol):
     """Chooses the next token of one request."""
 
     def sample(self, row: int) -> int:
-        """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
+        """Choose a token from the logits in this row of the last decode, and remember it for the penalties.
+
+        Raises `EngineFailed` if there is none to choose, which ends the request.
+        """
 
     def close(self) -> None:
         """Free what the sampler holds."""
@@ -129,7 +132,7 @@ class TokenModel(Model):
     def score(self, row: int, token: int, top: int) -> TokenScore:
         """How likely `token` was, and which `top` ones were likeliest, by the logits in this row.
 
-        Only asked for if the engine declares `logprobs`.
+        Only asked for if the engine declares `logprobs`. Raises `EngineFailed` if that is no number.
         """
         raise NotImplementedError
 
@@ -137,7 +140,7 @@ class TokenModel(Model):
         """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
 
         Its future raises `RequestError` for a constraint that cannot be kept, or `EngineFailed`. Others generate
-        meanwhile.
+        meanwhile. It is cancelled when its request ends before it is done.
         """
         raise NotImplementedError
 

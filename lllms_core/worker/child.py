@@ -43,9 +43,7 @@ FLUSH_SECONDS = 2.0
 
 def main() -> None:
     """Talk to the parent until it closes the wire, or is gone."""
-    incoming, outgoing = os.dup(0), os.dup(1)
-    channel: Channel | None = None
-    writing = Lock()  # two threads send: the loop, and the one that answers probes
+    incoming, wire = os.dup(0), Wire(os.dup(1))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -56,55 +54,70 @@ def main() -> None:
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)
-
-    def send(message: FromWorker) -> None:
-        if isinstance(message, PutSession):
-            if channel is not None and channel.waiting + len(message.state) <= WAITING_SIZE:
-                channel.send(message)
-            return
-        if isinstance(message, Surveyed) and channel is not None:
-            channel.send(message)
-            return
-        frame = memoryview(encode(message))
-        with writing:
-            while frame:
-                try:
-                    frame = frame[os.write(outgoing, frame) :]
-                except OSError:
-                    os._exit(0)  # the parent is gone
-
     arrived = receive(incoming)
     parent, number = cast("tuple[int, int | None]", next(arrived))
     die_with(parent)
     inbox = Inbox()
     if number is not None:
-
-        def put_heavy(message: Heavy) -> None:
-            assert isinstance(message, FoundSession)  # noqa: S101  # the parent sends no other
-            inbox.put(message)
-
-        os.set_inheritable(number, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
-        channel = Channel(socket.socket(fileno=number), put_heavy, lambda: None)
+        wire.channel = open_channel(number, inbox)
 
     def fill_inbox() -> None:
         for message in arrived:
             if not isinstance(message, Probe):
                 inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
             elif inbox.moved():
-                send(Alive())
+                wire.send(Alive())
 
     try:
         prepare(next(arrived))
         load = next(arrived)
         assert isinstance(load, Load)  # noqa: S101  # the parent's third message
     except BaseException as error:  # noqa: BLE001  # modules of the engine, and the main script, raise whatever they like
-        send(load_failed(error))
+        wire.send(load_failed(error))
     else:
         Thread(target=fill_inbox, name="wire", daemon=True).start()
-        WorkerLoop(inbox, send).run(load)
-        if channel is not None:
-            channel.flush(FLUSH_SECONDS)
+        WorkerLoop(inbox, wire.send).run(load)
+        if wire.channel is not None:
+            wire.channel.flush(FLUSH_SECONDS)
     os._exit(0)  # native libraries are freed by the process's end; their exit handlers have been seen to hang
+
+
+class Wire:
+    """The way to the parent, from any thread: the loop sends, and the thread that answers probes."""
+
+    def __init__(self, outgoing: int) -> None:
+        self._outgoing = outgoing
+        self._lock = Lock()
+        self.channel: Channel | None = None
+        """The way of sessions."""
+
+    def send(self, message: FromWorker) -> None:
+        """Write a message; ends the process if the parent is gone."""
+        if isinstance(message, PutSession):
+            if self.channel is not None and self.channel.waiting + len(message.state) <= WAITING_SIZE:
+                self.channel.send(message)
+            return
+        if isinstance(message, Surveyed) and self.channel is not None:
+            self.channel.send(message)
+            return
+        frame = memoryview(encode(message))
+        with self._lock:
+            while frame:
+                try:
+                    frame = frame[os.write(self._outgoing, frame) :]
+                except OSError:
+                    os._exit(0)
+
+
+def open_channel(number: int, inbox: Inbox) -> Channel:
+    """Exchange sessions with the parent over the socket of this number."""
+
+    def put_heavy(message: Heavy) -> None:
+        assert isinstance(message, FoundSession)  # noqa: S101  # the parent sends no other
+        inbox.put(message)
+
+    os.set_inheritable(number, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
+    return Channel(socket.socket(fileno=number), put_heavy, lambda: None)
 
 
 def receive(incoming: int) -> Iterator[object]:

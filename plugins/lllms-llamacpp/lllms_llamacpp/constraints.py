@@ -3,19 +3,22 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from functools import cached_property, partial
+from threading import RLock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from attrs import define, field
 from llguidance import LLMatcher, LLTokenizer
 
 from lllms_core.engines import Matcher, Sampler
 from lllms_core.errors import EngineFailed, RequestError
 from lllms_core.types import Constraint
-from lllms_llamacpp.grammars import explain, refusal, spell_tokens, translate
+from lllms_llamacpp.grammars import check_length, explain, named_tokens, refusal, refused
+from lllms_llamacpp.lanes import PATIENCE, QUICK_PATIENCE, QUICK_SECONDS, SECONDS, Lane
 from lllms_llamacpp.sampling import Logits
-from lllms_llamacpp.trial import Trial, limits
+from lllms_llamacpp.trial import NICENESS, Stopped, TooExpensive, Trial, limits
 from lllms_llamacpp.vocabulary import Vocabulary
 
 logger = logging.getLogger("lllms.llamacpp")
@@ -27,6 +30,7 @@ CACHED = 64
 """Compiled grammars that a model keeps."""
 Key = tuple[str, str]
 """Kind and text of a constraint."""
+T = TypeVar("T")
 _NO_TEXT = b"\xff"
 """Marks the names of tokens that are no text."""
 
@@ -94,57 +98,115 @@ class TokenMatcher:
         return stopped
 
 
+@define(eq=False)
+class _Job:
+    """One grammar that is being compiled, for all requests that wait for it."""
+
+    constraint: Constraint
+    waiting: list[Future[Matcher]] = field(factory=list)
+    trial: Trial | None = None
+    """What may be ended when nobody waits any more."""
+
+    @property
+    def abandoned(self) -> bool:
+        return all(future.cancelled() for future in self.waiting)
+
+
 class Constraints:
-    """Makes the matchers of one model. Grammars are compiled in a thread, and kept for the next request."""
+    """Makes the matchers of one model. Grammars are compiled in threads, and kept for the next request."""
 
     def __init__(self, vocabulary: Vocabulary, logits: Logits) -> None:
         self._vocabulary = vocabulary
         self._mask = Mask(logits, vocabulary.size)
-        self._tokenizer: LLTokenizer | None = None
         self._limits = limits()
-        self._trial = Trial()
-        self._thread = ThreadPoolExecutor(1, "grammars")
-        self._ends: Sequence[int] = ()
+        self._quick = Lane("grammars", Trial(QUICK_SECONDS, QUICK_PATIENCE))
+        self._thorough = Lane("large grammars", Trial(SECONDS, PATIENCE, NICENESS))
         self._cache: OrderedDict[Key, LLMatcher] = OrderedDict()
         """Never advanced; their copies share what they learn about a grammar."""
-        self._lock = Lock()
+        self._refused: OrderedDict[Key, str] = OrderedDict()
+        """Why grammars were refused that took long to refuse."""
+        self._jobs: dict[Key, _Job] = {}
+        self._lock = RLock()  # a future that is cancelled calls back at once
 
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
-        """Begin to make a matcher; its future raises `InvalidRequest` for a constraint that cannot be kept."""
-        compiled = self._find(constraint)
-        if compiled is None:
-            return self._thread.submit(self._make, constraint)
-        done: Future[Matcher] = Future()
-        done.set_result(self._copy(compiled, constraint))
-        return done
+        """Begin to make a matcher; its future raises `InvalidRequest` for a constraint that cannot be kept.
 
-    def close(self) -> None:
-        """End the process that tries grammars, and the thread."""
-        self._trial.close()
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _make(self, constraint: Constraint) -> Matcher:
-        try:
-            compiled = self._find(constraint)
-            if compiled is None:
-                compiled = self._compile(constraint)
-                with self._lock:
-                    self._cache[_key(constraint)] = compiled
-                    if len(self._cache) > CACHED:
-                        self._cache.popitem(last=False)
-            return self._copy(compiled, constraint)
-        except (RequestError, EngineFailed):
-            raise
-        except Exception as error:
-            logger.exception("a constraint could not be prepared")
-            raise EngineFailed(f"the constraint could not be prepared: {error}") from error
-
-    def _find(self, constraint: Constraint) -> LLMatcher | None:
+        Cancel the future when nobody needs the matcher any more.
+        """
+        future: Future[Matcher] = Future()
         key = _key(constraint)
         with self._lock:
-            if key in self._cache:
-                self._cache.move_to_end(key)
-            return self._cache.get(key)
+            compiled, reason = _use(self._cache, key), _use(self._refused, key)
+            if compiled is None and reason is None:
+                job = self._jobs.get(key)
+                if job is None:
+                    job = self._jobs[key] = _Job(constraint)
+                    self._quick.put(partial(self._work, job, self._quick))
+                job.waiting.append(future)
+                future.add_done_callback(partial(self._left, job))
+                return future
+        if compiled is None:
+            future.set_exception(refusal(constraint, str(reason)))
+        else:
+            future.set_result(self._copy(compiled, constraint))
+        return future
+
+    def close(self) -> None:
+        """End the processes that try grammars, and the threads."""
+        for lane in (self._quick, self._thorough):
+            lane.close()
+        for lane in (self._quick, self._thorough):
+            lane.join()
+
+    def _left(self, job: _Job, future: Future[Matcher]) -> None:
+        """Give a grammar up when the last request has gone that waits for it."""
+        with self._lock:
+            if future.cancelled() and job.abandoned:
+                self._forget(job)
+                if job.trial is not None:
+                    job.trial.stop()
+
+    def _forget(self, job: _Job) -> None:
+        if self._jobs.get(_key(job.constraint)) is job:
+            del self._jobs[_key(job.constraint)]
+
+    def _work(self, job: _Job, lane: Lane) -> None:
+        """Compile a grammar, in a thread; one that takes long is put off, so that it holds up no other."""
+        with self._lock:
+            if job.abandoned:
+                return
+            # A quick trial is nearly over, and the others need its process.
+            job.trial = None if lane is self._quick else lane.trial
+        result: LLMatcher | Exception
+        try:
+            result = self._compile(job, lane.trial)
+        except TooExpensive as error:
+            if error.slow and lane is self._quick:
+                self._thorough.put(partial(self._work, job, self._thorough))
+                return
+            reason = f"it takes more than {SECONDS:g} seconds, or too much memory, to compile; simplify it"
+            with self._lock:
+                _keep(self._refused, _key(job.constraint), reason)
+            result = refusal(job.constraint, reason)
+        except Stopped:
+            result = EngineFailed("the model is being closed")
+        except (RequestError, EngineFailed) as error:
+            result = error
+        except BaseException as error:  # a panic in llguidance is no Exception, and the thread is to go on
+            logger.exception("a constraint could not be prepared")
+            result = EngineFailed(f"the constraint could not be prepared: {error}")
+        with self._lock:
+            job.trial = None
+            self._forget(job)
+            if isinstance(result, LLMatcher):
+                _keep(self._cache, _key(job.constraint), result)
+        for future in job.waiting:
+            if not future.set_running_or_notify_cancel():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(self._copy(result, job.constraint))
 
     def _copy(self, compiled: LLMatcher, constraint: Constraint) -> Matcher:
         def fail(reason: str) -> Exception:
@@ -155,17 +217,25 @@ class Constraints:
 
         return TokenMatcher(compiled.deep_copy(), self._mask, self._ends, fail)
 
-    def _compile(self, constraint: Constraint) -> LLMatcher:
-        grammar = translate(constraint)
-        if self._tokenizer is None:
-            self._tokenizer = self._read_tokens(constraint)
+    def _compile(self, job: _Job, trial: Trial) -> LLMatcher:
+        constraint = job.constraint
+        check_length(constraint)
+        tokenizer = self._tokenizer
+        if not self._ends:
+            raise refusal(constraint, "the model has no token that ends an answer, so that none could be complete")
+        named = named_tokens(constraint.text) if constraint.kind == "lark" else ()
+        names = {token: self._vocabulary.name(token) for token in named}
         try:
-            lark = constraint.kind == "lark"
-            fault = self._trial.run(spell_tokens(grammar, self._vocabulary.name) if lark else grammar)
+            found = trial.run(
+                constraint, names, spaces=self._vocabulary.marks_spaces, abandoned=lambda: job.abandoned,
+            )
         except OSError as error:
             raise EngineFailed(f"no process to try grammars in can be started: {error}") from error
+        if "refusal" in found:
+            raise refused(constraint, found["refusal"])
+        fault = found["fault"]
         if not fault:
-            matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=self._limits)
+            matcher = LLMatcher(tokenizer, found["grammar"], log_level=0, limits=self._limits)
             if not matcher.is_error():
                 # The first mask is the slowest, and prepares the others.
                 matcher.deep_copy().compute_bitmask()
@@ -174,17 +244,35 @@ class Constraints:
             raise refusal(constraint, explain(fault))
         return matcher
 
-    def _read_tokens(self, constraint: Constraint) -> LLTokenizer:
-        ends = self._ends = self._vocabulary.ends()
-        if not ends:
-            raise refusal(constraint, "the model has no token that ends an answer, so that none could be complete")
+    @cached_property
+    def _ends(self) -> Sequence[int]:
+        return self._vocabulary.ends()
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
         tokens = [_NO_TEXT + text if named else text for text, named in self._vocabulary.grammar_tokens()]
         vocab, tokenize = self._vocabulary.pointers
-        return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined, no-any-return]  # its stub lacks it
-            tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=ends, slices=None,
+        plain: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stub lacks it
+            tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=self._ends, slices=[],
         )
+        # In two calls, since the steps stand still during each: 0.2 seconds with the largest vocabularies.
+        return plain.with_slices(LLTokenizer.general_slices())
 
 
 def _key(constraint: Constraint) -> Key:
     return constraint.kind, constraint.text
 
+
+def _use(kept: OrderedDict[Key, T], key: Key) -> T | None:
+    """What is kept under a key, which was used last now."""
+    if key in kept:
+        kept.move_to_end(key)
+    return kept.get(key)
+
+
+def _keep(kept: OrderedDict[Key, T], key: Key, value: T) -> None:
+    """Keep a value, and let go of what was not used for longest."""
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > CACHED:
+        kept.popitem(last=False)

@@ -55,7 +55,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         outputs = llama.llama_model_n_cls_out if loaded.ranks else llama.llama_model_n_embd_out
         size: int = outputs(loaded.model)
         super().__init__(
-            slots=loaded.slots, context_length=loaded.sizes.context_length, batch_size=loaded.sizes.batch,
+            slots=loaded.slots, context_length=loaded.sizes.context_length, batch_size=loaded.sizes.shared,
             sequences=loaded.sizes.sequences, dimensions=size, can_shorten=loaded.matryoshka,
             truncate=loaded.truncate, ranks=loaded.ranks,
         )

@@ -12,6 +12,7 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.machine import at_home
 from lllms_core.types import Memory, ModelSpec, Sampling
+from lllms_llamacpp.fitting import check_fit
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.pooling import pooling
@@ -43,7 +44,9 @@ class LlamaCppEngine(Engine):
         path = _file(spec)
         gguf = read_gguf(path)
         _check(gguf, path)
-        pools = pooling(gguf, cast(Options, spec.options))
+        options = cast(Options, spec.options)
+        pools = pooling(gguf, options)
+        check_fit(gguf, options)
         return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
 
     def estimate(self, spec: ModelSpec) -> Memory:

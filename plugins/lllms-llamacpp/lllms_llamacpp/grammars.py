@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from attrs import evolve
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark
 
@@ -30,16 +31,35 @@ _LONGEST_REASON = 500
 _NAMES = {"json_object": "JSON", "json_schema": "schema", "gbnf": "grammar", "lark": "grammar", "regex": "expression"}
 _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
-_TOKEN_IN_LARK = re.compile(r'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|<\[(\d+)\]>')
+_TOKEN_ID = re.compile(r"<\[([0-9]{1,9})\]>")
+_TOKEN_IN_LARK = re.compile(rf'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|{_TOKEN_ID.pattern}')
 """Strings and regular expressions, which are passed over, and a token by its id."""
+_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u2581|U00002581|[ux]\{2581\})|\u2581")
+"""SentencePiece's mark of a space, or an escape that stands for it."""
 _TEMPERATURE_IN_LARK = re.compile(r"^\s*[\w-]+\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 """Among the options of a rule."""
 
 
-def translate(constraint: Constraint) -> str:
-    """Return the grammar. Raises `InvalidRequest` for what can be seen to be wrong before it is compiled."""
+def translate(constraint: Constraint, *, spaces: bool = False) -> str:
+    """Return the grammar. Raises `InvalidRequest` for what can be seen to be wrong before it is compiled.
+
+    With `spaces`, the mark that stands for a space in SentencePiece vocabularies is one here, too. Some texts take
+    minutes to read; see `Trial`.
+    """
+    check_length(constraint)
+    try:
+        return _translate(evolve(constraint, text=_MARK.sub(r"\1 ", constraint.text)) if spaces else constraint)
+    except RecursionError as error:
+        raise refusal(constraint, "it is nested too deeply") from error
+
+
+def check_length(constraint: Constraint) -> None:
+    """Raise `InvalidRequest` for a constraint that is too long to be read."""
     if len(constraint.text) > MAX_LENGTH:
         raise refusal(constraint, f"it has {len(constraint.text)} characters, and {MAX_LENGTH} are allowed")
+
+
+def _translate(constraint: Constraint) -> str:
     match constraint.kind:
         case "json_object":
             return _from_schema(constraint, {"type": "object"})
@@ -54,16 +74,27 @@ def translate(constraint: Constraint) -> str:
             return grammar
 
 
-def spell_tokens(lark: str, text: Callable[[int], str]) -> str:
+def named_tokens(lark: str) -> set[int]:
+    """The tokens that a grammar may name by their ids."""
+    return {int(found[1]) for found in _TOKEN_ID.finditer(lark)}
+
+
+def spell_tokens(lark: str, texts: Mapping[int, str]) -> str:
     """Return a grammar of the same texts that names no token by its id, for whoever does not have the vocabulary."""
-    return _TOKEN_IN_LARK.sub(lambda found: found[0] if found[1] is None else json.dumps(text(int(found[1]))), lark)
+    return _TOKEN_IN_LARK.sub(
+        lambda found: found[0] if found[1] is None else json.dumps(texts.get(int(found[1]), "")), lark,
+    )
 
 
 def refusal(constraint: Constraint, reason: str) -> InvalidRequest:
     """Say that a constraint cannot be kept, and why."""
-    name = _NAMES[constraint.kind]
+    return refused(constraint, f"Invalid {_NAMES[constraint.kind]} for '{constraint.param}': {reason}.")
+
+
+def refused(constraint: Constraint, message: str) -> InvalidRequest:
+    """The error with this message."""
     code = "invalid_json_schema" if constraint.kind == "json_schema" else "invalid_grammar"
-    return InvalidRequest(f"Invalid {name} for '{constraint.param}': {reason}.", constraint.param, code)
+    return InvalidRequest(message, constraint.param, code)
 
 
 def explain(error: str) -> str:
@@ -90,7 +121,11 @@ def _from_schema(constraint: Constraint, schema: object) -> str:
     fault = find_fault(schema)
     if fault is not None:
         raise refusal(constraint, str(fault))
-    grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+    try:
+        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+    except ValueError as error:  # more than about 120 levels, or half a surrogate pair
+        deep = "recursion limit" in str(error)
+        raise refusal(constraint, "it is nested too deeply" if deep else f"it cannot be read: {error}") from error
     return grammar
 
 

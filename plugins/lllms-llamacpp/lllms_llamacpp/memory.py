@@ -10,7 +10,7 @@ here: those are memory of each instance also where the file is mapped, and the p
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES, TensorInfo
 from lllms_core.types import Memory
@@ -83,10 +83,14 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     embeds = pooling(parts[0], options) is not None
     made = sizes(options, network.number("context_length"), can_trim=not network.recurrent, embeds=embeds)
     flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
+    compute = _compute(network, made, flash=flash, embeds=embeds)
+    # Of a model that embeds, the buffers grow with the largest pass so far.
+    shared = evolve(made, batch=made.shared, micro_batch=min(made.micro_batch, made.shared))
     return Memory(
         weights=sum(tensor.size or 0 for part in parts for tensor in part.tensors),
         kv=_kv(network, options, made),
-        compute=_compute(network, made, flash=flash, embeds=embeds),
+        compute=compute,
+        longest=compute - _compute(network, shared, flash=flash, embeds=embeds),
         mapped=options.use_mmap,
     )
 
@@ -171,7 +175,8 @@ def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> in
     vocabulary = 0 if network.gguf.architecture in _NO_LOGITS else network.vocabulary
     outputs = tokens if embeds else min(tokens, made.sequences)
     logits = outputs * (vocabulary + 4 * network.width) if vocabulary else 0
-    read = made.sequences * (vocabulary + (network.width if embeds else 0))
+    # Where a model embeds, llama.cpp sets a row of logits aside for each token of a pass, also if it can make none.
+    read = made.batch * (network.vocabulary + network.width) if embeds else made.sequences * vocabulary
     return max(inside, logits * _FLOAT) + read * _FLOAT
 
 

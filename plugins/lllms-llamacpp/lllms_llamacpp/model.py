@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from math import isnan
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,12 +13,20 @@ from attrs import field, frozen
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Matcher, Sampler
 from lllms_core.engines.sessions import State
-from lllms_core.errors import InvalidRequest, ModelLoadFailed
+from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
 from lllms_core.types import Constraint, Request, Sampling, Task, TokenScore
 from lllms_llamacpp.batch import Batch
 from lllms_llamacpp.flag import NativeFlag
-from lllms_llamacpp.sampling import ChainSampler, GreedySampler, Logits, is_greedy, log_probabilities, seeded
+from lllms_llamacpp.sampling import (
+    NO_NUMBERS,
+    ChainSampler,
+    GreedySampler,
+    Logits,
+    is_greedy,
+    log_probabilities,
+    seeded,
+)
 from lllms_llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -176,7 +185,7 @@ class LlamaCppModel(BatchingModel):
         if is_greedy(sampling):
             return GreedySampler(self._logits)
         return ChainSampler(
-            self._context, seeded(sampling, self._loaded.seed), prompt, vocabulary=self._vocabulary,
+            self._context, self._logits, seeded(sampling, self._loaded.seed), prompt, vocabulary=self._vocabulary,
             context_length=self.context_length,
         )
 
@@ -192,6 +201,8 @@ class LlamaCppModel(BatchingModel):
     def score(self, row: int, token: int, top: int) -> TokenScore:
         """How likely a token was, and which ones were likeliest."""
         logprob, likeliest = log_probabilities(self._logits.row(row), token, top)
+        if isnan(logprob):
+            raise EngineFailed(NO_NUMBERS)
         # Control tokens are told apart by their texts, also where nobody would have seen them.
         shown = self._vocabulary.shown
         return TokenScore(self.piece(token), logprob, tuple((shown(one), value) for one, value in likeliest))

@@ -13,7 +13,7 @@ Pooling = Literal["mean", "cls", "last", "rank"]
 """How the vectors of a text's tokens become one; "rank": they become a score."""
 RopeScaling = Literal["model", "none", "linear", "yarn", "longrope"]
 
-_UNQUANTISED = ("f32", "f16", "bf16")
+UNQUANTISED = ("f32", "f16", "bf16")
 MAX_SEQUENCES = 256
 """llama.cpp's own limit for the sequences of one context."""
 
@@ -63,7 +63,8 @@ class Options:
     """"auto" follows what the pool grants and what the machine has to spare, step by step. A number is used as it is,
     as far as the pool grants it."""
     batch_size: int = field(default=512, validator=whole_number(1, 2**20))
-    """The most tokens of one step, over all slots."""
+    """The most tokens of one step, over all slots. Of a model that embeds: the most tokens of texts that share a pass;
+    a longer text has a pass of its own."""
     micro_batch_size: int = field(default=512, validator=whole_number(1, 2**20))
     """The most tokens that go through the layers together; at most `batch_size` counts."""
     gpu_layers: int = field(default=-1, validator=whole_number(-1))
@@ -112,7 +113,7 @@ class Options:
     def __attrs_post_init__(self) -> None:
         if self.batch_size < self.slots:
             raise ValueError(f"batch_size is {self.batch_size}, but {self.slots} slots need a token each in every step")
-        if self.kv_type_v not in _UNQUANTISED and self.flash_attention == "off":
+        if self.kv_type_v not in UNQUANTISED and self.flash_attention == "off":
             raise ValueError(
                 f"kv_type_v is {self.kv_type_v}, which needs flash attention; set flash_attention or kv_type_v",
             )

@@ -28,18 +28,8 @@ def pooling(gguf: GGUF, options: Options) -> Pooling | None:
         )
     if chosen == "rank" and own != "rank":
         raise ModelLoadFailed('options.pooling is "rank", but the model was not made to rank; leave it out')
-    _check_positions(gguf, options)
     _refuse(options, _FOR_TEXT, "the model is to embed", "options.embeddings = false")
     return chosen
-
-
-def _check_positions(gguf: GGUF, options: Options) -> None:
-    trained, asked = gguf.hyperparameter("context_length"), options.context_length
-    learnt = any(tensor.name == "position_embd.weight" for tensor in gguf.tensors)
-    if learnt and trained is not None and asked != "auto" and asked > trained:
-        raise ModelLoadFailed(
-            f"options.context_length is {asked}, but the model knows only {trained} positions; lower it",
-        )
 
 
 def _refuse(options: Options, names: tuple[str, ...], why: str, way_out: str) -> None:

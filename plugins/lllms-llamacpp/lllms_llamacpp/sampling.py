@@ -2,12 +2,14 @@
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 from secrets import randbits
 
 import llama_cpp.llama_cpp as llama
 import numpy as np
 from attrs import evolve
 
+from lllms_core.errors import EngineFailed
 from lllms_core.types import Sampling
 from lllms_llamacpp.vocabulary import Vocabulary
 
@@ -21,6 +23,8 @@ _FORBIDDEN = -100.0
 """A bias from which on a token is forbidden, as OpenAI says, whatever its logit."""
 _POSSIBLE = 1e-37
 """A token that is so much less likely than the likeliest one is forbidden, or never drawn."""
+
+NO_NUMBERS = "the model's logits are no numbers; its weights, or how they are quantised, are at fault"
 
 Row = np.ndarray[tuple[int], np.dtype[np.float32]]
 """The logits of all tokens of the vocabulary."""
@@ -66,7 +70,11 @@ class GreedySampler:
 
     def sample(self, row: int) -> int:
         """Choose the likeliest token in this row of the last decode."""
-        return int(self._logits.row(row).argmax())
+        logits = self._logits.row(row)
+        token = int(logits.argmax())
+        if isnan(logits[token]):  # one of them is no number: that is what `argmax` finds
+            raise EngineFailed(NO_NUMBERS)
+        return token
 
     def close(self) -> None:
         """Nothing is held."""
@@ -76,10 +84,11 @@ class ChainSampler:
     """A request's samplers, in C. `context_length` bounds how much of an answer the penalties can count."""
 
     def __init__(
-        self, context: llama.llama_context_p, sampling: Sampling, prompt: Sequence[int], *, vocabulary: Vocabulary,
-        context_length: int,
+        self, context: llama.llama_context_p, logits: Logits, sampling: Sampling, prompt: Sequence[int], *,
+        vocabulary: Vocabulary, context_length: int,
     ) -> None:
         self._context = context
+        self._logits = logits
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
         for sampler in _samplers(sampling, prompt, vocabulary, context_length):
             llama.llama_sampler_chain_add(self._chain, sampler)
@@ -87,6 +96,8 @@ class ChainSampler:
     def sample(self, row: int) -> int:
         """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
         token: int = llama.llama_sampler_sample(self._chain, self._context, row)
+        if isnan(self._logits.row(row)[token]):
+            raise EngineFailed(NO_NUMBERS)
         return token
 
     def close(self) -> None:

@@ -26,7 +26,9 @@ class Sizes:
     """Tokens of all sequences together."""
     sequences: int
     batch: int
-    """Tokens of one step."""
+    """The most tokens of one step; of a model that embeds, those of the longest text if it is longer than `shared`."""
+    shared: int
+    """Tokens of one step over several requests, or texts."""
     micro_batch: int
     """Tokens that go through the layers together."""
 
@@ -40,17 +42,18 @@ def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = Fals
     """Sizes for a model trained for `trained` tokens (0: not known); `can_trim`: whether its sequences can be cut."""
     context_length = _context_length(options, trained)
     if embeds:
-        # A text is read in one pass, and nothing is kept of it.
-        batch = max(options.batch_size, context_length)
-        sequences = min(EMBEDDED, batch)
-        # llama.cpp prepares for as many tokens of each, and aborts if that is more than the batch.
-        batch = -(-batch // sequences) * sequences
-        return Sizes(context_length, batch, sequences, batch, batch)
+        # A text is read in one pass, and nothing is kept of it. Short ones share passes of no more than `batch_size`:
+        # llama.cpp sets a row of logits aside for each token of the largest pass, although nobody reads them.
+        sequences = min(EMBEDDED, options.batch_size)
+        # llama.cpp prepares for as many tokens of each sequence, and aborts if that is more than the batch.
+        batch = -(-max(options.batch_size, context_length) // sequences) * sequences
+        return Sizes(context_length, batch, sequences, batch, options.batch_size, batch)
     return Sizes(
         context_length=context_length,
         kv_size=options.kv_size or context_length * options.slots,
         sequences=min(MAX_SEQUENCES, max(options.slots, SEQUENCES)) if can_trim else options.slots,
         batch=options.batch_size,
+        shared=options.batch_size,
         micro_batch=min(options.micro_batch_size, options.batch_size),
     )
 

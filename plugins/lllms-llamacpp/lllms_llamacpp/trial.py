@@ -1,86 +1,143 @@
-"""Tries a grammar in a process of its own, which ends if that takes too long: some grammars compile for ever.
+"""Reads and compiles a grammar in a process of its own first: some take for ever, fill the memory, or end the process.
 
-This file is also the program of that process. It imports nothing of ours, so as to start quickly.
+This file is also the program of that process, which has to start quickly.
 """
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
-from threading import Event, Lock, Timer
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from threading import Lock, Timer
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLParserLimits
+    from llguidance import LLParserLimits
 
-SECONDS = 3
-"""Processor time that a grammar may take to compile."""
-PATIENCE = 20.0
-"""Seconds that it may take by the clock, on a machine that is busy with other things."""
-MEMORY = 2 << 30
+    from lllms_core.types import Constraint
+
+MEMORY = 1 << 30
+STACK = 4 << 20
+"""Bytes of stack in the process: much less than a thread has that compiles what passed, since deep grammars recurse."""
+NICENESS = 10
 STEPS = 16
-"""So far a compiled grammar is followed, for some fail only then."""
+"""The number of steps that a compiled grammar is followed, for some fail only then."""
+
+
+_TIME_IS_UP = {getattr(signal, name, 0) for name in ("SIGPROF", "SIGKILL")} | {-1}
+"""How a process ends whose time is up: by the kernel, or by `Trial`, which on Windows means code 1."""
+
+
+class TooExpensive(Exception):
+    """A grammar ended the process that tried it: time, memory or stack."""
+
+    def __init__(self, *, slow: bool) -> None:
+        """With `slow`, more time may help."""
+        super().__init__()
+        self.slow = slow
+
+
+class Stopped(Exception):
+    """The trial was given up by `stop` or `close`."""
 
 
 class Trial:
-    """Tells whether grammars can be compiled; the process starts with the first of them."""
+    """One process that tries grammars, one after the other; it starts with the first of them."""
 
-    def __init__(self, seconds: int = SECONDS, patience: float = PATIENCE) -> None:
-        self._seconds = seconds
-        self._patience = patience
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, seconds: float, patience: float, niceness: int = 0) -> None:
+        """Allow each grammar `seconds` of processor time, and `patience` seconds by the clock."""
+        self.seconds = seconds
+        self.patience = patience
+        self._niceness = niceness
         self._lock = Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._closed = False
 
-    def run(self, grammar: str) -> str:
-        """Return what is wrong with a grammar, "" if nothing is. Raises `OSError` if no process can be started."""
+    def run(
+        self, constraint: "Constraint", names: Mapping[int, str] | None = None, *, spaces: bool = False,
+        abandoned: Callable[[], bool] = bool,
+    ) -> Mapping[str, str]:
+        """Return the `grammar` that llguidance takes for a constraint, or a `fault` in it, or the text of a `refusal`.
+
+        `names` has the texts of the tokens that it names; `spaces`: see `translate`; `abandoned` tells of a `stop` that
+        came too early. Raises `TooExpensive`, `Stopped`, and `OSError` if no process can be started. Only one thread
+        may call this.
+        """
+        process = self._start()
+        if abandoned():
+            raise Stopped
+        assert process.stdin is not None  # noqa: S101  # as asked for in `_start`
+        assert process.stdout is not None  # noqa: S101
+        question = {
+            "kind": constraint.kind, "text": constraint.text, "param": constraint.param,
+            "names": [*(names or {}).items()], "spaces": spaces,
+        }
+        late = Timer(self.patience, process.kill)
+        late.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # then it has ended, and says nothing below
+                process.stdin.write(json.dumps(question).encode() + b"\n")
+                process.stdin.flush()
+            answer = process.stdout.readline()
+        finally:
+            late.cancel()
+        if not answer.endswith(b"\n"):
+            self._explain(process)
+        found: dict[str, str] = json.loads(answer)
+        return found
+
+    def stop(self) -> None:
+        """End what is being tried; from any thread."""
         with self._lock:
-            return self._ask(grammar)
+            self._killed = True
+            if self._process is not None:
+                self._process.kill()
 
     def close(self) -> None:
         """End the process; nothing more is tried."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()  # whoever waits for its answer gets none
+        self.stop()
+
+    def reap(self) -> None:
+        """After `close`, when nothing calls `run` any more: wait for the end of the process."""
         with self._lock:
             process, self._process = self._process, None
-            if process is not None:
-                process.kill()
-                process.communicate()
-
-    def _ask(self, grammar: str) -> str:
-        if self._closed:
-            raise OSError("the model is being closed")
-        process = self._process
-        if process is None or process.poll() is not None:
-            process = self._process = subprocess.Popen(  # noqa: S603  # our own program
-                [sys.executable, "-P", __file__, str(self._seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )
-        assert process.stdin is not None  # noqa: S101  # as asked for above
-        assert process.stdout is not None  # noqa: S101
-        late = Event()
-
-        def end() -> None:
-            late.set()
+        if process is not None:
             process.kill()
+            process.communicate()
 
-        guard = Timer(self._patience, end)
-        guard.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):  # then it has ended, and says nothing below
-                process.stdin.write(json.dumps(grammar).encode() + b"\n")
-                process.stdin.flush()
-            answer = process.stdout.readline()
-        finally:
-            guard.cancel()
-        if not answer:
-            self._process = None
-            _, code = process.communicate(), process.returncode
-            if code > 0 and not late.is_set():
-                raise OSError(f"it ended with code {code}")
-            return f"it takes more than {self._seconds} seconds, or too much memory, to compile; simplify it"
-        text: str = json.loads(answer)
-        return text
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._lock:
+            if self._closed:
+                raise Stopped
+            process = self._process
+            if process is not None and (self._killed or process.poll() is not None):
+                process.communicate()
+                process = None
+            self._killed = False
+            if process is None:
+                process = self._process = subprocess.Popen(  # noqa: S603  # our own program
+                    [sys.executable, "-P", __file__, str(self.seconds), str(self._niceness)],
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                )
+            return process
+
+    def _explain(self, process: "subprocess.Popen[bytes]") -> NoReturn:
+        """Raise why a process has given no answer, and start the next one, so that nobody has to wait for that."""
+        process.communicate()
+        killed, code = self._killed, process.returncode
+        if killed:
+            raise Stopped
+        with contextlib.suppress(Stopped):
+            self._start()
+        if code > 0:
+            raise OSError(f"it ended with code {code}")
+        raise TooExpensive(slow=-code in _TIME_IS_UP)
 
 
 def limits() -> "LLParserLimits":
@@ -90,39 +147,67 @@ def limits() -> "LLParserLimits":
     return LLParserLimits(step_lexer_fuel=100_000, step_max_items=20_000, max_lexer_states=50_000, verbose_errors=False)
 
 
-def main() -> None:
-    """Read a grammar per line, and answer each with what is wrong with it; both as JSON."""
-    from llguidance import LLMatcher, LLTokenizer
+def main(seconds: float, niceness: int) -> None:
+    """Read a question per line, and answer each; both as JSON."""
+    # The package itself would import the whole engine.
+    package = sys.modules["lllms_llamacpp"] = ModuleType("lllms_llamacpp")
+    package.__path__ = [str(Path(__file__).parent)]
+    from lllms_core.errors import InvalidRequest
+    from lllms_core.types import Constraint
+    from lllms_llamacpp.grammars import spell_tokens, translate
 
-    tokenizer, bounds = LLTokenizer("byte"), limits()
+    _bound(niceness)
     for line in sys.stdin.buffer:
-        _limit(int(sys.argv[1]))
-        matcher = LLMatcher(tokenizer, json.loads(line), log_level=0, limits=bounds)
-        _follow(matcher)
-        sys.stdout.write(json.dumps(matcher.get_error()) + "\n")
+        asked = json.loads(line)
+        answer = {}
+        _allow(seconds)
+        try:
+            grammar = translate(Constraint(asked["kind"], asked["text"], asked["param"]), spaces=asked["spaces"])
+            spelled = spell_tokens(grammar, dict(asked["names"])) if asked["kind"] == "lark" else grammar
+            answer = {"grammar": grammar, "fault": _fault(spelled)}
+        except InvalidRequest as error:
+            answer = {"refusal": error.message}
+        except UnicodeEncodeError:
+            answer = {"fault": "it has surrogates, which stand for no character alone"}
+        except BaseException as error:  # noqa: BLE001  # a panic in llguidance is no Exception
+            answer = {"fault": f"it cannot be compiled ({type(error).__name__}); simplify it"}
+        _allow(0)
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _follow(matcher: "LLMatcher") -> None:
-    """Go some steps along a text that the grammar allows."""
+def _fault(grammar: str) -> str:
+    """Compile a grammar, and go some steps along a text that it allows; what it is that fails."""
+    from llguidance import LLMatcher, LLTokenizer
+
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=limits())
     for _ in range(STEPS):
         if matcher.is_error() or matcher.is_stopped():
-            return
+            break
         bits = int.from_bytes(matcher.compute_bitmask(), "little")
         matcher.consume_token((bits & -bits).bit_length() - 1)
+    fault: str = matcher.get_error()
+    return fault
 
 
-def _limit(seconds: int) -> None:
-    """Let the kernel end this process after so much more processor time, whether or not its parent still lives."""
+def _bound(niceness: int) -> None:
+    """Let the kernel bound the memory and the stack of this process, and how much it takes from others."""
     try:
         import resource
     except ImportError:  # Windows: the parent kills this process when it loses patience
         return
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + seconds, resource.RLIM_INFINITY))
+    os.nice(niceness)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.RLIM_INFINITY))
+    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_STACK, STACK)):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _allow(seconds: float) -> None:
+    """Let the kernel end this process after so much more processor time, whether or not its parent lives; 0: never."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]), int(sys.argv[2]))

@@ -14,6 +14,8 @@ from lllms_core.types import Request
 
 _ANCHORS = ("\x01", "\n", "0", "|", "a")
 """Texts that a segment can be tokenised behind; the first has a byte token that merges with nothing."""
+_ROOM = 64
+"""Bytes that hold most tokens."""
 _PARSED_FROM_TEXT = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 
 
@@ -113,20 +115,39 @@ class Vocabulary:
 
     def grammar_tokens(self) -> Iterator[tuple[bytes, bool]]:
         """The bytes of every token, and whether they are no text but the name of a control token or the like."""
+        names = self._token_names
+        buffer, room = ctypes.create_string_buffer(_ROOM), _ROOM  # one for all of them, of which there are many
         for token in range(self.size):
-            attributes = llama.llama_vocab_get_attr(self._vocab, token)
-            if attributes & llama.LLAMA_TOKEN_ATTR_CONTROL:
-                yield llama.llama_vocab_get_text(self._vocab, token), True
+            if token in names:
+                yield names[token], True
                 continue
-            piece = self._read_piece(token)
-            named = attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED and piece[:1] == b"<" and piece[-1:] == b">"
-            yield piece, bool(named)
+            length = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)  # noqa: FBT003  # C
+            yield (buffer.raw[:length] if length >= 0 else self._read_piece(token)), False
 
     @cached_property
     def grammar_names(self) -> Mapping[str, int]:
         """The ids of the tokens that are no text to grammars, by their texts."""
-        named = ((token, text) for token, (text, is_name) in enumerate(self.grammar_tokens()) if is_name)
-        return {text.decode(errors="replace"): token for token, text in named}
+        return {text.decode(errors="replace"): token for token, text in self._token_names.items()}
+
+    @cached_property
+    def _token_names(self) -> Mapping[int, bytes]:
+        """The names of control tokens and the like."""
+        names = {}
+        for token in range(self.size):
+            attributes = llama.llama_vocab_get_attr(self._vocab, token)
+            if attributes & llama.LLAMA_TOKEN_ATTR_CONTROL:
+                names[token] = llama.llama_vocab_get_text(self._vocab, token)
+            elif attributes & llama.LLAMA_TOKEN_ATTR_USER_DEFINED:
+                piece = self._read_piece(token)
+                if piece[:1] == b"<" and piece[-1:] == b">":
+                    names[token] = piece
+        return names
+
+    @cached_property
+    def marks_spaces(self) -> bool:
+        """Whether SentencePiece's mark of a space, in a text, becomes one."""
+        pieces = map(self.piece, self._tokens("\u2581", parse_special=False))
+        return "\u2581".encode() not in b"".join(pieces)
 
     def name(self, token: int) -> str:
         """The text of any token, as grammars name it; one that does not exist has none."""
@@ -224,7 +245,7 @@ class Vocabulary:
         return text.decode(errors="replace")
 
     def _read_piece(self, token: int) -> bytes:
-        room = 64
+        room = _ROOM
         while True:
             buffer = ctypes.create_string_buffer(room)
             length = llama.llama_token_to_piece(self._vocab, token, buffer, room, 0, False)  # noqa: FBT003  # C

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from math import erf
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import gguf
 import numpy as np
-from attrs import frozen
+from attrs import evolve, frozen
 
 Array = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -118,6 +118,15 @@ class Bert:
         writer.write_tensors_to_file()
         writer.close()
         return path
+
+    def with_words(self, count: int) -> Self:
+        """The same model with more words, up to so many tokens."""
+        more = count - len(self.vocabulary)
+        name = "embeddings.word_embeddings.weight"
+        table = self.weights[name]
+        rows = np.random.default_rng(7).standard_normal((more, table.shape[1])).astype(np.float32)
+        weights = {**self.weights, name: np.concatenate([table, rows])}
+        return evolve(self, weights=weights, vocabulary=[*self.vocabulary, *(f"word{n}" for n in range(more))])
 
     def _of(self, name: str) -> Array:
         return self.weights[f"{name}.weight"]

@@ -137,13 +137,18 @@ def tiny(shared: Talk) -> Iterator[Talk]:
 def write_random() -> Callable[..., Path]:
     """Write a model of random weights: its keys, and the shapes of its tensors; the vocabulary is tiny-chat's.
 
-    `control`: the last tokens are these control tokens instead, and the very last one ends answers.
+    `control`: the last tokens are these control tokens instead, and the very last one ends answers. `words`: there are
+    more tokens, up to so many.
     """
+    more = {
+        "tokenizer.ggml.tokens": "more{}".format, "tokenizer.ggml.scores": float,
+        "tokenizer.ggml.token_type": lambda _: gguf.TokenType.NORMAL,
+    }
     tokenizer = [f for f in gguf.GGUFReader(TINY).fields.values() if f.name.startswith("tokenizer.")]
 
     def write(
         path: Path, architecture: str, keys: dict[str, object], shapes: dict[str, tuple[int, ...]],
-        control: Sequence[str] = (),
+        control: Sequence[str] = (), words: int = WORDS,
     ) -> Path:
         writer = gguf.GGUFWriter(path, architecture)
         for name, value in keys.items():
@@ -155,6 +160,8 @@ def write_random() -> Callable[..., Path]:
             if control and found.name in {"tokenizer.ggml.tokens", "tokenizer.ggml.token_type"}:
                 ends = control if found.name.endswith("tokens") else [gguf.TokenType.CONTROL] * len(control)
                 value = [*value[: -len(control)], *ends]
+            elif words > WORDS and found.name in more:
+                value = [*value, *(more[found.name](number) for number in range(words - WORDS))]
             elif control and found.name == "tokenizer.ggml.eos_token_id":
                 value = WORDS - 1
             writer.add_key_value(found.name, value, found.types[0], sub)

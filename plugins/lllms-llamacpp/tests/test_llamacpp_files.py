@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from lllms_llamacpp import LlamaCppEngine, Options
 
-from lllms_core.errors import ModelLoadFailed
-from lllms_core.types import ModelSpec
+from lllms_core.errors import EngineFailed, ModelLoadFailed
+from lllms_core.types import Constraint, Message, ModelSpec, Request, Sampling
 
 PROBE = """
 import json, sys
@@ -187,3 +187,59 @@ def test_context_that_cannot_be_made_is_refused(tiny_file):
     [[outcome, reason]] = try_to_load(tiny_file, before=little, context_length=2**20)
     assert outcome == "refused"
     assert "context_length" in reason
+
+
+def spoil(name, data):
+    """Weights of which one is no number."""
+    if name == "output_norm.weight":
+        data = data.copy()
+        data[3] = np.nan
+    return data
+
+
+@pytest.mark.parametrize("fields", [
+    {}, {"top_logprobs": 2}, {"top_logprobs": 0, "sampling": Sampling(temperature=1, seed=1)},
+    {"echo": True, "top_logprobs": 1, "prompt": "Hello there!"}, {"n": 2},
+    {"constraint": Constraint("regex", "[a-z]{3}")}, {"sampling": Sampling(temperature=1, top_k=0, seed=1)},
+], ids=str)
+def test_logits_that_are_no_numbers_are_an_engine_failure(tmp_path, file_of, load, fields):
+    """A file whose logits are NaN ends each request with a failure that says so, and its model goes on."""
+    model = load(write(tmp_path / "nan.gguf", file_of("llama"), change=spoil)).model
+    chat = {} if "prompt" in fields else {"messages": (Message("user", "hi"),)}
+    for name in ("first", "second"):
+        model.open(Request(name, "tiny", **{"sampling": Sampling(temperature=0), **chat, **fields}))
+        deltas = []
+        while not model.idle:
+            deltas += model.step()
+        assert isinstance(deltas[-1].error, EngineFailed)
+        assert "no numbers" in deltas[-1].error.message
+        assert not any(delta.scores or delta.prompt_scores for delta in deltas)
+
+
+def test_more_positions_than_were_learnt_are_refused(tmp_path, write_random):
+    """A model that writes, and has learnt its positions, is refused a longer context before it is loaded."""
+    keys = {"context_length": 64, "embedding_length": 32, "block_count": 0, "attention.head_count": 2}
+    shapes = {"token_embd.weight": (928, 32), "position_embd.weight": (64, 32), "output_norm.weight": (32,)}
+    file = write_random(tmp_path / "gpt2.gguf", "gpt2", keys, shapes)
+    LlamaCppEngine().inspect(ModelSpec("gpt2", Options(context_length=64), file))
+    with pytest.raises(ModelLoadFailed, match=r"context_length is 65, but the model knows only 64 positions"):
+        LlamaCppEngine().inspect(ModelSpec("gpt2", Options(context_length=65), file))
+
+
+def test_heads_that_do_not_fit_a_quantised_cache_are_refused(tmp_path, file_of, write_random):
+    """A quantised KV cache needs heads of whole blocks; llama.cpp would abort where flash attention is off."""
+    keys = {
+        "context_length": 512, "embedding_length": 160, "feed_forward_length": 64, "block_count": 1,
+        "attention.head_count": 2, "attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5,
+    }
+    shapes = {f"blk.0.attn_{name}.weight": (160, 160) for name in ("q", "k", "v", "output")}
+    shapes |= {f"blk.0.{name}.weight": (160,) for name in ("attn_norm", "ffn_norm")}
+    shapes |= {"blk.0.ffn_gate.weight": (64, 160), "blk.0.ffn_up.weight": (64, 160), "blk.0.ffn_down.weight": (160, 64)}
+    shapes |= {"token_embd.weight": (928, 160), "output_norm.weight": (160,), "output.weight": (928, 160)}
+    file = write_random(tmp_path / "heads.gguf", "llama", keys, shapes)
+    assert [told for told, _ in try_to_load(file, flash_attention="off")] == ["loaded"]
+    for options in ({"kv_type_k": "q4_0", "flash_attention": "off"}, {"kv_type_k": "q8_0"}, {"kv_type_v": "q5_1"}):
+        [[told, reason]] = try_to_load(file, **options)
+        assert (told, "heads have 80" in reason) == ("refused", True)
+    [[told, _]] = try_to_load(file_of("tiny-chat"), kv_type_k="q8_0", kv_type_v="q4_0")
+    assert told == "loaded"

@@ -1,0 +1,40 @@
+"""Options that a model's file does not allow: llama.cpp would abort at work, or give nonsense."""
+
+from lllms_core.errors import ModelLoadFailed
+from lllms_core.gguf import GGUF
+from lllms_llamacpp.options import UNQUANTISED, Options
+
+_BLOCK = 32
+"""Numbers that the quantised types of the KV cache store together."""
+
+
+def check_fit(gguf: GGUF, options: Options) -> None:
+    """Raise `ModelLoadFailed` for an option that does not fit the model."""
+    _check_positions(gguf, options)
+    _check_heads(gguf, options)
+
+
+def _check_positions(gguf: GGUF, options: Options) -> None:
+    trained, asked = gguf.hyperparameter("context_length"), options.context_length
+    learnt = any(tensor.name == "position_embd.weight" for tensor in gguf.tensors)
+    if learnt and trained is not None and asked != "auto" and asked > trained:
+        raise ModelLoadFailed(
+            f"options.context_length is {asked}, but the model knows only {trained} positions; lower it",
+        )
+
+
+def _check_heads(gguf: GGUF, options: Options) -> None:
+    if gguf.hyperparameter("attention.kv_lora_rank"):
+        return  # what is stored are no heads
+    heads, width = gguf.hyperparameter("attention.head_count"), gguf.hyperparameter("embedding_length")
+    by_width = width // heads if heads and width else None
+    for name, kind, key in (
+        ("kv_type_k", options.kv_type_k, "attention.key_length"),
+        ("kv_type_v", options.kv_type_v, "attention.value_length"),
+    ):
+        size = gguf.hyperparameter(key) or by_width
+        if kind not in UNQUANTISED and size and size % _BLOCK:
+            raise ModelLoadFailed(
+                f"options.{name} is {kind}, which stores {_BLOCK} numbers together, but the model's heads have {size}; "
+                f"set it to one of {', '.join(UNQUANTISED)}",
+            )
