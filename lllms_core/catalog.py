@@ -204,7 +204,7 @@ def _entry(
     path = ("models", name)
     faults: list[Fault] = []
     if not is_model_name(name):
-        faults.append(Fault(path, f"{name!r} is no name for a model: {NAME_RULE}"))
+        faults.append(Fault(path, f"{name!r} is not a valid model name: {NAME_RULE}"))
     provided = plugins.engines.get(model.engine)
     if provided is None:
         raise StructureError([*faults, Fault((*path, "engine"), plugins.why_no_engine(model.engine))])

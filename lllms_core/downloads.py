@@ -141,7 +141,7 @@ def choose_downloader(source: str, downloaders: Iterable[Downloader]) -> Downloa
         try:
             host = urlsplit(source).netloc.rpartition("@")[2].lower()
         except ValueError as error:
-            raise InvalidSource(f"{shown(source)} is no web address: {error}") from error
+            raise InvalidSource(f"{shown(source)} is not a web address: {error}") from error
         for one in there_are:
             if host in one.hosts:
                 return one

@@ -212,7 +212,7 @@ def test_sources_of_models(model, source):
         ({"url": ""}, "models.m.url: is empty"),
         ({"hf": " "}, "models.m.hf: is empty"),
         ({"file": "x", "sha256": "ab"}, "models.m.sha256: expected 64 hexadecimal digits, got 'ab'"),
-        ({"sha256": HASH}, "models.m.sha256: there is no file, url or hf that it could be of"),
+        ({"sha256": HASH}, "models.m.sha256: there is no file, url or hf to check against it"),
         ({"prepare": "x"}, "models.m.prepare: expected 'on-demand', 'blocking' or 'async', got 'x'"),
     ],
 )
@@ -250,8 +250,8 @@ def test_what_does_not_fit_is_refused(data, fault):
         ({"ttl": -0.5}, "models.m.ttl: expected seconds, or -1 for never, got -0.5"),
         ({"timeout": 0}, "models.m.timeout: expected more than 0 seconds, got 0.0; leave it out for no limit"),
         ({"isolation": "none"}, "models.m.isolation: expected 'process' or 'thread', got 'none'"),
-        ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is a name of models.m already"),
-        ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is a name of models.m already"),
+        ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is already a name of models.m"),
+        ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is already a name of models.m"),
         ({"defaults": {"temprature": 1}}, "models.m.defaults.temprature: unknown key (did you mean 'temperature'?)"),
         ({"options": 3}, "models.m.options: expected a table, got 3"),
     ],
@@ -273,8 +273,8 @@ def test_two_models_cannot_share_a_name():
     data = {"models": {name: {"engine": "mock", "aliases": aliases} for name, aliases in
                        {"a": ["b", "x"], "b": ["x"]}.items()}}
     assert faults(data) == [
-        "models.a.aliases[0]: 'b' is a name of models.b already",
-        "models.b.aliases[0]: 'x' is a name of models.a already",
+        "models.a.aliases[0]: 'b' is already a name of models.b",
+        "models.b.aliases[0]: 'x' is already a name of models.a",
     ]
 
 
@@ -334,7 +334,7 @@ def test_a_model_can_be_added():
     """`with_model` adds to what is configured, with the same checks."""
     config = with_model(parse_config({"models": {"a": {"engine": "mock"}}}), "b", ModelConfig("mock"))
     assert list(config.models) == ["a", "b"]
-    with pytest.raises(ConfigError, match=r"is a name of models\.a already"):
+    with pytest.raises(ConfigError, match=r"is already a name of models\.a"):
         with_model(config, "c", ModelConfig("mock", aliases=("a",)))
 
 
@@ -359,12 +359,12 @@ def test_kept_instances_leave_a_place(models, fits):
 @pytest.mark.parametrize(
     ("preload", "fault"),
     [
-        ({}, ": give either messages (tools may be with them) or a prefix of text"),
+        ({}, ": give either messages (optionally with tools) or a prefix of text"),
         ({"prefix": "a", "messages": [{"role": "user", "content": "a"}]},
-         ": give either messages (tools may be with them) or a prefix of text"),
+         ": give either messages (optionally with tools) or a prefix of text"),
         ({"prefix": ""}, ".prefix: is empty; leave preload out"),
         ({"prefix": "a", "tools": [{"name": "add"}]},
-         ".tools: there are no messages; tools are told in a conversation"),
+         ".tools: there are no messages; tools are only part of a conversation"),
         ({"messages": [{"role": "systm", "content": "a"}]},
          ".messages[0].role: expected 'system', 'developer', 'user', 'assistant' or 'tool', got 'systm'"),
     ],

@@ -362,7 +362,7 @@ def test_what_lies_behind_a_gap_is_noted_too(tmp_path: Path, monkeypatch: pytest
             part.write(50_000, DATA[50_000:60_000])
             assert noted("[[0, 1000], [50000, 60000]]")
 
-    with pytest.raises(SourceUnavailable, match="ended before all of it had come"):
+    with pytest.raises(SourceUnavailable, match="ended before it was complete"):
         store(tmp_path, Gapped(x=DATA)).ensure("shelf:x")
 
 

@@ -1,4 +1,4 @@
-"""Whether a file is what it should be, and what to say if it is not."""
+"""Checks of a file's content, and the errors for a file or disk that fails them."""
 
 import errno
 from pathlib import Path
@@ -10,7 +10,7 @@ MAGIC = b"GGUF"
 
 
 def check_beginning(name: str, data: bytes, what: str) -> None:
-    """Refuse what can be no model at its first bytes, rather than after 40 GB. Raises `WrongFile`."""
+    """Refuse anything that cannot be a model at its first bytes, not after 40 GB. Raises `WrongFile`."""
     start = data[:512].lstrip().lower()
     page = start.startswith((b"<!doctype html", b"<html", b"<?xml"))
     gguf = name.lower().endswith(".gguf")
@@ -23,7 +23,7 @@ def check_beginning(name: str, data: bytes, what: str) -> None:
 
 
 def disk_fault(path: Path, error: OSError) -> DownloadError:
-    """Return what to raise when the disk does not do as it should."""
+    """Return the error to raise for a failed disk operation."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return SourceUnavailable(f"{path} cannot be read or written: {error.strerror or error}")
     return DiskFull(
@@ -42,7 +42,7 @@ def check_hash(what: str, found: str, expected: str | None) -> None:
 
 
 def check_header(file: Path, name: str, what: str) -> None:
-    """Raise `WrongFile` for a file that begins as GGUF does, or will be named so, and is not a whole GGUF file."""
+    """Raise `WrongFile` for a file that starts like GGUF, or will be named so, but is not a complete GGUF file."""
     with file.open("rb") as start:
         gguf = start.read(len(MAGIC)) == MAGIC
     if not gguf and not name.lower().endswith(".gguf"):
