@@ -79,7 +79,7 @@ def test_each_part_has_a_line(store: Store) -> None:
     """Of a model in parts `verify` tells of each part in a line of its own."""
     store.ensure("https://example.org/m-00001-of-00002.gguf")
     lines = lllms("verify", "https://example.org/m-00001-of-00002.gguf").stdout.splitlines()
-    assert [line.endswith(f"is whole, SHA-256 {sha256(TINY.read_bytes())}") for line in lines] == [True, True]
+    assert [line.endswith(f"is intact, SHA-256 {sha256(TINY.read_bytes())}") for line in lines] == [True, True]
 
 
 def test_an_address_as_a_file_is_set_right(store: Store) -> None:

@@ -248,7 +248,7 @@ def test_check_says_that_all_is_well():
     result = lllms("check")
     assert result.exit_code == 0
     assert "model bot: engine mock" in result.stdout
-    assert result.stdout.endswith("all is well\n")
+    assert result.stdout.endswith("everything is fine\n")
 
 
 @pytest.mark.parametrize(("sessions", "problem"), [
@@ -292,7 +292,7 @@ def test_check_lists_all_problems(tmp_path):
     assert result.exit_code == 1
     for text in ("models.a.engine", "models.b", "models.c.options.slotz", "plugin ghost"):
         assert text in result.stderr
-    assert "all is well" not in result.stdout
+    assert "everything is fine" not in result.stdout
 
 
 def test_check_reports_a_configuration_that_cannot_be_read():

@@ -26,8 +26,8 @@ def check_server(server: ServerConfig) -> Iterator[Fault]:
     elif not server.allow_remote and not _is_loopback(server.host):
         yield Fault(
             ("server", "host"),
-            f"'{server.host}' can be reached by other machines, and there are no API keys yet: anyone who reaches it"
-            " may use the models; to allow it, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), else use 127.0.0.1",
+            f"'{server.host}' can be reached by other machines, and there are no API keys yet: anyone who can may"
+            " use the models; to allow that, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), or use 127.0.0.1",
         )
 
 
