@@ -85,7 +85,8 @@ def test_each_part_has_a_line(store: Store) -> None:
 def test_an_address_as_a_file_is_set_right(store: Store) -> None:
     """A configuration that gives an address where a path is wanted is told the key for it."""
     Path("lllms.toml").write_text('[models.a]\nengine = "llamacpp"\nfile = "hf:org/repo:Q8_0"\n')
-    assert 'models.a.file: hf:org/repo:Q8_0 is no path; write url = "hf:org/repo:Q8_0" instead' in lllms("check").output
+    expected = 'models.a.file: hf:org/repo:Q8_0 is not a path; write url = "hf:org/repo:Q8_0" instead'
+    assert expected in lllms("check").output
 
 
 @pytest.mark.parametrize("columns", [20, 60, 200])
