@@ -110,7 +110,7 @@ class ChannelFormat:
         HEADER body TEXT end [opening HEADER body TEXT end]...
 
     where a header names the channel of its message: `channel` and a word. The header of a call also names its
-    recipient, `address`, `namespace` and the name of a tool, before or after the channel, and the kind of the arguments.
+    recipient, `address`, `namespace` and the name of a tool, before or after the channel, and the arguments' kind.
     """
 
     opening: str

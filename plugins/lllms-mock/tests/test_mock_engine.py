@@ -189,7 +189,7 @@ def test_inspect_finds_faults_of_the_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"when": "("}, "'when' is no regular expression"),
+        ({"when": "("}, "'when' is not a regular expression"),
         ({"fault": "explode"}, "'fault' must be in"),
         ({"after": -1}, "'after' must be >= 0"),
         ({"tokens": -1}, "'tokens' must be >= 0"),
