@@ -174,7 +174,7 @@ def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
         raise ConfigError(f"no engine for {what}: {'; '.join(known) or 'no engine loads files'}")
     if len(fitting) > 1:
         both = " and ".join(fitting)
-        raise ConfigError(f'engines {both} load {what}: configure the model, with engine = "{fitting[0]}" or so')
+        raise ConfigError(f'engines {both} load {what}: configure the model, for example with engine = "{fitting[0]}"')
     return fitting[0]
 
 

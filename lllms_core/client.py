@@ -59,7 +59,7 @@ class Client:
                         raise ServerError(_message(event))
                     yield event
         except (ValueError, OSError, HTTPException) as error:
-            raise ServerError(f"{self._url} broke off its answer: {error}") from error
+            raise ServerError(f"{self._url} ended its answer early: {error}") from error
         finally:
             connection.close()
 

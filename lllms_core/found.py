@@ -111,7 +111,7 @@ def _cache(environ: Mapping[str, str], home: Path) -> Path:
     return _given(environ, "XDG_CACHE_HOME", home) or home / ".cache"
 
 
-# -- what is in them ---------------------------------------------------------------------------------------------------
+# -- their contents ----------------------------------------------------------------------------------------------------
 
 
 def _huggingface(hub: Path, disk: "_Disk") -> Iterator[FoundModel]:

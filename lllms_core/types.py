@@ -40,7 +40,7 @@ class ToolCall:
 
 
 MediaKind = Literal["image", "audio", "file"]
-"""What a message may hold besides text, for engines that accept it."""
+"""The kinds of content besides text that a message may hold, for engines that accept them."""
 
 
 @frozen

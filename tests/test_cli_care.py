@@ -70,7 +70,7 @@ def test_secrets_are_not_listed(store: Store) -> None:
         assert SHOWN in output
         assert "sesame" not in output
     assert json.loads(lllms("ls", "--json").stdout)[-1]["name"] == SHOWN
-    assert "is whole" in lllms("verify", SHOWN).output
+    assert "is intact" in lllms("verify", SHOWN).output
     assert "deleted" in lllms("rm", "-y", SHOWN).output
     assert store.models() == []
 
@@ -121,5 +121,5 @@ def test_ctrl_c_waits_for_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         transfers.carry_out([transfers.Transfer("x", ask, str)])
     assert left.value.exit_code == 130
     assert ended == []
-    assert "interrupted; what has arrived is kept" in capsys.readouterr().err
+    assert "interrupted; the bytes received are kept" in capsys.readouterr().err
     answer.set()

@@ -196,7 +196,7 @@ def test_run_honours_sampling_options():
     (["run", "mock", "hi", "--repeat-penalty", "1.5"], 1, "repeat_penalty"),
     (["nonsense"], 2, "No such command"),
     (["ps", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
-    (["ps", "--url", "ftp://x"], 1, "is no address"),
+    (["ps", "--url", "ftp://x"], 1, "is not a server address"),
     (["run", "mock", "hi", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
     (["serve", "--host", "0.0.0.0"], 1, "allow_remote"),
     (["serve", "--config", "gone.toml"], 2, "gone.toml"),

@@ -282,7 +282,7 @@ def test_min_instances_must_fit_into_the_pool():
     """Instances that are always loaded can never exceed those that may be loaded."""
     models = {name: {"engine": "mock", "min_instances": 1} for name in ("a", "b")}
     assert faults({"server": {"max_instances": 1}, "models": models}) == [
-        "server.max_instances: expected at least 2, got 1: the models' min_instances are 2",
+        "server.max_instances: expected at least 2, got 1: the models' min_instances add up to 2",
     ]
 
 

@@ -73,7 +73,7 @@ def test_a_dropped_connection_is_taken_up(site: Site, tmp_path: Path) -> None:
 def test_a_failed_download_goes_on_later(site: Site, tmp_path: Path) -> None:
     """What a download had when it gave up, the next one need not fetch again."""
     site.faults = [drop(200_000)] + [drop(0)] * 5
-    with pytest.raises(SourceUnavailable, match=r"6 times in a row\); what has arrived is kept"):
+    with pytest.raises(SourceUnavailable, match=r"6 times in a row\); the bytes received are kept"):
         store(tmp_path).ensure(f"{site.url}/x")
     site.requests.clear()
     assert store(tmp_path).ensure(f"{site.url}/x", sha256(DATA)).path.read_bytes() == DATA

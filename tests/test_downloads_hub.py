@@ -117,9 +117,9 @@ def test_a_new_commit_does_not_lose_what_has_arrived(
         ("hf:org/repo@v9", InvalidSource, "org/repo has no revision 'v9'"),
         ("hf:org/repo:Q2_K", InvalidSource, "org/repo has no 'Q2_K'; there are: F16, Q4_K_M, Q8_0"),
         ("hf:org/repo/x.gguf", InvalidSource, "org/repo has no file 'x.gguf'; its models are: big/b-F16-00001-of"),
-        ("hf:org", InvalidSource, "it looks like hf:org/repo"),
-        ("hf:", InvalidSource, "it looks like hf:org/repo"),
-        ("hf:../..", InvalidSource, "it looks like hf:org/repo"),
+        ("hf:org", InvalidSource, "write hf:org/repo"),
+        ("hf:", InvalidSource, "write hf:org/repo"),
+        ("hf:../..", InvalidSource, "write hf:org/repo"),
     ],
 )
 def test_what_the_hub_does_not_have(

@@ -91,7 +91,7 @@ class Inventory:
             return called.pop() if len(called) == 1 else source, None
         close = closest(name, self.known)
         meant = f" (did you mean '{close}'?)" if close else ""
-        raise ModelUnknown(f"no model '{name}'{meant}, and no source: those look like hf:org/repo or https://...; "
+        raise ModelUnknown(f"no model '{name}'{meant}, and it is not a source like hf:org/repo or https://...; "
                            f"there are: {', '.join(self.known)}")
 
     def models(self) -> list[Listed]:

@@ -136,7 +136,7 @@ def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> N
         error = future.exception() if future in ended and not future.cancelled() else None
         if error is not None and not isinstance(error, DownloadCancelled):
             display.tell(_fault(transfer.name, error), error=True)
-    display.tell("interrupted; what has arrived is kept, and the next attempt resumes there", error=True)
+    display.tell("interrupted; the bytes received are kept, and the next attempt resumes there", error=True)
 
 
 @contextmanager

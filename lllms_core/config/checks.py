@@ -26,8 +26,8 @@ def check_server(server: ServerConfig) -> Iterator[Fault]:
     elif not server.allow_remote and not _is_loopback(server.host):
         yield Fault(
             ("server", "host"),
-            f"'{server.host}' can be reached by other machines, and there are no API keys yet: anyone who can may"
-            " use the models; to allow that, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), or use 127.0.0.1",
+            f"other machines can reach '{server.host}', and could use the models, because there are no API keys yet;"
+            " to allow that, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), or use 127.0.0.1",
         )
 
 
@@ -44,7 +44,8 @@ def check_room(server: ServerConfig, models: Mapping[str, ModelConfig]) -> Itera
     needed = kept + any(model.min_instances == 0 for model in models.values())
     if needed > server.max_instances:
         others = ", and the other models need a place, too" if needed > kept else ""
-        text = f"expected at least {needed}, got {server.max_instances}: the models' min_instances are {kept}{others}"
+        sums = f"the models' min_instances add up to {kept}{others}"
+        text = f"expected at least {needed}, got {server.max_instances}: {sums}"
         yield Fault(("server", "max_instances"), text)
 
 

@@ -95,7 +95,7 @@ class Download:
     def check(self) -> None:
         """Raise `DownloadCancelled` if it was cancelled."""
         if self._cancelled:
-            raise DownloadCancelled(f"the download of {shown(self.source)} was cancelled; what has arrived is kept")
+            raise DownloadCancelled(f"the download of {shown(self.source)} was cancelled; the bytes received are kept")
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
         """Call `callback` when it is cancelled; at once if it already is."""

@@ -95,7 +95,7 @@ class Hasher:
                 if turn != self._round:
                     continue
                 if count == 0:
-                    raise OSError(f"{self._file} became shorter while it was read")
+                    raise OSError(f"{self._file} shrank while it was read")
                 self._at += count
                 self._changed.notify_all()
             self._hashed(count)

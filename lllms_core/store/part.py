@@ -153,7 +153,7 @@ class PartialFile:
         self._sync()
         self._close_files()
         try:
-            os.replace(self._path, self._target)  # noqa: PTH105  # says more clearly what it does than Path.replace
+            os.replace(self._path, self._target)  # noqa: PTH105  # clearer than Path.replace
         except OSError as error:
             raise disk_fault(self._target, error) from error
         self._note.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ def progress_text(status: DownloadStatus) -> str:
     if status.state == "starting":
         return "starting"
     if status.state == "waiting":
-        return "waiting: another process fetches it"
+        return "waiting: another process is fetching it"
     count = moved(status)
     share = f" of {human_size(status.total)}" if status.total else ""
     parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(count)}{share}"]

@@ -51,7 +51,7 @@ def write_record(file: Path, record: Mapping[str, object]) -> None:
             written.flush()
             # After a power failure, a model without its record would look like a leftover and be deleted.
             os.fsync(written.fileno())
-        os.replace(fresh, file)  # noqa: PTH105  # says more clearly what it does than Path.replace
+        os.replace(fresh, file)  # noqa: PTH105  # clearer than Path.replace
     finally:
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()

@@ -125,7 +125,7 @@ class Store(Shelf):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise DownloadCancelled(f"{target} is being fetched now; end that first") from None
+            raise DownloadCancelled(f"{target} is being fetched now; cancel that first") from None
         try:
             for name in (path.name, target.name + NOTE):
                 path.with_name(name).unlink(missing_ok=True)
@@ -147,7 +147,7 @@ class Store(Shelf):
         else:
             model = self._resolve(downloader, source)
         if sha256 is not None and len(model.files) > 1:
-            raise InvalidSource(f"{shown(source)} has {len(model.files)} files, and sha256 is of one; leave it out")
+            raise InvalidSource(f"{shown(source)} has {len(model.files)} files, but sha256 is for one; leave it out")
         download.plan({file.name: file.size for file in model.files}, model.note)
         with contextlib.ExitStack() as locks:
             # Hold all locks until the record of the source is written: until then its files look like leftovers.
@@ -171,7 +171,7 @@ class Store(Shelf):
         if self.offline:
             raise Offline(
                 f"{shown(source)} is not on this disk, and offline mode is on (--offline, LLLMS_OFFLINE,"
-                " HF_HUB_OFFLINE): fetch it once without, or name a file that is here",
+                " HF_HUB_OFFLINE): fetch it once online, or name a file on this disk",
             )
         try:
             return downloader.resolve(source)
@@ -187,7 +187,7 @@ class Store(Shelf):
             return file.path
         path = self.root / file.name
         if not self.owns(path):
-            raise InvalidSource(f"{shown(file.url)} would be kept at {path}, outside of {self.root}")
+            raise InvalidSource(f"{shown(file.url)} would be stored at {path}, outside {self.root}")
         return path
 
     def _get_file(
@@ -220,12 +220,12 @@ class Store(Shelf):
         self, file: RemoteFile, path: Path, sha256: str | None, downloader: Downloader, download: Download,
     ) -> None:
         if self.offline:
-            raise Offline(f"{shown(file.url)} is not on this disk, and offline mode is on; fetch it once without")
+            raise Offline(f"{shown(file.url)} is not on this disk, and offline mode is on; fetch it once online")
         download.enter("downloading", file.name)
         try:
             part = PartialFile(path, file, sha256, download)
         except OSError as error:
-            raise SourceUnavailable(f"{path} cannot be written: {error.strerror}; see to its folder") from error
+            raise SourceUnavailable(f"{path} cannot be written: {error.strerror}; check its folder") from error
         try:
             downloader.fetch(file, part)
             found = part.commit()
@@ -250,7 +250,7 @@ class Store(Shelf):
         check_header(path, path.name, str(path))
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise SourceUnavailable(f"{path} was changed while it was read; try again when nobody writes to it")
+            raise SourceUnavailable(f"{path} was changed while it was read; try again when no program writes to it")
         self.remember(path, after, found, url)
 
     def _fits(self, stored: StoredFile, file: RemoteFile, sha256: str | None) -> bool:
@@ -263,7 +263,7 @@ class Store(Shelf):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SourceUnavailable(f"{folder} cannot be made: {error.strerror}; see to server.models_dir") from error
+            raise SourceUnavailable(f"{folder} cannot be created: {error.strerror}; check server.models_dir") from error
         return FileLock(folder / f"{key(str(path))}.lock", thread_local=False)
 
     @contextlib.contextmanager
@@ -289,7 +289,7 @@ def _expected(file: RemoteFile, sha256: str | None) -> str | None:
     if sha256 is not None and file.sha256 is not None and sha256.lower() != file.sha256.lower():
         raise ChecksumMismatch(
             f"{shown(file.url)} has the SHA-256 {file.sha256}, as its server says, but the configuration wants"
-            f" {sha256}: it is another file; correct sha256, or name the revision that is meant",
+            f" {sha256}: it is a different file; correct sha256, or name the intended revision",
         )
     return sha256 or file.sha256
 

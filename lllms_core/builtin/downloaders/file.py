@@ -29,6 +29,6 @@ class FileDownloader(Downloader):
             raise InvalidSource(f"{source}: there is no file {path}")
         return RemoteModel([RemoteFile(path.name, source, path.stat().st_size, path=path)])
 
-    def fetch(self, file: RemoteFile, part: Part) -> None:  # noqa: ARG002  # what is here is never fetched
+    def fetch(self, file: RemoteFile, part: Part) -> None:  # noqa: ARG002  # a local file is never fetched
         """Never called: the file is already here."""
         raise InvalidSource(f"{file.url} is already on this machine")

@@ -17,7 +17,7 @@ from lllms_core.errors import InvalidSource, SourceUnavailable
 ENDPOINT = "https://huggingface.co"
 HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 MAIN = "main"
-SHAPE = "it looks like hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
+SHAPE = "write hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
 
 # Its library sends telemetry to the hub, unless that is switched off before the import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

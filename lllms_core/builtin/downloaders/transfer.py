@@ -64,7 +64,7 @@ def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patien
     try:
         asyncio.run(run())
     except asyncio.CancelledError:
-        raise DownloadCancelled(f"the download of {shown(url)} was cancelled; what has arrived is kept") from None
+        raise DownloadCancelled(f"the download of {shown(url)} was cancelled; the bytes received are kept") from None
 
 
 class _Transfer:
@@ -267,7 +267,8 @@ class _Transfer:
         limit = self._patience.attempts if self._received else self._patience.first_attempts
         if self._failures >= limit:
             raise SourceUnavailable(
-                f"{shown(self._url)}: {error} ({self._failures} times in a row); what has arrived is kept, try again",
+                f"{shown(self._url)}: {error} ({self._failures} times in a row); the bytes received are kept,"
+                " try again",
             ) from error
         pause = min(self._patience.pause * 2 ** (self._failures - 1), self._patience.longest_pause)
         await asyncio.sleep(error.wait if error.wait is not None else pause * random.uniform(0.75, 1.25))  # noqa: S311  # no secret

@@ -63,7 +63,7 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
         if not length:
             raise ModelLoadFailed(
                 f"options.context_length: '{path}' is a model for embeddings, which gpt4all runs in blocks of {_BLOCK} "
-                f"tokens; set at least that, of the {trained} that it was trained on",
+                f"tokens; set at least that, and at most the {trained} that it was trained on",
             )
     memory = _physical_memory()
     needed = context_size(length) * kv_bytes(gguf)

@@ -174,7 +174,7 @@ class MockEngine(Engine):
             progress(tenth / 10)
             time.sleep(options.load_seconds / 10)
         if options.load_fault == "fail":
-            raise ModelLoadFailed(f"options.load_fault lets the load of model '{spec.name}' fail")
+            raise ModelLoadFailed(f"options.load_fault makes the load of model '{spec.name}' fail")
         if options.load_fault is not None:
             strike(options.load_fault)
         progress(1.0)

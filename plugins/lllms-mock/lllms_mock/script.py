@@ -55,7 +55,7 @@ def strike(fault: Fault | LoadFault) -> None:
     if fault == "refuse":
         raise InvalidRequest("the mock's script refuses this request", code="mock_refused")
     if fault == "fail":
-        raise EngineFailed("the mock's script lets this request fail")
+        raise EngineFailed("the mock's script makes this request fail")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault == "segfault":
