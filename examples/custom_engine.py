@@ -49,7 +49,7 @@ def lllms_engines() -> list[Engine]:
 @hookimpl
 def lllms_models() -> list[ModelOffer]:
     """Offer a model that needs no configuration."""
-    return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+    return [ModelOffer("parrot", engine="parrot", description="repeats your words")]
 
 
 def make_host() -> Host:

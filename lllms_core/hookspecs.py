@@ -60,7 +60,7 @@ def lllms_models() -> "Iterable[ModelOffer]":
 
         @hookimpl
         def lllms_models():
-            return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+            return [ModelOffer("parrot", engine="parrot", description="repeats your words")]
     """
     raise AssertionError
 

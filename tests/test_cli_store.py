@@ -203,7 +203,7 @@ def test_one_model_of_the_hub_however_it_is_written(lllms):
         [listed] = json.loads(lllms.here("ls", "--json"))
         assert (listed["name"], listed["source"], listed["on_disk"]) == ("mine", "hf:org/tiny-GGUF", True)
         refusal = lllms.here("rm", "-y", f"{site.url}/org/tiny-GGUF", code=1)
-        assert "models.mine uses; lllms rm mine deletes it" in refusal
+        assert "in use by models.mine; lllms rm mine deletes it" in refusal
         lllms.here("rm", "-y", "mine")
         assert lllms.files() == []
 

@@ -1,4 +1,4 @@
-"""`lllms ps`: what a running server is doing."""
+"""`lllms ps`: the state of a running server."""
 
 import json
 from collections.abc import Mapping

@@ -119,7 +119,7 @@ class Gpt4AllEmbedder(SerialModel):
             )["embeddings"]
         except RuntimeError as error:
             if _UNKNOWN_TASK in str(error):
-                raise InvalidRequest(f"gpt4all: {error}; begin the text with one that it knows", "input") from None
+                raise InvalidRequest(f"gpt4all: {error}; start the text with a task that it knows", "input") from None
             raise EngineFailed(f"gpt4all: {error}") from None
         return list(vector)
 
