@@ -1,4 +1,4 @@
-r"""A whole engine in one file: a parrot, with its model, served as the OpenAI API.
+r"""A whole engine in one file: a parrot, with its model, served through the OpenAI API.
 
     python examples/custom_engine.py
     curl http://127.0.0.1:3000/v1/chat/completions -H 'Content-Type: application/json' \
@@ -20,7 +20,7 @@ from lllms_core.types import ModelOffer, ModelSpec, Request
 
 
 class Parrot(SerialModel):
-    """Says again what was said last, word by word."""
+    """Repeats the last message, word by word."""
 
     def chat(self, request: Request) -> Iterator[str]:
         """Answer one conversation."""
@@ -30,7 +30,7 @@ class Parrot(SerialModel):
 
 
 class ParrotEngine(Engine):
-    """Keeps parrots, one to a worker process."""
+    """Keeps parrots, one per worker process."""
 
     name = "parrot"
     needs_file = False
@@ -49,11 +49,11 @@ def lllms_engines() -> list[Engine]:
 @hookimpl
 def lllms_models() -> list[ModelOffer]:
     """Offer a model that needs no configuration."""
-    return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+    return [ModelOffer("parrot", engine="parrot", description="repeats your words")]
 
 
 def make_host() -> Host:
-    """Make a host that knows this plugin, which no distribution has to announce."""
+    """Make a host that knows this plugin, without an installed distribution."""
     return Host(load_config(), Plugins.discover(extra={"parrot": sys.modules[__name__]}))
 
 

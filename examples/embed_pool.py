@@ -17,7 +17,7 @@ async def ask(host: Host, question: str) -> None:
 
 
 async def main() -> None:
-    """Without a configuration, the host offers the models that the installed plugins bring along."""
+    """Without a configuration, the host offers the models of the installed plugins."""
     async with Host() as host:
         await asyncio.gather(ask(host, "lets count to 10"), ask(host, "What is 3 plus 4?"))
 

@@ -1,4 +1,4 @@
-"""Serve the OpenAI API beside your own routes, in one Quart app.
+"""Serve the OpenAI API next to your own routes, in one Quart app.
 
     python examples/mount_app.py
     curl http://127.0.0.1:3000/hello

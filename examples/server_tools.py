@@ -1,4 +1,4 @@
-"""Tools that run in your program: the model calls them, the host runs them, and the model goes on with their results.
+"""Tools that run in your program: the model calls them, the host runs them, and the model continues with the results.
 
     python examples/server_tools.py
 """
@@ -11,12 +11,12 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 
 
 async def get_weather(city: str) -> dict[str, object]:
-    """Stand for a question to somebody who knows."""
+    """Stand in for a real weather service."""
     return {"weather": "sunny" if city == "Paris" else "rainy", "temperature": 21}
 
 
 async def main() -> None:
-    """Ask, and print what was said and done."""
+    """Ask, and print all messages."""
     tool = ServerTool("get_weather", "Get the weather in a city.", SCHEMA, handler=get_weather)
     question = Message("user", "What is the weather in Paris?")
     async with Host() as host:

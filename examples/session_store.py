@@ -35,7 +35,7 @@ class SqliteStore(SessionStore):
     def open(self, options: object) -> None:
         """Make the table."""
         file = cast(Options, options).file
-        # Two threads call; SQLite lets one wait for the other.
+        # Two threads call; SQLite serialises them.
         self._base = sqlite3.connect(file, check_same_thread=False, isolation_level=None)
         columns = "id TEXT PRIMARY KEY, about TEXT, used REAL, data BLOB"
         self._base.execute(f"CREATE TABLE IF NOT EXISTS sessions ({columns})")
@@ -56,7 +56,7 @@ class SqliteStore(SessionStore):
         return self._base.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount > 0
 
     def list(self) -> Sequence[SessionEntry]:
-        """Select what is told of the sessions."""
+        """Select the sessions' metadata."""
         rows = self._base.execute("SELECT about, used FROM sessions").fetchall()
         abouts = [{**json.loads(about), "used": used} for about, used in rows]
         return [SessionEntry(**{**about, "chain": tuple(about["chain"])}) for about in abouts]

@@ -1,4 +1,4 @@
-"""From a name to everything that is needed to run that model: its engine, its file, its options, its defaults."""
+"""From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ from lllms_core.structure import structure
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
 
 Find = Callable[[str, str | None], Path | None]
-"""Told a source and the SHA-256 that is wanted, returns the file to load if all of it is here and verified."""
+"""Returns the file to load for a source and the wanted SHA-256, if all files are here and verified."""
 
 
 def find_nothing(_source: str, _sha256: str | None) -> None:
-    """Find nothing: for those who have no store."""
+    """Find nothing: for callers without a store."""
 
 
 @frozen(eq=False)
@@ -45,28 +45,28 @@ class CatalogEntry:
     spec: ModelSpec
     config: ModelConfig
     defaults: Generation
-    """For requests that do not say otherwise."""
+    """For requests that do not set them."""
     isolation: Isolation
     description: str
     fingerprint: str
     """Changes with the engine's version, the file and the options; OpenAI's `system_fingerprint`."""
     source: str | None = None
-    """Where the weights come from, if they may have to be fetched or verified; `spec.file` is None until they are."""
+    """The source of the weights, if they may have to be fetched or verified; until then, `spec.file` is None."""
 
     @property
     def here(self) -> bool:
-        """Whether all that it needs is on this disk."""
+        """Whether all its files are on this disk."""
         return self.source is None or self.spec.file is not None
 
 
 @frozen
 class Problem:
-    """A model that cannot be served, and everything that is wrong with it, one fault per line."""
+    """A model that cannot be served, and all its faults, one per line."""
 
     name: str
     text: str
     configured: bool
-    """Whether the configuration asks for it; otherwise a plugin merely offers it."""
+    """Whether it is configured; otherwise a plugin merely offers it."""
 
 
 @define
@@ -83,9 +83,9 @@ class Catalog:
 
     @classmethod
     def build(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
-        """Return the configured models, or the plugins' offers if none is configured; `find` looks for their files.
+        """Return the configured models, or the plugins' offers if none is configured; `find` locates their files.
 
-        Raises `ConfigError` if any configured model cannot be served, and says why of each; offers only get a problem.
+        Raises `ConfigError`, with all reasons, if a configured model cannot be served; an offer only becomes a problem.
         """
         catalog = cls.examine(config, plugins, find)
         faults = [problem.text for problem in catalog.problems if problem.configured]
@@ -95,7 +95,7 @@ class Catalog:
 
     @classmethod
     def examine(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
-        """Return what `build` does, with a problem instead of an error for each model that cannot be served."""
+        """Like `build`, but with a problem instead of an error for each model that cannot be served."""
         entries: list[CatalogEntry] = []
         problems: list[Problem] = []
         for name, model, provided in _wanted(config, plugins):
@@ -107,7 +107,7 @@ class Catalog:
         return cls(tuple(entries), tuple(problems))
 
     def place(self, name: str, file: Path) -> None:
-        """Have the entry of a model say that its weights are here now. Raises `OSError` if they are not."""
+        """Record that a model's weights are now here. Raises `OSError` if they are not."""
         entry = self._by_name[name]
         spec = attrs.evolve(entry.spec, file=file)
         fingerprint = _fingerprint(entry.engine.name, entry.version, spec, entry.source)
@@ -132,9 +132,9 @@ class Catalog:
 
 
 def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
-    """Return a name and a configuration for a file of weights: the engine is found by the file's ending.
+    """Return a name and a configuration for a weights file; its ending determines the engine.
 
-    A GGUF file may have any name: other programs keep some under their hashes.
+    A GGUF file may have any name: some programs name theirs by hash.
     Raises `ConfigError` if there is no such file, or not exactly one engine for it.
     """
     file = at_home(path).absolute()
@@ -147,13 +147,13 @@ def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
 def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
     """Return a name and a configuration for a source that a downloader knows, like `hf:org/repo:Q4_K_M`.
 
-    The engine is found by the ending of the file, the name is the rest of it, and the source itself is an alias where
-    it can be one, as it was given and in its one way to be written.
+    The ending of the file determines the engine, the rest of it is the name, and the source itself, as given and in its
+    canonical form, is an alias where it can be one.
     Raises `InvalidSource`, or `ConfigError` if there is not exactly one engine for it.
     """
     downloader = choose_downloader(source, _downloaders(plugins))
     if downloader is None:
-        raise ConfigError(f"{source} is a path, not where a file is fetched from")
+        raise ConfigError(f"{source} is a path, not a source to fetch from")
     written = downloader.canonical(source)
     file = downloader.file_name(written)
     engine = _engine_for(file, file or shown(source), plugins)
@@ -167,7 +167,7 @@ def _downloaders(plugins: Plugins) -> list[Downloader]:
 
 
 def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
-    """Return the engine that loads files with this ending. Raises `ConfigError` if it is not exactly one."""
+    """Return the engine that loads files with this ending. Raises `ConfigError` unless there is exactly one."""
     suffixes = {name: provided.object.file_suffixes for name, provided in sorted(plugins.engines.items())}
     fitting = [name for name, endings in suffixes.items() if ending.lower().endswith(endings)]
     fitting = [name for name in fitting if not plugins.engines[name].object.yields_files] or fitting
@@ -176,12 +176,12 @@ def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
         raise ConfigError(f"no engine for {what}: {'; '.join(known) or 'no engine loads files'}")
     if len(fitting) > 1:
         both = " and ".join(fitting)
-        raise ConfigError(f'engines {both} load {what}: configure the model, with engine = "{fitting[0]}" or so')
+        raise ConfigError(f'engines {both} load {what}: configure the model, for example with engine = "{fitting[0]}"')
     return fitting[0]
 
 
 def _as_name(text: str) -> str:
-    """Return a text as a name that a model may have; empty if nothing of it can stay."""
+    """Turn a text into a valid model name; empty if nothing of it is left."""
     return re.sub(r"[^A-Za-z0-9_.-]+|\.\.+", "-", text).strip("_.-")
 
 
@@ -189,7 +189,7 @@ Offered = Provided[ModelOffer] | None
 
 
 def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig, Offered]]:
-    """Name the models to serve, with the offer that they come from, if any."""
+    """Yield the models to serve, each with its offer, if it comes from one."""
     for name, model in config.models.items():
         yield name, model, None
     if not config.models:
@@ -202,11 +202,11 @@ def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig
 def _entry(
     name: str, model: ModelConfig, offered: Offered, config: Config, plugins: Plugins, *, find: Find,
 ) -> CatalogEntry:
-    """Put an entry together. Raises `StructureError` with everything that is wrong."""
+    """Build an entry. Raises `StructureError` with all faults."""
     path = ("models", name)
     faults: list[Fault] = []
     if not is_model_name(name):
-        faults.append(Fault(path, f"{name!r} is no name for a model: {NAME_RULE}"))
+        faults.append(Fault(path, f"{name!r} is not a valid model name: {NAME_RULE}"))
     provided = plugins.engines.get(model.engine)
     if provided is None:
         raise StructureError([*faults, Fault((*path, "engine"), plugins.why_no_engine(model.engine))])
@@ -226,7 +226,7 @@ def _entry(
         faults += error.faults
     faults += _unhonoured(model, engine, (*path, "defaults"))
     if model.preload is not None and not engine.can_preload:
-        faults.append(Fault((*path, "preload"), f"engine '{engine.name}' keeps nothing evaluated; leave it out"))
+        faults.append(Fault((*path, "preload"), f"engine '{engine.name}' cannot preload; leave it out"))
     if faults:
         raise StructureError(faults)
     spec = ModelSpec(name, options, file, preload=model.preload)
@@ -252,7 +252,7 @@ def _weights(
 ) -> tuple[Path | None, str | None]:
     """Return the file to load, if it is here, and the source, if it may have to be fetched or verified.
 
-    Raises `ValueError` or `LllmsError` if there can be no such file.
+    Raises `ValueError` or `LllmsError` if there cannot be such a file.
     """
     if model.url is None and model.hf is None:
         file = _file(model.file, engine, models_dir)
@@ -265,14 +265,14 @@ def _weights(
 
 
 def _check_path(given: str, plugins: Plugins) -> None:
-    """Raise `ValueError` for a source where a path is wanted."""
+    """Raise `ValueError` for a source in place of a path."""
     kinds = {name for one in _downloaders(plugins) for name in one.schemes}
     if scheme(given) in kinds and not at_home(given).exists():
-        raise ValueError(f'{shown(given)} is no path; write url = "{shown(given)}" instead')
+        raise ValueError(f'{shown(given)} is not a path; write url = "{shown(given)}" instead')
 
 
 def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
-    """Return the absolute path of a model's file. Raises `ValueError` if it is not there."""
+    """Return the absolute path of a model's file. Raises `ValueError` if it is missing."""
     if given is None:
         if engine.needs_file:
             raise ValueError(f"missing; engine '{engine.name}' cannot load a model without file, url or hf")
@@ -288,7 +288,7 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
 
 
 def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> Iterator[Fault]:
-    """Name the defaults that the engine would ignore."""
+    """Yield the defaults that the engine would ignore."""
     for name in sorted(model.defaults):
         parameter = DEFAULTS[name]
         refused = parameter.verdict(engine.parameters) == "refused"

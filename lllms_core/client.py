@@ -16,14 +16,14 @@ class Client:
     """Talks to the server at `url`, with or without `/v1` at its end. Blocking; one request at a time."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout: float = 600.0) -> None:
-        """Prepare; nothing is sent yet. Raises `ServerError` for an address that is none."""
+        """Prepare; nothing is sent yet. Raises `ServerError` for an invalid address."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         try:
             self._host, self._port = parts.hostname, parts.port
         except ValueError as error:
-            raise ServerError(f"{url} is no address of a server: {error}") from error
+            raise ServerError(f"{url} is not a server address: {error}") from error
         if parts.scheme not in {"http", "https"} or not self._host:
-            raise ServerError(f"{url} is no address of a server; it looks like http://127.0.0.1:3000")
+            raise ServerError(f"{url} is not a server address like http://127.0.0.1:3000")
         self._secure = parts.scheme == "https"
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._url = url
@@ -35,7 +35,7 @@ class Client:
         return self._fetch("GET", path)
 
     def delete(self, path: str) -> object:
-        """Delete what is at a path, and return the JSON document that tells of it. Raises `ServerError`."""
+        """Delete the resource at a path, and return the JSON document of the answer. Raises `ServerError`."""
         return self._fetch("DELETE", path)
 
     def _fetch(self, method: str, path: str) -> object:
@@ -43,7 +43,7 @@ class Client:
         try:
             document: object = json.load(response)
         except (ValueError, OSError, HTTPException) as error:
-            raise ServerError(f"{self._url}{path} answers no JSON: {error}") from error
+            raise ServerError(f"{self._url}{path} does not answer JSON: {error}") from error
         finally:
             connection.close()
         return document
@@ -59,7 +59,7 @@ class Client:
                         raise ServerError(_message(event))
                     yield event
         except (ValueError, OSError, HTTPException) as error:
-            raise ServerError(f"{self._url} broke off its answer: {error}") from error
+            raise ServerError(f"{self._url} ended its answer early: {error}") from error
         finally:
             connection.close()
 

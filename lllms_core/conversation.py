@@ -1,4 +1,4 @@
-"""A conversation in which the server itself runs the tools that the model calls; in Python only, never over HTTP."""
+"""A conversation in which the server itself runs the tools that the model calls; only in Python, never over HTTP."""
 
 import asyncio
 import inspect
@@ -16,29 +16,29 @@ from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta, Message, Tool, ToolCall, Usage
 
 Handler = Callable[..., object]
-"""Gets a call's arguments by their names, and returns its result: text, or whatever JSON can say; awaited if need be.
-One that is no coroutine runs in a thread. What it raises is told to the model."""
+"""Gets a call's arguments by name, and returns its result: text, or any JSON value; awaited if it is awaitable. If it
+is not a coroutine function, it runs in a thread. Its errors are passed to the model."""
 
 Submit = Callable[[Sequence[Message], Mapping[str, object]], Stream]
-"""Asks for the answer to these messages, with these parameters."""
+"""Requests the answer to these messages, with these parameters."""
 
 
 @frozen
 class ServerTool(Tool):
-    """A tool that the host runs when a model calls it; without a handler, its calls are for whoever asked."""
+    """A tool that the host runs when a model calls it; without a handler, its calls are left to the caller."""
 
     handler: Handler | None = field(default=None, kw_only=True)
     timeout: float = field(default=60.0, kw_only=True)
-    """Seconds that the model waits for a result; after them it is told that there is none."""
+    """Seconds that the model waits for a result; then it gets an error instead."""
 
 
 class Conversation:
-    """An answer with everything that led to it: the model calls tools, the host runs them, the model goes on.
+    """An answer with everything that led to it: the model calls tools, the host runs them, the model continues.
 
     Iterate it for the deltas of all answers as they come, and a `Message` for each result; or `gather` the last answer.
-    It ends with an answer that calls no tools, or with calls of tools without a handler: those are the caller's. After
-    `max_rounds` answers with calls, the model has to answer without tools. Close it (`async with`) when you have seen
-    enough.
+    It ends with an answer without calls, or with calls of tools without a handler: those are the caller's. After
+    `max_rounds` answers with calls, the model has to answer without tools. Close it (`async with`) to stop early, or
+    when you are done.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Conversation:
         if "tools" in parameters or "functions" in parameters:
             raise InvalidRequest("the tools of a conversation are given as 'tools', not among its parameters", "tools")
         if parameters.get("n") not in {None, 1}:
-            raise InvalidRequest("a conversation goes on from one answer; leave 'n' out", "n")
+            raise InvalidRequest("a conversation continues from one answer; leave 'n' out", "n")
         self.messages = list(messages)
-        """The conversation so far: answers and results are added as soon as they are complete."""
+        """The conversation so far: answers and results are added once they are complete."""
         self.answer: Answer | None = None
         """The last complete answer."""
         self.usage = Usage(0, 0)
@@ -64,7 +64,7 @@ class Conversation:
         self._stream: Stream | None = None
 
     async def __aiter__(self) -> AsyncIterator[Delta | Message]:
-        """Yield deltas and results. Raises the error with which a request failed."""
+        """Yield deltas and results. Raises the error of a failed request."""
         while True:
             self._stream = stream = self._submit(self.messages, self._asked())
             deltas = []
@@ -81,10 +81,10 @@ class Conversation:
                 yield result
             if not handled or len(handled) < len(message.tool_calls):
                 return
-            self._parameters.pop("tool_choice", None)  # what was asked for has been called
+            self._parameters.pop("tool_choice", None)  # the requested tool has been called
 
     async def gather(self) -> Answer:
-        """Wait for the end, and return the last answer. Raises the error with which a request failed."""
+        """Wait for the end, and return the last answer. Raises the error of a failed request."""
         async for _ in self:
             pass
         if self.answer is None:
@@ -92,7 +92,7 @@ class Conversation:
         return self.answer
 
     async def aclose(self) -> None:
-        """Want no more: cancels the answer that is under way. Safe to call again."""
+        """Cancel the running answer. Safe to call again."""
         if self._stream is not None:
             await self._stream.aclose()
 
@@ -123,7 +123,7 @@ class Conversation:
             usage.prompt_tokens + more.prompt_tokens, usage.completion_tokens + more.completion_tokens,
             usage.cached_tokens + more.cached_tokens, usage.reasoning_tokens + more.reasoning_tokens,
         )
-        # A call that was cut has no end, and its arguments are no JSON.
+        # A truncated call has no end, and its arguments are not JSON.
         return answer.message if answer.finish.reason == "tool_calls" else evolve(answer.message, tool_calls=())
 
     def _handler(self, call: ToolCall) -> Handler | None:

@@ -1,4 +1,4 @@
-"""What the author of a downloader implements: where model files come from."""
+"""The contract for authors of downloaders: sources of model files."""
 
 import hashlib
 import re
@@ -17,122 +17,122 @@ _LONGEST_PART = 150
 _LONGEST_NAME = 400
 
 Span = tuple[int, int]
-"""Bytes of a file: from the first number up to, and without, the second."""
+"""Bytes of a file: from the first offset up to, but not including, the second."""
 
 
 @frozen
 class RemoteFile:
-    """One file of a source, as far as it is known before it is fetched."""
+    """One file of a source, with the facts known before it is fetched."""
 
     name: str
-    """Where the store keeps it, below `<models_dir>/models`: `store_name` makes one that is safe."""
+    """Its name in the store, below `<models_dir>/models`; `store_name` makes a safe one."""
     url: str
-    """What its downloader needs to fetch it."""
+    """The address from which its downloader fetches it."""
     size: int | None = None
-    """Bytes; None until the server has said so."""
+    """Bytes; None until the server has sent it."""
     sha256: str | None = None
-    """In hexadecimal; None if its server publishes none."""
+    """In hexadecimal; None if the server publishes none."""
     path: Path | None = None
-    """Where it lies on this machine already: it is used in place, and never fetched, moved or deleted."""
+    """Its path, if it is already on this machine: it is used in place, and never fetched, moved or deleted."""
 
 
 @frozen
 class RemoteModel:
-    """What a source stands for."""
+    """The files that a source stands for."""
 
     files: Sequence[RemoteFile]
-    """At least one; the first is what the engine loads (of a model in parts, the first part)."""
+    """At least one; the engine loads the first (the first part of a split model)."""
     note: str = ""
-    """What was chosen and why, if the source left a choice; shown to people."""
+    """The choice made and its reason, if the source left one; shown to users."""
 
 
 class Part(Protocol):
-    """A file on its way to the disk; a downloader writes into it. Every method may be called from any thread."""
+    """A partly downloaded file, which a downloader writes into. All methods are thread-safe."""
 
     @property
     def missing(self) -> Sequence[Span]:
-        """What is not there yet, in order; one span that ends at `sys.maxsize` while the size is not known."""
+        """The missing bytes, in order; one span that ends at `sys.maxsize` while the size is unknown."""
 
     @property
     def version(self) -> str | None:
-        """The version that the bytes which are there belong to, as `begin` was told it."""
+        """The version of the bytes on the disk, as passed to `begin`."""
 
     @property
     def hash_known(self) -> bool:
-        """Whether a hash is checked in the end: if not, only a version keeps bytes of two files from being mixed."""
+        """Whether the finished file is checked against a hash: if not, only a version prevents mixing two files."""
 
     def begin(self, size: int | None, version: str | None, *, whole: bool = False) -> None:
-        """Tell what the server says now, before anything of it is written.
+        """Report the server's current size and version, before writing any bytes.
 
-        What is there is thrown away if its size or version is another one, if there is neither a version nor a known
-        hash, or if the server sends the file as a `whole` again; look at `missing` afterwards. Raises `DiskFull` if
-        there is no room, and `WrongFile` if the size is not what the source promised.
+        The existing bytes are deleted if their size or version differs, if there is neither a version nor a known hash,
+        or if the server sends the file as a `whole` again; read `missing` afterwards. Raises `DiskFull` if there is no
+        room, and `WrongFile` if the size is not the one that the source promised.
         """
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write bytes. Raises `DownloadCancelled` if nobody wants the file any more, `DiskFull`, `WrongFile`."""
+        """Write bytes. Raises `DownloadCancelled` once the download is cancelled, `DiskFull`, `WrongFile`."""
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called, from another thread, when the download is cancelled; at once if it is already."""
+        """Call `callback`, from another thread, when the download is cancelled; at once if it already is."""
 
 
 class Downloader(ABC):
-    """Fetches files from one kind of place. Its methods block; each download calls them from a thread of its own."""
+    """Fetches files from one kind of place. Its methods block; each download calls them from its own thread."""
 
     name: ClassVar[str]
     schemes: ClassVar[frozenset[str]]
-    """What its sources begin with, before the colon: `{"s3"}`. One scheme belongs to one downloader."""
+    """The prefixes of its sources, before the colon: `{"s3"}`. A scheme belongs to one downloader only."""
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Hosts whose `https://` and `http://` addresses it takes, before the downloader of web addresses is asked."""
+        """Hosts whose `https://` and `http://` addresses it handles, instead of the downloader of web addresses."""
         return frozenset()
 
     def canonical(self, source: str) -> str:
-        """Return the one way to write a source that can be written in several, without the network.
+        """Return the canonical form of a source that can be written in several ways, without the network.
 
-        Sources with the same one are the same model. Raises `InvalidSource` for a source that makes no sense.
+        Sources with the same canonical form are the same model. Raises `InvalidSource` for a malformed source.
         """
         return source
 
     def file_name(self, source: str) -> str:
-        """Return what the file that an engine loads is called, as far as the source tells; empty if it does not.
+        """Return the name of the file that an engine loads, as far as the source tells; empty if it does not.
 
-        Its ending chooses the engine, the rest names the model.
+        Its ending selects the engine, the rest names the model.
         """
         return PurePosixPath(unquote(shown(source).partition(":")[2].partition("?")[0])).name
 
-    def find(self, source: str) -> RemoteModel | None:  # noqa: ARG002  # the base knows no such place
-        """Say which files on this machine the source stands for, without the network; None if there are none.
+    def find(self, source: str) -> RemoteModel | None:  # noqa: ARG002  # the base has no files
+        """Return the source's files that are on this machine, without the network; None if there are none.
 
-        Asked in offline mode, and when `resolve` cannot reach its place.
+        Called in offline mode, and when `resolve` cannot reach its place.
         """
         return None
 
     @abstractmethod
     def resolve(self, source: str) -> RemoteModel:
-        """Say which files a source stands for; may ask the network.
+        """Return the files that a source stands for; may use the network.
 
-        Raises `InvalidSource` for a source that makes no sense, `SourceUnavailable` for what cannot be reached now.
+        Raises `InvalidSource` for a malformed source, `SourceUnavailable` if its place cannot be reached now.
         """
 
     @abstractmethod
     def fetch(self, file: RemoteFile, part: Part) -> None:
-        """Write what is missing of a file. Returns when all of it is written.
+        """Fetch the missing bytes of a file. Returns when all are written.
 
-        The store checks size, hash and header, and keeps what was written for the next time if this raises.
+        The store checks size, hash and header; if this raises, it keeps the bytes written for the next time.
         Raises `SourceUnavailable` when it gives up, and whatever `part` raises.
         """
 
 
 def scheme(source: str) -> str:
-    """Return what stands before the first colon of a source, in lower case; empty for a plain path."""
+    """Return the scheme of a source, in lower case; empty for a plain path."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", source)  # at least two letters: C:\models is a path
     return match[1].lower() if match else ""
 
 
 def choose_downloader(source: str, downloaders: Iterable[Downloader]) -> Downloader | None:
-    """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if there is none for it."""
+    """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if none supports it."""
     name = scheme(source)
     if not name:
         return None
@@ -141,7 +141,7 @@ def choose_downloader(source: str, downloaders: Iterable[Downloader]) -> Downloa
         try:
             host = urlsplit(source).netloc.rpartition("@")[2].lower()
         except ValueError as error:
-            raise InvalidSource(f"{shown(source)} is no web address: {error}") from error
+            raise InvalidSource(f"{shown(source)} is not a web address: {error}") from error
         for one in there_are:
             if host in one.hosts:
                 return one
@@ -153,13 +153,13 @@ def choose_downloader(source: str, downloaders: Iterable[Downloader]) -> Downloa
 
 
 def canonical(source: str, downloaders: Iterable[Downloader]) -> str:
-    """Return the one way to write a source (`Downloader.canonical`). Raises `InvalidSource`."""
+    """Return the canonical form of a source (`Downloader.canonical`). Raises `InvalidSource`."""
     downloader = choose_downloader(source, downloaders)
     return source if downloader is None else downloader.canonical(source)
 
 
 def shown(source: str) -> str:
-    """Return a source as it may be shown to anybody: without the name, the password and the query of a web address."""
+    """Return a source that is safe to show: a web address without user name, password and query."""
     start, colon, rest = source.partition("://")
     if not colon:
         return source
@@ -169,10 +169,10 @@ def shown(source: str) -> str:
 
 
 def store_name(*parts: str) -> str:
-    """Return a name in the store for a file that its place calls `parts`, as a path below `<models_dir>/models`.
+    """Return the name in the store for a file that its place calls `parts`: a path below `<models_dir>/models`.
 
-    Whatever the parts hold, the name leads to nothing outside, to nothing hidden and to nothing that the store uses
-    itself; different parts give different names. The ending of the last part stays. Raises `ValueError` without parts.
+    Whatever the parts hold, the name is never outside the store, hidden, or one that the store uses itself; different
+    parts give different names. The ending of the last part is kept. Raises `ValueError` without parts.
     """
     if not parts:
         raise ValueError("a name in the store needs at least one part")

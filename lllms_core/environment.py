@@ -1,4 +1,4 @@
-"""Reading `LLLMS_*` variables as the keys of a table: text becomes what the table's class takes."""
+"""`LLLMS_*` variables as the keys of a table: their text is converted to the types of the table's class."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,8 +16,8 @@ FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 def read_environment(environ: Mapping[str, str], into: type) -> dict[str, tuple[str, object]]:
     """Return the keys of the attrs class `into` that variables set: key -> (variable, value).
 
-    `LLLMS_QUEUE_SIZE=5` sets `queue_size` to 5; lists are separated by commas. A text that does not fit stays text: the
-    checks that follow name it.
+    `LLLMS_QUEUE_SIZE=5` sets `queue_size` to 5; lists are separated by commas. Text of the wrong form stays text, for
+    later checks to report.
     """
     kinds = get_type_hints(into, include_extras=True)
     found: dict[str, tuple[str, object]] = {}
@@ -29,7 +29,7 @@ def read_environment(environ: Mapping[str, str], into: type) -> dict[str, tuple[
 
 
 def is_true(text: str) -> bool:
-    """Whether the text of a variable means yes."""
+    """Whether the text of a variable means true."""
     return text.strip().lower() in TRUE_WORDS
 
 

@@ -1,4 +1,4 @@
-"""Saying what is wrong with data, and where, in words that lead to the key."""
+"""Faults in data: what is wrong and where, in words that lead to the key."""
 
 import json
 import re
@@ -15,7 +15,7 @@ LONGEST_NAME = 200
 
 @frozen
 class Fault:
-    """One thing that is wrong, and where: the keys and indices that lead to it."""
+    """One fault and its place: the keys and indices that lead to it."""
 
     path: Keys
     text: str
@@ -26,7 +26,7 @@ class Fault:
 
 
 class StructureError(Exception):
-    """The data does not fit its class; `faults` holds everything that is wrong with it."""
+    """The data does not fit its class; `faults` lists everything wrong with it."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__(*faults)
@@ -49,14 +49,14 @@ def dotted(path: Iterable[Key]) -> str:
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that `name` was probably meant to be."""
+    """Return the known name that `name` probably stands for."""
     if len(name) > LONGEST_NAME:
         return None  # comparing takes time, and nothing of this length is meant
     return next(iter(get_close_matches(name, sorted(known), n=1)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean 'x'?)`, or what else there is, to put behind a message about an unknown name."""
+    """Return ` (did you mean 'x'?)`, or the known names, to append to a message about an unknown name."""
     names = sorted(known)
     close = closest(name, names)
     if close is not None:

@@ -1,7 +1,7 @@
-"""Models that other programs have on this machine: found where they lie, read only.
+"""Models that other programs have on this machine: found in place, only read.
 
-Hugging Face, llama.cpp, LM Studio and Ollama each keep theirs in a folder of their own; the path of what is found is
-what `file` in a configuration takes.
+Hugging Face, llama.cpp, LM Studio and Ollama each keep theirs in their own folder; the path of a found model can be
+used for `file` in a configuration.
 """
 
 import json
@@ -23,7 +23,7 @@ _PART = re.compile(r"-(\d{5})(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 _OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"
 _OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
-"""Where the service that its installer makes on Linux keeps models."""
+"""The models of the service that Ollama's installer sets up on Linux."""
 
 
 @frozen
@@ -32,16 +32,16 @@ class FoundModel:
 
     place: Place
     name: str
-    """As that program calls it."""
+    """That program's name for it."""
     path: Path
-    """The file of weights, of a model in parts the first: what `file` takes."""
+    """The weights file, of a split model the first part: a value for `file`."""
     size: int
-    """Bytes, all parts together."""
+    """Bytes of all parts."""
 
 
 @frozen
 class Findings:
-    """What was found, and what could not be looked at."""
+    """The models found, and the paths that could not be read."""
 
     models: tuple[FoundModel, ...]
     """Sorted by place and name."""
@@ -51,7 +51,7 @@ class Findings:
 def find_models(
     environ: Mapping[str, str] = os.environ, home: Path | None = None, platform: str = sys.platform,
 ) -> Findings:
-    """Look into the folders of the other programs. Folders that are not there hold no models."""
+    """Search the folders of the other programs. Missing folders hold no models."""
     disk = _Disk()
     home = home or Path.home()
     found: list[FoundModel] = []
@@ -61,7 +61,7 @@ def find_models(
         found += _models("lmstudio", folder, disk)
     for folder in ollama_folders(environ, home, platform):
         found += _ollama(folder, disk)
-    # Of two with one name, the first counts: folders and revisions come in the order of their importance.
+    # Of two with one name, the first counts: folders and revisions are in order of precedence.
     models = {(model.place, model.name): model for model in reversed(found)}
     return Findings(tuple(models[key] for key in sorted(models)), tuple(disk.problems))
 
@@ -76,7 +76,7 @@ def huggingface_folder(environ: Mapping[str, str], home: Path) -> Path:
 
 
 def llamacpp_folder(environ: Mapping[str, str], home: Path, platform: str) -> Path:
-    """Return the folder of what llama.cpp's programs have downloaded."""
+    """Return the download folder of llama.cpp's programs."""
     if folder := _given(environ, "LLAMA_CACHE", home):
         return folder
     if platform == "darwin":
@@ -87,14 +87,14 @@ def llamacpp_folder(environ: Mapping[str, str], home: Path, platform: str) -> Pa
 
 
 def ollama_folders(environ: Mapping[str, str], home: Path, platform: str) -> list[Path]:
-    """Return the folders of Ollama's models: the one that is set, else the user's, and the service's on Linux."""
+    """Return the folders of Ollama's models: the configured one, else the user's, and the service's on Linux."""
     if folder := _given(environ, "OLLAMA_MODELS", home):
         return [folder]
     return [home / ".ollama" / "models", *([_OLLAMA_SERVICE] if platform == "linux" else [])]
 
 
 def _lmstudio_folders(home: Path, disk: "_Disk") -> list[Path]:
-    """The folder that LM Studio's settings name, else its default; and that of its older versions."""
+    """Return the folder in LM Studio's settings, else its default, and that of older versions."""
     base = Path((disk.text(home / ".lmstudio-home-pointer") or "").strip() or home / ".lmstudio")
     settings = disk.json(base / "settings.json")
     chosen = settings.get("downloadsFolder") if isinstance(settings, dict) else None
@@ -103,7 +103,7 @@ def _lmstudio_folders(home: Path, disk: "_Disk") -> list[Path]:
 
 
 def _given(environ: Mapping[str, str], name: str, home: Path) -> Path | None:
-    """The folder that a variable names, if it is set and not empty."""
+    """Return the folder that a variable names, if it is set and not empty."""
     value = environ.get(name)
     if not value:
         return None
@@ -114,11 +114,11 @@ def _cache(environ: Mapping[str, str], home: Path) -> Path:
     return _given(environ, "XDG_CACHE_HOME", home) or home / ".cache"
 
 
-# -- what is in them ---------------------------------------------------------------------------------------------------
+# -- their contents ----------------------------------------------------------------------------------------------------
 
 
 def _huggingface(hub: Path, disk: "_Disk") -> Iterator[FoundModel]:
-    """Models of the hub's cache, `models--ORG--REPO/snapshots/REVISION/...`; the current revision comes first."""
+    """Yield the models of the hub's cache, `models--ORG--REPO/snapshots/REVISION/...`; the current revision first."""
     for repo in disk.folders(hub):
         kind, _, name = repo.name.partition("--")
         if kind != "models":
@@ -130,7 +130,7 @@ def _huggingface(hub: Path, disk: "_Disk") -> Iterator[FoundModel]:
 
 
 def _models(place: Place, folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
-    """Models below a folder, named by their paths in it; parts of one count together, projectors do not count."""
+    """Yield the models in a folder, named by their relative paths; parts count together, projectors do not count."""
     for file in disk.files(folder):
         if file.suffix.lower() != ".gguf" or file.name.lower().startswith("mmproj"):
             continue
@@ -147,7 +147,7 @@ def _models(place: Place, folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
 
 
 def _ollama(folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
-    """Models of Ollama's manifests, `manifests/HOST/OWNER/NAME/TAG`; their weights are `blobs/sha256-...`."""
+    """Yield the models of Ollama's manifests, `manifests/HOST/OWNER/NAME/TAG`; their weights are `blobs/sha256-...`."""
     manifests = folder / "manifests"
     for file in disk.files(manifests):
         parts = file.relative_to(manifests).parts
@@ -163,7 +163,7 @@ def _ollama(folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
 
 
 def ollama_name(parts: tuple[str, ...]) -> str:
-    """Return what Ollama calls the model of a manifest at this path: `llama3.2:1b`, `hf.co/org/repo:Q4_K_M`."""
+    """Return Ollama's name for the model of a manifest at this path: `llama3.2:1b`, `hf.co/org/repo:Q4_K_M`."""
     *owner, tag = parts
     if owner[0] == _OLLAMA_HOST:
         owner = owner[2:] if owner[1] == _OLLAMA_OWNER and len(owner) > 2 else owner[1:]
@@ -171,7 +171,7 @@ def ollama_name(parts: tuple[str, ...]) -> str:
 
 
 def ollama_weights(manifest: object) -> str | None:
-    """Return the digest of the weights that a manifest names; None if it names none in a form that is known."""
+    """Return the digest of a manifest's weights; None if it names none in a known form."""
     layers = manifest.get("layers") if isinstance(manifest, dict) else None
     for layer in layers if isinstance(layers, list) else ():
         if isinstance(layer, dict) and layer.get("mediaType") == _OLLAMA_WEIGHTS:
@@ -183,12 +183,12 @@ def ollama_weights(manifest: object) -> str | None:
 
 @frozen
 class _Disk:
-    """Reads what may not be there; what is there and cannot be read becomes a problem."""
+    """Reads files that may be missing; an existing but unreadable one becomes a problem."""
 
     problems: list[str] = field(factory=list)
 
     def folders(self, folder: Path) -> list[Path]:
-        """The folders in a folder, sorted."""
+        """Return the folders in a folder, sorted."""
         try:
             return sorted(one for one in folder.iterdir() if one.is_dir())
         except OSError as error:
@@ -196,14 +196,14 @@ class _Disk:
             return []
 
     def files(self, folder: Path) -> list[Path]:
-        """All files below a folder, sorted."""
+        """Return all files in a folder and its subfolders, sorted."""
         def failed(error: OSError) -> None:
             self._failed(error, Path(error.filename))
 
         return sorted(Path(top) / name for top, _, names in os.walk(folder, onerror=failed) for name in names)
 
     def size(self, file: Path) -> int | None:
-        """The bytes of a file that should be there: None for a broken link, a missing part or a missing blob."""
+        """Return the bytes of a file that should exist: None for a broken link, a missing part or a missing blob."""
         try:
             return file.stat().st_size
         except OSError as error:
@@ -222,7 +222,7 @@ class _Disk:
         try:
             return None if text is None else json.loads(text)
         except (ValueError, RecursionError):
-            self.problems.append(f"{file} is no JSON")
+            self.problems.append(f"{file} is not JSON")
             return None
 
     def _failed(self, error: OSError, path: Path) -> None:

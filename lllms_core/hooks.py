@@ -1,4 +1,4 @@
-"""Looking at one plugin: which hooks it implements, and whether what they return makes sense."""
+"""Inspect one plugin: the hooks that it implements, and whether their results are valid."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -13,9 +13,9 @@ Hook = Callable[..., object]
 
 
 def find_hooks(plugin: object, name: str) -> tuple[dict[str, Hook], list[str]]:
-    """Return the hooks that a plugin implements, by name, and what is wrong with its other `lllms_` functions.
+    """Return the hooks that a plugin implements, by name, and the faults of its other `lllms_` functions.
 
-    Raises `pluggy.PluginValidationError` for a hook with wrong parameters, and whatever the plugin's properties raise.
+    Raises `pluggy.PluginValidationError` for a hook with wrong parameters, and any error of the plugin's properties.
     """
     if inspect.isclass(plugin):
         return {}, [f"it is the class {plugin.__name__}; a plugin is a module or an instance"]
@@ -29,9 +29,9 @@ def find_hooks(plugin: object, name: str) -> tuple[dict[str, Hook], list[str]]:
         for implementation in caller.get_hookimpls():
             marked.add(implementation.function.__name__)
             if not caller.has_spec():
-                faults.append(f"{caller.name} is no hook of lllms{_meant(caller.name)}")
+                faults.append(f"{caller.name} is not a hook of lllms{_meant(caller.name)}")
             elif implementation.wrapper or implementation.hookwrapper:
-                faults.append(f"{caller.name} is a wrapper, but lllms asks every plugin by itself")
+                faults.append(f"{caller.name} is a wrapper, but lllms calls each plugin separately")
             else:
                 hooks[caller.name] = _call(implementation)
     faults += [f"{function} lacks the @hookimpl marker" for function in _functions(plugin) if function not in marked]
@@ -41,7 +41,7 @@ def find_hooks(plugin: object, name: str) -> tuple[dict[str, Hook], list[str]]:
 def named_objects(answer: object, hook: str, base: type) -> list[tuple[str, object]]:
     """Return the objects that a hook returned, with their names; each is an instance of `base`.
 
-    Raises `PluginLoadFailed` that says what is wrong with the answer, and whatever the plugin's generator raises.
+    Raises `PluginLoadFailed` with the fault of an invalid result, and any error of the plugin's generator.
     """
     wanted = f"{hook} must return an iterable of {base.__name__} objects"
     if not isinstance(answer, Iterable) or isinstance(answer, str | bytes | Mapping):
@@ -59,17 +59,17 @@ def named_objects(answer: object, hook: str, base: type) -> list[tuple[str, obje
 
 
 def describe(error: BaseException) -> str:
-    """Name an error of a plugin and what it says, in one phrase."""
+    """Return the type and message of a plugin's error, in one phrase."""
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def _call(implementation: pluggy.HookImpl) -> Hook:
-    """Call an implementation with as many of the hook's arguments as it takes."""
+    """Return a function that calls an implementation with as many of the hook's arguments as it takes."""
     return lambda *given: implementation.function(*given[: len(implementation.argnames)])
 
 
 def _functions(plugin: object) -> list[str]:
-    """Name the functions of a plugin that look like hooks."""
+    """Return the names of a plugin's functions that look like hooks."""
     names = [name for name in dir(plugin) if name.startswith("lllms_")]
     return [name for name in names if inspect.isroutine(inspect.getattr_static(plugin, name))]
 

@@ -1,11 +1,11 @@
-"""The whole surface between the core and plugins: two markers and the hooks.
+"""The complete interface between the core and plugins: two markers and the hooks.
 
 A plugin is a module or object that a distribution names in its entry-point group `lllms`:
 
     [project.entry-points.lllms]
     parrot = "lllms_parrot"
 
-Hooks are synchronous and return iterables of objects with a `name`; a plugin implements those that it needs.
+Hooks are synchronous and return iterables of objects with a `name`; a plugin implements the hooks that it needs.
 """
 
 from typing import TYPE_CHECKING
@@ -60,14 +60,14 @@ def lllms_models() -> "Iterable[ModelOffer]":
 
         @hookimpl
         def lllms_models():
-            return [ModelOffer("parrot", engine="parrot", description="says what you said")]
+            return [ModelOffer("parrot", engine="parrot", description="repeats your words")]
     """
     raise AssertionError
 
 
 @hookspec
 def lllms_downloaders() -> "Iterable[Downloader]":
-    """Provide places that model files come from, for `url = "shelf:tiny.gguf"` in the configuration.
+    """Provide sources of model files, for `url = "shelf:tiny.gguf"` in the configuration.
 
         class Shelf(Downloader):
             name = "shelf"
@@ -93,7 +93,7 @@ def lllms_downloaders() -> "Iterable[Downloader]":
 
 @hookspec
 def lllms_session_stores() -> "Iterable[SessionStore]":
-    """Provide stores of sessions, for `[sessions] store = "attic"` in the configuration; fresh ones at each call.
+    """Provide session stores, for `[sessions] store = "attic"` in the configuration; new ones at each call.
 
         class Attic(SessionStore):
             name = "attic"

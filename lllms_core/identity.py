@@ -1,4 +1,4 @@
-"""What a file is, told cheaply: equal identities mean equal contents, unless somebody took pains to deceive."""
+"""A cheap identity of files: equal identities mean equal contents, short of deliberate deception."""
 
 import os
 from hashlib import sha256
@@ -9,9 +9,9 @@ SAMPLE_SIZE = 1 << 16
 
 
 def file_identity(path: Path) -> str:
-    """Return 32 hexadecimal digits of the file's size, its time of change, and samples all over its contents.
+    """Return 32 hexadecimal digits of a hash over the file's size, modification time, and samples of its contents.
 
-    Takes milliseconds, also for weights of many gigabytes. A copy of a file is another one. Raises `OSError`.
+    Takes milliseconds, even for weights of many gigabytes. A copy has another identity. Raises `OSError`.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())

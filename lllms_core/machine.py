@@ -1,4 +1,4 @@
-"""What this machine gives to this process: the cores it may use, how much of them others leave, its home and files."""
+"""The resources of this process: its cores, the share that others leave of them, its home folder and files."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ from typing import BinaryIO
 _CGROUPS = Path("/sys/fs/cgroup")
 _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
-_COUNTED_FIELDS = 8  # user to steal; guest time is part of user time already
+_COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
 _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
 
 
 def at_home(path: str | Path) -> Path:
-    """Return a path with `~` as the user's home; where that is not known, or of a stranger, the path as it is."""
+    """Return a path with `~` expanded to the user's home; unchanged if that home is unknown."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises RuntimeError there
 
 
@@ -43,25 +43,25 @@ def read_regular(path: Path, longest: int = 64 * 2**20) -> bytes:
 
 
 def available_cores() -> int:
-    """The cores that this process may really use, at least 1: its CPU affinity, less what a cgroup quota forbids."""
+    """Return the cores that this process may use, at least 1: its CPU affinity, limited by a cgroup quota."""
     cores = len(usable_cpus())
     quota = cgroup_cores(_read(Path("/proc/self/cgroup")), _CGROUPS) if sys.platform == "linux" else None
     return max(1, cores if quota is None else min(cores, floor(quota)))
 
 
 def usable_cpus() -> frozenset[int]:
-    """The numbers of the CPUs that this process may run on; all of them where the system knows no affinity."""
+    """Return the numbers of the CPUs that this process may run on; all, if the system has no affinity."""
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
     return frozenset(range(os.cpu_count() or 1))
 
 
 def cgroup_cores(membership: str, root: Path) -> float | None:
-    """The tightest CPU quota, in cores, that the cgroups of this process set; None without one.
+    """Return the tightest CPU quota, in cores, of this process's cgroups; None without one.
 
-    `membership` is the text of /proc/self/cgroup (version 1, 2 or both), `root` where the cgroups are mounted.
-    A quota binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which
-    only the root is visible.
+    `membership` is the text of /proc/self/cgroup (version 1, 2 or both), `root` the mount point of the cgroups. A quota
+    binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which only
+    the root is visible.
     """
     quotas: list[float] = []
     for line in membership.splitlines():
@@ -81,7 +81,7 @@ def cgroup_cores(membership: str, root: Path) -> float | None:
 
 
 def busy_ticks(stat: str, cpus: Iterable[int]) -> int:
-    """The clock ticks for which `cpus` were busy since boot (stolen time too), from the text of /proc/stat."""
+    """Return the clock ticks for which `cpus` were busy since boot (stolen time too), from the text of /proc/stat."""
     wanted = {f"cpu{number}" for number in cpus}
     ticks = 0
     for line in stat.splitlines():
@@ -94,7 +94,7 @@ def busy_ticks(stat: str, cpus: Iterable[int]) -> int:
 
 
 class CpuWatch:
-    """Tells how many cores other programs left to this one since the last look; about 0.1 ms a look."""
+    """Measures how many cores other programs have left to this one since the last look; a look takes about 0.1 ms."""
 
     def __init__(
         self,
@@ -111,9 +111,9 @@ class CpuWatch:
         self._last = self._look()
 
     def spare_cores(self) -> float | None:
-        """The cores that were idle or ours, on average since the last answer.
+        """Return the cores that were idle or ours, on average since the last result.
 
-        None where the system does not tell, and when asked again within 0.1 s: the window goes on then.
+        None if the system does not tell, or within 0.1 s of the last result: then the measurement continues.
         """
         look = self._look()
         if look is None or self._last is None:
@@ -143,7 +143,7 @@ def _quota_v1(group: Path) -> float | None:
 
 
 def _read(path: Path) -> str:
-    """The text of a file of the kernel; empty where there is none, as on other systems."""
+    """Return the text of a kernel file; empty if it does not exist, as on other systems."""
     try:
         return path.read_text("ascii")
     except OSError:

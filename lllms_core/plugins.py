@@ -1,4 +1,4 @@
-"""Finding plugins and asking each for what it provides: one broken plugin is reported, and stops no other."""
+"""Find plugins and collect what each provides: a broken one is reported, and affects no other."""
 
 import os
 import traceback
@@ -28,7 +28,7 @@ BUILTINS: Mapping[str, str] = {
     "sessions": "lllms_core.builtin.sessions",
     "status": "lllms_core.builtin.status",
 }
-"""The core's own plugins, by name, each the module that implements the hooks."""
+"""The core's own plugins, by name, each with the module that implements its hooks."""
 
 CORE_DISTRIBUTION = "lllms-core"
 
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @frozen
 class Provided(Generic[T]):
-    """An object and the name of the plugin that it comes from."""
+    """An object and the name of the plugin that provides it."""
 
     object: T
     plugin: str
@@ -45,25 +45,25 @@ class Provided(Generic[T]):
 
 @frozen
 class PluginReport:
-    """What became of one plugin."""
+    """The result of loading one plugin."""
 
     name: str
     version: str | None = None
     distribution: str | None = None
-    """The installed distribution that it belongs to; None for a plugin object that an embedder hands over."""
+    """The installed distribution that it belongs to; None for a plugin object passed in by an embedding program."""
     provides: tuple[str, ...] = ()
-    """Like `engine llamacpp`, `model tiny-chat`, `api openai`, `commands`: what is in use of it."""
+    """The objects in use, like `engine llamacpp`, `model tiny-chat`, `api openai`, `commands`."""
     error: str | None = None
-    """Why it, or a part of it, is not in use."""
+    """Why it, or part of it, is not in use."""
     traceback: str | None = None
-    """Where the first error came from, for people who write plugins."""
+    """The traceback of the first error, for plugin authors."""
     disabled: bool = False
-    """Whether the configuration or `LLLMS_PLUGINS` leaves it out; it was not even imported."""
+    """Whether the configuration or `LLLMS_PLUGINS` excludes it; then it is not even imported."""
 
 
 @frozen
 class _Source:
-    """A plugin that is known of and not yet imported."""
+    """A known plugin that is not yet imported."""
 
     name: str
     load: Callable[[], object]
@@ -73,7 +73,7 @@ class _Source:
 
 @define
 class _Candidate:
-    """A plugin while it is asked."""
+    """A plugin while it is being loaded."""
 
     source: _Source
     hooks: dict[str, Callable[..., object]] = field(factory=dict)
@@ -93,7 +93,7 @@ class _Candidate:
 
 @define
 class Plugins:
-    """The installed plugins and everything that they provide, by name. Each call of `discover` looks anew."""
+    """The installed plugins and everything that they provide, by name. Each call of `discover` searches again."""
 
     engines: dict[str, Provided[Engine]] = field(factory=dict, init=False)
     downloaders: dict[str, Provided[Downloader]] = field(factory=dict, init=False)
@@ -111,10 +111,10 @@ class Plugins:
         disable: Collection[str] = (),
         extra: Mapping[str, object] | None = None,
     ) -> Self:
-        """Ask the built-in plugins, then the installed ones sorted by name, then `extra` (name -> plugin object).
+        """Load the built-in plugins, then the installed ones sorted by name, then `extra` (name -> plugin object).
 
-        `LLLMS_PLUGINS=a,b` in `environ` allows only these of the installed ones, the empty string none. Whatever fails
-        is told in `reports`; with `LLLMS_STRICT=1` it raises `PluginError` instead.
+        `LLLMS_PLUGINS=a,b` in `environ` allows only these of the installed ones, an empty value none. Failures are in
+        `reports`; with `LLLMS_STRICT=1` they raise `PluginError` instead.
         """
         plugins = cls(strict=is_true(environ.get("LLLMS_STRICT", "")))
         installed = list(_installed())
@@ -135,18 +135,18 @@ class Plugins:
 
     @property
     def reports(self) -> tuple[PluginReport, ...]:
-        """One report for each plugin, in the order in which they were asked."""
+        """One report for each plugin, in the order in which they were loaded."""
         return tuple(candidate.report for candidate in self._candidates)
 
     def add_commands(self, cli: click.Group) -> None:
-        """Let each plugin add its commands to `cli`; all commands of a plugin that fails stay out."""
+        """Let each plugin add its commands to `cli`; if one fails, none of its commands is added."""
         for candidate in self._candidates:
             hook = candidate.hooks.get("lllms_commands")
             if hook is not None:
                 self._add_commands_of(candidate, hook, cli)
 
     def why_no_engine(self, name: str) -> str:
-        """Say why there is no engine `name`: which plugin failed or is disabled, or what there is instead."""
+        """Explain why there is no engine `name`: plugins that failed or are disabled, and the engines that exist."""
         suspects = [report for report in self.reports if report.error or report.disabled]
         suspects = [report for report in suspects if report.name == name] or suspects
         reasons = [
@@ -166,7 +166,7 @@ class Plugins:
             self._ask(candidate)
         else:
             origin = namesake.distribution or "the embedding program"
-            self._fail(candidate, PluginConflict(f"a plugin '{source.name}' comes from {origin} already"))
+            self._fail(candidate, PluginConflict(f"there is already a plugin '{source.name}' from {origin}"))
 
     def _ask(self, candidate: _Candidate) -> None:
         try:
@@ -191,7 +191,7 @@ class Plugins:
     def _collect(
         self, candidate: _Candidate, hook: str, kind: str, base: type, into: dict[str, Provided[T]],
     ) -> None:
-        """Ask one hook and keep the objects, all or (if any of them is nonsense) none."""
+        """Call one hook and register its objects: all, or none if any of them is invalid."""
         if hook not in candidate.hooks:
             return
         try:
@@ -209,7 +209,7 @@ class Plugins:
                 candidate.provides.append(f"{kind} {name}")
 
     def _check_schemes(self, candidate: _Candidate) -> None:
-        """Leave out the downloaders of a plugin whose schemes another one has already."""
+        """Drop the downloaders of a plugin whose schemes are already taken."""
         name = candidate.source.name
         for downloader in [one for one in self.downloaders.values() if one.plugin == name]:
             others = [one for one in self.downloaders.values() if one is not downloader]
@@ -219,12 +219,12 @@ class Plugins:
                     del self.downloaders[downloader.object.name]
                     candidate.provides.remove(f"downloader {downloader.object.name}")
                     self._fail(candidate, PluginConflict(
-                        f"downloader '{downloader.object.name}' is for '{shared[0]}:', and '{other.object.name}' of"
-                        f" plugin '{other.plugin}' is already: disable one of the two",
+                        f"downloader '{downloader.object.name}' is for '{shared[0]}:', and so is"
+                        f" '{other.object.name}' of plugin '{other.plugin}': disable one of the two",
                     ))
 
     def _add_commands_of(self, candidate: _Candidate, hook: Callable[..., object], cli: click.Group) -> None:
-        # The plugin gets a copy to work on, so that a failure half-way leaves nothing behind.
+        # The plugin works on a copy, so that a failure half-way leaves no traces.
         trial = copy(cli)
         trial.commands = dict(cli.commands)
         taken = set(cli.list_commands(click.Context(cli)))
@@ -237,18 +237,18 @@ class Plugins:
             if command is cli.commands.get(name):
                 continue
             if name in taken:
-                self._fail(candidate, PluginConflict(f"there is a command '{name}' already"))
+                self._fail(candidate, PluginConflict(f"there is already a command '{name}'"))
             else:
                 cli.add_command(command, name)
         if "commands" not in candidate.provides:
             candidate.provides.append("commands")
 
     def _missing(self, name: str, where: str, installed: Iterable[_Source]) -> None:
-        """Report a name that a setting mentions and that no plugin has."""
+        """Report a name in a setting that no plugin has."""
         candidate = _Candidate(_Source(name, _returning(None)))
         self._candidates.append(candidate)
         names = ", ".join(source.name for source in installed) or "none"
-        self._fail(candidate, PluginLoadFailed(f"{where} names it, and it is not installed (installed: {names})"))
+        self._fail(candidate, PluginLoadFailed(f"{where} names it, but it is not installed (installed: {names})"))
 
     def _fail(self, candidate: _Candidate, error: BaseException, text: str | None = None) -> None:
         text = text or str(error)
@@ -284,6 +284,6 @@ def _returning(plugin: object) -> Callable[[], object]:
 
 
 def _allowed(environ: Mapping[str, str]) -> set[str] | None:
-    """Read LLLMS_PLUGINS: the names that it allows; None if it is not set."""
+    """Return the names in LLLMS_PLUGINS; None if it is not set."""
     names = environ.get("LLLMS_PLUGINS")
     return None if names is None else {name.strip() for name in names.split(",")} - {""}

@@ -1,7 +1,7 @@
-"""What is asked of a loaded model besides completions, and what it answers: frozen, like `types`.
+"""Requests to a loaded model besides completions, and their answers: frozen, like `types`.
 
-Queries travel as completions do: through the queue, into a slot, to the worker; the answer comes whole, as the `result`
-of the `Finish`.
+Queries travel like completions: through the queue, into a slot, to the worker; the answer comes whole, as the
+`result` of the `Finish`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,18 +12,18 @@ from attrs import frozen
 from lllms_core.types import Request, Task
 
 Text = str | tuple[int, ...]
-"""What is embedded: a text, or the tokens of one."""
+"""An input to embed: a text, or its tokens."""
 
 
 @frozen
 class EmbedRequest:
-    """Vectors that are asked for, one for each input."""
+    """A request for vectors, one for each input."""
 
     id: str
     model: str
     inputs: tuple[Text, ...]
     dimensions: int | None = None
-    """Keep only so many leading numbers of each vector; None: all."""
+    """Keep only this many leading numbers of each vector; None: all."""
     timeout: float | None = None
     """Seconds from the moment the request gets its slot; None: no limit."""
     task: Literal["embed"] = "embed"
@@ -31,16 +31,16 @@ class EmbedRequest:
 
 @frozen
 class Embeddings:
-    """The answer: a vector for each input, in their order. Clients get them as `array("f")`, of length 1."""
+    """The answer: a vector for each input, in order. Clients get them as `array("f")`, normalised to length 1."""
 
     vectors: Sequence[Sequence[float]]
     tokens: int
-    """Of all inputs together, those that the model adds included."""
+    """Of all inputs together, including those that the model adds."""
 
 
 @frozen
 class RerankRequest:
-    """How well each document answers a query."""
+    """A request to score how well each document answers a query."""
 
     id: str
     model: str
@@ -60,20 +60,20 @@ class Scores:
 
 @frozen
 class TokenizeRequest:
-    """The tokens of a text."""
+    """A request for the tokens of a text."""
 
     id: str
     model: str
     text: str
     add_special: bool = False
-    """Whether those are added that a prompt begins or ends with."""
+    """Whether to add the special tokens at the start or end of a prompt."""
     timeout: float | None = None
     task: Literal["tokenize"] = "tokenize"
 
 
 @frozen
 class Tokens:
-    """The answer: each token and the bytes that it stands for, which can be a part of a character."""
+    """The answer: each token and its bytes, which may be part of a character."""
 
     ids: tuple[int, ...]
     pieces: tuple[bytes, ...]
@@ -81,20 +81,20 @@ class Tokens:
 
 @frozen
 class DetokenizeRequest:
-    """The text of some tokens; the answer is a `str`."""
+    """A request for the text of some tokens; the answer is a `str`."""
 
     id: str
     model: str
     tokens: tuple[int, ...]
     timeout: float | None = None
     space: str | None = None
-    """Refused unless the model's sessions are of this space; None: whatever they are."""
+    """Refused unless the model's sessions are of this space; None: any space."""
     task: Literal["detokenize"] = "detokenize"
 
 
 @frozen
 class RenderRequest:
-    """The prompt that a model would be given for a chat; the answer is a `str`."""
+    """A request for the prompt that a model would be given for a chat; the answer is a `str`."""
 
     id: str
     model: str
@@ -115,4 +115,4 @@ LABELS: Mapping[Task, str] = {
     "detokenize": "show its tokens as text",
     "render": "show its prompts",
 }
-"""What a model can do that has the task, for messages."""
+"""The ability of a model with the task, for messages."""

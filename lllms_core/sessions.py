@@ -1,9 +1,9 @@
-"""What the author of a session store implements: bytes in, bytes out; no store knows what they mean.
+"""The contract for authors of session stores: bytes in, bytes out; no store knows their meaning.
 
-A session is what an engine has evaluated of a conversation: its tokens, and the state of the model after them. It may
-be loaded only into what it came from (its `space`: the model's file, the engine and its versions, the options that
-matter), and serves only a prompt that begins as its tokens do. A chain of hashes over blocks of tokens tells how much
-two of them share, without reading either; the engine compares the tokens themselves before it uses any.
+A session is an evaluated conversation: its tokens, and the state of the model after them. It may only be loaded into
+the same `space`: the model's file, the engine and its versions, the options that matter. It only serves a prompt that
+shares a prefix with its tokens. A chain of hashes over blocks of tokens shows how much two sessions share, without
+reading either; the engine compares the tokens themselves before it uses any.
 """
 
 from abc import ABC, abstractmethod
@@ -19,23 +19,23 @@ from attrs import frozen
 from lllms_core.engines.base import NoOptions
 
 BLOCK = 64
-"""Tokens of a block: what two sessions share is found in whole blocks, or if one is a beginning of the other."""
+"""Tokens per block: a shared prefix is found in whole blocks, or in full if one session is a prefix of the other."""
 _DIGEST_SIZE = 16
 
 
 @frozen
 class SessionEntry:
-    """What is told of a stored session; nobody's text."""
+    """The metadata of a stored session; contains no text."""
 
     id: str
-    """Unique among all sessions of all servers that share a store; safe as the name of a file."""
+    """Unique among all sessions of all servers that share a store; safe as a file name."""
     model: str
-    """The name of the model in the configuration, for people."""
+    """The configured name of the model, for people."""
     space: str
-    """Names everything that the state may be loaded into."""
+    """Identifies everything that the state may be loaded into."""
     tokens: int
     chain: tuple[str, ...]
-    """One hash for each whole block: the n-th stands for the first n blocks."""
+    """One hash per whole block: the n-th stands for the first n blocks."""
     digest: str
     """The hash of all its tokens."""
     size: int
@@ -45,7 +45,7 @@ class SessionEntry:
 
 
 class TokenChain:
-    """The hashes of the prefixes of a line of tokens."""
+    """The hashes of the prefixes of a token sequence."""
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._tokens = array("i", tokens)
@@ -55,35 +55,35 @@ class TokenChain:
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
-        """One hash for each whole block, each covering those before it."""
+        """One hash per whole block, each covering those before it."""
         hashes: list[str] = []
         for end in range(BLOCK, len(self._tokens) + 1, BLOCK):
             hashes.append(_hash(hashes[-1] if hashes else "", self._tokens[end - BLOCK : end]))
         return tuple(hashes)
 
     def digest(self, length: int) -> str:
-        """The hash of the first `length` tokens."""
+        """Return the hash of the first `length` tokens."""
         whole = length // BLOCK
         return _hash(f"{length} {self.blocks[whole - 1] if whole else ''}", self._tokens[whole * BLOCK : length])
 
     def shared(self, entry: SessionEntry) -> int:
-        """How many leading tokens a session shares with these, as far as hashes tell."""
+        """Return the number of leading tokens shared with a session, as far as hashes tell."""
         if self.continues(entry):
             return entry.tokens
         pairs = zip(entry.chain, self.blocks, strict=False)
         return BLOCK * sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
     def continues(self, entry: SessionEntry) -> bool:
-        """Whether these tokens begin with all those of a session."""
+        """Whether these tokens start with all those of a session."""
         return entry.tokens <= len(self) and self.digest(entry.tokens) == entry.digest
 
 
 def longest_prefix(
     entries: Iterable[SessionEntry], space: str, prompt: TokenChain, *, whole: bool,
 ) -> SessionEntry | None:
-    """Return the session of this space that shares most with a prompt, the last used among equals; None: none does.
+    """Return the session of this space that shares most with a prompt, the last used among equals; None if none does.
 
-    With `whole` only those count that the prompt continues.
+    With `whole`, only sessions that the prompt continues count.
     """
     fit = [e for e in entries if e.space == space and (prompt.continues(e) or (not whole and prompt.shared(e)))]
     return max(fit, key=lambda entry: (prompt.shared(entry), entry.used), default=None)
@@ -92,44 +92,44 @@ def longest_prefix(
 class SessionStore(ABC):
     """Keeps sessions; the server calls it from two threads: one puts, one finds and gets, both list and delete.
 
-    It may lose any of them, raise any exception, or take its time: the requests go on without. It must not return bytes
-    that differ from those it was given. What no longer has room or is too old is deleted by the server.
+    It may lose sessions, raise any exception, or be slow: requests continue without it. It must not return bytes that
+    differ from those it was given. The server deletes sessions that exceed the size limit or are too old.
     """
 
     name: ClassVar[str]
-    """What `[sessions] store = "..."` in the configuration says."""
+    """Its value in `[sessions] store = "..."`."""
     Options: ClassVar[type] = NoOptions
     """An attrs class: the keys of `[sessions.options]`, with their types and defaults. Unknown keys are refused."""
 
     def open(self, options: object) -> None:
-        """Begin to work; called once, with an instance of `Options`. Raises `ConfigError` if that is not possible."""
+        """Start; called once, with an instance of `Options`. Raises `ConfigError` if that is not possible."""
 
     @abstractmethod
     def put(self, entry: SessionEntry, data: bytes) -> None:
-        """Store a session: all of it or nothing."""
+        """Store a session, atomically."""
 
     @abstractmethod
     def get(self, session_id: str) -> bytes | None:
-        """Return the data of a session, and note that it was used; None if it is not there, or damaged."""
+        """Return the data of a session, and record its use; None if it is missing or damaged."""
 
     @abstractmethod
     def delete(self, session_id: str) -> bool:
-        """Forget a session; whether it was there."""
+        """Delete a session; return whether it existed."""
 
     @abstractmethod
     def list(self) -> Sequence[SessionEntry]:
-        """Tell of all sessions, without reading their data."""
+        """Return the entries of all sessions, without reading their data."""
 
     def find(self, space: str, prompt: TokenChain, *, whole: bool) -> SessionEntry | None:
         """Return the session that shares most with a prompt, see `longest_prefix`."""
         return longest_prefix(self.list(), space, prompt, whole=whole)
 
     def size(self) -> int:
-        """How many bytes all sessions take."""
+        """Return the bytes of all sessions together."""
         return sum(entry.size for entry in self.list())
 
     def close(self) -> None:
-        """Free what the store holds. The last call."""
+        """Release all resources. The last call."""
 
 
 def _hash(start: str, tokens: "array[int]") -> str:

@@ -1,4 +1,4 @@
-"""Plain data (from TOML, JSON or Python) to attrs values, strictly: no value is coerced, every fault has its path."""
+"""Turn plain data (TOML, JSON, Python) into attrs values, strictly: no coercion, and every fault has its path."""
 
 import math
 import re
@@ -53,10 +53,10 @@ class Bytes:
 
 
 def structure(data: object, into: type[T], path: Keys = ()) -> T:
-    """Build an attrs value from a mapping; `path` is where the mapping stands, for the messages.
+    """Build an attrs value from a mapping; `path` is the mapping's place, for the messages.
 
-    Unknown keys, missing keys, wrong types and failing validators raise `StructureError` with one fault for each.
-    Integers stand for floats, strings for paths (`~` is expanded), lists for tuples; nothing else is converted.
+    Unknown keys, missing keys, wrong types and failing validators raise `StructureError` with one fault each. Integers
+    are accepted for floats, strings for paths (`~` is expanded), lists for tuples; nothing else is converted.
     """
     try:
         return _CONVERTER.structure(data, into)
@@ -84,12 +84,12 @@ def _faults(error: Exception, path: Keys, into: object) -> Iterator[Fault]:
     elif isinstance(error, KeyError):
         yield Fault(path, f"missing; expected {_expected(into)}")
     else:
-        # The validators of attrs add the attribute and the value to their message.
+        # The validators of attrs append the attribute and the value to their message.
         yield Fault(path, str(error.args[0]) if error.args else type(error).__name__)
 
 
 def _expected(kind: Any) -> str:
-    """Describe what a type takes."""
+    """Describe the values that a type accepts."""
     names: dict[object, str] = {
         int: "an integer", float: "a number", str: "a string", bool: "true or false", Path: "a path",
         NoneType: "nothing",
@@ -167,7 +167,7 @@ def _path(value: object, kind: object) -> Path:
 
 
 def _literal(value: object, kind: object) -> object:
-    # 1, 1.0 and True are equal, and not the same.
+    # 1, 1.0 and True are equal, but not the same.
     if not any(value == one and type(value) is type(one) for one in get_args(kind)):
         raise _got(kind, value)
     return value
@@ -187,7 +187,7 @@ def _union(value: object, kind: object) -> object:
     members = tuple(member for member in members if member is not NoneType)
     if len(members) == 1:
         return _CONVERTER.structure(value, members[0])
-    # An integer fits `float | int` twice: the member of its own type goes first.
+    # An integer fits `float | int` twice: try the member of its own type first.
     for member in sorted(members, key=lambda member: member is not type(value)):
         try:
             return _CONVERTER.structure(value, member)
@@ -213,7 +213,7 @@ def _annotated(kind: Any, converter: Any) -> Hook:
 
 
 def _guarded(factory: Factory, shape: type | tuple[type, ...], then: type | None = None) -> Factory:
-    """Refuse what has another shape: a string is no list of characters, a list no table."""
+    """Refuse values of another shape: a string is not a list of characters, nor a list a table."""
 
     def guard(kind: Any, converter: Any) -> Hook:
         inner = factory(kind, converter)
@@ -234,7 +234,7 @@ def _attrs_class(kind: Any, converter: Any) -> Hook:
 
 
 def _scalar(value: object, kind: type) -> object:
-    # cattrs finds this for subclasses too: for an Enum that is a str.
+    # cattrs also uses this for subclasses, like an Enum that is a str.
     return _SCALARS.get(kind, _enum)(value, kind)
 
 

@@ -1,4 +1,4 @@
-"""Between the models of a configuration and the store: where their files are, and how to get them."""
+"""The link between a configuration's models and the store: where their files are, and how to fetch them."""
 
 import os
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Weights:
     sha256: str | None
 
     def find(self) -> Path | None:
-        """Return the file to load, if all is here; then the model counts as used now."""
+        """Return the file to load, if all files are here; then the model counts as used now."""
         found = self.fetcher.store.find(self.source, self.sha256)
         if found is None:
             return None
@@ -33,12 +33,12 @@ class Weights:
         return self._place(found.path)
 
     async def get(self) -> Path:
-        """Return the file to load, once all is here. Raises `DownloadError`."""
+        """Return the file to load, once all files are here. Raises `DownloadError`."""
         model = await self.fetcher.get(self.source, self.sha256)
         return self._place(model.path)
 
     def _place(self, file: Path) -> Path:
-        with suppress(OSError):  # it has just been deleted: then the load says so
+        with suppress(OSError):  # just deleted: the load will report it
             self.catalog.place(self.name, file)
         return file
 
@@ -51,7 +51,7 @@ def open_store(config: Config, plugins: Plugins, environ: Mapping[str, str] = os
 
 
 def finder(store: Store) -> Find:
-    """Return how a catalog finds files in a store."""
+    """Return the function by which a catalog finds files in a store."""
 
     def find(source: str, sha256: str | None) -> Path | None:
         found = store.find(source, sha256)

@@ -190,7 +190,7 @@ def test_text_beside_calls_is_not_lost() -> None:
 @pytest.mark.parametrize("shape", REFUSED)
 def test_forms_that_cannot_be_read_are_refused(shape: str) -> None:
     """Tools are refused, with the setting that helps, where keys are tags, and where tags tell more than is known."""
-    with pytest.raises(UnsupportedParameter, match=r"could not be learnt .* set options\.tool_calls") as caught:
+    with pytest.raises(UnsupportedParameter, match=r"does not reveal .* set options\.tool_calls") as caught:
         chat_prompt(template(shape), Request("1", "m", (ASK,), tools=(WEATHER,)))
     assert caught.value.param == "tools"
 

@@ -70,7 +70,7 @@ def test_secrets_are_not_listed(store: Store) -> None:
         assert SHOWN in output
         assert "sesame" not in output
     assert json.loads(lllms("ls", "--json").stdout)[-1]["name"] == SHOWN
-    assert "is whole" in lllms("verify", SHOWN).output
+    assert "is intact" in lllms("verify", SHOWN).output
     assert "deleted" in lllms("rm", "-y", SHOWN).output
     assert store.models() == []
 
@@ -79,13 +79,14 @@ def test_each_part_has_a_line(store: Store) -> None:
     """Of a model in parts `verify` tells of each part in a line of its own."""
     store.ensure("https://example.org/m-00001-of-00002.gguf")
     lines = lllms("verify", "https://example.org/m-00001-of-00002.gguf").stdout.splitlines()
-    assert [line.endswith(f"is whole, SHA-256 {sha256(TINY.read_bytes())}") for line in lines] == [True, True]
+    assert [line.endswith(f"is intact, SHA-256 {sha256(TINY.read_bytes())}") for line in lines] == [True, True]
 
 
 def test_an_address_as_a_file_is_set_right(store: Store) -> None:
     """A configuration that gives an address where a path is wanted is told the key for it."""
     Path("lllms.toml").write_text('[models.a]\nengine = "llamacpp"\nfile = "hf:org/repo:Q8_0"\n')
-    assert 'models.a.file: hf:org/repo:Q8_0 is no path; write url = "hf:org/repo:Q8_0" instead' in lllms("check").output
+    expected = 'models.a.file: hf:org/repo:Q8_0 is not a path; write url = "hf:org/repo:Q8_0" instead'
+    assert expected in lllms("check").output
 
 
 @pytest.mark.parametrize("columns", [20, 60, 200])
@@ -120,5 +121,5 @@ def test_ctrl_c_waits_for_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         transfers.carry_out([transfers.Transfer("x", ask, str)])
     assert left.value.exit_code == 130
     assert ended == []
-    assert "interrupted; what has arrived is kept" in capsys.readouterr().err
+    assert "interrupted; the bytes received are kept" in capsys.readouterr().err
     answer.set()

@@ -196,7 +196,7 @@ def test_run_honours_sampling_options():
     (["run", "mock", "hi", "--repeat-penalty", "1.5"], 1, "repeat_penalty"),
     (["nonsense"], 2, "No such command"),
     (["ps", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
-    (["ps", "--url", "ftp://x"], 1, "is no address"),
+    (["ps", "--url", "ftp://x"], 1, "is not a server address"),
     (["run", "mock", "hi", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
     (["serve", "--host", "0.0.0.0"], 1, "allow_remote"),
     (["serve", "--config", "gone.toml"], 2, "gone.toml"),
@@ -248,7 +248,7 @@ def test_check_says_that_all_is_well():
     result = lllms("check")
     assert result.exit_code == 0
     assert "model bot: engine mock" in result.stdout
-    assert result.stdout.endswith("all is well\n")
+    assert result.stdout.endswith("everything is fine\n")
 
 
 @pytest.mark.parametrize(("sessions", "problem"), [
@@ -292,7 +292,7 @@ def test_check_lists_all_problems(tmp_path):
     assert result.exit_code == 1
     for text in ("models.a.engine", "models.b", "models.c.options.slotz", "plugin ghost"):
         assert text in result.stderr
-    assert "all is well" not in result.stdout
+    assert "everything is fine" not in result.stdout
 
 
 def test_check_reports_a_configuration_that_cannot_be_read():

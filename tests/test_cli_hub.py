@@ -109,7 +109,7 @@ def test_two_programs_fetch_a_model_once(lllms: Program, site: Site) -> None:
     assert site.reached.wait(30)
     run = lllms.start("run", "hf:org/tiny-GGUF:Q8_0", QUESTION, "--temperature", "0")
     assert run.stderr is not None
-    while "another process fetches it" not in (line := run.stderr.readline()):
+    while "another process is fetching it" not in (line := run.stderr.readline()):
         assert line
     site.release.set()
     _, errors = pull.communicate(timeout=60)

@@ -129,7 +129,7 @@ def test_ps_shows_downloads(lllms, site):
 
 @pytest.mark.parametrize(("status", "text"), [
     (DownloadStatus("1", "s", "starting", "", "", 0, 0, None, 0.0, None), "starting"),
-    (DownloadStatus("1", "s", "waiting", "f", "", 0, 0, 5, 0.0, None), "waiting: another process fetches it"),
+    (DownloadStatus("1", "s", "waiting", "f", "", 0, 0, 5, 0.0, None), "waiting: another process is fetching it"),
     (DownloadStatus("1", "s", "downloading", "f", "", 500, 0, None, 0.0, None), "500 bytes"),
     (DownloadStatus("1", "s", "downloading", "f", "", 10**9, 0, 4 * 10**9, 10**7, 300.0),
      "1.0 GB of 4.0 GB, 10.0 MB/s, 5 min 0 s left"),

@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_has_arrived(lllms, site):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
-    assert "what has arrived is kept" in errors
+    assert "the bytes received are kept" in errors
     assert "Traceback" not in errors
     assert "tiny.gguf.lllms-part" in lllms.files()
     lllms.here("pull", source)
@@ -104,7 +104,7 @@ def test_verify_finds_what_has_changed(lllms, site):
     assert f"Error: {site.url}/other.gguf" not in errors
     lllms.here("pull", f"{site.url}/tiny.gguf")
     assert file.read_bytes() == DATA
-    assert lllms.here("verify").count("is whole") == 3, "tiny-chat is verified, too"
+    assert lllms.here("verify").count("is intact") == 3, "tiny-chat is verified, too"
 
 
 def test_files_of_others_are_never_deleted(lllms, site):
@@ -139,7 +139,7 @@ def test_configured_models_by_their_names(lllms, site):
     assert (listed["on_disk"], listed["quantisation"]) == (True, "Q8_0")
     assert json.loads(lllms.here("show", "m", "--json"))["source"] == source
     assert "source: " in lllms.here("show", source)
-    assert "is whole" in lllms.here("verify", "m")
+    assert "is intact" in lllms.here("verify", "m")
     assert "lllms rm mine" in lllms.here("rm", "-y", source, code=1)
     lllms.here("rm", "-y", "m")
     assert lllms.files() == []
@@ -177,14 +177,14 @@ def test_models_of_plugins_beside_configured_ones(lllms, site):
     config.write_text(f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\n')
     assert lllms.here("pull", "tiny-chat").startswith("tiny-chat: ")
     assert site.requests == []
-    assert "is whole" in lllms.here("verify", "tiny-chat")
+    assert "is intact" in lllms.here("verify", "tiny-chat")
     assert "Tiny Chat" in lllms.here("show", "tiny-chat")
     assert "not fetched by lllms" in lllms.here("rm", "-y", "tiny-chat", code=1)
     assert TINY.exists()
     assert "did you mean 'tiny-chat'" in lllms.here("pull", "tiny-cat", code=1)
     assert [one["name"] for one in json.loads(lllms.here("ls", "--json"))] == ["mine"]
     assert lllms.here("pull").startswith("mine: ")
-    assert lllms.here("verify").count("is whole") == 2
+    assert lllms.here("verify").count("is intact") == 2
     config.write_text(f'[models.tiny-chat]\nengine = "llamacpp"\nurl = "{source}"\n')
     assert str(lllms.models_dir) in lllms.here("pull", "tiny-chat")
     lllms.here("rm", "-y", "tiny-chat")
@@ -203,7 +203,7 @@ def test_one_model_of_the_hub_however_it_is_written(lllms):
         [listed] = json.loads(lllms.here("ls", "--json"))
         assert (listed["name"], listed["source"], listed["on_disk"]) == ("mine", "hf:org/tiny-GGUF", True)
         refusal = lllms.here("rm", "-y", f"{site.url}/org/tiny-GGUF", code=1)
-        assert "models.mine uses; lllms rm mine deletes it" in refusal
+        assert "in use by models.mine; lllms rm mine deletes it" in refusal
         lllms.here("rm", "-y", "mine")
         assert lllms.files() == []
 

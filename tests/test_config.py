@@ -214,7 +214,7 @@ def test_sources_of_models(model, source):
         ({"url": ""}, "models.m.url: is empty"),
         ({"hf": " "}, "models.m.hf: is empty"),
         ({"file": "x", "sha256": "ab"}, "models.m.sha256: expected 64 hexadecimal digits, got 'ab'"),
-        ({"sha256": HASH}, "models.m.sha256: there is no file, url or hf that it could be of"),
+        ({"sha256": HASH}, "models.m.sha256: there is no file, url or hf to check against it"),
         ({"prepare": "x"}, "models.m.prepare: expected 'on-demand', 'blocking' or 'async', got 'x'"),
     ],
 )
@@ -254,8 +254,8 @@ def test_what_does_not_fit_is_refused(data, fault):
         ({"load_timeout": -1}, "models.m.load_timeout: expected at least 0, got -1.0"),
         ({"watchdog": -1}, "models.m.watchdog: expected at least 0, got -1.0"),
         ({"isolation": "none"}, "models.m.isolation: expected 'process' or 'thread', got 'none'"),
-        ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is a name of models.m already"),
-        ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is a name of models.m already"),
+        ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is already a name of models.m"),
+        ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is already a name of models.m"),
         ({"defaults": {"temprature": 1}}, "models.m.defaults.temprature: unknown key (did you mean 'temperature'?)"),
         ({"options": 3}, "models.m.options: expected a table, got 3"),
     ],
@@ -277,8 +277,8 @@ def test_two_models_cannot_share_a_name():
     data = {"models": {name: {"engine": "mock", "aliases": aliases} for name, aliases in
                        {"a": ["b", "x"], "b": ["x"]}.items()}}
     assert faults(data) == [
-        "models.a.aliases[0]: 'b' is a name of models.b already",
-        "models.b.aliases[0]: 'x' is a name of models.a already",
+        "models.a.aliases[0]: 'b' is already a name of models.b",
+        "models.b.aliases[0]: 'x' is already a name of models.a",
     ]
 
 
@@ -286,7 +286,7 @@ def test_min_instances_must_fit_into_the_pool():
     """Instances that are always loaded can never exceed those that may be loaded."""
     models = {name: {"engine": "mock", "min_instances": 1} for name in ("a", "b")}
     assert faults({"server": {"max_instances": 1}, "models": models}) == [
-        "server.max_instances: expected at least 2, got 1: the models' min_instances are 2",
+        "server.max_instances: expected at least 2, got 1: the models' min_instances add up to 2",
     ]
 
 
@@ -338,7 +338,7 @@ def test_a_model_can_be_added():
     """`with_model` adds to what is configured, with the same checks."""
     config = with_model(parse_config({"models": {"a": {"engine": "mock"}}}), "b", ModelConfig("mock"))
     assert list(config.models) == ["a", "b"]
-    with pytest.raises(ConfigError, match=r"is a name of models\.a already"):
+    with pytest.raises(ConfigError, match=r"is already a name of models\.a"):
         with_model(config, "c", ModelConfig("mock", aliases=("a",)))
 
 
@@ -363,12 +363,12 @@ def test_kept_instances_leave_a_place(models, fits):
 @pytest.mark.parametrize(
     ("preload", "fault"),
     [
-        ({}, ": give either messages (tools may be with them) or a prefix of text"),
+        ({}, ": give either messages (optionally with tools) or a prefix of text"),
         ({"prefix": "a", "messages": [{"role": "user", "content": "a"}]},
-         ": give either messages (tools may be with them) or a prefix of text"),
+         ": give either messages (optionally with tools) or a prefix of text"),
         ({"prefix": ""}, ".prefix: is empty; leave preload out"),
         ({"prefix": "a", "tools": [{"name": "add"}]},
-         ".tools: there are no messages; tools are told in a conversation"),
+         ".tools: there are no messages; tools are only part of a conversation"),
         ({"messages": [{"role": "systm", "content": "a"}]},
          ".messages[0].role: expected 'system', 'developer', 'user', 'assistant' or 'tool', got 'systm'"),
     ],

@@ -88,7 +88,7 @@ def test_file_urls(tmp_path: Path) -> None:
     ("source", "message"),
     [
         ("file://elsewhere/x.gguf", "on another machine, 'elsewhere'"),
-        ("file:x.gguf", "does not begin at / or ~"),
+        ("file:x.gguf", "does not start at / or ~"),
         ("file:///nowhere/x.gguf", "there is no file /nowhere/x.gguf"),
     ],
 )

@@ -73,7 +73,7 @@ def test_the_address_of_a_folder_says_what_to_write() -> None:
 
 def test_addresses_that_are_broken() -> None:
     """What cannot be an address is refused by name."""
-    with pytest.raises(InvalidSource, match="is no web address"):
+    with pytest.raises(InvalidSource, match="is not a web address"):
         choose_downloader("https://[x/y", [HttpDownloader()])
 
 
@@ -136,5 +136,5 @@ def test_models_from_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
         assert model_from_source(f"{host}/org/Some-GGUF/blob/main/x-Q8_0.gguf", plugins)[0] == "x-Q8_0"
         config = parse_config({"models": {"m": {"engine": "llamacpp", "url": f"{host}/org/Some-GGUF"}}})
         assert Catalog.build(config, plugins).get("m").source == "hf:org/Some-GGUF"
-    with pytest.raises(ConfigError, match=r"models\.m\.hf: 'hf:org' is no source of Hugging Face"):
+    with pytest.raises(ConfigError, match=r"models\.m\.hf: 'hf:org' is not a Hugging Face source"):
         Catalog.build(parse_config({"models": {"m": {"engine": "llamacpp", "hf": "org"}}}), plugins)

@@ -38,7 +38,7 @@ async def test_a_download_is_ended_over_http(site: Site, tmp_path: Path) -> None
         assert (await client.delete("/api/v1/downloads/nothing")).status_code == 404
         response = await client.delete(f"/api/v1/downloads/{told['id']}")
         assert await response.get_json() == {"deleted": [told["id"]]}
-        with pytest.raises(DownloadCancelled, match="what has arrived is kept"):
+        with pytest.raises(DownloadCancelled, match="the bytes received are kept"):
             await waiting
         assert (await (await client.get("/api/v1/downloads")).get_json()) == {"object": "list", "data": []}
         assert (await client.delete(f"/api/v1/downloads/{told['id']}")).status_code == 404
@@ -87,7 +87,7 @@ async def test_a_download_is_ended_by_its_models_name(site: Site, tmp_path: Path
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host, published(host) as url:
         waiting = asyncio.create_task(answer(host))
         await reached(site)
-        for output, code in (("cancelled: m\n", 0), ("Error: no download of m is under way\n", 1)):
+        for output, code in (("cancelled: m\n", 0), ("Error: no download of m is running\n", 1)):
             result = await asyncio.to_thread(CliRunner().invoke, cli, ["cancel", "m", "--url", url])
             assert (result.output, result.exit_code) == (output, code)
             with pytest.raises(DownloadCancelled):

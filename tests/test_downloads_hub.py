@@ -113,13 +113,13 @@ def test_a_new_commit_does_not_lose_what_has_arrived(
 @pytest.mark.parametrize(
     ("source", "error", "message"),
     [
-        ("hf:org/none", InvalidSource, "there is no .*/org/none, or it is private: then set HF_TOKEN"),
+        ("hf:org/none", InvalidSource, ".*/org/none does not exist, or it is private: then set HF_TOKEN"),
         ("hf:org/repo@v9", InvalidSource, "org/repo has no revision 'v9'"),
         ("hf:org/repo:Q2_K", InvalidSource, "org/repo has no 'Q2_K'; there are: F16, Q4_K_M, Q8_0"),
         ("hf:org/repo/x.gguf", InvalidSource, "org/repo has no file 'x.gguf'; its models are: big/b-F16-00001-of"),
-        ("hf:org", InvalidSource, "it looks like hf:org/repo"),
-        ("hf:", InvalidSource, "it looks like hf:org/repo"),
-        ("hf:../..", InvalidSource, "it looks like hf:org/repo"),
+        ("hf:org", InvalidSource, "write hf:org/repo"),
+        ("hf:", InvalidSource, "write hf:org/repo"),
+        ("hf:../..", InvalidSource, "write hf:org/repo"),
     ],
 )
 def test_what_the_hub_does_not_have(
@@ -141,10 +141,10 @@ def test_an_unreachable_hub(tmp_path: Path) -> None:
     """A hub that does not answer is an error that names it; what is in the cache serves all the same."""
     with hub({}) as site:
         pass
-    with pytest.raises(SourceUnavailable, match=f"{site.url}/org/repo cannot be asked"):
+    with pytest.raises(SourceUnavailable, match=f"could not query {site.url}/org/repo"):
         store(site, tmp_path).ensure("hf:org/repo")
     fill_cache(tmp_path / "hf", "org/repo", {"x-Q8_0.gguf": GGUF})
-    assert store(site, tmp_path).ensure("hf:org/repo").note == "Q8_0, the only one there is"
+    assert store(site, tmp_path).ensure("hf:org/repo").note == "Q8_0, the only one"
 
 
 def test_the_token_goes_to_the_hub_only(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +237,9 @@ def test_quant_of(file: str, quant: str) -> None:
     ("files", "chosen", "note"),
     [
         (["x-Q4_K_M.gguf", "x-Q8_0.gguf"], "x-Q4_K_M.gguf", "Q4_K_M"),
-        (["x-Q2_K.gguf", "x-Q5_K_M.gguf"], "x-Q5_K_M.gguf", "Q5_K_M, the nearest to Q4_K_M that there is"),
-        (["x-F16.gguf", "x-Q8_0.gguf"], "x-Q8_0.gguf", "Q8_0, the nearest to Q4_K_M that there is"),
-        (["model.gguf", "mmproj-model-f16.gguf", "README.md"], "model.gguf", "model.gguf, the only one there is"),
+        (["x-Q2_K.gguf", "x-Q5_K_M.gguf"], "x-Q5_K_M.gguf", "Q5_K_M, the closest to Q4_K_M"),
+        (["x-F16.gguf", "x-Q8_0.gguf"], "x-Q8_0.gguf", "Q8_0, the closest to Q4_K_M"),
+        (["model.gguf", "mmproj-model-f16.gguf", "README.md"], "model.gguf", "model.gguf, the only one"),
         (["x-UD-Q4_K_M.gguf", "x-Q4_K_M.gguf"], "x-Q4_K_M.gguf", "Q4_K_M"),
     ],
 )

@@ -235,7 +235,7 @@ async def test_what_was_chosen_is_told(
         assert await answer(host) == "hello"
         await host.close()
     source = f"quick+{site.url}/x.bin"
-    assert f"{source} is on this disk now: Q2_K, the nearest" in caplog.messages
+    assert f"{source} is now on this disk: Q2_K, the nearest" in caplog.messages
     assert capsys.readouterr().err == (f"{source}: Q2_K, the nearest\n" if prepare == "blocking" else "")
 
 

@@ -241,7 +241,7 @@ def test_two_plugins_of_one_name_are_a_conflict(install):
     install("parrot", ENGINE_SOURCE)
     install("parrot", "raise RuntimeError('never imported')", distribution="other")
     reports = [r for r in Plugins.discover(environ={"LLLMS_PLUGINS": "parrot"}).reports if r.name == "parrot"]
-    assert [report.error for report in reports] == [None, "a plugin 'parrot' comes from dist-parrot already"]
+    assert [report.error for report in reports] == [None, "there is already a plugin 'parrot' from dist-parrot"]
 
 
 def test_a_misspelt_hook_is_reported():
@@ -257,7 +257,7 @@ def test_a_misspelt_hook_is_reported():
             return [ModelOffer("polly", engine="parrot")]
 
     plugins = discover(bad=Misspelt())
-    assert report_of(plugins, "bad").error == "lllms_engine is no hook of lllms (did you mean 'lllms_engines'?)"
+    assert report_of(plugins, "bad").error == "lllms_engine is not a hook of lllms (did you mean 'lllms_engines'?)"
     assert "polly" in plugins.offers
 
 
@@ -298,7 +298,7 @@ def test_lllms_plugins_allows_only_what_it_names(install):
     assert plugins.engines.keys() == {"parrot"}
     assert report_of(plugins, "broken").disabled
     assert report_of(plugins, "broken").error is None
-    assert report_of(plugins, "parot").error.startswith("LLLMS_PLUGINS names it, and it is not installed")
+    assert report_of(plugins, "parot").error.startswith("LLLMS_PLUGINS names it, but it is not installed")
 
 
 def test_lllms_plugins_left_empty_means_the_builtins_only(install):
@@ -317,7 +317,7 @@ def test_plugins_can_be_disabled(install):
     )
     assert {report.name for report in plugins.reports if report.disabled} >= {"parrot", "status", "mine"}
     assert not plugins.engines
-    assert report_of(plugins, "nobody").error.startswith("plugins.disable names it, and it is not installed")
+    assert report_of(plugins, "nobody").error.startswith("plugins.disable names it, but it is not installed")
 
 
 @pytest.mark.parametrize("strict", ["1", "true"])
@@ -394,7 +394,7 @@ def test_a_plugin_cannot_replace_a_command():
     plugins, group = discover(bad=Usurper()), cli()
     plugins.add_commands(group)
     assert group.commands["serve"].help is None
-    assert report_of(plugins, "bad").error == "there is a command 'serve' already"
+    assert report_of(plugins, "bad").error == "there is already a command 'serve'"
 
 
 def test_strict_holds_for_commands_too():
@@ -443,4 +443,4 @@ def test_one_scheme_belongs_to_one_downloader():
     assert "file" in plugins.downloaders
     report = plugins.reports[-1]
     assert report.provides == ()
-    assert "downloader 'mine' is for 'file:', and 'file' of plugin 'downloaders' is already" in (report.error or "")
+    assert "downloader 'mine' is for 'file:', and so is 'file' of plugin 'downloaders'" in (report.error or "")

@@ -101,5 +101,5 @@ async def test_long_preload_has_its_own_room():
 def test_engine_that_keeps_nothing_refuses_a_preload():
     """An engine that cannot keep a preload refuses its configuration."""
     models = {"m": {"engine": "mock", "preload": {"prefix": "a"}}}
-    with pytest.raises(ConfigError, match=r"models\.m\.preload: engine 'mock' keeps nothing evaluated"):
+    with pytest.raises(ConfigError, match=r"models\.m\.preload: engine 'mock' cannot preload"):
         Host(parse_config({"models": models}))

@@ -1,1 +1,1 @@
-"""Measuring servers and what the house itself costs: always as ratios that were taken in one run."""
+"""Measure servers, and the overhead of this one: always as ratios taken within one run."""

@@ -1,4 +1,4 @@
-"""The least that Quart and Hypercorn can do: a handler that yields ready-made events. A program.
+"""The minimum that Quart and Hypercorn need: a handler that yields ready-made events. A program.
 
     python -m lllms_core.bench.bare_server
 
@@ -43,7 +43,7 @@ def create_app() -> Quart:
 
 
 async def main() -> None:
-    """Serve until a signal ends it."""
+    """Serve until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     with socket.create_server(("127.0.0.1", 0)) as listener:

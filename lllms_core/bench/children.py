@@ -29,7 +29,7 @@ class ChildFailed(LllmsError):
 
 
 class Child:
-    """A program that runs for as long as the `async with` block; what it prints on stderr explains its failures."""
+    """A program that runs for the length of the `async with` block; its stderr explains its failures."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = argv
@@ -55,7 +55,7 @@ class Child:
         await self._end()
 
     async def ready(self) -> None:
-        """Return once the program can be used."""
+        """Return once the program is ready."""
         await self.line()
 
     async def line(self) -> str:
@@ -73,7 +73,7 @@ class Child:
         await self._process.stdin.drain()
 
     def failure(self, what: str) -> ChildFailed:
-        """Say what happened to this program, with its last words."""
+        """Return an error for this program, with the last lines of its stderr."""
         self._said.seek(0)
         tail = self._said.read().decode(errors="replace").strip().splitlines()[-8:]
         return ChildFailed("\n  ".join([f"{shlex.join(self._argv)} {what}", *tail]))
@@ -90,18 +90,18 @@ class Child:
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process.returncode is None:
-            with suppress(ProcessLookupError):  # it has ended by itself, just now
+            with suppress(ProcessLookupError):  # it has just ended by itself
                 os.killpg(self._process.pid, number)
 
 
 class RawLoop(Child):
-    """The plain llama.cpp loop, in a process of its own."""
+    """The plain llama.cpp loop, in its own process."""
 
     def __init__(self, file: Path, sequences: int, context: int) -> None:
         super().__init__([sys.executable, "-m", "lllms_core.bench.raw_loop", str(file), str(sequences), str(context)])
 
     async def run(self, prompts: Sequence[str], max_tokens: int, threads: int, seconds: float) -> list[Timeline]:
-        """Do the work with so many threads, for at most so many seconds."""
+        """Do the work with this many threads, for at most this many seconds."""
         await self.tell(json.dumps(
             {"prompts": prompts, "max_tokens": max_tokens, "threads": threads, "seconds": seconds},
         ))
@@ -144,7 +144,7 @@ class OurServer(Server):
         super().__init__([sys.executable, "-m", "lllms_core", "serve", *flags])
 
     async def ready(self) -> None:
-        """Wait for the line that tells the address."""
+        """Wait for the line with the address."""
         while True:
             words = (await self.line()).split()
             if words[:1] == ["listening"]:
@@ -157,7 +157,7 @@ class OurServer(Server):
 
 
 class Peer(Server):
-    """Another server: a command in which `{file}` and `{port}` stand for the model's file and the port to listen on."""
+    """Another server: a command in which `{file}` and `{port}` stand for the model file and the port to listen on."""
 
     def __init__(self, command: str, file: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:

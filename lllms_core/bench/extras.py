@@ -1,4 +1,4 @@
-"""Libraries that only the bench needs: imported when they are used, with a clear word when they are missing."""
+"""Libraries that only the bench needs: imported on use, with a clear error if they are missing."""
 
 from importlib import import_module
 from types import ModuleType
@@ -11,7 +11,7 @@ class ExtraMissing(LllmsError):
 
 
 def need(module: str, extra: str) -> ModuleType:
-    """Import a module; raises `ExtraMissing`, which tells how to get it, if it is not installed."""
+    """Import a module. Raises `ExtraMissing`, which says how to install it, if it is missing."""
     try:
         return import_module(module)
     except ImportError as error:
@@ -19,6 +19,6 @@ def need(module: str, extra: str) -> ModuleType:
 
 
 def need_gguf() -> ModuleType:
-    """Import `gguf` and the numpy that it works with."""
+    """Import `gguf` and numpy, which it needs."""
     need("numpy", "bench")
     return need("gguf", "bench")

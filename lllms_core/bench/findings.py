@@ -1,4 +1,4 @@
-"""What a comparison found: pairs of figures taken in turns, and their ratios beside the target."""
+"""The results of a comparison: pairs of figures taken in turns, with their ratios and the target."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -11,7 +11,7 @@ Wanted = Literal["at least", "at most"]
 
 @frozen
 class Finding:
-    """One thing that was measured against another, in several rounds of one run; machines drift, the ratios hold."""
+    """One figure measured against a reference, in several rounds of one run; machines drift, the ratios hold."""
 
     what: str
     unit: str
@@ -34,13 +34,13 @@ class Finding:
 
     @property
     def met(self) -> bool | None:
-        """Whether the median ratio keeps the target; None where there is no target, or nothing was measured."""
+        """Whether the median ratio meets the target; None if there is no target or no measurement."""
         if self.target is None or self.ratio is None:
             return None
         return self.ratio >= self.target if self.wanted == "at least" else self.ratio <= self.target
 
     def as_dict(self) -> dict[str, object]:
-        """Everything there is to know, for JSON."""
+        """Return all fields and results, for JSON."""
         return {
             "what": self.what, "unit": self.unit, "ours": list(self.ours), "reference": list(self.reference),
             "ratios": list(self.ratios), "ratio": self.ratio,

@@ -1,4 +1,4 @@
-"""A load test of any OpenAI server: so many clients at once, each asking again as soon as it has its answer."""
+"""A load test of any OpenAI server: N clients at once, each of which sends its next request after each answer."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
@@ -13,40 +13,40 @@ from lllms_core.bench.traffic import ServerSilent, completion, get_json
 
 @frozen
 class Load:
-    """What is asked of the server."""
+    """The parameters of a load test."""
 
     base_url: str
     """Up to and including `/v1`."""
     model: str
     requests: int = 4
-    """By each client."""
+    """Per client."""
     max_tokens: int = 64
     prompt_tokens: int = 128
-    """About so many; the server's own count is what is reported."""
+    """Approximate; the report uses the server's own count."""
     shared_prefix: int = 0
-    """How many of them are the same in every prompt; the others never are."""
+    """The number of these that are the same in every prompt; the others never are."""
     turns: int = 1
-    """Requests of one conversation: each asks for the next turn, with the answer so far before it."""
+    """Requests of one conversation: each asks for the next turn, after the conversation so far."""
     chat: bool = True
-    """Whether /chat/completions is asked, rather than /completions."""
+    """Whether to use /chat/completions, not /completions."""
     api_key: str | None = None
 
 
 @frozen
 class Asked:
-    """One request of a load test and how it went."""
+    """One request of a load test and its timeline."""
 
     turn: int
     timeline: Timeline
 
 
 def words(count: int, random: Random) -> str:
-    """Return `count` made-up words: no two of these texts are alike, so no cache can answer them."""
+    """Return `count` made-up words; no two of these texts are alike, so no cache can answer them."""
     return "".join(f" {random.choice(SYLLABLES)}{random.choice(SYLLABLES)}" for _ in range(count))
 
 
 def prompts(count: int, shared: int, seed: int) -> Iterator[str]:
-    """Yield prompts of `count` words without end: `shared` ones that are always the same, then some that never are."""
+    """Yield endless prompts of `count` words: `shared` words that are always the same, then words that never repeat."""
     random = Random(seed)  # noqa: S311  # no secrets here
     prefix = words(shared, Random(0))  # noqa: S311
     while True:
@@ -63,7 +63,7 @@ async def first_model(base_url: str, api_key: str | None = None) -> str:
 
 
 async def calibrate(load: Load) -> float:
-    """Return how many tokens the server makes of a word; this request also warms it up."""
+    """Return the server's number of tokens per word; this request also warms it up."""
     sample = 64
     timeline = await ask(evolve(load, max_tokens=2), [next(prompts(sample, 0, seed=-1))])
     if timeline.error is not None:
@@ -72,7 +72,7 @@ async def calibrate(load: Load) -> float:
 
 
 async def ask(load: Load, turns: list[str]) -> Timeline:
-    """Ask for the next turn of a conversation: what a user and the model said, by turns, the user first and last."""
+    """Request the next turn of a conversation: `turns` alternates user and model, the user first and last."""
     body: dict[str, object] = {"model": load.model, "max_tokens": load.max_tokens, "temperature": 0}
     if load.chat:
         body["messages"] = [
@@ -84,7 +84,7 @@ async def ask(load: Load, turns: list[str]) -> Timeline:
 
 
 async def run(load: Load, clients: int, seed: int, told: Callable[[], None] = lambda: None) -> list[Asked]:
-    """Let `clients` clients do their requests at once; `told` is called after each. No two seeds share a prompt."""
+    """Run the requests of `clients` clients at once; `told` is called after each. No two seeds share a prompt."""
     per_word = await calibrate(load)
     size, shared = round(load.prompt_tokens / per_word), round(load.shared_prefix / per_word)
     asked: list[Asked] = []

@@ -1,4 +1,4 @@
-"""How a suite of comparisons is run."""
+"""The settings of a suite of comparisons."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,19 +8,19 @@ from attrs import field, frozen
 
 @frozen
 class Plan:
-    """What all suites are told; each takes from it what concerns it."""
+    """The settings for all suites; each uses those that concern it."""
 
     file: Path
-    """The GGUF that is measured with."""
+    """The GGUF file to measure with."""
     rounds: int = 5
     max_tokens: int = 96
     prompt_tokens: int = 50
-    """Words, each one token of the bench's own model and perhaps a few of another."""
+    """Words: each is one token of the bench's own model, perhaps a few tokens of another."""
     clients: tuple[int, ...] = (1, 8)
     peers: tuple[str, ...] = ()
     """Commands that start other servers; `{file}` and `{port}` are filled in."""
     told: Callable[[str], None] = field(default=lambda _text: None)
-    """Told what is being done, for people who wait."""
+    """Called with the current step, to show to the user."""
 
 
 def people(clients: int) -> str:

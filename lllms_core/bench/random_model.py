@@ -1,7 +1,7 @@
 """Llama models with random weights and realistic shapes: a model for speed tests that needs no download.
 
-What they write means nothing. An answer ends only at `max_tokens`, and every token is the text of a word: the tokens
-that would end an answer, and the single bytes, are made so unlikely that they are never chosen.
+Their text means nothing. An answer ends only at `max_tokens`, and every token is the text of a word: end tokens and
+single bytes are made so unlikely that they are never chosen.
 """
 
 import itertools
@@ -27,7 +27,7 @@ CHATML = (
 )
 
 VERSION = 1
-"""Counts the changes of what `write` writes, so that a cached file of an older one is not taken for it."""
+"""Incremented when the output of `write` changes, so that older cached files are not used."""
 
 
 @frozen
@@ -49,11 +49,11 @@ SHAPES = {
     "135m": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=49152),
     "135m-152k": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=151936),
 }
-"""By the number of parameters, without the output matrix."""
+"""Keyed by the number of parameters, without the output matrix."""
 
 
 def cached(preset: str) -> Path:
-    """Return the file of a preset of `SHAPES`; it is written on the first call and kept in the user's cache folder."""
+    """Return the file of a preset of `SHAPES`, written on the first call and kept in the user's cache folder."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lllms" / "bench"
     file = cache / f"random-{preset}-v{VERSION}.gguf"
     if not file.exists():
@@ -140,8 +140,8 @@ def _tensors(shape: Shape, seed: int) -> "Iterator[tuple[str, NDArray[np.float32
 
     random = np.random.default_rng(seed)
     dim, kv_dim = shape.dim, shape.dim // shape.heads * shape.kv_heads
-    # Every embedding carries the direction `u`, which no block changes. The rows of the output matrix that stand for
-    # tokens nobody wants point the other way, so that their logits are always far below all others.
+    # Every embedding carries the direction `u`, which no block changes. The rows of unwanted tokens in the output
+    # matrix point the other way, so that their logits are always far below all others.
     u = random.standard_normal(dim, dtype=np.float32)
     u /= np.linalg.norm(u)
 

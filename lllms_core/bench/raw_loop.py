@@ -1,11 +1,11 @@
-"""The plain llama.cpp loop that everything is measured against: one context, one batch, no server. A program.
+"""The plain llama.cpp loop, the reference for all measurements: one context, one batch, no server. A program.
 
-    python -m lllms_core.bench.raw_loop MODEL.gguf SEQUENCES CONTEXT    answers work on stdin, a JSON line each
-    python -m lllms_core.bench.raw_loop MODEL.gguf --busy THREADS       generates for as long as its parent lives
+    python -m lllms_core.bench.raw_loop MODEL.gguf SEQUENCES CONTEXT    does work from stdin, one JSON line each
+    python -m lllms_core.bench.raw_loop MODEL.gguf --busy THREADS       generates as long as its parent lives
 
 Work: {"prompts": [str], "max_tokens": int, "threads": int, "seconds": float}; the answer: one {"start", "arrivals",
-"prompt_tokens"} for each prompt, as in `Timeline`. It evaluates all prompts, then generates for all of them together,
-greedily, until `max_tokens` are there or the seconds are up.
+"prompt_tokens"} per prompt, as in `Timeline`. It evaluates all prompts, then generates greedily for all of them
+together, until `max_tokens` are reached or the time is up.
 """
 
 import json
@@ -45,7 +45,7 @@ class RawLoop:
         self._piece = create_string_buffer(256)
 
     def run(self, prompts: Sequence[str], max_tokens: int, threads: int, seconds: float) -> list[dict[str, object]]:
-        """Do the work, and tell when each token came."""
+        """Do the work, and return when each token arrived."""
         native.llama_set_n_threads(self._context, threads, threads)
         native.llama_memory_clear(native.llama_get_memory(self._context), False)  # noqa: FBT003  # llama.h's signature
         start = perf_counter()
@@ -67,7 +67,7 @@ class RawLoop:
                 for one, prompt in zip(arrivals, tokens, strict=True)]
 
     def _decode(self, feeds: Sequence[tuple[int, int, int, bool]]) -> dict[int, int]:
-        """Evaluate (sequence, position, token, wants logits); return the next token of those that wanted it."""
+        """Evaluate (sequence, position, token, wants logits); return the next token of those that want logits."""
         batch = self._batch
         batch.n_tokens = len(feeds)
         for row, (sequence, position, token, logits) in enumerate(feeds):
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         parent = os.getppid()
-        while os.getppid() == parent:  # whoever started it must not leave it behind
+        while os.getppid() == parent:  # do not outlive the parent
             loop.run(["busy"], 200, int(arguments[2]), 2.0)
         return
     loop = RawLoop(file, int(arguments[1]), int(arguments[2]))

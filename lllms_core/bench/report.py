@@ -1,4 +1,4 @@
-"""What a bench found, for people: tables."""
+"""The results of a bench as tables."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -18,11 +18,11 @@ COLUMNS = {
     "median_itl_ms": "ITL p50", "p99_itl_ms": "p99",
     "output_throughput": "output tok/s", "request_throughput": "requests/s",
 }
-"""Of the load test: the figure's name in JSON, and at the head of its column. Times are in milliseconds."""
+"""Columns of the load test: the figure's name in JSON, and its heading. Times are in milliseconds."""
 
 
 def load_table(figures: Sequence[Mapping[str, object]]) -> Table:
-    """Return a table of a load test, a row for each number of clients, and turn."""
+    """Return a table of a load test, with a row for each number of clients and turn."""
     table = _table(*COLUMNS.values())
     for row in figures:
         table.add_row(*(_number(row[name]) for name in COLUMNS))

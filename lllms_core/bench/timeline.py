@@ -1,4 +1,4 @@
-"""When tokens came, and what follows from it: pure functions of times in seconds."""
+"""When tokens arrived, and the figures derived from it: pure functions of times in seconds."""
 
 import math
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from attrs import frozen
 
 @frozen
 class Timeline:
-    """One request: when it was sent, when something arrived, and how much."""
+    """One request: when it was sent, and when and how much arrived."""
 
     start: float
     arrivals: tuple[tuple[float, int], ...] = ()
-    """(time, tokens) of every piece of the answer that carried text, in order."""
+    """(time, tokens) of every piece of the answer with text, in order."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     text: str = ""
@@ -22,28 +22,28 @@ class Timeline:
 
     @property
     def tokens(self) -> int:
-        """How many tokens the answer has."""
+        """The number of tokens of the answer."""
         return sum(tokens for _, tokens in self.arrivals)
 
     @property
     def end(self) -> float:
-        """When the last piece came; the start if none did."""
+        """When the last piece arrived; the start if none did."""
         return self.arrivals[-1][0] if self.arrivals else self.start
 
     @property
     def ttft(self) -> float:
-        """Time to first token; NaN if none came."""
+        """Time to first token; NaN if none arrived."""
         return self.arrivals[0][0] - self.start if self.arrivals else math.nan
 
     @property
     def tpot(self) -> float:
-        """Time per output token after the first piece; NaN for answers of one piece."""
+        """Time per output token after the first piece; NaN for an answer of one piece."""
         later = self.tokens - self.arrivals[0][1] if self.arrivals else 0
         return (self.end - self.arrivals[0][0]) / later if later else math.nan
 
     @property
     def gaps(self) -> list[float]:
-        """The inter-token latencies: the times between one piece and the next."""
+        """The inter-token latencies: the times between consecutive pieces."""
         return [later - earlier for (earlier, _), (later, _) in pairwise(self.arrivals)]
 
 
@@ -54,14 +54,13 @@ def percentile(values: Sequence[float], percent: float) -> float:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     between = ordered[below] + (ordered[above] - ordered[below]) * (place - below)
-    return min(between, ordered[above])  # rounding must not lead beyond
+    return min(between, ordered[above])  # rounding must not exceed it
 
 
 def decode_rate(timelines: Sequence[Timeline]) -> float:
-    """Return the tokens per second of all requests together while all of them were generating.
+    """Return the tokens per second of all requests together, while all of them were generating.
 
-    That is from the moment when the last of them got its first token until the first of them ended; 0 if they never
-    were at it together.
+    That is from the last first token until the first end; 0 if they never generated at the same time.
     """
     if not timelines or not all(timeline.arrivals for timeline in timelines):
         return 0.0
@@ -78,9 +77,9 @@ def output_rate(timelines: Sequence[Timeline]) -> float:
 
 
 def summarise(timelines: Sequence[Timeline], clients: int) -> dict[str, float | None]:
-    """Return the figures of a load test, by the names that `vllm bench serve` gives them; times in milliseconds.
+    """Return the figures of a load test, under the names of `vllm bench serve`; times in milliseconds.
 
-    What cannot be told, as the time between the tokens of an answer that has one, is None.
+    Undefined figures, like the time between the tokens of an answer that has only one, are None.
     """
     completed = [timeline for timeline in timelines if timeline.error is None]
     duration = _duration(completed)

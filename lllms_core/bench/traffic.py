@@ -1,4 +1,4 @@
-"""A client for measuring: it only notes what arrives when, and reads it after the answer has ended.
+"""A client for measuring: it only records what arrives when, and parses it after the answer has ended.
 
 It shares the cores with the server that it measures, so it does little: a socket, a clock, a list.
 """
@@ -21,26 +21,26 @@ READ_SIZE = 1 << 16
 
 
 class ServerSilent(LllmsError):
-    """The server to be measured does not answer, or not in a way that can be understood."""
+    """The server to be measured does not answer, or not in an intelligible way."""
 
 
 @frozen
 class Reply:
-    """What came back over one connection, undigested."""
+    """The raw reply to one request."""
 
     start: float
-    """When the request was sent; the connection was open already."""
+    """When the request was sent, on an open connection."""
     received: tuple[tuple[float, bytes], ...]
     """(time, bytes) of everything that arrived."""
     cut_off: bool = False
-    """Whether it was we who ended it, before it was complete."""
+    """Whether we ended it before it was complete."""
 
 
 class _Recorder(threading.Thread):
-    """Sends one request and notes what arrives until the server closes the connection.
+    """Sends one request and records what arrives until the server closes the connection.
 
-    In a thread of its own, where `recv` waits in the kernel: an event loop would take several times the CPU, of which
-    the server that is measured would have the less.
+    It runs in its own thread, where `recv` waits in the kernel: an event loop would take several times the CPU, at the
+    expense of the measured server.
     """
 
     def __init__(self, connection: socket.socket, request: bytes) -> None:
@@ -54,18 +54,18 @@ class _Recorder(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Send, and receive until nothing more comes."""
-        with suppress(OSError):  # a server that dies has closed the connection: what came until then is the reply
+        """Send, then receive until the connection ends."""
+        with suppress(OSError):  # a dying server closes the connection: the reply is what came before
             self.start_time = perf_counter()
             self._connection.sendall(self._request)
             while data := self._connection.recv(READ_SIZE):
                 self.received.append((perf_counter(), data))
-        with suppress(RuntimeError):  # the event loop has ended, and nobody waits
+        with suppress(RuntimeError):  # the event loop has ended
             self._loop.call_soon_threadsafe(self._end)
 
     def cut_off(self) -> None:
-        """Want no more."""
-        with suppress(OSError):  # the server was quicker
+        """Stop receiving."""
+        with suppress(OSError):  # the server closed first
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def _end(self) -> None:
@@ -81,9 +81,9 @@ async def exchange(
     seconds: float = 600.0,
     api_key: str | None = None,
 ) -> Reply:
-    """Send one request (POST if there is a body) and record the reply; cut off after `seconds`.
+    """Send one request (POST if there is a body) and record the reply; cut it off after `seconds`.
 
-    Raises `ServerSilent` if nobody listens there.
+    Raises `ServerSilent` if nothing listens there.
     """
     url = urlsplit(base_url)
     if url.scheme != "http" or not url.hostname:
@@ -116,14 +116,14 @@ async def exchange(
 async def completion(
     base_url: str, body: Mapping[str, object], *, seconds: float = 600.0, api_key: str | None = None,
 ) -> Timeline:
-    """Ask for a streamed completion, of a chat if `body` has messages, and tell how it came."""
+    """Request a streamed completion, of a chat if `body` has messages, and return its timeline."""
     path = "/chat/completions" if "messages" in body else "/completions"
     asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
     return read_stream(await exchange(base_url, path, asked, seconds=seconds, api_key=api_key))
 
 
 async def get_json(base_url: str, path: str, api_key: str | None = None) -> object:
-    """Fetch a JSON document; raises `ServerSilent` if there is none."""
+    """Fetch a JSON document. Raises `ServerSilent` if there is none."""
     reply = await exchange(base_url, path, seconds=30, api_key=api_key)
     status, _, pieces = _open(reply)
     text = b"".join(data for _, data in pieces)
@@ -132,12 +132,12 @@ async def get_json(base_url: str, path: str, api_key: str | None = None) -> obje
     try:
         document: object = json.loads(text)
     except ValueError as error:
-        raise ServerSilent(f"{base_url}{path} answers no JSON: {text[:200].decode(errors='replace')}") from error
+        raise ServerSilent(f"{base_url}{path} does not answer JSON: {text[:200].decode(errors='replace')}") from error
     return document
 
 
 def read_stream(reply: Reply) -> Timeline:
-    """Read a reply of server-sent events in OpenAI's form; every event with text counts, at the time when it was whole.
+    """Read a reply of server-sent events in OpenAI's form; each event with text counts, at the time it was complete.
 
     Tokens are counted by the server's `usage` where it sends one, else by events.
     """
@@ -167,7 +167,7 @@ def read_stream(reply: Reply) -> Timeline:
 
 
 def _open(reply: Reply) -> tuple[int, Mapping[str, str], Sequence[tuple[float, bytes]]]:
-    """Return the status (0 if there is none), the headers, and the body's pieces with their times."""
+    """Return the status (0 if there is none), the headers, and the pieces of the body with their times."""
     buffer = b""
     for number, (time, data) in enumerate(reply.received):
         buffer += data
@@ -183,7 +183,7 @@ def _open(reply: Reply) -> tuple[int, Mapping[str, str], Sequence[tuple[float, b
 
 
 def _dechunk(pieces: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, bytes]]:
-    """Undo HTTP's chunked transfer encoding."""
+    """Decode HTTP's chunked transfer encoding."""
     buffer = b""
     for time, data in pieces:
         buffer += data
@@ -197,7 +197,7 @@ def _dechunk(pieces: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, byt
 
 
 def _events(pieces: Sequence[tuple[float, bytes]]) -> Iterator[tuple[float, Mapping[str, object]]]:
-    """Yield the JSON documents of the `data:` lines, each with the time when its line was whole."""
+    """Yield the JSON documents of the `data:` lines, each with the time when its line was complete."""
     buffer = b""
     for time, data in pieces:
         *lines, buffer = (buffer + data).split(b"\n")
@@ -217,7 +217,7 @@ def _text(event: Mapping[str, object]) -> str:
 
 
 def _counted(arrivals: Sequence[tuple[float, int]], tokens: int) -> tuple[tuple[float, int], ...]:
-    """Spread the tokens of `usage` evenly over the pieces, as none tells how many it has; without usage, one each."""
+    """Spread the tokens of `usage` evenly over the pieces, because none tells its own; without usage, one each."""
     if tokens <= len(arrivals):
         return tuple(arrivals)
     shares = [number * tokens // len(arrivals) for number in range(len(arrivals) + 1)] if arrivals else []

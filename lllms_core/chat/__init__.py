@@ -1,4 +1,4 @@
-"""From a conversation to the text that a model reads, with the model's own template; pure."""
+"""Turn a conversation into the text that a model reads, with the model's own template; pure."""
 
 from lllms_core.chat.call_grammar import call_constraint
 from lllms_core.chat.channel_grammar import answer_constraint

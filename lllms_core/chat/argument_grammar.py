@@ -1,4 +1,4 @@
-"""The rules of a grammar for arguments that are no JSON object, from the schema of a tool; pure."""
+"""Grammar rules for arguments that are not a JSON object, from a tool's schema; pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,16 +9,16 @@ from lllms_core.chat.lark import Speller, literal
 from lllms_core.types import Tool
 
 _NOTES = frozenset({"type", "title", "description", "default", "examples"})
-"""What a schema of any string may hold."""
+"""The keys that the schema of an unrestricted string may have."""
 _JSON, _PYTHON = ("true", "false"), ("True", "False")
 _SINGLE = r"/'(\\[^\n]|[^'\\\n])*'/"
-"""A string between the other quotes of Python."""
+"""A string in Python's single quotes."""
 _BETWEEN = "/, ?/"
 """Between two arguments in brackets."""
 
 
 def tagged_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[str]:
-    """The rule of a call with arguments between tags, `call_` and its number, and those that it needs."""
+    """Return the rule `call_N` of a call with arguments between tags, and the rules that it needs."""
     rules, parts = [], []
     for number, (key, kind, required) in enumerate(_fields(tool)):
         value, needed = _tagged_value(form, kind, f"value_{at}_{number}", spell)
@@ -28,7 +28,7 @@ def tagged_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[
 
 
 def keyword_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[str]:
-    """The same for a call with keys and values in brackets; only between two of them stands a comma."""
+    """The same for a call with keys and values in brackets; a comma only separates two of them."""
     fields = _fields(tool)
     rules, items = [], []
     for number, (key, kind, _) in enumerate(fields):
@@ -52,7 +52,7 @@ def keyword_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list
 
 
 def _fields(tool: Tool) -> list[tuple[str, object, bool]]:
-    """Key, schema, and whether it is required, of each argument."""
+    """Return key, schema, and whether it is required, of each argument."""
     properties, required = tool.parameters.get("properties"), tool.parameters.get("required")
     fields = cast("Mapping[str, object]", properties) if isinstance(properties, Mapping) else {}
     wanted = required if isinstance(required, list | tuple) else ()
@@ -60,7 +60,7 @@ def _fields(tool: Tool) -> list[tuple[str, object, bool]]:
 
 
 def _tagged_value(form: CallFormat, kind: object, rule: str, spell: Speller) -> tuple[str, list[str]]:
-    """What stands behind a key: an expression, and the rules that it needs."""
+    """Return the expression for the part after a key, and the rules that it needs."""
     other_end = form.other_key_end or form.key_end
     if values := _enum(kind):
         shown = (
@@ -71,7 +71,7 @@ def _tagged_value(form: CallFormat, kind: object, rule: str, spell: Speller) -> 
     if _is_string(kind) and (_is_any_string(kind) or not form.other_key_end):
         text, rules = spell.until(rule, form.value_end)
         return f"{spell(form.key_end)} {text}", rules
-    # Where tags do not tell what a value is, many templates write it as Python does.
+    # If tags do not show the kind of a value, many templates write it in Python's notation.
     words = _JSON if form.other_key_end else (*_JSON, *_PYTHON)
     return f"{spell(other_end)} {rule} {spell(form.value_end)}", [f"{rule}: {_json_value(kind, *words)}"]
 
@@ -93,7 +93,7 @@ def _keyword_value(form: CallFormat, kind: object, rule: str, spell: Speller) ->
 
 
 def _json_value(kind: object, *words: str) -> str:
-    """A value as JSON; for a boolean that stands alone, `words`."""
+    """Return the rule of a JSON value; for a plain boolean, a choice of `words`."""
     if isinstance(kind, Mapping) and kind.get("type") == "boolean" and "enum" not in kind:
         return " | ".join(map(literal, words))
     return f"%json {json.dumps(kind if isinstance(kind, Mapping) else {})}"

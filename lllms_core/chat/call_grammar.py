@@ -1,4 +1,4 @@
-"""A grammar of an answer's calls, from the form that its model writes them in and the schemas of the tools; pure."""
+"""The grammar of an answer's calls, from the model's call format and the tools' schemas; pure."""
 
 import json
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Constraint, Request, Tool
 
 MOST_CALLS = 32
-"""So many calls an answer may hold where calls are forced: a model that does not stop by itself shall not go on."""
+"""At most this many calls in an answer with forced calls: a limit for models that do not stop by themselves."""
 _SPACE = r"SPACE: /[ \n]{0,4}/"
 
 
 def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
-    """Return what the answer to a request has to be: calls, JSON or calls, text with calls that keep to a schema.
+    """Return the constraint on the answer to a request: calls, JSON or calls, or text with calls that match a schema.
 
-    None where it is free. `names` are the tokens that are no text to grammars, as most marks of calls are, with their
-    ids. Raises `UnsupportedParameter` for tools beside a constraint that is not JSON.
+    None if it is free. `names` are the tokens that are not text to grammars, as most call marks are, with their ids.
+    Raises `UnsupportedParameter` for tools together with a constraint that is not JSON.
     """
     required, given = request.tool_choice == "required", request.constraint
     if not forces_calls(request):
@@ -31,13 +31,13 @@ def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]
 
 
 def forces_calls(request: Request) -> bool:
-    """Whether the answer to a request with tools is not free, so that its calls need a grammar."""
+    """Whether the answer to a request with tools is constrained, so that its calls need a grammar."""
     strict = any(tool.strict for tool in request.tools)
     return bool(request.tools) and (request.tool_choice == "required" or request.constraint is not None or strict)
 
 
 def json_schema(given: Constraint) -> str:
-    """The schema of what a constraint asks for. Raises `UnsupportedParameter` if that is not JSON."""
+    """Return the JSON schema of a constraint. Raises `UnsupportedParameter` if it does not ask for JSON."""
     if given.kind not in {"json_object", "json_schema"}:
         raise UnsupportedParameter(
             f"'{given.param}' and 'tools' do not go together, unless it asks for JSON; leave one of them out, or send "
@@ -54,10 +54,10 @@ def _answer_rules(form: CallFormat, request: Request, names: Mapping[str, int]) 
 
 
 def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
-    """The rule `calls`, and those that it needs: all arguments keep to their schema."""
+    """Return the rule `calls`, and those that it needs: all arguments conform to their schema."""
     spell = Speller(names)
     tools, several = request.tools, request.parallel_tool_calls and form.parallel
-    # The white space at the edges is not asked for: a rule before this one takes it, and behind it the answer is over.
+    # White space at the edges is not required: a rule before this one consumes it, and after it the answer is over.
     end = form.call_end.rstrip()
     space = form.call_end[len(end) :]
     more = f" ({spell(space + form.separator + form.call_start)} call {spell(end)}){{0,{MOST_CALLS - 1}}}"

@@ -1,4 +1,4 @@
-"""Reading one call of a tool, in any of the shapes that models write."""
+"""Read one tool call, in any of the shapes that models write."""
 
 import json
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from lllms_core.types import CallPiece, Tool
 
 _LONGEST_NAME = 256
 _BESIDE = ("id", "type")
-"""Keys that stand beside name and arguments, as OpenAI's own calls have them."""
+"""Keys besides name and arguments, as in OpenAI's own calls."""
 _BEHIND_NAMES = ".:/"
 
 
 class CallReader:
-    """Reads one call and puts its pieces into `pieces`: first its id and name, then its arguments as they come.
+    """Reads one call and appends its pieces to `pieces`: first its id and name, then its arguments as they come.
 
-    Until the name of one of the `tools` and the beginning of the arguments are there, nothing comes out, and
-    `committed` is false: what was read may still turn out to be text. `read` raises `Malformed` where it is no call.
+    Nothing comes out until the name of one of the `tools` and the start of the arguments are there; until then,
+    `committed` is false: the characters read may still turn out to be text. `read` raises `Malformed` if it is no call.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class CallReader:
         self._has_arguments = False
 
     def read(self, *, bare: bool) -> Steps[None]:
-        """Read the call, from behind the text that announces it; a `bare` one, without such, is all there is."""
+        """Read the call, after the text that announces it; a `bare` call is unannounced, as the whole answer."""
         if self._form.shape == "object":
             yield from self._members((), bare=bare)
             if self._name is None or (bare and not self._has_arguments):
@@ -56,14 +56,14 @@ class CallReader:
             yield from self._behind_name()
 
     def read_arguments(self, name: str, *, none: bool = False) -> Steps[None]:
-        """Read the arguments of a call whose name was read already; there are none to read if `none` says so."""
+        """Read the arguments of a call whose name has been read; with `none`, there are no arguments to read."""
         self._use_name(name)
         if none:
             self._write("{}")
         else:
             yield from self._arguments()
 
-    # -- what comes out -----------------------------------------------------------------------------------------------
+    # -- output -------------------------------------------------------------------------------------------------------
 
     def _use_name(self, name: str) -> None:
         if name not in self._tools:
@@ -92,7 +92,7 @@ class CallReader:
     # -- a JSON object ------------------------------------------------------------------------------------------------
 
     def _members(self, path: tuple[str, ...], *, bare: bool) -> Steps[None]:
-        """An object that leads to name and arguments; what else is in it is read over."""
+        """Read an object that holds name and arguments; skip its other members."""
         reader = self._reader
         yield from reader.space()
         if (yield from reader.next()) != "{":
@@ -132,7 +132,7 @@ class CallReader:
             yield from copy_json(self._reader, lambda _: None)
 
     def _arguments(self) -> Steps[None]:
-        """Arguments as an object, as a string that holds one, or as null."""
+        """Read arguments as an object, as a string that holds one, or as null."""
         reader = self._reader
         yield from reader.space()
         char = yield from reader.peek()
@@ -153,10 +153,10 @@ class CallReader:
         else:
             raise Malformed
 
-    # -- behind a name ---------------------------------------------------------------------------------------------
+    # -- after a name ----------------------------------------------------------------------------------------------
 
     def _behind_name(self) -> Steps[None]:
-        """The arguments in the form's own shape."""
+        """Read the arguments in the form's own shape."""
         form = self._form
         if form.shape == "tagged":
             yield from TaggedArguments(form, self._reader, self._tools[self._name or ""].parameters, self._write).read()
@@ -168,7 +168,7 @@ class CallReader:
             yield from self._arguments()
 
     def _bare_name(self) -> Steps[str]:
-        """A name without quotes."""
+        """Read a name without quotes."""
         yield from self._reader.space()
         name = ""
         while (char := (yield from self._reader.next())) and (char.isalnum() or char in "_-./:"):
@@ -178,7 +178,7 @@ class CallReader:
         self._reader.back(char)
         if name in self._tools:
             return name
-        # What belongs to the text behind a name may look like a part of it.
+        # The text after a name may look like part of it.
         known = [one for one in self._tools if name.startswith(one) and name[len(one)] in _BEHIND_NAMES]
         longest = max(known, key=len, default=name)
         self._reader.back(name[len(longest) :])

@@ -1,4 +1,4 @@
-"""A grammar of an answer in channels, and which one an answer needs at all; pure."""
+"""The grammar of an answer in channels, and the choice of grammar for any answer; pure."""
 
 import json
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from lllms_core.chat.lark import Speller, literal, text_rule
 from lllms_core.types import Constraint, Request, Tool
 
 _MOST_THOUGHTS = 8
-"""So many messages with thoughts may come before what is forced."""
+"""At most this many messages with thoughts before the forced part."""
 _JSON = ("json_object", "json_schema")
 
 
 def answer_constraint(request: Request, form: AnswerFormat, names: Mapping[str, int]) -> Constraint | None:
-    """Return what the answer to a request has to be, in the format of its model; None where it is free.
+    """Return the constraint on the answer to a request, in the format of its model; None if it is free.
 
-    See `call_constraint`. A grammar of channels begins with the answer, and leaves out what thoughts say, with their
-    end: an engine does not look at it while thoughts come. Raises what `call_constraint` raises.
+    See `call_constraint`, whose errors it raises. A grammar of channels starts with the answer, and omits the text of
+    thoughts, with their end: an engine does not apply it during thoughts.
     """
     channels, given = form.channels, request.constraint
     if channels is None or (form.calls is None and request.tools):
@@ -43,7 +43,7 @@ class _Rules:
         self._tools = tools
 
     def of(self, request: Request, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:
-        """All rules. What is `continued` is text at first; thoughts are `unseen` by the matcher, or text."""
+        """Return all rules. A `continued` answer starts as text; thoughts are `unseen` by the matcher, or text."""
         form, spell = self._form, self._spell
         required = request.tool_choice == "required"
         border = f"ended {spell(form.opening)}"
@@ -54,7 +54,7 @@ class _Rules:
             rest = f"{rest} call"
         elif given is None:
             rules.append(f"said: {self._header(form.text)} | {self._header(form.calls)}")
-            # In letters, the end of a text cannot be told from the text.
+            # Spelled in plain letters, the end of a text cannot be told from the text.
             before = f"(said {border})?" if form.ends[0] in self._names else ""
             rest = f"{rest} (said TEXT | {before} call)"
         else:
@@ -66,7 +66,7 @@ class _Rules:
         return [start, *rules, *self._calls()]
 
     def _texts(self, end: str) -> list[str]:
-        """The rules TEXT, of a text without an end, and `ended`, of one up to it."""
+        """Return the rules TEXT, of a text without an end, and `ended`, of one up to it."""
         ended, rules = self._spell.until("some_text", end)
         return [text_rule((self._form.channel, end), self._names), f"ended: {ended}", *rules]
 
@@ -75,11 +75,11 @@ class _Rules:
         return f"{self._spell(self._form.channel)} {literal(channel)} {shown}{self._spell(self._form.body)}"
 
     def _kind(self) -> str:
-        """What may say that a body is JSON."""
+        """Return the expression for a body's kind: JSON."""
         return f'" " ({self._spell(self._form.kind_mark)})? {literal(self._form.kind)}'
 
     def _calls(self) -> list[str]:
-        """A call may tell its recipient before its channel, or behind it, as models do."""
+        """Return the rules of calls; as models write them, the recipient may be before or after the channel."""
         if not self._tools:
             return []
         form, spell = self._form, self._spell

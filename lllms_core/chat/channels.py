@@ -1,4 +1,4 @@
-"""Reading an answer that is several messages, each with a header that tells the channel that it belongs to."""
+"""Read an answer made of several messages, each with a header that names its channel."""
 
 import re
 from collections.abc import Mapping
@@ -13,35 +13,35 @@ from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import Tool
 
 _LONGEST_HEADER = 512
-"""Characters; what is longer is text."""
+"""Characters; anything longer is text."""
 
 
 @frozen
 class _Header:
-    """What is known of a message before its body; nothing of one without a header, which is text."""
+    """A message's header; empty for a message without one, which is text."""
 
     text: str = ""
     channel: str = ""
     recipient: str = ""
-    """Whom it calls, with the namespace."""
+    """The tool that it calls, with the namespace."""
 
 
 _OVER = _Header("-")
-"""In the place of a header: there is no further message."""
+"""In place of a header: there are no more messages."""
 
 
 class ChannelReader:
-    """Reads the messages of one answer: thoughts, text, and calls of the given tools; what calls another is text.
+    """Reads the messages of one answer: thoughts, text, and calls of the given tools; other calls are text.
 
-    Headers and the marks between messages are left out, also a header in which the answer ends. A header may be
-    missing, and so may the end of a message before the header of the next.
+    Headers and the marks between messages are omitted, even an incomplete header at the end of the answer. A header may
+    be missing, and so may the end of a message before the next header.
     """
 
     def __init__(
         self, form: ChannelFormat, calls: CallFormat, reader: Reader, tools: Mapping[str, Tool], answer: SortedAnswer,
         *, answer_id: str, parallel: bool, thoughts: bool,
     ) -> None:
-        """Without `thoughts`, those are text like any other. Calls have ids as those of `AnswerParser` have."""
+        """Without `thoughts`, thoughts are ordinary text. Calls get the same ids as in `AnswerParser`."""
         self._form = form
         self._calls = calls
         self._reader = reader
@@ -54,7 +54,7 @@ class ChannelReader:
         self._recipient = re.compile(rf"{re.escape(form.address)}((?:(?!{marks})\S)+)")
         self._channel = re.compile(re.escape(form.channel) + r"\s*([\w.-]+)")
         self._said: set[bool] = set()
-        """Whether there was text (false) so far, and thoughts (true)."""
+        """Whether there has been text (false) so far, and thoughts (true)."""
 
     def read(self) -> Steps[None]:
         """Read the whole answer."""
@@ -69,7 +69,7 @@ class ChannelReader:
     # -- between messages ---------------------------------------------------------------------------------------------
 
     def _header(self, *, bare: bool) -> Steps[_Header | None]:
-        """A header up to the body; None, and nothing read, if there is none. A `bare` one may have no channel."""
+        """Read a header up to the body; None, and nothing read, if there is none. A `bare` one may lack the channel."""
         form, reader = self._form, self._reader
         before = len(reader.held_text())
         sure = yield from reader.accept(form.channel)
@@ -93,7 +93,7 @@ class ChannelReader:
         return _Header(text, channels[-1] if channels else "", "" if recipient is None else recipient[1])
 
     def _border(self) -> Steps[_Header | None]:
-        """The header of the message that comes next; None, and nothing read, while this one goes on."""
+        """Read the header of the next message; None, and nothing read, while this one continues."""
         form, reader, answer = self._form, self._reader, self._answer
         before = len(reader.held_text())
         ended = yield from self._end()
@@ -112,7 +112,7 @@ class ChannelReader:
         return found
 
     def _end(self) -> Steps[bool]:
-        """The end of a message, if it comes next."""
+        """Read the end of a message, if it comes next."""
         for end in self._form.ends:
             if (yield from self._reader.accept(end)):
                 return True
@@ -121,9 +121,9 @@ class ChannelReader:
     # -- messages -----------------------------------------------------------------------------------------------------
 
     def _message(self, header: _Header) -> Steps[_Header]:
-        """The body of a message; returns the header of the next."""
+        """Read the body of a message; return the header of the next."""
         answer, reader = self._answer, self._reader
-        # At once, before another character is read: whoever chooses the tokens asks for it.
+        # Set before another character is read: the chooser of the tokens asks for it.
         answer.reasoning = self._thoughts and not header.recipient and header.channel == self._form.thoughts
         if header.text:
             reader.mark()
@@ -154,12 +154,12 @@ class ChannelReader:
         return _OVER
 
     def _begin(self, piece: str) -> None:
-        """Put in the first of a message, on a line of its own where it follows others of its kind."""
+        """Add the start of a message, on a new line if it follows others of its kind."""
         self._answer.add("\n" + piece if self._answer.reasoning in self._said else piece)
         self._said.add(self._answer.reasoning)
 
     def _call(self, header: _Header) -> Steps[bool]:
-        """The arguments of a call; False, and nothing read, if it is none."""
+        """Read the arguments of a call; False, and nothing read, if it is none."""
         answer, reader = self._answer, self._reader
         name = header.recipient.removeprefix(self._form.namespace)
         if name not in self._tools:
@@ -183,7 +183,7 @@ class ChannelReader:
         return True
 
     def _is_empty(self) -> Steps[bool]:
-        """Whether the message ends where its body would begin."""
+        """Whether the message ends where its body would start."""
         reader = self._reader
         yield from reader.space()
         before = len(reader.held_text())

@@ -1,4 +1,4 @@
-"""Which template a model gets: the configured one, its own, or one for models that bring none."""
+"""The choice of a model's template: the configured one, its own, or a default for models without one."""
 
 from collections.abc import Collection
 
@@ -14,19 +14,19 @@ _CHATML = """\
 
 
 def default_template(control_tokens: Collection[str]) -> str | None:
-    """A template that fits a vocabulary with these control tokens: ChatML if it has ChatML's tokens, else None.
+    """Return a template for a vocabulary with these control tokens: ChatML if it has ChatML's tokens, else None.
 
-    Nothing is guessed beyond that: a model that was not trained on a format answers badly in it, and its author
-    knows which one it was.
+    There are no further guesses: a model answers badly in a format that it was not trained on, and its author knows
+    which one it was.
     """
     return _CHATML if {"<|im_start|>", "<|im_end|>"} <= set(control_tokens) else None
 
 
 def choose_template(given: str | None, own: str | None, control_tokens: Collection[str]) -> str | None:
-    """The source of a model's template: what is `given`, else its `own`, else the default; None if there is none.
+    """Return the source of a model's template: `given`, else its `own`, else the default; None if there is none.
 
-    `given` is options.chat_template: a template, or the path of a file with one. Raises `ModelLoadFailed` for a file
-    that cannot be read.
+    `given` is options.chat_template: a template, or the path of a file with one. Raises `ModelLoadFailed` for an
+    unreadable file.
     """
     if given is None:
         return own or default_template(control_tokens)

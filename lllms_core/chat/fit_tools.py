@@ -1,4 +1,4 @@
-"""Telling a model in words what its template has no place for: tools, calls and results; pure."""
+"""Put tools, calls and results into words for a model whose template does not support them; pure."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ _EXAMPLE = ToolCall("call00001", "name_of_the_tool", '{"name_of_an_argument": "i
 
 
 def write_calls(calls: Sequence[ToolCall], form: CallFormat = HERMES) -> str:
-    """Calls in a form; a model without one of its own is told to use the default."""
+    """Write calls in a form; a model without one of its own is told to use the default."""
     between = form.call_end + form.separator + form.call_start
     written = between.join(
         _written(call, form).replace(ANY_ID, call.id).replace(ANY_NUMBER, str(at)) for at, call in enumerate(calls)
@@ -34,10 +34,10 @@ def fit_tools(
     messages: Sequence[Message], tools: Sequence[Tool], support: ToolSupport,
     write: Callable[[Sequence[ToolCall]], str],
 ) -> tuple[list[Message], Sequence[Tool]]:
-    """The same conversation in what the template supports, and the tools that are left for it to show.
+    """Return the conversation in the forms that the template supports, and the tools left for it to show.
 
-    Calls that it does not show become text, as `write` writes them. A model whose template does not show the tools is
-    told of them, and how `write` writes a call.
+    Calls that it does not show become text, as `write` writes them. If the template does not show the tools, the model
+    is told about them, and how `write` writes a call.
     """
     fitted = [_fit_message(message, support, write) for message in messages]
     fitted = _joined(fitted) if not support.results else fitted
@@ -80,13 +80,13 @@ def _written(call: ToolCall, form: CallFormat) -> str:
 def _members(arguments: str) -> list[tuple[str, object]]:
     try:
         value = json.loads(arguments)
-    except ValueError:  # an answer that was cut, say
+    except ValueError:  # for example, a truncated answer
         return []
     return list(value.items()) if isinstance(value, dict) else []
 
 
 def _literal(value: object, form: CallFormat) -> str:
-    """A value as it stands in the brackets of a call."""
+    """Write a value for the brackets of a call."""
     if form.python:
         return repr(value)
     if isinstance(value, str):
@@ -101,7 +101,7 @@ def _json(value: object) -> str:
 
 
 def _joined(messages: Sequence[Message]) -> list[Message]:
-    """Messages of the user that follow each other as one: templates without tools want turns."""
+    """Merge consecutive messages of the user: templates without tools expect turns."""
     joined: list[Message] = []
     for message in messages:
         if joined and joined[-1].role == message.role == "user":

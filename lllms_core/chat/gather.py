@@ -1,4 +1,4 @@
-"""A whole message, put together from the pieces of an answer; pure."""
+"""A whole message, assembled from the pieces of an answer; pure."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from lllms_core.types import Delta, Message, ToolCall
 
 
 def gather_message(deltas: Iterable[Delta]) -> Message:
-    """Return the assistant's message that the deltas of one answer make together."""
+    """Return the assistant's message that the deltas of one answer form together."""
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[ToolCall] = []

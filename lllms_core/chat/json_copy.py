@@ -1,4 +1,4 @@
-"""Copying JSON while it arrives, so that what was copied can always be completed to valid JSON."""
+"""Copy JSON while it arrives, so that the copy can always be completed to valid JSON."""
 
 import re
 from collections.abc import Callable
@@ -12,14 +12,14 @@ _CONTROL = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 
 
 class Malformed(Exception):
-    """The text is not what it should be; what was read of the part at fault stands before the reader again."""
+    """The text is malformed; the characters of the faulty part are unread again."""
 
 
 def copy_json(reader: Reader, write: Callable[[str], None], depth: int = 0) -> Steps[None]:
-    """Copy one JSON value. `write` gets it as it is spelt, with control characters inside of strings escaped.
+    """Copy one JSON value. `write` gets it as spelled, with control characters inside strings escaped.
 
-    Raises `Malformed` where it is not JSON; what was written is then closed, so that it is a valid value: `null` where
-    nothing was there yet.
+    Raises `Malformed` if it is not JSON; then the copy is closed, so that it is a valid value: `null` if nothing was
+    written yet.
     """
     first = yield from reader.peek()
     if depth > _DEEPEST:
@@ -50,7 +50,7 @@ def copy_string(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
 
 
 def read_string(reader: Reader) -> Steps[str]:
-    """Read a string that begins with its quote, and return it as JSON. Raises `Malformed`."""
+    """Read a string that starts with its quote, and return it as JSON. Raises `Malformed`."""
     if (yield from reader.peek()) != '"':
         raise Malformed
     pieces: list[str] = []
@@ -59,7 +59,7 @@ def read_string(reader: Reader) -> Steps[str]:
 
 
 def _escape(reader: Reader, write: Callable[[str], None]) -> Steps[str]:
-    """What follows a backslash."""
+    """Read the characters after a backslash."""
     char = yield from reader.next()
     digits = ""
     if char == "u":
@@ -88,7 +88,7 @@ def _copy_members(reader: Reader, write: Callable[[str], None], depth: int, brac
                 key = yield from read_string(reader)
                 between = yield from reader.space()
                 if (yield from reader.next()) != ":":
-                    raise Malformed  # noqa: TRY301  # one door for every fault in here
+                    raise Malformed  # noqa: TRY301  # noqa: TRY301  # one exit for all faults here
                 write(before + space + key + between + ":" + (yield from reader.space()))
             else:
                 if char in {"", ",", "]", "}", ":"}:
@@ -109,7 +109,7 @@ def _copy_members(reader: Reader, write: Callable[[str], None], depth: int, brac
 
 
 def _copy_scalar(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
-    """Copy a number, or a word like `true`, once it is known where it ends."""
+    """Copy a number, or a word like `true`, once its end is known."""
     text = ""
     while (char := (yield from reader.next())) and (char.isalnum() or char in "+-."):
         text += char

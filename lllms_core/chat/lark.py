@@ -1,4 +1,4 @@
-"""Writing texts as pieces of a grammar in Lark's notation; pure."""
+"""Write texts as pieces of a grammar in Lark's notation; pure."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER
 
 _ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
-"""What a model may write where an id or a number stands; there are templates that want ids of nine characters."""
+"""The ids and numbers that a model may write; some templates require ids of nine characters."""
 
 
 class Speller:
@@ -19,16 +19,16 @@ class Speller:
         self._split = re.compile(f"({'|'.join(words)})")
 
     def __call__(self, text: str) -> str:
-        """The text as literals and tokens; an empty one as an empty literal."""
+        """Return the text as literals and tokens; an empty text as an empty literal."""
         return " ".join(self._piece(piece) for piece in self._split.split(text) if piece) or '""'
 
     def until(self, rule: str, end: str) -> tuple[str, list[str]]:
-        """Any text up to `end`, which is read as well: an expression, and the rules that it needs, the first `rule`."""
+        """Return an expression for any text up to and including `end`, and its rules, the first of which is `rule`."""
         pieces = [piece for piece in self._split.split(end) if piece]
         at = next((at for at, piece in enumerate(pieces) if piece in self._names), None)
         if at is None:
             return rule, [rf"{rule}[lazy]: /(.|\n)*{escaped(end)}/"]
-        # No text goes on over a token that is none.
+        # No text continues across a token that is not text.
         return f"{rule} {self(''.join(pieces[at:]))}", [rf"{rule}: /(.|\n)*{escaped(''.join(pieces[:at]))}/"]
 
     def _piece(self, piece: str) -> str:
@@ -36,19 +36,19 @@ class Speller:
 
 
 def literal(text: str) -> str:
-    """A text between quotes."""
+    """Return a text in quotes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def escaped(text: str) -> str:
-    """A text inside of a regular expression of a grammar."""
+    """Return a text escaped for a regular expression of a grammar."""
     return re.sub(r"([.^$*+?(){}\[\]\\|/])", r"\\\1", text).replace("\n", "\\n")
 
 
 def text_rule(triggers: Sequence[str], names: Mapping[str, int]) -> str:
-    """The rule TEXT of a text in which none of the triggers stands; a JSON object is all that "" announces."""
+    """Return the rule TEXT of a text without any of the triggers; "" announces nothing but a JSON object."""
     if "" in triggers:
         return r"TEXT: /([^{ \n](.|\n)*)?/"
-    # Tokens that are no text are not in it.
+    # Tokens that are not text do not occur in it.
     spelled = "|".join(escaped(trigger) for trigger in triggers if not any(trigger.startswith(name) for name in names))
     return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*({spelled})(.|\n)*/" if spelled else r"TEXT: /(.|\n)*/"

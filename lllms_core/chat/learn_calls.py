@@ -1,4 +1,4 @@
-"""Learning from a template how its model writes calls: small conversations are rendered and compared; pure."""
+"""Learn from a template how its model writes calls: render small conversations and compare them; pure."""
 
 import json
 import re
@@ -25,20 +25,20 @@ _ID_STYLES: tuple[Literal["own", "short", "named"], ...] = ("own", "short", "nam
 
 @frozen
 class ToolSupport:
-    """What a template does about tools."""
+    """A template's support for tools."""
 
     declares: bool
-    """It shows the tools that there are."""
+    """Whether it shows the available tools."""
     style: CallStyle | None
-    """How it wants to be given calls; None: it does not show them."""
+    """The style in which it expects calls; None: it does not show them."""
     results: bool
-    """It shows what a tool's message says."""
+    """Whether it shows the content of a tool's message."""
     calls: CallFormat | None
-    """How its model writes calls, as far as that could be learnt."""
+    """How its model writes calls, as far as could be learnt."""
 
 
 def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thoughts) -> ToolSupport:
-    """Find out by rendering; templates that know nothing of tools ignore them, or refuse the conversation.
+    """Find out by rendering; templates that do not support tools ignore them, or refuse the conversation.
 
     `end`: the text of the token that ends answers. `thoughts`: the key of a message's thoughts.
     """
@@ -60,7 +60,7 @@ def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thought
 
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
-    """Learn the form of calls from something that writes them; None if it is none of the known shapes."""
+    """Learn the form of calls from a function that writes them; None if it has none of the known shapes."""
     form = _learn_form(write)
     if form is None or form.shape != "tagged":
         return form
@@ -71,7 +71,7 @@ def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat
 
 
 def _tells_strings(write: Callable[[Sequence[ToolCall]], str | None], form: CallFormat) -> bool:
-    """Whether tags tell no more of a value than that it is a string, or that it is none."""
+    """Whether tags show only whether a value is a string."""
     values: list[object] = ["probe-text", True, None, 1.5, ["probe-item"], {"probe_inner": "probe-deep"}]
     arguments = json.dumps({f"probe_{number}": value for number, value in enumerate(values)})
     written = write([ToolCall(_IDS[0], NAMES[0], arguments)]) or ""
@@ -98,12 +98,12 @@ def _learn_form(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat
 
 
 def _with_any_id(written: str | None) -> str | None:
-    """A text with no id in particular."""
+    """Replace ids by the placeholder."""
     return None if written is None else re.sub("|".join(_IDS), ANY_ID, written)
 
 
 def _numbered(one: CallFormat, other: CallFormat) -> CallFormat | None:
-    """The form that two calls have in common, but for their numbers; None if they differ in more."""
+    """Return the form common to two calls, apart from their numbers; None if they differ in more."""
     pairs = zip((one.name_end, *one.parts), (other.name_end, *other.parts), strict=True)
     texts = [text for a, b in pairs if (text := _numbered_text(a, b)) is not None]
     if len(texts) < 4:
@@ -114,7 +114,7 @@ def _numbered(one: CallFormat, other: CallFormat) -> CallFormat | None:
 
 
 def _numbered_text(one: str, other: str) -> str | None:
-    """The text of the first and the second call, where nothing but a number that goes up by one differs."""
+    """Return the text of the first and the second call, if it differs only in a number that goes up by one."""
     first, second = (re.split(r"([0-9]+)", text) for text in (one, other))
     if len(first) != len(second):
         return None
@@ -125,13 +125,13 @@ def _numbered_text(one: str, other: str) -> str | None:
 
 
 def _usable(form: CallFormat) -> CallFormat | None:
-    """The form, unless it tells no calls from text, or repeats what differs from call to call."""
+    """Return the form, unless it cannot tell calls from text, or contains parts that vary between calls."""
     if form.shape != "object" and not form.mark:
         return None
     return None if any(NAMES[0] in text for text in (*form.markers, *form.parts)) else form
 
 
-# -- what the template takes -------------------------------------------------------------------------------------------
+# -- the template's requirements ---------------------------------------------------------------------------------------
 
 
 def _call(at: int, *, long_id: bool = False) -> ToolCall:
@@ -144,14 +144,14 @@ def _find_style(render: Render) -> CallStyle | None:
         call = _call(0, long_id=True)
         messages = [_ASK, Message("assistant", "", tool_calls=(call,))]
         shown = (render(Probe(messages, [_TOOL], style, generate=False)) or "").partition(call.name)[2]
-        # Python's way to print an object, and quotes that were escaped once more, are no way to write a call.
+        # Python's notation of an object and doubly escaped quotes are not valid calls.
         if "probe-one" in shown and "'probe_key'" not in shown and '\\"probe_key' not in shown:
             return style
     return None
 
 
 def _details(render: Render, style: CallStyle) -> CallStyle:
-    """The style with what else the template wants: it is asked for only where nothing goes without it."""
+    """Return the style with the template's other requirements: each is set only if rendering fails without it."""
     calls = tuple(_call(at, long_id=True) for at in range(2))
     results = [Message("tool", "probe-result", call.name, tool_call_id=call.id) for call in calls]
     said = Message("assistant", "probe-text", tool_calls=calls[:1], reasoning="probe-thought")
@@ -180,15 +180,15 @@ def _shows_result(render: Render, style: CallStyle) -> bool:
 
 @frozen
 class _Written:
-    """What stands between the header of an answer with calls and its end."""
+    """The text between the header of an answer with calls and its end."""
 
     text: str
     open: bool
-    """Its end is not that of other answers, so it may be a part of the text."""
+    """Whether its end differs from that of other answers, so that it may be part of the text."""
 
 
 def _own_end(one: _Written | None, two: _Written | None) -> str:
-    """The tag that ends answers with calls, one or two, where they have another end than those without; or ""."""
+    """Return the tag that ends answers with calls, one or two, if their end differs from other answers; or ""."""
     if one is None or two is None or not one.open or not (found := _LAST_TAG.search(one.text)):
         return ""
     return found[1] if two.text.rstrip().endswith(found[1]) and two.text.count(found[1]) == 1 else ""
@@ -209,23 +209,23 @@ def _written(render: Render, style: CallStyle, calls: Sequence[ToolCall], end_to
     end = snap_up(alike(after[::-1], called[start:][::-1]), after, called)
     written = called[start : len(called) - end]
     for mark in (end_token, after.strip()):
-        # Behind the end of the answer, some templates write what comes next.
+        # After the end of the answer, some templates write the start of the next message.
         written = _up_to(mark, written)
     return _Written(written, bool(TAG.search(after)) and not TAG.search(called[len(called) - end :]))
 
 
 def _up_to(mark: str, written: str) -> str:
-    """What stands before `mark`, if that is a tag, or ends with one, and comes behind the arguments."""
+    """Return the text before `mark`, if that is a tag, or ends with one, and comes after the arguments."""
     values = max(written.rfind(str(value)) for arguments in ARGUMENTS for value in arguments.values())
     found = written.find(mark, values + 1) if TAG.search(mark) else -1
     return written if found < 0 else written[:found]
 
 
-# -- what stands around ------------------------------------------------------------------------------------------------
+# -- surrounding texts -------------------------------------------------------------------------------------------------
 
 
 def _with_texts(form: CallFormat, head: str, tail: str, between: str | None) -> CallFormat:
-    """Tell apart what belongs to each call and what to all: `between` two calls stands the end of one, and more."""
+    """Split the texts around single calls from those around all: `between` two calls starts with the end of one."""
     if between is None:
         return evolve(form, call_start=head, call_end=tail, parallel=False)
     call_end = common_head(between, tail)

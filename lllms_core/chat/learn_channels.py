@@ -1,4 +1,4 @@
-"""Learning from what is known of a template that its model answers in messages of several channels; pure."""
+"""Learn, from known facts about a template, that its model answers in messages of several channels; pure."""
 
 import re
 
@@ -12,10 +12,10 @@ _RECIPIENT = re.compile(r"([^\s<>=]+=)([^\s<>=]*)$")
 def learn_channels(
     *, calls: CallFormat | None, thoughts: ReasoningFormat | None, text_start: str, text_end: str, prompt: str,
 ) -> ChannelFormat | None:
-    """Return the format whose parts were learnt one by one; None if they do not make one.
+    """Return the format composed of parts learnt separately; None if they do not form one.
 
-    `calls`, `thoughts` and `text_start` are what an `AnswerFormat` tells. A text ends with `text_end`; `prompt` is any
-    whose answer has not begun.
+    `calls`, `thoughts` and `text_start` are those of an `AnswerFormat`. A text ends with `text_end`; `prompt` is any
+    prompt before its answer starts.
     """
     text = _MESSAGE.fullmatch(text_start)
     if text is None or thoughts is None or calls is None or calls.shape != "named":

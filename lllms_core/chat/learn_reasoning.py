@@ -1,4 +1,4 @@
-"""Learning from a template how its model marks its thoughts, and how they are switched; pure."""
+"""Learn from a template how its model marks its thoughts, and how they are switched; pure."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -24,20 +24,20 @@ _THINKING = re.compile(r"think|thought|reason", re.IGNORECASE)
 
 @frozen
 class ReasoningSupport:
-    """What a template does about thoughts."""
+    """A template's support for thoughts."""
 
     form: ReasoningFormat | None = None
     switch: Switch | None = None
-    """What turns thinking on and off."""
+    """The variable that turns thinking on and off."""
     effort: Effort | None = None
-    """What says how much to think."""
+    """The variable that sets how much to think."""
     key: str = _KEYS[0]
     """The key of a message's thoughts."""
     text_start: str = ""
-    """What a model writes before its text, see `AnswerFormat`."""
+    """The text that a model writes before its text, see `AnswerFormat`."""
 
     def variables(self, wanted: ReasoningEffort, model: str) -> dict[str, object]:
-        """What to tell the template. Raises `UnsupportedParameter` for what it has no variable for."""
+        """Return the variables for the template. Raises `UnsupportedParameter` if it has none for this effort."""
         if self.switch is None and self.effort is None:
             if wanted == "none" and self.form is None:
                 return {}
@@ -77,7 +77,7 @@ def learn_reasoning(render: Render, variables: Collection[str], literals: Collec
 
 
 def has_heading(text_start: str) -> bool:
-    """Whether a model says in words what follows, its text, a call, or thoughts, in an order that it may vary."""
+    """Whether a model announces its next part in words: text, a call, or thoughts, in variable order."""
     return bool(re.search(r"\w", _TAG.sub("", text_start)))
 
 
@@ -98,7 +98,7 @@ class _Look:
     opening: str = field(init=False)
     """The prompt of a question, without white space at its end."""
     heading: str = field(init=False)
-    """What stands between it and the text of the answer, if that goes on from it."""
+    """The text between it and the answer's text, if the answer continues it."""
 
     @opening.default
     def _opening(self) -> str:
@@ -107,13 +107,13 @@ class _Look:
     @heading.default
     def _heading(self) -> str:
         if (self.render(Probe([_ASK], variables=self.on, generate=False)) or "").rstrip() == self.opening:
-            return ""  # the template leaves it to the model to open its answer
+            return ""  # the template leaves the opening of the answer to the model
         shown = self.render(Probe([_ASK, Message("assistant", _REPLY)], variables=self.on, generate=False)) or ""
         before = shown.rpartition(_REPLY)[0]
         return before[len(self.opening) :].strip() if self.opening and before.startswith(self.opening) else ""
 
     def message(self) -> tuple[str, ReasoningFormat | None]:
-        """A template that shows the thoughts of a message, under one of the keys, shows their marks, too."""
+        """Learn the marks from a template that shows the thoughts of a message, under one of the keys."""
         for key in _KEYS:
             said = Message("assistant", _REPLY, reasoning=_THOUGHT)
             style = CallStyle(thoughts=key)
@@ -139,7 +139,7 @@ class _Look:
         return ReasoningFormat(start, end) if start else None
 
     def history(self, literals: Collection[str]) -> ReasoningFormat | None:
-        """A template that takes the thoughts out of earlier answers knows the mark at their end."""
+        """Learn the end mark from a template that strips thoughts from earlier answers."""
         for mark in sorted({literal.strip() for literal in literals}):
             if _CLOSING.fullmatch(mark):
                 said = Message("assistant", f"{_THOUGHT}{mark}{_REPLY}")
@@ -149,17 +149,17 @@ class _Look:
         return None
 
     def prompt(self) -> ReasoningFormat | None:
-        """A prompt may open the thoughts."""
+        """Learn the marks from a prompt that opens the thoughts."""
         found = _OPEN_AT_END.search(self.opening)
         return None if found is None else ReasoningFormat(found[1], found[1].replace("<", "</").replace("[", "[/"))
 
     def empty(self) -> ReasoningFormat | None:
-        """An answer without thoughts may hold empty ones."""
+        """Learn the marks from an answer without thoughts that holds empty ones."""
         found = _PAIR.fullmatch(self.heading)
         return None if found is None else ReasoningFormat(found[1], found[2])
 
     def switch(self, switch: Switch) -> ReasoningFormat | None:
-        """Without thinking, the prompt may hold empty thoughts; with it, words about them."""
+        """Learn the marks from a prompt with empty thoughts, without thinking, or with words about them, with it."""
         off = (self.render(Probe([_ASK], variables=switch.off)) or "").rstrip()
         tail, common = off.rpartition(_ASK.content)[2], self.opening.rpartition(_ASK.content)[2]
         empty = tail.removeprefix(common).strip() if tail.startswith(common) else ""
@@ -173,12 +173,12 @@ class _Look:
 
 
 def _rest(prompt: str, past: str) -> str:
-    """What a prompt ends with where a past answer, of the same beginning, has nothing but its text."""
+    """Return the end of a prompt where a past answer with the same start has only its text."""
     return prompt[len(past.rstrip()) :].strip() if prompt.startswith(past.rstrip()) else ""
 
 
 def _words(literals: Collection[str]) -> ReasoningFormat | None:
-    """A template may name both marks, where it takes thoughts only in ways that are its own."""
+    """Learn the marks from the template's source, if it uses thoughts only in its own way."""
     for end in sorted({literal.strip() for literal in literals}):
         start = end.replace("/", "", 1)
         if _CLOSING.fullmatch(end) and _THINKING.search(end) and start in literals:

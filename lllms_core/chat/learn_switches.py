@@ -1,4 +1,4 @@
-"""Learning which of a template's variables turn thinking on and off, and which say how much to think; pure."""
+"""Learn which of a template's variables turn thinking on and off, and which set how much to think; pure."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ _NOTHING = ("none", "no_think", "off", "disabled")
 
 @frozen
 class Switch:
-    """What to tell a template, so that its model thinks, or does not."""
+    """The variables that make a template's model think, or not."""
 
     name: str
     on: Mapping[str, object]
@@ -28,17 +28,17 @@ class Switch:
 
 @frozen
 class Effort:
-    """A variable that says how much to think."""
+    """A variable that sets how much to think."""
 
     name: str
     levels: Sequence[str]
-    """Those that the template takes, and that make a difference where they ask for little."""
+    """The levels that the template accepts; low ones only if they make a difference."""
     off: Mapping[str, object]
-    """What to tell the template for no thoughts; empty where it takes no such word."""
+    """The variables for no thoughts; empty if the template has no such word."""
 
 
 def learn_switch(render: Render, names: Sequence[str], literals: Collection[str]) -> Switch | None:
-    """The first of the variables that changes the prompt of a question with its value."""
+    """Return the first variable whose value changes the prompt of a question."""
     found = (_switch(render, name, literals) for name in names if not _EFFORT.search(name))
     return next((switch for switch in found if switch is not None), None)
 
@@ -52,7 +52,7 @@ def _switch(render: Render, name: str, literals: Collection[str]) -> Switch | No
         if lit is None or dark is None or lit == dark:
             continue
         if "True" in lit.replace(plain, "") and "True" not in plain:
-            # It prints its value: it is a number, of tokens say, of which none is none at all.
+            # It prints its value, so it is a number, for example of tokens, where 0 means none at all.
             return Switch(name, {}, {name: 0}) if _shown(render, {name: 0}) not in {None, plain} else None
         return Switch(name, {name: on}, {name: off})
     return None
@@ -61,7 +61,7 @@ def _switch(render: Render, name: str, literals: Collection[str]) -> Switch | No
 def learn_effort(
     render: Render, names: Sequence[str], literals: Collection[str], on: Mapping[str, object],
 ) -> Effort | None:
-    """The first of the variables whose levels change the prompt of a question, with thinking turned on."""
+    """Return the first variable whose levels change the prompt of a question, with thinking turned on."""
     for name in filter(_EFFORT.search, names):
         other = _shown(render, {**on, name: "probe-level"})
         shown = {level: _shown(render, {**on, name: level}) for level in _LEVELS}

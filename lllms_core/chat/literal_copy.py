@@ -1,4 +1,4 @@
-"""Copying values that are nearly JSON while they arrive, as JSON: Python's, and such with quotes of their own."""
+"""Copy near-JSON values as JSON while they arrive: Python's notation, and notations with their own quotes."""
 
 import ast
 import json
@@ -18,16 +18,16 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "b": "\b", "f": "\f", "v": "\v", "a
 _HEX = {"x": 2, "u": 4, "U": 8}
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _QUOTES = ("'", '"')
-"""Those of Python and JSON, in which a backslash escapes."""
+"""The quotes of Python and JSON, in which a backslash escapes."""
 _BEHIND_VALUES = ",:)]}"
 
 
 def copy_literal(reader: Reader, write: Callable[[str], None], quote: str, depth: int = 0) -> Steps[None]:
     """Copy one value: a string, a number, a word of Python or JSON, or a list, a tuple or an object of such.
 
-    Strings stand between quotes of Python, or between `quote`, which nothing escapes. Keys of objects may lack quotes.
-    `write` gets JSON. Raises `Malformed` where it is no value; what was written is then closed, so that it is a valid
-    one: `null` where nothing was there yet.
+    Strings are in Python's quotes, or in `quote`, without escapes. Keys of objects may lack quotes. `write` gets JSON.
+    Raises `Malformed` if it is not a value; then the copy is closed, so that it is a valid one: `null` if nothing was
+    written yet.
     """
     yield from reader.space()
     first = yield from reader.peek()
@@ -45,7 +45,7 @@ def copy_members(
 ) -> Steps[None]:
     """Copy keys and values up to `end`, which is read, as an object. Raises `Malformed` as `copy_literal` does.
 
-    Nothing is written before the first key, or the end, is there.
+    Nothing is written before the first key or the end.
     """
     before = "{"
     try:
@@ -66,7 +66,7 @@ def copy_members(
 
 
 def _copy_items(reader: Reader, write: Callable[[str], None], quote: str, depth: int) -> Steps[None]:
-    """A list, a tuple or an object."""
+    """Copy a list, a tuple or an object."""
     opening = yield from reader.next()
     end = _CLOSING[opening]
     if opening == "{":
@@ -90,7 +90,7 @@ def _copy_items(reader: Reader, write: Callable[[str], None], quote: str, depth:
 
 
 def _next_item(reader: Reader, end: str) -> Steps[None]:
-    """What stands behind an item: a comma, or the end, which stays."""
+    """Read the text after an item: a comma, or the end, which stays unread."""
     space = yield from reader.space()
     char = yield from reader.next()
     if char == end:
@@ -101,7 +101,7 @@ def _next_item(reader: Reader, end: str) -> Steps[None]:
 
 
 def _read_key(reader: Reader, end: str, quote: str) -> Steps[str]:
-    """A key with the text that ends it."""
+    """Read a key with the text that ends it."""
     pieces: list[str] = []
     if (yield from _string(reader, pieces.append, quote)):
         key: str = json.loads("".join(pieces))
@@ -116,7 +116,7 @@ def _read_key(reader: Reader, end: str, quote: str) -> Steps[str]:
 
 
 def _string(reader: Reader, write: Callable[[str], None], quote: str) -> Steps[bool]:
-    """A string, if one comes next; whether it does."""
+    """Copy a string, if one comes next; return whether it does."""
     if quote not in _QUOTES and (yield from reader.accept(quote)):
         yield from _copy_raw(reader, write, quote)
         return True
@@ -135,7 +135,7 @@ def _string(reader: Reader, write: Callable[[str], None], quote: str) -> Steps[b
 
 
 def _ends_value(reader: Reader) -> Steps[bool]:
-    """Whether a quote ends a string: some templates write strings with quotes in them as they are."""
+    """Whether a quote ends a string: some templates do not escape quotes inside strings."""
     space = yield from reader.space()
     char = yield from reader.peek()
     reader.back(space)
@@ -143,7 +143,7 @@ def _ends_value(reader: Reader) -> Steps[bool]:
 
 
 def _copy_raw(reader: Reader, write: Callable[[str], None], quote: str) -> Steps[None]:
-    """The rest of a string in which nothing is escaped."""
+    """Copy the rest of a string without escapes."""
     write('"')
     while True:
         space = yield from reader.space()
@@ -159,7 +159,7 @@ def _copy_raw(reader: Reader, write: Callable[[str], None], quote: str) -> Steps
 
 
 def _escape(reader: Reader) -> Steps[str]:
-    """What a backslash and what follows it stand for; themselves, if nothing."""
+    """Return the meaning of a backslash and the characters after it; the characters themselves if it has none."""
     char = yield from reader.next()
     if char not in _HEX:
         return _ESCAPES.get(char, char if char in {"\\", "/", *_QUOTES} else f"\\{char}")
@@ -171,12 +171,12 @@ def _escape(reader: Reader) -> Steps[str]:
 
 
 def _spelt(text: str) -> str:
-    """A text inside of a string of JSON; what cannot be encoded stays escaped."""
+    """Return a text as it is spelled inside a JSON string; unencodable characters stay escaped."""
     return json.dumps(text, ensure_ascii=any("\ud800" <= char <= "\udfff" for char in text))[1:-1]
 
 
 def _copy_scalar(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
-    """A number or a word, once it is known where it ends."""
+    """Copy a number or a word, once its end is known."""
     text = ""
     while (char := (yield from reader.next())) and (char.isalnum() or char in "+-._") and len(text) < _LONGEST_NUMBER:
         text += char
@@ -190,7 +190,7 @@ def _copy_scalar(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
 
 
 def _number(text: str) -> str | None:
-    """A number of Python as JSON spells it; None if it is none, or has no end."""
+    """Return a Python number in JSON's spelling; None if it is not a finite number."""
     if not _NUMBER.fullmatch(text):
         return None
     try:

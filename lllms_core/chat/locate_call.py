@@ -1,4 +1,4 @@
-"""Finding the call of a probe in what a template wrote, and the form of the call itself; pure."""
+"""Find a probe's call in a template's output, and the form of the call itself; pure."""
 
 import json
 import re
@@ -14,7 +14,7 @@ _CLOSING = {"(": ")", "{": "}"}
 
 
 def locate(text: str, at: int, after: int) -> tuple[int, int, CallFormat] | None:
-    """Where the probe's call stands in a text, from `after` on, and the form of the call itself."""
+    """Return the place of the probe's call in a text, at or after `after`, and the form of the call itself."""
     name = text.find(NAMES[at], after)
     if name < 0:
         return None
@@ -40,7 +40,7 @@ def _locate_object(text: str, at: int, after: int, name: int) -> tuple[int, int,
 
 
 def _path(value: object, wanted: object) -> tuple[str, ...]:
-    """The keys that lead to a value in nested objects; arguments may also be text that holds them."""
+    """Return the keys that lead to a value in nested objects; arguments may also be text that holds them."""
     for key, item in value.items() if isinstance(value, dict) else ():
         if item == wanted or (isinstance(wanted, dict) and isinstance(item, str) and _loads(item) == wanted):
             return (key,)
@@ -57,7 +57,7 @@ def _loads(text: str) -> object:
 
 
 def _parts(call: str, at: int) -> tuple[str, str, str] | None:
-    """What stands around the name and the arguments of a call that is an object; None if the name comes last."""
+    """Return the texts around the name and the arguments of a call that is an object; None if the name comes last."""
     name = json.dumps(NAMES[at])
     before, _, rest = call.partition(name)
     for match in re.compile(r'[{"]').finditer(rest):
@@ -81,7 +81,7 @@ def _locate_named(text: str, at: int, name: int) -> tuple[int, int, CallFormat] 
 
 
 def _spots(text: str, at: int, name: int) -> list[str] | None:
-    """What stands between the name, both keys and both values, in their order; and behind the last."""
+    """Return the texts between the name, both keys and both values, in order, and the text after the last."""
     pieces, end = [], name + len(NAMES[at])
     for word in (part for pair in ARGUMENTS[at].items() for part in map(str, pair)):
         start = text.find(word, end)
@@ -93,7 +93,7 @@ def _spots(text: str, at: int, name: int) -> list[str] | None:
 
 
 def _locate_keyword(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
-    """A call of two arguments in brackets, of which the string has quotes; so has the number in some templates."""
+    """A call of two arguments in brackets, with the string in quotes; in some templates also the number."""
     spots = _spots(text, at, name)
     if spots is None:
         return None
@@ -111,7 +111,7 @@ def _locate_keyword(text: str, at: int, name: int) -> tuple[int, int, CallFormat
 
 
 def _locate_tagged(text: str, at: int, name: int) -> tuple[int, int, CallFormat] | None:
-    """A call of two arguments with texts between them; the end is that of its last value."""
+    """A call of two arguments with texts between them; it ends with the end of its last value."""
     spots = _spots(text, at, name)
     if spots is None:
         return None

@@ -1,15 +1,15 @@
-"""Values that stand between tags, without quotes, as JSON; pure."""
+"""Unquoted values between tags, as JSON; pure."""
 
 import ast
 import json
 
 _LONGEST_LITERAL = 10_000
-"""Characters of a value in Python's spelling; a longer one stays text."""
+"""Characters of a value in Python's notation; a longer one stays text."""
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def as_json(text: str) -> str:
-    """A value as it is if it is JSON, translated if it is Python's, else as a string."""
+    """Return a value unchanged if it is JSON, translated if it is Python's, else as a string."""
     text = _PYTHON_WORDS.get(text, text)
     try:
         json.loads(text, parse_constant=_refuse)
@@ -19,7 +19,7 @@ def as_json(text: str) -> str:
 
 
 def _python_as_json(text: str) -> str | None:
-    """A list or an object that is written as Python writes it, as many templates do."""
+    """Translate a list or an object in Python's notation, which many templates use."""
     if not text.startswith(("[", "{")) or len(text) > _LONGEST_LITERAL:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Keys for the prefixes of a prompt, by which the pool finds the instance that has evaluated most of it.
+"""Keys for the prefixes of a prompt, by which the pool finds the instance with the longest cached prefix.
 
 A key is 16 bytes of SHA-256. It only routes: the engine compares tokens before it reuses any, so a collision costs
-speed and never leaks text; at 128 bits none is met by chance. Each key covers the one before it, which has a fixed
+speed and never leaks text; at 128 bits none happens by chance. Each key covers the previous one, which has a fixed
 length, and one canonical piece: no text of a user can look like the border between two messages.
 """
 
@@ -17,19 +17,19 @@ _SIZE = 16
 
 
 def prefix_keys(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> tuple[bytes, ...]:
-    """One key for each prefix of the conversation: key i stands for `messages[: i + 1]` and the tools, by value."""
+    """Return one key per prefix of the conversation: key i stands for `messages[: i + 1]` and the tools, by value."""
     start = _canonical([asdict(tool) for tool in tools]) if tools else b""
     return _chain(b"chat" + start, (_canonical(asdict(message)) for message in messages))
 
 
 def text_prefix_keys(prompt: str, *, block: int = 256) -> tuple[bytes, ...]:
-    """One key for each prefix of a whole number of blocks of `block` characters; a shorter prompt has none."""
+    """Return one key per prefix of a whole number of blocks of `block` characters; a shorter prompt has none."""
     ends = range(block, len(prompt) + 1, block)
     return _chain(b"text %d" % block, (prompt[end - block : end].encode("utf-8", "surrogatepass") for end in ends))
 
 
 def _canonical(value: object) -> bytes:
-    # ASCII escapes keep lone surrogates, which UTF-8 cannot encode, apart from each other.
+    # ASCII escapes keep lone surrogates distinct, which UTF-8 cannot encode.
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 

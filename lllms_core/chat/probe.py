@@ -1,4 +1,4 @@
-"""A small conversation that a template is asked to render, so that something can be learnt from what it writes."""
+"""A small conversation for a template to render, to learn from its output."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -10,7 +10,7 @@ from lllms_core.types import Message, Tool
 
 @frozen
 class Probe:
-    """What is rendered, with the beginning of an answer unless `generate` is false."""
+    """The conversation to render, with the start of an answer unless `generate` is false."""
 
     messages: Sequence[Message]
     tools: Sequence[Tool] = ()
@@ -20,4 +20,4 @@ class Probe:
 
 
 Render = Callable[[Probe], str | None]
-"""Returns the output; None where the template refuses the conversation."""
+"""Returns the output; None if the template refuses the conversation."""

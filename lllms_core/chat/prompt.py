@@ -1,4 +1,4 @@
-"""From a request to the prompt that its model's template makes of it, and to what can be expected of the answer."""
+"""Turn a request into its prompt, with the model's template, and into the expected format of the answer."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,24 +12,24 @@ from lllms_core.types import Message, Request
 
 @frozen
 class Prompt:
-    """A prompt, and how its answer is to be read."""
+    """A prompt, and the format of its answer."""
 
     segments: Sequence[Segment]
     form: AnswerFormat = field(factory=AnswerFormat)
     thinking: bool = False
-    """Whether the prompt has opened the thoughts, so that the answer begins with some."""
+    """Whether the prompt has opened the thoughts, so that the answer starts with some."""
 
 
 def chat_prompt(template: ChatTemplate, request: Request) -> Prompt:
-    """Render a request's conversation with its tools, and with the variables that it asks for.
+    """Render a request's conversation with its tools and variables.
 
-    Raises `UnsupportedParameter` for tools or an effort that the template has nothing for, and what `render` raises.
+    Raises `UnsupportedParameter` for tools or an effort that the template does not support, and the errors of `render`.
     """
     form = template.answer_format
     if request.tools and form.calls is None:
         raise UnsupportedParameter(
-            f"'tools' are not supported by model '{request.model}': how it writes calls could not be learnt from its "
-            "chat template; set options.tool_calls to a template that writes them, or leave the tools out",
+            f"'tools' are not supported by model '{request.model}': its chat template does not reveal how it writes "
+            "calls; set options.tool_calls to a template that writes them, or leave the tools out",
             "tools", "unsupported_parameter",
         )
     messages = request.messages or ()
@@ -52,5 +52,5 @@ def _opens_thoughts(form: AnswerFormat, segments: Sequence[Segment], messages: S
     start = form.reasoning.start
     if last is not None and last.role == "assistant" and last.content.lstrip().startswith(start):
         return True
-    # Control tokens stand in segments of their own only where a user wrote them.
+    # Control tokens have their own segments only where a user wrote them.
     return segments[-1].parse_special and segments[-1].text.rstrip().endswith(start)

@@ -1,4 +1,4 @@
-"""Reading a text that arrives in pieces, character by character, with a way back."""
+"""Read a text that arrives in pieces, character by character, with backtracking."""
 
 import string
 from collections.abc import Generator
@@ -8,15 +8,15 @@ from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER
 
 T = TypeVar("T")
 Steps = Generator[None, str, T]
-"""A coroutine that is sent one character at each step, and "" at the end of the text."""
+"""A coroutine that is sent one character per step, and "" at the end of the text."""
 _KINDS = {ANY_ID: f"{string.ascii_letters}{string.digits}_-.:", ANY_NUMBER: string.digits}
 _LONGEST_ID = 64
 
 
 class Reader:
-    """The characters of a text for coroutines (`yield from reader.next()`), which cannot see how the text was cut.
+    """The characters of a text for coroutines (`yield from reader.next()`), independent of how the text is cut.
 
-    What was read since `mark` can be had back as text: `spill`.
+    The text read since `mark` can be recovered: `spill`.
     """
 
     def __init__(self) -> None:
@@ -26,29 +26,29 @@ class Reader:
 
     @property
     def held(self) -> bool:
-        """Whether there is text that was read since the mark, or is to be read again."""
+        """Whether there is text read since the mark, or text to be read again."""
         return bool(self._read or self._unread)
 
     def mark(self) -> None:
-        """Forget what was read: it has been dealt with."""
+        """Drop the text read so far: it has been handled."""
         self._read.clear()
 
     def spill(self) -> str:
-        """What was read since the mark; the mark is here now."""
+        """Return the text read since the mark, and move the mark here."""
         text = "".join(self._read)
         self._read.clear()
         return text
 
     def held_text(self) -> str:
-        """What was read since the mark; it stays."""
+        """Return the text read since the mark, and keep it."""
         return "".join(self._read)
 
     def rest(self) -> str:
-        """All that was read since the mark, and all that was put back."""
+        """Return all text read since the mark, and all text put back."""
         return self.spill() + "".join(reversed(self._unread))
 
     def next(self) -> Steps[str]:
-        """The next character, "" at the end."""
+        """Read the next character, "" at the end."""
         if self._unread:
             char = self._unread.pop()
         elif self._ended:
@@ -62,19 +62,19 @@ class Reader:
         return char
 
     def back(self, text: str) -> None:
-        """Put text back that was read last, to be read again."""
+        """Put the last read text back, to be read again."""
         if text:
             self._unread.extend(reversed(text))
             del self._read[-len(text) :]
 
     def peek(self) -> Steps[str]:
-        """The next character, which stays."""
+        """Return the next character without reading it."""
         char = yield from self.next()
         self.back(char)
         return char
 
     def space(self) -> Steps[str]:
-        """All white space that comes next."""
+        """Read all white space that comes next."""
         found = ""
         while (char := (yield from self.next())).isspace():
             found += char
@@ -110,7 +110,7 @@ class Reader:
         return found
 
     def _run(self, kind: str) -> Steps[str]:
-        """The characters of one kind that come next, at most as many as an id has."""
+        """Read the next characters of one kind, at most as many as an id has."""
         found = ""
         while len(found) < _LONGEST_ID and (char := (yield from self.next())):
             if char not in kind:

@@ -1,4 +1,4 @@
-"""The results of tool calls in a conversation: each belongs to a call; pure."""
+"""The results of tool calls in a conversation, each matched to its call; pure."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from lllms_core.types import Message
 
 
 def settle_results(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The same conversation, with the results of each message's calls in the order of the calls, and named for them.
+    """Return the conversation with each message's results in the order of its calls, and named after them.
 
     Templates tell results apart by their order. Raises `InvalidRequest` for a result without its call, a call without
-    its result, and two calls of one id.
+    its result, and two calls with one id.
     """
     settled: list[Message] = []
     at = 0
@@ -33,7 +33,7 @@ def settle_results(messages: Sequence[Message]) -> tuple[Message, ...]:
 
 
 def _results(message: Message, messages: Sequence[Message], start: int) -> list[Message]:
-    """The results that follow `message`, which stands before `start`, in the order of its calls."""
+    """Return the results that follow `message`, which is at `start - 1`, in the order of its calls."""
     path = f"messages[{start - 1}].tool_calls"
     ids = [call.id for call in message.tool_calls]
     known = Counter(ids)

@@ -1,4 +1,4 @@
-"""Fitting a conversation to the roles that a template has a place for; found out by trying, not by model families."""
+"""Fit a conversation to the roles that a template supports; found out by trying, not by model families."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -12,19 +12,19 @@ _INSTRUCTIONS = ("system", "developer")
 
 @frozen
 class RoleSupport:
-    """What a template does with the messages that instruct the model."""
+    """A template's support for messages that instruct the model."""
 
     developer: bool
-    """It knows the role `developer`."""
+    """Whether it knows the role `developer`."""
     system: Literal["anywhere", "first", "nowhere"]
-    """Where a system message may stand and still reach the prompt."""
+    """Where a system message may be and still reach the prompt."""
 
 
 def probe_roles(render: Callable[[Sequence[Message]], str | None], *, names_developer: bool) -> RoleSupport:
-    """Ask a template, by rendering small conversations (`render` returns None where it refuses one).
+    """Find out by rendering small conversations (`render` returns None if the template refuses one).
 
-    `names_developer`: the template's source contains the word. Without it a template that prints any role would pass
-    for one that knows this one, and the model would read a header that it was never trained on.
+    `names_developer`: the template's source contains the word. Otherwise, a template that prints any role would appear
+    to know this one, and the model would read a header that it was never trained on.
     """
 
     def shows(*messages: Message) -> bool:
@@ -41,12 +41,12 @@ def probe_roles(render: Callable[[Sequence[Message]], str | None], *, names_deve
 
 
 def fit_roles(messages: Sequence[Message], support: RoleSupport) -> list[Message]:
-    """The same conversation in the roles that the template supports; nothing that anyone wrote is dropped.
+    """Return the conversation in the roles that the template supports; no text is dropped.
 
-    - `developer` becomes `system`, where the template does not know it.
-    - Where only a first system message is supported, all instructions are joined into one at the front, in their order.
-    - Where none is, they open the first message of the user; a conversation that does not start with the user gets
-      such a message. Texts are joined by an empty line.
+    - `developer` becomes `system`, if the template does not know it.
+    - If only a first system message is supported, all instructions are joined into one at the start, in order.
+    - If none is, they open the first message of the user; a conversation that does not start with the user gets such
+      a message. Texts are joined by an empty line.
     """
     fitted = [
         evolve(message, role="system") if message.role == "developer" and not support.developer else message

@@ -1,4 +1,4 @@
-"""What an answer has been sorted into so far."""
+"""The parts into which an answer has been sorted so far."""
 
 from attrs import define, field
 
@@ -8,7 +8,7 @@ from lllms_core.types import CallPiece
 
 @define
 class SortedAnswer:
-    """Where those who read an answer put what they find; whoever feeds them takes it from here."""
+    """Collects the parts that an answer's readers find, for their feeder to take."""
 
     reasoning: bool = False
     """Whether the next text belongs to the thoughts, as far as is known."""
@@ -16,19 +16,19 @@ class SortedAnswer:
     thoughts: list[str] = field(factory=list)
     pieces: list[CallPiece] = field(factory=list)
     calls: int = 0
-    """How many calls there are so far."""
+    """The number of calls so far."""
     call: CallReader | None = None
     """The call that is being read."""
     done: bool = False
-    """Whether nothing more belongs to the answer."""
+    """Whether the answer is complete."""
     free: bool = False
-    """Whether text may be put in without being read, as long as it has no character with which a mark begins."""
+    """Whether text may be added without being read, as long as it has no character with which a mark starts."""
 
     @property
     def open_call(self) -> bool:
-        """Whether a call is being read of which some has come out already."""
+        """Whether a call is being read, and part of it has been output."""
         return self.call is not None and self.call.committed
 
     def add(self, text: str) -> None:
-        """Put in more of the text, or of the thoughts."""
+        """Add more of the text, or of the thoughts."""
         (self.thoughts if self.reasoning else self.text).append(text)

@@ -1,4 +1,4 @@
-"""Reading arguments of a call that stand between tags, each with its key."""
+"""Read the arguments of a call that are between tags, each with its key."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ _LONGEST_KEY = 256
 class TaggedArguments:
     """Reads arguments between tags, and writes them as an object with `write`.
 
-    A value is a string where its tag tells so; where tags do not tell, if the schema `parameters` does. All others are
-    JSON as far as they can be.
+    A value is a string if its tag says so, or, where tags do not show it, if the schema `parameters` does. All others
+    are JSON where possible.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class TaggedArguments:
         self._write = write
 
     def read(self) -> Steps[None]:
-        """Read all arguments. Raises `Malformed` where one does not end; what was written is a whole object then."""
+        """Read all arguments. Raises `Malformed` if one does not end; then a complete object has been written."""
         self._write("{")
         before = ""
         try:
@@ -42,7 +42,7 @@ class TaggedArguments:
         self._write("}")
 
     def _key(self) -> Steps[tuple[str, bool]]:
-        """A key, and whether its value is a string."""
+        """Read a key; return it, and whether its value is a string."""
         form, reader = self._form, self._reader
         key = ""
         while not (yield from reader.accept(form.key_end)):
@@ -55,7 +55,7 @@ class TaggedArguments:
         return key.strip(), bool(form.other_key_end) or self._is_string(key.strip())
 
     def _value(self, *, is_string: bool) -> Steps[None]:
-        """A value up to the text that ends it, written as JSON."""
+        """Read a value up to the text that ends it, and write it as JSON."""
         if is_string:
             self._write('"')
             ended = yield from self._text(lambda text: self._write(json.dumps(text, ensure_ascii=False)[1:-1]))
@@ -68,7 +68,7 @@ class TaggedArguments:
             raise Malformed
 
     def _text(self, write: Callable[[str], None]) -> Steps[bool]:
-        """The characters of a value, without the line breaks that belong to the tags; whether its end was there."""
+        """Read a value without the line breaks that belong to the tags; return whether its end was there."""
         reader, form = self._reader, self._form
         end = form.value_end
         yield from self._line_breaks(_trailing_space(form.key_end))
@@ -86,7 +86,7 @@ class TaggedArguments:
             write(space + (yield from reader.next()))
 
     def _line_breaks(self, expected: str) -> Steps[None]:
-        """Read the white space with which a tag ends, as far as it is there."""
+        """Read the white space at the end of a tag, as far as it is there."""
         for one in expected:
             if (yield from self._reader.peek()) != one:
                 return

@@ -1,4 +1,4 @@
-"""Rendering a conversation with a model's own chat template."""
+"""Render a conversation with a model's own chat template."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -27,19 +27,19 @@ _OURS = frozenset(
 
 @frozen
 class Segment:
-    """A piece of a prompt, to be tokenised apart from its neighbours; the pieces' texts in order are the prompt."""
+    """A piece of a prompt, to be tokenised separately from its neighbours; the pieces in order are the prompt."""
 
     text: str
     parse_special: bool
-    """Whether control tokens are parsed in it: False for what a user wrote of a control token's text."""
+    """Whether control tokens are parsed in it: False where a user wrote the text of a control token."""
 
 
 class ChatTemplate:
     """A model's Jinja2 template, compiled; sandboxed, so that it can only compute text.
 
-    `control_tokens` are the texts of all tokens that the tokenizer makes of special text (llama.cpp: those of type
-    control or unknown). Whatever users write, none of it becomes such a token. Raises `ModelLoadFailed` with line and
-    reason when the template does not compile.
+    `control_tokens` are the texts of all tokens that the tokenizer makes from special text (llama.cpp: those of type
+    control or unknown). No text of a user becomes such a token. Raises `ModelLoadFailed` with line and reason if the
+    template does not compile.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class ChatTemplate:
     ) -> None:
         """Compile `source`. Two arguments override what is learnt from it.
 
-        `call_template`: Jinja2 that writes `tool_calls`. `reasoning`: "none", thoughts are text like any other, or what
-        `ReasoningFormat.read` takes.
+        `call_template`: Jinja2 that writes `tool_calls`. `reasoning`: "none" for thoughts as ordinary text, or a format
+        for `ReasoningFormat.read`.
         """
         self._template = SandboxedTemplate(source)
         self._names_developer = "developer" in source
@@ -62,13 +62,13 @@ class ChatTemplate:
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), add_generation_prompt: bool = True,
         variables: Mapping[str, object] | None = None,
     ) -> list[Segment]:
-        """The prompt: one segment, unless a user wrote the text of a control token.
+        """Return the prompt: one segment, unless a user wrote the text of a control token.
 
-        It holds all of its special text (BOS too, where the template prints it). A last message of the assistant is
+        It holds all of its special text (BOS too, if the template prints it). A last message of the assistant is
         continued: the prompt ends with its text; without `add_generation_prompt` it is rendered as finished.
-        `variables` reach the template under their names. System and developer messages that the template has no place
-        for move, see `fit_roles`; tools, calls and results that it has no place for are told in words, see
-        `fit_tools`. Raises `InvalidRequest` when the template refuses the conversation.
+        `variables` reach the template under their names. System and developer messages are moved if the template does
+        not support their place, see `fit_roles`; unsupported tools, calls and results are put into words, see
+        `fit_tools`. Raises `InvalidRequest` if the template refuses the conversation.
         """
         extra = dict(variables or {})
         if taken := sorted(_OURS & extra.keys()):
@@ -87,7 +87,7 @@ class ChatTemplate:
 
     @cached_property
     def tools(self) -> ToolSupport:
-        """What this template does about tools."""
+        """This template's support for tools."""
         learnt = self._learnt_tools
         if self._call_template is None:
             headed = has_heading(self.reasoning.text_start) and self._channels is None
@@ -95,8 +95,8 @@ class ChatTemplate:
         calls = learn_calls(self._written_calls)
         if calls is None:
             raise ModelLoadFailed(
-                "the template for tool calls writes none: given the list `tool_calls`, in the form of OpenAI's API, it "
-                "has to write the name and the arguments of each",
+                "the template for tool calls does not write them: from the list `tool_calls`, in the form of OpenAI's "
+                "API, it has to write the name and the arguments of each",
             )
         return evolve(learnt, calls=calls)
 
@@ -106,7 +106,7 @@ class ChatTemplate:
 
     @cached_property
     def _channels(self) -> ChannelFormat | None:
-        """The channels of the model's answers, where no setting tells of their parts."""
+        """The channels of the model's answers, unless a setting overrides their parts."""
         if self._call_template is not None or self._reasoning not in {"auto", "none"}:
             return None
         ask, reply = Message("user", "probe-ask"), Message("assistant", "probe-reply")
@@ -118,7 +118,7 @@ class ChatTemplate:
         )
 
     def _after_thoughts(self, calls: CallFormat | None) -> CallFormat | None:
-        """The form without the end of thoughts, which a template may write before calls."""
+        """Return the form without the end of thoughts, which a template may write before calls."""
         form = self.reasoning.form
         if calls is None or form is None or form.end not in calls.section_start + calls.call_start:
             return calls
@@ -129,7 +129,7 @@ class ChatTemplate:
 
     @cached_property
     def reasoning(self) -> ReasoningSupport:
-        """What this template does about thoughts."""
+        """This template's support for thoughts."""
         learnt = self._learnt_reasoning
         if self._reasoning == "auto":
             return learnt
@@ -141,7 +141,7 @@ class ChatTemplate:
 
     @property
     def answer_format(self) -> AnswerFormat:
-        """How the model writes calls and thoughts; one whose template knows no tools is told to use Hermes' form."""
+        """The format of calls and thoughts; Hermes' form for calls if the template does not support tools."""
         calls = self.tools.calls or (None if self.tools.declares else HERMES)
         text_start = "" if self._reasoning == "none" else self.reasoning.text_start
         return AnswerFormat(calls, self.reasoning.form, text_start, self._channels)
@@ -151,7 +151,7 @@ class ChatTemplate:
         disguise = self._control.disguise([given, extra])
         continued = generate and bool(messages) and messages[-1]["role"] == "assistant"
         if continued:
-            # What the template puts behind the last answer's text is found behind this mark, and cut off.
+            # Marks the end of the last answer's text, so that anything the template adds after it can be cut off.
             messages[-1]["content"] = f"{messages[-1]['content'] or ''}{disguise.end}"
         now = datetime.now().astimezone()
 
@@ -166,11 +166,11 @@ class ChatTemplate:
         shown = disguise.undo(hidden)
         if shown != plain and self._surely_own(plain, hidden, [given, extra]):
             return [Segment(plain, parse_special=True)]
-        # Where a user's control token made the template act, the output counts in which it could not see that token.
+        # If a user's control token made the template act, the output in which it could not see that token counts.
         return [Segment(text, special) for text, special in self._control.separate(shown, hidden)]
 
     def _surely_own(self, plain: str, hidden: str, given: object) -> bool:
-        """Whether a template that rewrites text (upper, sort ...) itself put in all the control tokens of `plain`."""
+        """Whether a template that rewrites text (upper, sort ...) added all the control tokens of `plain` itself."""
         if any(self._control.find(text) for text in strings(given)):
             return False
         return self._control.texts(plain) == self._control.texts(hidden)
@@ -185,7 +185,7 @@ class ChatTemplate:
 
     @cached_property
     def _wants_no_tools(self) -> bool:
-        """Whether the template cannot do with tools that are none, as most can; but with none at all."""
+        """Whether the template fails with `tools` set to None, as most do not, but works without the variable."""
         given = {"messages": [{"role": "user", "content": "probe-ask"}], "add_generation_prompt": True, **self._tokens}
         return not self._renders({**given, "tools": None}) and self._renders(given)
 
@@ -211,7 +211,7 @@ class ChatTemplate:
             return None
 
     def _written_calls(self, calls: Sequence[ToolCall]) -> str:
-        """Calls as the model is to write them: as the setting says, as was learnt, or as it is told."""
+        """Write calls as the model should: as configured, as learnt, or in the default form."""
         if self._call_template is None:
             return write_calls(calls, self.answer_format.calls or HERMES)
         [value] = message_values([Message("assistant", "", tool_calls=tuple(calls))], CallStyle())
@@ -219,7 +219,7 @@ class ChatTemplate:
 
 
 def _disguised(given: Mapping[str, object], disguise: Disguise) -> dict[str, object]:
-    """Messages and tools in disguise, but for the roles, by which templates tell messages apart."""
+    """Return messages and tools disguised, except the roles, by which templates tell messages apart."""
     messages = cast("list[dict[str, object]]", given["messages"])
     hidden = [{**cast("dict[str, object]", disguise.value(each)), "role": each["role"]} for each in messages]
     return {"messages": hidden, "tools": disguise.value(given["tools"])}

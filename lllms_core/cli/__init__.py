@@ -1,4 +1,4 @@
-"""The command line. Commands import what they need when they run: `lllms --help` is quick."""
+"""The command line. Commands import their needs when they run, so that `lllms --help` is quick."""
 
 import click
 

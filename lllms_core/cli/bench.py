@@ -1,4 +1,4 @@
-"""`lllms bench`: load tests of any OpenAI server, and comparisons that tell what serving costs."""
+"""`lllms bench`: load tests of any OpenAI server, and comparisons that show the cost of serving."""
 
 import asyncio
 import json
@@ -24,20 +24,20 @@ OWN_MODEL = "135m"
 
 
 _SUITES = """\b
-Suites; each compares in turns, in one run, and shows ratios beside their targets:
+Suites; each compares in turns, in one run, and shows ratios with their targets:
   raw         through our server against a plain llama.cpp loop
-  busy        the same, quiet and beside a program that uses every core
+  busy        the same, idle and next to a program that uses every core
   two-models  two models generating at once
   turns       the second turn of a long conversation against the first
-  sessions    later turns of 30 conversations over 4 slots: resident, stored, after a restart; what storing costs
+  sessions    later turns of 30 conversations over 4 slots: resident, stored, after a restart; the cost of storing
   http        our server on the mock engine against a bare handler
   wire        CPU time per token between worker and server
   cancel      from cancel to idle slot
-  masks       answers that keep to a JSON schema against free ones, on a vocabulary of 152,000 tokens"""
+  masks       answers constrained by a JSON schema against free ones, with a vocabulary of 152,000 tokens"""
 
 
 def _counts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Read positive numbers with commas between them."""
+    """Read comma-separated positive numbers."""
     if value is None:
         return None
     try:
@@ -59,11 +59,11 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--base-url", metavar="URL", help="Load test the OpenAI server here, like http://127.0.0.1:3000/v1.")
 @click.option("--model", metavar="NAME", help="Its model; by default the first that it lists.")
 @click.option("--api-key", envvar="OPENAI_API_KEY", metavar="KEY", help="Its API key; by default $OPENAI_API_KEY.")
-@click.option("--clients", callback=_counts, metavar="N,N", help="So many clients at once, one test after another.")
+@click.option("--clients", callback=_counts, metavar="N,N", help="Numbers of clients at once, one test each.")
 @click.option("--requests", type=click.IntRange(1), default=4, show_default=True, help="By each client.")
 @click.option("--max-tokens", type=click.IntRange(2), default=96, show_default=True, help="Tokens of each answer.")
-@click.option("--prompt-tokens", type=click.IntRange(1), default=50, show_default=True, help="Of each prompt, about.")
-@click.option("--shared-prefix", type=click.IntRange(0), default=0, help="So many of them the same in all prompts.")
+@click.option("--prompt-tokens", type=click.IntRange(1), default=50, show_default=True, help="Of each prompt, roughly.")
+@click.option("--shared-prefix", type=click.IntRange(0), default=0, help="How many of them all prompts share.")
 @click.option("--turns", type=click.IntRange(1), default=1, help="Turns of each conversation; figures for each turn.")
 @click.option("--text", is_flag=True, help="Ask for /completions instead of /chat/completions.")
 @click.option(
@@ -78,7 +78,7 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str | N
     help="Another server for the suite raw; {file} and {port} are filled in. May be given several times.",
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-              help="Write all figures there, too; - writes them to stdout instead of tables.")
+              help="Also write all figures there; - writes them to stdout instead of the tables.")
 def bench(
     *,
     suites: tuple[str, ...],
@@ -101,14 +101,14 @@ def bench(
 ) -> None:
     """Measure speed: of any OpenAI server (--base-url), or of this one against the limits of this machine (SUITE).
 
-    Without FILE the suites use a model of random weights (about 135M parameters), written once to the user's cache.
+    Without FILE, the suites use a model of random weights (about 135M parameters), written once to the user's cache.
     """
     wanted = [
         name for name in NAMES
         if everything or name in suites or (name == "raw" and raw_file is not None) or (name == "busy" and busy)
     ]
     if (base_url is None) == (not wanted):
-        raise click.UsageError("give either --base-url, or what to compare: a SUITE, --raw, --busy or --all")
+        raise click.UsageError("give either --base-url, or a comparison: a SUITE, --raw, --busy or --all")
     from lllms_core.bench.report import findings_table, load_table
 
     console = _console()
@@ -138,9 +138,9 @@ def bench(
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does: end the programs that were started, then this one."""
+    """Make SIGTERM act like Ctrl-C: end the started programs, then this one."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # somebody else's program, and its signals
+        yield  # not the main thread: signals belong to the embedding program
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -150,7 +150,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _console() -> "Console":
-    """Return the terminal, or as wide a page as tables need where there is none."""
+    """Return the terminal, or, without one, a page wide enough for the tables."""
     from rich.console import Console
 
     console = Console()

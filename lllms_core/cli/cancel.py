@@ -1,4 +1,4 @@
-"""`lllms cancel`: end downloads of a running server."""
+"""`lllms cancel`: cancel downloads of a running server."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ ROUTE = "/api/v1/downloads"
 @click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
 @config_option
 def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -> None:
-    """End the downloads of MODELS in a running server, and what waits for them; `lllms ps` shows which there are.
+    """Cancel the downloads of MODELS in a running server, and the requests that wait for them; `lllms ps` lists them.
 
-    What has arrived is kept: the next request goes on from there, at once also where the last attempt failed.
+    The bytes received are kept: the next request resumes from them, at once even after a failed attempt.
     """
     from lllms_core.client import Client
 
@@ -31,7 +31,7 @@ def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -
     wanted = {name: [one["id"] for one in downloads if name in one["models"]] for name in models}
     for name, ids in wanted.items():
         if not ids:
-            raise ConfigError(f"no download of {name} is under way")
+            raise ConfigError(f"no download of {name} is running")
     for download_id in {one for ids in wanted.values() for one in ids}:
         client.delete(f"{ROUTE}/{download_id}")
     click.echo(f"cancelled: {', '.join(wanted)}")

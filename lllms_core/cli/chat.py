@@ -14,7 +14,7 @@ from lllms_core.errors import LllmsError
 from lllms_core.types import Message
 
 HELP = """/clear          forget the conversation
-/system TEXT    begin anew with these instructions; without TEXT, without any
+/system TEXT    start over with these instructions; without TEXT, with none
 /exit           end (so do Ctrl-D, and Ctrl-C twice); Ctrl-C during an answer ends the answer"""
 
 
@@ -28,15 +28,15 @@ HELP = """/clear          forget the conversation
 def chat(model: str, system: str | None, url: str | None, config_file: Path | None, **sampling: object) -> None:
     """Talk with MODEL; it remembers the conversation.
 
-    MODEL is a configured model, a plugin's own, or a model file. /help shows what else can be typed; lines may also be
-    piped in.
+    MODEL is a configured model, a plugin's own, or a model file. /help lists the other inputs; lines may also be piped
+    in.
     """
     with open_voice(model, url, config_file) as voice:
         Conversation(voice, parameters(sampling), system).hold()
 
 
 class Conversation:
-    """What was said, and the loop that goes on saying."""
+    """The conversation so far, and the loop that continues it."""
 
     def __init__(self, voice: Voice, sampling: Mapping[str, object], system: str | None) -> None:
         self._voice = voice
@@ -45,7 +45,7 @@ class Conversation:
         self._said: list[Message] = []
 
     def hold(self) -> None:
-        """Take lines until there are no more."""
+        """Take lines until input ends."""
         for line in lines():
             command, _, rest = line.strip().partition(" ")
             if command in {"/exit", "/quit"}:
@@ -57,7 +57,7 @@ class Conversation:
             elif command == "/help":
                 click.echo(HELP)
             elif command.startswith("/") and command[1:].isalpha():
-                click.echo(f"no command {command}; /help shows what there is", err=True)
+                click.echo(f"no command {command}; /help lists them", err=True)
             elif command:
                 self._answer(line)
 
@@ -74,7 +74,7 @@ class Conversation:
         except KeyboardInterrupt:
             click.echo(" (cancelled)", nl=False)
         except LllmsError as error:
-            # Only this turn failed: the conversation goes on from before it.
+            # Only this turn failed: the conversation continues without it.
             heard = ""
             click.echo(f"Error: {error}", nl=False, err=True)
         click.echo()
@@ -82,7 +82,7 @@ class Conversation:
 
 
 def lines() -> Iterator[str]:
-    """Yield what is typed, or what is piped in, line by line; Ctrl-D, or Ctrl-C twice, ends it."""
+    """Yield the lines typed or piped in; Ctrl-D, or Ctrl-C twice, ends it."""
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin)
         return

@@ -1,4 +1,4 @@
-"""`lllms check`: whether everything is as it should be, without loading a model."""
+"""`lllms check`: check the whole setup without loading a model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 ))
 @config_option
 def check(config_file: Path | None) -> None:
-    """Look at the configuration, the plugins and the model files; load nothing.
+    """Check the configuration, the plugins and the model files; load nothing.
 
-    Ends with exit code 1, and names everything that is wrong, if anything is.
+    Exits with code 1 if anything is wrong, and names every fault.
     """
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
@@ -48,7 +48,7 @@ def check(config_file: Path | None) -> None:
             problems.append(f"plugin {report.name}: {report.error}")
         else:
             click.echo(f"plugin {report.name}: {'disabled' if report.disabled else ', '.join(report.provides)}")
-    # Without a readable configuration it is not known which models are meant.
+    # Without a readable configuration, the models are unknown.
     find = finder(open_store(config, plugins))
     catalog = Catalog.examine(config, plugins, find) if readable else Catalog()
     for problem in catalog.problems:
@@ -64,11 +64,11 @@ def check(config_file: Path | None) -> None:
         click.echo(f"Error: {text}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
-    click.echo("all is well")
+    click.echo("everything is fine")
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
-    """Name what is wrong with the store of sessions."""
+    """Return the faults of the session store."""
     from lllms_core.host import choose_session_store
 
     try:

@@ -1,11 +1,11 @@
-"""Numbers as people read them."""
+"""Human-readable numbers and text."""
 
 from lllms_core.text.sizes import human_size
 from lllms_core.types import Memory
 
 
 def memory_text(memory: Memory) -> str:
-    """Write an estimate in one line."""
+    """Format an estimate in one line."""
     mapped = " (mapped: instances share them)" if memory.mapped else ""
     longest = f" ({human_size(memory.longest)} of them once a text fills the context)" if memory.longest else ""
     return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
@@ -13,7 +13,7 @@ def memory_text(memory: Memory) -> str:
 
 
 def count_text(count: int) -> str:
-    """Write a number of parameters: 1.4M, 7.2B."""
+    """Format a number of parameters: 1.4M, 7.2B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= size:
             return f"{count / size:.3g}{unit}"
@@ -21,10 +21,10 @@ def count_text(count: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Write a text of unknown origin so that it cannot command the terminal: control characters become escapes."""
+    """Escape control characters, so that a text of unknown origin cannot command the terminal."""
     return "".join(one if one.isprintable() or one == "\t" else ascii(one)[1:-1] for one in text)
 
 
 def printable_lines(text: str) -> str:
-    """Write a text of several lines so that none of them can command the terminal."""
+    """Escape control characters in each line of a text, so that none can command the terminal."""
     return "\n".join(map(printable, text.splitlines()))

@@ -1,4 +1,4 @@
-"""`lllms gc`: delete what no model needs."""
+"""`lllms gc`: delete files that no model needs."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from lllms_core.text.sizes import human_size
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @config_option
 def gc(yes: bool, config_file: Path | None) -> None:
-    """Delete from the store what no model needs: unfinished downloads, and files that were left behind.
+    """Delete files from the store that no model needs: unfinished downloads and leftovers.
 
-    Models that were pulled stay, also if no configuration names them: see `lllms ls`, and `lllms rm`.
+    Pulled models stay, even if no configuration names them: see `lllms ls` and `lllms rm`.
     """
     from lllms_core.cli.inventory import Inventory
 

@@ -1,4 +1,4 @@
-"""The options of commands that ask a model, and what they share."""
+"""The options shared by the commands that ask a model."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,12 +9,12 @@ from lllms_core.cli.setup import config_option
 from lllms_core.cli.voices import LocalVoice, RemoteVoice, Voice
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
-    click.option("--system", metavar="TEXT", help="Instructions that the conversation begins with."),
-    click.option("--max-tokens", type=click.IntRange(1), help="At most so many tokens in an answer."),
+    click.option("--system", metavar="TEXT", help="Instructions at the start of the conversation."),
+    click.option("--max-tokens", type=click.IntRange(1), help="At most this many tokens in an answer."),
     click.option("--temperature", type=click.FloatRange(0, 2), help="0 always takes the likeliest token."),
     click.option("--top-p", type=click.FloatRange(0, 1), help="Keep the likeliest tokens up to this probability."),
-    click.option("--top-k", type=click.IntRange(0), help="Keep so many of the likeliest tokens; 0 keeps all."),
-    click.option("--min-p", type=click.FloatRange(0, 1), help="Drop tokens below this part of the likeliest one."),
+    click.option("--top-k", type=click.IntRange(0), help="Keep this many of the likeliest tokens; 0 keeps all."),
+    click.option("--min-p", type=click.FloatRange(0, 1), help="Drop tokens below this fraction of the likeliest one."),
     click.option("--repeat-penalty", type=float, help="Above 1: less repetition."),
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; up to four times."),
@@ -31,13 +31,13 @@ def generation_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def parameters(given: Mapping[str, object]) -> dict[str, object]:
-    """Return the parameters that were given, by the names of the API."""
+    """Return the parameters that were given, under their names in the API."""
     said = {name: value for name, value in given.items() if value not in (None, ())}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
 
 def open_voice(model: str, url: str | None, config_file: Path | None) -> Voice:
-    """Return who answers: a server if there is a URL, else the model, loaded in this process."""
+    """Return the voice that answers: a server if there is a URL, else the model, loaded in this process."""
     if url is not None:
         return RemoteVoice(model, url)
     debug = bool(click.get_current_context().find_root().params.get("debug"))

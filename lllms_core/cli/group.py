@@ -8,12 +8,12 @@ from lllms_core.errors import ConfigError, LllmsError
 
 
 class Commands(click.Group):
-    """Knows its own commands, and asks the plugins for theirs when none of its own is meant."""
+    """Holds the built-in commands, and asks the plugins for theirs when a name is not built in."""
 
     _asked = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name all commands, those of plugins included."""
+        """List all commands, including those of plugins."""
         self._ask_plugins()
         return super().list_commands(ctx)
 
@@ -26,7 +26,7 @@ class Commands(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command; errors end it with exit code 1 and say what is wrong, with `--debug` also where."""
+        """Run a command; an error exits with code 1 and one clear line, with `--debug` also a traceback."""
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, OSError) as error:
@@ -49,7 +49,7 @@ class Commands(click.Group):
         try:
             disabled = load_config().disabled_plugins
         except ConfigError:
-            disabled = ()  # `--help` works whatever the configuration says; the commands themselves will tell
+            disabled = ()  # `--help` works despite a broken configuration; the commands report it
         plugins = Plugins.discover(disable=disabled)
         known = {report.name for report in plugins.reports if report.error}
         plugins.add_commands(self)

@@ -1,4 +1,4 @@
-"""The models as commands on files see them: what is configured or offered, and what the store has besides."""
+"""The models as file commands see them: those configured or offered, and the store's others."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,31 +22,31 @@ from lllms_core.weights import finder, open_store
 
 @frozen
 class Listed:
-    """One model, and what of it is known without loading it."""
+    """One model, and the facts known without loading it."""
 
     name: str
-    """Of a model that only the store knows, its source."""
+    """For a model that only the store knows, its source."""
     engine: str | None
     source: str | None
-    """Where its files come from: a path, or what a downloader knows; None for an engine that needs no file."""
+    """The source of its files: a path, or a form that a downloader knows; None for an engine that needs no file."""
     path: Path | None = None
     """The file that is loaded, if it is on this disk."""
     size: int | None = None
     """Bytes of all its files."""
     details: Mapping[str, str | int | float] = field(factory=dict)
     context_length: int | None = None
-    """Tokens of one request, as configured; else as the model was trained."""
+    """Tokens per request, as configured, else as the model was trained."""
     here: bool = False
-    """Whether all that it needs is on this disk."""
+    """Whether all its files are on this disk."""
     used: float | None = None
-    """When it was last fetched or loaded, as seconds since 1970; None if that is not known."""
+    """When it was last fetched or loaded, in seconds since 1970; None if unknown."""
     problem: str | None = None
     """Why it cannot be served."""
 
 
 @frozen(slots=False)
 class Inventory:
-    """The models of a configuration and those of the plugins, and the files of them all."""
+    """The models of a configuration and of the plugins, and the files of all of them."""
 
     config: Config
     plugins: Plugins
@@ -54,29 +54,29 @@ class Inventory:
 
     @classmethod
     def open(cls, config: Config) -> Self:
-        """Look at the plugins and the store."""
+        """Load the plugins and open the store."""
         plugins = Plugins.discover(disable=config.disabled_plugins)
         return cls(config, plugins, open_store(config, plugins))
 
     @cached_property
     def sources(self) -> dict[str, str | None]:
-        """Where the files of the models come from, by name: of the configured ones; without any, of the plugins'."""
+        """The sources of the models by name: of the configured models, or, without any, of the plugins'."""
         return {name: source for name, source in self.known.items() if name in self.config.models} or self.known
 
     @cached_property
     def known(self) -> dict[str, str | None]:
-        """The same of all models that have a name: the configured ones, and what plugins offer besides."""
+        """The same for all models with a name: the configured ones, and those that plugins offer as well."""
         configured = {name: self._canonical(model.source) for name, model in self.config.models.items()}
         offers = {name: provided.object for name, provided in sorted(self.plugins.offers.items())}
         offered = {name: None if offer.file is None else str(offer.file) for name, offer in offers.items()}
         return {**configured, **{name: source for name, source in offered.items() if name not in configured}}
 
     def name(self, name: str) -> str:
-        """Return the name of the model that has this alias; other names as they are."""
+        """Return the name of the model with this alias; any other name unchanged."""
         return next((own for own, model in self.config.models.items() if name in model.aliases), name)
 
     def source(self, name: str) -> tuple[str | None, str | None]:
-        """Return the source of a model, and the SHA-256 that its file must have if that is configured.
+        """Return the source of a model, and the SHA-256 configured for its file, if any.
 
         `name` is a model of `known`, an alias, or a source. Raises `ModelUnknown`.
         """
@@ -86,16 +86,16 @@ class Inventory:
             return self.known[name], None if configured is None else configured.sha256
         if scheme(name) or "/" in name or name.endswith(".gguf"):
             source = self.store.canonical(name)
-            # `ls` does not tell passwords and queries: what it calls a model is the model, if it is but one.
+            # `ls` hides passwords and queries: accept its form of a source if it is unambiguous.
             called = {one.source for one in self.store.models() if shown(one.source) == source}
             return called.pop() if len(called) == 1 else source, None
         close = closest(name, self.known)
         meant = f" (did you mean '{close}'?)" if close else ""
-        raise ModelUnknown(f"no model '{name}'{meant}, and no source: those look like hf:org/repo or https://...; "
+        raise ModelUnknown(f"no model '{name}'{meant}, and it is not a source like hf:org/repo or https://...; "
                            f"there are: {', '.join(self.known)}")
 
     def models(self) -> list[Listed]:
-        """Return the models of `sources`, in their order, and then those that only the store has."""
+        """Return the models of `sources`, in their order, then those that only the store has."""
         catalog = Catalog.examine(self.config, self.plugins, finder(self.store))
         rest = [model for model in self.store.models() if model.source not in self.sources.values()]
         return [
@@ -104,12 +104,12 @@ class Inventory:
         ]
 
     def stored(self, source: str) -> StoredModel | None:
-        """Return what is on this disk of a source, also if it has changed since it was verified."""
+        """Return the files of a source on this disk, even if they have changed since they were verified."""
         recorded = (model for model in self.store.models() if model.source == source)
         return next(recorded, None) or self.store.find(source)
 
     def users(self, model: StoredModel) -> list[str]:
-        """Name the models of the same source, and those that name one of its files themselves."""
+        """Return the names of the models with the same source, and of those that name one of its files directly."""
         paths = {str(file.path) for file in model.files}
         return [
             name for name, source in self.known.items()
@@ -117,23 +117,23 @@ class Inventory:
         ]
 
     def needs(self, path: Path) -> bool:
-        """Whether a model names this file itself."""
+        """Whether a model names this file directly."""
         return str(path) in {self._plain(source) for source in self.known.values() if source is not None}
 
     def _canonical(self, source: str | None) -> str | None:
-        """The one way to write a source; what is wrong with one that makes no sense is a problem of its model."""
+        """Return the canonical form of a source; an invalid one unchanged, because its model reports the problem."""
         with suppress(InvalidSource):
             return None if source is None else self.store.canonical(source)
         return source
 
     def _plain(self, source: str) -> str | None:
-        """The file that a source names itself; None if it is from elsewhere."""
+        """Return the file that a source names directly; None if a downloader provides it."""
         return None if scheme(source) else str(self.store.path(source))
 
     def _configured(self, name: str, source: str | None, catalog: Catalog) -> Listed:
         problem = next((one.text for one in catalog.problems if one.name == name), None)
         found = None
-        with suppress(InvalidSource):  # which is a problem, then
+        with suppress(InvalidSource):  # reported as `problem`
             found = None if source is None else self.store.find(source)
         known = Listed(
             name, self._engine(name), source, here=source is None or found is not None, problem=problem,

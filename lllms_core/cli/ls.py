@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
 def ls(found: bool, as_json: bool, config_file: Path | None) -> None:
-    """List the models: the configured ones, or those that plugins offer, and what else was pulled.
+    """List the models: the configured ones, or those that plugins offer, and others that were pulled.
 
-    With --found, list what other programs have on this disk. The path of each is good for `file` in the configuration,
-    and for `serve --model`, `run` and `chat`; it is only read, never changed.
+    With --found, list the models of other programs on this disk. Their paths can be used for `file` in the
+    configuration, and for `serve --model`, `run` and `chat`; they are only read, never changed.
     """
     if found:
         _list_found(as_json)
@@ -88,9 +88,9 @@ def _list_found(as_json: bool) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under their columns; to a program, each on one line whatever its width.
+    """Print rows under their columns; if the output is not a terminal, each on one line whatever its width.
 
-    On a terminal that is too narrow for that, each row has lines of its own: a name that is cut is of no use.
+    On a terminal too narrow for that, each row gets several lines: a truncated name is useless.
     """
     from rich.cells import cell_len
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""`lllms plugins`: what is installed, what it provides, or why it failed."""
+"""`lllms plugins`: the installed plugins, what each provides, or why it failed."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def plugins(as_json: bool, config_file: Path | None) -> None:
             about = Text("\n").join([about, Text(f"failed: {report.error}", "red")] if report.provides else
                                     [Text(f"failed: {report.error}", "red")])
         table.add_row(Text(report.name, "bold"), report.version or "-", report.distribution or "-", about)
-    # Lines that are read by programs must not be cut to the width of a terminal that is not there.
+    # Output that programs read must not be cut to the width of a terminal.
     console = Console()
     console = console if console.is_terminal else Console(width=240)
     console.print(table)

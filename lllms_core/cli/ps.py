@@ -1,4 +1,4 @@
-"""`lllms ps`: what a running server is doing."""
+"""`lllms ps`: the state of a running server."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ _SILENT = 5
     "lllms ps --url http://127.0.0.1:8080 --json",
 ))
 @click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
-@click.option("--json", "as_json", is_flag=True, help="Print all that the server tells, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the server's full status as JSON.")
 @config_option
 def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     """Show the instances of a running server, its queue and its downloads."""
@@ -26,7 +26,7 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     url = url or server_url(read_config(config_file))
     status = Client(url, timeout=10).get("/")
     if not isinstance(status, Mapping) or status.get("name") != "lllms":
-        raise ServerError(f"{url} is not a server of lllms")
+        raise ServerError(f"{url} is not an lllms server")
     if as_json:
         click.echo(json.dumps(status, indent=2, ensure_ascii=False))
         return

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1)
 @config_option
 def pull(models: tuple[str, ...], config_file: Path | None) -> None:
-    """Fetch MODELS, several at once, and verify them; without a name, all that the configuration names.
+    """Fetch MODELS, several at once, and verify them; without a name, all models of the configuration.
 
-    Each is a configured model, or a source like those of the examples. Ctrl-C keeps what has arrived: the next pull
-    goes on from there.
+    Each is a configured model, or a source as in the examples. Ctrl-C keeps the bytes received: the next pull resumes
+    from them.
     """
     from lllms_core.cli.inventory import Inventory
     from lllms_core.cli.transfers import Transfer, carry_out

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 def rm(models: tuple[str, ...], yes: bool, config_file: Path | None) -> None:
     """Delete the files of MODELS, each a configured model or a source.
 
-    Files that another model uses stay, and so do files that were not fetched by lllms. A configured model is fetched
-    again when somebody asks for it.
+    Files that another model uses stay, and so do files that lllms did not fetch. A configured model is fetched again on
+    the next request.
     """
     from lllms_core.cli.inventory import Inventory
 
@@ -49,7 +49,7 @@ def rm(models: tuple[str, ...], yes: bool, config_file: Path | None) -> None:
 
 
 def _find(inventory: "Inventory", name: str) -> "StoredModel":
-    """Return the model that a name means. Raises `ConfigError` if it is not to be deleted."""
+    """Return the model of a name. Raises `ConfigError` if it must not be deleted."""
     source, _ = inventory.source(name)
     if source is None:
         raise ConfigError(f"{name} has no file")
@@ -62,5 +62,5 @@ def _find(inventory: "Inventory", name: str) -> "StoredModel":
     if others:
         named = inventory.name(name) in inventory.known
         way_out = "take that out of the configuration first" if named else f"lllms rm {others[0]} deletes it"
-        raise ConfigError(f"{shown(name)} is what models.{others[0]} uses; {way_out}")
+        raise ConfigError(f"{shown(name)} is in use by models.{others[0]}; {way_out}")
     return model

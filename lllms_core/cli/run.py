@@ -20,7 +20,7 @@ from lllms_core.types import Message
 ))
 @click.argument("model")
 @click.argument("prompt")
-@click.option("--raw", is_flag=True, help="Continue PROMPT as a text, without a chat around it.")
+@click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without a chat.")
 @generation_options
 def run(
     *,
@@ -34,11 +34,11 @@ def run(
 ) -> None:
     """Write MODEL's answer to PROMPT to stdout, as it comes.
 
-    MODEL is a configured model, a plugin's own, a model file, or where to fetch one (hf:org/repo). PROMPT may be - to
+    MODEL is a configured model, a plugin's own, a model file, or a source to fetch (hf:org/repo). PROMPT may be - to
     read stdin.
     """
     if raw and system is not None:
-        raise click.UsageError("--system belongs to a chat, and --raw is none; put the text into PROMPT")
+        raise click.UsageError("--system is only for a chat, which --raw is not; put the text into PROMPT")
     text = sys.stdin.read() if prompt == "-" else prompt
     with open_voice(model, url, config_file) as voice:
         if raw:

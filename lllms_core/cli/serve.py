@@ -1,4 +1,4 @@
-"""`lllms serve`: the server, and what it says when it is ready."""
+"""`lllms serve`: the server, and its announcement when it is ready."""
 
 import asyncio
 import json
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 ))
 @config_option
 @click.option("--host", help="The address to listen on; by default 127.0.0.1.")
-@click.option("--port", type=click.IntRange(0, 65535), help="The port; by default 3000, 0 for any that is free.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port; by default 3000; 0: any free one.")
 @click.option(
     "--model", "models", multiple=True, metavar="NAME|FILE|SOURCE",
-    help="Offer only this: a configured model, a plugin's own, a model file, or where to fetch one (hf:org/repo, "
+    help="Offer only this: a configured model, a plugin's own, a model file, or a source to fetch (hf:org/repo, "
     "https://...). May be given several times.",
 )
 @click.option("--allow-remote", is_flag=True, default=None, help="Allow a --host that other machines can reach.")
@@ -42,7 +42,7 @@ def serve(
 ) -> None:
     """Serve models through the OpenAI API, until Ctrl-C.
 
-    Without a configuration it offers the models that the installed plugins bring along.
+    Without a configuration, it offers the models that the installed plugins provide.
     """
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
@@ -56,7 +56,7 @@ def serve(
 
 
 async def _serve(host: "Host") -> None:
-    """Serve, and show what is fetched before the server is ready."""
+    """Serve, and show the downloads before the server is ready."""
     from lllms_core.cli.waiting import watch
     from lllms_core.serve import serve
 
@@ -77,7 +77,7 @@ async def _serve(host: "Host") -> None:
 
 
 def announce(host: "Host", address: str) -> None:
-    """Tell what is offered, where, and how to try it."""
+    """Print the models, the address and an example request."""
     if sys.stdout.isatty():
         _announce_in_colour(host, address)
     else:
@@ -92,7 +92,7 @@ def announce(host: "Host", address: str) -> None:
 
 
 def curl(host: "Host", address: str) -> str | None:
-    """Return a shell line that chats with the first model; None if there is none."""
+    """Return a shell line that chats with the first model; None if there are no models."""
     if not host.catalog.entries:
         return None
     body = {"model": host.catalog.entries[0].name, "messages": [{"role": "user", "content": "Hi!"}]}
@@ -111,7 +111,7 @@ def _problems(host: "Host") -> list[str]:
     problems = [f"model {problem.name} is not offered: {problem.text}" for problem in host.catalog.problems]
     problems += [f"plugin {report.name}: {report.error}" for report in host.plugins.reports if report.error]
     if not host.catalog.entries:
-        problems.append("no model is offered: configure one in lllms.toml, or install a plugin that brings one")
+        problems.append("no model is offered: configure one in lllms.toml, or install a plugin that provides one")
     return problems
 
 
@@ -129,5 +129,5 @@ def _announce_in_colour(host: "Host", address: str) -> None:
         console.print(f"[yellow]{escape(problem)}")
     console.print(f"\nlistening on [bold cyan]{escape(address)}[/]  (Ctrl-C ends)")
     if line := curl(host, address):
-        # Printed as it is: wrapped or coloured, it could not be copied.
+        # Printed verbatim: wrapped or coloured, it could not be copied.
         click.echo(f"\n{line}\n")

@@ -1,4 +1,4 @@
-"""`lllms sessions`: what a running server keeps of conversations."""
+"""`lllms sessions`: the conversations that a running server keeps."""
 
 import json
 import time
@@ -29,16 +29,16 @@ model_option = click.option("--model", metavar="NAME", help="Only those of this 
     "lllms sessions rm --all --model tiny-chat",
 ))
 def sessions() -> None:
-    """Show or forget what a running server keeps of conversations, in its store and in its instances."""
+    """Show or delete the conversations that a running server keeps, in its store and in its instances."""
 
 
 @sessions.command()
 @model_option
 @url_option
-@click.option("--json", "as_json", is_flag=True, help="Print all that the server tells, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the server's full answer as JSON.")
 @config_option
 def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | None) -> None:
-    """Show the sessions, the last used first."""
+    """List the sessions, the most recently used first."""
     document = _client(url, config_file).get(_path(model))
     data = document.get("data") if isinstance(document, Mapping) else None
     if as_json or not isinstance(data, list):
@@ -51,7 +51,7 @@ def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | No
 
 @sessions.command()
 @click.argument("session_id", metavar="ID")
-@click.option("--text", is_flag=True, help="Also what was said, as its model reads it; loads the model if need be.")
+@click.option("--text", is_flag=True, help="Also its text, as the model reads it; loads the model if necessary.")
 @url_option
 @config_option
 def show(session_id: str, text: bool, url: str | None, config_file: Path | None) -> None:
@@ -60,7 +60,7 @@ def show(session_id: str, text: bool, url: str | None, config_file: Path | None)
     client = _client(url, config_file, LOADS_WITHIN if text else ANSWERS_WITHIN)
     document = client.get(f"{path}?text=true" if text else path)
     if not isinstance(document, Mapping):
-        raise click.ClickException("the server tells of sessions in another way; is it of this version?")
+        raise click.ClickException("the server describes sessions in an unknown form; does it have this version?")
     click.echo(_line(document))
     if text:
         click.echo(document["text"])
@@ -73,9 +73,9 @@ def show(session_id: str, text: bool, url: str | None, config_file: Path | None)
 @url_option
 @config_option
 def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | None, config_file: Path | None) -> None:
-    """Forget sessions: their next turn is evaluated anew.
+    """Delete sessions: their next turn is evaluated from the start.
 
-    With each go those that begin as it does, and those that it begins with.
+    Each takes along the sessions that start with it, and those that it starts with.
     """
     from lllms_core.client import ServerError
 
@@ -87,7 +87,7 @@ def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | Non
     failed = False
     for session_id, path in paths.items():
         if session_id in deleted:
-            continue  # gone with another one
+            continue  # deleted along with another
         try:
             document = client.delete(path)
         except ServerError as error:

@@ -1,4 +1,4 @@
-"""What several commands need first: the configuration, the plugins, the models that are meant, the log."""
+"""Setup shared by several commands: the configuration, the plugins, the chosen models, the log."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from lllms_core.plugins import Plugins
 
 OFFLINE = "lllms.offline"
-"""Where a command's context keeps whether `--offline` was given."""
+"""The key in a command's context for whether `--offline` was given."""
 
 
 def examples(*lines: str) -> str:
-    """Return the end of a command's help: examples, one on a line."""
+    """Return the end of a command's help: examples, one per line."""
     # The first character tells click not to rewrap what follows.
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
@@ -29,11 +29,11 @@ def config_option(function: Callable[..., None]) -> Callable[..., None]:
     """Add `--config` and `--offline`; the latter is for `read_config`."""
     function = click.option(
         "--offline", is_flag=True, expose_value=False, callback=_remember_offline,
-        help="Fetch no model files: what is on the disk serves.",
+        help="Fetch no model files: use only those on the disk.",
     )(function)
     return click.option(
         "--config", "config_file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
-        help="The configuration; by default lllms.toml, here or in the user's folder for configuration.",
+        help="The configuration; by default lllms.toml, here or in the user's configuration folder.",
     )(function)
 
 
@@ -42,7 +42,7 @@ def _remember_offline(context: click.Context, _: click.Parameter, offline: bool)
 
 
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
-    """Read the configuration, with flags for `[server]` on top; flags that are None were not given."""
+    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given."""
     from lllms_core.config import load_config
 
     given = {key: value for key, value in (server or {}).items() if value is not None}
@@ -53,21 +53,21 @@ def read_config(file: Path | None, server: Mapping[str, object] | None = None) -
 
 
 def server_url(config: "Config") -> str:
-    """Return where the server of a configuration listens."""
+    """Return the address where the server of a configuration listens."""
     host = config.server.host
     return f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"
 
 
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
-    """Return the configuration with exactly the models that are wanted, each a name, a file or a source.
+    """Return the configuration with only the wanted models, each a name, a file or a source.
 
-    With none it is the whole configuration. Raises `ModelUnknown` or `ConfigError`.
+    If `wanted` is empty, the whole configuration. Raises `ModelUnknown` or `ConfigError`.
     """
     chosen: dict[str, ModelConfig] = {}
     for one in wanted:
         name, model = _find(config, plugins, one)
         if chosen.setdefault(name, model) is not model:
-            raise ConfigError(f"two models are called '{name}'; configure them under names of their own")
+            raise ConfigError(f"two models are called '{name}'; configure them under different names")
     return evolve(config, models=chosen) if chosen else config
 
 
@@ -92,16 +92,16 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
 
 
 def ask(question: str, *, yes: bool) -> None:
-    """Ask whether to go on, and end the program if not. Raises `ConfigError` where nobody can answer."""
+    """Ask whether to continue, and end the program if not. Raises `ConfigError` if stdin is not a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise ConfigError("nobody can be asked here; add -y to go on without")
+        raise ConfigError("cannot ask for confirmation here; add -y to continue without")
     click.confirm(question, abort=True)
 
 
 def start_log(config: "Config", level: str | None = None) -> None:
-    """Send the log to stderr as the configuration says, or from another level upwards."""
+    """Send the log to stderr, at the configured level or at `level`."""
     from lllms_core.log import configure_logging
 
     configure_logging(level or config.server.log_level, config.server.log_format)

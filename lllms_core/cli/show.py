@@ -1,4 +1,4 @@
-"""`lllms show`: what a model says about itself, and the memory that it takes."""
+"""`lllms show`: a model's own metadata, and the memory that it takes."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -36,7 +36,7 @@ _LONG_LIST, _LONG_TEXT = 16, 200
 def show(
     model: str, context_length: int | None, slots: int | None, as_json: bool, config_file: Path | None,
 ) -> None:
-    """Show what MODEL is: its file, its chat template, and how much memory an instance will take.
+    """Show MODEL's file, its chat template, and how much memory an instance will take.
 
     MODEL is a configured model, a plugin's own, a model file, or a source that was pulled; nothing is loaded.
     """
@@ -51,7 +51,7 @@ def show(
     config = _with_options(select(config, plugins, [model]), {key: value for key, value in sizes.items() if value})
     [entry] = Catalog.build(config, plugins, finder(open_store(config, plugins))).entries
     if not entry.here:
-        raise ConfigError(f"{shown(model)} is not on this disk, or not verified; lllms pull {shown(model)} sees to it")
+        raise ConfigError(f"{shown(model)} is not on this disk, or not verified; run lllms pull {shown(model)}")
     file = entry.spec.file
     gguf = read_gguf(file) if file is not None and is_gguf(file) else None
     if as_json:
@@ -62,7 +62,7 @@ def show(
 
 
 def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":
-    """Put options on top of those of the one model; the catalog checks whether its engine has them."""
+    """Override options of the one model; the catalog checks whether its engine has them."""
     from lllms_core.config import with_model
 
     [(name, model)] = config.models.items()
@@ -94,7 +94,7 @@ def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
 
 
 def _text(gguf: "GGUF", key: str) -> str:
-    """The value of a key in a line, which long ones do not get."""
+    """Return the value of a key in one line; long values are abbreviated."""
     if gguf.metadata.length(key) > _LONG_LIST:
         return f"[{gguf.metadata.length(key)} items]"
     text = printable(str(gguf.metadata[key]))
@@ -114,7 +114,7 @@ def _tables(entry: "CatalogEntry", gguf: "GGUF | None") -> dict[str, object]:
 
 
 def _plain(gguf: "GGUF", key: str) -> "Value | dict[str, int] | None":
-    """The value of a key for JSON: of long lists only their length; JSON has no infinity."""
+    """Return the value of a key for JSON: of a long list only its length; infinity, which JSON lacks, as text."""
     if gguf.metadata.length(key) > _LONG_LIST:
         return {"items": gguf.metadata.length(key)}
     value = gguf.metadata[key]

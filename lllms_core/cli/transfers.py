@@ -1,4 +1,4 @@
-"""Several downloads at once, or files being verified, with their progress before the user's eyes."""
+"""Several downloads or verifications at once, with visible progress."""
 
 import sys
 import time
@@ -21,24 +21,24 @@ from lllms_core.store.progress import moved, progress_text
 
 AT_ONCE = 4
 _END_SECONDS = 3.0
-"""After Ctrl-C transfers get so long to write down what they have; one that waits for a server hears of nothing."""
+"""After Ctrl-C, transfers get this long to record what they have; one that waits for a server does not notice it."""
 _LOOK_SECONDS = 0.2
 _LINE_SECONDS = 30.0
-"""Where there is no terminal, a line tells of each tenth that is done, and after so long in any case."""
+"""Without a terminal, a line is printed at each tenth, and after this long in any case."""
 _NAME, _ABOUT, _BAR = 28, 46, (6, 40)
-"""Columns of a terminal for the names, for the words about each, and for the bars: at least and at most."""
+"""Terminal columns for the names, for the text about each, and for the bars: at least and at most."""
 _INTERRUPTED = 130
-"""The exit code of programs that Ctrl-C ended."""
+"""The exit code of programs that Ctrl-C has ended."""
 
 
 @frozen
 class Transfer:
-    """One thing to do."""
+    """One job."""
 
     name: str
     work: Callable[[Download], StoredModel]
     done: Callable[[StoredModel], str]
-    """What to tell of its end."""
+    """The line to print when it is done."""
     download: Download = field(init=False)
 
     @download.default
@@ -47,10 +47,10 @@ class Transfer:
 
 
 class Display(Protocol):
-    """Shows how far transfers are, and what came of them."""
+    """Shows the progress of transfers, and their results."""
 
     def note(self, text: str) -> None:
-        """Show at once what else is worth knowing."""
+        """Show a remark at once."""
 
     def show(self, name: str, status: DownloadStatus) -> None:
         """Show the state of one transfer; called several times a second."""
@@ -60,9 +60,9 @@ class Display(Protocol):
 
 
 def carry_out(transfers: Sequence[Transfer]) -> None:
-    """Carry out all transfers, some at once; what comes of them goes to stdout, errors and progress to stderr.
+    """Carry out all transfers, some at once; results go to stdout, errors and progress to stderr.
 
-    Ends the program with exit code 1 if any failed, and with 130 after Ctrl-C, which keeps what has arrived.
+    Exits with code 1 if any failed, and with 130 after Ctrl-C, which keeps the bytes received.
     """
     failed = False
     running: dict[Future[StoredModel], Transfer] = {}
@@ -84,7 +84,7 @@ def carry_out(transfers: Sequence[Transfer]) -> None:
 
 
 def _start(transfers: Sequence[Transfer], running: dict[Future[StoredModel], Transfer]) -> None:
-    """Begin transfers, in threads that do not keep the program from ending; `running` tells of them."""
+    """Start the transfers, in threads that do not keep the program alive, and add them to `running`."""
     jobs: SimpleQueue[tuple[Future[StoredModel], Transfer]] = SimpleQueue()
 
     def work() -> None:
@@ -95,7 +95,7 @@ def _start(transfers: Sequence[Transfer], running: dict[Future[StoredModel], Tra
                     continue
                 try:
                     future.set_result(transfer.work(transfer.download))
-                except BaseException as error:  # noqa: BLE001  # whoever asks for the result gets it
+                except BaseException as error:  # noqa: BLE001  # raised where the result is taken
                     future.set_exception(error)
 
     running.update((Future(), one) for one in transfers)
@@ -110,7 +110,7 @@ def _fault(name: str, error: BaseException) -> str:
 
 
 def _short(name: str) -> str:
-    """The end of a long name, which tells more than its beginning."""
+    """Return the end of a long name, which is more telling than its start."""
     return name if len(name) <= _NAME else f"…{name[1 - _NAME:]}"
 
 
@@ -136,7 +136,7 @@ def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> N
         error = future.exception() if future in ended and not future.cancelled() else None
         if error is not None and not isinstance(error, DownloadCancelled):
             display.tell(_fault(transfer.name, error), error=True)
-    display.tell("interrupted; what has arrived is kept, and the next time goes on from there", error=True)
+    display.tell("interrupted; the bytes received are kept, and the next attempt resumes there", error=True)
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def display() -> Iterator[Display]:
 
 
 class _Lines:
-    """A line now and then for each transfer: for logs and pipes."""
+    """An occasional line for each transfer: for logs and pipes."""
 
     def __init__(self) -> None:
         self._told: dict[str, tuple[str, int, float]] = {}
@@ -170,7 +170,7 @@ class _Lines:
         click.echo(printable(text), err=True)
 
     def show(self, name: str, status: DownloadStatus) -> None:
-        """Tell of a new state, and of progress."""
+        """Print a new state, and progress."""
         tenth = 10 * moved(status) // status.total if status.total else 0
         state, before, since = self._told.get(name, ("starting", 0, time.monotonic()))
         news = (status.state, tenth) != (state, before) or time.monotonic() - since > _LINE_SECONDS
@@ -185,7 +185,7 @@ class _Lines:
 
 
 class _Bars:
-    """A bar for each transfer; lines that stay come when the bars are done."""
+    """A bar for each transfer; permanent lines are printed after the bars."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -210,6 +210,6 @@ class _Bars:
         self._lines.append((text, error))
 
     def finish(self) -> None:
-        """Print what was kept."""
+        """Print the lines kept."""
         for text, error in self._lines:
             click.echo(printable_lines(text), err=error)

@@ -1,4 +1,4 @@
-"""`lllms verify`: whether model files are still what they were when they were fetched."""
+"""`lllms verify`: check that model files are unchanged since they were fetched."""
 
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1)
 @config_option
 def verify(models: tuple[str, ...], config_file: Path | None) -> None:
-    """Read the files of MODELS again, and check their SHA-256; without a name, all that are on this disk.
+    """Verify the files of MODELS by their SHA-256; without a name, all files on this disk.
 
-    Ends with exit code 1 if any is broken. Files that were never verified are, and their SHA-256 is remembered.
+    Exits with code 1 if any is broken. For files that were never verified, the SHA-256 is recorded.
     """
     from lllms_core.cli.inventory import Inventory
     from lllms_core.cli.transfers import Transfer, carry_out
@@ -52,4 +52,4 @@ def _verified(store: "Store", model: "StoredModel", sha256: str | None, download
 
 
 def _told(name: str, model: "StoredModel") -> str:
-    return "\n".join(f"{name}: {file.path} is whole, SHA-256 {file.sha256}" for file in model.files)
+    return "\n".join(f"{name}: {file.path} is intact, SHA-256 {file.sha256}" for file in model.files)

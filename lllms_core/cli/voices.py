@@ -1,4 +1,4 @@
-"""Who answers in the terminal: a model in this process, or one of a running server. Both look the same."""
+"""Voices that answer in the terminal: a model in this process, or one of a running server, with one interface."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from lllms_core.pool.stream import Stream
 
 Pieces = Generator[str, None, None]
-"""An answer as it comes; closing it cancels the answer."""
+"""An answer as it arrives; closing it cancels the answer."""
 
 
 class Voice(ABC):
-    """Answers, a piece at a time."""
+    """Answers piece by piece."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,23 +42,23 @@ class Voice(ABC):
         """Continue a text."""
 
     def close(self) -> None:
-        """End what was started."""
+        """Release all resources."""
 
 
 class LocalVoice(Voice):
-    """A model that is loaded for this command; its event loop runs only while somebody waits for it."""
+    """A model loaded for this command; its event loop runs only while the command waits for it."""
 
     def __init__(self, model: str, config_file: Path | None, *, debug: bool = False) -> None:
-        """Start a host for this one model, a name, a file or a source. Raises what `Host` and `select` raise."""
+        """Start a host for this one model: a name, a file or a source. Raises the errors of `Host` and `select`."""
         from lllms_core.host import Host
         from lllms_core.plugins import Plugins
 
         config = read_config(config_file)
-        start_log(config, None if debug else "critical")  # what fails is told as an error anyway
+        start_log(config, None if debug else "critical")  # failures are reported as errors anyway
         plugins = Plugins.discover(disable=config.disabled_plugins)
         chosen = select(config, plugins, [model])
         [(self._model, found)] = chosen.models.items()
-        # Files come first, with a bar, rather than while the request waits.
+        # Fetch files first, with a bar, not while the request waits.
         self._host = Host(evolve(chosen, models={self._model: evolve(found, prepare="blocking")}), plugins)
         self._runner = asyncio.Runner()
         self._runner.run(started(self._host))
@@ -96,7 +96,7 @@ class RemoteVoice(Voice):
     """A model of a running server."""
 
     def __init__(self, model: str, url: str) -> None:
-        """Prepare to ask the server. Raises `ServerError` for an address that is none."""
+        """Prepare to ask the server. Raises `ServerError` for an invalid address."""
         self._model = model
         self._client = Client(url)
 

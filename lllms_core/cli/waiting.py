@@ -1,4 +1,4 @@
-"""Waiting for a host that has to fetch files first, with the progress before the user's eyes."""
+"""Wait for a host that has to fetch files first, with visible progress."""
 
 import asyncio
 from typing import TYPE_CHECKING
@@ -14,18 +14,18 @@ LOOK_SECONDS = 0.2
 
 
 async def started(host: "Host") -> None:
-    """Start a host; on stderr, show how far the downloads are that it waits for."""
+    """Start a host; show on stderr the downloads that it waits for."""
     start = asyncio.create_task(host.start())
     try:
         await watch(host, start)
     finally:
-        start.cancel()  # which does nothing to one that is done
+        start.cancel()  # no effect if it is done
         await asyncio.gather(start, return_exceptions=True)
     start.result()
 
 
 async def watch(host: "Host", until: "asyncio.Future[None]") -> None:
-    """Show the downloads of a host until something has happened, and what their sources were taken to mean."""
+    """Show the downloads of a host until `until` is done, and the choices made for their sources."""
     told: set[str] = set()
     done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
     if not done:
@@ -39,6 +39,6 @@ async def watch(host: "Host", until: "asyncio.Future[None]") -> None:
                         shown.note(f"{status.source}: {status.note}")
                     shown.show(status.source, status)
                 done, _ = await asyncio.wait([until], timeout=LOOK_SECONDS)
-    for source, note in host.fetcher.chosen.items():  # of downloads that were over too soon to be seen
+    for source, note in host.fetcher.chosen.items():  # from downloads too short to be seen
         if source not in told:
             click.echo(printable(f"{source}: {note}"), err=True)

@@ -1,4 +1,4 @@
-"""The rules that the values of a configuration keep together, each broken one a fault with its path; pure."""
+"""Rules between the values of a configuration; each broken one is a fault with its path; pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -20,14 +20,14 @@ def is_model_name(name: str) -> bool:
 
 
 def check_server(server: ServerConfig) -> Iterator[Fault]:
-    """`[server]` for itself: who may reach it."""
+    """`[server]` by itself: who may reach it."""
     if not server.host:
         yield Fault(("server", "host"), "is empty; use 127.0.0.1")
     elif not server.allow_remote and not _is_loopback(server.host):
         yield Fault(
             ("server", "host"),
-            f"'{server.host}' can be reached by other machines, and there are no API keys yet: whoever reaches it may"
-            " use the models; set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1) if you want that, or use 127.0.0.1",
+            f"other machines can reach '{server.host}', and could use the models, because there are no API keys yet;"
+            " to allow that, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), or use 127.0.0.1",
         )
 
 
@@ -39,28 +39,29 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_room(server: ServerConfig, models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
-    """`[server]` with `[models]`: the instances that are kept fit, and leave a place for the models that keep none."""
+    """`[server]` with `[models]`: all `min_instances` fit, with a place left if any model keeps none loaded."""
     kept = sum(model.min_instances for model in models.values())
     needed = kept + any(model.min_instances == 0 for model in models.values())
     if needed > server.max_instances:
         others = ", and the other models need a place, too" if needed > kept else ""
-        text = f"expected at least {needed}, got {server.max_instances}: the models' min_instances are {kept}{others}"
+        sums = f"the models' min_instances add up to {kept}{others}"
+        text = f"expected at least {needed}, got {server.max_instances}: {sums}"
         yield Fault(("server", "max_instances"), text)
 
 
 def check_models(models: Mapping[str, ModelConfig]) -> Iterator[Fault]:
-    """`[models]`: names, and what keys of one model say of each other."""
+    """`[models]`: names, and keys of one model that contradict each other."""
     holders: dict[str, str] = {name: name for name in models}
     for name, model in models.items():
         path = ("models", name)
         if not is_model_name(name):
-            yield Fault(path, f"{name!r} is no name for a model: {NAME_RULE}")
+            yield Fault(path, f"{name!r} is not a valid model name: {NAME_RULE}")
         for index, alias in enumerate(model.aliases):
             here = (*path, "aliases", index)
             if not is_model_name(alias):
-                yield Fault(here, f"{alias!r} is no name for a model: {NAME_RULE}")
+                yield Fault(here, f"{alias!r} is not a valid model name: {NAME_RULE}")
             elif alias in holders:
-                yield Fault(here, f"'{alias}' is a name of {dotted(('models', holders[alias]))} already")
+                yield Fault(here, f"'{alias}' is already a name of {dotted(('models', holders[alias]))}")
             holders.setdefault(alias, name)
         yield from _check_source(model, path)
         if model.min_instances > model.max_instances:
@@ -86,9 +87,9 @@ def _check_ttl(ttl: float, path: Keys) -> Iterator[Fault]:
 
 def _check_preload(preload: Preload, path: Keys) -> Iterator[Fault]:
     if (preload.prefix is None) == (not preload.messages):
-        yield Fault(path, "give either messages (tools may be with them) or a prefix of text")
+        yield Fault(path, "give either messages (optionally with tools) or a prefix of text")
     elif preload.tools and not preload.messages:
-        yield Fault((*path, "tools"), "there are no messages; tools are told in a conversation")
+        yield Fault((*path, "tools"), "there are no messages; tools are only part of a conversation")
     elif preload.prefix == "":
         yield Fault((*path, "prefix"), "is empty; leave preload out")
 
@@ -104,11 +105,11 @@ def _check_source(model: ModelConfig, path: Keys) -> Iterator[Fault]:
     if model.sha256 is not None and re.fullmatch(r"[0-9a-fA-F]{64}", model.sha256) is None:
         yield Fault((*path, "sha256"), f"expected 64 hexadecimal digits, got {model.sha256!r}")
     if model.sha256 is not None and not given:
-        yield Fault((*path, "sha256"), "there is no file, url or hf that it could be of")
+        yield Fault((*path, "sha256"), "there is no file, url or hf to check against it")
 
 
 def check_defaults(model: object, path: Keys) -> Iterator[Fault]:
-    """The `defaults` of a model, from its table as it was given, so that its other faults do not hide these."""
+    """The `defaults` of a model, from its table as given, so that its other faults do not hide these."""
     defaults = model.get("defaults") if isinstance(model, Mapping) else getattr(model, "defaults", None)
     for name, value in defaults.items() if isinstance(defaults, Mapping) else ():
         try:

@@ -1,4 +1,4 @@
-"""Finding and reading the configuration: defaults, the file, the environment, flags."""
+"""Find and read the configuration: defaults, the file, the environment, flags."""
 
 import os
 import tomllib
@@ -28,9 +28,9 @@ def load_config(
 ) -> Config:
     """Read the configuration: defaults, then the file, then `LLLMS_*` variables, then `overrides` (flags).
 
-    The file is `path`, else `lllms.toml` in the working directory or in the user's folder for configuration, else none.
-    `LLLMS_PORT` and the like stand for every key of `[server]`, lists with commas. `overrides` has the file's shape.
-    Raises `ConfigError` that names everything that is wrong, one fault per line, with its path and where it was said.
+    The file is `path`, else `lllms.toml` in the working directory or in the user's configuration folder, else none.
+    Every key of `[server]` has a variable like `LLLMS_PORT`; lists take commas. `overrides` has the file's shape.
+    Raises `ConfigError` with all faults, one per line, each with its path and its origin.
     """
     file = path or _find(environ)
     data = {} if file is None else _read(file)
@@ -70,5 +70,5 @@ def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, 
             merged[key] = value
         elif isinstance(below, Mapping):
             merged[key] = _merge(below, value)
-        # else: what should be a table is none, and the checks have to see that
+        # else: a value in place of a table; leave it for the checks to report
     return merged

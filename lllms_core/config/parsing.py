@@ -1,4 +1,4 @@
-"""From plain tables to a checked configuration; pure. All that is wrong is told at once."""
+"""Turn plain tables into a checked configuration; pure. All faults are reported at once."""
 
 from collections.abc import Mapping
 from typing import TypeVar, cast
@@ -13,7 +13,7 @@ from lllms_core.structure import structure
 
 T = TypeVar("T")
 
-# What the design promises and later versions bring: refused, never ignored.
+# Keys planned for later versions: refused, never ignored.
 LATER: Mapping[str, frozenset[str]] = {
     "": frozenset(),
     "server": frozenset({"memory_limit", "api_keys"}),
@@ -22,24 +22,24 @@ LATER: Mapping[str, frozenset[str]] = {
 
 
 def parse_config(data: Mapping[str, object]) -> Config:
-    """Check a configuration given as Python mappings of the same shape as the file; attrs values may stand for tables.
+    """Check a configuration given as Python mappings in the file's shape; attrs values may stand for tables.
 
-    Raises `ConfigError` that names everything that is wrong, one fault per line, each with its path.
+    Raises `ConfigError` with all faults, one per line, each with its path.
     """
     return parse_tables(data, {}, None)
 
 
 def with_model(config: Config, name: str, model: ModelConfig) -> Config:
-    """Return this configuration with one more model. Raises `ConfigError` if it does not fit in."""
+    """Return this configuration with one more model. Raises `ConfigError` if the result is invalid."""
     models = {**config.models, name: model}
     tables = {"server": config.server, "sessions": config.sessions, "plugins": config.plugins, "models": models}
     return evolve(parse_config(tables), path=config.path)
 
 
 def parse_tables(data: Mapping[str, object], origins: Mapping[Keys, str | None], file: str | None) -> Config:
-    """Check a configuration that was put together: `origins` tells where a key was said if not in `file`.
+    """Check a merged configuration: `origins` tells where a key was set if not in `file`.
 
-    The keys of `origins` are paths of two keys, like `("server", "port")`; None is for what needs no mention.
+    The keys of `origins` are paths of two keys, like `("server", "port")`; None means that no origin is shown.
     """
     faults: list[Fault] = []
     data = _without_later(data, (), LATER[""], faults)
@@ -75,7 +75,7 @@ def _line(fault: Fault, origin: str | None) -> str:
 
 
 def _table(value: object, into: type[T], path: Keys, later: frozenset[str], faults: list[Fault]) -> T | None:
-    """Build one table's value; None, and `faults` longer, if it cannot be."""
+    """Build one table's value; on failure, extend `faults` and return None."""
     if isinstance(value, into):
         value = asdict(cast("AttrsInstance", value), recurse=False)
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""The header of a GGUF file: what a model says about itself, without loading it.
+"""The header of a GGUF file: a model's own metadata, read without loading it.
 
-Values are made when they are asked for, so that a vocabulary of 150,000 strings costs nothing but its skipping.
+Values are decoded on access, so a vocabulary of 150,000 strings only costs the time to skip it.
 """
 
 from lllms_core.gguf.reading import GGUFError, is_gguf, read_gguf

@@ -1,7 +1,6 @@
 """Reading the header of a GGUF file. Nothing in the file is trusted.
 
-Counts and lengths are checked against its size before anything is allocated, and whatever is wrong with it raises
-`GGUFError`.
+Counts and lengths are checked against its size before anything is allocated; every fault raises `GGUFError`.
 """
 
 import struct
@@ -20,21 +19,21 @@ _WIDTHS = {kind: struct.calcsize("<" + code) for kind, code in SCALARS.items()}
 
 
 class GGUFError(ModelLoadFailed):
-    """The file is no GGUF file that can be used; the message names it and says why."""
+    """The file is not a usable GGUF file; the message names it and says why."""
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether a file begins as GGUF files do, whatever it is called. Raises `OSError`."""
+    """Whether a file starts like GGUF, whatever its name. Raises `OSError`."""
     with open_regular(path) as file:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
 def read_gguf(path: Path) -> GGUF:
-    """Read the header of a GGUF file, and check that the file holds all data that its header announces.
+    """Read the header of a GGUF file, and check that the file holds all the data that its header announces.
 
-    Raises `GGUFError` for anything that is not a whole GGUF file of version 2 or 3, and for one without tensors
-    (a vocabulary only), unless it is a part of several. A vocabulary of 150,000 tokens takes about 0.1 s; the `gguf`
-    package, which makes arrays of each token and merge, takes more than ten seconds.
+    Raises `GGUFError` for anything but a complete GGUF file of version 2 or 3, and for one without tensors (only a
+    vocabulary), unless it is part of a split model. A vocabulary of 150,000 tokens takes about 0.1 s; the `gguf`
+    package, which makes an array of each token and merge, takes more than ten seconds.
     """
     try:
         with open_regular(path) as file:
@@ -48,7 +47,7 @@ def read_gguf(path: Path) -> GGUF:
 
 
 class _Header:
-    """A cursor over the beginning of a file, of which it reads no more than the header needs."""
+    """A cursor over the start of a file, which reads no more than the header needs."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
@@ -80,7 +79,7 @@ class _Header:
             self._fail(f"is a GGUF file of version {self._version}; versions 2 and 3 can be read")
 
     def _places(self, count: int) -> dict[str, tuple[int, int, int, int]]:
-        """Where each key's value is: its kind, the kind of its items, the place, the number of items."""
+        """Return the place of each key's value: its kind, the kind of its items, the offset, the number of items."""
         self._expect(count, 8 + 4 + 1, "keys")
         places: dict[str, tuple[int, int, int, int]] = {}
         for _ in range(count):
@@ -164,7 +163,7 @@ class _Header:
         self._at += count
 
     def _expect(self, count: int, width: int, what: str) -> None:
-        """Refuse a count that the rest of the file cannot hold, before anything is made for it."""
+        """Refuse a count that the rest of the file cannot hold, before anything is allocated for it."""
         if count * width > self._size - self._at:
             self._fail(f"is truncated or broken: it announces {count} {what} at byte {self._at} of {self._size}")
 
@@ -175,7 +174,7 @@ class _Header:
             wanted = min(self._size, max(end, len(self._data) * 2, _CHUNK))
             self._data += self._file.read(wanted - len(self._data))
         if end > len(self._data):
-            self._fail(f"is truncated: its header goes on to byte {end}, the file has {self._size}; download it again")
+            self._fail(f"is truncated: its header reaches byte {end}, the file has {self._size}; download it again")
 
     def _fail(self, reason: str) -> NoReturn:
         raise GGUFError(f"'{self._path}' {reason}")

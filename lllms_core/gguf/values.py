@@ -1,4 +1,4 @@
-"""What the header of a GGUF file says, as values. They are made when they are asked for."""
+"""The contents of a GGUF header as values, decoded on access."""
 
 import struct
 from collections import Counter
@@ -12,9 +12,9 @@ Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bo
 
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""The kinds of numbers, as `struct` spells them."""
+"""The kinds of numbers, with their `struct` codes."""
 LENGTH = struct.Struct("<Q")
-"""How the length of a string is written, in front of it."""
+"""The format of a string's length, which precedes it."""
 _KINDS = {
     0: "uint8", 1: "int8", 2: "uint16", 3: "int16", 4: "uint32", 5: "int32", 6: "float32", 7: "bool", 8: "string",
     10: "uint64", 11: "int64", 12: "float64",
@@ -34,11 +34,11 @@ TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
 
 @frozen
 class TensorInfo:
-    """Where a tensor is and what it looks like."""
+    """A tensor's name, shape, type and place."""
 
     name: str
     shape: tuple[int, ...]
-    """Innermost dimension first, as the file has it."""
+    """Innermost dimension first, as in the file."""
     type: int
     """A key of `TENSOR_TYPES`, or a newer type."""
     offset: int
@@ -46,12 +46,12 @@ class TensorInfo:
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds."""
+        """The number of elements."""
         return prod(self.shape)
 
     @property
     def size(self) -> int | None:
-        """Its bytes; None for a type that is not in `TENSOR_TYPES`."""
+        """Its size in bytes; None for a type that is not in `TENSOR_TYPES`."""
         if self.type not in TENSOR_TYPES:
             return None
         _, elements, width = TENSOR_TYPES[self.type]
@@ -59,7 +59,7 @@ class TensorInfo:
 
 
 class Metadata(Mapping[str, Value]):
-    """The keys of a GGUF file; each value is made when it is asked for."""
+    """The keys of a GGUF file; each value is decoded on access."""
 
     def __init__(self, header: bytes, places: Mapping[str, tuple[int, int, int, int]]) -> None:
         self._header = header
@@ -78,22 +78,22 @@ class Metadata(Mapping[str, Value]):
         return len(self._places)
 
     def text(self, key: str) -> str:
-        """The text of a key, "" if it has none."""
+        """Return the text of a key; "" if it has none."""
         value = self.get(key)
         return value if isinstance(value, str) else ""
 
     def number(self, key: str) -> int | None:
-        """The integer of a key, None if it has none."""
+        """Return the integer of a key; None if it has none."""
         value = self.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
     def length(self, key: str) -> int:
-        """How many items the array of a key has, without making them; 0 if there is no such array."""
+        """Return the length of a key's array, without decoding it; 0 if there is no such array."""
         kind, _, _, count = self._places.get(key, (0, 0, 0, 0))
         return count if kind == ARRAY else 0
 
     def kind(self, key: str) -> str:
-        """How the value of a key is stored, as `uint32`, `string` or `array of float32`; "" if there is none."""
+        """Return the stored type of a key, like `uint32`, `string` or `array of float32`; "" if there is none."""
         if key not in self._places:
             return ""
         kind, item, _, _ = self._places[key]
@@ -127,16 +127,16 @@ class GGUF:
 
     @property
     def parameters(self) -> int:
-        """How many weights the tensors hold."""
+        """The number of weights in all tensors."""
         return sum(tensor.elements for tensor in self.tensors)
 
     def hyperparameter(self, name: str) -> int | None:
-        """An integer that the architecture defines, like `context_length` or `block_count`."""
+        """Return an integer that the architecture defines, like `context_length` or `block_count`."""
         return self.metadata.number(f"{self.architecture}.{name}")
 
 
 def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
-    """What is worth showing about a model file; parts of a split file count for themselves."""
+    """Return the facts worth showing about a model file; each part of a split file counts by itself."""
     facts: dict[str, str | int | float | None] = {
         "name": gguf.metadata.text("general.name") or None,
         "architecture": gguf.architecture,
@@ -153,7 +153,7 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
 
 
 def _quantisation(gguf: GGUF) -> str | None:
-    """The type that most of the weights have."""
+    """Return the type of most of the weights."""
     weights: Counter[int] = Counter()
     for tensor in gguf.tensors:
         weights[tensor.type] += tensor.elements

@@ -1,4 +1,4 @@
-"""What clients may say about an answer: one table of names, types, ranges and verdicts."""
+"""The parameters that clients may send: one table of names, types, ranges and verdicts."""
 
 from lllms_core.parameters.generation import DEFAULTS, Generation, check
 from lllms_core.parameters.readme import markdown

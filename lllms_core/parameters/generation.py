@@ -1,4 +1,4 @@
-"""How an answer is generated where a request does not say otherwise."""
+"""The settings of an answer, where a request does not set them."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -20,14 +20,14 @@ class Generation:
     stop: tuple[str, ...] = ()
 
     def override(self, values: Mapping[str, object]) -> Self:
-        """Return these settings with `values` (by the names of `DEFAULTS`) in their place, each checked.
+        """Return these settings overridden by `values` (by the names of `DEFAULTS`), each checked.
 
-        Raises `InvalidRequest` for the first that is wrong, `KeyError` for a name that is none of these.
+        Raises `InvalidRequest` for the first wrong value, `KeyError` for an unknown name.
         """
         return self.replace({name: check(name, value) for name, value in values.items()})
 
     def replace(self, checked: Mapping[str, Any]) -> Self:
-        """Return these settings with values in their place that are checked already."""
+        """Return these settings overridden by values that are already checked."""
         sampling = {name: value for name, value in checked.items() if name in _SAMPLING}
         own = {name: value for name, value in checked.items() if name not in _SAMPLING}
         return evolve(self, sampling=evolve(self.sampling, **sampling), **own)
@@ -36,13 +36,13 @@ class Generation:
 _OWN = frozenset(attribute.name for attribute in fields(Generation)) - {"sampling"}
 
 DEFAULTS: Mapping[str, Parameter] = {name: ROUTES["chat"][name] for name in sorted(_SAMPLING | _OWN)}
-"""The parameters that a model may have defaults for: the fields of `Sampling`, and what else is in `Generation`."""
+"""The parameters that can have defaults per model: the fields of `Sampling` and the others of `Generation`."""
 
 
 def check(name: str, value: object) -> object:
-    """Return the value of one of `DEFAULTS` in its proper type: ints as floats where a number is meant, and so on.
+    """Return the value of one of `DEFAULTS` in its proper type, for example an int as a float where a number is due.
 
-    Raises `InvalidRequest` with `param=name`, worded as OpenAI words it, for a wrong type or a value out of range; also
-    for None: a parameter that is left out is not checked. Raises `KeyError` for a name that is not in `DEFAULTS`.
+    Raises `InvalidRequest` with `param=name`, in OpenAI's wording, for a wrong type or a value out of range, also for
+    None: an omitted parameter is not checked. Raises `KeyError` for a name that is not in `DEFAULTS`.
     """
     return DEFAULTS[name].check(value)

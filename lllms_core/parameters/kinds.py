@@ -1,4 +1,4 @@
-"""What a parameter's value may be: each kind checks a value, and describes itself as a JSON schema."""
+"""The kinds of parameter values: each checks a value, and describes itself as a JSON schema."""
 
 import json
 import math
@@ -20,16 +20,16 @@ class Kind(Protocol):
     """A kind of value."""
 
     def check(self, name: str, value: object) -> object:
-        """Return `value` in its proper type. Raises `RequestError` with `param=name`, or a path that begins so."""
+        """Return `value` in its proper type. Raises `RequestError` with `param=name`, or a path that starts with it."""
 
     @property
     def schema(self) -> Schema:
-        """The JSON schema of the values that are taken."""
+        """The JSON schema of the accepted values."""
 
 
 @frozen
 class Integer:
-    """A whole number in a range; the ends belong to it."""
+    """A whole number in a range, bounds included."""
 
     minimum: int = -INT64 - 1
     maximum: int = INT64
@@ -52,7 +52,7 @@ class Integer:
 
 @frozen
 class Number:
-    """A number in a range; the ends belong to it, but for the lower one of a `positive` kind."""
+    """A number in a range, bounds included, except the lower one of a `positive` kind."""
 
     minimum: float = -math.inf
     maximum: float = math.inf
@@ -62,7 +62,7 @@ class Number:
         """Return the number as a float."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise wrong_type(name, "a number", value)
-        # "not above" rather than "below": NaN is neither.
+        # "not above" instead of "below": NaN is neither.
         if not (value > self.minimum if self.positive else value >= self.minimum):
             bound = f"{'>' if self.positive else '>='} {self.minimum:g}"
             raise _outside(name, "decimal", "below min", bound, value)
@@ -144,7 +144,7 @@ class Choice:
 
 @frozen
 class Strings:
-    """A string, or an array of up to `most`; none of them empty."""
+    """A string, or an array of up to `most` strings; none of them empty."""
 
     most: int
 
@@ -170,7 +170,7 @@ class Strings:
 
 @frozen
 class Biases:
-    """An object from token ids, as strings, to numbers added to these tokens' logits."""
+    """An object from token ids, as strings, to the numbers added to these tokens' logits."""
 
     most: float = 100.0
 
@@ -197,7 +197,7 @@ class Biases:
 
 @frozen
 class Metadata:
-    """Up to 16 pairs of strings, as OpenAI bounds them."""
+    """Up to 16 pairs of strings, within OpenAI's limits."""
 
     pairs: int = 16
     longest_key: int = 64
@@ -228,10 +228,10 @@ class Metadata:
 
 @frozen
 class Json:
-    """A value of these JSON types; what is in it, whoever uses it checks."""
+    """A value of these JSON types; its user checks the contents."""
 
     types: tuple[str, ...]
-    """Names of JSON schema's: object, array, string, integer, number, boolean."""
+    """Type names of JSON Schema: object, array, string, integer, number, boolean."""
 
     def check(self, name: str, value: object) -> object:
         """Return the value."""
@@ -248,7 +248,7 @@ class Json:
 
 @frozen
 class Described:
-    """A value that its reader checks in full; its schema is given."""
+    """A value that its reader checks in full; the schema is given."""
 
     schema: Schema
 

@@ -1,4 +1,4 @@
-"""The table of parameters for readers."""
+"""The table of parameters for the README."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -9,9 +9,9 @@ _PATHS = {"chat": "chat", "text": "completions", "embeddings": "embeddings"}
 
 
 def markdown(engines: Mapping[str, Collection[str]]) -> str:
-    """Return the table in Markdown: for each engine (name -> what it declares) what becomes of each parameter.
+    """Return the table in Markdown: the verdict on each parameter for each engine (name -> declared parameters).
 
-    Parameters of equal fate share a row. Behind a name stand the values that are taken although it is refused.
+    Parameters with equal verdicts share a row. A name is followed by the values accepted although it is refused.
     """
     rows: dict[tuple[str, ...], list[str]] = {}
     for parameter in TABLE:

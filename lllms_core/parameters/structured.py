@@ -1,4 +1,4 @@
-"""What a client says about the form of an answer: `response_format`, `json_schema` and `grammar`; and what is meant."""
+"""The parameters for the form of an answer: `response_format`, `json_schema` and `grammar`, and their meaning."""
 
 import json
 import re
@@ -16,7 +16,7 @@ SYNTAXES: tuple[ConstraintKind, ...] = ("gbnf", "lark", "regex")
 NAMES: Mapping[str, tuple[ConstraintKind, ...]] = {
     "response_format": ("json_object", "json_schema"), "json_schema": ("json_schema",), "grammar": SYNTAXES,
 }
-"""The parameters that constrain an answer, with the kinds of constraint that they can ask for."""
+"""The parameters that constrain an answer, with the kinds of constraint that each can request."""
 
 _OBJECT = Json(("object",))
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -27,10 +27,10 @@ _FORMATS: Mapping[str, frozenset[str]] = {
 
 @frozen
 class ResponseFormat:
-    """OpenAI's `response_format`. What is in a JSON schema, the engine checks."""
+    """OpenAI's `response_format`. The engine checks the contents of a JSON schema."""
 
     def check(self, name: str, value: object) -> Mapping[str, object]:
-        """Return the format without what is null."""
+        """Return the format without null members."""
         given = _members(name, value)
         kind = given.get("type")
         if kind is None:
@@ -68,7 +68,7 @@ class ResponseFormat:
 
 @frozen
 class Grammar:
-    """A grammar of llama.cpp as a string, or any of three as `{"syntax": ..., "definition": ...}`, OpenAI's words."""
+    """A llama.cpp grammar as a string, or any of three kinds as `{"syntax": ..., "definition": ...}`, as in OpenAI."""
 
     def check(self, name: str, value: object) -> object:
         """Return the grammar."""
@@ -96,7 +96,7 @@ class Grammar:
 
 
 def take_constraint(checked: dict[str, object]) -> Constraint | None:
-    """Take the checked parameters of `NAMES` out, and return what they ask for.
+    """Remove the checked parameters of `NAMES`, and return the constraint that they request.
 
     Raises `InvalidRequest` if two of them constrain the answer.
     """

@@ -1,7 +1,7 @@
-"""The table of parameters: what clients may say to each route, and who does something about it.
+"""The table of parameters: what clients may send to each route, and who acts on it.
 
-To add one, write its line here, and a field of its name in `types.Sampling` or `types.Request`, which is where engines
-read it. Whatever a line does not let through is refused by name.
+To add one, write its line here, and a field of its name in `types.Sampling` or `types.Request`, where engines read it.
+Anything that a line does not accept is refused by name.
 """
 
 from collections.abc import Collection, Mapping
@@ -30,8 +30,8 @@ Route = Literal["chat", "text", "embeddings"]
 """`/chat/completions`, `/completions`, `/embeddings`."""
 
 Verdict = Literal["honoured", "emulated", "harmless", "refused"]
-"""What becomes of a parameter: the engine acts on it, the core does so for the engine, it says nothing about the
-answer, or it is a 400."""
+"""What becomes of a parameter: the engine acts on it, the core does so for the engine, it does not affect the answer,
+or it is a 400."""
 
 MAX_STOPS = 4
 
@@ -46,16 +46,16 @@ class Parameter:
     otherwise: Verdict
     """The verdict where the engine does not declare the parameter in its `parameters`."""
     neutral: tuple[object, ...] = ()
-    """Values that ask for nothing, or for what is done anyway: they are taken whatever the verdict."""
+    """Values that request nothing, or only the default behaviour: accepted whatever the verdict."""
     extension: bool = False
-    """Whether OpenAI's specification does not know it."""
+    """Whether OpenAI's specification lacks it."""
 
     def check(self, value: object) -> object:
         """Return `value` in its proper type. Raises `RequestError` with this parameter's name as `param`."""
         return self.kind.check(self.name, value)
 
     def verdict(self, honoured: Collection[str]) -> Verdict:
-        """What becomes of it in an engine that declares the parameters `honoured`."""
+        """Return the verdict for an engine that declares the parameters `honoured`."""
         return "honoured" if self.name in honoured else self.otherwise
 
     def asks_for_nothing(self, value: object) -> bool:
@@ -81,24 +81,24 @@ _EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 _TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 
 TABLE: tuple[Parameter, ...] = (
-    # What is asked. Always there, and done by the core together with every engine.
+    # The input. Always there, and handled by the core together with every engine.
     Parameter("model", Text(), _ALL, "honoured"),
     Parameter("messages", Json(("array",)), _CHAT, "honoured"),
     Parameter("prompt", _PROMPTS, _TEXT, "honoured"),
     Parameter("input", _PROMPTS, _EMBED, "honoured"),
-    # How the answer comes.
+    # The form of the answer's delivery.
     Parameter("stream", Flag(), _BOTH, "emulated"),
     Parameter("stream_options", Json(("object",)), _BOTH, "emulated"),
     Parameter("encoding_format", Choice(("float", "base64")), _EMBED, "emulated"),
     Parameter("dimensions", Integer(1, INT32), _EMBED, "emulated"),
-    # Where it ends.
+    # Limits.
     Parameter("max_tokens", Integer(1, INT32), _CHAT, "emulated"),
     Parameter("max_tokens", Integer(0, INT32), _TEXT, "emulated"),
     Parameter("max_completion_tokens", Integer(1, INT32), _CHAT, "emulated"),
     Parameter("ttl", Number(0), _BOTH, "emulated", extension=True),
     Parameter("timeout", Number(0, positive=True), _BOTH, "emulated", extension=True),
     Parameter("stop", Strings(MAX_STOPS), _BOTH, "emulated", neutral=((),)),
-    # How the next token is chosen.
+    # Sampling.
     Parameter("temperature", Number(0, 2), _BOTH, "refused", neutral=(1.0,)),
     Parameter("top_p", Number(0, 1), _BOTH, "refused", neutral=(1.0,)),
     Parameter("seed", Integer(), _BOTH, "refused"),
@@ -120,7 +120,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("mirostat_tau", Number(0, 100), _BOTH, "refused", neutral=(5.0,), extension=True),
     Parameter("mirostat_eta", Number(0, 1), _BOTH, "refused", neutral=(0.1,), extension=True),
     Parameter("ignore_eos", Flag(), _BOTH, "refused", neutral=(False,), extension=True),
-    # Several answers, and what is told of them.
+    # Several answers, and their details.
     Parameter("n", Integer(1, 128), _BOTH, "emulated", neutral=(1,)),
     Parameter("best_of", Integer(0, 20), _TEXT, "refused", neutral=(0, 1)),
     Parameter("logprobs", Flag(), _CHAT, "refused", neutral=(False,)),
@@ -140,7 +140,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("reasoning_effort", Choice(_EFFORTS), _CHAT, "refused"),
     Parameter("chat_template_kwargs", Json(("object",)), _CHAT, "refused", neutral=({},), extension=True),
     Parameter("cache_prompt", Flag(), _BOTH, "emulated", neutral=(True,), extension=True),
-    # OpenAI's own business.
+    # OpenAI's own concerns.
     Parameter("user", Text(), _ALL, "harmless"),
     Parameter("metadata", Metadata(), _CHAT, "harmless"),
     Parameter("safety_identifier", Text(64), _CHAT, "harmless"),
@@ -164,5 +164,5 @@ ROUTES: Mapping[Route, Mapping[str, Parameter]] = {
 
 
 def verdicts(honoured: Collection[str]) -> dict[Route, dict[str, Verdict]]:
-    """What becomes of every parameter, by route and name, in an engine that declares the parameters `honoured`."""
+    """Return the verdict on every parameter, by route and name, for an engine that declares `honoured`."""
     return {route: {p.name: p.verdict(honoured) for p in names.values()} for route, names in ROUTES.items()}

@@ -1,4 +1,4 @@
-"""The parameters that say which tools an answer may call: what they may hold, and what they come to."""
+"""The parameters for tools: which an answer may call, their checks and their meaning."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ class Tools:
     """Functions that may be called: an array of OpenAI's tools, or of the older `functions`."""
 
     wrapped: bool = True
-    """Whether each function stands inside of a tool."""
+    """Whether each function is inside a tool."""
 
     def check(self, name: str, value: object) -> object:
-        """Return the array, whose every part is as it should be."""
+        """Return the array, fully checked."""
         self.read(name, value)
         return value
 
@@ -85,7 +85,7 @@ class Choice:
 
     mode: Literal["none", "auto", "required"]
     names: tuple[str, ...] | None = None
-    """The only ones that may be called; None: all."""
+    """The only tools that may be called; None: all."""
 
 
 @frozen
@@ -95,7 +95,7 @@ class ToolChoices:
     wrapped: bool = True
 
     def check(self, name: str, value: object) -> object:
-        """Return the value, which is one of the forms that there are."""
+        """Return the value, which has one of the valid forms."""
         self.read(name, value)
         return value
 
@@ -156,9 +156,9 @@ TOOL_CHOICE, FUNCTION_CALL = ToolChoices(), ToolChoices(wrapped=False)
 
 
 def settle_tools(checked: dict[str, object]) -> None:
-    """Put the tools that may be called, and whether one must be, in the place of all parameters that say so.
+    """Replace all parameters about tools by the tools that may be called, and whether one must be.
 
-    Raises `InvalidRequest` where they do not go together.
+    Raises `InvalidRequest` if they contradict each other.
     """
     old, new = {"functions", "function_call"} & checked.keys(), {"tools", "tool_choice"} & checked.keys()
     if old and new:

@@ -1,4 +1,4 @@
-"""The faults of a request's JSON, worded as OpenAI words them."""
+"""The faults of a request's JSON, in OpenAI's wording."""
 
 from collections.abc import Mapping
 
@@ -14,47 +14,47 @@ def cut(text: str) -> str:
 
 
 def missing(param: str) -> InvalidRequest:
-    """Say that a required field is not there."""
+    """Return the error for a missing required field."""
     param = cut(param)
     return InvalidRequest(f"Missing required parameter: '{param}'.", param, "missing_required_parameter")
 
 
 def unknown(param: str) -> InvalidRequest:
-    """Say that a field does not exist."""
+    """Return the error for an unknown field."""
     param = cut(param)
     return InvalidRequest(f"Unknown parameter: '{param}'.", param, "unknown_parameter")
 
 
 def wrong_type(param: str, expected: str, value: object) -> InvalidRequest:
-    """Say that a field has another JSON type than `expected`, like "a string"."""
+    """Return the error for a field whose JSON type is not `expected`, like "a string"."""
     param = cut(param)
     text = f"Invalid type for '{param}': expected {expected}, but got {kind_of(value)} instead."
     return InvalidRequest(text, param, "invalid_type")
 
 
 def wrong_value(param: str, fault: str, expected: str, value: object, code: str) -> InvalidRequest:
-    """Say that a field's value is out of bounds: `fault` names the bound, `expected` what would be taken."""
+    """Return the error for a value out of bounds: `fault` names the bound, `expected` the accepted values."""
     param = cut(param)
     text = f"Invalid '{param}': {fault}. Expected {expected}, but got {_shown(value)} instead."
     return InvalidRequest(text, param, code)
 
 
 def wrong_choice(param: str, value: object, *choices: str) -> InvalidRequest:
-    """Say that a field has none of the values that there are."""
+    """Return the error for a value that is not among the choices."""
     param = cut(param)
     text = f"Invalid value: '{_shown(value)}'. Supported values are: {', '.join(repr(one) for one in choices)}."
     return InvalidRequest(text, param, "invalid_value")
 
 
 def empty(param: str) -> InvalidRequest:
-    """Say that an array needs at least one item."""
+    """Return the error for an empty array that needs at least one item."""
     param = cut(param)
     text = f"Invalid '{param}': empty array. Expected an array with minimum length 1."
     return InvalidRequest(text, param, "empty_array")
 
 
 def unsupported(param: str, *accepted: str, by: str = "") -> UnsupportedParameter:
-    """Say that a field asks for what is not done (`by` whom), and with which values it asks for nothing."""
+    """Return the error for an unsupported field (`by` names the engine), with the values that request nothing."""
     param = cut(param)
     way_out = f"leave it out, or send {' or '.join(accepted)}" if accepted else "leave it out"
     whose = f" by {by}" if by else ""
@@ -62,7 +62,7 @@ def unsupported(param: str, *accepted: str, by: str = "") -> UnsupportedParamete
 
 
 def kind_of(value: object) -> str:
-    """Name the JSON type of a value, with its article."""
+    """Return the JSON type of a value, with its article."""
     if value is None:
         return "null"
     kinds: list[tuple[type | tuple[type, ...], str]] = [

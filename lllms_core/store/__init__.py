@@ -1,4 +1,4 @@
-"""Model files on disk: fetched once, checked, shared by everyone who wants them."""
+"""Model files on disk: fetched once, verified, shared by all processes that use them."""
 
 from lllms_core.store.download import Download, DownloadState, DownloadStatus, download_id
 from lllms_core.store.fetcher import Cooldown, Fetcher

@@ -1,4 +1,4 @@
-"""Whether a file is what it should be, and what to say if it is not."""
+"""Checks of a file's content, and the errors for a file or disk that fails them."""
 
 import errno
 from pathlib import Path
@@ -10,12 +10,12 @@ MAGIC = b"GGUF"
 
 
 def check_beginning(name: str, data: bytes, what: str) -> None:
-    """Refuse what can be no model at its first bytes, rather than after 40 GB. Raises `WrongFile`."""
+    """Refuse anything that cannot be a model at its first bytes, not after 40 GB. Raises `WrongFile`."""
     start = data[:512].lstrip().lower()
     page = start.startswith((b"<!doctype html", b"<html", b"<?xml"))
     gguf = name.lower().endswith(".gguf")
     if page or (gguf and not MAGIC.startswith(data[:4]) and data[:4] != MAGIC):
-        kind = "a web page" if page else "no GGUF file"
+        kind = "a web page" if page else "a file that is not GGUF"
         raise WrongFile(
             f"{what} gives {kind}, not a model: is the address right (it must be the one of the file itself), and does"
             " it need a login?",
@@ -23,12 +23,12 @@ def check_beginning(name: str, data: bytes, what: str) -> None:
 
 
 def disk_fault(path: Path, error: OSError) -> DownloadError:
-    """Return what to raise when the disk does not do as it should."""
+    """Return the error to raise for a failed disk operation."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return SourceUnavailable(f"{path} cannot be read or written: {error.strerror or error}")
     return DiskFull(
         f"the disk is full: {path} cannot grow; delete something (lllms rm, lllms gc), or set server.models_dir to"
-        " another disk; what has arrived is kept",
+        " another disk; the bytes received are kept",
     )
 
 
@@ -36,13 +36,13 @@ def check_hash(what: str, found: str, expected: str | None) -> None:
     """Raise `ChecksumMismatch` if a hash is not the expected one."""
     if expected is not None and found != expected.lower():
         raise ChecksumMismatch(
-            f"{what} has the SHA-256 {found}, but {expected.lower()} was expected: the file is broken or another one;"
-            " try again, and if it is meant to be another one, change sha256",
+            f"{what} has the SHA-256 {found}, but {expected.lower()} was expected: the file is broken or a different"
+            " one; try again, or change sha256 if a different file is intended",
         )
 
 
 def check_header(file: Path, name: str, what: str) -> None:
-    """Raise `WrongFile` for a file that begins as GGUF does, or will be named so, and is not a whole GGUF file."""
+    """Raise `WrongFile` for a file that starts like GGUF, or will be named so, but is not a complete GGUF file."""
     with file.open("rb") as start:
         gguf = start.read(len(MAGIC)) == MAGIC
     if not gguf and not name.lower().endswith(".gguf"):
@@ -51,4 +51,4 @@ def check_header(file: Path, name: str, what: str) -> None:
         read_gguf(file)
     except GGUFError as error:
         reason = error.message.removeprefix(f"'{file}' ")
-        raise WrongFile(f"{what} is no usable model: the file {reason}") from error
+        raise WrongFile(f"{what} is not a usable model: the file {reason}") from error

@@ -1,4 +1,4 @@
-"""One download under way: how far it is, and the way to end it."""
+"""One download in progress: its status, and how to cancel it."""
 
 import threading
 import time
@@ -13,44 +13,44 @@ from lllms_core.errors import DownloadCancelled
 from lllms_core.store.records import key
 
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
-"""`waiting`: another process fetches the same file."""
+"""`waiting`: another process is fetching the same file."""
 
 SPEED_SECONDS = 10.0
-"""The speed is that of so many last seconds."""
+"""The speed is averaged over this many last seconds."""
 
 
 @frozen
 class DownloadStatus:
-    """How far a download is."""
+    """The progress of a download."""
 
     id: str
     """The same for all downloads of one source, and for no others."""
     source: str
-    """As it may be shown: without passwords."""
+    """Safe to show: without passwords."""
     state: DownloadState
     file: str
-    """The name in the store of the file that is being fetched; empty until that is known."""
+    """The store's name of the file that is being fetched; empty until known."""
     note: str
-    """What the source was taken to mean, if it left a choice, or why the download is where it is."""
+    """The choice that was made if the source left one, or the reason for the state."""
     done: int
     """Bytes of all files of the model that are on the disk."""
     checked: int
-    """Bytes that were read to verify them; 0 while nothing is verified."""
+    """Bytes read for verification; 0 in any other state."""
     total: int | None
-    """Bytes of all files of the model; None while that is not known."""
+    """Bytes of all files of the model; None while unknown."""
     speed: float
-    """Bytes per second; while it verifies, bytes read."""
+    """Bytes per second: received, or read while verifying."""
     seconds_left: float | None
-    """At this speed; None while that cannot be told."""
+    """At this speed; None while unknown."""
 
 
 def download_id(source: str) -> str:
-    """Name the downloads of a source without telling what may be secret of it."""
+    """Return an id for the downloads of a source that reveals nothing secret in it."""
     return key(source)[:16]
 
 
 class Download:
-    """Give one to `Store.ensure`, look at its `status` and `cancel` it from any thread."""
+    """Pass one to `Store.ensure`; read its `status` and `cancel` it from any thread."""
 
     def __init__(self, source: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.source = source
@@ -67,11 +67,11 @@ class Download:
         self._checked = 0
         self._points: deque[tuple[float, int]] = deque()
 
-    # -- for whoever watches -----------------------------------------------------------------------------------------
+    # -- for observers ------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> DownloadStatus:
-        """How far it is now."""
+        """The progress at this moment."""
         with self._lock:
             done, speed = sum(self._done.values()), self._speed()
             sizes = list(self._sizes.values())
@@ -83,7 +83,7 @@ class Download:
             )
 
     def cancel(self) -> None:
-        """End the download; what has arrived is kept."""
+        """Cancel the download; the bytes received are kept."""
         with self._lock:
             self._cancelled = True
             callbacks, self._callbacks = self._callbacks, []
@@ -95,10 +95,10 @@ class Download:
     def check(self) -> None:
         """Raise `DownloadCancelled` if it was cancelled."""
         if self._cancelled:
-            raise DownloadCancelled(f"the download of {shown(self.source)} was cancelled; what has arrived is kept")
+            raise DownloadCancelled(f"the download of {shown(self.source)} was cancelled; the bytes received are kept")
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when it is cancelled; at once if it is already."""
+        """Call `callback` when it is cancelled; at once if it already is."""
         with self._lock:
             if not self._cancelled:
                 self._callbacks.append(callback)
@@ -106,12 +106,12 @@ class Download:
         callback()
 
     def plan(self, sizes: dict[str, int | None], note: str) -> None:
-        """Tell which files there are."""
+        """Set the files to fetch, with their sizes."""
         with self._lock:
             self._sizes, self._note = sizes, note
 
     def enter(self, state: DownloadState, file: str = "") -> None:
-        """Begin something else."""
+        """Change the state."""
         with self._lock:
             if state != self._state:
                 self._points.clear()
@@ -119,7 +119,7 @@ class Download:
             self._state, self._file = state, file or self._file
 
     def here(self, file: str, done: int, size: int | None) -> None:
-        """So much of a file is on the disk."""
+        """Report that `done` bytes of a file are on the disk."""
         with self._lock:
             self._done[file] = done
             if size is not None:
@@ -128,7 +128,7 @@ class Download:
                 self._move(sum(self._done.values()))
 
     def checked(self, count: int) -> None:
-        """So many more bytes were read to verify them."""
+        """Report `count` more bytes read for verification."""
         with self._lock:
             self._checked += count
             if self._state == "verifying":
@@ -138,7 +138,7 @@ class Download:
         now = self._clock()
         points = self._points
         if points and at < points[-1][1]:
-            points.clear()  # the file was started anew
+            points.clear()  # the file was started over
         if not points or now - points[-1][0] >= SPEED_SECONDS / 50:
             points.append((now, at))
         while len(points) > 2 and now - points[0][0] > SPEED_SECONDS:

@@ -1,4 +1,4 @@
-"""The store for an event loop: one download for everyone who waits for it, and a pause after one that failed."""
+"""The store for an event loop: all waiters for a source share one download, and a failure is followed by a pause."""
 
 import asyncio
 import logging
@@ -21,9 +21,9 @@ from lllms_core.tracebacks import described
 LOG = logging.getLogger("lllms.store")
 
 AT_ONCE = 4
-"""So many models are fetched at the same time; more wait."""
+"""At most this many models are fetched at the same time; more wait."""
 CLOSE_SECONDS = 3.0
-"""How long a cancelled download gets to write down what it has."""
+"""How long a cancelled download gets to record which bytes it has."""
 
 T = TypeVar("T")
 Key = tuple[str, str | None]
@@ -31,7 +31,7 @@ Key = tuple[str, str | None]
 
 @frozen
 class Cooldown:
-    """How long a source that failed is left alone, in seconds: requests meanwhile get the same error at once."""
+    """Seconds for which a failed source is not tried again; requests in the meantime get the same error at once."""
 
     first: float = 5.0
     longest: float = 60.0
@@ -64,23 +64,23 @@ class Fetcher:
         self._jobs: dict[Key, _Job] = {}
         self._failures: dict[Key, _Failure] = {}
         self.chosen: dict[str, str] = {}
-        """What the sources that left a choice were taken to mean, of those that were fetched."""
+        """By source, the choice made for fetched sources that left one."""
         self._room = asyncio.Semaphore(AT_ONCE)
 
     @property
     def statuses(self) -> tuple[DownloadStatus, ...]:
-        """What is on its way, and what failed last time, in the order in which it began."""
+        """The running downloads, then the failed ones, each in the order in which they started."""
         running = tuple(job.download.status for job in self._jobs.values())
         return (*running, *(failure.status for key, failure in self._failures.items() if key not in self._jobs))
 
     def status(self, source: str) -> DownloadStatus | None:
-        """How far the download of a source is; None if it is not under way."""
+        """The progress of a source's download; None if none is running."""
         return next((job.download.status for key, job in self._jobs.items() if key[0] == source), None)
 
     async def get(self, source: str, sha256: str | None = None) -> StoredModel:
-        """Return the model, once all its files are here and verified; whoever leaves before leaves the rest waiting.
+        """Return the model once all its files are here and verified; a waiter that is cancelled does not stop the rest.
 
-        Raises `DownloadError`; so soon after a failure it is the same error again, with the seconds that are left.
+        Raises `DownloadError`; during the pause after a failure the same error, with the seconds left.
         """
         key = source, sha256
         if key not in self._jobs:
@@ -89,9 +89,9 @@ class Fetcher:
         return await asyncio.shield(self._jobs[key].task)
 
     def cancel(self, download_id: str) -> bool:
-        """End the downloads with this id, and let one that failed be tried at once; whether there was any.
+        """Cancel the downloads with this id, and allow a failed one to be retried at once; return whether any existed.
 
-        Who waits for it gets `DownloadCancelled`; what has arrived is kept, and the next who asks goes on from there.
+        Waiters get `DownloadCancelled`; the bytes received are kept, and the next request resumes from them.
         """
         jobs = [job.download for job in self._jobs.values() if job.download.id == download_id]
         failed = [key for key, failure in self._failures.items() if failure.status.id == download_id]
@@ -102,7 +102,7 @@ class Fetcher:
         return bool(jobs or failed)
 
     async def close(self) -> None:
-        """Cancel everything; what has arrived is kept."""
+        """Cancel everything; the bytes received are kept."""
         jobs = list(self._jobs.values())
         for job in jobs:
             job.download.cancel()
@@ -155,13 +155,13 @@ class Fetcher:
         self._failures.pop(key, None)
         if error is None and not task.cancelled():
             source, note = download.status.source, download.status.note
-            LOG.info("%s is on this disk now%s", source, f": {note}" if note else "")
+            LOG.info("%s is now on this disk%s", source, f": {note}" if note else "")
             if note:
                 self.chosen[source] = note
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
-    """Run a function in a thread of its own, which ends with the process if it does not end before."""
+    """Run a function in its own daemon thread, which does not keep the process alive."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 

@@ -1,4 +1,4 @@
-"""SHA-256 of a file while it is written, in a thread of its own."""
+"""SHA-256 of a file while it is written, in its own thread."""
 
 import hashlib
 import threading
@@ -8,18 +8,18 @@ from pathlib import Path
 from lllms_core.errors import LllmsError
 
 BLOCK = 4 * 2**20
-"""Bytes read at once: large enough that hashing, which lets other threads run, is all that takes time."""
+"""Bytes read at once: large enough that nearly all the time goes into hashing, which releases the GIL."""
 IDLE_SECONDS = 1.0
-"""How often `hashed` is told of nothing while a gap in the file keeps the hash from going on."""
+"""How often `hashed` is called with 0 while a gap in the file blocks the hash."""
 
 
 class Hasher:
-    """Reads a file up to where it is written without a gap, and hashes what it reads."""
+    """Reads and hashes a file as far as it is written without a gap."""
 
     def __init__(self, file: Path, hashed: Callable[[int], None]) -> None:
-        """Begin; from its thread `hashed` is told the bytes of each block, and 0 while it waits.
+        """Start; its thread calls `hashed` with the bytes of each block, and with 0 while it waits.
 
-        What that raises, `result` does.
+        An error that `hashed` raises is raised by `result`.
         """
         self._file = file
         self._hashed = hashed
@@ -34,14 +34,14 @@ class Hasher:
         self._thread.start()
 
     def advance(self, end: int) -> None:
-        """The file is there up to `end`."""
+        """Report that the file is written up to `end`."""
         with self._changed:
             if end > self._end:
                 self._end = end
                 self._changed.notify_all()
 
     def restart(self) -> None:
-        """The file is written anew."""
+        """Start over: the file is written from the beginning."""
         with self._changed:
             self._end = self._at = 0
             self._round += 1
@@ -49,7 +49,7 @@ class Hasher:
             self._changed.notify_all()
 
     def result(self, size: int, check: Callable[[], None]) -> str:
-        """Wait until `size` bytes are hashed, and return their hash. `check` may raise to end the wait."""
+        """Wait until `size` bytes are hashed and return their hash. `check` may raise to end the wait."""
         while True:
             check()
             with self._changed:
@@ -95,7 +95,7 @@ class Hasher:
                 if turn != self._round:
                     continue
                 if count == 0:
-                    raise OSError(f"{self._file} became shorter while it was read")
+                    raise OSError(f"{self._file} shrank while it was read")
                 self._at += count
                 self._changed.notify_all()
             self._hashed(count)

@@ -1,4 +1,4 @@
-"""A file on its way to the disk: the bytes, and the note beside them that says which bytes are there."""
+"""A partly downloaded file: its bytes, and next to them a note that records which bytes are there."""
 
 import contextlib
 import os
@@ -24,14 +24,14 @@ NOTE = ".lllms-part.json"
 RESERVE = 64 * 2**20
 """Bytes that must stay free on the disk."""
 NOTE_SECONDS = 2.0
-"""How much of the work of a process that is killed may be lost."""
+"""The note is written this often; a killed process loses no more work than that."""
 NOTE_ROOM = 2**20
-"""Bytes that are given up again on a full disk, so that there is room for the note on all the others."""
+"""Bytes dropped on a full disk, to make room for the note about the rest."""
 
 
 @frozen
 class _Note:
-    """Which bytes of a partial file are certainly there, and what they are part of."""
+    """Which bytes of a partial file are certainly on the disk, and which file they belong to."""
 
     url: str
     sha256: str | None
@@ -41,10 +41,10 @@ class _Note:
 
 
 class PartialFile:
-    """What downloaders write into (`Part`); becomes the file itself only when all of it is right."""
+    """The `Part` that downloaders write into; renamed to the target only when it is complete and correct."""
 
     def __init__(self, target: Path, remote: RemoteFile, sha256: str | None, download: Download) -> None:
-        """Take up what an earlier download left, if it is of the same file. The caller holds the file's lock."""
+        """Resume an earlier download of the same file, if there is one. The caller holds the file's lock."""
         self._target = target
         self._remote = remote
         self._what = shown(remote.url)
@@ -69,22 +69,22 @@ class PartialFile:
 
     @property
     def missing(self) -> Sequence[Span]:
-        """What is not there yet; one span that ends at `sys.maxsize` while the size is not known."""
+        """The missing bytes; one span that ends at `sys.maxsize` while the size is unknown."""
         with self._lock:
             return self._spans.missing(self._size)
 
     @property
     def version(self) -> str | None:
-        """The version that the bytes which are there belong to."""
+        """The version that the bytes on the disk belong to."""
         return self._version
 
     @property
     def hash_known(self) -> bool:
-        """Whether a hash is checked in the end."""
+        """Whether the finished file is checked against a hash."""
         return self._sha256 is not None
 
     def begin(self, size: int | None, version: str | None, *, whole: bool = False) -> None:
-        """Compare what the server says now with what is there; see `Part.begin`."""
+        """Compare the server's answer with the bytes on the disk; see `Part.begin`."""
         self._download.check()
         if size is not None and self._remote.size not in (None, size):
             raise WrongFile(
@@ -92,7 +92,7 @@ class PartialFile:
                 " or the server is wrong; try again later, or choose another source",
             )
         with self._lock:
-            # A hash that is checked in the end keeps two files from being mixed, whatever their versions.
+            # The final check of a hash prevents a mix of two files, whatever their versions.
             same = self.hash_known or (version is not None and version == self._version)
             if whole or size not in (None, self._size) or not same:
                 self._reset()
@@ -102,14 +102,14 @@ class PartialFile:
             self._tell()
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write bytes where they belong; see `Part.write`."""
+        """Write bytes at their offset; see `Part.write`."""
         self._download.check()
         if not data:
             return
         stop = offset + len(data)
         with self._lock:
             if self._size is not None and stop > self._size:
-                raise WrongFile(f"{self._what} goes on after the {self._size} bytes that it announced")
+                raise WrongFile(f"{self._what} is longer than the {self._size} bytes that it announced")
             if offset == 0:
                 check_beginning(self._target.name, data, self._what)
             try:
@@ -124,7 +124,7 @@ class PartialFile:
             self._tell()
 
     def on_cancel(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called when the download is cancelled."""
+        """Call `callback` when the download is cancelled."""
         self._download.on_cancel(callback)
 
     # -- for the store ------------------------------------------------------------------------------------------------
@@ -132,14 +132,14 @@ class PartialFile:
     def commit(self) -> str:
         """Check the file, give it its name, and return its SHA-256.
 
-        Raises `WrongFile` for one that is not right, `SourceUnavailable` for one that is not complete.
+        Raises `WrongFile` if it is wrong, `SourceUnavailable` if it is incomplete.
         """
         with self._lock:
             if self._size is None and self._spans.prefix == self._spans.count:
-                self._size = self._spans.prefix  # the end of the stream is all that tells how long the file is
+                self._size = self._spans.prefix  # only the end of the stream tells the file's length
             size, missing = self._size, self._spans.missing(self._size)
         if missing or size is None:
-            raise SourceUnavailable(f"{self._what} ended before all of it had come; try again")
+            raise SourceUnavailable(f"{self._what} ended before it was complete; try again")
         self._download.enter("verifying", self._remote.name)
         try:
             sha256 = self._hasher.result(size, self._download.check)
@@ -153,7 +153,7 @@ class PartialFile:
         self._sync()
         self._close_files()
         try:
-            os.replace(self._path, self._target)  # noqa: PTH105  # says more clearly what it does than Path.replace
+            os.replace(self._path, self._target)  # noqa: PTH105  # clearer than Path.replace
         except OSError as error:
             raise disk_fault(self._target, error) from error
         self._note.unlink(missing_ok=True)
@@ -161,7 +161,7 @@ class PartialFile:
         return sha256
 
     def note(self) -> None:
-        """Write down what is there, once it is certainly on the disk: the next download goes on from it."""
+        """Sync the bytes to the disk, then record them, so that the next download can resume from them."""
         with self._lock:
             self._noted = time.monotonic()
             turn = self._turn
@@ -171,15 +171,15 @@ class PartialFile:
             }
         self._sync()
         with self._lock:
-            if turn == self._turn:  # else these bytes are gone, and others in their place
+            if turn == self._turn:  # else these bytes have been replaced by others
                 write_record(self._note, record)
 
     def discard(self) -> None:
-        """Throw away what is there."""
+        """Delete the bytes."""
         self.close(keep=False)
 
     def close(self, *, keep: bool = True) -> None:
-        """Let go of the file, and keep what is there for the next time. Safe to call again."""
+        """Close the file and keep its bytes for the next time. Safe to call again."""
         if self._file.closed:
             return
         kept = False
@@ -194,14 +194,14 @@ class PartialFile:
     # -- steps --------------------------------------------------------------------------------------------------------
 
     def _hashed(self, count: int) -> None:
-        """The hasher has come further, or waits; its thread also writes the note, which has to wait for the disk."""
+        """The hasher's callback; its thread also writes the note, because that waits for the disk."""
         self._download.checked(count)
         if self._spans.count and time.monotonic() - self._noted >= NOTE_SECONDS:
-            with contextlib.suppress(OSError, DownloadError):  # a full disk is for those to tell who write the file
+            with contextlib.suppress(OSError, DownloadError):  # `write` and `close` report a full disk
                 self.note()
 
     def _keep(self) -> bool:
-        """Write down what is there. Returns whether there is anything, and could be; on a full disk less of it is."""
+        """Record which bytes there are, fewer on a full disk. Returns whether anything is kept."""
         for _ in range(2):
             if not self._spans.count:
                 return False
@@ -213,7 +213,7 @@ class PartialFile:
                 self._file.truncate(limit)
             else:
                 return True
-        return self._note.exists()  # an older one is right about less
+        return self._note.exists()  # an older note is still correct, for fewer bytes
 
     def _take_up(self) -> None:
         note = read_record(self._note, _Note)
@@ -226,7 +226,7 @@ class PartialFile:
         self._spans = Spans.of(((span[0], span[1]) for span in note.spans if len(span) == 2), limit)
 
     def _is_ours(self, note: _Note) -> bool:
-        """Whether a note is about this file: the same hash makes it so, wherever it came from, else the same place."""
+        """Whether a note is about this file: same hash, wherever it came from, or, without hashes, same URL."""
         if self._sha256 is not None and note.sha256 is not None:
             return self._sha256 == note.sha256
         return note.url == self._remote.url
@@ -235,7 +235,7 @@ class PartialFile:
         self._turn += 1
         self._spans = Spans()
         self._size = self._remote.size
-        self._hasher.restart()  # before there is nothing to read
+        self._hasher.restart()  # before the file is truncated
         self._file.truncate(0)
         self._note.unlink(missing_ok=True)
 
@@ -264,7 +264,7 @@ class PartialFile:
 
 
 def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # not every system can: then the name is as lasting as it gets
+    with contextlib.suppress(OSError):  # not every system can; nothing more can be done for the name there
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -1,15 +1,15 @@
-"""How far a download is, in words."""
+"""The progress of a download, in words."""
 
 from lllms_core.store.download import DownloadStatus
 from lllms_core.text.sizes import human_size, human_time
 
 
 def progress_text(status: DownloadStatus) -> str:
-    """Say in a few words how far a transfer is."""
+    """Describe the progress of a transfer in a few words."""
     if status.state == "starting":
         return "starting"
     if status.state == "waiting":
-        return "waiting: another process fetches it"
+        return "waiting: another process is fetching it"
     count = moved(status)
     share = f" of {human_size(status.total)}" if status.total else ""
     parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(count)}{share}"]
@@ -21,5 +21,5 @@ def progress_text(status: DownloadStatus) -> str:
 
 
 def moved(status: DownloadStatus) -> int:
-    """How many bytes of the work are done."""
+    """Return the bytes done so far: verified, or received."""
     return status.checked if status.state == "verifying" else status.done

@@ -1,4 +1,4 @@
-"""What the store remembers: small JSON files, each replaced as a whole; one that cannot be read was never written."""
+"""The store's records: small JSON files, each replaced as a whole; an unreadable one counts as missing."""
 
 import contextlib
 import hashlib
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 def key(text: str) -> str:
-    """Return a file name that stands for a text."""
+    """Return the file name for a text: part of its SHA-256."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def read_record(file: Path, into: type[T]) -> T | None:
-    """Read a record; None if there is none, or if it is from another version, broken or no file at all."""
+    """Read a record; None if it is missing, broken, not a regular file, or from another version."""
     try:
         return structure(json.loads(read_regular(file)), into)
     except (OSError, ValueError, RecursionError, StructureError):
@@ -31,7 +31,7 @@ def read_record(file: Path, into: type[T]) -> T | None:
 
 
 def read_records(folder: Path, into: type[T]) -> Iterator[tuple[Path, T]]:
-    """Yield all records of a folder that can be read, sorted by file name."""
+    """Yield all readable records of a folder, sorted by file name."""
     for file in sorted(folder.glob("*.json")):
         record = read_record(file, into)
         if record is not None:
@@ -39,9 +39,9 @@ def read_records(folder: Path, into: type[T]) -> Iterator[tuple[Path, T]]:
 
 
 def write_record(file: Path, record: Mapping[str, object]) -> None:
-    """Write a record: whoever reads sees the old one or the new one, whole.
+    """Write a record atomically: a reader sees either the old one or the new one.
 
-    One with an address that is not for everybody's eyes is its owner's alone.
+    Only the owner can read one that holds a secret address.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_name(f"{file.name}.{uuid4().hex}")
@@ -50,9 +50,9 @@ def write_record(file: Path, record: Mapping[str, object]) -> None:
         with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666), "w") as written:  # noqa: PTH123  # Path.open has no mode for the new file
             json.dump(record, written)
             written.flush()
-            # Without its record a model would look left behind, and be deleted as such, after a power failure.
+            # After a power failure, a model without its record would look like a leftover and be deleted.
             os.fsync(written.fileno())
-        os.replace(fresh, file)  # noqa: PTH105  # says more clearly what it does than Path.replace
+        os.replace(fresh, file)  # noqa: PTH105  # clearer than Path.replace
     finally:
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()

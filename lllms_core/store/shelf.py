@@ -1,4 +1,4 @@
-"""What model files are on this disk, and what is remembered of them; nothing here reads, fetches or deletes one."""
+"""The model files on this disk and the records about them; nothing here reads, fetches or deletes a model file."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ class StoredFile:
     path: Path
     size: int
     sha256: str | None
-    """As it was when the file was verified; None if it never was, or was changed since."""
+    """From when the file was verified; None if it never was, or has changed since."""
     owned: bool
-    """Whether it lies in the store; others' files are used in place, and never deleted."""
+    """Whether it is in the store; files elsewhere are used in place and never deleted."""
 
 
 @frozen
@@ -31,9 +31,9 @@ class StoredModel:
     files: tuple[StoredFile, ...]
     """The first is the one that an engine loads."""
     note: str = ""
-    """What the source was taken to mean, if it left a choice."""
+    """The choice that was made, if the source left one."""
     used: float = 0.0
-    """When it was last fetched or loaded, as seconds since 1970; 0 if that is not known."""
+    """When it was last fetched or loaded, in seconds since 1970; 0 if unknown."""
 
     @property
     def path(self) -> Path:
@@ -48,7 +48,7 @@ class StoredModel:
 
 @frozen
 class Leftover:
-    """A file in the store that no complete model needs: a partial download, or one that no source stands for."""
+    """A file in the store that no complete model needs: a partial download, or a file without a source."""
 
     path: Path
     size: int
@@ -57,17 +57,17 @@ class Leftover:
 
 @frozen
 class SourceRecord:
-    """What a source was resolved to, written when all of it was there."""
+    """The files that a source was resolved to, written once all of them were there."""
 
     source: str
     files: tuple[str, ...]
-    """Names in the store, or absolute paths of files that are elsewhere."""
+    """Names in the store, or absolute paths of files elsewhere."""
     note: str = ""
 
 
 @frozen
 class FileRecord:
-    """A file that was verified, as it was then."""
+    """A verified file, as it was at that moment."""
 
     path: str
     size: int
@@ -78,7 +78,7 @@ class FileRecord:
 
 @frozen
 class Shelf:
-    """The folder of the model files, and the records of sources and files beside it."""
+    """The folder of the model files, and next to it the records of sources and files."""
 
     models_dir: Path
 
@@ -88,11 +88,11 @@ class Shelf:
         return self.models_dir / "models"
 
     def path(self, source: str) -> Path:
-        """Return what a plain path means: absolute, from `~`, or inside `models_dir`."""
+        """Resolve a plain path: absolute, from `~`, or relative to `models_dir`."""
         return (self.models_dir / at_home(source)).absolute()
 
     def models(self) -> list[StoredModel]:
-        """Return every source whose files are all here, sorted by source; they may have changed (`sha256` is None)."""
+        """Return the models whose files are all here, sorted by source; files may have changed (`sha256` is None)."""
         found = (
             self.recorded(record, file)
             for file, record in read_records(self.models_dir / "records" / "sources", SourceRecord)
@@ -112,12 +112,12 @@ class Shelf:
         return found
 
     def touch(self, source: str) -> None:
-        """Remember that a model is used now, if there is a record of it, and it may be written."""
+        """Record that a model is used now, if it has a record and that is writable."""
         with contextlib.suppress(OSError):
             os.utime(self.source_record(source))
 
     def stored(self, path: Path) -> StoredFile | None:
-        """Return a file as it is; `sha256` only if it is as it was when it was verified."""
+        """Return a file; `sha256` is set only if the file is unchanged since it was verified."""
         try:
             status = path.stat()
         except (OSError, ValueError):  # a name that no file can have
@@ -129,7 +129,7 @@ class Shelf:
         return StoredFile(path, status.st_size, record.sha256 if record and same else None, self.owns(path))
 
     def recorded(self, record: SourceRecord | None, file: Path) -> StoredModel | None:
-        """Return the model of a source's record, which is in `file`; None unless all its files are there."""
+        """Return the model of a source's record, which is in `file`; None if any of its files is missing."""
         if record is None or not record.files:
             return None
         files = [self.stored(self.root / name) for name in record.files]
@@ -143,20 +143,20 @@ class Shelf:
         return StoredModel(record.source, there, record.note, used)
 
     def remember(self, path: Path, status: os.stat_result, sha256: str, url: str) -> None:
-        """Remember that a file was verified, as it was then."""
+        """Record that a file was verified in this state."""
         write_record(self.file_record(path), {
             "path": str(path), "size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256, "url": url,
         })
 
     def owns(self, path: Path) -> bool:
-        """Whether a path lies in the store."""
+        """Whether a path is in the store."""
         root = self.root.resolve()
         return path.is_absolute() and path.parent.resolve().is_relative_to(root) and path.name not in {"", ".."}
 
     def source_record(self, source: str) -> Path:
-        """Where it is remembered what a source was resolved to."""
+        """The path of a source's record."""
         return self.models_dir / "records" / "sources" / f"{key(source)}.json"
 
     def file_record(self, path: Path) -> Path:
-        """Where it is remembered how a file was verified."""
+        """The path of a file's record."""
         return self.models_dir / "records" / "files" / f"{key(str(path))}.json"

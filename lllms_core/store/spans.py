@@ -1,4 +1,4 @@
-"""Which bytes of a file are there; pure."""
+"""Sets of a file's bytes; pure."""
 
 import sys
 from collections.abc import Iterable
@@ -20,33 +20,33 @@ def _joined(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 @frozen
 class Spans:
-    """A set of bytes, as spans in order that do not touch each other."""
+    """A set of bytes, as ordered spans that neither overlap nor touch."""
 
     spans: tuple[Span, ...] = ()
 
     @classmethod
     def of(cls, spans: Iterable[Span], limit: int = sys.maxsize) -> "Spans":
-        """Return the bytes of `spans`, in any order, that lie below `limit`; of nonsense nothing remains."""
+        """Return the bytes of `spans`, in any order, below `limit`; empty and reversed spans are dropped."""
         return cls(_joined((max(0, start), min(stop, limit)) for start, stop in spans if max(0, start) < stop))
 
     @property
     def count(self) -> int:
-        """How many bytes there are."""
+        """The number of bytes."""
         return sum(stop - start for start, stop in self.spans)
 
     @property
     def prefix(self) -> int:
-        """How many bytes there are from the start without a gap."""
+        """The number of bytes from the start up to the first gap."""
         return self.spans[0][1] if self.spans and self.spans[0][0] == 0 else 0
 
     def add(self, start: int, stop: int) -> "Spans":
         """Return these bytes and those of one more span."""
-        if self.spans and start == self.spans[-1][1] and start < stop:  # as almost always
+        if self.spans and start == self.spans[-1][1] and start < stop:  # the usual case
             return Spans((*self.spans[:-1], (self.spans[-1][0], stop)))
         return Spans(_joined((*self.spans, (start, stop))))
 
     def missing(self, size: int | None) -> tuple[Span, ...]:
-        """Return what is not there of a file of `size` bytes; if that is not known, one span that has no end."""
+        """Return the missing spans of a file of `size` bytes; if that is unknown, one span without an end."""
         if size is None:
             return ((self.prefix, sys.maxsize),)
         gaps: list[Span] = []

@@ -1,4 +1,4 @@
-"""How to get the model files that are not on the shelf, and to check and delete those that are."""
+"""Fetch model files that are not on the shelf; verify and delete those that are."""
 
 import contextlib
 import time
@@ -22,12 +22,12 @@ LOCK_POLL_SECONDS = 0.1
 
 @frozen
 class Store(Shelf):
-    """Model files by source: `https://...`, `hf:org/repo:Q4_K_M`, what else downloaders know, or a plain path.
+    """Model files by source: `https://...`, `hf:org/repo:Q4_K_M`, any other form a downloader knows, or a plain path.
 
         store = Store(Path("~/.cache/lllms").expanduser(), [HttpDownloader()])
         print(store.ensure("https://example.org/tiny.gguf").path)
 
-    Its methods block, and may be called from several threads and processes at once.
+    Its methods block; several threads and processes may call them at once.
     """
 
     downloaders: Sequence[Downloader] = ()
@@ -37,17 +37,17 @@ class Store(Shelf):
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def downloader(self, source: str) -> Downloader | None:
-        """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if there is none for it."""
+        """Return the downloader for a source; None for a plain path. Raises `InvalidSource` if none supports it."""
         return choose_downloader(source, self.downloaders)
 
     def canonical(self, source: str) -> str:
-        """Return the one way to write a source, which its model is known by. Raises `InvalidSource`."""
+        """Return the canonical form of a source, by which its model is known. Raises `InvalidSource`."""
         return canonical(source, self.downloaders)
 
     def find(self, source: str, sha256: str | None = None) -> StoredModel | None:
-        """Return the model if all its files are here as they were when they were verified; reads none of them.
+        """Return the model if all its files are here and unchanged since they were verified; reads none of them.
 
-        With `sha256`, only if that is what the (first) file was verified to have. Raises `InvalidSource`.
+        With `sha256`, only if the (first) file was verified to have it. Raises `InvalidSource`.
         """
         source = self.canonical(source)
         if self.downloader(source) is None:
@@ -63,10 +63,10 @@ class Store(Shelf):
     # -- getting ------------------------------------------------------------------------------------------------------
 
     def ensure(self, source: str, sha256: str | None = None, download: Download | None = None) -> StoredModel:
-        """Return the model, after fetching and verifying what is not here.
+        """Return the model, after fetching and verifying the missing files.
 
-        One file is fetched once, however many ask for it: the others wait. `download` tells how far it is, and cancels
-        it. Raises `DownloadError`: what has arrived of a download that failed is kept, unless it was wrong.
+        A file is fetched once, however many callers ask for it: the others wait. `download` shows the progress and
+        can cancel it. Raises `DownloadError`; a failed download keeps the bytes received, unless they were wrong.
         """
         watched = download or Download(source)
         try:
@@ -82,9 +82,9 @@ class Store(Shelf):
         return model
 
     def verify(self, model: StoredModel, download: Download | None = None) -> StoredModel:
-        """Read every file of a model again, and return the model as it is now.
+        """Verify every file of a model again, and return the model as it is now.
 
-        Raises `ChecksumMismatch` for a file that is not what it was when it was fetched, `WrongFile` for a broken one.
+        Raises `ChecksumMismatch` for a file that has changed since it was fetched, `WrongFile` for a broken one.
         """
         watched = download or Download(model.source)
         watched.plan({str(file.path): file.size for file in model.files}, model.note)
@@ -98,9 +98,9 @@ class Store(Shelf):
     # -- deleting -----------------------------------------------------------------------------------------------------
 
     def delete(self, source: str) -> list[StoredFile]:
-        """Forget a source, and delete its files that no other source of the store needs; returns those deleted.
+        """Delete a source's record and its files, except those that other sources need; returns the deleted ones.
 
-        Whether a configured model needs it is for the caller to ask. Files outside the store stay.
+        The caller checks whether a configured model needs it. Files outside the store stay.
         """
         record_file = self.source_record(self.canonical(source))
         model = self.recorded(read_record(record_file, SourceRecord), record_file)
@@ -114,7 +114,7 @@ class Store(Shelf):
         return deleted
 
     def discard(self, path: Path) -> None:
-        """Delete a file of the store, what is there of it, and what is remembered of it.
+        """Delete a file of the store, its partial download and its record.
 
         Raises `ValueError` for a file that is not in the store, `DownloadCancelled` if it is being fetched.
         """
@@ -125,7 +125,7 @@ class Store(Shelf):
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise DownloadCancelled(f"{target} is being fetched now; end that first") from None
+            raise DownloadCancelled(f"{target} is being fetched now; cancel that first") from None
         try:
             for name in (path.name, target.name + NOTE):
                 path.with_name(name).unlink(missing_ok=True)
@@ -147,11 +147,11 @@ class Store(Shelf):
         else:
             model = self._resolve(downloader, source)
         if sha256 is not None and len(model.files) > 1:
-            raise InvalidSource(f"{shown(source)} has {len(model.files)} files, and sha256 is of one; leave it out")
+            raise InvalidSource(f"{shown(source)} has {len(model.files)} files, but sha256 is for one; leave it out")
         download.plan({file.name: file.size for file in model.files}, model.note)
         with contextlib.ExitStack() as locks:
-            # All until it is written down that they belong together: else those that have come look left behind. In
-            # one order, so that no two downloads wait for each other.
+            # Hold all locks until the record of the source is written: until then its files look like leftovers.
+            # Sorted, so that no two downloads deadlock.
             for path in sorted({self._place(file) for file in model.files}):
                 locks.enter_context(self._locked(path, download))
             for file in model.files:
@@ -171,7 +171,7 @@ class Store(Shelf):
         if self.offline:
             raise Offline(
                 f"{shown(source)} is not on this disk, and offline mode is on (--offline, LLLMS_OFFLINE,"
-                " HF_HUB_OFFLINE): fetch it once without, or name a file that is here",
+                " HF_HUB_OFFLINE): fetch it once online, or name a file on this disk",
             )
         try:
             return downloader.resolve(source)
@@ -182,25 +182,25 @@ class Store(Shelf):
             return here
 
     def _place(self, file: RemoteFile) -> Path:
-        """Return where a file is, or will be. Raises `InvalidSource` if that is outside of the store."""
+        """Return the path where a file is, or will be. Raises `InvalidSource` if that is outside the store."""
         if file.path is not None:
             return file.path
         path = self.root / file.name
         if not self.owns(path):
-            raise InvalidSource(f"{shown(file.url)} would be kept at {path}, outside of {self.root}")
+            raise InvalidSource(f"{shown(file.url)} would be stored at {path}, outside {self.root}")
         return path
 
     def _get_file(
         self, file: RemoteFile, sha256: str | None, downloader: Downloader | None, download: Download,
     ) -> None:
-        """Have one file here and verified. The caller holds its lock."""
+        """Fetch and verify one file, as far as needed. The caller holds its lock."""
         path = self._place(file)
         stored = self.stored(path)
         if stored is not None and self._fits(stored, file, sha256):
             download.here(file.name, stored.size, stored.size)
             return
         if stored is not None and (file.path is not None or stored.sha256 is None):
-            # A file of the store that was changed must be what it was; others' files may change.
+            # A changed file of the store must still have its old hash; files elsewhere may change.
             known = read_record(self.file_record(path), FileRecord) if file.path is None else None
             try:
                 self._verify(path, sha256 or (known.sha256 if known else None), download, file.url)
@@ -220,12 +220,12 @@ class Store(Shelf):
         self, file: RemoteFile, path: Path, sha256: str | None, downloader: Downloader, download: Download,
     ) -> None:
         if self.offline:
-            raise Offline(f"{shown(file.url)} is not on this disk, and offline mode is on; fetch it once without")
+            raise Offline(f"{shown(file.url)} is not on this disk, and offline mode is on; fetch it once online")
         download.enter("downloading", file.name)
         try:
             part = PartialFile(path, file, sha256, download)
         except OSError as error:
-            raise SourceUnavailable(f"{path} cannot be written: {error.strerror}; see to its folder") from error
+            raise SourceUnavailable(f"{path} cannot be written: {error.strerror}; check its folder") from error
         try:
             downloader.fetch(file, part)
             found = part.commit()
@@ -250,7 +250,7 @@ class Store(Shelf):
         check_header(path, path.name, str(path))
         after = path.stat()
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise SourceUnavailable(f"{path} was changed while it was read; try again when nobody writes to it")
+            raise SourceUnavailable(f"{path} was changed while it was read; try again when no program writes to it")
         self.remember(path, after, found, url)
 
     def _fits(self, stored: StoredFile, file: RemoteFile, sha256: str | None) -> bool:
@@ -263,12 +263,12 @@ class Store(Shelf):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SourceUnavailable(f"{folder} cannot be made: {error.strerror}; see to server.models_dir") from error
+            raise SourceUnavailable(f"{folder} cannot be created: {error.strerror}; check server.models_dir") from error
         return FileLock(folder / f"{key(str(path))}.lock", thread_local=False)
 
     @contextlib.contextmanager
     def _locked(self, path: Path, download: Download) -> Iterator[None]:
-        """Hold the lock of a file, which the system releases when its process ends, however it ends."""
+        """Hold the lock of a file; the system releases it when the process ends, in whatever way."""
         lock = self._lock(path)
         while True:
             download.check()
@@ -285,11 +285,11 @@ class Store(Shelf):
 
 
 def _expected(file: RemoteFile, sha256: str | None) -> str | None:
-    """Return the hash that a file must have. Raises `ChecksumMismatch` if two are promised."""
+    """Return the hash that a file must have. Raises `ChecksumMismatch` if two different ones are expected."""
     if sha256 is not None and file.sha256 is not None and sha256.lower() != file.sha256.lower():
         raise ChecksumMismatch(
             f"{shown(file.url)} has the SHA-256 {file.sha256}, as its server says, but the configuration wants"
-            f" {sha256}: it is another file; correct sha256, or name the revision that is meant",
+            f" {sha256}: it is a different file; correct sha256, or name the intended revision",
         )
     return sha256 or file.sha256
 

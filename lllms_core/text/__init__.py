@@ -1,4 +1,4 @@
-"""From the raw bytes that an engine generates to the text that a client reads; pure."""
+"""Turn the raw bytes that an engine generates into the text that a client reads; pure."""
 
 from lllms_core.text.output import OutputText
 from lllms_core.text.scores import ScoreLog

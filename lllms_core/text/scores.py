@@ -1,4 +1,4 @@
-"""The log-probabilities of an answer's tokens, beside its text."""
+"""The log-probabilities of an answer's tokens, in step with its text."""
 
 from collections import deque
 
@@ -7,30 +7,30 @@ from lllms_core.types import TokenScore
 
 
 class ScoreLog:
-    """Keeps the score of each token back until the text that begins with it is shown.
+    """Holds back the score of each token until the text that begins with it is shown.
 
-    So those of a stop string, which nobody sees, are not told either, and scores never come before their text.
+    So the scores of a hidden stop string stay hidden, too, and scores never come before their text.
     """
 
     def __init__(self, output: OutputText) -> None:
         self._output = output
         self._waiting: deque[tuple[int, TokenScore]] = deque()
-        """Each with the number of characters before its token."""
+        """Each score with the number of characters before its token."""
 
     def feed(self, score: TokenScore) -> str:
-        """Feed the token's bytes to the text, and return what may be shown."""
+        """Feed the token's bytes to the text, and return the text that may be shown."""
         self._waiting.append((self._output.decoded, score))
         return self._output.feed(score.piece)
 
     def take(self) -> tuple[TokenScore, ...]:
-        """Return the scores whose tokens begin in what was shown, and were not returned yet."""
+        """Return the scores, not returned before, whose tokens begin in the text shown."""
         taken = []
         while self._waiting and self._waiting[0][0] < self._output.passed:
             taken.append(self._waiting.popleft()[1])
         return tuple(taken)
 
     def rest(self) -> tuple[TokenScore, ...]:
-        """Return the scores that are left at the end of the answer: all, unless a stop string ended it."""
+        """Return the remaining scores at the end of the answer: all, unless a stop string ended it."""
         if self._output.stopped:
             return self.take()
         taken = tuple(score for _, score in self._waiting)

@@ -1,8 +1,8 @@
-"""Numbers of bytes and seconds, written for people."""
+"""Sizes and times in human-readable form."""
 
 
 def human_size(count: float) -> str:
-    """Write a number of bytes: `2.3 GB`, in powers of 1000 as the sizes of model files are told elsewhere."""
+    """Format a number of bytes: `2.3 GB`, in powers of 1000, as is usual for model files."""
     if count < 1000:
         return f"{count:.0f} bytes"
     for unit in ("kB", "MB", "GB"):
@@ -13,7 +13,7 @@ def human_size(count: float) -> str:
 
 
 def human_time(seconds: float) -> str:
-    """Write a length of time: `42 s`, `3 min 20 s`, `1 h 5 min`."""
+    """Format a duration: `42 s`, `3 min 20 s`, `1 h 5 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Passes text through up to the first stop string, and never a part of one; how the text is cut does not matter.
+    """Passes text through up to the first stop string, and never a part of one, however the text is cut into pieces.
 
-    The first stop string is the one that is complete first; of several that end at the same character, the longest.
-    Text that could turn out to be the start of a stop string is held back until that is decided. Each character costs
-    constant time on average, however long the stop strings are.
+    The first stop string is the one completed first; of several that end at the same character, the longest. Text
+    that may be the start of a stop string is held back until that is decided. Each character costs constant time on
+    average, however long the stop strings are.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -17,7 +17,7 @@ class StopMatcher:
         self.matched = False
 
     def feed(self, text: str) -> str:
-        """Take more text and return what is safe to show. After a match nothing more comes out."""
+        """Take more text and return the text that is safe to show: none after a match."""
         if self.matched:
             return ""
         held = self._held + text
@@ -32,13 +32,13 @@ class StopMatcher:
         return held[:safe]
 
     def flush(self) -> str:
-        """Return what was held back; call it when no more text comes."""
+        """Return the text held back; call it when there is no more text."""
         held, self._held = self._held, ""
         return held
 
 
 class _Needle:
-    """One stop string and how much of it stands at the end of the text so far (Knuth, Morris and Pratt)."""
+    """One stop string, and the length of its prefix that ends the text so far (Knuth, Morris and Pratt)."""
 
     __slots__ = ("_fallback", "_text", "length", "state")
 
@@ -46,7 +46,7 @@ class _Needle:
         self._text = text
         self.length = len(text)
         self.state = 0
-        # For each of its beginnings, how much of its own beginning that one ends with.
+        # For each prefix, the length of its longest proper prefix that is also its suffix.
         self._fallback = [0] * self.length
         state = 0
         for at in range(1, self.length):
@@ -56,7 +56,7 @@ class _Needle:
             self._fallback[at] = state
 
     def advance(self, text: str) -> int:
-        """Take more text; return how many characters of it complete the stop string, 0 if it goes on."""
+        """Take more text; return the number of its characters that complete the stop string, 0 if it is incomplete."""
         own, fallback, state = self._text, self._fallback, self.state
         at = 0
         while at < len(text):

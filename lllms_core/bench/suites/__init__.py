@@ -1,4 +1,4 @@
-"""The comparisons that the bench knows, each in its own module, with the target that the house has set itself."""
+"""The comparisons of the bench, each in its own module, with the target that the house has set itself."""
 
 from collections.abc import Callable, Coroutine, Mapping
 
@@ -19,10 +19,10 @@ SUITES: Mapping[str, Suite] = {
     "cancel": cancel.run,
     "masks": masks.run,
 }
-"""By name, in the order in which they are run."""
+"""By name, in the order in which they run."""
 
 MODELS: Mapping[str, str] = {"masks": "135m-152k"}
-"""The random models of those that need another one than most, by name."""
+"""The random models of suites that need a special one, by name."""
 
 WITHOUT_FILE = frozenset({"http", "wire"})
-"""Those that measure without a model file."""
+"""Suites that need no model file."""

@@ -1,4 +1,4 @@
-"""Our server against itself with fixed thread counts, on a quiet machine and beside a program that uses every core."""
+"""Our server against itself with fixed thread counts, on an idle machine and next to a program that uses every core."""
 
 from contextlib import AsyncExitStack
 
@@ -12,9 +12,9 @@ from lllms_core.machine import available_cores
 
 QUIET, BESIDE = 0.97, 0.8
 LONGEST = 5.0
-"""Seconds that each may take in a round: beside a busy program a wrong thread count can be a hundred times slower."""
+"""Seconds per job in a round: next to a busy program, a wrong thread count can be a hundred times slower."""
 PROMPT = 8
-"""Words of a prompt: only decoding is compared, and it should begin at once."""
+"""Words of a prompt: only decoding is compared, so it should start at once."""
 
 
 async def run(plan: Plan) -> list[Finding]:
@@ -22,13 +22,13 @@ async def run(plan: Plan) -> list[Finding]:
     plan = evolve(plan, max_tokens=2 * plan.max_tokens, prompt_tokens=PROMPT)
     findings: list[Finding] = []
     async with AsyncExitStack() as stack:
-        plan.told("loading the model everywhere")
+        plan.told("loading the model in all servers")
         ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
         others = [
             await stack.enter_async_context(OurServer({"bench": model(plan, count)}, name=fixed(count)))
             for count in thread_counts()
         ]
-        for beside, target in (("on a quiet machine", QUIET), ("beside a busy program", BESIDE)):
+        for beside, target in (("on an idle machine", QUIET), ("next to a busy program", BESIDE)):
             if target == BESIDE:
                 await stack.enter_async_context(BusyNeighbour(plan.file, available_cores()))
             for clients in plan.clients:

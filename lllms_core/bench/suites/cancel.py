@@ -1,4 +1,4 @@
-"""How soon a cancelled request leaves its slot."""
+"""The time until a cancelled request frees its slot."""
 
 import asyncio
 from itertools import pairwise
@@ -35,7 +35,7 @@ async def run(plan: Plan) -> list[Finding]:
                     await stream.take()
                     times.append(perf_counter())
             begin = perf_counter()
-            while host.status().running:  # noqa: ASYNC110  # nothing tells when; it is looked at every half millisecond
+            while host.status().running:  # noqa: ASYNC110  # no event; poll every half millisecond
                 await asyncio.sleep(LOOK_EVERY)
             if number >= 0:
                 idle.append((perf_counter() - begin) * 1000)

@@ -1,4 +1,4 @@
-"""Our server on the mock engine against a bare handler that yields ready-made events: what our part of HTTP costs."""
+"""Our server on the mock engine against a bare handler that yields ready-made events: the cost of our HTTP code."""
 
 import sys
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ TOKENS = 16000
 
 
 class BareServer(Server):
-    """The least that Quart and Hypercorn can do."""
+    """The minimum that Quart and Hypercorn need."""
 
     name = "bare"
     model = "bench"
@@ -25,18 +25,18 @@ class BareServer(Server):
         super().__init__([sys.executable, "-m", "lllms_core.bench.bare_server"])
 
     async def ready(self) -> None:
-        """Wait for the line that tells the address."""
+        """Wait for the line with the address."""
         self.base_url = f"{(await self.line()).split()[-1]}/v1"
 
 
 async def run(plan: Plan) -> list[Finding]:
-    """Compare how many events a second the clients get."""
+    """Compare the events per second that clients receive."""
     script = [{"replies": ["token token token token"], "tokens": TOKENS}]
     options = {"script": script, "slots": max(plan.clients), "context_length": 2 * TOKENS}
     findings = []
     async with AsyncExitStack() as stack:
         bare = await stack.enter_async_context(BareServer())
-        # In a process, as models usually are: a thread would take turns with the server's own for the interpreter.
+        # In a process, as models usually are: a thread would compete with the server's own for the interpreter.
         mock = {"engine": "mock", "isolation": "process", "ttl": -1, "options": options}
         ours = await stack.enter_async_context(OurServer({"bench": mock}))
         for clients in plan.clients:

@@ -1,4 +1,4 @@
-"""Answers that keep to a JSON schema beside free ones, of the same server in turns: what the masks of tokens cost."""
+"""Answers constrained by a JSON schema against free ones, in turns on one server: the cost of token masks."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ TARGET = 1 / 1.15
 PROMPT = 8
 """Words of a prompt: only decoding is compared."""
 SCHEMAS: Mapping[str, Mapping[str, object]] = {
-    # Nearly every token may come next; then, hardly any.
+    # Nearly every token is allowed next; hardly any is.
     "a long text": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     "many numbers": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 10**6}, "minItems": 10**4},
 }

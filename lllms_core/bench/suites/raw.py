@@ -1,4 +1,4 @@
-"""The same work through a plain llama.cpp loop and through servers, in turns: what serving costs."""
+"""The same work through a plain llama.cpp loop and through servers, in turns: the cost of serving."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from lllms_core.machine import available_cores
 
 DECODE, WHOLE = 0.95, 0.95
 LONGEST = 30.0
-"""Seconds that one job may take; beside other programs a wrong thread count can be a hundred times slower."""
+"""Seconds per job; next to other programs, a wrong thread count can be a hundred times slower."""
 PEER_TARGETS = {"llama_cpp.server": {1: 1.0, 8: 1.5}}
-"""By a word in the peer's command: the least ratio for so many clients."""
+"""By a word in the peer's command: the minimum ratio for each number of clients."""
 
 Rates = tuple[float, float]
 """Tokens per second: while all were generating, and from the first request to the last token."""
@@ -29,13 +29,13 @@ class Job(Protocol):
     """Does the work once: answers all prompts at the same time."""
 
     async def __call__(self, prompts: Sequence[str], max_tokens: int, *, seconds: float) -> list[Timeline]:
-        """Answer each prompt with so many tokens, for at most so many seconds."""
+        """Answer each prompt with this many tokens, for at most this many seconds."""
 
 
 async def run(plan: Plan) -> list[Finding]:
-    """Compare our server, and the peers, with the best fixed thread count of the raw loop."""
+    """Compare our server and the peers with the best fixed thread count of the raw loop."""
     async with AsyncExitStack() as stack:
-        plan.told("loading the model everywhere")
+        plan.told("loading the model in all servers")
         raw = await stack.enter_async_context(RawLoop(plan.file, max(plan.clients), context(plan)))
         ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
         peers = [await stack.enter_async_context(Peer(command, plan.file)) for command in plan.peers]
@@ -47,18 +47,18 @@ async def run(plan: Plan) -> list[Finding]:
 
 
 def context(plan: Plan) -> int:
-    """How many tokens a sequence must hold; prompts are counted in words, which may be a few tokens each."""
+    """Return the tokens that a sequence must hold; prompts are counted in words of perhaps several tokens."""
     return 8 * plan.prompt_tokens + plan.max_tokens + 256
 
 
 def model(plan: Plan, threads: int | None = None) -> Mapping[str, object]:
-    """The model in our server's configuration, with a fixed thread count unless it is left to the engine."""
+    """Return the model for our server's configuration; the engine chooses the thread count unless it is given."""
     options = {"context_length": context(plan), "slots": max(plan.clients), "threads": threads or "auto"}
     return {"engine": "llamacpp", "file": str(plan.file), "ttl": -1, "options": options}
 
 
 def thread_counts() -> list[int]:
-    """The fixed thread counts that are tried: one, half of the cores, all of them."""
+    """Return the fixed thread counts to try: one, half of the cores, all of them."""
     cores = available_cores()
     return sorted({1, max(1, cores // 2), cores})
 
@@ -66,7 +66,7 @@ def thread_counts() -> list[int]:
 async def rounds(
     plan: Plan, raw: RawLoop | None, servers: Sequence[Server], clients: int, seconds: float = LONGEST,
 ) -> dict[str, list[Rates]]:
-    """Let everybody do the same work in turns; returns each round's rates, by `1 threads`, ... or server's name."""
+    """Let all do the same work in turns; return each round's rates, by `1 threads`, ... or server name."""
     rates: dict[str, list[Rates]] = {}
     for number in range(-1, plan.rounds):
         random = Random(number * 1000 + clients)  # noqa: S311  # no secrets here
@@ -74,7 +74,7 @@ async def rounds(
         jobs: list[tuple[str, Job]] = [(server.name, partial(ask_all, server)) for server in servers]
         if raw is not None:
             jobs += [(fixed(count), partial(raw.run, threads=count)) for count in thread_counts()]
-        turn = number % len(jobs)  # nobody is always the first, or always after the same one
+        turn = number % len(jobs)  # rotate, so that none is always first or after the same one
         for name, job in jobs[turn:] + jobs[:turn]:
             told = "warm-up" if number < 0 else f"round {number + 1} of {plan.rounds}"
             plan.told(f"{people(clients)}, {told}: {name}")
@@ -87,7 +87,7 @@ async def rounds(
 async def ask_all(
     server: Server, prompts: Sequence[str], max_tokens: int, seconds: float = LONGEST, name: str | None = None,
 ) -> list[Timeline]:
-    """Ask for all prompts at once, as text to continue, greedily; of the server's first model unless one is named."""
+    """Send all prompts at once, as text to continue, greedily; to the server's first model unless one is named."""
     body = {"model": name or server.model, "max_tokens": max_tokens, "temperature": 0}
     timelines = await asyncio.gather(*(
         completion(server.base_url, {**body, "prompt": prompt}, seconds=seconds) for prompt in prompts
@@ -99,7 +99,7 @@ async def ask_all(
 
 
 def fixed(count: int) -> str:
-    """Name what runs with a fixed thread count."""
+    """Return the name for a fixed thread count."""
     return f"{count} threads"
 
 

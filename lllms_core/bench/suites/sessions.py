@@ -1,4 +1,4 @@
-"""Thirty conversations over four slots: what their later turns cost, and what storing them costs those who run."""
+"""Thirty conversations over four slots: the cost of their later turns, and of storing them, for running requests."""
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,26 +19,26 @@ from lllms_core.bench.traffic import ServerSilent, completion
 
 SLOTS = 4
 CONVERSATIONS_A_ROUND = 6
-"""Thirty of them in the five rounds that are usual."""
+"""Thirty in the usual five rounds."""
 OF_THEM_IN_MEMORY = 2
-"""A round: their first turns take most of the time, and no more are needed for each to leave its instance."""
+"""Per round: their first turns take most of the time, and more are not needed to evict each from its instance."""
 FIRST_TURN, ANSWER, NEXT_TURN = 1000, 4, 16
 LATER_TURNS = 3
 RUNNING = SLOTS - 1
 OTHERS, OTHER_TURN = 3, 250
-"""Conversations that come and go beside the running requests, and the words of each."""
+"""Conversations that come and go next to the running requests, and the words of each."""
 TARGET, COST_TARGET = 0.3, 0.95
 
 
 class _Talks:
-    """Conversations with one server, each a list of what was said."""
+    """Conversations with one server, each a list of what user and model said."""
 
     def __init__(self, count: int) -> None:
         self.random = Random(1)  # noqa: S311  # no secrets here
         self.said = [[words(FIRST_TURN, self.random)] for _ in range(count)]
 
     async def turn(self, server: OurServer, number: int) -> float:
-        """Ask for the next answer of a conversation; the milliseconds to its first token."""
+        """Request the next answer of a conversation; return the milliseconds to its first token."""
         said = self.said[number]
         if len(said) > 1:
             said.append(words(NEXT_TURN, self.random))
@@ -47,7 +47,7 @@ class _Talks:
         return one.ttft * 1000
 
     async def turns(self, server: OurServer, plan: Plan, what: str) -> list[float]:
-        """One turn of each conversation, one after the other."""
+        """Run one turn of each conversation, one after the other."""
         times = []
         for number in range(len(self.said)):
             plan.told(f"{what}: conversation {number + 1} of {len(self.said)}")
@@ -56,7 +56,7 @@ class _Talks:
 
 
 async def run(plan: Plan) -> list[Finding]:
-    """Compare the TTFT of later turns with that of first ones, and the speed of who runs with storing and without."""
+    """Compare the TTFT of later turns with that of first ones, and running requests with and without storing."""
     settings = {"bench": _model(plan)}
     findings = []
     with TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ async def run(plan: Plan) -> list[Finding]:
             for number in range(len(talks.said)):
                 plan.told(f"second and third turns, from disk: conversation {number + 1} of {len(talks.said)}")
                 stored.append(await talks.turn(server, number))
-                # The third turn comes at once: its conversation has not left.
+                # The third turn comes at once: its conversation is still resident.
                 resident.append(await talks.turn(server, number))
         async with OurServer(settings, disk) as server:
             await _warm_up(server)
@@ -90,14 +90,14 @@ async def run(plan: Plan) -> list[Finding]:
 
 
 async def _cost(plan: Plan, server: OurServer) -> Finding:
-    """Compare the speed of running requests while others come and go, whose conversations are stored or not.
+    """Compare the speed of running requests while other conversations, stored or not, come and go.
 
-    Those that are not are asked for with `cache_prompt: false`; their prompts are evaluated all the same.
+    The latter are requested with `cache_prompt: false`; their prompts are evaluated all the same.
     """
     rates: dict[bool, list[float]] = {True: [], False: []}
     for number in range(plan.rounds):
         for stored in sorted(rates, reverse=bool(number % 2)):
-            plan.told(f"running requests beside others, stored: {stored}, round {number + 1} of {plan.rounds}")
+            plan.told(f"running requests next to others, stored: {stored}, round {number + 1} of {plan.rounds}")
             random = Random(number + (1000 if stored else 0))  # noqa: S311  # no secrets here
             running = [
                 asyncio.create_task(_ask(server, [words(50, random)], plan.max_tokens)) for _ in range(RUNNING)
@@ -105,7 +105,7 @@ async def _cost(plan: Plan, server: OurServer) -> Finding:
             for _ in range(OTHERS):
                 await _ask(server, [words(OTHER_TURN, random)], 2, cache_prompt=stored)
             rates[stored].append(output_rate(await asyncio.gather(*running)))
-    what = f"{RUNNING} running requests beside others that come and go: these stored, against not"
+    what = f"{RUNNING} running requests next to others that come and go: these stored, against not"
     return Finding(what, "tok/s", tuple(rates[True]), tuple(rates[False]), COST_TARGET)
 
 
@@ -116,7 +116,7 @@ async def _warm_up(server: OurServer) -> None:
 
 
 async def _ask(server: OurServer, said: Sequence[str], max_tokens: int, *, cache_prompt: bool = True) -> Timeline:
-    """Ask for the answer to what a user and the model said by turns."""
+    """Request the next answer to the alternating turns of user and model."""
     messages = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
     body = {"model": server.model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
     one = await completion(server.base_url, {**body, "cache_prompt": cache_prompt})
@@ -132,12 +132,12 @@ def _model(plan: Plan) -> Mapping[str, object]:
 
 
 def _finding(where: str, later: Sequence[float], cold: Sequence[float], size: int) -> Finding:
-    """One figure for each round: the median of its conversations."""
+    """Return one figure per round: the median of its conversations."""
     ours, reference = (tuple(median(batch) for batch in _batched(times, size)) for times in (later, cold))
     what = f"TTFT of a later turn, {where}, against a first of {FIRST_TURN:,} words"
     return Finding(what, "ms", ours, reference, TARGET, "at most")
 
 
 def _batched(times: Sequence[float], size: int) -> Iterator[Sequence[float]]:
-    """Cut a sequence into pieces of a size."""
+    """Cut a sequence into pieces of `size`."""
     return (times[start : start + size] for start in range(0, len(times), size))

@@ -1,4 +1,4 @@
-"""A long conversation: what was evaluated for the first turn is not evaluated again for the second."""
+"""A long conversation: the tokens evaluated for the first turn are not evaluated again for the second."""
 
 from random import Random
 

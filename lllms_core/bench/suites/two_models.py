@@ -1,4 +1,4 @@
-"""Two models that generate at once: the cores have to be shared out between them."""
+"""Two models that generate at once and have to share the cores."""
 
 import asyncio
 from contextlib import AsyncExitStack

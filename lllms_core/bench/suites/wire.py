@@ -1,4 +1,4 @@
-"""What it costs in CPU time to bring tokens from a worker process to the streams of 8 requests."""
+"""The CPU time for bringing tokens from a worker process to the streams of 8 requests."""
 
 import asyncio
 import time
@@ -13,22 +13,22 @@ from lllms_core.pool.state import Limits
 from lllms_core.types import Delta, ModelSpec, Request
 
 BUDGET = 50.0
-"""Microseconds for each token."""
+"""Microseconds per token."""
 SLOTS, TOKENS, STEP = 8, 400, 0.004
 
 
 class PacedModel(SerialModel):
-    """Gives every open request a token at each step, like an engine that batches; a step takes 4 ms of no CPU time."""
+    """Gives every open request a token at each step, like a batching engine; a step takes 4 ms without CPU time."""
 
     slots = SLOTS
 
     def step(self) -> Iterable[Delta]:
-        """Wait a step's time, then give the tokens."""
+        """Wait for the time of a step, then return the tokens."""
         time.sleep(STEP)
         return super().step()
 
-    def complete(self, prompt: str, request: Request) -> Iterator[str]:  # noqa: ARG002  # says the same to everybody
-        """Say so many tokens, and at last how much CPU time this process has used meanwhile."""
+    def complete(self, prompt: str, request: Request) -> Iterator[str]:  # noqa: ARG002  # the same answer for all
+        """Yield the requested number of tokens, and last the CPU time that this process has used meanwhile."""
         begin = time.process_time()
         for _ in range(TOKENS):
             yield " token"
@@ -47,7 +47,7 @@ class PacedEngine(Engine):
 
 
 async def run(plan: Plan) -> list[Finding]:
-    """Compare the CPU time for each token, in this process and in both, with the budget."""
+    """Compare the CPU time per token, in this process and in both, with the budget."""
     parent: list[float] = []
     both: list[float] = []
     pool = Pool({"paced": PoolModel(PacedEngine(), ModelSpec("paced", NoOptions()))}, Limits(concurrency=SLOTS))

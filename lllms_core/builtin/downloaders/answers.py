@@ -1,4 +1,4 @@
-"""Reading what web servers say about a file; pure."""
+"""Read the headers by which web servers describe a file; pure."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from attrs import frozen
 
 @frozen
 class Extent:
-    """Which bytes of a file an answer holds, and how long the file is."""
+    """The bytes of a file that a response holds, and the file's size."""
 
     start: int
     stop: int
@@ -18,7 +18,7 @@ class Extent:
 
 
 def read_extent(content_range: str) -> Extent | None:
-    """Read a Content-Range of bytes; None if it makes no sense, or does not tell the size of the file."""
+    """Read a Content-Range of bytes; None if it is malformed or lacks the size of the file."""
     match = re.fullmatch(r"\s*bytes\s+(\d{1,18})-(\d{1,18})/(\d{1,18})\s*", content_range, re.IGNORECASE)
     if match is None:
         return None
@@ -27,18 +27,18 @@ def read_extent(content_range: str) -> Extent | None:
 
 
 def read_version(headers: Mapping[str, str]) -> str | None:
-    """Return what changes when the file does; None if the server tells nothing of the kind."""
+    """Return the ETag or date, which changes when the file does; None if the server sends neither."""
     return headers.get("ETag") or headers.get("Last-Modified")
 
 
 def if_range(version: str | None) -> dict[str, str]:
-    """Return the header that asks for a part only if the file is still this version, where that can be asked."""
-    # A weak tag must not be sent; the tag of the answer is compared in any case.
+    """Return the header that asks for a part only if the file still has this version, where HTTP allows it."""
+    # A weak tag must not be sent; the tag of the response is compared in any case.
     return {} if version is None or version.startswith("W/") else {"If-Range": version}
 
 
 def read_retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Return the seconds that a Retry-After asks for; None if it says nothing that can be read."""
+    """Return the seconds that a Retry-After asks for; None if it is missing or unreadable."""
     if value is None:
         return None
     if re.fullmatch(r"\s*\d{1,9}\s*", value):
@@ -52,6 +52,6 @@ def read_retry_after(value: str | None, now: datetime | None = None) -> float | 
 
 
 def read_length(headers: Mapping[str, str]) -> int | None:
-    """Return the Content-Length; None if there is none that can be read."""
+    """Return the Content-Length; None if it is missing or unreadable."""
     value = headers.get("Content-Length", "")
     return int(value) if re.fullmatch(r"\d{1,18}", value) else None

@@ -1,4 +1,4 @@
-"""Connections to web servers: whom to trust, which proxy to go through, and what it means when one fails."""
+"""Connections to web servers: trusted certificates, proxies, and the meaning of failures."""
 
 import ssl
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ from lllms_core.errors import SourceUnavailable
 
 
 def open_client(url: str, headers: Mapping[str, str], patience: Patience) -> httpx.AsyncClient:
-    """Return a client that speaks HTTP/1.1 and 2, follows redirects and uses the proxies that the environment names.
+    """Return a client for HTTP/1.1 and 2 that follows redirects and uses the proxies named by the environment.
 
-    Raises `SourceUnavailable` for a proxy that cannot be one.
+    Raises `SourceUnavailable` for an invalid proxy.
     """
     timeout = httpx.Timeout(patience.stall, connect=patience.connect)
     said = {"User-Agent": "lllms", "Accept": "*/*", "Accept-Encoding": "identity", **headers}
@@ -26,12 +26,12 @@ def open_client(url: str, headers: Mapping[str, str], patience: Patience) -> htt
         )
     except (ValueError, httpx.InvalidURL) as error:
         raise SourceUnavailable(
-            f"{shown(url)} cannot be asked: {error}; see to HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY",
+            f"could not connect to {shown(url)}: {error}; check HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY",
         ) from error
 
 
 def told(error: httpx.TransportError, url: str) -> str:
-    """Say why there is no connection, and by which proxy it would have gone."""
+    """Describe why a connection failed, and through which proxy."""
     reason = str(error) or type(error).__name__
     proxy = _proxy(url)
     return f"{reason}, through the proxy {shown(proxy)}" if proxy else reason
@@ -54,5 +54,5 @@ def _proxy(url: str) -> str:
 
 @cache
 def _certificates() -> ssl.SSLContext:
-    """Whom to trust; read once, as that takes longer than fetching a small file."""
+    """The trusted certificates; read once, because that takes longer than fetching a small file."""
     return httpx.create_ssl_context()

@@ -1,4 +1,4 @@
-"""Files of this machine by their URL: used where they are."""
+"""Files of this machine by their URL, used in place."""
 
 from urllib.parse import unquote, urlsplit
 
@@ -21,14 +21,14 @@ class FileDownloader(Downloader):
         """Return the file. Raises `InvalidSource` if there is none."""
         parts = urlsplit(source)
         if parts.netloc not in {"", "localhost"}:
-            raise InvalidSource(f"{source} is on another machine, '{parts.netloc}'; file: is for this one")
+            raise InvalidSource(f"{source} is on another machine, '{parts.netloc}'; file: is only for this one")
         path = at_home(unquote(parts.path))
         if not path.is_absolute():
-            raise InvalidSource(f"{source} does not begin at / or ~; write file:///..., or a plain path")
+            raise InvalidSource(f"{source} does not start at / or ~; write file:///..., or a plain path")
         if not path.is_file():
             raise InvalidSource(f"{source}: there is no file {path}")
         return RemoteModel([RemoteFile(path.name, source, path.stat().st_size, path=path)])
 
-    def fetch(self, file: RemoteFile, part: Part) -> None:  # noqa: ARG002  # what is here is never fetched
-        """Never called: the file is here."""
-        raise InvalidSource(f"{file.url} is on this machine already")
+    def fetch(self, file: RemoteFile, part: Part) -> None:  # noqa: ARG002  # a local file is never fetched
+        """Never called: the file is already here."""
+        raise InvalidSource(f"{file.url} is already on this machine")

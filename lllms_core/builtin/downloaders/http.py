@@ -27,17 +27,17 @@ class HttpDownloader(Downloader):
         return self.resolve(source)
 
     def resolve(self, source: str) -> RemoteModel:
-        """Return the file, or all parts of a split GGUF file. Raises `InvalidSource` for an address that is none."""
+        """Return the file, or all parts of a split GGUF file. Raises `InvalidSource` for an invalid address."""
         try:
             parts = urlsplit(source)
             host, port = parts.hostname or "", parts.port
         except ValueError as error:
-            raise InvalidSource(f"{shown(source)} is no web address: {error}") from error
+            raise InvalidSource(f"{shown(source)} is not a web address: {error}") from error
         if not host or any(ord(character) <= 32 for character in source):
-            raise InvalidSource(f"{shown(source)} is no web address: it looks like https://example.org/model.gguf")
+            raise InvalidSource(f"{shown(source)} is not a web address like https://example.org/model.gguf")
         *folders, file = parts.path.split("/")[1:] or [""]
         if not file:
-            raise InvalidSource(f"{shown(source)} names no file: it ends with the name of a host or a folder")
+            raise InvalidSource(f"{shown(source)} names no file: it ends with a host or a folder")
         place = host if port in (None, 443 if parts.scheme.lower() == "https" else 80) else f"{host}:{port}"
         where = [place, *map(unquote, folders)]
         files = []
@@ -55,7 +55,7 @@ class HttpDownloader(Downloader):
 
 
 def split_names(name: str) -> list[str]:
-    """Return the names of all parts of a split GGUF file, of which `name` is one; of any other file its name."""
+    """Return the names of all parts if `name` is a part of a split GGUF file, else just `name`."""
     match = _SPLIT.fullmatch(name)
     if match is None or not 1 <= int(match[2]) <= int(match[3]):
         return [name]
@@ -64,7 +64,7 @@ def split_names(name: str) -> list[str]:
 
 
 def _with_query(name: str, query: str) -> str:
-    """Return a name that differs for every query: what follows the question mark may choose the file."""
+    """Return a name that differs for every query, because the query may select the file."""
     if not query:
         return name
     stem, dot, ending = name.rpartition(".")

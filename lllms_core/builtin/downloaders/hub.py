@@ -1,4 +1,4 @@
-"""Model files of Hugging Face: found, checked and authorised through its own library; its cache is used in place."""
+"""Model files on Hugging Face: its own library resolves, checks and authorises; its cache is used in place."""
 
 import os
 import re
@@ -18,9 +18,9 @@ from lllms_core.machine import read_regular
 ENDPOINT = "https://huggingface.co"
 HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 MAIN = "main"
-SHAPE = "it looks like hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
+SHAPE = "write hf:org/repo, hf:org/repo:Q4_K_M or hf:org/repo/file.gguf@revision"
 
-# Its library asks the hub, and tells it, more than is needed to get a file, unless told before it is imported.
+# Its library sends telemetry to the hub, unless that is switched off before the import.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -29,7 +29,7 @@ _SOURCE = re.compile(rf"hf:(?://)?({_NAME}/{_NAME})(?::([\w.-]+)|/([^@]+))?(?:@(
 
 @frozen
 class HubSource:
-    """What is wanted of which repository."""
+    """A repository, and the revision and the quantisation or file wanted of it."""
 
     repository: str
     revision: str = MAIN
@@ -37,21 +37,21 @@ class HubSource:
     file: str = ""
 
     def __str__(self) -> str:
-        """As a source that begins with `hf:`."""
+        """Return it as a source that starts with `hf:`."""
         what = f"/{self.file}" if self.file else f":{self.quant}" if self.quant else ""
         return f"hf:{self.repository}{what}{'' if self.revision == MAIN else f'@{self.revision}'}"
 
 
 def read_source(source: str, endpoint: str = ENDPOINT) -> HubSource | None:
-    """Read a source; None for an address of the hub, or its mirror `endpoint`, that is of no repository.
+    """Read a source; None for an address on the hub, or on its mirror `endpoint`, that is not in a repository.
 
-    Raises `InvalidSource` for a source that begins with `hf:` and makes no sense, and for the address of a folder.
+    Raises `InvalidSource` for a malformed source that starts with `hf:`, and for the address of a folder.
     """
     if source[:3].lower() != "hf:":
         return _read_address(urlsplit(source), urlsplit(endpoint))
     found = _read_short(source)
     if found is None:
-        raise InvalidSource(f"'{source}' is no source of Hugging Face: {SHAPE}")
+        raise InvalidSource(f"'{source}' is not a Hugging Face source: {SHAPE}")
     return found
 
 
@@ -76,7 +76,7 @@ def _read_address(address: SplitResult, endpoint: SplitResult) -> HubSource | No
     name, quant = match[1], match[2] or ""
     match rest[:-1]:
         case []:
-            shows = parse_qs(address.query).get("show_file_info", [""])  # what its own page of a file is called
+            shows = parse_qs(address.query).get("show_file_info", [""])  # the hub's own page about a file
             return HubSource(name, quant=quant, file=shows[0])
         case ["tree", revision]:
             return HubSource(name, revision, quant)
@@ -98,7 +98,7 @@ class HubDownloader(Downloader):
 
     endpoint: str = field(factory=lambda: os.environ.get("HF_ENDPOINT", "").rstrip("/") or ENDPOINT)
     cache: Path | None = None
-    """Where Hugging Face's own library keeps what it fetched; None: where it says."""
+    """The cache folder of Hugging Face's own library; None: the one it is configured with."""
     patience: Patience = PATIENCE
 
     @property
@@ -112,7 +112,7 @@ class HubDownloader(Downloader):
         return source if wanted is None or _read_short(str(wanted)) != wanted else str(wanted)
 
     def file_name(self, source: str) -> str:
-        """Return the name of the file; for a repository that of a GGUF file, as those are what is looked for in it."""
+        """Return the name of the file; for a repository, the name of a GGUF file, because only those are considered."""
         wanted = read_source(source, self.endpoint)
         if wanted is None:
             return super().file_name(source)
@@ -120,7 +120,7 @@ class HubDownloader(Downloader):
         return PurePosixPath(wanted.file).name or f"{repository}.gguf"
 
     def find(self, source: str) -> RemoteModel | None:
-        """Return what lies in the cache of Hugging Face's library."""
+        """Return the model from the cache of Hugging Face's library."""
         wanted = read_source(source, self.endpoint)
         if wanted is None:
             return HttpDownloader().find(source)
@@ -141,7 +141,7 @@ class HubDownloader(Downloader):
         try:
             chosen = _choose(list(files), wanted)
         except InvalidSource:
-            return None  # it is not in the cache, whatever the hub has
+            return None  # not in the cache; the hub may still have it
         return RemoteModel(
             [
                 RemoteFile(self._name(wanted, file), str(files[file]), files[file].stat().st_size, path=files[file])
@@ -151,7 +151,7 @@ class HubDownloader(Downloader):
         )
 
     def resolve(self, source: str) -> RemoteModel:
-        """Ask the hub which files are meant, and for their sizes and hashes."""
+        """Ask the hub for the files, their sizes and their hashes."""
         wanted = read_source(source, self.endpoint)
         if wanted is None:
             return HttpDownloader().resolve(source)
@@ -174,13 +174,13 @@ class HubDownloader(Downloader):
         from lllms_core.builtin.downloaders.transfer import fetch
 
         known = utils.build_hf_headers()  # type: ignore[attr-defined]  # public, and not marked so
-        # Where anybody may listen, only a mirror that is configured so gets the token.
+        # Without https, only a mirror that is configured so gets the token: others may be listening.
         safe = urlsplit(file.url).scheme == "https" or file.url.startswith(f"{self.endpoint}/")
         headers = {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
         fetch(file.url, part, headers, self.patience)
 
     def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None, str | None]]]:
-        """Return the commit that a revision is, and of each file of the repository size, SHA-256 and Git's hash."""
+        """Return the commit of a revision, and the size, SHA-256 and Git hash of each file of the repository."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (
             GatedRepoError,
@@ -196,16 +196,16 @@ class HubDownloader(Downloader):
             )
         except GatedRepoError as error:
             raise SourceUnavailable(
-                f"{where} is open only to those who accepted its terms: accept them there, and set HF_TOKEN",
+                f"{where} is only for users who have accepted its terms: accept them there, and set HF_TOKEN",
             ) from error
         except RepositoryNotFoundError as error:
-            raise InvalidSource(f"there is no {where}, or it is private: then set HF_TOKEN") from error
+            raise InvalidSource(f"{where} does not exist, or it is private: then set HF_TOKEN") from error
         except RevisionNotFoundError as error:
             raise InvalidSource(f"{where} has no revision '{wanted.revision}'") from error
         except HFValidationError as error:
-            raise InvalidSource(f"'{wanted.repository}' is no name of a repository: {SHAPE}") from error
-        except Exception as error:  # which errors of HTTP there are differs between versions of the library
-            raise SourceUnavailable(f"{where} cannot be asked: {shown(str(error)) or type(error).__name__}") from error
+            raise InvalidSource(f"'{wanted.repository}' is not a valid repository name: {SHAPE}") from error
+        except Exception as error:  # the HTTP errors differ between versions of the library
+            raise SourceUnavailable(f"could not query {where}: {shown(str(error)) or type(error).__name__}") from error
         return info.sha or wanted.revision, {
             one.rfilename: (one.size, one.lfs.sha256 if one.lfs else None, one.blob_id) for one in info.siblings or ()
         }
@@ -225,11 +225,11 @@ class HubDownloader(Downloader):
         return cache / f"models--{repository.replace('/', '--')}"
 
     def _cached(self, wanted: HubSource, file: str, size: int | None, digest: str | None) -> Path | None:
-        """Return where Hugging Face's library keeps this file, of this or of another commit."""
+        """Return the path of this file in the cache of Hugging Face's library, from any commit."""
         if not _is_plain(file):
             return None
         for path in sorted(self._repository(wanted.repository).glob(f"snapshots/*/{_literally(file)}")):
-            # The library names what it keeps by its hash: the SHA-256, or Git's of files that Git itself holds.
+            # The library names cached files by hash: the SHA-256, or the Git hash of files stored in Git itself.
             if path.is_file() and size in (None, path.stat().st_size) and digest in (None, path.resolve().name):
                 return path
         return None
@@ -243,7 +243,7 @@ def _choose(files: list[str], wanted: HubSource) -> tuple[tuple[str, ...], str]:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a path leads down."""
+    """Whether a path stays inside its folder."""
     parts = PurePosixPath(path).parts
     return bool(parts) and not path.startswith("/") and ".." not in parts
 

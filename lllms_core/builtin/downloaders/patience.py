@@ -1,25 +1,25 @@
-"""How long a download bears with its server."""
+"""Timeouts and retries of a download."""
 
 from attrs import frozen
 
 
 @frozen
 class Patience:
-    """Times and numbers of attempts."""
+    """Timeouts and numbers of attempts."""
 
     connect: float = 15.0
     """Seconds to connect."""
     stall: float = 30.0
-    """Seconds without a byte, after which the connection is given up; there is no limit on the whole."""
+    """Seconds without a byte, after which the connection is given up; the whole download has no limit."""
     attempts: int = 6
-    """Failures without progress in between, after which the download is given up."""
+    """Failures without progress in between after which the download is given up."""
     first_attempts: int = 3
-    """The same, while the server has given nothing at all."""
+    """The same, as long as the server has sent nothing at all."""
     pause: float = 0.5
-    """Seconds after the first failure; twice as long after each further one."""
+    """Seconds after the first failure; each further failure doubles it."""
     longest_pause: float = 30.0
     longest_wait: float = 120.0
-    """A server that asks for a longer pause than this is given up, until then."""
+    """If the server asks for a longer pause than this, the download is given up until then."""
 
 
 PATIENCE = Patience()

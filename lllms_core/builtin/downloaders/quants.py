@@ -1,4 +1,4 @@
-"""Choosing a model among the files of a repository, by how its weights are quantised; pure."""
+"""Choose a model among the files of a repository by its quantisation; pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from lllms_core.builtin.downloaders.http import split_names
 from lllms_core.errors import InvalidSource
 
 DEFAULT = "Q4_K_M"
-"""A good trade of size for quality, which nearly every repository has."""
+"""A good balance of size and quality, which nearly every repository has."""
 
 BITS: Mapping[str, float] = {
     "F32": 32.0, "F16": 16.0, "BF16": 16.0, "Q8_0": 8.5, "Q6_K": 6.56, "Q5_K_M": 5.69, "Q5_K_S": 5.54, "Q5_1": 6.0,
@@ -20,7 +20,7 @@ BITS: Mapping[str, float] = {
     "Q2_K_S": 2.9, "IQ2_M": 2.7, "IQ2_S": 2.5, "IQ2_XS": 2.31, "IQ2_XXS": 2.06, "TQ2_0": 2.06, "IQ1_M": 1.75,
     "TQ1_0": 1.69, "IQ1_S": 1.56,
 }
-"""Bits for each weight, about."""
+"""Approximate bits per weight."""
 
 _QUANT = re.compile(
     r"(?<![A-Z0-9])(BF16|F16|F32|FP16|FP32|MXFP4|TQ[12]_0|I?Q[1-8]_(?:K(?:_(?:XXL|XL|L|M|S))?|NL|XXS|XS|S|M|[01]))"
@@ -31,14 +31,14 @@ _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 
 @frozen
 class Choice:
-    """The files of one model, and why these."""
+    """The files of one model, and the reason for the choice."""
 
     files: tuple[str, ...]
     note: str = ""
 
 
 def quant_of(file: str) -> str:
-    """Return how the weights of a file are quantised, as its name says, like `Q4_K_M`; empty if it does not."""
+    """Return the quantisation in a file's name, like `Q4_K_M`; empty if there is none."""
     for part in reversed(PurePosixPath(file.upper()).parts):
         found = [match[1] for match in _QUANT.finditer(part)]
         if found:
@@ -47,7 +47,7 @@ def quant_of(file: str) -> str:
 
 
 def choose(files: Sequence[str], wanted: str, where: str) -> Choice:
-    """Choose the model with the quantisation `wanted`, or the one nearest to `Q4_K_M` if that is empty.
+    """Choose the model with the quantisation `wanted`, or the one closest to `Q4_K_M` if that is empty.
 
     `where` names the repository, for the messages. Raises `InvalidSource` if there is none, or more than one.
     """
@@ -64,17 +64,17 @@ def choose(files: Sequence[str], wanted: str, where: str) -> Choice:
         return Choice(models[_only(fitting, where)])
     if len(models) == 1:
         [(name, all_files)] = models.items()
-        return Choice(all_files, f"{quants[name] or name}, the only one there is")
+        return Choice(all_files, f"{quants[name] or name}, the only one")
     known = [quant for quant in quants.values() if quant in BITS]
     if not known:
         raise InvalidSource(f"{where} has several models, name one, like hf:{where}/{min(models)}: {there_are}")
     nearest = min(known, key=lambda quant: (abs(BITS[quant] - BITS[DEFAULT]), -BITS[quant], quant))
     name = _only([name for name in models if quants[name] == nearest], where)
-    return Choice(models[name], nearest if nearest == DEFAULT else f"{nearest}, the nearest to {DEFAULT} that there is")
+    return Choice(models[name], nearest if nearest == DEFAULT else f"{nearest}, the closest to {DEFAULT}")
 
 
 def choose_file(files: Sequence[str], wanted: str, where: str) -> Choice:
-    """Choose a file by its path, with all parts if it is one of several. Raises `InvalidSource` if it is not there."""
+    """Choose a file by its path, with all parts if it is split. Raises `InvalidSource` if one does not exist."""
     parts = _parts(wanted)
     missing = [part for part in parts if part not in files]
     if missing:
@@ -84,7 +84,7 @@ def choose_file(files: Sequence[str], wanted: str, where: str) -> Choice:
 
 
 def _models(files: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return the files of each model, by the first of them; what accompanies models is left out."""
+    """Return the files of each model, keyed by the first; files that accompany models are left out."""
     models = {}
     for file in files:
         name = PurePosixPath(file).name.lower()
@@ -100,7 +100,7 @@ def _parts(file: str) -> tuple[str, ...]:
 
 
 def _only(names: Sequence[str], where: str) -> str:
-    # UD-Q4_K_M stands beside Q4_K_M in some repositories: the plain one is meant.
+    # Some repositories have UD-Q4_K_M next to Q4_K_M: prefer the plain one.
     plain = [name for name in names if "ud-" not in name.lower()] or names
     if len(plain) > 1:
         raise InvalidSource(f"{where} has more than one of these, name one: {', '.join(sorted(plain))}")

@@ -1,4 +1,4 @@
-"""Fetching one file by HTTP: in parts, from where the last attempt stopped, over several connections, with patience."""
+"""Fetch one file by HTTP: in parts, resumed where the last attempt stopped, over several connections, with retries."""
 
 import asyncio
 import contextlib
@@ -16,38 +16,38 @@ from lllms_core.downloads import Part, shown
 from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
 
 SEGMENT = 64 * 2**20
-"""Bytes that are asked for at once."""
+"""Bytes per request."""
 CONNECTIONS = 4
-"""So many segments of one file are fetched at the same time."""
+"""Segments of one file that are fetched at the same time."""
 PROGRESS = 2**20
-"""Bytes that must have come since a failure for it to be forgotten."""
+"""Bytes to receive after a failure before it no longer counts."""
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class _Transient(Exception):  # no error, unless it goes on
-    """Something that may be better the next time."""
+class _Transient(Exception):  # only an error if it persists
+    """A failure that the next attempt may not have."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-class _Changed(Exception):  # no error, unless it goes on
-    """The file is not what the bytes that are there belong to, or the server gives no parts of it."""
+class _Changed(Exception):  # only an error if it persists
+    """The bytes on the disk belong to another version of the file, or the server does not serve parts of it."""
 
 
 @define
 class _Segment:
-    """Bytes that one connection fetches: from `at`, which moves, up to `stop`."""
+    """Bytes that one connection fetches: from `at`, which advances, up to `stop`."""
 
     at: int
     stop: int
 
 
 def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patience: Patience = PATIENCE) -> None:
-    """Write what is missing of the file at `url` into `part`; blocking. `headers` go with every request to its host.
+    """Fetch the missing bytes of the file at `url` into `part`; blocking. `headers` go to its host with every request.
 
-    Raises `SourceUnavailable` when it gives up, `InvalidSource` if there is no such file, `WrongFile` for a web page.
+    Raises `SourceUnavailable` when it gives up, `InvalidSource` if the file does not exist, `WrongFile` for a web page.
     """
 
     async def run() -> None:
@@ -55,7 +55,7 @@ def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patien
         assert task is not None  # noqa: S101  # asyncio.run makes one
 
         def cancel() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the download has ended
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the download is over
                 loop.call_soon_threadsafe(task.cancel)
 
         part.on_cancel(cancel)
@@ -64,11 +64,11 @@ def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patien
     try:
         asyncio.run(run())
     except asyncio.CancelledError:
-        raise DownloadCancelled(f"the download of {shown(url)} was cancelled; what has arrived is kept") from None
+        raise DownloadCancelled(f"the download of {shown(url)} was cancelled; the bytes received are kept") from None
 
 
 class _Transfer:
-    """One file on its way."""
+    """The transfer of one file."""
 
     def __init__(self, url: str, part: Part, headers: Mapping[str, str], patience: Patience) -> None:
         self._url = url
@@ -77,7 +77,7 @@ class _Transfer:
         self._patience = patience
         self._queue: deque[_Segment] = deque()
         self._identity: tuple[int | None, str | None] | None = None
-        """Size and version, as the first answer told them."""
+        """Size and version from the first response."""
         self._in_parts = True
         self._failures = 0
         self._changes = 0
@@ -91,18 +91,18 @@ class _Transfer:
                 try:
                     await self._round(client)
                     if not self._in_parts:
-                        return  # all of it came at once, also if nobody said how much that is
+                        return  # the whole file came at once, possibly without a known size
                 except _Transient as error:
                     await self._pause(error)
                 except _Changed as error:
                     self._changes += 1
                     if self._changes > self._patience.attempts:
                         raise SourceUnavailable(
-                            f"{shown(self._url)} is another file each time ({error}); try again later",
+                            f"{shown(self._url)} is a different file each time ({error}); try again later",
                         ) from None
 
     async def _round(self, client: httpx.AsyncClient) -> None:
-        """Fetch all that is missing. The first answer tells whether the server gives parts of the file."""
+        """Fetch all missing bytes. The first response shows whether the server serves parts of the file."""
         self._queue.clear()
         self._identity = None
         start, stop = self._part.missing[0]
@@ -125,7 +125,7 @@ class _Transfer:
             await asyncio.gather(*others, return_exceptions=True)
 
     async def _work(self, client: httpx.AsyncClient) -> None:
-        """Fetch segments until there are none left."""
+        """Fetch segments until none are left."""
         while self._queue:
             segment = self._queue.popleft()
             while segment.at < segment.stop:
@@ -137,7 +137,7 @@ class _Transfer:
                     await self._pause(error)
 
     def _plan(self, first: _Segment) -> None:
-        """Put all that is missing, but for what `first` fetches, into the queue."""
+        """Queue all missing bytes except those that `first` fetches."""
         if not self._in_parts:
             return
         for start, stop in self._part.missing:
@@ -146,11 +146,11 @@ class _Transfer:
                 self._queue.append(_Segment(at, min(at + SEGMENT, stop)))
                 at += SEGMENT
 
-    # -- one answer ---------------------------------------------------------------------------------------------------
+    # -- one response -------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def _ask(self, client: httpx.AsyncClient, segment: _Segment) -> AsyncIterator[httpx.Response]:
-        """Ask for a segment; errors of the connection, also those while the answer is read, are `_Transient`."""
+        """Request a segment; connection errors, also while the response is read, become `_Transient`."""
         headers = {}
         if self._in_parts:
             headers["Range"] = f"bytes={segment.at}-{segment.stop - 1}"
@@ -160,17 +160,17 @@ class _Transfer:
             async with client.stream("GET", self._url, headers=headers) as response:
                 yield response
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-            raise SourceUnavailable(f"{shown(self._url)} cannot be followed: {error}") from error
+            raise SourceUnavailable(f"could not follow {shown(self._url)}: {error}") from error
         except httpx.TimeoutException as error:
             seconds = self._patience.connect if isinstance(error, httpx.ConnectTimeout) else self._patience.stall
-            raise _Transient(f"nothing came for {seconds:g} s") from error
+            raise _Transient(f"nothing received for {seconds:g} s") from error
         except httpx.TransportError as error:
             if is_distrust(error):
                 raise SourceUnavailable(f"{shown(self._url)}: {error}; is the address right, and the clock?") from error
             raise _Transient(told(error, self._url)) from error
 
     def _begin(self, response: httpx.Response, segment: _Segment) -> None:
-        """Read the head of an answer, and tell the part. Moves the segment to where the answer begins."""
+        """Read the head of a response, begin the part, and move the segment to the start of the response."""
         self._check_status(response)
         self._check_place(response)
         version = read_version(response.headers)
@@ -178,12 +178,12 @@ class _Transfer:
             extent = read_extent(response.headers.get("Content-Range", ""))
             if extent is None:
                 self._in_parts = False
-                raise _Changed("its server gives parts without saying which")
+                raise _Changed("its server sends parts without saying which")
             if extent.start != segment.at:
-                raise _Changed(f"byte {segment.at} was asked for, and byte {extent.start} came")
+                raise _Changed(f"byte {segment.at} was requested, but byte {extent.start} received")
             if version is None and not self._part.hash_known and extent.stop - extent.start < extent.size:
                 self._in_parts = False
-                raise _Changed("its server does not tell versions, so parts may be of different files")
+                raise _Changed("its server sends no version, so parts may be of different files")
             self._same((extent.size, version))
             self._part.begin(extent.size, version)
             segment.stop = min(segment.stop, extent.stop)
@@ -193,15 +193,15 @@ class _Transfer:
         size = read_length(response.headers)
         if size is None and not self._end_is_told(response):
             raise SourceUnavailable(
-                f"{shown(self._url)}: its server does not tell how long the file is, so nobody knows whether all of it"
-                " has come: give its sha256",
+                f"{shown(self._url)}: its server does not send the file's length, so a truncated file would go"
+                " unnoticed: give its sha256",
             )
         self._in_parts = False
         self._part.begin(size, version, whole=True)
         segment.at, segment.stop = 0, -1 if size is None else size
 
     def _end_is_told(self, response: httpx.Response) -> bool:
-        """Whether a body without a length that breaks off is noticed: by the protocol, by its hash or by its header."""
+        """Whether truncation of a body without a length is noticed: by the protocol, its hash or its header."""
         framed = response.http_version == "HTTP/2" or "Transfer-Encoding" in response.headers
         return framed or self._part.hash_known or response.request.url.path.lower().endswith(".gguf")
 
@@ -211,33 +211,33 @@ class _Transfer:
         self._identity = identity
 
     async def _receive(self, response: httpx.Response, segment: _Segment) -> None:
-        """Write the body of an answer. Raises `_Transient` if it is shorter than it should be."""
+        """Write the body of a response. Raises `_Transient` if it is too short."""
         async for data in response.aiter_raw():
             if segment.stop >= 0:
-                data = data[: segment.stop - segment.at]  # noqa: PLW2901  # what was not asked for is not wanted
+                data = data[: segment.stop - segment.at]  # noqa: PLW2901  # drop bytes that were not requested
             self._part.write(segment.at, data)
             segment.at += len(data)
             self._received += len(data)
             if segment.at == segment.stop:
                 return
         if segment.at < segment.stop:
-            raise _Transient(f"the answer ended {segment.stop - segment.at} bytes early")
+            raise _Transient(f"the response ended {segment.stop - segment.at} bytes early")
 
     def _check_status(self, response: httpx.Response) -> None:
         status, where = response.status_code, shown(self._url)
         if status in (200, 206):
             return
         if status == 416:
-            self._in_parts = False  # the file is shorter than what is there of it, or empty
+            self._in_parts = False  # the file is empty, or shorter than the bytes on the disk
             raise _Changed("it does not have the bytes that are missing")
         if status in TRANSIENT:
             wait = read_retry_after(response.headers.get("Retry-After"))
             if wait is not None and wait > self._patience.longest_wait:
-                raise SourceUnavailable(f"{where}: the server asks to come back in {wait:.0f} s", int(wait) + 1)
+                raise SourceUnavailable(f"{where}: the server asks to retry in {wait:.0f} s", int(wait) + 1)
             raise _Transient(f"the server answers {status} {response.reason_phrase}", wait)
         said = f"the server answers {status} {response.reason_phrase}"
         if status in (401, 403):
-            raise SourceUnavailable(f"{where}: {said}; it wants a login, or the link has expired")
+            raise SourceUnavailable(f"{where}: {said}; it needs a login, or the link has expired")
         if status in (404, 410):
             raise InvalidSource(f"{where}: {said}; there is no such file, so check the address")
         raise SourceUnavailable(f"{where}: {said}")
@@ -245,29 +245,30 @@ class _Transfer:
     def _check_place(self, response: httpx.Response) -> None:
         where = shown(self._url)
         if self._url.lower().startswith("https:") and response.url.scheme != "https":
-            raise SourceUnavailable(f"{where} leads to {shown(str(response.url))}, which is not protected (https)")
+            raise SourceUnavailable(f"{where} redirects to {shown(str(response.url))}, which is not protected (https)")
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in {"", "identity"}:
-            raise SourceUnavailable(f"{where}: the server packs the file ('{encoding}') though asked not to")
+            raise SourceUnavailable(f"{where}: the server compresses the file ('{encoding}') although asked not to")
         if response.headers.get("Content-Type", "").lower().startswith("text/html"):
             raise WrongFile(
                 f"{where} gives a web page, not a model: is the address right (it must be the one of the file itself),"
                 " and does it need a login?",
             )
 
-    # -- patience -----------------------------------------------------------------------------------------------------
+    # -- retries ------------------------------------------------------------------------------------------------------
 
     async def _pause(self, error: _Transient) -> None:
-        """Wait before the next attempt. Raises `SourceUnavailable` if there were enough of them."""
+        """Wait before the next attempt. Raises `SourceUnavailable` after too many failures."""
         missing = self._part.missing
-        reached = missing[0][0] if missing else self._best  # what is fetched again, and again, is no progress
+        reached = missing[0][0] if missing else self._best  # fetching the same bytes again is no progress
         gained = self._received - self._received_at_failure if self._in_parts else reached - self._best
         self._received_at_failure, self._best = self._received, max(self._best, reached)
         self._failures = 1 if gained >= PROGRESS else self._failures + 1
         limit = self._patience.attempts if self._received else self._patience.first_attempts
         if self._failures >= limit:
             raise SourceUnavailable(
-                f"{shown(self._url)}: {error} ({self._failures} times in a row); what has arrived is kept, try again",
+                f"{shown(self._url)}: {error} ({self._failures} times in a row); the bytes received are kept,"
+                " try again",
             ) from error
         pause = min(self._patience.pause * 2 ** (self._failures - 1), self._patience.longest_pause)
         await asyncio.sleep(error.wait if error.wait is not None else pause * random.uniform(0.75, 1.25))  # noqa: S311  # no secret

@@ -1,4 +1,4 @@
-"""A gpt4all model that reads: texts to vectors."""
+"""A gpt4all model that embeds texts as vectors."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,20 +17,20 @@ _OWN_SIZE = -1
 
 @frozen
 class LoadedEmbedder:
-    """What a load leaves behind."""
+    """The result of a load."""
 
     native: bindings.LLModel
     vocabulary: Vocabulary
     context_length: int
     threads: int | None
-    """The configured count; None: what the pool grants."""
+    """The configured count; None: as the pool grants."""
     truncate: bool
     matryoshka: bool
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
 class Gpt4AllEmbedder(SerialModel):
-    """Vectors over one gpt4all model; nothing of a text is kept."""
+    """Vectors from one gpt4all model; keeps nothing of a text."""
 
     way_out: Mapping[Task, str] = {"render": "it does not chat"}
     slots = 4
@@ -45,26 +45,26 @@ class Gpt4AllEmbedder(SerialModel):
         self._needs_task = self._asks_for_task()
 
     def details(self) -> Mapping[str, str | int | float]:
-        """What the file says about itself."""
+        """Return the file's own metadata."""
         return self._loaded.details
 
     def use_threads(self, count: int) -> None:
-        """Compute with at most `count` threads from the next texts on."""
+        """Compute with at most `count` threads, from the next texts on."""
         configured = self._loaded.threads
         self._native.set_thread_count(max(1, count if configured is None else min(configured, count)))
 
     def open(self, request: Request) -> None:
-        """Refuse: this model does not write."""
+        """Refuse: this model does not generate text."""
         raise InvalidRequest(f"model '{request.model}' does not write text; use it with /v1/embeddings", "model")
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Refuse what is too long, and what gpt4all cannot read."""
+        """Refuse texts that are too long, and texts that gpt4all cannot read."""
         for index, one in enumerate(request.inputs):
             self._check(one if isinstance(one, str) else self.to_text(one), f"input[{index}]", request.model)
         super().open_embed(request)
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
-        """The vectors of some texts; a text that begins with a task of the model's own is told apart from it."""
+        """Return the vectors of some texts; a text that starts with one of the model's tasks is split from it."""
         vectors = []
         for text in texts:
             task, own = self._split(text)
@@ -72,7 +72,7 @@ class Gpt4AllEmbedder(SerialModel):
         return Embeddings(vectors, sum(min(len(self._tokens(text)), self.context_length) for text in texts))
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """Return the tokens of a text; with those around it that the model adds, if that is asked for."""
+        """Return the tokens of a text; with the special tokens around it, if requested."""
         ids = self._tokens(text)
         return self._vocabulary.shown(ids if add_special else ids[1:-1])
 
@@ -87,20 +87,20 @@ class Gpt4AllEmbedder(SerialModel):
 
     def _check(self, text: str, param: str, model: str) -> None:
         if "\0" in text:
-            raise InvalidRequest(f"'{param}' has a NUL character, which gpt4all takes for the end; leave it out", param)
+            raise InvalidRequest(f"'{param}' has a NUL character, where gpt4all would stop; leave it out", param)
         count, most = len(self._tokens(text)), self.context_length
         if count <= len(self._tokens("")):
             raise InvalidRequest(f"'{param}' has no tokens; leave it out", param)
         if count > most and not self._loaded.truncate:
             raise ContextOverflow(
                 f"'{param}' has {count} tokens, but model '{model}' reads {most}; shorten it, or set options.truncate "
-                "to have it cut",
+                "to truncate it",
                 param, "context_length_exceeded",
             )
         if self._needs_task and ": " not in text:
             raise InvalidRequest(
-                f"'{param}' names no task, and gpt4all embeds with this model only for one; begin it with "
-                "'search_document: ', 'search_query: ' or whatever the model was trained with",
+                f"'{param}' names no task, which gpt4all requires for this model; start it with "
+                "'search_document: ', 'search_query: ' or another task that the model was trained with",
                 param,
             )
 
@@ -113,18 +113,18 @@ class Gpt4AllEmbedder(SerialModel):
     def _embed(self, text: str, task: str) -> Sequence[float]:
         readable = text.encode(errors="replace").decode()
         try:
-            # One by one, and without means: a text that is too long is cut.
+            # One by one, and without averaging: a text that is too long is truncated.
             [vector] = self._native.generate_embeddings(
                 [readable], task, _OWN_SIZE, do_mean=False, atlas=False, cancel_cb=None,
             )["embeddings"]
         except RuntimeError as error:
             if _UNKNOWN_TASK in str(error):
-                raise InvalidRequest(f"gpt4all: {error}; begin the text with one that it knows", "input") from None
+                raise InvalidRequest(f"gpt4all: {error}; start the text with a task that it knows", "input") from None
             raise EngineFailed(f"gpt4all: {error}") from None
         return list(vector)
 
     def _asks_for_task(self) -> bool:
-        """Whether gpt4all knows this model by its name, and wants to be told what the texts are for."""
+        """Whether gpt4all knows this model by name, and requires the purpose of the texts."""
         try:
             self._embed("a", "")
         except InvalidRequest:

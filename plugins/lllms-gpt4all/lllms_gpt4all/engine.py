@@ -29,7 +29,7 @@ class Gpt4AllEngine(Engine):
     checked_constraints = frozenset({"json_object", "json_schema"})
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
-        """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""
+        """Return the file's own metadata. Raises `ModelLoadFailed` for a file that can never be loaded."""
         path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
@@ -37,7 +37,7 @@ class Gpt4AllEngine(Engine):
         return describe(gguf, path)
 
     def estimate(self, spec: ModelSpec) -> Memory:
-        """Weights, which are mapped, and KV cache by the file's header; gpt4all's buffers by their usual size."""
+        """Estimate weights, which are mapped, and KV cache from the header; gpt4all's buffers by their usual size."""
         path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
@@ -51,7 +51,7 @@ class Gpt4AllEngine(Engine):
         gguf = read_gguf(path)
         check(gguf, path)
         length = context_length(gguf, cast(Options, spec.options), path)
-        # Not before: this imports gpt4all.
+        # Imported late, because it imports gpt4all.
         from lllms_gpt4all.loading import load
 
         return load(spec, gguf, length, progress)

@@ -1,4 +1,4 @@
-"""The native libraries of the package gpt4all: found, and loaded without a word on the terminal."""
+"""The native libraries of the package gpt4all: found, and loaded without output on the terminal."""
 
 import ctypes
 import logging
@@ -25,9 +25,9 @@ _LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_v
 
 @cache
 def choose_libraries() -> None:
-    """Let gpt4all look only at those of its libraries that this machine can load; call it before it loads any.
+    """Limit gpt4all to those of its libraries that this machine can load; call it before it loads any.
 
-    It tries them all, and writes about each that needs a missing CUDA to standard error.
+    By default it tries them all, and reports each that needs a missing CUDA on standard error.
     """
     with tempfile.TemporaryDirectory(prefix="lllms-gpt4all-") as folder:
         for library in _FOLDER.glob("*llamamodel-*"):
@@ -38,7 +38,7 @@ def choose_libraries() -> None:
             else:
                 (Path(folder) / library.name).symlink_to(library)
         bindings.llmodel.llmodel_set_implementation_search_path(folder.encode())
-        # gpt4all looks at its libraries once, when the first model is made; one without a file is refused right then.
+        # gpt4all searches its libraries once, for the first model; one without a file is refused immediately.
         error_text = ctypes.c_char_p()
         bindings.llmodel.llmodel_model_create2(b"", b"none", ctypes.byref(error_text))
     bindings.llmodel.llmodel_set_implementation_search_path(str(_FOLDER).encode())
@@ -46,21 +46,21 @@ def choose_libraries() -> None:
 
 @cache
 def backend_library(backend: str) -> ctypes.CDLL:
-    """The library that gpt4all uses for a backend on this machine; with all functions of its llama.cpp."""
+    """Return the library that gpt4all uses for a backend on this machine, with all functions of its llama.cpp."""
     variant = "" if _has_avx2() else "-avxonly"
     [path, *_] = sorted(_FOLDER.glob(f"*llamamodel-mainline-{backend}{variant}.*"))
     return ctypes.CDLL(str(path))
 
 
 def _has_avx2() -> bool:
-    """Whether gpt4all takes the libraries that need AVX2; only Linux tells, elsewhere CPUs without it are rare."""
+    """Whether gpt4all uses the libraries with AVX2; only Linux can tell, elsewhere CPUs without it are rare."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return True
     return " avx2 " in Path("/proc/cpuinfo").read_text("utf-8", "replace")
 
 
 class NativeLog:
-    """Takes the log of a backend's llama.cpp, which comes in pieces of lines."""
+    """Receives the log of a backend's llama.cpp, which comes in pieces of lines."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
@@ -72,7 +72,7 @@ class NativeLog:
 
     @contextmanager
     def errors(self) -> Iterator[deque[str]]:
-        """The lines that are logged as errors from now on; gpt4all takes the log back for each model that it makes."""
+        """Yield the error lines logged from now on; needed for each model, because gpt4all then takes back the log."""
         with self._lock:
             self._errors = deque(maxlen=_REASONS)
         self._library.llama_log_set(self._callback, None)
@@ -92,14 +92,14 @@ class NativeLog:
 
 @cache
 def native_log(backend: str) -> NativeLog:
-    """The log of a backend, one in this process."""
+    """Return the log of a backend, one per process."""
     return NativeLog(backend_library(backend))
 
 
 def reason(errors: deque[str]) -> str:
-    """What llama.cpp gave as the reason, from the lines that it logged as errors."""
+    """Return llama.cpp's reason, from the lines that it logged as errors."""
     told = [line.split("error loading model:", 1)[-1] for line in errors if "error loading model:" in line]
     text = told[-1] if told else next(iter(errors), "")
-    # "function_name: what happened": the function says nothing to people.
+    # "function_name: what happened": the function is of no interest to people.
     head, colon, tail = text.partition(": ")
     return (tail if colon and " " not in head.strip() else text).strip() or "gpt4all gave no reason"

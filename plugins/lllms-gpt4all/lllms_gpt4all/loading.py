@@ -1,4 +1,4 @@
-"""From a GGUF file and its options to a model that is ready to answer; imports the native library."""
+"""Turn a GGUF file and its options into a model that is ready to answer; imports the native library."""
 
 import sys
 from pathlib import Path
@@ -78,12 +78,12 @@ def _vocabulary(source: Source) -> Vocabulary:
 
 
 def _threads(options: Options) -> int | None:
-    """The count that the options fix; None for what the pool grants."""
+    """Return the count that the options fix; None: as the pool grants."""
     return None if options.threads == "auto" else options.threads
 
 
 def choose_backend(device: str) -> tuple[str, str | None]:
-    """The library that serves a device, and the name by which that knows it; None for the CPU."""
+    """Return the library for a device, and the library's name of the device; None for the CPU."""
     if sys.platform == "darwin":
         return ("cpu", None) if device == "cpu" else ("metal", None)
     if device == "cpu":

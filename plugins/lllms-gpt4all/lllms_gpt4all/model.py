@@ -23,24 +23,24 @@ from lllms_gpt4all.vocabulary import Vocabulary
 _STOPS = tuple(
     f"### {word}".encode() for word in ("Instruction", "Prompt", "Response", "Human", "Assistant", "Context")
 )
-"""Texts at which gpt4all ends an answer, always. To find them it looks ahead."""
+"""Texts at which gpt4all always ends an answer. To find them, it looks ahead."""
 
 
 @frozen
 class Loaded:
-    """What a load leaves behind."""
+    """The result of a load."""
 
     native: NativeModel
     vocabulary: Vocabulary
     template: ChatTemplate | None
     context_length: int
     threads: int | None
-    """The configured count; None: what the pool grants."""
+    """The configured count; None: as the pool grants."""
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
 class Gpt4AllModel(SerialModel):
-    """Texts and conversations over one context of gpt4all, which keeps the last conversation for its next turn."""
+    """Texts and conversations in one gpt4all context, which keeps the last conversation for its next turn."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.context_length = loaded.context_length
@@ -56,30 +56,30 @@ class Gpt4AllModel(SerialModel):
         self._forgotten = False
 
     def details(self) -> Mapping[str, str | int | float]:
-        """What the file says about itself."""
+        """Return the file's own metadata."""
         return self._loaded.details
 
     def use_threads(self, count: int) -> None:
-        """Compute with at most `count` threads from the next token on."""
+        """Compute with at most `count` threads, from the next token on."""
         configured = self._loaded.threads
         self._native.use_threads(max(1, count if configured is None else min(configured, count)))
 
     def open(self, request: Request) -> None:
-        """Tokenise the prompt, and refuse what can never fit."""
+        """Tokenise the prompt, and refuse one that can never fit."""
         self._checker = None if request.constraint is None else Checker(request.constraint)
         self._ask(request)
         if not self._prompt.tokens:
             raise InvalidRequest(
-                f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt",
+                f"the prompt is empty, but model '{request.model}' needs at least one token", "prompt",
             )
         super().open(request)
 
-    def prompt_tokens(self, request: Request) -> int:  # noqa: ARG002  # the prompt was made from it just now
-        """How many tokens the rendered prompt has."""
+    def prompt_tokens(self, request: Request) -> int:  # noqa: ARG002  # noqa: ARG002  # the prompt has just been made from it
+        """Return the number of tokens of the rendered prompt."""
         return len(self._prompt.tokens)
 
     def answer_text(self, request: Request, index: int) -> AnswerText:
-        """Read the answer as the model's template writes calls and thoughts."""
+        """Return the reader of an answer, in the model's notation of calls and thoughts."""
         self._text = AnswerText(request, self._chat.form, thinking=self._chat.thinking, index=index)
         return self._text
 
@@ -92,7 +92,7 @@ class Gpt4AllModel(SerialModel):
         return self._answer(request)
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """Return the tokens of a text, in which control tokens are parsed; BOS first if that is asked for."""
+        """Return the tokens of a text, with control tokens parsed; BOS first if requested."""
         ids = self._vocabulary.tokenize(_readable(text, "text"), parse_special=True, after=[])
         if not add_special and self._vocabulary.adds_bos:
             del ids[0]
@@ -103,15 +103,15 @@ class Gpt4AllModel(SerialModel):
         return self._vocabulary.join(tokens)
 
     def to_prompt(self, request: Request) -> str:
-        """Return what a chat would be answered from."""
+        """Return the prompt for a chat."""
         return "".join(segment.text for segment in self._shown(request).segments)
 
     def residents(self) -> Sequence[Resident]:
-        """The last conversation, or the one at work."""
+        """Return the last conversation, or the running one."""
         tokens = () if self._forgotten else tuple(self._native.tokens)
         return [Resident(0, tokens, self._used if self.idle else time())] if tokens else []
 
-    def forget(self, key: int) -> None:  # noqa: ARG002  # there is one at most
+    def forget(self, key: int) -> None:  # noqa: ARG002  # noqa: ARG002  # there is at most one
         """Empty the context, now or when its request has ended."""
         self._forgotten = not self.idle
         if self.idle:
@@ -123,12 +123,12 @@ class Gpt4AllModel(SerialModel):
         self._vocabulary.close()
 
     def _ask(self, request: Request) -> None:
-        """Make the prompt that the next answer is for."""
+        """Make the prompt for the next answer."""
         self._chat = self._shown(request)
         self._prompt = make_prompt(self._without_bos(self._chat.segments), self._vocabulary)
 
     def _shown(self, request: Request) -> ChatPrompt:
-        """What the model is shown. Raises `RequestError` for what it cannot be shown."""
+        """Return the model's input. Raises `RequestError` for anything that it cannot be shown."""
         if request.messages is None:
             return ChatPrompt([Segment(_readable(self.prompt_text(request), "prompt"), parse_special=True)])
         if self._loaded.template is None:
@@ -142,7 +142,7 @@ class Gpt4AllModel(SerialModel):
         return shown
 
     def _without_bos(self, segments: Sequence[Segment]) -> list[Segment]:
-        """A prompt without the BOS that gpt4all puts before it."""
+        """Return a prompt without the BOS that gpt4all adds."""
         bos, (first, *others) = self._vocabulary.bos_token, segments
         if bos and self._vocabulary.adds_bos and first.parse_special and first.text.startswith(bos):
             first = Segment(first.text.removeprefix(bos), parse_special=True)
@@ -164,9 +164,9 @@ class Gpt4AllModel(SerialModel):
         return None
 
     def _write_json(self, request: Request, checker: Checker) -> Generator[Piece, None, Usage]:
-        """Generate until an answer is what the request asks for; the usage is that of this answer."""
+        """Generate until an answer matches the request; the usage is that of this answer."""
         asked, shown, form = 0, self._text, self._chat.form
-        # What is shown has no thoughts, but its reader waits for their end where the prompt has opened them.
+        # The output has no thoughts, but its reader waits for their end if the prompt has opened them.
         before = form.reasoning.end if form.reasoning is not None and shown is not None and shown.thinking else ""
         for attempt in attempts(request, checker):
             asked += 1
@@ -183,21 +183,21 @@ class Gpt4AllModel(SerialModel):
                     found = checker.find(text) if piece.rstrip().endswith((b"}", b"]")) else None
                 if found is not None or tokens == limit:
                     break
-                yield Pause(0.0)  # a cancel may wait
+                yield Pause(0.0)  # lets a pending cancel through
             found = found or checker.find(text + reader.end("stop")[0])
             if found is not None:
                 yield before + found
-                # An answer of the longest length ends by its usage, not by its limit.
+                # An answer of maximum length ends by its usage, not by its limit.
                 yield from repeat(b"", min(tokens, limit - 1) - 1)
                 return Usage(len(self._prompt.tokens), tokens, cached)
         raise EngineFailed(
             f"the model did not write the JSON that '{request.constraint.param if request.constraint else ''}' asks "
-            f"for, asked {asked} times; ask for a simpler one, raise max_tokens or temperature, or use "
-            'engine = "llamacpp", which makes it keep to a schema',
+            f"for in {asked} attempts; ask for a simpler one, raise max_tokens or temperature, or use "
+            'engine = "llamacpp", which enforces a schema',
         )
 
     def _write(self, request: Request) -> Generator[Piece, None, None]:
-        """Generate until the model ends."""
+        """Generate until the model ends the answer."""
         while True:
             token = self._native.sample(request.sampling)
             if token is None or self._vocabulary.is_end(token):
@@ -205,12 +205,12 @@ class Gpt4AllModel(SerialModel):
             piece = self._vocabulary.piece(token)
             yield piece if piece or self._text is None else self._text.mark(self._vocabulary.text(token).decode())
             if self._looked_ahead(token):
-                # The logits are those of a token that was taken back: this brings the right ones.
+                # The logits are those of a token that was taken back: this restores the right ones.
                 self._native.cut(len(self._native.tokens) - 1)
                 self._native.read(self._vocabulary.piece(token).decode(errors="replace"), parse_special=False)
 
     def _read_prompt(self, request: Request) -> Generator[Piece, None, None]:
-        """Evaluate what is new of the prompt; a cancel may come between two batches."""
+        """Evaluate the new part of the prompt; a cancel can take effect between two batches."""
         prompt, native = self._prompt, self._native
         keep, rest = continue_from(native.tokens, prompt, self._vocabulary)
         yield Reused(keep)
@@ -223,10 +223,10 @@ class Gpt4AllModel(SerialModel):
             native.cut(keep)
         if native.tokens != list(prompt.tokens):
             found = next((i for i, (a, b) in enumerate(zip(native.tokens, prompt.tokens, strict=False)) if a != b), -1)
-            raise EngineFailed(f"gpt4all has evaluated another prompt than it was given, from token {found} on")
+            raise EngineFailed(f"gpt4all has evaluated a different prompt than it was given, from token {found} on")
 
     def _read(self, segments: list[Segment]) -> bool:
-        """Evaluate texts; False if something waits to be handled before the end."""
+        """Evaluate texts; False if an interrupt ended it early."""
         return all(
             self._native.read(
                 segment.text, parse_special=segment.parse_special, go_on=lambda: not self.interrupt.is_set(),
@@ -235,7 +235,7 @@ class Gpt4AllModel(SerialModel):
         )
 
     def _looked_ahead(self, token: int) -> bool:
-        """Whether gpt4all has evaluated tokens behind this one, as it could begin a text at which it stops."""
+        """Whether gpt4all has evaluated tokens after this one, because it may start one of its stop texts."""
         if self._vocabulary.is_special(token):
             return False
         piece = self._vocabulary.text(token)
@@ -245,5 +245,5 @@ class Gpt4AllModel(SerialModel):
 def _readable(text: str, param: str) -> str:
     """Return the text, if gpt4all can read it."""
     if "\0" in text:
-        raise InvalidRequest(f"'{param}' has a NUL character, which gpt4all takes for the end; leave it out", param)
+        raise InvalidRequest(f"'{param}' has a NUL character, where gpt4all would stop; leave it out", param)
     return text

@@ -14,11 +14,11 @@ from lllms_gpt4all.library import native_log, reason
 from lllms_gpt4all.options import MAX_BATCH
 
 _TEXT_ALONE = "%1%2"
-"""gpt4all's template that adds nothing before or behind the text."""
+"""A gpt4all template that adds nothing before or after the text."""
 _REPEAT_WINDOW = 64
-"""How many recent tokens `repeat_penalty` looks at."""
+"""The number of recent tokens that `repeat_penalty` considers."""
 _COLDEST = 1e-5
-"""A lower temperature chooses the likeliest token, too, but would overflow."""
+"""A lower temperature also chooses the likeliest token, but would overflow."""
 _ERROR_TOKEN = -1
 _MT_WORDS = 624
 _LENGTH = 8
@@ -34,12 +34,12 @@ _llmodel.llmodel_restore_state_data.restype = ctypes.c_uint64
 
 @frozen
 class Source:
-    """What is loaded, and where to."""
+    """A file to load, and where to load it."""
 
     path: str
     backend: str
     device: str | None
-    """By the name that the backend knows; None for the CPU."""
+    """The backend's name for it; None for the CPU."""
     context_size: int
     gpu_layers: int
 
@@ -65,9 +65,9 @@ def load_native(source: Source) -> bindings.LLModel:
 
 
 class NativeModel:
-    """A loaded model that writes, with the one context that it has. Never call it from two threads at once.
+    """A loaded model that generates, with its only context. Never call it from two threads at once.
 
-    `tokens` are those that the context holds, evaluated.
+    `tokens` are the evaluated tokens in the context.
     """
 
     def __init__(self, source: Source) -> None:
@@ -84,7 +84,7 @@ class NativeModel:
         self.seed(None)
 
     def use_threads(self, count: int) -> None:
-        """Compute with so many threads from the next call on."""
+        """Compute with `count` threads from the next call on."""
         self._model.set_thread_count(count)
 
     def cut(self, length: int) -> None:
@@ -92,13 +92,13 @@ class NativeModel:
         del self.tokens[length:]
 
     def read(self, text: str, *, parse_special: bool, go_on: Callable[[], bool] = lambda: True) -> bool:
-        """Evaluate a text behind `tokens`; False if `go_on`, asked after each batch, ended it before its end."""
+        """Evaluate a text after `tokens`; False if `go_on`, asked after each batch, stopped it before the end."""
         stopped = False
         start = len(self.tokens)
 
         def ask() -> bool:
             nonlocal stopped
-            # Asked for every token, though a batch is evaluated at once: what is told of it before its end is lost.
+            # Called for every token, though a whole batch is evaluated: a stop before the batch's end would lose it.
             if (len(self.tokens) - start) % self.batch_size == 0:
                 stopped = not go_on()
             return not stopped
@@ -117,15 +117,15 @@ class NativeModel:
         return self._sampled[0]
 
     def seed(self, seed: int | None) -> None:
-        """Begin the random numbers of a seed, or of any if there is none; the context keeps its tokens.
+        """Restart the random numbers from a seed, a random one if None; the context keeps its tokens.
 
-        There is no call for it: the generator is part of the state that can be saved and restored.
+        There is no call for it, but the generator is part of the state that can be saved and restored.
         """
         state = self._save_state() if self.tokens else self._empty
         length = int.from_bytes(state[:_LENGTH], "little")
         old = bytes(state[_LENGTH : _LENGTH + length]).split()
         words = _mersenne_twister(randbits(32) if seed is None else seed & 0xFFFFFFFF)
-        # libstdc++ writes behind the words how many of them are used up; libc++ writes the words only.
+        # libstdc++ appends how many words are used up; libc++ writes the words only.
         new = " ".join(map(str, [*words, _MT_WORDS] if len(old) > _MT_WORDS else words)).encode()
         patched = len(new).to_bytes(_LENGTH, "little") + new + bytes(state[_LENGTH + length :])
         _llmodel.llmodel_restore_state_data(self._model.model, patched)
@@ -135,7 +135,7 @@ class NativeModel:
         self._model.close()
 
     def _save_state(self) -> bytes:
-        # The size is for a full context; pages that stay empty cost nothing in a map of no file.
+        # The size is for a full context; unused pages cost nothing in an anonymous map.
         with mmap.mmap(-1, _llmodel.llmodel_get_state_size(self._model.model)) as room:
             place = (ctypes.c_char * len(room)).from_buffer(room)
             try:
@@ -157,7 +157,7 @@ class NativeModel:
         if self._error is not None:
             raise EngineFailed(f"gpt4all: {self._error}")
 
-    # Called from C: whatever these raise would be printed and forgotten.
+    # Called from C: errors raised in these would be printed and lost.
 
     def _take_evaluated(self, token: int) -> bool:
         self.tokens.append(token)
@@ -172,7 +172,7 @@ class NativeModel:
 
 
 def _mersenne_twister(seed: int) -> list[int]:
-    """The first state of C++'s `std::mt19937`."""
+    """Return the initial state of C++'s `std::mt19937`."""
     words = [seed]
     for i in range(1, _MT_WORDS):
         words.append((1812433253 * (words[-1] ^ (words[-1] >> 30)) + i) & 0xFFFFFFFF)

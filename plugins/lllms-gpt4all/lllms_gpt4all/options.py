@@ -1,4 +1,4 @@
-"""What `[models.X.options]` may say for the gpt4all engine; everything is checked before C code sees it."""
+"""The `[models.X.options]` of the gpt4all engine; everything is checked before C code sees it."""
 
 from typing import Literal
 
@@ -16,24 +16,24 @@ class Options:
     """The keys of `[models.X.options]` for the gpt4all engine."""
 
     context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, MAX_CONTEXT, "auto"))
-    """Tokens that one request may hold, prompt and answer together. "auto": what the model was trained for, at most
-    4096, since the memory of the KV cache grows with it."""
+    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, at most 4096, because
+    the memory of the KV cache grows with it."""
     threads: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 1024, "auto"))
-    """"auto" uses what the pool grants. A number is used as it is, as far as the pool grants it."""
+    """"auto" uses what the pool grants. A number is used as given, up to what the pool grants."""
     batch_size: int = field(default=MAX_BATCH, validator=whole_number(1, MAX_BATCH))
-    """The most tokens of a prompt that are evaluated at once; a cancel waits for no more than these."""
+    """The most prompt tokens evaluated at once; a cancel waits for at most these."""
     device: str = field(default="cpu", validator=validators.and_(validators.instance_of(str), validators.min_len(1)))
-    """"cpu", or what gpt4all knows: "gpu", "kompute", "cuda", "amd", "nvidia", or the name of a device."""
+    """"cpu", or a name that gpt4all knows: "gpu", "kompute", "cuda", "amd", "nvidia", or the name of a device."""
     gpu_layers: int = field(default=-1, validator=whole_number(-1, 2**15))
-    """Layers on the GPU; -1: all. Without a GPU as `device` it changes nothing."""
+    """Layers on the GPU; -1: all. No effect unless `device` is a GPU."""
     chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
     tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
-    """A Jinja2 template that writes a list `tool_calls` as the model does, instead of what its chat template tells."""
+    """A Jinja2 template that writes a list `tool_calls` as the model does; overrides its chat template."""
     reasoning: str = field(default="auto", validator=thought_marks)
-    """The marks around the model's thoughts, like "<think>...</think>", instead of what its chat template tells.
-    "none": thoughts are text like any other."""
+    """The marks around the model's thoughts, like "<think>...</think>"; overrides its chat template. "none": thoughts
+    are ordinary text."""
     truncate: bool = field(default=False, validator=validators.instance_of(bool))
-    """Cut texts that are too long to embed, rather than refuse them."""
+    """Truncate texts that are too long to embed, instead of refusing them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
-    """The model was trained so that its vectors may be cut: requests may ask for fewer `dimensions`."""
+    """The model's vectors may be shortened, by its training: requests may ask for fewer `dimensions`."""

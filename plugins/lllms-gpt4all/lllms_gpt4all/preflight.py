@@ -1,6 +1,6 @@
-"""What must be known of a file before gpt4all sees it: much that is wrong with one would end the whole process; pure.
+"""Checks of a file before gpt4all sees it, because many faults would end the whole process; pure.
 
-What only makes its load fail is left to gpt4all, which says why.
+Faults that only make its load fail are left to gpt4all, which reports why.
 """
 
 import os
@@ -14,7 +14,7 @@ from lllms_gpt4all.options import MAX_BATCH, Options
 
 DEFAULT_CONTEXT = 4096
 _LOOKAHEAD = 32
-"""Tokens of room behind the longest answer, for gpt4all's looking ahead: it drops old tokens where there is no room."""
+"""Tokens of room after the longest answer, for gpt4all's look-ahead: it drops old tokens if there is no room."""
 _BLOCK = 32
 """gpt4all rounds the size of a context up to a multiple of this."""
 
@@ -24,7 +24,7 @@ GENERATING = frozenset({
     "xverse", "command-r", "dbrx", "olmo", "openelm", "arctic", "deepseek2", "chatglm", "bitnet", "jais",
 })
 EMBEDDING = frozenset({"bert", "nomic-bert"})
-"""The architectures of models that gpt4all's llama.cpp of July 2024 runs; newer ones are what it lacks."""
+"""The architectures that gpt4all's llama.cpp of July 2024 runs; newer ones are missing."""
 
 _POOLINGS = (1, 2)
 _NEWEST_TENSOR_TYPE = 33
@@ -44,7 +44,7 @@ _STORED = {
     "tokenizer.ggml.merges": "array of string",
     "tokenizer.ggml.precompiled_charsmap": "array of uint8",
 }
-"""How some keys must be stored: their values are taken as such without a look."""
+"""The required types of some keys: their values are used without a check."""
 _BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -54,16 +54,16 @@ def check(gguf: GGUF, path: Path) -> None:
 
 
 def context_length(gguf: GGUF, options: Options, path: Path) -> int:
-    """The tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache cannot fit into the memory."""
+    """Return the tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache exceeds the memory."""
     trained = gguf.hyperparameter("context_length") or DEFAULT_CONTEXT
     length = min(trained, DEFAULT_CONTEXT) if options.context_length == "auto" else options.context_length
     if gguf.architecture in EMBEDDING:
-        # There are no positions beyond those that it was trained on, and gpt4all cuts texts where a block ends.
+        # There are no positions beyond the trained ones, and gpt4all truncates texts at the end of a block.
         length = min(length, trained) // _BLOCK * _BLOCK
         if not length:
             raise ModelLoadFailed(
                 f"options.context_length: '{path}' is a model for embeddings, which gpt4all runs in blocks of {_BLOCK} "
-                f"tokens; set at least that, of the {trained} that it was trained on",
+                f"tokens; set at least that, and at most the {trained} that it was trained on",
             )
     memory = _physical_memory()
     needed = context_size(length) * kv_bytes(gguf)
@@ -76,12 +76,12 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
 
 
 def context_size(length: int) -> int:
-    """The cells of KV cache for requests of so many tokens: with room for gpt4all's looking ahead, in whole blocks."""
+    """Return the cells of KV cache for requests of `length` tokens: plus gpt4all's look-ahead, in whole blocks."""
     return -(-(length + _LOOKAHEAD) // _BLOCK) * _BLOCK
 
 
 def compute_bytes(gguf: GGUF, length: int) -> int:
-    """The bytes of buffers for a pass over 128 tokens: its largest layer in 32 bits, attention, and logits; roughly."""
+    """Return roughly the bytes of buffers for a pass over 128 tokens: largest layer in 32 bits, attention, logits."""
     number = gguf.hyperparameter
     heads, width = _largest(gguf, "attention.head_count") or 1, number("embedding_length") or 0
     row = heads * context_size(length) + 4 * width + 2 * (number("feed_forward_length") or 4 * width)
@@ -89,7 +89,7 @@ def compute_bytes(gguf: GGUF, length: int) -> int:
 
 
 def kv_bytes(gguf: GGUF) -> int:
-    """The bytes of KV cache that a token needs: keys and values of every layer, in 16 bits."""
+    """Return the bytes of KV cache per token: keys and values of every layer, in 16 bits."""
     number = gguf.hyperparameter
     layers, embedding = number("block_count") or 0, number("embedding_length") or 0
     heads = _largest(gguf, "attention.head_count") or 1
@@ -119,10 +119,10 @@ class _Preflight:
     def _check_kind(self) -> None:
         architecture = self._gguf.architecture
         if not architecture:
-            self._fail("names no architecture (general.architecture): it is no model")
+            self._fail("names no architecture (general.architecture): it is not a model")
         kind = self._gguf.metadata.text("general.type")
         if kind in _NOT_MODELS:
-            self._fail(f"is no model but {_NOT_MODELS[kind]}")
+            self._fail(f"is not a model but {_NOT_MODELS[kind]}")
         if architecture in EMBEDDING:
             self._check_embedding(architecture)
         elif architecture not in GENERATING:
@@ -146,7 +146,7 @@ class _Preflight:
         number = self._gguf.metadata.number
         parts, part = number("split.count") or 1, number("split.no") or 0
         if parts > 1:
-            self._fail(f'is part {part + 1} of {parts}, and gpt4all loads whole files only; use engine = "llamacpp"')
+            self._fail(f'is part {part + 1} of {parts}, but gpt4all only loads whole files; use engine = "llamacpp"')
 
     def _check_tensors(self) -> None:
         for tensor in self._gguf.tensors:
@@ -181,7 +181,7 @@ class _Preflight:
             self._fail("has more heads for keys and values than for queries")
 
     def _check_heads(self, key: str, least: int) -> None:
-        """One number for all layers, or one for each."""
+        """Check one number for all layers, or one for each."""
         value = self._gguf.metadata.get(key)
         if not isinstance(value, list):
             self._check_number(key, least, _LONGEST, needed=False)
@@ -217,7 +217,7 @@ class _Preflight:
             length = metadata.length(f"tokenizer.ggml.{name}")
             if length not in (0, count):
                 self._fail(f"has {count} tokens, but {length} items in 'tokenizer.ggml.{name}'")
-        # C takes a text up to its first NUL.
+        # C reads a text up to its first NUL.
         tokens = [str(token).partition("\0")[0] for token in cast(list[str], metadata["tokenizer.ggml.tokens"])]
         if not all(tokens):
             self._fail(f"has an empty token, number {tokens.index('')}")
@@ -232,7 +232,7 @@ class _Preflight:
 
 
 def _largest(gguf: GGUF, name: str) -> int | None:
-    """A number that may be given for each layer apart: the largest."""
+    """Return a number that may differ between layers: the largest."""
     value = gguf.metadata.get(f"{gguf.architecture}.{name}")
     items = value if isinstance(value, list) else [value]
     return max((item for item in items if isinstance(item, int)), default=None)

@@ -1,7 +1,7 @@
-"""What of a prompt is evaluated already, and how the rest is handed over; pure.
+"""The part of a prompt that is already evaluated, and the hand-over of the rest; pure.
 
-gpt4all takes texts, not tokens, so a prompt can be continued only where its text can be cut so that the rest gives the
-same tokens as in the whole: behind and before special tokens, and mostly before white space.
+gpt4all takes texts, not tokens, so a prompt can only be resumed where its text can be cut so that the rest gives the
+same tokens as in the whole: after and before special tokens, and mostly before white space.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,25 +13,25 @@ from lllms_core.chat import Segment
 from lllms_core.engines.sequences import common_prefix
 
 _MOST_CUTS = 8
-"""So many places to continue at are tried, the latest first: each costs a tokenising of the rest."""
+"""At most this many resume points are tried, the latest first: each costs tokenising the rest."""
 
 
 class Tokenizer(Protocol):
-    """What the planning needs to know about a vocabulary."""
+    """The functions of a vocabulary that the planning needs."""
 
     def tokenize(self, text: str, *, parse_special: bool, after: Sequence[int]) -> list[int]:
-        """The tokens of a text that stands behind the tokens `after`."""
+        """Return the tokens of a text that follows the tokens `after`."""
 
     def text(self, token: int) -> bytes:
-        """The bytes that a token is made from."""
+        """Return the bytes that a token is made from."""
 
     def is_special(self, token: int) -> bool:
-        """Whether a token is taken apart from the text around it."""
+        """Whether a token is parsed apart from the text around it."""
 
 
 @frozen
 class Prompt:
-    """A prompt as texts and as tokens; `ends[i]` is how many tokens there are up to the end of segment i."""
+    """A prompt as texts and as tokens; `ends[i]` is the number of tokens up to the end of segment i."""
 
     segments: tuple[Segment, ...]
     tokens: tuple[int, ...]
@@ -39,7 +39,7 @@ class Prompt:
 
 
 def make_prompt(segments: Sequence[Segment], vocabulary: Tokenizer) -> Prompt:
-    """Tokenise the segments, one behind the other."""
+    """Tokenise the segments, one after the other."""
     tokens: list[int] = []
     ends = []
     for segment in segments:
@@ -49,9 +49,9 @@ def make_prompt(segments: Sequence[Segment], vocabulary: Tokenizer) -> Prompt:
 
 
 def continue_from(cached: Sequence[int], prompt: Prompt, vocabulary: Tokenizer) -> tuple[int, list[Segment]]:
-    """How many of the `cached` tokens the prompt keeps, and what is to be evaluated behind them.
+    """Return how many of the `cached` tokens the prompt keeps, and the segments to evaluate after them.
 
-    At least one token is left to evaluate: the logits behind it are needed.
+    At least one token is left to evaluate: the logits after it are needed.
     """
     most = min(common_prefix(list(cached), list(prompt.tokens)), len(prompt.tokens) - 1)
     cuts = [cut for cut in _cuts(prompt, vocabulary, most) if 0 < cut[0] <= most]
@@ -64,7 +64,7 @@ def continue_from(cached: Sequence[int], prompt: Prompt, vocabulary: Tokenizer) 
 
 
 def _cuts(prompt: Prompt, vocabulary: Tokenizer, most: int) -> Iterator[tuple[int, int, str]]:
-    """Where the prompt might be cut: the tokens before, the segment, and the text of it that is left."""
+    """Yield the places where the prompt may be cut: the tokens before, the segment, and the rest of its text."""
     start = 0
     for at, (segment, end) in enumerate(zip(prompt.segments, prompt.ends, strict=True)):
         data, place = segment.text.encode(errors="replace"), 0
@@ -77,7 +77,7 @@ def _cuts(prompt: Prompt, vocabulary: Tokenizer, most: int) -> Iterator[tuple[in
             if data.startswith(piece, place):
                 place += len(piece)
             elif was_special and piece.startswith(b" ") and data.startswith(piece[1:], place):
-                place += len(piece) - 1  # the space that the vocabulary has put in
+                place += len(piece) - 1  # the space that the vocabulary has added
             elif not special:
-                break  # some normalisation has changed the text: no more is known about its places
+                break  # some normalisation has changed the text: later places in it are unknown
         start = end

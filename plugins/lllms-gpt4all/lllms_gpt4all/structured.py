@@ -1,4 +1,4 @@
-"""Answers that have to be JSON, from a model that nothing forces: asked for, checked, asked for again; pure."""
+"""JSON answers from a model without enforcement: requested, checked, and requested again; pure."""
 
 import json
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from lllms_core.types import Constraint, Message, Request
 _OBJECT = "Answer with one JSON object and with nothing else."
 _SCHEMA = "Answer with JSON and with nothing else. It has to keep to this JSON schema:\n"
 _OTHER_SEED = 1_000_003
-"""Apart from the seeds of a request's other answers."""
+"""Keeps the seeds distinct from those of a request's other answers."""
 
 
 class Checker:
-    """Tells whether a text is the JSON that a constraint asks for. Raises `InvalidRequest` for a faulty schema."""
+    """Checks whether a text is the JSON that a constraint asks for. Raises `InvalidRequest` for a faulty schema."""
 
     def __init__(self, constraint: Constraint) -> None:
         self._param = constraint.param
@@ -33,7 +33,7 @@ class Checker:
             self.instruction = _SCHEMA + json.dumps(schema, ensure_ascii=False)
 
     def find(self, text: str) -> str | None:
-        """The first JSON value in the text, if it is complete and the right one; what stands around it is left out."""
+        """Return the first JSON value in the text, if it is complete and matches; the text around it is dropped."""
         start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=0)
         start += len(text[start:]) - len(text[start:].lstrip())
         try:
@@ -57,21 +57,21 @@ class Checker:
 
     def _make_validator(self, schema: object) -> Validator:
         if not isinstance(schema, dict | bool):
-            raise InvalidRequest("no JSON schema: it is neither an object nor true or false", self._param)
+            raise InvalidRequest("not a JSON schema: it is neither an object nor true or false", self._param)
         kind = validator_for(schema)
         try:
             kind.check_schema(schema)
         except SchemaError as error:
-            raise InvalidRequest(f"no JSON schema: {error.message}", self._param, "invalid_value") from None
-        # Of its own accord the library would fetch what a schema refers to.
+            raise InvalidRequest(f"not a JSON schema: {error.message}", self._param, "invalid_value") from None
+        # By default, the library would fetch the references of a schema.
         validator: Validator = kind(schema, registry=Registry())
         return validator
 
 
 def attempts(request: Request, checker: Checker) -> Iterator[Request]:
-    """How the model is asked, one time after the other: as the client did, and with words about the form of the answer.
+    """Yield the requests to try, one after the other: as the client sent it, and with words about the answer's form.
 
-    A schema is told from the first time on. Only a draw of other tokens makes a repetition worth while.
+    A schema is described from the first time on. Repetition is only worthwhile if sampling draws other tokens.
     """
     told = _instructed(request, checker.instruction)
     ways = [told, request] if request.constraint is not None and request.constraint.kind == "json_schema" else [
@@ -88,7 +88,7 @@ def attempts(request: Request, checker: Checker) -> Iterator[Request]:
 
 
 def _instructed(request: Request, instruction: str) -> Request:
-    """The request with an instruction behind the system's, or before everything."""
+    """Return the request with an instruction after the system's, or before everything."""
     messages = request.messages or ()
     if messages and messages[0].role in {"system", "developer"}:
         first = evolve(messages[0], content=f"{messages[0].content}\n\n{instruction}")

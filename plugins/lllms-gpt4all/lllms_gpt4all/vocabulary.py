@@ -1,6 +1,6 @@
-"""Text to tokens and back, by a second load of the model that takes nothing but its vocabulary.
+"""Text to tokens and back, by a second load of the model with its vocabulary only.
 
-gpt4all's own interface cannot tokenise; the llama.cpp inside it can, and both read one file in one way.
+gpt4all's own interface cannot tokenise; the llama.cpp inside it can, and both read a file in the same way.
 """
 
 import ctypes
@@ -72,17 +72,17 @@ class Vocabulary:
         if not self._model:
             raise ModelLoadFailed(f"'{path}' cannot be loaded: {reason(errors)}")
         self.size: int = self._llama.llama_n_vocab(self._model)
-        """How many tokens there are."""
+        """The number of tokens."""
         self._bos: int = self._llama.llama_token_bos(self._model)
         self._eos: int = self._llama.llama_token_eos(self._model)
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._ends: dict[int, bool] = {}
 
     def tokenize(self, text: str, *, parse_special: bool, after: Sequence[int]) -> list[int]:
-        """The tokens of a text that stands behind the tokens `after`, as gpt4all makes them.
+        """Return the tokens of a text that follows the tokens `after`, as gpt4all makes them.
 
-        At the very beginning, BOS comes first if the vocabulary wants it. Vocabularies that put a space before words
-        do so there and behind special tokens.
+        At the very start, BOS comes first if the vocabulary wants it. Vocabularies that put a space before words do so
+        there and after special tokens.
         """
         begins = not after
         space = begins or self.is_special(after[-1])
@@ -97,26 +97,26 @@ class Vocabulary:
         return list(tokens[:count])
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token shows: none for control tokens."""
+        """Return the visible bytes of a token: none for control tokens."""
         return self._piece(token, special=False)
 
     def text(self, token: int) -> bytes:
-        """The bytes that a token is made from in a prompt: the name of a control token, as templates write it."""
+        """Return the bytes that a token is made from in a prompt; for a control token its name, as in templates."""
         return self._piece(token, special=True)
 
     def shown(self, tokens: Sequence[int]) -> Tokens:
-        """The tokens with what each stands for."""
+        """Return the tokens, each with its bytes."""
         return Tokens(tuple(tokens), tuple(map(self.text, tokens)))
 
     def join(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, control tokens as their names. Raises `InvalidRequest` for unknown ones."""
+        """Return the text of tokens, control tokens as their names. Raises `InvalidRequest` for unknown ones."""
         for token in tokens:
             if not 0 <= token < self.size:
                 raise InvalidRequest(f"there is no token {token}; the vocabulary has {self.size}", "tokens")
         return b"".join(map(self.text, tokens)).decode(errors="replace")
 
     def is_special(self, token: int) -> bool:
-        """Whether gpt4all takes a token apart from the text around it."""
+        """Whether gpt4all parses a token apart from the text around it."""
         return bool(self._llama.llama_token_get_attr(self._model, token) & _SPECIAL)
 
     def is_end(self, token: int) -> bool:
@@ -129,13 +129,13 @@ class Vocabulary:
         return end
 
     def control_tokens(self) -> list[str]:
-        """The texts that are parsed into control tokens where a prompt's control tokens are parsed at all."""
+        """Return the texts that become control tokens in the parts of a prompt where those are parsed."""
         attributes = self._llama.llama_token_get_attr
         return [self._name(token) for token in range(self.size) if attributes(self._model, token) & _PARSED_FROM_TEXT]
 
     @property
     def adds_bos(self) -> bool:
-        """Whether every prompt begins with BOS, which must not stand in its text then."""
+        """Whether every prompt starts with BOS, which must not be in its text then."""
         return self._bos >= 0 and self.tokenize("", parse_special=False, after=[])[:1] == [self._bos]
 
     @property

@@ -113,7 +113,7 @@ async def test_texts_for_a_task(host: Host) -> None:
     """A model that gpt4all knows by name takes texts that begin with one of its tasks, as they are; others not."""
     await both(host, "nomic", [f"{TASK}hello world", f"{TASK}the cat: red", "search_query: dog"])
     for text in ("hello world", "cat: red"):
-        with pytest.raises(InvalidRequest, match="begin") as refusal:
+        with pytest.raises(InvalidRequest, match="start") as refusal:
             await host.embed("nomic-gpt4all", [text])
         assert (refusal.value.param or "").startswith("input")
 

@@ -1,4 +1,4 @@
-"""Loading with llama.cpp: its log lines become Python's, and the reasons of its failures."""
+"""Load with llama.cpp: its log becomes Python's, and its failures get their reasons."""
 
 import ctypes
 import logging
@@ -16,14 +16,14 @@ from lllms_llamacpp.options import Lora
 
 logger = logging.getLogger("lllms.llamacpp")
 
-# llama.cpp writes hundreds of lines about a load at INFO; only what may be wrong is worth a line in a server's log.
+# llama.cpp logs hundreds of lines about a load at INFO; only possible problems belong in a server's log.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
 _ERROR, _CONTINUED = 4, 5
 _REASONS = 20
 
 
 class NativeLog:
-    """Takes llama.cpp's log, which comes from any thread and in pieces of lines."""
+    """Receives llama.cpp's log, which comes from any thread and in pieces of lines."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -39,7 +39,7 @@ class NativeLog:
 
     @contextmanager
     def errors(self) -> Iterator[deque[str]]:
-        """The lines that are logged as errors from now on, the latest at the end."""
+        """Yield the error lines logged from now on, the latest last."""
         with self._lock:
             self._errors = deque(maxlen=_REASONS)
         yield self._errors
@@ -73,22 +73,22 @@ def native_log() -> NativeLog:
 
 
 def reason(errors: deque[str]) -> str:
-    """What llama.cpp gave as the reason, from the lines that it logged as errors."""
+    """Return llama.cpp's reason, from the lines that it logged as errors."""
     told = [line.split("error loading model:", 1)[-1] for line in errors if "error loading model:" in line]
     text = told[-1] if told else next(iter(errors), "")
-    # "function_name: what happened": the function says nothing to people.
+    # "function_name: what happened": the function is of no interest to people.
     head, colon, tail = text.partition(": ")
     return (tail if colon and " " not in head.strip() else text).strip() or "llama.cpp gave no reason"
 
 
 def load_model(path: str, params: llama.llama_model_params, progress: Progress) -> llama.llama_model_p:
-    """Load a model file. Raises `ModelLoadFailed` with llama.cpp's reason, or whatever `progress` raises."""
+    """Load a model file. Raises `ModelLoadFailed` with llama.cpp's reason, or any error of `progress`."""
     raised: list[BaseException] = []
 
     def report(fraction: float, _: object) -> bool:
         try:
             progress(fraction)
-        except BaseException as error:  # noqa: BLE001  # it cannot pass through C, and is raised again below
+        except BaseException as error:  # noqa: BLE001  # noqa: BLE001  # cannot pass through C; raised again below
             raised.append(error)
         return not raised
 

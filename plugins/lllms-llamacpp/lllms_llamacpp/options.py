@@ -1,4 +1,4 @@
-"""What `[models.X.options]` may say for the llama.cpp engine; everything is checked before C code sees it."""
+"""The `[models.X.options]` of the llama.cpp engine; everything is checked before C code sees it."""
 
 from math import isfinite
 from typing import Any, Literal, get_args
@@ -8,9 +8,9 @@ from attrs import Attribute, field, frozen, validators
 from lllms_core.engines.validators import Validator, thought_marks, whole_number
 
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
-"""How keys or values of the KV cache are stored."""
+"""The storage types of keys or values in the KV cache."""
 Pooling = Literal["mean", "cls", "last", "rank"]
-"""How the vectors of a text's tokens become one; "rank": they become a score."""
+"""How the vectors of a text's tokens are combined into one; "rank": into a score."""
 RopeScaling = Literal["model", "none", "linear", "yarn", "longrope"]
 
 UNQUANTISED = ("f32", "f16", "bf16")
@@ -49,50 +49,50 @@ class Options:
     """The keys of `[models.X.options]` for the llama.cpp engine."""
 
     context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 2**31 - 1, "auto"))
-    """Tokens that one request may hold, prompt and answer together. "auto": what the model was trained for, at most
-    4096, since the memory of the KV cache grows with it."""
+    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, at most 4096, because
+    the memory of the KV cache grows with it."""
     slots: int = field(default=4, validator=whole_number(1, MAX_SEQUENCES))
     """Requests that run at once."""
     kv_size: int | None = field(default=None, validator=validators.optional(whole_number(1)))
     """Tokens of KV cache that all slots share; by default `context_length` times `slots`. With less, requests whose
-    prompt and answer have no room wait for others to end."""
+    prompt and answer do not fit wait for others to end."""
     kept_tokens: int | None = field(default=None, validator=validators.optional(whole_number(0)))
-    """Tokens of past conversations that stay in the KV cache while requests run, although every step passes over them;
-    by default 256 where sessions are stored, which bring the others back, else `context_length`."""
+    """Tokens of past conversations that stay in the KV cache while requests run, although every step reads them; by
+    default 256 if sessions are stored, which can restore the others, else `context_length`."""
     threads: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 1024, "auto"))
-    """"auto" follows what the pool grants and what the machine has to spare, step by step. A number is used as it is,
-    as far as the pool grants it."""
+    """"auto" follows the pool's grant and the machine's spare cores, step by step. A number is used as given, up to
+    what the pool grants."""
     batch_size: int = field(default=512, validator=whole_number(1, 2**20))
     """The most tokens of one step, over all slots. Of a model that embeds: the most tokens of texts that share a pass;
     a longer text has a pass of its own."""
     micro_batch_size: int = field(default=512, validator=whole_number(1, 2**20))
-    """The most tokens that go through the layers together; at most `batch_size` counts."""
+    """The most tokens that pass the layers together; limited to `batch_size`."""
     gpu_layers: int = field(default=-1, validator=whole_number(-1))
-    """Layers on the GPU; -1: all. Without a GPU, or in a build without GPU support, it changes nothing."""
+    """Layers on the GPU; -1: all. No effect without a GPU, or in a build without GPU support."""
     flash_attention: Literal["auto", "on", "off"] = field(
         default="auto", validator=_one_of(Literal["auto", "on", "off"]),
     )
     kv_type_k: KVType = field(default="f16", validator=_one_of(KVType))
-    """How the KV cache stores keys."""
+    """The storage type of keys in the KV cache."""
     kv_type_v: KVType = field(default="f16", validator=_one_of(KVType))
-    """How the KV cache stores values; a quantised type needs flash attention."""
+    """The storage type of values in the KV cache; a quantised type needs flash attention."""
     use_mmap: bool = field(default=True, validator=validators.instance_of(bool))
-    """Map the file into memory rather than read it: loads faster, and instances of one model share the memory."""
+    """Map the file into memory instead of reading it: loads faster, and instances of one model share the memory."""
     use_mlock: bool = field(default=False, validator=validators.instance_of(bool))
-    """Keep the weights from being swapped out."""
+    """Prevent the weights from being swapped out."""
     chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
     tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
-    """A Jinja2 template that writes a list `tool_calls` as the model does, instead of what its chat template tells."""
+    """A Jinja2 template that writes a list `tool_calls` as the model does; overrides its chat template."""
     reasoning: str = field(default="auto", validator=thought_marks)
-    """The marks around the model's thoughts, like "<think>...</think>", instead of what its chat template tells.
-    "none": thoughts are text like any other."""
+    """The marks around the model's thoughts, like "<think>...</think>"; overrides its chat template. "none": thoughts
+    are ordinary text."""
     rope_scaling: RopeScaling = field(default="model", validator=_one_of(RopeScaling))
-    """How positions beyond the trained context are scaled; "model": as its file says."""
+    """How positions beyond the trained context are scaled; "model": as in its file."""
     rope_freq_base: float = field(default=0.0, validator=_number(0))
-    """RoPE's base frequency; 0: the model's."""
+    """RoPE's base frequency; 0: the model's own."""
     rope_freq_scale: float = field(default=0.0, validator=_number(0))
-    """RoPE's frequency factor, 0.5 for twice the context; 0: the model's."""
+    """RoPE's frequency factor, 0.5 for twice the context; 0: the model's own."""
     lora: tuple[Lora, ...] = field(
         default=(), converter=tuple, validator=validators.deep_iterable(validators.instance_of(Lora)),
     )
@@ -100,15 +100,15 @@ class Options:
     embeddings: bool | Literal["auto"] = field(
         default="auto", validator=validators.or_(validators.instance_of(bool), validators.in_(["auto"])),
     )
-    """Whether the model embeds texts instead of writing them; "auto": if its file, or `pooling`, says how."""
+    """Whether the model embeds texts instead of generating; "auto": if its file, or `pooling`, defines a pooling."""
     pooling: Pooling | None = field(default=None, validator=validators.optional(_one_of(Pooling)))
-    """How the vectors of a text's tokens become one; by default as the model's file says."""
+    """How the vectors of a text's tokens are combined into one; by default as in the model's file."""
     truncate: bool = field(default=False, validator=validators.instance_of(bool))
-    """Cut texts that are too long to embed, rather than refuse them."""
+    """Truncate texts that are too long to embed, instead of refusing them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
-    """The model was trained so that its vectors may be cut: requests may ask for fewer `dimensions`."""
+    """The model's vectors may be shortened, by its training: requests may ask for fewer `dimensions`."""
     seed: int | None = field(default=None, validator=validators.optional(whole_number(-(2**63), 2**63 - 1)))
-    """The seed of requests that bring none; by default each draws its own."""
+    """The seed of requests without one; by default each draws its own."""
 
     def __attrs_post_init__(self) -> None:
         if self.batch_size < self.slots:

@@ -1,4 +1,4 @@
-"""Choosing tokens: a chain of llama.cpp samplers for each request, or the likeliest token straight from the logits."""
+"""Token sampling: a chain of llama.cpp samplers per request, or the likeliest token straight from the logits."""
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,15 +14,15 @@ from lllms_core.types import Sampling
 from lllms_llamacpp.vocabulary import Vocabulary
 
 REPEAT_WINDOW = 64
-"""How many recent tokens `repeat_penalty` looks at."""
+"""The number of recent tokens that `repeat_penalty` considers."""
 MIROSTAT_TOKENS = 100
-"""How many of the likeliest tokens the first version of Mirostat looks at, as in its paper."""
+"""The number of likeliest tokens that the first version of Mirostat considers, as in its paper."""
 _SEEDS = 0xFFFFFFFF
-"""llama.cpp takes seeds below this one, which means "random" to it."""
+"""llama.cpp takes seeds below this value, which means "random" to it."""
 _FORBIDDEN = -100.0
-"""A bias from which on a token is forbidden, as OpenAI says, whatever its logit."""
+"""A token with this bias or less is forbidden, as OpenAI says, whatever its logit."""
 _POSSIBLE = 1e-37
-"""A token that is so much less likely than the likeliest one is forbidden, or never drawn."""
+"""A token less likely than this fraction of the likeliest one is forbidden, or never drawn."""
 
 NO_NUMBERS = "the model's logits are no numbers; its weights, or how they are quantised, are at fault"
 
@@ -44,17 +44,17 @@ class Logits:
         self._rows: dict[int, Row] = {}
 
     def row(self, row: int) -> Row:
-        """The logits in this row, valid until the next decode."""
+        """Return the logits in this row, valid until the next decode."""
         address = ctypes.addressof(llama.llama_get_logits_ith(self._context, row).contents)
         array = self._rows.get(address)
         if array is None:
-            # Few addresses come up, again and again: llama.cpp writes each decode into the same buffer.
+            # There are only a few addresses: llama.cpp writes each decode into the same buffer.
             array = self._rows[address] = np.ctypeslib.as_array(self._type.from_address(address))
         return array
 
 
 def log_probabilities(logits: Row, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of a token, and the `top` likeliest ones that are possible at all, the likeliest first."""
+    """Return the log-probability of a token, and the `top` likeliest possible tokens, the likeliest first."""
     most = logits.max()
     norm = float(most) + float(np.log(np.exp(logits - most).sum(dtype=np.float64)))
     likeliest = np.argpartition(logits, -top)[-top:] if 0 < top < len(logits) else range(min(top, len(logits)))
@@ -63,7 +63,7 @@ def log_probabilities(logits: Row, token: int, top: int) -> tuple[float, list[tu
 
 
 class GreedySampler:
-    """The likeliest token. No chain: building llama.cpp's array of candidates costs ten times what looking does."""
+    """The likeliest token. No chain: building llama.cpp's candidate array costs ten times as much as the search."""
 
     def __init__(self, logits: Logits) -> None:
         self._logits = logits
@@ -77,11 +77,11 @@ class GreedySampler:
         return token
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
 
 class ChainSampler:
-    """A request's samplers, in C. `context_length` bounds how much of an answer the penalties can count."""
+    """A request's samplers, in C. `context_length` limits how much of an answer the penalties can count."""
 
     def __init__(
         self, context: llama.llama_context_p, logits: Logits, sampling: Sampling, prompt: Sequence[int], *,
@@ -117,14 +117,14 @@ def is_greedy(sampling: Sampling) -> bool:
 def _samplers(
     sampling: Sampling, prompt: Sequence[int], vocabulary: Vocabulary, context_length: int,
 ) -> Iterator[object]:
-    """What is done to the logits, in the order in which llama.cpp's own programs do it."""
+    """Yield the samplers, in the order of llama.cpp's own programs."""
     biases = dict(sampling.logit_bias)
     if sampling.ignore_eos:
         biases |= dict.fromkeys(vocabulary.ends(), _FORBIDDEN)
     if biases:
         yield _bias(biases, vocabulary.size)
     if sampling.repeat_penalty != 1:
-        # This one also counts the prompt, as the other penalties do not: hence two samplers.
+        # This one also counts the prompt, unlike the other penalties: hence two samplers.
         repeat = llama.llama_sampler_init_penalties(vocabulary.size, REPEAT_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
         yield _told(repeat, prompt[-REPEAT_WINDOW:])
     if sampling.frequency_penalty or sampling.presence_penalty:
@@ -137,7 +137,7 @@ def _samplers(
         yield llama.llama_sampler_init_greedy()
         return
     if sampling.mirostat or sampling.typical_p < 1:
-        # They take logarithms of probabilities, and what a constraint forbids has none.
+        # They take logarithms of probabilities, and a forbidden token has none.
         yield llama.llama_sampler_init_min_p(_POSSIBLE, 1)
     seed = (randbits(32) if sampling.seed is None else sampling.seed) % _SEEDS
     if sampling.mirostat:
@@ -187,5 +187,5 @@ def _told(sampler: object, tokens: Sequence[int]) -> object:
 
 
 def seeded(sampling: Sampling, seed: int | None) -> Sampling:
-    """The sampling with a seed of the options where the request brings none."""
+    """Return the sampling, with the seed of the options if the request has none."""
     return evolve(sampling, seed=seed) if sampling.seed is None and seed is not None else sampling

@@ -1,4 +1,4 @@
-"""How large a context is made, from the options and what the file says: for loading and for estimates."""
+"""The size of a context, from the options and the file: for loading and for estimates."""
 
 from typing import Self
 
@@ -8,17 +8,17 @@ from lllms_llamacpp.options import MAX_SEQUENCES, Options
 
 DEFAULT_CONTEXT = 4096
 EMBEDDED = 64
-"""Texts that are embedded in one pass."""
+"""Texts embedded in one pass."""
 EXACT = 2048
-"""Up to so many tokens in a pass, "auto" computes the attention of embeddings in full precision, so that what shares
-the pass changes a vector as little as can be; beyond, that would take too much memory."""
+"""Up to this many tokens in a pass, "auto" computes the attention of embeddings in full precision, so that other texts
+in the pass change a vector as little as possible; beyond that, it would take too much memory."""
 SEQUENCES = 32
 """Sequences of a context, busy or kept, unless there are more slots."""
 
 
 @frozen
 class Sizes:
-    """What a context is made for."""
+    """The sizes of a context."""
 
     context_length: int
     """Tokens of one request."""
@@ -30,22 +30,22 @@ class Sizes:
     shared: int
     """Tokens of one step over several requests, or texts."""
     micro_batch: int
-    """Tokens that go through the layers together."""
+    """Tokens that pass the layers together."""
 
     def beside(self, tokens: int) -> Self:
-        """These sizes with room for so many tokens more, in a sequence of their own."""
+        """Return these sizes with room for `tokens` more tokens, in their own sequence."""
         sequences = min(MAX_SEQUENCES, self.sequences + 1)
         return evolve(self, kv_size=self.kv_size + tokens, sequences=sequences)
 
 
 def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = False) -> Sizes:
-    """Sizes for a model trained for `trained` tokens (0: not known); `can_trim`: whether its sequences can be cut."""
+    """Return the sizes for a model trained for `trained` tokens (0: unknown); `can_trim`: its sequences can be cut."""
     context_length = _context_length(options, trained)
     if embeds:
-        # A text is read in one pass, and nothing is kept of it. Short ones share passes of no more than `batch_size`:
+        # A text is read in one pass, and nothing of it is kept. Short ones share passes of no more than `batch_size`:
         # llama.cpp sets a row of logits aside for each token of the largest pass, although nobody reads them.
         sequences = min(EMBEDDED, options.batch_size)
-        # llama.cpp prepares for as many tokens of each sequence, and aborts if that is more than the batch.
+        # llama.cpp reserves the same number of tokens for each sequence, and aborts if that exceeds the batch.
         batch = -(-max(options.batch_size, context_length) // sequences) * sequences
         return Sizes(context_length, batch, sequences, batch, options.batch_size, batch)
     return Sizes(

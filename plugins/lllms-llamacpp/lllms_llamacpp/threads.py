@@ -1,16 +1,16 @@
-"""With how many threads to run each decode, learnt from how long decodes take.
+"""The number of threads for each decode, learnt from the durations of decodes.
 
 ggml's threads meet at a barrier after every operation, so one thread that has to wait for a core stalls all of them. On
-two cores a second thread speeds a quiet machine up by half or more; beside another program that runs a model it makes
-single steps ten to a hundred times slower. No fixed count is right, so each decode asks a `ThreadTuner`:
+two cores, a second thread speeds up an idle machine by half or more; next to another program that runs a model, it
+makes single steps ten to a hundred times slower. No fixed count is right, so each decode asks a `ThreadTuner`:
 
-- Batches of about one size are a class. What is known of a class is kept apart for a calm machine and for a crowded one
+- Batches of about the same size form a class. Each class is learnt separately for a calm machine and for a crowded one
   (others hold a good part of our cores), so that both answers are remembered.
-- A class starts with the cores that others leave, and **probes** neighbouring counts: a few decodes, given up as soon
-  as they can no longer win. Each failed probe makes the next one four times rarer, and all of them together may cost
-  about one percent of the decoding time.
-- Between probes a **debt** sums what the present count loses against the best lower one. When stalls eat more than the
-  gain of many good steps, the tuner **retreats** to that lower count at once; on a calm machine it soon comes back.
+- A class starts with the cores that others leave, and **probes** neighbouring counts: a few decodes, aborted once they
+  can no longer win. Each failed probe makes the next one four times rarer, and all of them together may cost about
+  one percent of the decoding time.
+- Between probes, a **debt** sums up the loss of the present count against the best lower one. When stalls exceed the
+  gain of many good steps, the tuner **retreats** to that lower count at once; on a calm machine it soon returns.
 """
 
 import os
@@ -24,27 +24,27 @@ from lllms_core.machine import CpuWatch
 
 _SHARE = 0.01  # of the decoding time may go into probes
 _BUDGET = 0.2  # seconds of probing that may be saved up
-_WORST = -0.6  # seconds; a dearer probe than this is forgiven, or one stall would end all probing
-_LOOK = 0.5  # seconds between looks at the machine; one takes about 0.25 ms
-_LOOK_AGAIN = 0.1  # seconds until the next try after a look that told nothing
-_OLD = 2.0  # seconds; what a look tells about a longer time than this is history
+_WORST = -0.6  # seconds; the cost of a probe beyond this is written off, or one stall would end all probing
+_LOOK = 0.5  # seconds between looks at the machine; a look takes about 0.25 ms
+_LOOK_AGAIN = 0.1  # seconds until the next try after a look without result
+_OLD = 2.0  # seconds; a look over a longer time than this is outdated
 _CROWDED, _CALM = 0.7, 0.5  # cores of our allowance that others hold: above is crowded, below is calm
 _PROBE_STEPS = 4
 _PROBE_SECONDS = 0.1  # a probe of slow decodes ends after this
 _WIN = 0.97  # a probe wins with less than this share of the present count's time
 _FIRST_WAIT, _LONGEST_WAIT, _WAIT_GROWTH = 4, 1024, 4  # decodes of a class between two probes of one count
-_PAUSE = 0.05  # seconds without a decode, after which the next one is slow for reasons of its own
-_OUTLIER = 4.0  # times the usual pace: what a first decode after a pause may take, and the most that one step counts
+_PAUSE = 0.05  # seconds without a decode, after which the next one is slow for other reasons
+_OUTLIER = 4.0  # times the usual pace: accepted for a first decode after a pause, and the most that one step counts
 _MEMORY = 1 / 8  # weight of the newest decode in the pace
-_SLACK = 4.0  # steps' worth of good times that a stall has to eat before it counts
+_SLACK = 4.0  # steps' worth of good times that a stall has to exceed before it counts
 
 
 def limit_spinning() -> None:
-    """Have OpenMP's threads sleep after a quarter of a millisecond of waiting; call it before llama_cpp is imported.
+    """Make OpenMP's threads sleep after a quarter of a millisecond of waiting; call it before importing llama_cpp.
 
     By default they spin for many milliseconds, so that two such programs starve each other for seconds before the tuner
-    can retreat. Much less than this costs a quiet machine some percent: threads fall asleep between ggml's operations.
-    What the user has set in the environment stays.
+    can retreat. Much less costs an idle machine some percent: threads fall asleep between ggml's operations. Settings
+    in the user's environment take precedence.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"
@@ -63,14 +63,14 @@ class _Probe:
 
 @define
 class _Class:
-    """What is known about batches of about one size, on a calm or on a crowded machine."""
+    """The measurements for batches of about one size, on a calm or on a crowded machine."""
 
     ladder: tuple[int, ...]
     count: int
     cautious: bool
     """Whether the machine is crowded, so that a higher count is likely to stall."""
     paces: dict[int, float] = Factory(dict)
-    """Seconds per token with so many threads."""
+    """Seconds per token by thread count."""
     steps: int = 0
     arrived: int = 0
     waits: dict[int, int] = Factory(dict)
@@ -82,13 +82,13 @@ class _Class:
     probe: _Probe | None = None
 
     def choose(self, tokens: int, budget: float) -> int:
-        """The count for the next decode, given the seconds that probes may cost now."""
+        """Return the count for the next decode, given the seconds that probes may cost now."""
         if self.probe is None and self.steps - self.arrived >= _FIRST_WAIT:
             self.probe = self._next_probe(tokens, budget)
         return self.count if self.probe is None else self.probe.count
 
     def observe(self, tokens: int, seconds: float) -> float:
-        """Learn from a decode with the chosen count; the answer is the seconds that a probe or a retreat has cost."""
+        """Learn from a decode with the chosen count; return the seconds that a probe or a retreat has cost."""
         self.steps += 1
         if self.probe is not None:
             return self._judge(self.probe, tokens, seconds)
@@ -108,17 +108,17 @@ class _Class:
         return cost
 
     def slow(self, tokens: int, seconds: float) -> bool:
-        """Whether a decode took a multiple of what this class usually takes."""
+        """Whether a decode took a multiple of this class's usual time."""
         return self.count in self.paces and seconds > _OUTLIER * self.paces[self.count] * tokens
 
     def forgive(self) -> None:
-        """Probe anew, as the machine has changed."""
+        """Allow new probes, because the machine has changed."""
         self.waits.clear()
         self.due.clear()
 
     def _next_probe(self, tokens: int, budget: float) -> _Probe | None:
         rung = self.ladder.index(self.count)
-        # On a crowded machine one thread is the safe harbour, so it is the first to know.
+        # On a crowded machine one thread is the safe choice, so measure it first.
         harbour = [1] if self.cautious and 1 not in self.paces else []
         near = self.ladder[rung + 1 : rung + 2] + self.ladder[max(0, rung - 1) : rung]
         for count in (*filter(None, [self.fled]), *harbour, *near):
@@ -127,7 +127,7 @@ class _Class:
         return None
 
     def _price(self, count: int, tokens: int) -> float:
-        """The seconds that must have been saved up to probe `count`: what it is expected to lose."""
+        """Return the seconds that must have been saved up to probe `count`: its expected loss."""
         if count > self.count:
             if not self.cautious:
                 return min(self.losses.get(count, 0.0), _BUDGET) if count != self.fled else _WORST
@@ -160,7 +160,7 @@ class _Class:
         self.paces[self.count] = old + _MEMORY * (min(pace, _OUTLIER * old) - old)
 
     def _rival(self) -> int:
-        """The lower count to compare with: the fastest of those measured, else one thread."""
+        """Return the lower count to compare with: the fastest of those measured, else one thread."""
         known = [count for count in self.paces if count < self.count]
         return min(known, key=self.paces.__getitem__, default=1)
 
@@ -177,11 +177,11 @@ class _Class:
 
 @define
 class ThreadTuner:
-    """Chooses the threads of each decode: the best count on a quiet machine, and never stalled for long on a busy one.
+    """Chooses the threads of each decode: the best count on an idle machine, and never a long stall on a busy one.
 
-    Ask `choose` before a decode, tell `observe` after it; both take a few microseconds. One thread calls all methods.
-    `spare_cores` answers how many cores other programs left since it was last asked, or None if it cannot tell; then
-    measured times alone decide.
+    Call `choose` before a decode, and `observe` after it; both take a few microseconds. One thread calls all methods.
+    `spare_cores` returns how many cores other programs have left since its last call, or None if unknown; then only
+    measured times decide.
     """
 
     _allowance: int
@@ -202,13 +202,13 @@ class ThreadTuner:
         self.allow(self._allowance)
 
     def allow(self, count: int) -> None:
-        """Use at most `count` threads from now on; what was learnt with other allowances is kept for their return."""
+        """Use at most `count` threads from now on; the results for other allowances are kept for their return."""
         if count < 1:
             raise ValueError(f"the allowance is {count} threads; at least 1 is needed")
         self._allowance = count
 
     def choose(self, tokens: int) -> int:
-        """The number of threads for a decode of `tokens` tokens: 1 up to the allowance."""
+        """Return the number of threads for a decode of `tokens` tokens: 1 up to the allowance."""
         now = self._clock()
         if now >= self._look_at:
             self._look(now)
@@ -217,12 +217,12 @@ class ThreadTuner:
         return self._current.choose(tokens, self._budget)
 
     def observe(self, tokens: int, threads: int, seconds: float) -> None:
-        """Learn that the decode chosen last, of `tokens` tokens with `threads` threads, took `seconds`."""
+        """Learn that the last chosen decode, of `tokens` tokens with `threads` threads, took `seconds`."""
         self._ended_at = self._clock()
         self._budget = min(self._budget + _SHARE * seconds, _BUDGET)
         learnt, self._current = self._current, None
         if learnt is None or threads != (learnt.count if learnt.probe is None else learnt.probe.count):
-            return  # not the decode that was asked for: nothing to compare it with
+            return  # not the chosen decode: no comparison
         slow = learnt.slow(tokens, seconds)
         if slow:
             self._look_at = self._ended_at
@@ -259,7 +259,7 @@ class ThreadTuner:
 
 @cache
 def _ladder(allowance: int) -> tuple[int, ...]:
-    """The counts worth trying, rising by about a factor of 1.4: 1, 2, 3, 4, 6, 8 for an allowance of eight."""
+    """Return the counts worth trying, rising by about a factor of 1.4: 1, 2, 3, 4, 6, 8 for an allowance of eight."""
     counts, count = {1}, float(allowance)
     while count > 1:
         counts.add(round(count))

@@ -1,4 +1,4 @@
-"""The mock engine: an old-school chatbot, and a model that does in tests whatever its script says."""
+"""The mock engine: an old-school chatbot, and, for tests, a model that follows a script."""
 
 from collections.abc import Iterable
 

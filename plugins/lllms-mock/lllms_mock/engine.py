@@ -1,4 +1,4 @@
-"""The engine: copy this file to begin one of your own."""
+"""The engine: copy this file to start one of your own."""
 
 import re
 import threading
@@ -27,9 +27,9 @@ ELIZA = Path(__file__).with_name("eliza.toml")
 
 
 class MockModel(SerialModel):
-    """A chatbot whose answers come as its options say. Each answer depends on its request alone.
+    """A chatbot that answers according to its options. Each answer depends only on its request.
 
-    Sessions only tell how much of a prompt was heard before.
+    Sessions only report how much of a prompt was heard before.
     """
 
     answer_format = FORMAT
@@ -44,24 +44,24 @@ class MockModel(SerialModel):
         self.state_key = options.tokenizer if options.sessions else None
 
     def use_sessions(self, link: SessionLink) -> None:
-        """Leave conversations to those who keep them, and find them again."""
+        """Store and find conversations through `link`."""
         self._recall = Recall(link)
 
     def found(self, request_id: str, session: Session | None) -> None:
-        """Hand the session to the answer that waits for it."""
+        """Pass the session to the answer that waits for it."""
         if self._recall is not None:
             self._recall.found(request_id, session)
 
     def details(self) -> Mapping[str, str | int | float]:
-        """Tell the memory that the options declare."""
+        """Return the memory declared in the options."""
         return {"memory": self._options.memory}
 
     def count_tokens(self, text: str) -> int:
-        """Count exactly what an answer of this text would be charged."""
+        """Return the exact number of tokens that an answer of this text would be charged."""
         return len(self._split(text))
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Give a vector for each text; the script's faults strike here, too."""
+        """Return a vector for each text; the script's faults apply here, too."""
         tokens = 0
         read = []
         for text in texts:
@@ -81,16 +81,16 @@ class MockModel(SerialModel):
         return Embeddings([vector(split_words(text), self._options.dimensions) for text in read], tokens)
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:  # noqa: ARG002  # nothing is ever added
-        """The bytes of the text."""
+        """Return the bytes of the text."""
         pieces = split_bytes(text)
         return Tokens(tuple(piece[0] for piece in pieces), tuple(pieces))
 
     def to_text(self, tokens: Sequence[int]) -> str:
-        """The text of these bytes; a larger number stands for itself, so that any client's tokens are taken."""
+        """Return the text of these bytes; a larger number is written out, so that any client's tokens are accepted."""
         return b"".join(bytes([one]) if one < 256 else b" <%d>" % one for one in tokens).decode(errors="replace")
 
     def score_prompt(self, prompt: str, request: Request) -> PromptScores:
-        """The mock expects whatever it is told."""
+        """Score every token of the prompt as certain."""
         first, *rest = self._split(prompt) or [b""]
         return PromptScores(as_bytes(first), tuple(certain(piece, request.top_logprobs or 0) for piece in rest))
 
@@ -99,7 +99,7 @@ class MockModel(SerialModel):
         return self._answer([Message("user", prompt)], request)
 
     def chat(self, request: Request) -> Iterable[Piece]:
-        """Answer the last message of the user; the others are where the chatbot's memory comes from."""
+        """Answer the last message of the user; the others are the chatbot's memory."""
         return self._answer(request.messages or (), request)
 
     def _answer(self, messages: Sequence[Message], request: Request) -> Iterable[Piece]:
@@ -132,7 +132,7 @@ class MockModel(SerialModel):
         return chain(self._recall.remember(request.id, tokens), pieces)
 
     def _heard(self, text: str) -> Line:
-        """The line of the script that hears this."""
+        """Return the script's line for this text."""
         return next((line for line in self._options.script if re.search(line.when, text, re.IGNORECASE)), Line())
 
     def _split(self, text: str) -> Sequence[str | bytes]:
@@ -140,7 +140,7 @@ class MockModel(SerialModel):
 
 
 class MockEngine(Engine):
-    """Loads chatbots; needs no file of weights, and runs in the server's own process unless told otherwise."""
+    """Loads chatbots; needs no weights, and runs in the server's own process unless configured otherwise."""
 
     name = "mock"
     Options = Options
@@ -152,17 +152,17 @@ class MockEngine(Engine):
     needs_file = False
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
-        """Tell the declared memory. Raises `ModelLoadFailed` for a rules file with a fault."""
+        """Return the declared memory. Raises `ModelLoadFailed` for a faulty rules file."""
         options = cast(Options, spec.options)
         _rules(options)
         return {"memory": options.memory}
 
     def estimate(self, spec: ModelSpec) -> Memory:
-        """What `options.memory` says."""
+        """Return the value of `options.memory`."""
         return Memory(weights=cast(Options, spec.options).memory)
 
     def load(self, spec: ModelSpec, progress: Progress) -> MockModel:
-        """Take as long as the options say, and then return the model or fail as they say."""
+        """Take as long as the options say, then return the model or fail, as they say."""
         options = cast(Options, spec.options)
         if options.deadly and not _own_process():
             raise ModelLoadFailed(
@@ -174,7 +174,7 @@ class MockEngine(Engine):
             progress(tenth / 10)
             time.sleep(options.load_seconds / 10)
         if options.load_fault == "fail":
-            raise ModelLoadFailed(f"options.load_fault lets the load of model '{spec.name}' fail")
+            raise ModelLoadFailed(f"options.load_fault makes the load of model '{spec.name}' fail")
         if options.load_fault is not None:
             strike(options.load_fault)
         progress(1.0)
@@ -186,5 +186,5 @@ def _rules(options: Options) -> Rules:
 
 
 def _own_process() -> bool:
-    """Whether the model has its process for itself: in the server's, it lives in a thread beside the main one."""
+    """Whether the model has its own process: in the server's process, it runs in a thread other than the main one."""
     return threading.current_thread() is threading.main_thread()

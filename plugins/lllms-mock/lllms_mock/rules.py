@@ -1,4 +1,4 @@
-"""The chatbot: rules, and what they make of a conversation; pure."""
+"""The chatbot: its rules, and its replies to a conversation; pure."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -10,32 +10,32 @@ from attrs import field, frozen
 from lllms_core.types import Sampling
 
 PLACE = re.compile(r"\{(~?)(\w+)\}")
-"""Where a reply has a place to fill, like `{1}`, `{name}` or, with words swapped, `{~1}`."""
+"""A placeholder in a reply, like `{1}`, `{name}` or, with words swapped, `{~1}`."""
 
 _CLOSING = " \t\r\n.,;:!?"
 
 
 @frozen
 class Rule:
-    """What is said, and what is kept in mind, when the user says something that `pattern` is found in."""
+    """The replies, and the facts to remember, when the user says something that `pattern` is found in."""
 
     pattern: re.Pattern[str]
     replies: tuple[str, ...] = ()
-    """Texts with places; one whose places are not all known is not said. None at all: the later rules answer."""
+    """Texts with placeholders; one with an unknown placeholder is not used. Empty: later rules answer."""
     remember: Mapping[str, str] = field(factory=dict)
 
 
 @frozen
 class Rules:
-    """A chatbot without state: what it knows of a conversation it works out from the conversation itself."""
+    """A chatbot without state: it derives everything from the conversation itself."""
 
     rules: tuple[Rule, ...]
-    """The first one that has something to say answers."""
+    """The first rule with a usable reply answers."""
     swap: Mapping[str, str]
-    """Words and what becomes of them in places like `{~1}`."""
+    """Words and their replacements in placeholders like `{~1}`."""
 
     def reply(self, heard: Sequence[str], said: Collection[str], sampling: Sampling) -> str:
-        """Answer the last of the user's messages, if possible with something that was not said before."""
+        """Answer the last of the user's messages, if possible with a reply that was not used before."""
         memory: dict[str, str] = {}
         replies: list[str] = []
         for text in heard:
@@ -43,9 +43,9 @@ class Rules:
         return choose([reply for reply in replies if reply not in said] or replies, sampling)
 
     def _hear(self, text: str, memory: dict[str, str]) -> list[str]:
-        """Everything that could be answered to `text`; `memory` is kept up to date."""
+        """Return all possible replies to `text`; updates `memory`."""
         for rule in self.rules:
-            found = rule.pattern.search(text.replace("’", "'"))  # noqa: RUF001  # what phones type for an apostrophe
+            found = rule.pattern.search(text.replace("’", "'"))  # noqa: RUF001  # noqa: RUF001  # the apostrophe of phones
             if found is None:
                 continue
             captures = {str(number): part for number, part in enumerate(found.groups(), 1)} | found.groupdict()
@@ -79,5 +79,5 @@ def choose(replies: Sequence[str], sampling: Sampling) -> str:
 
 
 def fits(template: str, values: Collection[str]) -> bool:
-    """Whether every place in the template is among the names in `values`."""
+    """Whether every placeholder in the template is among the names in `values`."""
     return all(name in values for _, name in PLACE.findall(template))

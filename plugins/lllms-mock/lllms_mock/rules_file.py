@@ -1,4 +1,4 @@
-"""Reading a file of rules, whose format the README describes."""
+"""Read a file of rules, in the format described by the README."""
 
 import re
 import tomllib
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def read_rules(path: Path) -> Rules:
-    """Return the rules of a file. Raises `ModelLoadFailed` that names the file, and the rule that is at fault."""
+    """Return the rules of a file. Raises `ModelLoadFailed` that names the file and the faulty rule."""
     try:
         return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -49,7 +49,7 @@ def _rule(table: Mapping[str, object], at: int) -> Rule:
     try:
         compiled = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise ValueError(f"{where}: no regular expression: {error}") from error
+        raise ValueError(f"{where}: not a regular expression: {error}") from error
     replies = _strings(table.get("replies", []), f"{where}: 'replies'")
     remember = _string_table(table.get("remember", {}), f"{where}: 'remember'")
     for name in remember:

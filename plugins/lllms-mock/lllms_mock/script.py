@@ -1,4 +1,4 @@
-"""What a script makes of an answer: its length, its pace, and its faults."""
+"""The effects of a script on an answer: its length, its pace, and its faults."""
 
 import os
 import signal
@@ -15,12 +15,12 @@ from lllms_mock.tokens import as_bytes
 
 
 def lengthen(first: Sequence[Piece], again: Sequence[Piece], tokens: int) -> Iterator[Piece]:
-    """Exactly so many tokens: `first` and then `again`, round and round, as far as needed."""
+    """Yield exactly `tokens` tokens: `first`, then `again`, in a cycle."""
     return islice(chain(first, cycle(again)), tokens)
 
 
 def pace(pieces: Iterable[Piece], first_token: float, tokens_per_second: float | None) -> Iterator[Piece]:
-    """The same pieces, each when it is due; a delay of one is made good by the next."""
+    """Yield the same pieces, each when it is due; the next one makes up for a delay."""
     due = monotonic() + first_token
     for piece in pieces:
         while (early := due - monotonic()) > 0:
@@ -31,19 +31,19 @@ def pace(pieces: Iterable[Piece], first_token: float, tokens_per_second: float |
 
 
 def score(pieces: Iterable[Piece], top: int) -> Iterator[Piece]:
-    """The same pieces with their log-probabilities: the mock could say nothing else, so each token is certain."""
+    """Yield the same pieces with their log-probabilities: the mock has no alternatives, so each token is certain."""
     for piece in pieces:
         yield certain(piece, top) if isinstance(piece, str | bytes) else piece
 
 
 def certain(piece: str | bytes, top: int) -> TokenScore:
-    """The score of a token that nothing else could have been."""
+    """Return the score of a token without alternatives."""
     token = as_bytes(piece)
     return TokenScore(token, 0.0, ((token, 0.0),) if top else ())
 
 
 def break_off(pieces: Iterable[Piece], fault: Fault, after: int) -> Iterator[Piece]:
-    """The first `after` pieces, and then the fault."""
+    """Yield the first `after` pieces, then the fault."""
     yield from islice(pieces, after)
     strike(fault)
     while True:
@@ -51,11 +51,11 @@ def break_off(pieces: Iterable[Piece], fault: Fault, after: int) -> Iterator[Pie
 
 
 def strike(fault: Fault | LoadFault) -> None:
-    """Let a fault happen; only a request that hangs comes back from here."""
+    """Trigger a fault; returns only for a request that hangs."""
     if fault == "refuse":
         raise InvalidRequest("the mock's script refuses this request", code="mock_refused")
     if fault == "fail":
-        raise EngineFailed("the mock's script lets this request fail")
+        raise EngineFailed("the mock's script makes this request fail")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif fault == "segfault":

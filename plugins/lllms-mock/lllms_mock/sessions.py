@@ -1,4 +1,4 @@
-"""Sessions of a model without weights: its state is its tokens, so that every store can be tried with it."""
+"""Sessions of a model without weights: its state is its tokens, so any store can be tried with it."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ from lllms_core.types import Message
 from lllms_mock.tokens import as_bytes
 
 _SECONDS = 0.001
-"""How often an answer looks whether its session was found."""
+"""Interval at which an answer checks for its session."""
 
 
 class Recall:
-    """What past conversations of a mock have left with those who keep its sessions."""
+    """The sessions that past conversations of a mock have stored."""
 
     def __init__(self, link: SessionLink) -> None:
         self._link = link
@@ -23,12 +23,12 @@ class Recall:
         self._waiting: list[str] = []
 
     def found(self, request_id: str, session: Session | None) -> None:
-        """Take the answer, if anybody waits for it."""
+        """Deliver a session, if a request waits for it."""
         if request_id in self._waiting:
             self._sought[request_id] = session
 
     def remember(self, request_id: str, tokens: Sequence[int]) -> Iterator[Piece]:
-        """Pause until the session of a prompt is there, tell how much of it is of use, and leave one for the next."""
+        """Pause until the session lookup ends, report the tokens reused, and store a session for the next turn."""
         if len(tokens) <= self._link.min_tokens:
             return
         self._waiting.append(request_id)
@@ -47,7 +47,7 @@ class Recall:
 
 
 def tokens_of(messages: Sequence[Message], split: Sequence[Sequence[str | bytes]]) -> list[int]:
-    """Return numbers for the pieces of a conversation; a message begins with one for who speaks."""
+    """Return numbers for the pieces of a conversation; a message starts with one for its role."""
     numbers: list[int] = []
     for message, pieces in zip(messages, split, strict=True):
         numbers += [_number(message.role), *map(_number, pieces)]
@@ -59,5 +59,5 @@ def _number(piece: str | bytes) -> int:
 
 
 def _state(tokens: Sequence[int]) -> bytes:
-    """A state that is as long as the tokens, and looks like none of them."""
+    """Return a state as long as the tokens, but different from all of them."""
     return bytes(255 - byte for byte in array("i", tokens).tobytes())

@@ -1,4 +1,4 @@
-"""Cutting a text into tokens that give exactly the text again when they are joined."""
+"""Split a text into tokens that can be joined into exactly the same text."""
 
 import re
 
@@ -6,15 +6,15 @@ _WORD = re.compile(r"\s?\w+|\s?[^\w\s]|\s")
 
 
 def split_words(text: str) -> list[str]:
-    """Words and single punctuation marks, each with the white space before it; further white space by itself."""
+    """Return words and single punctuation marks, each with the white space before it; other white space separately."""
     return _WORD.findall(text)
 
 
 def split_bytes(text: str) -> list[bytes]:
-    """The bytes of the text in UTF-8; lone surrogates, which have none, as question marks."""
+    """Return the bytes of the text in UTF-8; lone surrogates, which have none, as question marks."""
     return [bytes([byte]) for byte in text.encode(errors="replace")]
 
 
 def as_bytes(token: str | bytes) -> bytes:
-    """The bytes of either kind of token."""
+    """Return the bytes of either kind of token."""
     return token.encode(errors="replace") if isinstance(token, str) else token

@@ -1,4 +1,4 @@
-"""The calls of a script, written as many real models write them."""
+"""The calls of a script, in the notation of many real models."""
 
 import json
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ FORMAT = AnswerFormat(HERMES, THOUGHTS)
 
 
 def offered(calls: Sequence[Call], tools: Sequence[Tool]) -> list[Call]:
-    """The calls of tools that a request offers."""
+    """Return the calls of tools that a request offers."""
     names = {tool.name for tool in tools}
     return [call for call in calls if call.name in names]
 
 
 def write_calls(calls: Sequence[Call]) -> str:
-    """The calls as text, from which the core reads them again."""
+    """Return the calls as text, for the core to parse."""
     return HERMES.separator.join(
         f"{HERMES.call_start}{json.dumps({'name': call.name, 'arguments': call.arguments}, ensure_ascii=False)}"
         f"{HERMES.call_end}"
@@ -27,5 +27,5 @@ def write_calls(calls: Sequence[Call]) -> str:
 
 
 def write_thoughts(thoughts: str) -> str:
-    """Thoughts as text, before an answer."""
+    """Return thoughts as text, to put before an answer."""
     return f"{THOUGHTS.start}\n{thoughts}\n{THOUGHTS.end}\n\n"

@@ -189,7 +189,7 @@ def test_inspect_finds_faults_of_the_rules(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"when": "("}, "'when' is no regular expression"),
+        ({"when": "("}, "'when' is not a regular expression"),
         ({"fault": "explode"}, "'fault' must be in"),
         ({"after": -1}, "'after' must be >= 0"),
         ({"tokens": -1}, "'tokens' must be >= 0"),
@@ -197,7 +197,7 @@ def test_inspect_finds_faults_of_the_rules(tmp_path: Path) -> None:
 )
 def test_a_line_with_a_fault_is_refused(fields: dict[str, object], fault: str) -> None:
     """A value that makes no sense is an error that names its key."""
-    with pytest.raises(ValueError, match=r"must be|no regular") as caught:
+    with pytest.raises(ValueError, match=r"must be|not a regular") as caught:
         Line(**fields)  # type: ignore[arg-type]
     assert fault in str(caught.value)
 

@@ -104,7 +104,7 @@ def test_what_was_said_is_not_said_again_while_there_is_something_else(tmp_path:
         ("[[rules]]", "rule 1: 'pattern' is missing"),
         ("[[rules]]\npattern = 1", "rule 1: 'pattern' must be a string, not 1"),
         ("[[rules]]\npattern = 'a'\nreply = 'b'", "rule 1: unknown key 'reply'"),
-        ("[[rules]]\npattern = '('\nreplies = ['b']", "rule 1 (pattern '('): no regular expression: missing )"),
+        ("[[rules]]\npattern = '('\nreplies = ['b']", "rule 1 (pattern '('): not a regular expression: missing )"),
         ("[[rules]]\npattern = 'a'", "rule 1 (pattern 'a'): needs 'replies', 'remember' or both"),
         ("[[rules]]\npattern = 'a'\nreplies = 'b'", "rule 1 (pattern 'a'): 'replies' must be an array, not 'b'"),
         ("[[rules]]\npattern = 'a'\nreplies = [1]", "'replies' must be an array of strings, not 1"),
