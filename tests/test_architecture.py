@@ -22,7 +22,7 @@ PACKAGES = sorted(
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "queries"),
-    ("text", "chat", "gguf", "machine", "faults", "identity", "structure", "parameters"),
+    ("text", "chat", "gguf", "machine", "faults", "identity", "structure", "parameters", "cancellation"),
     ("hookspecs", "engines", "apis", "downloads", "sessions"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),

@@ -9,11 +9,11 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def as_json(text: str) -> str:
-    """A value as it is if it is JSON, translated if it is Python's, else as a string."""
+    """A value as it is if it is JSON, translated if it is Python's, else as a string; so is one nested too deeply."""
     text = _PYTHON_WORDS.get(text, text)
     try:
         json.loads(text, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _python_as_json(text) or json.dumps(text, ensure_ascii=False)
     return text
 

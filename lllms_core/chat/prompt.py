@@ -1,6 +1,6 @@
 """From a request to the prompt that its model's template makes of it, and to what can be expected of the answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -20,10 +20,13 @@ class Prompt:
     """Whether the prompt has opened the thoughts, so that the answer begins with some."""
 
 
-def chat_prompt(template: ChatTemplate, request: Request) -> Prompt:
+def chat_prompt(
+    template: ChatTemplate, request: Request, check_length: Callable[[str], None] | None = None,
+) -> Prompt:
     """Render a request's conversation with its tools, and with the variables that it asks for.
 
-    Raises `UnsupportedParameter` for tools or an effort that the template has nothing for, and what `render` raises.
+    Raises `UnsupportedParameter` for tools or an effort that the template has nothing for, and what `render` raises;
+    that is given `check_length`.
     """
     form = template.answer_format
     if request.tools and form.calls is None:
@@ -33,7 +36,8 @@ def chat_prompt(template: ChatTemplate, request: Request) -> Prompt:
             "tools", "unsupported_parameter",
         )
     messages = request.messages or ()
-    segments = template.render(messages, tools=request.tools, variables=_variables(template, request))
+    variables = _variables(template, request)
+    segments = template.render(messages, tools=request.tools, variables=variables, check_length=check_length)
     return Prompt(segments, form, _opens_thoughts(form, segments, messages))
 
 

@@ -1,5 +1,6 @@
 """The results of tool calls in a conversation: each belongs to a call; pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from attrs import evolve
@@ -34,7 +35,8 @@ def _results(message: Message, messages: Sequence[Message], start: int) -> list[
     """The results that follow `message`, which stands before `start`, in the order of its calls."""
     path = f"messages[{start - 1}].tool_calls"
     ids = [call.id for call in message.tool_calls]
-    if twice := sorted({one for one in ids if ids.count(one) > 1}):
+    counts = Counter(ids)
+    if twice := sorted(one for one, count in counts.items() if count > 1):
         text = f"Invalid '{path}': several calls have the id '{twice[0]}'; each needs its own."
         raise InvalidRequest(text, path, "invalid_value")
     found: dict[str, Message] = {}
@@ -42,7 +44,7 @@ def _results(message: Message, messages: Sequence[Message], start: int) -> list[
         result = messages[at]
         if result.role != "tool":
             break
-        if result.tool_call_id not in ids:
+        if result.tool_call_id is None or result.tool_call_id not in counts:
             text = f"Invalid parameter: 'tool_call_id' of '{result.tool_call_id}' not found in 'tool_calls' of previous"
             raise InvalidRequest(f"{text} message.", f"messages[{at}].tool_call_id", "invalid_value")
         if result.tool_call_id in found:
