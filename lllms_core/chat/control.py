@@ -34,13 +34,11 @@ class Disguise:
 
     def text(self, text: str) -> str:
         """A user's text in disguise; as long as before."""
-        pieces: list[str] = []
-        end = 0
-        for start, stop in self._control.find_known(text):
-            pieces += _translated(text[end:start], self._there)
-            pieces.append(text[start:stop])
-            end = stop
-        return "".join([*pieces, *_translated(text[end:] if end else text, self._there)])
+        # Every second piece is a string that the template looks for.
+        return "".join(
+            piece if at % 2 else piece.translate(self._there)
+            for pieces in self._control.split_known(text) for at, piece in enumerate(pieces)
+        )
 
     def value(self, value: object) -> object:
         """A JSON-like value with its texts in disguise; keys, by which templates look, only if they hold a token."""
@@ -55,7 +53,7 @@ class Disguise:
 
     def undo(self, text: str) -> str:
         """The text as users wrote it; as long as before."""
-        return "".join(_translated(text, self._back))
+        return "".join(chunk.translate(self._back) for chunk in _chunks(text))
 
 
 class ControlTokens:
@@ -73,7 +71,7 @@ class ControlTokens:
         self.characters = sorted(c for c in set().union(*self._tokens) if not c.isspace())
         """Every character that control tokens are made of, white space aside."""
         known = self._harmless(literals)
-        self._known = re.compile(_any_of(known))
+        self._known = re.compile(f"({_any_of(known)})")
         self._longest_known = max(map(len, known), default=0)
 
     def __bool__(self) -> bool:
@@ -82,7 +80,7 @@ class ControlTokens:
     def find(self, text: str) -> list[tuple[int, int]]:
         """Start and end of every control token in `text`, also of those that overlap."""
         longest = self._lengths[-1] if self._lengths else 0
-        starts = (start for start, _ in _find(self._any, text, longest, overlapping=True))
+        starts = _starts(self._any, text, longest)
         spans = ((start, start + length) for start in starts for length in self._lengths)
         return [(start, end) for start, end in spans if end <= len(text) and text[start:end] in self._tokens]
 
@@ -90,9 +88,24 @@ class ControlTokens:
         """The control tokens in `text`, in their order."""
         return [text[start:end] for start, end in self.find(text)]
 
-    def find_known(self, text: str) -> Iterator[tuple[int, int]]:
-        """Start and end of every one of the template's literals in a user's text; they do not overlap."""
-        return _find(self._known, text, self._longest_known)
+    def split_known(self, text: str) -> Iterator[list[str]]:
+        """Cut a user's text into chunks, and these into pieces, every second of which is one of the literals."""
+        start = 0
+        while len(text) - start > _CHUNK + self._longest_known:
+            check_cancelled()
+            size = _CHUNK + self._longest_known
+            pieces = self._known.split(text[start : start + size])
+            # Only what begins within the chunk has been seen whole: what it ends with is for the next one.
+            last = ""
+            while size > _CHUNK:
+                last = pieces.pop()
+                size -= len(last)
+            if len(pieces) % 2 == 0:
+                pieces.append(last[: _CHUNK - size])
+                size = _CHUNK
+            yield pieces
+            start += size
+        yield self._known.split(text[start:])
 
     def disguise(self, value: object) -> Disguise:
         """A disguise made of characters that do not occur in any string of `value`."""
@@ -105,9 +118,18 @@ class ControlTokens:
         `disguised` is the same text with users' characters disguised. What may not be parsed are the characters that
         a user contributed to the text of a control token.
         """
-        foreign = {at for span in self.find(text) for at in range(*span) if text[at] != disguised[at]}
-        cuts = {cut for at in foreign for cut in (at, at + 1) if (cut in foreign) != (cut - 1 in foreign)}
-        return [(text[start:end], start not in foreign) for start, end in pairwise(sorted({0, len(text), *cuts}))]
+        cuts = [0]  # before and behind each stretch of foreign characters, in turn
+        seen = 0
+        for start, end in self.find(text):
+            for at in range(max(start, seen), end):
+                if text[at] != disguised[at]:
+                    if at == cuts[-1] and len(cuts) > 1:
+                        cuts[-1] += 1
+                    else:
+                        cuts += (at, at + 1)
+            seen = max(seen, end)
+        pieces = ((text[start:end], number % 2 == 0) for number, (start, end) in enumerate(pairwise([*cuts, len(text)])))
+        return [piece for piece in pieces if piece[0]]
 
     def _harmless(self, literals: Collection[str]) -> list[str]:
         heads = {token[:length] for token in self._tokens for length in range(1, len(token))}
@@ -143,21 +165,14 @@ def _chunks(text: str) -> Iterator[str]:
         yield text[start : start + _CHUNK]
 
 
-def _translated(text: str, table: Mapping[int, int | str]) -> Iterator[str]:
-    return (chunk.translate(table) for chunk in _chunks(text))
-
-
-def _find(
-    pattern: re.Pattern[str], text: str, longest: int, *, overlapping: bool = False,
-) -> Iterator[tuple[int, int]]:
-    """Start and end of every match; none is longer than `longest`. With `overlapping`, one for each start."""
-    at = 0
+def _starts(pattern: re.Pattern[str], text: str, longest: int) -> Iterator[int]:
+    """Where matches start, also such that overlap; none is longer than `longest`."""
     for start in range(0, len(text), _CHUNK):
         check_cancelled()
-        end, at = start + _CHUNK, max(at, start)
+        at, end = start, start + _CHUNK
         while (match := pattern.search(text, at, end + longest)) is not None and match.start() < end:
-            yield match.span()
-            at = match.start() + 1 if overlapping else match.end()
+            yield match.start()
+            at = match.start() + 1
 
 
 def _any_of(texts: Iterable[str]) -> str:

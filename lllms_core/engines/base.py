@@ -39,7 +39,8 @@ TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwar
 
 
 _MOST_TOKENS = 1 << 17
-"""Tokens that a `TokenizeRequest` is answered with at most, unless the model's context holds more."""
+"""Tokens that a `TokenizeRequest` is answered with, and a `DetokenizeRequest` may have, at most, unless the model's
+context holds more."""
 
 
 @frozen
@@ -145,7 +146,7 @@ class Model(ABC):
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens the answer to a `TokenizeRequest` may have."""
+        """How many tokens a `TokenizeRequest` is answered with at most, and a `DetokenizeRequest` may have."""
         return max(self.context_length, _MOST_TOKENS)
 
     @property
@@ -269,7 +270,8 @@ class Model(ABC):
         if (1 if wanted is None else wanted) <= room:
             return room if wanted is None else wanted
         asked = "" if wanted is None else f" and {wanted} for the answer, {prompt_tokens + wanted} together"
-        least = "at least " if prompt_tokens > self.enough_tokens else ""
+        counted = isinstance(request.prompt, tuple) or prompt_tokens <= self.enough_tokens
+        least = "" if counted else "at least "
         raise ContextOverflow(
             f"the request has {least}{prompt_tokens} tokens in its prompt{asked}, but model '{request.model}' holds "
             f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",

@@ -69,7 +69,8 @@ def _check_length(model: TokenModel, request: Request, text: str) -> None:
     """Refuse a text of more bytes than the context can hold."""
     if len(text) <= _SHORT or model.longest_token is None:
         return
-    size, most = len(text.encode(errors="replace")), model.longest_token * model.context_length
+    most = model.longest_token * model.context_length
+    size = sum(len(text[at : at + _SHORT].encode(errors="replace")) for at in range(0, len(text), _SHORT))
     if size > most:
         raise ContextOverflow(
             f"the prompt has {size} bytes of text, but model '{request.model}' holds {model.context_length} tokens, "

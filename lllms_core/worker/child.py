@@ -18,6 +18,9 @@ from lllms_core.worker.wire import FoundSession, FrameReader, FromWorker, Load, 
 
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
+SWITCH_SECONDS = 0.001
+"""A thread that prepares a large request lets the steps go on after so long, each time that they ask; Python's own
+default is 5 ms, and a step asks several times."""
 WAITING_SIZE = 1 << 29
 """Bytes of sessions that wait at most to be sent; what comes beyond is lost."""
 FLUSH_SECONDS = 2.0
@@ -33,6 +36,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # The log shows what an engine prints when it prints it, also if it crashes next.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    sys.setswitchinterval(SWITCH_SECONDS)
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)

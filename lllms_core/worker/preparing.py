@@ -77,6 +77,11 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
         case TokenizeRequest():
             result = _few(model, model.to_tokens(request.text, add_special=request.add_special))
         case DetokenizeRequest():
+            if len(request.tokens) > model.most_tokens:
+                raise InvalidRequest(
+                    f"there are {len(request.tokens)} tokens, and {model.most_tokens} are allowed at once; send them in "
+                    "parts", "tokens",
+                )
             result = model.to_text(request.tokens)
         case RenderRequest():
             result = model.to_prompt(request.chat)

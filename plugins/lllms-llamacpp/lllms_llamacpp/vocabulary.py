@@ -50,6 +50,8 @@ class Vocabulary:
         """The tokens of a prompt; BOS comes first, once, if the vocabulary wants it."""
         tokens: list[int] = []
         for segment in segments:
+            if most is not None and len(tokens) > most:
+                break
             further = partial(self._further, parse_special=segment.parse_special)
             first = further if tokens else partial(self._first, parse_special=segment.parse_special)
             _extend(tokens, token_slices(segment.text, first, further), most)
