@@ -31,7 +31,7 @@ LITERALS = ["\n\n", "\n", "tool", "<tool>", "toolbox", "|a"]
 SECONDS = 10.0
 """Of CPU time, for what takes a tenth where it is linear, and minutes where it is not."""
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-nested = st.sampled_from(["[" * DEEP, '{"a":' * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP])
+NESTED = ["[" * DEEP, '{"a":' * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP]
 texts = st.lists(st.sampled_from([*TOKENS, *LITERALS, "<", "|", "a", "x", " ", "é"]), max_size=60).map("".join)
 
 
@@ -57,14 +57,14 @@ def test_every_control_token_is_found(text: str, words: list[str]) -> None:
     })
 
 
-@pytest.mark.parametrize("text", ["<" * 500_000, "<|a" * 150_000, "\n" * 500_000, "<|a|>x" * 80_000])
-def test_looking_for_control_tokens_is_linear(text: str) -> None:
-    """Half a megabyte of beginnings of tokens, of tokens, or of the template's literals takes a moment."""
-    tokens = ControlTokens([f"<|a{number}|>" for number in range(300)] + TOKENS, LITERALS)
+@pytest.mark.parametrize("text", ["<" * 2_000_000, "<|a" * 700_000, "\n" * 1_000_000])
+def test_beginnings_of_control_tokens_cost_little(text: str) -> None:
+    """Megabytes of what control tokens begin like, or of the template's literals, take a moment."""
+    tokens = ControlTokens([f"<|{'ab' * number}|>" for number in range(1, 40)], LITERALS)
     start = process_time()
     disguise = tokens.disguise(text)
     tokens.separate(text, disguise.text(text))
-    assert process_time() - start < SECONDS
+    assert process_time() - start < SECONDS / 2
 
 
 def test_long_histories_are_linear() -> None:
@@ -101,7 +101,8 @@ def test_nested_arguments_in_a_history_are_text(style: CallStyle, arguments: str
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@given(value=nested, quoted=st.booleans())
+@pytest.mark.parametrize("quoted", [False, True])
+@pytest.mark.parametrize("value", NESTED, ids=range(4))
 def test_nested_answers_are_read(form: CallFormat, value: str, quoted: bool) -> None:
     """Whatever a model nests, in any form, comes out as text or as a call with valid arguments."""
     arguments = json.dumps(value) if quoted else value

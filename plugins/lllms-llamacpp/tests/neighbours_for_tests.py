@@ -1,7 +1,6 @@
 """A worker process of tiny-chat in which somebody generates all along, while others ask for what they like."""
 
 import asyncio
-from collections.abc import Mapping
 from itertools import count
 from time import perf_counter
 
@@ -66,7 +65,6 @@ class Street:
         """Ask, and time the neighbour from then on; the future is the last delta."""
         answer = self._answers[request.id] = asyncio.get_running_loop().create_future()
         frame = encode(Open(request))  # not timed: that this takes long is not the worker's fault
-        del self.times[:-1]
         self.times[:] = [perf_counter()]
         self.worker._wire.write(frame)
         return answer
@@ -77,6 +75,12 @@ class Street:
         async with asyncio.timeout(GUARD):
             while len(self.times) < before + 3:
                 await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """End the worker."""
+        self.worker.send(Close())
+        async with asyncio.timeout(GUARD):
+            await self.end
 
     def longest_gap(self) -> float:
         """Seconds between two deltas of the neighbour, at most."""
