@@ -236,7 +236,7 @@ class PreparingModel(RawModel):
         for delta in super().step():
             yield evolve(delta, text="beside " if self.beside[delta.request_id] else "at once ")
 
-    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:  # noqa: ARG002
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
         return Tokens(tuple(map(ord, text)), tuple(map(str.encode, text)))
 
     def close(self) -> None:

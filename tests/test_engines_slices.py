@@ -13,7 +13,9 @@ from lllms_core.engines.slices import WINDOW, token_slices
 
 WORD = re.compile(r" ?\w{1,30}|\s+(?!\S)|\s|[^\w\s]+")
 SIZE = 200
-words = st.sampled_from(["the", " quick", " brown", "\n", "\n\n", "  ", ", ", "1", " 23", "日本語", " é😀", "<|a|>", '{"a": [1', "."])
+words = st.sampled_from(
+    ["the", " quick", " brown", "\n", "\n\n", "  ", ", ", "1", " 23", "日本語", " é😀", "<|a|>", '{"a": [1', "."],
+)
 texts = st.builds("".join, st.lists(words, max_size=400))
 
 

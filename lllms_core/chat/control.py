@@ -128,8 +128,8 @@ class ControlTokens:
                     else:
                         cuts += (at, at + 1)
             seen = max(seen, end)
-        pieces = ((text[start:end], number % 2 == 0) for number, (start, end) in enumerate(pairwise([*cuts, len(text)])))
-        return [piece for piece in pieces if piece[0]]
+        pieces = (text[start:end] for start, end in pairwise([*cuts, len(text)]))
+        return [(piece, number % 2 == 0) for number, piece in enumerate(pieces) if piece]
 
     def _harmless(self, literals: Collection[str]) -> list[str]:
         heads = {token[:length] for token in self._tokens for length in range(1, len(token))}

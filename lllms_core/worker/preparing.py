@@ -78,10 +78,9 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
             result = _few(model, model.to_tokens(request.text, add_special=request.add_special))
         case DetokenizeRequest():
             if len(request.tokens) > model.most_tokens:
-                raise InvalidRequest(
-                    f"there are {len(request.tokens)} tokens, and {model.most_tokens} are allowed at once; send them in "
-                    "parts", "tokens",
-                )
+                count = len(request.tokens)
+                text = f"there are {count} tokens, and {model.most_tokens} are allowed at once; send them in parts"
+                raise InvalidRequest(text, "tokens")
             result = model.to_text(request.tokens)
         case RenderRequest():
             result = model.to_prompt(request.chat)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import gguf
 import llama_cpp.llama_cpp as llama
-
 from lllms_llamacpp.native import load_model
 from lllms_llamacpp.vocabulary import Vocabulary
 
@@ -13,7 +12,7 @@ PRE_TOKENIZERS = ("llama-bpe", "gpt-4o", "deepseek-llm", "default")
 """The last two are regular expressions of the C++ library, which call themselves for each character."""
 MERGES = (
     "t h", "th e", "Ġ the", "a a", "aa aa", "aaaa aaaa", "Ġ a", "i n", "e r", "o n", "q u", "Ġ qu", "qu i", "o w",
-    "Ċ Ċ", "Ġ Ġ", "ĠĠ ĠĠ", "1 2", "ä ¸", "ð Ł",
+    "Ċ Ċ", "Ġ Ġ", "ĠĠ ĠĠ", "1 2", "ä ½", "ð Ł",
 )
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 

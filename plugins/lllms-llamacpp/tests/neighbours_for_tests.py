@@ -4,13 +4,13 @@ import asyncio
 from itertools import count
 from time import perf_counter
 
-from lllms_core.queries import AnyRequest
-from lllms_core.types import Delta, Message, ModelSpec, Request, Sampling
-from lllms_core.worker.handle import Worker
-from lllms_core.worker.start import start_worker
-from lllms_core.worker.wire import Close, Deltas, FromWorker, Load, Loaded, Open, encode
 from lllms_llamacpp.engine import LlamaCppEngine
 from lllms_llamacpp.options import Options
+
+from lllms_core.queries import AnyRequest
+from lllms_core.types import Delta, ModelSpec, Request, Sampling
+from lllms_core.worker.start import start_worker
+from lllms_core.worker.wire import Close, Deltas, FromWorker, Load, Loaded, Open, encode
 
 GUARD = 60.0
 
@@ -19,11 +19,12 @@ class Street:
     """Hears a worker out, times the deltas of the neighbour, and lets him ask again whenever his answer ends."""
 
     def __init__(self) -> None:
-        self.worker: Worker | None = None
+        self.worker = None
         self.loaded = asyncio.get_running_loop().create_future()
         self.end = asyncio.get_running_loop().create_future()
         self.times: list[float] = []
         self._answers: dict[str, asyncio.Future[Delta]] = {}
+        self._heard = asyncio.Event()
         self._numbers = count()
 
     @classmethod
@@ -47,6 +48,7 @@ class Street:
                 continue
             assert delta.error is None
             self.times.append(perf_counter())
+            self._heard.set()
             if delta.last:
                 self.go_on()
 
@@ -71,10 +73,10 @@ class Street:
 
     async def heard(self) -> None:
         """Wait until the neighbour has generated more."""
-        before = len(self.times)
-        async with asyncio.timeout(GUARD):
-            while len(self.times) < before + 3:
-                await asyncio.sleep(0.01)
+        for _ in range(3):
+            self._heard.clear()
+            async with asyncio.timeout(GUARD):
+                await self._heard.wait()
 
     async def close(self) -> None:
         """End the worker."""
