@@ -1,6 +1,7 @@
 """Engines that behave, and misbehave, as their options say; in a module that worker processes can import."""
 
 import ctypes
+import json
 import logging
 import os
 import signal
@@ -12,10 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Literal, cast
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from lllms_core.cancellation import check_cancelled
 from lllms_core.engines import Engine, Model, Progress, SerialModel
+from lllms_core.engines.base import Opening, Opens
 from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
+from lllms_core.queries import Tokens
 from lllms_core.types import Delta, Finish, ModelSpec, Request, Usage
 
 RELEASE = threading.Event()
@@ -209,6 +213,66 @@ class RawEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> Model:
         return RawModel()
+
+
+PREPARES = "x" * 20_000
+"""Makes a prompt too long to be prepared in the model's own thread."""
+
+
+class PreparingModel(RawModel):
+    """Prepares as the prompt's first word says: "endless" till it is cancelled, "deep" by running out of stack, ...
+
+    Its answers say in which thread they were prepared.
+    """
+
+    def prepare(self, request: Opens) -> Opening:
+        assert isinstance(request, Request)
+        match str(request.prompt).split()[0]:
+            case "endless":
+                while True:
+                    check_cancelled()
+                    threading.Event().wait(0.001)
+            case "deaf":
+                RELEASE.wait()
+            case "deep":
+                json.loads("[" * 100_000)
+            case "memory":
+                raise MemoryError
+            case word if word in {"refuse", "fail", "raise", "sys-exit"}:
+                strike(word)  # type: ignore[arg-type]
+        beside = threading.current_thread().name.startswith("prepare")
+        opening = super().prepare(request)
+
+        def take() -> None:
+            opening()
+            self.beside[request.id] = beside
+
+        return take
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside: dict[str, bool] = {}
+
+    def step(self) -> Iterable[Delta]:
+        self.interrupt.wait(0.002)  # a flood of tokens would only keep the test busy
+        for delta in super().step():
+            yield evolve(delta, text="beside " if self.beside[delta.request_id] else "at once ")
+
+    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
+        return Tokens(tuple(map(ord, text)), tuple(map(str.encode, text)))
+
+    def close(self) -> None:
+        print("closed")  # noqa: T201  # the tests read it
+
+
+class PreparingEngine(RawEngine):
+    name = "preparing"
+
+    def load(self, spec: ModelSpec, progress: Progress) -> Model:
+        model = PreparingModel()
+        model.tasks = frozenset({"text", "tokenize"})
+        model.context_length = 100
+        return model
 
 
 class BadInfoModel(RawModel):

@@ -22,7 +22,10 @@ PACKAGES = sorted(
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "queries"),
-    ("text", "chat", "gguf", "machine", "faults", "identity", "structure", "parameters", "tracebacks"),
+    (
+        "text", "chat", "gguf", "machine", "faults", "identity", "structure", "parameters", "tracebacks",
+        "cancellation",
+    ),
     ("hookspecs", "engines", "apis", "downloads", "sessions"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),

@@ -142,7 +142,7 @@ class CallReader:
             text = json.loads((yield from read_string(reader)))
             try:
                 value = json.loads(text or "{}")
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise Malformed from None
             if not isinstance(value, dict):
                 raise Malformed

@@ -7,12 +7,15 @@ character of a control token's text whether the template or a user wrote it, how
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import islice, pairwise
+from itertools import groupby, islice, pairwise
 
+from lllms_core.cancellation import check_cancelled
 from lllms_core.errors import InvalidRequest
 
 _PRIVATE = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 _PRIVATE_USE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
+_CHUNK = 1 << 16
+"""Characters that one call looks at: no other thread runs meanwhile, and no cancellation is noticed."""
 
 
 class Disguise:
@@ -32,8 +35,10 @@ class Disguise:
     def text(self, text: str) -> str:
         """A user's text in disguise; as long as before."""
         # Every second piece is a string that the template looks for.
-        pieces = self._control.split_known(text)
-        return "".join(piece if at % 2 else piece.translate(self._there) for at, piece in enumerate(pieces))
+        return "".join(
+            piece if at % 2 else piece.translate(self._there)
+            for pieces in self._control.split_known(text) for at, piece in enumerate(pieces)
+        )
 
     def value(self, value: object) -> object:
         """A JSON-like value with its texts in disguise; keys, by which templates look, only if they hold a token."""
@@ -48,7 +53,7 @@ class Disguise:
 
     def undo(self, text: str) -> str:
         """The text as users wrote it; as long as before."""
-        return text.translate(self._back)
+        return "".join(chunk.translate(self._back) for chunk in _chunks(text))
 
 
 class ControlTokens:
@@ -61,18 +66,21 @@ class ControlTokens:
     def __init__(self, tokens: Collection[str], literals: Collection[str] = (), reserved: str = "") -> None:
         self._tokens = frozenset(token for token in tokens if token.strip())
         self._lengths = sorted({len(token) for token in self._tokens})
-        self._first = re.compile(_any_of({token[0] for token in self._tokens}))
+        self._any = re.compile(_any_of(self._tokens))
         self._reserved = frozenset(_PRIVATE.findall(reserved))
         self.characters = sorted(c for c in set().union(*self._tokens) if not c.isspace())
         """Every character that control tokens are made of, white space aside."""
-        self._known = re.compile(f"({_any_of(self._harmless(literals))})")
+        known = self._harmless(literals)
+        self._known = re.compile(f"({_any_of(known)})")
+        self._longest_known = max(map(len, known), default=0)
 
     def __bool__(self) -> bool:
         return bool(self._tokens)
 
     def find(self, text: str) -> list[tuple[int, int]]:
         """Start and end of every control token in `text`, also of those that overlap."""
-        starts = (match.start() for match in self._first.finditer(text))
+        longest = self._lengths[-1] if self._lengths else 0
+        starts = _starts(self._any, text, longest)
         spans = ((start, start + length) for start in starts for length in self._lengths)
         return [(start, end) for start, end in spans if end <= len(text) and text[start:end] in self._tokens]
 
@@ -80,13 +88,29 @@ class ControlTokens:
         """The control tokens in `text`, in their order."""
         return [text[start:end] for start, end in self.find(text)]
 
-    def split_known(self, text: str) -> list[str]:
-        """Cut a user's text; every second piece is one of the template's literals."""
-        return self._known.split(text)
+    def split_known(self, text: str) -> Iterator[list[str]]:
+        """Cut a user's text into chunks, and these into pieces, every second of which is one of the literals."""
+        start = 0
+        while len(text) - start > _CHUNK + self._longest_known:
+            check_cancelled()
+            size = _CHUNK + self._longest_known
+            pieces = self._known.split(text[start : start + size])
+            # Only what begins within the chunk has been seen whole: what it ends with is for the next one.
+            last = ""
+            while size > _CHUNK:
+                last = pieces.pop()
+                size -= len(last)
+            if len(pieces) % 2 == 0:
+                pieces.append(last[: _CHUNK - size])
+                size = _CHUNK
+            yield pieces
+            start += size
+        yield self._known.split(text[start:])
 
     def disguise(self, value: object) -> Disguise:
         """A disguise made of characters that do not occur in any string of `value`."""
-        return Disguise(self, self._reserved.union(*(_PRIVATE.findall(text) for text in strings(value))))
+        pieces = (piece for text in strings(value) for piece in _chunks(text))
+        return Disguise(self, self._reserved.union(*map(_PRIVATE.findall, pieces)))
 
     def separate(self, text: str, disguised: str) -> list[tuple[str, bool]]:
         """Cut a rendered text so that users' control tokens stand apart: pieces, and whether each may be parsed.
@@ -94,9 +118,18 @@ class ControlTokens:
         `disguised` is the same text with users' characters disguised. What may not be parsed are the characters that
         a user contributed to the text of a control token.
         """
-        foreign = {at for span in self.find(text) for at in range(*span) if text[at] != disguised[at]}
-        cuts = {cut for at in foreign for cut in (at, at + 1) if (cut in foreign) != (cut - 1 in foreign)}
-        return [(text[start:end], start not in foreign) for start, end in pairwise(sorted({0, len(text), *cuts}))]
+        cuts = [0]  # before and behind each stretch of foreign characters, in turn
+        seen = 0
+        for start, end in self.find(text):
+            for at in range(max(start, seen), end):
+                if text[at] != disguised[at]:
+                    if at == cuts[-1] and len(cuts) > 1:
+                        cuts[-1] += 1
+                    else:
+                        cuts += (at, at + 1)
+            seen = max(seen, end)
+        pieces = (text[start:end] for start, end in pairwise([*cuts, len(text)]))
+        return [(piece, number % 2 == 0) for number, piece in enumerate(pieces) if piece]
 
     def _harmless(self, literals: Collection[str]) -> list[str]:
         heads = {token[:length] for token in self._tokens for length in range(1, len(token))}
@@ -122,6 +155,35 @@ def strings(value: object) -> Iterator[str]:
             yield from strings(item)
 
 
+def _chunks(text: str) -> Iterator[str]:
+    """The text in pieces that are looked at in no time."""
+    if len(text) <= _CHUNK:
+        yield text
+        return
+    for start in range(0, len(text), _CHUNK):
+        check_cancelled()
+        yield text[start : start + _CHUNK]
+
+
+def _starts(pattern: re.Pattern[str], text: str, longest: int) -> Iterator[int]:
+    """Where matches start, also such that overlap; none is longer than `longest`."""
+    for start in range(0, len(text), _CHUNK):
+        check_cancelled()
+        at, end = start, start + _CHUNK
+        while (match := pattern.search(text, at, end + longest)) is not None and match.start() < end:
+            yield match.start()
+            at = match.start() + 1
+
+
 def _any_of(texts: Iterable[str]) -> str:
-    # Longest first: Python's alternation takes the first that matches. Of nothing, a pattern that never matches.
-    return "|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)"
+    """A pattern for any of the texts, the longest first, as a tree: what few of them begin like is passed at once."""
+    texts = sorted({*texts})
+    if not texts:
+        return r"(?!)"  # never matches
+    first, last = texts[0], texts[-1]
+    head = next((first[:at] for at, char in enumerate(first) if last[at : at + 1] != char), first)
+    tails = [text.removeprefix(head) for text in texts]
+    branches = [_any_of(group) for _, group in groupby(filter(None, tails), key=lambda tail: tail[0])]
+    if not branches:
+        return re.escape(head)
+    return f"{re.escape(head)}(?:{'|'.join(branches)}){'' if tails[0] else '?'}"

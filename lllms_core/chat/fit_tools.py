@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from attrs import evolve
 
@@ -80,7 +81,7 @@ def _written(call: ToolCall, form: CallFormat) -> str:
 def _members(arguments: str) -> list[tuple[str, object]]:
     try:
         value = json.loads(arguments)
-    except ValueError:  # for example, a truncated answer
+    except (ValueError, RecursionError):  # for example, a truncated answer, or one that opens a thousand brackets
         return []
     return list(value.items()) if isinstance(value, dict) else []
 
@@ -103,9 +104,9 @@ def _json(value: object) -> str:
 def _joined(messages: Sequence[Message]) -> list[Message]:
     """Merge consecutive messages of the user: templates without tools expect turns."""
     joined: list[Message] = []
-    for message in messages:
-        if joined and joined[-1].role == message.role == "user":
-            joined[-1] = evolve(joined[-1], content=f"{joined[-1].content}\n{message.content}")
-        else:
-            joined.append(message)
+    for role, group in groupby(messages, key=lambda message: message.role):
+        same = list(group)
+        if role == "user" and len(same) > 1:
+            same = [evolve(same[0], content="\n".join(message.content for message in same))]
+        joined += same
     return joined

@@ -7,6 +7,7 @@ from typing import Literal
 
 from attrs import evolve, frozen
 
+from lllms_core.cancellation import check_cancelled
 from lllms_core.types import Message, Tool, ToolCall
 
 Value = dict[str, object]
@@ -43,6 +44,7 @@ def message_values(messages: Sequence[Message], style: CallStyle) -> list[Value]
     if style.no_text:
         messages = [_without_text(message) for message in messages]
     for message in _apart(messages) if style.null_content else messages:
+        check_cancelled()
         for call in message.tool_calls:
             ids[call.id] = _id(call, count, style)
             count += 1
@@ -62,16 +64,18 @@ def _apart(messages: Sequence[Message]) -> Iterator[Message]:
 
 def _one_by_one(messages: Sequence[Message]) -> Iterator[Message]:
     """The same messages, with each call in one of its own that its result follows; results are in the calls' order."""
-    rest = list(messages)
-    while rest:
-        message = rest.pop(0)
+    at = 0
+    while at < len(messages):
+        message = messages[at]
+        at += 1
         if len(message.tool_calls) < 2:
             yield message
             continue
-        for at, call in enumerate(message.tool_calls):
-            yield evolve(message, tool_calls=(call,)) if at == 0 else Message("assistant", "", tool_calls=(call,))
-            if rest and rest[0].role == "tool" and rest[0].tool_call_id == call.id:
-                yield rest.pop(0)
+        for number, call in enumerate(message.tool_calls):
+            yield evolve(message, tool_calls=(call,)) if number == 0 else Message("assistant", "", tool_calls=(call,))
+            if at < len(messages) and messages[at].role == "tool" and messages[at].tool_call_id == call.id:
+                yield messages[at]
+                at += 1
 
 
 def _without_text(message: Message) -> Message:
@@ -100,7 +104,7 @@ def _call_value(call: ToolCall, call_id: str, style: CallStyle) -> Value:
     if not style.text_arguments:
         try:
             parsed = json.loads(call.arguments or "{}")
-        except ValueError:  # an answer that was cut, say
+        except (ValueError, RecursionError):  # an answer that was cut, say, or that opens a thousand brackets
             parsed = None
         arguments = parsed if isinstance(parsed, dict) else call.arguments
     return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}

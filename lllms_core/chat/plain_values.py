@@ -9,11 +9,11 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def as_json(text: str) -> str:
-    """Return a value unchanged if it is JSON, translated if it is Python's, else as a string."""
+    """Return a value unchanged if it is JSON, translated if it is Python's, else (or if nested too deeply) a string."""
     text = _PYTHON_WORDS.get(text, text)
     try:
         json.loads(text, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         return _python_as_json(text) or json.dumps(text, ensure_ascii=False)
     return text
 

@@ -1,6 +1,6 @@
 """Turn a request into its prompt, with the model's template, and into the expected format of the answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import field, frozen
 
@@ -20,10 +20,13 @@ class Prompt:
     """Whether the prompt has opened the thoughts, so that the answer starts with some."""
 
 
-def chat_prompt(template: ChatTemplate, request: Request) -> Prompt:
+def chat_prompt(
+    template: ChatTemplate, request: Request, check_length: Callable[[str], None] | None = None,
+) -> Prompt:
     """Render a request's conversation with its tools and variables.
 
-    Raises `UnsupportedParameter` for tools or an effort that the template does not support, and the errors of `render`.
+    Raises `UnsupportedParameter` for tools or an effort that the template does not support, and the errors of `render`,
+    to which `check_length` is passed.
     """
     form = template.answer_format
     if request.tools and form.calls is None:
@@ -33,7 +36,8 @@ def chat_prompt(template: ChatTemplate, request: Request) -> Prompt:
             "tools", "unsupported_parameter",
         )
     messages = request.messages or ()
-    segments = template.render(messages, tools=request.tools, variables=_variables(template, request))
+    variables = _variables(template, request)
+    segments = template.render(messages, tools=request.tools, variables=variables, check_length=check_length)
     return Prompt(segments, form, _opens_thoughts(form, segments, messages))
 
 

@@ -13,6 +13,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lllms_core.cancellation import check_cancelled
 from lllms_core.errors import InvalidRequest, ModelLoadFailed, RequestError
 
 _MOST_REPEATED = 1_000_000
@@ -115,6 +116,7 @@ class SandboxedTemplate:
         size = 0
         try:
             for piece in self._template.generate(_copied(variables), strftime_now=now.strftime):
+                check_cancelled()
                 size += len(piece)
                 if size > _MOST_OUTPUT:
                     raise SecurityError(f"its output is longer than {_MOST_OUTPUT} characters")  # noqa: TRY301  # all faults leave by one door

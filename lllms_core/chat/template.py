@@ -1,6 +1,6 @@
 """Render a conversation with a model's own chat template."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import cast
@@ -60,7 +60,7 @@ class ChatTemplate:
 
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), add_generation_prompt: bool = True,
-        variables: Mapping[str, object] | None = None,
+        variables: Mapping[str, object] | None = None, check_length: Callable[[str], None] | None = None,
     ) -> list[Segment]:
         """Return the prompt: one segment, unless a user wrote the text of a control token.
 
@@ -68,7 +68,8 @@ class ChatTemplate:
         continued: the prompt ends with its text; without `add_generation_prompt` it is rendered as finished.
         `variables` reach the template under their names. System and developer messages are moved if the template does
         not support their place, see `fit_roles`; unsupported tools, calls and results are put into words, see
-        `fit_tools`. Raises `InvalidRequest` if the template refuses the conversation.
+        `fit_tools`. Raises `InvalidRequest` if the template refuses the conversation. `check_length` is called
+        with the text, which a template may have made shorter than the messages, before the most expensive work.
         """
         extra = dict(variables or {})
         if taken := sorted(_OURS & extra.keys()):
@@ -83,7 +84,7 @@ class ChatTemplate:
             "messages": message_values(fit_roles(messages, self._roles), style),
             "tools": tool_values(tools, style),
         }
-        return self._segments(given, extra, generate=add_generation_prompt)
+        return self._segments(given, extra, check_length, generate=add_generation_prompt)
 
     @cached_property
     def tools(self) -> ToolSupport:
@@ -146,7 +147,10 @@ class ChatTemplate:
         text_start = "" if self._reasoning == "none" else self.reasoning.text_start
         return AnswerFormat(calls, self.reasoning.form, text_start, self._channels)
 
-    def _segments(self, given: Mapping[str, object], extra: Mapping[str, object], *, generate: bool) -> list[Segment]:
+    def _segments(
+        self, given: Mapping[str, object], extra: Mapping[str, object], check_length: Callable[[str], None] | None, *,
+        generate: bool,
+    ) -> list[Segment]:
         messages = cast("list[dict[str, object]]", given["messages"])
         disguise = self._control.disguise([given, extra])
         continued = generate and bool(messages) and messages[-1]["role"] == "assistant"
@@ -160,6 +164,8 @@ class ChatTemplate:
             return _up_to(disguise.end, text) if continued else text
 
         plain = output(given, extra)
+        if check_length is not None:
+            check_length(plain)
         if not self._control:
             return [Segment(plain, parse_special=True)]
         hidden = output(_disguised(given, disguise), {key: disguise.value(item) for key, item in extra.items()})

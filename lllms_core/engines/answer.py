@@ -2,6 +2,7 @@
 
 from lllms_core.chat.answer_format import AnswerFormat
 from lllms_core.chat.parser import AnswerParser, Pieces
+from lllms_core.errors import EngineFailed
 from lllms_core.text import OutputText
 from lllms_core.types import CallPiece, FinishReason, Request
 
@@ -44,13 +45,19 @@ class AnswerText(OutputText):
         return control.encode() if control and control in self._marks else b""
 
     def feed(self, piece: bytes) -> str:
-        """Take the bytes of a token, return the text that is complete and safe to show."""
+        """Take the bytes of a token, return the text that is complete and safe to show.
+
+        Raises `EngineFailed` for an answer that is nested more deeply than can be read.
+        """
         text = super().feed(piece)
         parser = self._parser
         if parser is None:
             return text
         thought = parser.reasoning
-        shown = self._sort(parser.feed(text))
+        try:
+            shown = self._sort(parser.feed(text))
+        except RecursionError:
+            raise EngineFailed("the model has written a call that is nested too deeply to be read") from None
         if thought or parser.reasoning:
             self.reasoning_tokens += 1
         return shown
@@ -60,7 +67,10 @@ class AnswerText(OutputText):
         text = self.flush()
         if self._parser is None:
             return text, reason
-        text = self._sort(self._parser.feed(text)) + self._sort(self._parser.finish(complete=reason == "stop"))
+        try:
+            text = self._sort(self._parser.feed(text)) + self._sort(self._parser.finish(complete=reason == "stop"))
+        except RecursionError:
+            return text, reason  # nested too deeply to be read
         return text, "tool_calls" if reason == "stop" and self._parser.calls else reason
 
     def take(self) -> tuple[str, tuple[CallPiece, ...]]:

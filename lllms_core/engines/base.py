@@ -3,6 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Self
 
 from attrs import frozen
@@ -27,10 +28,19 @@ from lllms_core.types import (
 
 Progress = Callable[[float], None]
 """Told how much of a load is done, 0 to 1, as often as the engine likes."""
+Opens = Request | EmbedRequest | RerankRequest
+"""What a model takes: a request for an answer, vectors or scores."""
+Opening = Callable[[], None]
+"""What is left to do to take a request that is prepared."""
 TOOL_PARAMETERS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
 """What an engine declares whose models can call tools; the core reads the calls, as `Model`'s bases do."""
 TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwargs"}
 """What an engine declares whose models have chat templates."""
+
+
+_MOST_TOKENS = 1 << 17
+"""Tokens that a `TokenizeRequest` is answered with, and a `DetokenizeRequest` may have, at most, unless the model's
+context holds more."""
 
 
 class Interrupt(threading.Event):
@@ -132,7 +142,13 @@ class Engine(ABC):
 
 
 class Model(ABC):
-    """A loaded model in its worker. Every call comes from one thread, never two at once."""
+    """A loaded model in its worker. Calls come from one thread, never two at once, other than those of four methods.
+
+    `prepare`, `to_tokens`, `to_text` and `to_prompt` are called from any thread, several at once, and while the model
+    is in any other method: they only read what does not change after the load. What they do may take long. It is given
+    up when nobody waits for it any more, if it calls `lllms_core.cancellation.check_cancelled` every few milliseconds.
+    Running out of stack in there (`RecursionError`), or of memory, is the fault of the request.
+    """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
     """What it can do. Queries for anything else do not reach it."""
@@ -156,6 +172,16 @@ class Model(ABC):
         return model
 
     @property
+    def most_tokens(self) -> int:
+        """How many tokens a `TokenizeRequest` is answered with at most, and a `DetokenizeRequest` may have."""
+        return max(self.context_length, _MOST_TOKENS)
+
+    @property
+    def enough_tokens(self) -> int:
+        """A prompt of more tokens is refused however many there are: who counts them may stop then."""
+        return 2 * self.context_length
+
+    @property
     def info(self) -> ModelInfo:
         """What the pool and `GET /v1/models` tell about this model."""
         return ModelInfo(self.tasks, self.slots, self.context_length, self.details())
@@ -163,6 +189,20 @@ class Model(ABC):
     def details(self) -> Mapping[str, str | int | float]:
         """Whatever else is worth showing about the model."""
         return {}
+
+    def prepare(self, request: Opens) -> Opening:
+        """Do what takes long before a request can be taken, and return what is left: a call from the model's thread.
+
+        The others' steps go on meanwhile, so this renders, tokenises, and refuses as `open` does. The base leaves all
+        of it to `open`, `open_embed` or `open_rerank`; so it is for a class that overrides one of them without this.
+        What is returned may never be called, if the request is cancelled.
+        """
+        match request:
+            case EmbedRequest():
+                return partial(self.open_embed, request)
+            case RerankRequest():
+                return partial(self.open_rerank, request)
+        return partial(self.open, request)
 
     @abstractmethod
     def open(self, request: Request) -> None:
@@ -195,7 +235,10 @@ class Model(ABC):
         raise NotImplementedError
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """Return the tokens of a text, in which control tokens are parsed (task `tokenize`)."""
+        """Return the tokens of a text, in which control tokens are parsed (task `tokenize`).
+
+        More than `most_tokens` are refused, so it may stop when it has more.
+        """
         raise NotImplementedError
 
     def to_text(self, tokens: Sequence[int]) -> str:
@@ -254,8 +297,10 @@ class Model(ABC):
         if (1 if wanted is None else wanted) <= room:
             return room if wanted is None else wanted
         asked = "" if wanted is None else f" and {wanted} for the answer, {prompt_tokens + wanted} together"
+        counted = isinstance(request.prompt, tuple) or prompt_tokens <= self.enough_tokens
+        least = "" if counted else "at least "
         raise ContextOverflow(
-            f"the request has {prompt_tokens} tokens in its prompt{asked}, but model '{request.model}' holds "
+            f"the request has {least}{prompt_tokens} tokens in its prompt{asked}, but model '{request.model}' holds "
             f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",
             "prompt" if request.messages is None else "messages",
             "context_length_exceeded",

@@ -12,6 +12,7 @@ from time import perf_counter
 from attrs import evolve
 
 from lllms_core.chat import ChatTemplate
+from lllms_core.engines.base import Opening, Opens
 from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.choices import Choices
 from lllms_core.engines.opening import open_runs, read_prompt
@@ -90,9 +91,23 @@ class BatchingModel(TokenModel):
         """Whether no request is open, other than those that wait to be told what was `found` for them."""
         return not self._runs and all(run.asking for run in self._waiting)
 
+    def prepare(self, request: Opens) -> Opening:
+        """Render and tokenise the prompt, and refuse what can never fit."""
+        if not isinstance(request, Request):
+            return super().prepare(request)
+        runs, constraint = open_runs(self, self.template, request)
+
+        def take() -> None:
+            if constraint is not None:
+                for run in runs:
+                    run.matcher = self.matcher(constraint)
+            self._waiting.append(runs[0])
+
+        return take
+
     def open(self, request: Request) -> None:
-        """Tokenise the prompt, and refuse what can never fit."""
-        self._waiting.append(open_runs(self, self.template, request)[0])
+        """Take a request that nobody has prepared."""
+        self.prepare(request)()
 
     def preload(self, request_id: str, preload: Preload) -> None:
         """Evaluate what conversations begin with; it stays in cells of its own, shared by all that begin so."""
@@ -151,9 +166,7 @@ class BatchingModel(TokenModel):
                 if not run.pending:
                     deltas.append(self._next_token(run, row))
             except (RequestError, EngineFailed) as error:
-                self._drop(run.request.id)
-                text, _ = run.output.end("cancelled")
-                deltas.append(Delta(run.request.id, text, error=error, index=run.index))
+                deltas.append(self._fail(run, error))
         return [*refused, *deltas]
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
@@ -310,10 +323,14 @@ class BatchingModel(TokenModel):
 
     def _next_token(self, run: Run, row: int) -> Delta:
         """Choose a token, and tell of it; with an answer's first one, of the prompt if that is wanted."""
-        if run.prompt_scores is None:
-            return self._choose_token(run, row)
-        scores, run.prompt_scores = PromptScores(self._shown(run.tokens[0]), tuple(run.prompt_scores)), None
-        return evolve(self._choose_token(run, row), prompt_scores=scores)
+        scores = None
+        if run.prompt_scores is not None:
+            scores, run.prompt_scores = PromptScores(self._shown(run.tokens[0]), tuple(run.prompt_scores)), None
+        try:
+            delta = self._choose_token(run, row)
+        except (RequestError, EngineFailed) as error:
+            delta = self._fail(run, error)
+        return delta if scores is None else evolve(delta, prompt_scores=scores)
 
     def _choose_token(self, run: Run, row: int) -> Delta:
         assert run.sampler is not None  # noqa: S101  # only admitted runs are fed
@@ -356,6 +373,12 @@ class BatchingModel(TokenModel):
             run.index, reason, run.generated, text=text + held, tokens=tokens, scores=scores, reasoning=thought,
             calls=calls,
         )
+
+    def _fail(self, run: Run, error: RequestError | EngineFailed) -> Delta:
+        """End all answers to a request for what is wrong with one of them."""
+        self._drop(run.request.id)
+        text, _ = run.output.end("cancelled")
+        return Delta(run.request.id, text, error=error, index=run.index)
 
     def _drop(self, request_id: str) -> Choices[Run] | None:
         """Free the places of all answers to a request, which get no further; None if it is not open."""

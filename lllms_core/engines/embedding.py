@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from attrs import define
 
-from lllms_core.engines.base import Model
+from lllms_core.cancellation import check_cancelled
+from lllms_core.engines.base import Model, Opening, Opens
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
 from lllms_core.queries import EmbedRequest, RerankRequest, Text
@@ -25,7 +26,8 @@ class EmbeddingModel(Model):
     """A model that reads and does not write: it gives vectors, or scores if it is made to rank documents.
 
     Call `super().__init__` with its sizes, and implement `tokenize`, `encode` and, for scores, `pair`. The inputs of
-    all open requests share the passes, taking turns.
+    all open requests share the passes, taking turns. `tokenize` and `pair` are parts of `prepare`: any thread may call
+    them, several at once. They may stop when there are more than `enough_tokens`.
     """
 
     def __init__(
@@ -85,17 +87,25 @@ class EmbeddingModel(Model):
         route = "/v1/rerank" if "rerank" in self.tasks else "/v1/embeddings"
         raise InvalidRequest(f"model '{request.model}' does not write text; use it with {route}", "model")
 
-    def open_embed(self, request: EmbedRequest) -> None:
-        """Tokenise all inputs, and refuse what is too long."""
-        check_dimensions(request, self._dimensions, can_shorten=self._can_shorten)
+    def prepare(self, request: Opens) -> Opening:
+        """Tokenise all inputs, or the query with each document, and refuse what is too long."""
         room = self.context_length if self._truncate else None
-        self._open(request, [self.tokenize(text, room) for text in request.inputs], "input")
+        match request:
+            case EmbedRequest():
+                check_dimensions(request, self._dimensions, can_shorten=self._can_shorten)
+                return self._opening(request, (self.tokenize(text, room) for text in request.inputs), "input")
+            case RerankRequest():
+                pairs = (self.pair(request.query, document, room) for document in request.documents)
+                return self._opening(request, pairs, "documents")
+        return super().prepare(request)
+
+    def open_embed(self, request: EmbedRequest) -> None:
+        """Take a request that nobody has prepared."""
+        self.prepare(request)()
 
     def open_rerank(self, request: RerankRequest) -> None:
-        """Tokenise the query with each document, and refuse what is too long."""
-        room = self.context_length if self._truncate else None
-        pairs = [self.pair(request.query, document, room) for document in request.documents]
-        self._open(request, pairs, "documents")
+        """Take a request that nobody has prepared."""
+        self.prepare(request)()
 
     def step(self) -> Iterable[Delta]:
         """Encode one batch; return the answers that are complete."""
@@ -123,17 +133,27 @@ class EmbeddingModel(Model):
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
-    def _open(self, request: EmbedRequest | RerankRequest, inputs: Sequence[Sequence[int]], param: str) -> None:
+    def _opening(
+        self, request: EmbedRequest | RerankRequest, inputs: Iterable[Sequence[int]], param: str,
+    ) -> Opening:
+        read = []
         for index, tokens in enumerate(inputs):
+            check_cancelled()
             if not tokens:
                 raise InvalidRequest(f"'{param}[{index}]' has no tokens; leave it out", f"{param}[{index}]")
             if len(tokens) > self.context_length:
+                least = "at least " if len(tokens) > self.enough_tokens else ""
                 raise ContextOverflow(
-                    f"'{param}[{index}]' has {len(tokens)} tokens, but model '{request.model}' reads "
+                    f"'{param}[{index}]' has {least}{len(tokens)} tokens, but model '{request.model}' reads "
                     f"{self.context_length}; shorten it, or set options.truncate to have it cut",
                     f"{param}[{index}]", "context_length_exceeded",
                 )
-        self._runs[request.id] = _Run(request, inputs=inputs)
+            read.append(tokens)
+
+        def take() -> None:
+            self._runs[request.id] = _Run(request, inputs=read)
+
+        return take
 
     def _batch(self) -> list[tuple[_Run, Sequence[int]]]:
         """The inputs of the next pass: one of each request in turn, until there is no room; a first one always has."""

@@ -1,21 +1,29 @@
 """What a batching model makes of a request before anything is evaluated: a run for each of its answers."""
 
+from collections.abc import Callable
+
 from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.run import Run
 from lllms_core.engines.tokens import TokenModel
-from lllms_core.errors import InvalidRequest
+from lllms_core.errors import ContextOverflow, InvalidRequest
 from lllms_core.text import ScoreLog
-from lllms_core.types import Request
+from lllms_core.types import Constraint, Request
+
+_SHORT = 1 << 14
+"""Characters of a text that is tokenised without a look at how many bytes it has."""
 
 
-def open_runs(model: TokenModel, template: ChatTemplate | None, request: Request) -> list[Run]:
-    """Return the runs of a request, of which all but the first wait in its `Choices`: they share its prompt.
+def open_runs(
+    model: TokenModel, template: ChatTemplate | None, request: Request,
+) -> tuple[list[Run], Constraint | None]:
+    """Return the runs of a request, and the constraint for which each still needs a matcher.
 
-    Raises `RequestError` for what can never be served.
+    All but the first wait in its `Choices`: they share its prompt. Raises `RequestError` for what can never be served.
+    Any thread may call this.
     """
-    shown = read_prompt(template, request)
+    shown = read_prompt(template, request, lambda text: _check_length(model, request, text))
     prompt = _tokens(model, request, shown)
     if not prompt:
         raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
@@ -27,28 +35,49 @@ def open_runs(model: TokenModel, template: ChatTemplate | None, request: Request
     opening = None if constraint is None else _opening(model, request, shown)
     runs = []
     for index in range(request.count):
-        matcher = None if constraint is None else model.matcher(constraint)
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
         log = ScoreLog(output) if request.scored else None
-        run = Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, matcher, opening)
+        run = Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, None, opening)
         runs.append(run)
     if request.scores_prompt:
         runs[0].prompt_scores = []
     choices.held = runs[1:]
-    return runs
+    return runs, constraint
 
 
-def read_prompt(template: ChatTemplate | None, request: Request) -> Prompt:
-    """Return the prompt of a request as text. Raises `RequestError` for a chat that the template has no place for."""
+def read_prompt(
+    template: ChatTemplate | None, request: Request, check_length: Callable[[str], None] | None = None,
+) -> Prompt:
+    """Return the prompt of a request as text. Raises `RequestError` for a chat that the template has no place for.
+
+    `check_length` may refuse the text before the rest is done.
+    """
     if request.messages is None:
         text = request.prompt if isinstance(request.prompt, str) else ""
+        if check_length is not None:
+            check_length(text)
         return Prompt([Segment(text, parse_special=True)])
     if template is None:
         raise InvalidRequest(
             f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
             "messages",
         )
-    return chat_prompt(template, request)
+    return chat_prompt(template, request, check_length)
+
+
+def _check_length(model: TokenModel, request: Request, text: str) -> None:
+    """Refuse a text of more bytes than the context can hold."""
+    if len(text) <= _SHORT or model.longest_token is None:
+        return
+    most = model.longest_token * model.context_length
+    size = sum(len(text[at : at + _SHORT].encode(errors="replace")) for at in range(0, len(text), _SHORT))
+    if size > most:
+        raise ContextOverflow(
+            f"the prompt has {size} bytes of text, but model '{request.model}' holds {model.context_length} tokens, "
+            f"which stand for {most} bytes at most; shorten it, or raise options.context_length",
+            "prompt" if request.messages is None else "messages",
+            "context_length_exceeded",
+        )
 
 
 def _tokens(model: TokenModel, request: Request, prompt: Prompt) -> list[int]:

@@ -8,7 +8,7 @@ from attrs import define, frozen
 
 from lllms_core.chat.answer_format import AnswerFormat
 from lllms_core.engines.answer import PLAIN, AnswerText
-from lllms_core.engines.base import Model
+from lllms_core.engines.base import Model, Opening, Opens
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
@@ -71,6 +71,7 @@ class SerialModel(Model):
 
     Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
     Write `embed(texts)` for vectors.
+    `count_tokens`, `prompt_tokens` and `prompt_text` are parts of `prepare`: any thread may call them, several at once.
     Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
     fails its own request only. One that is silent for longer than `Engine.watchdog` between two pieces looks at
     `self.interrupt.is_set()` meanwhile, or its worker is taken for stuck. Prompt and answer together, as
@@ -160,11 +161,17 @@ class SerialModel(Model):
         runs: dict[str, _Run] = self.__dict__.setdefault("_runs", {})
         return runs
 
-    def open(self, request: Request) -> None:
-        """Start the generator of this request. Raises `ContextOverflow` if its prompt and `max_tokens` have no room."""
+    def prepare(self, request: Opens) -> Opening:
+        """Count the prompt's tokens. Raises `ContextOverflow` if they and `max_tokens` have no room."""
+        if not isinstance(request, Request):
+            return super().prepare(request)
         prompt_tokens = self.prompt_tokens(request)
         limit = self.answer_limit(request, prompt_tokens)
-        self._start(Choices(request, prompt_tokens, request.count), 0, limit)
+        return lambda: self._start(Choices(request, prompt_tokens, request.count), 0, limit)
+
+    def open(self, request: Request) -> None:
+        """Start the generator of a request that nobody has prepared."""
+        self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:
         """Take the request; the texts of tokens are embedded in their place, if `to_text` is written."""
@@ -211,24 +218,28 @@ class SerialModel(Model):
         if run.tokens >= run.limit:
             return self._finish(run, "length")
         try:
-            piece = next(run.pieces)
+            text = self._take_piece(run, next(run.pieces))
         except StopIteration as end:
             return self._finish(run, "stop", usage=end.value)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
-        if isinstance(piece, Pause | Reused):
-            run.note(piece)
+        if text is None:
             return None
-        run.tokens += 1
-        if isinstance(piece, TokenScore):
-            text = run.log.feed(piece)
-        else:
-            text = run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
         if run.output.stopped or run.tokens == run.limit:
             return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
         thought, calls = run.output.take()
         scores = run.log.take()
         return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
+
+    def _take_piece(self, run: _Run, piece: Piece) -> str | None:
+        """The text that comes of a piece; None if it is no token."""
+        if isinstance(piece, Pause | Reused):
+            run.note(piece)
+            return None
+        run.tokens += 1
+        if isinstance(piece, TokenScore):
+            return run.log.feed(piece)
+        return run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
 
     def _tell_prompt(self, run: _Run) -> Delta:
         run.prompt_told = True
@@ -240,6 +251,8 @@ class SerialModel(Model):
 
     def _fail(self, run: _Run, error: RequestError | EngineFailed) -> Delta:
         del self._open[run.request.id]
+        if isgenerator(run.pieces):
+            run.pieces.close()
         text, _ = run.output.end("cancelled")
         return Delta(run.request.id, text, error=error, index=run.index)
 

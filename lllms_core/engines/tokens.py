@@ -68,13 +68,19 @@ class Matcher(Protocol):
 class TokenModel(Model):
     """The token-level methods of a model; `BatchingModel` makes the rest of them.
 
+    `tokenize`, `infill`, `longest_token`, `control_token` and `grammar_names` are parts of `prepare`: any thread may
+    call them, several at once.
+
     Those below the abstract ones are for what an engine declares: `infill` for the parameter `suffix`, `score` for
     `logprobs`, `matcher` for constraints, and the three about states for a model that has a `state_key`.
     """
 
     @abstractmethod
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        """Tokens of a prompt, beginning with the vocabulary's BOS if it wants one; segments are tokenised apart."""
+        """Tokens of a prompt, beginning with the vocabulary's BOS if it wants one; segments are tokenised apart.
+
+        It may stop when there are more than `enough_tokens`; see `lllms_core.engines.slices` for long texts.
+        """
 
     @abstractmethod
     def piece(self, token: int) -> bytes:
@@ -118,6 +124,11 @@ class TokenModel(Model):
         """The text of a control token, by which templates mark calls and thoughts; "" for any other."""
         return ""
 
+    @property
+    def longest_token(self) -> int | None:
+        """How many bytes of text one token stands for at most; None if that is not known. Asked about long texts."""
+        return None
+
     def control_token(self, text: str) -> int | None:  # noqa: ARG002  # the base knows of none
         """The one token that a mark of the template is; None for a text of several."""
         return None
@@ -125,7 +136,8 @@ class TokenModel(Model):
     def infill(self, request: Request) -> list[int]:
         """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
-        Only asked for if the engine declares `suffix`. Raises `RequestError` if the model was not trained for that.
+        Only asked for if the engine declares `suffix`. It may stop as `tokenize` does. Raises `RequestError` if the
+        model was not trained for that.
         """
         raise NotImplementedError
 

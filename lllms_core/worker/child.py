@@ -33,6 +33,9 @@ from lllms_core.worker.wire import (
 
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
+SWITCH_SECONDS = 0.001
+"""A thread that prepares a large request lets the steps go on after so long, each time that they ask; Python's own
+default is 5 ms, and a step asks several times."""
 WAITING_SIZE = 1 << 29
 """Bytes of sessions that wait at most to be sent; what comes beyond is lost."""
 OOM_SCORE, OOM_SCORE_MOST = 500, 1000
@@ -51,6 +54,7 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     rather_me()
     log_to_parent()
+    sys.setswitchinterval(SWITCH_SECONDS)
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)

@@ -6,17 +6,11 @@ from contextlib import contextmanager
 
 from lllms_core.engines import Interrupt, Model
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
-from lllms_core.queries import (
-    AnyRequest,
-    DetokenizeRequest,
-    EmbedRequest,
-    RenderRequest,
-    RerankRequest,
-    TokenizeRequest,
-)
+from lllms_core.queries import AnyRequest, DetokenizeRequest
 from lllms_core.tracebacks import described, kind, short_traceback
-from lllms_core.types import Delta, Finish, Preload, Request, Usage
+from lllms_core.types import Delta, Finish, Preload, Usage
 from lllms_core.worker.ends import raised
+from lllms_core.worker.preparing import Preparations, Prepared, is_small, prepare
 from lllms_core.worker.sessions import WireLink, as_session, session_space, survey
 from lllms_core.worker.wire import (
     Cancel,
@@ -47,20 +41,20 @@ class Inbox:
     """Messages for the loop, put by another thread. What is urgent interrupts the step that is under way."""
 
     def __init__(self) -> None:
-        self._messages: queue.SimpleQueue[ToWorker] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[ToWorker | Prepared] = queue.SimpleQueue()
         self.interrupt = Interrupt()
         """The model's own, once there is a model."""
         self._handled = 0
         self._waits = False
         self._seen = (0, 0)
 
-    def put(self, message: ToWorker) -> None:
+    def put(self, message: ToWorker | Prepared) -> None:
         """Add a message; from any thread."""
         self._messages.put(message)
         if isinstance(message, Cancel | Close) or (isinstance(message, Survey) and message.urgent):
             self.interrupt.set()
 
-    def take(self, *, wait: bool) -> list[ToWorker]:
+    def take(self, *, wait: bool) -> list[ToWorker | Prepared]:
         """Return all messages that are there; with `wait`, at least one."""
         # Cleared first: a cancel that comes after this line may interrupt one step in vain, but none is overlooked.
         self.interrupt.clear()
@@ -88,7 +82,7 @@ class Inbox:
 
 
 class WorkerLoop:
-    """Runs one model. Every call of the engine's code comes from the thread that calls `run`."""
+    """Runs one model, in the thread that calls `run`; large requests are prepared in threads beside it."""
 
     def __init__(self, inbox: Inbox, send: Callable[[FromWorker], None]) -> None:
         self._inbox = inbox
@@ -104,7 +98,8 @@ class WorkerLoop:
             self._serve(model)
             model.store_sessions()
         with self._reporting():
-            model.close()
+            if self._preparations.stop():  # else what they read is freed by the end of the process, or never
+                model.close()
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -128,6 +123,7 @@ class WorkerLoop:
             model = load.engine.load(load.spec, progress)
             model.use_threads(load.spec.threads)
             self._inbox.interrupt = model.interrupt
+            self._preparations = Preparations(model, self._inbox.put)
             if model.state_key is not None:
                 self._space = session_space(load, model)
                 if load.sessions is not None:
@@ -163,13 +159,12 @@ class WorkerLoop:
             self._inbox.got_on()
             match message:
                 case Open(request):
-                    try:
-                        self._check_space(request)
-                        self._tell(open_request(model, request))
-                    except (RequestError, EngineFailed) as error:
-                        self._tell([Delta(request.id, error=error)])
+                    self._open(model, request)
+                case Prepared(request):
+                    with self._refusing(request):
+                        self._tell(self._preparations.take(message))
                 case Cancel(request_id):
-                    self._tell(model.cancel(request_id))  # at once: the step of the others may take a while
+                    self._cancel(model, request_id)  # at once: the step of the others may take a while
                 case FoundSession(request_id):
                     model.found(request_id, as_session(message))
                 case Survey():
@@ -181,6 +176,27 @@ class WorkerLoop:
                 case Load() | Probe():
                     raise AssertionError("a worker loads one model, and probes are answered beside the loop")
         return True
+
+    def _open(self, model: Model, request: AnyRequest) -> None:
+        with self._refusing(request):
+            self._check_space(request)
+            if is_small(request):
+                self._tell(prepare(model, request)())
+            else:
+                self._preparations.start(request)
+
+    def _cancel(self, model: Model, request_id: str) -> None:
+        if self._preparations.cancel(request_id):
+            self._tell([Delta(request_id, finish=Finish("cancelled", Usage(0, 0)))])
+        else:
+            self._tell(model.cancel(request_id))
+
+    @contextmanager
+    def _refusing(self, request: AnyRequest) -> Iterator[None]:
+        try:
+            yield
+        except (RequestError, EngineFailed) as error:
+            self._tell([Delta(request.id, error=error)])
 
     def _check_space(self, request: AnyRequest) -> None:
         """Refuse the tokens of a session that another model has left: they may stand for other words."""
@@ -194,29 +210,6 @@ class WorkerLoop:
     def _tell(self, deltas: Iterable[Delta]) -> None:
         if told := tuple(deltas):
             self._send(Deltas(told))
-
-
-def open_request(model: Model, request: AnyRequest) -> Iterable[Delta]:
-    """Give a request to the model; what needs no step is answered at once. Raises what the model raises."""
-    if isinstance(request, Request):
-        model.open(request)
-        return []
-    model.check_task(request)
-    result: object
-    match request:
-        case EmbedRequest():
-            model.open_embed(request)
-            return []
-        case RerankRequest():
-            model.open_rerank(request)
-            return []
-        case TokenizeRequest():
-            result = model.to_tokens(request.text, add_special=request.add_special)
-        case DetokenizeRequest():
-            result = model.to_text(request.tokens)
-        case RenderRequest():
-            result = model.to_prompt(request.chat)
-    return [Delta(request.id, finish=Finish("stop", Usage(0, 0), result))]
 
 
 def load_failed(error: BaseException) -> LoadFailed:

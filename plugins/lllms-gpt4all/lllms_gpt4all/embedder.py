@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from attrs import field, frozen
 from gpt4all import _pyllmodel as bindings
 
+from lllms_core.cancellation import check_cancelled
 from lllms_core.engines import SerialModel
+from lllms_core.engines.base import Opening, Opens
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
 from lllms_core.queries import Embeddings, EmbedRequest, Tokens
 from lllms_core.types import Request, Task
@@ -57,11 +59,13 @@ class Gpt4AllEmbedder(SerialModel):
         """Refuse: this model does not generate text."""
         raise InvalidRequest(f"model '{request.model}' does not write text; use it with /v1/embeddings", "model")
 
-    def open_embed(self, request: EmbedRequest) -> None:
+    def prepare(self, request: Opens) -> Opening:
         """Refuse texts that are too long, and texts that gpt4all cannot read."""
-        for index, one in enumerate(request.inputs):
-            self._check(one if isinstance(one, str) else self.to_text(one), f"input[{index}]", request.model)
-        super().open_embed(request)
+        if isinstance(request, EmbedRequest):
+            for index, one in enumerate(request.inputs):
+                check_cancelled()
+                self._check(one if isinstance(one, str) else self.to_text(one), f"input[{index}]", request.model)
+        return super().prepare(request)
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return the vectors of some texts; a text that starts with one of the model's tasks is split from it."""
@@ -73,7 +77,7 @@ class Gpt4AllEmbedder(SerialModel):
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
         """Return the tokens of a text; with the special tokens around it, if requested."""
-        ids = self._tokens(text)
+        ids = self._vocabulary.tokenize(text, parse_special=False, after=[], most=self.most_tokens)
         return self._vocabulary.shown(ids if add_special else ids[1:-1])
 
     def to_text(self, tokens: Sequence[int]) -> str:
@@ -92,9 +96,10 @@ class Gpt4AllEmbedder(SerialModel):
         if count <= len(self._tokens("")):
             raise InvalidRequest(f"'{param}' has no tokens; leave it out", param)
         if count > most and not self._loaded.truncate:
+            least = "at least " if count > self.enough_tokens else ""
             raise ContextOverflow(
-                f"'{param}' has {count} tokens, but model '{model}' reads {most}; shorten it, or set options.truncate "
-                "to truncate it",
+                f"'{param}' has {least}{count} tokens, but model '{model}' reads {most}; shorten it, or set "
+                "options.truncate to truncate it",
                 param, "context_length_exceeded",
             )
         if self._needs_task and ": " not in text:
@@ -132,4 +137,4 @@ class Gpt4AllEmbedder(SerialModel):
         return False
 
     def _tokens(self, text: str) -> list[int]:
-        return self._vocabulary.tokenize(text, parse_special=False, after=[])
+        return self._vocabulary.tokenize(text, parse_special=False, after=[], most=self.enough_tokens)

@@ -10,6 +10,7 @@ from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.chat.prompt import Prompt as ChatPrompt
 from lllms_core.chat.prompt import chat_prompt
 from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.base import Opening, Opens
 from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
 from lllms_core.engines.sessions import Resident
 from lllms_core.errors import EngineFailed, InvalidRequest
@@ -64,17 +65,25 @@ class Gpt4AllModel(SerialModel):
         configured = self._loaded.threads
         self._native.use_threads(max(1, count if configured is None else min(configured, count)))
 
-    def open(self, request: Request) -> None:
-        """Tokenise the prompt, and refuse one that can never fit."""
-        self._checker = None if request.constraint is None else Checker(request.constraint)
-        self._ask(request)
-        if not self._prompt.tokens:
+    def prepare(self, request: Opens) -> Opening:
+        """Render and tokenise the prompt, and refuse one that can never fit."""
+        if not isinstance(request, Request):
+            return super().prepare(request)
+        checker = None if request.constraint is None else Checker(request.constraint)
+        chat, prompt = self._made(request)
+        if not prompt.tokens:
             raise InvalidRequest(
                 f"the prompt is empty, but model '{request.model}' needs at least one token", "prompt",
             )
-        super().open(request)
+        prepare = super().prepare
 
-    def prompt_tokens(self, request: Request) -> int:  # noqa: ARG002  # noqa: ARG002  # the prompt has just been made from it
+        def take() -> None:
+            self._checker, self._chat, self._prompt = checker, chat, prompt
+            prepare(request)()
+
+        return take
+
+    def prompt_tokens(self, request: Request) -> int:  # noqa: ARG002  # the prompt has just been made from it
         """Return the number of tokens of the rendered prompt."""
         return len(self._prompt.tokens)
 
@@ -93,7 +102,7 @@ class Gpt4AllModel(SerialModel):
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
         """Return the tokens of a text, with control tokens parsed; BOS first if requested."""
-        ids = self._vocabulary.tokenize(_readable(text, "text"), parse_special=True, after=[])
+        ids = self._vocabulary.tokenize(_readable(text, "text"), parse_special=True, after=[], most=self.most_tokens)
         if not add_special and self._vocabulary.adds_bos:
             del ids[0]
         return self._vocabulary.shown(ids)
@@ -122,10 +131,10 @@ class Gpt4AllModel(SerialModel):
         self._native.close()
         self._vocabulary.close()
 
-    def _ask(self, request: Request) -> None:
-        """Make the prompt for the next answer."""
-        self._chat = self._shown(request)
-        self._prompt = make_prompt(self._without_bos(self._chat.segments), self._vocabulary)
+    def _made(self, request: Request) -> tuple[ChatPrompt, Prompt]:
+        """Return the prompt of a request, as text and as tokens; only the beginning of one that is too long."""
+        chat = self._shown(request)
+        return chat, make_prompt(self._without_bos(chat.segments), self._vocabulary, self.enough_tokens)
 
     def _shown(self, request: Request) -> ChatPrompt:
         """Return the model's input. Raises `RequestError` for anything that it cannot be shown."""
@@ -170,7 +179,7 @@ class Gpt4AllModel(SerialModel):
         before = form.reasoning.end if form.reasoning is not None and shown is not None and shown.thinking else ""
         for attempt in attempts(request, checker):
             asked += 1
-            self._ask(attempt)
+            self._chat, self._prompt = self._made(attempt)
             limit = self.answer_limit(attempt, len(self._prompt.tokens))
             reader = self.answer_text(attempt, 0)
             text, tokens, cached, found = "", 0, 0, None

@@ -19,8 +19,10 @@ _MOST_CUTS = 8
 class Tokenizer(Protocol):
     """The functions of a vocabulary that the planning needs."""
 
-    def tokenize(self, text: str, *, parse_special: bool, after: Sequence[int]) -> list[int]:
-        """Return the tokens of a text that follows the tokens `after`."""
+    def tokenize(
+        self, text: str, *, parse_special: bool, after: Sequence[int], most: int | None = None,
+    ) -> list[int]:
+        """Return the tokens of a text that follows the tokens `after`; may stop beyond `most` tokens."""
 
     def text(self, token: int) -> bytes:
         """Return the bytes that a token is made from."""
@@ -38,12 +40,14 @@ class Prompt:
     ends: tuple[int, ...]
 
 
-def make_prompt(segments: Sequence[Segment], vocabulary: Tokenizer) -> Prompt:
-    """Tokenise the segments, one after the other."""
+def make_prompt(segments: Sequence[Segment], vocabulary: Tokenizer, most: int | None = None) -> Prompt:
+    """Tokenise the segments, one after the other; only some of them if there are more than `most` tokens."""
     tokens: list[int] = []
-    ends = []
+    ends: list[int] = []
     for segment in segments:
-        tokens += vocabulary.tokenize(segment.text, parse_special=segment.parse_special, after=tokens)
+        if most is not None and len(tokens) > most:
+            break
+        tokens += vocabulary.tokenize(segment.text, parse_special=segment.parse_special, after=tokens, most=most)
         ends.append(len(tokens))
     return Prompt(tuple(segments), tuple(tokens), tuple(ends))
 

@@ -6,7 +6,9 @@ gpt4all's own interface cannot tokenise; the llama.cpp inside it can, and both r
 import ctypes
 import os
 from collections.abc import Sequence
+from functools import partial
 
+from lllms_core.engines.slices import SLICE, token_slices
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
 from lllms_gpt4all.library import NativeLog, reason
@@ -78,14 +80,27 @@ class Vocabulary:
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._ends: dict[int, bool] = {}
 
-    def tokenize(self, text: str, *, parse_special: bool, after: Sequence[int]) -> list[int]:
+    def tokenize(
+        self, text: str, *, parse_special: bool, after: Sequence[int], most: int | None = None,
+    ) -> list[int]:
         """Return the tokens of a text that follows the tokens `after`, as gpt4all makes them.
 
         At the very start, BOS comes first if the vocabulary wants it. Vocabularies that put a space before words do so
-        there and after special tokens.
+        there and after special tokens. Tokenising stops once there are more than `most` tokens.
         """
         begins = not after
         space = begins or self.is_special(after[-1])
+        first = partial(self._tokens, parse_special=parse_special, begins=begins, space=space)
+        further = partial(self._tokens, parse_special=parse_special, begins=False, space=False)
+        tokens: list[int] = []
+        for piece in token_slices(text, first, further):
+            tokens += piece
+            if most is not None and len(tokens) > most:
+                return tokens
+        # A long text was only counted: gpt4all tokenises it whole, and a prompt's tokens have to be the same.
+        return tokens if len(text) <= SLICE else first(text)
+
+    def _tokens(self, text: str, *, parse_special: bool, begins: bool, space: bool) -> list[int]:
         data = text.encode(errors="replace")
         room = len(data) + 16
         tokens = (ctypes.c_int32 * room)()

@@ -83,7 +83,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         """Tokens with those around them that the vocabulary wants, unless they are there; control tokens stay text."""
         before, after = self._vocabulary.frame
         if isinstance(text, str):
-            own = self._vocabulary.text_tokens(text, parse_special=False)
+            own = self._vocabulary.text_tokens(text, parse_special=False, most=self.enough_tokens)
         else:
             self._vocabulary.check(text, "input")
             own = list(text)
@@ -98,7 +98,11 @@ class LlamaCppEmbedder(EmbeddingModel):
     def pair(self, query: str, document: str, room: int | None) -> list[int]:
         """The query and the document one behind the other, as the model's template or its vocabulary has it."""
         tokens = self._pair(query, document)
-        kept = self._vocabulary.text_tokens(document, parse_special=False)
+        kept = self._vocabulary.text_tokens(document, parse_special=False, most=self.enough_tokens)
+        if room is not None and len(kept) > room:
+            # Both may have been read only as far as they are too long for sure.
+            del kept[room:]
+            tokens = self._pair(query, self._vocabulary.text(kept))
         while room is not None and len(tokens) > room and kept:
             # Fewer tokens may make a text of more, so one cut need not be enough.
             del kept[-(len(tokens) - room) :]
@@ -114,10 +118,14 @@ class LlamaCppEmbedder(EmbeddingModel):
         texts = {"{query}": query, "{document}": document}
         pieces = [(texts.get(piece, piece), piece not in texts) for piece in _PLACES.split(template)]
         if any(token in text for text in texts.values() for token in self._control):
-            own = [t for text, ours in pieces for t in self._vocabulary.text_tokens(text, parse_special=ours)]
+            own = [
+                token for text, ours in pieces
+                for token in self._vocabulary.text_tokens(text, parse_special=ours, most=self.enough_tokens)
+            ]
         else:
             # In one piece: how a text is taken apart depends on what stands before it.
-            own = self._vocabulary.text_tokens("".join(text for text, _ in pieces), parse_special=True)
+            whole = "".join(text for text, _ in pieces)
+            own = self._vocabulary.text_tokens(whole, parse_special=True, most=self.enough_tokens)
         return [*before, *own, *after]
 
     def encode(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
@@ -142,7 +150,7 @@ class LlamaCppEmbedder(EmbeddingModel):
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
         """The tokens of a text, as the model reads it."""
         before, after = self._vocabulary.frame if add_special else ([], [])
-        ids = [*before, *self._vocabulary.text_tokens(text, parse_special=True), *after]
+        ids = [*before, *self._vocabulary.text_tokens(text, parse_special=True, most=self.most_tokens), *after]
         return Tokens(tuple(ids), tuple(map(self._vocabulary.shown, ids)))
 
     def to_text(self, tokens: Sequence[int]) -> str:

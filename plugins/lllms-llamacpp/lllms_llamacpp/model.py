@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Matcher, Sampler
+from lllms_core.engines.base import Opening, Opens
 from lllms_core.engines.sessions import State
 from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
@@ -135,7 +136,7 @@ class LlamaCppModel(BatchingModel):
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Tokens of a prompt, with BOS once if the vocabulary wants it."""
-        return self._vocabulary.tokenize(segments)
+        return self._vocabulary.tokenize(segments, most=self.enough_tokens)
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; control tokens stand for none."""
@@ -144,13 +145,22 @@ class LlamaCppModel(BatchingModel):
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
         """The tokens of a text; with `add_special` as the prompt of a completion has them."""
         segment = Segment(text, parse_special=True)
-        ids = self.tokenize([segment]) if add_special else self._vocabulary.text_tokens(text, parse_special=True)
-        return Tokens(tuple(ids), tuple(map(self._vocabulary.shown, ids)))
+        vocabulary, most = self._vocabulary, self.most_tokens
+        if add_special:
+            ids = vocabulary.tokenize([segment], most=most)
+        else:
+            ids = vocabulary.text_tokens(text, parse_special=True, most=most)
+        return Tokens(tuple(ids), tuple(map(vocabulary.shown, ids)))
 
     def to_text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, control tokens as their texts."""
         self._vocabulary.check(tokens, "tokens")
         return self._vocabulary.text(tokens)
+
+    @property
+    def longest_token(self) -> int | None:
+        """How many bytes a token stands for at most, where the vocabulary knows."""
+        return self._vocabulary.longest
 
     def control_token(self, text: str) -> int | None:
         """The one token that a mark of the template is."""
@@ -169,8 +179,13 @@ class LlamaCppModel(BatchingModel):
         """Whether the model ends its answer with this token."""
         return self._vocabulary.is_end(token)
 
-    def open(self, request: Request) -> None:
-        """Check what only the vocabulary can tell, and take the request."""
+    def prepare(self, request: Opens) -> Opening:
+        """Check what only the vocabulary can tell, and the rest."""
+        if isinstance(request, Request):
+            self._check(request)
+        return super().prepare(request)
+
+    def _check(self, request: Request) -> None:
         for token in request.sampling.logit_bias:
             if token >= self._vocabulary.size:
                 text = f"there is no token {token}: model '{request.model}' has {self._vocabulary.size}, from 0 on"
@@ -178,7 +193,6 @@ class LlamaCppModel(BatchingModel):
         if isinstance(request.prompt, tuple) and max(request.prompt, default=0) >= self._vocabulary.size:
             text = f"there is no token {max(request.prompt)}: model '{request.model}' has {self._vocabulary.size}"
             raise InvalidRequest(text, "prompt", "invalid_value")
-        super().open(request)
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
         """A fresh sampler."""
@@ -209,7 +223,7 @@ class LlamaCppModel(BatchingModel):
 
     def infill(self, request: Request) -> list[int]:
         """The prompt and the suffix between the vocabulary's tokens for filling in the middle."""
-        return self._vocabulary.infill(request)
+        return self._vocabulary.infill(request, most=self.enough_tokens)
 
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
         """Evaluate all feeds in one `llama_decode`."""

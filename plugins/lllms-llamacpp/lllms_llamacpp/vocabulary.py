@@ -2,13 +2,14 @@
 
 import ctypes
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
-from itertools import chain, pairwise
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
 
 import llama_cpp.llama_cpp as llama
 
 from lllms_core.chat import Segment
+from lllms_core.engines.slices import token_slices
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.types import Request
 
@@ -16,11 +17,22 @@ _ANCHORS = ("\x01", "\n", "0", "|", "a")
 """Texts that a segment can be tokenised behind; the first has a byte token that merges with nothing."""
 _ROOM = 64
 """Bytes that hold most tokens."""
+_BYTE_EXACT = (llama.LLAMA_VOCAB_TYPE_SPM, llama.LLAMA_VOCAB_TYPE_BPE)
+"""Vocabularies whose tokens spell the text that they are made from."""
 _PARSED_FROM_TEXT = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 
 
+def _extend(tokens: list[int], slices: Iterable[list[int]], most: int | None) -> list[int]:
+    """Add the tokens of slices until there are more than `most`."""
+    for piece in slices:
+        tokens += piece
+        if most is not None and len(tokens) > most:
+            break
+    return tokens
+
+
 class Vocabulary:
-    """The tokens of a model; `model` stays loaded for as long as this is used."""
+    """The tokens of a model; `model` stays loaded for as long as this is used. Any thread may ask, several at once."""
 
     def __init__(self, model: llama.llama_model_p) -> None:
         self._vocab = llama.llama_model_get_vocab(model)
@@ -34,18 +46,40 @@ class Vocabulary:
         # SentencePiece puts a space before a text, which is wrong in the middle of a prompt.
         self._adds_space = self.piece(next(iter(self._tokens("a", parse_special=False)), 0)).startswith(b" ")
 
-    def tokenize(self, segments: Sequence[Segment]) -> list[int]:
+    # The next three may stop early: more than `most` tokens are too many, however many more there are.
+
+    def tokenize(self, segments: Sequence[Segment], *, most: int | None = None) -> list[int]:
         """The tokens of a prompt; BOS comes first, once, if the vocabulary wants it."""
         tokens: list[int] = []
-        for segment in chain.from_iterable(map(self._as_text, segments)):
-            tokens += self._continue(segment) if tokens else self._tokens(segment.text, segment.parse_special)
+        for segment in segments:
+            if most is not None and len(tokens) > most:
+                break
+            further = partial(self._further, parse_special=segment.parse_special)
+            first = further if tokens else partial(self._first, parse_special=segment.parse_special)
+            _extend(tokens, token_slices(segment.text, first, further), most)
         if self._adds_bos and self._bos >= 0 and tokens[:1] != [self._bos]:
             tokens.insert(0, self._bos)
         return tokens
 
-    def text_tokens(self, text: str, *, parse_special: bool) -> list[int]:
+    def text_tokens(self, text: str, *, parse_special: bool, most: int | None = None) -> list[int]:
         """The tokens of a text alone, without any around it."""
-        return self._tokens(text, parse_special)
+        first = partial(self._tokens, parse_special=parse_special)
+        further = partial(self._continue, parse_special=parse_special)
+        return _extend([], token_slices(text, first, further), most)
+
+    @cached_property
+    def longest(self) -> int | None:
+        """How many bytes of text a token stands for at most; None for a vocabulary whose tokens can swallow any text.
+
+        Those normalise texts, have one token for whatever they do not know, or strip the space around control tokens.
+        """
+        strips = llama.LLAMA_TOKEN_ATTR_LSTRIP | llama.LLAMA_TOKEN_ATTR_RSTRIP
+        if llama.llama_vocab_type(self._vocab) not in _BYTE_EXACT:
+            return None
+        if any(llama.llama_vocab_get_attr(self._vocab, token) & strips for token in range(self.size)):
+            return None
+        # As they are spelt in the file, where some bytes take two.
+        return max(len(llama.llama_vocab_get_text(self._vocab, token)) for token in range(self.size))
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
@@ -87,7 +121,7 @@ class Vocabulary:
             if not 0 <= token < self.size:
                 raise InvalidRequest(f"{token} is no token of this model; they go from 0 to {self.size - 1}", param)
 
-    def infill(self, request: Request) -> list[int]:
+    def infill(self, request: Request, *, most: int | None = None) -> list[int]:
         """A prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
         Raises `UnsupportedParameter` if the vocabulary has no tokens for that.
@@ -102,9 +136,10 @@ class Vocabulary:
             )
         before, after, middle = marks
         given = request.prompt or ""
-        prompt = [*given] if isinstance(given, tuple) else self._tokens(given, parse_special=True)
+        prompt = [*given] if isinstance(given, tuple) else self.text_tokens(given, parse_special=True, most=most)
         bos = [self._bos] if self._adds_bos and self._bos >= 0 and prompt[:1] != [self._bos] else []
-        return [*bos, before, *prompt, after, *self._tokens(request.suffix or "", parse_special=True), middle]
+        behind = self.text_tokens(request.suffix or "", parse_special=True, most=most)
+        return [*bos, before, *prompt, after, *behind, middle]
 
     def piece(self, token: int) -> bytes:
         """The bytes of a token; none for a control token."""
@@ -201,13 +236,24 @@ class Vocabulary:
         shown = (token for token in range(self.size) if llama.llama_vocab_get_attr(self._vocab, token) & user_defined)
         return [text for text in map(self._text, shown) if text.startswith("<|") and text.endswith("|>")]
 
-    def _as_text(self, segment: Segment) -> Sequence[Segment]:
-        """The same segment, cut so that in what may not be parsed nothing is."""
-        if segment.parse_special or not self._always_parsed:
-            return [segment]
+    def _first(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001  # as C
+        """Tokens of the beginning of a prompt."""
+        tokens: list[int] = []
+        for piece in self._as_text(text, parse_special):
+            tokens += self._continue(piece, parse_special) if tokens else self._tokens(piece, parse_special)
+        return tokens
+
+    def _further(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001
+        """Tokens of what stands behind other text in a prompt."""
+        return [token for piece in self._as_text(text, parse_special) for token in self._continue(piece, parse_special)]
+
+    def _as_text(self, text: str, parse_special: bool) -> Sequence[str]:  # noqa: FBT001
+        """The same text, cut so that in what may not be parsed nothing is."""
+        if parse_special or not self._always_parsed:
+            return [text]
         anywhere = re.compile(f"(?={'|'.join(map(re.escape, self._always_parsed))})")
-        cuts = [0, *(match.start() + 1 for match in anywhere.finditer(segment.text)), len(segment.text)]
-        return [Segment(segment.text[start:end], parse_special=False) for start, end in pairwise(cuts)]
+        cuts = [0, *(match.start() + 1 for match in anywhere.finditer(text)), len(text)]
+        return [text[start:end] for start, end in pairwise(cuts)]
 
     @property
     def bos_token(self) -> str:
@@ -220,15 +266,15 @@ class Vocabulary:
         eos = llama.llama_vocab_eos(self._vocab)
         return self._text(eos) if eos >= 0 else ""
 
-    def _continue(self, segment: Segment) -> list[int]:
+    def _continue(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001
         """Tokens of a text that stands behind others."""
         if self._adds_space:
             for anchor in _ANCHORS:
-                before = self._tokens(anchor, segment.parse_special)
-                tokens = self._tokens(anchor + segment.text, segment.parse_special)
+                before = self._tokens(anchor, parse_special)
+                tokens = self._tokens(anchor + text, parse_special)
                 if tokens[: len(before)] == before:
                     return tokens[len(before) :]
-        return self._tokens(segment.text, segment.parse_special)
+        return self._tokens(text, parse_special)
 
     def _tokens(self, text: str, parse_special: bool, *, add_special: bool = False) -> list[int]:  # noqa: FBT001  # as C
         data = text.encode(errors="replace")
