@@ -41,7 +41,8 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
         scope["query_string"].decode()
     except ValueError as error:
         raise ValueError("the query is not UTF-8 text") from error
-    target = scope["raw_path"]
+    raw = cast("bytes | None", scope.get("raw_path"))  # which a server may leave out
+    target = scope["path"].encode() if raw is None else raw
     if target.startswith(b"/") or target == b"*":
         return scope
     try:
