@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import psutil
 from attrs import define, field, frozen
-from hostile_for_tests import BOT, CHAT, SLOW, TINY, Input
+from hostile_for_tests import BOT, CHAT, TINY, Input
 from lines_for_tests import SECRET, Address, Line, get, head
 from programs_for_tests import address as url_in
 from programs_for_tests import environment
@@ -172,6 +172,16 @@ class Besieged:
             self.process = subprocess.Popen(
                 argv, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=log, text=True,
             )
+        self.whole = psutil.Process(self.process.pid)
+        self.witnesses: list[Witness] = []
+        try:
+            self._begin(file)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _begin(self, file: Path | None) -> None:
+        """Wait until it serves, and the witnesses get their answers."""
         assert self.process.stdout is not None
         printed = [""]
         while not printed[-1].startswith("try: "):
@@ -180,14 +190,13 @@ class Besieged:
         place = urlsplit(url_in(printed))
         self.address = (place.hostname or "", place.port or 0)
         said = [{"role": "user", "content": "I am the witness"}]
-        self.witnesses = [Witness(self.address, {"model": "calm", "messages": said}, COUNTED).start()]
+        self.witnesses += [Witness(self.address, {"model": "calm", "messages": said}, COUNTED).start()]
         if file:
             sure = {"model": TINY, "messages": STORY, "temperature": 0, "max_tokens": 40}
             self.witnesses.append(Witness(self.address, sure, None, pause=0.2).start())
-        until(lambda: all(one.answers for one in self.witnesses), "the witnesses get answers")
+        until(lambda: all(one.answers for one in self.witnesses), f"the witnesses get answers; the log is {self._log}")
         if file:
             assert "blimp" in (self.witnesses[1].expected or "")
-        self.whole = psutil.Process(self.process.pid)
         self.pids = self.workers()
         self.before = self.uses()
 
@@ -197,14 +206,18 @@ class Besieged:
     def status(self) -> Any:
         return get(self.address, "/").json()
 
-    def workers(self) -> dict[str, int]:
-        """The process of each model."""
+    def workers(self) -> dict[str, int | None]:
+        """The process of each model; None for one that lives in the server's."""
         return {one["model"]: one["pid"] for one in self.status()["instances"]}
 
     def uses(self) -> dict[str, int]:
-        """What the server itself holds."""
-        return {"descriptors": self.whole.num_fds(), "memory": self.whole.memory_info().rss,
-                "processes": len(self.whole.children(recursive=True)), "threads": self.whole.num_threads()}
+        """What the server holds, and what its workers have of memory."""
+        memory = {"memory of the server": self.whole.memory_info().rss}
+        for model, pid in self.workers().items():
+            if pid is not None:
+                memory[f"memory of {model}"] = psutil.Process(pid).memory_info().rss
+        processes = len(self.whole.children(recursive=True))
+        return {"descriptors": self.whole.num_fds(), "processes": processes, **memory}
 
     def look(self) -> None:
         """Raise `Wounded` if something is wrong now, or was since the last look."""

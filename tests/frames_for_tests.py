@@ -100,7 +100,9 @@ class Frames:
         return [Answer(status, {}, bodies.get(stream, b"")) for stream, status in statuses.items()]
 
 
-def fields(method: str = "POST", path: str = "/v1/chat/completions", length: int | None = None) -> list[tuple[str, str]]:
+def fields(method: str = "POST", path: str = "/v1/chat/completions", length: int | None = None) -> list[
+    tuple[str, str],
+]:
     """The headers of a request."""
     told = [(":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost"),
             ("authorization", f"Bearer {SECRET}")]

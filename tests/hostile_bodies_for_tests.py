@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from hostile_for_tests import (
     ANY,
@@ -21,15 +21,16 @@ from hostile_for_tests import (
     TOKENIZE,
     Input,
     body,
+    each,
     sends,
     with_value,
 )
-from lines_for_tests import SECRET, Address, Answer, post
+from lines_for_tests import SECRET
 
 from lllms_core.parameters import ROUTES
 
 MB = 1_000_000
-DEPTHS = (63, 64, 65, 475, 480, 980, 100_000)
+DEPTHS = (30, 63, 64, 65, 475, 480, 980, 100_000)
 ALLOWED = 65
 """Deeper than this is refused; whether a body of 64 levels is one of 64 or 65 is left open."""
 
@@ -78,7 +79,9 @@ def deep() -> Iterator[Input]:
             for model in (BOT, TINY):
                 nested = value.replace(b"@", b'{"a":' * depth + b"1" + b"}" * depth)
                 right = TAKEN if depth <= ALLOWED else {400}
-                yield Input(f"{depth} deep in {place}, {model}", sends(path, with_value(path, model, name, nested)), right)
+                yield Input(
+                    f"{depth} deep in {place}, {model}", sends(path, with_value(path, model, name, nested)), right,
+                )
     for depth in DEPTHS:
         for opens, closes in ((b"[", b"]"), (b'{"a":', b"}")):
             data = opens * depth + b"1" + closes * depth
@@ -86,8 +89,8 @@ def deep() -> Iterator[Input]:
             yield Input(f"{depth} deep and cut, {opens.decode()}", sends(CHAT, opens * depth), {400})
         text = json.dumps('{"a":' + "[" * depth + "]" * depth + "}").encode()
         call = b'{"id":"c","type":"function","function":{"name":"f","arguments":%s}}' % text
-        said = b'[{"role":"user","content":"Hi"},{"role":"assistant","tool_calls":[%s]},{"role":"tool","content":%s,' \
-               b'"tool_call_id":"c"}]' % (call, text)
+        result = b'{"role":"tool","content":%s,"tool_call_id":"c"}' % text
+        said = b'[%s,{"role":"assistant","tool_calls":[%s]},%s]' % (hi, call, result)
         for path in (CHAT, TEMPLATE):
             for model in (BOT, TINY):
                 right = ANY if depth <= ALLOWED else REFUSED
@@ -102,7 +105,8 @@ def no_json() -> Iterator[Input]:
     """Bodies that are no JSON, or that JSON allows and nobody expects."""
     whole: Mapping[str, bytes] = {
         "empty": b"", "blank": b" \r\n\t ", "NUL": b"\0", "a number": b"1", "null": b"null", "a string": b'"x"',
-        "an array": b"[]", "a large array": b"[" + b"{}," * 10_000 + b"{}]", "two objects": b"{}{}", "an open one": b"{",
+        "an array": b"[]", "a large array": b"[" + b"{}," * 10_000 + b"{}]", "two objects": b"{}{}",
+        "an open one": b"{",
         "a comment": b"{/* x */}", "single quotes": b"{'model': 'bot'}", "a comma too many": b'{"a":1,}',
         "UTF-16": '{"model":"bot"}'.encode("utf-16"), "UTF-32": '{"model":"bot"}'.encode("utf-32"),
         "invalid UTF-8": b'{"model":"\xff\xfe"}', "overlong UTF-8": b'{"model":"\xc0\xaf"}',
@@ -128,8 +132,9 @@ def no_json() -> Iterator[Input]:
                 f"{path}: numbers that are none in {name}",
                 each(path, [with_value(path, TINY, name, number.encode()) for number in numbers]), TAKEN,
             )
-    texts = {"half a surrogate pair": rb'"\ud83d"', "pairs the wrong way round": rb'"\ude00\ud83d"', "NUL": rb'"a\u0000b"',
-             "no characters": rb'"\uffff\ufffe"', "right to left": rb'"\u202e\u2066x"', "3,000 accents": rb'"a%s"' % (rb"\u0301" * 3000)}
+    texts = {"half a surrogate pair": rb'"\ud83d"', "pairs the wrong way round": rb'"\ude00\ud83d"',
+             "NUL": rb'"a\u0000b"', "no characters": rb'"\uffff\ufffe"', "right to left": rb'"\u202e\u2066x"',
+             "3,000 accents": rb'"a%s"' % (rb"\u0301" * 3000)}
     for what, value in texts.items():
         for model in (BOT, TINY):
             yield Input(f"a prompt of {what}, {model}", sends(TEXT, with_value(TEXT, model, "prompt", value)), TAKEN)
@@ -157,11 +162,9 @@ def wrong_types() -> Iterator[Input]:
     fields = ("role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content",
               "audio", "annotations", "weight")
     for role in ("system", "developer", "user", "assistant", "tool", "function"):
-        bodies = [
-            with_value(CHAT, TINY, "messages", b'[{"role":"user","content":"Hi"},{"role":"%s","content":"x","%s":%s}]' % (
-                role.encode(), field.encode(), value.encode()))
-            for field in fields for value in values
-        ]
+        shape = '[{"role":"user","content":"Hi"},{"role":"%s","content":"x","%s":%s}]'
+        said = [(shape % (role, field, value)).encode() for field in fields for value in values]
+        bodies = [with_value(CHAT, TINY, "messages", one) for one in said]
         yield Input(f"any type in a message of {role}", each(CHAT, bodies), TAKEN)
     for where in ("tools", "response_format", "tool_choice", "functions"):
         shapes = [b'{"type":%s}', b'{"type":"function","function":%s}', b'{"type":"json_schema","json_schema":%s}',
@@ -222,9 +225,10 @@ def long_names() -> Iterator[Input]:
 def kinds_of_content() -> Iterator[Input]:
     """Bodies that say that they are something else, or do not say it."""
     good = json.dumps(body(CHAT, BOT)).encode()
-    kinds = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=x",
-             "multipart/form-data; boundary=" + "x" * 4000, "application/xml", "x", "/", ";", "application/json;",
-             "application/json; charset=utf-16", "application/json; charset=" + "a" * 4000, "application/jsonp",
+    kinds = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data",
+             "multipart/form-data; boundary=x", "multipart/form-data; boundary=" + "x" * 4000,
+             "application/xml", "x", "/", ";", "application/json;", "application/json; charset=utf-16",
+             "application/json; charset=" + "a" * 4000, "application/jsonp",
              "application/vnd.api+json", "APPLICATION/JSON", "application/json, text/plain", 'application/json; a="',
              "\xe4/\xf6", "application/json\t", "*/*")
     for kind in kinds:
@@ -238,13 +242,8 @@ def kinds_of_content() -> Iterator[Input]:
     yield Input("gzip that is none", sends(CHAT, good, "Content-Encoding: gzip"), {200, 400, 415})
     yield Input("gzip that is cut", sends(CHAT, packed["gzip"][:20], "Content-Encoding: gzip"), {400, 415})
     yield Input(
-        "a bomb of 1 GB", sends(CHAT, lambda: bomb(1000 * MB), "Content-Encoding: gzip"), {400, 413, 415}, heavy=True,
+        "a bomb of 200 MB", sends(CHAT, lambda: bomb(200 * MB), "Content-Encoding: gzip"), {400, 413, 415}, heavy=True,
     )
-
-
-def each(path: str, bodies: list[bytes]) -> Callable[[Address], list[Answer]]:
-    """Post one body after the other."""
-    return lambda address: [answer for one in bodies for answer in post(address, path, one)]
 
 
 def many_members(count: int) -> bytes:
@@ -254,6 +253,6 @@ def many_members(count: int) -> bytes:
 
 def bomb(size: int) -> bytes:
     """A small body that is large when it is unpacked."""
-    packer = zlib.compressobj(9, wbits=31)
+    packer = zlib.compressobj(1, wbits=31)
     block = b" " * MB
     return b"".join(packer.compress(block) for _ in range(size // MB)) + packer.flush()

@@ -1,4 +1,4 @@
-"""Hostile inputs: what a client does, and what is right to come back. The table itself is in `hostile_table_for_tests`."""
+"""Hostile inputs: what a client does, and what is right to come back. `hostile_table_for_tests` has all of them."""
 
 import json
 from collections.abc import Callable, Container, Sequence
@@ -70,6 +70,13 @@ def with_value(path: str, model: str, name: str, value: bytes) -> bytes:
     return b"%s,%s:%s}" % (rest[:-1], json.dumps(name).encode(), value)
 
 
-def sends(path: str, data: bytes | Callable[[], bytes], *extra: str, **fields: object) -> Callable[[Address], list[Answer]]:
+def sends(path: str, data: bytes | Callable[[], bytes], *extra: str, **fields: object) -> Callable[
+    [Address], list[Answer],
+]:
     """What a client does that posts a body; a large one is made when it is needed."""
     return lambda address: post(address, path, data if isinstance(data, bytes) else data(), *extra, **fields)
+
+
+def each(path: str, bodies: Sequence[bytes]) -> Callable[[Address], list[Answer]]:
+    """What a client does that posts one body after the other."""
+    return lambda address: [answer for one in bodies for answer in post(address, path, one)]

@@ -1,10 +1,10 @@
-"""Hostile HTTP/2: frames out of order, with lies in them, floods of them, and clients that reset what they asked for."""
+"""Hostile HTTP/2: frames out of order, with lies in them, and floods of them."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-from frames_for_tests import PREFACE, Frames, bare, fields, header_frames
-from hostile_for_tests import BOT, CHAT, REFUSED, SLOW, TINY, Input, body, with_value
+from frames_for_tests import Frames, bare, fields, header_frames
+from hostile_for_tests import BOT, CHAT, REFUSED, Input, body
 from hyperframe.frame import (
     DataFrame,
     Frame,
@@ -17,10 +17,9 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from lines_for_tests import SECRET, Address, Answer, Line
+from lines_for_tests import SECRET, Address, Answer
 
 GOOD = json.dumps(body(CHAT, BOT)).encode()
-LONG = with_value(CHAT, SLOW, "max_tokens", b"50000")[:-1] + b',"stream":true}'
 INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE = 4, 5
 WIRE = {200, *REFUSED, 501, 505}
 
@@ -29,12 +28,10 @@ Sent = Frame | bytes
 
 def inputs() -> Iterator[Input]:
     """All of them."""
-    yield from beginnings()
     yield from rights()
     yield from floods()
     yield from lies()
     yield from heads()
-    yield from resets()
 
 
 def plays(play: Callable[[Frames], Sequence[Answer] | None], **fields: object) -> Callable[[Address], Sequence[Answer]]:
@@ -55,16 +52,6 @@ def sent(*what: Sent, **fields: object) -> Callable[[Address], Sequence[Answer]]
         return frames.send(*frames.ask(101, GOOD)).answers(101)
 
     return plays(play, **fields)
-
-
-# Broke: connections with only the preface were never closed. That they are is proved elsewhere; here they leave.
-def beginnings() -> Iterator[Input]:
-    """Connections that begin as HTTP/2 and then do not."""
-    for what, preface in {"alone": PREFACE, "half of it": PREFACE[:12], "and text": PREFACE + b"GET / HTTP/1.1\r\n\r\n",
-                          "twice": PREFACE * 2, "and NULs": PREFACE + b"\0" * 1000}.items():
-        for how, end in {"FIN": lambda line: line.socket.close(), "RST": Line.reset}.items():
-            yield Input(f"h2: the preface, {what}, {how}", plays(lambda frames, end=end: end(frames.line), preface=preface), may_end=True)
-    yield Input("h2: settings and silence", plays(lambda frames: frames.send(SettingsFrame()) and None), may_end=True)
 
 
 # Held: proper requests.
@@ -96,10 +83,11 @@ def floods() -> Iterator[Input]:
     """Very many frames that cost the client nothing."""
     many: dict[str, list[Sent]] = {
         "2,000 pings": [PingFrame(opaque_data=b"12345678")] * 2000, "5,000 settings": [SettingsFrame()] * 5000,
-        "settings of 2,000 values": [SettingsFrame(settings={one: 1 for one in range(100, 2100)})],
+        "settings of 2,000 values": [SettingsFrame(settings=dict.fromkeys(range(100, 2100), 1))],
         "50,000 empty frames of data": [DataFrame(1, b"")] * 50_000, "10,000 priorities": [
             PriorityFrame(stream, depends_on=stream + 2, stream_weight=1) for stream in range(1, 20_001, 2)],
-        "2,000 unknown frames": [bare(0xEE, 0xFF, 7, b"x" * 100)] * 2000, "10,000 updates": [WindowUpdateFrame(0, 1)] * 10_000,
+        "2,000 unknown frames": [bare(0xEE, 0xFF, 7, b"x" * 100)] * 2000,
+        "10,000 updates": [WindowUpdateFrame(0, 1)] * 10_000,
         "10,000 resets of nothing": [RstStreamFrame(stream) for stream in range(1, 20_001, 2)],
     }
     for what, frames in many.items():
@@ -114,7 +102,9 @@ def floods() -> Iterator[Input]:
         name = b"\x40\x01x" + b"\x7f" + b"\x81\x1e" + b"y" * 4000  # one long field, which the table remembers
         return frames.send(*header_frames(1, frames.block(fields()) + name + b"\xbe" * 60_000)).answers(1)
 
-    yield Input("h2: headers that do not end", plays(lambda frames: leave_after(endless, frames)), may_end=True, heavy=True)
+    yield Input(
+        "h2: headers that do not end", plays(lambda frames: leave_after(endless, frames)), may_end=True, heavy=True,
+    )
     yield Input("h2: an HPACK bomb", plays(lambda frames: leave_after(bomb, frames)), REFUSED, may_end=True, heavy=True)
 
 
@@ -131,21 +121,33 @@ def leave_after(play: Callable[[Frames], Sequence[Answer]], frames: Frames) -> S
 def lies() -> Iterator[Input]:
     """Frames that cannot be."""
     wrong: dict[str, Sent | list[Sent]] = {
-        "data on stream 0": bare(0, 0, 0, b"x"), "data on no stream": DataFrame(9, b"x"), "headers on stream 0": bare(1, 4, 0, b"\x82"),
-        "an even stream": bare(1, 5, 2, b"\x82\x86\x84"), "a frame of 16 MB": bare(0, 0, 1, b"x" * 100, length=2**24 - 1),
-        "a long frame": bare(0, 0, 1, b"x" * 20_000), "a ping of 7": bare(6, 0, 0, b"1234567"), "a ping on a stream": bare(6, 0, 1, b"12345678"),
-        "settings on a stream": bare(4, 0, 1, b""), "settings of 5 bytes": bare(4, 0, 0, b"12345"), "an acknowledgement with values": bare(4, 1, 0, b"123456"),
-        "a window of 2**31": SettingsFrame(settings={INITIAL_WINDOW_SIZE: 2**31}), "frames of 1 byte": SettingsFrame(settings={MAX_FRAME_SIZE: 1}),
-        "frames of 2**32": SettingsFrame(settings={MAX_FRAME_SIZE: 2**32 - 1}), "push of 2": SettingsFrame(settings={2: 2}),
+        "data on stream 0": bare(0, 0, 0, b"x"), "data on no stream": DataFrame(9, b"x"),
+        "headers on stream 0": bare(1, 4, 0, b"\x82"),
+        "an even stream": bare(1, 5, 2, b"\x82\x86\x84"),
+        "a frame of 16 MB": bare(0, 0, 1, b"x" * 100, length=2**24 - 1),
+        "a long frame": bare(0, 0, 1, b"x" * 20_000), "a ping of 7": bare(6, 0, 0, b"1234567"),
+        "a ping on a stream": bare(6, 0, 1, b"12345678"),
+        "settings on a stream": bare(4, 0, 1, b""), "settings of 5 bytes": bare(4, 0, 0, b"12345"),
+        "an acknowledgement with values": bare(4, 1, 0, b"123456"),
+        "a window of 2**31": SettingsFrame(settings={INITIAL_WINDOW_SIZE: 2**31}),
+        "frames of 1 byte": SettingsFrame(settings={MAX_FRAME_SIZE: 1}),
+        "frames of 2**32": SettingsFrame(settings={MAX_FRAME_SIZE: 2**32 - 1}),
+        "push of 2": SettingsFrame(settings={2: 2}),
         "an update of 0": bare(8, 0, 0, b"\0\0\0\0"), "an update of 3 bytes": bare(8, 0, 0, b"\0\0\1"),
         "updates beyond 2**31": [WindowUpdateFrame(0, 2**31 - 1), WindowUpdateFrame(0, 2**31 - 1)],
-        "a reset of stream 0": bare(3, 0, 0, b"\0\0\0\0"), "a reset of 3 bytes": bare(3, 0, 1, b"\0\0\0"), "a reset of no stream": RstStreamFrame(7),
-        "a push": PushPromiseFrame(1, 2, b"\x82", flags=["END_HEADERS"]), "a continuation alone": bare(9, 4, 1, b"\x82"),
+        "a reset of stream 0": bare(3, 0, 0, b"\0\0\0\0"), "a reset of 3 bytes": bare(3, 0, 1, b"\0\0\0"),
+        "a reset of no stream": RstStreamFrame(7),
+        "a push": PushPromiseFrame(1, 2, b"\x82", flags=["END_HEADERS"]),
+        "a continuation alone": bare(9, 4, 1, b"\x82"),
         "a dependency on itself": bare(2, 0, 1, b"\0\0\0\1\0"), "a priority of 3 bytes": bare(2, 0, 1, b"\0\0\0"),
-        "an index that is none": bare(1, 5, 1, b"\xff\xff\xff\xff\x0f"), "cut HPACK": bare(1, 5, 1, b"\x40\x7f"), "a table of 2**30": bare(1, 5, 1, b"\x3f\xe1\xff\xff\xff\x03"),
-        "padding above the frame": bare(0, 8, 1, b"\xff"), "padding of headers above the frame": bare(1, 0xD, 1, b"\xff\x82"),
-        "headers in headers": [bare(1, 0, 1, b"\x82"), bare(1, 4, 3, b"\x82")], "all bits": bare(0xFF, 0xFF, 2**31 - 1, b"\xff" * 100),
-        "a farewell": GoAwayFrame(last_stream_id=0), "a farewell with 10 KB": GoAwayFrame(additional_data=b"x" * 10_000),
+        "an index that is none": bare(1, 5, 1, b"\xff\xff\xff\xff\x0f"), "cut HPACK": bare(1, 5, 1, b"\x40\x7f"),
+        "a table of 2**30": bare(1, 5, 1, b"\x3f\xe1\xff\xff\xff\x03"),
+        "padding above the frame": bare(0, 8, 1, b"\xff"),
+        "padding of headers above the frame": bare(1, 0xD, 1, b"\xff\x82"),
+        "headers in headers": [bare(1, 0, 1, b"\x82"), bare(1, 4, 3, b"\x82")],
+        "all bits": bare(0xFF, 0xFF, 2**31 - 1, b"\xff" * 100),
+        "a farewell": GoAwayFrame(last_stream_id=0),
+        "a farewell with 10 KB": GoAwayFrame(additional_data=b"x" * 10_000),
         "half a frame": b"\0\0\x10\0", "HTTP/1.1": b"GET / HTTP/1.1\r\nHost: a..b\r\n\r\n",
     }
     for what, frames in wrong.items():
@@ -154,7 +156,8 @@ def lies() -> Iterator[Input]:
     def lying(length: int, data: bytes) -> Callable[[Frames], Sequence[Answer]]:
         def play(frames: Frames) -> Sequence[Answer]:
             block = frames.block(fields("POST", CHAT, length))
-            return frames.send(SettingsFrame(), HeadersFrame(1, block, flags=["END_HEADERS"]), DataFrame(1, data, flags=["END_STREAM"])).answers(1)
+            head = HeadersFrame(1, block, flags=["END_HEADERS"])
+            return frames.send(SettingsFrame(), head, DataFrame(1, data, flags=["END_STREAM"])).answers(1)
         return play
 
     yield Input("h2: a length above the body", plays(lying(10_000, GOOD)), REFUSED, may_end=True)
@@ -162,7 +165,8 @@ def lies() -> Iterator[Input]:
     yield Input("h2: a negative length", plays(lying(-1, GOOD)), WIRE, may_end=True)
 
     def after_the_end(frames: Frames) -> Sequence[Answer]:
-        return frames.send(SettingsFrame(), *frames.ask(1, GOOD), DataFrame(1, b"x"), DataFrame(1, b"x", flags=["END_STREAM"])).answers(1)
+        more = [DataFrame(1, b"x"), DataFrame(1, b"x", flags=["END_STREAM"])]
+        return frames.send(SettingsFrame(), *frames.ask(1, GOOD), *more).answers(1)
 
     def backwards(frames: Frames) -> Sequence[Answer]:
         return frames.send(SettingsFrame(), *frames.ask(9, GOOD), *frames.ask(1, GOOD)).answers(9, 1)
@@ -188,75 +192,40 @@ def briefly(*what: Sent) -> Callable[[Address], Sequence[Answer]]:
 def heads() -> Iterator[Input]:
     """Headers that HTTP/2 forbids, or that mean what HTTP/1.1's hostile ones do."""
     good = fields("POST", CHAT, len(GOOD))
-    without = {name: [one for one in good if one[0] != name] for name in (":method", ":path", ":scheme", ":authority", "content-type")}
+    names = (":method", ":path", ":scheme", ":authority", "content-type")
+    without = {name: [one for one in good if one[0] != name] for name in names}
     shapes: dict[str, list[tuple[str, str]]] = {
-        **{f"no {name}": told for name, told in without.items()}, "an upper-case name": [*good, ("X-Y", "z")], "an empty name": [*good, ("", "z")],
-        "connection": [*good, ("connection", "close")], "transfer-encoding": [*good, ("transfer-encoding", "chunked")], "te": [*good, ("te", "gzip")],
-        "an unknown pseudo-header": [(":x", "y"), *good], "a late pseudo-header": [*without[":path"], (":path", CHAT)], "a path twice": [(":path", "/"), *good],
-        "an empty path": [*without[":path"][:1], (":path", ""), *without[":path"][1:]], "a path without /": [*without[":path"][:1], (":path", "v1"), *without[":path"][1:]],
-        "a NUL": [*good, ("x", "a\0b")], "a line break": [*good, ("x", "a\r\nHost: evil")], "8 bit": [*good, ("x", "\xff")], "2,000 headers": [*good, *[("x", "y")] * 2000],
-        "a header of 60 KB": [*good, ("x", "y" * 60_000)], "two lengths": [*good, ("content-length", "1")], "a Host beside it": [*good, ("host", "evil.example")],
-        "a method of 1,000 letters": [(":method", "G" * 1000), *without[":method"]], "CONNECT": [(":method", "CONNECT"), *without[":method"]],
+        **{f"no {name}": told for name, told in without.items()}, "an upper-case name": [*good, ("X-Y", "z")],
+        "an empty name": [*good, ("", "z")],
+        "connection": [*good, ("connection", "close")],
+        "transfer-encoding": [*good, ("transfer-encoding", "chunked")], "te": [*good, ("te", "gzip")],
+        "an unknown pseudo-header": [(":x", "y"), *good],
+        "a late pseudo-header": [*without[":path"], (":path", CHAT)], "a path twice": [(":path", "/"), *good],
+        "an empty path": [*without[":path"][:1], (":path", ""), *without[":path"][1:]],
+        "a path without /": [*without[":path"][:1], (":path", "v1"), *without[":path"][1:]],
+        "a NUL": [*good, ("x", "a\0b")], "a line break": [*good, ("x", "a\r\nHost: evil")],
+        "8 bit": [*good, ("x", "\xff")], "2,000 headers": [*good, *[("x", "y")] * 2000],
+        "a header of 60 KB": [*good, ("x", "y" * 60_000)], "two lengths": [*good, ("content-length", "1")],
+        "a Host beside it": [*good, ("host", "evil.example")],
+        "a method of 1,000 letters": [(":method", "G" * 1000), *without[":method"]],
+        "CONNECT": [(":method", "CONNECT"), *without[":method"]],
         "a scheme that is none": [(":scheme", "\0"), *without[":scheme"]],
     }
-    for name in ("a..b", ".", "a" * 64, "", "evil.example", "a b", "\x01", "user@localhost", "[::1", "localhost:99999999", "\xff"):
-        shapes[f":authority {name[:20]!r}"] = [without[":authority"][0], (":authority", name), *without[":authority"][1:]]
+    for name in (
+        "a..b", ".", "a" * 64, "", "evil.example", "a b", "\x01", "user@localhost", "[::1", "localhost:99999999",
+        "\xff",
+    ):
+        shapes[f":authority {name[:20]!r}"] = [
+            without[":authority"][0], (":authority", name), *without[":authority"][1:],
+        ]
 
     for what, told in shapes.items():
 
         def play(frames: Frames, told: list[tuple[str, str]] = told) -> Sequence[Answer]:
-            heads = header_frames(1, frames.block([(name.encode("latin-1"), value.encode("latin-1")) for name, value in told]))
+            heads = header_frames(
+                1, frames.block([(name.encode("latin-1"), value.encode("latin-1")) for name, value in told]),
+            )
             heads[0].flags.discard("END_STREAM")
             return frames.send(SettingsFrame(), *heads, DataFrame(1, GOOD, flags=["END_STREAM"])).answers(1)
 
         yield Input(f"h2: {what}", plays(play), WIRE, may_end=True)
-
-
-# Broke: resets in the packet of the request filled the queue with what nobody waited for.
-def resets() -> Iterator[Input]:
-    """Requests that their client gives up: nobody works for it any longer."""
-    for model in (SLOW, TINY):
-        long = LONG.replace(SLOW.encode(), model.encode()) if model == SLOW else with_value(CHAT, TINY, "max_tokens", b"400")
-
-        def at_once(frames: Frames, long: bytes = long) -> None:
-            frames.send(SettingsFrame(), *frames.ask(1, long), RstStreamFrame(1))
-
-        def in_a_crowd(frames: Frames, long: bytes = long) -> None:
-            frames.send(SettingsFrame(), *(one for at in range(1, 201, 2) for one in [*frames.ask(at, long), RstStreamFrame(at)]))
-
-        def rapidly(frames: Frames, long: bytes = long) -> None:
-            for at in range(1, 401, 2):
-                frames.send(*frames.ask(at, long), RstStreamFrame(at, error_code=8))
-
-        def leaving(frames: Frames, long: bytes = long) -> None:
-            frames.send(SettingsFrame(), *(one for at in range(1, 41, 2) for one in frames.ask(at, long)))
-
-        def half(frames: Frames, long: bytes = long) -> None:
-            frames.send(SettingsFrame(), *frames.ask(1, long)[:-1], RstStreamFrame(1))
-
-        for what, play in {"a reset in the packet of the request": at_once, "100 resets in one packet": in_a_crowd, "200 resets, one by one": rapidly,
-                           "20 requests, and leaves": leaving, "a reset before the last data": half}.items():
-            yield Input(f"h2: {what}, {model}", plays(play), may_end=True)
-
-    def first_event(frames: Frames) -> None:
-        frames.send(SettingsFrame(), *frames.ask(1, LONG))
-        next(frame for frame in frames.read() if isinstance(frame, DataFrame))
-        frames.send(RstStreamFrame(1))
-
-    def goodbye(frames: Frames) -> None:
-        frames.send(SettingsFrame(), *frames.ask(1, LONG))
-        next(frame for frame in frames.read() if isinstance(frame, DataFrame))
-        frames.send(GoAwayFrame(last_stream_id=1))
-
-    def no_window(frames: Frames) -> None:
-        frames.send(SettingsFrame(settings={INITIAL_WINDOW_SIZE: 0}), *frames.ask(1, LONG))
-        next(frame for frame in frames.read() if isinstance(frame, HeadersFrame))
-
-    def shrinking(frames: Frames) -> None:
-        frames.send(SettingsFrame(), *frames.ask(1, LONG))
-        next(frame for frame in frames.read() if isinstance(frame, DataFrame))
-        frames.send(*(SettingsFrame(settings={INITIAL_WINDOW_SIZE: size}) for size in (0, 65535, 1, 0)))
-
-    for what, play in {"a reset in the stream": first_event, "a farewell in the stream": goodbye, "no window for the answer": no_window,
-                       "windows that shrink": shrinking}.items():
-        yield Input(f"h2: {what}", plays(play), may_end=True)

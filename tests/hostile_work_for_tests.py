@@ -1,9 +1,23 @@
 """Hostile work: requests that are well formed and ask for very much, or for something that is hard to compute."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from hostile_for_tests import BOT, CHAT, EMBED, RERANK, TAKEN, TEMPLATE, TEXT, TINY, TOKENIZE, Input, sends, with_value
+from hostile_for_tests import (
+    BOT,
+    CHAT,
+    EMBED,
+    RERANK,
+    TAKEN,
+    TEMPLATE,
+    TEXT,
+    TINY,
+    TOKENIZE,
+    Input,
+    each,
+    sends,
+    with_value,
+)
 from lines_for_tests import SECRET
 
 MB = 1_000_000
@@ -95,7 +109,9 @@ def large_texts() -> Iterator[Input]:
     said = b"[" + pair * (3 * MB // len(pair)) + HI + b"]"
     for path in (CHAT, TEMPLATE):
         right = {400, 413} if path == CHAT else {*TAKEN, 413}
-        yield Input(f"3 MB of messages to {path}", sends(path, with_value(path, TINY, "messages", said)), right, heavy=True)
+        yield Input(
+            f"3 MB of messages to {path}", sends(path, with_value(path, TINY, "messages", said)), right, heavy=True,
+        )
 
 
 # Broke: 4,000 rules compiled for 40 s in the model's own thread.
@@ -115,6 +131,17 @@ def grammars() -> Iterator[Input]:
     for what, grammar in written.items():
         data = with_value(TEXT, TINY, "grammar", json.dumps(grammar).encode())
         yield Input(f"grammar: {what}", sends(TEXT, data), TAKEN, heavy=True)
+    lark: Mapping[str, str] = {
+        "itself": "start: start", "nothing": "", "an import": "%import common.WORD\nstart: WORD",
+        "a file": "%import /etc/passwd",
+        "JSON in it": 'start: %json {"type": "object"', "nested": "start: " + "(" * 10_000 + '"a"' + ")" * 10_000,
+        "billions": 'start: (("a"{1,1000}){1,1000}){1,1000}', "a regex": "start: /(a*)*b/",
+        "ignored": "start: A\nA: /a/\n%ignore /.*/",
+    }
+    for what, definition in lark.items():
+        value = {"syntax": "lark", "definition": definition}
+        data = with_value(TEXT, TINY, "grammar", json.dumps(value).encode())
+        yield Input(f"lark: {what}", sends(TEXT, data), TAKEN, heavy=True)
     patterns: Mapping[str, str] = {
         "nested stars": "(a*)*b", "nested choices": "(a|a)*b", "1,000 times 1,000": "(a{1,1000}){1,1000}",
         "optional": "(a?){500}a{500}", "look-ahead": "(?=a)a", "back-reference": r"(a)\1", "an open group": "(a",
@@ -122,7 +149,7 @@ def grammars() -> Iterator[Input]:
         "any of a million": ".{1000000}", "all of Unicode": r"(\w|\W){0,5000}x", "the end of a word": r"\bx\b",
     }
     for what, pattern in patterns.items():
-        shapes = {"regex": ("grammar", {"type": "regex", "value": pattern}),
+        shapes = {"regex": ("grammar", {"syntax": "regex", "definition": pattern}),
                   "pattern": ("json_schema", {"type": "string", "pattern": pattern})}
         for where, (name, value) in shapes.items():
             data = with_value(TEXT, TINY, name, json.dumps(value).encode())
@@ -142,10 +169,12 @@ def schemas() -> Iterator[Input]:
         "a file": {"$ref": "file:///etc/passwd"}, "another server": {"$ref": "http://127.0.0.1:1/x"},
         "a pointer to nowhere": {"$ref": "#/a/b/c"}, "10,000 items": {"type": "array", "minItems": 10_000},
         "10**9 characters": {"type": "string", "minLength": 10**9}, "2**12 choices": doubled(12),
-        "false": {"not": {}}, "500 conditions": {"allOf": [{"properties": {f"a{n}": {"minLength": n}}} for n in range(500)]},
+        "false": {"not": {}},
+        "500 conditions": {"allOf": [{"properties": {f"a{n}": {"minLength": n}}} for n in range(500)]},
         "10**400": {"type": "integer", "minimum": 10**400}, "multiples": {"type": "number", "multipleOf": 1e-300},
         "crossed limits": {"type": "integer", "minimum": 5, "maximum": 1}, "nasty names": {
-            "type": "object", "properties": {"\0\"\\\n\N{SNOWMAN}": {"const": "\0"}}, "required": ["\0\"\\\n\N{SNOWMAN}"]},
+            "type": "object", "properties": {"\0\"\\\n\N{SNOWMAN}": {"const": "\0"}},
+            "required": ["\0\"\\\n\N{SNOWMAN}"]},
     }
     for what, schema in written.items():
         right = {400} if what == "400 deep" else TAKEN
@@ -173,11 +202,12 @@ def histories() -> Iterator[Input]:
                     {"role": "tool", "tool_call_id": "c", "content": text}]
             data = with_value(CHAT, model, "messages", json.dumps(said).encode())
             yield Input(f"arguments {number} {text[:12]!r}, {model}", sends(CHAT, data), TAKEN)
-    names = ("", " ", "\0", "a\nb", "<|im_end|>", "</tool_call>", "{{x}}", "{% for %}", "__class__", "../../x", "a" * 70,
-             "\N{SNOWMAN}", "'", '"', "\\", "%s", "$ref", "\u202e", "f" * 100_000)
+    names = ("", " ", "\0", "a\nb", "<|im_end|>", "</tool_call>", "{{x}}", "{% for %}", "__class__", "../../x",
+             "a" * 70, "\N{SNOWMAN}", "'", '"', "\\", "%s", "$ref", "\u202e", "f" * 100_000)
     for name in names:
         call = {"id": name, "type": "function", "function": {"name": name, "arguments": "{}"}}
-        said = [{"role": "user", "name": name, "content": name}, {"role": "assistant", "content": name, "tool_calls": [call]},
+        said = [{"role": "user", "name": name, "content": name},
+                {"role": "assistant", "content": name, "tool_calls": [call]},
                 {"role": "tool", "tool_call_id": name, "content": name}]
         data = with_value(CHAT, TINY, "messages", json.dumps(said).encode())
         yield Input(f"a call named {name[:20]!r}", sends(CHAT, data), TAKEN)
@@ -193,7 +223,9 @@ def histories() -> Iterator[Input]:
         "a call without a result": [{"role": "assistant", "tool_calls": [call]}], "1,000 calls": [
             {"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call] * 1000}],
         "500 systems": [{"role": "system", "content": "x"}] * 500, "all empty": [{"role": "user", "content": ""}] * 100,
-        "results of others": [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "d", "content": "x"}],
+        "results of others": [
+            {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "tool_call_id": "d", "content": "x"},
+        ],
         "parts": [{"role": "user", "content": [{"type": "text", "text": "x"}] * 3000}],
     }
     for what, messages in orders.items():
@@ -211,19 +243,13 @@ def templates() -> Iterator[Input]:
     values = (b"null", b"[]", b"{}", b"1", b'"{{ 7 * 7 }}"', b'{"__class__":1}', b"[[]]", b"true")
     for name in names:
         for path in (CHAT, TEMPLATE):
-            acts = [with_value(path, TINY, "chat_template_kwargs", b"{%s:%s}" % (json.dumps(name).encode(), value))
+            bodies = [with_value(path, TINY, "chat_template_kwargs", b"{%s:%s}" % (json.dumps(name).encode(), value))
                     for value in values]
-            yield Input(f"a variable called {name!r}, {path}", in_turn(path, acts), TAKEN)
+            yield Input(f"a variable called {name!r}, {path}", each(path, bodies), TAKEN)
     size = MB // 20
     values_by_name = b"{" + b",".join(b'"v%d":"%s"' % (n, SECRET.encode()) for n in range(size)) + b"}"
     data = with_value(CHAT, TINY, "chat_template_kwargs", values_by_name)
     yield Input(f"{size} variables", sends(CHAT, data), TAKEN, heavy=True)
-
-
-def in_turn(path: str, bodies: list[bytes]) -> Callable:
-    """Post one body after the other."""
-    acts = [sends(path, one) for one in bodies]
-    return lambda address: [answer for act in acts for answer in act(address)]
 
 
 def nested_schema(depth: int) -> dict[str, object]:
