@@ -4,13 +4,16 @@ BIN := .venv/bin
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all
 INSTALLED := .venv/installed
 
-.PHONY: serve test wheels lint types readme bench clean
+.PHONY: serve test chaos wheels lint types readme bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
 
 test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest
+
+chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
+	$(BIN)/python -m pytest -m chaos
 
 wheels: $(INSTALLED)  ## build the wheels, install them into a clean environment, and use what they hold
 	$(BIN)/python tests/smoke_of_wheels.py

@@ -1,0 +1,13 @@
+"""The table of all hostile inputs, and which routes they reach."""
+
+import hostile_bodies_for_tests as bodies
+import hostile_frames_for_tests as frames
+import hostile_leaving_for_tests as leaving
+import hostile_lines_for_tests as lines
+import hostile_work_for_tests as work
+from hostile_for_tests import Input
+
+ALL: tuple[Input, ...] = (
+    *bodies.inputs(), *work.inputs(), *lines.inputs(), *frames.inputs(), *leaving.inputs(),
+)
+"""In the order of their kinds; each has a name of its own."""

@@ -1,0 +1,24 @@
+"""Chaos, for a few seconds with every run of the tests, and for a minute with `make chaos`."""
+
+import random
+from pathlib import Path
+
+import pytest
+from chaos import Chaos
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_a_few_seconds(tmp_path: Path, style: str) -> None:
+    """Workers die, clients leave: every request has an answer or an error with its cause, and nothing is left."""
+    run = Chaos(4.0, 7, 8, tmp_path, style)
+    assert run.run(), run.summary()
+
+
+@pytest.mark.chaos
+def test_a_minute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same for a minute, with more clients, and another seed each time, which is printed."""
+    run = Chaos(60.0, random.SystemRandom().randrange(10**6), 14, tmp_path)
+    good = run.run()
+    with capsys.disabled():
+        print(f"\n{run.summary()}")  # noqa: T201  # what it did is the point of the run
+    assert good, run.summary()

@@ -1,0 +1,104 @@
+"""Nothing that one client sends can hurt another: a real server suffers all kinds of hostile inputs, one after another.
+
+After each it must be as it was: `/health` answers, nobody is worked for who has left, the witnesses have got exactly
+their answers without a gap, the workers are the same processes, and the log holds a few lines and nobody's secrets. An
+input that wounds the server fails by its name, and the next one meets a new server.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from besieged_for_tests import Besieged, Siege, siege, until
+from frames_for_tests import PREFACE
+from hostile_for_tests import CHAT, POSTS, SLOW, Input, body, with_value
+from hostile_leaving_for_tests import LONG
+from hostile_lines_for_tests import PLACES
+from hostile_table_for_tests import ALL
+from lines_for_tests import Line, head
+
+from lllms_core.builtin.openai.openapi import describe_api
+
+lllms_llamacpp = pytest.importorskip("lllms_llamacpp")
+TINY_CHAT = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
+MORE_DESCRIPTORS = 6
+"""Of connections that are just being closed."""
+MORE_MEMORY = 400_000_000
+"""Bytes that the largest bodies may leave behind in the server's heap, and texts and grammars in a worker's."""
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
+    """A server whose log is for people."""
+    with siege(lambda: Besieged(tmp_path_factory.mktemp("console"), file=TINY_CHAT)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
+def test_nobody_is_hurt(attacked: Siege, one: Input) -> None:
+    """The input is answered rightly, and the server, its workers, its log and all others are as before."""
+    attacked.suffer(one)
+
+
+def test_all_is_given_back(attacked: Siege) -> None:
+    """After all of them the server holds no more descriptors and processes than before, and not much more memory."""
+    server = attacked.server
+    before = server.before
+    until(lambda: server.uses()["descriptors"] <= before["descriptors"] + MORE_DESCRIPTORS, "connections end", 15)
+    until(lambda: server.uses()["processes"] <= before["processes"], "helpers end", 30)
+    grown = {name: size - before[name] for name, size in server.uses().items() if name.startswith("memory")}
+    assert {name: size for name, size in grown.items() if size > MORE_MEMORY} == {}
+
+
+def test_it_ends_while_it_is_attacked(attacked: Siege) -> None:
+    """SIGTERM ends the server, and all that it has started, although clients hold half requests and unread answers."""
+    server = attacked.server
+    long = with_value(CHAT, SLOW, "max_tokens", LONG[SLOW])[:-1] + b',"stream":true}'
+    whole = head(length=len(long), close=False)
+    phases = (b"", whole[:40], whole, whole + long, PREFACE)
+    held = [Line(server.address).send(data) for data in phases for _ in range(5)]
+    server.look_into_log()
+    server.stop()
+    for line in held:
+        line.socket.close()
+    server.look_into_log()
+    assert server.process.returncode == 0
+
+
+def test_the_log_for_programs(tmp_path: Path) -> None:
+    """With `log_format = "json"` the log tells no more: of each kind some inputs, on a server of its own."""
+    wrong = {}
+    with siege(lambda: Besieged(make(tmp_path), "json", file=TINY_CHAT)) as made:
+        for one in [one for one in ALL if not one.heavy][::9]:
+            try:
+                made.suffer(one)
+            except AssertionError as error:
+                wrong[one.name] = str(error)
+        made.server.stop()
+    assert wrong == {}
+
+
+def make(folder: Path) -> Path:
+    """A folder of its own for each server."""
+    made = folder / str(len(list(folder.iterdir())))
+    made.mkdir()
+    return made
+
+
+def test_there_are_many() -> None:
+    """The table has far more than 250 inputs, each with a name of its own."""
+    assert len({one.name for one in ALL}) == len(ALL) > 1000
+
+
+def test_every_route_is_attacked() -> None:
+    """Each route of the description is in the table; each request that it knows to be right is one of that route."""
+    paths: Any = describe_api([], "1", [])["paths"]
+    described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert {path for method, path in described if method == "POST"} == set(POSTS)
+    assert all(body(path, SLOW)["model"] == SLOW for path in POSTS)
+    sessions = "/api/v1/sessions"
+    bare = {("GET", "/v1/models"), ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
+    with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
+    others = {(method, path.replace("{model}", "{id}")) for method, path in described if method != "POST"}
+    assert others == bare | with_ids
