@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from clients_for_tests import Http2, connect, head, post, read_until
+from clients_for_tests import Http2, connect, head, post, read_until, until
 from serving_for_tests import published
 
 from lllms_core.config import parse_config
 from lllms_core.host import Host
-from lllms_core.web import body
+from lllms_core.web import body, held
 
 PATH = "/v1/chat/completions"
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "Hi"}]}
@@ -111,3 +111,24 @@ async def test_continue_is_said() -> None:
             assert b" 100 " in await read_until(client, b"\r\n\r\n")
             await asyncio.get_running_loop().sock_sendall(client, rest)
             assert b" 200 " in await read_until(client, b"\r\n\r\n")
+
+
+async def test_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What all requests hold is bounded: one more is a 503 with Retry-After, until another has ended or left."""
+    monkeypatch.setattr(body, "MOST", 60_000)
+    monkeypatch.setattr(held, "MOST", 60_000)
+    monkeypatch.setattr(body, "DISCARD_SECONDS", 0.5)
+    async with serving() as url:
+        with connect(url) as first:
+            first.sendall(head("POST", PATH, JSON, "Content-Length: 50001") + b"x" * 50_000)
+            await until(lambda: held.Held.total == 50_000)
+            with connect(url) as second:
+                second.sendall(head("POST", PATH, JSON, "Content-Length: 20000") + b"x" * 20_000)
+                answer = await read_until(second, b"overloaded")
+        assert b" 503 " in answer.split(b"\r\n")[0]
+        assert b"retry-after" in answer.lower()
+        await until(lambda: held.Held.total == 0)
+        with connect(url) as third:
+            third.sendall(post(PATH, {**CHAT, "user": "x" * 40_000}))
+            await read_until(third, b'"finish_reason"')
+        await until(lambda: held.Held.total == 0)

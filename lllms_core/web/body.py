@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import Generator
+from typing import Any, cast
 
 from quart import Request
 from quart.wrappers.request import Body
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
+from lllms_core.errors import Overloaded
+from lllms_core.web.held import KEY, MOST, Held
+
 DISCARD = 100 * 2**20
 """Bytes of a body that is too large which are read, and thrown away, before it is refused."""
 DISCARD_SECONDS = 30.0
 """And the time that is spent on that."""
+RETRY_SECONDS = 5
 
 SILENCE_SECONDS = 30.0
 """Without a single byte for this long a body is given up."""
@@ -32,6 +37,8 @@ class PatientBody(Body):
         self._discarded = 0
         self._begun = self._heard = asyncio.get_running_loop().time()
         self._refused = self._begun
+        self.held = Held()
+        """Replaced by that of the request."""
 
     def append(self, data: bytes) -> None:
         """Take what has arrived."""
@@ -41,13 +48,22 @@ class PatientBody(Body):
             self._data.extend(data)
             self._has_data.set()
             if self._max_content_length is not None and len(self._data) > self._max_content_length:
-                self._must_raise = RequestEntityTooLarge()
-                self._refused = self._heard
-                self._data.clear()
+                self._refuse(RequestEntityTooLarge())
+            elif not self.held.add(len(data)):
+                self._refuse(Overloaded(
+                    f"the requests at work have bodies of {MOST} bytes together, as many as the server holds; "
+                    "try again later", RETRY_SECONDS,
+                ))
         else:
             self._discarded += len(data)
             if self._discarded > DISCARD:
                 self.set_complete()
+
+    def _refuse(self, error: Exception) -> None:
+        self._must_raise = error
+        self._refused = self._heard
+        self._data.clear()
+        self.held.release()
 
     def __await__(self) -> Generator[object, None, bytes]:
         # Not by `wait_for`, which in Python 3.11 swallows a cancellation that comes together with the last byte: the
@@ -81,3 +97,8 @@ class PatientRequest(Request):
     """A request with such a body."""
 
     body_class = PatientBody
+
+    def __init__(self, *args: Any, **fields: Any) -> None:
+        super().__init__(*args, **fields)
+        if isinstance(self.body, PatientBody):
+            self.body.held = cast("dict[str, Any]", self.scope).get(KEY, self.body.held)

@@ -9,12 +9,13 @@ from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallabl
 from lllms_core.builtin.openai.answers import dumps
 from lllms_core.builtin.openai.errors import INVALID, Fault
 from lllms_core.parameters.wording import cut
+from lllms_core.web.held import KEY, Held
 
 HOST = re.compile(r"(\[[0-9A-Za-z:.%_-]+\]|[0-9A-Za-z._-]*)(:[0-9]{0,5})?")
 
 
 class Guard:
-    """An ASGI application around another one; answers what is malformed with 400."""
+    """An ASGI application around another one; answers malformed requests with 400, and counts what bodies hold."""
 
     def __init__(self, app: ASGIFramework) -> None:
         self._app = app
@@ -29,7 +30,11 @@ class Guard:
         except ValueError as error:
             await _refuse(scope, send, str(error))
         else:
-            await self._app(checked, receive, send)
+            held = Held()
+            try:
+                await self._app(cast("Scope", {**checked, KEY: held}), receive, send)
+            finally:
+                held.release()
 
 
 def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
