@@ -2,6 +2,7 @@
 
 import ctypes
 import faulthandler
+import gc
 import io
 import logging
 import os
@@ -36,6 +37,9 @@ PR_SET_PDEATHSIG = 1
 SWITCH_SECONDS = 0.001
 """A thread that prepares a large request lets the steps go on after so long, each time that they ask; Python's own
 default is 5 ms, and a step asks several times."""
+FULL_COLLECTIONS = 1000
+"""A search for garbage among all objects stops every thread, for half a second while a request has a million of them;
+it comes a hundred times as seldom as by default. What a worker throws away is hardly ever more than its youngest."""
 WAITING_SIZE = 1 << 29
 """Bytes of sessions that wait at most to be sent; what comes beyond is lost."""
 OOM_SCORE, OOM_SCORE_MOST = 500, 1000
@@ -55,6 +59,7 @@ def main() -> None:
     rather_me()
     log_to_parent()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)

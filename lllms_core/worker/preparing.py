@@ -1,6 +1,7 @@
 """What is done to a request before its model takes it: in a thread of its own if it is large."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
@@ -37,16 +38,23 @@ def is_small(request: AnyRequest) -> bool:
     pending: list[Any] = [request]
     while pending and size <= SMALL:
         value = pending.pop()
-        size += len(value) if isinstance(value, str) else 1
-        if isinstance(value, Mapping):
+        if isinstance(value, str):
             size += len(value)
-            pending += [*value, *value.values()] if size <= SMALL else []
         elif isinstance(value, list | tuple):
-            size += len(value)
-            pending += value if size <= SMALL else []
-        elif has(type(value)):
-            pending += [getattr(value, one.name) for one in fields(type(value))]
+            size += 2 * len(value)
+            pending += value if size <= SMALL else ()
+        elif names := _names(type(value)):  # type: ignore[arg-type]  # types can be hashed
+            pending += [getattr(value, name) for name in names]
+        elif value is not None and not isinstance(value, float | int) and isinstance(value, Mapping):
+            size += 2 * len(value)
+            pending += [*value, *value.values()] if size <= SMALL else ()
     return size <= SMALL
+
+
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """The fields of a class of attrs; none of any other class."""
+    return tuple(one.name for one in fields(kind)) if has(kind) else ()
 
 
 def prepare(model: Model, request: AnyRequest) -> Taking:

@@ -55,12 +55,10 @@ class Gpt4AllEmbedder(SerialModel):
         configured = self._loaded.threads
         self._native.set_thread_count(max(1, count if configured is None else min(configured, count)))
 
-    def open(self, request: Request) -> None:
-        """Refuse: this model does not generate text."""
-        raise InvalidRequest(f"model '{request.model}' does not write text; use it with /v1/embeddings", "model")
-
     def prepare(self, request: Opens) -> Opening:
-        """Refuse texts that are too long, and texts that gpt4all cannot read."""
+        """Refuse to generate text, texts that are too long, and texts that gpt4all cannot read."""
+        if isinstance(request, Request):
+            raise InvalidRequest(f"model '{request.model}' does not write text; use it with /v1/embeddings", "model")
         if isinstance(request, EmbedRequest):
             for index, one in enumerate(request.inputs):
                 check_cancelled()

@@ -27,7 +27,9 @@ class Words:
             self._texts.append(text)
         return self._numbers[text]
 
-    def tokenize(self, text: str, *, parse_special: bool, after: Sequence[int]) -> list[int]:
+    def tokenize(
+        self, text: str, *, parse_special: bool, after: Sequence[int], most: int | None = None,
+    ) -> list[int]:
         tokens = [] if after else [self._number("<s>")]
         pieces = re.split(f"({'|'.join(self.specials)})", text) if parse_special else [text]
         space = not after or self.is_special(after[-1])
