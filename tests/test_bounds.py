@@ -12,6 +12,7 @@ from lllms_core.builtin.openai.wire import read_chat
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.bounds import (
     MOST_PARTS,
+    MOST_STRINGS,
     MOST_VALUES,
     check_counts,
     find_too_deep,
@@ -86,6 +87,9 @@ def test_commas_and_brackets_of_texts_do_not_count() -> None:
     check_counts(cells)
     with pytest.raises(InvalidRequest, match=f"the body has more than {MOST_VALUES:,} values"):
         check_counts("[" + "1," * (MOST_VALUES + 1) + "1]")
+    check_counts(json.dumps(['"' * 1_000_000]))
+    with pytest.raises(InvalidRequest, match=f"more than {MOST_STRINGS:,} strings"):
+        check_counts("[" + '"",' * (MOST_STRINGS + 1) + "1]")
     with pytest.raises(InvalidRequest, match=f"'a': it has more than {MOST_PARTS:,} keys") as caught:
         check_counts("[" + "[]," * MOST_PARTS + "1]", "a")
     assert (caught.value.param, caught.value.code) == ("a", "too_many_values")

@@ -24,7 +24,7 @@ from lllms_core.errors import (
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
-from lllms_core.types import Constraint, Message, Sampling
+from lllms_core.types import Constraint, Message, Sampling, ToolCall
 
 MODEL = {"engine": "scripted", "isolation": "thread"}
 
@@ -174,3 +174,22 @@ def test_configuration_faults_come_before_anything_runs() -> None:
     """A configuration that cannot work is refused when the host is made, with the path of the key."""
     with pytest.raises(ConfigError, match=r"models\.one\.options\.nonsense"):
         make_host(one={**MODEL, "options": {"nonsense": 1}})
+
+
+def test_what_python_gives_is_bounded_as_bodies_are() -> None:
+    """Values nested deeper than `server.max_json_depth`, and such JSON in texts, are refused and never sent."""
+    host = make_host({"max_json_depth": 10}, cool=MODEL | {"engine": "cool"})
+    deep: dict[str, object] = {}
+    for _ in range(2000):
+        deep = {"a": deep}
+    call = ToolCall("c", "f", '{"a":' * 11)
+    cases: list[tuple[str, dict[str, object], Message, Constraint | None]] = [
+        ("chat_template_kwargs", {"chat_template_kwargs": deep}, Message("user", "x"), None),
+        ("messages[0].tool_calls[0].function.arguments", {}, Message("assistant", "", tool_calls=(call,)), None),
+        ("response_format", {}, Message("user", "x"), Constraint("json_schema", '{"a":' * 11)),
+    ]
+    for param, parameters, message, constraint in cases:
+        with pytest.raises(InvalidRequest) as caught:
+            host.request("cool", messages=[message], parameters=parameters, constraint=constraint)
+        assert caught.value.code == "nested_too_deeply"
+        assert (caught.value.param or "").startswith(param)

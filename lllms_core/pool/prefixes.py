@@ -16,7 +16,7 @@ class SeenPrefixes:
 
     def add(self, keys: Sequence[Hashable]) -> None:
         """Remember a request by the keys of its prefixes, shortest first."""
-        for key in keys:
+        for key in keys[-self._capacity :]:  # a long text has more, and the first of them would go first
             self._seen[key] = None
             self._seen.move_to_end(key)
         while len(self._seen) > self._capacity:
