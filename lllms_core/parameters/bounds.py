@@ -22,7 +22,6 @@ MOST_PARTS = 200_000
 
 _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _LONGEST_KEY = 40
-_CONTAINERS = (dict, list, tuple, Mapping)
 _LEAVES = frozenset({str, int, float, bool, type(None), bytes})
 _TOKENS = re.compile(r'"([^"]*)"?|[][{},:]')
 
@@ -52,11 +51,15 @@ def check_counts(text: str, param: str | None = None) -> None:
 
 def is_too_deep(value: object, levels: int) -> bool:
     """Whether there are more than `levels` arrays and objects inside of each other."""
-    level = _containers([value])
+    level = [] if type(value) in _LEAVES else [value]
     for _ in range(levels):
         if not level:
             return False
-        level = [inner for one in level for inner in _containers(_items(one))]
+        # By their types: an array may hold a million numbers.
+        level = [
+            item for one in level for item in (one.values() if type(one) is dict else _items(one))
+            if type(item) not in _LEAVES
+        ]
     return bool(level)
 
 
@@ -124,13 +127,10 @@ def _without_escapes(text: str) -> str:
     return text.replace("\\\\", "").replace('\\"', "")
 
 
-def _containers(values: Iterable[object]) -> list[object]:
-    # By its type first: an array may hold a million numbers.
-    return [one for one in values if type(one) not in _LEAVES and isinstance(one, _CONTAINERS)]
-
-
 def _items(value: object) -> Iterable[object]:
-    return value.values() if isinstance(value, Mapping) else value if isinstance(value, Iterable) else ()
+    if isinstance(value, list | tuple):
+        return value
+    return value.values() if isinstance(value, Mapping) else ()
 
 
 def _written(places: Sequence[str | int | None]) -> str:
