@@ -262,7 +262,7 @@ class PreparingModel(RawModel):
         return Tokens(tuple(map(ord, text)), tuple(map(str.encode, text)))
 
     def close(self) -> None:
-        print("closed")  # noqa: T201  # the tests read it
+        logging.getLogger("lllms.preparing").warning("closed")
 
 
 class PreparingEngine(RawEngine):

@@ -28,8 +28,10 @@ TINY = str(Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf")
 TEMPLATE = "{% for m in messages %}{{ m.content }}{{ {}[m.content].missing }}{% endfor %}"
 
 
-def deeper(text: str) -> str:
-    return deeper(text)
+def deeper(text: str, calls: int) -> str:
+    if not calls:
+        raise ValueError(text)
+    return deeper(text, calls - 1)
 
 
 def act(word: str, text: str) -> None:
@@ -40,7 +42,9 @@ def act(word: str, text: str) -> None:
         case "key":
             {}[text]
         case "deep":
-            deeper(text)
+            deeper(text, 800)
+        case "endless":
+            deeper(text, -1)
         case "chain":
             try:
                 act("key", text)

@@ -119,6 +119,11 @@ def test_a_checked_value_is_checked_again_unchanged(parameter, value):
         ("metadata", {"x" * 65: ""}, "metadata"), ("metadata", {str(i): "" for i in range(17)}, "metadata"),
         ("safety_identifier", "x" * 65, "safety_identifier"), ("service_tier", "best", "service_tier"),
         ("store", 0, "store"), ("n", True, "n"), ("n", 129, "n"), ("tools", {}, "tools"),
+        ("tool_choice", {"type": []}, "tool_choice.type"),
+        (
+            "tool_choice", {"type": "allowed_tools", "allowed_tools": {"mode": {}, "tools": []}},
+            "tool_choice.allowed_tools.mode",
+        ),
         ("tool_choice", ["auto"], "tool_choice"),
     ],
 )

@@ -116,6 +116,8 @@ class ToolChoices:
             raise missing(f"{name}.type")
         if kind == "custom":
             raise unsupported(f"{name}.type", '"function"', '"allowed_tools"')
+        if not isinstance(kind, str):
+            raise wrong_type(f"{name}.type", "a string", kind)
         if kind not in {"function", "allowed_tools"}:
             raise wrong_choice(f"{name}.type", kind, "function", "allowed_tools")
         for other in fields.keys() - {kind}:
@@ -228,13 +230,15 @@ def _read_allowed(value: object, path: str) -> Choice:
         if name not in fields:
             raise missing(f"{path}.{name}")
     mode, tools = fields["mode"], fields["tools"]
+    if not isinstance(mode, str):
+        raise wrong_type(f"{path}.mode", "a string", mode)
     if mode not in {"auto", "required"}:
         raise wrong_choice(f"{path}.mode", mode, "auto", "required")
     if not isinstance(tools, list | tuple):
         raise wrong_type(f"{path}.tools", "an array of objects", tools)
     if not tools:
         raise InvalidRequest(f"Invalid '{path}.tools': empty array.", f"{path}.tools", "empty_array")
-    return Choice(mode, tuple(_allowed_names(tools, f"{path}.tools")))
+    return Choice(cast("ToolChoice", mode), tuple(_allowed_names(tools, f"{path}.tools")))
 
 
 def _allowed_names(tools: Sequence[object], path: str) -> Iterator[str]:
