@@ -207,7 +207,7 @@ async def test_what_has_changed_is_a_miss(tmp_path, caplog, monkeypatch, change)
         fresh = await ask(host, *said, "What is the secret word?", cache_prompt=False)
     assert (cached(again), again.text) == (0, fresh.text)
     assert ("blimp" in again.text) == (change != "same name")
-    assert "1 stored sessions of model 'tiny' are of another file, version or configuration" in caplog.text
+    assert "1 stored sessions of model 'tiny' belong to another file, version or configuration" in caplog.text
 
 
 async def test_nothing_is_stored_for_a_model_that_wants_none():
