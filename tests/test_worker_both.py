@@ -185,7 +185,7 @@ async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault
         worker.send(Cancel(request.id))
     crash = await listener.until(Crashed)
     assert isinstance(crash, Crashed)
-    assert crash.reason == f"its engine raised {kind}; the log of the server tells where"
+    assert crash.reason == f"its engine raised {kind}; the server's log says where"
     assert "in strike" in crash.traceback
     assert "enough" not in crash.traceback.replace('sys.exit("enough")', "")
     await listener.reason()

@@ -109,7 +109,7 @@ async def test_death_in_load(pools: Pools, fault: str, reason: str) -> None:
 
 @pytest.mark.parametrize(("engine", "reason"), [
     (ShyEngine(), "the engine's library is missing"),
-    (StuckEngine(), "cannot travel to a worker process"),
+    (StuckEngine(), "cannot be sent to a worker process"),
     (type("Local", (RawEngine,), {"__module__": __name__})(), "define it at the top of a module"),
 ])
 async def test_engine_that_cannot_travel(pools: Pools, engine: Engine, reason: str) -> None:
