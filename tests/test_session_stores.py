@@ -154,7 +154,7 @@ def test_folder_of_others_is_left_as_it_is(tmp_path):
     folder.mkdir()
     folder.chmod(0o777)
     (folder / "letter.txt").write_text("Dear Bob")
-    with pytest.raises(ConfigError, match=r"folder: .*shared holds other things, and others .*; name a folder"):
+    with pytest.raises(ConfigError, match=r"folder: .*shared holds other files, and other users .*; name a folder"):
         open_disk(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777
     folder.chmod(0o700)
