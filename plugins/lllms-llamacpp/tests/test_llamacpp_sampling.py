@@ -49,7 +49,7 @@ def test_a_bias_forbids_and_forces(tiny):
 
 def test_a_bias_for_no_token_is_refused(tiny):
     """A token that the vocabulary does not have is the request's fault, and named."""
-    with pytest.raises(InvalidRequest, match="no token 928: model 'tiny' has 928, from 0 on") as caught:
+    with pytest.raises(InvalidRequest, match="model 'tiny' has no token 928, only 0 to 927") as caught:
         tiny.open("Hi!", sampling=Sampling(logit_bias={928: 1.0}))
     assert caught.value.param == "logit_bias.928"
 
