@@ -119,7 +119,7 @@ class SandboxedTemplate:
                 check_cancelled()
                 size += len(piece)
                 if size > _MOST_OUTPUT:
-                    raise SecurityError(f"its output is longer than {_MOST_OUTPUT} characters")  # noqa: TRY301  # all faults leave by one door
+                    raise SecurityError(f"its output is longer than {_MOST_OUTPUT} characters")  # noqa: TRY301  # all faults take one way out
                 pieces.append(piece)
         except RequestError:
             raise

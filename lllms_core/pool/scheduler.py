@@ -84,7 +84,7 @@ class Scheduler:
         return self._schedule(now)
 
     def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
-        """The files of a model could not be fetched; the next request, or the pause of a kept model, tries again."""
+        """The files of a model could not be fetched; the next request tries again, and a kept model after its pause."""
         self.preparing.discard(model)
         self._failed.add(model)
         if isinstance(error, InvalidSource | WrongFile | DownloadCancelled):
@@ -161,7 +161,7 @@ class Scheduler:
         return effects + self._schedule(now)
 
     def tick(self, now: float) -> list[Effect]:
-        """Time has passed; `wake_at` says when this is worth a call."""
+        """Time has passed; `wake_at` says when the next call is due."""
         return self._schedule(now)
 
     def stop(self) -> list[Effect]:

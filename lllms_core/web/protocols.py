@@ -65,7 +65,7 @@ class Protocols(ProtocolWrapper):
 
 
 class Http2(H2Protocol):
-    """HTTP/2 in which one stream's fault does not end the others."""
+    """An HTTP/2 in which a fault of one stream does not end the others."""
 
     unended: frozenset[int] = frozenset()
     """The streams whose requests have not arrived completely."""

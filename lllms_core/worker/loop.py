@@ -34,7 +34,7 @@ PRELOAD = "preload"
 """The id of the request that evaluates the common prefix of all conversations."""
 
 SMALLEST_PROGRESS = 0.01
-"""Engines may report every tensor; a message for each percent is enough."""
+"""Engines may report every tensor; one message per percent is enough."""
 
 
 class Inbox:
@@ -105,7 +105,7 @@ class WorkerLoop:
     def _reporting(self) -> Iterator[None]:
         try:
             yield
-        except BaseException as error:  # noqa: BLE001  # whatever an engine raises (sys.exit() too) ends its worker only
+        except BaseException as error:  # noqa: BLE001  # any exception of an engine (even sys.exit()) ends only its worker
             # All waiting clients get the reason, and the error's own message may quote one of their requests.
             reason = raised(error) or f"its engine raised {kind(error)}; the server's log says where"
             self._send(Crashed(reason, short_traceback(error)))

@@ -53,7 +53,7 @@ class ProcessWorker(Worker):
         if getattr(process.current_process(), "_inheriting", False):
             raise ModelLoadFailed(
                 f"a worker imports the main script again to find an engine in it, and the script loads model '{model}' "
-                "while it is imported; put what it does under `if __name__ == \"__main__\":`",
+                "while it is imported; put its actions under `if __name__ == \"__main__\":`",
             )
         try:
             data = spawn.get_preparation_data("lllms worker")

@@ -163,7 +163,7 @@ class Held:
 
 @frozen
 class Surveyed:
-    """From the worker: the answer to `Survey`. Whatever it put before that has arrived before this."""
+    """From the worker: the answer to `Survey`. Every session that it put earlier arrives before this."""
 
     number: int
     held: tuple[Held, ...]

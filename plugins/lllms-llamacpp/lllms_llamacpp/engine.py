@@ -63,7 +63,7 @@ class LlamaCppEngine(Engine):
         """Load the file into a new context."""
         details = self.inspect(spec)
         limit_spinning()
-        # An abort in native code would start a debugger for its backtrace, for seconds.
+        # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         # Not earlier: this imports the native library, which reads the environment.
         from lllms_llamacpp.loading import load

@@ -163,12 +163,12 @@ class LlamaCppModel(BatchingModel):
         return self._vocabulary.longest
 
     def control_token(self, text: str) -> int | None:
-        """The one token that a mark of the template is."""
+        """Return the token that a mark of the template consists of, if it is a single one."""
         tokens = self._vocabulary.text_tokens(text, parse_special=True)
         return tokens[0] if len(tokens) == 1 else None
 
     def control_text(self, token: int) -> str:
-        """The text of a control token; "" for any other."""
+        """Return the name of a control token; "" for any other."""
         return self._vocabulary.control_text(token)
 
     def grammar_names(self) -> Mapping[str, int]:

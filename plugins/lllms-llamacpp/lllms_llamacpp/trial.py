@@ -148,7 +148,7 @@ def limits() -> "LLParserLimits":
 
 
 def main(seconds: float, niceness: int) -> None:
-    """Read a question per line, and answer each; both as JSON."""
+    """Read one question per line and answer each; both as JSON."""
     # The package itself would import the whole engine.
     package = sys.modules["lllms_llamacpp"] = ModuleType("lllms_llamacpp")
     package.__path__ = [str(Path(__file__).parent)]

@@ -166,7 +166,7 @@ class Vocabulary:
 
     @cached_property
     def _token_names(self) -> Mapping[int, bytes]:
-        """The names of control tokens and the like."""
+        """The names of control tokens and similar ones."""
         names = {}
         for token in range(self.size):
             attributes = llama.llama_vocab_get_attr(self._vocab, token)
@@ -257,12 +257,12 @@ class Vocabulary:
 
     @property
     def bos_token(self) -> str:
-        """The text of BOS, as chat templates write it; "" if there is none."""
+        """The text of BOS, as chat templates write it; "" without a BOS."""
         return self._text(self._bos) if self._bos >= 0 else ""
 
     @property
     def eos_token(self) -> str:
-        """The text of EOS, as chat templates write it; "" if there is none."""
+        """The text of EOS, as chat templates write it; "" without an EOS."""
         eos = llama.llama_vocab_eos(self._vocab)
         return self._text(eos) if eos >= 0 else ""
 
