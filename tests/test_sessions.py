@@ -104,7 +104,7 @@ def cached(answer):
 
 
 async def tell(host, secret):
-    """A first turn; what was said, to go on from."""
+    """Take a first turn; return its messages, to continue from."""
     text = f"My name is Bob. The secret word is {secret}. Do not forget it."
     return [text, (await ask(host, text)).text]
 
@@ -119,7 +119,7 @@ async def unload(host):
 
 
 async def stored(host, count):
-    """Wait until so many sessions are stored."""
+    """Wait until this many sessions are stored."""
     while len(await host.sessions.list()) < count:
         await settled(host)
 
@@ -298,13 +298,13 @@ async def test_room_is_bounded():
 
 
 def test_unknown_store_is_named():
-    """A store that there is not is an error that names those that there are."""
+    """An unknown store is an error that names the known ones."""
     with pytest.raises(ConfigError, match=r"sessions\.store: there is no store 'attic'; there are: none, disk, memory"):
         Host(parse_config({"sessions": {"store": "attic"}, "models": {}}))
 
 
 async def test_next_turn_goes_to_the_instance_that_knows():
-    """Of two instances the one that has evaluated a conversation gets its next turn, and tells nobody else of it."""
+    """Of two instances, the one that has evaluated a conversation gets its next turn, and no other client sees it."""
     async with serving("none", model={"min_instances": 2, "max_instances": 2}, slots=1) as host:
         fact = "My name is Bob. The secret word is blimp. Do not forget it."
         first, other = await asyncio.gather(ask(host, fact), ask(host, "What is the secret word?"))

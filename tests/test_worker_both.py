@@ -86,7 +86,7 @@ async def start(
 
 
 async def answers(worker: Worker, listener: Listener, within: int) -> bool:
-    """Whether the worker answers one of so many probes, a tenth of a second apart."""
+    """Whether the worker answers one of this many probes, a tenth of a second apart."""
     for _ in range(within):
         worker.send(Probe())
         with contextlib.suppress(TimeoutError):

@@ -160,7 +160,7 @@ def test_tokens_embed_as_their_text(mean: Model) -> None:
 
 
 def test_control_tokens_in_a_text_stay_text(mean: Model) -> None:
-    """Whoever writes "[SEP]" gets four pieces of text, not the token that ends a text."""
+    """"[SEP]" in a user's text becomes four pieces of text, not the token that ends a text."""
     answer = result(mean, EmbedRequest("r", "m", ("[SEP]",)))
     assert isinstance(answer, Embeddings)
     assert answer.tokens > 3

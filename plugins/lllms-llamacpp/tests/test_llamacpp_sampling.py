@@ -62,7 +62,7 @@ def test_an_answer_that_may_not_end_goes_on(tiny):
 
 
 def test_dry_breaks_repetitions(tiny):
-    """DRY penalises what goes on with a repetition, also of the prompt; breakers end it, and 0 tokens are no window."""
+    """DRY penalises continued repetitions, also of the prompt; breakers end them, and a window of 0 disables it."""
     def ask(**given):
         return tiny.ask("Say banana.", max_tokens=8, sampling=Sampling(temperature=0, **given)).text
 
