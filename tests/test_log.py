@@ -56,7 +56,7 @@ def test_no_locals_and_no_messages(written: io.StringIO) -> None:
 
 
 def test_what_asyncio_says_of_values_is_left_out(written: io.StringIO) -> None:
-    """asyncio's messages about unretrieved tasks and failed callbacks are shown without their reprs."""
+    """Messages of asyncio about unretrieved tasks and failed callbacks are shown without their reprs."""
     async def task(text: str) -> None:
         raise ValueError(text)
 
