@@ -1,4 +1,4 @@
-"""Giving up work in a side thread that nobody waits for any more; such work asks every few milliseconds."""
+"""Cancellation of work in a side thread whose result is no longer wanted; such work checks every few milliseconds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ _flag: ContextVar[Event | None] = ContextVar("cancelled", default=None)
 
 
 class WorkCancelled(BaseException):
-    """The work of this thread is no longer wanted; no `except Exception` on its way is to stop it."""
+    """The work of this thread is no longer wanted. No `except Exception` catches it."""
 
 
 @contextmanager

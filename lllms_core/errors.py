@@ -3,7 +3,7 @@
     LllmsError
     ├── ConfigError              a configuration that cannot be used; names the path (models.phi3.max_instances)
     ├── PluginError
-    │   ├── PluginLoadFailed     a plugin that cannot be imported or asked
+    │   ├── PluginLoadFailed     a plugin that cannot be imported, or whose hook raised
     │   └── PluginConflict       two plugins provide one name
     ├── ModelError
     │   ├── ModelUnknown         no model of this name
@@ -13,21 +13,21 @@
     │   ├── UnsupportedParameter a known field asks for what this engine does not do
     │   └── ContextOverflow      prompt and answer do not fit the model's context
     ├── EngineError
-    │   ├── EngineFailed         the engine reported that it cannot go on with this request
-    │   ├── OutOfTime            there was no time to finish, and no part of the answer is of use
+    │   ├── EngineFailed         the engine cannot continue this request
+    │   ├── OutOfTime            the time ran out, and a part of the answer would be of no use
     │   └── EngineDied           the worker that held the request is gone
-    ├── DownloadError            model files that cannot be had; `retry_after` says when to try again
+    ├── DownloadError            a model's files could not be fetched; `retry_after` says when to try again
     │   ├── InvalidSource        a source that no downloader understands
-    │   ├── SourceUnavailable    the place cannot be reached, or does not give the file
+    │   ├── SourceUnavailable    the source cannot be reached, or does not serve the file
     │   ├── Offline              the file is not on disk, and offline mode is on
-    │   ├── WrongFile            what came is not what was asked for
-    │   │   └── ChecksumMismatch its hash is another one
+    │   ├── WrongFile            the server sent something other than the requested file
+    │   │   └── ChecksumMismatch a file with another hash
     │   ├── DiskFull             there is no room for the file
-    │   └── DownloadCancelled    nobody wants it any more
-    └── Overloaded               the server has no room now; `retry_after` says when to come back
-        ├── QueueFull            too many requests wait already
-        ├── WaitedTooLong        the request waited longer than it may
-        └── ShuttingDown         the server takes no more requests
+    │   └── DownloadCancelled    the download was cancelled
+    └── Overloaded               the server has no room now; `retry_after` says when to try again
+        ├── QueueFull            too many requests are already waiting
+        ├── WaitedTooLong        the request waited for too long
+        └── ShuttingDown         the server accepts no more requests
 
 Errors travel between processes by pickle, so each is rebuilt from its `args`: positional fields only.
 A message names the thing, the limit and the way out.
@@ -78,7 +78,7 @@ class ModelLoadFailed(ModelError):
 
 @define(auto_exc=True, eq=False, slots=False)
 class RequestError(LllmsError):
-    """The request itself is at fault: sending it again unchanged fails again."""
+    """The request itself is at fault: unchanged, it will fail again."""
 
     text: str
     param: str | None = None
@@ -104,11 +104,11 @@ class EngineError(LllmsError):
 
 
 class EngineFailed(EngineError):
-    """The engine reported that it cannot go on with this one request; its other requests are unharmed."""
+    """The engine cannot continue this one request; its other requests are not affected."""
 
 
 class OutOfTime(EngineError):
-    """The model's `timeout` was over before the answer was complete, and no part of it is of use."""
+    """The model's `timeout` expired before the answer was complete, and a part of it would be of no use."""
 
 
 class EngineDied(EngineError):
@@ -117,7 +117,7 @@ class EngineDied(EngineError):
 
 @define(auto_exc=True, eq=False, slots=False)
 class DownloadError(LllmsError):
-    """A model's files cannot be had; a request for the model tries again after `retry_after` seconds."""
+    """A model's files could not be fetched; a request for the model tries again after `retry_after` seconds."""
 
     text: str
     retry_after: int | None = None
@@ -126,23 +126,23 @@ class DownloadError(LllmsError):
 
 
 class InvalidSource(DownloadError):
-    """No downloader understands the source, or it names nothing that is there."""
+    """No downloader understands the source, or it names something that does not exist."""
 
 
 class SourceUnavailable(DownloadError):
-    """The place cannot be reached, or does not give the file."""
+    """The source cannot be reached, or does not serve the file."""
 
 
 class Offline(DownloadError):
-    """The file is not on disk, and offline mode forbids to fetch it."""
+    """The file is not on disk, and offline mode forbids fetching it."""
 
 
 class WrongFile(DownloadError):
-    """What came is not what was asked for: another size, a web page, no model; it was thrown away."""
+    """The server sent something else: another size, a web page, not a model; it was thrown away."""
 
 
 class ChecksumMismatch(WrongFile):
-    """The file's SHA-256 is not the one that was promised."""
+    """The file's SHA-256 is not the expected one."""
 
 
 class DiskFull(DownloadError):
@@ -150,7 +150,7 @@ class DiskFull(DownloadError):
 
 
 class DownloadCancelled(DownloadError):
-    """The download was cancelled; what has arrived is kept for the next time."""
+    """The download was cancelled; the bytes received are kept for the next time."""
 
 
 @define(auto_exc=True, eq=False, slots=False)
@@ -164,7 +164,7 @@ class Overloaded(LllmsError):
 
 
 class QueueFull(Overloaded):
-    """As many requests wait already as `server.queue_size` allows."""
+    """The queue is full: `server.queue_size` requests are already waiting."""
 
 
 class WaitedTooLong(Overloaded):
@@ -172,4 +172,4 @@ class WaitedTooLong(Overloaded):
 
 
 class ShuttingDown(Overloaded):
-    """The server is stopping and takes no more requests."""
+    """The server is shutting down and accepts no more requests."""

@@ -1,7 +1,7 @@
-"""Where log lines go: to stderr, for people or as JSON.
+"""Writes the log to stderr, for people or as JSON.
 
-No line holds what a client sent. Of exceptions, whoever logs them, their type and place are told (`tracebacks.py`), and
-those that come again and again are counted.
+No line quotes what a client sent. Exceptions, even those that libraries log, are shown by type and place
+(`tracebacks.py`), and repeated ones are only counted.
 """
 
 import logging
@@ -20,17 +20,17 @@ from lllms_core.tracebacks import place, short_traceback
 LogFormat = Literal["console", "json"]
 
 REPEAT_SECONDS = 60.0
-"""An exception that comes again within this time is only counted."""
+"""An exception that is repeated within this time is only counted."""
 MOST_FAULTS = 200
-"""Different exceptions that are remembered; the oldest is forgotten first."""
+"""The most different exceptions that are remembered; the oldest is forgotten first."""
 LONGEST_TEXT = 4000
-"""Characters of one message."""
+"""The most characters of one message."""
 
 
 def configure_logging(level: str, style: LogFormat) -> None:
     """Send the log of lllms to stderr, from `level` upwards; that of libraries only from `warning` upwards.
 
-    For programs, not for embedders: whoever embeds lllms configures the loggers `lllms.*` as any other.
+    For programs, not for embedders: a program that embeds lllms configures the loggers `lllms.*` like any other.
     """
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -53,7 +53,7 @@ def configure_logging(level: str, style: LogFormat) -> None:
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
     logging.getLogger("lllms").setLevel(_number(level))
-    # What Python would write to stderr by itself, with the message of the exception.
+    # Python itself would write these to stderr with the message of the exception.
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _thread_failed
     if sys.unraisablehook is sys.__unraisablehook__:
@@ -64,11 +64,11 @@ def _number(level: str) -> int:
     return logging.getLevelNamesMapping()[level.upper()]
 
 
-# -- what is told ------------------------------------------------------------------------------------------------------
+# -- content of the lines ----------------------------------------------------------------------------------------------
 
 
 def _without_values(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Put the short traceback in the place of the exception, and leave out of others' messages what may be values."""
+    """Replace the exception by its short traceback, and cut possible values from the messages of libraries."""
     record = cast(logging.LogRecord, event["_record"])
     error = _error(event.pop("exc_info", None))
     text = str(event["event"])
@@ -81,15 +81,15 @@ def _without_values(_: object, __: str, event: structlog.typing.EventDict) -> st
 
 
 def _words(text: str) -> str:
-    """The beginning of a message, up to anything that may stand for a value: `Exception in callback send`.
+    """Return the start of a message, up to the first possible value: `Exception in callback send`.
 
-    asyncio appends the reprs of tasks, with their exceptions, and of callbacks, with their arguments; Quart the path.
+    asyncio appends the reprs of tasks with their exceptions, and of callbacks with their arguments; Quart the path.
     """
     return re.split(r"[\n(<{\[\"'`/=:]", text, maxsplit=1)[0].strip()
 
 
 def _error(exc_info: object) -> BaseException | None:
-    """The exception of a record; there is none after `exc_info=True` outside of any handler."""
+    """Return the exception of a record; None after `exc_info=True` outside any handler."""
     error = exc_info[1] if isinstance(exc_info, tuple) else exc_info
     return error if isinstance(error, BaseException) else None
 
@@ -108,7 +108,7 @@ def _ignored(arguments: "sys.UnraisableHookArgs") -> None:
         logging.getLogger("lllms").error("an exception was ignored", exc_info=arguments.exc_value)
 
 
-# -- what is told once -------------------------------------------------------------------------------------------------
+# -- repeated exceptions -----------------------------------------------------------------------------------------------
 
 
 @define
@@ -122,14 +122,14 @@ class _Fault:
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic for type checkers only
-    """Writes to stderr; an exception that comes again within a minute is counted, and the count told after it."""
+    """Writes to stderr; an exception that is repeated within a minute is counted, and the count logged afterwards."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
         self._faults: dict[Hashable, _Fault] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless it is of an exception that was logged a moment ago."""
+        """Write a record, unless its exception was logged a moment ago."""
         key = _fault_key(record)
         if key is None or not self._is_repetition(key):
             if key is not None:
@@ -137,13 +137,13 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
-        """Say that a record could not be written, without what is in it."""
+        """Say that a record could not be written, without its content."""
         error = sys.exc_info()[1]
-        if error is not None and not isinstance(error, OSError | ValueError):  # those say that stderr itself is gone
+        if error is not None and not isinstance(error, OSError | ValueError):  # those mean that stderr itself is gone
             self.stream.write(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
 
     def close(self) -> None:
-        """Tell the counts that were not told yet."""
+        """Log the remaining counts."""
         for key in list(self._faults):
             self._forget(key)
         super().close()
@@ -171,7 +171,7 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic
         self._faults[key] = _Fault(line, record.levelno, time.monotonic() + REPEAT_SECONDS)
 
     def _forget(self, key: Hashable) -> None:
-        """Show an exception the next time it comes; tell how often it was not shown."""
+        """Log how often an exception was only counted, and show it again the next time."""
         self.acquire()
         try:
             fault = self._faults.pop(key, None)
@@ -186,7 +186,7 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic
 
 
 def _fault_key(record: logging.LogRecord) -> Hashable | None:
-    """What an exception is recognised by; None for a record without one."""
+    """Return the key by which a repeated exception is recognised; None for a record without one."""
     error = _error(record.exc_info)
     if error is not None:
         return record.name, record.msg if _is_ours(record.name) else "", place(error)

@@ -1,4 +1,4 @@
-"""The server: an application on a port, from the first signal to listen to the last one to stop."""
+"""The server: an application on a port, from opening the socket to the last signal to stop."""
 
 import asyncio
 import contextlib
@@ -20,13 +20,13 @@ LOG = logging.getLogger("lllms.serve")
 
 BACKLOG = 1024
 FLUSH_SECONDS = 3.0
-"""After the last answer has ended, its bytes get so long to reach the client."""
+"""The time that the bytes of the last answer have to reach the client."""
 
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 
 OnReady = Callable[[str], None]
-"""Told the URL of the server, like `http://127.0.0.1:3000`."""
+"""Called with the URL of the server, like `http://127.0.0.1:3000`."""
 
 
 def serve_llms(
@@ -35,7 +35,7 @@ def serve_llms(
     models: Mapping[str, object] | None = None,
     **server: object,
 ) -> None:
-    """Serve models until SIGINT, SIGTERM or SIGHUP; blocking. The Python twin of a configuration file.
+    """Serve models until SIGINT, SIGTERM or SIGHUP; blocking. The equivalent of a configuration file in Python.
 
         serve_llms(listen={"port": 3000}, concurrency=2, models={"tiny": {"engine": "llamacpp", "file": "tiny.gguf"}})
 
@@ -52,9 +52,9 @@ def serve_llms(
 async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
     """Serve `host` on the address of its configuration until SIGINT, SIGTERM or SIGHUP, then close it.
 
-    It starts the host, and calls `on_ready` once requests are answered and the instances that models keep at least are
-    loaded. The first signal refuses new requests and lets the running ones finish for `server.shutdown_timeout`
-    seconds; a second one ends them at once. Raises `ConfigError` before anything is loaded if it cannot listen.
+    It starts the host, and calls `on_ready` once requests are answered and the instances that models keep are loaded.
+    After the first signal new requests are refused, and the running ones have `server.shutdown_timeout` seconds to
+    finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
     """
     listener = listen(host.config.server.host, host.config.server.port)
     url = _url(listener)
@@ -65,23 +65,23 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
             await _run(host, web, signals, on_ready, url)
         finally:
             stopped.set()
-            # A client that does not read what it is sent must not hold the server.
+            # A client that does not read its answer must not delay the end of the server.
             await asyncio.wait([web], timeout=FLUSH_SECONDS + 1)
             web.cancel()
             await asyncio.gather(web, return_exceptions=True)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; port 0 lets the system choose one. Raises `ConfigError` that says why it cannot."""
+    """Return a listening socket; with port 0 the system chooses a port. Raises `ConfigError` with the reason."""
     name = host.strip("[]")
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        # "localhost" is first of all 127.0.0.1: that is where clients look for it.
+        # "localhost" means 127.0.0.1 first: that is where clients look for it.
         family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
         both = name == "::" and socket.has_dualstack_ipv6()
         return socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except socket.gaierror as error:
-        raise ConfigError(f"server.host: '{host}' is no address of this machine: {error.strerror}") from error
+        raise ConfigError(f"server.host: '{host}' is not an address of this machine: {error.strerror}") from error
     except OSError as error:
         way_out = "; stop the program that uses it, or choose another port (0 takes a free one)"
         raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}{way_out}") from error
@@ -110,7 +110,7 @@ async def _run(
 
 
 async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
-    """Close the host; a signal meanwhile ends its patience."""
+    """Close the host; a further signal ends running requests at once."""
     closing = asyncio.create_task(host.close())
     hurry = asyncio.create_task(signals.get())
     await asyncio.wait([closing, hurry], return_when=asyncio.FIRST_COMPLETED)
@@ -132,21 +132,21 @@ def _url(listener: socket.socket) -> str:
 
 @contextlib.contextmanager
 def _signals() -> "Iterator[asyncio.Queue[None]]":
-    """Collect the signals to stop, instead of what they do otherwise; only the main thread gets any."""
+    """Collect the stop signals instead of their usual effects; only the main thread receives any."""
     loop = asyncio.get_running_loop()
     received: asyncio.Queue[None] = asyncio.Queue()
     numbers = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
     previous = {number: signal.getsignal(number) for number in numbers}
     if previous.get(HANGUP) == signal.SIG_IGN:
-        del previous[HANGUP]  # as `nohup` wants it
+        del previous[HANGUP]  # started by `nohup`
 
     def receive(*_: object) -> None:
         loop.call_soon_threadsafe(received.put_nowait, None)
 
     for number in previous:
-        # Python's handlers run only when the main thread runs: of a signal that comes just before the loop begins to
-        # wait, or to another thread, they hear when something else happens. The loop's wake it; but those alone miss a
-        # signal while much else wakes the loop. So the loop's does the waking, and Python's the work.
+        # Python's handlers run only when the main thread does: a signal that arrives just before the loop starts to
+        # wait, or in another thread, is noticed only at the next event. The loop's handlers wake it, but on their own
+        # miss a signal while much else wakes the loop. So the loop's handler wakes, and Python's does the work.
         with contextlib.suppress(NotImplementedError):  # on Windows any signal wakes a loop
             loop.add_signal_handler(number, _woken)
             signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
@@ -161,4 +161,4 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
 
 
 def _woken() -> None:
-    """All that there is to do."""
+    """Nothing else to do: the wake-up is enough."""

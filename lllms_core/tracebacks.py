@@ -1,4 +1,4 @@
-"""What a log tells of an exception: its type and its place, in a few lines, and no value.
+"""Exceptions as the log shows them: type and place, in a few lines, without values.
 
 Messages and locals may quote what a client sent: `KeyError: 'my secret'`. Source lines do not.
 """
@@ -11,18 +11,18 @@ from itertools import islice
 from types import TracebackType
 
 FRAMES = 5
-"""Innermost calls shown of each exception."""
+"""The number of innermost calls shown of each exception."""
 LONGEST_CHAIN = 3
-"""Exceptions shown of a chain of causes, and of a group."""
+"""The number of exceptions shown of a chain of causes, and of a group."""
 LINES = 40
 LINE = 200
-"""Characters of a line."""
-HEAD = "Traceback (innermost calls; what exceptions say is left out, for it may quote a request):"
+"""The most characters of a line."""
+HEAD = "Traceback (innermost calls; the exceptions' messages are left out, as they may quote a request):"
 OURS = "lllms"
 
 
 def kind(error: BaseException) -> str:
-    """Name the type of an exception; of one of the operating system also the reason, which quotes nobody."""
+    """Return the type of an exception, and for an `OSError` also the reason, which quotes no request."""
     cls = type(error)
     name = cls.__qualname__ if cls.__module__ in {"builtins", "__main__"} else f"{cls.__module__}.{cls.__qualname__}"
     if isinstance(error, OSError) and isinstance(error.errno, int):
@@ -31,7 +31,7 @@ def kind(error: BaseException) -> str:
 
 
 def described(error: BaseException, longest: int = 2000) -> str:
-    """Name an exception and what it says; only where no request can be at work, as in a load."""
+    """Return the type and the message of an exception; only for use where no request can be running, as in a load."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001  # foreign code, which may raise anything
@@ -40,10 +40,10 @@ def described(error: BaseException, longest: int = 2000) -> str:
 
 
 def place(error: BaseException) -> tuple[str, str, int]:
-    """Return what an exception is recognised by when it comes again: its type, and the line that raised it.
+    """Return the key by which a repeated exception is recognised: its type, and the line that raised it.
 
-    The innermost line of lllms, or of a plugin that is called so, rather than one of a library. Where a recursion ends
-    is chance, so the place of a `RecursionError` is where it was caught.
+    That is the innermost line of lllms, or of a plugin whose name starts so, rather than one of a library. A recursion
+    ends at a random place, so the place of a `RecursionError` is where it was caught.
     """
     last = chosen = error.__traceback__
     while last is not None:
@@ -58,10 +58,10 @@ def place(error: BaseException) -> tuple[str, str, int]:
 
 
 def short_traceback(error: BaseException) -> str:
-    """Tell where an exception and its causes come from, in at most `LINES` lines of at most `LINE` characters."""
+    """Return the origins of an exception and its causes, in at most `LINES` lines of at most `LINE` characters."""
     try:
         lines = [line[:LINE] for line in islice(_lines(error), LINES)]
-    except (RecursionError, MemoryError):  # there is hardly any room left, and the type still helps
+    except (RecursionError, MemoryError):  # hardly any room is left, and the type still helps
         lines = []
     return "\n".join([HEAD, *lines, *([] if lines else [type(error).__name__])])
 
@@ -82,7 +82,7 @@ def _lines(error: BaseException) -> Iterator[str]:
 
 
 def _chain(error: BaseException) -> Iterator[tuple[str, BaseException]]:
-    """The exception, and those that led to it."""
+    """Yield the exception, and those that led to it."""
     relation = ""
     seen: set[int] = set()
     following: BaseException | None = error
@@ -96,7 +96,7 @@ def _chain(error: BaseException) -> Iterator[tuple[str, BaseException]]:
 
 
 def _frames(traceback: TracebackType | None) -> Iterator[str]:
-    """The innermost calls, after the innermost one of ours if it is none of them."""
+    """Yield the innermost calls, after the innermost one of lllms if that is not among them."""
     tail: deque[TracebackType] = deque(maxlen=FRAMES)
     count, ours = 0, None
     while traceback is not None:

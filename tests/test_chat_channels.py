@@ -154,7 +154,7 @@ def test_an_answer_is_over_with_its_only_call() -> None:
 
 
 def test_thoughts_end_with_their_message() -> None:
-    """Whoever chooses the tokens knows at once when thoughts begin and end."""
+    """The sampling code knows at once when thoughts start and end."""
     parser = AnswerParser(FORM, [WEATHER])
     steps = ["<|channel|>", "analysis", "<|message|>", "Hm.", "<|end|>", START, "<|channel|>", "final", "<|message|>"]
     states = []
@@ -220,7 +220,7 @@ def test_calls_and_results_reach_the_prompt() -> None:
 
 
 def test_what_a_template_writes_is_read() -> None:
-    """A call that goes on from the prompt comes back."""
+    """A call that continues the prompt comes back."""
     whole = rendered(ASK, Message("assistant", "", tool_calls=(CALL,), reasoning="Hm."), add_generation_prompt=False)
     prompt = rendered(ASK)
     assert whole.startswith(prompt)
@@ -287,7 +287,7 @@ def test_thoughts_that_are_text_are_seen_by_the_grammar() -> None:
 
 
 def test_a_continued_answer_ends_before_a_forced_call() -> None:
-    """What a request lets the model go on with is ended first."""
+    """A message that a request lets the model continue is ended first."""
     request = Request("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,), tool_choice="required")
     assert accepts(answer_constraint(request, FORM, {}), f" be it.<|end|>{START}" + CALL_NOW)
 

@@ -151,7 +151,7 @@ def test_the_end_of_a_turn_is_no_part_of_the_calls(shape: str) -> None:
 
 
 def test_an_answer_is_over_where_its_template_ends_one_with_calls() -> None:
-    """What a model that does not stop there goes on with, results of its own making say, is no part of the answer."""
+    """Text after the end of an answer, such as results that the model invents, is not part of the answer."""
     parser = AnswerParser(template("OWN_END").answer_format, [NOW])
     raw = written(template("OWN_END"), CALLS[1])
     parser.feed(raw + "<|begin|>tool sunny")

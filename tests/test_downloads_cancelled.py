@@ -25,7 +25,7 @@ def site() -> Iterator[Site]:
 
 
 async def test_a_download_is_ended_over_http(site: Site, tmp_path: Path) -> None:
-    """Who waits for it is refused at once, other downloads go on, and the next request goes on from what has come."""
+    """Waiting requests are refused at once, other downloads continue, and the next request resumes the download."""
     site.faults = [hang(30_000)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site), other=model(site, "/y.bin")) as host:
         client = create_app(host, manage_host=False).test_client()

@@ -144,7 +144,7 @@ def test_a_server_without_ranges_that_always_drops_is_given_up(site: Site, tmp_p
 
 
 def test_bytes_without_a_version_are_not_taken_up(site: Site, tmp_path: Path) -> None:
-    """Without ETag, Last-Modified and hash nobody knows whether the rest belongs to what is there: it starts anew."""
+    """Without ETag, Last-Modified and hash, the rest may belong to another file than the part: it starts anew."""
     site.etags["/x"] = ""
     other = DATA[::-1]
 
@@ -239,7 +239,7 @@ def test_a_server_that_announces_too_much(site: Site, tmp_path: Path) -> None:
 
 
 def unframed(stop_at: int) -> Callable[[Handler, Answer], None]:
-    """Send so many bytes of the whole file as HTTP/1.0 does: the end of the connection is the end of the body."""
+    """Send this many bytes of the whole file like HTTP/1.0: the end of the connection is the end of the body."""
 
     def fault(handler: Handler, _: Answer) -> None:
         data = handler.site.files[handler.path]
@@ -362,7 +362,7 @@ def test_redirects_that_never_end(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_stalled_server_is_left(site: Site, tmp_path: Path) -> None:
-    """A connection on which nothing comes is given up, and another one goes on from there."""
+    """A silent connection is given up, and another one resumes from there."""
     site.faults = [hang(100_000)]
     patience = Patience(stall=0.2, pause=0.001)
     assert store(tmp_path, patience).ensure(f"{site.url}/x").path.read_bytes() == DATA
@@ -401,7 +401,7 @@ def test_pauses_between_attempts_grow(site: Site, tmp_path: Path, monkeypatch: p
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    """A port at which nobody listens is an error soon, that says where."""
+    """A port on which no server listens is soon an error that names the address."""
     with served({}) as site:
         url = site.url
     with pytest.raises(SourceUnavailable, match=rf"{url}/x: .*3 times in a row"):

@@ -118,7 +118,7 @@ def test_a_disk_without_room_for_the_note(tmp_path: Path, free: int, kept: bool)
 
 
 def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
-    """A disk that is full midway is an error that says what to do; what has arrived is kept."""
+    """A disk that fills up midway is an error that says what to do; the bytes received are kept."""
     with served({"/x.bin": DATA}) as site:
         output, _ = ensure(tmp_path, f"{site.url}/x.bin", "1000000").communicate(timeout=LIMIT)
         assert "the disk is full" in output

@@ -1,4 +1,4 @@
-"""The log: what is told of exceptions, how often, and that nothing else gets through."""
+"""The log: what it shows of exceptions, and how often, and that nothing else gets through."""
 
 import asyncio
 import io
@@ -56,7 +56,7 @@ def test_no_locals_and_no_messages(written: io.StringIO) -> None:
 
 
 def test_what_asyncio_says_of_values_is_left_out(written: io.StringIO) -> None:
-    """Of a task that nobody asks, and of a callback that fails, asyncio's message is told without their reprs."""
+    """Messages of asyncio about unretrieved tasks and failed callbacks are shown without their reprs."""
     async def task(text: str) -> None:
         raise ValueError(text)
 

@@ -209,7 +209,7 @@ async def test_a_worker_that_cannot_be_told_is_replaced(pools: Pools, monkeypatc
 
     monkeypatch.setattr(instance._worker, "send", fail)
     await stream.aclose()
-    assert "cannot be told anything" in (await error(neighbour)).message
+    assert "could not be sent a message" in (await error(neighbour)).message
     assert await text(pool.submit(ask("echo again"))) == "again"
 
 

@@ -159,7 +159,7 @@ def test_ttl_of_minus_one_never_expires() -> None:
 
 
 def test_instance_that_is_wanted_does_not_expire() -> None:
-    """An idle instance whose model is waited for (`concurrency` is full) stays, and wakes nobody in the meantime."""
+    """An idle instance whose model has waiting requests (`concurrency` is full) stays, and causes no wake-ups."""
     limits = Limits(concurrency=1, max_instances=2, queue_timeout=1000, cores=1)
     world = World(limits, a=ModelLimits(ttl=5), b=ModelLimits())
     world.submit("a", name="t1")
@@ -290,7 +290,7 @@ def test_nobody_starves_behind_models_that_are_never_idle() -> None:
 
 
 def test_draining_ends_when_who_waited_leaves() -> None:
-    """An instance that takes no requests for the sake of another model goes on when nobody wants that any more."""
+    """An instance drained for another model takes requests again when that model has no more waiting requests."""
     world = World(a=ModelLimits(), b=ModelLimits())
     world.submit("a", 0)
     world.serve("a1", slots=2)
@@ -343,7 +343,7 @@ def test_death_at_work_is_replaced_for_those_who_wait() -> None:
 
 
 def test_death_while_nobody_waits_is_replaced_on_the_next_request() -> None:
-    """A dead instance that is not kept is not loaded again for nobody."""
+    """A dead instance that is not kept is not loaded again without a request."""
     world = World(a=ModelLimits())
     world.submit("a", name="t1")
     world.serve("a1")
@@ -521,7 +521,7 @@ def test_full_instance_is_no_target_of_routing() -> None:
 
 
 def test_stop_refuses_all_who_wait_and_all_who_come() -> None:
-    """After `stop` nobody waits, nobody is taken, nothing is loaded, and those at work may finish."""
+    """After `stop` no request waits or is accepted, nothing is loaded, and running requests may finish."""
     world = World(a=ModelLimits(min_instances=1))
     for name in ("t1", "t2"):
         world.submit("a", name=name)

@@ -54,7 +54,7 @@ class PoolPlay(RuleBasedStateMachine):
         self.known: set[str] = set()
         """Instances that were started and are not gone."""
         self.restored: list[tuple[str, float]] = []
-        """The instances that were started although nobody waited, and when."""
+        """The instances that were started without a waiting request, and when."""
         self.carry_out(self.scheduler.start(self.now))
 
     # -- what happens -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Workers that are stuck, with real processes that are really stopped: somebody notices, and nobody waits for ever."""
+"""Stuck workers, as real processes that are really stopped: the pool notices, and no client waits forever."""
 
 import asyncio
 import contextlib
@@ -208,7 +208,7 @@ async def test_survey_of_a_stuck_worker_ends(pools: Pools) -> None:
 
 
 async def test_survey_that_nobody_waits_for_is_still_owed(pools: Pools) -> None:
-    """If whoever asked has given up, the stuck worker is found all the same."""
+    """A stuck worker is found even if its caller has given up."""
     pool = await pools.start(isolation="process", model_limits=SOON)
     await text(pool.submit(ask("echo x")))
     await reaches(pool, running=0)

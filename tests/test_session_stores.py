@@ -62,7 +62,7 @@ def test_what_is_put_is_got(store):
 
 
 def test_what_is_deleted_is_gone(store):
-    """A deleted session is neither told of nor got; deleting it again tells that there was none."""
+    """A deleted session is neither listed nor returned; deleting it again reports that it did not exist."""
     store.put(entry(), b"abc")
     assert store.delete("one")
     assert not store.delete("one")
@@ -154,7 +154,7 @@ def test_folder_of_others_is_left_as_it_is(tmp_path):
     folder.mkdir()
     folder.chmod(0o777)
     (folder / "letter.txt").write_text("Dear Bob")
-    with pytest.raises(ConfigError, match=r"folder: .*shared holds other things, and others .*; name a folder"):
+    with pytest.raises(ConfigError, match=r"folder: .*shared holds other files, and other users .*; name a folder"):
         open_disk(folder)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o777
     folder.chmod(0o700)
@@ -216,7 +216,7 @@ def test_truncated_file_is_found_out(tmp_path, length):
 
 
 def test_damaged_first_line_is_not_listed(tmp_path):
-    """A file that is no session is not told of, and is removed."""
+    """A file that is not a session is not listed, and is removed."""
     (tmp_path / "one.v1.session").write_bytes(b'{"id": 3}\nabc')
     (tmp_path / "two.v2.session").write_bytes(b"of another version")
     assert list(open_disk(tmp_path).list()) == []

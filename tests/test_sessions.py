@@ -104,7 +104,7 @@ def cached(answer):
 
 
 async def tell(host, secret):
-    """A first turn; what was said, to go on from."""
+    """Take a first turn; return its messages, to continue from."""
     text = f"My name is Bob. The secret word is {secret}. Do not forget it."
     return [text, (await ask(host, text)).text]
 
@@ -119,7 +119,7 @@ async def unload(host):
 
 
 async def stored(host, count):
-    """Wait until so many sessions are stored."""
+    """Wait until this many sessions are stored."""
     while len(await host.sessions.list()) < count:
         await settled(host)
 
@@ -198,7 +198,7 @@ async def test_what_has_changed_is_a_miss(tmp_path, caplog, monkeypatch, change)
         os.utime(file, (1, 1))
     else:
         data = bytearray(TINY.read_bytes())
-        data[-1000::40] = bytes(byte ^ 8 for byte in data[-1000::40])  # some weights, a little
+        data[-320_000:-640] = bytes(319_360)  # the weights of the last layer, before the last norm
         status = file.stat()
         file.write_bytes(data)
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -207,7 +207,7 @@ async def test_what_has_changed_is_a_miss(tmp_path, caplog, monkeypatch, change)
         fresh = await ask(host, *said, "What is the secret word?", cache_prompt=False)
     assert (cached(again), again.text) == (0, fresh.text)
     assert ("blimp" in again.text) == (change != "same name")
-    assert "1 stored sessions of model 'tiny' are of another file, version or configuration" in caplog.text
+    assert "1 stored sessions of model 'tiny' belong to another file, version or configuration" in caplog.text
 
 
 async def test_nothing_is_stored_for_a_model_that_wants_none():
@@ -298,13 +298,13 @@ async def test_room_is_bounded():
 
 
 def test_unknown_store_is_named():
-    """A store that there is not is an error that names those that there are."""
+    """An unknown store is an error that names the known ones."""
     with pytest.raises(ConfigError, match=r"sessions\.store: there is no store 'attic'; there are: none, disk, memory"):
         Host(parse_config({"sessions": {"store": "attic"}, "models": {}}))
 
 
 async def test_next_turn_goes_to_the_instance_that_knows():
-    """Of two instances the one that has evaluated a conversation gets its next turn, and tells nobody else of it."""
+    """Of two instances, the one that has evaluated a conversation gets its next turn, and no other client sees it."""
     async with serving("none", model={"min_instances": 2, "max_instances": 2}, slots=1) as host:
         fact = "My name is Bob. The secret word is blimp. Do not forget it."
         first, other = await asyncio.gather(ask(host, fact), ask(host, "What is the secret word?"))

@@ -31,7 +31,7 @@ async def written(keeper: SessionKeeper) -> None:
 
 
 async def keep(keeper: SessionKeeper, *lines: Sequence[int]) -> None:
-    """Store sessions of these tokens; such that can only be gone on with whole, so that beginnings stay."""
+    """Store sessions of these tokens, which can only be resumed whole, so that their prefixes stay."""
     for tokens in lines:
         keeper.put("tiny", PutSession("here", line(tokens), whole=True, state=b"state"))
     await written(keeper)
@@ -98,7 +98,7 @@ async def test_what_is_just_being_stored_is_forgotten_too() -> None:
 
 
 async def test_what_is_too_old_is_not_gone_on_with() -> None:
-    """A session that was not used for too long is neither found nor told of, also before it is deleted."""
+    """An expired session is neither found nor listed, even before it is deleted."""
     store = MemoryStore()
     keeper = SessionKeeper(store, SessionLimits(ttl=100, min_tokens=1))
     await keep(keeper, range(100))
@@ -124,7 +124,7 @@ def test_what_is_to_be_forgotten_is_urgent() -> None:
 
 
 async def test_what_is_too_old_is_deleted_without_anybody_asking() -> None:
-    """A keeper deletes what was not used for too long, and what has no room any more, when it starts and later."""
+    """A keeper evicts expired sessions, and those beyond the size limit, when it starts and later."""
     store = MemoryStore()
     keeper = SessionKeeper(store, SessionLimits(ttl=100, min_tokens=1))
     await keep(keeper, range(100), range(200, 300))

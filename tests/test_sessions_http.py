@@ -47,7 +47,7 @@ async def test_sessions_are_told_of(client: HttpClient) -> None:
 
 
 async def test_sessions_are_forgotten(client: HttpClient, host: Host) -> None:
-    """One session can be forgotten by its id, or all at once; one that there is not is a 404."""
+    """One session can be forgotten by its id, or all at once; an unknown id is a 404."""
     first, second = [one.id for one in await host.sessions.list()]
     assert await (await client.delete(f"/api/v1/sessions/{first}")).get_json() == {"deleted": [first]}
     assert [one.id for one in await host.sessions.list()] == [second]
@@ -57,7 +57,7 @@ async def test_sessions_are_forgotten(client: HttpClient, host: Host) -> None:
 
 
 async def test_instances_tell_what_they_hold() -> None:
-    """A conversation that no store has yet is told of, too, with its instance; a preload is not."""
+    """A conversation that no store has yet is listed, too, with its instance; a preload is not."""
     preload = {"preload": {"prefix": "You are a friendly bot who helps people."}}
     async with serving("none", model=preload) as host:
         client = create_app(host, manage_host=False).test_client()
@@ -76,7 +76,7 @@ async def test_instances_tell_what_they_hold() -> None:
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 @pytest.mark.parametrize("one_by_one", [False, True])
 async def test_what_is_forgotten_is_nowhere(isolation: str, one_by_one: bool) -> None:
-    """Deleted sessions cannot be gone on with: not from the store, not from an instance, not once they are unloaded."""
+    """Deleted sessions cannot be resumed: not from the store, not from an instance, and not after its unloading."""
     async with serving(model={"isolation": isolation}, kept_tokens=1000) as host:
         client = create_app(host, manage_host=False).test_client()
         said = await tell(host, "blimp")
@@ -200,7 +200,7 @@ async def test_text_of_another_model_is_not_guessed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("query", "status"), [("model=none", 404), ("modle=tiny", 400)])
 async def test_wrong_questions_are_refused(client: HttpClient, query: str, status: int) -> None:
-    """A model that there is not, or a parameter that there is not, deletes nothing."""
+    """With an unknown model, or an unknown parameter, nothing is deleted."""
     assert (await client.delete(f"/api/v1/sessions?{query}")).status_code == status
     assert len((await (await client.get("/api/v1/sessions")).get_json())["data"]) == 2
 

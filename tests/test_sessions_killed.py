@@ -71,7 +71,7 @@ def parts(folder):
 
 @pytest.mark.parametrize("limit", [1, 100, 400, 5000, 99_999])
 def test_kill_in_the_middle_of_a_write(tmp_path, limit):
-    """A process that the kernel ends after any byte leaves a part that nobody sees, and that goes once it is old."""
+    """A process that the kernel ends after any byte leaves a part that no reader sees, and that is deleted once old."""
     with writer(tmp_path, 100_000, limit, "deadly") as process:
         told = process.communicate(timeout=GUARD)[0].split()
     assert process.returncode == -signal.SIGXFSZ
@@ -86,7 +86,7 @@ def test_kill_in_the_middle_of_a_write(tmp_path, limit):
 
 
 def test_killed_at_any_time(tmp_path):
-    """Killed while it writes, again and again, a process leaves whole sessions: those it told of, and one at most."""
+    """A process killed while it writes, again and again, leaves whole sessions: those it reported, and at most one."""
     size, cut = 20_000_000, 0
     for number in range(8):
         folder = tmp_path / str(number)
@@ -164,7 +164,7 @@ def stored(url):
 
 
 def test_killed_server_goes_on_from_its_disk(folder):
-    """What was stored before the kill is gone on with, warm; what was not is evaluated: both are answered rightly."""
+    """Sessions stored before the kill are resumed, warm; others are evaluated: both get the right answer."""
     with serving(folder) as (process, printed):
         url = address(printed)
         said = {secret: tell(url, secret) for secret in SECRETS}

@@ -1,4 +1,4 @@
-"""What is told of exceptions: where they come from, and nothing of what they say."""
+"""Short tracebacks: they show where exceptions come from, and nothing of their messages."""
 
 import errno
 import json

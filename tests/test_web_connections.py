@@ -178,7 +178,7 @@ async def test_a_client_that_does_not_read_is_left(protocol: str) -> None:
 
 @pytest.mark.parametrize("kind", ["idle", "half headers", "half a body", "half a body in HTTP/2"])
 async def test_a_newcomer_finds_room(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the bound the connection that has waited longest without a whole request is closed, and nobody waits."""
+    """At the limit the connection that has waited longest without a complete request is closed; no client waits."""
     monkeypatch.setattr("lllms_core.web.connection.SILENT", 0.0)
     async with serving(connections=5) as (_, url):
         with ExitStack() as stack:

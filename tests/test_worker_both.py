@@ -86,7 +86,7 @@ async def start(
 
 
 async def answers(worker: Worker, listener: Listener, within: int) -> bool:
-    """Whether the worker answers one of so many probes, a tenth of a second apart."""
+    """Whether the worker answers one of this many probes, a tenth of a second apart."""
     for _ in range(within):
         worker.send(Probe())
         with contextlib.suppress(TimeoutError):
@@ -185,7 +185,7 @@ async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault
         worker.send(Cancel(request.id))
     crash = await listener.until(Crashed)
     assert isinstance(crash, Crashed)
-    assert crash.reason == f"its engine raised {kind}; the log of the server tells where"
+    assert crash.reason == f"its engine raised {kind}; the server's log says where"
     assert "in strike" in crash.traceback
     assert "enough" not in crash.traceback.replace('sys.exit("enough")', "")
     await listener.reason()

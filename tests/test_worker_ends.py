@@ -54,7 +54,7 @@ def told(text: str, *, at_work: bool = True) -> NativeLog:
     ("my prompt", None),
 ])
 def test_known_words(line: str, words: str | None) -> None:
-    """Lines of crashing programs that name the cause and quote nobody are known; others are not."""
+    """Lines of crashing programs that name the cause and quote no request are recognised; others are not."""
     assert known(line) == words
 
 

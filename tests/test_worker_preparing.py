@@ -117,7 +117,7 @@ async def test_broken_prepare_is_reported(isolation: Isolation, fault: str, larg
 
 
 async def test_models_are_closed_when_nothing_reads_them(caplog: pytest.LogCaptureFixture) -> None:
-    """A model is closed once its preparations have noticed that nobody waits; not under one that notices nothing."""
+    """A model is closed once its preparations have noticed their cancellation; not under one that does not notice."""
     caplog.set_level(logging.DEBUG, "lllms.worker")
     for word, closed in (("endless", True), ("deaf", False)):
         caplog.clear()

@@ -74,7 +74,7 @@ def test_loading_worker_dies_with_its_parent(gate: Path) -> None:
 
 @pytest.mark.parametrize(("prompt", "reason"), [
     ("kill", "SIGKILL"), ("segv", "SIGSEGV"), ("abort", "SIGABRT"), ("exit", "status 7"), ("raise", "ValueError"),
-    ("unreadable", "cannot be read"), ("open kill", "SIGKILL"), ("open segv", "SIGSEGV"), ("open raise", "ValueError"),
+    ("unreadable", "unreadable"), ("open kill", "SIGKILL"), ("open segv", "SIGSEGV"), ("open raise", "ValueError"),
 ])
 async def test_death_at_work(pools: Pools, prompt: str, reason: str) -> None:
     """A worker that dies fails the requests in it, says why, harms no other instance, and is replaced when asked."""
@@ -109,7 +109,7 @@ async def test_death_in_load(pools: Pools, fault: str, reason: str) -> None:
 
 @pytest.mark.parametrize(("engine", "reason"), [
     (ShyEngine(), "the engine's library is missing"),
-    (StuckEngine(), "cannot travel to a worker process"),
+    (StuckEngine(), "cannot be sent to a worker process"),
     (type("Local", (RawEngine,), {"__module__": __name__})(), "define it at the top of a module"),
 ])
 async def test_engine_that_cannot_travel(pools: Pools, engine: Engine, reason: str) -> None:

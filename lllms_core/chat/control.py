@@ -1,8 +1,8 @@
-"""Keeping what users write apart from a model's control tokens.
+"""Keeps users' text apart from a model's control tokens.
 
-A conversation is rendered twice: as it is, and in disguise, with each character of a user's text that could be part of
-a control token replaced by a private-use character. Where both outputs agree but for the disguise, it is known of each
-character of a control token's text whether the template or a user wrote it, however the template cut and joined.
+A conversation is rendered twice: as it is, and disguised, with each character of a user's text that could be part of a
+control token replaced by a private-use character. If the two outputs differ only by the disguise, they show for each
+character of a control token whether the template or a user wrote it, however the template cuts and joins text.
 """
 
 import re
@@ -15,11 +15,11 @@ from lllms_core.errors import InvalidRequest
 _PRIVATE = re.compile("[\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 _PRIVATE_USE = (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))
 _CHUNK = 1 << 16
-"""Characters that one call looks at: no other thread runs meanwhile, and no cancellation is noticed."""
+"""The most characters for one call: meanwhile no other thread runs, and no cancellation is noticed."""
 
 
 class Disguise:
-    """A spelling of users' text that contains no control token, and the way back."""
+    """A reversible spelling of users' text that contains no control token."""
 
     def __init__(self, control: "ControlTokens", taken: Collection[str]) -> None:
         free = (chr(code) for code in _PRIVATE_USE if chr(code) not in taken)
@@ -27,13 +27,13 @@ class Disguise:
         if len(spare) <= len(control.characters):
             raise InvalidRequest("the messages use up Unicode's private-use characters; leave some out", "messages")
         self.end = spare[0]
-        """A character that occurs nowhere else, to mark a place with."""
+        """A character that occurs nowhere else, for use as a mark."""
         self._control = control
         self._there = str.maketrans(dict(zip(control.characters, spare[1:], strict=True)))
         self._back = str.maketrans(dict(zip(spare[1:], control.characters, strict=True)))
 
     def text(self, text: str) -> str:
-        """A user's text in disguise; as long as before."""
+        """Return a user's text in disguise; its length does not change."""
         # Every second piece is a string that the template looks for.
         return "".join(
             piece if at % 2 else piece.translate(self._there)
@@ -41,7 +41,7 @@ class Disguise:
         )
 
     def value(self, value: object) -> object:
-        """A JSON-like value with its texts in disguise; keys, by which templates look, only if they hold a token."""
+        """Return a JSON-like value with its texts in disguise; keys, which templates use, only if they hold tokens."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -52,15 +52,15 @@ class Disguise:
         return [self.value(item) for item in value] if isinstance(value, list | tuple) else value
 
     def undo(self, text: str) -> str:
-        """The text as users wrote it; as long as before."""
+        """Return the text as users wrote it; its length does not change."""
         return "".join(chunk.translate(self._back) for chunk in _chunks(text))
 
 
 class ControlTokens:
-    """The texts of a vocabulary's control tokens; one of nothing but white space is taken for plain text.
+    """The texts of a vocabulary's control tokens; tokens of nothing but white space count as plain text.
 
-    `literals`: the strings in a template's expressions. It may test text for them ('</think>'), so they stay as they
-    are in a disguise, unless they could be a part of a control token. `reserved`: text that is not a user's.
+    `literals`: the strings in a template's expressions. It may test text for them ('</think>'), so a disguise does not
+    change them, unless they could be part of a control token. `reserved`: text that is not a user's.
     """
 
     def __init__(self, tokens: Collection[str], literals: Collection[str] = (), reserved: str = "") -> None:
@@ -69,7 +69,7 @@ class ControlTokens:
         self._any = re.compile(_any_of(self._tokens))
         self._reserved = frozenset(_PRIVATE.findall(reserved))
         self.characters = sorted(c for c in set().union(*self._tokens) if not c.isspace())
-        """Every character that control tokens are made of, white space aside."""
+        """Every character that occurs in a control token, except white space."""
         known = self._harmless(literals)
         self._known = re.compile(f"({_any_of(known)})")
         self._longest_known = max(map(len, known), default=0)
@@ -78,24 +78,24 @@ class ControlTokens:
         return bool(self._tokens)
 
     def find(self, text: str) -> list[tuple[int, int]]:
-        """Start and end of every control token in `text`, also of those that overlap."""
+        """Return start and end of every control token in `text`, including overlapping ones."""
         longest = self._lengths[-1] if self._lengths else 0
         starts = _starts(self._any, text, longest)
         spans = ((start, start + length) for start in starts for length in self._lengths)
         return [(start, end) for start, end in spans if end <= len(text) and text[start:end] in self._tokens]
 
     def texts(self, text: str) -> list[str]:
-        """The control tokens in `text`, in their order."""
+        """Return the control tokens in `text`, in order."""
         return [text[start:end] for start, end in self.find(text)]
 
     def split_known(self, text: str) -> Iterator[list[str]]:
-        """Cut a user's text into chunks, and these into pieces, every second of which is one of the literals."""
+        """Cut a user's text into chunks, and each chunk into pieces, every second of which is one of the literals."""
         start = 0
         while len(text) - start > _CHUNK + self._longest_known:
             check_cancelled()
             size = _CHUNK + self._longest_known
             pieces = self._known.split(text[start : start + size])
-            # Only what begins within the chunk has been seen whole: what it ends with is for the next one.
+            # Only a literal that starts within the chunk is surely complete; the rest is left to the next chunk.
             last = ""
             while size > _CHUNK:
                 last = pieces.pop()
@@ -108,17 +108,17 @@ class ControlTokens:
         yield self._known.split(text[start:])
 
     def disguise(self, value: object) -> Disguise:
-        """A disguise made of characters that do not occur in any string of `value`."""
+        """Return a disguise made of characters that occur in no string of `value`."""
         pieces = (piece for text in strings(value) for piece in _chunks(text))
         return Disguise(self, self._reserved.union(*map(_PRIVATE.findall, pieces)))
 
     def separate(self, text: str, disguised: str) -> list[tuple[str, bool]]:
-        """Cut a rendered text so that users' control tokens stand apart: pieces, and whether each may be parsed.
+        """Cut a rendered text at users' control tokens; return the pieces, and whether each may be parsed.
 
-        `disguised` is the same text with users' characters disguised. What may not be parsed are the characters that
-        a user contributed to the text of a control token.
+        `disguised` is the same text with users' characters disguised. The characters that a user contributed to the
+        text of a control token must not be parsed.
         """
-        cuts = [0]  # before and behind each stretch of foreign characters, in turn
+        cuts = [0]  # the start and the end of each run of users' characters, in turn
         seen = 0
         for start, end in self.find(text):
             for at in range(max(start, seen), end):
@@ -143,7 +143,7 @@ class ControlTokens:
 
 
 def strings(value: object) -> Iterator[str]:
-    """Every string in a JSON-like value, keys included."""
+    """Yield every string in a JSON-like value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -156,7 +156,7 @@ def strings(value: object) -> Iterator[str]:
 
 
 def _chunks(text: str) -> Iterator[str]:
-    """The text in pieces that are looked at in no time."""
+    """Yield the text in pieces that are quick to process."""
     if len(text) <= _CHUNK:
         yield text
         return
@@ -166,7 +166,7 @@ def _chunks(text: str) -> Iterator[str]:
 
 
 def _starts(pattern: re.Pattern[str], text: str, longest: int) -> Iterator[int]:
-    """Where matches start, also such that overlap; none is longer than `longest`."""
+    """Yield where matches start, including overlapping ones; none is longer than `longest`."""
     for start in range(0, len(text), _CHUNK):
         check_cancelled()
         at, end = start, start + _CHUNK
@@ -176,7 +176,7 @@ def _starts(pattern: re.Pattern[str], text: str, longest: int) -> Iterator[int]:
 
 
 def _any_of(texts: Iterable[str]) -> str:
-    """A pattern for any of the texts, the longest first, as a tree: what few of them begin like is passed at once."""
+    """Return a pattern for any of the texts, the longest first, as a tree, which rejects most text at one character."""
     texts = sorted({*texts})
     if not texts:
         return r"(?!)"  # never matches

@@ -1,4 +1,4 @@
-"""The messages and tools of a request as chat templates take them."""
+"""The messages and tools of a request, in the form that chat templates expect."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,26 +16,26 @@ _SHORT_ID = 9
 
 @frozen
 class CallStyle:
-    """How a template wants to be given tools, and the calls and the thoughts of earlier answers."""
+    """The form in which a template expects tools, and the calls and thoughts of earlier answers."""
 
     text_arguments: bool = False
     """Arguments as JSON text, not as an object."""
     null_content: bool = False
-    """No content as null, not as ""; an answer that has some beside its calls comes as two messages."""
+    """Missing content as null, not as ""; an answer with both content and calls becomes two messages."""
     ids: Literal["own", "short", "named"] = "own"
-    """Ids as they are; of exactly nine letters and digits; or such as tell the function, and the number of the call."""
+    """Ids unchanged; of exactly nine letters and digits; or made of the function's name and the call's number."""
     thoughts: str = "reasoning_content"
     """The key of a message's thoughts."""
     one_call: bool = False
     """Each call in a message of its own, before its result."""
     no_text: bool = False
-    """Text that stands beside calls and thoughts at the end of the thoughts."""
+    """Text beside calls and thoughts is appended to the thoughts."""
     described: bool = False
-    """Every tool with a description, be it empty."""
+    """Every tool with a description, even an empty one."""
 
 
 def message_values(messages: Sequence[Message], style: CallStyle) -> list[Value]:
-    """Messages as a template takes them; what they do not say is left out."""
+    """Return messages in the form that a template expects, without absent fields."""
     ids: dict[str, str] = {}
     count = 0
     values = []
@@ -53,7 +53,7 @@ def message_values(messages: Sequence[Message], style: CallStyle) -> list[Value]
 
 
 def _apart(messages: Sequence[Message]) -> Iterator[Message]:
-    """The same messages, with content and calls in messages of their own."""
+    """Yield the same messages, with content and calls in separate messages."""
     for message in messages:
         if message.tool_calls and message.content:
             yield evolve(message, tool_calls=())
@@ -63,7 +63,7 @@ def _apart(messages: Sequence[Message]) -> Iterator[Message]:
 
 
 def _one_by_one(messages: Sequence[Message]) -> Iterator[Message]:
-    """The same messages, with each call in one of its own that its result follows; results are in the calls' order."""
+    """Yield the same messages, each call in a message of its own before its result; results must be in their order."""
     at = 0
     while at < len(messages):
         message = messages[at]
@@ -104,7 +104,7 @@ def _call_value(call: ToolCall, call_id: str, style: CallStyle) -> Value:
     if not style.text_arguments:
         try:
             parsed = json.loads(call.arguments or "{}")
-        except (ValueError, RecursionError):  # an answer that was cut, say, or that opens a thousand brackets
+        except (ValueError, RecursionError):  # a truncated answer, for example, or a thousand open brackets
             parsed = None
         arguments = parsed if isinstance(parsed, dict) else call.arguments
     return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
@@ -119,7 +119,7 @@ def _id(call: ToolCall, number: int, style: CallStyle) -> str:
 
 
 def tool_values(tools: Sequence[Tool], style: CallStyle | None = None) -> list[Value] | None:
-    """Tools as a template takes them, in the form of OpenAI's API; None if there are none."""
+    """Return tools in the form that a template expects, that of OpenAI's API; None without tools."""
     if not tools:
         return None
     described = style is not None and style.described

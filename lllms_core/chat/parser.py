@@ -1,4 +1,4 @@
-"""From the raw text of an answer, in pieces of any size, to text, thoughts and calls."""
+"""Parses the raw text of an answer, in pieces of any size, into text, thoughts and calls."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from lllms_core.types import CallPiece, Tool
 
 @frozen
 class Pieces:
-    """What came of some more text."""
+    """The parts of an answer that more of its raw text has yielded."""
 
     text: str = ""
     reasoning: str = ""
@@ -24,12 +24,12 @@ class Pieces:
 
 
 class AnswerParser:
-    """Sorts an answer into text, thoughts and calls; how the answer is cut does not matter.
+    """Sorts an answer into text, thoughts and calls, however the answer is cut into pieces.
 
-    Only calls of the given tools are calls; what looks like another one is text. Calls are numbered, and have the id
+    Only calls of the given tools are calls; anything like another call is text. Calls are numbered and have the ids
     `call_<answer_id>_<number>`. Arguments are valid JSON: where a model's are not, they are closed, and the rest is
-    text. Without `parallel` the answer is over (`done`) with its first call. `thinking` says that the prompt has opened
-    the thoughts already.
+    text. Without `parallel` the answer is over (`done`) after its first call. `thinking` says that the prompt has
+    already opened the thoughts.
     """
 
     def __init__(
@@ -46,27 +46,27 @@ class AnswerParser:
         """Whether the answer has neither text nor calls so far."""
         marks = {mark[0] for mark in self._marks() if mark}
         self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(marks)))}])+")
-        """What can be passed on without a look at its characters."""
+        """Matches text that can be passed on without a look at each character."""
         self._steps = self._messages() if form.channels is not None else self._passages()
         next(self._steps)
 
     @property
     def calls(self) -> int:
-        """How many calls there are so far."""
+        """The number of calls so far."""
         return self._answer.calls
 
     @property
     def done(self) -> bool:
-        """Whether nothing more belongs to the answer."""
+        """Whether the answer is over: later text does not belong to it."""
         return self._answer.done
 
     @property
     def reasoning(self) -> bool:
-        """Whether the next text belongs to the thoughts, as far as is known."""
+        """Whether the next text belongs to the thoughts, as far as is known so far."""
         return self._answer.reasoning
 
     def feed(self, text: str) -> Pieces:
-        """Take more of the answer, and return what is decided."""
+        """Take more of the answer, and return the parts whose kind is certain."""
         at = 0
         while at < len(text) and not self.done:
             if self._answer.free and (found := self._harmless.match(text, at)):
@@ -79,7 +79,7 @@ class AnswerParser:
         return self._take()
 
     def finish(self, *, complete: bool = True) -> Pieces:
-        """Return what was held back, once no more text comes; a call that is not `complete` stays open."""
+        """Return the text held back after the last `feed`; if the answer is not `complete`, a call stays open."""
         answer, headed = self._answer, self._form.channels is not None
         if not self.done and (complete or (headed and answer.call is None)):
             self._send("")
@@ -131,7 +131,7 @@ class AnswerParser:
             pass
 
     def _thinking(self) -> Steps[bool]:
-        """The thoughts with which an answer may begin, and the white space around them; whether more may follow."""
+        """Read leading thoughts and the white space around them; return whether more thoughts may follow."""
         form = self._form.reasoning
         assert form is not None  # noqa: S101  # the caller looked
         reader = self._reader
@@ -162,7 +162,7 @@ class AnswerParser:
         return True
 
     def _passage(self) -> Steps[bool]:
-        """Text up to the end of the next calls; whether the answer ends there. White space before calls goes."""
+        """Read text up to the end of the next calls, dropping white space before them; whether that ends the answer."""
         reader = self._reader
         trigger = "" if self._form.calls is None or not self._tools else self._form.calls.trigger or "{"
         bare = self._form.calls is not None and not self._form.calls.trigger
@@ -181,13 +181,13 @@ class AnswerParser:
                 return True
 
     def _ready(self) -> None:
-        """Let harmless text pass from here on, unless there is something to be read again."""
+        """Pass harmless text through from here on, unless some text has to be read again."""
         self._answer.free = not self._reader.held
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _section(self, trigger: str, *, bare: bool) -> Steps[bool]:
-        """All calls that follow each other; False, and nothing read, if there is none after all."""
+        """Read consecutive calls; return False, having consumed nothing, if there is no call after all."""
         form = self._form.calls
         assert form is not None  # noqa: S101  # there is a trigger
         reader, answer = self._reader, self._answer
@@ -228,7 +228,7 @@ class AnswerParser:
                 return True
 
     def _next_call(self, *, bare: bool) -> Steps[bool]:
-        """Whether another call follows, read up to its beginning."""
+        """Read up to the start of the next call; return whether one follows."""
         form = self._form.calls
         assert form is not None  # noqa: S101  # there was a call
         between = (form.separator + form.call_start).strip()
@@ -253,7 +253,7 @@ class AnswerParser:
 
 
 def _merged(pieces: Sequence[CallPiece]) -> list[CallPiece]:
-    """The same pieces, those of one call in one."""
+    """Return the same pieces, with consecutive pieces of one call joined."""
     merged: list[CallPiece] = []
     for piece in pieces:
         if merged and merged[-1].index == piece.index:

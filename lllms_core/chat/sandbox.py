@@ -1,4 +1,4 @@
-"""Jinja2 as chat templates expect it, closed to attribute tricks and to runaway results."""
+"""Jinja2 as chat templates expect it, safe from attribute tricks and runaway results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ _GATHERING = frozenset({"append", "pop"})
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what a training run learns from; for inference its body is all that matters."""
+    """`{% generation %}` marks the text that a training run learns from; for inference only its body matters."""
 
     tags = {"generation"}  # noqa: RUF012  # Jinja2 declares it as a plain set
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
-        """Put the body in the place of the block."""
+        """Replace the block by its body."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
@@ -39,11 +39,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**"})
 
     def is_safe_attribute(self, obj: object, attr: str, value: object) -> bool:
-        """Let templates gather in lists, as some do; what they are given is theirs alone."""
+        """Let templates append to lists, as some do; their variables are private copies."""
         return (isinstance(obj, list) and attr in _GATHERING) or super().is_safe_attribute(obj, attr, value)
 
     def call(self, context: Context, function: object, *args: object, **fields: object) -> object:
-        """Refuse to let a list grow without an end, as one does that a loop over it adds to."""
+        """Stop lists from growing endlessly, for example in a loop over a list that appends to the same list."""
         gathered = getattr(function, "__self__", None)
         if isinstance(gathered, list) and len(gathered) > _MOST_GATHERED:
             raise SecurityError(f"a list of more than {_MOST_GATHERED} items")
@@ -51,7 +51,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return result
 
     def call_binop(self, context: Context, operator: str, left: object, right: object) -> object:
-        """Refuse powers and repetitions beyond what a prompt can need."""
+        """Refuse powers and repetitions larger than any prompt needs."""
         for one, other in ((left, right), (right, left)):
             if isinstance(one, Sequence) and isinstance(other, int) and len(one) * other > _MOST_REPEATED:
                 raise SecurityError(f"a repetition of more than {_MOST_REPEATED} items")
@@ -83,14 +83,14 @@ def _environment() -> _Environment:
 
 
 def _copied(value: object) -> object:
-    """The same value with lists and objects of its own, which a template may change."""
+    """Return a copy of the value, whose lists and objects a template may change."""
     if isinstance(value, Mapping):
         return {key: _copied(item) for key, item in value.items()}
     return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 class SandboxedTemplate:
-    """A compiled template whose every failure is one of our errors."""
+    """A compiled template; all its failures are errors of lllms."""
 
     def __init__(self, source: str) -> None:
         environment = _environment()
@@ -100,7 +100,7 @@ class SandboxedTemplate:
         except TemplateSyntaxError as error:
             reason = f"line {error.lineno}: {error.message}"
             raise ModelLoadFailed(f"the chat template does not compile: {reason}") from error
-        except Exception as error:  # Python's compiler refuses some templates in its own ways
+        except Exception as error:  # Python's compiler refuses some templates with its own errors
             reason = f"{type(error).__name__}: {error}"
             raise ModelLoadFailed(f"the chat template does not compile: {reason}") from error
         self.literals = frozenset(
@@ -108,10 +108,10 @@ class SandboxedTemplate:
         )
         """The strings that its expressions compare, split and join with, or print."""
         self.variables = frozenset(find_undeclared_variables(tree))
-        """The names that it expects to be given."""
+        """The names of the variables that it expects."""
 
     def render(self, variables: Mapping[str, object], now: datetime) -> str:
-        """The output; raises `InvalidRequest`, with the template's own words where it refuses the conversation."""
+        """Return the output. Raises `InvalidRequest`, with the template's own words if it refuses the conversation."""
         pieces: list[str] = []
         size = 0
         try:
@@ -119,7 +119,7 @@ class SandboxedTemplate:
                 check_cancelled()
                 size += len(piece)
                 if size > _MOST_OUTPUT:
-                    raise SecurityError(f"its output is longer than {_MOST_OUTPUT} characters")  # noqa: TRY301  # all faults leave by one door
+                    raise SecurityError(f"its output is longer than {_MOST_OUTPUT} characters")  # noqa: TRY301  # all faults take one way out
                 pieces.append(piece)
         except RequestError:
             raise

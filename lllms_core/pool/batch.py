@@ -1,4 +1,4 @@
-"""Several requests of one client that take turns: a few of them are in the queue or at work at a time."""
+"""Several requests of one client that take turns: only a few are queued or running at a time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -9,14 +9,14 @@ from lllms_core.pool.stream import Stream
 from lllms_core.queries import AnyRequest
 
 Enter = Callable[[Stream, AnyRequest | Prepared, bool], None]
-"""Submits a request; a stream that is refused has ended when this returns. True: it is refused by no full queue."""
+"""Submits a request; a refused stream has ended when this returns. True: a full queue does not refuse it."""
 
 
 class Batch:
     """Submits each request when those before it leave room.
 
-    The first is taken or refused as any request is; if it is refused, all are. Once it is taken, one of the others may
-    always wait, however full the queue is: the client was let in.
+    The first is accepted or refused like any request; if it is refused, all are. Once it is accepted, one of the others
+    may always wait, however full the queue is: the client has been admitted.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class Batch:
         self._feeding = False
 
     def feed(self) -> None:
-        """Submit as many as may be in the pool now."""
+        """Submit as many requests as the pool has room for now."""
         if self._feeding:
-            return  # one that is refused ends while it is submitted
+            return  # a refused request ends while it is being submitted
         self._feeding = True
         try:
             while self._pending and self._open < self._width and (not self._open or self._room()):
@@ -44,7 +44,7 @@ class Batch:
 
     def _submit(self, stream: Stream, request: AnyRequest | Prepared) -> None:
         if stream.ended:
-            return  # closed while it waited for its turn
+            return  # closed while it waited its turn
         self._open += 1
         stream.left = self._leave
         self._enter(stream, request, self._taken)

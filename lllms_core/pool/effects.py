@@ -1,4 +1,4 @@
-"""What the scheduler wants done. It decides, the pool does."""
+"""The actions that the scheduler decides on and the pool carries out."""
 
 from attrs import frozen
 
@@ -16,7 +16,7 @@ class Start:
 
 @frozen
 class Prepare:
-    """Get the files of a model that are not here."""
+    """Fetch a model's missing files."""
 
     model: str
 
@@ -46,7 +46,7 @@ class Stop:
 
 @frozen
 class UseThreads:
-    """Tell an instance how many cores it may use from now on."""
+    """Set the number of cores that an instance may use from now on."""
 
     instance: str
     count: int

@@ -1,4 +1,4 @@
-"""One loaded copy of a model as the pool sees it: its worker, and the requests that it runs."""
+"""One loaded copy of a model as the pool sees it: its worker and its running requests."""
 
 import asyncio
 import logging
@@ -39,41 +39,41 @@ LOG = logging.getLogger("lllms.pool")
 
 @frozen
 class Patience:
-    """How long a worker may leave the pool without a reaction before it is killed, in seconds."""
+    """How long a worker may fail to react before it is killed, in seconds."""
 
     close: float = 5.0
-    """To free its model, once it was told to close."""
+    """To free its model after it was asked to close."""
     cancel: float = 60.0
-    """To end a request, once that was cancelled or timed out: longer than any step should take."""
+    """To end a request that was cancelled or timed out: longer than any step should take."""
     timeout: float = 1.0
-    """To end a request that has timed out with what it has; after that the client gets what has arrived, and only the
-    slot waits for the worker."""
+    """To end a timed-out request with the text it has so far; after that the client gets the text that has arrived, and
+    only the slot waits for the worker."""
     load: float = 300.0
-    """To load its model; 0: no limit. The pool puts that of the model here."""
+    """To load its model; 0: no limit. The pool sets the model's limit here."""
     watchdog: float = 30.0
-    """To get on with its work; 0: no limit. The pool puts that of the model here."""
+    """To make progress; 0: no limit. The pool sets the model's limit here."""
 
 
 PATIENCE = Patience()
 
 
 class Owner(Protocol):
-    """Whom an instance tells what happens to it."""
+    """Callbacks by which an instance reports to its pool."""
 
     def loaded(self, instance: "Instance", info: ModelInfo) -> None:
-        """It is ready for requests."""
+        """The instance is ready for requests."""
 
     def finished(self, request_id: str) -> None:
         """A request has left its slot."""
 
     def find_session(self, instance: "Instance", question: FindSession) -> None:
-        """It waits to be told what was `found`."""
+        """The instance looks for a session, and waits for the answer by `found`."""
 
     def put_session(self, instance: "Instance", session: PutSession) -> None:
-        """It has exported a session."""
+        """The instance has exported a session."""
 
     def gone(self, instance: "Instance", reason: str) -> None:
-        """Its worker has ended; requests that it still runs are lost."""
+        """The instance's worker has ended; its running requests are lost."""
 
 
 @define(eq=False)
@@ -82,7 +82,7 @@ class _Run:
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
     tokens: int = 0
-    """That have arrived."""
+    """Tokens that have arrived."""
 
     def set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self.stop_timer()
@@ -94,7 +94,7 @@ class _Run:
 
 
 class Instance:
-    """Hands requests to a worker, and what comes back to their streams."""
+    """Passes requests to a worker, and its answers to their streams."""
 
     def __init__(self, instance_id: str, model: str, owner: Owner, patience: Patience) -> None:
         self.id = instance_id
@@ -119,23 +119,23 @@ class Instance:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long the worker has had work and shown no sign of getting on with it."""
+        """For how long the worker has had work and shown no sign of progress."""
         return self._watchdog.silent
 
     @property
     def pid(self) -> int | None:
-        """The worker's process; None for a thread, or while there is none."""
+        """The id of the worker's process; None for a thread, or before it has started."""
         return self._worker.pid if self._worker else None
 
-    # -- what the pool wants ------------------------------------------------------------------------------------------
+    # -- calls of the pool --------------------------------------------------------------------------------------------
 
     def start(self, worker: Awaitable[Worker]) -> None:
-        """Begin to start the worker; its end is told to the owner, also if it never begins."""
+        """Start the worker in the background; its end is reported to the owner even if it never starts."""
 
         async def start() -> None:
             try:
                 self._worker = await worker
-            except Exception as error:  # noqa: BLE001  # else it would be loading for ever
+            except Exception as error:  # noqa: BLE001  # else it would load forever
                 self.ended(error.message if isinstance(error, LllmsError) else f"{type(error).__name__}: {error}")
                 return
             if self._closing:
@@ -146,8 +146,8 @@ class Instance:
         self._starting = asyncio.create_task(start())
 
     def run(self, stream: Stream) -> None:
-        """Open a request in the worker; its time limit begins. Raises what sending it raises: then it is not here."""
-        assert self._worker is not None  # noqa: S101  # only ready instances are given any
+        """Open a request in the worker and start its time limit. If sending fails, raises that and keeps no trace."""
+        assert self._worker is not None  # noqa: S101  # only ready instances get requests
         request = stream.request
         run = _Run(stream)
         if request.timeout is not None:
@@ -162,27 +162,27 @@ class Instance:
         self._watchdog.start()
 
     def cancel(self, request_id: str) -> None:
-        """End a request; its slot is free when the worker says so, or is dead because it did not."""
+        """End a request; its slot is free when the worker says so, or was killed because it did not."""
         run = self._runs.get(request_id)
         if run is not None:
             self._send(Cancel(request_id))
             run.set_timer(self._patience.cancel, self._give_up)
 
     def found(self, answer: FoundSession) -> None:
-        """Answer a question of the worker."""
+        """Answer the worker's session lookup."""
         self._send(answer)
 
     async def survey(self, forget: Sequence[bytes] = (), *, everything: bool = False) -> Surveyed | None:
-        """Tell what the model holds, and let it forget what goes on from these lines of tokens.
+        """Return the conversations that the model holds, and forget those in line with one of `forget`, or all.
 
-        It answers between two steps, a long one of which is given up if something is to be forgotten. None if the
-        worker has ended, once all that it has put is here.
+        "In line": one of the two token sequences is a prefix of the other. The worker answers between two steps; to
+        forget something, it interrupts a long step. None if the worker has ended, after all that it put has arrived.
         """
         if self._ended:
             return None
         answer: asyncio.Future[Surveyed | None] = asyncio.get_running_loop().create_future()
         number = next(self._numbers)
-        # It stays there until the worker answers or is gone, also if nobody waits any more: a worker owes it.
+        # Kept until the worker answers or is gone, even if the caller has left: the watchdog counts it as work.
         self._surveys[number] = answer
         if not self._closing:
             self._watchdog.start()
@@ -190,29 +190,29 @@ class Instance:
         return await answer
 
     def use_threads(self, count: int) -> None:
-        """Change the worker's allowance of cores."""
+        """Set the number of cores that the worker may use."""
         self._send(UseThreads(count))
 
     def close(self) -> None:
         """Unload the model and end the worker, by force if it takes too long."""
         self._closing = True
         if self._worker is not None and self.info is None:
-            self._worker.kill()  # a load listens to nobody, and leaves nothing to free
+            self._worker.kill()  # a load cannot be interrupted, and leaves nothing to free
         elif self._worker is not None and self._killer is None:
             self._send(Close())
             self._killer = asyncio.get_running_loop().call_later(self._patience.close, self._worker.kill)
 
     def fail_running(self, error: LllmsError) -> None:
-        """End every request that still runs with this error."""
+        """End every running request with this error."""
         runs, self._runs = self._runs, {}
         for run in runs.values():
             run.stop_timer()
             run.stream.fail(error)
 
-    # -- what the worker tells (WorkerEvents) -------------------------------------------------------------------------
+    # -- events of the worker (WorkerEvents) --------------------------------------------------------------------------
 
     def message(self, message: FromWorker) -> None:
-        """Handle what the worker said."""
+        """Handle a message from the worker."""
         self._watchdog.heard = True
         match message:
             case Deltas(deltas):
@@ -225,7 +225,7 @@ class Instance:
             case PutSession():
                 self._owner.put_session(self, message)
             case Alive():
-                pass  # all that it says is above
+                pass  # the sign of life is noted above
             case Progress(fraction):
                 self.progress = fraction
             case Loaded(info):
@@ -235,10 +235,10 @@ class Instance:
                 self._owner.loaded(self, info)
             case LoadFailed(reason, traceback) | Crashed(reason, traceback):
                 self._failure = reason
-                if traceback:  # for whoever runs the server; clients are told the reason
+                if traceback:  # for the operator; clients get the reason
                     LOG.error("%s: %s\n%s", self.id, reason, traceback, extra={"traceback": traceback})
                 if isinstance(message, Crashed) and self._worker is not None:
-                    self._worker.kill()  # nobody should wait for a broken model to be freed
+                    self._worker.kill()  # do not wait for a broken model to be freed
 
     def ended(self, reason: str) -> None:
         """The worker is gone."""
@@ -259,7 +259,7 @@ class Instance:
     def _delta(self, delta: Delta) -> None:
         run = self._runs.get(delta.request_id)
         if run is None:
-            return  # ended by fail_running, while this was on its way
+            return  # ended by fail_running while this was in transit
         if run.timed_out and delta.finish is not None and delta.finish.reason == "cancelled":
             delta = evolve(delta, finish=evolve(delta.finish, reason="timeout"))
         elif run.timed_out and delta.ended == "cancelled":
@@ -277,7 +277,7 @@ class Instance:
         run.set_timer(self._patience.timeout, lambda: self._answer_late(run))
 
     def _answer_late(self, run: _Run) -> None:
-        """End the answer to a request that has timed out in the worker's stead; the slot stays the worker's."""
+        """End the answer to a timed-out request on the worker's behalf; the worker keeps the slot."""
         usage = Usage(0, run.tokens)  # only the worker knows how many tokens the prompt has
         run.stream.put(Delta(run.stream.request.id, finish=Finish("timeout", usage)))
         run.set_timer(self._patience.cancel, self._give_up)
@@ -296,19 +296,19 @@ class Instance:
             f"it was not loaded within {self._patience.load:g} s, and was killed; if it needs longer, "
             f"raise models.{self.model}.load_timeout"
         )
-        self.close()  # also if the worker has yet to start
+        self.close()  # even if the worker has yet to start
 
     def _kill(self, reason: str) -> None:
-        assert self._worker is not None  # noqa: S101  # it was told something
+        assert self._worker is not None  # noqa: S101  # it has been sent a message
         self._failure = reason
         self._worker.kill()
 
     def _send(self, message: ToWorker) -> None:
-        assert self._worker is not None  # noqa: S101  # only ready instances are told anything
+        assert self._worker is not None  # noqa: S101  # only ready instances get messages
         try:
             self._worker.send(message)
-        except Exception as error:  # noqa: BLE001  # of whatever cause
-            # Who cannot be told to cancel, say, or to close, would be waited for without end.
-            self._failure = self._failure or f"it cannot be told anything ({type(error).__name__}), and was killed"
+        except Exception as error:  # noqa: BLE001  # whatever the cause
+            # A worker that cannot be asked to cancel or to close would be waited for forever.
+            self._failure = self._failure or f"it could not be sent a message ({type(error).__name__}), and was killed"
             LOG.error("%s: %s", self.id, self._failure)  # noqa: TRY400  # one line is enough
             self._worker.kill()

@@ -1,7 +1,7 @@
 """Keeps sessions for the instances of all models: between the workers, which export them, and a store.
 
-Nothing here is in anybody's way: what is put waits in memory until it is stored, and a request whose session is not
-found in time goes on without. A store that fails costs a line in the log.
+Nothing here delays a request for long: sessions wait in memory until they are stored, and a request whose session is
+not found in time continues without it. A failing store costs a line in the log.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ LOG = logging.getLogger("lllms.sessions")
 T = TypeVar("T")
 
 FIND_SECONDS = 2.0
-"""A request waits so long at most for its session."""
+"""The longest that a request waits for its session."""
 WAITING_SIZE = 1 << 29
-"""Bytes that wait at most to be stored; what comes beyond is not kept."""
+"""The most bytes that may wait to be stored; sessions beyond that are dropped."""
 LOG_SECONDS = 60.0
-"""The same trouble is told again after so long."""
+"""The shortest time between two log lines about the same trouble."""
 
 SWEEP_SECONDS = 600.0
-"""How often it is looked for what is too old."""
+"""Interval between sweeps for expired sessions."""
 
 
 class _Line:
-    """A thread that does one job after the other; a daemon, for nobody can end a store that hangs."""
+    """A thread that runs jobs one after the other; a daemon, because a hanging store cannot be ended."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -53,7 +53,7 @@ class _Line:
         self.busy_since: float | None = None
 
     def run(self, job: Callable[[], None]) -> None:
-        """Do this when its turn comes; it must not raise."""
+        """Run the job when its turn comes; it must not raise."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
@@ -61,7 +61,7 @@ class _Line:
 
     @property
     def stuck(self) -> bool:
-        """Whether the job at work takes longer than anybody waits."""
+        """Whether the running job has taken longer than any request waits."""
         since = self.busy_since
         return since is not None and time.monotonic() - since > FIND_SECONDS
 
@@ -83,15 +83,15 @@ class SessionKeeper:
         self._reading = _Line("lllms sessions get")
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[SessionEntry, PutSession]] = {}
-        """What is not stored yet, by id."""
+        """Sessions that are not stored yet, by id."""
         self._spaces: set[str] = set()
-        """Those that sessions were sought for."""
+        """The spaces in which sessions have been looked up."""
         self._told: dict[str, float] = {}
         self._tending: asyncio.Task[None] | None = None
         self._closed = False
 
     def start(self) -> None:
-        """Begin to delete what is too old, or has no room any more: now, and from time to time."""
+        """Start to evict sessions that are expired or exceed the size limit: now, and from time to time."""
         async def tend() -> None:
             while True:
                 self._writing.run(self._sweep)
@@ -118,18 +118,18 @@ class SessionKeeper:
         self._writing.run(lambda: self._store(entry, message, tokens))
 
     async def find(self, model: str, message: FindSession) -> FoundSession:
-        """Return the session that saves an instance of this model most, or none; an answer comes in any case, soon."""
+        """Return the session that saves an instance of this model most, or none; it answers within `FIND_SECONDS`."""
         nothing = FoundSession(message.request_id)
         if self._closed or self._reading.stuck:
             return nothing
         prompt = TokenChain(memoryview(message.tokens).cast("i").tolist())
         with suppress(TimeoutError):
             return await self._read(lambda: self._find(model, message, prompt), nothing)
-        self._complain("find", f"store '{self.store.name}' takes too long, and requests go on without their sessions")
+        self._complain("find", f"store '{self.store.name}' takes too long; requests continue without their sessions")
         return nothing
 
     async def list(self) -> Sequence[SessionEntry]:
-        """Tell of all sessions, the last used first. Raises `TimeoutError` if the store does not answer."""
+        """Return all sessions, the most recently used first. Raises `TimeoutError` if the store does not answer."""
         def entries() -> Sequence[SessionEntry]:
             with self._lock:
                 waiting = {session_id: entry for session_id, (entry, _) in self._waiting.items()}
@@ -140,7 +140,7 @@ class SessionKeeper:
         return await self._read(entries, nothing)
 
     async def tokens(self, session_id: str) -> tuple[SessionEntry, bytes] | None:
-        """Return what a session is about, the tokens 4 bytes each; None if it is not there, or damaged.
+        """Return a session's entry and its tokens, 4 bytes each; None if it is missing or damaged.
 
         Raises `TimeoutError` if the store does not answer.
         """
@@ -156,7 +156,7 @@ class SessionKeeper:
         return await self._read(read, otherwise=None)
 
     async def delete(self, session_id: str) -> bool:
-        """Forget a session; whether there was one. Raises `TimeoutError` if the store does not answer."""
+        """Forget a session; return whether it existed. Raises `TimeoutError` if the store does not answer."""
         def forget() -> bool:
             with self._lock:
                 waited = self._waiting.pop(session_id, None) is not None
@@ -166,7 +166,7 @@ class SessionKeeper:
         return await self._read(forget, otherwise=False)
 
     async def forget(self, line: bytes) -> Sequence[str]:
-        """Forget all sessions that go on from these tokens, 4 bytes each, and those that these go on from.
+        """Forget all sessions that continue these tokens, 4 bytes each, or are a prefix of them.
 
         Returns their ids. Raises `TimeoutError` if the store does not answer.
         """
@@ -183,7 +183,7 @@ class SessionKeeper:
         return await self._read(forget, nothing)
 
     async def close(self, seconds: float) -> None:
-        """Store what waits, for so many seconds at most, and close the store."""
+        """Store the waiting sessions, for at most this many seconds, and close the store."""
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -191,7 +191,7 @@ class SessionKeeper:
             try:
                 self.store.close()
             except Exception:
-                LOG.exception("store '%s' of sessions cannot be closed", self.store.name)
+                LOG.exception("could not close the session store '%s'", self.store.name)
             with suppress(RuntimeError):  # the loop does not wait for a store that hangs
                 loop.call_soon_threadsafe(done.set)
 
@@ -213,7 +213,7 @@ class SessionKeeper:
             for session_id in victims(self.store.list(), 0, self.limits, time.time()):
                 self.store.delete(session_id)
         except Exception as error:  # noqa: BLE001  # as in _store
-            self._complain("sweep", f"store '{self.store.name}' keeps what is too old: {kind(error)}")
+            self._complain("sweep", f"could not evict sessions from store '{self.store.name}': {kind(error)}")
 
     def _store(self, entry: SessionEntry, message: PutSession, tokens: TokenChain) -> None:
         try:
@@ -258,28 +258,28 @@ class SessionKeeper:
         return FoundSession(message.request_id, tokens, state)
 
     def _is_related(self, entry: SessionEntry, tokens: TokenChain, line: bytes) -> bool:
-        """Whether a stored session goes on from these tokens, or they from it."""
+        """Whether a stored session continues these tokens, or they continue it."""
         if tokens.continues(entry):
             return True
         if entry.tokens <= len(tokens) or entry.chain[: len(tokens.blocks)] != tokens.blocks:
             return False
-        data = self.store.get(entry.id)  # only the tokens themselves tell of the last block, which is not whole
+        data = self.store.get(entry.id)  # only the tokens themselves show the last, incomplete block
         return data is not None and unpack(data)[0].startswith(line)
 
     def _tell_of_others(self, model: str, space: str) -> None:
-        """Say once why the sessions of another file, version or configuration of a model are not used."""
+        """Log once why the sessions of another file, version or configuration of a model are not used."""
         others = sum(1 for entry in self.store.list() if entry.model == model and entry.space != space)
         if others:
             LOG.warning(
-                "%d stored sessions of model '%s' are of another file, version or configuration than it has now, and "
-                "are not used", others, model,
+                "%d stored sessions of model '%s' belong to another file, version or configuration of it, and are not "
+                "used", others, model,
             )
 
     def _too_old(self, entry: SessionEntry) -> bool:
         return self.limits.ttl != NEVER and entry.used + self.limits.ttl <= time.time()
 
     async def _read(self, job: Callable[[], T], otherwise: T) -> T:
-        """Do a job in the reading thread; if the store fails, that is told, and the answer is `otherwise`.
+        """Run a job in the reading thread; if the store fails, log that and return `otherwise`.
 
         Raises `TimeoutError`.
         """

@@ -15,10 +15,10 @@ class ModelFiles(Protocol):
     """The weights of a model, which may have to be fetched."""
 
     def find(self) -> Path | None:
-        """Return the file to load, if all is here; asked before each load."""
+        """Return the file to load, if the model is complete; called before each load."""
 
     async def get(self) -> Path:
-        """Return the file to load, once all is here. Raises `LllmsError`."""
+        """Fetch missing files, and return the file to load. Raises `LllmsError`."""
 
 
 @frozen
@@ -32,11 +32,11 @@ class PoolModel:
     sessions: bool = True
     """Whether its sessions are stored, if there is a store."""
     files: ModelFiles | None = None
-    """Where the file of `spec` comes from; None if there is none, or if it is certainly here."""
+    """The source of the file of `spec`; None if it has no file, or if the file is certainly here."""
     prepare: bool = False
-    """Whether to get the files from the start, rather than at the first request."""
+    """Whether to fetch the files at the start, rather than at the first request."""
     blocking: bool = False
-    """Whether the pool starts only when they are here."""
+    """Whether the pool's start waits for the files."""
 
     @classmethod
     def of(cls, entry: CatalogEntry, files: ModelFiles | None = None) -> Self:

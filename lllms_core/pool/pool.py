@@ -1,4 +1,4 @@
-"""The pool at work: carries out what the scheduler decides, with workers, streams and the clock."""
+"""The pool: carries out the scheduler's decisions with workers, streams and the clock."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ from lllms_core.worker.wire import FindSession, Held, Load, PutSession, SessionT
 LOG = logging.getLogger("lllms.pool")
 
 STORE_SECONDS = 5.0
-"""Sessions that wait to be stored get so long when the pool closes."""
+"""The time that waiting sessions have to be stored when the pool closes."""
 
 StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
 
@@ -95,7 +95,7 @@ class Pool:
         keeper: SessionKeeper | None = None,
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
     ) -> Self:
-        """Make a pool for the models of a catalog; `files` of those whose files may have to be fetched."""
+        """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
         models = {entry.name: PoolModel.of(entry, files.get(entry.name)) for entry in catalog.entries}
         limits = Limits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
@@ -104,13 +104,13 @@ class Pool:
 
     @property
     def open(self) -> bool:
-        """Whether requests are taken."""
+        """Whether the pool accepts requests."""
         return self._started and not self._scheduler.stopping
 
     async def start(self) -> None:
-        """Load the instances that models keep at least; returns once each is loaded, or has failed to.
+        """Load the instances that models keep; return once each is loaded or has failed to load.
 
-        The same goes for files that must be here before; those that may come later are on their way.
+        It also waits for the files of `blocking` models; those of the other `prepare` models arrive later.
         """
         self._started = True
         if self._keeper is not None:
@@ -124,24 +124,24 @@ class Pool:
             await self._change()
 
     def prepare(self, request: AnyRequest) -> Prepared:
-        """Do now, in any thread, what submitting a large request would cost the event loop.
+        """Do the costly part of submitting a large request, in any thread, so that the event loop need not.
 
-        Raises `LllmsError` for one that no worker can be sent.
+        Raises `LllmsError` if it cannot be sent to a worker.
         """
         model = self._models.get(request.model)
         return prepare(request, framed=model is not None and model.isolation == "process")
 
     def submit(self, request: AnyRequest | Prepared) -> Stream:
-        """Queue a request and return its answer to come. A refusal comes as the stream's only delta."""
+        """Queue a request and return the stream of its answer. A refusal comes as the stream's only delta."""
         stream = self._stream(request)
         self._enter(stream, request)
         return stream
 
     def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
-        """Queue requests that belong together, and return their answers to come.
+        """Queue requests that belong together, and return the streams of their answers.
 
-        A few are in the queue or at work at a time, so that no number is too large for the queue, and others get their
-        turns. If the first is refused, all are.
+        Only a few are queued or running at a time, so that no number is too large for the queue and other clients get
+        their turns. If the first is refused, all are.
         """
         streams = [self._stream(request) for request in requests]
         limits = self._scheduler.limits
@@ -164,7 +164,7 @@ class Pool:
             stream.fail(ShuttingDown("the pool is not started"))
             return
         if request.id in self._scheduler.waiting or request.id in self._scheduler.running:
-            stream.fail(InvalidRequest(f"a request with the id '{request.id}' is under way already", "id"))
+            stream.fail(InvalidRequest(f"a request with the id '{request.id}' is already in progress", "id"))
             return
         try:
             prepared = given if isinstance(given, Prepared) else prepare(given, framed=False)
@@ -178,7 +178,7 @@ class Pool:
         self._apply(self._scheduler.submit(request.id, request.model, prepared.prefixes, now, ttl, admitted=admitted))
 
     def status(self) -> PoolStatus:
-        """Tell what is loaded, running and waiting."""
+        """Return the loaded instances, and the counts of running and waiting requests."""
         now = time.monotonic()
         limits = self._scheduler.limits
         return PoolStatus(
@@ -191,7 +191,7 @@ class Pool:
         )
 
     def lacks(self) -> tuple[Lack, ...]:
-        """Tell which models have fewer instances ready than they keep, and why."""
+        """Return the models that have fewer instances ready than they keep, with the reasons."""
         now = time.monotonic()
         return tuple(
             Lack(name, self._ready(name), model.limits.min_instances, *self._why_lacking(name, now))
@@ -208,22 +208,22 @@ class Pool:
         return "" if setback is None else setback.reason, None if at is None else max(0.0, at - now)
 
     def position(self, request_id: str) -> int | None:
-        """Return how many requests are served before this one, and itself: 1 is next; None if it does not wait."""
+        """Return the position of a waiting request: 1 is next; None if it does not wait."""
         if request_id not in self._waiting:
             return None
         return list(self._waiting).index(request_id) + 1
 
     def info(self, model: str) -> ModelInfo | None:
-        """What an instance of this model said of itself when it was last loaded; None if it never was."""
+        """What an instance of this model reported when it was last loaded; None if it never was."""
         return self._infos.get(model)
 
     async def survey(
         self, model: str | None, forget: Sequence[bytes] = (), *, everything: bool = False,
     ) -> Sequence[tuple[str, str, Sequence[Held]]]:
-        """Tell what instances hold: instance, model, and conversations; and let them forget these, or everything.
+        """Return instance, model and conversations of each instance, and forget as `Instance.survey` does.
 
-        Asks those of one model, or of all. What they had put before that was given to the keeper when this returns; of
-        an instance that is being unloaded, too.
+        Asks the instances of one model, or of all. When this returns, the keeper has every session that they put
+        before, even from an instance that is being unloaded.
         """
         asked = [
             instance for instance in self._instances.values()
@@ -236,7 +236,7 @@ class Pool:
         ]
 
     async def close(self, grace: float) -> None:
-        """Refuse those who wait, let the running finish for `grace` seconds, then end everything."""
+        """Refuse waiting requests, give running ones `grace` seconds to finish, then end everything."""
         self._apply(self._scheduler.stop())
         if self._timer is not None:
             self._timer.cancel()
@@ -257,7 +257,7 @@ class Pool:
     # -- effects ------------------------------------------------------------------------------------------------------
 
     def _apply(self, effects: list[Effect]) -> None:
-        """Carry out each effect, and those that follow from it, whatever becomes of the others."""
+        """Carry out each effect, and those that follow from it, even if others fail."""
         self._effects.extend(effects)
         if self._applying:
             return
@@ -292,34 +292,34 @@ class Pool:
                 self._instances[instance].use_threads(count)
 
     def _undo(self, effect: Effect, error: Exception) -> None:
-        """Tell the scheduler what did not happen."""
+        """Tell the scheduler that an effect failed."""
         match effect:
             case Start(instance):
                 self._instances.pop(instance, None)
                 self._apply(self._scheduler.gone(instance, f"{type(error).__name__}: {error}", time.monotonic()))
             case Prepare(model):
-                failed = ModelLoadFailed(f"the files of model '{model}' cannot be prepared: {error}")
+                failed = ModelLoadFailed(f"could not fetch the files of model '{model}': {error}")
                 self._apply(self._scheduler.unprepared(model, failed, time.monotonic()))
 
     def _assign(self, ticket: str, instance: Instance) -> None:
         stream = self._waiting.pop(ticket)
         try:
             instance.run(stream)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the slot is counted
+        except Exception as error:  # noqa: BLE001  # whatever the cause, the slot must be freed
             LOG.warning("%s: a request could not be sent: %s", instance.id, type(error).__name__)
             stream.fail(unsendable(error))
             self._apply(self._scheduler.finished(ticket, time.monotonic()))
 
     def _prepare(self, model: str) -> None:
         files = self._models[model].files
-        assert files is not None  # noqa: S101  # others are never absent
+        assert files is not None  # noqa: S101  # only models with files are absent
 
         async def prepare() -> None:
             try:
                 await files.get()
             except LllmsError as error:
                 level = logging.INFO if isinstance(error, DownloadCancelled) else logging.ERROR
-                LOG.log(level, "the files of %s cannot be had: %s", model, error)
+                LOG.log(level, "could not fetch the files of %s: %s", model, error)
                 self._apply(self._scheduler.unprepared(model, error, time.monotonic()))
             else:
                 self._apply(self._scheduler.prepared(model, time.monotonic()))
@@ -329,7 +329,7 @@ class Pool:
         task.add_done_callback(self._preparing.discard)
 
     def _lost(self, instance_id: str) -> None:
-        """The files of an instance that was to be loaded are not here any more."""
+        """The files of an instance that was about to be loaded have disappeared."""
         if instance_id in self._scheduler.instances:
             self._apply(self._scheduler.lost(instance_id, time.monotonic()))
 
@@ -369,14 +369,14 @@ class Pool:
         await self._changed.wait()
 
     def _cancel(self, stream: Stream) -> None:
-        """Somebody closed a stream before its end."""
+        """A stream was closed before its end."""
         request = stream.request
         if self._waiting.pop(request.id, None) is not None:
             self._apply(self._scheduler.leave(request.id, time.monotonic()))
         elif stream.instance is not None and stream.instance in self._instances:
             self._instances[stream.instance].cancel(request.id)
 
-    # -- what instances tell ------------------------------------------------------------------------------------------
+    # -- callbacks of instances (Owner) -------------------------------------------------------------------------------
 
     def loaded(self, instance: Instance, info: ModelInfo) -> None:
         """An instance is ready."""
@@ -389,9 +389,9 @@ class Pool:
         self._apply(self._scheduler.finished(request_id, time.monotonic()))
 
     def find_session(self, instance: Instance, question: FindSession) -> None:
-        """An instance asks for a session."""
+        """An instance looks for a session."""
         async def find() -> None:
-            assert self._keeper is not None  # noqa: S101  # else nobody was told to ask
+            assert self._keeper is not None  # noqa: S101  # without it no instance asks
             instance.found(await self._keeper.find(instance.model, question))
 
         task = asyncio.create_task(find())
@@ -412,7 +412,7 @@ class Pool:
             LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
         del self._instances[instance.id]
         self._apply(self._scheduler.gone(instance.id, reason, time.monotonic()))
-        # After it is forgotten: what a stream's end makes room for is not given to it.
+        # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
         instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))
 
     def _instance_status(self, instance: Instance, now: float) -> InstanceStatus:

@@ -1,14 +1,14 @@
-"""Which conversations an instance has seen; pure."""
+"""The conversations that an instance has seen; pure."""
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 
 CAPACITY = 4096
-"""An instance remembers so many prefixes; the least recently seen go first."""
+"""The number of prefixes remembered for an instance; the least recently seen are forgotten first."""
 
 
 class SeenPrefixes:
-    """The prefixes of the requests that an instance was given, as chained keys: equal keys mean equal prefixes."""
+    """The prefixes of the requests sent to an instance, as chained keys: equal keys mean equal prefixes."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
@@ -23,5 +23,5 @@ class SeenPrefixes:
             self._seen.popitem(last=False)
 
     def longest(self, keys: Sequence[Hashable]) -> int:
-        """How many of the leading prefixes were seen: the number of the longest one, 0 for none."""
+        """Return how many of these prefixes were seen: the number of the longest one, 0 for none."""
         return next((n for n in range(len(keys), 0, -1) if keys[n - 1] in self._seen), 0)

@@ -1,4 +1,4 @@
-"""A request with all that the pool and a worker need of it: what costs something for a large one."""
+"""A request with everything that the pool and a worker derive from it, which is costly for a large one."""
 
 from collections.abc import Hashable, Sequence
 
@@ -20,11 +20,11 @@ class Prepared:
     prefixes: Sequence[Hashable] = ()
     """The keys of its conversation's prefixes, shortest first."""
     frame: bytes | None = field(default=None, repr=False)
-    """What a worker process is sent; None where that is made when it is sent."""
+    """The encoded message to a worker process; None if it is encoded only when it is sent."""
 
 
 def prepare(request: AnyRequest, *, framed: bool) -> Prepared:
-    """Prepare a request; from any thread. Raises `LllmsError` for one that no worker can be sent."""
+    """Prepare a request; from any thread. Raises `LllmsError` if it cannot be sent to a worker."""
     try:
         return Prepared(request, _prefixes(request), encode(Open(request)) if framed else None)
     except Exception as error:
@@ -32,7 +32,7 @@ def prepare(request: AnyRequest, *, framed: bool) -> Prepared:
 
 
 def unsendable(error: Exception) -> LllmsError:
-    """Say what a client is told of a request whose sending to a worker failed with `error`."""
+    """Return the error for the client whose request could not be sent to a worker because of `error`."""
     if isinstance(error, LllmsError):
         return error
     reason = cut(f"{type(error).__name__}: {error}")
@@ -45,6 +45,6 @@ def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
     if not isinstance(request, Request) or not request.cache_prompt:
         return ()
     if request.messages is None:
-        # Tokens are matched by the engine only: which text they stand for, the pool does not know.
+        # Only the engine can match tokens: the pool does not know the text that they stand for.
         return text_prefix_keys(request.prompt) if isinstance(request.prompt, str) else ()
     return prefix_keys(request.messages, request.tools)

@@ -1,18 +1,18 @@
-"""Every decision of the pool: who runs where, what is loaded, what is unloaded. No clock, no processes, no waiting.
+"""Every decision of the pool: which request runs where, and what to load and unload. No clock, no processes, no waits.
 
-Each method takes what has happened and the time, and returns what is to be done. The order of things:
+Each method takes an event and its time, and returns the effects to carry out. The rules, in order:
 
-1. a request goes to the instance of its model that knows most of its conversation and has a free slot;
-2. if there is none, a new instance is loaded, one at a time for each model, up to `max_instances` of the model;
-3. if the pool is full, the least recently used idle instance of another model makes room;
-4. if none is idle and nothing of the model is loaded, the one that was given a request longest ago takes no later
-   requests than this one, until it is idle: nobody starves behind models that are never idle;
-5. a model whose files are not here takes no place; its requests wait until the files are, or cannot be had;
-6. else it waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
+1. a request goes to the instance of its model that has a free slot and knows most of its conversation;
+2. without such an instance a new one is loaded, one at a time for each model, up to the model's `max_instances`;
+3. if the pool is full, the least recently used idle instance of another model is unloaded to make room;
+4. if none is idle and the model has no instance, the instance that got its last request longest ago is drained: it
+   takes no requests younger than this one until it is idle, so that models that are never idle starve no others;
+5. a model whose files are missing takes no place; its requests wait until the files have arrived or failed to;
+6. otherwise a request waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
 
-The instances that a model keeps (`min_instances`) are loaded without anybody asking, and again after they have failed,
-after a pause that grows with each failure in a row (`Setbacks`); nobody else gets their places meanwhile. Of other
-models each failed load, or death, ends at least one request, so that they are tried no more often than somebody asks.
+The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
+after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. For other
+models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive.
 """
 
 import math
@@ -49,13 +49,13 @@ class Scheduler:
         new_id: Callable[[str], str],
         absent: Collection[str] = (),
     ) -> None:
-        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are not here."""
+        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing."""
         self.limits = limits
         self.instances: dict[str, InstanceEntry] = {}
         self.waiting: dict[str, Ticket] = {}
         self.running: dict[str, Ticket] = {}
         self.preparing: set[str] = set()
-        """Models whose files are on their way."""
+        """Models whose files are being fetched."""
         self.stopping = False
         self._absent = set(absent)
         self._models = models
@@ -63,20 +63,20 @@ class Scheduler:
         self.setbacks = Setbacks()
         self._new_id = new_id
         self._failed: set[str] = set()
-        """Models whose last load failed, or whose instance died. Beyond what is kept they grow again when somebody asks
-        anew, or when those who wait have no other instance."""
+        """Models whose last load failed, or whose instance died. Beyond `min_instances` they grow again only at a new
+        request, or if their waiting requests have no other instance."""
         self._working: list[str] = []
-        """Instances at work, in the order in which they began."""
+        """Busy instances, in the order in which they became busy."""
         self._seconds_per_request = 1.0
 
-    # -- what happens -------------------------------------------------------------------------------------------------
+    # -- events -------------------------------------------------------------------------------------------------------
 
     def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
-        """The pool opens: load `min_instances` of every model, and get the files of those in `prepare`."""
+        """The pool opens: load `min_instances` of every model, and fetch the files of those in `prepare`."""
         return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
 
     def prepared(self, model: str, now: float) -> list[Effect]:
-        """The files of a model are here."""
+        """The files of a model have arrived."""
         self.preparing.discard(model)
         self._absent.discard(model)
         self._failed.discard(model)
@@ -84,11 +84,11 @@ class Scheduler:
         return self._schedule(now)
 
     def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
-        """The files of a model cannot be had now; the next request tries again, or in time a model that is kept."""
+        """The files of a model could not be fetched; the next request tries again, and a kept model after its pause."""
         self.preparing.discard(model)
         self._failed.add(model)
         if isinstance(error, InvalidSource | WrongFile | DownloadCancelled):
-            self.setbacks.give_up(model, error.message)  # gigabytes would come in vain, or against somebody's will
+            self.setbacks.give_up(model, error.message)  # it would fetch gigabytes in vain, or against a user's will
         else:
             least = error.retry_after if isinstance(error, DownloadError) else None
             self.setbacks.note(model, error.message, now, least=least or 0.0)
@@ -96,7 +96,7 @@ class Scheduler:
         return [*self._refuse_waiting(lambda _: copy(error), waiting), *self._schedule(now)]
 
     def lost(self, instance: str, now: float) -> list[Effect]:
-        """An instance cannot be loaded, because the files of its model are not here any more."""
+        """An instance cannot be loaded, because the files of its model have disappeared."""
         self._absent.add(self.instances.pop(instance).model)
         return self._schedule(now)
 
@@ -106,8 +106,8 @@ class Scheduler:
     ) -> list[Effect]:
         """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first.
 
-        Until the next request, its instance may be idle for `ttl` seconds; None: as long as the model says. One of a
-        client who was `admitted` already is not refused by a full queue.
+        After it, its instance may be idle for `ttl` seconds; None: the model's `ttl`. A full queue does not refuse the
+        request of a client that was already `admitted`.
         """
         if self.stopping:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
@@ -120,7 +120,7 @@ class Scheduler:
         return effects
 
     def leave(self, ticket: str, now: float) -> list[Effect]:
-        """A waiting request is wanted no more; one at work leaves by `finished`."""
+        """A waiting request was cancelled; a running one leaves by `finished`."""
         self.waiting.pop(ticket, None)
         return self._schedule(now)
 
@@ -131,7 +131,7 @@ class Scheduler:
         return self._schedule(now)
 
     def finished(self, ticket: str, now: float) -> list[Effect]:
-        """A request at work has ended, in whatever way, and its slot is free."""
+        """A running request has ended, however, and its slot is free."""
         entry = self.running.pop(ticket)
         self._seconds_per_request += 0.1 * (now - entry.started - self._seconds_per_request)
         instance = self.instances[entry.instance or ""]
@@ -142,7 +142,7 @@ class Scheduler:
         return self._schedule(now)
 
     def gone(self, instance: str, reason: str, now: float) -> list[Effect]:
-        """An instance is no more: unloaded, dead, or never loaded. Its requests at work are forgotten."""
+        """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten."""
         entry = self.instances.pop(instance)
         for ticket in entry.running:
             del self.running[ticket]
@@ -161,18 +161,18 @@ class Scheduler:
         return effects + self._schedule(now)
 
     def tick(self, now: float) -> list[Effect]:
-        """Time has passed; `wake_at` says when this is worth a call."""
+        """Time has passed; `wake_at` says when the next call is due."""
         return self._schedule(now)
 
     def stop(self) -> list[Effect]:
-        """Take no more requests, and refuse those that wait."""
+        """Accept no more requests, and refuse the waiting ones."""
         self.stopping = True
         return self._refuse_waiting(
             lambda _: ShuttingDown("the server is shutting down"), list(self.waiting.values()),
         )
 
     def wake_at(self) -> float | None:
-        """When the next waiting request or idle instance reaches its time limit, or the next pause is over."""
+        """Return when the next waiting request or idle instance reaches its time limit, or the next pause ends."""
         times = [ticket.arrived + self.limits.queue_timeout for ticket in self.waiting.values()]
         if not self.stopping:
             times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
@@ -180,13 +180,13 @@ class Scheduler:
         return min(times, default=None)
 
     def retry_at(self, model: str) -> float | None:
-        """When the next instance that a model keeps is tried to load; None if all are there or under way, or never."""
+        """Return when a model's next kept instance will be loaded; None if all exist or are being loaded, or never."""
         setback = self.setbacks.get(model)
         if setback is None or setback.retry_at == math.inf or not self._lacks(model) or model in self.preparing:
             return None
         return setback.retry_at if model in self._absent or self._places(model) > 0 else None
 
-    # -- what follows -------------------------------------------------------------------------------------------------
+    # -- decisions ----------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Effect]:
         if self.stopping:
@@ -195,7 +195,7 @@ class Scheduler:
         wanted = {ticket.model for ticket in self.waiting.values()} | kept
         effects = [*self._prepare(self._absent & wanted), *self._assign_and_load(now)]
         if refused := self._refuse_expired(now):
-            effects += [*refused, *self._assign_and_load(now)]  # nobody waits any more for those who left
+            effects += [*refused, *self._assign_and_load(now)]  # the refused requests have made way
         return [*effects, *self._load_minimum(kept), *self._unload_expired(now), *self._share_cores()]
 
     def _prepare(self, models: AbstractSet[str]) -> list[Effect]:
@@ -205,7 +205,7 @@ class Scheduler:
 
     def _refuse_expired(self, now: float) -> list[Effect]:
         limit = self.limits.queue_timeout
-        # The same sum as in wake_at: a difference could round to just below the limit, again and again.
+        # The same sum as in wake_at: a difference could round to just below the limit forever.
         expired = [ticket for ticket in self.waiting.values() if ticket.arrived + limit <= now]
         return self._refuse_waiting(
             lambda ticket: WaitedTooLong(
@@ -222,14 +222,14 @@ class Scheduler:
     def _assign_and_load(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
         coming = sum(instance.state == "closing" for instance in self.instances.values())
-        """Places that will be free once what is closing is gone, and that nobody counts on yet."""
+        """Places that closing instances will free, and that are not yet promised to a model."""
         full: set[str] = set()
         draining: set[str] = set()
         for ticket in list(self.waiting.values()):
             if len(self.running) >= self.limits.concurrency:
-                break  # and no reason to load anything either
+                break  # nor is there a reason to load anything
             if ticket.model in full:
-                continue  # after those of its model that came earlier
+                continue  # earlier requests for its model go first
             if instance := self._free_instance(ticket, draining):
                 effects.append(self._assign(ticket, instance, now))
                 continue
@@ -248,7 +248,7 @@ class Scheduler:
         return effects
 
     def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> InstanceEntry | None:
-        """The instance with a free slot that knows most of the conversation; among equals, the one with least to do."""
+        """The instance with a free slot that knows most of the conversation; among equals, the least busy one."""
         free = [
             instance
             for instance in self._alive(ticket.model)
@@ -269,7 +269,7 @@ class Scheduler:
         return Assign(ticket.id, instance.id)
 
     def _alive(self, model: str) -> list[InstanceEntry]:
-        """The instances of a model that serve, or will when they are loaded."""
+        """The instances of a model that are ready or loading."""
         return [i for i in self.instances.values() if i.model == model and i.state != "closing"]
 
     def _may_grow(self, model: str) -> bool:
@@ -284,17 +284,17 @@ class Scheduler:
         )
 
     def _places(self, model: str) -> int:
-        # The place for the memory budget: how many more instances of a model the machine has room for.
+        # A memory budget would belong here: how many more instances of a model the machine has room for.
         kept = sum(max(0, -self._spare(other)) for other in self._kept if other != model)
         return self.limits.max_instances - len(self.instances) - kept
 
     def _least_recently_used(self, model: str) -> InstanceEntry | None:
-        """The idle instance that may make room for `model`: of another model, and not one that is kept at least."""
+        """The idle instance to unload for `model`: of another model, and not one that its model keeps."""
         idle = [i for i in self.instances.values() if i.idle and i.model != model and self._spare(i.model) > 0]
         return min(idle, key=lambda instance: instance.idle_since, default=None)
 
     def _to_drain(self, model: str, draining: AbstractSet[str]) -> InstanceEntry | None:
-        """The busy instance that is to become idle and make room for `model`: the same one each time, until it does."""
+        """The busy instance to drain for `model`: the same one each time, until it is idle and makes room."""
         taken = [self.instances[instance].model for instance in draining]
         busy = [
             instance
@@ -305,7 +305,7 @@ class Scheduler:
         return min(busy, key=lambda instance: instance.used, default=None)
 
     def _spare(self, model: str) -> int:
-        """How many instances of a model there are beyond those that it keeps."""
+        """How many instances a model has beyond those that it keeps; negative if it has too few."""
         return len(self._alive(model)) - self._models[model].min_instances
 
     def _lacks(self, model: str) -> bool:
@@ -327,7 +327,7 @@ class Scheduler:
         ]
 
     def _expires(self, instance: InstanceEntry) -> bool:
-        """Whether the instance will be unloaded if nothing else happens: it is idle, and nobody waits for its model."""
+        """Whether the instance will be unloaded in time: it is idle, and no request waits for its model."""
         return (
             instance.idle
             and self._ttl(instance) != NEVER
@@ -344,7 +344,7 @@ class Scheduler:
             if self.instances[instance].threads != count:
                 self.instances[instance].threads = count
                 effects.append(UseThreads(instance, count))
-        # Those that must use fewer are told first, so that the sum is never more than there are.
+        # Reductions come first, so that the sum never exceeds the number of cores.
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, UseThreads) else 0)
 
     def _start(self, model: str) -> Effect:
@@ -370,6 +370,6 @@ class Scheduler:
         )
 
     def _retry_after(self) -> int:
-        """Seconds until those who wait now have likely been served."""
+        """Return the seconds until the requests that wait now have likely been served."""
         seconds = self._seconds_per_request * (len(self.waiting) + 1) / self.limits.concurrency
         return min(max(1, math.ceil(seconds)), LONGEST_RETRY_AFTER)

@@ -1,4 +1,4 @@
-"""What sessions are as stores get them, and which of them go; pure."""
+"""The format of stored sessions, and the rules by which they are deleted; pure."""
 
 import struct
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _MAGIC = b"lllms-s1"
 
 @frozen
 class SessionLimits:
-    """What bounds the stored sessions."""
+    """The limits of the stored sessions."""
 
     max_size: int = 2**30
     """Bytes."""
@@ -24,24 +24,24 @@ class SessionLimits:
 
 
 def pack(tokens: bytes, state: bytes | memoryview) -> bytes:
-    """Return the data of a session as stores get it; `tokens` are 4 bytes each."""
+    """Return the data of a session in its stored form; `tokens` are 4 bytes each."""
     return b"".join([HEAD.pack(_MAGIC, len(tokens)), tokens, state])
 
 
 def unpack(data: bytes) -> tuple[bytes, memoryview]:
-    """Return what was packed. Raises `ValueError` for anything else."""
+    """Return the tokens and the state that were packed. Raises `ValueError` for any other data."""
     if len(data) < HEAD.size:
         raise ValueError("it is too short")
     magic, length = HEAD.unpack_from(data)
     if magic != _MAGIC or len(data) < HEAD.size + length:
-        raise ValueError("it is no session")
+        raise ValueError("it is not a session")
     return data[HEAD.size : HEAD.size + length], memoryview(data)[HEAD.size + length :]
 
 
 def superseded(entries: Sequence[SessionEntry], space: str, tokens: TokenChain, *, whole: bool) -> list[str]:
-    """Name the sessions that a new one of these tokens makes useless: its beginnings.
+    """Return the ids of the sessions that a new one with these tokens makes useless: its prefixes.
 
-    With `whole`, where a session is only ever gone on with as it is, only its equals: beginnings are for who goes back.
+    If sessions can only be resumed `whole`, only exact duplicates are superseded; prefixes still serve edited turns.
     """
     return [
         e.id for e in entries
@@ -50,7 +50,7 @@ def superseded(entries: Sequence[SessionEntry], space: str, tokens: TokenChain, 
 
 
 def victims(entries: Sequence[SessionEntry], more: int, limits: SessionLimits, now: float) -> list[str]:
-    """Name the sessions that must go: those not used for too long, then the least recently used to have room."""
+    """Return the ids of the sessions to evict: the expired ones, then the least recently used to make room."""
     dead = [e.id for e in entries if limits.ttl != NEVER and e.used + limits.ttl <= now]
     kept = sorted((e for e in entries if e.id not in set(dead)), key=lambda entry: entry.used)
     size = sum(e.size for e in kept) + more
@@ -61,5 +61,5 @@ def victims(entries: Sequence[SessionEntry], more: int, limits: SessionLimits, n
 
 
 def in_one_line(one: bytes, other: bytes) -> bool:
-    """Whether one line of tokens begins with the other."""
+    """Whether one of the two token sequences is a prefix of the other."""
     return one.startswith(other) or other.startswith(one)

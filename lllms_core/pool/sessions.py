@@ -1,4 +1,4 @@
-"""All sessions of a server: those in its store, and those that its instances hold."""
+"""All sessions of a server: those in its store and those in its instances."""
 
 import asyncio
 from array import array
@@ -12,18 +12,18 @@ from lllms_core.pool.pool import Pool
 from lllms_core.worker.wire import Held
 
 SURVEY_SECONDS = 5.0
-"""Instances get so long to answer: they do between two steps."""
+"""The time that instances have to answer, which they do between two steps."""
 
 
 @frozen
 class SessionInfo:
-    """What is told of a session; nobody's text."""
+    """What the server reports about a session; never its text."""
 
     id: str
     model: str
     tokens: int
     size: int | None
-    """Bytes; None if the engine does not tell."""
+    """Bytes; None if the engine does not report it."""
     used: float
     """When it was last used, in seconds since 1970."""
     where: str
@@ -32,18 +32,18 @@ class SessionInfo:
 
 @frozen
 class SessionTokens:
-    """What a session is about."""
+    """The tokens of a session."""
 
     model: str
     tokens: tuple[int, ...] = field(repr=False)
     space: str | None
-    """Only a model whose sessions are of this space knows what the tokens mean; None: the model that there is."""
+    """Only a model whose sessions are in this space can decode the tokens; None: the model as it is loaded."""
 
 
 class SessionIndex:
-    """Lists sessions and forgets them, wherever they are. Use it from one event loop.
+    """Lists and forgets sessions, wherever they are. Use it from one event loop.
 
-    Every method raises `TimeoutError` if the store, or an instance, does not answer in time.
+    Every method raises `TimeoutError` if the store or an instance does not answer in time.
     """
 
     def __init__(self, pool: Pool, keeper: SessionKeeper | None) -> None:
@@ -51,7 +51,7 @@ class SessionIndex:
         self._keeper = keeper
 
     async def list(self, model: str | None = None) -> Sequence[SessionInfo]:
-        """Tell of all sessions, the last used first; of one model, if it is named."""
+        """Return all sessions, or those of `model`, the most recently used first."""
         stored = [] if self._keeper is None else [
             SessionInfo(entry.id, entry.model, entry.tokens, entry.size, entry.used, self._keeper.store.name)
             for entry in await self._keeper.list() if model in {None, entry.model}
@@ -72,26 +72,26 @@ class SessionIndex:
         return None
 
     async def forget(self, session_id: str) -> Sequence[str]:
-        """Forget a session, wherever it could be gone on with: in the store and in instances.
+        """Forget a session wherever it could be resumed: in the store and in instances.
 
-        With it go the sessions that begin with all of it, and those that it begins with. Returns the ids of those that
-        were forgotten, its own first; none if there is no such session.
+        The sessions that continue it, and those that are a prefix of it, are forgotten too. Returns the ids of the
+        forgotten sessions, its own first; empty if there is no such session.
         """
         found = await self.tokens(session_id)
         if found is None:
-            # One that is damaged can be forgotten, too.
+            # A damaged session can be forgotten, too.
             return [session_id] if await self._delete(session_id) else []
         line = array("i", found.tokens).tobytes()
-        # All models: two of one file go on from the same sessions.
+        # In all models: two models of one file resume the same sessions.
         await self._survey(None, [line])
-        # What they had put before that is here now.
+        # Whatever they put before that has arrived by now.
         stored = [] if self._keeper is None else await self._keeper.forget(line)
         return [session_id, *(one for one in stored if one != session_id)]
 
     async def forget_all(self, model: str | None = None) -> Sequence[str]:
-        """Forget all sessions, or those of one model; returns their ids."""
+        """Forget all sessions, or those of one model; return their ids."""
         held = await self._held(model, everything=True)
-        # What they had put before that is here now.
+        # Whatever they put before that has arrived by now.
         entries = [] if self._keeper is None else await self._keeper.list()
         gone = [entry.id for entry in entries if model in {None, entry.model} and await self._delete(entry.id)]
         return [*gone, *(info.id for info, _ in held)]

@@ -1,13 +1,13 @@
-"""How often the models' instances fail, and when those that are kept are tried again; pure."""
+"""Failures of the models' instances, and the times at which kept instances are tried again; pure."""
 
 from math import inf
 
 from attrs import frozen
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
-"""Seconds between a failure and the next try; each failure in a row doubles them."""
+"""Seconds between a failure and the next try; each consecutive failure doubles the pause."""
 HEALTHY = 60.0
-"""An instance that has served for so many seconds was no failure: the count begins anew."""
+"""An instance that served for this many seconds was no failure: the count restarts."""
 
 
 @frozen
@@ -17,9 +17,9 @@ class Setback:
     reason: str
     """For people."""
     count: int
-    """How many there were in a row."""
+    """The number of consecutive failures."""
     retry_at: float
-    """When an instance that is kept is tried again without anybody asking for it; `inf`: never."""
+    """When a kept instance is tried again without a request for it; `inf`: never."""
 
 
 class Setbacks:
@@ -29,21 +29,21 @@ class Setbacks:
         self._last: dict[str, Setback] = {}
 
     def note(self, model: str, reason: str, now: float, *, served: float = 0.0, least: float = 0.0) -> None:
-        """An instance has failed after it `served` for so long; the pause is of at least `least` seconds."""
+        """Record that an instance failed after it `served` for some seconds; the pause is at least `least` seconds."""
         before = 0 if served >= HEALTHY or model not in self._last else self._last[model].count
         pause = min(FIRST_PAUSE * 2 ** min(before, 10), LONGEST_PAUSE)
         self._last[model] = Setback(reason, before + 1, now + max(pause, least))
 
     def give_up(self, model: str, reason: str) -> None:
-        """Another try would end the same way: leave it to those who ask."""
+        """Do not retry before the next request: another try would end the same way."""
         self._last[model] = Setback(reason, 1, inf)
 
     def clear(self, model: str) -> None:
-        """Whatever it was, it is mended."""
+        """Forget the failure: its cause is gone."""
         self._last.pop(model, None)
 
     def get(self, model: str) -> Setback | None:
-        """Return the last failure, also if instances have been loaded since."""
+        """Return the last failure, even if instances have been loaded since."""
         return self._last.get(model)
 
     def paused(self, model: str, now: float) -> bool:

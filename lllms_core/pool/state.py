@@ -1,4 +1,4 @@
-"""What the scheduler knows: limits, requests, instances."""
+"""The scheduler's state: limits, requests, instances."""
 
 from collections.abc import Hashable, Sequence
 
@@ -13,7 +13,7 @@ NEVER = -1.0
 
 @frozen
 class Limits:
-    """What bounds the pool as a whole."""
+    """The limits of the pool as a whole."""
 
     concurrency: int = 8
     queue_size: int = 512
@@ -25,20 +25,20 @@ class Limits:
 
 @frozen
 class ModelLimits:
-    """What bounds the instances of one model."""
+    """The limits of one model's instances."""
 
     min_instances: int = 0
     max_instances: int = 1
     ttl: float = 300.0
     load_timeout: float = 300.0
-    """Seconds for a load, without the fetching of files; 0: no limit."""
+    """Seconds for a load, not counting the fetching of files; 0: no limit."""
     watchdog: float = 30.0
-    """Seconds that an instance with work may show no sign of getting on; 0: no limit."""
+    """Seconds that an instance with work may show no sign of progress; 0: no limit."""
 
 
 @define(eq=False)
 class Ticket:
-    """A request in the queue or at work."""
+    """A waiting or running request."""
 
     id: str
     model: str
@@ -62,12 +62,12 @@ class InstanceEntry:
     ready_since: float = 0.0
     idle_since: float = 0.0
     used: float = 0.0
-    """When it was given its last request."""
+    """When it got its last request."""
     ttl: float | None = None
-    """How long it may be idle after that request; None: as its model says."""
+    """How long it may be idle after that request; None: the `ttl` of its model."""
     seen: SeenPrefixes = Factory(SeenPrefixes)
 
     @property
     def idle(self) -> bool:
-        """Whether it is loaded and has nothing to do."""
+        """Whether it is loaded and runs no request."""
         return self.state == "ready" and not self.running

@@ -1,4 +1,4 @@
-"""Notices a worker that has work and does not get on with it."""
+"""Notices a worker that has work and makes no progress."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,19 +7,19 @@ from attrs import define
 
 LOOKS = 30
 """The limit is this many looks in a row without a sign of life; a stuck worker is found up to two looks later. Looks
-are counted, not seconds: time in which this process, or the whole machine, stood still is no fault of the worker."""
+are counted, not seconds: the worker is not to blame for time in which this process or the whole machine stood still."""
 
 
 @define(eq=False)
 class Watchdog:
-    """Watches a worker while it is busy; each of its messages costs an assignment to `heard`, and no more."""
+    """Watches a worker while it is busy; each of its messages costs only an assignment to `heard`."""
 
     limit: float
     """Seconds without a sign of life; 0: watch nothing."""
     busy: Callable[[], bool]
     """Whether the worker has work."""
     probe: Callable[[], None]
-    """Asks the worker for a sign of life, if it gets on."""
+    """Asks the worker for a sign of life, which it gives only if it makes progress."""
     expired: Callable[[], None]
     """Called once when the limit is reached."""
     heard: bool = False
@@ -33,12 +33,12 @@ class Watchdog:
         return self._misses * self._interval
 
     def start(self) -> None:
-        """There is work, perhaps more than before: watch until there is none."""
+        """Watch until the worker has no more work; call it whenever work is added."""
         if self._timer is None and self.limit > 0:
             self._arm()
 
     def stop(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,1 +1,1 @@
-"""The way from a listening socket to an ASGI application: connections, their limits, and bodies."""
+"""Between a listening socket and an ASGI application: connections, their limits, and request bodies."""

@@ -1,4 +1,4 @@
-"""How the body of a request is received: within limits of size and time, and noticing a client that leaves."""
+"""Receives request bodies within limits of size and time, and notices clients that leave."""
 
 import asyncio
 from collections.abc import Generator
@@ -12,23 +12,23 @@ from lllms_core.errors import Overloaded
 from lllms_core.web.held import KEY, MOST, Held
 
 DISCARD = 100 * 2**20
-"""Bytes of a body that is too large which are read, and thrown away, before it is refused."""
+"""The most bytes of a body that is too large that are read and thrown away before it is refused."""
 DISCARD_SECONDS = 30.0
-"""And the time that is spent on that."""
+"""The longest time spent on that."""
 RETRY_SECONDS = 5
 
 SILENCE_SECONDS = 30.0
-"""Without a single byte for this long a body is given up."""
+"""A body is given up after this long without a single byte."""
 START_SECONDS = 30.0
 SLOWEST = 8 * 2**10
-"""Bytes per second that a body must reach on average, after a start of `START_SECONDS`; a bad mobile link does."""
+"""Bytes per second that a body must average after its first `START_SECONDS`; even a bad mobile link does."""
 
 
 class PatientBody(Body):
-    """A body that is refused for its size only when the client has sent it all, or very much of it.
+    """A body that is refused for its size only after the client has sent all of it, or very much.
 
-    A client that is refused while it sends mostly sees a broken connection, not the reason. One that stops sending, or
-    sends very slowly, is refused with 408.
+    A client that is refused while it sends usually sees a broken connection, not the reason. A client that stops
+    sending, or sends very slowly, is refused with 408.
     """
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
@@ -41,7 +41,7 @@ class PatientBody(Body):
         """Replaced by that of the request."""
 
     def append(self, data: bytes) -> None:
-        """Take what has arrived."""
+        """Take the bytes that have arrived."""
         self._heard = asyncio.get_running_loop().time()
         self._received += len(data)
         if self._must_raise is None:
@@ -66,8 +66,8 @@ class PatientBody(Body):
         self.held.release()
 
     def __await__(self) -> Generator[object, None, bytes]:
-        # Not by `wait_for`, which in Python 3.11 swallows a cancellation that comes together with the last byte: the
-        # request of a client that has left would run to its end.
+        # Not `wait_for`, which in Python 3.11 swallows a cancellation that arrives together with the last byte: then
+        # the request of a client that has left would run to its end.
         while not self._complete.is_set() and (left := self._patience()) > 0:
             yield from self._wait(left).__await__()
         if not self._complete.is_set() and self._must_raise is None:
@@ -82,10 +82,10 @@ class PatientBody(Body):
             async with asyncio.timeout(seconds):
                 await self._complete.wait()
         except TimeoutError:
-            pass  # meanwhile more may have come
+            pass  # more may have arrived meanwhile
 
     def _patience(self) -> float:
-        """Seconds that the rest may still take."""
+        """The seconds that the rest of the body may still take."""
         now = asyncio.get_running_loop().time()
         if self._must_raise is not None:
             return self._refused + DISCARD_SECONDS - now
@@ -94,7 +94,7 @@ class PatientBody(Body):
 
 
 class PatientRequest(Request):
-    """A request with such a body."""
+    """A request with a `PatientBody`."""
 
     body_class = PatientBody
 

@@ -1,8 +1,8 @@
-"""One connection: Hypercorn's protocols between a socket and the application, with an end to every wait.
+"""One connection: Hypercorn's protocols between a socket and the application, with a limit on every wait.
 
-It stands where Hypercorn has its `TCPServer`, which keeps a connection that its client has closed until the keep-alive
-time is over (pgjones/hypercorn#241), and waits for ever for headers, for an HTTP/2 client that is silent, and for one
-that does not read.
+It replaces Hypercorn's `TCPServer`, which keeps a connection that its client has closed until the keep-alive time is
+over (pgjones/hypercorn#241), and waits forever for headers, for a silent HTTP/2 client, and for a client that does not
+read.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from lllms_core.web.seldom import Seldom
 
 MAX_READ = 2**16
 SILENT = 1.0
-"""Seconds without a byte after which half a request may have to make room. Honest clients make no such pauses."""
+"""Seconds without a byte after which an incomplete request may have to make room. Honest clients do not pause so."""
 
 FAULTS = Seldom(logging.getLogger("lllms.http"))
 
 State = Literal["headers", "idle", "busy", "closing"]
-"""What it is in the middle of: headers that come, nothing, a request, or its end."""
+"""The connection receives headers, waits for a request, serves one, or is about to close."""
 
 
 class Wire(asyncio.StreamReaderProtocol):
-    """Notices the end of a connection also while nobody reads from it."""
+    """Notices the end of a connection even while no task reads from it."""
 
     def __init__(self) -> None:
         self.reader = asyncio.StreamReader(MAX_READ)
@@ -43,7 +43,7 @@ class Wire(asyncio.StreamReaderProtocol):
         self.ended = asyncio.Event()
 
     def eof_received(self) -> bool | None:
-        """The client sends no more: it has left, as a client that waits for an answer has no reason to close."""
+        """The client has closed its side: it has left, because a client that awaits an answer has no reason to."""
         self.ended.set()
         return super().eof_received()
 
@@ -62,7 +62,7 @@ class Connection:
     context: WorkerContext
     limits: Limits
     changed: Callable[[], object]
-    """Called when it may have become one that makes room."""
+    """Called when it may have become able to make room."""
     transport: asyncio.Transport
     wire: Wire
     _loop: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop)
@@ -73,18 +73,18 @@ class Connection:
     _since: float = field(init=False)
     """When this state began."""
     _heard: float = field(init=False)
-    """When bytes came."""
+    """When bytes last arrived."""
     _pending: int = 0
-    """Bytes that waited for the client when it was last asked whether it is late."""
+    """Bytes that waited for the client at the last call of `late`."""
     _progress: float = field(init=False)
-    """When their number was last seen to change."""
+    """When their number last changed."""
 
     def __attrs_post_init__(self) -> None:
         self._writer = asyncio.StreamWriter(self.transport, self.wire, self.wire.reader, self._loop)
         self._since = self._heard = self._progress = self._loop.time()
 
     async def run(self) -> None:
-        """Serve it; returns when it is closed and all that was done for it has ended."""
+        """Serve the connection; return when it is closed and all its tasks have ended."""
         try:
             socket = self.transport.get_extra_info("socket")
             client = parse_socket_addr(socket.family, socket.getpeername())
@@ -107,13 +107,13 @@ class Connection:
                 await self._writer.wait_closed()
         except OSError:
             pass  # broken before it began
-        except Exception as error:  # noqa: BLE001  # whatever fails, it is one connection's end
+        except Exception as error:  # noqa: BLE001  # any failure ends only this connection
             _report(error)
         finally:
             self.transport.abort()
 
     def late(self, now: float) -> bool:
-        """Whether its client has let the server wait too long; to be asked again and again."""
+        """Whether its client has made the server wait too long; call it regularly."""
         pending = self.transport.get_write_buffer_size() + (self._protocol.pending if self._protocol else 0)
         if pending != self._pending:
             self._pending, self._progress = pending, now
@@ -123,10 +123,10 @@ class Connection:
         return self._state in limits and now - self._since > limits[self._state]
 
     def yields(self, now: float) -> tuple[int, float] | None:
-        """Return how gladly it makes room for a newcomer, the smallest first; None while it must not.
+        """Return the connection's rank for making room for a new one, the smallest first; None if it must not.
 
-        Those about to close go first, then idle ones, then those that have sent half a request; of a kind the one that
-        has waited longest.
+        Connections about to close go first, then idle ones, then those with an incomplete request; among equals the one
+        that has waited longest.
         """
         if self.transport.is_closing():
             return None
@@ -141,7 +141,7 @@ class Connection:
         return (3, self._heard) if self._protocol is not None and self._protocol.half_sent else None
 
     def stop(self) -> None:
-        """Close it as soon as no request is running on it."""
+        """Close it as soon as it serves no request."""
         if self._state in {"idle", "headers"}:
             self._writer.close()
 
@@ -165,16 +165,16 @@ class Connection:
                 if self._state == "busy" and protocol.idle:
                     self._become("idle")
                 if self._closing:
-                    await protocol.handle(Closed())  # the request whose bytes were at fault
+                    await protocol.handle(Closed())  # ends the request whose bytes were at fault
         except OSError:
             pass  # broken
-        except Exception as error:  # noqa: BLE001  # bytes that a protocol does not survive
+        except Exception as error:  # noqa: BLE001  # bytes that the protocol cannot handle
             _report(error)
         finally:
             self.wire.ended.set()
 
     async def _send(self, event: Event) -> None:
-        """Do what a protocol asks for."""
+        """Carry out an event from the protocol."""
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Closed):
@@ -202,7 +202,7 @@ class Connection:
                 self.changed()
 
     def _finish(self) -> None:
-        """Close it after what has been written, and after the client has had time to read it."""
+        """Close it after the written bytes are sent and the client has had time to read them."""
         if self._closing:
             return
         self._become("closing")
@@ -216,7 +216,7 @@ class Connection:
 
 
 def _report(error: Exception) -> None:
-    """Log a fault of a protocol without anything that a client has sent."""
+    """Log a fault of a protocol, without anything that the client sent."""
     while isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], Exception):
         error = error.exceptions[0]
     trace = error.__traceback__

@@ -1,4 +1,4 @@
-"""Refuses requests that Quart cannot even look at, and would answer with 500 and a traceback."""
+"""Refuses requests that Quart cannot parse and would answer with 500 and a traceback."""
 
 import re
 from typing import Any, cast
@@ -38,7 +38,7 @@ class Guard:
 
 
 def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
-    """Return the scope, of a whole URL only with its path. Raises `ValueError` if it is malformed."""
+    """Return the scope; of a whole URL it keeps only the path. Raises `ValueError` if the request is malformed."""
     for name, value in scope["headers"]:
         if name.lower() == b"host" and not is_host(value.decode("latin1")):
             raise ValueError(f"the Host header is not the name of a host: '{cut(value.decode('latin1'))}'")
@@ -46,7 +46,7 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
         scope["query_string"].decode()
     except ValueError as error:
         raise ValueError("the query is not UTF-8 text") from error
-    raw = cast("bytes | None", scope.get("raw_path"))  # which a server may leave out
+    raw = cast("bytes | None", scope.get("raw_path"))  # servers may leave it out
     target = scope["path"].encode() if raw is None else raw
     if target.startswith(b"/") or target == b"*":
         return scope
@@ -61,11 +61,11 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
 
 
 def is_host(text: str) -> bool:
-    """Whether a Host header is one: a name or an address, and perhaps a port. An empty one is."""
+    """Whether a Host header is valid: a name or an address, and perhaps a port. An empty one is valid."""
     if HOST.fullmatch(text) is None:
         return False
     try:
-        text.encode("idna")  # so Werkzeug reads it, which allows no empty label, nor one above 63 characters
+        text.encode("idna")  # as Werkzeug does, which allows no empty label, nor one above 63 characters
     except UnicodeError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""Hypercorn's protocols, with HTTP/2 that survives what clients may send."""
+"""Hypercorn's protocols, with an HTTP/2 that survives malformed requests."""
 
 import contextlib
 
@@ -13,10 +13,10 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedEr
 
 
 class Protocols(ProtocolWrapper):
-    """The protocol of a connection: HTTP/1, and from its preface or upgrade on HTTP/2."""
+    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade."""
 
     async def handle(self, event: Event) -> None:
-        """Take what happened to the connection."""
+        """Handle an event of the connection."""
         try:
             await self.protocol.handle(event)
         except H2ProtocolAssumedError as error:
@@ -26,12 +26,12 @@ class Protocols(ProtocolWrapper):
 
     @property
     def idle(self) -> bool:
-        """Whether it is HTTP/2 without a request: its preface counts as a request in HTTP/1, which never ends."""
+        """Whether it is HTTP/2 without a request; to HTTP/1 the preface is a request that never ends."""
         return isinstance(self.protocol, H2Protocol) and self.protocol.idle
 
     @property
     def half_sent(self) -> bool:
-        """Whether there are requests, and none of them has arrived whole."""
+        """Whether it has requests, none of which has arrived completely."""
         if isinstance(self.protocol, H11Protocol):
             return self.protocol.connection.their_state is h11.SEND_BODY
         return isinstance(self.protocol, Http2) and bool(self.protocol.streams) and (
@@ -47,7 +47,7 @@ class Protocols(ProtocolWrapper):
 
     @property
     def pending(self) -> int:
-        """Bytes that wait for the client to allow them."""
+        """Bytes that wait for the client's flow control."""
         if isinstance(self.protocol, H11Protocol):
             return 0
         return sum(len(one.buffer) for one in self.protocol.stream_buffers.values())
@@ -65,10 +65,10 @@ class Protocols(ProtocolWrapper):
 
 
 class Http2(H2Protocol):
-    """HTTP/2 in which one stream's fault does not end the others."""
+    """An HTTP/2 in which a fault of one stream does not end the others."""
 
     unended: frozenset[int] = frozenset()
-    """The streams whose requests have not arrived whole."""
+    """The streams whose requests have not arrived completely."""
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -81,7 +81,7 @@ class Http2(H2Protocol):
                 with contextlib.suppress(h2.exceptions.ProtocolError):  # reset by the client meanwhile
                     self.connection.reset_stream(stream, ErrorCodes.PROTOCOL_ERROR)
             elif isinstance(event, h2.events.DataReceived) and stream not in self.streams:
-                # The request was answered before all of it was sent; the other streams need the window.
+                # The request was answered before it was complete; the other streams need the window.
                 with contextlib.suppress(h2.exceptions.ProtocolError):
                     self.connection.acknowledge_received_data(event.flow_controlled_length, stream)
             else:

@@ -1,4 +1,4 @@
-"""Log lines that clients could cause in any number, written at most once a minute."""
+"""Log lines that clients could cause in any number, limited to one a minute."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ MINUTE = 60.0
 
 @define
 class Seldom:
-    """Writes warnings of one kind; those that come too soon after another are counted, and the next line tells."""
+    """Writes warnings of one kind; those that follow another too soon are only counted, and the next line says so."""
 
     log: logging.Logger
     every: float = MINUTE

@@ -1,4 +1,4 @@
-"""The server: it accepts connections, bounds them, and ends them in time."""
+"""The server: accepts connections, limits them, and ends them in time."""
 
 import asyncio
 import logging
@@ -20,15 +20,15 @@ from lllms_core.web.seldom import Seldom
 LOG = logging.getLogger("lllms.http")
 
 ACCEPT_PAUSE = 1.0
-"""Seconds until accepting is tried again after it failed for want of descriptors or memory, unless one is freed."""
+"""Seconds until the next try to accept after one failed for lack of descriptors or memory, unless one is freed."""
 
 
 async def serve_app(
     app: ASGIFramework, listener: socket.socket, stopped: Callable[[], Awaitable[object]], limits: Limits | None = None,
 ) -> None:
-    """Serve an ASGI application on a socket that listens, until `stopped` returns; closes the socket.
+    """Serve an ASGI application on a listening socket until `stopped` returns, then close the socket.
 
-    Then idle connections are closed, and running requests get `limits.flush` seconds to end.
+    Then idle connections are closed, and running requests have `limits.flush` seconds to end.
     """
     limits = Limits() if limits is None else limits
     config = _config()
@@ -71,7 +71,7 @@ class Server:
     _sweeper: asyncio.TimerHandle | None = None
 
     async def accept(self, listener: socket.socket) -> None:
-        """Take connections, for ever."""
+        """Accept connections, forever."""
         listener.setblocking(False)  # noqa: FBT003  # a method of the standard library
         loop = asyncio.get_running_loop()
         while True:
@@ -79,7 +79,7 @@ class Server:
             try:
                 client, _ = await loop.sock_accept(listener)
             except ConnectionError:
-                continue  # the client has left before its turn
+                continue  # the client left before its turn
             except OSError as error:
                 await self._free_descriptor(error, listener)
                 continue
@@ -94,7 +94,7 @@ class Server:
                 await self._changed.wait()
 
     async def close(self) -> None:
-        """End all connections: idle ones at once, the others when their answer is sent, or after a time."""
+        """End all connections: idle ones at once, the others when their answer is sent or their time is up."""
         await self.context.terminated.set()
         for connection in self._connections:
             connection.stop()
@@ -110,7 +110,7 @@ class Server:
 
     async def _serve(self, client: socket.socket) -> None:
         try:
-            # asyncio does so only where a socket knows its protocol; without it an answer in two parts takes 40 ms.
+            # asyncio does so only if a socket knows its protocol; without it an answer in two parts takes 40 ms.
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             transport, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, client)
         except OSError:
@@ -126,7 +126,7 @@ class Server:
             self._connections.discard(connection)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait for all connections to end, up to a time."""
+        """Wait for all connections to end, for at most this many seconds."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
 
@@ -135,17 +135,17 @@ class Server:
         self._changed.set()
 
     def _make_room(self) -> None:
-        """Close the connection that makes room most gladly, if there is one."""
+        """Close the first connection in the order of `Connection.yields`, if any."""
         now = asyncio.get_running_loop().time()
         ranks = [(rank, one) for one in self._connections if (rank := one.yields(now)) is not None]
         if ranks:
             min(ranks, key=lambda found: found[0])[1].abort()
 
     async def _free_descriptor(self, error: OSError, listener: socket.socket) -> None:
-        """Make room if a client waits, which the error does not say, and wait until there may be some."""
+        """If a client waits, which the error does not say, make room; then wait until there may be some."""
         if select.select([listener], [], [], 0)[0]:
             self.failures.warning(
-                "no connection can be accepted while %d are open: %s; raise the limit on open files (ulimit -n)",
+                "could not accept a connection while %d are open: %s; raise the limit on open files (ulimit -n)",
                 len(self._tasks), error.strerror,
             )
             self._make_room()
@@ -155,12 +155,12 @@ class Server:
         timer.cancel()
 
     def _sweep(self) -> None:
-        """End the connections whose time is over, and come back as long as there are any."""
+        """End the connections whose time is up, and repeat while there are any."""
         loop = asyncio.get_running_loop()
         for connection in list(self._connections):
             if connection.late(loop.time()):
                 connection.abort()
-        self._changed.set()  # half a request that has been silent for a while makes room, too
+        self._changed.set()  # a connection whose incomplete request has been silent for a while makes room, too
         self._sweeper = loop.call_later(self.limits.sweep, self._sweep) if self._tasks else None
 
 
@@ -168,8 +168,8 @@ def _config() -> Config:
     config = Config()
     config.include_server_header = False
     config.errorlog = logging.getLogger("lllms.http")
-    # What it would hold back is kept elsewhere, or thrown away; but one stream's full queue would hold up all others.
+    # Not needed: bodies are bounded elsewhere. But one stream's full queue would block all others.
     config.max_app_queue_size = 0
-    # After so many requests Hypercorn drops what HTTP/2 clients still wait for.
+    # After this many requests Hypercorn drops the answers that HTTP/2 clients still wait for.
     config.keep_alive_max_requests = 2**62
     return config

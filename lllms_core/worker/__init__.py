@@ -1,1 +1,1 @@
-"""The child that holds an instance, the wire between, and the parent's handle on it."""
+"""The child that holds an instance, the parent's handle on it, and the wire between them."""

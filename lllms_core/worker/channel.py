@@ -1,4 +1,4 @@
-"""A second way between parent and worker process, for messages with much data: they must not delay the tokens."""
+"""A second connection between parent and worker process, for large messages, which must not delay the tokens."""
 
 import pickle
 import queue
@@ -15,42 +15,42 @@ from lllms_core.engines.sessions import State
 from lllms_core.worker.wire import FoundSession, PutSession, Surveyed
 
 Heavy = FoundSession | PutSession | Surveyed
-"""The messages that go this way: their `state` may have many megabytes; or they must not overtake such a one."""
+"""The messages sent here: their `state` may have many megabytes, or they must not overtake one that has."""
 
 _LENGTHS = struct.Struct("!IQ")
 _PIECE = 1 << 20
 
 
 class Channel:
-    """One end. Messages are sent and received in threads of its own, in their order."""
+    """One end of it. Its own threads send and receive messages, in order."""
 
     def __init__(self, end: socket.socket, received: Callable[[Heavy], None], ended: Callable[[], None]) -> None:
-        """Begin: `received` and `ended` (nothing more will come) are called in the receiving thread."""
+        """Start: `received` and `ended` (nothing more will come) are called in the receiving thread."""
         self._socket = end
         self._received = received
         self._ended = ended
         self._messages: queue.SimpleQueue[Heavy | threading.Event | None] = queue.SimpleQueue()
         self.waiting = 0
-        """Bytes that are still to be sent."""
+        """Bytes still to be sent."""
         self._lock = threading.Lock()
         for work in (self._send_all, self._receive_all):
             threading.Thread(target=work, name="lllms sessions", daemon=True).start()
 
     def send(self, message: Heavy) -> None:
-        """Have a message sent; nothing happens if the other end is gone."""
+        """Queue a message; it is dropped if the other end is gone."""
         with self._lock:
             self.waiting += len(_state(message))
         self._messages.put(message)
 
     def flush(self, seconds: float) -> None:
-        """Return when all is sent, or the time is up."""
+        """Return when everything is sent, or after this many seconds."""
         sent = threading.Event()
         self._messages.put(sent)
         sent.wait(seconds)
 
     def close(self) -> None:
-        """Send and receive no more."""
-        with suppress(OSError):  # the other end was quicker
+        """Stop sending and receiving."""
+        with suppress(OSError):  # the other end closed first
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _send_all(self) -> None:
@@ -78,7 +78,7 @@ class Channel:
             self._socket.sendall(state[start : start + _PIECE])
 
     def _receive_all(self) -> None:
-        with suppress(OSError), self._socket.makefile("rb") as stream:  # closed from here
+        with suppress(OSError), self._socket.makefile("rb") as stream:  # closed at this end
             while (message := _receive(stream)) is not None:
                 self._received(message)
         self._messages.put(None)
@@ -87,7 +87,7 @@ class Channel:
 
 
 def _receive(stream: BufferedReader) -> Heavy | None:
-    """Return the next message; None at the end, also in the middle of one."""
+    """Return the next message; None at the end of the stream, even in the middle of a message."""
     lengths = stream.read(_LENGTHS.size)
     if len(lengths) < _LENGTHS.size:
         return None

@@ -1,4 +1,4 @@
-"""The worker process. Standard input and output are the wire; whatever prints goes to standard error, the log."""
+"""The worker process. Standard input and output are the wire; anything printed goes to standard error, the log."""
 
 import ctypes
 import faulthandler
@@ -35,26 +35,26 @@ from lllms_core.worker.wire import (
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
 SWITCH_SECONDS = 0.001
-"""A thread that prepares a large request lets the steps go on after so long, each time that they ask; Python's own
-default is 5 ms, and a step asks several times."""
+"""How long a thread that prepares a large request may hold the interpreter when a step waits for it. Python's own
+default is 5 ms, and a step waits several times."""
 FULL_COLLECTIONS = 1000
-"""A search for garbage among all objects stops every thread, for half a second while a request has a million of them;
-it comes a hundred times as seldom as by default. What a worker throws away is hardly ever more than its youngest."""
+"""Python's garbage collector scans all objects a hundred times less often than by default: a scan stops every
+thread, for half a second while a request has a million objects. A worker's garbage is nearly always young."""
 WAITING_SIZE = 1 << 29
-"""Bytes of sessions that wait at most to be sent; what comes beyond is lost."""
+"""The most bytes of sessions that may wait to be sent; sessions beyond that are lost."""
 OOM_SCORE, OOM_SCORE_MOST = 500, 1000
-"""How much rather than the server a worker is killed when there is no memory, and the most that the kernel knows."""
+"""How much more readily than the server a worker is killed when memory runs out, and the kernel's maximum."""
 FLUSH_SECONDS = 2.0
-"""Sessions of a model that is closed get so long to reach the parent."""
+"""The time that a closed model's sessions have to reach the parent."""
 
 
 def main() -> None:
-    """Talk to the parent until it closes the wire, or is gone."""
+    """Serve the parent until it closes the wire or is gone."""
     incoming, wire = os.dup(0), Wire(os.dup(1))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # The log shows what an engine prints when it prints it, also if it crashes next.
+        # The log shows an engine's output at once, even if it crashes next.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     rather_me()
     log_to_parent()
@@ -81,24 +81,24 @@ def main() -> None:
         prepare(next(arrived))
         load = next(arrived)
         assert isinstance(load, Load)  # noqa: S101  # the parent's third message
-    except BaseException as error:  # noqa: BLE001  # modules of the engine, and the main script, raise whatever they like
+    except BaseException as error:  # noqa: BLE001  # the engine's modules, and the main script, may raise anything
         wire.send(load_failed(error))
     else:
         Thread(target=fill_inbox, name="wire", daemon=True).start()
         WorkerLoop(inbox, wire.send).run(load)
         if wire.channel is not None:
             wire.channel.flush(FLUSH_SECONDS)
-    os._exit(0)  # native libraries are freed by the process's end; their exit handlers have been seen to hang
+    os._exit(0)  # the end of the process frees native libraries; their exit handlers have been seen to hang
 
 
 class Wire:
-    """The way to the parent, from any thread: the loop sends, and the thread that answers probes."""
+    """Sends messages to the parent, from any thread: from the loop, and from the thread that answers probes."""
 
     def __init__(self, outgoing: int) -> None:
         self._outgoing = outgoing
         self._lock = Lock()
         self.channel: Channel | None = None
-        """The way of sessions."""
+        """The channel for sessions."""
 
     def send(self, message: FromWorker) -> None:
         """Write a message; ends the process if the parent is gone."""
@@ -130,17 +130,17 @@ def open_channel(number: int, inbox: Inbox) -> Channel:
 
 
 def receive(incoming: int) -> Iterator[object]:
-    """Yield what the parent sends, and end the process when nothing more will come."""
+    """Yield the parent's messages, and end the process when the wire closes."""
     frames = FrameReader()
     while data := os.read(incoming, READ_SIZE):
         yield from frames.feed(data)
-    os._exit(0)  # the parent has closed the wire or is gone: nobody wants what is being computed
+    os._exit(0)  # the parent has closed the wire or is gone: the running requests are obsolete
 
 
 def prepare(preparation: object) -> None:
     """Import the main script again if the engine is defined in it."""
     assert isinstance(preparation, dict)  # noqa: S101  # the parent's second message
-    # As multiprocessing does: a script that starts workers whenever it is imported would start them without end.
+    # As multiprocessing does: otherwise a script that starts workers at import would start them endlessly.
     this = process.current_process()
     this._inheriting = True  # type: ignore[attr-defined]  # noqa: SLF001  # the mark that multiprocessing looks for
     spawn.prepare(preparation)
@@ -148,14 +148,14 @@ def prepare(preparation: object) -> None:
 
 
 def rather_me() -> None:
-    """Let the kernel, when it has no memory, kill this process before the server, which everybody needs."""
+    """When memory runs out, let the kernel kill this process rather than the server, which serves all clients."""
     mine = Path("/proc/self/oom_score_adj")
     with suppress(OSError, ValueError):  # other systems have no such file
         mine.write_text(str(min(int(mine.read_text(encoding="ascii")) + OOM_SCORE, OOM_SCORE_MOST)), encoding="ascii")
 
 
 def log_to_parent() -> None:
-    """Write what lllms and its engines log to standard error, marked: unlike what libraries print, it quotes nobody."""
+    """Write the log of lllms and its engines to standard error, marked: unlike libraries, it quotes no request."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Marked("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("lllms").addHandler(handler)
@@ -173,16 +173,16 @@ class _Marked(logging.Formatter):
 
 
 def die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, also while native code holds the interpreter."""
+    """Let the kernel kill this process when its parent dies, even while native code holds the interpreter."""
     if sys.platform != "linux":
-        return  # the closed wire ends the worker there, as soon as Python runs
+        return  # there the closed wire ends the worker, as soon as Python runs
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)  # it died before the line above
 
 
 def leave_to_parent(*_: object) -> None:
-    """Do nothing: Ctrl-C, or the SIGTERM of a service manager, is for the server, which then closes its workers.
+    """Do nothing: Ctrl-C, or a service manager's SIGTERM, is meant for the server, which then closes its workers.
 
-    A handler rather than SIG_IGN, which the programs that an engine starts would inherit.
+    It is a handler because programs started by an engine would inherit SIG_IGN.
     """

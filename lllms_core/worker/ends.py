@@ -1,7 +1,7 @@
-"""Why a worker has ended: from its exit status, from what it wrote last, and from what the kernel tells.
+"""Why a worker has ended, found from its exit status, its last output, and the kernel's counters.
 
-A worker's own lines may quote what clients sent: of those that it writes while it serves only the ones that are known
-to quote nobody are shown, those of crashing programs among them.
+A worker's output may quote requests. Of the lines that it writes while it serves, only those that are known to quote
+no request are shown, including those of crashing programs.
 """
 
 import errno
@@ -17,12 +17,12 @@ from attrs import frozen
 LOG = logging.getLogger("lllms.worker")
 
 MARK = "\x1e"
-"""Begins a line that the worker's own `lllms` loggers wrote: those quote nobody."""
+"""Starts a line by the worker's own `lllms` loggers, which quote no request."""
 LOG_TAIL = 20
-"""So many last lines of a worker's log are kept, to explain its end."""
+"""The number of last lines of a worker's log that are kept, to explain its end."""
 LONGEST_LINE = 1 << 14
 LONGEST_KNOWN = 500
-"""Characters of a line that are looked at; longer ones are no program's last words."""
+"""The characters of a line that are examined; no program's last words are longer."""
 LONGEST_WORDS = 300
 """Characters of a line in an error message."""
 
@@ -37,7 +37,7 @@ _MEMORY = re.compile(
     r"|memory allocation .*failed|(failed|unable) to allocate",
     re.IGNORECASE,
 )
-"""What Python, C++, Rust, OpenBLAS, ggml and CUDA say when there is no memory."""
+"""The messages of Python, C++, Rust, OpenBLAS, ggml and CUDA for a lack of memory."""
 _SOURCE_LINE = re.compile(
     r"(?:[\w./-]+: )?(?:\S*/)?(?P<place>(?P<file>[\w.+-]+)\.(?:c|cc|cpp|cxx|h|hpp|cu|cuh|m|metal):\d+): (?P<words>.*)",
 )
@@ -49,15 +49,15 @@ _STACK = re.compile(
     r'|  File ".*", line \d+ in \S+'
     r"|Extension modules: .*|Stack \(most recent call first\):",
 )
-"""What `faulthandler` writes: places in the code, and no values."""
+"""The output of `faulthandler`: places in the code, and no values."""
 _CALL = re.compile(r'  File ".*')
 STACK_LINES = 6
-"""Calls of a native crash that are shown."""
+"""The number of calls shown for a native crash."""
 
 
 @frozen
 class Kills:
-    """How many processes the kernel has killed because there was no memory; None where it does not tell."""
+    """How many processes the kernel has killed for lack of memory; None where it does not report that."""
 
     ours: int | None
     """In this process's control group."""
@@ -66,11 +66,11 @@ class Kills:
 
     @classmethod
     def count(cls) -> "Kills":
-        """Ask the kernel."""
+        """Read the kernel's counters."""
         return cls(_counted(_memory_events()), _counted(Path("/proc/vmstat")))
 
     def since(self, before: "Kills") -> bool | None:
-        """Whether there were any since; None if that cannot be told."""
+        """Whether there have been any since; None if that is unknown."""
         for now, then in ((self.ours, before.ours), (self.all, before.all)):
             if now is not None and then is not None:
                 return now > then
@@ -78,23 +78,23 @@ class Kills:
 
 
 class NativeLog:
-    """What a worker writes to standard output and error."""
+    """The output of a worker on standard output and error."""
 
     def __init__(self, model: str) -> None:
         self.at_work = False
-        """Whether requests were sent to the worker, which its lines may quote from then on."""
+        """Whether the worker has received requests, which its lines may then quote."""
         self._model = model
         self._rest = b""
         self._tail: deque[str] = deque(maxlen=LOG_TAIL)
         self._memory_was: int | None = None
-        """Lines since one that told of no memory."""
+        """The number of lines since one about a lack of memory."""
         self._calls = 0
         self._withheld = 0
         self.cause: str | None = None
-        """The line of the assertion, exception or panic that ended the worker, as far as it wrote one."""
+        """The line of the assertion, exception or panic that ended the worker, if it wrote one."""
 
     def feed(self, data: bytes) -> None:
-        """Take what was written."""
+        """Read more of the output."""
         *lines, self._rest = (self._rest + data.replace(b"\r", b"\n")).split(b"\n")
         if len(self._rest) > LONGEST_LINE:
             lines.append(self._rest)
@@ -103,24 +103,24 @@ class NativeLog:
             self._take(line.decode(errors="replace").rstrip())
 
     def end(self) -> None:
-        """Take the last line, which nothing ends."""
+        """Read the last line, which has no line end."""
         self._take(self._rest.decode(errors="replace").rstrip())
         self._rest = b""
 
     def serve(self) -> None:
-        """From now on lines may quote requests; those before cannot explain how these end."""
+        """Expect requests in the lines from now on; drop earlier lines, which cannot explain how requests end."""
         if not self.at_work:
             self.at_work = True
             self._tail.clear()
 
     @property
     def starved(self) -> bool:
-        """Whether its last lines tell that there was no memory."""
+        """Whether its last lines report a lack of memory."""
         return self._memory_was is not None and self._memory_was < LOG_TAIL
 
     @property
     def last_words(self) -> str:
-        """The last lines, as far as they may be shown."""
+        """The last lines, without those that may not be shown."""
         hidden = [f"({self._withheld} lines that may quote requests are not shown)"] if self._withheld else []
         return "\n".join([*self._tail, *hidden])
 
@@ -149,22 +149,22 @@ class NativeLog:
 
 
 def known(line: str) -> str | None:
-    """The words of a crashing program that name the cause, and quote nobody; None for any other line."""
+    """Return the part of a crashing program's line that names the cause and quotes no request; None for other lines."""
     told = _SOURCE_LINE.fullmatch(line)
     if told is not None and _ASSERTION.fullmatch(told["words"]):
         return f"{told['place']}: {told['words']}"[:LONGEST_WORDS]
     if told is not None and told["file"].startswith(("ggml", "llama")):
-        return told["place"]  # what else they say may have values in it
+        return told["place"]  # their other words may contain values
     if _THROWN.fullmatch(line) or _PANIC.fullmatch(line):
         return line[:LONGEST_WORDS]
     return None
 
 
 def ended(status: int | None, cause: str | None = None, *, starved: bool = False, kernel: bool | None = None) -> str:
-    """Say for people how a process ended.
+    """Describe, for people, how a process ended.
 
-    `cause` is its own last line about it, `starved` whether it told of no memory, `kernel` whether the kernel has
-    killed processes for memory meanwhile (None: that is not known).
+    `cause` is its own last line about it, `starved` whether it reported a lack of memory, `kernel` whether the kernel
+    has killed processes for lack of memory meanwhile (None: unknown).
     """
     if not status:
         return "the worker ended"
@@ -183,7 +183,7 @@ def ended(status: int | None, cause: str | None = None, *, starved: bool = False
 
 
 def raised(error: BaseException) -> str | None:
-    """Say that an exception is one of no memory; None if it is another."""
+    """Describe an exception that means a lack of memory; None for any other."""
     number = error.errno if isinstance(error, OSError) else None
     limited = isinstance(error, ImportError | OSError) and address_space() is not None
     unmapped = limited and "failed to map segment" in str(error)
@@ -193,7 +193,7 @@ def raised(error: BaseException) -> str | None:
 
 
 def address_space() -> int | None:
-    """The limit on this process's address space (`ulimit -v`) in bytes, which its workers inherit; None without one."""
+    """Return this process's limit on address space (`ulimit -v`) in bytes, which workers inherit; None without one."""
     if sys.platform == "win32":
         return None
     import resource
@@ -203,7 +203,7 @@ def address_space() -> int | None:
 
 
 def _memory_events() -> Path | None:
-    """The file in which the kernel counts for this process's control group; of version 2, else of version 1."""
+    """Return the file with the kernel's counters for this process's control group, of version 2 or else 1."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -215,7 +215,7 @@ def _memory_events() -> Path | None:
             files = [f"/sys/fs/cgroup/memory{path}/memory.oom_control", "/sys/fs/cgroup/memory/memory.oom_control"]
         else:
             continue
-        # The first is where the host puts it; inside of a container only the second is there.
+        # The first is its place on a host; inside a container only the second exists.
         for file in map(Path, files):
             if file.is_file():
                 return file
@@ -223,7 +223,7 @@ def _memory_events() -> Path | None:
 
 
 def _counted(file: Path | None) -> int | None:
-    """The counter `oom_kill` of a file of the kernel."""
+    """Return the counter `oom_kill` in a file of the kernel."""
     try:
         text = "" if file is None else file.read_text(encoding="utf-8")
     except OSError:

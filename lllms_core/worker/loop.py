@@ -1,4 +1,4 @@
-"""What a worker does, in a process or a thread: load, then take requests and step, until it is told to close."""
+"""The loop of a worker, in a process or a thread: load, then take requests and step, until a `Close` arrives."""
 
 import queue
 from collections.abc import Callable, Iterable, Iterator
@@ -31,19 +31,19 @@ from lllms_core.worker.wire import (
 )
 
 PRELOAD = "preload"
-"""The id of the request that evaluates what all conversations begin with."""
+"""The id of the request that evaluates the common prefix of all conversations."""
 
 SMALLEST_PROGRESS = 0.01
-"""Engines may report every tensor; a message for each percent is enough."""
+"""Engines may report every tensor; one message per percent is enough."""
 
 
 class Inbox:
-    """Messages for the loop, put by another thread. What is urgent interrupts the step that is under way."""
+    """Messages for the loop, put by another thread. Urgent ones interrupt the current step."""
 
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[ToWorker | Prepared] = queue.SimpleQueue()
         self.interrupt = Interrupt()
-        """The model's own, once there is a model."""
+        """The model's own, once it is loaded."""
         self._handled = 0
         self._waits = False
         self._seen = (0, 0)
@@ -55,8 +55,8 @@ class Inbox:
             self.interrupt.set()
 
     def take(self, *, wait: bool) -> list[ToWorker | Prepared]:
-        """Return all messages that are there; with `wait`, at least one."""
-        # Cleared first: a cancel that comes after this line may interrupt one step in vain, but none is overlooked.
+        """Return all messages in the inbox; with `wait`, wait for at least one."""
+        # Cleared first: a cancel after this line may interrupt one step in vain, but is never overlooked.
         self.interrupt.clear()
         messages = []
         if wait:
@@ -69,20 +69,20 @@ class Inbox:
         return messages
 
     def got_on(self) -> None:
-        """Note that the loop has done something; called by the loop."""
+        """Record that the loop has made progress; called by the loop."""
         self._handled += 1
 
     def moved(self) -> bool:
-        """Whether the loop got on since the last call, or waits for a message; from any one thread.
+        """Whether the loop has made progress since the last call, or waits for a message; from any one thread.
 
-        It gets on by handling messages and by steps, and within a step by the model's looks at `interrupt`.
+        Progress means messages handled, steps, and within a step the model's looks at `interrupt`.
         """
         seen, self._seen = self._seen, (self._handled, self.interrupt.looks)
         return self._waits or seen != self._seen
 
 
 class WorkerLoop:
-    """Runs one model, in the thread that calls `run`; large requests are prepared in threads beside it."""
+    """Runs one model, in the thread that calls `run`; other threads prepare large requests."""
 
     def __init__(self, inbox: Inbox, send: Callable[[FromWorker], None]) -> None:
         self._inbox = inbox
@@ -90,7 +90,7 @@ class WorkerLoop:
         self._space: str | None = None
 
     def run(self, load: Load) -> None:
-        """Load the model and serve until `Close`, or until the engine breaks: then the last message says why."""
+        """Load the model and serve until `Close`, or until the engine breaks; then the last message says why."""
         model = self._load(load)
         if model is None:
             return
@@ -98,16 +98,16 @@ class WorkerLoop:
             self._serve(model)
             model.store_sessions()
         with self._reporting():
-            if self._preparations.stop():  # else what they read is freed by the end of the process, or never
+            if self._preparations.stop():  # else their memory is freed by the end of the process, or never
                 model.close()
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
         try:
             yield
-        except BaseException as error:  # noqa: BLE001  # whatever an engine raises (sys.exit() too) ends its worker only
-            # All who wait are told: what it says may quote the request of one of them.
-            reason = raised(error) or f"its engine raised {kind(error)}; the log of the server tells where"
+        except BaseException as error:  # noqa: BLE001  # any exception of an engine (even sys.exit()) ends only its worker
+            # All waiting clients get the reason, and the error's own message may quote one of their requests.
+            reason = raised(error) or f"its engine raised {kind(error)}; the server's log says where"
             self._send(Crashed(reason, short_traceback(error)))
 
     def _load(self, load: Load) -> Model | None:
@@ -137,7 +137,7 @@ class WorkerLoop:
         return model
 
     def _preload(self, model: Model, preload: Preload) -> bool:
-        """Evaluate what all conversations begin with; False if the worker is to close."""
+        """Evaluate the common prefix of all conversations; False if the worker must close."""
         model.preload(PRELOAD, preload)
         while True:
             if not self._take(model):
@@ -154,7 +154,7 @@ class WorkerLoop:
                 self._tell(model.step())
 
     def _take(self, model: Model) -> bool:
-        """Handle the messages that are there, or wait for one when there is nothing to do; False to close."""
+        """Handle the messages in the inbox, or wait for one if the model is idle; False to close."""
         for message in self._inbox.take(wait=model.idle):
             self._inbox.got_on()
             match message:
@@ -164,7 +164,7 @@ class WorkerLoop:
                     with self._refusing(request):
                         self._tell(self._preparations.take(message))
                 case Cancel(request_id):
-                    self._cancel(model, request_id)  # at once: the step of the others may take a while
+                    self._cancel(model, request_id)  # at once: the others' step may take a while
                 case FoundSession(request_id):
                     model.found(request_id, as_session(message))
                 case Survey():
@@ -174,7 +174,7 @@ class WorkerLoop:
                 case Close():
                     return False
                 case Load() | Probe():
-                    raise AssertionError("a worker loads one model, and probes are answered beside the loop")
+                    raise AssertionError("a worker loads one model, and another thread answers probes")
         return True
 
     def _open(self, model: Model, request: AnyRequest) -> None:
@@ -199,11 +199,11 @@ class WorkerLoop:
             self._tell([Delta(request.id, error=error)])
 
     def _check_space(self, request: AnyRequest) -> None:
-        """Refuse the tokens of a session that another model has left: they may stand for other words."""
+        """Refuse the tokens of another model's session: they may stand for other words."""
         if isinstance(request, DetokenizeRequest) and request.space not in {None, self._space}:
             raise InvalidRequest(
-                f"the session is of another file, version or configuration of model '{request.model}', and its text "
-                "cannot be told; it can only be deleted",
+                f"the session belongs to another file, version or configuration of model '{request.model}', and its "
+                "text cannot be restored; it can only be deleted",
                 "text",
             )
 

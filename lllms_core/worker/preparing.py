@@ -1,4 +1,4 @@
-"""What is done to a request before its model takes it: in a thread of its own if it is large."""
+"""The preparation of a request before its model takes it: in a thread of its own if the request is large."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
@@ -24,16 +24,16 @@ from lllms_core.queries import (
 from lllms_core.types import Delta, Finish, Request, Usage
 
 SMALL = 1 << 14
-"""Characters, tokens and other parts of a request that is prepared at once: in a few milliseconds."""
+"""The most characters, tokens and other parts of a request that is prepared at once, in a few milliseconds."""
 LONGEST_STOP = 2.0
-"""Seconds that threads get to notice that nobody waits for them."""
+"""Seconds that threads have to notice that their requests were cancelled."""
 
 Taking = Callable[[], Iterable[Delta]]
-"""What is left to do for a prepared request, in the model's thread."""
+"""The rest of the work on a prepared request, in the model's thread."""
 
 
 def is_small(request: AnyRequest) -> bool:
-    """Whether all the texts, tokens and other parts of a request are few together."""
+    """Whether a request has at most `SMALL` characters, tokens and other parts in all."""
     size = 0
     pending: list[Any] = [request]
     while pending and size <= SMALL:
@@ -58,9 +58,9 @@ def _names(kind: type) -> tuple[str, ...]:
 
 
 def prepare(model: Model, request: AnyRequest) -> Taking:
-    """Do what takes long, in any thread. Raises what the model raises.
+    """Do the long part of the work, in any thread. Raises the model's errors.
 
-    A request that is nested too deeply, or takes more memory than there is, is at fault itself.
+    Nesting that is too deep, and a lack of memory, count as faults of the request.
     """
     try:
         return _prepare(model, request)
@@ -87,7 +87,7 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
         case DetokenizeRequest():
             if len(request.tokens) > model.most_tokens:
                 count = len(request.tokens)
-                text = f"there are {count} tokens, and {model.most_tokens} are allowed at once; send them in parts"
+                text = f"there are {count} tokens, and at most {model.most_tokens} are allowed; send them in parts"
                 raise InvalidRequest(text, "tokens")
             result = model.to_text(request.tokens)
         case RenderRequest():
@@ -96,7 +96,7 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
 
 
 def _opening(model: Model, request: Opens, opener: str) -> Opening:
-    """What `prepare` returns, unless a class has overridden the method that it is a part of without it."""
+    """Return the result of `prepare`; the default one if the model's class overrides `opener` but not `prepare`."""
     owner = next(cls for cls in type(model).__mro__ if not vars(cls).keys().isdisjoint({opener, "prepare"}))
     return model.prepare(request) if "prepare" in vars(owner) else Model.prepare(model, request)
 
@@ -119,7 +119,7 @@ def _few(model: Model, tokens: Tokens) -> Tokens:
 
 @frozen(eq=False)
 class Prepared:
-    """To the loop, from a thread of its worker: this request can be taken, or failed."""
+    """To the loop, from a thread of its worker: this request is ready to be taken, or has failed."""
 
     request: AnyRequest
     cancelled: Event = field(factory=Event)
@@ -138,22 +138,22 @@ class Preparations:
         self._threads: set[Thread] = set()
 
     def start(self, request: AnyRequest) -> None:
-        """Begin to prepare a request."""
+        """Start to prepare a request."""
         cancelled = self._cancelled[request.id] = Event()
-        # A daemon: a program that ends does not wait for it.
+        # A daemon, so that a program that ends does not wait for it.
         thread = Thread(target=self._run, args=[request, cancelled], name=f"prepare {request.id}", daemon=True)
         self._threads = {thread, *(one for one in self._threads if one.is_alive())}
         thread.start()
 
     def cancel(self, request_id: str) -> bool:
-        """Give a request up, and say whether it was being prepared; its thread ends soon, and is heard no more."""
+        """Cancel a request, and return whether it was being prepared; its thread ends soon and reports nothing."""
         cancelled = self._cancelled.pop(request_id, None)
         if cancelled is not None:
             cancelled.set()
         return cancelled is not None
 
     def take(self, prepared: Prepared) -> Iterable[Delta]:
-        """Let the model take a request, in its own thread; nothing if it was cancelled. Raises what went wrong."""
+        """Pass a request to the model, in its thread, unless it was cancelled. Raises the preparation's error."""
         if prepared.cancelled.is_set():
             return ()
         del self._cancelled[prepared.request.id]
@@ -163,7 +163,7 @@ class Preparations:
         return prepared.take()
 
     def stop(self) -> bool:
-        """Give all requests up; whether all threads have ended, so that the model may be freed."""
+        """Cancel all requests; return whether all threads have ended, so that the model may be freed."""
         for request_id in list(self._cancelled):
             self.cancel(request_id)
         end = monotonic() + LONGEST_STOP
@@ -177,6 +177,6 @@ class Preparations:
                 prepared = Prepared(request, cancelled, take=prepare(self._model, request))
         except WorkCancelled:
             return
-        except BaseException as error:  # noqa: BLE001  # raised again in the loop, which tells them apart
+        except BaseException as error:  # noqa: BLE001  # raised again in the loop, which distinguishes them
             prepared = Prepared(request, cancelled, error=error)
         self._report(prepared)

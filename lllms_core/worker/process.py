@@ -1,4 +1,4 @@
-"""A worker in a process of its own: whatever native code does there, the server lives on."""
+"""A worker in a process of its own: the server survives whatever native code does there."""
 
 import asyncio
 import contextlib
@@ -30,15 +30,15 @@ from lllms_core.worker.wire import (
 
 LOG = logging.getLogger("lllms.worker")
 LAST_WORDS_SECONDS = 1.0
-"""What a dead worker has written is read for so long at most, if programs that it started hold its pipes open."""
+"""How long the output of a dead worker is read at most, if programs that it started keep its pipes open."""
 WIRE_IN, WIRE_OUT, NATIVE_LOG = 0, 1, 2
 
-# Not `-m lllms_core.worker.child`: the child shall find the very modules that this process would find, from the first.
+# Not `-m lllms_core.worker.child`: from its first import the child must find the same modules as this process.
 BOOT = "import sys; sys.path[:] = sys.argv[2:]; from lllms_core.worker.child import main; main()"
 
 
 class ProcessWorker(Worker):
-    """A child process. It ends when told to, when killed, and when this process ends in whatever way."""
+    """A child process. It ends on `Close`, when killed, and when this process ends, however it ends."""
 
     def __init__(self, transport: asyncio.SubprocessTransport, pipes: "_Pipes") -> None:
         self._transport = transport
@@ -48,21 +48,21 @@ class ProcessWorker(Worker):
 
     @classmethod
     async def start(cls, load: Load, events: WorkerEvents) -> Self:
-        """Start the process and tell it what to load. Raises `ModelLoadFailed` if that is not possible."""
+        """Start the process and send it the model to load. Raises `ModelLoadFailed` if that fails."""
         model, engine = load.spec.name, load.engine.name
         if getattr(process.current_process(), "_inheriting", False):
             raise ModelLoadFailed(
                 f"a worker imports the main script again to find an engine in it, and the script loads model '{model}' "
-                "while it is imported; put what it does under `if __name__ == \"__main__\":`",
+                "while it is imported; put its actions under `if __name__ == \"__main__\":`",
             )
         try:
             data = spawn.get_preparation_data("lllms worker")
             ours, theirs = (None, None) if load.sessions is None else socket.socketpair()
             number = None if theirs is None else theirs.fileno()
             frames = encode((os.getpid(), number)) + encode(_preparation(load.engine, data)) + encode(load)
-        except Exception as error:  # pickling runs whatever code the classes of an engine bring along
+        except Exception as error:  # pickling runs code of the engine's classes
             raise ModelLoadFailed(
-                f"engine '{engine}' cannot travel to a worker process ({error}); "
+                f"engine '{engine}' cannot be sent to a worker process ({error}); "
                 'define it at the top of a module, or let it say isolation = "thread"',
             ) from error
         inherited = () if theirs is None else (theirs.fileno(),)
@@ -75,7 +75,7 @@ class ProcessWorker(Worker):
                 start_new_session=True,  # a terminal's Ctrl-C is for the server, which then closes its workers
             )
         except OSError as error:
-            raise ModelLoadFailed(f"no worker process for model '{model}' can be started: {error}") from error
+            raise ModelLoadFailed(f"could not start a worker process for model '{model}': {error}") from error
         finally:
             if theirs is not None:
                 theirs.close()
@@ -86,7 +86,7 @@ class ProcessWorker(Worker):
         return worker
 
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
-        """Write the message to the wire, or to the channel beside it."""
+        """Write the message to the wire, or to the channel for sessions."""
         if isinstance(message, FoundSession) and message.tokens and self._pipes.channel is not None:
             self._pipes.channel.send(message)
         elif not self._wire.is_closing():
@@ -95,12 +95,12 @@ class ProcessWorker(Worker):
             self._wire.write(encode(message) if frame is None else frame)
 
     def kill(self) -> None:
-        """End the process and whatever it has started, at once."""
+        """Kill the process and every process that it has started, at once."""
         self._pipes.kill()
 
 
 class _Pipes(asyncio.SubprocessProtocol):
-    """Turns what comes out of the process into events."""
+    """Turns the output of the process into events."""
 
     def __init__(self, model: str, events: WorkerEvents) -> None:
         self._model = model
@@ -125,7 +125,7 @@ class _Pipes(asyncio.SubprocessProtocol):
         self.channel = Channel(end, lambda message: tell(self._arrived, message), lambda: tell(self._channel_ended))
 
     def kill(self) -> None:
-        if self._transport.get_returncode() is None:  # else its id may be another's by now
+        if self._transport.get_returncode() is None:  # else another process may have its id by now
             self._killed = True
             self._kill_group()
 
@@ -139,16 +139,16 @@ class _Pipes(asyncio.SubprocessProtocol):
         try:
             messages = list(self._frames.feed(data))
         except Exception as error:
-            # Perhaps an exception of the engine's own that unpickling cannot rebuild: whom it was for is unknown.
-            LOG.exception("the worker of %s sent what cannot be read", self._model)
-            self._unreadable = f"the worker sent what cannot be read ({kind(error)}), and was killed"
+            # Perhaps an engine's exception that cannot be unpickled; the request that it belongs to is unknown.
+            LOG.exception("the worker of %s sent an unreadable message", self._model)
+            self._unreadable = f"the worker sent an unreadable message ({kind(error)}), and was killed"
             self.kill()
             return
         for message in messages:
             self._events.message(cast(FromWorker, message))
 
     def process_exited(self) -> None:
-        # What the worker itself has started must not outlive it.
+        # Processes that the worker has started must not outlive it.
         self._kill_group()
         self._patience = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self._transport.close)
 
@@ -166,11 +166,11 @@ class _Pipes(asyncio.SubprocessProtocol):
         )
         if self.channel is None:
             self._events.ended(self._reason)
-        else:  # what the process has put into it is still to be read
+        else:  # what the process sent through it has yet to be read
             self._patience = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self.channel.close)
 
     def _arrived(self, message: Heavy) -> None:
-        assert isinstance(message, PutSession | Surveyed)  # noqa: S101  # no other comes this way
+        assert isinstance(message, PutSession | Surveyed)  # noqa: S101  # the child sends no others here
         self._events.message(message)
 
     def _channel_ended(self) -> None:
@@ -181,12 +181,12 @@ class _Pipes(asyncio.SubprocessProtocol):
             self._events.ended(self._reason)
 
     def _kill_group(self) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone already
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all are gone already
             os.killpg(self._transport.get_pid(), signal.SIGKILL)
 
 
 def _preparation(engine: Engine, data: dict[str, object]) -> dict[str, object]:
-    """What the child needs before it can unpickle the engine: the main script, if that defines it."""
+    """Return what the child needs before it can unpickle the engine: the main script, if that defines the engine."""
     wanted = {"orig_dir"}
     if type(engine).__module__ == "__main__":
         main = {"init_main_from_path", "init_main_from_name"}

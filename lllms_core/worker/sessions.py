@@ -22,7 +22,7 @@ from lllms_core.worker.wire import (
 
 
 class WireLink:
-    """Sends what the model asks and puts to the parent; the worker's loop brings the answers."""
+    """Sends the model's lookups and sessions to the parent; the worker's loop delivers the answers."""
 
     def __init__(self, terms: SessionTerms, space: str, send: Callable[[FromWorker], None]) -> None:
         self.min_tokens = terms.min_tokens
@@ -31,28 +31,28 @@ class WireLink:
         self._send = send
 
     def find(self, request_id: str, tokens: Sequence[int], known: int, *, whole: bool) -> None:
-        """Ask the parent."""
+        """Ask the parent for a session."""
         self._send(FindSession(request_id, self._space, array("i", tokens).tobytes(), known, whole))
 
     def put(self, session: Session, *, whole: bool) -> None:
-        """Give it to the parent."""
+        """Send a session to the parent."""
         self._send(PutSession(self._space, array("i", session.tokens).tobytes(), whole, session.state))
 
 
 def session_space(load: Load, model: Model) -> str:
-    """Name everything that a session of this model may be loaded into; equal names mean that it fits."""
+    """Return the name of the models that can load this model's sessions; equal names mean that sessions fit."""
     spec = load.spec
     file = "" if spec.file is None else file_identity(spec.file)
     return sha256("\0".join([load.engine.name, file, model.state_key or ""]).encode()).hexdigest()[:32]
 
 
 def as_session(message: FoundSession) -> Session | None:
-    """Return the session that was found."""
+    """Return the session that was found, if any."""
     return Session(array("i", message.tokens).tolist(), message.state) if message.tokens else None
 
 
 def survey(model: Model, question: Survey) -> Surveyed:
-    """Tell what a model holds, and let it forget what it is asked to."""
+    """Return the conversations that a model holds, and forget those that the question names."""
     lines = [array("i", line).tolist() for line in question.forget]
     held = []
     for resident in model.residents():

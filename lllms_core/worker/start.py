@@ -1,4 +1,4 @@
-"""Starting a worker in the kind of isolation that is asked for."""
+"""Starts a worker with the wanted isolation."""
 
 from lllms_core.types import Isolation
 from lllms_core.worker.handle import Worker, WorkerEvents

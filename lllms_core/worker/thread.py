@@ -24,16 +24,16 @@ class ThreadWorker(Worker):
         Thread(target=self._run, args=[load], name=f"lllms {load.spec.name}", daemon=True).start()
 
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:  # noqa: ARG002  # nothing is pickled here
-        """Put the message into the loop's inbox; probes are answered beside it."""
+        """Put the message into the loop's inbox; a probe is answered here."""
         if not isinstance(message, Probe):
             self._inbox.put(message)
         elif self._inbox.moved():
             self._loop.call_soon(self._message, Alive())
 
     def kill(self) -> None:
-        """Ask the loop to end, and do not wait for it: it ends after its load or step, and is heard no more."""
+        """Ask the loop to end without waiting for it: it ends after its load or step, and reports nothing more."""
         self._inbox.put(Close())
-        self._loop.call_soon(self._end, "the worker was told to end")
+        self._loop.call_soon(self._end, "the worker was asked to end")
 
     def _run(self, load: Load) -> None:
         try:

@@ -1,6 +1,6 @@
-"""What parent and worker say to each other: frozen values, framed and pickled. One message per step for all slots.
+"""The messages between parent and worker: frozen values, framed and pickled. One message per step for all slots.
 
-Both ends are one program in one version on one machine, so pickle is safe and fast here.
+Both ends are the same version of one program on one machine, so pickle is safe and fast here.
 """
 
 import pickle
@@ -19,17 +19,17 @@ _LENGTH = struct.Struct("!I")
 
 @frozen
 class SessionTerms:
-    """What a worker is told about the sessions that are stored for it."""
+    """The limits of the sessions that are stored for a worker."""
 
     min_tokens: int
-    """One that saves the evaluation of fewer is not asked for, nor put."""
+    """A session that saves the evaluation of fewer is neither looked up nor put."""
     max_size: int
-    """Bytes; a larger one is not put."""
+    """Bytes; a larger session is not put."""
 
 
 @frozen
 class Load:
-    """To the worker, first of all: load this model."""
+    """To the worker, as its first message: load this model."""
 
     engine: Engine
     spec: ModelSpec
@@ -53,14 +53,14 @@ class Cancel:
 
 @frozen
 class UseThreads:
-    """To the worker: compute with at most so many cores."""
+    """To the worker: compute with at most this many cores."""
 
     count: int
 
 
 @frozen
 class FoundSession:
-    """To the worker: the answer to `FindSession`; without `tokens`, that there is none."""
+    """To the worker: the answer to `FindSession`; without `tokens`, no session was found."""
 
     request_id: str
     tokens: bytes = b""
@@ -70,23 +70,23 @@ class FoundSession:
 
 @frozen
 class Survey:
-    """To the worker: tell which conversations the model holds, and forget these."""
+    """To the worker: report the conversations that the model holds, and forget some."""
 
     number: int
     forget: tuple[bytes, ...] = field(default=(), repr=False)
-    """Lines of tokens, 4 bytes each: what begins with one of them goes, and what one of them begins with."""
+    """Sequences of tokens, 4 bytes each: conversations that continue one, or are a prefix of one, are forgotten."""
     everything: bool = False
-    """Whether all of them go."""
+    """Whether to forget all conversations."""
 
     @property
     def urgent(self) -> bool:
-        """Whether a long step is to be given up for it: somebody wants something forgotten, not only to look."""
+        """Whether to interrupt a long step for it: it is to forget something, not only to report."""
         return self.everything or bool(self.forget)
 
 
 @frozen
 class Probe:
-    """To the worker: say `Alive` if the loop got on since the last probe. Answered beside the loop, not by it."""
+    """To the worker: send `Alive` if the loop has made progress since the last probe. Not answered by the loop."""
 
 
 @frozen
@@ -114,31 +114,31 @@ class LoadFailed:
 
     reason: str
     traceback: str
-    """Of an exception that the engine did not mean to raise; empty for one that it did."""
+    """Of an exception that the engine did not raise on purpose; empty for one that it did."""
 
 
 @frozen
 class Deltas:
-    """From the worker: what one step gave, for all requests that it advanced."""
+    """From the worker: the output of one step, for all requests that it advanced."""
 
     deltas: tuple[Delta, ...]
 
 
 @frozen
 class Alive:
-    """From the worker: the answer to `Probe`; a loop that is stuck is told by its absence."""
+    """From the worker: the answer to `Probe`; its absence reveals a stuck loop."""
 
 
 @frozen
 class FindSession:
-    """From the worker: find a session that saves evaluating more of this prompt than what is `known` already."""
+    """From the worker: find a session that covers more of this prompt than the `known` tokens, which it has."""
 
     request_id: str
     space: str
     tokens: bytes = field(repr=False)
     known: int
     whole: bool
-    """Whether only sessions count that are a beginning of the prompt, all of them."""
+    """Whether only sessions that are, as a whole, a prefix of the prompt count."""
 
 
 @frozen
@@ -148,7 +148,7 @@ class PutSession:
     space: str
     tokens: bytes = field(repr=False)
     whole: bool
-    """Whether it can only be gone on with as it is."""
+    """Whether it can only be resumed whole."""
     state: State = field(repr=False)
 
 
@@ -163,18 +163,18 @@ class Held:
 
 @frozen
 class Surveyed:
-    """From the worker: the answer to `Survey`. Whatever it put before that has arrived before this."""
+    """From the worker: the answer to `Survey`. Every session that it put earlier arrives before this."""
 
     number: int
     held: tuple[Held, ...]
-    """What it held before it forgot any."""
+    """The conversations that it held before it forgot any."""
 
 
 @frozen
 class Crashed:
-    """From the worker: the engine raised what it must not; the worker ends.
+    """From the worker: the engine raised a forbidden exception; the worker ends.
 
-    All whose requests it held are told the reason, so no part of this quotes any.
+    The reason goes to the clients of all its requests, so it quotes none of them.
     """
 
     reason: str
@@ -188,7 +188,7 @@ FromWorker = Progress | Loaded | LoadFailed | Deltas | Alive | FindSession | Put
 def encode(message: object) -> bytes:
     """Return the frame of a message: its length, then its pickle."""
     if type(message) is Deltas:
-        # The one message that is sent for every token: as plain tuples it costs a third of what pickled objects do.
+        # The only message that is sent for every token: as plain tuples it costs a third as much as pickled objects.
         plain = [_plain(delta) for delta in message.deltas]
         body = pickle.dumps(plain, pickle.HIGHEST_PROTOCOL)
     else:
@@ -197,7 +197,7 @@ def encode(message: object) -> bytes:
 
 
 def _plain(d: Delta) -> tuple[object, ...]:
-    """The fields of a delta in their order; most deltas have no more than the first ones."""
+    """Return the fields of a delta in their order; most deltas need only the first three."""
     if d.finish or d.error or d.reasoning or d.calls or d.index or d.ended or d.scores or d.prompt_scores:
         head = d.request_id, d.text, d.tokens, d.finish, d.error
         return *head, d.reasoning, d.calls, d.index, d.ended, d.scores, d.prompt_scores
@@ -205,15 +205,15 @@ def _plain(d: Delta) -> tuple[object, ...]:
 
 
 class FrameReader:
-    """Puts frames together from bytes that arrive in any pieces."""
+    """Assembles frames from bytes that arrive in pieces of any size."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[object]:
-        """Take more bytes and yield the messages that are complete.
+        """Take more bytes and yield the complete messages.
 
-        A message is unpickled only when it is asked for: the first may prepare what the second needs.
+        A message is unpickled only when it is asked for: the first may prepare the unpickling of the second.
         """
         self._buffer += data
         while len(self._buffer) >= _LENGTH.size:

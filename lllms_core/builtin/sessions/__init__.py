@@ -1,4 +1,4 @@
-"""The session stores that come along, `memory` and `disk`, and the routes that tell of sessions."""
+"""The built-in session stores, `memory` and `disk`, and the routes for sessions."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ __all__ = ["DiskStore", "MemoryStore", "SessionsApi", "lllms_apis", "lllms_sessi
 
 
 class SessionsApi(Api):
-    """`GET` and `DELETE /api/v1/sessions` and `/api/v1/sessions/{id}`: what is kept, and forgetting it.
+    """`GET` and `DELETE /api/v1/sessions` and `/api/v1/sessions/{id}`: list and forget sessions.
 
-    They tell models, counts, sizes, times and places; text only of one session, and if asked for it.
+    They return models, counts, sizes, times and places; text only of a single session, and only on request.
     """
 
     name = "sessions"

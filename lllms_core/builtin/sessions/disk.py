@@ -1,11 +1,11 @@
-"""Sessions in a folder, a file for each: they outlive the server, and several servers may share them.
+"""Sessions in a folder, one file each: they outlive the server, and several servers may share them.
 
-A file begins with a line of JSON that tells of the session, with a checksum of what follows: the data. It is written
-under another name and then renamed, so that whoever looks sees all of it or nothing. There is no other index than the
-files themselves; what was read of them is remembered.
+A file starts with a line of JSON that describes the session, with a checksum of the data that follow. It is written
+under another name and then renamed, so that readers see all of it or nothing. The files themselves are the only index;
+their heads are cached once read.
 
-What is called like a session and is none, or cannot be read, is skipped and told once: neither a spoilt file nor a pipe
-or a folder in its place may disable the store, or hold it up.
+A file with the name of a session that is none, or cannot be read, is skipped and logged once: neither a damaged file
+nor a pipe or a folder in its place may disable or block the store.
 """
 
 import json
@@ -31,13 +31,13 @@ from lllms_core.structure import structure
 LOG = logging.getLogger("lllms.sessions")
 
 SUFFIX, PART = ".v1.session", ".part"
-"""The version is that of the files: those of another one are left alone."""
+"""The version of the file format; files of other versions are left alone."""
 LONGEST_HEAD = 1 << 20
 MOST_TOKENS = 1 << 31
 OTHERS = 0o077
-"""What people other than the owner may do, in the mode of a folder."""
+"""The bits of a folder's mode for users other than its owner."""
 STALE_SECONDS = 3600.0
-"""A part that nobody has written to for so long is of a server that is no more."""
+"""A part without a write for this long belongs to a server that is gone."""
 
 
 @frozen
@@ -45,7 +45,7 @@ class DiskOptions:
     """`[sessions.options]` of the store `disk`."""
 
     folder: Path = field(factory=lambda: at_home("~/.cache/lllms/sessions"))
-    """Where the sessions are; made if it is missing, and readable by its owner alone."""
+    """The folder of the sessions; created if it is missing, and readable only by its owner."""
 
 
 @frozen
@@ -67,25 +67,25 @@ class DiskStore(SessionStore):
         self._folder = Path()
         self._known: dict[str, SessionEntry] = {}
         self._foreign: set[str] = set()
-        """What cannot be read, and was told."""
+        """Unreadable files that have been logged."""
         self._lasting: set[str] = set()
-        """What cannot be removed, and is no session any more."""
+        """Files that could not be removed and no longer count as sessions."""
 
     def open(self, options: object) -> None:
-        """Make the folder, and remove what servers have left that were killed while they wrote."""
-        assert isinstance(options, DiskOptions)  # noqa: S101  # the configuration was read into it
+        """Create the folder, and remove the parts left by servers that were killed while they wrote."""
+        assert isinstance(options, DiskOptions)  # noqa: S101  # the configuration was parsed into it
         self._folder = at_home(options.folder).absolute()
         try:
             self._make_folder()
             if self._folder.stat().st_mode & OTHERS:
                 if any(not file.name.endswith((SUFFIX, PART)) for file in self._folder.iterdir()):
                     raise ConfigError(
-                        f"sessions.options.folder: {self._folder} holds other things, and others than its owner may "
-                        "use it; name a folder for the sessions alone",
+                        f"sessions.options.folder: {self._folder} holds other files, and other users may access it; "
+                        "name a folder only for sessions",
                     )
-                self._folder.chmod(0o700)  # who can read the files can read the conversations
+                self._folder.chmod(0o700)  # the files reveal the conversations
             for part in self._folder.glob(f"*{PART}"):
-                with suppress(OSError):  # others' business, or gone
+                with suppress(OSError):  # it belongs to another server, or is gone
                     if time() - part.stat().st_mtime > STALE_SECONDS:
                         part.unlink()
         except OSError as error:
@@ -94,9 +94,9 @@ class DiskStore(SessionStore):
             ) from error
 
     def put(self, entry: SessionEntry, data: bytes) -> None:
-        """Write a file. Raises `OSError`, and leaves nothing, if there is no room."""
+        """Write a file. Raises `OSError`, and leaves nothing behind, if there is no room."""
         head = asdict(_Head(entry, _checksum(data)))
-        self._make_folder()  # somebody may have deleted all sessions at once
+        self._make_folder()  # the whole folder may have been deleted
         part = self._folder / f"{entry.id}-{token_hex(4)}{PART}"
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123  # Path.open has no mode for the new file
@@ -109,7 +109,7 @@ class DiskStore(SessionStore):
         self._known[entry.id] = entry
 
     def get(self, session_id: str) -> bytes | None:
-        """Read a file, and check it; one that is damaged is removed."""
+        """Read and check a file; a damaged one is removed."""
         path = self._path(session_id)
         try:
             with open_regular(path) as file:
@@ -125,12 +125,12 @@ class DiskStore(SessionStore):
             self._known.pop(session_id, None)
             self._tell(session_id, f"cannot be read: {error.strerror}")
             return None
-        with suppress(OSError):  # where that cannot be noted, the data is good all the same
+        with suppress(OSError):  # if the use cannot be recorded, the data are still good
             os.utime(path)
         return data
 
     def delete(self, session_id: str) -> bool:
-        """Remove a file; one that cannot be removed is no session any more."""
+        """Remove a file; one that cannot be removed no longer counts as a session."""
         self._known.pop(session_id, None)
         try:
             self._path(session_id).unlink()
@@ -143,7 +143,7 @@ class DiskStore(SessionStore):
         return True
 
     def list(self) -> Sequence[SessionEntry]:
-        """Look into the folder, and into the files that were not seen before."""
+        """Return the sessions in the folder; only the heads of new files are read."""
         return list(self._entries())
 
     def _entries(self) -> Iterator[SessionEntry]:
@@ -153,7 +153,7 @@ class DiskStore(SessionStore):
             there.add(session_id)
             if session_id in self._lasting:
                 continue
-            with suppress(OSError):  # it is gone, or was changed for something else
+            with suppress(OSError):  # it is gone, or was replaced by something else
                 entry = self._known.get(session_id) or self._look(session_id)
                 if entry is not None:
                     yield evolve(entry, used=file.stat().st_mtime)
@@ -161,15 +161,15 @@ class DiskStore(SessionStore):
             self._known.pop(session_id, None)
 
     def _files(self) -> Sequence["os.DirEntry[str]"]:
-        """The files of the sessions."""
+        """Return the files of the sessions."""
         try:
             with os.scandir(self._folder) as files:
                 return [one for one in files if one.name.endswith(SUFFIX)]
         except FileNotFoundError:
-            return []  # somebody has deleted all of them at once
+            return []  # the whole folder has been deleted
 
     def _look(self, session_id: str) -> SessionEntry | None:
-        """Read what a file tells of its session; None for one that is damaged, or not ours to read."""
+        """Read the head of a file; None if it is damaged or may not be read."""
         path = self._path(session_id)
         try:
             with open_regular(path) as file:
@@ -180,14 +180,14 @@ class DiskStore(SessionStore):
             self._tell(session_id, f"cannot be read: {error.strerror}")
             return None
         if head is None or head.entry.id != session_id:
-            LOG.warning("%s is no session that can be read, and is removed", path)
+            LOG.warning("%s is not a readable session, and is removed", path)
             self.delete(session_id)
             return None
         self._known[session_id] = head.entry
         return head.entry
 
     def _tell(self, session_id: str, trouble: str) -> None:
-        """Tell of a file once."""
+        """Log the trouble with a file, once."""
         if session_id not in self._foreign:
             self._foreign.add(session_id)
             LOG.warning("%s %s", self._path(session_id), trouble)
@@ -200,16 +200,16 @@ class DiskStore(SessionStore):
 
 
 def _read_head(file: BinaryIO) -> _Head | None:
-    """Read what a file tells of its session; None for what no server has written."""
+    """Read the head of a file; None if no server has written it."""
     line = file.readline(LONGEST_HEAD)
     try:
         head = structure(json.loads(line), _Head)
         entry = head.entry
-        "".join([entry.id, entry.model, entry.space, entry.digest, *entry.chain]).encode()  # all of it can be told
+        "".join([entry.id, entry.model, entry.space, entry.digest, *entry.chain]).encode()  # all of it is valid Unicode
     except (ValueError, RecursionError, StructureError):
         return None
     sane = 0 <= entry.tokens <= MOST_TOKENS and len(entry.chain) == entry.tokens // BLOCK
-    # The limits of the store are about the bytes that are there, not about those that a file claims.
+    # The limits of the store apply to the bytes on disk, not to those that a file claims.
     there = os.fstat(file.fileno()).st_size - len(line)
     return evolve(head, entry=evolve(entry, size=there)) if sane and re.fullmatch(r"[\w-]+", entry.id) else None
 

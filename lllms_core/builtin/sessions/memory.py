@@ -1,4 +1,4 @@
-"""Sessions in the server's own memory: the quickest, and gone with the server."""
+"""Sessions in the server's own memory: the fastest store, lost with the server."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -19,12 +19,12 @@ class MemoryStore(SessionStore):
         self._sessions: dict[str, tuple[SessionEntry, bytes]] = {}
 
     def put(self, entry: SessionEntry, data: bytes) -> None:
-        """Keep the bytes themselves."""
+        """Keep the bytes, without a copy."""
         with self._lock:
             self._sessions[entry.id] = entry, data
 
     def get(self, session_id: str) -> bytes | None:
-        """Return the bytes themselves."""
+        """Return the bytes, without a copy."""
         with self._lock:
             if session_id not in self._sessions:
                 return None
@@ -38,7 +38,7 @@ class MemoryStore(SessionStore):
             return self._sessions.pop(session_id, None) is not None
 
     def list(self) -> Sequence[SessionEntry]:
-        """Tell of all sessions."""
+        """Return all sessions."""
         with self._lock:
             return [entry for entry, _ in self._sessions.values()]
 

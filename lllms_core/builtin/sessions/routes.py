@@ -1,4 +1,4 @@
-"""The routes that tell of sessions."""
+"""The routes for sessions."""
 
 from collections.abc import Awaitable
 from ipaddress import IPv6Address, ip_address
@@ -42,7 +42,7 @@ def make_blueprint(host: Host) -> Blueprint:
         if wanted == "true":
             server = request.scope.get("server")
             if not is_of_this_machine(request.remote_addr, None if server is None else server[0]):
-                raise Forbidden("what was said is told to programs on the server's own machine only")
+                raise Forbidden("the text of a session is only for programs on the server's own machine")
             text = await _in_time(host.session_text(session_id))
             if text is None:
                 raise NotFound
@@ -65,9 +65,9 @@ def make_blueprint(host: Host) -> Blueprint:
 
 
 def is_of_this_machine(address: str | None, called: str | None) -> bool:
-    """Whether a client is on this machine, as far as its address tells, and the one that it has `called`.
+    """Whether a client is on this machine, judging by its address and the one that it has `called`.
 
-    One without an address is not on another.
+    A client without an address counts as being on this machine.
     """
     if address == called:
         return True
@@ -97,7 +97,7 @@ async def _in_time(answer: Awaitable[T]) -> T:
         return await answer
     except TimeoutError as error:
         raise Overloaded(
-            "the store of sessions, or an instance that holds some, does not answer in time; try again later", 5,
+            "the session store, or an instance that holds sessions, does not answer in time; try again later", 5,
         ) from error
 
 

@@ -53,7 +53,7 @@ def test_looking_ahead_changes_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_cancel_waits_for_one_batch_of_a_prompt() -> None:
-    """A step that reads a long prompt comes back after a batch if something waits, and goes on from there."""
+    """A step that reads a long prompt returns after a batch if something waits, and the next one resumes from there."""
     [batches, answered, cut] = run(f"""
 model = load({str(TINY)!r}, batch_size=16)
 model.interrupt.set()

@@ -127,7 +127,7 @@ async def test_what_gpt4all_would_misread_is_refused(host: Host, text: str) -> N
 
 
 async def test_it_does_not_write(host: Host) -> None:
-    """Whoever asks an embedding model for text is told where it is good for."""
+    """A request for text to an embedding model is refused, and the error names the routes that it serves."""
     with pytest.raises(InvalidRequest, match="/v1/embeddings"):
         await host.submit(host.request("mean-gpt4all", prompt="hello")).gather()
 

@@ -1,4 +1,4 @@
-"""The llama.cpp engine for lllms, and tiny-chat, a model that comes with it."""
+"""The llama.cpp engine for lllms, and its bundled model tiny-chat."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +20,6 @@ def lllms_engines() -> Iterable[Engine]:
 
 @hookimpl
 def lllms_models() -> Iterable[ModelOffer]:
-    """Offer tiny-chat, which travels with this package."""
+    """Offer tiny-chat, which is part of this package."""
     file = Path(__file__).parent / "models" / "tiny-chat.gguf"
     return [ModelOffer("tiny-chat", "llamacpp", file, description="a tiny chat model for first steps, demos and tests")]

@@ -13,7 +13,7 @@ class Batch:
 
     def __init__(self, size: int) -> None:
         self.tokens = 0
-        """How many tokens the last `fill` wrote."""
+        """The number of tokens that the last `fill` wrote."""
         self._token = (llama.llama_token * size)()
         self._position = (llama.llama_pos * size)()
         self._sequence = (llama.llama_seq_id * size)()
@@ -35,10 +35,10 @@ class Batch:
             ctypes.cast(self._logits, ctypes.POINTER(ctypes.c_int8)),
         )
         self._written: list[int] = []
-        """Where logits were wanted last."""
+        """The rows for which logits were last requested."""
 
     def fill_inputs(self, inputs: Sequence[Sequence[int]]) -> int:
-        """Write whole inputs, each a sequence of its own, with an output for every token; returns the tokens."""
+        """Write complete inputs, each a sequence of its own, with an output for every token; return the token count."""
         end = 0
         for sequence, tokens in enumerate(inputs):
             start, count = end, len(tokens)
@@ -51,7 +51,7 @@ class Batch:
         return end
 
     def fill(self, feeds: Sequence[Feed]) -> list[int]:
-        """Write the feeds; returns the row after the last token of each that wants logits."""
+        """Write the feeds; return the row of the last token of each feed that requests logits."""
         for row in self._written:
             self._logits[row] = 0
         rows: list[int] = []

@@ -1,4 +1,4 @@
-"""Answers that keep to a grammar: which tokens may come next, as llguidance knows, is written over the logits."""
+"""Answers constrained by a grammar: llguidance computes the allowed tokens, and the logits of all others are masked."""
 
 import logging
 from collections import OrderedDict
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CACHED = 64
-"""Compiled grammars that a model keeps."""
+"""The number of compiled grammars that a model keeps."""
 Key = tuple[str, str]
 """Kind and text of a constraint."""
 T = TypeVar("T")
 _NO_TEXT = b"\xff"
-"""Marks the names of tokens that are no text."""
+"""Marks the names of tokens that are not text."""
 
 
 class Mask:
-    """Room for which tokens are allowed, and the way from there to the logits; one for all requests of a model."""
+    """A bit mask of the allowed tokens, and its application to the logits; one for all requests of a model."""
 
     def __init__(self, logits: Logits, vocabulary_size: int) -> None:
         self._logits = logits
@@ -44,17 +44,17 @@ class Mask:
         self.address: int = bits.ctypes.data
         self.bytes: int = bits.nbytes
         self._bits: NDArray[np.uint8] = bits.view(np.uint8)
-        # What is added to the logits of eight tokens, by their byte of the mask: much faster than unpacking bits.
+        # The biases of eight tokens by their byte of the mask: a lookup is much faster than unpacking bits.
         allowed = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
         self._biases = np.where(allowed, np.float32(0), np.float32(-np.inf))
         self._bias = np.zeros((self._bits.size, 8), dtype=np.float32)
 
     def apply(self, row: int, also: int | None = None) -> None:
-        """Set the logits of all other tokens, in this row of the last decode, to minus infinity."""
+        """Set the logits of all tokens but the allowed ones, and `also`, in this row to minus infinity."""
         logits = self._logits.row(row)
         if also is not None:
             self._bits[also // 8] |= 1 << also % 8
-        # "clip": the default mode copies the output once more.
+        # "clip", because the default mode makes one more copy of the output.
         np.take(self._biases, self._bits, axis=0, out=self._bias, mode="clip")
         logits += self._bias.reshape(-1)[: logits.size]
 
@@ -64,17 +64,17 @@ class Mask:
 
 
 class TokenMatcher:
-    """Keeps one answer to a grammar."""
+    """Constrains one answer to a grammar."""
 
     def __init__(self, matcher: LLMatcher, mask: Mask, ends: Sequence[int], fail: Callable[[str], Exception]) -> None:
-        """Advance `matcher`, which is nobody else's; `fail` turns its complaints into errors to raise."""
+        """Take over `matcher`, which no other object may use; `fail` turns its complaints into errors to raise."""
         self._matcher = matcher
         self._mask = mask
         self._ends = ends
         self._fail = fail
 
     def sample(self, sampler: Sampler, row: int, opening: int | None = None) -> int:
-        """Let `sampler` choose among the tokens that may come next, and `opening`."""
+        """Let `sampler` choose among the allowed tokens and `opening`."""
         self._matcher.unsafe_compute_mask_ptr(self._mask.address, self._mask.bytes)
         if self._matcher.is_error():
             raise self._fail(self._matcher.get_error())
@@ -87,13 +87,13 @@ class TokenMatcher:
         return token
 
     def sample_thought(self, sampler: Sampler, row: int) -> int:
-        """Let `sampler` choose any token but those that end the answer."""
+        """Let `sampler` choose any token except those that end the answer."""
         self._mask.forbid(row, self._ends)
         return sampler.sample(row)
 
     @property
     def complete(self) -> bool:
-        """Whether nothing may follow."""
+        """Whether no token may follow."""
         stopped: bool = self._matcher.is_stopped()
         return stopped
 
@@ -105,7 +105,7 @@ class _Job:
     constraint: Constraint
     waiting: list[Future[Matcher]] = field(factory=list)
     trial: Trial | None = None
-    """What may be ended when nobody waits any more."""
+    """The trial to stop when no request waits any more."""
 
     @property
     def abandoned(self) -> bool:
@@ -113,7 +113,7 @@ class _Job:
 
 
 class Constraints:
-    """Makes the matchers of one model. Grammars are compiled in threads, and kept for the next request."""
+    """Creates the matchers of one model. Grammars are compiled in threads, and kept for later requests."""
 
     def __init__(self, vocabulary: Vocabulary, logits: Logits) -> None:
         self._vocabulary = vocabulary
@@ -122,16 +122,16 @@ class Constraints:
         self._quick = Lane("grammars", Trial(QUICK_SECONDS, QUICK_PATIENCE))
         self._thorough = Lane("large grammars", Trial(SECONDS, PATIENCE, NICENESS))
         self._cache: OrderedDict[Key, LLMatcher] = OrderedDict()
-        """Never advanced; their copies share what they learn about a grammar."""
+        """Never advanced; their copies share the states that they compute for a grammar."""
         self._refused: OrderedDict[Key, str] = OrderedDict()
-        """Why grammars were refused that took long to refuse."""
+        """The reasons for refusals that took long to find."""
         self._jobs: dict[Key, _Job] = {}
-        self._lock = RLock()  # a future that is cancelled calls back at once
+        self._lock = RLock()  # a cancelled future calls back at once
 
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
-        """Begin to make a matcher; its future raises `InvalidRequest` for a constraint that cannot be kept.
+        """Start to create a matcher; its future raises `InvalidRequest` for a constraint that cannot be enforced.
 
-        Cancel the future when nobody needs the matcher any more.
+        Cancel the future when the matcher is no longer needed.
         """
         future: Future[Matcher] = Future()
         key = _key(constraint)
@@ -152,14 +152,14 @@ class Constraints:
         return future
 
     def close(self) -> None:
-        """End the processes that try grammars, and the threads."""
+        """End the threads, and the processes that try grammars."""
         for lane in (self._quick, self._thorough):
             lane.close()
         for lane in (self._quick, self._thorough):
             lane.join()
 
     def _left(self, job: _Job, future: Future[Matcher]) -> None:
-        """Give a grammar up when the last request has gone that waits for it."""
+        """Give up a grammar when the last request that waits for it has left."""
         with self._lock:
             if future.cancelled() and job.abandoned:
                 self._forget(job)
@@ -171,7 +171,7 @@ class Constraints:
             del self._jobs[_key(job.constraint)]
 
     def _work(self, job: _Job, lane: Lane) -> None:
-        """Compile a grammar, in a thread; one that takes long is put off, so that it holds up no other."""
+        """Compile a grammar, in a thread; a slow one is postponed, so that it delays no other."""
         with self._lock:
             if job.abandoned:
                 return
@@ -192,7 +192,7 @@ class Constraints:
             result = EngineFailed("the model is being closed")
         except (RequestError, EngineFailed) as error:
             result = error
-        except BaseException as error:  # a panic in llguidance is no Exception, and the thread is to go on
+        except BaseException as error:  # a panic in llguidance is not an Exception, and the thread must survive
             logger.exception("a constraint could not be prepared")
             result = EngineFailed(f"the constraint could not be prepared: {error}")
         with self._lock:
@@ -210,10 +210,10 @@ class Constraints:
 
     def _copy(self, compiled: LLMatcher, constraint: Constraint) -> Matcher:
         def fail(reason: str) -> Exception:
-            # Compiled anew for whoever comes next: what the copies have learnt may be what became too much.
+            # Compile it anew for the next request: the states shared by the copies may be what became too much.
             with self._lock:
                 self._cache.pop(_key(constraint), None)
-            return refusal(constraint, f"it could not be kept: {explain(reason)}; simplify it")
+            return refusal(constraint, f"it could not be enforced: {explain(reason)}; simplify it")
 
         return TokenMatcher(compiled.deep_copy(), self._mask, self._ends, fail)
 
@@ -230,14 +230,14 @@ class Constraints:
                 constraint, names, spaces=self._vocabulary.marks_spaces, abandoned=lambda: job.abandoned,
             )
         except OSError as error:
-            raise EngineFailed(f"no process to try grammars in can be started: {error}") from error
+            raise EngineFailed(f"could not start a process to try grammars: {error}") from error
         if "refusal" in found:
             raise refused(constraint, found["refusal"])
         fault = found["fault"]
         if not fault:
             matcher = LLMatcher(tokenizer, found["grammar"], log_level=0, limits=self._limits)
             if not matcher.is_error():
-                # The first mask is the slowest, and prepares the others.
+                # The first mask takes longest, and prepares the others.
                 matcher.deep_copy().compute_bitmask()
             fault = matcher.get_error()
         if fault:
@@ -255,7 +255,7 @@ class Constraints:
         plain: LLTokenizer = LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stub lacks it
             tokens=tokens, vocab_ptr=vocab, tokenize_fptr=tokenize, eos_token=self._ends, slices=[],
         )
-        # In two calls, since the steps stand still during each: 0.2 seconds with the largest vocabularies.
+        # In two calls, because each one blocks the steps: for 0.2 seconds with the largest vocabularies.
         return plain.with_slices(LLTokenizer.general_slices())
 
 
@@ -264,14 +264,14 @@ def _key(constraint: Constraint) -> Key:
 
 
 def _use(kept: OrderedDict[Key, T], key: Key) -> T | None:
-    """What is kept under a key, which was used last now."""
+    """Return the value of a key, if any, and mark it as the most recently used."""
     if key in kept:
         kept.move_to_end(key)
     return kept.get(key)
 
 
 def _keep(kept: OrderedDict[Key, T], key: Key, value: T) -> None:
-    """Keep a value, and let go of what was not used for longest."""
+    """Keep a value; if there are too many, evict the least recently used."""
     kept[key] = value
     kept.move_to_end(key)
     if len(kept) > CACHED:

@@ -1,4 +1,4 @@
-"""A llama.cpp model that reads: several texts in one pass, to vectors or to scores."""
+"""A llama.cpp model for embeddings: it turns several texts per pass into vectors or scores."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ _PLACES = re.compile(r"(\{query\}|\{document\})")
 
 @frozen
 class LoadedEmbedder:
-    """What a load leaves behind."""
+    """The results of a load."""
 
     model: llama.llama_model_p
     context: llama.llama_context_p
@@ -36,18 +36,18 @@ class LoadedEmbedder:
     slots: int
     ranks: bool
     rank_template: str | None
-    """How a query and a document are put together, with `{query}` and `{document}`, if the model has its own way."""
+    """The model's own template for a pair, with `{query}` and `{document}`, if it has one."""
     truncate: bool
     matryoshka: bool
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
 class LlamaCppEmbedder(EmbeddingModel):
-    """Encodes over one llama.cpp context; nothing of a text is kept."""
+    """Encodes texts with one llama.cpp context, and keeps nothing of them."""
 
     way_out: Mapping[Task, str] = {
         "embed": "it ranks: use /v1/rerank",
-        "rerank": "take a model that was made to rank, whose file says pooling_type = 4",
+        "rerank": "use a model that was trained to rank, whose file says pooling_type = 4",
         "render": "it does not chat",
     }
 
@@ -72,7 +72,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         self._flag.watch(self._context, abortable=False)
 
     def details(self) -> Mapping[str, str | int | float]:
-        """What the file says about itself."""
+        """Return the description of the file."""
         return self._loaded.details
 
     def use_threads(self, count: int) -> None:
@@ -80,7 +80,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         self._loaded.threads.allow(count)
 
     def tokenize(self, text: Text, room: int | None) -> list[int]:
-        """Tokens with those around them that the vocabulary wants, unless they are there; control tokens stay text."""
+        """Return a text's tokens, framed as the vocabulary wants unless they already are; control tokens stay text."""
         before, after = self._vocabulary.frame
         if isinstance(text, str):
             own = self._vocabulary.text_tokens(text, parse_special=False, most=self.enough_tokens)
@@ -96,15 +96,15 @@ class LlamaCppEmbedder(EmbeddingModel):
         return [*before, *own, *after]
 
     def pair(self, query: str, document: str, room: int | None) -> list[int]:
-        """The query and the document one behind the other, as the model's template or its vocabulary has it."""
+        """Return the tokens of the query and then the document, joined as the model's template or vocabulary does."""
         tokens = self._pair(query, document)
         kept = self._vocabulary.text_tokens(document, parse_special=False, most=self.enough_tokens)
         if room is not None and len(kept) > room:
-            # Both may have been read only as far as they are too long for sure.
+            # Both may have been read only until they were certainly too long.
             del kept[room:]
             tokens = self._pair(query, self._vocabulary.text(kept))
         while room is not None and len(tokens) > room and kept:
-            # Fewer tokens may make a text of more, so one cut need not be enough.
+            # The text of fewer tokens may have more when read again, so one cut may not be enough.
             del kept[-(len(tokens) - room) :]
             tokens = self._pair(query, self._vocabulary.text(kept))
         return tokens
@@ -123,13 +123,13 @@ class LlamaCppEmbedder(EmbeddingModel):
                 for token in self._vocabulary.text_tokens(text, parse_special=ours, most=self.enough_tokens)
             ]
         else:
-            # In one piece: how a text is taken apart depends on what stands before it.
+            # In one piece, because the tokens of a text depend on the text before it.
             whole = "".join(text for text, _ in pieces)
             own = self._vocabulary.text_tokens(whole, parse_special=True, most=self.enough_tokens)
         return [*before, *own, *after]
 
     def encode(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
-        """Run one pass; each input is a sequence of its own, which sees no other."""
+        """Run one pass; each input is a sequence of its own and sees no other."""
         tokens = self._native.fill_inputs(inputs)
         threads = self._loaded.threads.choose(tokens)
         if threads != self._threads_set:
@@ -148,18 +148,18 @@ class LlamaCppEmbedder(EmbeddingModel):
         return [[self._score(vector)] for vector in vectors] if self._loaded.ranks else vectors
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """The tokens of a text, as the model reads it."""
+        """Return the tokens of a text as the model reads it."""
         before, after = self._vocabulary.frame if add_special else ([], [])
         ids = [*before, *self._vocabulary.text_tokens(text, parse_special=True, most=self.most_tokens), *after]
         return Tokens(tuple(ids), tuple(map(self._vocabulary.shown, ids)))
 
     def to_text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, as far as the vocabulary keeps it."""
+        """Return the text of tokens, as far as the vocabulary preserves it."""
         self._vocabulary.check(tokens, "tokens")
         return self._vocabulary.text(tokens)
 
     def warm_up(self) -> None:
-        """Touch all weights. Raises `ModelLoadFailed` if nothing works."""
+        """Touch all weights. Raises `ModelLoadFailed` if the first pass fails."""
         try:
             self.encode([[0]])
         except RuntimeError as error:

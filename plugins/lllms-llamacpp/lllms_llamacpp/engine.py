@@ -1,4 +1,4 @@
-"""The llama.cpp engine: checks a GGUF file, and loads it."""
+"""The llama.cpp engine: checks and loads GGUF files."""
 
 import os
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class LlamaCppEngine(Engine):
     environment: ClassVar[Mapping[str, str]] = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
-        """What the file says about itself. Raises `ModelLoadFailed` for one that can never be loaded."""
+        """Return the description of the file. Raises `ModelLoadFailed` if it can never be loaded."""
         path = _file(spec)
         gguf = read_gguf(path)
         _check(gguf, path)
@@ -50,7 +50,7 @@ class LlamaCppEngine(Engine):
         return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
 
     def estimate(self, spec: ModelSpec) -> Memory:
-        """Weights, KV cache and buffers by the file's header, adapters included; see `lllms_llamacpp.memory`."""
+        """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
         options, path = cast(Options, spec.options), _file(spec)
         first = read_gguf(path)
         _check(first, path)
@@ -63,16 +63,16 @@ class LlamaCppEngine(Engine):
         """Load the file into a new context."""
         details = self.inspect(spec)
         limit_spinning()
-        # An abort in native code would start a debugger for its backtrace, for seconds.
+        # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        # Not before: this imports the native library, which reads the environment.
+        # Not earlier: this imports the native library, which reads the environment.
         from lllms_llamacpp.loading import load
 
         return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress, preload=spec.preload)
 
 
 def other_parts(first: Path, count: int) -> list[Path]:
-    """The files of a split model besides its first, `NAME-00001-of-00003.gguf` or so."""
+    """Return the files of a split model except the first, whose name is like `NAME-00001-of-00003.gguf`."""
     stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
     return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
 
@@ -92,10 +92,10 @@ def _file(spec: ModelSpec) -> Path:
 
 def _check(gguf: GGUF, path: Path) -> None:
     if not gguf.architecture:
-        raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is no model")
+        raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is not a model")
     kind = gguf.metadata.text("general.type")
     if kind in _NOT_MODELS:
-        raise ModelLoadFailed(f"'{path}' is no model but {_NOT_MODELS[kind]}")
+        raise ModelLoadFailed(f"'{path}' is not a model but {_NOT_MODELS[kind]}")
     parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
     if part:
         raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")

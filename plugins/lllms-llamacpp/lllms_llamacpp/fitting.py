@@ -1,11 +1,11 @@
-"""Options that a model's file does not allow: llama.cpp would abort at work, or give nonsense."""
+"""Options that do not fit a model's file: with them llama.cpp would abort during a decode, or produce nonsense."""
 
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF
 from lllms_llamacpp.options import UNQUANTISED, Options
 
 _BLOCK = 32
-"""Numbers that the quantised types of the KV cache store together."""
+"""The size of a block, in numbers, of the KV cache's quantised types."""
 
 
 def check_fit(gguf: GGUF, options: Options) -> None:
@@ -25,7 +25,7 @@ def _check_positions(gguf: GGUF, options: Options) -> None:
 
 def _check_heads(gguf: GGUF, options: Options) -> None:
     if gguf.hyperparameter("attention.kv_lora_rank"):
-        return  # what is stored are no heads
+        return  # it does not store heads
     heads, width = gguf.hyperparameter("attention.head_count"), gguf.hyperparameter("embedding_length")
     by_width = width // heads if heads and width else None
     for name, kind, key in (
@@ -35,6 +35,6 @@ def _check_heads(gguf: GGUF, options: Options) -> None:
         size = gguf.hyperparameter(key) or by_width
         if kind not in UNQUANTISED and size and size % _BLOCK:
             raise ModelLoadFailed(
-                f"options.{name} is {kind}, which stores {_BLOCK} numbers together, but the model's heads have {size}; "
-                f"set it to one of {', '.join(UNQUANTISED)}",
+                f"options.{name} is {kind}, which stores blocks of {_BLOCK} numbers, but the model's heads have {size}"
+                f"; set it to one of {', '.join(UNQUANTISED)}",
             )

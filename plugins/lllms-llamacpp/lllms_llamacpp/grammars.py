@@ -1,4 +1,4 @@
-"""From a constraint to a grammar as llguidance takes it; pure. What would not be kept is refused with the reason."""
+"""Translates a constraint into a grammar for llguidance; pure. Refuses what could not be enforced, with the reason."""
 
 import json
 import re
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 MAX_LENGTH = 256 * 1024
-"""Characters of a grammar."""
+"""The most characters of a grammar."""
 
 _OPTIONS: "JsonCompileOptions" = {
     "lenient": False, "coerce_one_of": False,
-    # A space, or a new line with its indentation: with no bound, small models write white space for ever.
+    # A space, or a new line with its indentation: without a limit small models write white space forever.
     "whitespace_pattern": r" |\n[ \t]{0,40}",
-    # Not \\uXXXX: it could spell the name of a property a second time.
+    # Not \\uXXXX, which could spell the name of a property a second time.
     "json_allowed_escapes": 'nrbtf\\"',
 }
 _LONGEST_REASON = 500
@@ -33,18 +33,18 @@ _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 _TOKEN_ID = re.compile(r"<\[([0-9]{1,9})\]>")
 _TOKEN_IN_LARK = re.compile(rf'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|{_TOKEN_ID.pattern}')
-"""Strings and regular expressions, which are passed over, and a token by its id."""
+"""Strings and regular expressions, which are skipped, and a token by its id."""
 _MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u2581|U00002581|[ux]\{2581\})|\u2581")
 """SentencePiece's mark of a space, or an escape that stands for it."""
 _TEMPERATURE_IN_LARK = re.compile(r"^\s*[\w-]+\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
-"""Among the options of a rule."""
+"""A temperature among the options of a rule."""
 
 
 def translate(constraint: Constraint, *, spaces: bool = False) -> str:
-    """Return the grammar. Raises `InvalidRequest` for what can be seen to be wrong before it is compiled.
+    """Return the grammar. Raises `InvalidRequest` for faults that are visible before it is compiled.
 
-    With `spaces`, the mark that stands for a space in SentencePiece vocabularies is one here, too. Some texts take
-    minutes to read; see `Trial`.
+    With `spaces`, SentencePiece's mark of a space means a space here, too. Some texts take minutes to read; see
+    `Trial`.
     """
     check_length(constraint)
     try:
@@ -56,7 +56,7 @@ def translate(constraint: Constraint, *, spaces: bool = False) -> str:
 def check_length(constraint: Constraint) -> None:
     """Raise `InvalidRequest` for a constraint that is too long to be read."""
     if len(constraint.text) > MAX_LENGTH:
-        raise refusal(constraint, f"it has {len(constraint.text)} characters, and {MAX_LENGTH} are allowed")
+        raise refusal(constraint, f"it has {len(constraint.text)} characters, and at most {MAX_LENGTH} are allowed")
 
 
 def _translate(constraint: Constraint) -> str:
@@ -75,30 +75,30 @@ def _translate(constraint: Constraint) -> str:
 
 
 def named_tokens(lark: str) -> set[int]:
-    """The tokens that a grammar may name by their ids."""
+    """Return the ids of the tokens that a grammar may name."""
     return {int(found[1]) for found in _TOKEN_ID.finditer(lark)}
 
 
 def spell_tokens(lark: str, texts: Mapping[int, str]) -> str:
-    """Return a grammar of the same texts that names no token by its id, for whoever does not have the vocabulary."""
+    """Return a grammar of the same texts that names no token by its id, for use without the vocabulary."""
     return _TOKEN_IN_LARK.sub(
         lambda found: found[0] if found[1] is None else json.dumps(texts.get(int(found[1]), "")), lark,
     )
 
 
 def refusal(constraint: Constraint, reason: str) -> InvalidRequest:
-    """Say that a constraint cannot be kept, and why."""
+    """Return the error for a constraint that cannot be enforced, with the reason."""
     return refused(constraint, f"Invalid {_NAMES[constraint.kind]} for '{constraint.param}': {reason}.")
 
 
 def refused(constraint: Constraint, message: str) -> InvalidRequest:
-    """The error with this message."""
+    """Return the error with this message."""
     code = "invalid_json_schema" if constraint.kind == "json_schema" else "invalid_grammar"
     return InvalidRequest(message, constraint.param, code)
 
 
 def explain(error: str) -> str:
-    """The part of an error of llguidance that is for people."""
+    """Return the part of llguidance's error that is meant for people."""
     text = " ".join(error.partition("<state>")[0].replace("<non-verbose/>", "").split())
     if text.startswith("NoExtension"):
         return "no text can match it"
@@ -111,19 +111,19 @@ def _parse(constraint: Constraint) -> object:
     try:
         return json.loads(constraint.text)
     except (ValueError, RecursionError) as error:
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is no JSON: {error}"
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else f"it is not JSON: {error}"
         raise refusal(constraint, reason) from error
 
 
 def _from_schema(constraint: Constraint, schema: object) -> str:
     if not isinstance(schema, dict):
-        raise refusal(constraint, "it is no JSON object")
+        raise refusal(constraint, "it is not a JSON object")
     fault = find_fault(schema)
     if fault is not None:
         raise refusal(constraint, str(fault))
     try:
         grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
-    except ValueError as error:  # more than about 120 levels, or half a surrogate pair
+    except ValueError as error:  # more than about 120 levels, or a lone surrogate
         deep = "recursion limit" in str(error)
         raise refusal(constraint, "it is nested too deeply" if deep else f"it cannot be read: {error}") from error
     return grammar
@@ -132,14 +132,14 @@ def _from_schema(constraint: Constraint, schema: object) -> str:
 def _from_gbnf(constraint: Constraint) -> str:
     try:
         lark: str = gbnf_to_lark(_GBNF_ESCAPE.sub(_unescape, constraint.text))
-    except Exception as error:  # the translator raises whatever it stumbles over
+    except Exception as error:  # the translator may raise anything
         reason = str(error) or type(error).__name__
         raise refusal(constraint, f"it cannot be read as GBNF: {reason}") from error
     return lark
 
 
 def _unescape(escape: "re.Match[str]") -> str:
-    """The character itself where it can stand for itself: the translator loses zeros, and Lark has other escapes."""
+    """Return the character itself where possible: the translator loses zeros, and Lark has other escapes."""
     digits = escape[1] or escape[2] or escape[3]
     if not digits:
         return escape[0]
@@ -151,7 +151,7 @@ def _unescape(escape: "re.Match[str]") -> str:
 
 def _from_lark(constraint: Constraint) -> str:
     if _TEMPERATURE_IN_LARK.search(constraint.text):
-        raise refusal(constraint, "a temperature inside of a grammar cannot be kept; send 'temperature' instead")
+        raise refusal(constraint, "a temperature inside a grammar is not supported; send 'temperature' instead")
     pieces, end = [], 0
     for start, stop, schema in _schemas_in(constraint.text):
         fault = find_fault(schema)
@@ -163,14 +163,14 @@ def _from_lark(constraint: Constraint) -> str:
 
 
 def _schemas_in(lark: str) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """Where schemas begin and end, and what they are."""
+    """Yield start, end and content of each schema."""
     decoder = json.JSONDecoder()
     end = 0
     for match in _JSON_IN_LARK.finditer(lark):
         if match.start() < end:
-            continue  # in a text of the schema before it
+            continue  # inside a string of the previous schema
         try:
             schema, end = decoder.raw_decode(lark, match.end())
-        except ValueError:  # in a comment or a text; else llguidance refuses it
+        except ValueError:  # in a comment or a string; otherwise llguidance refuses it
             continue
         yield match.end(), end, schema

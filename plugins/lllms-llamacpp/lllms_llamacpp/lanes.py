@@ -1,4 +1,4 @@
-"""Where grammars are compiled, off the thread of the steps: small ones never wait for large ones."""
+"""Threads that compile grammars beside the steps: small ones never wait for large ones."""
 
 import logging
 import threading
@@ -10,17 +10,17 @@ from lllms_llamacpp.trial import Trial
 logger = logging.getLogger("lllms.llamacpp")
 
 QUICK_SECONDS, QUICK_PATIENCE = 0.3, 5.0
-"""What a grammar may take at first, as processor time and by the clock; nearly all take some 10 ms."""
+"""The limits of a grammar's first try, as processor time and by the clock; nearly all take some 10 ms."""
 SECONDS, PATIENCE = 3.0, 20.0
-"""What one may take that gets a second try."""
+"""The limits of its second try."""
 STACK = 16 << 20
-"""Bytes of stack of the thread, more than its trial has: what has passed there is known to fit."""
+"""Bytes of stack of the thread, more than its trial has: a grammar that passed there surely fits."""
 
 Job = Callable[[], None]
 
 
 class Lane:
-    """A thread that does jobs in their order, and the process that tries grammars for it."""
+    """A thread that runs jobs in order, and the process that tries grammars for it."""
 
     def __init__(self, name: str, trial: Trial) -> None:
         """Start the thread."""
@@ -34,16 +34,16 @@ class Lane:
             threading.stack_size(before)
 
     def put(self, job: Job) -> None:
-        """Do this job after those before it; from any thread."""
+        """Run this job after those before it; from any thread."""
         self._jobs.put(job)
 
     def close(self) -> None:
-        """End the process, and the thread after the job that it is doing; the others fail at their trial."""
+        """End the process, and the thread after its current job; the other jobs fail at their trial."""
         self.trial.close()
         self._jobs.put(None)
 
     def join(self) -> None:
-        """Wait for the ends of both."""
+        """Wait until both have ended."""
         self._thread.join()
         self.trial.reap()
 

@@ -1,4 +1,4 @@
-"""From a GGUF file and its options to a model that is ready to answer; imports the native library."""
+"""Loads a GGUF file, with its options, into a model that is ready to answer; imports the native library."""
 
 import re
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _ALIKE = frozenset(
     {"context_length", "slots", "kv_size", "kept_tokens", "threads", "batch_size", "micro_batch_size", "use_mmap",
      "use_mlock", "chat_template", "tool_calls", "reasoning", "seed"},
 )
-"""Options that change no state of equal tokens."""
+"""Options that do not change the state of equal tokens."""
 _SPLIT = re.compile(r"(.*)-\d+-of-(\d+)\.gguf", re.IGNORECASE)
 
 _LOAD_MODES = {
@@ -64,9 +64,9 @@ def load(
     *,
     preload: Preload | None = None,
 ) -> LlamaCppModel | LlamaCppEmbedder:
-    """Load a model with `allowance` threads to begin with; one whose `details` name a pooling embeds.
+    """Load a model with `allowance` threads at first; it embeds if its `details` name a pooling.
 
-    Its KV cache has room for `preload` beside what the options say.
+    Its KV cache has room for `preload` in addition to the options' size.
 
     Raises `ModelLoadFailed` with llama.cpp's reason.
     """
@@ -81,7 +81,7 @@ def load(
     try:
         _check_kind(model, file)
         can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
-        # An exported state lacks the cells that have left the sliding window, which a cut would need again.
+        # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported = not llama.llama_model_n_swa(model)
         made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=can_trim)
         vocabulary = Vocabulary(model)
@@ -156,12 +156,12 @@ def _context_params(options: Options, made: Sizes, threads: int) -> llama.llama_
     params.n_batch = made.batch
     params.n_ubatch = made.micro_batch
     params.n_seq_max = made.sequences
-    # A step has one row of logits for each request; without this, memory is set aside for one row for each token.
+    # A step has one row of logits per request; by default llama.cpp reserves memory for one row per token.
     params.n_outputs_max = made.sequences
     params.n_threads = params.n_threads_batch = threads
     params.kv_unified = True
-    # Models with sliding windows keep their cells as long as no other decode takes them, so that a sequence can mostly
-    # be cut anywhere and continued; see `earliest_cut`.
+    # Models with sliding windows keep their cells until another decode takes them, so that a sequence can usually be
+    # cut anywhere and continued; see `earliest_cut`.
     params.swa_full = True
     params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
     params.type_k = _KV_TYPES[options.kv_type_k]
@@ -180,7 +180,7 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
 
 
 def _state_key(file: Path, options: Options, context_length: int) -> str:
-    """Name what a state depends on: files, versions, and every option that is not known to leave it alone."""
+    """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`."""
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
     split = _SPLIT.fullmatch(file.name)
     files = [*file.parent.glob(f"{escape(split[1])}-*-of-{split[2]}.gguf")] if split else []

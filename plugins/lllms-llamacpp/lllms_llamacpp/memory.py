@@ -1,11 +1,11 @@
-"""How much memory a model takes, from the header of its GGUF file; nothing is loaded.
+"""Estimates the memory of a model from the header of its GGUF file; nothing is loaded.
 
 Weights and KV cache are what llama.cpp allocates. Its compute buffer is the largest that any part of the graph needs:
-the tensors that live at the same time are counted for attention, feed-forward, recurrent layers and logits, and the
-holes that its allocator leaves between them by what is seen in practice.
+the tensors that are alive at the same time are counted for attention, feed-forward, recurrent layers and logits; the
+holes that the allocator leaves between them are estimated from practice.
 
-Each weight counts once. Which of them llama.cpp repacks for the processor at hand (Q4_0 and Q4_K on most) is not known
-here: those are memory of each instance also where the file is mapped, and the pages behind them can be taken back.
+Each weight counts once. The weights that llama.cpp repacks for the processor (Q4_0 and Q4_K on most) are not known
+here: each instance has its own memory for them even if the file is mapped, and their mapped pages can be reclaimed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,18 +23,18 @@ _CELLS = 256
 """The cells of a KV cache are a multiple of this."""
 _BLOCKS = {name.lower(): (elements, width) for name, elements, width in TENSOR_TYPES.values()}
 _RECURRENT = ("ssm_", "time_mix_", "shortconv.")
-"""How the tensors of layers with a state begin."""
+"""Prefixes of the tensors of layers with a state."""
 _NO_CACHE = frozenset({
     "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe", "modern-bert",
     "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
 })
-"""Architectures that read whole texts, and keep nothing of them."""
+"""Architectures that read whole texts and keep nothing of them."""
 _NO_LOGITS = _NO_CACHE | {"llama-embed"}
 """Architectures that only embed."""
 _ONE_MASK = frozenset({"phi3", "phimoe"})
 """Architectures whose files name a sliding window that llama.cpp does not use."""
 _UNNAMED_WINDOW = frozenset({"gemma2", "llama4"})
-"""Architectures that have a sliding window also if their file names none."""
+"""Architectures that have a sliding window even if their file names none."""
 
 
 @frozen
@@ -44,11 +44,11 @@ class _Layer:
     tensors: Mapping[str, TensorInfo]
 
     def rows(self, *names: str) -> int:
-        """How many numbers come out of these matrices; those that the layer does not have give none."""
+        """Return how many numbers these matrices output; absent ones count 0."""
         return sum(self.tensors[name].shape[1] for name in names if name in self.tensors)
 
     def columns(self, name: str) -> int:
-        """How many numbers go into a matrix."""
+        """Return how many numbers a matrix takes as input."""
         return self.tensors[name].shape[0] if name in self.tensors else 0
 
     @property
@@ -58,12 +58,12 @@ class _Layer:
 
 @frozen
 class _Network:
-    """What the estimates ask of a header."""
+    """The parts of a header that the estimates use."""
 
     gguf: GGUF
     layers: tuple[_Layer, ...]
     caching: int
-    """How many of the layers, from the first, have a KV cache of their own."""
+    """The number of layers, from the first, that have a KV cache of their own."""
     width: int
     vocabulary: int
     heads: int
@@ -78,13 +78,13 @@ class _Network:
 
 
 def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
-    """Memory for a model in one file or several, the first of which has the metadata."""
+    """Return the memory of a model in one file or several, the first of which has the metadata."""
     network = _network(parts)
     embeds = pooling(parts[0], options) is not None
     made = sizes(options, network.number("context_length"), can_trim=not network.recurrent, embeds=embeds)
     flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
     compute = _compute(network, made, flash=flash, embeds=embeds)
-    # Of a model that embeds, the buffers grow with the largest pass so far.
+    # The buffers of a model that embeds grow with the largest pass so far.
     shared = evolve(made, batch=made.shared, micro_batch=min(made.micro_batch, made.shared))
     return Memory(
         weights=sum(tensor.size or 0 for part in parts for tensor in part.tensors),
@@ -98,7 +98,7 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
 def _network(parts: Sequence[GGUF]) -> _Network:
     gguf = parts[0]
     tensors = {tensor.name: tensor for part in parts for tensor in part.tensors}
-    # Layers that guess further tokens come last, and are not loaded.
+    # Layers that predict further tokens come last, and are not loaded.
     count = (gguf.hyperparameter("block_count") or 0) - (gguf.hyperparameter("nextn_predict_layers") or 0)
     layers: dict[int, dict[str, TensorInfo]] = {}
     for name, tensor in tensors.items():
@@ -136,7 +136,7 @@ def _stored(width: int, kind: str, cells: int) -> int:
 
 
 def _kv_widths(network: _Network, layer: _Layer) -> tuple[int, int]:
-    """How many numbers of keys and of values a layer has for each token."""
+    """Return how many numbers a layer stores per token, as keys and as values."""
     if "attn_kv_a_mqa" in layer.tensors:
         if "attn_k_b" in layer.tensors:
             return layer.rows("attn_kv_a_mqa"), 0
@@ -152,7 +152,7 @@ def _kv_widths(network: _Network, layer: _Layer) -> tuple[int, int]:
 
 
 def _state(network: _Network) -> int:
-    """How many numbers a recurrent layer keeps for each sequence."""
+    """Return how many numbers a recurrent layer keeps per sequence."""
     number, width = network.number, network.width
     if head := number("wkv.head_size"):
         return width * (number("token_shift_count", 2) + head)
@@ -170,23 +170,23 @@ def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> in
     tokens = min(cells, made.micro_batch)
     parts = [_layer(network, layer, made, tokens, 0 if flash else cells) for layer in _different(network.layers)]
     inside = max(parts, default=0) * tokens * _FLOAT + _masks(network, cells, tokens, flash=flash)
-    # The logits come when the layers are done; then they are copied to where they are read. A model that could write
-    # makes logits for every token that it embeds.
+    # The logits are computed after the layers, and then copied to where they are read. A model that could generate
+    # computes logits for every token that it embeds.
     vocabulary = 0 if network.gguf.architecture in _NO_LOGITS else network.vocabulary
     outputs = tokens if embeds else min(tokens, made.sequences)
     logits = outputs * (vocabulary + 4 * network.width) if vocabulary else 0
-    # Where a model embeds, llama.cpp sets a row of logits aside for each token of a pass, also if it can make none.
+    # For a model that embeds, llama.cpp reserves a row of logits per token of a pass, even if it computes none.
     read = made.batch * (network.vocabulary + network.width) if embeds else made.sequences * vocabulary
     return max(inside, logits * _FLOAT) + read * _FLOAT
 
 
 def _different(layers: Iterable[_Layer]) -> Iterable[_Layer]:
-    """One layer of each shape."""
+    """Return one layer of each shape."""
     return {frozenset((name, tensor.shape) for name, tensor in one.tensors.items()): one for one in layers}.values()
 
 
 def _masks(network: _Network, cells: int, tokens: int, *, flash: bool) -> int:
-    """Which token sees which cell; models with sliding windows have another mask for these."""
+    """Return the size of the attention masks in bytes; models with sliding windows have a second one."""
     if not any("attn_output" in layer.tensors for layer in network.layers):
         return 0
     architecture = network.gguf.architecture
@@ -198,14 +198,14 @@ def _masks(network: _Network, cells: int, tokens: int, *, flash: bool) -> int:
 
 
 def _layer(network: _Network, layer: _Layer, made: Sizes, tokens: int, scores: int) -> int:
-    """How many numbers for each token live at once in the part of a layer that needs most.
+    """Return how many numbers per token are alive at once in the part of a layer that needs most.
 
-    `scores`: for how many cells each head keeps a number.
+    `scores`: the number of cells for which each head keeps a score.
     """
     attention = 0
     if "attn_output" in layer.tensors:
         keys, values = _kv_widths(network, layer)
-        # With latent keys, each head works on them as wide as they are.
+        # With latent keys, each head works on their full width.
         queries = layer.columns("attn_output") if values else max(layer.columns("attn_output"), network.heads * keys)
         attention = 2 * queries + keys + values + 5 * network.width // 2 + scores * network.heads
     state = _recurrent(network, layer, made, tokens) if layer.recurrent else 0
@@ -215,9 +215,9 @@ def _layer(network: _Network, layer: _Layer, made: Sizes, tokens: int, scores: i
 def _feed_forward(network: _Network, layer: _Layer) -> int:
     width = network.width
     entering, inner = layer.rows("ffn_up", "ffn_gate"), layer.columns("ffn_down")
-    # Without a gate, the activation overwrites what it is made of.
+    # Without a gate, the activation overwrites its input.
     dense = entering + (inner if entering > inner else 0)
-    # What the attention left behind is in the way of tensors that are larger.
+    # Larger tensors do not fit into the holes that the attention left.
     dense += min(4 * width, max(2 * width, width + inner))
     experts = 0
     if "ffn_down_exps" in layer.tensors:

@@ -34,25 +34,25 @@ if TYPE_CHECKING:
     from lllms_llamacpp.constraints import Constraints
 
 _ABORTABLE = 32
-"""A decode of at least so many tokens is given up for a cancel; a shorter one ends before that would pay."""
+"""A cancel aborts a decode of at least this many tokens; a shorter one ends before an abort would pay."""
 _NO_SLOT, _ABORTED = 1, 2
 
 
 class Threads(Protocol):
-    """Decides how many threads each decode gets."""
+    """Chooses the number of threads of each decode."""
 
     def allow(self, count: int) -> None:
         """Use at most `count` threads from now on."""
 
     def choose(self, tokens: int) -> int:
-        """How many threads a decode of `tokens` tokens gets."""
+        """Return the number of threads for a decode of `tokens` tokens."""
 
     def observe(self, tokens: int, threads: int, seconds: float) -> None:
         """Learn how long a decode took."""
 
 
 class FixedThreads:
-    """Always the configured count, as far as it is granted."""
+    """Always the configured count, up to the allowance."""
 
     def __init__(self, count: int, allowance: int) -> None:
         self._count = count
@@ -63,16 +63,16 @@ class FixedThreads:
         self._allowance = count
 
     def choose(self, tokens: int) -> int:  # noqa: ARG002  # as all `Threads`
-        """The configured count, or the allowance."""
+        """Return the configured count, or the allowance if that is lower."""
         return max(1, min(self._count, self._allowance))
 
     def observe(self, tokens: int, threads: int, seconds: float) -> None:
-        """Nothing is learnt."""
+        """Do nothing: a fixed count learns nothing."""
 
 
 @frozen
 class Loaded:
-    """What a load leaves behind."""
+    """The results of a load."""
 
     model: llama.llama_model_p
     context: llama.llama_context_p
@@ -97,7 +97,7 @@ class LlamaCppModel(BatchingModel):
 
     way_out: Mapping[Task, str] = {
         "embed": "configure a second model of the same file with options.embeddings = true",
-        "rerank": "take a model that was made to rank",
+        "rerank": "use a model that was trained to rank",
         "render": "set options.chat_template",
     }
 
@@ -105,7 +105,7 @@ class LlamaCppModel(BatchingModel):
         super().__init__(
             slots=loaded.slots, context_length=loaded.context_length, kv_size=loaded.kv_size,
             sequences=loaded.sequences, kept_tokens=loaded.kept_tokens, batch_size=loaded.batch_size,
-            # As `n_outputs_max` says when the context is made.
+            # As `n_outputs_max` of the context.
             logit_rows=loaded.sequences, template=loaded.template, can_trim=loaded.can_trim,
             can_trim_imported=loaded.can_trim_imported,
         )
@@ -127,7 +127,7 @@ class LlamaCppModel(BatchingModel):
         self._flag.watch(self._context, abortable=False)
 
     def details(self) -> Mapping[str, str | int | float]:
-        """What the file says about itself."""
+        """Return the description of the file."""
         return self._loaded.details
 
     def use_threads(self, count: int) -> None:
@@ -135,15 +135,15 @@ class LlamaCppModel(BatchingModel):
         self._threads.allow(count)
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
-        """Tokens of a prompt, with BOS once if the vocabulary wants it."""
+        """Return the tokens of a prompt, with BOS once if the vocabulary wants it."""
         return self._vocabulary.tokenize(segments, most=self.enough_tokens)
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token stands for; control tokens stand for none."""
+        """Return the bytes of a token; none for control tokens."""
         return self._vocabulary.piece(token)
 
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """The tokens of a text; with `add_special` as the prompt of a completion has them."""
+        """Return the tokens of a text; with `add_special` as in the prompt of a completion."""
         segment = Segment(text, parse_special=True)
         vocabulary, most = self._vocabulary, self.most_tokens
         if add_special:
@@ -153,26 +153,26 @@ class LlamaCppModel(BatchingModel):
         return Tokens(tuple(ids), tuple(map(vocabulary.shown, ids)))
 
     def to_text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, control tokens as their texts."""
+        """Return the text of tokens, with the names of control tokens."""
         self._vocabulary.check(tokens, "tokens")
         return self._vocabulary.text(tokens)
 
     @property
     def longest_token(self) -> int | None:
-        """How many bytes a token stands for at most, where the vocabulary knows."""
+        """The most bytes of text that one token represents, if the vocabulary knows."""
         return self._vocabulary.longest
 
     def control_token(self, text: str) -> int | None:
-        """The one token that a mark of the template is."""
+        """Return the token that a mark of the template consists of, if it is a single one."""
         tokens = self._vocabulary.text_tokens(text, parse_special=True)
         return tokens[0] if len(tokens) == 1 else None
 
     def control_text(self, token: int) -> str:
-        """The text of a control token; "" for any other."""
+        """Return the name of a control token; "" for any other."""
         return self._vocabulary.control_text(token)
 
     def grammar_names(self) -> Mapping[str, int]:
-        """The tokens that are no text to grammars."""
+        """Return the tokens that are not text to grammars."""
         return self._vocabulary.grammar_names
 
     def is_end(self, token: int) -> bool:
@@ -180,7 +180,7 @@ class LlamaCppModel(BatchingModel):
         return self._vocabulary.is_end(token)
 
     def prepare(self, request: Opens) -> Opening:
-        """Check what only the vocabulary can tell, and the rest."""
+        """Check what only the vocabulary knows, then prepare the request as usual."""
         if isinstance(request, Request):
             self._check(request)
         return super().prepare(request)
@@ -188,14 +188,15 @@ class LlamaCppModel(BatchingModel):
     def _check(self, request: Request) -> None:
         for token in request.sampling.logit_bias:
             if token >= self._vocabulary.size:
-                text = f"there is no token {token}: model '{request.model}' has {self._vocabulary.size}, from 0 on"
+                text = f"model '{request.model}' has no token {token}, only 0 to {self._vocabulary.size - 1}"
                 raise InvalidRequest(text, f"logit_bias.{token}", "invalid_key")
         if isinstance(request.prompt, tuple) and max(request.prompt, default=0) >= self._vocabulary.size:
-            text = f"there is no token {max(request.prompt)}: model '{request.model}' has {self._vocabulary.size}"
+            most, last = max(request.prompt), self._vocabulary.size - 1
+            text = f"model '{request.model}' has no token {most}, only 0 to {last}"
             raise InvalidRequest(text, "prompt", "invalid_value")
 
     def sampler(self, sampling: Sampling, prompt: Sequence[int]) -> Sampler:
-        """A fresh sampler."""
+        """Return a new sampler."""
         if is_greedy(sampling):
             return GreedySampler(self._logits)
         return ChainSampler(
@@ -204,25 +205,25 @@ class LlamaCppModel(BatchingModel):
         )
 
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
-        """A matcher of llguidance, to come."""
+        """Return the future of a matcher by llguidance."""
         if self._constraints is None:
-            # Not before the first of them: most models never need it.
+            # Not earlier: most models never need it.
             from lllms_llamacpp.constraints import Constraints
 
             self._constraints = Constraints(self._vocabulary, self._logits)
         return self._constraints.matcher(constraint)
 
     def score(self, row: int, token: int, top: int) -> TokenScore:
-        """How likely a token was, and which ones were likeliest."""
+        """Return the log probability of a token, and the likeliest tokens."""
         logprob, likeliest = log_probabilities(self._logits.row(row), token, top)
         if isnan(logprob):
             raise EngineFailed(NO_NUMBERS)
-        # Control tokens are told apart by their texts, also where nobody would have seen them.
+        # The names of control tokens distinguish them, even where the answer would not show them.
         shown = self._vocabulary.shown
         return TokenScore(self.piece(token), logprob, tuple((shown(one), value) for one, value in likeliest))
 
     def infill(self, request: Request) -> list[int]:
-        """The prompt and the suffix between the vocabulary's tokens for filling in the middle."""
+        """Return the prompt and the suffix between the vocabulary's tokens for filling in the middle."""
         return self._vocabulary.infill(request, most=self.enough_tokens)
 
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
@@ -241,7 +242,7 @@ class LlamaCppModel(BatchingModel):
         started = perf_counter()
         code = llama.llama_decode(self._context, self._batch.native)
         if code == 0:
-            # A GPU works on after the call returns.
+            # A GPU still works after the call returns.
             llama.llama_synchronize(self._context)
             self._threads.observe(tokens, threads, perf_counter() - started)
             return rows
@@ -252,7 +253,7 @@ class LlamaCppModel(BatchingModel):
         raise RuntimeError(f"llama_decode failed with code {code} on {tokens} tokens")
 
     def trim(self, sequence: int, length: int) -> bool:
-        """Keep the first `length` tokens; recurrent and hybrid models can only drop all."""
+        """Keep the first `length` tokens; recurrent and hybrid models can only drop all of them."""
         if length and not self._can_trim:
             return False
         return bool(llama.llama_memory_seq_rm(self._memory, sequence, length or -1, -1))
@@ -262,25 +263,25 @@ class LlamaCppModel(BatchingModel):
         llama.llama_memory_seq_cp(self._memory, source, target, 0, length)
 
     def earliest_cut(self, sequence: int) -> int:
-        """Where the window is whole still: llama.cpp may reuse the cells that have left it, even of a full cache."""
+        """Return where the window is still complete: llama.cpp may reuse cells outside it, even of a full cache."""
         if not self._window:
             return 0
         first = int(llama.llama_memory_seq_pos_min(self._memory, sequence))
         return first + self._window if first > 0 else 0
 
     def state_size(self, sequence: int) -> int:
-        """Bytes of the keys and values of a sequence, or of its recurrent state."""
+        """Return the bytes of a sequence's keys and values, or of its recurrent state."""
         return int(llama.llama_state_seq_get_size(self._context, sequence))
 
     def export_state(self, sequence: int) -> memoryview:
-        """Copy the state of a sequence, with all cells that it shares."""
+        """Return a copy of a sequence's state, including shared cells."""
         size = self.state_size(sequence)
         buffer = (ctypes.c_uint8 * size)()
         written = llama.llama_state_seq_get_data(self._context, buffer, size, sequence)
         return memoryview(buffer).cast("B")[:written]
 
     def import_state(self, sequence: int, state: State) -> bool:
-        """Fill an empty sequence; llama.cpp refuses a state that does not fit, or for which it has no room."""
+        """Fill an empty sequence; return False if llama.cpp refuses the state: it does not fit, or there is no room."""
         start = ctypes.cast(ctypes.c_char_p(bytes(state)), ctypes.POINTER(ctypes.c_uint8))
         if llama.llama_state_seq_set_data(self._context, start, len(state), sequence):
             return True
@@ -288,8 +289,8 @@ class LlamaCppModel(BatchingModel):
         return False
 
     def warm_up(self) -> None:
-        """Touch all weights, so that no request pays for reading them. Raises `ModelLoadFailed` if nothing works."""
-        # Not by `decode`: a first one tells nothing about how fast the others will be.
+        """Touch all weights, so that no request pays for reading them. Raises `ModelLoadFailed` if the decode fails."""
+        # Not by `decode`: the duration of the first one says nothing about later ones.
         self._batch.fill([Feed(0, 0, [0], logits=True)])
         llama.llama_set_warmup(self._context, True)  # noqa: FBT003  # C
         code = llama.llama_decode(self._context, self._batch.native)

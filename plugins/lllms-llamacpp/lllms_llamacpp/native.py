@@ -108,7 +108,7 @@ def load_model(path: str, params: llama.llama_model_params, progress: Progress) 
 def create_context(
     model: llama.llama_model_p, params: llama.llama_context_params, path: str,
 ) -> llama.llama_context_p:
-    """Create a context with a KV cache. Raises `ModelLoadFailed` with llama.cpp's reason, and for models without."""
+    """Create a context with a KV cache. Raises `ModelLoadFailed` with llama.cpp's reason, or for models without one."""
     with native_log().errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:

@@ -24,7 +24,7 @@ _FORBIDDEN = -100.0
 _POSSIBLE = 1e-37
 """A token less likely than this fraction of the likeliest one is forbidden, or never drawn."""
 
-NO_NUMBERS = "the model's logits are no numbers; its weights, or how they are quantised, are at fault"
+NO_NUMBERS = "the model's logits are not numbers (NaN); its weights or their quantisation are at fault"
 
 Row = np.ndarray[tuple[int], np.dtype[np.float32]]
 """The logits of all tokens of the vocabulary."""
@@ -72,7 +72,7 @@ class GreedySampler:
         """Choose the likeliest token in this row of the last decode."""
         logits = self._logits.row(row)
         token = int(logits.argmax())
-        if isnan(logits[token]):  # one of them is no number: that is what `argmax` finds
+        if isnan(logits[token]):  # if one of them is NaN, `argmax` finds it
             raise EngineFailed(NO_NUMBERS)
         return token
 

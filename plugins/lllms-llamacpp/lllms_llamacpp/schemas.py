@@ -1,4 +1,4 @@
-"""Which JSON schemas can be kept to the letter; pure. What llguidance would pass over in silence is found here."""
+"""Finds JSON schemas that cannot be enforced exactly; pure. It finds what llguidance would silently ignore."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 _VALUES = frozenset({
     "const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
 })
-"""Keywords with numbers, or values, that an answer is compared with."""
+"""Keywords whose numbers or values an answer is compared with."""
 _OTHERS = frozenset({
     "$ref", "type", "required", "minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength",
     "pattern", "format",
@@ -27,7 +27,7 @@ _ANNOTATIONS = frozenset({
     "$schema", "$id", "id", "$anchor", "$comment", "title", "description", "default", "examples", "example",
     "readOnly", "writeOnly", "deprecated", "discriminator",
 })
-"""Keywords that say nothing about what is valid, or only how references are found."""
+"""Keywords that do not affect validity, except by naming the targets of references."""
 KEYWORDS = _ONE | _MANY | _NAMED | _VALUES | _OTHERS | _ANNOTATIONS
 
 FORMATS = frozenset({
@@ -41,7 +41,7 @@ _UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 
 @frozen
 class Fault:
-    """Something in a schema that cannot be kept."""
+    """A part of a schema that cannot be enforced."""
 
     path: Path
     text: str
@@ -52,7 +52,7 @@ class Fault:
 
 
 def find_fault(schema: object) -> Fault | None:
-    """Return the first thing in a schema that would not be kept, and that llguidance does not refuse by itself."""
+    """Return the first part of a schema that would not be enforced, and that llguidance itself does not refuse."""
     return next(_faults(schema, ()), None)
 
 
@@ -65,7 +65,7 @@ def _faults(schema: object, path: Path) -> Iterator[Fault]:
     for keyword, value in schema.items():
         here = (*path, keyword)
         if keyword not in KEYWORDS and (not keyword.startswith("x-") or keyword == "x-guidance"):
-            yield Fault(path, f"the keyword '{keyword}' cannot be kept{_way_out(keyword)}")
+            yield Fault(path, f"the keyword '{keyword}' is not supported{_way_out(keyword)}")
         elif keyword in _VALUES:
             yield from (Fault(here, text) for text in _inexact(value))
         elif keyword in _NAMED and isinstance(value, Mapping):
@@ -81,15 +81,15 @@ def _faults(schema: object, path: Path) -> Iterator[Fault]:
 
 
 def _combinations(schema: Mapping[str, object], path: Path) -> Iterator[Fault]:
-    """What depends on several keywords, or on the value of one."""
+    """Yield faults that depend on several keywords, or on the value of one."""
     form = schema.get("format")
     if isinstance(form, str) and form not in FORMATS:
-        yield Fault(path, f"the format '{form}' cannot be kept; there are: {', '.join(sorted(FORMATS))}")
+        yield Fault(path, f"the format '{form}' is not supported; there are: {', '.join(sorted(FORMATS))}")
     items = schema.get("items")
     if "additionalItems" in schema and not isinstance(items, list):
-        yield Fault(path, "'additionalItems' says nothing without an array in 'items'; use 'items'")
+        yield Fault(path, "'additionalItems' has no effect without an array in 'items'; use 'items'")
     if "prefixItems" in schema and isinstance(items, list):
-        yield Fault(path, "'prefixItems' and an array in 'items' cannot be kept together")
+        yield Fault(path, "'prefixItems' and an array in 'items' are not supported together")
     required = schema.get("required")
     names = set(map(str, required)) if isinstance(required, list) else set()
     for name in names:
@@ -98,21 +98,21 @@ def _combinations(schema: Mapping[str, object], path: Path) -> Iterator[Fault]:
     closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
     if isinstance(least, int | float) and least > max(1, len(names)) and not closed:
         yield Fault(
-            path, f"'minProperties': {least} cannot be kept, since other properties may come twice; "
+            path, f"'minProperties': {least} cannot be enforced, because other properties may occur twice; "
             "name them in 'required', or set 'additionalProperties' to false",
         )
 
 
 def _inexact(value: object) -> Iterator[str]:
-    """What in a value would not be written exactly."""
+    """Yield the parts of a value that would not be written exactly."""
     if isinstance(value, bool):
         return
     if isinstance(value, int) and abs(value) > _EXACT_INTEGER:
-        yield f"the number {str(value)[:40]} is too large to be kept exactly"
+        yield f"the number {str(value)[:40]} is too large to be exact"
     elif isinstance(value, float) and not isfinite(value):
-        yield "a number is too large to be kept"
+        yield "a number is too large"
     elif isinstance(value, float) and float(f"{value:.{_EXACT_DIGITS}g}") != value:
-        yield f"the number {value!r} has more than {_EXACT_DIGITS} digits, too many to be kept exactly"
+        yield f"the number {value!r} has more than {_EXACT_DIGITS} digits, too many to be exact"
     elif isinstance(value, str) and _UNWRITABLE.search(value):
         yield f"the text {json.dumps(value)[:40]} has control characters that are not generated"
     elif isinstance(value, Mapping):
@@ -132,5 +132,5 @@ def _way_out(keyword: str) -> str:
     if keyword == "nullable":
         return '; write "type": ["string", "null"] or the like'
     if keyword == "x-guidance":
-        return ", for it would change what the others mean"
+        return ", because it would change the meaning of the others"
     return "; leave it out"

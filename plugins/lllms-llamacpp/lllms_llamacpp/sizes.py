@@ -42,8 +42,8 @@ def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = Fals
     """Return the sizes for a model trained for `trained` tokens (0: unknown); `can_trim`: its sequences can be cut."""
     context_length = _context_length(options, trained)
     if embeds:
-        # A text is read in one pass, and nothing of it is kept. Short ones share passes of no more than `batch_size`:
-        # llama.cpp sets a row of logits aside for each token of the largest pass, although nobody reads them.
+        # A text is read in one pass, and nothing of it is kept. Short ones share passes of at most `batch_size`:
+        # llama.cpp reserves a row of logits for each token of the largest pass, although they are never read.
         sequences = min(EMBEDDED, options.batch_size)
         # llama.cpp reserves the same number of tokens for each sequence, and aborts if that exceeds the batch.
         batch = -(-max(options.batch_size, context_length) // sequences) * sequences

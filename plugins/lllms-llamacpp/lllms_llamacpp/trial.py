@@ -1,4 +1,4 @@
-"""Reads and compiles a grammar in a process of its own first: some take for ever, fill the memory, or end the process.
+"""Tries each grammar in a process of its own first: some take forever, fill the memory, or crash the process.
 
 This file is also the program of that process, which has to start quickly.
 """
@@ -22,31 +22,31 @@ if TYPE_CHECKING:
 
 MEMORY = 1 << 30
 STACK = 4 << 20
-"""Bytes of stack in the process: much less than a thread has that compiles what passed, since deep grammars recurse."""
+"""Bytes of stack in the process: much less than in the thread that compiles the grammar later, as deep ones recurse."""
 NICENESS = 10
 STEPS = 16
-"""The number of steps that a compiled grammar is followed, for some fail only then."""
+"""The number of steps for which a compiled grammar is followed, because some fail only then."""
 
 
 _TIME_IS_UP = {getattr(signal, name, 0) for name in ("SIGPROF", "SIGKILL")} | {-1}
-"""How a process ends whose time is up: by the kernel, or by `Trial`, which on Windows means code 1."""
+"""The signals by which a process ends when its time is up: the kernel's, or `Trial`'s, which is code 1 on Windows."""
 
 
 class TooExpensive(Exception):
     """A grammar ended the process that tried it: time, memory or stack."""
 
     def __init__(self, *, slow: bool) -> None:
-        """With `slow`, more time may help."""
+        """If it was `slow`, more time may help."""
         super().__init__()
         self.slow = slow
 
 
 class Stopped(Exception):
-    """The trial was given up by `stop` or `close`."""
+    """`stop` or `close` ended the trial."""
 
 
 class Trial:
-    """One process that tries grammars, one after the other; it starts with the first of them."""
+    """One process that tries grammars, one after the other; it starts at the first grammar."""
 
     def __init__(self, seconds: float, patience: float, niceness: int = 0) -> None:
         """Allow each grammar `seconds` of processor time, and `patience` seconds by the clock."""
@@ -62,11 +62,11 @@ class Trial:
         self, constraint: "Constraint", names: Mapping[int, str] | None = None, *, spaces: bool = False,
         abandoned: Callable[[], bool] = bool,
     ) -> Mapping[str, str]:
-        """Return the `grammar` that llguidance takes for a constraint, or a `fault` in it, or the text of a `refusal`.
+        """Return the `grammar` for llguidance and its `fault` (or ""), or a `fault` alone, or the text of a `refusal`.
 
-        `names` has the texts of the tokens that it names; `spaces`: see `translate`; `abandoned` tells of a `stop` that
-        came too early. Raises `TooExpensive`, `Stopped`, and `OSError` if no process can be started. Only one thread
-        may call this.
+        `names` has the texts of the tokens that the grammar names; `spaces`: see `translate`; `abandoned` reveals a
+        `stop` before the start. Raises `TooExpensive`, `Stopped`, and `OSError` if no process can be started. Only one
+        thread may call this.
         """
         process = self._start()
         if abandoned():
@@ -80,7 +80,7 @@ class Trial:
         late = Timer(self.patience, process.kill)
         late.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # then it has ended, and says nothing below
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and the answer below is empty
                 process.stdin.write(json.dumps(question).encode() + b"\n")
                 process.stdin.flush()
             answer = process.stdout.readline()
@@ -92,19 +92,19 @@ class Trial:
         return found
 
     def stop(self) -> None:
-        """End what is being tried; from any thread."""
+        """End the current trial; from any thread."""
         with self._lock:
             self._killed = True
             if self._process is not None:
                 self._process.kill()
 
     def close(self) -> None:
-        """End the process; nothing more is tried."""
+        """End the process, and try nothing more."""
         self._closed = True
         self.stop()
 
     def reap(self) -> None:
-        """After `close`, when nothing calls `run` any more: wait for the end of the process."""
+        """Wait for the end of the process; call it after `close`, when `run` is no longer called."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
@@ -128,7 +128,7 @@ class Trial:
             return process
 
     def _explain(self, process: "subprocess.Popen[bytes]") -> NoReturn:
-        """Raise why a process has given no answer, and start the next one, so that nobody has to wait for that."""
+        """Raise the reason why a process gave no answer, after starting the next one, so that nothing waits for it."""
         process.communicate()
         killed, code = self._killed, process.returncode
         if killed:
@@ -141,14 +141,14 @@ class Trial:
 
 
 def limits() -> "LLParserLimits":
-    """Bounds on the work of compiling a grammar, and of each step after it, which take some 10 ms at most."""
+    """Return limits on the work of compiling a grammar and of each later step; they take some 10 ms at most."""
     from llguidance import LLParserLimits
 
     return LLParserLimits(step_lexer_fuel=100_000, step_max_items=20_000, max_lexer_states=50_000, verbose_errors=False)
 
 
 def main(seconds: float, niceness: int) -> None:
-    """Read a question per line, and answer each; both as JSON."""
+    """Read one question per line and answer each; both as JSON."""
     # The package itself would import the whole engine.
     package = sys.modules["lllms_llamacpp"] = ModuleType("lllms_llamacpp")
     package.__path__ = [str(Path(__file__).parent)]
@@ -168,8 +168,8 @@ def main(seconds: float, niceness: int) -> None:
         except InvalidRequest as error:
             answer = {"refusal": error.message}
         except UnicodeEncodeError:
-            answer = {"fault": "it has surrogates, which stand for no character alone"}
-        except BaseException as error:  # noqa: BLE001  # a panic in llguidance is no Exception
+            answer = {"fault": "it has lone surrogates, which are not characters"}
+        except BaseException as error:  # noqa: BLE001  # a panic in llguidance is not an Exception
             answer = {"fault": f"it cannot be compiled ({type(error).__name__}); simplify it"}
         _allow(0)
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -177,7 +177,7 @@ def main(seconds: float, niceness: int) -> None:
 
 
 def _fault(grammar: str) -> str:
-    """Compile a grammar, and go some steps along a text that it allows; what it is that fails."""
+    """Compile a grammar, and follow a text that it allows for some steps; return the failure, or ""."""
     from llguidance import LLMatcher, LLTokenizer
 
     matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=limits())
@@ -191,7 +191,7 @@ def _fault(grammar: str) -> str:
 
 
 def _bound(niceness: int) -> None:
-    """Let the kernel bound the memory and the stack of this process, and how much it takes from others."""
+    """Let the kernel limit the memory, the stack and the priority of this process."""
     try:
         import resource
     except ImportError:  # Windows: the parent kills this process when it loses patience
@@ -204,7 +204,7 @@ def _bound(niceness: int) -> None:
 
 
 def _allow(seconds: float) -> None:
-    """Let the kernel end this process after so much more processor time, whether or not its parent lives; 0: never."""
+    """Let the kernel end this process after this much more processor time, even if its parent is gone; 0: never."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_PROF, seconds)
 

@@ -1,4 +1,4 @@
-"""Text to tokens and back, by the vocabulary of a loaded model."""
+"""Converts text to tokens and back, by the vocabulary of a loaded model."""
 
 import ctypes
 import re
@@ -14,16 +14,16 @@ from lllms_core.errors import InvalidRequest, UnsupportedParameter
 from lllms_core.types import Request
 
 _ANCHORS = ("\x01", "\n", "0", "|", "a")
-"""Texts that a segment can be tokenised behind; the first has a byte token that merges with nothing."""
+"""Texts after which a segment can be tokenised; the first has a byte token that merges with nothing."""
 _ROOM = 64
-"""Bytes that hold most tokens."""
+"""Enough bytes for most tokens."""
 _BYTE_EXACT = (llama.LLAMA_VOCAB_TYPE_SPM, llama.LLAMA_VOCAB_TYPE_BPE)
-"""Vocabularies whose tokens spell the text that they are made from."""
+"""Vocabularies whose tokens spell their text exactly."""
 _PARSED_FROM_TEXT = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
 
 
 def _extend(tokens: list[int], slices: Iterable[list[int]], most: int | None) -> list[int]:
-    """Add the tokens of slices until there are more than `most`."""
+    """Append the tokens of slices until there are more than `most`."""
     for piece in slices:
         tokens += piece
         if most is not None and len(tokens) > most:
@@ -32,7 +32,7 @@ def _extend(tokens: list[int], slices: Iterable[list[int]], most: int | None) ->
 
 
 class Vocabulary:
-    """The tokens of a model; `model` stays loaded for as long as this is used. Any thread may ask, several at once."""
+    """The tokens of a model; `model` must stay loaded while this is used. Any thread may call it, several at once."""
 
     def __init__(self, model: llama.llama_model_p) -> None:
         self._vocab = llama.llama_model_get_vocab(model)
@@ -46,10 +46,10 @@ class Vocabulary:
         # SentencePiece puts a space before a text, which is wrong in the middle of a prompt.
         self._adds_space = self.piece(next(iter(self._tokens("a", parse_special=False)), 0)).startswith(b" ")
 
-    # The next three may stop early: more than `most` tokens are too many, however many more there are.
+    # The next three may stop early: once there are more than `most` tokens, the exact count does not matter.
 
     def tokenize(self, segments: Sequence[Segment], *, most: int | None = None) -> list[int]:
-        """The tokens of a prompt; BOS comes first, once, if the vocabulary wants it."""
+        """Return the tokens of a prompt; BOS comes first, once, if the vocabulary wants it."""
         tokens: list[int] = []
         for segment in segments:
             if most is not None and len(tokens) > most:
@@ -62,35 +62,35 @@ class Vocabulary:
         return tokens
 
     def text_tokens(self, text: str, *, parse_special: bool, most: int | None = None) -> list[int]:
-        """The tokens of a text alone, without any around it."""
+        """Return the tokens of a text alone, without any around it."""
         first = partial(self._tokens, parse_special=parse_special)
         further = partial(self._continue, parse_special=parse_special)
         return _extend([], token_slices(text, first, further), most)
 
     @cached_property
     def longest(self) -> int | None:
-        """How many bytes of text a token stands for at most; None for a vocabulary whose tokens can swallow any text.
+        """The most bytes of text that one token represents; None if a token can represent any amount of text.
 
-        Those normalise texts, have one token for whatever they do not know, or strip the space around control tokens.
+        Such vocabularies normalise texts, have one token for anything unknown, or strip space around control tokens.
         """
         strips = llama.LLAMA_TOKEN_ATTR_LSTRIP | llama.LLAMA_TOKEN_ATTR_RSTRIP
         if llama.llama_vocab_type(self._vocab) not in _BYTE_EXACT:
             return None
         if any(llama.llama_vocab_get_attr(self._vocab, token) & strips for token in range(self.size)):
             return None
-        # As they are spelt in the file, where some bytes take two.
+        # As they are spelt in the file, in which some bytes take two.
         return max(len(llama.llama_vocab_get_text(self._vocab, token)) for token in range(self.size))
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
-        """What stands before and behind a text that is read as a whole, like `[CLS]` and `[SEP]`."""
+        """The tokens before and after a complete text, like `[CLS]` and `[SEP]`."""
         plain, framed = self._tokens("a", parse_special=False), self._tokens("a", parse_special=False, add_special=True)
         start = next(at for at in range(len(framed)) if framed[at : at + len(plain)] == plain)
         return framed[:start], framed[start + len(plain) :]
 
     @property
     def separator(self) -> list[int]:
-        """What stands between two texts, besides what ends the first."""
+        """The tokens between two texts, in addition to those that end the first."""
         separator: int = llama.llama_vocab_sep(self._vocab)
         _, after = self.frame
         if separator < 0 or not llama.llama_vocab_get_add_sep(self._vocab) or after == [separator]:
@@ -98,7 +98,7 @@ class Vocabulary:
         return [separator]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, control tokens as their texts."""
+        """Return the text of tokens, with the names of control tokens."""
         count = len(tokens)
         array = (llama.llama_token * count)(*tokens)
         room = 8 * count + 64
@@ -107,22 +107,22 @@ class Vocabulary:
             length = llama.llama_detokenize(self._vocab, array, count, buffer, room, False, True)  # noqa: FBT003  # C
             if length >= 0:
                 text = buffer.raw[:length].decode(errors="replace")
-                # WordPiece puts a space before every word, also before the first.
+                # WordPiece puts a space before every word, even the first.
                 return text.removeprefix(" ") if self._wordpiece else text
             room = -length
 
     def shown(self, token: int) -> bytes:
-        """The bytes of a token; of a control token its text."""
+        """Return the bytes of a token; for a control token its name."""
         return self.piece(token) or self._text(token).encode()
 
     def check(self, tokens: Sequence[int], param: str) -> None:
-        """Raise `InvalidRequest` about `param` for a number that is no token of this vocabulary."""
+        """Raise `InvalidRequest` about `param` for a number that is not a token of this vocabulary."""
         for token in tokens:
             if not 0 <= token < self.size:
-                raise InvalidRequest(f"{token} is no token of this model; they go from 0 to {self.size - 1}", param)
+                raise InvalidRequest(f"the model has no token {token}, only 0 to {self.size - 1}", param)
 
     def infill(self, request: Request, *, most: int | None = None) -> list[int]:
-        """A prompt whose answer belongs between `request.prompt` and `request.suffix`.
+        """Return a prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
         Raises `UnsupportedParameter` if the vocabulary has no tokens for that.
         """
@@ -142,16 +142,16 @@ class Vocabulary:
         return [*bos, before, *prompt, after, *behind, middle]
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token; none for a control token."""
+        """Return the bytes of a token; none for a control token."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
 
     def grammar_tokens(self) -> Iterator[tuple[bytes, bool]]:
-        """The bytes of every token, and whether they are no text but the name of a control token or the like."""
+        """Yield the bytes of every token, and whether they are not text but the name of a control token or the like."""
         names = self._token_names
-        buffer, room = ctypes.create_string_buffer(_ROOM), _ROOM  # one for all of them, of which there are many
+        buffer, room = ctypes.create_string_buffer(_ROOM), _ROOM  # one for all tokens, because there are many
         for token in range(self.size):
             if token in names:
                 yield names[token], True
@@ -161,12 +161,12 @@ class Vocabulary:
 
     @cached_property
     def grammar_names(self) -> Mapping[str, int]:
-        """The ids of the tokens that are no text to grammars, by their texts."""
+        """The ids of the tokens that are not text to grammars, by their names."""
         return {text.decode(errors="replace"): token for token, text in self._token_names.items()}
 
     @cached_property
     def _token_names(self) -> Mapping[int, bytes]:
-        """The names of control tokens and the like."""
+        """The names of control tokens and similar ones."""
         names = {}
         for token in range(self.size):
             attributes = llama.llama_vocab_get_attr(self._vocab, token)
@@ -180,23 +180,23 @@ class Vocabulary:
 
     @cached_property
     def marks_spaces(self) -> bool:
-        """Whether SentencePiece's mark of a space, in a text, becomes one."""
+        """Whether SentencePiece's mark of a space turns into a space if it occurs in a text."""
         pieces = map(self.piece, self._tokens("\u2581", parse_special=False))
         return "\u2581".encode() not in b"".join(pieces)
 
     def name(self, token: int) -> str:
-        """The text of any token, as grammars name it; one that does not exist has none."""
+        """Return the name of any token in grammars; "" for one that does not exist."""
         return self._text(token) if 0 <= token < self.size else ""
 
     @property
     def pointers(self) -> tuple[int, int]:
-        """Where the vocabulary lies, and the C function that tokenises by it, for libraries that work with both."""
+        """The addresses of the vocabulary and of the C function that tokenises with it, for libraries that use both."""
         function = ctypes.cast(llama._lib.llama_tokenize, ctypes.c_void_p).value  # noqa: SLF001  # the C function itself
         assert function is not None  # noqa: S101  # no function lies at 0
         return self._vocab, function
 
     def control_text(self, token: int) -> str:
-        """The text of a control token; "" for any other."""
+        """Return the name of a control token; "" for any other."""
         text = self._control_texts.get(token)
         if text is None:
             control = llama.llama_vocab_get_attr(self._vocab, token) & llama.LLAMA_TOKEN_ATTR_CONTROL
@@ -211,44 +211,44 @@ class Vocabulary:
         return end
 
     def ends(self) -> list[int]:
-        """All tokens with which the model may end its answer."""
+        """Return all tokens with which the model may end its answer."""
         return [token for token in range(self.size) if self.is_end(token)]
 
     def dry_sampler(
         self, multiplier: float, base: float, allowed_length: int, window: int, breakers: Sequence[bytes],
     ) -> object:
-        """A new sampler that penalises repetitions; see `Sampling.dry_multiplier`."""
+        """Return a new sampler that penalises repetitions; see `Sampling.dry_multiplier`."""
         texts = (ctypes.c_char_p * len(breakers))(*breakers)
         return llama.llama_sampler_init_dry(
             self._vocab, multiplier, base, allowed_length, window, texts, len(breakers),
         )
 
     def control_tokens(self) -> list[str]:
-        """The texts that are parsed into control tokens where a prompt's control tokens are parsed at all."""
+        """Return the texts that become control tokens wherever a prompt's control tokens are parsed."""
         attributes = llama.llama_vocab_get_attr
         parsed = (token for token in range(self.size) if attributes(self._vocab, token) & _PARSED_FROM_TEXT)
         return [*map(self._text, parsed), *self._always_parsed]
 
     @cached_property
     def _always_parsed(self) -> list[str]:
-        """Control tokens that llama.cpp counts as text, as some of gpt-oss's: it parses them wherever they stand."""
+        """Control tokens that llama.cpp counts as text, like some of gpt-oss: it parses them everywhere."""
         user_defined = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
         shown = (token for token in range(self.size) if llama.llama_vocab_get_attr(self._vocab, token) & user_defined)
         return [text for text in map(self._text, shown) if text.startswith("<|") and text.endswith("|>")]
 
     def _first(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001  # as C
-        """Tokens of the beginning of a prompt."""
+        """Return the tokens of the start of a prompt."""
         tokens: list[int] = []
         for piece in self._as_text(text, parse_special):
             tokens += self._continue(piece, parse_special) if tokens else self._tokens(piece, parse_special)
         return tokens
 
     def _further(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001
-        """Tokens of what stands behind other text in a prompt."""
+        """Return the tokens of a text that follows other text in a prompt."""
         return [token for piece in self._as_text(text, parse_special) for token in self._continue(piece, parse_special)]
 
     def _as_text(self, text: str, parse_special: bool) -> Sequence[str]:  # noqa: FBT001
-        """The same text, cut so that in what may not be parsed nothing is."""
+        """Return the same text, cut so that llama.cpp finds no control token in text that must not be parsed."""
         if parse_special or not self._always_parsed:
             return [text]
         anywhere = re.compile(f"(?={'|'.join(map(re.escape, self._always_parsed))})")
@@ -257,17 +257,17 @@ class Vocabulary:
 
     @property
     def bos_token(self) -> str:
-        """The text of BOS, as chat templates write it; "" if there is none."""
+        """The text of BOS, as chat templates write it; "" without a BOS."""
         return self._text(self._bos) if self._bos >= 0 else ""
 
     @property
     def eos_token(self) -> str:
-        """The text of EOS, as chat templates write it; "" if there is none."""
+        """The text of EOS, as chat templates write it; "" without an EOS."""
         eos = llama.llama_vocab_eos(self._vocab)
         return self._text(eos) if eos >= 0 else ""
 
     def _continue(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001
-        """Tokens of a text that stands behind others."""
+        """Return the tokens of a text that follows other text."""
         if self._adds_space:
             for anchor in _ANCHORS:
                 before = self._tokens(anchor, parse_special)

@@ -158,7 +158,7 @@ def test_time_to_compile_is_bounded(load):
 
 
 def test_kernel_ends_an_endless_trial():
-    """The process that tries grammars has only so much processor time for each, whoever watches."""
+    """The process that tries grammars has limited processor time for each, enforced by the kernel."""
     trial = Trial(seconds=0.5, patience=60)
     small = Constraint("lark", 'start: "a"')
     assert trial.run(small) == {"grammar": small.text, "fault": ""}

@@ -155,12 +155,12 @@ def test_tokens_embed_as_their_text(mean: Model) -> None:
     text, framed, bare = embed(mean, "hello world", tuple(tokens), tuple(tokens[1:-1]))
     assert text == pytest.approx(framed, abs=1e-4)
     assert text == pytest.approx(bare, abs=1e-4)
-    with pytest.raises(InvalidRequest, match="99999 is no token"):
+    with pytest.raises(InvalidRequest, match="no token 99999, only 0 to"):
         embed(mean, (99999,))
 
 
 def test_control_tokens_in_a_text_stay_text(mean: Model) -> None:
-    """Whoever writes "[SEP]" gets four pieces of text, not the token that ends a text."""
+    """"[SEP]" in a user's text becomes four pieces of text, not the token that ends a text."""
     answer = result(mean, EmbedRequest("r", "m", ("[SEP]",)))
     assert isinstance(answer, Embeddings)
     assert answer.tokens > 3
@@ -293,11 +293,11 @@ def test_nomic_bert(
     ("options", "message"),
     [
         ({"embeddings": True}, "set options.pooling"),
-        ({"embeddings": True, "pooling": "rank"}, "not made to rank"),
-        ({"pooling": "mean", "seed": 0}, "options.seed does nothing"),
-        ({"pooling": "mean", "kv_size": 9999}, "options.kv_size does nothing"),
-        ({"truncate": True}, "options.truncate does nothing"),
-        ({"embeddings": False, "pooling": "mean"}, "options.pooling does nothing"),
+        ({"embeddings": True, "pooling": "rank"}, "not trained to rank"),
+        ({"pooling": "mean", "seed": 0}, "options.seed has no effect"),
+        ({"pooling": "mean", "kv_size": 9999}, "options.kv_size has no effect"),
+        ({"truncate": True}, "options.truncate has no effect"),
+        ({"embeddings": False, "pooling": "mean"}, "options.pooling has no effect"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(
@@ -327,7 +327,7 @@ def test_tokens_go_there_and_back(load: Loader, tiny_file: Path, mean: Model) ->
     assert len(model.to_tokens("<|im_end|>", add_special=False).ids) == 1
     assert mean.to_tokens("hello", add_special=True).pieces == (b"[CLS]", b" hello", b"[SEP]")
     assert mean.to_text(mean.to_tokens("hello worlds", add_special=False).ids) == "hello worlds"
-    with pytest.raises(InvalidRequest, match="-1 is no token"):
+    with pytest.raises(InvalidRequest, match="no token -1, only 0 to"):
         model.to_text([-1])
 
 

@@ -212,7 +212,7 @@ def test_logits_that_are_no_numbers_are_an_engine_failure(tmp_path, file_of, loa
         while not model.idle:
             deltas += model.step()
         assert isinstance(deltas[-1].error, EngineFailed)
-        assert "no numbers" in deltas[-1].error.message
+        assert "not numbers" in deltas[-1].error.message
         assert not any(delta.scores or delta.prompt_scores for delta in deltas)
 
 

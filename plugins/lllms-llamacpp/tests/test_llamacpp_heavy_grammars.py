@@ -171,7 +171,7 @@ def test_half_a_surrogate_pair_is_refused(talk):
 
 
 def test_closing_does_not_wait_for_a_heavy_grammar(load):
-    """A model that is closed ends the trial under way; whoever waits for it learns that."""
+    """A model that is closed ends the current trial, and the request that waits for it gets an error."""
     talk = load()
     future = talk.model.matcher(ENDLESS)
     [job] = talk.model._constraints._jobs.values()

@@ -49,7 +49,7 @@ def test_a_bias_forbids_and_forces(tiny):
 
 def test_a_bias_for_no_token_is_refused(tiny):
     """A token that the vocabulary does not have is the request's fault, and named."""
-    with pytest.raises(InvalidRequest, match="no token 928: model 'tiny' has 928, from 0 on") as caught:
+    with pytest.raises(InvalidRequest, match="model 'tiny' has no token 928, only 0 to 927") as caught:
         tiny.open("Hi!", sampling=Sampling(logit_bias={928: 1.0}))
     assert caught.value.param == "logit_bias.928"
 
@@ -62,7 +62,7 @@ def test_an_answer_that_may_not_end_goes_on(tiny):
 
 
 def test_dry_breaks_repetitions(tiny):
-    """DRY penalises what goes on with a repetition, also of the prompt; breakers end it, and 0 tokens are no window."""
+    """DRY penalises continued repetitions, also of the prompt; breakers end them, and a window of 0 disables it."""
     def ask(**given):
         return tiny.ask("Say banana.", max_tokens=8, sampling=Sampling(temperature=0, **given)).text
 

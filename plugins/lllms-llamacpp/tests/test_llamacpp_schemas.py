@@ -152,8 +152,8 @@ def test_white_space_is_bounded():
 
 
 @pytest.mark.parametrize(("kind", "text", "word"), [
-    ("json_schema", "{", "no JSON"),
-    ("json_schema", "[]", "no JSON object"),
+    ("json_schema", "{", "not JSON"),
+    ("json_schema", "[]", "not a JSON object"),
     ("json_schema", '{"properties":' * 5000, "nested too deeply"),
     ("json_schema", '{"items":' * 400 + "{}" + "}" * 400, "nested too deeply"),
     ("json_schema", '{"anyOf":[' * 450 + "{}" + "]}" * 450, "nested too deeply"),

@@ -68,7 +68,7 @@ def test_follow_up_reuses_the_conversation(tiny):
 
 
 def test_regenerated_answer_reuses_the_prompt(tiny):
-    """The same prompt again evaluates one token, and says the same; the answer before it can still be gone on from."""
+    """The same prompt again evaluates one token and gives the same answer; the earlier answer can still be resumed."""
     first = tiny.ask("I live in Zanzibar.")
     again = tiny.ask("I live in Zanzibar.")
     assert again.text == first.text
@@ -89,7 +89,7 @@ def test_edited_turn_reuses_what_came_before(tiny):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
 def test_shared_system_prompt_is_reused(load, order):
-    """Whoever comes first evaluates a system prompt; the others reuse it, whichever order they come in."""
+    """The first request evaluates a system prompt; the others reuse it, in whatever order they come."""
     talk = load(slots=2)
     system = "You are Bob, a friendly assistant."
     rendered = talk.model.template.render([Message("system", system)], add_generation_prompt=False)
