@@ -104,7 +104,7 @@ class Besieged:
         self.witnesses += [Witness(self.address, {"model": "calm", "messages": said}, COUNTED).start()]
         if file:
             sure = {"model": TINY, "messages": STORY, "temperature": 0, "max_tokens": 40}
-            self.witnesses.append(Witness(self.address, sure, None, pause=0.2).start())
+            self.witnesses.append(Witness(self.address, sure, None, pause=0.6).start())
         until(lambda: all(one.answers for one in self.witnesses), f"the witnesses get answers; the log is {self._log}")
         if file:
             assert "blimp" in (self.witnesses[1].expected or "")
