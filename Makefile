@@ -13,7 +13,7 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest
 
 chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
-	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest -m chaos tests/test_chaos.py
 
 wheels: $(INSTALLED)  ## build the wheels, install them into a clean environment, and use what they hold
 	$(BIN)/python tests/smoke_of_wheels.py

@@ -40,7 +40,7 @@ def inputs() -> Iterator[Input]:
 def one_request(model: str, path: str, stream: str) -> Iterator[Input]:
     """Leave in each phase of a request, alone, and in a crowd."""
     long = with_value(path, model, "max_tokens", LONG[model])[:-1] + b',"stream":%s}' % stream.encode()
-    whole = head("POST", path, length=len(long), close=False)
+    whole = head("POST", path, length=len(long))
     of = f"{model} {path} stream {stream}"
     phases = {
         "in the first line": [whole[:10]], "in the headers": [whole[:60]], "after the headers": [whole],

@@ -173,16 +173,16 @@ def framings() -> Iterator[Input]:
     )
     yield Input("a length below the body", asks(head("POST", CHAT, length=5), GOOD), WIRE)
     yield Input("a length of 1 GB", leaves(head("POST", CHAT, length=10**9), b"x" * 1000), may_end=True)
-    one = head("POST", CHAT, length=len(GOOD), close=False) + GOOD
-    last = head("GET", "/health", kind=None)
+    one = head("POST", CHAT, length=len(GOOD)) + GOOD
+    last = head("GET", "/health", kind=None, close=True)
     yield Input("50 requests at once", lambda address: several(address, one * 50 + last), {200, *WIRE})
     yield Input(
         "50 wrong ones at once",
-        lambda address: several(address, (head("POST", CHAT, length=1, close=False) + b"x") * 50 + last), {200, *WIRE},
+        lambda address: several(address, (head("POST", CHAT, length=1) + b"x") * 50 + last), {200, *WIRE},
     )
     smuggled = chunked([GOOD]) + b"GET /admin HTTP/1.1\r\nHost: localhost\r\n\r\n"
     yield Input(
-        "one inside another", lambda address: several(address, head("POST", CHAT, length, te) + smuggled),
+        "one inside another", lambda address: several(address, head("POST", CHAT, length, te, close=True) + smuggled),
         {200, *WIRE}, may_end=True,
     )
     yield Input(
@@ -204,7 +204,7 @@ def upgrades() -> Iterator[Input]:
     )
     for path in (*POSTS, "/", "/health", "/v1/models", "/nowhere", "/api/v1/sessions", "/%00"):
         yield Input(
-            f"WebSocket {path}", asks(head("GET", path, *key, kind=None, close=False), method="GET"), WIRE,
+            f"WebSocket {path}", asks(head("GET", path, *key, kind=None), method="GET"), WIRE,
             may_end=True,
         )
     shapes = {
@@ -216,18 +216,18 @@ def upgrades() -> Iterator[Input]:
     }
     for what, extra in shapes.items():
         yield Input(
-            f"WebSocket: {what}", asks(head("GET", "/", *extra, kind=None, close=False), method="GET"), {200, *WIRE},
+            f"WebSocket: {what}", asks(head("GET", "/", *extra, kind=None), method="GET"), {200, *WIRE},
             may_end=True,
         )
     yield Input(
-        "WebSocket with POST", asks(head("POST", CHAT, *key, length=len(GOOD), close=False), GOOD), {200, *WIRE},
+        "WebSocket with POST", asks(head("POST", CHAT, *key, length=len(GOOD)), GOOD), {200, *WIRE},
         may_end=True,
     )
     for settings in ("", "x", "AAMAAABkAAQAAP__", "\xff", "A" * 5000):
         extra = ("Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", f"HTTP2-Settings: {settings}")
-        data = head("GET", "/health", *extra, kind=None, close=False)
+        data = head("GET", "/health", *extra, kind=None)
         yield Input(f"h2c with settings {settings[:10]!r}", upgraded(data), {101, 200, *WIRE}, may_end=True)
-        data = head("POST", CHAT, *extra, length=len(GOOD), close=False)
+        data = head("POST", CHAT, *extra, length=len(GOOD))
         yield Input(
             f"h2c with settings {settings[:10]!r} and a body", upgraded(data, GOOD), {101, 200, *WIRE}, may_end=True,
         )

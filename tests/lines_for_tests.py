@@ -89,9 +89,9 @@ class Line:
 
 def head(
     method: str = "POST", path: str = "/v1/chat/completions", *extra: str, host: str | None = "localhost",
-    kind: str | None = "application/json", length: int | None = None, close: bool = True,
+    kind: str | None = "application/json", length: int | None = None, close: bool = False,
 ) -> bytes:
-    """The head of a request; `extra` are whole lines."""
+    """The head of a request; `extra` are whole lines. Without `close` it is the client who closes the connection."""
     lines = [f"{method} {path} HTTP/1.1", f"Authorization: Bearer {SECRET}", *extra]
     lines += [] if host is None else [f"Host: {host}"]
     lines += [] if kind is None else [f"Content-Type: {kind}"]
@@ -112,7 +112,8 @@ def get(address: Address, path: str, *extra: str, method: str = "GET", within: f
     """Ask for something that has to be answered."""
     with Line(address, within) as line:
         answer = line.send(head(method, path, *extra, kind=None)).answer(method)
-    assert answer is not None, f"{method} {path}: no answer"
+    if answer is None:
+        raise ConnectionError(f"{method} {path}: no answer")
     return answer
 
 

@@ -24,6 +24,8 @@ lllms_llamacpp = pytest.importorskip("lllms_llamacpp")
 TINY_CHAT = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 MORE_DESCRIPTORS = 6
 """Of connections that are just being closed."""
+MORE_PROCESSES = 2
+"""In which a model tries grammars, once it has seen some; they stay."""
 MORE_MEMORY = 400_000_000
 """Bytes that the largest bodies may leave behind in the server's heap, and texts and grammars in a worker's."""
 
@@ -46,7 +48,7 @@ def test_all_is_given_back(attacked: Siege) -> None:
     server = attacked.server
     before = server.before
     until(lambda: server.uses()["descriptors"] <= before["descriptors"] + MORE_DESCRIPTORS, "connections end", 15)
-    until(lambda: server.uses()["processes"] <= before["processes"], "helpers end", 30)
+    until(lambda: server.uses()["processes"] <= before["processes"] + MORE_PROCESSES, "helpers end", 30)
     grown = {name: size - before[name] for name, size in server.uses().items() if name.startswith("memory")}
     assert {name: size for name, size in grown.items() if size > MORE_MEMORY} == {}
 
@@ -55,7 +57,7 @@ def test_it_ends_while_it_is_attacked(attacked: Siege) -> None:
     """SIGTERM ends the server, and all that it has started, although clients hold half requests and unread answers."""
     server = attacked.server
     long = with_value(CHAT, SLOW, "max_tokens", LONG[SLOW])[:-1] + b',"stream":true}'
-    whole = head(length=len(long), close=False)
+    whole = head(length=len(long))
     phases = (b"", whole[:40], whole, whole + long, PREFACE)
     held = [Line(server.address).send(data) for data in phases for _ in range(5)]
     server.look_into_log()
@@ -70,7 +72,7 @@ def test_the_log_for_programs(tmp_path: Path) -> None:
     """With `log_format = "json"` the log tells no more: of each kind some inputs, on a server of its own."""
     wrong = {}
     with siege(lambda: Besieged(make(tmp_path), "json", file=TINY_CHAT)) as made:
-        for one in [one for one in ALL if not one.heavy][::9]:
+        for one in [one for one in ALL if not one.heavy][::20]:
             try:
                 made.suffer(one)
             except AssertionError as error:
