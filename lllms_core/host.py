@@ -3,10 +3,8 @@
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
-from uuid import uuid4
 
-from attrs import frozen
-
+from lllms_core.answers import Stream
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, SessionsConfig, parse_config
 from lllms_core.conversation import Conversation
@@ -15,16 +13,14 @@ from lllms_core.faults import StructureError
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.prepared import Prepared
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
-from lllms_core.pool.status import Lack, PoolStatus
-from lllms_core.pool.stream import Stream
 from lllms_core.queries import (
     AnyRequest,
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
+    Prepared,
     Query,
     RenderRequest,
     RerankRequest,
@@ -35,27 +31,13 @@ from lllms_core.queries import (
 )
 from lllms_core.requests import build_request
 from lllms_core.sessions import SessionStore
-from lllms_core.store import DownloadStatus, Fetcher
-from lllms_core.store.progress import progress_text
+from lllms_core.status import DownloadStatus, Lack, PoolStatus, Waiting
+from lllms_core.store import Fetcher
 from lllms_core.structure import structure
-from lllms_core.types import Constraint, Message, Request, Tool
+from lllms_core.types import Constraint, Message, Request, Tool, new_request_id
 from lllms_core.weights import Weights, finder, open_store
 
 T = TypeVar("T")
-
-
-@frozen
-class Waiting:
-    """What a request waits for."""
-
-    position: int
-    """In the queue; 1 is next."""
-    download: DownloadStatus | None
-    """That of its model's files, if they are being fetched."""
-
-    def __str__(self) -> str:
-        fetching = "" if self.download is None else f"; the model is being fetched: {progress_text(self.download)}"
-        return f"waiting, position {self.position}{fetching}"
 
 
 def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
@@ -88,11 +70,6 @@ def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | Non
     store, options = chosen
     store.open(options)
     return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
-
-
-def new_request_id() -> str:
-    """Return an id for a request, unique without coordination."""
-    return uuid4().hex[:12]
 
 
 class Host:

@@ -24,7 +24,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "queries"),
     (
         "text", "chat", "gguf", "machine", "faults", "identity", "structure", "parameters", "tracebacks",
-        "cancellation",
+        "cancellation", "status", "answers",
     ),
     ("hookspecs", "engines", "apis", "downloads", "sessions"),
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),

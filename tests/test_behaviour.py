@@ -17,10 +17,10 @@ import pytest_asyncio
 from attrs import frozen
 from pools_for_tests import GUARD
 
+from lllms_core.answers import Answer, Stream
 from lllms_core.config import parse_config
 from lllms_core.errors import ContextOverflow, EngineDied, UnsupportedParameter
 from lllms_core.host import Host
-from lllms_core.pool.stream import Answer, Stream
 from lllms_core.types import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

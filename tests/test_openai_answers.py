@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core import errors
+from lllms_core.answers import Choice
 from lllms_core.builtin.openai.answers import Asked, Events, Head, whole_answer
 from lllms_core.builtin.openai.errors import explain
-from lllms_core.pool.answer import Choice
 from lllms_core.types import CallPiece, Delta, Finish, Message, ToolCall, Usage
 
 HEAD = Head("chatcmpl-1", 7, "tiny", "fp_1")

@@ -13,8 +13,7 @@ from lllms_core.builtin.openai.openapi import OF_TEMPLATES
 from lllms_core.host import Host
 from lllms_core.parameters.kinds import INT32, Flag, Integer
 from lllms_core.parameters.wording import unknown, wrong_type
-from lllms_core.pool.prepared import Prepared
-from lllms_core.queries import RenderRequest
+from lllms_core.queries import Prepared, RenderRequest
 
 PREFIX = "/api/v1"
 

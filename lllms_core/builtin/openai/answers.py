@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from attrs import frozen
 
+from lllms_core.answers import Choice
 from lllms_core.builtin.openai.calls import delta_values, message_value
 from lllms_core.builtin.openai.logprobs import ChatLogprobs, Logprobs, TextLogprobs, write_prompt
-from lllms_core.pool.answer import Choice
 from lllms_core.types import Delta, Finish, FinishReason, PromptScores, Task, Usage
 
 DONE = b"data: [DONE]\n\n"

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from attrs import evolve, frozen
 from quart import Blueprint, Response
 
+from lllms_core.answers import Choice, Stream, merge, total
 from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, dumps, whole_answer
 from lllms_core.builtin.openai.body import LARGE, read_body, work
 from lllms_core.builtin.openai.errors import answer_error
-from lllms_core.builtin.openai.merge import merge, total
 from lllms_core.builtin.openai.openapi import PATHS, describe_api
 from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.builtin.openai.sse import write_events
@@ -19,12 +19,10 @@ from lllms_core.builtin.openai.vectors import add_routes
 from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
 from lllms_core.catalog import CatalogEntry
 from lllms_core.errors import InvalidRequest
-from lllms_core.host import Host, new_request_id
+from lllms_core.host import Host
 from lllms_core.parameters import verdicts
-from lllms_core.pool.answer import Choice
-from lllms_core.pool.prepared import Prepared
-from lllms_core.pool.stream import Stream
-from lllms_core.types import Request
+from lllms_core.queries import Prepared
+from lllms_core.types import Request, new_request_id
 
 PREFIXES = ("/openai/v1", "/v1")
 

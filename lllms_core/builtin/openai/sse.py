@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Callable
 
+from lllms_core.answers import Stream
 from lllms_core.builtin.openai.answers import Events, event
 from lllms_core.builtin.openai.errors import explain
-from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta
 
 Start = Callable[[], Events]

@@ -12,7 +12,7 @@ from lllms_core.builtin.openai.errors import answer_error
 from lllms_core.errors import InvalidRequest, Overloaded
 from lllms_core.host import Host
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.sessions import SessionInfo
+from lllms_core.status import SessionInfo
 
 T = TypeVar("T")
 

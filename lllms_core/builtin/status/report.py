@@ -4,9 +4,8 @@ from importlib.metadata import version
 
 from lllms_core.catalog import CatalogEntry
 from lllms_core.host import Host
-from lllms_core.pool.status import InstanceStatus, Lack
-from lllms_core.store import DownloadStatus, download_id
-from lllms_core.store.progress import progress_text
+from lllms_core.status import DownloadStatus, InstanceStatus, Lack, progress_text
+from lllms_core.store import download_id
 
 Report = dict[str, object]
 
