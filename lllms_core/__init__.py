@@ -8,15 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lllms_core.answers import Answer, Stream
     from lllms_core.app import create_app
     from lllms_core.config import Config, load_config, parse_config
     from lllms_core.conversation import ServerTool
     from lllms_core.errors import LllmsError
     from lllms_core.hookspecs import hookimpl
     from lllms_core.host import Host
-    from lllms_core.pool.answer import Answer
     from lllms_core.pool.pool import Pool
-    from lllms_core.pool.stream import Stream
     from lllms_core.serve import serve_llms
     from lllms_core.types import Message
 
@@ -39,14 +38,14 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Answer": "pool.answer",
+    "Answer": "answers",
     "Config": "config",
     "Host": "host",
     "LllmsError": "errors",
     "Message": "types",
     "Pool": "pool.pool",
     "ServerTool": "conversation",
-    "Stream": "pool.stream",
+    "Stream": "answers",
     "create_app": "app",
     "hookimpl": "hookspecs",
     "load_config": "config",

@@ -1,14 +1,17 @@
 """The web application: every API of the plugins over one host, behind the checks that a local server needs."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from importlib.metadata import version
 from ipaddress import ip_address
 
-from quart import Quart, Response, has_request_context, request, websocket
+from quart import Blueprint, Quart, Response, has_request_context, request, websocket
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import Forbidden
 
-from lllms_core.builtin.openai.errors import answer_error
+from lllms_core.apis import Api, Paths
+from lllms_core.apis.openapi import document
+from lllms_core.apis.replies import fault_handler, reply
 from lllms_core.config import ServerConfig
 from lllms_core.host import Host
 from lllms_core.tracebacks import described
@@ -34,7 +37,7 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     app.request_class = PatientRequest
     app.config["MAX_CONTENT_LENGTH"] = server.max_body
     app.config["BODY_TIMEOUT"] = None  # the body of a PatientRequest has limits of its own
-    app.register_error_handler(Exception, answer_error)
+    app.register_error_handler(Exception, fault_handler())
     app.before_request(_host_check(server))
     app.before_websocket(_host_check(server))
     if server.cors_origins:
@@ -48,15 +51,44 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
 def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     """Add the routes of every API to an application, below `prefix`; the caller starts and closes the host.
 
-    The checks of `create_app` (Host header, size of bodies, origins) are not part of it. An API whose plugin fails to
-    make its routes is left out, and the log tells why.
+    `/openapi.json` describes them together. The checks of `create_app` (Host header, size of bodies, origins) are not
+    part of it. An API whose plugin fails to make its routes is left out, and the log tells why.
     """
+    mounted: list[Api] = []
     for name, provided in sorted(host.plugins.apis.items()):
+        api = provided.object
         try:
-            app.register_blueprint(provided.object.blueprint(host), url_prefix=prefix)
+            routes = api.blueprint(host)
+            routes.register_error_handler(Exception, fault_handler(api))
+            app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
             told = described(error)  # nobody's request is at work yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
+        else:
+            mounted.append(api)
+    app.register_blueprint(_description(mounted, host), url_prefix=prefix)
+
+
+def _description(apis: Sequence[Api], host: Host) -> Blueprint:
+    """Return the route that describes these APIs, put together from what each says of itself."""
+    path = "/openapi.json"
+    routes = Blueprint("openapi", __name__)
+    routes.register_error_handler(Exception, fault_handler())
+
+    def described_by(api: Api) -> Paths:
+        try:
+            return api.describe(host)
+        except Exception:
+            LOG.exception("API '%s' does not describe itself", api.name)
+            return {}
+
+    @routes.get(path)
+    async def describe() -> Response:
+        # The routes may be mounted below a prefix, and the application, too.
+        prefix = f"{request.root_path}{request.path}".removesuffix(path)
+        return reply(document([described_by(api) for api in apis], version("lllms-core"), prefix))
+
+    return routes
 
 
 def is_own_name(name: str, server: ServerConfig) -> bool:

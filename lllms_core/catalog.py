@@ -20,6 +20,7 @@ from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
+from lllms_core.status import Problem
 from lllms_core.structure import structure
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
 
@@ -57,16 +58,6 @@ class CatalogEntry:
     def here(self) -> bool:
         """Whether all its files are on this disk."""
         return self.source is None or self.spec.file is not None
-
-
-@frozen
-class Problem:
-    """A model that cannot be served, and all its faults, one per line."""
-
-    name: str
-    text: str
-    configured: bool
-    """Whether it is configured; otherwise a plugin merely offers it."""
 
 
 @define

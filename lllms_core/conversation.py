@@ -9,10 +9,9 @@ from typing import Any, Self
 
 from attrs import evolve, field, frozen
 
+from lllms_core.answers import Answer, Stream, choices
 from lllms_core.chat.history import tool_values
 from lllms_core.errors import InvalidRequest
-from lllms_core.pool.answer import Answer, choices
-from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta, Message, Tool, ToolCall, Usage
 
 Handler = Callable[..., object]

@@ -122,12 +122,12 @@ def lllms_session_stores() -> "Iterable[SessionStore]":
 
 @hookspec
 def lllms_apis() -> "Iterable[Api]":
-    """Provide HTTP APIs, each a Quart blueprint over the host.
+    """Provide HTTP APIs, each a Quart blueprint over the server.
 
         class Version(Api):
             name = "version"
 
-            def blueprint(self, host):
+            def blueprint(self, server):
                 routes = Blueprint("version", __name__)
 
                 @routes.get("/version")

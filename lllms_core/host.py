@@ -2,29 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
-from uuid import uuid4
+from typing import Any, Self, TypeVar
 
-from attrs import frozen
-
+from lllms_core.answers import Stream
+from lllms_core.apis import ModelCard
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, SessionsConfig, parse_config
 from lllms_core.conversation import Conversation
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.faults import StructureError
+from lllms_core.parameters import Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.prepared import Prepared
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
-from lllms_core.pool.status import Lack, PoolStatus
-from lllms_core.pool.stream import Stream
 from lllms_core.queries import (
     AnyRequest,
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
+    Prepared,
     Query,
     RenderRequest,
     RerankRequest,
@@ -33,29 +31,15 @@ from lllms_core.queries import (
     TokenizeRequest,
     Tokens,
 )
-from lllms_core.requests import build_request
+from lllms_core.requests import build_request, check_parameters
 from lllms_core.sessions import SessionStore
-from lllms_core.store import DownloadStatus, Fetcher
-from lllms_core.store.progress import progress_text
+from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
+from lllms_core.store import Fetcher, download_id
 from lllms_core.structure import structure
-from lllms_core.types import Constraint, Message, Request, Tool
+from lllms_core.types import Constraint, Message, Request, Tool, new_request_id
 from lllms_core.weights import Weights, finder, open_store
 
 T = TypeVar("T")
-
-
-@frozen
-class Waiting:
-    """What a request waits for."""
-
-    position: int
-    """In the queue; 1 is next."""
-    download: DownloadStatus | None
-    """That of its model's files, if they are being fetched."""
-
-    def __str__(self) -> str:
-        fetching = "" if self.download is None else f"; the model is being fetched: {progress_text(self.download)}"
-        return f"waiting, position {self.position}{fetching}"
 
 
 def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
@@ -88,11 +72,6 @@ def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | Non
     store, options = chosen
     store.open(options)
     return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
-
-
-def new_request_id() -> str:
-    """Return an id for a request, unique without coordination."""
-    return uuid4().hex[:12]
 
 
 class Host:
@@ -138,9 +117,22 @@ class Host:
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
 
-    def model(self, name: str) -> CatalogEntry:
+    @property
+    def json_levels(self) -> int:
+        """The depth of nesting that JSON in a request may have."""
+        return self.config.server.max_json_depth
+
+    def models(self) -> list[ModelCard]:
+        """Return all models that can be served."""
+        return [_card(entry) for entry in self.catalog.entries]
+
+    def model(self, name: str) -> ModelCard:
         """Look up a model by name or alias; raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem."""
-        return self.catalog.get(name)
+        return _card(self.catalog.get(name))
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return the models that cannot be served."""
+        return self.catalog.problems
 
     def request(
         self,
@@ -159,6 +151,13 @@ class Host:
             self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
             levels=self.config.server.max_json_depth,
         )
+
+    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+        """Return the parameters that ask for something, checked for a route that makes no `Request`.
+
+        Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
+        """
+        return check_parameters(route, self.catalog.get(model), parameters)
 
     def prepare(self, request: AnyRequest) -> Prepared:
         """Do now, in any thread, what submitting a large request would cost the event loop. Raises `LllmsError`."""
@@ -266,6 +265,10 @@ class Host:
         """Tell which model files are being fetched, and which could not be had the last time."""
         return self.fetcher.statuses
 
+    def cancel_download(self, download_id: str) -> bool:
+        """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
+        return self.fetcher.cancel(download_id)
+
     def waiting(self, request: AnyRequest) -> Waiting | None:
         """Tell what a request that was submitted waits for; None if it runs already, or has ended."""
         position = self.pool.position(request.id)
@@ -284,3 +287,20 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _card(entry: CatalogEntry) -> ModelCard:
+    return ModelCard(
+        name=entry.name,
+        aliases=entry.aliases,
+        engine=entry.engine.name,
+        plugin=entry.plugin,
+        description=entry.description,
+        fingerprint=entry.fingerprint,
+        parameters=entry.engine.parameters,
+        media=entry.engine.media,
+        max_tokens=entry.defaults.max_tokens,
+        max_instances=entry.config.max_instances,
+        here=entry.here,
+        download_id=None if entry.source is None else download_id(entry.source),
+    )

@@ -25,6 +25,7 @@ BUILTINS: Mapping[str, str] = {
     "downloaders": "lllms_core.builtin.downloaders",
     "native": "lllms_core.builtin.native",
     "openai": "lllms_core.builtin.openai",
+    "session_routes": "lllms_core.builtin.session_routes",
     "sessions": "lllms_core.builtin.sessions",
     "status": "lllms_core.builtin.status",
 }

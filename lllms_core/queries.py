@@ -4,10 +4,10 @@ Queries travel like completions: through the queue, into a slot, to the worker; 
 `result` of the `Finish`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
 from lllms_core.types import Request, Task
 
@@ -105,6 +105,18 @@ class RenderRequest:
 
 Query = EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest | RenderRequest
 AnyRequest = Request | Query
+
+
+@frozen
+class Prepared:
+    """A request that is ready to be submitted, with what costs something to make for a large one."""
+
+    request: AnyRequest
+    prefixes: Sequence[Hashable] = ()
+    """The keys of its conversation's prefixes, shortest first."""
+    frame: bytes | None = field(default=None, repr=False)
+    """What a worker process is sent; None where that is made when it is sent."""
+
 
 LABELS: Mapping[Task, str] = {
     "chat": "chat",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 from attrs import field, frozen
 
@@ -208,6 +209,11 @@ class Request:
     def scores_prompt(self) -> bool:
         """Whether the prompt's tokens have scores."""
         return self.echo and self.top_logprobs is not None
+
+
+def new_request_id() -> str:
+    """Return an id for a request, unique without coordination."""
+    return uuid4().hex[:12]
 
 
 @frozen

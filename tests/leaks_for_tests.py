@@ -12,7 +12,7 @@ from pathlib import Path
 import lllms_llamacpp
 from quart import Blueprint, request
 
-from lllms_core.apis import Api
+from lllms_core.apis import Api, Server
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine, Model, Progress, SerialModel
 from lllms_core.engines.serial import Pause, Piece
@@ -110,7 +110,7 @@ class BrokenApi(Api):
 
     name = "broken"
 
-    def blueprint(self, host: Host) -> Blueprint:
+    def blueprint(self, server: Server) -> Blueprint:
         blueprint = Blueprint("broken", __name__)
         tasks = set()
 

@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 from quart import Blueprint, Quart
 
-from lllms_core.apis import Api
+from lllms_core.apis import Api, Fault, Paths, Server
 from lllms_core.app import create_app, is_own_name, mount
 from lllms_core.config import ServerConfig, parse_config
+from lllms_core.errors import Overloaded
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
@@ -15,7 +16,7 @@ from lllms_core.plugins import Plugins
 class Faulty(Api):
     name = "faulty"
 
-    def blueprint(self, host: Host) -> Blueprint:
+    def blueprint(self, server: Server) -> Blueprint:
         routes = Blueprint("faulty", __name__)
 
         @routes.get("/faulty")
@@ -28,14 +29,33 @@ class Faulty(Api):
 class Broken(Api):
     name = "broken"
 
-    def blueprint(self, host: Host) -> Blueprint:
+    def blueprint(self, server: Server) -> Blueprint:
         raise ValueError("no routes today")
+
+
+class Shaped(Api):
+    name = "shaped"
+
+    def blueprint(self, server: Server) -> Blueprint:
+        routes = Blueprint("shaped", __name__)
+
+        @routes.get("/shaped")
+        async def fail() -> str:
+            raise Overloaded("come back later", 7)
+
+        return routes
+
+    def describe(self, server: Server) -> Paths:
+        raise ValueError("beyond words")
+
+    def fault(self, fault: Fault) -> object:
+        return {"oops": fault.message}
 
 
 class Extra:
     @hookimpl
     def lllms_apis(self) -> list[Api]:
-        return [Faulty(), Broken()]
+        return [Faulty(), Broken(), Shaped()]
 
 
 def make_host(**server: object) -> Host:
@@ -174,6 +194,36 @@ async def test_the_apis_fit_into_another_application() -> None:
         assert (await answer.get_json())["choices"][0]["finish_reason"] == "stop"
         answer = await client.post("/llm/v1/chat/completions", json={})
         assert (await answer.get_json())["error"]["param"] == "messages"
+
+
+async def test_what_is_mounted_below_a_prefix_tells_right_paths() -> None:
+    """The description and the status page name the paths by which this server answers, prefix included."""
+    app = Quart("mine")
+    host = make_host()
+    mount(app, host, prefix="/llm")
+    client = app.test_client()
+    paths = (await (await client.get("/llm/openapi.json")).get_json())["paths"]
+    assert {"/llm/v1/models", "/llm/api/v1/sessions"} <= set(paths)
+    assert all(path.startswith("/llm/") for path in paths)
+    page = await (await client.get("/llm/", headers={"Accept": "text/html"})).get_data(as_text=True)
+    assert "<code>/llm/v1/chat/completions</code>" in page
+    plain = await (await get(host, "/", Accept="text/html")).get_data(as_text=True)
+    assert "<code>/v1/chat/completions</code>" in plain
+
+
+async def test_errors_have_the_shape_of_their_api() -> None:
+    """Each API's errors are answered as it says, wherever it is mounted; a broken description leaves out only it."""
+    host = make_host()
+    app = Quart("mine")
+    mount(app, host, prefix="/llm")
+    client = app.test_client()
+    answer = await client.get("/llm/shaped")
+    assert (answer.status_code, await answer.get_json()) == (503, {"oops": "come back later"})
+    assert answer.headers["Retry-After"] == "7"
+    answer = await client.get("/llm/health?ready=perhaps")
+    assert (answer.status_code, (await answer.get_json())["error"]["param"]) == (400, "ready")
+    described = await (await client.get("/llm/openapi.json")).get_json()
+    assert "/llm/v1/models" in described["paths"]
 
 
 async def test_only_very_long_bodies_are_refused_unread() -> None:

@@ -17,10 +17,10 @@ import pytest_asyncio
 from attrs import frozen
 from pools_for_tests import GUARD
 
+from lllms_core.answers import Answer, Stream
 from lllms_core.config import parse_config
 from lllms_core.errors import ContextOverflow, EngineDied, UnsupportedParameter
 from lllms_core.host import Host
-from lllms_core.pool.stream import Answer, Stream
 from lllms_core.types import Message
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -75,7 +75,7 @@ class Talk:
 
     def needs(self, *parameters: str) -> None:
         """Skip the test if the model's engine does not declare these parameters."""
-        missing = {*parameters} - self.host.model(self.model).engine.parameters
+        missing = {*parameters} - self.host.model(self.model).parameters
         if missing:
             pytest.skip(f"{self.model} does not declare {', '.join(sorted(missing))}")
 
@@ -290,7 +290,7 @@ async def test_users_cannot_write_control_tokens(trained: Talk) -> None:
 async def test_what_is_not_declared_is_refused_by_name(talk: Talk) -> None:
     """A sampling parameter that the engine does not declare is refused, with its name."""
     names = {"frequency_penalty": 1.0, "presence_penalty": 1.0, "repeat_penalty": 1.5, "logit_bias": {"5": 3}}
-    for name in names.keys() - talk.host.model(talk.model).engine.parameters:
+    for name in names.keys() - talk.host.model(talk.model).parameters:
         with pytest.raises(UnsupportedParameter) as refusal:
             await talk.ask("Hi!", **{name: names[name]})
         assert refusal.value.param == name
@@ -345,7 +345,7 @@ async def test_tools_are_called(trained: Talk) -> None:
 async def test_calls_that_must_come_are_refused_where_nothing_makes_them(talk: Talk) -> None:
     """What only a grammar can keep is refused by name, by an engine without one."""
     talk.needs("tools")
-    if talk.host.model(talk.model).engine.constraints:
+    if talk.host.catalog.get(talk.model).engine.constraints:
         pytest.skip(f"{talk.model} keeps grammars")
     for name, parameters in {
         "tool_choice": {"tools": [WEATHER], "tool_choice": "required"},

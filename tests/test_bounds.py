@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.builtin.openai.body import LARGE, read_object
+from lllms_core.apis.body import LARGE, read_object
 from lllms_core.builtin.openai.wire import read_chat
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.bounds import (

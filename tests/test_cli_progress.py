@@ -12,8 +12,7 @@ from programs_for_tests import LIMIT, Program, Terminal, address, serving
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY
 
-from lllms_core.store import DownloadStatus
-from lllms_core.store.progress import progress_text
+from lllms_core.status import DownloadStatus, progress_text
 
 DATA = TINY.read_bytes()
 HALFWAY = r"400\.0 kB of 1\.5 MB, \d+(\.\d [kM]B| bytes)/s, (\d+ min )?\d+ s left"

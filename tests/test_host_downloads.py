@@ -87,7 +87,7 @@ async def test_the_first_request_fetches(site: Site, tmp_path: Path) -> None:
         before = host.model("m").fingerprint
         assert await asyncio.gather(*[answer(host) for _ in range(5)]) == ["hello"] * 5
         assert len(site.requests) == 1
-        path = host.model("m").spec.file
+        path = host.catalog.get("m").spec.file
         assert path is not None
         assert path.read_bytes() == DATA
         assert host.model("m").fingerprint != before

@@ -7,7 +7,6 @@ input that wounds the server fails by its name, and the next one meets a new ser
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from besieged_for_tests import Besieged, Siege, siege, until
@@ -18,7 +17,7 @@ from hostile_lines_for_tests import PLACES
 from hostile_table_for_tests import ALL
 from lines_for_tests import Line, head
 
-from lllms_core.builtin.openai.openapi import describe_api
+from lllms_core.host import Host
 
 lllms_llamacpp = pytest.importorskip("lllms_llamacpp")
 TINY_CHAT = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
@@ -95,7 +94,9 @@ def test_there_are_many() -> None:
 
 def test_every_route_is_attacked() -> None:
     """Each route of the description is in the table; each request that it knows to be right is one of that route."""
-    paths: Any = describe_api([], "1", [])["paths"]
+    host = Host()
+    apis = [provided.object for provided in host.plugins.apis.values()]
+    paths = {path: methods for api in apis for path, methods in api.describe(host).items()}
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert {path for method, path in described if method == "POST"} == set(POSTS)
     assert all(body(path, SLOW)["model"] == SLOW for path in POSTS)

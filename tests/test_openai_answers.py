@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core import errors
+from lllms_core.answers import Choice
+from lllms_core.apis import explain, openai_shape
 from lllms_core.builtin.openai.answers import Asked, Events, Head, whole_answer
-from lllms_core.builtin.openai.errors import explain
-from lllms_core.pool.answer import Choice
 from lllms_core.types import CallPiece, Delta, Finish, Message, ToolCall, Usage
 
 HEAD = Head("chatcmpl-1", 7, "tiny", "fp_1")
@@ -74,7 +74,7 @@ def test_a_whole_text_has_openais_shape() -> None:
 @pytest.mark.parametrize("asked", [CHAT, TEXT], ids=["chat", "text"])
 def test_a_stream_has_openais_shape(asked: Asked, include_usage: bool) -> None:
     """The chunks share one head; the usage comes last, in a chunk without choices, and is null in all others."""
-    encoder = Events(asked, HEAD, include_usage=include_usage)
+    encoder = Events(asked, lambda: HEAD, include_usage=include_usage)
     *chunks, done = events(encoder.delta(HI) + encoder.end(FINISH))
     assert done == "[DONE]"
     common = {
@@ -104,7 +104,7 @@ CALLS = (
 
 def test_calls_and_thoughts_are_streamed_as_openai_does() -> None:
     """The name of each call comes first, with empty arguments, then pieces of them; thoughts have a field of theirs."""
-    encoder = Events(CHAT, HEAD, include_usage=False)
+    encoder = Events(CHAT, lambda: HEAD, include_usage=False)
     data = b"".join(map(encoder.delta, CALLS)) + encoder.end(Finish("tool_calls", Usage(1, 1)))
     *chunks, done = events(data)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
@@ -133,7 +133,7 @@ def test_a_whole_answer_with_calls_has_openais_shape() -> None:
     }
     [old] = whole_answer(Asked(chat=True, functions=True), HEAD, said, Usage(1, 1))["choices"]
     assert (old["message"]["function_call"], old["finish_reason"]) == (function, "function_call")
-    encoder = Events(Asked(chat=True, functions=True), HEAD, include_usage=False)
+    encoder = Events(Asked(chat=True, functions=True), lambda: HEAD, include_usage=False)
     _, *chunks = events(b"".join(map(encoder.delta, CALLS[2:4])))
     assert [chunk["choices"][0]["delta"]["function_call"] for chunk in chunks[:2]] == [
         {"name": "add", "arguments": ""}, {"arguments": '{"a'},
@@ -144,7 +144,7 @@ def test_a_whole_answer_with_calls_has_openais_shape() -> None:
 @given(st.text())
 def test_any_text_survives_a_chunk(text: str) -> None:
     """Whatever a model says, its chunk is one line of ASCII, and holds exactly that."""
-    data = Events(CHAT, HEAD, include_usage=False).delta(Delta("r", f"{text}."))
+    data = Events(CHAT, lambda: HEAD, include_usage=False).delta(Delta("r", f"{text}."))
     assert len(data.decode("ascii").split("\n\n")[1].splitlines()) == 1
     assert f"{text}." == events(data)[1]["choices"][0]["delta"]["content"]
 
@@ -166,7 +166,7 @@ def test_errors_say_which_field_and_when_to_come_back() -> None:
     """`param` and `code` come from the request's error, Retry-After from an overloaded server's."""
     fault = explain(errors.InvalidRequest("no", "messages[0]", "invalid_type"))
     expected = {"message": "no", "type": "invalid_request_error", "param": "messages[0]", "code": "invalid_type"}
-    assert fault.body == {"error": expected}
+    assert openai_shape(fault) == {"error": expected}
     assert explain(errors.QueueFull("full", 9)).headers == {"Retry-After": "9"}
     assert explain(errors.SourceUnavailable("gone", 60)).headers == {"Retry-After": "60"}
     assert explain(errors.Offline("not on disk")).headers == {}

@@ -19,8 +19,9 @@ from test_bounds import nested
 from werkzeug.datastructures import Headers
 
 from lllms_core import Host, create_app, parse_config
-from lllms_core.builtin.openai import body, routes
-from lllms_core.builtin.openai.body import LARGE
+from lllms_core.apis import body
+from lllms_core.apis.body import LARGE
+from lllms_core.builtin.openai import routes
 
 CONFIG = """
 [server]

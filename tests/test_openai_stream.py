@@ -1,89 +1,21 @@
 import asyncio
 import json
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from attrs import define, field
+from gates_for_tests import Gate, gated, posting, until
 from quart import Quart
 
 from lllms_core.app import create_app
 from lllms_core.builtin.openai import OpenAiApi
-from lllms_core.config import parse_config
-from lllms_core.engines import Engine
-from lllms_core.engines.serial import Pause, Piece, SerialModel
 from lllms_core.errors import EngineFailed
-from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
-from lllms_core.plugins import Plugins
-from lllms_core.types import Message, Request
+from lllms_core.types import Message
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [Message("user", "Hi")]
-
-
-@define
-class Gate:
-    """Lets a model load, and its answers go on, when a test says so."""
-
-    load: threading.Event = field(factory=threading.Event)
-    pieces: "queue.SimpleQueue[str | Exception | None]" = field(factory=queue.SimpleQueue)
-    """A piece of the running answer; an error of the engine; None ends the answer."""
-
-
-class GateModel(SerialModel):
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    def chat(self, request: Request) -> Iterator[Piece]:
-        while True:
-            try:
-                piece = self._gate.pieces.get_nowait()
-            except queue.Empty:
-                yield Pause(0.001)
-                continue
-            if piece is None:
-                return
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
-
-
-class GateEngine(Engine):
-    name = "gate"
-    isolation = "thread"
-    needs_file = False
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    def load(self, spec: object, progress: object) -> GateModel:
-        self._gate.load.wait()
-        return GateModel(self._gate)
-
-
-class GatePlugin:
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    @hookimpl
-    def lllms_engines(self) -> list[Engine]:
-        return [GateEngine(self._gate)]
-
-
-@asynccontextmanager
-async def gated(gate: Gate, **server: object) -> AsyncIterator[Host]:
-    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate)})
-    host = Host(parse_config({"server": server, "models": {"gate": {"engine": "gate"}}}), plugins)
-    await host.start()
-    try:
-        yield host
-    finally:
-        gate.load.set()
-        await host.close(0)
 
 
 @pytest.fixture
@@ -97,20 +29,11 @@ def patient_app(host: Host, patience: float, interval: float) -> Quart:
     return app
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # the status of a pool has no event
-            await asyncio.sleep(0)
-
-
 @asynccontextmanager
 async def asking(app: Quart, *, stream: bool) -> AsyncIterator[Any]:
     """Send a chat and yield the connection while it is answered."""
     body = {"model": "gate", "messages": [{"role": "user", "content": "Hi"}], "stream": stream}
-    client = app.test_client()
-    async with client.request(CHAT, method="POST", headers={"Content-Type": "application/json"}) as connection:
-        await connection.send(json.dumps(body).encode())
-        await connection.send_complete()
+    async with posting(app, CHAT, body) as connection:
         yield connection
 
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from pools_for_tests import GUARD, ask
 
+from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, EngineFailed
-from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta, Finish, Usage
 
 END = Finish("stop", Usage(1, 2))

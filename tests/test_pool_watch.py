@@ -13,11 +13,11 @@ import pytest
 from engines_for_tests import Options
 from pools_for_tests import GUARD, Pools, ask
 
+from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, LllmsError, ModelLoadFailed
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import Limits, ModelLimits
-from lllms_core.pool.stream import Stream
 from lllms_core.pool.watchdog import Watchdog
 from lllms_core.types import Isolation
 

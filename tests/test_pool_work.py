@@ -11,6 +11,7 @@ import pytest
 from engines_for_tests import Options
 from pools_for_tests import GUARD, Pools, ask
 
+from lllms_core.answers import Stream
 from lllms_core.errors import (
     EngineDied,
     InvalidRequest,
@@ -24,7 +25,6 @@ from lllms_core.errors import (
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import Limits, ModelLimits
-from lllms_core.pool.stream import Stream
 from lllms_core.types import Isolation
 
 

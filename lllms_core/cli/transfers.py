@@ -16,8 +16,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from lllms_core.cli.figures import printable, printable_lines
 from lllms_core.errors import DownloadCancelled, LllmsError
-from lllms_core.store import Download, DownloadStatus, StoredModel
-from lllms_core.store.progress import moved, progress_text
+from lllms_core.status import DownloadStatus, moved, progress_text
+from lllms_core.store import Download, StoredModel
 
 AT_ONCE = 4
 _END_SECONDS = 3.0

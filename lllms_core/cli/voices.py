@@ -16,7 +16,7 @@ from lllms_core.client import Client, event_text
 from lllms_core.types import Message
 
 if TYPE_CHECKING:
-    from lllms_core.pool.stream import Stream
+    from lllms_core.answers import Stream
 
 Pieces = Generator[str, None, None]
 """An answer as it arrives; closing it cancels the answer."""

@@ -4,9 +4,8 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from copy import copy
 
-from lllms_core.pool.prepared import Prepared
-from lllms_core.pool.stream import Stream
-from lllms_core.queries import AnyRequest
+from lllms_core.answers import Stream
+from lllms_core.queries import AnyRequest, Prepared
 
 Enter = Callable[[Stream, AnyRequest | Prepared, bool], None]
 """Submits a request; a refused stream has ended when this returns. True: a full queue does not refuse it."""

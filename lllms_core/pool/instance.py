@@ -8,8 +8,8 @@ from typing import Protocol
 
 from attrs import define, evolve, frozen
 
+from lllms_core.answers import Stream
 from lllms_core.errors import LllmsError
-from lllms_core.pool.stream import Stream
 from lllms_core.pool.watchdog import Watchdog
 from lllms_core.types import Delta, Finish, ModelInfo, Usage
 from lllms_core.worker.handle import Worker

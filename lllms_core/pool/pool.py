@@ -13,6 +13,7 @@ from typing import Self
 
 from attrs import evolve
 
+from lllms_core.answers import Stream
 from lllms_core.catalog import Catalog
 from lllms_core.config import ServerConfig
 from lllms_core.errors import (
@@ -31,12 +32,11 @@ from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.prepared import Prepared, prepare, unsendable
+from lllms_core.pool.prepared import prepare, unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Limits
-from lllms_core.pool.status import InstanceStatus, Lack, PoolStatus
-from lllms_core.pool.stream import Stream
-from lllms_core.queries import AnyRequest
+from lllms_core.queries import AnyRequest, Prepared
+from lllms_core.status import InstanceStatus, Lack, PoolStatus
 from lllms_core.types import Isolation, ModelInfo, Request
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.start import start_worker

@@ -1,26 +1,13 @@
-"""A request with everything that the pool and a worker derive from it, which is costly for a large one."""
+"""Derives from a request everything that the pool and a worker need, which is costly for a large one."""
 
 from collections.abc import Hashable, Sequence
-
-from attrs import field, frozen
 
 from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
 from lllms_core.parameters.wording import cut
-from lllms_core.queries import AnyRequest
+from lllms_core.queries import AnyRequest, Prepared
 from lllms_core.types import Request
 from lllms_core.worker.wire import Open, encode
-
-
-@frozen
-class Prepared:
-    """A request that is ready to be submitted."""
-
-    request: AnyRequest
-    prefixes: Sequence[Hashable] = ()
-    """The keys of its conversation's prefixes, shortest first."""
-    frame: bytes | None = field(default=None, repr=False)
-    """The encoded message to a worker process; None if it is encoded only when it is sent."""
 
 
 def prepare(request: AnyRequest, *, framed: bool) -> Prepared:

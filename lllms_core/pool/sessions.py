@@ -9,25 +9,11 @@ from attrs import field, frozen
 
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
+from lllms_core.status import SessionInfo
 from lllms_core.worker.wire import Held
 
 SURVEY_SECONDS = 5.0
 """The time that instances have to answer, which they do between two steps."""
-
-
-@frozen
-class SessionInfo:
-    """What the server reports about a session; never its text."""
-
-    id: str
-    model: str
-    tokens: int
-    size: int | None
-    """Bytes; None if the engine does not report it."""
-    used: float
-    """When it was last used, in seconds since 1970."""
-    where: str
-    """The name of the store, or the id of the instance that holds it."""
 
 
 @frozen

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 from attrs import Factory, define, frozen
 
 from lllms_core.pool.prefixes import SeenPrefixes
-from lllms_core.pool.status import InstanceState
+from lllms_core.status import InstanceState
 
 NEVER = -1.0
 """The `ttl` of instances that are never unloaded for being idle."""

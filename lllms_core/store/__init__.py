@@ -1,6 +1,6 @@
 """Model files on disk: fetched once, verified, shared by all processes that use them."""
 
-from lllms_core.store.download import Download, DownloadState, DownloadStatus, download_id
+from lllms_core.store.download import Download, download_id
 from lllms_core.store.fetcher import Cooldown, Fetcher
 from lllms_core.store.shelf import Leftover, StoredFile, StoredModel
 from lllms_core.store.store import Store
@@ -8,8 +8,6 @@ from lllms_core.store.store import Store
 __all__ = [
     "Cooldown",
     "Download",
-    "DownloadState",
-    "DownloadStatus",
     "Fetcher",
     "Leftover",
     "Store",

@@ -4,44 +4,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal
-
-from attrs import frozen
 
 from lllms_core.downloads import shown
 from lllms_core.errors import DownloadCancelled
+from lllms_core.status import DownloadState, DownloadStatus
 from lllms_core.store.records import key
-
-DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
-"""`waiting`: another process is fetching the same file."""
 
 SPEED_SECONDS = 10.0
 """The speed is averaged over this many last seconds."""
-
-
-@frozen
-class DownloadStatus:
-    """The progress of a download."""
-
-    id: str
-    """The same for all downloads of one source, and for no others."""
-    source: str
-    """Safe to show: without passwords."""
-    state: DownloadState
-    file: str
-    """The store's name of the file that is being fetched; empty until known."""
-    note: str
-    """The choice that was made if the source left one, or the reason for the state."""
-    done: int
-    """Bytes of all files of the model that are on the disk."""
-    checked: int
-    """Bytes read for verification; 0 in any other state."""
-    total: int | None
-    """Bytes of all files of the model; None while unknown."""
-    speed: float
-    """Bytes per second: received, or read while verifying."""
-    seconds_left: float | None
-    """At this speed; None while unknown."""
 
 
 def download_id(source: str) -> str:

@@ -13,7 +13,8 @@ from attrs import define, evolve, frozen
 
 from lllms_core.downloads import shown
 from lllms_core.errors import DownloadCancelled, DownloadError, LllmsError, SourceUnavailable
-from lllms_core.store.download import Download, DownloadStatus
+from lllms_core.status import DownloadStatus
+from lllms_core.store.download import Download
 from lllms_core.store.shelf import StoredModel
 from lllms_core.store.store import Store
 from lllms_core.tracebacks import described

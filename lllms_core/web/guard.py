@@ -6,8 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebsocketScope
 
-from lllms_core.builtin.openai.answers import dumps
-from lllms_core.builtin.openai.errors import INVALID, Fault
+from lllms_core.apis.faults import INVALID, Fault, openai_shape
+from lllms_core.apis.writing import dumps
 from lllms_core.parameters.wording import cut
 from lllms_core.web.held import KEY, Held
 
@@ -72,7 +72,7 @@ def is_host(text: str) -> bool:
 
 
 async def _refuse(scope: Scope, send: ASGISendCallable, message: str) -> None:
-    body = dumps(Fault(400, message, INVALID, None, "bad_request", {}).body)
+    body = dumps(openai_shape(Fault(400, message, INVALID, None, "bad_request", {})))
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
     await send(cast(Any, {"type": f"{kind}.start", "status": 400, "headers": headers}))

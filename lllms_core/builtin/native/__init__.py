@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lllms_core.apis import Api
+from lllms_core.apis import Api, Paths, Server
 from lllms_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from quart import Blueprint
-
-    from lllms_core.host import Host
 
 __all__ = ["NativeApi", "lllms_apis"]
 
@@ -19,11 +17,17 @@ class NativeApi(Api):
 
     name = "native"
 
-    def blueprint(self, host: "Host") -> "Blueprint":
+    def blueprint(self, server: Server) -> "Blueprint":
         """Return the routes."""
         from lllms_core.builtin.native.routes import make_blueprint
 
-        return make_blueprint(host)
+        return make_blueprint(server)
+
+    def describe(self, server: Server) -> Paths:
+        """Return the routes under `/api/v1`."""
+        from lllms_core.builtin.native.openapi import describe
+
+        return describe([card.name for card in server.models()])
 
 
 @hookimpl

@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lllms_core.apis import Api
+from lllms_core.apis import Api, Paths, Server
 from lllms_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from quart import Blueprint
-
-    from lllms_core.host import Host
 
 __all__ = ["OpenAiApi", "lllms_apis"]
 
@@ -28,11 +26,18 @@ class OpenAiApi(Api):
         self.patience = patience
         self.interval = interval
 
-    def blueprint(self, host: "Host") -> "Blueprint":
+    def blueprint(self, server: Server) -> "Blueprint":
         """Return the routes."""
         from lllms_core.builtin.openai.routes import make_blueprint
 
-        return make_blueprint(host, self.patience, self.interval)
+        return make_blueprint(server, self.patience, self.interval)
+
+    def describe(self, server: Server) -> Paths:
+        """Return the routes under `/v1`."""
+        from lllms_core.builtin.openai.openapi import describe
+
+        cards = server.models()
+        return describe([card.name for card in cards], {name for card in cards for name in card.parameters})
 
 
 @hookimpl

@@ -1,15 +1,16 @@
 """The shapes of OpenAI's answers: whole, and as the events of a stream."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii as quote
 from typing import Any, cast
 
 from attrs import frozen
 
+from lllms_core.answers import Choice
+from lllms_core.apis import Fault, openai_shape
+from lllms_core.apis.writing import comment, dumps, event
 from lllms_core.builtin.openai.calls import delta_values, message_value
 from lllms_core.builtin.openai.logprobs import ChatLogprobs, Logprobs, TextLogprobs, write_prompt
-from lllms_core.pool.answer import Choice
 from lllms_core.types import Delta, Finish, FinishReason, PromptScores, Task, Usage
 
 DONE = b"data: [DONE]\n\n"
@@ -19,16 +20,6 @@ FINISH_REASONS: Mapping[FinishReason, str] = {
 }
 """What OpenAI calls them: an answer that ran out of time is cut, like one that ran out of tokens. Nobody is left to be
 told of a cancelled one."""
-
-
-def dumps(value: object) -> bytes:
-    """Encode compactly; ASCII, so that no reader of lines stumbles over U+2028 and its like."""
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def event(value: object) -> bytes:
-    """Encode one server-sent event."""
-    return b"data: " + dumps(value) + b"\n\n"
 
 
 @frozen
@@ -115,28 +106,25 @@ def usage(counts: Usage) -> dict[str, object]:
 
 
 class Events:
-    """Encodes the events of one streamed answer. All but the text is encoded once, for `delta` runs for every token."""
+    """Encodes the events of one streamed answer. All but the text is encoded once, for `delta` runs for every token.
 
-    def __init__(self, asked: Asked, head: Head, *, include_usage: bool) -> None:
+    Its `head` is asked for when the answer begins: only then the instance is known, and the file of the fingerprint.
+    """
+
+    content_type = "text/event-stream"
+
+    def __init__(self, asked: Asked, head: Callable[[], Head], *, include_usage: bool) -> None:
         self._asked = asked
+        self._head = head
         self._include_usage = include_usage
-        self._common = _common("chat.completion.chunk" if asked.chat else "text_completion", head)
-        if include_usage:
-            self._common["usage"] = None
+        self._common: dict[str, Any] = {}
         self._logprobs = [asked.logprobs(index) for index in range(asked.count)]
         self._prompts: dict[int, PromptScores] = {}
         """The scores of the prompts, by their numbers."""
         self._begun: set[int] = set()
         self._open = set(range(asked.count))
-        # The choices come last, so that the text can be set between two constant strings.
-        before = '"delta":{"content":' if asked.chat else '"text":'
-        after = "}" if asked.chat else ""
-        self._before = [
-            f'data: {dumps(self._common)[:-1].decode()},"choices":[{{"index":{index},"logprobs":null,'
-            f'"finish_reason":null,{before}'
-            for index in range(asked.count)
-        ]
-        self._after = f"{after}}}]}}\n\n"
+        self._before: list[str] = []
+        self._after = "}}]}\n\n" if asked.chat else "}]}\n\n"
 
     def delta(self, delta: Delta) -> bytes:
         """Return what a delta brings: the beginning of a choice, a piece, its end; nothing if it says nothing."""
@@ -144,8 +132,8 @@ class Events:
             return self._rich(delta)
         if not delta.text:
             return b""
-        data = f"{self._before[delta.index]}{quote(delta.text)}{self._after}".encode()
-        return data if delta.index in self._begun else self._begin(delta.index) + data
+        head = b"" if delta.index in self._begun else self._begin(delta.index)
+        return head + f"{self._before[delta.index]}{quote(delta.text)}{self._after}".encode()
 
     def end(self, finish: Finish) -> bytes:
         """Return what comes last: the reason of what has not ended, the token counts if wanted, and the end mark."""
@@ -154,8 +142,31 @@ class Events:
             last += event({**self._common, "choices": [], "usage": usage(finish.usage)})
         return last + DONE
 
+    def fault(self, fault: Fault) -> bytes:
+        """Return the last event of an answer that failed; no end mark follows."""
+        return event(openai_shape(fault))
+
+    def ping(self, waiting: str) -> bytes:
+        """Return a comment."""
+        return comment(waiting)
+
+    def _start(self) -> None:
+        """Encode what all events have in common."""
+        self._common = _common("chat.completion.chunk" if self._asked.chat else "text_completion", self._head())
+        if self._include_usage:
+            self._common["usage"] = None
+        # The choices come last, so that the text can be set between two constant strings.
+        before = '"delta":{"content":' if self._asked.chat else '"text":'
+        self._before = [
+            f'data: {dumps(self._common)[:-1].decode()},"choices":[{{"index":{index},"logprobs":null,'
+            f'"finish_reason":null,{before}'
+            for index in range(self._asked.count)
+        ]
+
     def _begin(self, index: int, *, text: bool = True) -> bytes:
         """Return what comes before all else of a choice: a chat's role, or the prompt that is to be echoed."""
+        if not self._before:
+            self._start()
         self._begun.add(index)
         if self._asked.chat:
             # Nothing is said of an answer before it is known whether it begins with text.
@@ -167,6 +178,8 @@ class Events:
     def _rich(self, delta: Delta) -> bytes:
         """Return the chunks of a delta that is more than text: thoughts, text, calls, end."""
         index = delta.index
+        if not self._before:
+            self._start()
         if delta.prompt_scores is not None:
             self._prompts[index // self._asked.n] = delta.prompt_scores
         others = [{"delta": value} for value in delta_values(delta, functions=self._asked.functions)]

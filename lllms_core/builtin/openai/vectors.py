@@ -9,39 +9,39 @@ from typing import cast
 from attrs import frozen
 from quart import Blueprint, Response
 
-from lllms_core.builtin.openai.answers import dumps
-from lllms_core.builtin.openai.body import read_body, read_object, take, take_text, work
+from lllms_core.apis import Server
+from lllms_core.apis.body import read_body, read_object, refuse_others, take, take_text, work
+from lllms_core.apis.replies import reply_large
+from lllms_core.apis.writing import dumps
 from lllms_core.builtin.openai.prompts import MOST, Prompt, read_prompts
 from lllms_core.errors import InvalidRequest
-from lllms_core.host import Host
 from lllms_core.parameters.bounds import LEVELS
 from lllms_core.parameters.kinds import INT32, Flag, Integer
 from lllms_core.parameters.wording import empty, missing, unknown, wrong_type, wrong_value
 from lllms_core.queries import Embeddings
-from lllms_core.requests import check_parameters
 
 NUMBER_SIZE = 20
 """Bytes of a number as text; to write many takes its time."""
 
 
-def add_routes(routes: Blueprint, host: Host, prefixes: Sequence[str]) -> None:
+def add_routes(routes: Blueprint, server: Server, prefixes: Sequence[str]) -> None:
     """Add the two routes below each prefix."""
 
     async def embed() -> Response:
-        return await embeddings(host, await read_body())
+        return await embeddings(server, await read_body())
 
     async def rank() -> Response:
-        return await rerank(host, await read_body())
+        return await rerank(server, await read_body())
 
     for prefix in prefixes:
         routes.add_url_rule(f"{prefix}/embeddings", "embeddings", embed, methods=["POST"])
         routes.add_url_rule(f"{prefix}/rerank", "rerank", rank, methods=["POST"])
 
 
-async def embeddings(host: Host, body: bytes) -> Response:
+async def embeddings(server: Server, body: bytes) -> Response:
     """Answer with a vector for each input. Raises `LllmsError`."""
-    wanted = await work(len(body), lambda: read_embedding(host, body))
-    answer = await host.embed(wanted.model, wanted.inputs, dimensions=wanted.dimensions)
+    wanted = await work(len(body), lambda: read_embedding(server, body))
+    answer = await server.embed(wanted.model, wanted.inputs, dimensions=wanted.dimensions)
     size = NUMBER_SIZE * sum(map(len, answer.vectors))
     return Response(await work(size, lambda: _write(wanted, answer)), content_type="application/json")
 
@@ -57,14 +57,14 @@ class Embedding:
     """Whether in base64."""
 
 
-def read_embedding(host: Host, body: bytes) -> Embedding:
+def read_embedding(server: Server, body: bytes) -> Embedding:
     """Read the body of `POST /embeddings`. Raises `LllmsError`."""
-    values = read_object(body, host.config.server.max_json_depth)
+    values = read_object(body, server.json_levels)
     inputs = read_inputs(take(values, "input"))
-    entry = host.model(take_text(values, "model"))
-    given = check_parameters("embeddings", entry, values)
+    card = server.model(take_text(values, "model"))
+    given = server.check("embeddings", card.name, values)
     as_text = given.get("encoding_format") == "base64"
-    return Embedding(entry.name, inputs, cast("int | None", given.get("dimensions")), as_text)
+    return Embedding(card.name, inputs, cast("int | None", given.get("dimensions")), as_text)
 
 
 def _write(wanted: Embedding, answer: Embeddings) -> bytes:
@@ -105,11 +105,11 @@ class Ranking:
     return_documents: bool
 
 
-async def rerank(host: Host, body: bytes) -> Response:
+async def rerank(server: Server, body: bytes) -> Response:
     """Answer with the documents, the best first. Raises `LllmsError`."""
-    wanted = await work(len(body), lambda: read_ranking(body, host.config.server.max_json_depth))
-    entry = host.model(wanted.model)
-    answer = await host.rerank(entry.name, wanted.query, wanted.documents)
+    wanted = await work(len(body), lambda: read_ranking(body, server.json_levels))
+    card = server.model(wanted.model)
+    answer = await server.rerank(card.name, wanted.query, wanted.documents)
     order = sorted(range(len(answer.scores)), key=lambda index: -answer.scores[index])
     results = []
     for index in order[: wanted.top_n]:
@@ -118,8 +118,8 @@ async def rerank(host: Host, body: bytes) -> Response:
             result["document"] = {"text": wanted.documents[index]}
         results.append(result)
     usage = {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens}
-    value = {"object": "list", "model": entry.name, "usage": usage, "results": results}
-    return Response(await work(len(body), lambda: dumps(value)), content_type="application/json")
+    value = {"object": "list", "model": card.name, "usage": usage, "results": results}
+    return await reply_large(len(body), lambda: value)
 
 
 def read_ranking(body: bytes, levels: int = LEVELS) -> Ranking:
@@ -129,8 +129,7 @@ def read_ranking(body: bytes, levels: int = LEVELS) -> Ranking:
     documents = _read_documents(take(values, "documents"))
     top_n = Integer(1, INT32).check("top_n", values.pop("top_n", len(documents)))
     shown = Flag().check("return_documents", values.pop("return_documents", True))
-    for name in values:
-        raise unknown(name)
+    refuse_others(values)
     return Ranking(model, query, documents, top_n, shown)
 
 

@@ -1,12 +1,12 @@
-"""From the JSON of a request to what the host is asked for: nothing is ignored, and each fault has its `param`."""
+"""From the JSON of a request to what the server is asked for: nothing is ignored, and each fault has its `param`."""
 
 from collections.abc import Mapping
 from typing import cast
 
 from attrs import frozen
 
-from lllms_core.builtin.openai.body import read_object, take, take_text
-from lllms_core.builtin.openai.messages import read_messages
+from lllms_core.apis.body import read_object, take, take_text
+from lllms_core.apis.messages import read_messages
 from lllms_core.builtin.openai.prompts import Prompt, read_prompts
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.bounds import LEVELS

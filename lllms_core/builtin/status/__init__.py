@@ -3,13 +3,11 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from lllms_core.apis import Api
+from lllms_core.apis import Api, Paths, Server
 from lllms_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from quart import Blueprint
-
-    from lllms_core.host import Host
 
 __all__ = ["StatusApi", "lllms_apis"]
 
@@ -22,11 +20,24 @@ class StatusApi(Api):
 
     name = "status"
 
-    def blueprint(self, host: "Host") -> "Blueprint":
+    def blueprint(self, server: Server) -> "Blueprint":
         """Return the routes."""
         from lllms_core.builtin.status.routes import make_blueprint
 
-        return make_blueprint(host)
+        return make_blueprint(server)
+
+    def describe(self, server: Server) -> Paths:  # noqa: ARG002  # it does not depend on the models
+        """Return the routes under `/api/v1/downloads`."""
+        from lllms_core.apis.openapi import in_path, operation
+
+        return {
+            "/api/v1/downloads": {"get": operation("List the downloads of model files", "A list")},
+            "/api/v1/downloads/{id}": {
+                "delete": operation(
+                    "End a download; what has arrived is kept", "Its id", parameters=[in_path("id")],
+                ),
+            },
+        }
 
 
 @hookimpl

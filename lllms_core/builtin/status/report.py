@@ -1,28 +1,25 @@
-"""What the status page and its JSON tell, read from a host."""
+"""What the status page and its JSON tell, read from a server."""
 
 from importlib.metadata import version
 
-from lllms_core.catalog import CatalogEntry
-from lllms_core.host import Host
-from lllms_core.pool.status import InstanceStatus, Lack
-from lllms_core.store import DownloadStatus, download_id
-from lllms_core.store.progress import progress_text
+from lllms_core.apis import ModelCard, Server
+from lllms_core.status import DownloadStatus, InstanceStatus, Lack, progress_text
 
 Report = dict[str, object]
 
 
-def make_report(host: Host) -> Report:
-    """Return the state of a host in JSON's types. It holds nothing of what anybody asked or was answered."""
-    pool = host.status()
+def make_report(server: Server) -> Report:
+    """Return the state of a server in JSON's types. It holds nothing of what anybody asked or was answered."""
+    pool = server.status()
     return {
         "name": "lllms",
         "version": version("lllms-core"),
-        "status": health(host),
-        "models": [_model(entry, pool.instances) for entry in host.catalog.entries],
-        "problems": [{"model": problem.name, "problem": problem.text} for problem in host.catalog.problems],
-        "lacking": lacking(host),
+        "status": health(server),
+        "models": [_model(card, pool.instances) for card in server.models()],
+        "problems": [{"model": problem.name, "problem": problem.text} for problem in server.problems()],
+        "lacking": lacking(server),
         "instances": [_instance(instance) for instance in pool.instances],
-        "downloads": downloads(host),
+        "downloads": downloads(server),
         "requests": {
             "running": pool.running,
             "waiting": pool.waiting,
@@ -33,31 +30,31 @@ def make_report(host: Host) -> Report:
     }
 
 
-def downloads(host: Host) -> list[Report]:
+def downloads(server: Server) -> list[Report]:
     """Return what is on its way, and what failed, in JSON's types."""
-    return [_download(download, host) for download in host.downloads()]
+    return [_download(download, server) for download in server.downloads()]
 
 
-def lacking(host: Host) -> list[Report]:
+def lacking(server: Server) -> list[Report]:
     """Return which models have fewer instances ready than they keep, in JSON's types."""
-    return [_lack(one) for one in host.lacks()]
+    return [_lack(one) for one in server.lacks()]
 
 
-def health(host: Host) -> str:
-    """Return `ok`, or `unavailable` while the host starts or stops."""
-    return "ok" if host.ready else "unavailable"
+def health(server: Server) -> str:
+    """Return `ok`, or `unavailable` while the server starts or stops."""
+    return "ok" if server.ready else "unavailable"
 
 
-def _model(entry: CatalogEntry, instances: tuple[InstanceStatus, ...]) -> Report:
+def _model(card: ModelCard, instances: tuple[InstanceStatus, ...]) -> Report:
     return {
-        "name": entry.name,
-        "aliases": list(entry.aliases),
-        "engine": entry.engine.name,
-        "plugin": entry.plugin,
-        "description": entry.description,
-        "instances": sum(instance.model == entry.name for instance in instances),
-        "max_instances": entry.config.max_instances,
-        "on_disk": entry.here,
+        "name": card.name,
+        "aliases": list(card.aliases),
+        "engine": card.engine,
+        "plugin": card.plugin,
+        "description": card.description,
+        "instances": sum(instance.model == card.name for instance in instances),
+        "max_instances": card.max_instances,
+        "on_disk": card.here,
     }
 
 
@@ -90,11 +87,11 @@ def _instance(instance: InstanceStatus) -> Report:
     }
 
 
-def _download(download: DownloadStatus, host: Host) -> Report:
+def _download(download: DownloadStatus, server: Server) -> Report:
     left = download.seconds_left
     return {
         "id": download.id,
-        "models": [one.name for one in host.catalog.entries if one.source and download_id(one.source) == download.id],
+        "models": [card.name for card in server.models() if card.download_id == download.id],
         "source": download.source,
         "state": download.state,
         "note": download.note,

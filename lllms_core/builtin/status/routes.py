@@ -2,11 +2,10 @@
 
 from quart import Blueprint, Response, jsonify, render_template, request
 
-from lllms_core.builtin.openai.errors import answer_error
+from lllms_core.apis import Server
 from lllms_core.builtin.status.downloads import make_downloads
 from lllms_core.builtin.status.report import Report, health, lacking, make_report
 from lllms_core.errors import InvalidRequest
-from lllms_core.host import Host
 
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -17,16 +16,17 @@ PAGE_HEADERS = {
 }
 
 
-def make_blueprint(host: Host) -> Blueprint:
-    """Return the routes over `host`."""
+def make_blueprint(server: Server) -> Blueprint:
+    """Return the routes over `server`."""
     routes = Blueprint("status", __name__, template_folder="templates")
 
     @routes.get("/")
     async def status() -> Response:
         # JSON unless HTML is preferred, as browsers do: a bare `curl` takes anything.
-        report = make_report(host)
+        report = make_report(server)
+        base = f"{request.root_path}{request.path}".rstrip("/")  # these routes may be mounted below a prefix
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
-            return Response(await render_template("lllms/status.html", **report), headers=PAGE_HEADERS)
+            return Response(await render_template("lllms/status.html", base=base, **report), headers=PAGE_HEADERS)
         response = jsonify(report)
         response.headers["Vary"] = "Accept"
         return response
@@ -36,12 +36,12 @@ def make_blueprint(host: Host) -> Blueprint:
         wanted = request.args.get("ready", "false")
         if wanted not in {"true", "false"}:
             text = f"'ready' is true, to ask for the models that are kept, too, or false; got {wanted[:200]!r}"
-            return answer_error(InvalidRequest(text, "ready", "invalid_value"))
-        missing = lacking(host) if wanted == "true" else []
-        body: Report = {"status": "unavailable" if missing else health(host)}
+            raise InvalidRequest(text, "ready", "invalid_value")
+        missing = lacking(server) if wanted == "true" else []
+        body: Report = {"status": "unavailable" if missing else health(server)}
         response = jsonify({**body, "lacking": missing} if wanted == "true" else body)
-        response.status_code = 200 if host.ready and not missing else 503
+        response.status_code = 200 if server.ready and not missing else 503
         return response
 
-    routes.register_blueprint(make_downloads(host))
+    routes.register_blueprint(make_downloads(server))
     return routes

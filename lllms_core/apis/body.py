@@ -12,7 +12,7 @@ from werkzeug.exceptions import UnsupportedMediaType
 
 from lllms_core.errors import InvalidRequest, LllmsError
 from lllms_core.parameters.bounds import LEVELS, check_counts, find_too_deep, is_too_deep, nested_too_deeply
-from lllms_core.parameters.wording import cut, kind_of, missing, wrong_type
+from lllms_core.parameters.wording import cut, kind_of, missing, unknown, wrong_type
 
 T = TypeVar("T")
 
@@ -93,6 +93,12 @@ def take_text(values: dict[str, object], name: str) -> str:
     if not isinstance(value, str):
         raise wrong_type(name, "a string", value)
     return value
+
+
+def refuse_others(values: dict[str, object]) -> None:
+    """Refuse the members that nobody has taken. Raises `InvalidRequest`."""
+    for name in values:
+        raise unknown(name)
 
 
 def _refuse_constant(name: str) -> object:

@@ -1,15 +1,12 @@
-"""Errors as OpenAI's clients know them: one table from our tree to HTTP status, `type` and `code`."""
+"""What clients are told about errors: one table from our tree of errors to HTTP status, `type` and `code`."""
 
 import logging
 from collections.abc import Mapping
 
 from attrs import frozen
-from quart import Response, current_app, has_request_context, request, websocket
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
-from werkzeug.routing import WebsocketMismatch
 
 from lllms_core import errors
-from lllms_core.builtin.openai.answers import dumps
+from lllms_core.apis.writing import dumps
 from lllms_core.parameters.wording import cut
 
 LOG = logging.getLogger("lllms.api")
@@ -23,21 +20,25 @@ LONGEST_MESSAGE = 1200
 
 @frozen
 class Fault:
-    """What a client is told about an error: `body` is `{"error": {"message", "type", "param", "code"}}`."""
+    """An error as a client is told about it; each API gives it a shape."""
 
     status: int
+    """Of HTTP."""
     message: str
     type: str
+    """`invalid_request_error`, `rate_limit_error` or `server_error`, as OpenAI names them."""
     param: str | None
+    """The place in the request that is at fault."""
     code: str
     headers: Mapping[str, str]
+    """To send with the answer, like `Retry-After`."""
 
-    @property
-    def body(self) -> dict[str, object]:
-        """The JSON of the answer, or of the event that ends a stream; small, whatever the client or an engine wrote."""
-        param = None if self.param is None else _shortened(cut(self.param), LONGEST_MESSAGE // 2)
-        message = _shortened(self.message, LONGEST_MESSAGE)
-        return {"error": {"message": message, "type": self.type, "param": param, "code": self.code}}
+
+def openai_shape(fault: Fault) -> dict[str, object]:
+    """Return `{"error": {"message", "type", "param", "code"}}`; small, whatever the client or an engine wrote."""
+    param = None if fault.param is None else _shortened(cut(fault.param), LONGEST_MESSAGE // 2)
+    message = _shortened(fault.message, LONGEST_MESSAGE)
+    return {"error": {"message": message, "type": fault.type, "param": param, "code": fault.code}}
 
 
 TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
@@ -60,22 +61,19 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
 
 
 def explain(error: Exception) -> Fault:
-    """Say what a client is told about an error; whatever is not ours is logged, and the client learns no more of it."""
+    """Return what a client is told about an error; unexpected ones are logged, and the client learns no details."""
     if isinstance(error, errors.LllmsError):
         return _explain_ours(error)
-    if isinstance(error, HTTPException):
-        return _explain_http(error)
     if isinstance(error, RecursionError):
         return Fault(400, "the request is nested too deeply; flatten it", INVALID, None, "nested_too_deeply", {})
+    # Not before: it imports Quart, and plugins import this module.
+    from lllms_core.apis.http_faults import explain_http
+
+    fault = explain_http(error)
+    if fault is not None:
+        return fault
     LOG.error("unexpected error while a request was served", exc_info=error)
     return Fault(500, "internal error of the server; its log tells more", SERVER, None, "internal_error", {})
-
-
-def answer_error(error: Exception) -> Response:
-    """Answer a request with an error; register it with `app.register_error_handler(Exception, answer_error)`."""
-    fault = explain(error)
-    headers = {"Content-Type": "application/json", **fault.headers}
-    return Response(dumps(fault.body), fault.status, headers)
 
 
 def _explain_ours(error: errors.LllmsError) -> Fault:
@@ -89,25 +87,6 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
     elif isinstance(error, errors.Overloaded | errors.DownloadError) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Fault(status, error.message, kind, param, code, headers)
-
-
-def _explain_http(error: HTTPException) -> Fault:
-    status = error.code or 500
-    message = error.description or error.name
-    headers = {}
-    path = cut(request.path if has_request_context() else websocket.path)
-    if isinstance(error, NotFound):
-        message = f"there is nothing at {path}"
-    elif isinstance(error, WebsocketMismatch):
-        message = f"{path} is no WebSocket; send a plain HTTP request"
-    elif isinstance(error, MethodNotAllowed):
-        headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-        method = cut(request.method) if has_request_context() else "WebSockets"
-        message = f"{path} does not take {method}; it takes {headers['Allow']}"
-    elif isinstance(error, RequestEntityTooLarge):
-        limit = current_app.config["MAX_CONTENT_LENGTH"]
-        message = f"the body is larger than {limit} bytes; shorten it, or raise server.max_body"
-    return Fault(status, message, INVALID, None, error.name.lower().replace(" ", "_"), headers)
 
 
 def _shortened(text: str, most: int) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Sequence
 
 from attrs import evolve
 
+from lllms_core.answers.stream import Stream
 from lllms_core.errors import LllmsError
-from lllms_core.pool.stream import Stream
 from lllms_core.types import Delta, Finish, Usage
 
 

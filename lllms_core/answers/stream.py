@@ -7,8 +7,8 @@ from typing import Self
 
 from attrs import evolve
 
+from lllms_core.answers.answer import Answer, choices
 from lllms_core.errors import LllmsError
-from lllms_core.pool.answer import Answer, choices
 from lllms_core.queries import AnyRequest
 from lllms_core.types import Delta, Finish
 

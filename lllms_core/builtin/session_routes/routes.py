@@ -7,29 +7,27 @@ from typing import TypeVar
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import Forbidden, NotFound
 
-from lllms_core.builtin.openai.answers import dumps
-from lllms_core.builtin.openai.errors import answer_error
+from lllms_core.apis import Server
+from lllms_core.apis.replies import reply
 from lllms_core.errors import InvalidRequest, Overloaded
-from lllms_core.host import Host
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.sessions import SessionInfo
+from lllms_core.status import SessionInfo
 
 T = TypeVar("T")
 
 
-def make_blueprint(host: Host) -> Blueprint:
-    """Return the routes over `host`."""
+def make_blueprint(server: Server) -> Blueprint:
+    """Return the routes over `server`."""
     routes = Blueprint("sessions", __name__, url_prefix="/api/v1/sessions")
-    routes.register_error_handler(Exception, answer_error)
-    index = host.session_index
+    index = server.session_index
 
     def model() -> str | None:
         name = _arguments("model").get("model")
-        return None if name is None else host.model(name).name
+        return None if name is None else server.model(name).name
 
     @routes.get("")
     async def tell() -> Response:
-        return _answer({"object": "list", "data": [_told(one) for one in await _in_time(index.list(model()))]})
+        return reply({"object": "list", "data": [_told(one) for one in await _in_time(index.list(model()))]})
 
     @routes.get("/<session_id>")
     async def tell_one(session_id: str) -> Response:
@@ -40,18 +38,18 @@ def make_blueprint(host: Host) -> Blueprint:
         if told is None:
             raise NotFound
         if wanted == "true":
-            server = request.scope.get("server")
-            if not is_of_this_machine(request.remote_addr, None if server is None else server[0]):
+            called = request.scope.get("server")
+            if not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
                 raise Forbidden("the text of a session is only for programs on the server's own machine")
-            text = await _in_time(host.session_text(session_id))
+            text = await _in_time(server.session_text(session_id))
             if text is None:
                 raise NotFound
             told["text"] = text
-        return _answer(told)
+        return reply(told)
 
     @routes.delete("")
     async def forget_all() -> Response:
-        return _answer({"deleted": await _in_time(index.forget_all(model()))})
+        return reply({"deleted": await _in_time(index.forget_all(model()))})
 
     @routes.delete("/<session_id>")
     async def forget_one(session_id: str) -> Response:
@@ -59,7 +57,7 @@ def make_blueprint(host: Host) -> Blueprint:
         deleted = await _in_time(index.forget(session_id))
         if not deleted:
             raise NotFound
-        return _answer({"deleted": deleted})
+        return reply({"deleted": deleted})
 
     return routes
 
@@ -99,7 +97,3 @@ async def _in_time(answer: Awaitable[T]) -> T:
         raise Overloaded(
             "the session store, or an instance that holds sessions, does not answer in time; try again later", 5,
         ) from error
-
-
-def _answer(value: object) -> Response:
-    return Response(dumps(value), content_type="application/json")

@@ -1,0 +1,7 @@
+"""The answers to requests: as they come, whole, and several as one."""
+
+from lllms_core.answers.answer import Answer, Choice, choices
+from lllms_core.answers.merge import merge, total
+from lllms_core.answers.stream import Stream
+
+__all__ = ["Answer", "Choice", "Stream", "choices", "merge", "total"]

@@ -1,0 +1,11 @@
+"""What the authors of HTTP APIs implement and use: the contract, bodies, faults, streams.
+
+Importing this package imports no web framework: `body`, `replies` and `streaming` import Quart, so an API imports them
+where it makes its blueprint.
+"""
+
+from lllms_core.apis.card import ModelCard
+from lllms_core.apis.contract import Api, Encoder, Paths, Server, Sessions
+from lllms_core.apis.faults import Fault, explain, openai_shape
+
+__all__ = ["Api", "Encoder", "Fault", "ModelCard", "Paths", "Server", "Sessions", "explain", "openai_shape"]

@@ -1,0 +1,30 @@
+"""A model as APIs show it."""
+
+from attrs import frozen
+
+from lllms_core.types import MediaKind
+
+
+@frozen
+class ModelCard:
+    """What is known of a model without a look at its file; `Server.abilities` tells the rest."""
+
+    name: str
+    aliases: tuple[str, ...]
+    engine: str
+    plugin: str
+    """The plugin that provides the engine."""
+    description: str
+    fingerprint: str
+    """Changes with the engine's version, the file and the options; OpenAI's `system_fingerprint`."""
+    parameters: frozenset[str]
+    """The names of the parameters that its engine acts on."""
+    media: frozenset[MediaKind]
+    """The kinds of content besides text that its engine takes."""
+    max_tokens: int | None
+    """The limit of answers to requests that set none; None: as many tokens as fit the context."""
+    max_instances: int
+    here: bool
+    """Whether all its files are on this disk."""
+    download_id: str | None
+    """The id of the downloads of its files; None if they are never fetched."""

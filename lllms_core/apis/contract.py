@@ -1,0 +1,175 @@
+"""What the author of an HTTP API implements (`Api`, `Encoder`), and what the server offers to it (`Server`)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+
+from lllms_core.answers import Stream
+from lllms_core.apis.card import ModelCard
+from lllms_core.apis.faults import Fault, openai_shape
+from lllms_core.parameters import Route
+from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Scores, Text, Tokens
+from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo, Waiting
+from lllms_core.types import Constraint, Delta, Finish, Message, Request
+
+if TYPE_CHECKING:
+    from quart import Blueprint
+
+T = TypeVar("T")
+
+Paths = Mapping[str, Mapping[str, object]]
+"""The `paths` of an OpenAPI document: by path, then by method."""
+
+
+class Api(ABC):
+    """Routes over a server. The app mounts every API that the installed plugins provide.
+
+    Errors that a route raises are answered by `fault`: no blueprint needs a handler of its own.
+    """
+
+    name: ClassVar[str]
+    """Unique among APIs; `lllms plugins` shows it."""
+
+    @abstractmethod
+    def blueprint(self, server: "Server") -> "Blueprint":
+        """Return the routes; called once for each app. Quart is imported in here, not at module top."""
+
+    def describe(self, server: "Server") -> Paths:  # noqa: ARG002  # the base describes nothing
+        """Return this API's part of `/openapi.json`, without the prefix that it may be mounted below."""
+        return {}
+
+    def fault(self, fault: Fault) -> object:
+        """Return the JSON that a client is told about an error; OpenAI's shape unless overridden."""
+        return openai_shape(fault)
+
+
+class Encoder(Protocol):
+    """Writes one streamed answer, see `lllms_core.apis.streaming.stream_answer`."""
+
+    @property
+    def content_type(self) -> str:
+        """Of the response, like `text/event-stream` or `application/x-ndjson`."""
+
+    def delta(self, delta: Delta) -> bytes:
+        """Return what a piece of the answer brings; b"" if it says nothing in this dialect."""
+
+    def end(self, finish: Finish) -> bytes:
+        """Return the end of the answer; the last call."""
+
+    def fault(self, fault: Fault) -> bytes:
+        """Return the end of an answer that failed after its headers were sent; the last call."""
+
+    def ping(self, waiting: str) -> bytes:
+        """Return a sign of life, which may say what the answer waits for; b"" if the dialect has none."""
+
+
+class Sessions(Protocol):
+    """The stored conversations. Every method raises `TimeoutError` if the store or an instance does not answer."""
+
+    async def list(self, model: str | None = None) -> Sequence[SessionInfo]:
+        """Return all sessions, the last used first; of one model, if it is named."""
+
+    async def forget(self, session_id: str) -> Sequence[str]:
+        """Forget a session; return the ids of all that go with it, its own first, or none if it is unknown."""
+
+    async def forget_all(self, model: str | None = None) -> Sequence[str]:
+        """Forget all sessions, or those of one model; return their ids."""
+
+
+class Server(Protocol):
+    """What a server offers to APIs; `lllms_core.Host` is one.
+
+    Call it from the event loop, except `prepare`, `request` and `check`, which any thread may call. Methods raise
+    `LllmsError`.
+    """
+
+    @property
+    def json_levels(self) -> int:
+        """The depth of nesting that JSON in a request may have."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are taken, and all is loaded that should be from the start."""
+
+    @property
+    def session_index(self) -> Sessions:
+        """The stored conversations."""
+
+    # -- models -------------------------------------------------------------------------------------------------------
+
+    def models(self) -> Sequence[ModelCard]:
+        """Return all models that can be served."""
+
+    def model(self, name: str) -> ModelCard:
+        """Return the model with this name or alias. Raises `ModelUnknown`, or `ModelLoadFailed` if it has a problem."""
+
+    def problems(self) -> Sequence[Problem]:
+        """Return the models that cannot be served."""
+
+    # -- requests -----------------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        model: str,
+        *,
+        messages: Sequence[Message] | None = None,
+        prompt: str | tuple[int, ...] | None = None,
+        parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+    ) -> Request:
+        """Return a request; `parameters` have the names of the OpenAI API, and override the model's defaults.
+
+        Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter`.
+        """
+
+    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+        """Return the parameters that ask for something, checked for a route that makes no `Request`."""
+
+    def prepare(self, request: AnyRequest) -> Prepared:
+        """Do the costly part of submitting a large request, in any thread."""
+
+    def submit(self, request: AnyRequest | Prepared) -> Stream:
+        """Queue a request and return its answer; a refusal comes as the stream's only delta."""
+
+    def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
+        """Queue requests that belong together, a few at a time."""
+
+    def waiting(self, request: AnyRequest) -> Waiting | None:
+        """Return what a submitted request waits for; None if it runs, or has ended."""
+
+    # -- queries ------------------------------------------------------------------------------------------------------
+
+    async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
+        """Return the answer to a query, which is of this `kind`."""
+
+    async def embed(self, model: str, inputs: Sequence[Text], *, dimensions: int | None = None) -> Embeddings:
+        """Return a vector of length 1 for each text (or tuple of tokens)."""
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Scores:
+        """Return how well each document answers the query, 0 to 1."""
+
+    async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
+        """Return the tokens of a text."""
+
+    async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+
+    async def render(self, chat: Request) -> str:
+        """Return the prompt from which a chat would be answered."""
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def status(self) -> PoolStatus:
+        """Return the instances and the state of the queue."""
+
+    def lacks(self) -> tuple[Lack, ...]:
+        """Return the models that have fewer instances ready than they keep, with the reasons."""
+
+    def downloads(self) -> tuple[DownloadStatus, ...]:
+        """Return the running downloads, then those that failed last time."""
+
+    def cancel_download(self, download_id: str) -> bool:
+        """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
+
+    async def session_text(self, session_id: str) -> str | None:
+        """Return the text of a session; None if it is unknown. Loads its model if necessary."""

@@ -1,0 +1,109 @@
+"""Pieces of an OpenAPI document, for `Api.describe`, and the document itself; pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from lllms_core.apis.contract import Paths
+
+Json = dict[str, object]
+
+STRING: Json = {"type": "string"}
+_PART: Json = {
+    "type": "object", "required": ["type", "text"], "additionalProperties": False,
+    "properties": {"type": {"const": "text"}, "text": STRING},
+}
+_FUNCTION: Json = {
+    "type": "object", "required": ["name", "arguments"], "additionalProperties": False,
+    "properties": {"name": STRING, "arguments": STRING},
+}
+_CALL: Json = {
+    "type": "object", "required": ["id", "type", "function"], "additionalProperties": False,
+    "properties": {"id": STRING, "type": {"const": "function"}, "function": _FUNCTION},
+}
+_CONTENT: Json = {"anyOf": [STRING, {"type": "array", "minItems": 1, "items": _PART}]}
+
+
+def _message(roles: Sequence[str], required: Sequence[str], **properties: Json) -> Json:
+    return {
+        "type": "object", "required": ["role", *required], "additionalProperties": False,
+        "properties": {"role": {"enum": [*roles]}, "name": STRING, **properties},
+    }
+
+
+_CALLS: Json = {"type": "array", "minItems": 1, "items": _CALL}
+MESSAGES: Json = {
+    "type": "array", "minItems": 1,
+    "items": {"anyOf": [
+        _message(["system", "developer", "user"], ["content"], content=_CONTENT),
+        _message(["assistant"], ["content"], content=_CONTENT, reasoning_content=STRING, refusal=STRING),
+        _message(
+            ["assistant"], ["tool_calls"], content={"anyOf": [_CONTENT, {"type": "null"}]}, tool_calls=_CALLS,
+            reasoning_content=STRING,
+        ),
+        _message(["tool"], ["content", "tool_call_id"], content=_CONTENT, tool_call_id=STRING),
+    ]},
+}
+"""Without the deprecated forms `function_call` and role `function`, which are taken, too."""
+ERROR: Json = {
+    "type": "object", "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object", "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": STRING, "type": STRING, "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        },
+    },
+}
+"""The schema of an error in OpenAI's shape."""
+
+
+def document(described: Iterable[Paths], version: str, prefix: str = "") -> Json:
+    """Return the document of several APIs that are mounted below `prefix`."""
+    paths: dict[str, dict[str, object]] = {}
+    for part in described:
+        for path, methods in part.items():
+            paths.setdefault(f"{prefix}{path}", {}).update(methods)
+    info = {
+        "title": "lllms", "version": version,
+        "description": "Local language models behind the OpenAI API. Which parameters a model honours, its own "
+        "description says: GET /v1/models/{model}.",
+    }
+    return {"openapi": "3.1.0", "info": info, "paths": paths}
+
+
+def operation(summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = ()) -> Json:
+    """Return one operation; `streams` adds server-sent events to the kinds of its answer."""
+    kinds: Json = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        kinds["text/event-stream"] = {"schema": STRING}
+    fault = {"description": "What is wrong", "content": {"application/json": {"schema": ERROR}}}
+    told: Json = {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
+    return {**told, "parameters": [*parameters]} if parameters else told
+
+
+def takes(operation: Json, schema: Json) -> Json:
+    """Return an operation whose body is JSON of this schema."""
+    return {**operation, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def closed_object(required: Sequence[str], properties: Mapping[str, object]) -> Json:
+    """Return the schema of an object that has no other members."""
+    return {
+        "type": "object", "required": [*required], "properties": {**properties}, "additionalProperties": False,
+    }
+
+
+def in_path(name: str) -> Json:
+    """Return a parameter in the path."""
+    return {"name": name, "in": "path", "required": True, "schema": STRING}
+
+
+def in_query(name: str, schema: Json) -> Json:
+    """Return a parameter in the query, which may be left out."""
+    return {"name": name, "in": "query", "schema": schema}
+
+
+def one_of(names: Iterable[str]) -> Json:
+    """Return the schema of a string out of several."""
+    return {"type": "string", "enum": [*names]}

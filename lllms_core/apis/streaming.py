@@ -1,0 +1,97 @@
+"""Streamed answers for every dialect: from the deltas of requests to the bytes of a response."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from quart import Response
+
+from lllms_core.answers import Answer, Stream, merge
+from lllms_core.apis.contract import Encoder, Server
+from lllms_core.apis.faults import explain
+from lllms_core.types import Delta, Request
+
+PATIENCE = 5.0
+INTERVAL = 15.0
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+async def stream_answer(
+    server: Server, streams: Sequence[Stream], encoder: Encoder, *, patience: float = PATIENCE,
+    interval: float = INTERVAL,
+) -> Response:
+    """Return the response that streams the answers to requests which were just submitted, as one.
+
+    An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
+    After that the headers are sent, errors come by `Encoder.fault`, and whenever nothing was sent for `interval`
+    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. The requests are
+    cancelled when the client leaves, in whichever phase. No time limit cuts the response.
+    """
+    close_with_client(streams)
+    request = streams[0].request
+    count = request.n if isinstance(request, Request) else 1
+    stream = streams[0] if len(streams) == 1 else merge(streams, count)
+    first = await stream.take() if await stream.wait(patience) else None
+
+    def waits() -> str:
+        return next((str(known) for one in streams if (known := server.waiting(one.request)) is not None), "waiting")
+
+    headers = {"Content-Type": encoder.content_type, **HEADERS}
+    response = Response(_write(stream, first, encoder, interval, waits), headers=headers)
+    response.timeout = None  # neither a slow model nor a slow reader is a reason to cut an answer
+    return response
+
+
+async def gather_answers(streams: Sequence[Stream]) -> list[Answer]:
+    """Return the whole answers to requests which were just submitted; they are cancelled when the client leaves.
+
+    Raises the `LllmsError` with which the first of them failed.
+    """
+    close_with_client(streams)
+    return list(await asyncio.gather(*(stream.gather() for stream in streams)))
+
+
+async def _write(
+    stream: Stream, first: list[Delta] | None, encoder: Encoder, interval: float, waits: Callable[[], str],
+) -> AsyncIterator[bytes]:
+    """Yield the answer, all deltas that have arrived in one piece. `first` are deltas that were taken already."""
+    try:
+        deltas = first or []
+        if not deltas:
+            yield encoder.ping(waits())
+            while not await stream.wait(interval):
+                yield encoder.ping(waits())
+            deltas = await stream.take()
+        while deltas:
+            data = b"".join([encoder.delta(delta) for delta in deltas])
+            if stream.finish is not None:
+                yield data + encoder.end(stream.finish)
+                return
+            if data:
+                yield data
+            while not await stream.wait(interval):
+                yield encoder.ping(waits())
+            deltas = await stream.take()
+    except Exception as error:  # noqa: BLE001  # the headers are out: whatever happens is told in the stream
+        yield encoder.fault(explain(error))
+
+
+_CLOSING: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly
+
+
+def close_with_client(streams: Sequence[Stream]) -> None:
+    """Close the streams when the task that serves this HTTP request ends, however it ends.
+
+    The server cancels that task when the client goes away. Nothing less sees each phase of it: an async generator that
+    has not started yet, as while the headers are sent, runs no `finally`.
+    """
+
+    def close(_: object) -> None:
+        for stream in reversed(streams):  # first those that wait for their turn: else they would get it
+            closing = asyncio.ensure_future(stream.aclose())
+            _CLOSING.add(closing)
+            closing.add_done_callback(_CLOSING.discard)
+
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  # views run in tasks
+    task.add_done_callback(close)

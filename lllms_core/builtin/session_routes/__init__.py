@@ -1,0 +1,50 @@
+"""The routes that list the sessions, and forget them."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lllms_core.apis import Api, Paths, Server
+from lllms_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from quart import Blueprint
+
+__all__ = ["SessionsApi", "lllms_apis"]
+
+
+class SessionsApi(Api):
+    """`GET` and `DELETE /api/v1/sessions` and `/api/v1/sessions/{id}`: what is kept, and forgetting it.
+
+    They tell models, counts, sizes, times and places; text only of one session, and if asked for it.
+    """
+
+    name = "sessions"
+
+    def blueprint(self, server: Server) -> "Blueprint":
+        """Return the routes."""
+        from lllms_core.builtin.session_routes.routes import make_blueprint
+
+        return make_blueprint(server)
+
+    def describe(self, server: Server) -> Paths:
+        """Return the routes under `/api/v1/sessions`."""
+        from lllms_core.apis.openapi import in_path, in_query, one_of, operation
+
+        of_model = in_query("model", one_of(card.name for card in server.models()))
+        of_id, text = in_path("id"), in_query("text", {"type": "boolean", "default": False})
+        return {
+            "/api/v1/sessions": {
+                "get": operation("List what is kept of conversations", "A list", parameters=[of_model]),
+                "delete": operation("Forget all, or those of a model", "The ids", parameters=[of_model]),
+            },
+            "/api/v1/sessions/{id}": {
+                "get": operation("Describe a session, with its text if asked", "It", parameters=[of_id, text]),
+                "delete": operation("Forget a session", "Its id", parameters=[of_id]),
+            },
+        }
+
+
+@hookimpl
+def lllms_apis() -> Iterable[Api]:
+    """Provide the routes."""
+    return [SessionsApi()]

@@ -1,0 +1,150 @@
+"""The state of a server in values: instances, queue, downloads, sessions. Counts and names, nobody's text."""
+
+from typing import Literal
+
+from attrs import frozen
+
+from lllms_core.text.sizes import human_size, human_time
+from lllms_core.types import ModelInfo
+
+InstanceState = Literal["loading", "ready", "closing"]
+DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
+"""`waiting`: another process is fetching the same file."""
+
+
+@frozen
+class InstanceStatus:
+    """One instance as it is now."""
+
+    id: str
+    model: str
+    state: InstanceState
+    progress: float
+    """How much of the load is done, 0 to 1."""
+    running: int
+    """Requests at work in it."""
+    threads: int
+    """The cores that it is allowed now."""
+    idle_seconds: float
+    """Since its last request ended; 0 while one runs."""
+    silent_seconds: float
+    """For how long it has had work and shown no sign of getting on with it."""
+    pid: int | None
+    """Its process; None for an instance that lives in a thread."""
+    info: ModelInfo | None
+    """What the loaded model said of itself; None until it is loaded."""
+
+
+@frozen
+class Lack:
+    """A model that has fewer instances ready than it keeps (`min_instances`)."""
+
+    model: str
+    ready: int
+    kept: int
+    problem: str
+    """The last failure of an instance; "" if there was none."""
+    retry_seconds: float | None
+    """Until the next try; None if one is under way, or is made only when somebody asks for the model."""
+
+
+@frozen
+class PoolStatus:
+    """The pool as it is now."""
+
+    instances: tuple[InstanceStatus, ...]
+    running: int
+    """Requests that hold a slot."""
+    waiting: int
+    """Requests in the queue."""
+    concurrency: int
+    """At most so many requests run at once."""
+    queue_size: int
+    """At most so many requests wait."""
+    cores: int
+    """The cores that are shared out among the instances at work."""
+
+
+@frozen
+class Problem:
+    """A model that cannot be served, and all its faults, one per line."""
+
+    name: str
+    text: str
+    configured: bool
+    """Whether it is configured; otherwise a plugin merely offers it."""
+
+
+@frozen
+class DownloadStatus:
+    """The progress of a download."""
+
+    id: str
+    """The same for all downloads of one source, and for no others."""
+    source: str
+    """Safe to show: without passwords."""
+    state: DownloadState
+    file: str
+    """The store's name of the file that is being fetched; empty until known."""
+    note: str
+    """The choice that was made if the source left one, or the reason for the state."""
+    done: int
+    """Bytes of all files of the model that are on the disk."""
+    checked: int
+    """Bytes read for verification; 0 in any other state."""
+    total: int | None
+    """Bytes of all files of the model; None while unknown."""
+    speed: float
+    """Bytes per second: received, or read while verifying."""
+    seconds_left: float | None
+    """At this speed; None while unknown."""
+
+
+@frozen
+class SessionInfo:
+    """A session as it is listed."""
+
+    id: str
+    model: str
+    tokens: int
+    size: int | None
+    """Bytes; None if the engine does not tell."""
+    used: float
+    """When it was last used, in seconds since 1970."""
+    where: str
+    """The name of the store, or the id of the instance that holds it."""
+
+
+@frozen
+class Waiting:
+    """What a request waits for."""
+
+    position: int
+    """In the queue; 1 is next."""
+    download: DownloadStatus | None
+    """That of its model's files, if they are being fetched."""
+
+    def __str__(self) -> str:
+        fetching = "" if self.download is None else f"; the model is being fetched: {progress_text(self.download)}"
+        return f"waiting, position {self.position}{fetching}"
+
+
+def progress_text(status: DownloadStatus) -> str:
+    """Describe the progress of a transfer in a few words."""
+    if status.state == "starting":
+        return "starting"
+    if status.state == "waiting":
+        return "waiting: another process is fetching it"
+    count = moved(status)
+    share = f" of {human_size(status.total)}" if status.total else ""
+    parts = [f"{'verified ' if status.state == 'verifying' else ''}{human_size(count)}{share}"]
+    if status.speed > 0:
+        parts.append(f"{human_size(status.speed)}/s")
+    if status.seconds_left is not None:
+        parts.append(f"{human_time(status.seconds_left)} left")
+    return ", ".join(parts)
+
+
+def moved(status: DownloadStatus) -> int:
+    """Return the bytes done so far: verified, or received."""
+    return status.checked if status.state == "verifying" else status.done

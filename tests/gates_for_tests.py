@@ -1,0 +1,101 @@
+"""A model that loads, and writes, when a test says so; and how to post to an app without a network."""
+
+import asyncio
+import json
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any
+
+from attrs import define, field
+from quart import Quart
+
+from lllms_core.config import parse_config
+from lllms_core.engines import Engine
+from lllms_core.engines.serial import Pause, Piece, SerialModel
+from lllms_core.hookspecs import hookimpl
+from lllms_core.host import Host
+from lllms_core.plugins import Plugins
+from lllms_core.types import Request
+
+
+@define
+class Gate:
+    """Lets a model load, and its answers go on, when a test says so."""
+
+    load: threading.Event = field(factory=threading.Event)
+    pieces: "queue.SimpleQueue[str | Exception | None]" = field(factory=queue.SimpleQueue)
+    """A piece of the running answer; an error of the engine; None ends the answer."""
+
+
+class GateModel(SerialModel):
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def chat(self, request: Request) -> Iterator[Piece]:
+        while True:
+            try:
+                piece = self._gate.pieces.get_nowait()
+            except queue.Empty:
+                yield Pause(0.001)
+                continue
+            if piece is None:
+                return
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+
+class GateEngine(Engine):
+    name = "gate"
+    isolation = "thread"
+    needs_file = False
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def load(self, spec: object, progress: object) -> GateModel:
+        self._gate.load.wait()
+        return GateModel(self._gate)
+
+
+class GatePlugin:
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    @hookimpl
+    def lllms_engines(self) -> list[Engine]:
+        return [GateEngine(self._gate)]
+
+
+@asynccontextmanager
+async def gated(
+    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), **server: object,
+) -> AsyncIterator[Host]:
+    """Run a host whose one model obeys a gate; `extra` are more plugins."""
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate), **extra})
+    host = Host(parse_config({"server": server, "models": {"gate": {"engine": "gate"}}}), plugins)
+    await host.start()
+    try:
+        yield host
+    finally:
+        gate.load.set()
+        await host.close(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110  # the status of a pool has no event
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def posting(app: Quart, path: str, body: object) -> AsyncIterator[Any]:
+    """Post JSON and yield the connection while it is answered."""
+    client = app.test_client()
+    async with client.request(path, method="POST", headers={"Content-Type": "application/json"}) as connection:
+        await connection.send(json.dumps(body).encode())
+        await connection.send_complete()
+        yield connection

@@ -1,0 +1,150 @@
+"""The dialect of the examples: what every dialect gets from `lllms_core.apis`, without a line of its own for it."""
+
+import asyncio
+import json
+import runpy
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gates_for_tests import Gate, gated, posting, until
+from quart import Quart
+from test_architecture import FOR_PLUGINS, imports, room
+
+from lllms_core.app import create_app
+from lllms_core.config import parse_config
+from lllms_core.errors import EngineFailed
+from lllms_core.hookspecs import hookimpl
+from lllms_core.host import Host
+from lllms_core.plugins import Plugins
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "dialect.py"
+DIALECT = runpy.run_path(str(EXAMPLE))
+QUESTION = {"model": "gate", "question": "Hi"}
+JSON = {"Content-Type": "application/json"}
+
+
+class Dialect:
+    """The plugin, with other times than those that it has by itself."""
+
+    def __init__(self, patience: float, interval: float) -> None:
+        self.api = DIALECT["LinesApi"](patience, interval)
+
+    @hookimpl
+    def lllms_apis(self) -> list[Any]:
+        return [self.api]
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@asynccontextmanager
+async def speaking(gate: Gate, *, patience: float = 10, interval: float = 10) -> AsyncIterator[tuple[Host, Quart]]:
+    async with asyncio.timeout(20), gated(gate, {"lines": Dialect(patience, interval)}) as host:
+        yield host, create_app(host)
+
+
+async def lines(connection: Any) -> list[Any]:
+    """The rest of an answer."""
+    answer = await connection.as_response()
+    return [json.loads(line) for line in (await answer.get_data()).splitlines()]
+
+
+async def test_an_answer_comes_line_by_line(gate: Gate) -> None:
+    """The pieces come as they are written, then the end with its reason."""
+    gate.load.set()
+    async with speaking(gate) as (_, app):
+        async with posting(app, "/lines", QUESTION) as connection:
+            gate.pieces.put("one")
+            assert await connection.receive() == b'{"text":"one"}\n'
+            gate.pieces.put(" two")
+            gate.pieces.put(None)
+        answer = await connection.as_response()
+        assert answer.content_type == "application/x-ndjson"
+        assert (await lines(connection))[-2:] == [{"text": " two"}, {"end": "stop", "tokens": 2}]
+
+
+@pytest.mark.parametrize(("body", "status", "said"), [
+    ({"model": "gate"}, 400, "question"), ({"model": "door", "question": "Hi"}, 404, "no model 'door'"),
+    ({**QUESTION, "mood": "bad"}, 400, "mood"), ([], 400, "must be a JSON object"),
+])
+async def test_a_refused_request_has_its_status(gate: Gate, body: object, status: int, said: str) -> None:
+    """What cannot be served is refused with a status, in the dialect's own shape."""
+    async with speaking(gate) as (_, app):
+        answer = await app.test_client().post("/lines", json=body)
+        assert answer.status_code == status
+        assert said in (await answer.get_json())["error"]
+
+
+async def test_an_engine_that_refuses_has_its_status(gate: Gate) -> None:
+    """So is what the engine refuses before the first token: no headers are out by then."""
+    gate.load.set()
+    gate.pieces.put(EngineFailed("out of ink"))
+    async with speaking(gate) as (_, app):
+        answer = await app.test_client().post("/lines", json=QUESTION)
+        assert (answer.status_code, await answer.get_json()) == (500, {"error": "out of ink"})
+
+
+async def test_a_failure_in_mid_answer_is_told(gate: Gate) -> None:
+    """What was written before it arrives, then the error, and the answer is over."""
+    gate.load.set()
+    gate.pieces.put("one")
+    async with speaking(gate) as (_, app):
+        async with posting(app, "/lines", QUESTION) as connection:
+            assert await connection.receive() == b'{"text":"one"}\n'
+            gate.pieces.put(EngineFailed("out of ink"))
+        assert (await lines(connection))[-1] == {"error": "out of ink"}
+
+
+async def test_a_slow_first_token_cuts_nothing(gate: Gate) -> None:
+    """While a model takes longer than Quart lets a response be silent, there are signs of life; then the answer."""
+    async with speaking(gate, patience=0.01, interval=0.01) as (_, app):
+        app.config["RESPONSE_TIMEOUT"] = 0.05  # 60 s in earnest
+        async with posting(app, "/lines", QUESTION) as connection:
+            for _ in range(12):
+                assert json.loads(await connection.receive()) == {"waiting": "waiting, position 1"}
+            gate.pieces.put("one")
+            gate.pieces.put(None)
+            gate.load.set()
+        assert (await lines(connection))[-2:] == [{"text": "one"}, {"end": "stop", "tokens": 1}]
+
+
+@pytest.mark.parametrize("phase", ["load", "prefill", "decode"])
+async def test_a_client_that_leaves_cancels_its_request(gate: Gate, phase: str) -> None:
+    """Wherever the request is, it ends when its client disconnects."""
+    if phase != "load":
+        gate.load.set()
+    async with speaking(gate) as (host, app):
+        async with posting(app, "/lines", QUESTION) as connection:
+            await until(lambda: bool(host.status().waiting if phase == "load" else host.status().running))
+            if phase == "decode":
+                gate.pieces.put("one")
+                await connection.receive()
+            await connection.disconnect()
+        await until(lambda: host.status().waiting == host.status().running == 0)
+
+
+async def test_the_description_names_what_is_mounted(gate: Gate) -> None:
+    """`/openapi.json` has a foreign dialect's part, and none of an API that is disabled."""
+    async with speaking(gate) as (_, app):
+        paths = (await (await app.test_client().get("/openapi.json")).get_json())["paths"]
+        assert paths["/lines"]["post"]["requestBody"]["content"]["application/json"]["schema"]["required"]
+        assert "/api/v1/tokenize" in paths
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, disable=["native", "openai"])
+    client = create_app(Host(parse_config({}), plugins)).test_client()
+    paths = (await (await client.get("/openapi.json")).get_json())["paths"]
+    assert set(paths) == {
+        "/api/v1/downloads", "/api/v1/downloads/{id}", "/api/v1/sessions", "/api/v1/sessions/{id}",
+    }
+
+
+def test_a_dialect_imports_what_plugins_may(tmp_path: Path) -> None:
+    """All that it needs, other than to run as a script, is in the rooms for plugins."""
+    plugin = tmp_path / "dialect.py"
+    plugin.write_text(EXAMPLE.read_text().partition('if __name__ == "__main__"')[0])
+    rooms = {room(name) for name in imports(plugin) if name.startswith("lllms_core")}
+    assert "apis" in rooms <= FOR_PLUGINS
