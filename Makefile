@@ -4,13 +4,16 @@ BIN := .venv/bin
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all
 INSTALLED := .venv/installed
 
-.PHONY: serve test chaos wheels lint types readme bench clean
+.PHONY: serve test quick chaos wheels lint types readme bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
 
 test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest
+
+quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
+	$(BIN)/python -m pytest -q -m 'not slow and not chaos' tests plugins/lllms-mock
 
 chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py

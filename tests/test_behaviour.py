@@ -23,7 +23,7 @@ from lllms_core.errors import ContextOverflow, EngineDied, UnsupportedParameter
 from lllms_core.host import Host
 from lllms_core.types import Message
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 TINY = str(Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf")
 CONTEXT = 1024

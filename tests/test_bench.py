@@ -21,6 +21,8 @@ from lllms_core.bench.traffic import Reply, ServerSilent, exchange, read_stream
 from lllms_core.cli import cli
 from lllms_core.cli.bench import NAMES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from chaos import Chaos
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_few_seconds(tmp_path: Path) -> None:
     """Workers die, clients leave: every request has an answer or an error with its cause, and nothing is left."""

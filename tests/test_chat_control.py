@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.types import Message
 
+pytestmark = pytest.mark.slow
+
 CHATML = """{%- for message in messages %}
 {{- '<|im_start|>' + message.role + (' name=' + message.name if message.name else '') + '\\n' }}
 {{- message.content + '<|im_end|>\\n' }}

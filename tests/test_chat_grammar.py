@@ -11,6 +11,8 @@ from lllms_core.chat.answer_format import HERMES
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Constraint, Message, Request, Tool, ToolCall
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = {
     "type": "object", "required": ["city"], "additionalProperties": False,
     "properties": {

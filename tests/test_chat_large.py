@@ -23,6 +23,8 @@ from lllms_core.engines.answer import AnswerText
 from lllms_core.errors import EngineFailed
 from lllms_core.types import Message, Request, Tool, ToolCall
 
+pytestmark = pytest.mark.slow
+
 TOOLS = (Tool("f", parameters={"properties": {"a": {"type": "string"}, "b": {}}}),)
 DEEP = 990
 """Deeper than Python reads JSON by a few frames only."""

@@ -7,6 +7,8 @@ from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.types import Message
 
+pytestmark = pytest.mark.slow
+
 USER, ANSWER = Message("user", "Hi!"), Message("assistant", "Hello.")
 
 

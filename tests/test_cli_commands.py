@@ -13,6 +13,8 @@ import lllms_core
 from lllms_core.cli import cli
 from lllms_core.client import Client
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = (
     "serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "cancel", "sessions",
     "bench",

@@ -13,6 +13,8 @@ from programs_for_tests import Program, address, serving
 from servers_for_tests import Site, hang
 from stores_for_tests import TINY
 
+pytestmark = pytest.mark.slow
+
 QUESTION = "lets count to 10"
 ANSWER = "Sure, let's count to 10 together: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10."
 

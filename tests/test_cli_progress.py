@@ -14,6 +14,8 @@ from stores_for_tests import TINY
 
 from lllms_core.status import DownloadStatus, progress_text
 
+pytestmark = pytest.mark.slow
+
 DATA = TINY.read_bytes()
 HALFWAY = r"400\.0 kB of 1\.5 MB, \d+(\.\d [kM]B| bytes)/s, (\d+ min )?\d+ s left"
 

@@ -14,6 +14,8 @@ from programs_for_tests import Terminal, address, environment, serving
 
 from lllms_core.cli import cli
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [models.bot]
 engine = "mock"

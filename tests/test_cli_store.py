@@ -12,6 +12,8 @@ from programs_for_tests import LIMIT, Program, Terminal
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY, sha256
 
+pytestmark = pytest.mark.slow
+
 DATA = TINY.read_bytes()
 
 

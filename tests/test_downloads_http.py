@@ -16,6 +16,8 @@ from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
 from lllms_core.store import Download, Store
 
+pytestmark = pytest.mark.slow
+
 QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002, longest_wait=2)
 DATA = random.Random(2).randbytes(300_000)
 LIMIT = 30.0

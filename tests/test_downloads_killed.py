@@ -14,6 +14,8 @@ from stores_for_tests import sha256
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.store import Store
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 30.0
 DATA = random.Random(3).randbytes(3_000_000)
 ENSURE = """

@@ -10,7 +10,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lllms_core import Config, parse_config
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"

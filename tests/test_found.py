@@ -18,6 +18,8 @@ from lllms_core.found import (
     ollama_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 HOME = Path("/home/me")
 

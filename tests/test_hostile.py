@@ -19,6 +19,8 @@ from lines_for_tests import Line, head
 
 from lllms_core.host import Host
 
+pytestmark = pytest.mark.slow
+
 lllms_llamacpp = pytest.importorskip("lllms_llamacpp")
 TINY_CHAT = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 MORE_DESCRIPTORS = 6

@@ -11,6 +11,8 @@ from lllms_core.apis import explain, openai_shape
 from lllms_core.builtin.openai.answers import Asked, Events, Head, whole_answer
 from lllms_core.types import CallPiece, Delta, Finish, Message, ToolCall, Usage
 
+pytestmark = pytest.mark.slow
+
 HEAD = Head("chatcmpl-1", 7, "tiny", "fp_1")
 HI_MESSAGE = Message("assistant", "Hi")
 CHAT, TEXT = Asked(chat=True), Asked(chat=False)

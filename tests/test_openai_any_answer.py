@@ -24,6 +24,8 @@ from lllms_core.host import Host
 from lllms_core.plugins import Plugins
 from lllms_core.types import Request, TokenScore
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 
 

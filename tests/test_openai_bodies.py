@@ -23,6 +23,8 @@ from lllms_core.apis import body
 from lllms_core.apis.body import LARGE
 from lllms_core.builtin.openai import routes
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [server]
 concurrency = 4

@@ -17,6 +17,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from test_openai_http import serving
 
+pytestmark = pytest.mark.slow
+
 REPLIES = ["one two \N{GRINNING FACE} three, four"]
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 

@@ -18,7 +18,7 @@ MODELS: dict[str, Any] = {
     "sick": {"engine": "mock", "options": {"script": [{"when": "boom", "fault": "fail"}]}},
 }
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

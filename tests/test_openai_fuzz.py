@@ -14,6 +14,8 @@ from test_openai_choices import running
 from lllms_core.builtin.openai.openapi import PATHS, REQUIRED, describe
 from lllms_core.parameters import ROUTES
 
+pytestmark = pytest.mark.slow
+
 MODELS: dict[str, Any] = {
     "eliza": {"engine": "mock", "timeout": 1},
     "bytes": {"engine": "mock", "options": {"tokenizer": "bytes", "context_length": 64}, "timeout": 1},

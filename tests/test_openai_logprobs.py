@@ -1,10 +1,13 @@
 """How log-probabilities are written, without a server."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.builtin.openai.logprobs import TextLogprobs, write_prompt
 from lllms_core.types import PromptScores, TokenScore
+
+pytestmark = pytest.mark.slow
 
 
 def scores(first: bytes, *rest: bytes) -> PromptScores:

@@ -8,6 +8,8 @@ import openai
 import pytest
 from test_openai_http import serving
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lllms_llamacpp")
 
 TURNS = 50

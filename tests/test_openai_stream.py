@@ -14,6 +14,8 @@ from lllms_core.errors import EngineFailed
 from lllms_core.host import Host
 from lllms_core.types import Message
 
+pytestmark = pytest.mark.slow
+
 CHAT = "/v1/chat/completions"
 MESSAGES = [Message("user", "Hi")]
 

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_openai_choices import CHAT, TEXT, running, same, streamed, whole
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lllms_llamacpp")
 
 SAY = [{"role": "user", "content": "Say \N{GRINNING FACE}."}]

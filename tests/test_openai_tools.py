@@ -41,7 +41,7 @@ MODELS: dict[str, Any] = {
     "bytes": {"engine": "mock", "options": {"script": SCRIPT, "tokenizer": "bytes"}},
 }
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

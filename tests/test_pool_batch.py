@@ -2,12 +2,15 @@
 
 import asyncio
 
+import pytest
 from engines_for_tests import Options
 from pools_for_tests import GUARD, Pools, ask
 from test_pool_work import error, reaches, running, text
 
 from lllms_core.errors import QueueFull, ShuttingDown
 from lllms_core.pool.state import Limits
+
+pytestmark = pytest.mark.slow
 
 
 async def test_more_than_the_queue_holds_are_answered(pools: Pools) -> None:

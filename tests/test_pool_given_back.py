@@ -22,6 +22,8 @@ from lllms_core.types import Delta, Finish, Isolation, Message, ModelInfo, Model
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import Cancel, Close, Deltas, Load, Loaded, Open, Survey, Surveyed, ToWorker
 
+pytestmark = pytest.mark.slow
+
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """A case that fails does so by never ending: to look for a smaller one would take hours."""
 

@@ -21,6 +21,8 @@ from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.pool.watchdog import Watchdog
 from lllms_core.types import Isolation
 
+pytestmark = pytest.mark.slow
+
 SOON = ModelLimits(watchdog=0.5)
 
 

@@ -27,6 +27,8 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import Limits, ModelLimits
 from lllms_core.types import Isolation
 
+pytestmark = pytest.mark.slow
+
 
 async def text(stream: Stream) -> str:
     async with asyncio.timeout(GUARD):

@@ -8,6 +8,8 @@ from lllms_core.errors import ConfigError, ModelLoadFailed
 from lllms_core.host import Host
 from lllms_core.types import Message
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = {"role": "system", "content": "You are Bob, a friendly assistant."}
 EXAMPLES = [{"role": "user", "content": "in: red out:"}, {"role": "assistant", "content": "<red>"}]
 

@@ -25,6 +25,8 @@ from lllms_core.pool.state import Limits
 from lllms_core.queries import Embeddings, EmbedRequest, Tokens
 from lllms_core.types import Isolation, Message
 
+pytestmark = pytest.mark.slow
+
 
 @hookimpl
 def lllms_engines() -> list[Engine]:

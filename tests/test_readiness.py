@@ -21,6 +21,8 @@ from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
 
+pytestmark = pytest.mark.slow
+
 KEPT = {"engine": "mock", "isolation": "process", "min_instances": 1}
 BROWSER = {"Accept": "text/html"}
 

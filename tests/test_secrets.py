@@ -11,6 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = Path(__file__).parent / "leaks_for_tests.py"
 GUARD = 60.0
 WORDS = ("raise", "endless", "group", "exit", "fail", "abort")

@@ -19,6 +19,8 @@ from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.serve import listen, serve, serve_llms
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [{"role": "user", "content": "Hi!"}]
 CHAT = "/v1/chat/completions"
 

@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import session_store as example
 
+pytestmark = pytest.mark.slow
+
 
 def entry(session_id="one", tokens=range(100), space="here", used=None, size=3):
     chain = TokenChain(list(tokens))

@@ -24,6 +24,8 @@ from lllms_core.plugins import Plugins
 from lllms_core.pool import keeper
 from lllms_core.types import Message
 
+pytestmark = pytest.mark.slow
+
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 GUARD = 30.0
 SECRETS = ["blimp", "zebra", "apple", "robot", "tulip", "ocean", "piano", "tiger", "lemon", "cloud"]

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Sequence
 
+import pytest
 from attrs import evolve
 
 from lllms_core.builtin.sessions import MemoryStore
@@ -14,6 +15,8 @@ from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.sessions import SessionEntry
 from lllms_core.worker.loop import Inbox
 from lllms_core.worker.wire import FindSession, PutSession, Survey
+
+pytestmark = pytest.mark.slow
 
 LIMIT = 30.0
 

@@ -17,6 +17,8 @@ from lllms_core.builtin.session_routes.routes import is_of_this_machine
 from lllms_core.cli import cli
 from lllms_core.host import Host
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:

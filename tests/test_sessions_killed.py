@@ -19,6 +19,8 @@ from test_session_stores import open_disk
 
 from lllms_core.builtin.sessions.disk import PART, SUFFIX
 
+pytestmark = pytest.mark.slow
+
 SECRETS = ["blimp", "zebra", "apple"]
 ASKS = "What is the secret word?"
 GUARD = 30.0

@@ -20,6 +20,8 @@ from lllms_core.machine import read_regular
 from lllms_core.sessions import SessionEntry, TokenChain
 from lllms_core.store.store import Store
 
+pytestmark = pytest.mark.slow
+
 Spoil = Callable[[Path], object]
 
 

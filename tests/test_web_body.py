@@ -14,6 +14,8 @@ from lllms_core.config import parse_config
 from lllms_core.host import Host
 from lllms_core.web import body, held
 
+pytestmark = pytest.mark.slow
+
 PATH = "/v1/chat/completions"
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "Hi"}]}
 JSON = "Content-Type: application/json"

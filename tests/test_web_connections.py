@@ -31,6 +31,8 @@ from lllms_core.serve import listen
 from lllms_core.web.limits import MOST_CONNECTIONS, Limits, connections_for
 from lllms_core.web.seldom import Seldom
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"model": "song", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 LONG = {"model": "long", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 HEALTH = head("GET", "/health")

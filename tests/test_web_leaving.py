@@ -18,6 +18,8 @@ from lllms_core.host import Host
 from lllms_core.serve import listen
 from lllms_core.web.server import serve_app
 
+pytestmark = pytest.mark.slow
+
 CHAT = {"model": "song", "messages": [{"role": "user", "content": "Hi"}]}
 BODIES: dict[str, object] = {
     "/v1/chat/completions": CHAT,

@@ -22,6 +22,8 @@ from lllms_core.serve import listen
 from lllms_core.web.guard import check, is_host
 from lllms_core.web.server import serve_app
 
+pytestmark = pytest.mark.slow
+
 UPGRADE = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: c2VjcmV0")
 
 

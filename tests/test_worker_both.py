@@ -32,6 +32,8 @@ from lllms_core.worker.wire import (
     UseThreads,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class Listener:
     """Hears a worker out."""

@@ -18,6 +18,8 @@ from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.worker import ends
 from lllms_core.worker.ends import MARK, STACK_LINES, Kills, NativeLog, ended, known
 
+pytestmark = pytest.mark.slow
+
 STACK = """Fatal Python error: Aborted
 
 Current thread 0x00007f0e (most recent call first):

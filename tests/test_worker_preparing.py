@@ -17,6 +17,8 @@ from lllms_core.worker.handle import Worker
 from lllms_core.worker.preparing import LONGEST_STOP, SMALL, is_small
 from lllms_core.worker.wire import Cancel, Close, Crashed, Deltas, Loaded, Open
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["process", "thread"])
 def isolation(request: pytest.FixtureRequest) -> Isolation:

@@ -16,6 +16,8 @@ from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.pool.state import Limits
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 
 # A server of another process: it says who its worker is, once that is as busy as it should be.
