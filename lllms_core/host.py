@@ -19,9 +19,11 @@ from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
 from lllms_core.queries import (
     AnyRequest,
+    CountRequest,
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
+    LoadRequest,
     Prepared,
     Query,
     RenderRequest,
@@ -239,6 +241,26 @@ class Host:
     async def render(self, chat: Request) -> str:
         """Return the prompt that a chat would be answered from. Raises `LllmsError`."""
         return await self.ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
+
+    async def count(self, request: Request) -> int:
+        """Return the number of tokens in the prompt of a request that is not submitted. Raises `LllmsError`."""
+        return await self.ask(CountRequest(new_request_id(), request.model, request, request.timeout), int)
+
+    async def load(self, name: str, *, ttl: float | None = None) -> None:
+        """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
+
+        It may be idle for `ttl` seconds until it is unloaded; None: as the model's configuration says.
+        """
+        entry = self.catalog.get(name)
+        async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
+            await stream.gather()
+
+    async def unload(self, name: str) -> None:
+        """Unload the instances of a model beyond its `min_instances`; those at work, once they are idle.
+
+        Returns when those that were idle are gone. Raises `ModelUnknown`.
+        """
+        await self.pool.unload(self.catalog.get(name).name)
 
     async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
         """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""

@@ -103,6 +103,12 @@ class Server(Protocol):
     def model(self, name: str) -> ModelCard:
         """Return the model with this name or alias. Raises `ModelUnknown`, or `ModelLoadFailed` if it has a problem."""
 
+    async def load(self, name: str, *, ttl: float | None = None) -> None:
+        """Return once an instance of a model is loaded; it may be idle for `ttl` seconds (None: as configured)."""
+
+    async def unload(self, name: str) -> None:
+        """Unload the instances of a model beyond those that it keeps; those at work, once they are idle."""
+
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""
 
@@ -156,6 +162,9 @@ class Server(Protocol):
 
     async def render(self, chat: Request) -> str:
         """Return the prompt from which a chat would be answered."""
+
+    async def count(self, request: Request) -> int:
+        """Return the exact number of tokens in the prompt of a request that is not submitted."""
 
     # -- state --------------------------------------------------------------------------------------------------------
 
