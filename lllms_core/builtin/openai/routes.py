@@ -138,7 +138,8 @@ class Views:
         """What every part of an answer says, once it has begun: the file that the fingerprint is of is here by then."""
         first = next((stream for stream in streams if stream.instance is not None), streams[0])
         card = self._server.model(first.request.model)
-        return Head(completion_id("chat" if asked.chat else "text", first.id), int(time.time()), card.name, card.fingerprint)
+        name = completion_id("chat" if asked.chat else "text", first.id)
+        return Head(name, int(time.time()), card.name, card.fingerprint)
 
     def _model(self, card: ModelCard) -> dict[str, object]:
         return {"id": card.name, "object": "model", "created": self._created, "owned_by": card.plugin}
