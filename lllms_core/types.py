@@ -377,6 +377,8 @@ class ModelInfo:
     context_length: int
     details: Mapping[str, str | int | float] = field(factory=dict)
     """Other facts worth showing (architecture, parameters, quantisation ...)."""
+    thinks: bool | None = None
+    """Whether the model writes thoughts before its answers; None if that is unknown."""
 
 
 @frozen

@@ -160,3 +160,19 @@ async def test_what_cannot_chat_counts_no_chat() -> None:
     async with asyncio.timeout(GUARD), gated(gate) as host:
         with pytest.raises(InvalidRequest, match="cannot continue text"):
             await host.count(host.request("gate", prompt="Once"))
+
+
+async def test_abilities_are_told_before_and_after_a_load() -> None:
+    """Before a load, what the file and the engine tell; afterwards, what the model says of itself."""
+    async with hosting() as host:
+        before = await host.abilities("tiny")
+        assert (before.tasks, before.context_length, before.thinks) == (None, 512, None)
+        assert (before.calls_tools, before.sees_images) == (True, False)
+        assert before.details["architecture"]
+        await host.load("tiny")
+        after = await host.abilities("tiny")
+        assert after.tasks is not None
+        assert {"chat", "text"} <= after.tasks
+        assert (after.context_length, after.thinks, after.calls_tools) == (512, False, True)
+        with pytest.raises(ModelUnknown):
+            await host.abilities("nobody")

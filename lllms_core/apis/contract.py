@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from lllms_core.answers import Stream
-from lllms_core.apis.card import ModelCard
+from lllms_core.apis.card import Abilities, ModelCard
 from lllms_core.apis.faults import Fault, openai_shape
 from lllms_core.parameters import Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Scores, Text, Tokens
@@ -108,6 +108,9 @@ class Server(Protocol):
 
     async def unload(self, name: str) -> None:
         """Unload the instances of a model beyond those that it keeps; those at work, once they are idle."""
+
+    async def abilities(self, name: str) -> Abilities:
+        """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread."""
 
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""

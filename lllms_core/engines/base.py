@@ -182,9 +182,14 @@ class Model(ABC):
         return 2 * self.context_length
 
     @property
+    def thinks(self) -> bool | None:
+        """Whether it writes thoughts before its answers; None if that is unknown."""
+        return None
+
+    @property
     def info(self) -> ModelInfo:
         """What the pool and `GET /v1/models` tell about this model."""
-        return ModelInfo(self.tasks, self.slots, self.context_length, self.details())
+        return ModelInfo(self.tasks, self.slots, self.context_length, self.details(), self.thinks)
 
     def details(self) -> Mapping[str, str | int | float]:
         """Whatever else is worth showing about the model."""

@@ -213,6 +213,11 @@ class BatchingModel(TokenModel):
         """The prompt of a chat, as the model's template writes it."""
         return "".join(segment.text for segment in read_prompt(self.template, request).segments)
 
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the chat template has a place for thoughts."""
+        return self.template is not None and self.template.reasoning.form is not None
+
     def count_prompt(self, request: Request) -> int:
         """How many tokens the prompt has, as `open` would count them."""
         return count_prompt(self, self.template, request)

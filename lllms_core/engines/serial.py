@@ -150,6 +150,11 @@ class SerialModel(Model):
         return AnswerText(request, self.answer_format, index=index)
 
     @property
+    def thinks(self) -> bool | None:
+        """Whether its answers mark thoughts."""
+        return self.answer_format.reasoning is not None
+
+    @property
     def idle(self) -> bool:
         """Whether no request is open."""
         return not self._open and not self._embedding
