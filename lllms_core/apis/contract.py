@@ -51,7 +51,7 @@ class Encoder(Protocol):
         """Of the response, like `text/event-stream` or `application/x-ndjson`."""
 
     def delta(self, delta: Delta) -> bytes:
-        """Return what a piece of the answer brings; b"" if it says nothing in this dialect."""
+        """Return what a piece of the answer brings, the last one's text included; b"" if that is nothing."""
 
     def end(self, finish: Finish) -> bytes:
         """Return the end of the answer; the last call."""

@@ -216,17 +216,17 @@ class WorkerLoop:
             )
 
     def _tell(self, deltas: Iterable[Delta]) -> None:
-        # This runs for every token: most deltas pass untouched.
-        if told := tuple([
-            self._timed(delta) if delta.finish or delta.error or delta.request_id in self._opened else delta
-            for delta in deltas
-        ]):
+        told = tuple(deltas)
+        # This runs for every token: most deltas neither begin an answer nor end one.
+        if self._opened or any([delta.finish or delta.error for delta in told]):  # noqa: C419  # half as dear
+            told = tuple([self._timed(delta) for delta in told])
+        if told:
             self._send(Deltas(told))
 
     def _timed(self, delta: Delta) -> Delta:
         """Note that an answer begins, and tell with its end where the time went."""
         now = monotonic()
-        if delta.request_id in self._opened:
+        if delta.request_id in self._opened:  # while others wait for their first piece, most are not
             self._begun[delta.request_id] = self._opened.pop(delta.request_id), now
         if not delta.last:
             return delta
