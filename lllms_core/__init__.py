@@ -1,7 +1,7 @@
 """lllms: local large language models for everybody's machine.
 
 The names below are the public API for embedders; those who write plugins import `lllms_core.hookspecs`,
-`lllms_core.engines`, `lllms_core.types` and `lllms_core.errors`.
+`lllms_core.engines`, `lllms_core.apis`, `lllms_core.types` and `lllms_core.errors`.
 """
 
 from importlib import import_module

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -151,6 +151,14 @@ def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
     name = _as_name(PurePosixPath(file).stem) or engine
     aliases = tuple(one for one in dict.fromkeys((source, written)) if is_model_name(one) and one != name)
     return name, ModelConfig(engine, url=written, aliases=aliases)
+
+
+def context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
+    """Return the tokens that a model will hold, by its options, or by what its file tells; None if neither does."""
+    for value in (getattr(options, "context_length", None), details.get("context_trained")):
+        if isinstance(value, int):
+            return value
+    return None
 
 
 def _downloaders(plugins: Plugins) -> list[Downloader]:

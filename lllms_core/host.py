@@ -5,8 +5,9 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from lllms_core.answers import Stream
-from lllms_core.apis import ModelCard
-from lllms_core.catalog import Catalog, CatalogEntry
+from lllms_core.apis import Abilities, ModelCard
+from lllms_core.cards import Cards, card
+from lllms_core.catalog import Catalog
 from lllms_core.config import Config, SessionsConfig, parse_config
 from lllms_core.conversation import Conversation
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
@@ -19,9 +20,11 @@ from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.sessions import SessionIndex
 from lllms_core.queries import (
     AnyRequest,
+    CountRequest,
     DetokenizeRequest,
     Embeddings,
     EmbedRequest,
+    LoadRequest,
     Prepared,
     Query,
     RenderRequest,
@@ -34,7 +37,7 @@ from lllms_core.queries import (
 from lllms_core.requests import build_request, check_parameters
 from lllms_core.sessions import SessionStore
 from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
-from lllms_core.store import Fetcher, download_id
+from lllms_core.store import Fetcher
 from lllms_core.structure import structure
 from lllms_core.types import Constraint, Message, Request, Tool, new_request_id
 from lllms_core.weights import Weights, finder, open_store
@@ -96,6 +99,7 @@ class Host:
         self.sessions = open_keeper(self.config.sessions, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self.session_index = SessionIndex(self.pool, self.sessions)
+        self._cards = Cards(self.pool)
         self._started = False
 
     @property
@@ -124,11 +128,18 @@ class Host:
 
     def models(self) -> list[ModelCard]:
         """Return all models that can be served."""
-        return [_card(entry) for entry in self.catalog.entries]
+        return [card(entry) for entry in self.catalog.entries]
 
     def model(self, name: str) -> ModelCard:
         """Look up a model by name or alias; raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem."""
-        return _card(self.catalog.get(name))
+        return card(self.catalog.get(name))
+
+    async def abilities(self, name: str) -> Abilities:
+        """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread.
+
+        Raises `ModelUnknown`, or `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return await self._cards.abilities(self.catalog.get(name))
 
     def problems(self) -> tuple[Problem, ...]:
         """Return the models that cannot be served."""
@@ -240,6 +251,26 @@ class Host:
         """Return the prompt that a chat would be answered from. Raises `LllmsError`."""
         return await self.ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
 
+    async def count(self, request: Request) -> int:
+        """Return the number of tokens in the prompt of a request that is not submitted. Raises `LllmsError`."""
+        return await self.ask(CountRequest(new_request_id(), request.model, request, request.timeout), int)
+
+    async def load(self, name: str, *, ttl: float | None = None) -> None:
+        """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
+
+        It may be idle for `ttl` seconds until it is unloaded; None: as the model's configuration says.
+        """
+        entry = self.catalog.get(name)
+        async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
+            await stream.gather()
+
+    async def unload(self, name: str) -> None:
+        """Unload the instances of a model beyond its `min_instances`; those at work, once they are idle.
+
+        Returns when those that were idle are gone. Raises `ModelUnknown`.
+        """
+        await self.pool.unload(self.catalog.get(name).name)
+
     async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
         """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""
         query = asked.request if isinstance(asked, Prepared) else asked
@@ -287,20 +318,3 @@ class Host:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-def _card(entry: CatalogEntry) -> ModelCard:
-    return ModelCard(
-        name=entry.name,
-        aliases=entry.aliases,
-        engine=entry.engine.name,
-        plugin=entry.plugin,
-        description=entry.description,
-        fingerprint=entry.fingerprint,
-        parameters=entry.engine.parameters,
-        media=entry.engine.media,
-        max_tokens=entry.defaults.max_tokens,
-        max_instances=entry.config.max_instances,
-        here=entry.here,
-        download_id=None if entry.source is None else download_id(entry.source),
-    )

@@ -103,8 +103,34 @@ class RenderRequest:
     task: Literal["render"] = "render"
 
 
-Query = EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest | RenderRequest
-AnyRequest = Request | Query
+@frozen
+class CountRequest:
+    """A request for the number of tokens in the prompt of a completion; the answer is an `int`."""
+
+    id: str
+    model: str
+    completion: Request
+    timeout: float | None = None
+
+    @property
+    def task(self) -> Task:
+        """That of the completion: who can do it can count its prompt."""
+        return self.completion.task
+
+
+@frozen
+class LoadRequest:
+    """A request for nothing but an instance that is loaded; the answer says that there is one."""
+
+    id: str
+    model: str
+    ttl: float | None = None
+    """Idle seconds after this request until the instance is unloaded; None: as the model's configuration says."""
+    timeout: float | None = None
+
+
+Query = EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest | RenderRequest | CountRequest
+AnyRequest = Request | Query | LoadRequest
 
 
 @frozen

@@ -24,7 +24,7 @@ from lllms_core.parameters.tools import settle_tools
 from lllms_core.parameters.wording import unknown, unsupported
 from lllms_core.types import Constraint, Media, Message, Request
 
-_GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint"}
+_GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint", "unused"}
 _REQUEST = frozenset(attribute.name for attribute in fields(Request)) - _GIVEN
 """The fields of a request that are parameters."""
 
@@ -75,6 +75,7 @@ def build_request(
         max_tokens=settings.max_tokens,
         stop=settings.stop,
         constraint=constraint,
+        unused=_unused(entry, "text" if messages is None else "chat", parameters),
         **{"timeout": entry.config.timeout, **others},
     )
 
@@ -101,6 +102,15 @@ def check_parameters(route: Route, entry: CatalogEntry, values: Mapping[str, obj
                 neutral = [json.dumps(one) for one in parameter.neutral]
                 raise unsupported(name, *neutral, by=f"engine '{entry.engine.name}' of model '{entry.name}'")
     return checked
+
+
+def _unused(entry: CatalogEntry, route: Route, values: Mapping[str, object]) -> tuple[str, ...]:
+    """The names of parameters that were accepted, and have no effect."""
+    table, honoured = ROUTES[route], entry.engine.parameters
+    acted_on = {"honoured", "emulated"}
+    return tuple(
+        name for name, value in values.items() if value is not None and table[name].verdict(honoured) not in acted_on
+    )
 
 
 def _merge_limits(checked: dict[str, object]) -> None:

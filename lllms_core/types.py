@@ -189,6 +189,8 @@ class Request:
     """The grammar that the answer must match; None: no constraint."""
     cache_prompt: bool = True
     """Whether the request may reuse what others have evaluated, and leave its own evaluation for others."""
+    unused: tuple[str, ...] = ()
+    """The names of parameters that the client set, and that have no effect on this model; for dialects to show."""
 
     @property
     def task(self) -> Task:
@@ -229,6 +231,20 @@ class Usage:
 
 
 @frozen
+class Timings:
+    """Where the time of a request went, in seconds."""
+
+    queued: float = 0.0
+    """In the queue, other than for a load."""
+    load: float = 0.0
+    """In the queue, while the instance that then took the request was being loaded, or its files fetched."""
+    prompt: float = 0.0
+    """In the instance, until the first piece of the answer."""
+    answer: float = 0.0
+    """From there to the end."""
+
+
+@frozen
 class Finish:
     """The end of an answer."""
 
@@ -236,6 +252,10 @@ class Finish:
     usage: Usage
     result: object = None
     """The answer to a query, see `lllms_core.queries`; None for a completion, or if the time ran out."""
+    stop: str | None = None
+    """The stop string that ended the answer, of several the last one's."""
+    timings: Timings = field(default=Timings(), eq=False)
+    """Filled in by the worker and the pool; equal ends may have taken different times."""
 
 
 @frozen
@@ -293,6 +313,8 @@ class Delta:
     """Of the tokens that begin in this piece's text, if requested."""
     prompt_scores: PromptScores | None = None
     """Of the prompt's tokens, once, before the text of any answer, if requested."""
+    admitted: Usage | None = None
+    """The number of the prompt's tokens and of those that were reused, once, with the first piece of any answer."""
 
     @property
     def last(self) -> bool:
@@ -355,6 +377,8 @@ class ModelInfo:
     context_length: int
     details: Mapping[str, str | int | float] = field(factory=dict)
     """Other facts worth showing (architecture, parameters, quantisation ...)."""
+    thinks: bool | None = None
+    """Whether the model writes thoughts before its answers; None if that is unknown."""
 
 
 @frozen

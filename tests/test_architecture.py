@@ -31,7 +31,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "found"),
-    ("weights", "host", "conversation"),
+    ("weights", "cards", "host", "conversation"),
     ("builtin",),
     ("app", "serve", "web", "log", "client", "cli", "bench", "testing"),
     ("__init__", "__main__"),
@@ -59,6 +59,15 @@ def test_imports_point_down(file: Path) -> None:
         assert rooms <= FOR_PLUGINS
         others = {plugin.name for plugin in PLUGINS if plugin not in file.parents}
         assert others.isdisjoint(name.partition(".")[0] for name in imports(file))
+
+
+def test_built_in_plugins_need_no_other() -> None:
+    """Nobody imports a built-in plugin but itself: each can be disabled, and another written as it is."""
+    for file in CORE.rglob("*.py"):
+        place = file.relative_to(CORE).parts
+        own = f"lllms_core.builtin.{place[1]}" if place[0] == "builtin" else "nothing"
+        taken = {name for name in imports(file) if name.startswith("lllms_core.builtin.")}
+        assert {name for name in taken if name != own and not name.startswith(f"{own}.")} == set(), file
 
 
 def test_imports_form_no_circle() -> None:

@@ -53,8 +53,8 @@ async def test_mount_app() -> None:
     assert "tiny-chat" in hello["models"]
 
 
-def answered(example: str, route: str, body: dict[str, object], folder: Path) -> dict[str, Any]:
-    """What a script that serves answers to one request; it has to end without a trace on Ctrl-C."""
+def answered(example: str, route: str, body: dict[str, object], folder: Path) -> list[Any]:
+    """The lines that a script which serves answers to one request; it has to end without a trace on Ctrl-C."""
     process = subprocess.Popen(
         [sys.executable, EXAMPLES / example],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "LLLMS_PORT": "0"},
@@ -66,7 +66,7 @@ def answered(example: str, route: str, body: dict[str, object], folder: Path) ->
             f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=30) as response:
-            answer: dict[str, Any] = json.load(response)
+            lines = [json.loads(line) for line in response]
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     finally:
@@ -74,13 +74,13 @@ def answered(example: str, route: str, body: dict[str, object], folder: Path) ->
         process.wait()
     assert "Traceback" not in errors
     assert process.returncode == 0
-    return answer
+    return lines
 
 
 def test_custom_engine(tmp_path: Path) -> None:
     """A script that defines an engine serves it, from a worker process."""
     body: dict[str, object] = {"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}
-    answer = answered("custom_engine.py", "/v1/chat/completions", body, tmp_path)
+    [answer] = answered("custom_engine.py", "/v1/chat/completions", body, tmp_path)
     assert answer["choices"][0]["message"]["content"] == "Pieces of eight!"
 
 
@@ -88,8 +88,16 @@ def test_batching_engine(tmp_path: Path) -> None:
     """The model in numpy continues patterns, several in one batch, and shares the prompt that they begin with."""
     prompts = ["tick tock tick tock tick", "one, two, one, two, one"]
     body: dict[str, object] = {"model": "induction", "prompt": prompts, "max_tokens": 10, "temperature": 0, "n": 2}
-    answer = answered("batching_engine.py", "/v1/completions", body, tmp_path)
+    [answer] = answered("batching_engine.py", "/v1/completions", body, tmp_path)
     assert [choice["text"] for choice in answer["choices"]] == [*2 * [" tock tick"], *2 * [", two, one"]]
+
+
+def test_dialect(tmp_path: Path) -> None:
+    """A script that defines a dialect serves it, beside the others."""
+    body: dict[str, object] = {"model": "mock", "question": "Hi!"}
+    *said, end = answered("dialect.py", "/lines", body, tmp_path)
+    assert all(set(one) == {"text"} for one in said)
+    assert (end["end"], end["tokens"]) == ("stop", len(said))
 
 
 def test_readme_host_runs(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lllms_core import errors
 from lllms_core.queries import Embeddings, EmbedRequest, TokenizeRequest, Tokens
-from lllms_core.types import CallPiece, Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Usage
+from lllms_core.types import CallPiece, Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Timings, Usage
 from lllms_core.worker import wire
 from lllms_core.worker.wire import FrameReader, encode
 
@@ -82,9 +82,14 @@ def test_messages_survive_byte_by_byte() -> None:
 
 def test_every_part_of_a_delta_travels() -> None:
     """Text, reasoning, pieces of calls and the finish arrive as they were sent."""
-    finish = Finish("tool_calls", Usage(3, 2, reasoning_tokens=1))
+    finish = Finish("tool_calls", Usage(3, 2, reasoning_tokens=1), stop="\n", timings=Timings(1, 2, 3, 4))
     sent = Delta("one", "text", 2, finish, reasoning="thought", calls=(CallPiece(0, "call_1", "add", "{}"),))
-    assert list(FrameReader().feed(encode(wire.Deltas((sent,))))) == [wire.Deltas((sent,))]
+    admitted = Delta("one", "text", 1, admitted=Usage(3, 0, 2))
+    [arrived] = FrameReader().feed(encode(wire.Deltas((sent, admitted))))
+    assert arrived == wire.Deltas((sent, admitted))
+    assert isinstance(arrived, wire.Deltas)
+    assert arrived.deltas[0].finish is not None
+    assert arrived.deltas[0].finish.timings == Timings(1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

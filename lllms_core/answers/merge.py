@@ -43,7 +43,7 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
         if len(finishes) < len(streams):
             yield evolve(delta, finish=None, ended=reason)
         else:
-            yield evolve(delta, finish=Finish(reason, total(finishes)))
+            yield evolve(delta, finish=evolve(delta.finish, usage=total(finishes)))
 
     tasks = [asyncio.create_task(pump(number, stream)) for number, stream in enumerate(streams)]
 

@@ -29,6 +29,8 @@ class Stream:
         """What a worker process is sent, if it is made already."""
         self.error: LllmsError | None = None
         """What the request failed with."""
+        self.submitted = 0.0
+        """When it was, on the clock of `monotonic`."""
         self.left: Callable[[], None] | None = None
         """Called once, when the answer ends or is wanted no more."""
         self._cancel = cancel

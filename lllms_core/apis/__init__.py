@@ -4,8 +4,19 @@ Importing this package imports no web framework: `body`, `replies` and `streamin
 where it makes its blueprint.
 """
 
-from lllms_core.apis.card import ModelCard
+from lllms_core.apis.card import Abilities, ModelCard
 from lllms_core.apis.contract import Api, Encoder, Paths, Server, Sessions
 from lllms_core.apis.faults import Fault, explain, openai_shape
 
-__all__ = ["Api", "Encoder", "Fault", "ModelCard", "Paths", "Server", "Sessions", "explain", "openai_shape"]
+__all__ = [
+    "Abilities",
+    "Api",
+    "Encoder",
+    "Fault",
+    "ModelCard",
+    "Paths",
+    "Server",
+    "Sessions",
+    "explain",
+    "openai_shape",
+]

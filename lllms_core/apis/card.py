@@ -1,8 +1,10 @@
-"""A model as APIs show it."""
+"""A model as APIs show it: what is configured, and what it can do."""
+
+from collections.abc import Mapping
 
 from attrs import frozen
 
-from lllms_core.types import MediaKind
+from lllms_core.types import MediaKind, Task
 
 
 @frozen
@@ -28,3 +30,18 @@ class ModelCard:
     """Whether all its files are on this disk."""
     download_id: str | None
     """The id of the downloads of its files; None if they are never fetched."""
+
+
+@frozen
+class Abilities:
+    """What a model can do, as its last load told, or else as far as its file tells; None where that is unknown."""
+
+    tasks: frozenset[Task] | None
+    context_length: int | None
+    """The number of tokens that one request may hold; before a load, the model's own limit may be lower."""
+    thinks: bool | None
+    """Whether it writes thoughts before its answers."""
+    calls_tools: bool
+    sees_images: bool
+    details: Mapping[str, str | int | float]
+    """Other facts worth showing (architecture, parameters, quantisation ...)."""

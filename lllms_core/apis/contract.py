@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from lllms_core.answers import Stream
-from lllms_core.apis.card import ModelCard
+from lllms_core.apis.card import Abilities, ModelCard
 from lllms_core.apis.faults import Fault, openai_shape
 from lllms_core.parameters import Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Scores, Text, Tokens
@@ -51,7 +51,7 @@ class Encoder(Protocol):
         """Of the response, like `text/event-stream` or `application/x-ndjson`."""
 
     def delta(self, delta: Delta) -> bytes:
-        """Return what a piece of the answer brings; b"" if it says nothing in this dialect."""
+        """Return what a piece of the answer brings, the last one's text included; b"" if that is nothing."""
 
     def end(self, finish: Finish) -> bytes:
         """Return the end of the answer; the last call."""
@@ -102,6 +102,15 @@ class Server(Protocol):
 
     def model(self, name: str) -> ModelCard:
         """Return the model with this name or alias. Raises `ModelUnknown`, or `ModelLoadFailed` if it has a problem."""
+
+    async def load(self, name: str, *, ttl: float | None = None) -> None:
+        """Return once an instance of a model is loaded; it may be idle for `ttl` seconds (None: as configured)."""
+
+    async def unload(self, name: str) -> None:
+        """Unload the instances of a model beyond those that it keeps; those at work, once they are idle."""
+
+    async def abilities(self, name: str) -> Abilities:
+        """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread."""
 
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""
@@ -156,6 +165,9 @@ class Server(Protocol):
 
     async def render(self, chat: Request) -> str:
         """Return the prompt from which a chat would be answered."""
+
+    async def count(self, request: Request) -> int:
+        """Return the exact number of tokens in the prompt of a request that is not submitted."""
 
     # -- state --------------------------------------------------------------------------------------------------------
 

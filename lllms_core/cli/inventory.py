@@ -9,7 +9,7 @@ from typing import Self
 import attrs
 from attrs import field, frozen
 
-from lllms_core.catalog import Catalog, model_from_file
+from lllms_core.catalog import Catalog, context_length, model_from_file
 from lllms_core.config import Config
 from lllms_core.downloads import scheme, shown
 from lllms_core.errors import InvalidSource, LllmsError, ModelUnknown
@@ -144,12 +144,12 @@ class Inventory:
         entry = catalog.get(name)
         known = attrs.evolve(known, path=entry.spec.file)
         if not entry.here:
-            return attrs.evolve(known, context_length=_context_length(entry.spec.options, {}))
+            return attrs.evolve(known, context_length=context_length(entry.spec.options, {}))
         try:
             details = entry.engine.inspect(entry.spec)
         except LllmsError as error:
             return attrs.evolve(known, problem=error.message)
-        return attrs.evolve(known, details=details, context_length=_context_length(entry.spec.options, details))
+        return attrs.evolve(known, details=details, context_length=context_length(entry.spec.options, details))
 
     def _engine(self, name: str) -> str:
         if name in self.config.models:
@@ -167,12 +167,5 @@ class Inventory:
             details = engine.inspect(ModelSpec(model.source, options, model.path))
         except LllmsError as error:
             return attrs.evolve(known, problem=error.message)
-        length = _context_length(options, details)
+        length = context_length(options, details)
         return attrs.evolve(known, engine=engine.name, details=details, context_length=length)
-
-
-def _context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
-    for value in (getattr(options, "context_length", None), details.get("context_trained")):
-        if isinstance(value, int):
-            return value
-    return None

@@ -142,12 +142,12 @@ class Engine(ABC):
 
 
 class Model(ABC):
-    """A loaded model in its worker. Calls come from one thread, never two at once, other than those of four methods.
+    """A loaded model in its worker. Calls come from one thread, never two at once, other than those of five methods.
 
-    `prepare`, `to_tokens`, `to_text` and `to_prompt` are called from any thread, several at once, and while the model
-    is in any other method: they only read what does not change after the load. What they do may take long. It is given
-    up when nobody waits for it any more, if it calls `lllms_core.cancellation.check_cancelled` every few milliseconds.
-    Running out of stack in there (`RecursionError`), or of memory, is the fault of the request.
+    `prepare`, `to_tokens`, `to_text`, `to_prompt` and `count_prompt` are called from any thread, several at once, and
+    while the model is in any other method: they only read what does not change after the load. What they do may take
+    long. It is given up when nobody waits for it any more, if it calls `lllms_core.cancellation.check_cancelled` every
+    few milliseconds. Running out of stack in there (`RecursionError`), or of memory, is the fault of the request.
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
@@ -182,9 +182,14 @@ class Model(ABC):
         return 2 * self.context_length
 
     @property
+    def thinks(self) -> bool | None:
+        """Whether it writes thoughts before its answers; None if that is unknown."""
+        return None
+
+    @property
     def info(self) -> ModelInfo:
         """What the pool and `GET /v1/models` tell about this model."""
-        return ModelInfo(self.tasks, self.slots, self.context_length, self.details())
+        return ModelInfo(self.tasks, self.slots, self.context_length, self.details(), self.thinks)
 
     def details(self) -> Mapping[str, str | int | float]:
         """Whatever else is worth showing about the model."""
@@ -248,6 +253,10 @@ class Model(ABC):
     def to_prompt(self, request: Request) -> str:
         """Return what a chat would be answered from (task `render`). Raises `RequestError`."""
         raise NotImplementedError
+
+    def count_prompt(self, request: Request) -> int:
+        """Return how many tokens the prompt of a request has, as `open` would count them. Raises `RequestError`."""
+        raise InvalidRequest(f"model '{request.model}' cannot count the tokens of a prompt before it answers", "model")
 
     def check_task(self, query: Query) -> None:
         """Raise `InvalidRequest` if this model cannot do what is asked."""

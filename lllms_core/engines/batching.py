@@ -15,7 +15,7 @@ from lllms_core.chat import ChatTemplate
 from lllms_core.engines.base import Opening, Opens
 from lllms_core.engines.cache import SequenceCache
 from lllms_core.engines.choices import Choices
-from lllms_core.engines.opening import open_runs, read_prompt
+from lllms_core.engines.opening import count_prompt, open_runs, read_prompt
 from lllms_core.engines.plan import Pace, share_out
 from lllms_core.engines.preload import preload_tokens
 from lllms_core.engines.run import Run
@@ -213,6 +213,15 @@ class BatchingModel(TokenModel):
         """The prompt of a chat, as the model's template writes it."""
         return "".join(segment.text for segment in read_prompt(self.template, request).segments)
 
+    @property
+    def thinks(self) -> bool | None:
+        """Whether the chat template has a place for thoughts."""
+        return self.template is not None and self.template.reasoning.form is not None
+
+    def count_prompt(self, request: Request) -> int:
+        """How many tokens the prompt has, as `open` would count them."""
+        return count_prompt(self, self.template, request)
+
     # -- how it works -------------------------------------------------------------------------------------------------
 
     def _refuse(self) -> list[Delta]:
@@ -361,7 +370,10 @@ class BatchingModel(TokenModel):
             return self._finish(run, "length", text, 1)
         scores = () if run.log is None else run.log.take()
         thought, calls = run.output.take()
-        return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
+        admitted = run.choices.admitted() if run.choices.untold else None
+        return Delta(
+            run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores, admitted=admitted,
+        )
 
     def _finish(self, run: Run, reason: FinishReason, text: str = "", tokens: int = 0) -> Delta:
         self._leave(run)
@@ -371,7 +383,7 @@ class BatchingModel(TokenModel):
         run.choices.reasoning_tokens += run.output.reasoning_tokens
         return run.choices.end(
             run.index, reason, run.generated, text=text + held, tokens=tokens, scores=scores, reasoning=thought,
-            calls=calls,
+            calls=calls, stop=run.output.stop,
         )
 
     def _fail(self, run: Run, error: RequestError | EngineFailed) -> Delta:

@@ -24,23 +24,33 @@ class Choices(Generic[RunT]):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     """Of those that have ended, and are thoughts."""
+    untold: bool = True
+    """Whether no piece of any answer has told what was admitted."""
 
     def end(
         self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,
         scores: tuple[TokenScore, ...], reasoning: str = "", calls: tuple[CallPiece, ...] = (),
-        usage: Usage | None = None,
+        usage: Usage | None = None, stop: str | None = None,
     ) -> Delta:
-        """Return the last delta of an answer that has `generated` tokens; `usage`, if its engine knows better."""
+        """Return the last delta of an answer that has `generated` tokens; `usage`, if its engine knows better.
+
+        `stop` is the stop string that ended it.
+        """
         self.open -= 1
         if usage is not None:
             self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         self.completion_tokens += generated if usage is None else usage.completion_tokens
         ended = None if self.open == 0 else reason
-        finish = Finish(reason, self.usage) if self.open == 0 else None
+        finish = Finish(reason, self.usage, stop=stop) if self.open == 0 else None
         return Delta(
             self.request.id, text, tokens, finish, reasoning=reasoning, calls=calls, index=index, ended=ended,
-            scores=scores,
+            scores=scores, admitted=self.admitted() if self.untold else None,
         )
+
+    def admitted(self) -> Usage:
+        """Return the counts of the prompt, for the first piece of any answer to tell."""
+        self.untold = False
+        return Usage(self.prompt_tokens, 0, self.cached_tokens)
 
     @property
     def usage(self) -> Usage:

@@ -45,6 +45,11 @@ def open_runs(
     return runs, constraint
 
 
+def count_prompt(model: TokenModel, template: ChatTemplate | None, request: Request) -> int:
+    """Return the number of tokens in the prompt of a request. Raises `RequestError`, as `read_prompt` does."""
+    return len(_tokens(model, request, read_prompt(template, request)))
+
+
 def read_prompt(
     template: ChatTemplate | None, request: Request, check_length: Callable[[str], None] | None = None,
 ) -> Prompt:

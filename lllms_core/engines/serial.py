@@ -133,6 +133,10 @@ class SerialModel(Model):
             return self.count_tokens(self.prompt_text(request))
         return sum(self.count_tokens(text) for message in request.messages for text in _texts(message))
 
+    def count_prompt(self, request: Request) -> int:
+        """How many tokens the prompt has, as `prepare` counts them."""
+        return self.prompt_tokens(request)
+
     def prompt_text(self, request: Request) -> str:
         """The text to continue; that of tokens, if `to_text` is written. Raises `InvalidRequest` if it is not."""
         if not isinstance(request.prompt, tuple):
@@ -144,6 +148,11 @@ class SerialModel(Model):
     def answer_text(self, request: Request, index: int) -> AnswerText:
         """How the bytes of an answer are read; an engine whose prompts open the thoughts says so here."""
         return AnswerText(request, self.answer_format, index=index)
+
+    @property
+    def thinks(self) -> bool | None:
+        """Whether its answers mark thoughts."""
+        return self.answer_format.reasoning is not None
 
     @property
     def idle(self) -> bool:
@@ -229,7 +238,13 @@ class SerialModel(Model):
             return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
         thought, calls = run.output.take()
         scores = run.log.take()
-        return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
+        choices = run.choices
+        if choices.untold:
+            choices.cached_tokens = run.cached_tokens
+        admitted = choices.admitted() if choices.untold else None
+        return Delta(
+            run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores, admitted=admitted,
+        )
 
     def _take_piece(self, run: _Run, piece: Piece) -> str | None:
         """The text that comes of a piece; None if it is no token."""
@@ -291,7 +306,7 @@ class SerialModel(Model):
         choices.reasoning_tokens += run.output.reasoning_tokens
         last = choices.end(
             run.index, reason, run.tokens, text=text + held, tokens=tokens, scores=run.log.rest(), reasoning=thought,
-            calls=calls, usage=exact,
+            calls=calls, usage=exact, stop=run.output.stop,
         )
         if choices.open:
             self._start(choices, run.index + 1, run.limit)

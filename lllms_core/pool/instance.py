@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
+from time import monotonic
 from typing import Protocol
 
 from attrs import define, evolve, frozen
@@ -83,6 +84,12 @@ class _Run:
     timed_out: bool = False
     tokens: int = 0
     """Tokens that have arrived."""
+    queued: float = 0.0
+    load: float = 0.0
+    """Seconds, see `Timings`."""
+
+    def timed(self, finish: Finish) -> Finish:
+        return evolve(finish, timings=evolve(finish.timings, queued=self.queued, load=self.load))
 
     def set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
         self.stop_timer()
@@ -111,6 +118,7 @@ class Instance:
         self._ended = False
         self._failure: str | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._ready_at = 0.0
         self._killer: asyncio.TimerHandle | None = None
         self._load_timer: asyncio.TimerHandle | None = None
         self._watchdog = Watchdog(
@@ -149,7 +157,9 @@ class Instance:
         """Open a request in the worker and start its time limit. If sending fails, raises that and keeps no trace."""
         assert self._worker is not None  # noqa: S101  # only ready instances get requests
         request = stream.request
-        run = _Run(stream)
+        waited = monotonic() - stream.submitted
+        load = min(waited, max(0.0, self._ready_at - stream.submitted))
+        run = _Run(stream, queued=waited - load, load=load)
         if request.timeout is not None:
             run.set_timer(request.timeout, lambda: self._time_out(run))
         try:
@@ -229,7 +239,7 @@ class Instance:
             case Progress(fraction):
                 self.progress = fraction
             case Loaded(info):
-                self.progress, self.info = 1.0, info
+                self.progress, self.info, self._ready_at = 1.0, info, monotonic()
                 if self._load_timer is not None:
                     self._load_timer.cancel()
                 self._owner.loaded(self, info)
@@ -265,6 +275,8 @@ class Instance:
         elif run.timed_out and delta.ended == "cancelled":
             delta = evolve(delta, ended="timeout")
         run.tokens += delta.tokens
+        if delta.finish is not None:
+            delta = evolve(delta, finish=run.timed(delta.finish))
         run.stream.put(delta)
         if delta.last:
             run.stop_timer()
@@ -279,7 +291,7 @@ class Instance:
     def _answer_late(self, run: _Run) -> None:
         """End the answer to a timed-out request on the worker's behalf; the worker keeps the slot."""
         usage = Usage(0, run.tokens)  # only the worker knows how many tokens the prompt has
-        run.stream.put(Delta(run.stream.request.id, finish=Finish("timeout", usage)))
+        run.stream.put(Delta(run.stream.request.id, finish=run.timed(Finish("timeout", usage))))
         run.set_timer(self._patience.cancel, self._give_up)
 
     def _give_up(self) -> None:

@@ -35,7 +35,7 @@ from lllms_core.pool.models import ModelFiles, PoolModel
 from lllms_core.pool.prepared import prepare, unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import Limits
-from lllms_core.queries import AnyRequest, Prepared
+from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import InstanceStatus, Lack, PoolStatus
 from lllms_core.types import Isolation, ModelInfo, Request
 from lllms_core.worker.handle import Worker, WorkerEvents
@@ -173,8 +173,8 @@ class Pool:
             return
         stream.frame = prepared.frame
         self._waiting[request.id] = stream
-        ttl = request.ttl if isinstance(request, Request) else None
-        now = time.monotonic()
+        ttl = request.ttl if isinstance(request, Request | LoadRequest) else None
+        now = stream.submitted = time.monotonic()
         self._apply(self._scheduler.submit(request.id, request.model, prepared.prefixes, now, ttl, admitted=admitted))
 
     def status(self) -> PoolStatus:
@@ -206,6 +206,15 @@ class Pool:
         setback = self._scheduler.setbacks.get(model)
         at = self._scheduler.retry_at(model)
         return "" if setback is None else setback.reason, None if at is None else max(0.0, at - now)
+
+    async def unload(self, model: str) -> None:
+        """Unload the instances of a model beyond those that it keeps; those at work, once they are idle.
+
+        Returns when those that were idle are gone.
+        """
+        self._apply(self._scheduler.unload(model, time.monotonic()))
+        while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
+            await self._change()
 
     def position(self, request_id: str) -> int | None:
         """Return the position of a waiting request: 1 is next; None if it does not wait."""

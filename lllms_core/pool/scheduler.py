@@ -160,6 +160,12 @@ class Scheduler:
             )
         return effects + self._schedule(now)
 
+    def unload(self, model: str, now: float) -> list[Effect]:
+        """Somebody wants a model unloaded: what it has beyond what it keeps goes as soon as it is idle."""
+        for instance in self._alive(model):
+            instance.ttl = 0.0
+        return self._schedule(now)
+
     def tick(self, now: float) -> list[Effect]:
         """Time has passed; `wake_at` says when the next call is due."""
         return self._schedule(now)

@@ -20,7 +20,12 @@ class OutputText:
     @property
     def stopped(self) -> bool:
         """Whether a stop string was found."""
-        return self._stops.matched
+        return self._stops.found is not None
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was found."""
+        return self._stops.found
 
     def feed(self, piece: bytes) -> str:
         """Take the bytes of a token; return the text that is complete and safe to show."""

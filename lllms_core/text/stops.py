@@ -14,18 +14,24 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         self._needles = [_Needle(stop) for stop in dict.fromkeys(stops) if stop]
         self._held = ""
-        self.matched = False
+        self.found: str | None = None
+        """The stop string that was matched."""
+
+    @property
+    def matched(self) -> bool:
+        """Whether a stop string was found."""
+        return self.found is not None
 
     def feed(self, text: str) -> str:
         """Take more text and return the text that is safe to show: none after a match."""
-        if self.matched:
+        if self.found is not None:
             return ""
         held = self._held + text
         met = [(end, -needle.length) for needle in self._needles if (end := needle.advance(text))]
         if met:
-            self.matched = True
             end, minus_length = min(met)
             safe, self._held = len(self._held) + end + minus_length, ""
+            self.found = held[safe : safe - minus_length]
             return held[:safe]
         safe = len(held) - max((needle.state for needle in self._needles), default=0)
         self._held = held[safe:]

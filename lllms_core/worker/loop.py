@@ -3,12 +3,15 @@
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
+
+from attrs import evolve
 
 from lllms_core.engines import Interrupt, Model
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
 from lllms_core.queries import AnyRequest, DetokenizeRequest
 from lllms_core.tracebacks import described, kind, short_traceback
-from lllms_core.types import Delta, Finish, Preload, Usage
+from lllms_core.types import Delta, Finish, Preload, Timings, Usage
 from lllms_core.worker.ends import raised
 from lllms_core.worker.preparing import Preparations, Prepared, is_small, prepare
 from lllms_core.worker.sessions import WireLink, as_session, session_space, survey
@@ -88,6 +91,10 @@ class WorkerLoop:
         self._inbox = inbox
         self._send = send
         self._space: str | None = None
+        self._opened: dict[str, float] = {}
+        """When the requests came that have no answer yet."""
+        self._begun: dict[str, tuple[float, float]] = {}
+        """When the others came, and when their answers began."""
 
     def run(self, load: Load) -> None:
         """Load the model and serve until `Close`, or until the engine breaks; then the last message says why."""
@@ -178,6 +185,7 @@ class WorkerLoop:
         return True
 
     def _open(self, model: Model, request: AnyRequest) -> None:
+        self._opened[request.id] = monotonic()
         with self._refusing(request):
             self._check_space(request)
             if is_small(request):
@@ -208,8 +216,24 @@ class WorkerLoop:
             )
 
     def _tell(self, deltas: Iterable[Delta]) -> None:
-        if told := tuple(deltas):
+        told = tuple(deltas)
+        # This runs for every token: most deltas neither begin an answer nor end one.
+        if self._opened or any([delta.finish or delta.error for delta in told]):  # noqa: C419  # half as dear
+            told = tuple([self._timed(delta) for delta in told])
+        if told:
             self._send(Deltas(told))
+
+    def _timed(self, delta: Delta) -> Delta:
+        """Note that an answer begins, and tell with its end where the time went."""
+        now = monotonic()
+        if delta.request_id in self._opened:  # while others wait for their first piece, most are not
+            self._begun[delta.request_id] = self._opened.pop(delta.request_id), now
+        if not delta.last:
+            return delta
+        opened, begun = self._begun.pop(delta.request_id, (now, now))
+        if delta.finish is None:
+            return delta
+        return evolve(delta, finish=evolve(delta.finish, timings=Timings(prompt=begun - opened, answer=now - begun)))
 
 
 def load_failed(error: BaseException) -> LoadFailed:

@@ -14,8 +14,10 @@ from lllms_core.engines.base import Opening, Opens
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import (
     AnyRequest,
+    CountRequest,
     DetokenizeRequest,
     EmbedRequest,
+    LoadRequest,
     RenderRequest,
     RerankRequest,
     TokenizeRequest,
@@ -75,6 +77,8 @@ def prepare(model: Model, request: AnyRequest) -> Taking:
 def _prepare(model: Model, request: AnyRequest) -> Taking:
     if isinstance(request, Request):
         return _taking(_opening(model, request, "open"))
+    if isinstance(request, LoadRequest):
+        return lambda: [Delta(request.id, finish=Finish("stop", Usage(0, 0)))]
     model.check_task(request)
     result: object
     match request:
@@ -92,6 +96,8 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
             result = model.to_text(request.tokens)
         case RenderRequest():
             result = model.to_prompt(request.chat)
+        case CountRequest():
+            result = model.count_prompt(request.completion)
     return lambda: [Delta(request.id, finish=Finish("stop", Usage(0, 0), result))]
 
 

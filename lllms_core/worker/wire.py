@@ -198,9 +198,10 @@ def encode(message: object) -> bytes:
 
 def _plain(d: Delta) -> tuple[object, ...]:
     """Return the fields of a delta in their order; most deltas need only the first three."""
-    if d.finish or d.error or d.reasoning or d.calls or d.index or d.ended or d.scores or d.prompt_scores:
+    rare = d.finish or d.error or d.reasoning or d.calls or d.index or d.ended or d.scores or d.prompt_scores
+    if rare or d.admitted:
         head = d.request_id, d.text, d.tokens, d.finish, d.error
-        return *head, d.reasoning, d.calls, d.index, d.ended, d.scores, d.prompt_scores
+        return *head, d.reasoning, d.calls, d.index, d.ended, d.scores, d.prompt_scores, d.admitted
     return d.request_id, d.text, d.tokens
 
 

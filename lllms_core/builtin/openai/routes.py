@@ -90,14 +90,14 @@ class Views:
         )
         streams = self._server.submit_all(job.submitted)
         if wanted.stream:
-            events = Events(asked, lambda: self._head(streams), include_usage=wanted.include_usage)
+            events = Events(asked, lambda: self._head(asked, streams), include_usage=wanted.include_usage)
             return await stream_answer(
                 self._server, streams, events, patience=self._patience, interval=self._interval,
             )
         answers = await gather_answers(streams)
         choices = [choice for answer in answers for choice in answer.choices]
         counts = total([answer.finish for answer in answers])
-        head = self._head(streams)
+        head = self._head(asked, streams)
         response = await reply_large(_size(asked, choices), lambda: whole_answer(asked, head, choices, counts))
         response.timeout = None  # a slow reader is no reason to cut an answer
         return response
@@ -134,11 +134,12 @@ class Views:
         prompt = request.prompt
         return prompt if isinstance(prompt, str) else await self._server.detokenize(request.model, prompt)
 
-    def _head(self, streams: Sequence[Stream]) -> Head:
+    def _head(self, asked: Asked, streams: Sequence[Stream]) -> Head:
         """What every part of an answer says, once it has begun: the file that the fingerprint is of is here by then."""
         first = next((stream for stream in streams if stream.instance is not None), streams[0])
         card = self._server.model(first.request.model)
-        return Head(completion_id(first.request.task, first.id), int(time.time()), card.name, card.fingerprint)
+        name = completion_id("chat" if asked.chat else "text", first.id)
+        return Head(name, int(time.time()), card.name, card.fingerprint)
 
     def _model(self, card: ModelCard) -> dict[str, object]:
         return {"id": card.name, "object": "model", "created": self._created, "owned_by": card.plugin}
