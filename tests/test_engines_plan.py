@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.engines.plan import SMALLEST_CHUNK, STALL, Pace, share_out
+from lllms_core.engines.batching.plan import SMALLEST_CHUNK, STALL, Pace, share_out
 
 
 @given(st.integers(0, 1000), st.lists(st.integers(1, 500), max_size=8))

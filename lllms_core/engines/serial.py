@@ -7,6 +7,8 @@ from time import monotonic
 from attrs import define, frozen
 
 from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.chat.parser import NOTHING
+from lllms_core.chat.parser import Pieces as Shown
 from lllms_core.engines.answer import PLAIN, AnswerText
 from lllms_core.engines.base import Model, Opening, Opens
 from lllms_core.engines.choices import Choices, choice
@@ -218,27 +220,28 @@ class SerialModel(Model):
         if run.tokens >= run.limit:
             return self._finish(run, "length")
         try:
-            text = self._take_piece(run, next(run.pieces))
+            pieces = self._read_piece(run, next(run.pieces))
         except StopIteration as end:
             return self._finish(run, "stop", usage=end.value)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
-        if text is None:
+        if pieces is None:
             return None
         if run.output.stopped or run.tokens == run.limit:
-            return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
-        thought, calls = run.output.take()
+            return self._finish(run, "stop" if run.output.stopped else "length", pieces, 1)
+        text, thought, calls = pieces
         scores = run.log.take()
         return Delta(run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores)
 
-    def _take_piece(self, run: _Run, piece: Piece) -> str | None:
-        """The text that comes of a piece; None if it is no token."""
+    def _read_piece(self, run: _Run, piece: Piece) -> Shown | None:
+        """Return what a piece adds to the answer; None if it is no token."""
         if isinstance(piece, Pause | Reused):
             run.note(piece)
             return None
         run.tokens += 1
         if isinstance(piece, TokenScore):
-            return run.log.feed(piece)
+            run.log.add(piece)
+            return run.output.feed(piece.piece)
         return run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
 
     def _tell_prompt(self, run: _Run) -> Delta:
@@ -253,8 +256,8 @@ class SerialModel(Model):
         del self._open[run.request.id]
         if isgenerator(run.pieces):
             run.pieces.close()
-        text, _ = run.output.end("cancelled")
-        return Delta(run.request.id, text, error=error, index=run.index)
+        rest, _ = run.output.end("cancelled")
+        return Delta(run.request.id, rest.text, error=error, index=run.index)
 
     def _embed_next(self, run: VectorRun) -> Delta | None:
         request, start = run.request, len(run.results)
@@ -277,7 +280,7 @@ class SerialModel(Model):
         return run.finish()
 
     def _finish(
-        self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0, *, usage: object = None,
+        self, run: _Run, reason: FinishReason, pieces: Shown = NOTHING, tokens: int = 0, *, usage: object = None,
     ) -> Delta:
         del self._open[run.request.id]
         if isgenerator(run.pieces):
@@ -286,12 +289,12 @@ class SerialModel(Model):
         if run.index == 0:
             choices.cached_tokens = run.cached_tokens
         exact = usage if isinstance(usage, Usage) else None
-        held, reason = run.output.end(reason)
-        thought, calls = run.output.take()
+        rest, reason = run.output.end(reason)
+        pieces = pieces.followed_by(rest)
         choices.reasoning_tokens += run.output.reasoning_tokens
         last = choices.end(
-            run.index, reason, run.tokens, text=text + held, tokens=tokens, scores=run.log.rest(), reasoning=thought,
-            calls=calls, usage=exact,
+            run.index, reason, run.tokens, text=pieces.text, tokens=tokens, scores=run.log.rest(),
+            reasoning=pieces.reasoning, calls=pieces.calls, usage=exact,
         )
         if choices.open:
             self._start(choices, run.index + 1, run.limit)

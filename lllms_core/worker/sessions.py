@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from lllms_core.engines import Model
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.engines.sessions import Session
 from lllms_core.identity import file_identity
 from lllms_core.worker.wire import (

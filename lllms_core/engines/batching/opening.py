@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.batching.run import Run
 from lllms_core.engines.choices import Choices, choice
-from lllms_core.engines.run import Run
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
 from lllms_core.text import ScoreLog
@@ -36,9 +36,10 @@ def open_runs(
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
-        log = ScoreLog(output) if request.scored else None
-        run = Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, None, opening)
-        runs.append(run)
+        runs.append(Run(
+            request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
+            limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,
+        ))
     if request.scores_prompt:
         runs[0].prompt_scores = []
     choices.held = runs[1:]

@@ -1,8 +1,11 @@
-"""What goes into the next decode of a batching model; pure."""
+"""The contents of the next decode of a batching model; pure."""
 
 from collections.abc import Sequence
 
 from attrs import define
+
+from lllms_core.engines.batching.run import Run
+from lllms_core.engines.tokens import Feed
 
 STALL = 2.0
 """While others generate, a step's share of prompts may take so many times what their own tokens take."""
@@ -21,6 +24,17 @@ class Pace:
     prompt_token: float | None = None
     """One token of a prompt."""
 
+    def learn(self, feeds: Sequence[Feed], seconds: float) -> None:
+        """Learn from a decode of these feeds."""
+        generating = tokens = 0
+        for feed in feeds:
+            if feed.all_logits:
+                return  # these cost more, and are rare
+            count = len(feed.tokens)
+            tokens += count
+            generating += feed.logits and count == 1
+        self.observe(generating, tokens - generating, seconds)
+
     def observe(self, generating: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a decode; from a mixed one the cost of its prompts, once that of its other tokens is known."""
         if generating and not prompt_tokens:
@@ -36,6 +50,23 @@ class Pace:
         if not generating or self.token_step is None or self.prompt_token is None:
             return room
         return min(room, max(SMALLEST_CHUNK, int(STALL * self.token_step / max(self.prompt_token, _SMALLEST_TIME))))
+
+
+def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> list[tuple[Run, Feed]]:
+    """Decide who is fed how much in the next decode: first those who generate, a token each, then prompts in chunks.
+
+    A decode holds at most `batch_size` tokens, and returns the logits of at most `logit_rows` of them.
+    """
+    fed = [(run, run.feed(1)) for run in runs if run.pending == 1]
+    prompts = [run for run in runs if run.pending > 1]
+    if prompts:
+        scored = sum(run.prompt_scores is not None for run in prompts)
+        # A scored prompt has a row for each token, all other runs have one.
+        rows = (logit_rows - len(runs) + scored) // max(1, scored)
+        wanted = [run.pending if run.prompt_scores is None else min(run.pending, rows) for run in prompts]
+        shares = share_out(pace.prompt_budget(len(fed), batch_size), wanted)
+        fed += [(run, run.feed(share)) for run, share in zip(prompts, shares, strict=True) if share]
+    return fed
 
 
 def share_out(budget: int, wanted: Sequence[int]) -> list[int]:

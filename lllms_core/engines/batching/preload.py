@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from lllms_core.chat import ChatTemplate, Segment
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.types import Message, Preload, Role
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from attrs import frozen
 
-from lllms_core.engines.plan import smooth
-from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
+from lllms_core.engines.batching.plan import smooth
+from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
 from lllms_core.engines.sessions import Resident, Session, SessionLink, State
 
 LOG = logging.getLogger("lllms.sessions")
