@@ -4,15 +4,16 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from attrs import frozen
 
-from lllms_core.engines.sessions import Resident, Session, SessionLink
+from lllms_core.engines.capabilities import Embeds, Ranks
+from lllms_core.engines.sessions import Resident
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
-from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
+from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
@@ -21,7 +22,6 @@ from lllms_core.types import (
     Memory,
     ModelInfo,
     ModelSpec,
-    Preload,
     Request,
     Task,
 )
@@ -41,6 +41,13 @@ TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwar
 _MOST_TOKENS = 1 << 17
 """Tokens that a `TokenizeRequest` is answered with, and a `DetokenizeRequest` may have, at most, unless the model's
 context holds more."""
+
+
+class ContractBroken(Exception):
+    """A model returned something that its contract forbids, so its instance ends.
+
+    The text says which method must return what; everybody with an open request reads it, so it quotes none.
+    """
 
 
 class Interrupt(threading.Event):
@@ -87,7 +94,7 @@ class Engine(ABC):
     """The kinds that this engine does not make a model keep, but checks: an answer is one, or the request fails. A
     request that is `strict` about it is refused."""
     can_preload: ClassVar[bool] = False
-    """Whether its models implement `preload`."""
+    """Whether its models write `preload` (`Preloads`)."""
     isolation: ClassVar[Isolation] = "process"
     """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
     environment: ClassVar[Mapping[str, str]] = {}
@@ -144,6 +151,8 @@ class Engine(ABC):
 class Model(ABC):
     """A loaded model in its worker. Calls come from one thread, never two at once, other than those of four methods.
 
+    What it can do besides is in `lllms_core.engines.capabilities`: it writes the methods of what its engine declares.
+
     `prepare`, `to_tokens`, `to_text` and `to_prompt` are called from any thread, several at once, and while the model
     is in any other method: they only read what does not change after the load. What they do may take long. It is given
     up when nobody waits for it any more, if it calls `lllms_core.cancellation.check_cancelled` every few milliseconds.
@@ -151,7 +160,8 @@ class Model(ABC):
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
-    """What it can do. Queries for anything else do not reach it."""
+    """What it can do, with the methods for it (`Embeds`, `Ranks`, `Tokenizes`, `Detokenizes`, `Renders`). Queries for
+    anything else do not reach it."""
     way_out: Mapping[Task, str] = {}
     """What to do about a task that it lacks, for the message of the refusal."""
     slots: int = 1
@@ -160,7 +170,7 @@ class Model(ABC):
     """How many tokens one request may hold, prompt and answer together."""
     state_key: str | None = None
     """Names all that a session of this model depends on besides its tokens and the model's file: versions, options.
-    None: nothing of a request outlives the model, and it is given no `SessionLink`."""
+    None: nothing of a request outlives the model, and it is given no `SessionLink`; else it writes `Resumes`."""
     interrupt: Interrupt
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it (`is_set`) now and
     then, and return. Each look also shows that the step is not stuck, see `Engine.watchdog`."""
@@ -199,9 +209,9 @@ class Model(ABC):
         """
         match request:
             case EmbedRequest():
-                return partial(self.open_embed, request)
+                return partial(cast(Embeds, self).open_embed, request)
             case RerankRequest():
-                return partial(self.open_rerank, request)
+                return partial(cast(Ranks, self).open_rerank, request)
         return partial(self.open, request)
 
     @abstractmethod
@@ -224,31 +234,6 @@ class Model(ABC):
     def idle(self) -> bool:
         """Whether nothing is open, so that there is nothing to `step`."""
 
-    # Each of the next five is called only if its task is one of `tasks`.
-
-    def open_embed(self, request: EmbedRequest) -> None:
-        """Take a request for vectors, as `open` takes one for text; its last delta's `Finish` holds `Embeddings`."""
-        raise NotImplementedError
-
-    def open_rerank(self, request: RerankRequest) -> None:
-        """Take a request to rank documents; its last delta's `Finish` holds `Scores`."""
-        raise NotImplementedError
-
-    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """Return the tokens of a text, in which control tokens are parsed (task `tokenize`).
-
-        More than `most_tokens` are refused, so it may stop when it has more.
-        """
-        raise NotImplementedError
-
-    def to_text(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, control tokens as their texts (`detokenize`). Raises `RequestError`."""
-        raise NotImplementedError
-
-    def to_prompt(self, request: Request) -> str:
-        """Return what a chat would be answered from (task `render`). Raises `RequestError`."""
-        raise NotImplementedError
-
     def check_task(self, query: Query) -> None:
         """Raise `InvalidRequest` if this model cannot do what is asked."""
         if query.task not in self.tasks:
@@ -258,26 +243,9 @@ class Model(ABC):
                 f"model '{query.model}' cannot {LABELS[query.task]}{way_out}; it can {able}", "model",
             )
 
-    def use_sessions(self, link: SessionLink) -> None:
-        """Exchange sessions over this link from now on; called once, before the first request."""
-
-    def preload(self, request_id: str, preload: Preload) -> None:
-        """Open a request that evaluates this and says nothing, and keep it for all that begin so.
-
-        Called once, before any other request. Raises `ModelLoadFailed` if there is no room or no place for it.
-        """
-        raise NotImplementedError
-
-    def found(self, request_id: str, session: Session | None) -> None:
-        """Here is what the link was asked to find; the request may have ended meanwhile."""
-
     def residents(self) -> Sequence[Resident]:
-        """Tell which conversations the model holds, those that requests are using included; a preload is none."""
+        """Return the conversations that the model holds; one that has any writes `forget`, too (`Remembers`)."""
         return ()
-
-    def forget(self, key: int) -> None:
-        """Let nobody go on from this resident; if a request is using it, as soon as that has ended."""
-        raise NotImplementedError
 
     def store_sessions(self) -> None:
         """Have what past requests left stored; the last call before `close`."""

@@ -1,8 +1,9 @@
 """The base for engines that answer one piece of text at a time: write a generator, get a model."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from inspect import isgenerator
 from time import monotonic
+from typing import cast
 
 from attrs import define, frozen
 
@@ -11,12 +12,14 @@ from lllms_core.chat.parser import NOTHING
 from lllms_core.chat.parser import Pieces as Shown
 from lllms_core.engines.answer import PLAIN, AnswerText
 from lllms_core.engines.base import Model, Opening, Opens
+from lllms_core.engines.capabilities import Detokenizes, EmbedsTexts, ScoresPrompts, writes
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
-from lllms_core.queries import Embeddings, EmbedRequest
+from lllms_core.faults import kind_of
+from lllms_core.queries import EmbedRequest
 from lllms_core.text import ScoreLog
-from lllms_core.types import Delta, FinishReason, Message, PromptScores, Request, Task, TokenScore, Usage
+from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenScore, Usage
 
 
 @frozen
@@ -72,7 +75,7 @@ class SerialModel(Model):
     """A model that writes its answers with a Python generator.
 
     Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
-    Write `embed(texts)` for vectors.
+    Write `embed(texts)` for vectors (`EmbedsTexts`); what else it can do is in `lllms_core.engines.capabilities`.
     `count_tokens`, `prompt_tokens` and `prompt_text` are parts of `prepare`: any thread may call them, several at once.
     Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
     fails its own request only. One that is silent for longer than `Engine.watchdog` between two pieces looks at
@@ -96,14 +99,10 @@ class SerialModel(Model):
             written.add("chat")
         if cls.complete is not SerialModel.complete:
             written.add("text")
-        if cls.embed is not SerialModel.embed:
-            written.add("embed")
-        if cls.to_tokens is not Model.to_tokens:
-            written.add("tokenize")
-        if cls.to_text is not Model.to_text:
-            written.add("detokenize")
-        if cls.to_prompt is not Model.to_prompt:
-            written.add("render")
+        methods: dict[str, Task] = {
+            "embed": "embed", "to_tokens": "tokenize", "to_text": "detokenize", "to_prompt": "render",
+        }
+        written |= {task for method, task in methods.items() if writes(cls, method)}
         cls.tasks = frozenset(written)
 
     def chat(self, request: Request) -> Pieces:
@@ -113,17 +112,6 @@ class SerialModel(Model):
     def complete(self, prompt: str, request: Request) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
         """Continue `prompt`, piece by piece."""
         raise InvalidRequest(f"model '{request.model}' cannot continue text; use /v1/chat/completions", "prompt")
-
-    def score_prompt(self, prompt: str, request: Request) -> PromptScores:
-        """Say how likely a prompt's tokens are; only asked for if the engine declares `echo`."""
-        raise NotImplementedError
-
-    def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Return a vector of any length but 0 for each text, and how many tokens the texts have together.
-
-        It is called with up to `embed_at_once` texts. Raises `RequestError`, or `EngineFailed`, for the request.
-        """
-        raise NotImplementedError
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` has; words, unless the engine knows better."""
@@ -141,7 +129,7 @@ class SerialModel(Model):
             return request.prompt or ""
         if "detokenize" not in self.tasks:
             raise InvalidRequest(f"model '{request.model}' continues texts, not tokens; send strings", "prompt")
-        return self.to_text(request.prompt)
+        return cast(Detokenizes, self).to_text(request.prompt)
 
     def answer_text(self, request: Request, index: int) -> AnswerText:
         """How the bytes of an answer are read; an engine whose prompts open the thoughts says so here."""
@@ -242,12 +230,14 @@ class SerialModel(Model):
         if isinstance(piece, TokenScore):
             run.log.add(piece)
             return run.output.feed(piece.piece)
+        if run.request.scored or not isinstance(piece, str | bytes):
+            raise EngineFailed(_wrong(run.request, piece))
         return run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
 
     def _tell_prompt(self, run: _Run) -> Delta:
         run.prompt_told = True
         try:
-            scores = self.score_prompt(self.prompt_text(run.request), run.request)
+            scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(run.request), run.request)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
         return Delta(run.request.id, prompt_scores=scores)
@@ -264,7 +254,10 @@ class SerialModel(Model):
         assert isinstance(request, EmbedRequest)  # noqa: S101  # the only kind that is opened
         chosen = request.inputs[start : start + self.embed_at_once]
         try:
-            answer = self.embed([one if isinstance(one, str) else self.to_text(one) for one in chosen])
+            reader = cast(Detokenizes, self)
+            answer = cast(EmbedsTexts, self).embed(
+                [one if isinstance(one, str) else reader.to_text(one) for one in chosen],
+            )
             if len(answer.vectors) != len(chosen):
                 raise ValueError(f"embed gave {len(answer.vectors)} vectors for {len(chosen)} texts")
             check_dimensions(request, len(answer.vectors[0]), can_shorten=self.can_shorten)
@@ -299,6 +292,15 @@ class SerialModel(Model):
         if choices.open:
             self._start(choices, run.index + 1, run.limit)
         return last
+
+
+def _wrong(request: Request, piece: object) -> str:
+    """Say which piece a generator should have yielded."""
+    method = "complete" if request.messages is None else "chat"
+    yielded = f"`{method}` of model '{request.model}' yielded {kind_of(piece)}"
+    if request.scored and isinstance(piece, str | bytes):
+        return f"{yielded} where scores were asked for, which its engine declares; it must yield TokenScore"
+    return f"{yielded}; it must yield str, bytes, TokenScore, Pause or Reused"
 
 
 def _texts(message: Message) -> Iterator[str]:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from threading import Event, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from attrs import field, fields, frozen, has
 
 from lllms_core.cancellation import WorkCancelled, cancelled_by
-from lllms_core.engines import Model
+from lllms_core.engines import Detokenizes, Model, Renders, Tokenizes
 from lllms_core.engines.base import Opening, Opens
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import (
@@ -75,15 +75,15 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
         case RerankRequest():
             return _taking(_opening(model, request, "open_rerank"))
         case TokenizeRequest():
-            result = _few(model, model.to_tokens(request.text, add_special=request.add_special))
+            result = _few(model, cast(Tokenizes, model).to_tokens(request.text, add_special=request.add_special))
         case DetokenizeRequest():
             if len(request.tokens) > model.most_tokens:
                 count = len(request.tokens)
                 text = f"there are {count} tokens, and {model.most_tokens} are allowed at once; send them in parts"
                 raise InvalidRequest(text, "tokens")
-            result = model.to_text(request.tokens)
+            result = cast(Detokenizes, model).to_text(request.tokens)
         case RenderRequest():
-            result = model.to_prompt(request.chat)
+            result = cast(Renders, model).to_prompt(request.chat)
     return lambda: [Delta(request.id, finish=Finish("stop", Usage(0, 0), result))]
 
 

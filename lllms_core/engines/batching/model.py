@@ -6,15 +6,17 @@ cancelling, usage.
 
 from collections.abc import Iterable, Sequence
 from time import perf_counter
+from typing import cast
 
 from lllms_core.chat import ChatTemplate
-from lllms_core.engines.base import Opening, Opens
-from lllms_core.engines.batching.cache import Admission, SequenceCache
+from lllms_core.engines.base import ContractBroken, Opening, Opens
+from lllms_core.engines.batching.cache import Admission, Memory, SequenceCache
 from lllms_core.engines.batching.opening import open_runs, read_prompt
 from lllms_core.engines.batching.plan import Pace, plan
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.engines.batching.run import Phase, Run
 from lllms_core.engines.batching.waiting import Waiting
+from lllms_core.engines.capabilities import Constrains
 from lllms_core.engines.sessions import Resident, Session, SessionLink
 from lllms_core.engines.tokens import Feed, Interrupted, KVCacheFull, TokenModel
 from lllms_core.errors import ModelLoadFailed
@@ -33,8 +35,7 @@ class BatchingModel(TokenModel):
     """A model that evaluates several sequences at once.
 
     Call `super().__init__` with its sizes, and implement the methods of `TokenModel`. `sequences` may be
-    larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room. A model that has a
-    `state_key` implements `state_size`, `export_state` and `import_state`, too.
+    larger than `slots`: the spare ones keep past conversations for as long as the KV cache has room.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class BatchingModel(TokenModel):
         self.template = template
         self.tasks = frozenset({"chat", "text", "render"} if template else {"text"})
         self._cache = SequenceCache(
-            self, sequences or slots, kv_size, can_trim=can_trim, can_trim_imported=can_trim_imported,
+            # Without `Exports` it has no `state_key`, hence no sessions and nothing to export.
+            cast(Memory, self), sequences or slots, kv_size, can_trim=can_trim, can_trim_imported=can_trim_imported,
         )
         self._pace = Pace()
         self._waiting = Waiting()
@@ -90,8 +92,9 @@ class BatchingModel(TokenModel):
 
         def take() -> None:
             if constraint is not None:
+                model = cast(Constrains, self)
                 for run in runs:
-                    run.matcher, run.phase = self.matcher(constraint), Phase.MATCHER
+                    run.matcher, run.phase = model.matcher(constraint), Phase.MATCHER
             self._waiting.add(runs[:1])
 
         return take
@@ -244,6 +247,9 @@ class BatchingModel(TokenModel):
             self._cache.table.extend(run.sequence, feed.tokens)
             run.evaluated += len(feed.tokens)
         seen = [one for one in fed if one[1].logits]
+        if rows is None or len(rows) != len(seen):
+            returned = "None" if rows is None else f"{len(rows)} rows"
+            raise ContractBroken(f"`decode` returned {returned}; it must return a row for each of {len(seen)} feeds")
         return [(run, feed, row) for (run, feed), row in zip(seen, rows, strict=True)]
 
     def _decode(self, feeds: Sequence[Feed]) -> Sequence[int]:

@@ -1,10 +1,14 @@
 """What a batching model makes of a request before anything is evaluated: a run for each of its answers."""
 
+from array import array
 from collections.abc import Callable
+from typing import cast
 
 from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.base import ContractBroken
 from lllms_core.engines.batching.run import Run
+from lllms_core.engines.capabilities import Infills
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
@@ -84,7 +88,17 @@ def _check_length(model: TokenModel, request: Request, text: str) -> None:
 def _tokens(model: TokenModel, request: Request, prompt: Prompt) -> list[int]:
     if isinstance(request.prompt, tuple):
         return [*request.prompt]
-    return model.tokenize(prompt.segments) if request.suffix is None else model.infill(request)
+    if request.suffix is None:
+        return _integers("tokenize", model.tokenize(prompt.segments))
+    return _integers("infill", cast(Infills, model).infill(request))
+
+
+def _integers(method: str, tokens: list[int]) -> list[int]:
+    try:
+        array("q", tokens)  # looks at each of them, in C
+    except TypeError:
+        raise ContractBroken(f"`{method}` returned no tokens; it must return a list of integers") from None
+    return tokens
 
 
 def _opening(model: TokenModel, request: Request, prompt: Prompt) -> int | None:

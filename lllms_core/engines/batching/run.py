@@ -2,15 +2,20 @@
 
 from concurrent.futures import Future
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from operator import index
+from typing import TYPE_CHECKING, cast
 
 from attrs import define, evolve
 
 from lllms_core.chat.parser import NOTHING, Pieces
 from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.capabilities import Scores
+from lllms_core.engines.samplers import Matcher, Sampler
 from lllms_core.engines.sessions import Session
-from lllms_core.engines.tokens import Feed, Matcher, Sampler, TokenModel
+from lllms_core.engines.tokens import Feed, TokenModel
 from lllms_core.errors import EngineFailed, RequestError
+from lllms_core.faults import kind_of
 from lllms_core.text import ScoreLog
 from lllms_core.types import Delta, FinishReason, PromptScores, Request, TokenScore
 
@@ -166,22 +171,31 @@ class Run:
     def _score_prompt(self, model: TokenModel, feed: Feed, row: int) -> None:
         """Note the scores of the prompt's tokens that come after those of a feed."""
         assert self.prompt_scores is not None  # noqa: S101  # all logits are asked for only then
+        scorer = cast(Scores, model)
         first = row - len(feed.tokens) + 1
         for at, token in enumerate(self.tokens[feed.position + 1 : self.evaluated + 1]):
-            score = model.score(first + at, token, self.request.top_logprobs or 0)
+            score = scorer.score(first + at, token, self.request.top_logprobs or 0)
             self.prompt_scores.append(evolve(score, piece=shown(model, token)))
 
     def _next_token(self, model: TokenModel, row: int) -> Delta:
         if len(self.tokens) >= self.limit:
             return self.end("length")
-        token, matcher = self._sample(row)
+        chosen, matcher = self._sample(row)
+        try:
+            token = index(chosen)
+        except TypeError:
+            by = "its sampler" if matcher is None else "its matcher"
+            raise ContractBroken(
+                f"`sample` of {by} returned {kind_of(chosen)}; it must return a token, an integer",
+            ) from None
         if model.is_end(token):
             return self.end("stop")
         self.tokens.append(token)
         output, log = self.output, self.log
         piece = model.piece(token) or output.mark(model.control_text(token))
         if log is not None:
-            log.add(evolve(model.score(row, token, self.request.top_logprobs or 0), piece=piece))
+            score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
+            log.add(evolve(score, piece=piece))
         pieces = output.feed(piece)
         if output.stopped or (matcher is not None and matcher.complete):
             return self.end("stop", pieces, 1)
