@@ -173,9 +173,10 @@ class WorkerLoop:
             match message:
                 case Open(request):
                     self._open(model, request)
-                case Prepared(request):
+                case Prepared(request, cancelled):
                     with self._refusing(request):
-                        self._answer(request, self._preparations.take(message))
+                        if not cancelled.is_set():
+                            self._answer(request, self._preparations.take(message))
                 case Cancel(request_id):
                     self._cancel(model, request_id)  # at once: the step of the others may take a while
                 case FoundSession(request_id):

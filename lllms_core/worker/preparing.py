@@ -145,9 +145,7 @@ class Preparations:
         return cancelled is not None
 
     def take(self, prepared: Prepared) -> Iterable[Delta]:
-        """Let the model take a request, in its own thread; nothing if it was cancelled. Raises what went wrong."""
-        if prepared.cancelled.is_set():
-            return ()
+        """Let the model take a request that was not cancelled, in its own thread. Raises what went wrong."""
         del self._cancelled[prepared.request.id]
         if prepared.error is not None:
             raise prepared.error
