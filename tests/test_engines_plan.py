@@ -29,8 +29,7 @@ RUNS = st.lists(
 
 @given(RUNS, st.integers(8, 600), st.integers(16, 600))
 def test_a_plan_keeps_its_bounds(runs, batch_size, logit_rows):
-    """A decode holds no more tokens than a batch and asks for no more rows of logits than there are; all who generate
-    are in it, ahead of the prompts, and a prompt advances whenever there is room."""
+    """A decode holds at most a batch of tokens and asks for at most the rows that there are; who generates is first."""
     fed = plan(runs, Pace(), batch_size, logit_rows)
     assert sum(len(feed.tokens) for _, feed in fed) <= batch_size
     assert sum(len(feed.tokens) if feed.all_logits else feed.logits for _, feed in fed) <= logit_rows

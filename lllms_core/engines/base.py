@@ -1,4 +1,4 @@
-"""What an engine author implements. Most subclass `SerialModel` or `BatchingModel` rather than `Model` itself."""
+"""The classes that an engine author implements; for models mostly `SerialModel` or `BatchingModel`."""
 
 import threading
 from abc import ABC, abstractmethod
@@ -27,15 +27,15 @@ from lllms_core.types import (
 )
 
 Progress = Callable[[float], None]
-"""Told how much of a load is done, 0 to 1, as often as the engine likes."""
+"""A callback for the progress of a load, 0 to 1, called as often as the engine likes."""
 Opens = Request | EmbedRequest | RerankRequest
-"""What a model takes: a request for an answer, vectors or scores."""
+"""The requests that a model opens: for an answer, vectors or scores."""
 Opening = Callable[[], None]
-"""What is left to do to take a request that is prepared."""
+"""The rest of opening a prepared request."""
 TOOL_PARAMETERS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
-"""What an engine declares whose models can call tools; the core reads the calls, as `Model`'s bases do."""
+"""Declared by an engine whose models can call tools; the bases for models read the calls."""
 TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwargs"}
-"""What an engine declares whose models have chat templates."""
+"""Declared by an engine whose models have chat templates."""
 
 
 _MOST_TOKENS = 1 << 17
@@ -51,22 +51,22 @@ class ContractBroken(Exception):
 
 
 class Interrupt(threading.Event):
-    """Asks a long step to return, and counts how often the step has looked: who looks is not stuck."""
+    """Asks a long step to return, and counts how often the step has looked: a step that looks is not stuck."""
 
     _looks = 0
 
     @property
     def looks(self) -> int:
-        """How often anybody has looked; the numbers of two looks differ."""
+        """The number of looks so far."""
         return self._looks
 
     def is_set(self) -> bool:
-        """Whether a cancel waits to be handled."""
+        """Whether a cancel is pending."""
         self._looks += 1
         return super().is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Pause a step until a cancel waits, for at most `timeout` seconds; return whether one does."""
+        """Pause a step until a cancel is pending, for at most `timeout` seconds; return whether one is."""
         self._looks += 1
         return super().wait(timeout)
 
@@ -160,16 +160,16 @@ class Model(ABC):
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
-    """What it can do, with the methods for it (`Embeds`, `Ranks`, `Tokenizes`, `Detokenizes`, `Renders`). Queries for
+    """The tasks it can do, with the methods for it (`Embeds`, `Ranks`, `Tokenizes`, `Detokenizes`, `Renders`). Queries for
     anything else do not reach it."""
     way_out: Mapping[Task, str] = {}
-    """What to do about a task that it lacks, for the message of the refusal."""
+    """The way out for a task that it lacks, for the refusal."""
     slots: int = 1
-    """How many requests may be open at once."""
+    """The most requests open at once."""
     context_length: int
-    """How many tokens one request may hold, prompt and answer together."""
+    """The most tokens of one request, prompt and answer together."""
     state_key: str | None = None
-    """Names all that a session of this model depends on besides its tokens and the model's file: versions, options.
+    """Identifies all that a session depends on besides its tokens and the model's file: versions, options.
     None: nothing of a request outlives the model, and it is given no `SessionLink`; else it writes `Resumes`."""
     interrupt: Interrupt
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it (`is_set`) now and
@@ -183,21 +183,21 @@ class Model(ABC):
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens a `TokenizeRequest` is answered with at most, and a `DetokenizeRequest` may have."""
+        """The most tokens that a `TokenizeRequest` returns, and a `DetokenizeRequest` may have."""
         return max(self.context_length, _MOST_TOKENS)
 
     @property
     def enough_tokens(self) -> int:
-        """A prompt of more tokens is refused however many there are: who counts them may stop then."""
+        """A prompt of more tokens is refused anyway, so counting may stop there."""
         return 2 * self.context_length
 
     @property
     def info(self) -> ModelInfo:
-        """What the pool and `GET /v1/models` tell about this model."""
+        """The facts that the pool and `GET /v1/models` show about this model."""
         return ModelInfo(self.tasks, self.slots, self.context_length, self.details())
 
     def details(self) -> Mapping[str, str | int | float]:
-        """Whatever else is worth showing about the model."""
+        """Other facts worth showing about the model."""
         return {}
 
     def prepare(self, request: Opens) -> Opening:
@@ -248,16 +248,16 @@ class Model(ABC):
         return ()
 
     def store_sessions(self) -> None:
-        """Have what past requests left stored; the last call before `close`."""
+        """Store the past conversations; the last call before `close`."""
 
     def use_threads(self, count: int) -> None:
-        """Compute with at most `count` cores from now on; engines that compute little need not care."""
+        """Compute with at most `count` cores from now on; engines that compute little may ignore it."""
 
     def close(self) -> None:
-        """Free what the model holds. The last call."""
+        """Free everything that the model holds. The last call."""
 
     def answer_limit(self, request: Request, prompt_tokens: int) -> int:
-        """How many tokens the answer may have, for a prompt of so many.
+        """The most tokens that the answer to a prompt of `prompt_tokens` may have.
 
         Raises `ContextOverflow` if there is no room for `max_tokens`, or for a single token where that is not given.
         """

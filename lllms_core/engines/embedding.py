@@ -126,7 +126,7 @@ class EmbeddingModel(Model):
         return finished
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
-        """End a request; what was encoded is thrown away."""
+        """End a request; its encoded inputs are discarded."""
         run = self._runs.pop(request_id, None)
         return [] if run is None else [run.finish("cancelled")]
 
@@ -168,7 +168,7 @@ class EmbeddingModel(Model):
                 batch.append((run, run.inputs[index]))
                 room -= len(run.inputs[index])
                 taking[request_id] += 1
-        # Who was first is last in the next pass: one with long inputs shall not keep the others out.
+        # Rotate, so that a request with long inputs cannot starve the others.
         first = next(iter(self._runs))
         self._runs[first] = self._runs.pop(first)
         return batch

@@ -9,7 +9,7 @@ class Sampler(Protocol):
     def sample(self, row: int) -> int:
         """Choose a token from the logits in this row of the last decode, and remember it for the penalties.
 
-        Raises `EngineFailed` if there is none to choose, which ends the request.
+        Raises `EngineFailed` if no token can be chosen, which ends the request.
         """
 
     def close(self) -> None:
@@ -23,11 +23,11 @@ class Matcher(Protocol):
         """Let `sampler` choose among the tokens that may come next, and remember which one came.
 
         `opening` may come as well, and is not remembered: it opens the thoughts. Raises `RequestError` if the
-        constraint turns out to be one that cannot be kept.
+        constraint turns out to be impossible.
         """
 
     def sample_thought(self, sampler: Sampler, row: int) -> int:
-        """Let `sampler` choose any token but those that end the answer: what is constrained comes later."""
+        """Let `sampler` choose any token but those that end the answer: the constrained part comes later."""
 
     @property
     def complete(self) -> bool:

@@ -24,14 +24,14 @@ from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenS
 
 @frozen
 class Pause:
-    """Yielded in place of a piece: this answer goes on after so many seconds, while the others go on."""
+    """Yielded in place of a piece: this answer pauses for this many seconds, while the others continue."""
 
     seconds: float
 
 
 @frozen
 class Reused:
-    """Yielded in place of a piece: so many of the prompt's tokens did not have to be evaluated again."""
+    """Yielded in place of a piece: this many tokens of the prompt did not have to be evaluated again."""
 
     tokens: int
 
@@ -47,7 +47,7 @@ LONGEST_WAIT = 0.005
 
 @define
 class _Run:
-    """One answer to a request, at work."""
+    """One answer that is being written."""
 
     request: Request
     choices: "Choices[_Run]"
@@ -56,7 +56,7 @@ class _Run:
     output: AnswerText
     log: ScoreLog
     limit: int
-    """At most so many tokens."""
+    """The most tokens that it may have."""
     tokens: int = 0
     cached_tokens: int = 0
     prompt_told: bool = False
@@ -87,7 +87,7 @@ class SerialModel(Model):
     answer_format: AnswerFormat = PLAIN
     """How the answers mark thoughts and calls of tools, for an engine that declares `TOOL_PARAMETERS`."""
     embed_at_once: int = 16
-    """`embed` is given at most so many texts at a time: a cancel is not handled before it returns."""
+    """The most texts that `embed` is given at a time: a cancel is not handled before it returns."""
     can_shorten: bool = False
     """Whether the first numbers of a vector mean much the same as all, so that requests may ask for fewer."""
 
@@ -160,7 +160,7 @@ class SerialModel(Model):
         return lambda: self._start(Choices(request, prompt_tokens, request.count), 0, limit)
 
     def open(self, request: Request) -> None:
-        """Start the generator of a request that nobody has prepared."""
+        """Start the generator of a request that was not prepared."""
         self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:

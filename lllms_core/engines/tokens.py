@@ -1,4 +1,4 @@
-"""What an engine with continuous batching implements: methods that work on tokens and sequences."""
+"""The token-level methods that an engine with continuous batching implements."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lllms_core.types import Sampling
 
 
 class Interrupted(Exception):
-    """Raised by `decode` when it gave up because `interrupt` was set."""
+    """Raised by `decode` when it stopped because `interrupt` was set."""
 
 
 class KVCacheFull(Exception):
@@ -29,7 +29,7 @@ class Feed:
     logits: bool
     """Whether the logits after the last token are wanted."""
     all_logits: bool = False
-    """Whether those after every other token are wanted, too; only asked for if the engine declares `echo`."""
+    """Whether those after every other token are wanted, too; only if the engine declares `echo`."""
 
 
 class TokenModel(Model):
@@ -81,9 +81,9 @@ class TokenModel(Model):
         """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
 
     def earliest_cut(self, sequence: int) -> int:  # noqa: ARG002  # the base forgets nothing
-        """The least length that `trim` and `copy` can leave of a sequence, unless it is none or all of it.
+        """The shortest prefix that `trim` and `copy` can leave of a sequence (other than all or none of it).
 
-        A model with a sliding window may have lost what one needs to go on from further back.
+        A model with a sliding window may have lost the cells that a shorter one needs.
         """
         return 0
 
@@ -93,7 +93,7 @@ class TokenModel(Model):
 
     @property
     def longest_token(self) -> int | None:
-        """How many bytes of text one token stands for at most; None if that is not known. Asked about long texts."""
+        """The most bytes of text that one token stands for; None if unknown. Asked only for long texts."""
         return None
 
     def control_token(self, text: str) -> int | None:  # noqa: ARG002  # the base knows of none

@@ -23,12 +23,12 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import Delta, Finish, Preload, Request
 
 KEPT_BESIDE = 256
-"""Idle cells that stay beside running requests where sessions are stored: a decode passes over them anyway, since
-engines round up."""
+"""Idle cells that stay beside running requests if sessions are stored: a decode passes over them anyway, since engines
+round up."""
 LONGEST_STORE = 2.0
-"""Seconds that are spent at most on storing sessions before a model is closed."""
+"""The most seconds spent on storing sessions before a model is closed."""
 LINGER = 1.0
-"""Seconds that a conversation stays beside running requests after its answer: programs go on at once, people do not."""
+"""Seconds that a conversation stays beside running requests after its answer: programs reply at once, people do not."""
 
 
 class BatchingModel(TokenModel):
@@ -54,9 +54,9 @@ class BatchingModel(TokenModel):
     ) -> None:
         """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
 
-        `kept_tokens` bounds what stays of past conversations while requests run, since the cells that it fills slow
-        every decode a little; None: 256 where sessions are stored, so that the others can come back from there, else as
-        many as one request may hold. `batch_size` is the most tokens of one decode, `logit_rows` the most of them whose
+        `kept_tokens` limits the tokens of past conversations that stay while requests run, since their cells slow every
+        decode a little; None: 256 if sessions are stored, so that the others can be restored, else as many as one
+        request may hold. `batch_size` is the most tokens of one decode, `logit_rows` the most of them whose
         logits it can return (None: all), at least `slots`; `can_trim` is False for models whose sequences cannot be
         cut, `can_trim_imported` for those that can cut only what they evaluated themselves.
         """
@@ -85,7 +85,7 @@ class BatchingModel(TokenModel):
         return not self._running and self._waiting.asleep
 
     def prepare(self, request: Opens) -> Opening:
-        """Render and tokenise the prompt, and refuse what can never fit."""
+        """Render and tokenise the prompt, and refuse a request that can never fit."""
         if not isinstance(request, Request):
             return super().prepare(request)
         runs, constraint = open_runs(self, self.template, request)
@@ -100,11 +100,11 @@ class BatchingModel(TokenModel):
         return take
 
     def open(self, request: Request) -> None:
-        """Take a request that nobody has prepared."""
+        """Take a request that was not prepared."""
         self.prepare(request)()
 
     def preload(self, request_id: str, preload: Preload) -> None:
-        """Evaluate what conversations begin with; it stays in cells of its own, shared by all that begin so."""
+        """Evaluate the prefix; it stays in cells of its own, shared by all requests that begin with it."""
         tokens = preload_tokens(preload, self.template, self.tokenize)
         if len(tokens) >= self.context_length:
             raise ModelLoadFailed(
@@ -154,19 +154,19 @@ class BatchingModel(TokenModel):
         self._waiting.found(request_id, session)
 
     def residents(self) -> Sequence[Resident]:
-        """What the KV cache holds of past conversations, and of running ones."""
+        """The conversations in the KV cache, past and running."""
         return self._cache.residents(sized=self.state_key is not None)
 
     def forget(self, key: int) -> None:
-        """Empty a sequence, now or when its request has ended."""
+        """Empty a sequence, now or once its request has ended."""
         self._cache.forget(key)
 
     def store_sessions(self) -> None:
-        """Have what past requests left stored."""
+        """Store the past conversations."""
         self._cache.store_idle(LONGEST_STORE)
 
     def close(self) -> None:
-        """Free the samplers; what else the engine holds, it frees itself."""
+        """Free the samplers; the engine frees everything else."""
         for run in self._running:
             run.close()
         self._running.clear()

@@ -1,4 +1,4 @@
-"""What a batching model makes of a request before anything is evaluated: a run for each of its answers."""
+"""From a request to its runs, one for each answer, before anything is evaluated."""
 
 from array import array
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from lllms_core.text import ScoreLog
 from lllms_core.types import Constraint, Request
 
 _SHORT = 1 << 14
-"""Characters of a text that is tokenised without a look at how many bytes it has."""
+"""A text of up to this many characters is tokenised without counting its bytes."""
 
 
 def open_runs(
@@ -24,7 +24,8 @@ def open_runs(
 ) -> tuple[list[Run], Constraint | None]:
     """Return the runs of a request, and the constraint for which each still needs a matcher.
 
-    All but the first wait in its `Choices`: they share its prompt. Raises `RequestError` for what can never be served.
+    All but the first wait in its `Choices`, since they share its prompt. Raises `RequestError` for a request that can
+    never be served.
     Any thread may call this.
     """
     shown = read_prompt(template, request, lambda text: _check_length(model, request, text))

@@ -8,7 +8,7 @@ from lllms_core.engines.batching.run import Run
 from lllms_core.engines.tokens import Feed
 
 STALL = 2.0
-"""While others generate, a step's share of prompts may take so many times what their own tokens take."""
+"""While others generate, the prompts' share of a step may take this many times as long as their tokens."""
 SMALLEST_CHUNK = 16
 """Below this many prompt tokens in a step, the step's fixed cost outweighs the gain in smoothness."""
 SMOOTHING = 0.3
@@ -17,7 +17,7 @@ _SMALLEST_TIME = 1e-9
 
 @define
 class Pace:
-    """How fast decodes are, learnt from those that were made: exponential averages, in seconds."""
+    """The speed of past decodes: exponential averages, in seconds."""
 
     token_step: float | None = None
     """A decode that only generates."""
@@ -70,7 +70,7 @@ def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> l
 
 
 def share_out(budget: int, wanted: Sequence[int]) -> list[int]:
-    """Share `budget` tokens among prompts that want so many each: evenly, and what one leaves goes to the others."""
+    """Share `budget` tokens among prompts that want these numbers: evenly, and leftovers go to the others."""
     shares = [0] * len(wanted)
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     for rank, i in enumerate(order):
