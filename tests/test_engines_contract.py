@@ -41,6 +41,7 @@ class Holder(Speaker):
     (engine_of(), changed(Speaker(), context_length=2.5), "`context_length` of its model is 2.5"),
     (engine_of(), Bare(), "`context_length` of its model is missing"),
     (engine_of(), changed(Speaker(), tasks={"text", "sing"}), "`tasks` of its model names 'sing'; known are chat,"),
+    (engine_of(), changed(Speaker(), tasks=["text"]), "`tasks` of its model is a value of type list; set a frozenset"),
     (engine_of(), changed(Speaker(), tasks={"tokenize"}), "the task 'tokenize'; its model must write `to_tokens`"),
     (engine_of(), changed(Speaker(), tasks={"embed"}), "must write `embed` (engines.EmbedsTexts)"),
     (engine_of(), changed(Speaker(), tasks={"rerank"}), "must write `open_rerank` (engines.Ranks)"),

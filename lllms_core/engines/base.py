@@ -160,8 +160,8 @@ class Model(ABC):
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
-    """The tasks it can do, with the methods for it (`Embeds`, `Ranks`, `Tokenizes`, `Detokenizes`, `Renders`). Queries for
-    anything else do not reach it."""
+    """The tasks it can do; it has the methods for them (`Embeds`, `Ranks`, `Tokenizes`, `Detokenizes`, `Renders`).
+    Queries for other tasks do not reach it."""
     way_out: Mapping[Task, str] = {}
     """The way out for a task that it lacks, for the refusal."""
     slots: int = 1
@@ -169,8 +169,8 @@ class Model(ABC):
     context_length: int
     """The most tokens of one request, prompt and answer together."""
     state_key: str | None = None
-    """Identifies all that a session depends on besides its tokens and the model's file: versions, options.
-    None: nothing of a request outlives the model, and it is given no `SessionLink`; else it writes `Resumes`."""
+    """Identifies all that a session depends on besides its tokens and the model's file: versions, options. None:
+    nothing of a request outlives the model, and it is given no `SessionLink`; else it writes `Resumes`."""
     interrupt: Interrupt
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it (`is_set`) now and
     then, and return. Each look also shows that the step is not stuck, see `Engine.watchdog`."""
