@@ -3,7 +3,8 @@
 The faults are sentences for authors: they name the engine, its attribute or method, and the way out.
 """
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import get_args
 
 from attrs import has
@@ -53,8 +54,9 @@ def check_model(engine: Engine, spec: ModelSpec, model: object) -> None:
             raise ModelLoadFailed(
                 f"engine '{engine.name}': `{name}` of its model is {shown}; set an integer of at least 1",
             )
-    if not isinstance(model.tasks, Set):
-        raise ModelLoadFailed(f"engine '{engine.name}': `tasks` of its model is {kind_of(model.tasks)}; set a frozenset")
+    if not isinstance(model.tasks, AbstractSet):
+        kind = kind_of(model.tasks)
+        raise ModelLoadFailed(f"engine '{engine.name}': `tasks` of its model is {kind}; set a frozenset")
     unknown = sorted(str(task) for task in model.tasks if task not in LABELS)
     if unknown:
         raise ModelLoadFailed(
