@@ -62,3 +62,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close is not None:
         return f" (did you mean '{close}'?)"
     return f" (known: {', '.join(names)})" if names else " (nothing can be set here)"
+
+
+def kind_of(value: object) -> str:
+    """Name a value by its type, without showing it: it may quote a request."""
+    return "None" if value is None else f"a value of type {type(value).__name__}"

@@ -15,6 +15,7 @@ from lllms_core import hookspecs
 from lllms_core.apis import Api
 from lllms_core.downloads import Downloader
 from lllms_core.engines import Engine
+from lllms_core.engines.contract import check_engine
 from lllms_core.environment import is_true
 from lllms_core.errors import PluginConflict, PluginError, PluginLoadFailed
 from lllms_core.hooks import describe, find_hooks, named_objects
@@ -197,6 +198,9 @@ class Plugins:
             return
         try:
             found = named_objects(candidate.hooks[hook](), hook, base)
+            for _, one in found:
+                if isinstance(one, Engine):
+                    check_engine(one)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # a plugin may raise anything
             text = str(error) if isinstance(error, PluginError) else f"{hook} raised {describe(error)}"
             self._fail(candidate, error, text)

@@ -199,7 +199,7 @@ def test_a_heading_is_taken_off_without_thoughts_and_tools() -> None:
     """A model that only announces its text is read for that, and its control tokens are seen."""
     output = AnswerText(Request("1", "m", (ASK,)), AnswerFormat(text_start="<|channel|>final<|message|>"))
     pieces = [output.mark("<|channel|>"), b"final", output.mark("<|message|>"), b"Yes", output.mark("<|end|>"), b"."]
-    assert "".join(map(output.feed, pieces)) + output.end("stop")[0] == "Yes."
+    assert "".join(output.feed(piece).text for piece in pieces) + output.end("stop")[0].text == "Yes."
 
 
 def test_a_setting_tells_of_calls_with_headings() -> None:

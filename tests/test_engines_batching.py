@@ -303,7 +303,7 @@ def test_full_cache_makes_requests_wait():
     while not model.idle:
         for delta in model.step():
             said[delta.request_id] += delta.text
-        assert len(model._runs) <= 1
+        assert len(model._running) <= 1
     assert said == {name: reference(f"{name}: a longish prompt", 20) for name in "123"}
 
 

@@ -219,7 +219,8 @@ def test_scores_never_come_before_their_text_nor_stay_behind(pieces, stops):
     for piece in pieces:
         starts.append(whole.decoded)
         whole.feed(piece)
-        shown += log.feed(TokenScore(piece, 0.0))
+        log.add(TokenScore(piece, 0.0))
+        shown += output.feed(piece)
         told += log.take()
         assert len(told) == sum(start < len(shown) for start in starts)
         if output.stopped:

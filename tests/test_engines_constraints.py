@@ -183,6 +183,21 @@ def test_one_failing_answer_ends_the_others():
     assert isinstance(ends["bad"][1], InvalidRequest)
 
 
+def test_one_refused_answer_cancels_the_matchers_of_the_others():
+    """Where one of several answers is refused while the matcher of another is being made, the request ends once."""
+    model = Model()
+    model.open(evolve(ask("bad"), n=3))
+    model.open(ask("good", 2, None))
+    model.asked[0].set_result(WordMatcher("aab"))
+    model.step()
+    error = InvalidRequest("no such keyword", "response_format")
+    model.asked[1].set_exception(error)
+    deltas = [delta for _ in range(20) if not model.idle for delta in model.step()]
+    assert [delta.error for delta in deltas if delta.request_id == "bad" and delta.last] == [error]
+    assert model.asked[2].cancelled()
+    assert "".join(delta.text for delta in deltas if delta.request_id == "good")
+
+
 ASKS = (
     "{%- for m in messages %}{{ m.role + ': ' + (m.content.split('</think>')[-1] if m.role == 'assistant' "
     "else m.content) + '\n' }}{% endfor %}{% if add_generation_prompt %}assistant: "

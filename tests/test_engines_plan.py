@@ -2,7 +2,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.engines.plan import SMALLEST_CHUNK, STALL, Pace, share_out
+from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.batching.plan import SMALLEST_CHUNK, STALL, Pace, plan, share_out
+from lllms_core.engines.batching.run import Phase, Run
+from lllms_core.engines.choices import Choices
+from lllms_core.types import Request
+
+
+def run_of(tokens, pending, *, scored):
+    """A run in its sequence, with so many tokens still to be evaluated."""
+    request = Request("r", "m", prompt=(1,) * tokens)
+    return Run(
+        request=request, choices=Choices(request, tokens, 1), index=0, tokens=[1] * tokens, prompt_length=tokens,
+        limit=tokens + 5, output=AnswerText(request), phase=Phase.RUNNING, evaluated=tokens - pending,
+        prompt_scores=[] if scored else None,
+    )
+
+
+RUNS = st.lists(
+    st.tuples(st.integers(1, 300), st.integers(1, 300), st.booleans()).map(
+        lambda drawn: run_of(max(drawn[:2]), min(drawn[:2]), scored=drawn[2]),
+    ),
+    max_size=8,
+)
+
+
+@given(RUNS, st.integers(8, 600), st.integers(16, 600))
+def test_a_plan_keeps_its_bounds(runs, batch_size, logit_rows):
+    """A decode holds at most a batch of tokens and asks for at most the rows that there are; who generates is first."""
+    fed = plan(runs, Pace(), batch_size, logit_rows)
+    assert sum(len(feed.tokens) for _, feed in fed) <= batch_size
+    assert sum(len(feed.tokens) if feed.all_logits else feed.logits for _, feed in fed) <= logit_rows
+    generating = [run for run in runs if run.pending == 1]
+    assert [run for run, _ in fed][: len(generating)] == generating
+    assert all(feed.tokens for _, feed in fed)
+    assert all(feed.position == run.evaluated for run, feed in fed)
+    assert not runs or fed
 
 
 @given(st.integers(0, 1000), st.lists(st.integers(1, 500), max_size=8))

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
+from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
 
 SHORT = st.lists(st.integers(0, 2), max_size=12)
 

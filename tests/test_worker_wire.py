@@ -2,15 +2,30 @@
 
 import pickle
 from array import array
+from collections.abc import Mapping
 
 import pytest
+from attrs import evolve, fields
 from engines_for_tests import Options, RawEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core import errors
 from lllms_core.queries import Embeddings, EmbedRequest, TokenizeRequest, Tokens
-from lllms_core.types import CallPiece, Delta, Finish, Message, ModelInfo, ModelSpec, Request, Sampling, Timings, Usage
+from lllms_core.types import (
+    CallPiece,
+    Delta,
+    Finish,
+    Message,
+    ModelInfo,
+    ModelSpec,
+    PromptScores,
+    Request,
+    Sampling,
+    Timings,
+    TokenScore,
+    Usage,
+)
 from lllms_core.worker import wire
 from lllms_core.worker.wire import FrameReader, encode
 
@@ -80,16 +95,40 @@ def test_messages_survive_byte_by_byte() -> None:
     assert counts == [0] * (len(frame) - 1) + [1]
 
 
-def test_every_part_of_a_delta_travels() -> None:
-    """Text, reasoning, pieces of calls and the finish arrive as they were sent."""
-    finish = Finish("tool_calls", Usage(3, 2, reasoning_tokens=1), stop="\n", timings=Timings(1, 2, 3, 4))
-    sent = Delta("one", "text", 2, finish, reasoning="thought", calls=(CallPiece(0, "call_1", "add", "{}"),))
-    admitted = Delta("one", "text", 1, admitted=Usage(3, 0, 2))
-    [arrived] = FrameReader().feed(encode(wire.Deltas((sent, admitted))))
-    assert arrived == wire.Deltas((sent, admitted))
-    assert isinstance(arrived, wire.Deltas)
-    assert arrived.deltas[0].finish is not None
-    assert arrived.deltas[0].finish.timings == Timings(1, 2, 3, 4)
+SCORE = TokenScore(b"a", -0.5, ((b"b", -1.0),))
+PARTS: Mapping[str, object] = {
+    "request_id": "one",
+    "text": "text",
+    "tokens": 2,
+    "finish": Finish("tool_calls", Usage(3, 2, reasoning_tokens=1), stop="\n", timings=Timings(1, 2, 3, 4)),
+    "error": errors.EngineFailed("no"),
+    "reasoning": "thought",
+    "calls": (CallPiece(0, "call_1", "add", "{}"),),
+    "index": 3,
+    "ended": "length",
+    "scores": (SCORE,),
+    "prompt_scores": PromptScores(b"a", (SCORE,)),
+    "admitted": Usage(3, 0, 2),
+}
+"""A value for each field of a `Delta` that is not its default."""
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Delta)])
+def test_each_field_of_a_delta_travels(name: str) -> None:
+    """Whatever field a delta has arrives as it was sent, alone and beside all others."""
+    for sent in (Delta(**{"request_id": "one", name: PARTS[name]}), Delta(**PARTS)):  # type: ignore[arg-type]
+        [message] = FrameReader().feed(encode(wire.Deltas((sent,))))
+        assert isinstance(message, wire.Deltas)
+        [arrived] = message.deltas
+        value = getattr(arrived, name)
+        assert str(value) == str(PARTS[name])
+        assert type(value) is type(PARTS[name])
+        assert arrived == evolve(sent, error=arrived.error)
+
+
+def test_what_a_delta_leaves_out_is_empty() -> None:
+    """The default of each field that may stay behind is None or empty, which is how the wire tells that it may."""
+    assert [one.default for one in list(fields(Delta))[wire._FIRST :] if one.default] == []
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Sequence
-
-from attrs import frozen
+from typing import NamedTuple
 
 from lllms_core.chat.answer_format import AnswerFormat, CallFormat
 from lllms_core.chat.calls import CallReader
@@ -14,13 +13,19 @@ from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import CallPiece, Tool
 
 
-@frozen
-class Pieces:
-    """The parts of an answer that more of its raw text has yielded."""
+class Pieces(NamedTuple):
+    """The parts of an answer that more of its raw text has yielded; a tuple, since one is made for each token."""
 
     text: str = ""
     reasoning: str = ""
     calls: tuple[CallPiece, ...] = ()
+
+    def followed_by(self, other: "Pieces") -> "Pieces":
+        """Return both together."""
+        return Pieces(self.text + other.text, self.reasoning + other.reasoning, self.calls + other.calls)
+
+
+NOTHING = Pieces()
 
 
 class AnswerParser:

@@ -4,24 +4,22 @@ from lllms_core.chat.answer_format import AnswerFormat
 from lllms_core.chat.parser import AnswerParser, Pieces
 from lllms_core.errors import EngineFailed
 from lllms_core.text import OutputText
-from lllms_core.types import CallPiece, FinishReason, Request
+from lllms_core.types import FinishReason, Request
 
 PLAIN = AnswerFormat()
 
 
-class AnswerText(OutputText):
-    """Bytes in, text out, as `OutputText`; thoughts and calls are not in the text, but wait to be taken.
+class AnswerText:
+    """Bytes in; text, thoughts and calls out, as soon as they are decided.
 
     Stop strings count wherever they come. Feed it one token at a time: it counts those of the thoughts.
     """
 
     def __init__(self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0) -> None:
-        super().__init__(request.stop)
         self.reasoning_tokens = 0
+        self._output = OutputText(request.stop)
         self._parser: AnswerParser | None = None
         self._marks = ""
-        self._reasoning = ""
-        self._calls: tuple[CallPiece, ...] = ()
         if form.reasoning is not None or form.text_start or form.channels is not None or request.tools:
             # Ids are unique in their conversation: an answer has its number in them where there are several.
             self._parser = AnswerParser(
@@ -31,9 +29,24 @@ class AnswerText(OutputText):
             self._marks = "\0".join(form.markers)
 
     @property
+    def decoded(self) -> int:
+        """The number of complete characters, shown or not."""
+        return self._output.decoded
+
+    @property
+    def passed(self) -> int:
+        """The number of those that no stop string can hide any more."""
+        return self._output.passed
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop string was met, or the only call that was wanted is complete."""
-        return super().stopped or (self._parser is not None and self._parser.done)
+        return self._output.stopped or (self._parser is not None and self._parser.done)
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was met."""
+        return self._output.stop
 
     @property
     def thinking(self) -> bool:
@@ -44,42 +57,31 @@ class AnswerText(OutputText):
         """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""
         return control.encode() if control and control in self._marks else b""
 
-    def feed(self, piece: bytes) -> str:
-        """Take the bytes of a token, return the text that is complete and safe to show.
+    def feed(self, piece: bytes) -> Pieces:
+        """Take the bytes of a token, and return all that is complete and safe to show.
 
         Raises `EngineFailed` for an answer that is nested more deeply than can be read.
         """
-        text = super().feed(piece)
+        text = self._output.feed(piece)
         parser = self._parser
         if parser is None:
-            return text
+            return Pieces(text)
         thought = parser.reasoning
         try:
-            shown = self._sort(parser.feed(text))
+            pieces = parser.feed(text)
         except RecursionError:
             raise EngineFailed("the model has written a call that is nested too deeply to be read") from None
         if thought or parser.reasoning:
             self.reasoning_tokens += 1
-        return shown
+        return pieces
 
-    def end(self, reason: FinishReason) -> tuple[str, FinishReason]:
-        """Return the text that was held back, once no more comes, and why the answer ended: for calls, maybe."""
-        text = self.flush()
+    def end(self, reason: FinishReason) -> tuple[Pieces, FinishReason]:
+        """Return everything that was held back, once no more comes, and why the answer ended: for calls, maybe."""
+        text = self._output.flush()
         if self._parser is None:
-            return text, reason
+            return Pieces(text), reason
         try:
-            text = self._sort(self._parser.feed(text)) + self._sort(self._parser.finish(complete=reason == "stop"))
+            pieces = self._parser.feed(text).followed_by(self._parser.finish(complete=reason == "stop"))
         except RecursionError:
-            return text, reason  # nested too deeply to be read
-        return text, "tool_calls" if reason == "stop" and self._parser.calls else reason
-
-    def take(self) -> tuple[str, tuple[CallPiece, ...]]:
-        """Return the thoughts and the pieces of calls that came since this was asked last."""
-        taken = self._reasoning, self._calls
-        self._reasoning, self._calls = "", ()
-        return taken
-
-    def _sort(self, pieces: Pieces) -> str:
-        self._reasoning += pieces.reasoning
-        self._calls += pieces.calls
-        return pieces.text
+            return Pieces(text), reason  # nested too deeply to be read
+        return pieces, "tool_calls" if reason == "stop" and self._parser.calls else reason

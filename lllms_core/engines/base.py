@@ -1,18 +1,19 @@
-"""What an engine author implements. Most subclass `SerialModel` or `BatchingModel` rather than `Model` itself."""
+"""The classes that an engine author implements; for models mostly `SerialModel` or `BatchingModel`."""
 
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from attrs import frozen
 
-from lllms_core.engines.sessions import Resident, Session, SessionLink
+from lllms_core.engines.capabilities import Embeds, Ranks
+from lllms_core.engines.sessions import Resident
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
-from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest, Tokens
+from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
@@ -21,21 +22,20 @@ from lllms_core.types import (
     Memory,
     ModelInfo,
     ModelSpec,
-    Preload,
     Request,
     Task,
 )
 
 Progress = Callable[[float], None]
-"""Told how much of a load is done, 0 to 1, as often as the engine likes."""
+"""A callback for the progress of a load, 0 to 1, called as often as the engine likes."""
 Opens = Request | EmbedRequest | RerankRequest
-"""What a model takes: a request for an answer, vectors or scores."""
+"""The requests that a model opens: for an answer, vectors or scores."""
 Opening = Callable[[], None]
-"""What is left to do to take a request that is prepared."""
+"""The rest of opening a prepared request."""
 TOOL_PARAMETERS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"})
-"""What an engine declares whose models can call tools; the core reads the calls, as `Model`'s bases do."""
+"""Declared by an engine whose models can call tools; the bases for models read the calls."""
 TEMPLATE_PARAMETERS = TOOL_PARAMETERS | {"reasoning_effort", "chat_template_kwargs"}
-"""What an engine declares whose models have chat templates."""
+"""Declared by an engine whose models have chat templates."""
 
 
 _MOST_TOKENS = 1 << 17
@@ -43,23 +43,30 @@ _MOST_TOKENS = 1 << 17
 context holds more."""
 
 
+class ContractBroken(Exception):
+    """A model returned something that its contract forbids, so its instance ends.
+
+    The text says which method must return what; everybody with an open request reads it, so it quotes none.
+    """
+
+
 class Interrupt(threading.Event):
-    """Asks a long step to return, and counts how often the step has looked: who looks is not stuck."""
+    """Asks a long step to return, and counts how often the step has looked: a step that looks is not stuck."""
 
     _looks = 0
 
     @property
     def looks(self) -> int:
-        """How often anybody has looked; the numbers of two looks differ."""
+        """The number of looks so far."""
         return self._looks
 
     def is_set(self) -> bool:
-        """Whether a cancel waits to be handled."""
+        """Whether a cancel is pending."""
         self._looks += 1
         return super().is_set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Pause a step until a cancel waits, for at most `timeout` seconds; return whether one does."""
+        """Pause a step until a cancel is pending, for at most `timeout` seconds; return whether one is."""
         self._looks += 1
         return super().wait(timeout)
 
@@ -87,7 +94,7 @@ class Engine(ABC):
     """The kinds that this engine does not make a model keep, but checks: an answer is one, or the request fails. A
     request that is `strict` about it is refused."""
     can_preload: ClassVar[bool] = False
-    """Whether its models implement `preload`."""
+    """Whether its models write `preload` (`Preloads`)."""
     isolation: ClassVar[Isolation] = "process"
     """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
     environment: ClassVar[Mapping[str, str]] = {}
@@ -144,23 +151,26 @@ class Engine(ABC):
 class Model(ABC):
     """A loaded model in its worker. Calls come from one thread, never two at once, other than those of five methods.
 
+    Its other abilities are in `lllms_core.engines.capabilities`: it writes the methods of those its engine declares.
+
     `prepare`, `to_tokens`, `to_text`, `to_prompt` and `count_prompt` are called from any thread, several at once, and
-    while the model is in any other method: they only read what does not change after the load. What they do may take
-    long. It is given up when nobody waits for it any more, if it calls `lllms_core.cancellation.check_cancelled` every
-    few milliseconds. Running out of stack in there (`RecursionError`), or of memory, is the fault of the request.
+    while the model is in any other method: they only read what does not change after the load. Their work may take
+    long. It is abandoned when its request has ended, if it calls `lllms_core.cancellation.check_cancelled` every few
+    milliseconds. Running out of stack in there (`RecursionError`), or of memory, is the fault of the request.
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
-    """What it can do. Queries for anything else do not reach it."""
+    """The tasks it can do; it has the methods for them (`Embeds`, `Ranks`, `Tokenizes`, `Detokenizes`, `Renders`).
+    Queries for other tasks do not reach it."""
     way_out: Mapping[Task, str] = {}
-    """What to do about a task that it lacks, for the message of the refusal."""
+    """The way out for a task that it lacks, for the refusal."""
     slots: int = 1
-    """How many requests may be open at once."""
+    """The most requests open at once."""
     context_length: int
-    """How many tokens one request may hold, prompt and answer together."""
+    """The most tokens of one request, prompt and answer together."""
     state_key: str | None = None
-    """Names all that a session of this model depends on besides its tokens and the model's file: versions, options.
-    None: nothing of a request outlives the model, and it is given no `SessionLink`."""
+    """Identifies all that a session depends on besides its tokens and the model's file: versions, options. None:
+    nothing of a request outlives the model, and it is given no `SessionLink`; else it writes `Resumes`."""
     interrupt: Interrupt
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it (`is_set`) now and
     then, and return. Each look also shows that the step is not stuck, see `Engine.watchdog`."""
@@ -173,12 +183,12 @@ class Model(ABC):
 
     @property
     def most_tokens(self) -> int:
-        """How many tokens a `TokenizeRequest` is answered with at most, and a `DetokenizeRequest` may have."""
+        """The most tokens that a `TokenizeRequest` returns, and a `DetokenizeRequest` may have."""
         return max(self.context_length, _MOST_TOKENS)
 
     @property
     def enough_tokens(self) -> int:
-        """A prompt of more tokens is refused however many there are: who counts them may stop then."""
+        """A prompt of more tokens is refused anyway, so counting may stop there."""
         return 2 * self.context_length
 
     @property
@@ -188,11 +198,11 @@ class Model(ABC):
 
     @property
     def info(self) -> ModelInfo:
-        """What the pool and `GET /v1/models` tell about this model."""
+        """The facts that the pool and `GET /v1/models` show about this model."""
         return ModelInfo(self.tasks, self.slots, self.context_length, self.details(), self.thinks)
 
     def details(self) -> Mapping[str, str | int | float]:
-        """Whatever else is worth showing about the model."""
+        """Other facts worth showing about the model."""
         return {}
 
     def prepare(self, request: Opens) -> Opening:
@@ -204,9 +214,9 @@ class Model(ABC):
         """
         match request:
             case EmbedRequest():
-                return partial(self.open_embed, request)
+                return partial(cast(Embeds, self).open_embed, request)
             case RerankRequest():
-                return partial(self.open_rerank, request)
+                return partial(cast(Ranks, self).open_rerank, request)
         return partial(self.open, request)
 
     @abstractmethod
@@ -229,31 +239,6 @@ class Model(ABC):
     def idle(self) -> bool:
         """Whether nothing is open, so that there is nothing to `step`."""
 
-    # Each of the next five is called only if its task is one of `tasks`.
-
-    def open_embed(self, request: EmbedRequest) -> None:
-        """Take a request for vectors, as `open` takes one for text; its last delta's `Finish` holds `Embeddings`."""
-        raise NotImplementedError
-
-    def open_rerank(self, request: RerankRequest) -> None:
-        """Take a request to rank documents; its last delta's `Finish` holds `Scores`."""
-        raise NotImplementedError
-
-    def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """Return the tokens of a text, in which control tokens are parsed (task `tokenize`).
-
-        More than `most_tokens` are refused, so it may stop when it has more.
-        """
-        raise NotImplementedError
-
-    def to_text(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, control tokens as their texts (`detokenize`). Raises `RequestError`."""
-        raise NotImplementedError
-
-    def to_prompt(self, request: Request) -> str:
-        """Return what a chat would be answered from (task `render`). Raises `RequestError`."""
-        raise NotImplementedError
-
     def count_prompt(self, request: Request) -> int:
         """Return how many tokens the prompt of a request has, as `open` would count them. Raises `RequestError`."""
         raise InvalidRequest(f"model '{request.model}' cannot count the tokens of a prompt before it answers", "model")
@@ -267,38 +252,21 @@ class Model(ABC):
                 f"model '{query.model}' cannot {LABELS[query.task]}{way_out}; it can {able}", "model",
             )
 
-    def use_sessions(self, link: SessionLink) -> None:
-        """Exchange sessions over this link from now on; called once, before the first request."""
-
-    def preload(self, request_id: str, preload: Preload) -> None:
-        """Open a request that evaluates this and says nothing, and keep it for all that begin so.
-
-        Called once, before any other request. Raises `ModelLoadFailed` if there is no room or no place for it.
-        """
-        raise NotImplementedError
-
-    def found(self, request_id: str, session: Session | None) -> None:
-        """Here is what the link was asked to find; the request may have ended meanwhile."""
-
     def residents(self) -> Sequence[Resident]:
-        """Tell which conversations the model holds, those that requests are using included; a preload is none."""
+        """Return the conversations that the model holds; one that has any writes `forget`, too (`Remembers`)."""
         return ()
 
-    def forget(self, key: int) -> None:
-        """Let nobody go on from this resident; if a request is using it, as soon as that has ended."""
-        raise NotImplementedError
-
     def store_sessions(self) -> None:
-        """Have what past requests left stored; the last call before `close`."""
+        """Store the past conversations; the last call before `close`."""
 
     def use_threads(self, count: int) -> None:
-        """Compute with at most `count` cores from now on; engines that compute little need not care."""
+        """Compute with at most `count` cores from now on; engines that compute little may ignore it."""
 
     def close(self) -> None:
-        """Free what the model holds. The last call."""
+        """Free everything that the model holds. The last call."""
 
     def answer_limit(self, request: Request, prompt_tokens: int) -> int:
-        """How many tokens the answer may have, for a prompt of so many.
+        """The most tokens that the answer to a prompt of `prompt_tokens` may have.
 
         Raises `ContextOverflow` if there is no room for `max_tokens`, or for a single token where that is not given.
         """

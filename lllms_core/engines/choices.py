@@ -11,14 +11,14 @@ RunT = TypeVar("RunT")
 
 @define(eq=False)
 class Choices(Generic[RunT]):
-    """What the answers to one request have in common; the request ends with the last of them."""
+    """The state that the answers to one request share; the request ends with the last of them."""
 
     request: Request
     prompt_tokens: int
     open: int
-    """How many have not ended."""
+    """The number of answers that have not ended."""
     held: list[RunT] = Factory(list)
-    """Those that begin when the first one has evaluated the prompt."""
+    """Answers that begin once the first one has evaluated the prompt."""
     completion_tokens: int = 0
     """Of those that have ended."""
     cached_tokens: int = 0

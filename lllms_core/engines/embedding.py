@@ -2,11 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from attrs import define
 
 from lllms_core.cancellation import check_cancelled
 from lllms_core.engines.base import Model, Opening, Opens
+from lllms_core.engines.capabilities import Pairs
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
 from lllms_core.queries import EmbedRequest, RerankRequest, Text
@@ -25,9 +27,9 @@ class _Run(VectorRun):
 class EmbeddingModel(Model):
     """A model that reads and does not write: it gives vectors, or scores if it is made to rank documents.
 
-    Call `super().__init__` with its sizes, and implement `tokenize`, `encode` and, for scores, `pair`. The inputs of
-    all open requests share the passes, taking turns. `tokenize` and `pair` are parts of `prepare`: any thread may call
-    them, several at once. They may stop when there are more than `enough_tokens`.
+    Call `super().__init__` with its sizes, and implement `tokenize`, `encode` and, for scores, `pair` (`Pairs`). The
+    inputs of all open requests share the passes, taking turns. `tokenize` and `pair` are parts of `prepare`: any thread
+    may call them, several at once. They may stop when there are more than `enough_tokens`.
     """
 
     def __init__(
@@ -67,10 +69,6 @@ class EmbeddingModel(Model):
         Raises `InvalidRequest` for tokens that the model does not have.
         """
 
-    def pair(self, query: str, document: str, room: int | None) -> list[int]:
-        """Tokens of a query and a document, as a model that ranks reads them; the document's are cut for `room`."""
-        raise NotImplementedError
-
     @abstractmethod
     def encode(self, inputs: Sequence[Sequence[int]]) -> Sequence[Sequence[float]]:
         """Return a vector for each input, in one pass; of any length but 0. For a pair, the score from 0 to 1."""
@@ -95,7 +93,8 @@ class EmbeddingModel(Model):
                 check_dimensions(request, self._dimensions, can_shorten=self._can_shorten)
                 return self._opening(request, (self.tokenize(text, room) for text in request.inputs), "input")
             case RerankRequest():
-                pairs = (self.pair(request.query, document, room) for document in request.documents)
+                pair = cast(Pairs, self).pair
+                pairs = (pair(request.query, document, room) for document in request.documents)
                 return self._opening(request, pairs, "documents")
         return super().prepare(request)
 
@@ -127,7 +126,7 @@ class EmbeddingModel(Model):
         return finished
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
-        """End a request; what was encoded is thrown away."""
+        """End a request; its encoded inputs are discarded."""
         run = self._runs.pop(request_id, None)
         return [] if run is None else [run.finish("cancelled")]
 
@@ -169,7 +168,7 @@ class EmbeddingModel(Model):
                 batch.append((run, run.inputs[index]))
                 room -= len(run.inputs[index])
                 taking[request_id] += 1
-        # Who was first is last in the next pass: one with long inputs shall not keep the others out.
+        # Rotate, so that a request with long inputs cannot starve the others.
         first = next(iter(self._runs))
         self._runs[first] = self._runs.pop(first)
         return batch

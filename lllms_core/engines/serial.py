@@ -1,32 +1,37 @@
 """The base for engines that answer one piece of text at a time: write a generator, get a model."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from inspect import isgenerator
 from time import monotonic
+from typing import cast
 
 from attrs import define, frozen
 
 from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.chat.parser import NOTHING
+from lllms_core.chat.parser import Pieces as Shown
 from lllms_core.engines.answer import PLAIN, AnswerText
 from lllms_core.engines.base import Model, Opening, Opens
+from lllms_core.engines.capabilities import Detokenizes, EmbedsTexts, ScoresPrompts, writes
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.vectors import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
-from lllms_core.queries import Embeddings, EmbedRequest
+from lllms_core.faults import kind_of
+from lllms_core.queries import EmbedRequest
 from lllms_core.text import ScoreLog
-from lllms_core.types import Delta, FinishReason, Message, PromptScores, Request, Task, TokenScore, Usage
+from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenScore, Usage
 
 
 @frozen
 class Pause:
-    """Yielded in place of a piece: this answer goes on after so many seconds, while the others go on."""
+    """Yielded in place of a piece: this answer pauses for this many seconds, while the others continue."""
 
     seconds: float
 
 
 @frozen
 class Reused:
-    """Yielded in place of a piece: so many of the prompt's tokens did not have to be evaluated again."""
+    """Yielded in place of a piece: this many tokens of the prompt did not have to be evaluated again."""
 
     tokens: int
 
@@ -42,7 +47,7 @@ LONGEST_WAIT = 0.005
 
 @define
 class _Run:
-    """One answer to a request, at work."""
+    """One answer that is being written."""
 
     request: Request
     choices: "Choices[_Run]"
@@ -51,7 +56,7 @@ class _Run:
     output: AnswerText
     log: ScoreLog
     limit: int
-    """At most so many tokens."""
+    """The most tokens that it may have."""
     tokens: int = 0
     cached_tokens: int = 0
     prompt_told: bool = False
@@ -70,7 +75,7 @@ class SerialModel(Model):
     """A model that writes its answers with a Python generator.
 
     Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
-    Write `embed(texts)` for vectors.
+    Write `embed(texts)` for vectors (`EmbedsTexts`); what else it can do is in `lllms_core.engines.capabilities`.
     `count_tokens`, `prompt_tokens` and `prompt_text` are parts of `prepare`: any thread may call them, several at once.
     Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
     fails its own request only. One that is silent for longer than `Engine.watchdog` between two pieces looks at
@@ -82,7 +87,7 @@ class SerialModel(Model):
     answer_format: AnswerFormat = PLAIN
     """How the answers mark thoughts and calls of tools, for an engine that declares `TOOL_PARAMETERS`."""
     embed_at_once: int = 16
-    """`embed` is given at most so many texts at a time: a cancel is not handled before it returns."""
+    """The most texts that `embed` is given at a time: a cancel is not handled before it returns."""
     can_shorten: bool = False
     """Whether the first numbers of a vector mean much the same as all, so that requests may ask for fewer."""
 
@@ -94,14 +99,10 @@ class SerialModel(Model):
             written.add("chat")
         if cls.complete is not SerialModel.complete:
             written.add("text")
-        if cls.embed is not SerialModel.embed:
-            written.add("embed")
-        if cls.to_tokens is not Model.to_tokens:
-            written.add("tokenize")
-        if cls.to_text is not Model.to_text:
-            written.add("detokenize")
-        if cls.to_prompt is not Model.to_prompt:
-            written.add("render")
+        methods: dict[str, Task] = {
+            "embed": "embed", "to_tokens": "tokenize", "to_text": "detokenize", "to_prompt": "render",
+        }
+        written |= {task for method, task in methods.items() if writes(cls, method)}
         cls.tasks = frozenset(written)
 
     def chat(self, request: Request) -> Pieces:
@@ -111,17 +112,6 @@ class SerialModel(Model):
     def complete(self, prompt: str, request: Request) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
         """Continue `prompt`, piece by piece."""
         raise InvalidRequest(f"model '{request.model}' cannot continue text; use /v1/chat/completions", "prompt")
-
-    def score_prompt(self, prompt: str, request: Request) -> PromptScores:
-        """Say how likely a prompt's tokens are; only asked for if the engine declares `echo`."""
-        raise NotImplementedError
-
-    def embed(self, texts: Sequence[str]) -> Embeddings:
-        """Return a vector of any length but 0 for each text, and how many tokens the texts have together.
-
-        It is called with up to `embed_at_once` texts. Raises `RequestError`, or `EngineFailed`, for the request.
-        """
-        raise NotImplementedError
 
     def count_tokens(self, text: str) -> int:
         """How many tokens `text` has; words, unless the engine knows better."""
@@ -143,7 +133,7 @@ class SerialModel(Model):
             return request.prompt or ""
         if "detokenize" not in self.tasks:
             raise InvalidRequest(f"model '{request.model}' continues texts, not tokens; send strings", "prompt")
-        return self.to_text(request.prompt)
+        return cast(Detokenizes, self).to_text(request.prompt)
 
     def answer_text(self, request: Request, index: int) -> AnswerText:
         """How the bytes of an answer are read; an engine whose prompts open the thoughts says so here."""
@@ -179,7 +169,7 @@ class SerialModel(Model):
         return lambda: self._start(Choices(request, prompt_tokens, request.count), 0, limit)
 
     def open(self, request: Request) -> None:
-        """Start the generator of a request that nobody has prepared."""
+        """Start the generator of a request that was not prepared."""
         self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:
@@ -227,16 +217,16 @@ class SerialModel(Model):
         if run.tokens >= run.limit:
             return self._finish(run, "length")
         try:
-            text = self._take_piece(run, next(run.pieces))
+            pieces = self._read_piece(run, next(run.pieces))
         except StopIteration as end:
             return self._finish(run, "stop", usage=end.value)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
-        if text is None:
+        if pieces is None:
             return None
         if run.output.stopped or run.tokens == run.limit:
-            return self._finish(run, "stop" if run.output.stopped else "length", text, 1)
-        thought, calls = run.output.take()
+            return self._finish(run, "stop" if run.output.stopped else "length", pieces, 1)
+        text, thought, calls = pieces
         scores = run.log.take()
         choices = run.choices
         if choices.untold:
@@ -246,20 +236,23 @@ class SerialModel(Model):
             run.request.id, text, 1, reasoning=thought, calls=calls, index=run.index, scores=scores, admitted=admitted,
         )
 
-    def _take_piece(self, run: _Run, piece: Piece) -> str | None:
-        """The text that comes of a piece; None if it is no token."""
+    def _read_piece(self, run: _Run, piece: Piece) -> Shown | None:
+        """Return what a piece adds to the answer; None if it is no token."""
         if isinstance(piece, Pause | Reused):
             run.note(piece)
             return None
         run.tokens += 1
         if isinstance(piece, TokenScore):
-            return run.log.feed(piece)
+            run.log.add(piece)
+            return run.output.feed(piece.piece)
+        if run.request.scored or not isinstance(piece, str | bytes):
+            raise EngineFailed(_wrong(run.request, piece))
         return run.output.feed(piece.encode(errors="replace") if isinstance(piece, str) else piece)
 
     def _tell_prompt(self, run: _Run) -> Delta:
         run.prompt_told = True
         try:
-            scores = self.score_prompt(self.prompt_text(run.request), run.request)
+            scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(run.request), run.request)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
         return Delta(run.request.id, prompt_scores=scores)
@@ -268,15 +261,18 @@ class SerialModel(Model):
         del self._open[run.request.id]
         if isgenerator(run.pieces):
             run.pieces.close()
-        text, _ = run.output.end("cancelled")
-        return Delta(run.request.id, text, error=error, index=run.index)
+        rest, _ = run.output.end("cancelled")
+        return Delta(run.request.id, rest.text, error=error, index=run.index)
 
     def _embed_next(self, run: VectorRun) -> Delta | None:
         request, start = run.request, len(run.results)
         assert isinstance(request, EmbedRequest)  # noqa: S101  # the only kind that is opened
         chosen = request.inputs[start : start + self.embed_at_once]
         try:
-            answer = self.embed([one if isinstance(one, str) else self.to_text(one) for one in chosen])
+            reader = cast(Detokenizes, self)
+            answer = cast(EmbedsTexts, self).embed(
+                [one if isinstance(one, str) else reader.to_text(one) for one in chosen],
+            )
             if len(answer.vectors) != len(chosen):
                 raise ValueError(f"embed gave {len(answer.vectors)} vectors for {len(chosen)} texts")
             check_dimensions(request, len(answer.vectors[0]), can_shorten=self.can_shorten)
@@ -292,7 +288,7 @@ class SerialModel(Model):
         return run.finish()
 
     def _finish(
-        self, run: _Run, reason: FinishReason, text: str = "", tokens: int = 0, *, usage: object = None,
+        self, run: _Run, reason: FinishReason, pieces: Shown = NOTHING, tokens: int = 0, *, usage: object = None,
     ) -> Delta:
         del self._open[run.request.id]
         if isgenerator(run.pieces):
@@ -301,16 +297,25 @@ class SerialModel(Model):
         if run.index == 0:
             choices.cached_tokens = run.cached_tokens
         exact = usage if isinstance(usage, Usage) else None
-        held, reason = run.output.end(reason)
-        thought, calls = run.output.take()
+        rest, reason = run.output.end(reason)
+        pieces = pieces.followed_by(rest)
         choices.reasoning_tokens += run.output.reasoning_tokens
         last = choices.end(
-            run.index, reason, run.tokens, text=text + held, tokens=tokens, scores=run.log.rest(), reasoning=thought,
-            calls=calls, usage=exact, stop=run.output.stop,
+            run.index, reason, run.tokens, text=pieces.text, tokens=tokens, scores=run.log.rest(),
+            reasoning=pieces.reasoning, calls=pieces.calls, usage=exact, stop=run.output.stop,
         )
         if choices.open:
             self._start(choices, run.index + 1, run.limit)
         return last
+
+
+def _wrong(request: Request, piece: object) -> str:
+    """Say which piece a generator should have yielded."""
+    method = "complete" if request.messages is None else "chat"
+    yielded = f"`{method}` of model '{request.model}' yielded {kind_of(piece)}"
+    if request.scored and isinstance(piece, str | bytes):
+        return f"{yielded} where scores were asked for, which its engine declares; it must yield TokenScore"
+    return f"{yielded}; it must yield str, bytes, TokenScore, Pause or Reused"
 
 
 def _texts(message: Message) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a model and those who keep its sessions say to each other."""
+"""The values that a model exchanges with the keeper of its sessions."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,12 +6,12 @@ from typing import Protocol
 from attrs import field, frozen
 
 State = bytes | memoryview
-"""What a model exports of a sequence; it means something to the same model only."""
+"""The exported state of a sequence; only the same model can read it."""
 
 
 @frozen
 class Session:
-    """A line of evaluated tokens, and the state of the model after them."""
+    """A sequence of evaluated tokens, and the state of the model after them."""
 
     tokens: list[int]
     state: State = field(repr=False)
@@ -19,34 +19,34 @@ class Session:
 
 @frozen
 class Resident:
-    """A conversation that a model holds by itself, to be gone on with."""
+    """A conversation still in the model's KV cache, which can be resumed."""
 
     key: int
-    """Names it inside the model, as long as it holds these tokens."""
+    """Identifies it within the model, as long as it holds these tokens."""
     tokens: Sequence[int] = field(repr=False)
     used: float
-    """When a request last had to do with it, in seconds since 1970."""
+    """The last time that a request used it, in seconds since 1970."""
     size: int | None = None
-    """Bytes of its state; None if the model cannot tell."""
+    """Bytes of its state; None if the model does not know."""
 
 
 class SessionLink(Protocol):
-    """A model's way to the stored sessions. Both methods return at once."""
+    """A model's access to the stored sessions. Both methods return at once."""
 
     min_tokens: int
-    """A session that saves the evaluation of fewer tokens is not worth its way."""
+    """A session that saves the evaluation of fewer tokens is not worth transferring."""
     max_size: int
-    """A state of more bytes is not taken."""
+    """A larger state, in bytes, is not stored."""
 
     def find(self, request_id: str, tokens: Sequence[int], known: int, *, whole: bool) -> None:
-        """Ask for the stored session that shares most with `tokens`, if that is more than `known` of them.
+        """Look up the stored session that shares the longest prefix with `tokens`, longer than `known`.
 
-        With `whole` only sessions count that are a beginning of `tokens`, all of them. The answer comes as a call of
-        the model's `found`, in any case.
+        With `whole`, only sessions that are prefixes of `tokens` match. The result always comes as a call of the
+        model's `found`.
         """
 
     def put(self, session: Session, *, whole: bool) -> None:
-        """Have a session stored, some time soon; if that cannot be done, it is lost, as a cache's entries may be.
+        """Store a session soon, in the background; like a cache entry, it may be lost.
 
-        With `whole` it can only be gone on with as it is.
+        With `whole`, it can only be resumed whole.
         """

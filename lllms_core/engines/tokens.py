@@ -1,20 +1,18 @@
-"""What an engine with continuous batching implements: methods that work on tokens and sequences."""
+"""The token-level methods that an engine with continuous batching implements."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from typing import Protocol
 
 from attrs import frozen
 
 from lllms_core.chat import Segment
 from lllms_core.engines.base import Model
-from lllms_core.engines.sessions import State
-from lllms_core.types import Constraint, Request, Sampling, TokenScore
+from lllms_core.engines.samplers import Sampler
+from lllms_core.types import Sampling
 
 
 class Interrupted(Exception):
-    """Raised by `decode` when it gave up because `interrupt` was set."""
+    """Raised by `decode` when it stopped because `interrupt` was set."""
 
 
 class KVCacheFull(Exception):
@@ -31,38 +29,7 @@ class Feed:
     logits: bool
     """Whether the logits after the last token are wanted."""
     all_logits: bool = False
-    """Whether those after every other token are wanted, too; only asked for if the engine declares `echo`."""
-
-
-class Sampler(Protocol):
-    """Chooses the next token of one request."""
-
-    def sample(self, row: int) -> int:
-        """Choose a token from the logits in this row of the last decode, and remember it for the penalties.
-
-        Raises `EngineFailed` if there is none to choose, which ends the request.
-        """
-
-    def close(self) -> None:
-        """Free what the sampler holds."""
-
-
-class Matcher(Protocol):
-    """Keeps one answer to its constraint."""
-
-    def sample(self, sampler: Sampler, row: int, opening: int | None = None) -> int:
-        """Let `sampler` choose among the tokens that may come next, and remember which one came.
-
-        `opening` may come as well, and is not remembered: it opens the thoughts. Raises `RequestError` if the
-        constraint turns out to be one that cannot be kept.
-        """
-
-    def sample_thought(self, sampler: Sampler, row: int) -> int:
-        """Let `sampler` choose any token but those that end the answer: what is constrained comes later."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether the answer is whole, so that nothing may follow."""
+    """Whether those after every other token are wanted, too; only if the engine declares `echo`."""
 
 
 class TokenModel(Model):
@@ -71,8 +38,8 @@ class TokenModel(Model):
     `tokenize`, `infill`, `longest_token`, `control_token` and `grammar_names` are parts of `prepare`: any thread may
     call them, several at once.
 
-    Those below the abstract ones are for what an engine declares: `infill` for the parameter `suffix`, `score` for
-    `logprobs`, `matcher` for constraints, and the three about states for a model that has a `state_key`.
+    An engine declares more by writing more: `Scores` for `logprobs`, `Constrains` for constraints, `Infills` for
+    `suffix`, `Exports` for a `state_key`; see `lllms_core.engines.capabilities`.
     """
 
     @abstractmethod
@@ -114,9 +81,9 @@ class TokenModel(Model):
         """Make the empty sequence `target` begin with the first `length` tokens of `source`."""
 
     def earliest_cut(self, sequence: int) -> int:  # noqa: ARG002  # the base forgets nothing
-        """The least length that `trim` and `copy` can leave of a sequence, unless it is none or all of it.
+        """The shortest prefix that `trim` and `copy` can leave of a sequence (other than all or none of it).
 
-        A model with a sliding window may have lost what one needs to go on from further back.
+        A model with a sliding window may have lost the cells that a shorter one needs.
         """
         return 0
 
@@ -126,50 +93,12 @@ class TokenModel(Model):
 
     @property
     def longest_token(self) -> int | None:
-        """How many bytes of text one token stands for at most; None if that is not known. Asked about long texts."""
+        """The most bytes of text that one token stands for; None if unknown. Asked only for long texts."""
         return None
 
     def control_token(self, text: str) -> int | None:  # noqa: ARG002  # the base knows of none
         """The one token that a mark of the template is; None for a text of several."""
         return None
-
-    def infill(self, request: Request) -> list[int]:
-        """The tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
-
-        Only asked for if the engine declares `suffix`. It may stop as `tokenize` does. Raises `RequestError` if the
-        model was not trained for that.
-        """
-        raise NotImplementedError
-
-    def score(self, row: int, token: int, top: int) -> TokenScore:
-        """How likely `token` was, and which `top` ones were likeliest, by the logits in this row.
-
-        Only asked for if the engine declares `logprobs`. Raises `EngineFailed` if that is no number.
-        """
-        raise NotImplementedError
-
-    def matcher(self, constraint: Constraint) -> Future[Matcher]:
-        """Begin to make a fresh matcher; only asked for the kinds of constraint that the engine declares.
-
-        Its future raises `RequestError` for a constraint that cannot be kept, or `EngineFailed`. Others generate
-        meanwhile. It is cancelled when its request ends before it is done.
-        """
-        raise NotImplementedError
-
-    def state_size(self, sequence: int) -> int:
-        """How many bytes `export_state` would return now."""
-        raise NotImplementedError
-
-    def export_state(self, sequence: int) -> State:
-        """Copy what was evaluated of a sequence; nothing changes."""
-        raise NotImplementedError
-
-    def import_state(self, sequence: int, state: State) -> bool:
-        """Fill an empty sequence with what was exported; False if that cannot be done, and the sequence is empty still.
-
-        The state comes from a model of the same `state_key`, and was not damaged on its way.
-        """
-        raise NotImplementedError
 
     def grammar_names(self) -> Mapping[str, int]:
         """The tokens that a Lark grammar can only name, not spell, with their ids; for an engine that keeps those."""

@@ -1,4 +1,4 @@
-"""One query for vectors or scores at work, and what is done to every vector: checked, shortened, made of length 1."""
+"""One running query for vectors or scores; each vector is checked, shortened and scaled to length 1."""
 
 from array import array
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from lllms_core.types import Delta, Finish, FinishReason, Usage
 
 @define(eq=False)
 class VectorRun:
-    """A query whose inputs are worked off in their order, some in each step."""
+    """A query whose inputs are processed in order, some in each step."""
 
     request: EmbedRequest | RerankRequest
     results: "list[array[float]]" = Factory(list)
@@ -21,12 +21,12 @@ class VectorRun:
 
     @property
     def total(self) -> int:
-        """How many inputs there are."""
+        """The number of inputs."""
         request = self.request
         return len(request.inputs if isinstance(request, EmbedRequest) else request.documents)
 
     def take(self, numbers: Sequence[float], tokens: int) -> None:
-        """Add what came of the next input, which had so many tokens. Raises `EngineFailed` for what is no number."""
+        """Add the result of the next input, which had `tokens` tokens. Raises `EngineFailed` if it is not finite."""
         if not all(map(isfinite, numbers)):
             raise EngineFailed(
                 f"model '{self.request.model}' gave numbers that are not finite for input {len(self.results)}; "

@@ -1,9 +1,25 @@
 """The log-probabilities of an answer's tokens, in step with its text."""
 
 from collections import deque
+from typing import Protocol
 
-from lllms_core.text.output import OutputText
 from lllms_core.types import TokenScore
+
+
+class Output(Protocol):
+    """The text that scores keep step with; see `OutputText`."""
+
+    @property
+    def decoded(self) -> int:
+        """The number of complete characters, shown or not."""
+
+    @property
+    def passed(self) -> int:
+        """The number of those that are safe to show."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the answer has ended, so that what is held back stays hidden."""
 
 
 class ScoreLog:
@@ -12,15 +28,14 @@ class ScoreLog:
     So the scores of a hidden stop string stay hidden, too, and scores never come before their text.
     """
 
-    def __init__(self, output: OutputText) -> None:
+    def __init__(self, output: Output) -> None:
         self._output = output
         self._waiting: deque[tuple[int, TokenScore]] = deque()
         """Each score with the number of characters before its token."""
 
-    def feed(self, score: TokenScore) -> str:
-        """Feed the token's bytes to the text, and return the text that may be shown."""
+    def add(self, score: TokenScore) -> None:
+        """Take the score of the token whose bytes are fed to the text next."""
         self._waiting.append((self._output.decoded, score))
-        return self._output.feed(score.piece)
 
     def take(self) -> tuple[TokenScore, ...]:
         """Return the scores, not returned before, whose tokens begin in the text shown."""

@@ -1,14 +1,18 @@
 """The loop of a worker, in a process or a thread: load, then take requests and step, until a `Close` arrives."""
 
 import queue
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
+from typing import cast
 
 from attrs import evolve
 
-from lllms_core.engines import Interrupt, Model
+from lllms_core.engines import Interrupt, Model, Preloads, Resumes
+from lllms_core.engines.base import ContractBroken, Opens
+from lllms_core.engines.contract import check_model
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
+from lllms_core.faults import kind_of
 from lllms_core.queries import AnyRequest, DetokenizeRequest
 from lllms_core.tracebacks import described, kind, short_traceback
 from lllms_core.types import Delta, Finish, Preload, Timings, Usage
@@ -95,6 +99,9 @@ class WorkerLoop:
         """When the requests came that have no answer yet."""
         self._begun: dict[str, tuple[float, float]] = {}
         """When the others came, and when their answers began."""
+        self._engine = ""
+        self._open_ids: set[str] = set()
+        """The requests that the model has taken and not ended."""
 
     def run(self, load: Load) -> None:
         """Load the model and serve until `Close`, or until the engine breaks; then the last message says why."""
@@ -114,7 +121,10 @@ class WorkerLoop:
             yield
         except BaseException as error:  # noqa: BLE001  # any exception of an engine (even sys.exit()) ends only its worker
             # All waiting clients get the reason, and the error's own message may quote one of their requests.
-            reason = raised(error) or f"its engine raised {kind(error)}; the server's log says where"
+            if isinstance(error, ContractBroken):
+                reason = f"engine '{self._engine}': {error}"
+            else:
+                reason = raised(error) or f"its engine raised {kind(error)}; the server's log says where"
             self._send(Crashed(reason, short_traceback(error)))
 
     def _load(self, load: Load) -> Model | None:
@@ -127,14 +137,16 @@ class WorkerLoop:
                 self._send(Progress(fraction))
 
         try:
+            self._engine = load.engine.name
             model = load.engine.load(load.spec, progress)
+            check_model(load.engine, load.spec, model)
             model.use_threads(load.spec.threads)
             self._inbox.interrupt = model.interrupt
             self._preparations = Preparations(model, self._inbox.put)
             if model.state_key is not None:
                 self._space = session_space(load, model)
                 if load.sessions is not None:
-                    model.use_sessions(WireLink(load.sessions, self._space, self._send))
+                    cast(Resumes, model).use_sessions(WireLink(load.sessions, self._space, self._send))
             if load.spec.preload is not None and not self._preload(model, load.spec.preload):
                 return None
             self._send(Loaded(model.info))
@@ -145,11 +157,12 @@ class WorkerLoop:
 
     def _preload(self, model: Model, preload: Preload) -> bool:
         """Evaluate the common prefix of all conversations; False if the worker must close."""
-        model.preload(PRELOAD, preload)
+        cast(Preloads, model).preload(PRELOAD, preload)
+        self._open_ids.add(PRELOAD)
         while True:
             if not self._take(model):
                 return False
-            for delta in [] if model.idle else model.step():
+            for delta in [] if model.idle else self._checked("step", model.step()):
                 if delta.error is not None:
                     raise delta.error
                 if delta.last:
@@ -158,7 +171,7 @@ class WorkerLoop:
     def _serve(self, model: Model) -> None:
         while self._take(model):
             if not model.idle:
-                self._tell(model.step())
+                self._tell(self._checked("step", model.step()))
 
     def _take(self, model: Model) -> bool:
         """Handle the messages in the inbox, or wait for one if the model is idle; False to close."""
@@ -167,13 +180,14 @@ class WorkerLoop:
             match message:
                 case Open(request):
                     self._open(model, request)
-                case Prepared(request):
+                case Prepared(request, cancelled):
                     with self._refusing(request):
-                        self._tell(self._preparations.take(message))
+                        if not cancelled.is_set():
+                            self._answer(request, self._preparations.take(message))
                 case Cancel(request_id):
                     self._cancel(model, request_id)  # at once: the others' step may take a while
                 case FoundSession(request_id):
-                    model.found(request_id, as_session(message))
+                    cast(Resumes, model).found(request_id, as_session(message))
                 case Survey():
                     self._send(survey(model, message))
                 case UseThreads(count):
@@ -189,7 +203,7 @@ class WorkerLoop:
         with self._refusing(request):
             self._check_space(request)
             if is_small(request):
-                self._tell(prepare(model, request)())
+                self._answer(request, prepare(model, request)())
             else:
                 self._preparations.start(request)
 
@@ -197,7 +211,7 @@ class WorkerLoop:
         if self._preparations.cancel(request_id):
             self._tell([Delta(request_id, finish=Finish("cancelled", Usage(0, 0)))])
         else:
-            self._tell(model.cancel(request_id))
+            self._tell(self._checked("cancel", model.cancel(request_id)))
 
     @contextmanager
     def _refusing(self, request: AnyRequest) -> Iterator[None]:
@@ -214,6 +228,28 @@ class WorkerLoop:
                 "text cannot be restored; it can only be deleted",
                 "text",
             )
+
+    def _answer(self, request: AnyRequest, deltas: Iterable[Delta]) -> None:
+        """Note that the model has taken a request, or tell the answer that is known at once."""
+        if isinstance(request, Opens):
+            self._open_ids.add(request.id)
+        self._tell(deltas)
+
+    def _checked(self, method: str, deltas: Iterable[Delta]) -> Sequence[Delta]:
+        """Return the deltas that a method of the model returned. Raises `ContractBroken` for anything else."""
+        if not isinstance(deltas, Iterable):
+            raise ContractBroken(f"`{method}` returned {kind_of(deltas)}; it must return an iterable of Delta")
+        told = tuple(deltas)
+        for delta in told:
+            if not isinstance(delta, Delta):
+                raise ContractBroken(f"`{method}` returned {kind_of(delta)} among its deltas; each must be a Delta")
+            if delta.request_id not in self._open_ids:
+                raise ContractBroken(
+                    f"`{method}` returned a delta of no open request; its `request_id` must be the id of one",
+                )
+            if delta.last:
+                self._open_ids.remove(delta.request_id)
+        return told
 
     def _tell(self, deltas: Iterable[Delta]) -> None:
         told = tuple(deltas)

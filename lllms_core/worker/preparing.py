@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from threading import Event, Thread
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 from attrs import field, fields, frozen, has
 
 from lllms_core.cancellation import WorkCancelled, cancelled_by
-from lllms_core.engines import Model
+from lllms_core.engines import Detokenizes, Model, Renders, Tokenizes
 from lllms_core.engines.base import Opening, Opens
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import (
@@ -87,15 +87,15 @@ def _prepare(model: Model, request: AnyRequest) -> Taking:
         case RerankRequest():
             return _taking(_opening(model, request, "open_rerank"))
         case TokenizeRequest():
-            result = _few(model, model.to_tokens(request.text, add_special=request.add_special))
+            result = _few(model, cast(Tokenizes, model).to_tokens(request.text, add_special=request.add_special))
         case DetokenizeRequest():
             if len(request.tokens) > model.most_tokens:
                 count = len(request.tokens)
                 text = f"there are {count} tokens, and at most {model.most_tokens} are allowed; send them in parts"
                 raise InvalidRequest(text, "tokens")
-            result = model.to_text(request.tokens)
+            result = cast(Detokenizes, model).to_text(request.tokens)
         case RenderRequest():
-            result = model.to_prompt(request.chat)
+            result = cast(Renders, model).to_prompt(request.chat)
         case CountRequest():
             result = model.count_prompt(request.completion)
     return lambda: [Delta(request.id, finish=Finish("stop", Usage(0, 0), result))]
@@ -159,9 +159,7 @@ class Preparations:
         return cancelled is not None
 
     def take(self, prepared: Prepared) -> Iterable[Delta]:
-        """Pass a request to the model, in its thread, unless it was cancelled. Raises the preparation's error."""
-        if prepared.cancelled.is_set():
-            return ()
+        """Pass a request that was not cancelled to the model, in its thread. Raises the preparation's error."""
         del self._cancelled[prepared.request.id]
         if prepared.error is not None:
             raise prepared.error

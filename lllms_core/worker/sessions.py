@@ -3,9 +3,10 @@
 from array import array
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import cast
 
-from lllms_core.engines import Model
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines import Model, Remembers
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.engines.sessions import Session
 from lllms_core.identity import file_identity
 from lllms_core.worker.wire import (
@@ -58,6 +59,6 @@ def survey(model: Model, question: Survey) -> Surveyed:
     for resident in model.residents():
         tokens = list(resident.tokens)
         if question.everything or any(common_prefix(line, tokens) == min(len(line), len(tokens)) for line in lines):
-            model.forget(resident.key)
+            cast(Remembers, model).forget(resident.key)
         held.append(Held(array("i", tokens).tobytes(), resident.used, resident.size))
     return Surveyed(question.number, tuple(held))

@@ -47,7 +47,10 @@ def _load_writer(spec: ModelSpec, gguf: GGUF, context_length: int, options: Opti
             call_template=options.tool_calls, reasoning=options.reasoning,
         )
         details = describe(gguf, Path(source.path))
-        return Gpt4AllModel(Loaded(native, vocabulary, template, context_length, _threads(options), details))
+        return Gpt4AllModel(Loaded(
+            native=native, vocabulary=vocabulary, template=template, context_length=context_length,
+            threads=_threads(options), details=details,
+        ))
     except BaseException:
         native.close()
         raise
@@ -58,8 +61,8 @@ def _load_embedder(spec: ModelSpec, gguf: GGUF, context_length: int, options: Op
     native = load_native(source)
     try:
         loaded = LoadedEmbedder(
-            native, _vocabulary(source), context_length, _threads(options), options.truncate,
-            options.matryoshka, describe(gguf, Path(source.path)),
+            native=native, vocabulary=_vocabulary(source), context_length=context_length, threads=_threads(options),
+            truncate=options.truncate, matryoshka=options.matryoshka, details=describe(gguf, Path(source.path)),
         )
         return Gpt4AllEmbedder(loaded)
     except BaseException:

@@ -188,12 +188,12 @@ class Gpt4AllModel(SerialModel):
                     cached = piece.tokens
                 if isinstance(piece, bytes):
                     tokens += 1
-                    text += reader.feed(piece)
+                    text += reader.feed(piece).text
                     found = checker.find(text) if piece.rstrip().endswith((b"}", b"]")) else None
                 if found is not None or tokens == limit:
                     break
                 yield Pause(0.0)  # lets a pending cancel through
-            found = found or checker.find(text + reader.end("stop")[0])
+            found = found or checker.find(text + reader.end("stop")[0].text)
             if found is not None:
                 yield before + found
                 # An answer of maximum length ends by its usage, not by its limit.

@@ -10,7 +10,7 @@ from typing import Protocol
 from attrs import frozen
 
 from lllms_core.chat import Segment
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.batching.sequences import common_prefix
 
 _MOST_CUTS = 8
 """At most this many resume points are tried, the latest first: each costs tokenising the rest."""

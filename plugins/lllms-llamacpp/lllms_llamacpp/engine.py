@@ -5,16 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from attrs import evolve, fields
+from attrs import evolve
 
-from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
+from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.machine import at_home
-from lllms_core.types import Memory, ModelSpec, Sampling
+from lllms_core.types import Memory, ModelSpec
 from lllms_llamacpp.fitting import check_fit
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
+from lllms_llamacpp.parameters import HONOURED
 from lllms_llamacpp.pooling import pooling
 from lllms_llamacpp.threads import limit_spinning
 
@@ -30,9 +31,7 @@ class LlamaCppEngine(Engine):
 
     name = "llamacpp"
     Options = Options
-    parameters = TEMPLATE_PARAMETERS | {one.name for one in fields(Sampling)} | {
-        "n", "best_of", "logprobs", "top_logprobs", "echo", "suffix",
-    }
+    parameters = HONOURED
     constraints = frozenset({"json_object", "json_schema", "gbnf", "lark", "regex"})
     file_suffixes = (".gguf",)
     can_preload = True

@@ -11,7 +11,7 @@ from attrs import asdict
 
 from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
-from lllms_core.engines.preload import preload_tokens
+from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
 from lllms_core.identity import file_identity
@@ -91,9 +91,11 @@ def load(
         context = create_context(model, _context_params(options, made, threads.choose(1)), str(file))
         add_loras(model, context, options.lora)
         loaded = Loaded(
-            model, context, vocabulary, template, threads, made.context_length,
-            made.kv_size, options.kept_tokens, options.slots, made.sequences, made.batch, can_trim, can_trim_imported,
-            _state_key(file, options, made.context_length), options.seed, details,
+            model=model, context=context, vocabulary=vocabulary, template=template, threads=threads,
+            context_length=made.context_length, kv_size=made.kv_size, kept_tokens=options.kept_tokens,
+            slots=options.slots, sequences=made.sequences, batch_size=made.batch, can_trim=can_trim,
+            can_trim_imported=can_trim_imported, state_key=_state_key(file, options, made.context_length),
+            seed=options.seed, details=details,
         )
         result = LlamaCppModel(loaded)
         result.warm_up()
@@ -126,9 +128,10 @@ def _load_embedder(
         add_loras(model, context, options.lora)
         template = llama.llama_model_chat_template(model, b"rerank") if ranks else None
         result = LlamaCppEmbedder(LoadedEmbedder(
-            model, context, Vocabulary(model), threads, made, options.slots, ranks,
-            None if template is None else template.decode(errors="replace"), options.truncate, options.matryoshka,
-            details,
+            model=model, context=context, vocabulary=Vocabulary(model), threads=threads, sizes=made,
+            slots=options.slots, ranks=ranks,
+            rank_template=None if template is None else template.decode(errors="replace"),
+            truncate=options.truncate, matryoshka=options.matryoshka, details=details,
         ))
         result.warm_up()
     except BaseException:

@@ -11,7 +11,20 @@ import llama_cpp.llama_cpp as llama
 from attrs import field, frozen
 
 from lllms_core.chat import ChatTemplate, Segment
-from lllms_core.engines import BatchingModel, Feed, Interrupted, KVCacheFull, Matcher, Sampler
+from lllms_core.engines import (
+    BatchingModel,
+    Constrains,
+    Detokenizes,
+    Exports,
+    Feed,
+    Infills,
+    Interrupted,
+    KVCacheFull,
+    Matcher,
+    Sampler,
+    Scores,
+    Tokenizes,
+)
 from lllms_core.engines.base import Opening, Opens
 from lllms_core.engines.sessions import State
 from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
@@ -92,7 +105,7 @@ class Loaded:
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
-class LlamaCppModel(BatchingModel):
+class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokenizes, Detokenizes):
     """The token-level methods over one llama.cpp context with a unified KV cache."""
 
     way_out: Mapping[Task, str] = {

@@ -2,7 +2,7 @@
 
 from attrs import define, field
 
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.engines.sessions import Session
 
 WORDS, DIM, LAYERS = 928, 32, 2

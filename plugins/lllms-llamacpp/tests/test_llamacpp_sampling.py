@@ -1,5 +1,4 @@
 import pytest
-from lllms_llamacpp import LlamaCppEngine
 from lllms_llamacpp.sampling import ChainSampler, GreedySampler, is_greedy
 
 from lllms_core.errors import InvalidRequest
@@ -100,8 +99,3 @@ def test_other_samplers_are_repeatable(tiny, given):
 def test_mirostat_at_temperature_0_is_greedy(tiny):
     """Temperature 0 takes the likeliest token, whatever else would choose."""
     assert tiny.ask("Hi!", sampling=Sampling(temperature=0, mirostat=2)).text == "Hello! How can I help you?"
-
-
-def test_everything_that_sampling_says_is_honoured():
-    """The engine declares every field of `Sampling`."""
-    assert {name for name in Sampling.__slots__ if name != "__weakref__"} <= LlamaCppEngine.parameters

@@ -208,7 +208,7 @@ def test_full_cache_makes_requests_wait(load):
     most = 0
     while not talk.model.idle:
         talk.step()
-        most = max(most, len(talk.model._runs))
+        most = max(most, len(talk.model._running))
     assert most == 2
     assert len({talk.answers[name].text for name in names}) == 1
     assert all(talk.answers[name].tokens == 90 for name in names)

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from zlib import crc32
 
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.engines.serial import Pause, Piece, Reused
 from lllms_core.engines.sessions import Session, SessionLink
 from lllms_core.types import Message

@@ -1,11 +1,14 @@
-"""What goes into the next decode of a batching model; pure."""
+"""The contents of the next decode of a batching model; pure."""
 
 from collections.abc import Sequence
 
 from attrs import define
 
+from lllms_core.engines.batching.run import Run
+from lllms_core.engines.tokens import Feed
+
 STALL = 2.0
-"""While others generate, a step's share of prompts may take so many times what their own tokens take."""
+"""While others generate, the prompts' share of a step may take this many times as long as their tokens."""
 SMALLEST_CHUNK = 16
 """Below this many prompt tokens in a step, the step's fixed cost outweighs the gain in smoothness."""
 SMOOTHING = 0.3
@@ -14,12 +17,23 @@ _SMALLEST_TIME = 1e-9
 
 @define
 class Pace:
-    """How fast decodes are, learnt from those that were made: exponential averages, in seconds."""
+    """The speed of past decodes: exponential averages, in seconds."""
 
     token_step: float | None = None
     """A decode that only generates."""
     prompt_token: float | None = None
     """One token of a prompt."""
+
+    def learn(self, feeds: Sequence[Feed], seconds: float) -> None:
+        """Learn from a decode of these feeds."""
+        generating = tokens = 0
+        for feed in feeds:
+            if feed.all_logits:
+                return  # these cost more, and are rare
+            count = len(feed.tokens)
+            tokens += count
+            generating += feed.logits and count == 1
+        self.observe(generating, tokens - generating, seconds)
 
     def observe(self, generating: int, prompt_tokens: int, seconds: float) -> None:
         """Learn from a decode; from a mixed one the cost of its prompts, once that of its other tokens is known."""
@@ -38,8 +52,25 @@ class Pace:
         return min(room, max(SMALLEST_CHUNK, int(STALL * self.token_step / max(self.prompt_token, _SMALLEST_TIME))))
 
 
+def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> list[tuple[Run, Feed]]:
+    """Decide who is fed how much in the next decode: first those who generate, a token each, then prompts in chunks.
+
+    A decode holds at most `batch_size` tokens, and returns the logits of at most `logit_rows` of them.
+    """
+    fed = [(run, run.feed(1)) for run in runs if run.pending == 1]
+    prompts = [run for run in runs if run.pending > 1]
+    if prompts:
+        scored = sum(run.prompt_scores is not None for run in prompts)
+        # A scored prompt has a row for each token, all other runs have one.
+        rows = (logit_rows - len(runs) + scored) // max(1, scored)
+        wanted = [run.pending if run.prompt_scores is None else min(run.pending, rows) for run in prompts]
+        shares = share_out(pace.prompt_budget(len(fed), batch_size), wanted)
+        fed += [(run, run.feed(share)) for run, share in zip(prompts, shares, strict=True) if share]
+    return fed
+
+
 def share_out(budget: int, wanted: Sequence[int]) -> list[int]:
-    """Share `budget` tokens among prompts that want so many each: evenly, and what one leaves goes to the others."""
+    """Share `budget` tokens among prompts that want these numbers: evenly, and leftovers go to the others."""
     shares = [0] * len(wanted)
     order = sorted(range(len(wanted)), key=wanted.__getitem__)
     for rank, i in enumerate(order):

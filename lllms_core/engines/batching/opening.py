@@ -1,18 +1,22 @@
-"""What a batching model makes of a request before anything is evaluated: a run for each of its answers."""
+"""From a request to its runs, one for each answer, before anything is evaluated."""
 
+from array import array
 from collections.abc import Callable
+from typing import cast
 
 from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.batching.run import Run
+from lllms_core.engines.capabilities import Infills
 from lllms_core.engines.choices import Choices, choice
-from lllms_core.engines.run import Run
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
 from lllms_core.text import ScoreLog
 from lllms_core.types import Constraint, Request
 
 _SHORT = 1 << 14
-"""Characters of a text that is tokenised without a look at how many bytes it has."""
+"""A text of up to this many characters is tokenised without counting its bytes."""
 
 
 def open_runs(
@@ -20,7 +24,8 @@ def open_runs(
 ) -> tuple[list[Run], Constraint | None]:
     """Return the runs of a request, and the constraint for which each still needs a matcher.
 
-    All but the first wait in its `Choices`: they share its prompt. Raises `RequestError` for what can never be served.
+    All but the first wait in its `Choices`, since they share its prompt. Raises `RequestError` for a request that can
+    never be served.
     Any thread may call this.
     """
     shown = read_prompt(template, request, lambda text: _check_length(model, request, text))
@@ -36,9 +41,10 @@ def open_runs(
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
-        log = ScoreLog(output) if request.scored else None
-        run = Run(choice(request, index), choices, index, [*prompt], len(prompt), limit, output, log, None, opening)
-        runs.append(run)
+        runs.append(Run(
+            request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
+            limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,
+        ))
     if request.scores_prompt:
         runs[0].prompt_scores = []
     choices.held = runs[1:]
@@ -88,7 +94,17 @@ def _check_length(model: TokenModel, request: Request, text: str) -> None:
 def _tokens(model: TokenModel, request: Request, prompt: Prompt) -> list[int]:
     if isinstance(request.prompt, tuple):
         return [*request.prompt]
-    return model.tokenize(prompt.segments) if request.suffix is None else model.infill(request)
+    if request.suffix is None:
+        return _integers("tokenize", model.tokenize(prompt.segments))
+    return _integers("infill", cast(Infills, model).infill(request))
+
+
+def _integers(method: str, tokens: list[int]) -> list[int]:
+    try:
+        array("q", tokens)  # looks at each of them, in C
+    except TypeError:
+        raise ContractBroken(f"`{method}` returned no tokens; it must return a list of integers") from None
+    return tokens
 
 
 def _opening(model: TokenModel, request: Request, prompt: Prompt) -> int | None:

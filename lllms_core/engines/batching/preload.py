@@ -1,9 +1,9 @@
-"""The tokens that every conversation of a model begins with, from what its configuration says; pure."""
+"""The tokens with which every conversation of a model begins, by its configuration; pure."""
 
 from collections.abc import Callable, Sequence
 
 from lllms_core.chat import ChatTemplate, Segment
-from lllms_core.engines.sequences import common_prefix
+from lllms_core.engines.batching.sequences import common_prefix
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
 from lllms_core.types import Message, Preload, Role
 
@@ -13,7 +13,7 @@ _PROBES = ("a", "1")
 def preload_tokens(
     preload: Preload, template: ChatTemplate | None, tokenize: Callable[[Sequence[Segment]], list[int]],
 ) -> list[int]:
-    """Return the tokens that are the same in whatever goes on from a preload.
+    """Return the tokens that every continuation of a preload begins with.
 
     Raises `ModelLoadFailed` if the model's template has no place for its messages.
     """
@@ -21,7 +21,7 @@ def preload_tokens(
         return tokenize([Segment(preload.prefix, parse_special=True)])
     if template is None:
         raise ModelLoadFailed("preload.messages: the model has no chat template; preload a prefix of text instead")
-    # What a template writes between two messages is found by trying how conversations go on.
+    # Two continuations show which tokens the template writes after the messages, whatever follows.
     role: Role = "assistant" if preload.messages[-1].role == "user" else "user"
     try:
         one, other = (

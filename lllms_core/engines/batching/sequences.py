@@ -1,7 +1,7 @@
-"""Which sequence of the KV cache a request gets, and what it can reuse there; pure.
+"""The sequences of the KV cache: which one a request gets, and the prefix that it can reuse; pure.
 
-A sequence is a line of evaluated tokens in the KV cache. Those that run a request are busy; the others keep what past
-requests left, for the next turn of a conversation. Sequences may share cells of the cache: a copied prefix is stored
+A sequence is a line of evaluated tokens in the KV cache. Those that run a request are busy; the others keep the tokens
+of past requests, for the next turn of a conversation. Sequences may share cells of the cache: a copied prefix is stored
 once.
 """
 
@@ -19,7 +19,7 @@ class Placement:
     source: int
     keep: int
     evict: tuple[int, ...]
-    """Sequences to forget, after the copy, so that the request has room to its end."""
+    """Sequences to empty after the copy, so that the request has room to its end."""
 
 
 @frozen
@@ -50,14 +50,14 @@ class _Sequence:
     tokens: list[int] = Factory(list)
     stretches: tuple[_Stretch, ...] = ()
     writes: bool = False
-    """Whether what comes next belongs to the last stretch: nobody else can have written behind it."""
+    """Whether the next tokens belong to the last stretch: no other sequence can have written after it."""
     reserved: int = 0
-    """How many tokens the request in it may hold at its end; 0 while no request is in it."""
+    """The number of tokens that the request in it may hold at its end; 0 without a request."""
     used: int = 0
     hidden: bool = False
-    """Whether nobody else may use what is in it."""
+    """Whether no other request may reuse its tokens."""
     floor: int = 0
-    """The least length that it can be gone on with from, unless it is whole or empty."""
+    """The shortest prefix it can be resumed from (other than all or none of it)."""
 
     @property
     def line(self) -> _Line:
@@ -77,10 +77,10 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class SequenceTable:
-    """The evaluated tokens of every sequence, and the room that is promised to the busy ones.
+    """The evaluated tokens of every sequence, and the room that is reserved for the busy ones.
 
-    `sequences` is how many there are, `capacity` how many tokens the KV cache holds for all of them. Without
-    `can_trim` (recurrent models) a sequence can be continued, but nothing can be taken off its end.
+    There are `sequences` of them, in a KV cache of `capacity` tokens. Without `can_trim` (recurrent models) a sequence
+    can be continued, but not shortened.
     """
 
     def __init__(self, sequences: int, capacity: int, *, can_trim: bool = True) -> None:
@@ -96,21 +96,21 @@ class SequenceTable:
 
     @property
     def held(self) -> int:
-        """How many cells of the KV cache hold something; a cell that sequences share counts once."""
+        """The number of used cells of the KV cache; a shared cell counts once."""
         return _cells(s.line for s in self._sequences)
 
     @property
     def idle_cells(self) -> int:
-        """How many of them nobody is using; cells that busy sequences share do not count."""
+        """The number of cells that only idle sequences use."""
         return self.held - _cells(s.line for s in self._sequences if s.reserved)
 
     def idle_sequences(self) -> list[int]:
-        """What past requests left: the sequences that hold something and run nothing, the latest first."""
+        """The sequences that hold tokens and run nothing, the most recently used first."""
         idle = [i for i, s in enumerate(self._sequences) if s.tokens and not s.reserved]
         return sorted(idle, key=lambda i: -self._sequences[i].used)
 
     def longest_prefix(self, prompt: Sequence[int]) -> int:
-        """How many leading tokens of a prompt are there already."""
+        """The number of leading tokens of a prompt that are evaluated already."""
         idle = [i for i, s in enumerate(self._sequences) if not s.reserved]
         return self._longest_prefix(prompt, idle)[1] if idle else 0
 
@@ -164,10 +164,7 @@ class SequenceTable:
         entry.tokens.extend(tokens)
 
     def raise_floor(self, sequence: int, length: int) -> None:
-        """Note that nobody can go on from the sequence's first few tokens, if they are fewer than `length` and not all.
-
-        That holds until all of it is cut.
-        """
+        """Mark prefixes shorter than `length` as unusable, until the sequence is emptied."""
         entry = self._sequences[sequence]
         entry.floor = max(entry.floor, length)
 
@@ -181,14 +178,14 @@ class SequenceTable:
             entry.writes = False
 
     def release(self, sequence: int) -> None:
-        """The request has ended; what was evaluated stays for the next turn."""
+        """Note that the request has ended; its tokens stay for the next turn."""
         entry = self._sequences[sequence]
         entry.reserved = 0
         entry.hidden = False
         entry.used = next(self._uses)
 
     def hide(self, sequence: int) -> None:
-        """Let nobody use what a busy sequence holds, until it is released."""
+        """Let no request reuse the tokens of a busy sequence, until it is released."""
         self._sequences[sequence].hidden = True
 
     def busy(self, sequence: int) -> bool:
@@ -196,16 +193,16 @@ class SequenceTable:
         return self._sequences[sequence].reserved > 0
 
     def hidden(self, sequence: int) -> bool:
-        """Whether nobody may use what the sequence holds."""
+        """Whether no request may reuse the tokens of the sequence."""
         return self._sequences[sequence].hidden
 
     def pin(self, sequence: int) -> None:
-        """Keep what a busy sequence holds: no request runs in it, all may copy from it, and it is never forgotten."""
+        """Keep the tokens of a busy sequence: no request runs in it, all may copy from it, and it is never evicted."""
         entry = self._sequences[sequence]
         entry.reserved = len(entry.tokens)
 
     def _longest_prefix(self, prompt: Sequence[int], idle: Sequence[int]) -> tuple[int, int]:
-        """The sequence that shares most with the prompt, preferring one that the prompt continues; and how much."""
+        """The sequence with the longest common prefix, preferring one that the prompt continues; and that length."""
         best, best_rank, best_keep = idle[0], (0, False, 0), 0
         for i, entry in enumerate(self._sequences):
             keep = 0 if entry.hidden else min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
@@ -222,7 +219,7 @@ class SequenceTable:
         return min(idle, key=lambda i: (bool(self._sequences[i].tokens), self._sequences[i].used))
 
     def _evictions(self, target: int, line: _Line, more: int, idle: Sequence[int]) -> tuple[int, ...] | None:
-        """Which idle sequences must go so that `target` may hold `line` and `more` tokens, least recently used first.
+        """The idle sequences to evict so that `target` can hold `line` and `more` tokens, least recently used first.
 
         None if that would not be enough.
         """
@@ -240,7 +237,7 @@ class SequenceTable:
 
 
 def _cells(lines: Iterable[_Line]) -> int:
-    """How many cells of the cache these lines fill."""
+    """The number of cells that these lines fill."""
     reach: dict[_Stretch, int] = {}
     for line in lines:
         ends = (*(stretch.start for stretch in line.stretches[1:]), line.length)

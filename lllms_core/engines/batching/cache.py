@@ -1,4 +1,4 @@
-"""The KV cache of a batching model: what requests find in it, what stays there, what goes to the stored sessions."""
+"""The KV cache of a batching model: prefix matches, what stays for later turns, what moves to the stored sessions."""
 
 import logging
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from typing import Protocol
 
 from attrs import frozen
 
-from lllms_core.engines.plan import smooth
-from lllms_core.engines.sequences import Placement, SequenceTable, common_prefix
+from lllms_core.engines.batching.plan import smooth
+from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
 from lllms_core.engines.sessions import Resident, Session, SessionLink, State
 
 LOG = logging.getLogger("lllms.sessions")
 
 FADING = 0.95
-"""What loading a state takes is trusted a little less each time that it keeps one from being loaded: else one bad
-measurement would do so for ever."""
+"""The measured cost of loading a state decays each time that it prevents a load: otherwise one bad measurement would
+prevent them for ever."""
 
 
 class Memory(Protocol):
-    """What the cache asks of the model's own memory; see `BatchingModel`."""
+    """The memory of the model itself; see `TokenModel` and `Exports`."""
 
     def trim(self, sequence: int, length: int) -> bool:
         """Keep only the first `length` tokens of a sequence."""
@@ -28,30 +28,30 @@ class Memory(Protocol):
         """Make the empty sequence `target` begin as `source` does."""
 
     def earliest_cut(self, sequence: int) -> int:
-        """The least length that `trim` and `copy` can leave, unless it is none or all."""
+        """The shortest prefix that `trim` and `copy` can leave, other than all or none."""
 
     def state_size(self, sequence: int) -> int:
-        """How many bytes `export_state` would return."""
+        """The number of bytes that `export_state` would return."""
 
     def export_state(self, sequence: int) -> State:
         """Copy what was evaluated of a sequence out of the memory."""
 
     def import_state(self, sequence: int, state: State) -> bool:
-        """Fill an empty sequence; False, and it is empty still, if that cannot be done."""
+        """Fill an empty sequence; False if that is impossible, and the sequence is still empty."""
 
 
 @frozen
 class Admission:
-    """Where a request runs, and how many tokens of its prompt are there already."""
+    """The sequence that a request runs in, and how many tokens of its prompt are there already."""
 
     sequence: int
     keep: int
 
 
 class SequenceCache:
-    """Sequences in a memory of `capacity` cells: places requests, and looks after what past ones left.
+    """Sequences in a memory of `capacity` cells: places requests, and keeps past conversations for their next turn.
 
-    With a `link`, what is dropped from the memory and would cost much to evaluate again goes to the stored sessions.
+    With a `link`, conversations that are evicted, and would be costly to evaluate again, are stored.
     """
 
     def __init__(
@@ -62,19 +62,19 @@ class SequenceCache:
         self._memory = memory
         self._can_trim = can_trim
         self.whole = not (can_trim and can_trim_imported)
-        """Whether a session can only be gone on with as it is."""
+        """Whether a session can only be resumed whole."""
         self._used = [0.0] * sequences
-        """When each last had to do with a request, in seconds since 1970."""
+        """The last time that a request used each sequence, in seconds since 1970."""
         self._stored = [0] * sequences
-        """How many leading tokens of each sequence are known to be stored."""
+        """The number of leading tokens of each sequence that are known to be stored."""
         self._pinned: dict[int, Sequence[int]] = {}
-        """What every conversation may begin with, by the sequences that hold it."""
+        """Preloaded prefixes, by the sequences that hold them."""
         self._preload: Session | None = None
-        """What every conversation may begin with, where it cannot be copied from a pinned sequence."""
+        """The preloaded prefix of a model that cannot copy it from a pinned sequence."""
         self._seconds_per_byte: float | None = None
 
     def known(self, prompt: Sequence[int]) -> int:
-        """How many leading tokens of a prompt need no evaluation, without asking anybody."""
+        """How many leading tokens of a prompt need no evaluation, without any lookup."""
         self._note_floors()
         preloaded = 0 if self._preload is None else self._usable(self._preload, prompt)
         return max(self.table.longest_prefix(prompt), preloaded)
@@ -82,9 +82,10 @@ class SequenceCache:
     def admit(
         self, prompt: Sequence[int], total: int, session: Session | None, token_seconds: float | None,
     ) -> Admission | None:
-        """Place a prompt that grows to at most `total` tokens where most of it is; None while there is no room.
+        """Place a prompt that grows to at most `total` tokens where its longest prefix is; None while there is no room.
 
-        `session` was found for it; it is used if that saves more than it costs, a token taking `token_seconds`.
+        `session` was found for it, and is loaded if that saves more time than it takes; evaluating a token takes
+        `token_seconds`.
         """
         self._note_floors()
         place = self.table.place(prompt, total)
@@ -104,7 +105,7 @@ class SequenceCache:
         return Admission(place.target, place.keep)
 
     def admit_alone(self, total: int, *, hide: bool) -> Admission | None:
-        """Place a request that uses nothing, nor leaves anything if it is to `hide`; None while there is no room."""
+        """Place a request that reuses nothing and, with `hide`, leaves nothing; None while there is no room."""
         place = self.table.place_afresh(0, total)
         if place is None:
             return None
@@ -114,36 +115,36 @@ class SequenceCache:
         return Admission(place.target, 0)
 
     def release(self, sequence: int) -> None:
-        """The request in a sequence has ended; what it evaluated stays, unless it was to be alone."""
+        """Note that the request in a sequence has ended; its tokens stay, unless the sequence is hidden."""
         if self.table.hidden(sequence):
             self._cut(sequence, 0)
         elif not self._can_trim:
-            self._store(sequence)  # the next turn overwrites what an earlier one may be asked to go on from
+            self._store(sequence)  # the next turn overwrites the state that an edited turn would resume from
         self.table.release(sequence)
         self._used[sequence] = time()
 
     def rewind(self, sequence: int, length: int) -> bool:
-        """Take a sequence back to before a decode that was given up; False if only its beginning was possible."""
-        # Parts of the decode that were done may have taken the place of what had left a sliding window meanwhile.
+        """Undo an interrupted decode; False if the sequence had to be emptied."""
+        # The finished part of the decode may have reused cells that had left a sliding window.
         if length >= self._memory.earliest_cut(sequence) and self._memory.trim(sequence, length):
             return True
         self._cut(sequence, 0)
         return False
 
     def move_out(self, most: int) -> None:
-        """Leave at most so many cells to past conversations, the least recently used of them go first."""
+        """Evict past conversations, the least recently used first, until they fill at most this many cells."""
         while self.table.idle_cells > most:
             self._drop(self.table.idle_sequences()[-1])
 
     def store_idle(self, seconds: float) -> None:
-        """Have stored what no request is using, the most recently used first, as far as the time suffices."""
+        """Store idle conversations, the most recently used first, for about this many seconds."""
         end = perf_counter() + seconds
         for sequence in self.table.idle_sequences():
             if perf_counter() < end:
                 self._store(sequence)
 
     def pin(self, sequence: int) -> None:
-        """Keep what a request has just evaluated for all that begin so, however long nobody does."""
+        """Keep the prefix that a request has just evaluated, for all conversations that begin with it."""
         tokens = list(self.table.tokens(sequence))
         if not self.whole:
             self._store(sequence)  # the next instance restores it
@@ -155,7 +156,7 @@ class SequenceCache:
             self.table.release(sequence)
 
     def residents(self, *, sized: bool) -> list[Resident]:
-        """Tell what conversations there are, `sized` with the bytes of their states."""
+        """List the conversations; if `sized`, with the bytes of their states."""
         return [
             Resident(
                 sequence, list(tokens), time() if self.table.busy(sequence) else self._used[sequence],
@@ -167,7 +168,7 @@ class SequenceCache:
         ]
 
     def forget(self, sequence: int) -> None:
-        """Drop a conversation without storing it; one that a request is using, when that is released."""
+        """Drop a conversation without storing it; if a request is using it, once that has ended."""
         if self.table.busy(sequence):
             self.table.hide(sequence)
         else:
@@ -176,7 +177,7 @@ class SequenceCache:
     # -- how it works -------------------------------------------------------------------------------------------------
 
     def _note_floors(self) -> None:
-        """Look what each sequence can be cut to: any decode may have taken cells that had left a sliding window."""
+        """Update the shortest reusable prefixes: any decode may have reused cells that had left a sliding window."""
         for sequence in range(len(self._stored)):
             if self.table.tokens(sequence):
                 self.table.raise_floor(sequence, self._memory.earliest_cut(sequence))
@@ -197,13 +198,13 @@ class SequenceCache:
         self.table.take(place, total)
 
     def _restore(self, session: Session, prompt: Sequence[int], total: int) -> Admission | None:
-        """Fill a sequence with a session; None if there is no room for all of it, or it cannot be."""
+        """Load a session into a sequence; None if it has no room, or does not load."""
         place = self.table.place_afresh(len(session.tokens), total)
         if place is None:
             return None
         for sequence in (*place.evict, place.target):
             self._drop(sequence)
-        started = thread_time()  # what other programs take meanwhile says nothing about the next time
+        started = thread_time()  # the load of other programs says nothing about the next time
         if not self._memory.import_state(place.target, session.state):
             LOG.warning("a session of %d tokens could not be restored; its tokens are evaluated", len(session.tokens))
             return None
@@ -233,12 +234,12 @@ class SequenceCache:
         return pays
 
     def _drop(self, sequence: int) -> None:
-        """Forget an idle sequence, once what is worth it is stored."""
+        """Empty an idle sequence, after storing it if that is worthwhile."""
         self._store(sequence)
         self._cut(sequence, 0)
 
     def _store(self, sequence: int, keep: int = 0) -> None:
-        """Have a sequence stored if that is worth it; `keep` of its tokens stay in the memory anyway."""
+        """Store a sequence if that is worthwhile; its first `keep` tokens stay in the memory anyway."""
         tokens = self.table.tokens(sequence)
         pinned = (common_prefix(tokens, line) for line in self._pinned.values())
         known = max([keep, self._stored[sequence], *pinned])

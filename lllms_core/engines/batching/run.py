@@ -1,0 +1,226 @@
+"""One answer on its way through a batching model."""
+
+from concurrent.futures import Future
+from enum import Enum, auto
+from operator import index
+from typing import TYPE_CHECKING, cast
+
+from attrs import define, evolve
+
+from lllms_core.chat.parser import NOTHING, Pieces
+from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.capabilities import Scores
+from lllms_core.engines.samplers import Matcher, Sampler
+from lllms_core.engines.sessions import Session
+from lllms_core.engines.tokens import Feed, TokenModel
+from lllms_core.errors import EngineFailed, RequestError
+from lllms_core.faults import kind_of
+from lllms_core.text import ScoreLog
+from lllms_core.types import Delta, FinishReason, PromptScores, Request, TokenScore
+
+if TYPE_CHECKING:
+    from lllms_core.engines.choices import Choices
+
+
+class Phase(Enum):
+    """What a run waits for, or does."""
+
+    MATCHER = auto()
+    """The matcher of its constraint is being made."""
+    READY = auto()
+    """It can be admitted, but a session may be looked up for it first."""
+    LOOKUP = auto()
+    """A session lookup is pending."""
+    ROOM = auto()
+    """It can be admitted; no session is looked up for it any more."""
+    RUNNING = auto()
+    """It has a sequence: its prompt is evaluated, or its answer written."""
+    OVER = auto()
+    """It gets no further."""
+
+
+@define(eq=False)
+class Run:
+    """One answer to a request. It knows its text and its tokens, and nothing of the KV cache."""
+
+    request: Request
+    choices: "Choices[Run]"
+    index: int
+    """Which of the answers."""
+    tokens: list[int]
+    """The prompt and what was generated; those from `evaluated` on are still to be fed."""
+    prompt_length: int
+    limit: int
+    """How many tokens it may hold at its end."""
+    output: AnswerText
+    log: ScoreLog | None = None
+    """Holds back the tokens' scores, if they are wanted."""
+    matcher: Future[Matcher] | None = None
+    """Done before the run is admitted."""
+    opening: int | None = None
+    """The token with which a constrained answer may begin to think."""
+    prompt_scores: list[TokenScore] | None = None
+    """Of the prompt's tokens from the second on, if they are wanted and were not told yet."""
+    pin: bool = False
+    """Whether it is the preload, which stays."""
+    phase: Phase = Phase.READY
+    session: Session | None = None
+    """The stored session of its conversation."""
+    sampler: Sampler | None = None
+    sequence: int = -1
+    evaluated: int = 0
+    cached: int = 0
+
+    @property
+    def generated(self) -> int:
+        """How many tokens the model has added."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def alone(self) -> bool:
+        """Whether it evaluates all of its prompt itself."""
+        return self.prompt_scores is not None or not self.request.cache_prompt
+
+    @property
+    def pending(self) -> int:
+        """How many tokens are still to be evaluated."""
+        return len(self.tokens) - self.evaluated
+
+    @property
+    def over(self) -> bool:
+        """Whether it gets no further."""
+        return self.phase is Phase.OVER
+
+    def lacks_matcher(self) -> bool:
+        """Whether its matcher is still being made."""
+        if self.phase is Phase.MATCHER and (self.matcher is None or self.matcher.done()):
+            self.phase = Phase.READY
+        return self.phase is Phase.MATCHER
+
+    def admit(self, sequence: int, keep: int, sampler: Sampler) -> None:
+        """Run in this sequence, which holds the first `keep` tokens already."""
+        self.phase, self.session = Phase.RUNNING, None
+        self.sequence, self.sampler = sequence, sampler
+        self._reuse(keep)
+
+    def restart(self) -> None:
+        """Evaluate everything again: what the sequence held is lost."""
+        self._reuse(0)
+        if self.prompt_scores:
+            self.prompt_scores.clear()
+
+    def feed(self, count: int) -> Feed:
+        """Return the next `count` tokens to evaluate."""
+        start, end, scored = self.evaluated, self.evaluated + count, self.prompt_scores is not None
+        tokens = self.tokens[start:end]
+        return Feed(self.sequence, start, tokens, logits=scored or end == len(self.tokens), all_logits=scored)
+
+    def take(self, model: TokenModel, feed: Feed, row: int) -> Delta | None:
+        """Use the logits after the tokens of a feed, which end with this row; None while the prompt has more tokens.
+
+        The run may be over afterwards; with an error, so are the others of its request.
+        """
+        try:
+            if feed.all_logits:
+                self._score_prompt(model, feed, row)
+        except (RequestError, EngineFailed) as error:
+            return self.fail(error)
+        if len(self.tokens) > self.evaluated:
+            return None
+        try:
+            delta = self._next_token(model, row)
+        except (RequestError, EngineFailed) as error:
+            delta = self.fail(error)
+        if self.prompt_scores is None:
+            return delta
+        scores = PromptScores(shown(model, self.tokens[0]), tuple(self.prompt_scores))
+        self.prompt_scores = None
+        return evolve(delta, prompt_scores=scores)
+
+    def end(self, reason: FinishReason, pieces: Pieces = NOTHING, tokens: int = 0) -> Delta:
+        """End the answer with these last pieces; return its last delta."""
+        self.phase = Phase.OVER
+        rest, reason = self.output.end(reason)
+        pieces = pieces.followed_by(rest)
+        self.choices.reasoning_tokens += self.output.reasoning_tokens
+        return self.choices.end(
+            self.index, reason, self.generated, text=pieces.text, tokens=tokens,
+            scores=() if self.log is None else self.log.rest(), reasoning=pieces.reasoning, calls=pieces.calls,
+            stop=self.output.stop,
+        )
+
+    def fail(self, error: RequestError | EngineFailed) -> Delta:
+        """End the request for what went wrong with this answer; return its last delta."""
+        self.phase = Phase.OVER
+        rest, _ = self.output.end("cancelled")
+        return Delta(self.request.id, rest.text, error=error, index=self.index)
+
+    def close(self) -> None:
+        """Free the sampler; the run is over."""
+        self.phase = Phase.OVER
+        if self.sampler is not None:
+            self.sampler.close()
+
+    # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _reuse(self, keep: int) -> None:
+        self.evaluated = self.cached = keep
+        if self.index == 0:
+            self.choices.cached_tokens = keep
+
+    def _score_prompt(self, model: TokenModel, feed: Feed, row: int) -> None:
+        """Note the scores of the prompt's tokens that come after those of a feed."""
+        assert self.prompt_scores is not None  # noqa: S101  # all logits are asked for only then
+        scorer = cast(Scores, model)
+        first = row - len(feed.tokens) + 1
+        for at, token in enumerate(self.tokens[feed.position + 1 : self.evaluated + 1]):
+            score = scorer.score(first + at, token, self.request.top_logprobs or 0)
+            self.prompt_scores.append(evolve(score, piece=shown(model, token)))
+
+    def _next_token(self, model: TokenModel, row: int) -> Delta:
+        if len(self.tokens) >= self.limit:
+            return self.end("length")
+        chosen, matcher = self._sample(row)
+        try:
+            token = index(chosen)
+        except TypeError:
+            by = "its sampler" if matcher is None else "its matcher"
+            raise ContractBroken(
+                f"`sample` of {by} returned {kind_of(chosen)}; it must return a token, an integer",
+            ) from None
+        if model.is_end(token):
+            return self.end("stop")
+        self.tokens.append(token)
+        output, log = self.output, self.log
+        piece = model.piece(token) or output.mark(model.control_text(token))
+        if log is not None:
+            score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
+            log.add(evolve(score, piece=piece))
+        pieces = output.feed(piece)
+        if output.stopped or (matcher is not None and matcher.complete):
+            return self.end("stop", pieces, 1)
+        if len(self.tokens) >= self.limit:
+            return self.end("length", pieces, 1)
+        scores = () if log is None else log.take()
+        text, thought, calls = pieces
+        admitted = self.choices.admitted() if self.choices.untold else None
+        return Delta(
+            self.request.id, text, 1, reasoning=thought, calls=calls, index=self.index, scores=scores,
+            admitted=admitted,
+        )
+
+    def _sample(self, row: int) -> tuple[int, Matcher | None]:
+        assert self.sampler is not None  # noqa: S101  # only admitted runs are fed
+        if self.matcher is None:
+            return self.sampler.sample(row), None
+        matcher = self.matcher.result()
+        if self.output.thinking:
+            # Thoughts are free; the constraint applies to the answer after them.
+            return matcher.sample_thought(self.sampler, row), matcher
+        return matcher.sample(self.sampler, row, None if self.generated else self.opening), matcher
+
+
+def shown(model: TokenModel, token: int) -> bytes:
+    """The bytes of a token, for a control token those of its text."""
+    return model.piece(token) or model.control_text(token).encode()

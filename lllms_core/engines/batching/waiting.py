@@ -1,0 +1,78 @@
+"""The runs that have no sequence yet, first come, first served."""
+
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, wait
+
+from lllms_core.engines.batching.run import Phase, Run
+from lllms_core.engines.sessions import Session
+from lllms_core.errors import EngineFailed, RequestError
+
+LONGEST_WAIT = 0.01
+"""Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
+
+
+class Waiting:
+    """A queue of runs. Those whose matcher is being made, or whose session is looked up, let others pass."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        """Whether the first run that is ready has no room, and nobody has left since."""
+        self._runs: deque[Run] = deque()
+
+    @property
+    def asleep(self) -> bool:
+        """Whether no step can advance any of them: all wait for the answers to their session lookups."""
+        return all(run.phase is Phase.LOOKUP for run in self._runs)
+
+    def add(self, runs: Iterable[Run]) -> None:
+        """Append runs."""
+        self._runs.extend(runs)
+
+    def remove(self, run: Run) -> None:
+        """Remove a run that is admitted."""
+        self._runs.remove(run)
+
+    def ready(self) -> list[Run]:
+        """Return the runs whose matchers are made, in their order; sessions may still be looked up for them."""
+        return [run for run in self._runs if not run.lacks_matcher()]
+
+    def refused(self) -> list[tuple[Run, RequestError | EngineFailed]]:
+        """Return the runs whose constraint turned out to be impossible, with the reason; they stay in the queue."""
+        failed = []
+        for run in self._runs:
+            if run.matcher is not None and run.matcher.done():
+                error = run.matcher.exception()
+                if isinstance(error, RequestError | EngineFailed):
+                    failed.append((run, error))
+        return failed
+
+    def found(self, request_id: str, session: Session | None) -> None:
+        """Deliver the result of a session lookup."""
+        for run in self._runs:
+            if run.request.id == request_id:
+                run.session = session
+                if run.phase is Phase.LOOKUP:
+                    run.phase = Phase.ROOM
+
+    def drop(self, request_id: str) -> list[Run]:
+        """Remove the runs of a request, and cancel the matchers that are being made for it."""
+        dropped = [run for run in self._runs if run.request.id == request_id]
+        for run in dropped:
+            self._runs.remove(run)
+            self.blocked = False
+            for one in (run, *run.choices.held):
+                one.phase = Phase.OVER
+                if one.matcher is not None:
+                    one.matcher.cancel()
+        return dropped
+
+    def pause(self) -> None:
+        """Wait a moment for the matchers that are being made, if there are any."""
+        made = [run.matcher for run in self._runs if run.matcher is not None and run.lacks_matcher()]
+        if made:
+            wait(made, LONGEST_WAIT, FIRST_COMPLETED)
+
+    def clear(self) -> None:
+        """Remove all runs."""
+        self._runs.clear()
