@@ -119,7 +119,7 @@ async def answers(host: Host, model: str, case: Case, parameters: Mapping[str, o
     found: list[object] = []
     for seed in (1, 2, 3, 4):
         asked = {"max_tokens": 24, "seed": seed, **parameters}
-        if "seed" not in host.model(model).engine.parameters:
+        if "seed" not in host.catalog.get(model).engine.parameters:
             del asked["seed"]
         request = host.request(
             model, parameters=asked,
@@ -152,7 +152,7 @@ def honoured() -> list[tuple[str, str]]:
 async def test_each_declared_parameter_changes_an_answer(host: Host, engine: str, name: str) -> None:
     """With the same seeds, the answers to a request differ by the value of any parameter that its engine declares."""
     case = CASES[name]
-    known = host.model(engine).engine.parameters
+    known = host.catalog.get(engine).engine.parameters
     base = {key: value for key, value in case.base.items() if key in known}
     model = f"{engine}-thinking" if case.thinking and engine in TRAINED else engine
     plain = await answers(host, model, case, base)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from lllms_core.answers import Stream
 from lllms_core.apis.card import Abilities, ModelCard
-from lllms_core.apis.faults import Fault, openai_shape
+from lllms_core.apis.fault import Fault
+from lllms_core.apis.faults import openai_shape
 from lllms_core.parameters import Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Scores, Text, Tokens
 from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo, Waiting

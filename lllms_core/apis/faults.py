@@ -3,35 +3,15 @@
 import logging
 from collections.abc import Mapping
 
-from attrs import frozen
-
 from lllms_core import errors
+from lllms_core.apis.fault import INVALID, SERVER, Fault
 from lllms_core.apis.writing import dumps
 from lllms_core.parameters.wording import cut
 
 LOG = logging.getLogger("lllms.api")
 
-INVALID = "invalid_request_error"
-SERVER = "server_error"
-
 LONGEST_MESSAGE = 1200
 """Bytes of a message in JSON; of a longer one, the middle is left out: the way out stands at its end."""
-
-
-@frozen
-class Fault:
-    """An error as a client is told about it; each API gives it a shape."""
-
-    status: int
-    """Of HTTP."""
-    message: str
-    type: str
-    """`invalid_request_error`, `rate_limit_error` or `server_error`, as OpenAI names them."""
-    param: str | None
-    """The place in the request that is at fault."""
-    code: str
-    headers: Mapping[str, str]
-    """To send with the answer, like `Retry-After`."""
 
 
 def openai_shape(fault: Fault) -> dict[str, object]:

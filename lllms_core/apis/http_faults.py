@@ -4,7 +4,7 @@ from quart import current_app, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 from werkzeug.routing import WebsocketMismatch
 
-from lllms_core.apis.faults import INVALID, Fault
+from lllms_core.apis.fault import INVALID, Fault
 from lllms_core.parameters.wording import cut
 
 

@@ -6,7 +6,8 @@ from quart import Response
 
 from lllms_core.apis.body import work
 from lllms_core.apis.contract import Api
-from lllms_core.apis.faults import Fault, explain, openai_shape
+from lllms_core.apis.fault import Fault
+from lllms_core.apis.faults import explain, openai_shape
 from lllms_core.apis.writing import dumps
 
 

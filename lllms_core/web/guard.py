@@ -6,7 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebsocketScope
 
-from lllms_core.apis.faults import INVALID, Fault, openai_shape
+from lllms_core.apis.fault import INVALID, Fault
+from lllms_core.apis.faults import openai_shape
 from lllms_core.apis.writing import dumps
 from lllms_core.parameters.wording import cut
 from lllms_core.web.held import KEY, Held

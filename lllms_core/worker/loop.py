@@ -1,22 +1,19 @@
 """The loop of a worker, in a process or a thread: load, then take requests and step, until a `Close` arrives."""
 
 import queue
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from time import monotonic
 from typing import cast
-
-from attrs import evolve
 
 from lllms_core.engines import Interrupt, Model, Preloads, Resumes
 from lllms_core.engines.base import ContractBroken, Opens
 from lllms_core.engines.contract import check_model
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
-from lllms_core.faults import kind_of
 from lllms_core.queries import AnyRequest, DetokenizeRequest
 from lllms_core.tracebacks import described, kind, short_traceback
-from lllms_core.types import Delta, Finish, Preload, Timings, Usage
+from lllms_core.types import Delta, Finish, Preload, Usage
 from lllms_core.worker.ends import raised
+from lllms_core.worker.open_requests import OpenRequests
 from lllms_core.worker.preparing import Preparations, Prepared, is_small, prepare
 from lllms_core.worker.sessions import WireLink, as_session, session_space, survey
 from lllms_core.worker.wire import (
@@ -95,13 +92,8 @@ class WorkerLoop:
         self._inbox = inbox
         self._send = send
         self._space: str | None = None
-        self._opened: dict[str, float] = {}
-        """When the requests came that have no answer yet."""
-        self._begun: dict[str, tuple[float, float]] = {}
-        """When the others came, and when their answers began."""
         self._engine = ""
-        self._open_ids: set[str] = set()
-        """The requests that the model has taken and not ended."""
+        self._requests = OpenRequests()
 
     def run(self, load: Load) -> None:
         """Load the model and serve until `Close`, or until the engine breaks; then the last message says why."""
@@ -158,11 +150,11 @@ class WorkerLoop:
     def _preload(self, model: Model, preload: Preload) -> bool:
         """Evaluate the common prefix of all conversations; False if the worker must close."""
         cast(Preloads, model).preload(PRELOAD, preload)
-        self._open_ids.add(PRELOAD)
+        self._requests.take(PRELOAD)
         while True:
             if not self._take(model):
                 return False
-            for delta in [] if model.idle else self._checked("step", model.step()):
+            for delta in [] if model.idle else self._requests.checked("step", model.step()):
                 if delta.error is not None:
                     raise delta.error
                 if delta.last:
@@ -171,7 +163,7 @@ class WorkerLoop:
     def _serve(self, model: Model) -> None:
         while self._take(model):
             if not model.idle:
-                self._tell(self._checked("step", model.step()))
+                self._tell(self._requests.checked("step", model.step()))
 
     def _take(self, model: Model) -> bool:
         """Handle the messages in the inbox, or wait for one if the model is idle; False to close."""
@@ -199,7 +191,7 @@ class WorkerLoop:
         return True
 
     def _open(self, model: Model, request: AnyRequest) -> None:
-        self._opened[request.id] = monotonic()
+        self._requests.arrive(request.id)
         with self._refusing(request):
             self._check_space(request)
             if is_small(request):
@@ -211,7 +203,7 @@ class WorkerLoop:
         if self._preparations.cancel(request_id):
             self._tell([Delta(request_id, finish=Finish("cancelled", Usage(0, 0)))])
         else:
-            self._tell(self._checked("cancel", model.cancel(request_id)))
+            self._tell(self._requests.checked("cancel", model.cancel(request_id)))
 
     @contextmanager
     def _refusing(self, request: AnyRequest) -> Iterator[None]:
@@ -232,44 +224,12 @@ class WorkerLoop:
     def _answer(self, request: AnyRequest, deltas: Iterable[Delta]) -> None:
         """Note that the model has taken a request, or tell the answer that is known at once."""
         if isinstance(request, Opens):
-            self._open_ids.add(request.id)
+            self._requests.take(request.id)
         self._tell(deltas)
 
-    def _checked(self, method: str, deltas: Iterable[Delta]) -> Sequence[Delta]:
-        """Return the deltas that a method of the model returned. Raises `ContractBroken` for anything else."""
-        if not isinstance(deltas, Iterable):
-            raise ContractBroken(f"`{method}` returned {kind_of(deltas)}; it must return an iterable of Delta")
-        told = tuple(deltas)
-        for delta in told:
-            if not isinstance(delta, Delta):
-                raise ContractBroken(f"`{method}` returned {kind_of(delta)} among its deltas; each must be a Delta")
-            if delta.request_id not in self._open_ids:
-                raise ContractBroken(
-                    f"`{method}` returned a delta of no open request; its `request_id` must be the id of one",
-                )
-            if delta.last:
-                self._open_ids.remove(delta.request_id)
-        return told
-
     def _tell(self, deltas: Iterable[Delta]) -> None:
-        told = tuple(deltas)
-        # This runs for every token: most deltas neither begin an answer nor end one.
-        if self._opened or any([delta.finish or delta.error for delta in told]):  # noqa: C419  # half as dear
-            told = tuple([self._timed(delta) for delta in told])
-        if told:
+        if told := self._requests.timed(deltas):
             self._send(Deltas(told))
-
-    def _timed(self, delta: Delta) -> Delta:
-        """Note that an answer begins, and tell with its end where the time went."""
-        now = monotonic()
-        if delta.request_id in self._opened:  # while others wait for their first piece, most are not
-            self._begun[delta.request_id] = self._opened.pop(delta.request_id), now
-        if not delta.last:
-            return delta
-        opened, begun = self._begun.pop(delta.request_id, (now, now))
-        if delta.finish is None:
-            return delta
-        return evolve(delta, finish=evolve(delta.finish, timings=Timings(prompt=begun - opened, answer=now - begun)))
 
 
 def load_failed(error: BaseException) -> LoadFailed:

@@ -1,0 +1,24 @@
+"""An error as a client is told about it, before any dialect gives it a shape."""
+
+from collections.abc import Mapping
+
+from attrs import frozen
+
+INVALID = "invalid_request_error"
+SERVER = "server_error"
+
+
+@frozen
+class Fault:
+    """An error as a client is told about it; each API gives it a shape."""
+
+    status: int
+    """Of HTTP."""
+    message: str
+    type: str
+    """`invalid_request_error`, `rate_limit_error` or `server_error`, as OpenAI names them."""
+    param: str | None
+    """The place in the request that is at fault."""
+    code: str
+    headers: Mapping[str, str]
+    """To send with the answer, like `Retry-After`."""
