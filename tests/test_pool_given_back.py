@@ -203,7 +203,7 @@ async def test_a_worker_that_cannot_be_told_is_replaced(pools: Pools, monkeypatc
     """A cancel that cannot be sent ends the worker, and not after a minute; the next request gets a new one."""
     pool = await pools.start(isolation="process")
     stream, neighbour = await running(pool), await running(pool)
-    [instance] = pool._instances.values()
+    [instance] = pool._dispatcher.instances.values()
     assert instance._worker is not None
 
     def fail(*_: object) -> None:
@@ -219,7 +219,7 @@ async def test_a_request_too_large_for_memory_is_told_so(pools: Pools, monkeypat
     """A server without the memory to send a request says so of that request, and goes on."""
     pool = await pools.start(isolation="process")
     assert await text(pool.submit(ask("echo before"))) == "before"
-    [instance] = pool._instances.values()
+    [instance] = pool._dispatcher.instances.values()
     assert instance._worker is not None
     with monkeypatch.context() as patch:
         patch.setattr(instance._worker, "send", lambda *_: (_ for _ in ()).throw(MemoryError))
@@ -240,11 +240,11 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
             raise TypeError("broken")
         done.append(effect)
 
-    monkeypatch.setattr(pool, "_carry_out", carry_out)
+    monkeypatch.setattr(pool._dispatcher, "_carry_out", carry_out)
     [instance] = pool._scheduler.instances.values()
     pool._scheduler._start("b")
     started = next(one for one in pool._scheduler.instances.values() if one.model == "b")
-    pool._apply([
+    pool._dispatcher.apply([
         UseThreads(instance.id, 1), Start(started.id, "b", 1), Prepare("b"), Assign("first", instance.id),
         UseThreads("gone", 1), Assign("last", instance.id),
     ])

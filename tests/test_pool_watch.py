@@ -42,7 +42,7 @@ async def reaches(pool: Pool, **counts: int) -> None:
     """Return when the pool's counts are these."""
     async with asyncio.timeout(GUARD):
         while any(getattr(pool.status(), name) != count for name, count in counts.items()):
-            await pool._change()
+            await pool._dispatcher.change()
 
 
 def pid_of(pool: Pool) -> int:
@@ -220,7 +220,7 @@ async def test_survey_that_nobody_waits_for_is_still_owed(pools: Pools) -> None:
             await pool.survey(None)
     async with asyncio.timeout(GUARD):
         while pool.status().instances:
-            await pool._change()
+            await pool._dispatcher.change()
 
 
 async def test_more_work_is_no_sign_of_life(pools: Pools) -> None:
@@ -279,13 +279,13 @@ async def test_kept_instance_comes_back(pools: Pools) -> None:
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(GUARD):
         while not pool.lacks():
-            await pool._change()
+            await pool._dispatcher.change()
         [lack] = pool.lacks()
         assert (lack.model, lack.ready, lack.kept) == ("scripted", 0, 1)
         assert "SIGKILL" in lack.problem
         assert 0 < (lack.retry_seconds or 0) <= 1
         while pool.lacks():
-            await pool._change()
+            await pool._dispatcher.change()
     assert pid_of(pool) != pid
 
 
@@ -300,5 +300,5 @@ async def test_kept_model_that_cannot_load_is_told_and_tried_again(pools: Pools,
         pass
     async with asyncio.timeout(GUARD):
         while pool.lacks():
-            await pool._change()
+            await pool._dispatcher.change()
     assert [instance.state for instance in pool.status().instances] == ["ready"]

@@ -54,7 +54,7 @@ async def reaches(pool: Pool, **counts: int) -> None:
     """Return when the pool's counts are these."""
     async with asyncio.timeout(GUARD):
         while any(getattr(pool.status(), name) != count for name, count in counts.items()):
-            await pool._change()
+            await pool._dispatcher.change()
 
 
 def open_gate(gate: Path) -> None:
@@ -193,7 +193,7 @@ async def test_ttl_ends_the_process(pools: Pools) -> None:
     pid = int(await text(pool.submit(ask("pid"))))
     async with asyncio.timeout(GUARD):
         while pool.status().instances:
-            await pool._change()
+            await pool._dispatcher.change()
     assert not psutil.pid_exists(pid)
     assert int(await text(pool.submit(ask("pid")))) != pid
 
@@ -205,7 +205,7 @@ async def test_ttl_of_zero_with_a_waiter(pools: Pools) -> None:
         assert await text(pool.submit(ask(f"echo {number}"))) == str(number)
     async with asyncio.timeout(GUARD):
         while pool.status().instances:
-            await pool._change()
+            await pool._dispatcher.change()
 
 
 async def test_full_queue_refuses(pools: Pools) -> None:

@@ -132,7 +132,7 @@ async def test_leaving_frees_the_slot(host: Host) -> None:
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     while host.status().running:
-        await host.pool._change()
+        await host.pool._dispatcher.change()
 
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
@@ -161,7 +161,7 @@ async def test_a_closed_connection_frees_the_slot(host: Host) -> None:
         assert host.status().running == 1
         await connection.disconnect()
     while host.status().running:
-        await host.pool._change()
+        await host.pool._dispatcher.change()
 
 
 def test_unit_vectors() -> None:

@@ -114,10 +114,10 @@ async def tell(host, secret):
 async def unload(host):
     """Let every instance end as if its time were up."""
     pool = host.pool
-    for instance in list(pool._instances.values()):
-        pool._apply([pool._scheduler._stop(pool._scheduler.instances[instance.id])])
-    while pool._instances:
-        await pool._change()
+    for instance in list(pool._dispatcher.instances.values()):
+        pool._dispatcher.apply([pool._scheduler._stop(pool._scheduler.instances[instance.id])])
+    while pool._dispatcher.instances:
+        await pool._dispatcher.change()
 
 
 async def stored(host, count):
@@ -177,7 +177,7 @@ async def test_killed_worker_loses_its_sessions_only():
         [instance] = host.pool.status().instances
         os.kill(instance.pid, signal.SIGKILL)
         while host.pool.status().instances:
-            await host.pool._change()
+            await host.pool._dispatcher.change()
         again = await ask(host, *said, "What is the secret word?")
         assert "blimp" in again.text
         assert cached(again) > 16

@@ -1,0 +1,220 @@
+"""The dispatcher: carries out what the scheduler decides, with workers, streams and the clock."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+
+from attrs import evolve
+
+from lllms_core.answers import Stream
+from lllms_core.errors import DownloadCancelled, EngineDied, LllmsError, ModelLoadFailed
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.instance import Instance, Patience
+from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.models import PoolModel
+from lllms_core.pool.prepared import unsendable
+from lllms_core.pool.scheduler import Scheduler
+from lllms_core.types import Isolation, ModelInfo
+from lllms_core.worker.handle import Worker, WorkerEvents
+from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
+
+LOG = logging.getLogger("lllms.pool")
+
+StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
+
+
+class Dispatcher:
+    """Carries out the scheduler's effects, and reports to it what happens to instances and requests."""
+
+    def __init__(
+        self, models: Mapping[str, PoolModel], scheduler: Scheduler, start: StartWorker, patience: Patience,
+        keeper: SessionKeeper | None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.instances: dict[str, Instance] = {}
+        self.waiting: dict[str, Stream] = {}
+        """By request id, in the order of their arrival."""
+        self.infos: dict[str, ModelInfo] = {}
+        """By model: the report of the instance that was loaded last."""
+        self._models = models
+        self._start_worker = start
+        self._patience = patience
+        self._keeper = keeper
+        self._preparing: set[asyncio.Task[None]] = set()
+        self._finding: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
+        self._effects: deque[Effect] = deque()
+        self._applying = False
+
+    def stop(self) -> None:
+        """Refuse the waiting requests, and begin nothing more."""
+        self.apply(self.scheduler.stop())
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._preparing:
+            task.cancel()
+
+    # -- effects ------------------------------------------------------------------------------------------------------
+
+    def apply(self, effects: list[Effect]) -> None:
+        """Carry out each effect, and those that follow from it, even if others fail."""
+        self._effects.extend(effects)
+        if self._applying:
+            return
+        self._applying = True
+        try:
+            while self._effects:
+                effect = self._effects.popleft()
+                try:
+                    self._carry_out(effect)
+                except Exception as error:
+                    LOG.exception("%s could not be carried out", type(effect).__name__)
+                    self._undo(effect, error)
+        finally:
+            self._applying = False
+        self._set_timer()
+        self._changed.set()
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Start(instance, model, threads):
+                self._start_instance(instance, model, threads)
+            case Prepare(model):
+                self._prepare(model)
+            case Assign(ticket, instance):
+                self._assign(ticket, self.instances[instance])
+            case Refuse(ticket, refusal):
+                self.waiting.pop(ticket).fail(refusal)
+            case Stop(instance):
+                LOG.info("unloading %s", instance)
+                self.instances[instance].close()
+            case UseThreads(instance, count) if instance in self.instances:
+                self.instances[instance].use_threads(count)
+
+    def _undo(self, effect: Effect, error: Exception) -> None:
+        """Tell the scheduler that an effect failed."""
+        match effect:
+            case Start(instance):
+                self.instances.pop(instance, None)
+                self.apply(self.scheduler.gone(instance, f"{type(error).__name__}: {error}", time.monotonic()))
+            case Prepare(model):
+                failed = ModelLoadFailed(f"could not fetch the files of model '{model}': {error}")
+                self.apply(self.scheduler.unprepared(model, failed, time.monotonic()))
+
+    def _assign(self, ticket: str, instance: Instance) -> None:
+        stream = self.waiting.pop(ticket)
+        try:
+            instance.run(stream)
+        except Exception as error:  # noqa: BLE001  # whatever the cause, the slot must be freed
+            LOG.warning("%s: a request could not be sent: %s", instance.id, type(error).__name__)
+            stream.fail(unsendable(error))
+            self.apply(self.scheduler.finished(ticket, time.monotonic()))
+
+    def _prepare(self, model: str) -> None:
+        files = self._models[model].files
+        assert files is not None  # noqa: S101  # only models with files are absent
+
+        async def prepare() -> None:
+            try:
+                await files.get()
+            except LllmsError as error:
+                level = logging.INFO if isinstance(error, DownloadCancelled) else logging.ERROR
+                LOG.log(level, "could not fetch the files of %s: %s", model, error)
+                self.apply(self.scheduler.unprepared(model, error, time.monotonic()))
+            else:
+                self.apply(self.scheduler.prepared(model, time.monotonic()))
+
+        task = asyncio.create_task(prepare())
+        self._preparing.add(task)
+        task.add_done_callback(self._preparing.discard)
+
+    def _lost(self, instance_id: str) -> None:
+        """The files of an instance that was about to be loaded have disappeared."""
+        if instance_id in self.scheduler.instances:
+            self.apply(self.scheduler.lost(instance_id, time.monotonic()))
+
+    def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
+        entry = self._models[model]
+        if entry.files is not None:
+            file = entry.files.find()
+            if file is None:
+                asyncio.get_running_loop().call_soon(self._lost, instance_id)
+                return
+            entry = evolve(entry, spec=evolve(entry.spec, file=file))
+        LOG.info("loading %s", instance_id)
+        terms = None
+        if self._keeper is not None and entry.sessions:
+            terms = SessionTerms(self._keeper.limits.min_tokens, self._keeper.limits.max_size)
+        load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
+        patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
+        instance = Instance(instance_id, model, self, patience)
+        self.instances[instance_id] = instance
+        instance.start(self._start_worker(load, entry.isolation, instance))
+
+    def _set_timer(self) -> None:
+        """Wake the scheduler when the next time limit is reached."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self.scheduler.wake_at()
+        if at is not None:
+            delay = max(0.0, at - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self.apply(self.scheduler.tick(time.monotonic()))
+
+    async def change(self) -> None:
+        """Wait until something in the pool has changed."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def cancel(self, stream: Stream) -> None:
+        """A stream was closed before its end."""
+        request = stream.request
+        if self.waiting.pop(request.id, None) is not None:
+            self.apply(self.scheduler.leave(request.id, time.monotonic()))
+        elif stream.instance is not None and stream.instance in self.instances:
+            self.instances[stream.instance].cancel(request.id)
+
+    # -- callbacks of instances (Owner) -------------------------------------------------------------------------------
+
+    def loaded(self, instance: Instance, info: ModelInfo) -> None:
+        """An instance is ready."""
+        LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
+        self.infos[instance.model] = info
+        self.apply(self.scheduler.loaded(instance.id, info.slots, time.monotonic()))
+
+    def finished(self, request_id: str) -> None:
+        """A request has left its slot."""
+        self.apply(self.scheduler.finished(request_id, time.monotonic()))
+
+    def find_session(self, instance: Instance, question: FindSession) -> None:
+        """An instance looks for a session."""
+        async def find() -> None:
+            assert self._keeper is not None  # noqa: S101  # without it no instance asks
+            instance.found(await self._keeper.find(instance.model, question))
+
+        task = asyncio.create_task(find())
+        self._finding.add(task)
+        task.add_done_callback(self._finding.discard)
+
+    def put_session(self, instance: Instance, session: PutSession) -> None:
+        """An instance has exported a session."""
+        if self._keeper is not None:
+            self._keeper.put(instance.model, session)
+
+    def gone(self, instance: Instance, reason: str) -> None:
+        """An instance's worker has ended."""
+        entry = self.scheduler.instances[instance.id]
+        if entry.state == "closing" or self.scheduler.stopping:
+            LOG.info("unloaded %s", instance.id)
+        else:
+            LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
+        del self.instances[instance.id]
+        self.apply(self.scheduler.gone(instance.id, reason, time.monotonic()))
+        # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
+        instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))
