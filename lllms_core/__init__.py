@@ -1,7 +1,7 @@
 """lllms: local large language models for everybody's machine.
 
-The names below are the public API for embedders; those who write plugins import `lllms_core.hookspecs`,
-`lllms_core.engines`, `lllms_core.apis`, `lllms_core.types` and `lllms_core.errors`.
+The names in `__all__` are the public API for embedders, the modules in `FOR_PLUGINS` that for authors of plugins. Any
+other module may change at any time; CONTRIBUTING says what may break.
 """
 
 from importlib import import_module
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from lllms_core.types import Message
 
 __version__ = "0.1.0"
+
+FOR_PLUGINS = (
+    "hookspecs", "engines", "apis", "downloads", "sessions",  # contracts
+    "types", "queries", "errors",  # their words
+    "answers", "cancellation", "chat", "gguf", "identity", "machine", "parameters", "status", "text",  # tools
+)
+"""The modules of this package that plugins may import, as `lllms_core.engines`; our own plugins import no others."""
 
 __all__ = [
     "Answer",
