@@ -1,4 +1,4 @@
-"""What is told of models: from the catalog, from their files, and from what they said when they were loaded."""
+"""The facts about models: from the catalog, from their files, and from their last load."""
 
 import asyncio
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ class Cards:
 
 
 def card(entry: CatalogEntry) -> ModelCard:
-    """Return what is known of a model without a look at its file."""
+    """Return the facts that need no look at the model's file."""
     return ModelCard(
         name=entry.name,
         aliases=entry.aliases,

@@ -48,7 +48,7 @@ T = TypeVar("T")
 def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
     """Return the store that a configuration asks for, and its options; None for `none`. Nothing is opened.
 
-    Raises `ConfigError` for a store, or an option, that there is not.
+    Raises `ConfigError` if the store or an option is unknown.
     """
     if config.store == "none":
         return None
@@ -67,7 +67,7 @@ def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[Sess
 def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
     """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
 
-    Raises `ConfigError` for a store that there is not, or that cannot be opened.
+    Raises `ConfigError` if the store is unknown or cannot be opened.
     """
     chosen = choose_session_store(config, plugins)
     if chosen is None:
@@ -104,7 +104,7 @@ class Host:
 
     @property
     def ready(self) -> bool:
-        """Whether all is loaded that shall be from the start, and the host is not shutting down."""
+        """Whether every model that should be preloaded is loaded, and the host is not shutting down."""
         return self._started and self.pool.open
 
     async def start(self) -> None:
@@ -116,7 +116,7 @@ class Host:
         """Take no more requests, let the running ones finish for `grace` seconds, end everything.
 
         The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
-        once; what has arrived of them is kept.
+        once; the bytes received are kept.
         """
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
@@ -171,11 +171,11 @@ class Host:
         return check_parameters(route, self.catalog.get(model), parameters)
 
     def prepare(self, request: AnyRequest) -> Prepared:
-        """Do now, in any thread, what submitting a large request would cost the event loop. Raises `LllmsError`."""
+        """Do the costly part of submitting a large request, in any thread. Raises `LllmsError`."""
         return self.pool.prepare(request)
 
     def submit(self, request: AnyRequest | Prepared) -> Stream:
-        """Queue a request and return its answer to come; a refusal comes as the stream's first and only delta."""
+        """Queue a request and return the stream of its answer; a refusal is the stream's only delta."""
         return self.pool.submit(request)
 
     def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
@@ -222,7 +222,7 @@ class Host:
         return await self.ask(asked, Scores)
 
     async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
-        """Return the tokens of a text, with those that a prompt begins or ends with if wanted. Raises `LllmsError`."""
+        """Return the tokens of a text, on request with those that the model adds around it. Raises `LllmsError`."""
         entry = self.catalog.get(model)
         query = TokenizeRequest(new_request_id(), entry.name, text, add_special, entry.config.timeout)
         return await self.ask(query, Tokens)
@@ -236,8 +236,8 @@ class Host:
     async def session_text(self, session_id: str) -> str | None:
         """Return the text of a session, control tokens as their texts; None if there is no such session.
 
-        Loads its model if need be. Raises `LllmsError`, also if the session is of another file or version of the model
-        than there is now, and `TimeoutError` if the store does not answer.
+        Loads its model if necessary. Raises `LllmsError`, also if the session belongs to another file or version of the
+        model, and `TimeoutError` if the store does not answer.
         """
         found = await self.session_index.tokens(session_id)
         if found is None:
@@ -248,7 +248,7 @@ class Host:
         )
 
     async def render(self, chat: Request) -> str:
-        """Return the prompt that a chat would be answered from. Raises `LllmsError`."""
+        """Return the prompt from which a chat would be answered. Raises `LllmsError`."""
         return await self.ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
 
     async def count(self, request: Request) -> int:
@@ -285,15 +285,15 @@ class Host:
         return finish.result
 
     def status(self) -> PoolStatus:
-        """Tell what is loaded, running and waiting."""
+        """Return the loaded instances, and the counts of running and waiting requests."""
         return self.pool.status()
 
     def lacks(self) -> tuple[Lack, ...]:
-        """Tell which models have fewer instances ready than they keep, and why: none if all are there."""
+        """Return the models that have fewer instances ready than they keep, with the reasons."""
         return self.pool.lacks()
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
-        """Tell which model files are being fetched, and which could not be had the last time."""
+        """Return the running downloads, then those that failed last time."""
         return self.fetcher.statuses
 
     def cancel_download(self, download_id: str) -> bool:
@@ -301,7 +301,7 @@ class Host:
         return self.fetcher.cancel(download_id)
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
-        """Tell what a request that was submitted waits for; None if it runs already, or has ended."""
+        """Return what a submitted request waits for; None if it runs, or has ended."""
         position = self.pool.position(request.id)
         source = None if position is None else self.catalog.get(request.model).source
         return None if position is None else Waiting(position, None if source is None else self.fetcher.status(source))

@@ -1,4 +1,4 @@
-"""From what a client asks, by the names of the OpenAI API, to a `Request` that an engine can take."""
+"""Turn a client's parameters, by their names in the OpenAI API, into a `Request` for an engine."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def _merge_limits(checked: dict[str, object]) -> None:
 
 
 def _merge_scores(checked: dict[str, Any], *, chat: bool) -> None:
-    """Let `top_logprobs` alone say what is told of tokens: how many others of each, None for nothing at all."""
+    """Let `top_logprobs` alone hold the scores to report: the number of alternatives per token, None for no scores."""
     wanted = checked.pop("logprobs", None)
     if not chat:
         checked["top_logprobs"] = wanted
@@ -144,18 +144,18 @@ def _check_counts(checked: dict[str, Any]) -> None:
 
 
 def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
-    """Refuse to tell how likely the prompt is, where the engine cannot, or something else than the prompt is read."""
+    """Refuse scores of the prompt if the engine has none, or if the model reads something other than the prompt."""
     if not checked.get("echo") or checked.get("top_logprobs") is None:
         return
     if "echo" not in entry.engine.parameters:
         raise unsupported("echo", "false", by=f"engine '{entry.engine.name}' together with 'logprobs'")
     if "suffix" in checked:
-        raise InvalidRequest("'echo' with 'logprobs' cannot be had with a 'suffix'; leave one out", "echo",
+        raise InvalidRequest("'echo' with 'logprobs' is not supported together with 'suffix'; leave one out", "echo",
                              "invalid_value")
 
 
 def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
-    """Refuse what only a grammar can keep, where the engine keeps none."""
+    """Refuse requirements that only a grammar can enforce, if the engine enforces none."""
     if "lark" in entry.engine.constraints:
         return
     strict = any(tool.strict for tool in checked["tools"])

@@ -1,4 +1,4 @@
-"""The state of a server in values: instances, queue, downloads, sessions. Counts and names, nobody's text."""
+"""The state of a server in values: instances, queue, downloads, sessions. Counts and names, never a client's text."""
 
 from typing import Literal
 
@@ -28,11 +28,11 @@ class InstanceStatus:
     idle_seconds: float
     """Since its last request ended; 0 while one runs."""
     silent_seconds: float
-    """For how long it has had work and shown no sign of getting on with it."""
+    """How long it has had work and shown no progress."""
     pid: int | None
     """Its process; None for an instance that lives in a thread."""
     info: ModelInfo | None
-    """What the loaded model said of itself; None until it is loaded."""
+    """The loaded model's report; None until it is loaded."""
 
 
 @frozen
@@ -58,11 +58,11 @@ class PoolStatus:
     waiting: int
     """Requests in the queue."""
     concurrency: int
-    """At most so many requests run at once."""
+    """The most requests that run at once."""
     queue_size: int
-    """At most so many requests wait."""
+    """The most requests that wait."""
     cores: int
-    """The cores that are shared out among the instances at work."""
+    """The cores that are divided among the busy instances."""
 
 
 @frozen
@@ -72,7 +72,7 @@ class Problem:
     name: str
     text: str
     configured: bool
-    """Whether it is configured; otherwise a plugin merely offers it."""
+    """Whether it is configured; else a plugin offers it."""
 
 
 @frozen
@@ -108,7 +108,7 @@ class SessionInfo:
     model: str
     tokens: int
     size: int | None
-    """Bytes; None if the engine does not tell."""
+    """Bytes; None if the engine does not report them."""
     used: float
     """When it was last used, in seconds since 1970."""
     where: str

@@ -1,4 +1,4 @@
-"""The answers to requests: as they come, whole, and several as one."""
+"""The answers to requests: streamed, whole, and several merged into one."""
 
 from lllms_core.answers.answer import Answer, Choice, choices
 from lllms_core.answers.merge import merge, total

@@ -15,7 +15,7 @@ class Choice:
     """One of the answers to a request."""
 
     message: Message
-    """What was said: text, thoughts, calls."""
+    """Text, thoughts and calls."""
     reason: FinishReason
     scores: tuple[TokenScore, ...] = ()
     """Of its tokens, if the request asks for them."""
@@ -24,24 +24,24 @@ class Choice:
 
     @property
     def likelihood(self) -> float:
-        """The mean of its tokens' log-probabilities; nothing is likelier than anything else without tokens."""
+        """The mean of its tokens' log-probabilities; without tokens, nothing is likelier than anything else."""
         return sum(score.logprob for score in self.scores) / len(self.scores) if self.scores else -inf
 
 
 @frozen
 class Answer:
-    """What came of a request."""
+    """The answer to a request."""
 
     id: str
     """Names the instance that gave it: `<model>:<instance>-<request>`."""
     choices: tuple[Choice, ...]
-    """`n` of them, by their index; the likeliest first where they are the best of more."""
+    """`n` of them, by their index; the likeliest first if they are the best of more."""
     finish: Finish
     """The end of the last one that ended, and the usage of all."""
 
     @property
     def message(self) -> Message:
-        """What the first choice says."""
+        """The message of the first choice."""
         return self.choices[0].message
 
     @property
@@ -54,7 +54,7 @@ def choices(request: AnyRequest, deltas: Sequence[Delta], finish: Finish) -> tup
     """Put the answers to a request together, and keep the best; queries have one, without text."""
     if not isinstance(request, Request):
         return (Choice(Message("assistant", ""), finish.reason),)
-    # What was not told to have ended ended with the request.
+    # Choices without an end of their own ended with the request.
     reasons = dict.fromkeys(range(request.count), finish.reason)
     reasons |= {delta.index: delta.ended for delta in deltas if delta.ended is not None}
     parts: dict[int, list[Delta]] = {index: [] for index in reasons}

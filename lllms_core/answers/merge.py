@@ -33,7 +33,7 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
             stop()
 
     def finish(delta: Delta, ended: Collection[int]) -> Iterator[Delta]:
-        """What a last delta is, in the whole: the end of its request's choices, and of all if it is the last one."""
+        """Turn a last delta into the end of its request's choices, and of the whole answer if it is the last one."""
         assert delta.finish is not None  # noqa: S101  # it is a last one
         finishes.append(delta.finish)
         reason = delta.finish.reason

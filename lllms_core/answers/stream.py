@@ -1,4 +1,4 @@
-"""The answer to one request, as it comes."""
+"""The answer to one request, as a stream."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -26,13 +26,13 @@ class Stream:
         self.finish: Finish | None = None
         """The end of the answer, once it was taken."""
         self.frame: bytes | None = None
-        """What a worker process is sent, if it is made already."""
+        """The encoded message to a worker process, if it exists already."""
         self.error: LllmsError | None = None
-        """What the request failed with."""
+        """The error with which the request failed."""
         self.submitted = 0.0
-        """When it was, on the clock of `monotonic`."""
+        """The time of its submission, on the clock of `monotonic`."""
         self.left: Callable[[], None] | None = None
-        """Called once, when the answer ends or is wanted no more."""
+        """Called once, when the answer ends or its reader has left."""
         self._cancel = cancel
         self._deltas: list[Delta] = []
         self._arrived: asyncio.Future[bool] | None = None
@@ -46,7 +46,7 @@ class Stream:
 
     @property
     def ended(self) -> bool:
-        """Whether the last delta was put, or nobody wants it: there is nothing left to cancel."""
+        """Whether the last delta was put or the stream closed: there is nothing left to cancel."""
         return self._ended or self._closed
 
     def put(self, delta: Delta) -> None:
@@ -115,7 +115,7 @@ class Stream:
         return Answer(self.id, choices(self.request, deltas, self.finish), self.finish)
 
     async def aclose(self) -> None:
-        """Want no more: cancels the request unless it has ended. Safe to call again."""
+        """Stop reading: cancels the request unless it has ended. Safe to call again."""
         if not self._closed:
             self._closed = True
             self._deltas.clear()

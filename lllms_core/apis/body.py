@@ -1,4 +1,4 @@
-"""The body of a request: JSON, read strictly; a large one apart from the event loop, which others need meanwhile."""
+"""The body of a request: JSON, read strictly; a large one outside the event loop, which others need meanwhile."""
 
 import asyncio
 import json
@@ -17,10 +17,10 @@ from lllms_core.parameters.wording import cut, kind_of, missing, unknown, wrong_
 T = TypeVar("T")
 
 LARGE = 100_000
-"""Bytes: reading fewer takes less time than others would notice, and than handing them to a thread would take."""
+"""Bytes: reading fewer takes too little time for others to notice, and less than a thread switch."""
 
 _READER = ThreadPoolExecutor(1, "lllms-reader")
-"""One thread: several would only make each other, and the event loop, wait for the interpreter."""
+"""One thread: several would only compete for the interpreter with each other and the event loop."""
 
 
 async def read_body() -> bytes:
@@ -39,9 +39,9 @@ async def read_body() -> bytes:
 
 
 async def work(size: int, task: Callable[[], T]) -> T:
-    """Return `task()`, which takes time for a large `size` (bytes of JSON): then it runs in a thread, one at a time.
+    """Return `task()`; for a large `size` (bytes of JSON) it runs in a thread, one task at a time.
 
-    Who is cancelled meanwhile gets `CancelledError`, and a task that has not begun never does.
+    If the caller is cancelled meanwhile, `CancelledError` is raised, and a task that has not begun never does.
     """
     if size <= LARGE:
         return task()
@@ -52,13 +52,13 @@ def _run(task: Callable[[], T]) -> T:
     try:
         return task()
     except LllmsError as error:
-        # With its traceback goes what has been read: freeing it takes time, too.
+        # The traceback holds the values that were read: freeing them takes time, too.
         error.__cause__ = error.__context__ = None
         raise error.with_traceback(None)  # noqa: B904  # as above
 
 
 def read_object(body: bytes, levels: int = LEVELS) -> dict[str, object]:
-    """Return the members of the body that say something: those that are null are left out. Raises `InvalidRequest`."""
+    """Return the members of the body, without those that are null. Raises `InvalidRequest`."""
     large = len(body) > LARGE
     try:
         # Decoded here, for json.loads would let half a character through.
@@ -81,14 +81,14 @@ def read_object(body: bytes, levels: int = LEVELS) -> dict[str, object]:
 
 
 def take(values: dict[str, object], name: str) -> object:
-    """Take a member that has to be there. Raises `InvalidRequest`."""
+    """Take a required member. Raises `InvalidRequest`."""
     if name not in values:
         raise missing(name)
     return values.pop(name)
 
 
 def take_text(values: dict[str, object], name: str) -> str:
-    """Take a text that has to be there. Raises `InvalidRequest`."""
+    """Take a required text. Raises `InvalidRequest`."""
     value = take(values, name)
     if not isinstance(value, str):
         raise wrong_type(name, "a string", value)
@@ -96,7 +96,7 @@ def take_text(values: dict[str, object], name: str) -> str:
 
 
 def refuse_others(values: dict[str, object]) -> None:
-    """Refuse the members that nobody has taken. Raises `InvalidRequest`."""
+    """Refuse the members that were not taken. Raises `InvalidRequest`."""
     for name in values:
         raise unknown(name)
 
@@ -115,6 +115,6 @@ def _number(text: str) -> float:
 
 _QUICK = json.JSONDecoder(parse_constant=_refuse_constant)
 _PATIENT = json.JSONDecoder(parse_constant=_refuse_constant, parse_int=_integer, parse_float=_number)
-"""Reads the same. The decoder keeps the interpreter to itself; but while it calls Python, others get their turns."""
+"""Reads the same values. The decoder holds the interpreter, but its calls of Python functions let other threads run."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")

@@ -9,7 +9,7 @@ from lllms_core.types import MediaKind, Task
 
 @frozen
 class ModelCard:
-    """What is known of a model without a look at its file; `Server.abilities` tells the rest."""
+    """The facts about a model that need no look at its file; `Server.abilities` returns the rest."""
 
     name: str
     aliases: tuple[str, ...]
@@ -34,7 +34,7 @@ class ModelCard:
 
 @frozen
 class Abilities:
-    """What a model can do, as its last load told, or else as far as its file tells; None where that is unknown."""
+    """The abilities of a model, from its last load, or from its file as far as possible; None if unknown."""
 
     tasks: frozenset[Task] | None
     context_length: int | None

@@ -52,7 +52,7 @@ class Encoder(Protocol):
         """Of the response, like `text/event-stream` or `application/x-ndjson`."""
 
     def delta(self, delta: Delta) -> bytes:
-        """Return what a piece of the answer brings, the last one's text included; b"" if that is nothing."""
+        """Return the bytes for a piece of the answer, also for the text of the last one; b"" if there are none."""
 
     def end(self, finish: Finish) -> bytes:
         """Return the end of the answer; the last call."""
@@ -90,7 +90,7 @@ class Server(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken, and all is loaded that should be from the start."""
+        """Whether requests are accepted, and every model that should be preloaded is loaded."""
 
     @property
     def session_index(self) -> Sessions:

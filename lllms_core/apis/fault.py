@@ -1,4 +1,4 @@
-"""An error as a client is told about it, before any dialect gives it a shape."""
+"""An error as a client sees it, before a dialect gives it a shape."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ SERVER = "server_error"
 
 @frozen
 class Fault:
-    """An error as a client is told about it; each API gives it a shape."""
+    """An error as a client sees it; each API gives it a shape."""
 
     status: int
     """Of HTTP."""

@@ -1,4 +1,4 @@
-"""What clients are told about errors: one table from our tree of errors to HTTP status, `type` and `code`."""
+"""The faults that clients see: one table from our tree of errors to HTTP status, `type` and `code`."""
 
 import logging
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from lllms_core.parameters.wording import cut
 LOG = logging.getLogger("lllms.api")
 
 LONGEST_MESSAGE = 1200
-"""Bytes of a message in JSON; of a longer one, the middle is left out: the way out stands at its end."""
+"""The most bytes of a message in JSON; a longer one loses its middle, since its end says the way out."""
 
 
 def openai_shape(fault: Fault) -> dict[str, object]:
@@ -41,7 +41,7 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
 
 
 def explain(error: Exception) -> Fault:
-    """Return what a client is told about an error; unexpected ones are logged, and the client learns no details."""
+    """Return the fault that a client sees; unexpected errors are logged, and the client learns no details."""
     if isinstance(error, errors.LllmsError):
         return _explain_ours(error)
     if isinstance(error, RecursionError):
@@ -70,7 +70,7 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
 
 
 def _shortened(text: str, most: int) -> str:
-    """Return a text that takes at most `most` bytes as JSON, without its middle if need be."""
+    """Return a text that takes at most `most` bytes as JSON, without its middle if necessary."""
     shown, kept = text, min(most, len(text))
     while len(shown) > most or len(dumps(shown)) - 2 > most:
         kept = kept * 2 // 3

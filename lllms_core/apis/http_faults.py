@@ -1,4 +1,4 @@
-"""What clients are told about errors of HTTP itself, like an unknown path."""
+"""The faults that clients see for errors of HTTP itself, like an unknown path."""
 
 from quart import current_app, has_request_context, request, websocket
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
@@ -9,7 +9,7 @@ from lllms_core.parameters.wording import cut
 
 
 def explain_http(error: Exception) -> Fault | None:
-    """Return what a client is told about an error of HTTP; None for any other error."""
+    """Return the fault for an error of HTTP; None for any other error."""
     if not isinstance(error, HTTPException):
         return None
     status = error.code or 500

@@ -10,17 +10,17 @@ from lllms_core.types import Media, Message, Role, ToolCall
 ROLES = (*get_args(Role), "function")
 
 LATER_FIELDS: Mapping[str, object] = {"audio": None, "annotations": []}
-"""Fields of messages that are not used yet, with the value that says nothing (as does null): clients send answers back
-as they got them."""
+"""Fields of messages that are not used yet, with the value that means nothing (as does null): clients send answers back
+unchanged."""
 
 FIELDS: Mapping[str, Collection[str]] = {
     "assistant": {"content", "name", "refusal", "tool_calls", "function_call", "reasoning_content"},
     "tool": {"content", "name", "tool_call_id"},
 }
-"""What a message may say beside its role, where it is more than `content` and `name`."""
+"""The fields of a message beside its role, if it may have more than `content` and `name`."""
 
 PARTS: Mapping[str, Sequence[str]] = {"user": ("image_url", "input_audio", "file"), "assistant": ("refusal",)}
-"""The kinds of parts that a content may have beside text."""
+"""The kinds of content parts beside text."""
 
 
 def read_messages(value: object) -> tuple[Message, ...]:
@@ -53,7 +53,7 @@ def _read_message(value: object, path: str, before: Sequence[Message]) -> Messag
         raise missing(f"{path}.content")
     parts = _read_content(fields["content"], f"{path}.content", role) if "content" in fields else ()
     if "refusal" in fields:
-        # Templates know no refusals: to the model it is what it said.
+        # Templates know no refusals: to the model, a refusal is its answer.
         parts = (*(part for part in parts if part), _read_string(fields, "refusal", path))
     content = "\n".join([part for part in parts if isinstance(part, str)])
     media = parts if any(isinstance(part, Media) for part in parts) else ()

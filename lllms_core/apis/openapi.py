@@ -42,7 +42,7 @@ MESSAGES: Json = {
         _message(["tool"], ["content", "tool_call_id"], content=_CONTENT, tool_call_id=STRING),
     ]},
 }
-"""Without the deprecated forms `function_call` and role `function`, which are taken, too."""
+"""Without the deprecated forms `function_call` and role `function`, which are also accepted."""
 ERROR: Json = {
     "type": "object", "required": ["error"],
     "properties": {
@@ -105,5 +105,5 @@ def in_query(name: str, schema: Json) -> Json:
 
 
 def one_of(names: Iterable[str]) -> Json:
-    """Return the schema of a string out of several."""
+    """Return the schema of one of several strings."""
     return {"type": "string", "enum": [*names]}

@@ -54,7 +54,7 @@ async def gather_answers(streams: Sequence[Stream]) -> list[Answer]:
 async def _write(
     stream: Stream, first: list[Delta] | None, encoder: Encoder, interval: float, waits: Callable[[], str],
 ) -> AsyncIterator[bytes]:
-    """Yield the answer, all deltas that have arrived in one piece. `first` are deltas that were taken already."""
+    """Yield the answer; deltas that have arrived together make one piece. `first` are deltas already taken."""
     try:
         deltas = first or []
         if not deltas:
@@ -87,7 +87,7 @@ def close_with_client(streams: Sequence[Stream]) -> None:
     """
 
     def close(_: object) -> None:
-        for stream in reversed(streams):  # first those that wait for their turn: else they would get it
+        for stream in reversed(streams):  # those that wait for their turn first: else they would get it
             closing = asyncio.ensure_future(stream.aclose())
             _CLOSING.add(closing)
             closing.add_done_callback(_CLOSING.discard)

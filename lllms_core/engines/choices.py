@@ -25,7 +25,7 @@ class Choices(Generic[RunT]):
     reasoning_tokens: int = 0
     """Of those that have ended, and are thoughts."""
     untold: bool = True
-    """Whether no piece of any answer has told what was admitted."""
+    """Whether the admission has not been reported with a piece of any answer yet."""
 
     def end(
         self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,

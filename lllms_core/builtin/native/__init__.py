@@ -1,4 +1,4 @@
-"""The native API, under `/api/v1`: what a loaded model tells of itself, which OpenAI's API has no words for."""
+"""The native API, under `/api/v1`: facts about a loaded model for which OpenAI's API has no routes."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING

@@ -18,13 +18,13 @@ DONE = b"data: [DONE]\n\n"
 FINISH_REASONS: Mapping[FinishReason, str] = {
     "stop": "stop", "tool_calls": "tool_calls", "length": "length", "timeout": "length",
 }
-"""What OpenAI calls them: an answer that ran out of time is cut, like one that ran out of tokens. Nobody is left to be
-told of a cancelled one."""
+"""OpenAI's words: an answer that ran out of time is cut, like one that ran out of tokens. A cancelled one has no reader
+left."""
 
 
 @frozen
 class Head:
-    """What every part of one answer says."""
+    """The values in every part of an answer."""
 
     id: str
     created: int
@@ -34,7 +34,7 @@ class Head:
 
 @frozen
 class Asked:
-    """What the form of an answer depends on."""
+    """The properties of a request that determine the form of its answer."""
 
     chat: bool
     n: int = 1
@@ -42,7 +42,7 @@ class Asked:
     scored: bool = False
     """Whether log-probabilities are wanted."""
     echoes: tuple[str, ...] = ("",)
-    """For each prompt, what its choices begin with."""
+    """The text with which the choices of each prompt begin."""
     functions: bool = False
     """Whether calls are shown in the deprecated form."""
 
@@ -52,7 +52,7 @@ class Asked:
         return self.n * len(self.echoes)
 
     def before(self, index: int) -> str:
-        """What the text of a choice begins with."""
+        """The text with which a choice begins."""
         return self.echoes[index // self.n]
 
     def logprobs(self, index: int) -> Logprobs:
@@ -120,14 +120,14 @@ class Events:
         self._common: dict[str, Any] = {}
         self._logprobs = [asked.logprobs(index) for index in range(asked.count)]
         self._prompts: dict[int, PromptScores] = {}
-        """The scores of the prompts, by their numbers."""
+        """The scores of the prompts, by their indices."""
         self._begun: set[int] = set()
         self._open = set(range(asked.count))
         self._before: list[str] = []
         self._after = "}}]}\n\n" if asked.chat else "}]}\n\n"
 
     def delta(self, delta: Delta) -> bytes:
-        """Return what a delta brings: the beginning of a choice, a piece, its end; nothing if it says nothing."""
+        """Return the events for a delta: the beginning of a choice, a piece, its end; none for an empty one."""
         if delta.reasoning or delta.calls or delta.scores or delta.prompt_scores or delta.ended is not None:
             return self._rich(delta)
         if not delta.text:
@@ -136,7 +136,7 @@ class Events:
         return head + f"{self._before[delta.index]}{quote(delta.text)}{self._after}".encode()
 
     def end(self, finish: Finish) -> bytes:
-        """Return what comes last: the reason of what has not ended, the token counts if wanted, and the end mark."""
+        """Return the last events: the ends of open choices, the token counts if requested, and the end mark."""
         last = b"".join([self._end(index, finish.reason) for index in sorted(self._open)])
         if self._include_usage:
             last += event({**self._common, "choices": [], "usage": usage(finish.usage)})
@@ -164,12 +164,12 @@ class Events:
         ]
 
     def _begin(self, index: int, *, text: bool = True) -> bytes:
-        """Return what comes before all else of a choice: a chat's role, or the prompt that is to be echoed."""
+        """Return the first event of a choice: a chat's role, or the prompt to echo."""
         if not self._before:
             self._start()
         self._begun.add(index)
         if self._asked.chat:
-            # Nothing is said of an answer before it is known whether it begins with text.
+            # Nothing is sent of an answer before it is known whether it begins with text.
             return self._choice(index, {"delta": {"role": "assistant", "content": "" if text else None}})
         echo, scores = self._asked.before(index), self._prompts.get(index // self._asked.n)
         logprobs = None if scores is None else write_prompt(echo, scores)

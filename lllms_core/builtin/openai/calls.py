@@ -1,4 +1,4 @@
-"""What an answer says beside its text: thoughts and calls, as OpenAI's API shows them."""
+"""The parts of an answer beside its text: thoughts and calls, as OpenAI's API shows them."""
 
 from collections.abc import Iterator
 

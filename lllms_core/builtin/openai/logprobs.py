@@ -10,7 +10,7 @@ from lllms_core.types import PromptScores, TokenScore
 
 
 class Logprobs(Protocol):
-    """Writes the `logprobs` of one choice, in as many pieces as it comes in."""
+    """Writes the `logprobs` of one choice, piece by piece."""
 
     def write(self, scores: Sequence[TokenScore]) -> Mapping[str, object]:
         """Return the object for the next tokens."""
@@ -57,7 +57,7 @@ class TextLogprobs:
 def write_prompt(text: str, scores: PromptScores) -> dict[str, list[object]]:
     """Return the object for the tokens of a prompt that is echoed as `text`; the first one has no probability.
 
-    A token that is no part of the text, as BOS before it, is not shown.
+    A token that is not part of the text, like BOS before it, is not shown.
     """
     first, rest = _fit(text.encode(errors="replace"), scores)
     writer = TextLogprobs()

@@ -24,7 +24,7 @@ from lllms_core.types import Request, new_request_id
 PREFIXES = ("/openai/v1", "/v1")
 
 DEFAULT_TEXT_TOKENS = 16
-"""What OpenAI's `/completions` generates when nobody says how much."""
+"""The number of tokens that OpenAI's `/completions` generates by default."""
 
 SCORE_SIZE = 100
 """Bytes that a token's scores take in an answer, at least."""
@@ -32,13 +32,13 @@ SCORE_SIZE = 100
 
 @frozen
 class Job:
-    """What a client asks for, checked."""
+    """A client's request, checked."""
 
     wanted: Completion
     requests: Sequence[Request]
-    """One for a conversation, or for each prompt."""
+    """One for a conversation, or one per prompt."""
     submitted: Sequence[Request | Prepared]
-    """The same, as they are submitted."""
+    """The same requests, ready to submit."""
 
 
 def make_blueprint(server: Server, patience: float, interval: float) -> Blueprint:
@@ -55,7 +55,7 @@ def make_blueprint(server: Server, patience: float, interval: float) -> Blueprin
 
 
 class Views:
-    """What the routes do."""
+    """The handlers of the routes."""
 
     def __init__(self, server: Server, patience: float, interval: float) -> None:
         self._server = server
@@ -103,7 +103,7 @@ class Views:
         return response
 
     def _check(self, wanted: Completion, *, large: bool) -> Job:
-        """Check what is asked for, and prepare it if it is large. Raises `LllmsError`."""
+        """Check the request, and prepare it if it is large. Raises `LllmsError`."""
         card = self._server.model(wanted.model)
         requests = self._requests(card, wanted)
         first = requests[0]
@@ -128,14 +128,14 @@ class Views:
         return [first, *(evolve(first, id=new_request_id(), prompt=prompt) for prompt in wanted.prompts[1:])]
 
     async def _echo(self, request: Request) -> str:
-        """What the answers to a request begin with."""
+        """Return the text with which the answers to a request begin."""
         if not request.echo or request.prompt is None:
             return ""
         prompt = request.prompt
         return prompt if isinstance(prompt, str) else await self._server.detokenize(request.model, prompt)
 
     def _head(self, asked: Asked, streams: Sequence[Stream]) -> Head:
-        """What every part of an answer says, once it has begun: the file that the fingerprint is of is here by then."""
+        """Return the values in every part of an answer, once it has begun: then the fingerprint's file is here."""
         first = next((stream for stream in streams if stream.instance is not None), streams[0])
         card = self._server.model(first.request.model)
         name = completion_id("chat" if asked.chat else "text", first.id)
@@ -145,12 +145,12 @@ class Views:
         return {"id": card.name, "object": "model", "created": self._created, "owned_by": card.plugin}
 
     def _describe(self, card: ModelCard) -> dict[str, object]:
-        """What is told of one model, and would be too much in a list: what becomes of each parameter, by route."""
+        """Describe one model, with the verdict on each parameter by route, which would be too long for a list."""
         table = {PATHS[route]: names for route, names in verdicts(card.parameters).items()}
         return {**self._model(card), "description": card.description, "parameters": table}
 
 
 def _size(asked: Asked, choices: Sequence[Choice]) -> int:
-    """About as many bytes as an answer will have."""
+    """The approximate size of an answer in bytes."""
     tokens = sum(len(one.scores) + (0 if one.prompt_scores is None else len(one.prompt_scores.rest)) for one in choices)
     return sum(map(len, asked.echoes)) + sum(len(one.message.content) for one in choices) + SCORE_SIZE * tokens

@@ -21,7 +21,7 @@ from lllms_core.parameters.wording import empty, missing, unknown, wrong_type, w
 from lllms_core.queries import Embeddings
 
 NUMBER_SIZE = 20
-"""Bytes of a number as text; to write many takes its time."""
+"""Bytes of a number as text; writing many takes time."""
 
 
 def add_routes(routes: Blueprint, server: Server, prefixes: Sequence[str]) -> None:
@@ -48,7 +48,7 @@ async def embeddings(server: Server, body: bytes) -> Response:
 
 @frozen
 class Embedding:
-    """Vectors as a client asks for them."""
+    """A client's request for vectors."""
 
     model: str
     inputs: tuple[Prompt, ...]
@@ -96,7 +96,7 @@ def in_base64(vector: Sequence[float]) -> str:
 
 @frozen
 class Ranking:
-    """A ranking as a client asks for it."""
+    """A client's request for a ranking."""
 
     model: str
     query: str

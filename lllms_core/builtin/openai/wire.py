@@ -1,4 +1,4 @@
-"""From the JSON of a request to what the server is asked for: nothing is ignored, and each fault has its `param`."""
+"""Turn the JSON of a request into a completion: nothing is ignored, and each fault has its `param`."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -16,11 +16,11 @@ from lllms_core.types import Message
 
 @frozen
 class Completion:
-    """A completion as a client asks for it: a chat (`messages`) or texts to continue (`prompts`)."""
+    """A client's request for a completion: a chat (`messages`) or texts to continue (`prompts`)."""
 
     model: str
     parameters: Mapping[str, object]
-    """Everything else; nothing of it is checked yet."""
+    """All other members, unchecked."""
     messages: tuple[Message, ...] | None
     prompts: tuple[Prompt, ...]
     """One answer, or `n`, to each; none for a chat."""
@@ -29,7 +29,7 @@ class Completion:
 
     @property
     def functions(self) -> bool:
-        """Whether tools are given in the deprecated form, in which their calls are shown, then."""
+        """Whether tools are given in the deprecated form, in which their calls are then shown."""
         return "functions" in self.parameters
 
 

@@ -13,9 +13,9 @@ __all__ = ["SessionsApi", "lllms_apis"]
 
 
 class SessionsApi(Api):
-    """`GET` and `DELETE /api/v1/sessions` and `/api/v1/sessions/{id}`: what is kept, and forgetting it.
+    """`GET` and `DELETE /api/v1/sessions` and `/api/v1/sessions/{id}`: list and forget sessions.
 
-    They tell models, counts, sizes, times and places; text only of one session, and if asked for it.
+    They return models, counts, sizes, times and places; text only of one session, on request.
     """
 
     name = "sessions"

@@ -13,7 +13,7 @@ __all__ = ["StatusApi", "lllms_apis"]
 
 
 class StatusApi(Api):
-    """`GET /`: models, instances and the queue; `GET /health`: whether requests are taken. Nobody's text is shown.
+    """`GET /`: models, instances and the queue; `GET /health`: whether requests are accepted; neither shows text.
 
     `GET /api/v1/downloads` tells of downloads, `DELETE /api/v1/downloads/{id}` ends one.
     """
@@ -34,7 +34,7 @@ class StatusApi(Api):
             "/api/v1/downloads": {"get": operation("List the downloads of model files", "A list")},
             "/api/v1/downloads/{id}": {
                 "delete": operation(
-                    "End a download; what has arrived is kept", "Its id", parameters=[in_path("id")],
+                    "Cancel a download; the bytes received are kept", "Its id", parameters=[in_path("id")],
                 ),
             },
         }

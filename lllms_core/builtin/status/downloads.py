@@ -1,4 +1,4 @@
-"""The routes that tell of downloads, and end them."""
+"""The routes that list and cancel downloads."""
 
 from quart import Blueprint, Response
 from werkzeug.exceptions import NotFound

@@ -1,4 +1,4 @@
-"""What the status page and its JSON tell, read from a server."""
+"""The contents of the status page and its JSON, read from a server."""
 
 from importlib.metadata import version
 
@@ -9,7 +9,7 @@ Report = dict[str, object]
 
 
 def make_report(server: Server) -> Report:
-    """Return the state of a server in JSON's types. It holds nothing of what anybody asked or was answered."""
+    """Return the state of a server in JSON's types. It holds nothing of requests or answers."""
     pool = server.status()
     return {
         "name": "lllms",
@@ -31,12 +31,12 @@ def make_report(server: Server) -> Report:
 
 
 def downloads(server: Server) -> list[Report]:
-    """Return what is on its way, and what failed, in JSON's types."""
+    """Return the running and failed downloads in JSON's types."""
     return [_download(download, server) for download in server.downloads()]
 
 
 def lacking(server: Server) -> list[Report]:
-    """Return which models have fewer instances ready than they keep, in JSON's types."""
+    """Return the models that have fewer instances ready than they keep, in JSON's types."""
     return [_lack(one) for one in server.lacks()]
 
 
