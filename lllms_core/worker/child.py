@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import cast
 
+from lllms_core.machine import yield_quickly
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import MARK
@@ -34,9 +35,6 @@ from lllms_core.worker.wire import (
 
 READ_SIZE = 1 << 16
 PR_SET_PDEATHSIG = 1
-SWITCH_SECONDS = 0.001
-"""How long a thread that prepares a large request may hold the interpreter when a step waits for it. Python's own
-default is 5 ms, and a step waits several times."""
 FULL_COLLECTIONS = 1000
 """Python's garbage collector scans all objects a hundred times less often than by default: a scan stops every
 thread, for half a second while a request has a million objects. A worker's garbage is nearly always young."""
@@ -58,7 +56,7 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     rather_me()
     log_to_parent()
-    sys.setswitchinterval(SWITCH_SECONDS)
+    yield_quickly()
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
