@@ -21,7 +21,7 @@ from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
-from lllms_core.structure import structure
+from lllms_core.structure import structure, with_folder
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
 
 Find = Callable[[str, str | None], Path | None]
@@ -215,12 +215,12 @@ def _entry(
     try:
         if model.file is not None:
             _check_path(model.file, plugins)
-        file, source = _weights(model, engine, config.server.models_dir, plugins, find)
+        file, source = _weights(model, engine, config, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
         faults.append(Fault((*path, key), str(error)))
     options: object = None
     try:
-        options = structure(model.options, engine.Options, (*path, "options"))
+        options = with_folder(structure(model.options, engine.Options, (*path, "options")), config.folder)
     except StructureError as error:
         faults += error.faults
     faults += _unhonoured(model, engine, (*path, "defaults"))
@@ -247,14 +247,14 @@ def _entry(
 
 
 def _weights(
-    model: ModelConfig, engine: Engine, models_dir: Path, plugins: Plugins, find: Find,
+    model: ModelConfig, engine: Engine, config: Config, plugins: Plugins, find: Find,
 ) -> tuple[Path | None, str | None]:
     """Return the file to load, if it is here, and the source, if it may have to be fetched or verified.
 
     Raises `ValueError` or `LllmsError` if there cannot be such a file.
     """
     if model.url is None and model.hf is None:
-        file = _file(model.file, engine, models_dir)
+        file = _file(model.file, engine, config)
         if file is None or model.sha256 is None:
             return file, None
         return find(str(file), model.sha256), str(file)
@@ -270,7 +270,7 @@ def _check_path(given: str, plugins: Plugins) -> None:
         raise ValueError(f'{shown(given)} is not a path; write url = "{shown(given)}" instead')
 
 
-def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
+def _file(given: str | None, engine: Engine, config: Config) -> Path | None:
     """Return the absolute path of a model's file. Raises `ValueError` if it is missing."""
     if given is None:
         if engine.needs_file:
@@ -278,9 +278,11 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
         return None
     if not given:
         raise ValueError("is empty")
-    file = (models_dir / at_home(given)).absolute()
+    file = (config.folder / at_home(given)).absolute()
     if not file.exists():
-        raise ValueError(f"there is no file {file}")
+        before = config.server.models_dir / file.name  # where relative names used to start
+        there = f'; there is one in server.models_dir: write file = "{before}"' if before.is_file() else ""
+        raise ValueError(f"there is no file {file}{there}")
     if file.is_dir():
         raise ValueError(f"{file} is a folder")
     return file

@@ -5,6 +5,7 @@ import os
 import stat
 import sys
 import time
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterable
 from math import floor
 from pathlib import Path
@@ -40,6 +41,16 @@ def read_regular(path: Path, longest: int = 64 * 2**20) -> bytes:
     if len(data) > longest:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return data
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file, with line feeds only. Raises `OSError`, or `UnicodeDecodeError` for bytes that are no text.
+
+    It is in UTF-8, or, as some editors and shells write it, in UTF-16 with the mark by which that is known.
+    """
+    data = read_regular(path)
+    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def yield_quickly() -> None:

@@ -275,10 +275,12 @@ def test_files_of_this_machine_are_used_in_place(tmp_path: Path) -> None:
         kept.ensure(str(tmp_path / "nothing"))
 
 
-def test_a_relative_path_is_in_models_dir(tmp_path: Path) -> None:
-    """A plain name means a file inside `models_dir`."""
-    (tmp_path / "x").write_bytes(b"x")
-    assert store(tmp_path).ensure("x").path == tmp_path / "x"
+def test_a_relative_path_starts_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain name means a file where the caller is, as for any program."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/x").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "here")
+    assert store(tmp_path).ensure("x").path == tmp_path / "here/x"
 
 
 def test_delete_keeps_what_others_need(tmp_path: Path) -> None:
