@@ -1,5 +1,6 @@
 """The classes that an engine author implements; for models mostly `SerialModel` or `BatchingModel`."""
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
+    Finding,
     Isolation,
     MediaKind,
     Memory,
@@ -25,6 +27,8 @@ from lllms_core.types import (
     Request,
     Task,
 )
+
+LOG = logging.getLogger("lllms.engine")
 
 Progress = Callable[[float], None]
 """A callback for the progress of a load, 0 to 1, called as often as the engine likes."""
@@ -118,6 +122,27 @@ class Engine(ABC):
         Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
         """
         return {}
+
+    def examine(self, spec: ModelSpec) -> Iterable[Finding]:
+        """Yield everything about a model that its user should know before it is loaded: faults and warnings.
+
+        For `lllms check`, which loads nothing but has a few seconds, and for `check`. The base yields the fault that
+        `inspect` raises.
+        """
+        try:
+            self.inspect(spec)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
+
+    def check(self, spec: ModelSpec) -> None:
+        """Raise `ModelLoadFailed` with the first fault that `examine` yields, and log its warnings.
+
+        A `load` that begins with it fails for the same reasons, in the same words, as `lllms check`.
+        """
+        for finding in self.examine(spec):
+            if finding.fatal:
+                raise ModelLoadFailed(finding.text)
+            LOG.warning("model %s: %s", spec.name, finding.text)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""

@@ -1,7 +1,8 @@
 """The llama.cpp engine: checks and loads GGUF files."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -11,8 +12,8 @@ from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.machine import at_home
-from lllms_core.types import Memory, ModelSpec
-from lllms_llamacpp.fitting import check_fit
+from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
@@ -45,8 +46,27 @@ class LlamaCppEngine(Engine):
         _check(gguf, path)
         options = cast(Options, spec.options)
         pools = pooling(gguf, options)
-        check_fit(gguf, options)
+        for finding in find(gguf, options):
+            if finding.fatal:
+                raise ModelLoadFailed(finding.text)
         return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
+
+    def examine(self, spec: ModelSpec) -> Iterator[Finding]:
+        """Yield what is wrong with the file or the options for it, or with the installation."""
+        if find_spec("llama_cpp") is None:
+            yield Finding(
+                "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
+            )
+        options = cast(Options, spec.options)
+        try:
+            path = _file(spec)
+            gguf = read_gguf(path)
+            _check(gguf, path)
+            pooling(gguf, options)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
+        else:
+            yield from find(gguf, options)
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
@@ -60,6 +80,7 @@ class LlamaCppEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
+        self.check(spec)
         details = self.inspect(spec)
         limit_spinning()
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
