@@ -46,11 +46,15 @@ def read_regular(path: Path, longest: int = 64 * 2**20) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """Read a small text file, with line feeds only. Raises `OSError`, or `UnicodeDecodeError` for bytes that are no text.
+    """Read a small text file, never waiting; see `decode_text`. Raises `OSError` or `UnicodeDecodeError`."""
+    return decode_text(read_regular(path))
 
-    It is in UTF-8, or, as some editors and shells write it, in UTF-16 with the mark by which that is known.
+
+def decode_text(data: bytes) -> str:
+    """Return the text of a file that somebody wrote, with line feeds only, and without a byte order mark.
+
+    It is in UTF-8, or in UTF-16 with its mark, as some editors and shells write. Raises `UnicodeDecodeError`.
     """
-    data = read_regular(path)
     encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
 

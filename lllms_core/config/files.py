@@ -12,7 +12,7 @@ from lllms_core.config.parsing import parse_tables
 from lllms_core.config.values import Config, ServerConfig
 from lllms_core.environment import read_environment
 from lllms_core.errors import ConfigError
-from lllms_core.machine import at_home, read_text
+from lllms_core.machine import at_home, decode_text
 
 if TYPE_CHECKING:
     from lllms_core.faults import Keys
@@ -54,7 +54,7 @@ def _find(environ: Mapping[str, str]) -> Path | None:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(read_text(file))
+        return tomllib.loads(decode_text(file.read_bytes()))
     except OSError as error:
         raise ConfigError(f"the configuration file {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -144,6 +144,14 @@ class Engine(ABC):
                 raise ModelLoadFailed(finding.text)
             LOG.warning("model %s: %s", spec.name, finding.text)
 
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:  # noqa: ARG002  # the base looks at nothing
+        """Return generation parameters that a model's file recommends, for requests and configurations that set none.
+
+        By the names of `[models.X.defaults]`; what is out of range, or not among `parameters`, is left out. Runs in the
+        server, once for each file, so it reads little. Raises `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return {}
+
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
         super().__init_subclass__(**kwargs)

@@ -10,8 +10,7 @@ from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, describe, read_gguf
-from lllms_core.machine import at_home
+from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from lllms_llamacpp.embedder import LlamaCppEmbedder
     from lllms_llamacpp.model import LlamaCppModel
 
+_REMOVED = frozenset({31, 32, 33, 36, 37, 38})
+"""Types of tensors that were laid out for one kind of processor; today that happens at load."""
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
 
@@ -62,20 +63,24 @@ class LlamaCppEngine(Engine):
             path = _file(spec)
             gguf = read_gguf(path)
             _check(gguf, path)
+            read_parts(path)
             pooling(gguf, options)
         except ModelLoadFailed as error:
             yield Finding(error.message)
         else:
             yield from find(gguf, options)
 
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
+        """Return the sampling parameters in the file."""
+        return recommended_sampling(read_gguf(_file(spec)).metadata)
+
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
         options, path = cast(Options, spec.options), _file(spec)
-        first = read_gguf(path)
-        _check(first, path)
-        parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
+        parts = read_parts(path)
+        _check(parts[0], path)
         memory = estimate(parts, options)
-        adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
+        adapters = sum(_size(lora.path) for lora in options.lora)
         return evolve(memory, weights=memory.weights + adapters)
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
@@ -89,12 +94,6 @@ class LlamaCppEngine(Engine):
         from lllms_llamacpp.loading import load
 
         return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress, preload=spec.preload)
-
-
-def other_parts(first: Path, count: int) -> list[Path]:
-    """Return the files of a split model except the first, whose name is like `NAME-00001-of-00003.gguf`."""
-    stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
-    return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
 
 
 def _size(file: Path) -> int:
@@ -111,14 +110,22 @@ def _file(spec: ModelSpec) -> Path:
 
 
 def _check(gguf: GGUF, path: Path) -> None:
+    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
+    if part:
+        first = part_paths(path)[0]
+        there = f": {first}" if first != path else ""
+        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part{there}, the others are found")
     if not gguf.architecture:
         raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is not a model")
     kind = gguf.metadata.text("general.type")
     if kind in _NOT_MODELS:
         raise ModelLoadFailed(f"'{path}' is not a model but {_NOT_MODELS[kind]}")
-    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
-    if part:
-        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")
+    removed = sorted({TENSOR_TYPES[one.type][0] for one in gguf.tensors if one.type in _REMOVED})
+    if removed:
+        raise ModelLoadFailed(
+            f"'{path}' has tensors of the type {', '.join(removed)}, which llama.cpp no longer loads; "
+            f"use the same model as {removed[0][:-4]}",
+        )
     if not gguf.metadata.text("tokenizer.ggml.model"):
         raise ModelLoadFailed(f"'{path}' has no tokenizer, so that it cannot read or write text")
     if not os.access(path, os.R_OK):
