@@ -1,9 +1,9 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
-import hashlib
-import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -13,16 +13,20 @@ from attrs import define, field, frozen
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
 from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
-from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
+from lllms_core.errors import ConfigError, InvalidRequest, LllmsError, ModelLoadFailed, ModelUnknown
 from lllms_core.faults import Fault, StructureError, closest
+from lllms_core.footprint import Footprint, take_footprint
 from lllms_core.gguf import is_gguf
 from lllms_core.machine import at_home
-from lllms_core.parameters import DEFAULTS, Generation
+from lllms_core.parameters import DEFAULTS, Generation, check
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
 from lllms_core.structure import structure, with_folder
+from lllms_core.tracebacks import described
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
+
+LOG = logging.getLogger("lllms.catalog")
 
 Find = Callable[[str, str | None], Path | None]
 """Returns the file to load for a source and the wanted SHA-256, if all files are here and verified."""
@@ -49,8 +53,8 @@ class CatalogEntry:
     """For requests that do not set them."""
     isolation: Isolation
     description: str
-    fingerprint: str
-    """Changes with the engine's version, the file and the options; OpenAI's `system_fingerprint`."""
+    footprint: Footprint
+    """Of what its last load read, or its next one will."""
     source: str | None = None
     """The source of the weights, if they may have to be fetched or verified; until then, `spec.file` is None."""
 
@@ -58,6 +62,11 @@ class CatalogEntry:
     def here(self) -> bool:
         """Whether all its files are on this disk."""
         return self.source is None or self.spec.file is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the engine's version, the files and the options; OpenAI's `system_fingerprint`."""
+        return self.footprint.fingerprint
 
 
 @define
@@ -97,14 +106,20 @@ class Catalog:
                 problems.append(Problem(name, f"{error}{source}", configured=provided is None))
         return cls(tuple(entries), tuple(problems))
 
-    def place(self, name: str, file: Path) -> None:
-        """Record that a model's weights are now here. Raises `OSError` if they are not."""
+    def place(self, name: str, file: Path | None) -> Footprint:
+        """Look at a model's files, which are about to be loaded, or have just come; `file` is its weights.
+
+        What follows from them is up to date afterwards: the fingerprint, and the defaults that the file recommends.
+        """
         entry = self._by_name[name]
         spec = attrs.evolve(entry.spec, file=file)
-        fingerprint = _fingerprint(entry.engine.name, entry.version, spec, entry.source)
-        placed = attrs.evolve(entry, spec=spec, fingerprint=fingerprint)
-        self.entries = tuple(placed if one is entry else one for one in self.entries)
-        self._by_name = self._index()
+        footprint = take_footprint(entry.engine.name, entry.version, spec, entry.source)
+        if footprint != entry.footprint or spec != entry.spec:
+            defaults = _defaults(entry.config, entry.engine, spec)
+            placed = attrs.evolve(entry, spec=spec, footprint=footprint, defaults=defaults)
+            self.entries = tuple(placed if one is entry else one for one in self.entries)
+            self._by_name = self._index()
+        return footprint
 
     def get(self, name: str) -> CatalogEntry:
         """Look up a model by name or alias. Raises `ModelUnknown`, `ModelLoadFailed` for an offer with a problem."""
@@ -238,10 +253,10 @@ def _entry(
         version=version,
         spec=spec,
         config=model,
-        defaults=model.generation,
+        defaults=_defaults(model, engine, spec),
         isolation=model.isolation or engine.isolation,
         description=offered.object.description if offered else "",
-        fingerprint=_fingerprint(engine.name, version, spec, source),
+        footprint=take_footprint(engine.name, version, spec, source),
         source=source,
     )
 
@@ -280,7 +295,10 @@ def _file(given: str | None, engine: Engine, config: Config) -> Path | None:
         raise ValueError("is empty")
     file = (config.folder / at_home(given)).absolute()
     if not file.exists():
-        before = config.server.models_dir / file.name  # where relative names used to start
+        # Where relative paths started before they started in the configuration's folder.
+        before = config.server.models_dir / (
+            file.relative_to(config.folder) if file.is_relative_to(config.folder) else file.name
+        )
         there = f'; there is one in server.models_dir: write file = "{before}"' if before.is_file() else ""
         raise ValueError(f"there is no file {file}{there}")
     if file.is_dir():
@@ -297,11 +315,16 @@ def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> It
             yield Fault((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
 
 
-def _fingerprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> str:
-    options: object = attrs.asdict(spec.options) if attrs.has(type(spec.options)) else spec.options  # type: ignore[arg-type]
-    parts: list[object] = [engine, version, options, *([] if source is None else [source])]
-    if spec.file is not None:
-        status = spec.file.stat()
-        parts += [spec.file.name, status.st_size, status.st_mtime_ns]
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]
+def _defaults(model: ModelConfig, engine: Engine, spec: ModelSpec) -> Generation:
+    """Return the core's defaults, overridden by those that the model's file recommends, and these by the configured."""
+    try:
+        recommended = {} if spec.file is None else engine.recommended(spec)
+    except Exception as error:  # noqa: BLE001  # of a plugin; a file that cannot be read is reported by its load
+        LOG.debug("model %s: what its file recommends cannot be read: %s", spec.name, described(error))
+        recommended = {}
+    taken = {}
+    for name, value in recommended.items():
+        with suppress(InvalidRequest):  # the value is out of range
+            if name in DEFAULTS and DEFAULTS[name].verdict(engine.parameters) != "refused":
+                taken[name] = check(name, value)
+    return Generation().replace(taken).override(model.defaults)

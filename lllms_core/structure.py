@@ -69,7 +69,7 @@ def with_folder(value: T, folder: Path) -> T:
     return cast("T", _placed(value, folder))
 
 
-def _placed(value: object, folder: Path) -> object:
+def _placed(value: Any, folder: Path) -> Any:
     if isinstance(value, Path):
         return (folder / value).absolute()
     if type(value) in (tuple, list):
@@ -85,7 +85,7 @@ def _placed(value: object, folder: Path) -> object:
             new = _placed(old, folder)
             if new != old:
                 changed[attribute.alias] = new
-    return attrs.evolve(cast("attrs.AttrsInstance", value), **changed) if changed else value
+    return attrs.evolve(value, **changed) if changed else value
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "cancellation", "status", "answers",
     ),
     ("hookspecs", "engines", "apis", "downloads", "sessions"),
-    ("hooks", "plugins", "environment", "config", "catalog", "requests"),
+    ("hooks", "plugins", "environment", "config", "footprint", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "found"),
     ("weights", "cards", "host", "conversation"),

@@ -78,7 +78,7 @@ def problems(models_dir, **models):
 def test_an_entry_has_all_that_is_needed_to_run_the_model(weights):
     """Engine, plugin, absolute file, typed options, defaults and isolation are settled before anything is loaded."""
     model = {
-        "engine": "reader", "file": weights.name, "aliases": ["short"], "options": {"slots": 2},
+        "engine": "reader", "file": str(weights), "aliases": ["short"], "options": {"slots": 2},
         "defaults": {"temperature": 0, "max_tokens": 7},
     }
     catalog = Catalog.build(config(weights.parent, big=model), plugins())
@@ -98,18 +98,25 @@ def test_isolation_is_the_engines_unless_configured():
     assert [entry.isolation for entry in catalog.entries] == ["thread", "process"]
 
 
-def test_files_are_found_absolute_at_home_or_in_models_dir(weights, tmp_path, monkeypatch):
+def test_files_are_found_absolute_at_home_or_from_here(weights, tmp_path, monkeypatch):
     """The three ways to name a file lead to the same one."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     for given in (str(weights), f"~/{weights.name}", weights.name):
         catalog = Catalog.build(config(tmp_path, m={"engine": "reader", "file": given}), plugins())
         assert catalog.get("m").spec.file == weights
 
 
-def test_a_missing_file_is_named(tmp_path):
-    """The error has the whole path that was looked for."""
-    assert problems(tmp_path, m={"engine": "reader", "file": "none.w"}) == [
+def test_a_missing_file_is_named(tmp_path, monkeypatch):
+    """The error has the whole path that was looked for, and, where it stood before that, what to write."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store/sub").mkdir(parents=True)
+    (tmp_path / "store/sub/old.w").write_bytes(b"1234")
+    hint = f'write file = "{tmp_path / "store/sub/old.w"}"'
+    models = {name: {"engine": "reader", "file": file} for name, file in {"m": "none.w", "o": "sub/old.w"}.items()}
+    assert problems(tmp_path / "store", **models) == [
         f"models.m.file: there is no file {tmp_path / 'none.w'}",
+        f"models.o.file: there is no file {tmp_path / 'sub/old.w'}; there is one in server.models_dir: {hint}",
     ]
 
 
@@ -122,8 +129,9 @@ def test_a_missing_file_is_named(tmp_path):
         ({"file": "."}, "models.m.file: {folder} is a folder"),
     ],
 )
-def test_a_file_that_is_none_is_refused(tmp_path, keys, fault):
+def test_a_file_that_is_none_is_refused(tmp_path, keys, fault, monkeypatch):
     """An engine that needs a file gets one."""
+    monkeypatch.chdir(tmp_path)
     (found,) = problems(tmp_path, m={"engine": "reader", **keys})
     assert found.startswith(fault.format(folder=tmp_path))
 

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from attrs import field, frozen
 
 from lllms_core.machine import at_home
-from lllms_core.parameters import Generation
 from lllms_core.structure import Bytes, Range
 from lllms_core.types import Isolation, Preload
 
@@ -103,11 +102,6 @@ class ModelConfig:
         if self.hf is None:
             return self.url or self.file
         return self.hf if self.hf.startswith(("https://", "http://")) else f"hf:{self.hf.removeprefix('hf:')}"
-
-    @property
-    def generation(self) -> Generation:
-        """The core's defaults, overridden by `defaults`."""
-        return Generation().override(self.defaults)
 
 
 @frozen

@@ -211,9 +211,8 @@ def _with_room(tensors: tuple[TensorInfo, ...], end: int) -> tuple[TensorInfo, .
     """Fill in the room of tensors of unknown types, whose sizes only the file's layout tells; `end`: of all data."""
     if all(tensor.type in TENSOR_TYPES for tensor in tensors):
         return tensors
-    starts = sorted({*(tensor.offset for tensor in tensors), end})
-    following = dict(pairwise(starts))
+    ends = dict(pairwise(sorted({*(tensor.offset for tensor in tensors), end})))
     return tuple(
-        tensor if tensor.type in TENSOR_TYPES else evolve(tensor, room=following.get(tensor.offset, end) - tensor.offset)
+        tensor if tensor.type in TENSOR_TYPES else evolve(tensor, room=ends.get(tensor.offset, end) - tensor.offset)
         for tensor in tensors
     )

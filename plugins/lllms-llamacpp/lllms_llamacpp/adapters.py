@@ -34,8 +34,8 @@ def _check(lora: Lora, adapter: GGUF, architecture: str, shapes: Mapping[str, Sh
         raise ModelLoadFailed(f"'{lora.path}' is not a LoRA adapter in GGUF format")
     if adapter.architecture != architecture:
         raise ModelLoadFailed(
-            f"'{lora.path}' was made for the architecture '{adapter.architecture}', but the model has '{architecture}'; "
-            "name the model that it was trained on, or leave it out",
+            f"'{lora.path}' was made for the architecture '{adapter.architecture}', but the model's is "
+            f"'{architecture}'; name the model that it was trained on, or leave it out",
         )
     matrices = {tensor.name: tensor.shape for tensor in adapter.tensors}
     for base in {name.removesuffix(_A) for name in matrices if name.endswith(_A)} if shapes else ():

@@ -113,8 +113,8 @@ def _check(gguf: GGUF, path: Path) -> None:
     parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
     if part:
         first = part_paths(path)[0]
-        there = f": {first}" if first != path else ""
-        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part{there}, the others are found")
+        name = "the first part" if first == path else f"the first, '{first}'"
+        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name {name}, the others are found")
     if not gguf.architecture:
         raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is not a model")
     kind = gguf.metadata.text("general.type")
