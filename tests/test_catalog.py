@@ -12,6 +12,7 @@ from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
 from lllms_core.hookspecs import hookimpl
 from lllms_core.parameters import Generation
 from lllms_core.plugins import Plugins
+from lllms_core.requests import build_request
 from lllms_core.types import ModelOffer, Sampling
 
 
@@ -166,6 +167,41 @@ def test_defaults_that_the_engine_ignores_are_refused(weights):
     """A default without effect is an error, unless it asks for nothing."""
     model = {"engine": "reader", "file": str(weights), "defaults": {"top_k": 5, "min_p": 0, "stop": "x", "seed": 0}}
     assert problems("/", m=model) == ["models.m.defaults.top_k: engine 'reader' does not honour it; leave it out"]
+
+
+class Adviser(Reader):
+    """Its file holds the recommended parameters, as lines."""
+
+    name = "adviser"
+    parameters = frozenset({"temperature", "top_k", "top_p"})
+
+    def recommended(self, spec):
+        return {name: float(value) for name, value in (line.split() for line in spec.file.read_text().splitlines())}
+
+
+def test_a_file_recommends_defaults(weights):
+    """What a file recommends is between the configuration and the core; what is wrong or not honoured is left out."""
+    weights.write_text("temperature 0.25\ntop_p 0.5\ntop_k 7.5\nmin_p 0.5\nnonsense 1\n")
+    model = {"engine": "adviser", "file": str(weights), "defaults": {"temperature": 0.5}}
+    catalog = Catalog.build(config("/", m=model), plugins(other=Plugin(Adviser())))
+    assert catalog.get("m").defaults == Generation(Sampling(temperature=0.5, top_p=0.5))
+    request = build_request(catalog.get("m"), "1", None, "x", {"top_p": 0.75})
+    assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 0.75)
+
+
+def test_a_replaced_file_recommends_anew(weights):
+    """At the next load the catalog has what the file says then; a file that cannot be read recommends nothing."""
+    weights.write_text("temperature 0.25\n")
+    catalog = Catalog.build(config("/", m={"engine": "adviser", "file": str(weights)}), plugins(o=Plugin(Adviser())))
+    first = catalog.get("m")
+    assert catalog.place("m", weights) == first.footprint
+    assert catalog.get("m") is first
+    weights.write_text("temperature 0.75\n")
+    assert catalog.place("m", weights) != first.footprint
+    assert catalog.get("m").defaults.sampling.temperature == 0.75
+    weights.write_text("broken")
+    catalog.place("m", weights)
+    assert catalog.get("m").defaults == Generation()
 
 
 def test_an_unknown_model_is_answered_with_those_there_are():

@@ -10,6 +10,8 @@ from lllms_llamacpp.options import Lora, Options
 _A, _B = ".lora_a", ".lora_b"
 _EMBEDDING = "token_embd.weight"
 """The matrix that llama.cpp reads by rows, so that the matrices of its adapter have other shapes."""
+_OUTPUT = "output.weight"
+"""In models that have none, the same matrix is read both ways."""
 Shape = tuple[int, ...]
 """The innermost dimension first, as in files."""
 
@@ -41,8 +43,13 @@ def _check(lora: Lora, adapter: GGUF, architecture: str, shapes: Mapping[str, Sh
     for base in {name.removesuffix(_A) for name in matrices if name.endswith(_A)} if shapes else ():
         if base not in shapes:
             raise _unfit(lora, f"it changes '{base}', which the model lacks")
+        if base == _EMBEDDING and _OUTPUT not in shapes:
+            raise ModelLoadFailed(
+                f"'{lora.path}' changes '{base}', which is also the model's output: llama.cpp aborts at that; merge "
+                "the adapter into the model",
+            )
         first, second = matrices[base + _A], matrices.get(base + _B)
-        if second is None or not _fits(first, second, shapes[base], embeds=base.endswith(_EMBEDDING)):
+        if second is None or not _fits(first, second, shapes[base], embeds=base == _EMBEDDING):
             raise _unfit(lora, f"its change to '{base}' has another shape")
 
 
