@@ -9,7 +9,7 @@ from attrs import evolve
 
 from lllms_core.chat import ChatTemplate, chat_prompt, choose_template, template_or_path
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
-from lllms_core.types import Message, Request, Tool
+from lllms_core.types import ChatRequest, Message, Tool
 
 CHATML = """{%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
@@ -337,7 +337,7 @@ def test_a_template_of_its_own_for_tools():
     second = "{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}" + CHATML
     both = ChatTemplate(CHATML, tool_use=second)
     assert both.fitting([]) is both
-    assert chat_prompt(both, Request("1", "m", (USER,))).segments == both.render([USER])
+    assert chat_prompt(both, ChatRequest("1", "m", (USER,))).segments == both.render([USER])
     [segment] = both.fitting(tools).render([USER], tools=tools)
     assert segment.text == "[look]" + prompt(CHATML, USER)
     one = ChatTemplate(CHATML, tool_use="")

@@ -7,14 +7,14 @@ import pytest
 from attrs import field, frozen
 from programs_for_tests import Program
 
-from lllms_core.builtin.sessions.disk import DiskOptions
+from lllms_core.builtin.sessions.disk_store import DiskOptions
 from lllms_core.catalog import Catalog
 from lllms_core.config import ModelConfig, load_config, parse_config, with_model
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host, choose_session_store
 from lllms_core.machine import decode_text
 from lllms_core.plugins import Plugins
-from lllms_core.structure import structure, with_folder
+from lllms_core.values.structure import structure, with_folder
 
 RULES = 'rules = [{ pattern = "ping", replies = ["pong"] }]\n'
 FILE = """

@@ -4,10 +4,10 @@ Values are decoded on access, so a vocabulary of 150,000 strings only costs the 
 """
 
 from lllms_core.gguf.describing import describe
+from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
+from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts
 from lllms_core.gguf.parts import is_model_file, part_names, part_paths
-from lllms_core.gguf.reading import GGUFError, is_gguf, read_gguf, read_parts
-from lllms_core.gguf.sampling import recommended_sampling
-from lllms_core.gguf.values import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
+from lllms_core.gguf.recommended import recommended_sampling
 
 __all__ = [
     "GGUF",

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from lllms_core.gguf.header import GGUF, TENSOR_TYPES, TensorInfo
+from lllms_core.gguf.header_reader import read_parts
 from lllms_core.gguf.parts import part_paths
-from lllms_core.gguf.reading import read_parts
-from lllms_core.gguf.values import GGUF, TENSOR_TYPES, TensorInfo
 
 
 def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:

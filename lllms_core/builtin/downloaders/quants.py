@@ -33,7 +33,7 @@ _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 
 
 @frozen
-class Choice:
+class ChosenFiles:
     """The files of one model, and the reason for the choice."""
 
     files: tuple[str, ...]
@@ -53,7 +53,7 @@ class Incomplete(InvalidSource):
     """A part of the model that was meant is missing."""
 
 
-def choose(files: Sequence[str], wanted: str, where: str) -> Choice:
+def choose(files: Sequence[str], wanted: str, where: str) -> ChosenFiles:
     """Choose the model with the tag `wanted`, or the one closest to `Q4_K_M` if that is empty.
 
     llama.cpp finds a tag in any case anywhere in a path, before a "." or "-". Of several such files, the one where the
@@ -72,26 +72,26 @@ def choose(files: Sequence[str], wanted: str, where: str) -> Choice:
         if best == _ABSENT:
             raise InvalidSource(f"{where} has no '{wanted}'; there are: {there_are}")
         fitting = [name for name in models if ranks[name] == best]
-        return Choice(_whole(models[_only(fitting, where, wanted)], files, where))
+        return ChosenFiles(_whole(models[_only(fitting, where, wanted)], files, where))
     if len(models) == 1:
         [(name, parts)] = models.items()
-        return Choice(_whole(parts, files, where), f"{quants[name] or name}, the only one")
+        return ChosenFiles(_whole(parts, files, where), f"{quants[name] or name}, the only one")
     known = [quant for quant in quants.values() if quant in BITS]
     if not known:
         raise InvalidSource(f"{where} has several models, name one, like hf:{where}/{min(models)}: {there_are}")
     nearest = min(known, key=lambda quant: (abs(BITS[quant] - BITS[DEFAULT]), -BITS[quant], quant))
     name = _only([name for name in models if quants[name] == nearest], where)
     note = nearest if nearest == DEFAULT else f"{nearest}, the closest to {DEFAULT}"
-    return Choice(_whole(models[name], files, where), note)
+    return ChosenFiles(_whole(models[name], files, where), note)
 
 
-def choose_file(files: Sequence[str], wanted: str, where: str) -> Choice:
+def choose_file(files: Sequence[str], wanted: str, where: str) -> ChosenFiles:
     """Choose a file by its path, with all parts if it is split. Raises `InvalidSource` if one does not exist."""
     parts = _parts(wanted)
     if not {*parts} & {*files}:
         models = ", ".join(sorted(_models(files))) or "none"
         raise InvalidSource(f"{where} has no file '{wanted}'; its models are: {models}")
-    return Choice(_whole(parts, files, where))
+    return ChosenFiles(_whole(parts, files, where))
 
 
 def complete(files: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from lllms_llamacpp import LlamaCppEngine, Lora, Options
 from lllms_core.cli import cli
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import read_gguf
-from lllms_core.types import Message, ModelSpec, Request, Tool
+from lllms_core.types import ChatRequest, Message, ModelSpec, Tool
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +170,7 @@ def test_the_template_for_tools_is_used_with_tools(load, tmp_path, tiny_file):
     file = rewrite(tmp_path / "model.gguf", tiny_file, keys)
 
     def prompt(model, *tools):
-        return model.to_prompt(Request("1", "tiny", (Message("user", "hi"),), tools=tools))
+        return model.to_prompt(ChatRequest("1", "tiny", (Message("user", "hi"),), tools=tools))
 
     tool, call = Tool("look"), "{% for c in tool_calls %}<c>{{ c | tojson }}</c>{% endfor %}"
     model = load(file, tool_calls=call).model
