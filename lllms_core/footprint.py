@@ -37,12 +37,16 @@ def take_footprint(engine: str, version: str | None, spec: ModelSpec, source: st
     files = {path: _state(path) for path in (*weights, *_paths(spec.options))}
     # Neither folders nor numbers count: a copy of a file gives the same answers.
     states = [[path.name, *([] if state is None else state[:2])] for path, state in files.items()]
-    text = json.dumps([engine, version, _plain(spec.options), source, states], sort_keys=True, default=str)
+    text = json.dumps([engine, version, _plain(spec.options), source, states], sort_keys=True, default=_name)
     return Footprint("fp_" + hashlib.sha256(text.encode()).hexdigest()[:12], files)
 
 
 def _plain(options: Any) -> object:
     return attrs.asdict(options) if attrs.has(type(options)) else options
+
+
+def _name(value: object) -> str:
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def _paths(value: Any) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from engines_for_tests import Options, ScriptedEngine
+from lllms_mock.options import Options as MockOptions
 
 from lllms_core.app import create_app
 from lllms_core.cli import cli
@@ -93,6 +94,8 @@ def test_a_footprint_is_of_all_files(tmp_path: Path) -> None:
     assert not first.replaced
     copy = write(tmp_path / "b", b"one", b"two")
     assert take(copy[0]).fingerprint == first.fingerprint
+    ruled = [take_footprint("mock", "1", ModelSpec("m", MockOptions(rules=one[0])), None) for one in (files, copy)]
+    assert ruled[0].fingerprint == ruled[1].fingerprint
     others = [take(write(tmp_path / "c", b"one", b"three")[0]), take(write(tmp_path / "d", b"one")[0]), take(None)]
     others += [take(files[0], "hf:x/y"), take_footprint("other", "1", ModelSpec("m", Options(), files[0]), None)]
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 6

@@ -22,13 +22,16 @@ WITH_TOOLS = "{%- for tool in tools %}{{ tool.function.name }}: {% endfor %}" + 
 
 @pytest.fixture
 def check(tmp_path, tiny_file):
-    """Run `lllms check` on one model, with a configuration beside its files; returns what it says, and its code."""
+    """Run `lllms check` on models, each a file (None: tiny-chat) and its options as TOML; returns code and output."""
     folder = tmp_path / "conf"
     folder.mkdir()
 
-    def run(file=None, **options):
-        text = [f"[models.m]\nengine = 'llamacpp'\nfile = '{file or os.path.relpath(tiny_file, folder)}'\n"]
-        text += ["[models.m.options]\n", *(f"{name} = {value}\n" for name, value in options.items())]
+    def run(*models):
+        text = []
+        tiny = os.path.relpath(tiny_file, folder)
+        for number, (file, options) in enumerate(models):
+            text.append(f"[models.m{number}]\nengine = 'llamacpp'\nfile = '{file or tiny}'\n")
+            text += [f"[models.m{number}.options]\n", *(f"{name} = {value}\n" for name, value in options.items())]
         (folder / "lllms.toml").write_text("".join(text))
         result = CliRunner().invoke(cli, ["check", "--config", str(folder / "lllms.toml")])
         assert isinstance(result.exception, SystemExit | None)
@@ -49,31 +52,31 @@ def test_what_fits_is_well(check, shapes):
     (check.folder / "sub").mkdir()
     (check.folder / "sub/chat.jinja").write_text("\ufeff" + TEMPLATE)
     adapter(check.folder / "sub/a.gguf", shapes)
-    code, said = check(chat_template="'sub/chat.jinja'", lora="[{ path = 'sub/a.gguf', scale = 0.5 }]")
+    options = {"chat_template": "'sub/chat.jinja'", "lora": "[{ path = 'sub/a.gguf', scale = 0.5 }]"}
+    code, said = check((None, options))
     assert code == 0, said
     assert "everything is fine" in said
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"chat_template": "'none.jinja'"}, "options.chat_template: the file '{folder}/none.jinja' cannot be read"),
-        ({"chat_template": "'bad.jinja'"}, "options.chat_template ('{folder}/bad.jinja'): the chat template does not"),
-        ({"chat_template": "'bytes.jinja'"}, "options.chat_template: the file '{folder}/bytes.jinja' is not UTF-8"),
-        ({"chat_template": "'{% for %}'"}, "options.chat_template: the chat template does not compile: line 1"),
-        ({"tool_calls": "'{% for %}'"}, "options.tool_calls: the chat template does not compile"),
-        ({"lora": "[{ path = 'none.gguf' }]"}, "options.lora: there is no file '{folder}/none.gguf'"),
-        ({"lora": "[{ path = 'bad.jinja' }]"}, "options.lora: '{folder}/bad.jinja' is not a GGUF file"),
-        ({"lora": "[{ path = 'model.gguf' }]"}, "options.lora: '{folder}/model.gguf' is not a LoRA adapter"),
-        ({"lora": "[{ path = 'vector.gguf' }]"}, "options.lora: '{folder}/vector.gguf' is not a LoRA adapter"),
-        ({"lora": "[{ path = 'qwen2.gguf' }]"}, "was made for the architecture 'qwen2', but the model's is 'llama'"),
-        ({"lora": "[{ path = 'deep.gguf' }]"}, "it changes 'blk.99.attn_q.weight', which the model lacks"),
-        ({"lora": "[{ path = 'words.gguf' }]"}, "changes 'token_embd.weight', which is also the model's output: llama"),
-        ({"lora": "[{ path = 'wide.gguf' }]"}, "its change to 'blk.0.attn_q.weight' has another shape"),
-    ],
-)
-def test_what_does_not_fit_is_named(check, tiny_file, shapes, options, says):
-    """Templates and adapters that cannot be used are faults of `check`."""
+UNFIT = [
+    ({"chat_template": "'none.jinja'"}, "options.chat_template: the file '{folder}/none.jinja' cannot be read"),
+    ({"chat_template": "'bad.jinja'"}, "options.chat_template ('{folder}/bad.jinja'): the chat template does not"),
+    ({"chat_template": "'bytes.jinja'"}, "options.chat_template: the file '{folder}/bytes.jinja' is not UTF-8"),
+    ({"chat_template": "'{% for %}'"}, "options.chat_template: the chat template does not compile: line 1"),
+    ({"tool_calls": "'{% for %}'"}, "options.tool_calls: the chat template does not compile"),
+    ({"lora": "[{ path = 'none.gguf' }]"}, "options.lora: there is no file '{folder}/none.gguf'"),
+    ({"lora": "[{ path = 'bad.jinja' }]"}, "options.lora: '{folder}/bad.jinja' is not a GGUF file"),
+    ({"lora": "[{ path = 'model.gguf' }]"}, "options.lora: '{folder}/model.gguf' is not a LoRA adapter"),
+    ({"lora": "[{ path = 'vector.gguf' }]"}, "options.lora: '{folder}/vector.gguf' is not a LoRA adapter"),
+    ({"lora": "[{ path = 'qwen2.gguf' }]"}, "was made for the architecture 'qwen2', but the model's is 'llama'"),
+    ({"lora": "[{ path = 'deep.gguf' }]"}, "it changes 'blk.99.attn_q.weight', which the model lacks"),
+    ({"lora": "[{ path = 'words.gguf' }]"}, "changes 'token_embd.weight', which is also the model's output: llama"),
+    ({"lora": "[{ path = 'wide.gguf' }]"}, "its change to 'blk.0.attn_q.weight' has another shape"),
+]
+
+
+def test_what_does_not_fit_is_named(check, tiny_file, shapes):
+    """Templates and adapters that cannot be used are faults of `check`, each with its model."""
     (check.folder / "bad.jinja").write_text("{% for %}")
     (check.folder / "bytes.jinja").write_bytes(b"{{ \xff }}")
     rewrite(check.folder / "model.gguf", tiny_file)
@@ -83,20 +86,23 @@ def test_what_does_not_fit_is_named(check, tiny_file, shapes, options, says):
     words = next(one for one in read_gguf(tiny_file).tensors if one.name == "token_embd.weight")
     adapter(check.folder / "words.gguf", {words.name: words.shape})
     adapter(check.folder / "wide.gguf", {"blk.0.attn_q.weight": (8, 8)})
-    code, said = check(**options)
+    code, said = check(*((None, options) for options, _ in UNFIT))
     assert code == 1
-    assert says.format(folder=check.folder) in said
+    lines = [line for line in said.splitlines() if line.startswith("Error: models.")]
+    for number, ((_, says), line) in enumerate(zip(UNFIT, lines, strict=True)):
+        assert line.startswith(f"Error: models.m{number}: ")
+        assert says.format(folder=check.folder) in line
 
 
-@pytest.mark.parametrize("key", ["tokenizer.chat_template", "tokenizer.chat_template.tool_use"])
-def test_own_templates_must_compile(check, tiny_file, key):
-    """A file whose template is broken is told, with the way out, which helps."""
-    file = rewrite(check.folder / "model.gguf", tiny_file, {key: "{% for %}"})
-    code, said = check(file)
+def test_own_templates_must_compile(check, tiny_file):
+    """A file of which a template is broken is told, with the way out, which helps."""
+    keys = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
+    files = [rewrite(check.folder / f"{key}.gguf", tiny_file, {key: "{% for %}"}) for key in keys]
+    code, said = check(*((file, {}) for file in files))
     assert code == 1
-    assert "the chat template does not compile: line 1" in said
-    assert "set options.chat_template to one that does" in said
-    assert check(file, chat_template=f"'{TEMPLATE}'")[0] == 0
+    assert said.count("the chat template does not compile: line 1") == 2
+    assert said.count("set options.chat_template to one that does") == 2
+    assert check(*((file, {"chat_template": f"'{TEMPLATE}'"}) for file in files))[0] == 0
 
 
 def test_a_load_fails_for_the_same_reason(tmp_path, tiny_file):
@@ -139,11 +145,11 @@ def test_a_split_model_is_one_model(load, parts, tiny_file):
 
 def test_faults_of_parts_are_named(check, parts):
     """A later part in place of the first, and a part that is missing, are told with the file to name or to fetch."""
-    code, said = check(parts[1])
+    code, said = check((parts[1], {}))
     assert code == 1
     assert f"'{parts[1]}' is part 2 of 3; name the first, '{parts[0]}', the others are found" in said
     parts[1].unlink()
-    code, said = check(parts[0])
+    code, said = check((parts[0], {}))
     assert code == 1
     assert f"the part '{parts[1]}' is missing" in said
 
@@ -156,7 +162,7 @@ def test_types_that_llama_cpp_dropped_are_named(check, tiny_file):
     at = data.index(tensor.name.encode()) + len(tensor.name) + 4 + 8 * len(tensor.shape)
     data[at : at + 4] = (31).to_bytes(4, "little")
     file.write_bytes(data)
-    code, said = check(file)
+    code, said = check((file, {}))
     assert code == 1
     assert "has tensors of the type Q4_0_4_4, which llama.cpp no longer loads; use the same model as Q4_0" in said
 
