@@ -1,9 +1,7 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -13,20 +11,17 @@ from attrs import define, field, frozen
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
 from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
-from lllms_core.errors import ConfigError, InvalidRequest, LllmsError, ModelLoadFailed, ModelUnknown
-from lllms_core.footprint import Footprint, take_footprint
+from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
+from lllms_core.footprint import Footprint, read_defaults, take_footprint
 from lllms_core.gguf import is_gguf
 from lllms_core.machine import at_home
-from lllms_core.parameters import DEFAULTS, Generation, check
+from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
-from lllms_core.tracebacks import described
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
 from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError, Violation, closest
-
-LOG = logging.getLogger("lllms.catalog")
 
 Find = Callable[[str, str | None], Path | None]
 """Returns the file to load for a source and the wanted SHA-256, if all files are here and verified."""
@@ -115,7 +110,7 @@ class Catalog:
         spec = attrs.evolve(entry.spec, file=file)
         footprint = take_footprint(entry.engine.name, entry.version, spec, entry.source)
         if footprint != entry.footprint or spec != entry.spec:
-            defaults = _defaults(entry.config, entry.engine, spec)
+            defaults = read_defaults(entry.engine, spec, entry.config.defaults)
             placed = attrs.evolve(entry, spec=spec, footprint=footprint, defaults=defaults)
             self.entries = tuple(placed if one is entry else one for one in self.entries)
             self._by_name = self._index()
@@ -253,7 +248,7 @@ def _entry(
         version=version,
         spec=spec,
         config=model,
-        defaults=_defaults(model, engine, spec),
+        defaults=read_defaults(engine, spec, model.defaults),
         isolation=model.isolation or engine.isolation,
         description=offered.object.description if offered else "",
         footprint=take_footprint(engine.name, version, spec, source),
@@ -313,18 +308,3 @@ def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> It
         refused = parameter.verdict(engine.parameters) == "refused"
         if refused and not parameter.asks_for_nothing(parameter.check(model.defaults[name])):
             yield Violation((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
-
-
-def _defaults(model: ModelConfig, engine: Engine, spec: ModelSpec) -> Generation:
-    """Return the core's defaults, overridden by those that the model's file recommends, and these by the configured."""
-    try:
-        recommended = {} if spec.file is None else engine.recommended(spec)
-    except Exception as error:  # noqa: BLE001  # of a plugin; a file that cannot be read is reported by its load
-        LOG.debug("model %s: what its file recommends cannot be read: %s", spec.name, described(error))
-        recommended = {}
-    taken = {}
-    for name, value in recommended.items():
-        with suppress(InvalidRequest):  # the value is out of range
-            if name in DEFAULTS and DEFAULTS[name].verdict(engine.parameters) != "refused":
-                taken[name] = check(name, value)
-    return Generation().replace(taken).override(model.defaults)

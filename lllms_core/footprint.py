@@ -1,16 +1,24 @@
-"""The files that a model is loaded from as they are now, and the fingerprint of what answers."""
+"""What the files of a model are now, and what they say: the fingerprint of answers, and recommended defaults."""
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 from attrs import field, frozen
 
+from lllms_core.engines import Engine
+from lllms_core.errors import InvalidRequest
 from lllms_core.gguf import part_paths
+from lllms_core.parameters import DEFAULTS, Generation, check
+from lllms_core.tracebacks import described
 from lllms_core.types import ModelSpec
+
+LOG = logging.getLogger("lllms.catalog")
 
 FileState = tuple[int, int, int]
 """Size, time of the last change in nanoseconds, number in its file system."""
@@ -39,6 +47,21 @@ def take_footprint(engine: str, version: str | None, spec: ModelSpec, source: st
     states = [[path.name, *([] if state is None else state[:2])] for path, state in files.items()]
     text = json.dumps([engine, version, _plain(spec.options), source, states], sort_keys=True, default=_name)
     return Footprint("fp_" + hashlib.sha256(text.encode()).hexdigest()[:12], files)
+
+
+def read_defaults(engine: Engine, spec: ModelSpec, configured: Mapping[str, object]) -> Generation:
+    """Return the core's defaults, overridden by those that the model's file recommends, and these by the configured."""
+    try:
+        recommended = {} if spec.file is None else engine.recommended(spec)
+    except Exception as error:  # noqa: BLE001  # of a plugin; a file that cannot be read is reported by its load
+        LOG.debug("model %s: what its file recommends cannot be read: %s", spec.name, described(error))
+        recommended = {}
+    taken = {}
+    for name, value in recommended.items():
+        with suppress(InvalidRequest):  # the value is out of range
+            if name in DEFAULTS and DEFAULTS[name].verdict(engine.parameters) != "refused":
+                taken[name] = check(name, value)
+    return Generation().replace(taken).override(configured)
 
 
 def _plain(options: Any) -> object:
