@@ -19,6 +19,7 @@ from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.faults import kind_of
 from lllms_core.queries import EmbedRequest
 from lllms_core.text import ScoreLog
+from lllms_core.text.scores import sound
 from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenScore, Usage
 
 
@@ -253,6 +254,8 @@ class SerialModel(Model):
         run.prompt_told = True
         try:
             scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(run.request), run.request)
+            for score in scores.rest:
+                sound(score)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
         return Delta(run.request.id, prompt_scores=scores)
