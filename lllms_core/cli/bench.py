@@ -17,7 +17,7 @@ from lllms_core.cli.setup import examples
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lllms_core.bench.findings import Finding
+    from lllms_core.bench.comparisons import Comparison
 
 NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks")
 OWN_MODEL = "135m"
@@ -109,7 +109,7 @@ def bench(
     ]
     if (base_url is None) == (not wanted):
         raise click.UsageError("give either --base-url, or a comparison: a SUITE, --raw, --busy or --all")
-    from lllms_core.bench.report import findings_table, load_table
+    from lllms_core.bench.tables import findings_table, load_table
 
     console = _console()
     figures: list[dict[str, object]]
@@ -159,15 +159,15 @@ def _console() -> "Console":
 
 def _compare(
     wanted: Sequence[str], file: Path | None, sizes: Mapping[str, Any], told: Callable[[str], None],
-) -> "list[Finding]":
-    from lllms_core.bench.plan import Plan
+) -> "list[Comparison]":
     from lllms_core.bench.random_model import cached
+    from lllms_core.bench.suite_plan import Plan
     from lllms_core.bench.suites import MODELS, SUITES, WITHOUT_FILE
     from lllms_core.errors import ConfigError
 
     if file is not None and not file.is_file():
         raise ConfigError(f"no file {file}")
-    findings: list[Finding] = []
+    findings: list[Comparison] = []
     for name in wanted:
         measured = file
         if file is None and name not in WITHOUT_FILE:
@@ -186,12 +186,12 @@ async def _load_test(
     told: Callable[[str], None],
 ) -> list[dict[str, object]]:
     """Return the figures for each number of clients, and each turn of their conversations."""
-    from lllms_core.bench.load import Load, first_model, run
-    from lllms_core.bench.plan import people
+    from lllms_core.bench.load import LoadTest, first_model, run
+    from lllms_core.bench.suite_plan import people
     from lllms_core.bench.timeline import summarise
 
     name = model or await first_model(base_url, settings["api_key"])
-    load = Load(base_url, name, **settings)
+    load = LoadTest(base_url, name, **settings)
     figures: list[dict[str, object]] = []
     for count in clients:
         told(people(count))

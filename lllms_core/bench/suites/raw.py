@@ -7,10 +7,10 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
-from lllms_core.bench.children import OurServer, Peer, RawLoop, Server
-from lllms_core.bench.findings import Finding, best
+from lllms_core.bench.children import OurServer, Peer, RawLoopProcess, ServerProcess
+from lllms_core.bench.comparisons import Comparison, best
 from lllms_core.bench.load import words
-from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate
 from lllms_core.bench.traffic import ServerSilent, completion
 from lllms_core.machine import available_cores
@@ -25,18 +25,18 @@ Rates = tuple[float, float]
 """Tokens per second: while all were generating, and from the first request to the last token."""
 
 
-class Job(Protocol):
+class RawJob(Protocol):
     """Does the work once: answers all prompts at the same time."""
 
     async def __call__(self, prompts: Sequence[str], max_tokens: int, *, seconds: float) -> list[Timeline]:
         """Answer each prompt with this many tokens, for at most this many seconds."""
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare our server and the peers with the best fixed thread count of the raw loop."""
     async with AsyncExitStack() as stack:
         plan.told("loading the model in all servers")
-        raw = await stack.enter_async_context(RawLoop(plan.file, max(plan.clients), context(plan)))
+        raw = await stack.enter_async_context(RawLoopProcess(plan.file, max(plan.clients), context(plan)))
         ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
         peers = [await stack.enter_async_context(Peer(command, plan.file)) for command in plan.peers]
         findings = []
@@ -64,14 +64,14 @@ def thread_counts() -> list[int]:
 
 
 async def rounds(
-    plan: Plan, raw: RawLoop | None, servers: Sequence[Server], clients: int, seconds: float = LONGEST,
+    plan: Plan, raw: RawLoopProcess | None, servers: Sequence[ServerProcess], clients: int, seconds: float = LONGEST,
 ) -> dict[str, list[Rates]]:
     """Let all do the same work in turns; return each round's rates, by `1 threads`, ... or server name."""
     rates: dict[str, list[Rates]] = {}
     for number in range(-1, plan.rounds):
         random = Random(number * 1000 + clients)  # noqa: S311  # no secrets here
         prompts = [words(plan.prompt_tokens, random) for _ in range(clients)]
-        jobs: list[tuple[str, Job]] = [(server.name, partial(ask_all, server)) for server in servers]
+        jobs: list[tuple[str, RawJob]] = [(server.name, partial(ask_all, server)) for server in servers]
         if raw is not None:
             jobs += [(fixed(count), partial(raw.run, threads=count)) for count in thread_counts()]
         turn = number % len(jobs)  # rotate, so that none is always first or after the same one
@@ -85,7 +85,7 @@ async def rounds(
 
 
 async def ask_all(
-    server: Server, prompts: Sequence[str], max_tokens: int, seconds: float = LONGEST, name: str | None = None,
+    server: ServerProcess, prompts: Sequence[str], max_tokens: int, seconds: float = LONGEST, name: str | None = None,
 ) -> list[Timeline]:
     """Send all prompts at once, as text to continue, greedily; to the server's first model unless one is named."""
     body = {"model": name or server.model, "max_tokens": max_tokens, "temperature": 0}
@@ -109,17 +109,17 @@ def best_fixed(rates: Mapping[str, Sequence[Rates]], which: int) -> tuple[float,
 
 
 def _compare(
-    rates: Mapping[str, Sequence[Rates]], ours: Server, peers: Sequence[Server], clients: int,
-) -> list[Finding]:
+    rates: Mapping[str, Sequence[Rates]], ours: ServerProcess, peers: Sequence[ServerProcess], clients: int,
+) -> list[Comparison]:
     who = people(clients)
     decode, whole = (tuple(rate[which] for rate in rates[ours.name]) for which in (0, 1))
     findings = [
-        Finding(f"decode, {who}, against the raw loop", "tok/s", decode, best_fixed(rates, 0), DECODE),
-        Finding(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_fixed(rates, 1), WHOLE),
+        Comparison(f"decode, {who}, against the raw loop", "tok/s", decode, best_fixed(rates, 0), DECODE),
+        Comparison(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_fixed(rates, 1), WHOLE),
     ]
     for peer in peers:
         targets = next((target for word, target in PEER_TARGETS.items() if word in peer.name), {})
         theirs = tuple(rate[1] for rate in rates[peer.name])
         what = f"prompts and decode, {who}, against {peer.name}"
-        findings.append(Finding(what, "tok/s", whole, theirs, targets.get(clients)))
+        findings.append(Comparison(what, "tok/s", whole, theirs, targets.get(clients)))
     return findings

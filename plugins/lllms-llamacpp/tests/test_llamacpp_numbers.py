@@ -12,7 +12,7 @@ from lllms_core.config import parse_config
 from lllms_core.errors import EngineFailed
 from lllms_core.host import Host
 from lllms_core.queries import RerankRequest
-from lllms_core.types import Request, Sampling
+from lllms_core.types import Sampling, TextRequest
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ def spoilt(tmp_path_factory, write_random):
 def test_a_single_logit_that_is_no_number_is_a_failure(load, spoilt, sampling):
     """If the logit of any token is NaN, the request fails with a reason, however its tokens are chosen."""
     model = load(spoilt).model
-    model.open(Request("r", "tiny", prompt="hello", max_tokens=5, sampling=sampling))
+    model.open(TextRequest("r", "tiny", prompt="hello", max_tokens=5, sampling=sampling))
     deltas = []
     while not model.idle:
         deltas += model.step()

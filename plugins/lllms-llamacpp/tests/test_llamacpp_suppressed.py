@@ -4,7 +4,7 @@ import pytest
 from models_for_tests import DIM, LAYERS, RECIPES, WORDS
 
 from lllms_core.errors import LllmsError
-from lllms_core.types import Constraint, Request, Sampling
+from lllms_core.types import Constraint, Sampling, TextRequest
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ def write(path, write_random, suppressed):
 def answer(talk, **fields):
     """The deltas of an answer."""
     model = talk.model
-    model.open(Request("r", "tiny", **{"prompt": PROMPT, "max_tokens": 40, "top_logprobs": 5, **fields}))
+    model.open(TextRequest("r", "tiny", **{"prompt": PROMPT, "max_tokens": 40, "top_logprobs": 5, **fields}))
     deltas = []
     while not model.idle:
         deltas += model.step()
@@ -93,7 +93,7 @@ def test_grammars_do_not_choose_them(held, wanted):
 def test_a_grammar_of_nothing_else_fails_its_request(held, wanted, sampling):
     """A grammar that allows suppressed tokens only ends its request with a reason, and the model goes on."""
     piece = min(piece.decode() for piece in wanted.values() if piece.isalpha() and len(piece) == 1)
-    held.model.open(Request("r", "tiny", prompt=PROMPT, sampling=sampling, constraint=Constraint("regex", piece)))
+    held.model.open(TextRequest("r", "tiny", prompt=PROMPT, sampling=sampling, constraint=Constraint("regex", piece)))
     deltas = []
     while not held.model.idle:
         deltas += held.model.step()
