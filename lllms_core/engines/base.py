@@ -1,6 +1,5 @@
 """The classes that an engine author implements; for models mostly `SerialModel` or `BatchingModel`."""
 
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +27,6 @@ from lllms_core.types import (
     Task,
     TextRequest,
 )
-
-LOG = logging.getLogger("lllms.engine")
 
 Progress = Callable[[float], None]
 """A callback for the progress of a load, 0 to 1, called as often as the engine likes."""
@@ -127,23 +124,13 @@ class Engine(ABC):
     def examine(self, spec: ModelSpec) -> Iterable[Finding]:
         """Yield everything about a model that its user should know before it is loaded: faults and warnings.
 
-        For `lllms check`, which loads nothing but has a few seconds, and for `check`. The base yields the fault that
-        `inspect` raises.
+        For `lllms check`, which loads nothing but has a few seconds. It tells what `load` refuses, in the same words.
+        The base yields the fault that `inspect` raises.
         """
         try:
             self.inspect(spec)
         except ModelLoadFailed as error:
             yield Finding(error.message)
-
-    def check(self, spec: ModelSpec) -> None:
-        """Raise `ModelLoadFailed` with the first fault that `examine` yields, and log its warnings.
-
-        A `load` that begins with it fails for the same reasons, in the same words, as `lllms check`.
-        """
-        for finding in self.examine(spec):
-            if finding.fatal:
-                raise ModelLoadFailed(finding.text)
-            LOG.warning("model %s: %s", spec.name, finding.text)
 
     def recommended(self, spec: ModelSpec) -> Mapping[str, object]:  # noqa: ARG002  # the base looks at nothing
         """Return generation parameters that a model's file recommends, for requests and configurations that set none.

@@ -1,15 +1,14 @@
-"""The machine: the cores that this process may use, the share that others leave of them, its memory and files."""
+"""The machine: the cores that this process may use, the share that others leave of them, its memory and its files."""
 
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
 from lllms_core.machine.identity import file_identity
+from lllms_core.machine.memory import cgroup_memory, usable_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
     busy_ticks,
     cgroup_cores,
-    cgroup_memory,
     usable_cpus,
-    usable_memory,
     yield_quickly,
 )
 

@@ -1,7 +1,8 @@
 """The llama.cpp engine: checks and loads GGUF files."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from lllms_llamacpp.embedder import LlamaCppEmbedder
     from lllms_llamacpp.model import LlamaCppModel
 
+logger = logging.getLogger("lllms.llamacpp")
+
 _REMOVED = frozenset({31, 32, 33, 36, 37, 38})
 """Types of tensors that were laid out for one kind of processor; today that happens at load."""
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
@@ -42,27 +45,16 @@ class LlamaCppEngine(Engine):
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """Return the description of the file. Raises `ModelLoadFailed` if it can never be loaded."""
-        path = _file(spec)
-        gguf = read_gguf(path)
-        _check(gguf, path)
-        options = cast(Options, spec.options)
+        path, gguf, options = _read(spec)
         pools = pooling(gguf, options)
-        for finding in find(gguf, options):
-            if finding.fatal:
-                raise ModelLoadFailed(finding.text)
+        refuse(find(gguf, options))
         return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
-        """Yield what is wrong with the file or the options for it, or with the installation."""
-        if find_spec("llama_cpp") is None:
-            yield Finding(
-                "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
-            )
-        options = cast(Options, spec.options)
+        """Yield what is wrong with the installation, the file, or the options for it."""
+        yield from missing_library()
         try:
-            path = _file(spec)
-            gguf = read_gguf(path)
-            _check(gguf, path)
+            path, gguf, options = _read(spec)
             read_parts(path)
             pooling(gguf, options)
         except ModelLoadFailed as error:
@@ -76,24 +68,49 @@ class LlamaCppEngine(Engine):
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
-        options, path = cast(Options, spec.options), _file(spec)
+        path, _, options = _read(spec)
         parts = read_parts(path)
-        _check(parts[0], path)
         memory = estimate(parts, options)
         adapters = sum(_size(lora.path) for lora in options.lora)
         return evolve(memory, weights=memory.weights + adapters)
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
-        self.check(spec)
+        refuse(missing_library())
         details = self.inspect(spec)
+        _, gguf, options = _read(spec)
+        for finding in find(gguf, options):
+            logger.warning("%s", finding.text)
         limit_spinning()
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         # Not earlier: this imports the native library, which reads the environment.
         from lllms_llamacpp.loading import load
 
-        return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress, preload=spec.preload)
+        return load(spec, gguf, details, progress)
+
+
+def missing_library() -> Iterator[Finding]:
+    """Yield a fault if llama-cpp-python is not installed."""
+    if find_spec("llama_cpp") is None:
+        yield Finding(
+            "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
+        )
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise `ModelLoadFailed` with the first fault."""
+    for finding in findings:
+        if finding.fatal:
+            raise ModelLoadFailed(finding.text)
+
+
+def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
+    """Return a model's file, its header and its options. Raises `ModelLoadFailed` for a file that is not a model."""
+    path = _file(spec)
+    gguf = read_gguf(path)
+    _check(gguf, path)
+    return path, gguf, cast(Options, spec.options)
 
 
 def _size(file: Path) -> int:
