@@ -1,6 +1,7 @@
 """The choice of a model's template: the configured one, its own, or a default for models without one."""
 
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from lllms_core.chat.sandbox import SandboxedTemplate
@@ -39,19 +40,26 @@ def check_templates(given: str | Path | None, own: Iterable[str], tool_calls: st
     `given` is options.chat_template, without which the model's `own` ones are used; `tool_calls` the option of that
     name.
     """
-    sources = {"options.chat_template": _read(given)} if given is not None else {}
-    sources |= {"options.tool_calls": tool_calls} if tool_calls is not None else {}
-    for option, source in sources.items():
-        try:
-            SandboxedTemplate(source)
-        except ModelLoadFailed as error:
-            where = f"{option} ('{given}')" if isinstance(given, Path) and "chat" in option else option
-            raise ModelLoadFailed(f"{where}: {error.message}") from None
-    for source in own if given is None else ():
-        try:
-            SandboxedTemplate(source)
-        except ModelLoadFailed as error:
-            raise ModelLoadFailed(f"{error.message}; set options.chat_template to one that does") from None
+    if given is None:
+        sources = [(source, "", "; set options.chat_template to one that does") for source in own]
+    else:
+        file = f" ('{given}')" if isinstance(given, Path) else ""
+        sources = [(_read(given), f"options.chat_template{file}: ", "")]
+    if tool_calls is not None:
+        sources.append((tool_calls, "options.tool_calls: ", ""))
+    for source, before, after in sources:
+        if fault := _fault(source):
+            raise ModelLoadFailed(f"{before}{fault}{after}")
+
+
+@lru_cache(maxsize=64)  # compiling takes tens of milliseconds, and a file is looked at several times
+def _fault(source: str) -> str:
+    """Return why a template does not compile; "" if it does."""
+    try:
+        SandboxedTemplate(source)
+    except ModelLoadFailed as error:
+        return error.message
+    return ""
 
 
 def template_or_path(given: str | Path | None) -> str | Path | None:
