@@ -2,7 +2,7 @@
 
 from lllms_core.machine.files import at_home, open_regular, read_regular
 from lllms_core.machine.identity import file_identity
-from lllms_core.machine.memory import cgroup_memory, usable_memory
+from lllms_core.machine.memory import cgroup_memory, lack_of_memory, usable_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
@@ -20,6 +20,7 @@ __all__ = [
     "cgroup_cores",
     "cgroup_memory",
     "file_identity",
+    "lack_of_memory",
     "open_regular",
     "read_regular",
     "usable_cpus",

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,8 +13,9 @@ from attrs import evolve
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
-from lllms_core.machine import at_home
+from lllms_core.machine import at_home, lack_of_memory
 from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lllms.llamacpp")
 
+_BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
 
@@ -66,22 +69,38 @@ class LlamaCppEngine(Engine):
         parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
         memory = estimate(parts, options)
         adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
-        return evolve(memory, weights=memory.weights + adapters)
+        return evolve(memory, weights=memory.weights + adapters, offloaded=options.gpu_layers != 0 and has_gpu())
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
+        gguf, details = self._prepare(spec)
+        from lllms_llamacpp.loading import load
+
+        return load(spec, gguf, details, progress)
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Let llama.cpp read the header and plan a context. Raises `ModelLoadFailed` with its reason."""
+        gguf, details = self._prepare(spec)
+        from lllms_llamacpp.loading import rehearse
+
+        rehearse(spec, gguf, details)
+
+    def _prepare(self, spec: ModelSpec) -> tuple[GGUF, Mapping[str, str | int | float]]:
+        """Look at the file before the native library, which reads the environment when it is imported."""
         refuse(missing_library())
         details = self.inspect(spec)
         _, gguf, options = _read(spec)
+        memory = self.estimate(spec)
+        # The rest can be reclaimed, or is estimated.
+        certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
+        if lack_of_memory(certain) is not None:
+            raise ModelLoadFailed(str(lack_of_memory(memory)))
         for finding in find(gguf, options):
             logger.warning("%s", finding.text)
         limit_spinning()
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        # Not earlier: this imports the native library, which reads the environment.
-        from lllms_llamacpp.loading import load
-
-        return load(spec, gguf, details, progress)
+        return gguf, details
 
 
 def missing_library() -> Iterator[Finding]:
@@ -90,6 +109,14 @@ def missing_library() -> Iterator[Finding]:
         yield Finding(
             "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
         )
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU; the library itself is not imported."""
+    found = find_spec("llama_cpp")
+    folders = [] if found is None else [Path(one) / "lib" for one in found.submodule_search_locations or ()]
+    kinds = [_BACKEND.search(file.name) for folder in folders for file in folder.glob("*ggml-*")]
+    return any(kind[1] not in {"base", "blas", "cpu", "rpc"} for kind in kinds if kind)
 
 
 def refuse(findings: Iterable[Finding]) -> None:
@@ -132,6 +159,9 @@ def _check(gguf: GGUF, path: Path) -> None:
     kind = gguf.metadata.text("general.type")
     if kind in _NOT_MODELS:
         raise ModelLoadFailed(f"'{path}' is not a model but {_NOT_MODELS[kind]}")
+    reason = why_not(gguf.architecture)
+    if reason is not None:
+        raise ModelLoadFailed(f"'{path}' {reason}")
     parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
     if part:
         raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")
