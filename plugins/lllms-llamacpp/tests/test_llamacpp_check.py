@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lllms_core.cli import cli
 from lllms_core.config import parse_config
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.host import Host
+from lllms_core.machine import lack_of_memory
 from lllms_core.types import ModelSpec
 
 pytestmark = pytest.mark.slow
@@ -150,3 +152,22 @@ def test_models_that_can_be_served_pass(tiny_file, tmp_path):
     [long] = [line for line in told if "models.long" in line]
     assert "the model was trained for 1024 tokens" in long
     assert "Warning: models.old: llama.cpp: missing pre-tokenizer type, using: 'default'" in told
+
+
+@pytest.mark.parametrize(("libraries", "gpu"), [
+    ([], False), (["libggml-base.so.0", "libggml-cpu-haswell.so", "libggml-blas.dylib", "ggml-rpc.dll"], False),
+    (["libggml-cpu.so", "libggml-cuda.so"], True), (["libggml-metal.dylib"], True), (["ggml-vulkan.dll"], True),
+])
+def test_the_memory_of_a_gpu_is_not_this_machines(tiny_file, tmp_path, monkeypatch, libraries, gpu):
+    """If llama.cpp was built for a GPU, a model that uses it is not measured by this machine's memory."""
+    (tmp_path / "lib").mkdir()
+    for name in libraries:
+        (tmp_path / "lib" / name).touch()
+    package = ModuleSpec("llama_cpp", None, is_package=True)
+    package.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr("lllms_llamacpp.engine.find_spec", lambda _: package)
+    for layers in (-1, 0):
+        options = Options(context_length=10**8, gpu_layers=layers)
+        memory = LlamaCppEngine().estimate(ModelSpec("m", options, tiny_file))
+        assert memory.offloaded == (gpu and layers != 0)
+        assert (lack_of_memory(memory) is None) == memory.offloaded
