@@ -40,4 +40,5 @@ async def run(plan: Plan) -> list[Comparison]:
             if number >= 0:
                 idle.append((perf_counter() - begin) * 1000)
                 steps.append(median(later - earlier for earlier, later in pairwise(times[1:])) * 1000)
-    return [Comparison("from cancel to idle slot, against one step", "ms", tuple(idle), tuple(steps), TARGET, "at most")]
+    what = "from cancel to idle slot, against one step"
+    return [Comparison(what, "ms", tuple(idle), tuple(steps), TARGET, "at most")]

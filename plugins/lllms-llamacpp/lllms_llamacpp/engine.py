@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +13,9 @@ from attrs import evolve
 from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
+from lllms_core.machine import lack_of_memory
 from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
@@ -28,6 +31,7 @@ logger = logging.getLogger("lllms.llamacpp")
 
 _REMOVED = frozenset({31, 32, 33, 36, 37, 38})
 """Types of tensors that were laid out for one kind of processor; today that happens at load."""
+_BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
 
@@ -72,22 +76,38 @@ class LlamaCppEngine(Engine):
         parts = read_parts(path)
         memory = estimate(parts, options)
         adapters = sum(_size(lora.path) for lora in options.lora)
-        return evolve(memory, weights=memory.weights + adapters)
+        return evolve(memory, weights=memory.weights + adapters, offloaded=options.gpu_layers != 0 and has_gpu())
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
+        gguf, details = self._prepare(spec)
+        from lllms_llamacpp.loading import load
+
+        return load(spec, gguf, details, progress)
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Let llama.cpp read the header and plan a context. Raises `ModelLoadFailed` with its reason."""
+        gguf, details = self._prepare(spec)
+        from lllms_llamacpp.loading import rehearse
+
+        rehearse(spec, gguf, details)
+
+    def _prepare(self, spec: ModelSpec) -> tuple[GGUF, Mapping[str, str | int | float]]:
+        """Look at the file before the native library, which reads the environment when it is imported."""
         refuse(missing_library())
         details = self.inspect(spec)
         _, gguf, options = _read(spec)
+        memory = self.estimate(spec)
+        # The rest can be reclaimed, or is estimated.
+        certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
+        if lack_of_memory(certain) is not None:
+            raise ModelLoadFailed(str(lack_of_memory(memory)))
         for finding in find(gguf, options):
             logger.warning("%s", finding.text)
         limit_spinning()
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        # Not earlier: this imports the native library, which reads the environment.
-        from lllms_llamacpp.loading import load
-
-        return load(spec, gguf, details, progress)
+        return gguf, details
 
 
 def missing_library() -> Iterator[Finding]:
@@ -96,6 +116,14 @@ def missing_library() -> Iterator[Finding]:
         yield Finding(
             "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
         )
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU; the library itself is not imported."""
+    found = find_spec("llama_cpp")
+    folders = [] if found is None else [Path(one) / "lib" for one in found.submodule_search_locations or ()]
+    kinds = [_BACKEND.search(file.name) for folder in folders for file in folder.glob("*ggml-*")]
+    return any(kind[1] not in {"base", "blas", "cpu", "rpc"} for kind in kinds if kind)
 
 
 def refuse(findings: Iterable[Finding]) -> None:
@@ -137,6 +165,9 @@ def _check(gguf: GGUF, path: Path) -> None:
     kind = gguf.metadata.text("general.type")
     if kind in _NOT_MODELS:
         raise ModelLoadFailed(f"'{path}' is not a model but {_NOT_MODELS[kind]}")
+    reason = why_not(gguf.architecture)
+    if reason is not None:
+        raise ModelLoadFailed(f"'{path}' {reason}")
     removed = sorted({TENSOR_TYPES[one.type][0] for one in gguf.tensors if one.type in _REMOVED})
     if removed:
         raise ModelLoadFailed(
