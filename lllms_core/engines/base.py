@@ -17,6 +17,7 @@ from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
+    Finding,
     Isolation,
     MediaKind,
     Memory,
@@ -119,6 +120,32 @@ class Engine(ABC):
         Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
         """
         return {}
+
+    def examine(self, spec: ModelSpec) -> Iterable[Finding]:
+        """Yield everything about a model that its user should know before it is loaded: faults and warnings.
+
+        For `lllms check`, which loads nothing but has a few seconds. It tells what `load` refuses, in the same words.
+        The base yields the fault that `inspect` raises.
+        """
+        try:
+            self.inspect(spec)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
+
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:  # noqa: ARG002  # the base looks at nothing
+        """Return generation parameters that a model's file recommends, for requests and configurations that set none.
+
+        By the names of `[models.X.defaults]`; what is out of range, or not among `parameters`, is left out. Runs in the
+        server, once for each file, so it reads little. Raises `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return {}
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Go through a load without its memory, and raise or log what it would; in a worker, for `lllms check`.
+
+        For what native code alone can tell of a file. It is called for models of which `examine` yields no fault. The
+        base does nothing, and then no worker is started.
+        """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
