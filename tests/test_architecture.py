@@ -31,7 +31,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("hooks", "plugins", "environment", "config", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "found"),
-    ("weights", "cards", "host", "conversation"),
+    ("weights", "cards", "unused", "host", "conversation"),
     ("builtin",),
     ("app", "serve", "web", "log", "client", "cli", "bench", "testing"),
     ("__init__", "__main__"),

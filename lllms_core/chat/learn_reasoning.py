@@ -38,6 +38,8 @@ class ReasoningSupport:
 
     def variables(self, wanted: ReasoningEffort, model: str) -> dict[str, object]:
         """Return the variables for the template. Raises `UnsupportedParameter` if it has none for this effort."""
+        if wanted == "on" and self.form is not None:
+            return {} if self.switch is None else dict(self.switch.on)
         if self.switch is None and self.effort is None:
             if wanted == "none" and self.form is None:
                 return {}
@@ -48,7 +50,7 @@ class ReasoningSupport:
                 raise _unsupported(wanted, model, "its chat template cannot turn thinking off")
             return dict(off)
         values = {} if self.switch is None else dict(self.switch.on)
-        if self.effort is not None:
+        if self.effort is not None and wanted != "on":
             if wanted not in self.effort.levels:
                 known = ", ".join(f"'{level}'" for level in self.effort.levels)
                 raise _unsupported(wanted, model, f"its chat template knows {known}")

@@ -173,9 +173,7 @@ class SerialModel(Model):
         self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Take the request; the texts of tokens are embedded in their place, if `to_text` is written."""
-        if any(isinstance(one, tuple) for one in request.inputs) and "detokenize" not in self.tasks:
-            raise InvalidRequest(f"model '{request.model}' embeds texts, not tokens; send strings", "input")
+        """Take the request; the texts of tokens, if it takes any, are embedded in their place (`to_text`)."""
         self._embedding[request.id] = VectorRun(request)
 
     def step(self) -> Iterable[Delta]:

@@ -131,7 +131,8 @@ def _load_embedder(
             model=model, context=context, vocabulary=Vocabulary(model), threads=threads, sizes=made,
             slots=options.slots, ranks=ranks,
             rank_template=None if template is None else template.decode(errors="replace"),
-            truncate=options.truncate, matryoshka=options.matryoshka, details=details,
+            truncate=options.truncate, matryoshka=options.matryoshka, token_inputs=options.token_inputs,
+            details=details,
         ))
         result.warm_up()
     except BaseException:
