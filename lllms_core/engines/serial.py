@@ -161,7 +161,7 @@ class SerialModel(Model):
         return runs
 
     def prepare(self, request: Opens) -> Opening:
-        """Count the prompt's tokens. Raises `ContextOverflow` if they and `max_tokens` have no room."""
+        """Count the prompt's tokens. Raises `ContextOverflow` if they leave no room for an answer."""
         if not isinstance(request, Request):
             return super().prepare(request)
         prompt_tokens = self.prompt_tokens(request)
