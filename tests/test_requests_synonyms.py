@@ -14,7 +14,7 @@ from lllms_core.errors import InvalidRequest, RequestError, UnsupportedParameter
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
-from lllms_core.types import Message, Request
+from lllms_core.types import ChatRequest, Message
 
 
 class PlainEngine(RawEngine):
@@ -44,7 +44,7 @@ def host() -> Host:
     return Host(parse_config({"models": {name: {"engine": name} for name in ("plain", "able")}}), plugins)
 
 
-def ask(host: Host, model: str, **parameters: object) -> Request:
+def ask(host: Host, model: str, **parameters: object) -> ChatRequest:
     return host.request(model, messages=[Message("user", "Hi")], parameters=parameters)
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Self, cast
 from attrs import frozen
 
 from lllms_core.engines.capabilities import Embeds, Ranks
-from lllms_core.engines.sessions import Resident
+from lllms_core.engines.session_link import Resident
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed, UnsupportedParameter
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
@@ -24,6 +24,7 @@ from lllms_core.types import (
     ModelSpec,
     Request,
     Task,
+    TextRequest,
 )
 
 Progress = Callable[[float], None]
@@ -285,11 +286,12 @@ class Model(ABC):
         wanted, room = request.max_tokens, self.context_length - prompt_tokens
         if room > 0 or (room == 0 and wanted == 0):
             return room if wanted is None else min(wanted, room)
-        counted = isinstance(request.prompt, tuple) or prompt_tokens <= self.enough_tokens
+        given = isinstance(request, TextRequest) and isinstance(request.prompt, tuple)
+        counted = given or prompt_tokens <= self.enough_tokens
         least = "" if counted else "at least "
         raise ContextOverflow(
             f"the request has {least}{prompt_tokens} tokens in its prompt, which leaves no room for an answer, because "
             f"model '{request.model}' holds {self.context_length}; shorten it, or raise options.context_length",
-            "prompt" if request.messages is None else "messages",
+            request.source,
             "context_length_exceeded",
         )

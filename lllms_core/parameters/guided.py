@@ -8,7 +8,7 @@ from attrs import frozen
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.bounds import MOST_LEVELS, check_counts, find_too_deep, nested_too_deeply
-from lllms_core.parameters.kinds import Choice, Flag, Json, Kind, Schema, Strings, Text
+from lllms_core.parameters.kinds import Flag, Json, Kind, OneOf, Schema, Strings, Text
 from lllms_core.parameters.wording import empty, unknown, wrong_type
 from lllms_core.types import Constraint, ConstraintKind
 
@@ -33,7 +33,7 @@ class JsonSchema:
     def check(self, name: str, value: object) -> object:
         """Return the schema, or the word."""
         if self.words and isinstance(value, str):
-            return Choice(("", "json")).check(name, value)
+            return OneOf(("", "json")).check(name, value)
         if self.as_text and isinstance(value, str):
             self._loaded(name, value)
             return value

@@ -126,7 +126,7 @@ class Text:
 
 
 @frozen
-class Choice:
+class OneOf:
     """One of a few strings."""
 
     values: tuple[str, ...]

@@ -11,7 +11,7 @@ from typing import get_args
 from attrs import frozen
 
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters.kinds import Choice, Flag, Integer, Number, Schema
+from lllms_core.parameters.kinds import Flag, Integer, Number, OneOf, Schema
 from lllms_core.parameters.wording import unsupported, wrong_choice, wrong_type
 from lllms_core.types import ReasoningEffort
 
@@ -63,7 +63,7 @@ class Thoughts:
         if isinstance(value, bool):
             return "on" if value else "none"
         if isinstance(value, str):
-            return Choice(_EFFORTS).check(name, "none" if value == "off" else value)
+            return OneOf(_EFFORTS).check(name, "none" if value == "off" else value)
         if not isinstance(value, Mapping):
             raise wrong_type(name, "a boolean, a string or an object", value)
         return self._read(name, {key: member for key, member in value.items() if member is not None})
@@ -71,7 +71,7 @@ class Thoughts:
     @property
     def schema(self) -> Schema:
         """Any of the forms."""
-        efforts = Choice(_EFFORTS).schema
+        efforts = OneOf(_EFFORTS).schema
         members = {
             "type": {"enum": ["enabled", "disabled", "adaptive", "auto"]}, "enabled": Flag().schema, "effort": efforts,
             **{name: {} for name in self.others},
@@ -84,13 +84,13 @@ class Thoughts:
             raise InvalidRequest(f"Unknown parameter: '{name}.{key[:40]}'.", f"{name}.{key[:40]}", "unknown_parameter")
         switch: bool | None = None
         if "type" in given:
-            kind = Choice(("enabled", "disabled", "adaptive", "auto")).check(f"{name}.type", given["type"])
+            kind = OneOf(("enabled", "disabled", "adaptive", "auto")).check(f"{name}.type", given["type"])
             switch = {"enabled": True, "disabled": False}.get(kind)
         if "enabled" in given:
             switch = Flag().check(f"{name}.enabled", given["enabled"])
         if "effort" not in given:
             return None if switch is None else "on" if switch else "none"
-        effort = Choice(_EFFORTS).check(f"{name}.effort", given["effort"])
+        effort = OneOf(_EFFORTS).check(f"{name}.effort", given["effort"])
         if switch is not None and switch is (effort == "none"):
             raise InvalidRequest(
                 f"'{name}' turns thinking {'on' if switch else 'off'}, and its 'effort' is '{effort}'; give one of "

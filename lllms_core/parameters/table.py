@@ -1,8 +1,8 @@
 """The table of parameters: what clients may send to each route, and who acts on it.
 
-To add one, write its line here, and a field of its name in `types.Sampling` or `types.Request`, where engines read it;
-for another name of one that is here, a line that says what it `means`. Anything that a line does not accept is refused
-by name.
+To add one, write its line here, and a field of its name in `types.Sampling`, or in `types.ChatRequest`,
+`TextRequest` or their base, where engines read it; for another name of one that is here, a line that says what it
+`means`. Anything that a line does not accept is refused by name.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -14,13 +14,13 @@ from lllms_core.parameters.kinds import (
     ANYTHING,
     INT32,
     Biases,
-    Choice,
     Described,
     Flag,
     Integer,
     Json,
     Kind,
     Number,
+    OneOf,
     Strings,
     Text,
 )
@@ -121,7 +121,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("stream_options", Json(("object",)), _BOTH, "emulated", unread=(
         "include_obfuscation", "continuous_usage_stats",
     )),
-    Parameter("encoding_format", Choice(("float", "base64")), _EMBED, "emulated"),
+    Parameter("encoding_format", OneOf(("float", "base64")), _EMBED, "emulated"),
     Parameter("dimensions", Integer(1, INT32), _EMBED, "emulated"),
     # Limits.
     Parameter("max_tokens", _LIMIT, _CHAT, "emulated"),
@@ -165,7 +165,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("parallel_tool_calls", Flag(), _CHAT, "refused", neutral=(True, False)),
     Parameter("functions", FUNCTIONS, _CHAT, "refused", neutral=([],)),
     Parameter("function_call", FUNCTION_CALL, _CHAT, "refused", neutral=("none", "auto")),
-    Parameter("reasoning_effort", Choice(_EFFORTS), _CHAT, "refused"),
+    Parameter("reasoning_effort", OneOf(_EFFORTS), _CHAT, "refused"),
     Parameter("chat_template_kwargs", Json(("object",)), _CHAT, "refused", neutral=({},), extension=True),
     Parameter("cache_prompt", Flag(), _BOTH, "emulated", neutral=(True,), extension=True),
     # The form of the answer; `structured.py` says what each means.
