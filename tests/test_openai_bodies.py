@@ -267,7 +267,7 @@ def test_what_people_send_is_not_too_much(http: httpx.Client, path: str, data: b
     answer = http.post(path, content=data, headers=JSON)
     if answer.status_code != 200:  # the mock is small and embeds texts only, and nobody may offer more than 128 tools
         assert answer.json()["error"]["code"] in {
-            "unsupported_parameter", "array_above_max_length", "context_length_exceeded",
+            "invalid_request", "unsupported_parameter", "array_above_max_length", "context_length_exceeded",
         }
 
 

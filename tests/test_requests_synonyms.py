@@ -2,17 +2,21 @@
 
 import json
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from attrs import evolve
 from engines_for_tests import RawEngine
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest, RequestError, UnsupportedParameter
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
+from lllms_core.parameters import ROUTES, TABLE, Route, UnknownNames, check_all
+from lllms_core.parameters.synonyms import NEVER, Duration
 from lllms_core.plugins import Plugins
 from lllms_core.types import ChatRequest, Message
 
@@ -203,3 +207,50 @@ def test_a_wrong_value_is_named_as_it_was_sent(host: Host, parameters: dict[str,
         ask(host, "able", **parameters)
     assert caught.value.param is not None
     assert caught.value.param.startswith(param)
+
+
+NAMES = st.sampled_from(sorted({name for names in ROUTES.values() for name in names} | {"colour", "", "a.b"}))
+SCALARS = st.none() | st.booleans() | st.integers(-3, 130) | st.floats() | st.sampled_from(["", "auto", "5m", "none"])
+MEMBERS = st.sampled_from(["type", "effort", "enabled", "json", "regex", "choice", "budget_tokens", "x"])
+VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(MEMBERS, SCALARS, max_size=3)
+
+
+@given(
+    route=st.sampled_from(sorted(ROUTES)), values=st.dictionaries(NAMES, VALUES, max_size=4),
+    honoured=st.frozensets(st.sampled_from([line.name for line in TABLE if not line.fixed and not line.means])),
+    unknown_names=st.sampled_from(get_args(UnknownNames)),
+)
+def test_nothing_is_dropped_in_silence(
+    route: Route, values: dict[str, Any], honoured: frozenset[str], unknown_names: UnknownNames,
+) -> None:
+    """Whatever is sent is refused by its name, or acts by the name that it means, or is named, or asks for nothing."""
+    fault = None
+    try:
+        checked = check_all(route, values, honoured, "engine 'e'", unknown_names)
+    except RequestError as error:
+        fault = error
+    if fault is not None:
+        assert any((fault.param or "?").startswith(name) for name in values)
+        return
+    assert {name.partition(".")[0] for name in checked.unused if name not in values} <= values.keys()
+    for name, value in values.items():
+        line = ROUTES[route].get(name)
+        if line is None:
+            assert (name in checked.unused) is (value is not None)
+        elif value is not None:
+            proper, acting = line.check(value), ROUTES[route][line.means or name]
+            acts = acting.name in checked.values
+            assert (proper is None) or acts or name in checked.unused or acting.asks_for_nothing(proper)
+            assert not acts or acting.verdict(honoured) in {"honoured", "emulated"}
+
+
+UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+@given(parts=st.lists(st.tuples(st.integers(0, 99), st.sampled_from(sorted(UNITS))), min_size=1, max_size=4))
+def test_durations_are_the_sum_of_their_parts(parts: list[tuple[int, str]]) -> None:
+    """A duration with units is as many seconds as its parts together; a negative one is without end."""
+    text = "".join(f"{number}{unit}" for number, unit in parts)
+    seconds = sum(number * UNITS[unit] for number, unit in parts)
+    assert Duration().check("ttl", text) == Duration().check("ttl", seconds) == seconds
+    assert Duration().check("ttl", f"-{text}") == NEVER
