@@ -99,7 +99,7 @@ CASES: Mapping[str, Case] = {
     "response_format": Case({"type": "json_object"}, GREEDY, may_fail=True),
     "json_schema": Case(SCHEMA, GREEDY, may_fail=True),
     "grammar": Case('root ::= "x"', GREEDY),
-    "format": Case("json", GREEDY, may_fail=True),
+    "format": Case(SCHEMA, GREEDY, may_fail=True),
     "guided_json": Case(SCHEMA, GREEDY, may_fail=True),
     "guided_regex": Case("x{3}", GREEDY),
     "guided_choice": Case(["x", "y"], GREEDY),

@@ -92,6 +92,7 @@ def test_unknown_names_are_named_where_the_configuration_says_so() -> None:
 SAME: list[tuple[str, Any, str, Any]] = [
     ("max_new_tokens", 5, "max_tokens", 5), ("n_predict", 5, "max_tokens", 5), ("num_predict", 5, "max_tokens", 5),
     ("max_completion_tokens", 5, "max_tokens", 5), ("num_predict", -2, "max_tokens", -1),
+    ("max_tokens", 2**53 - 1, "max_tokens", 2**53 - 1),
     ("typical", 0.5, "typical_p", 0.5), ("repetition_penalty", 1.2, "repeat_penalty", 1.2),
     ("rep_pen", 1.2, "repeat_penalty", 1.2), ("mirostat_mode", 2, "mirostat", 2), ("top_k", -1, "top_k", 0),
     ("keep_alive", "5m", "ttl", 300), ("keep_alive", 60, "ttl", 60), ("keep_alive", "1h30m", "ttl", 5400),
@@ -175,6 +176,7 @@ def test_two_names_that_agree_are_taken(host: Host, parameters: dict[str, Any]) 
 UNREAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, ("thinking.budget_tokens",)),
     ({"reasoning": {"effort": "low", "exclude": False, "max_tokens": 9}}, ("reasoning.max_tokens",)),
+    ({"reasoning": {"effort": "low", "summary": {}, "exclude": []}}, ("reasoning.exclude", "reasoning.summary")),
     ({"structured_outputs": {"regex": "a", "disable_fallback": True}}, ("structured_outputs.disable_fallback",)),
 ]
 
@@ -211,8 +213,9 @@ def test_a_wrong_value_is_named_as_it_was_sent(host: Host, parameters: dict[str,
 
 NAMES = st.sampled_from(sorted({name for names in ROUTES.values() for name in names} | {"colour", "", "a.b"}))
 SCALARS = st.none() | st.booleans() | st.integers(-3, 130) | st.floats() | st.sampled_from(["", "auto", "5m", "none"])
-MEMBERS = st.sampled_from(["type", "effort", "enabled", "json", "regex", "choice", "budget_tokens", "x"])
-VALUES = SCALARS | st.lists(SCALARS, max_size=3) | st.dictionaries(MEMBERS, SCALARS, max_size=3)
+MEMBERS = st.sampled_from(["type", "effort", "enabled", "json", "regex", "choice", "summary", "budget_tokens", "x"])
+LISTS = SCALARS | st.lists(SCALARS, max_size=3)
+VALUES = LISTS | st.dictionaries(MEMBERS, LISTS | st.dictionaries(MEMBERS, SCALARS, max_size=1), max_size=3)
 
 
 @given(

@@ -47,7 +47,8 @@ def check_all(
             continue
         line = table[name]
         proper = line.check(value)
-        unused += line.unread_members(value)
+        if line.unread:
+            unused += line.unread_members(value)
         if proper is None:
             continue
         acting = table[line.means] if line.means else line

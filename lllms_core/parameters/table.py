@@ -13,6 +13,7 @@ from attrs import frozen
 from lllms_core.parameters.kinds import (
     ANYTHING,
     INT32,
+    INT64,
     Biases,
     Described,
     Flag,
@@ -79,10 +80,11 @@ class Parameter:
     def unread_members(self, value: object) -> list[str]:
         """Return the paths of a value's members that nobody reads."""
         given = value if isinstance(value, Mapping) else {}
-        return [f"{self.name}.{one}" for one in self.unread if given.get(one) not in {None, False}]
+        asked = (one for one in self.unread if given.get(one) is not None and given[one] is not False)
+        return [f"{self.name}.{one}" for one in asked]
 
 
-def _nobodys(
+def _fixed(
     verdict: Verdict, routes: tuple[Route, ...], names: Mapping[str, tuple[object, ...]], *, extension: bool = True,
 ) -> Iterator[Parameter]:
     """Yield lines of parameters that no engine acts on, each with the values that ask for nothing."""
@@ -104,8 +106,8 @@ _PROMPTS = Described({
     ],
 })
 _EFFORTS = ("none", "on", "minimal", "low", "medium", "high", "xhigh", "max")
-_NO_LIMIT = {-1: INT32, -2: INT32}
-_LIMIT, _TEXT_LIMIT = Integer(1, INT32, same=_NO_LIMIT), Integer(0, INT32, same=_NO_LIMIT)
+_NO_LIMIT = {-1: INT64, -2: INT64}
+_LIMIT, _TEXT_LIMIT = Integer(1, same=_NO_LIMIT), Integer(0, same=_NO_LIMIT)  # an upper bound cannot be too high
 _REPEAT = Number(0, 2, positive=True)
 _REASONING = ("max_tokens", "exclude", "summary", "generate_summary")
 _THINKING = ("budget_tokens", "display")
@@ -200,14 +202,14 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("reasoning_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
     Parameter("thinking_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
     # They ask for another text, or for another answer, unless they have one of these values.
-    *_nobodys("refused", _CHAT, {
+    *_fixed("refused", _CHAT, {
         "modalities": (["text"],), "audio": (), "moderation": (), "web_search_options": (),
     }, extension=False),
-    *_nobodys("refused", _CHAT, {
+    *_fixed("refused", _CHAT, {
         "echo": (False,), "best_of": (0, 1), "add_generation_prompt": (True,), "continue_final_message": (False,),
         "chat_template": (), "include_reasoning": (True,), "reasoning_format": ("auto", "deepseek"),
     }),
-    *_nobodys("refused", _BOTH, {
+    *_fixed("refused", _BOTH, {
         "min_tokens": (0,), "length_penalty": (1,), "use_beam_search": (False,), "early_stopping": (False,),
         "repeat_last_n": (64,), "tfs_z": (1,), "top_a": (0,), "top_n_sigma": (-1, 0), "dynatemp_range": (0,),
         "dynatemp_exponent": (1,), "smoothing_factor": (0,), "samplers": ([],), "lora": ([],),
@@ -217,29 +219,29 @@ TABLE: tuple[Parameter, ...] = (
         "post_sampling_probs": (False,), "return_token_ids": (False,), "return_tokens_as_token_ids": (False,),
     }),
     # They say nothing about the text, but for whom or how it is made, logged or paid for ...
-    *_nobodys("named", _ALL, {"user": ()}, extension=False),
-    *_nobodys("named", _CHAT, {
+    *_fixed("named", _ALL, {"user": ()}, extension=False),
+    *_fixed("named", _CHAT, {
         "metadata": ({},), "safety_identifier": (), "prompt_cache_key": (), "prompt_cache_options": ({},),
         "prompt_cache_retention": ("in_memory",), "store": (False,), "service_tier": ("auto", "default"),
         "verbosity": ("medium",), "prediction": (),
     }, extension=False),
-    *_nobodys("named", ("text", "embeddings"), {
+    *_fixed("named", ("text", "embeddings"), {
         "metadata": ({},), "safety_identifier": (), "prompt_cache_key": (), "store": (False,),
         "service_tier": ("auto", "default"),
     }),
-    *_nobodys("named", _ALL, {
+    *_fixed("named", _ALL, {
         "provider": ({},), "route": (), "models": ([],), "transforms": ([],), "usage": (), "plugins": ([],),
         "session_id": (), "chat_id": (), "id": (), "request_id": (), "features": ({},), "files": ([],),
         "drop_params": (), "caching": (), "cache_salt": (), "priority": (0,), "guided_decoding_backend": (),
         "id_slot": (-1,), "timings_per_token": (False,), "return_progress": (False,),
     }),
     # ... or are about the instance, which the configuration decides.
-    *_nobodys("named", _ALL, {
+    *_fixed("named", _ALL, {
         "num_ctx": (), "n_ctx": (), "context_length": (), "truncation_length": (), "num_keep": (), "n_keep": (),
         "num_batch": (), "num_thread": (), "num_gpu": (), "main_gpu": (), "low_vram": (), "use_mmap": (),
         "use_mlock": (), "numa": (), "draft_model": (),
     }),
-    *_nobodys("named", _EMBED, {"keep_alive": (), "ttl": ()}),
+    *_fixed("named", _EMBED, {"keep_alive": (), "ttl": ()}),
 )
 
 ROUTES: Mapping[Route, Mapping[str, Parameter]] = {
