@@ -25,7 +25,7 @@ _EFFORTS: tuple[str, ...] = get_args(ReasoningEffort)
 
 @frozen
 class Duration:
-    """Seconds, or a string with units as in Ollama, like "5m" or "1h30m"; any negative one means for ever."""
+    """Seconds, or a string with units as in Ollama, like "5m" or "1h30m"; a negative one means forever."""
 
     def check(self, name: str, value: object) -> float:
         """Return the seconds."""

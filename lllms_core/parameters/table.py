@@ -218,7 +218,7 @@ TABLE: tuple[Parameter, ...] = (
         "add_special_tokens": (True,), "truncate_prompt_tokens": (-1,), "prompt_logprobs": (0,), "n_probs": (0,),
         "post_sampling_probs": (False,), "return_token_ids": (False,), "return_tokens_as_token_ids": (False,),
     }),
-    # They say nothing about the text, but for whom or how it is made, logged or paid for ...
+    # They say nothing about the text: the bookkeeping of clients, gateways and servers ...
     *_fixed("named", _ALL, {"user": ()}, extension=False),
     *_fixed("named", _CHAT, {
         "metadata": ({},), "safety_identifier": (), "prompt_cache_key": (), "prompt_cache_options": ({},),
