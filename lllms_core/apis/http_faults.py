@@ -14,7 +14,7 @@ def explain_http(error: Exception) -> Fault | None:
         return None
     status = error.code or 500
     message = error.description or error.name
-    headers = {}
+    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
     path = cut(request.path if has_request_context() else websocket.path)
     if isinstance(error, NotFound):
         message = f"there is nothing at {path}"
