@@ -1,16 +1,18 @@
-"""The resources of this process: its cores, the share that others leave of them, its home folder and files."""
+"""The resources of this process: cores, the share that others leave of them, memory, its home folder and files."""
 
 import errno
 import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import floor
 from pathlib import Path
 from typing import BinaryIO
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
+"""Of version 2, which may say `max`, and of version 1, whose word for no limit is a number beyond all memory."""
 _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
@@ -71,21 +73,38 @@ def cgroup_cores(membership: str, root: Path) -> float | None:
     binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which only
     the root is visible.
     """
-    quotas: list[float] = []
+    return min((quota for group in _groups(membership, root, "cpu") for quota in _quotas(group)), default=None)
+
+
+def usable_memory() -> int | None:
+    """Return the bytes of memory that this process may use: the machine's, limited by cgroups; None if unknown."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    limit = cgroup_memory(_read(Path("/proc/self/cgroup")), _CGROUPS) if sys.platform == "linux" else None
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return total if limit is None else min(total, limit)
+
+
+def cgroup_memory(membership: str, root: Path) -> int | None:
+    """Return the tightest memory limit, in bytes, of this process's cgroups; None without one. See `cgroup_cores`."""
+    files = [group / name for group in _groups(membership, root, "memory") for name in _MEMORY_LIMITS]
+    return min((int(text) for file in files if (text := _read(file).strip()).isdecimal()), default=None)
+
+
+def _groups(membership: str, root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's cgroups that may limit it, with all their parents."""
     for line in membership.splitlines():
         hierarchy, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if hierarchy == "0" and not controllers:
-            mounts, read = [root, root / "unified"], _quota_v2
-        elif "cpu" in controllers.split(","):
-            mounts, read = [root / controllers, root / "cpu"], _quota_v1
+            mounts = [root, root / "unified"]
+        elif controller in controllers.split(","):
+            mounts = [root / controllers, root / controller]
         else:
             continue
         names = [part for part in path.split("/") if part not in {"", ".."}]
         for mount in mounts:
-            groups = [mount.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
-            quotas += [quota for group in groups if (quota := read(group)) is not None]
-    return min(quotas, default=None)
+            yield from (mount.joinpath(*names[:depth]) for depth in range(len(names) + 1))
 
 
 def busy_ticks(stat: str, cpus: Iterable[int]) -> int:
@@ -140,14 +159,14 @@ class CpuWatch:
         return self._clock(), busy_ticks(stat, self._cpus) / self._hertz, self._own_seconds()
 
 
-def _quota_v2(group: Path) -> float | None:
+def _quotas(group: Path) -> Iterator[float]:
+    """Yield the CPU quota of a cgroup of version 2 or 1, if it has one."""
     quota, _, period = _read(group / "cpu.max").strip().partition(" ")
-    return None if quota in {"", "max"} else int(quota) / int(period or 100_000)
-
-
-def _quota_v1(group: Path) -> float | None:
+    if quota not in {"", "max"}:
+        yield int(quota) / int(period or 100_000)
     quota, period = _read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip()
-    return None if quota in {"", "-1"} or not period else int(quota) / int(period)
+    if quota not in {"", "-1"} and period:
+        yield int(quota) / int(period)
 
 
 def _read(path: Path) -> str:

@@ -361,11 +361,23 @@ class Memory:
     mapped: bool = False
     """Whether the weights stay in their file's pages: instances of one model share them, and the system may evict and
     reread them."""
+    offloaded: bool = False
+    """Whether a part of it may lie in the memory of a GPU."""
 
     @property
     def total(self) -> int:
         """The sum, for one instance."""
         return self.weights + self.kv + self.compute
+
+
+@frozen
+class Finding:
+    """Something about a model that was found without loading it (`Engine.examine`)."""
+
+    text: str
+    """A sentence that names the thing, the limit and the way out."""
+    fatal: bool = True
+    """Whether the model cannot be loaded, or not be served; else it is a warning."""
 
 
 @frozen

@@ -17,6 +17,7 @@ from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
+    Finding,
     Isolation,
     MediaKind,
     Memory,
@@ -118,6 +119,17 @@ class Engine(ABC):
         Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
         """
         return {}
+
+    def examine(self, spec: ModelSpec) -> Iterable[Finding]:
+        """Yield everything about a model that its user should know before it is loaded: faults and warnings.
+
+        For `lllms check`, which loads nothing but has a few seconds. It tells what `load` refuses, in the same words.
+        The base yields the fault that `inspect` raises.
+        """
+        try:
+            self.inspect(spec)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
 
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""

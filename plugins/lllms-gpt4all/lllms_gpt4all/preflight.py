@@ -10,6 +10,7 @@ from typing import NoReturn, cast
 
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, Value
+from lllms_core.machine import usable_memory
 from lllms_gpt4all.options import MAX_BATCH, Options
 
 DEFAULT_CONTEXT = 4096
@@ -65,7 +66,7 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
                 f"options.context_length: '{path}' is a model for embeddings, which gpt4all runs in blocks of {_BLOCK} "
                 f"tokens; set at least that, and at most the {trained} that it was trained on",
             )
-    memory = _physical_memory()
+    memory = usable_memory()
     needed = context_size(length) * kv_bytes(gguf)
     if memory is not None and needed > memory:
         raise ModelLoadFailed(
@@ -236,9 +237,3 @@ def _largest(gguf: GGUF, name: str) -> int | None:
     value = gguf.metadata.get(f"{gguf.architecture}.{name}")
     items = value if isinstance(value, list) else [value]
     return max((item for item in items if isinstance(item, int)), default=None)
-
-
-def _physical_memory() -> int | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

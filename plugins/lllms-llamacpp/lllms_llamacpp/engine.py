@@ -1,7 +1,9 @@
 """The llama.cpp engine: checks and loads GGUF files."""
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -11,8 +13,8 @@ from lllms_core.engines import Engine, Progress
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.machine import at_home
-from lllms_core.types import Memory, ModelSpec
-from lllms_llamacpp.fitting import check_fit
+from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
@@ -22,6 +24,8 @@ from lllms_llamacpp.threads import limit_spinning
 if TYPE_CHECKING:
     from lllms_llamacpp.embedder import LlamaCppEmbedder
     from lllms_llamacpp.model import LlamaCppModel
+
+logger = logging.getLogger("lllms.llamacpp")
 
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
@@ -40,19 +44,25 @@ class LlamaCppEngine(Engine):
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """Return the description of the file. Raises `ModelLoadFailed` if it can never be loaded."""
-        path = _file(spec)
-        gguf = read_gguf(path)
-        _check(gguf, path)
-        options = cast(Options, spec.options)
+        path, gguf, options = _read(spec)
         pools = pooling(gguf, options)
-        check_fit(gguf, options)
+        refuse(find(gguf, options))
         return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
+
+    def examine(self, spec: ModelSpec) -> Iterator[Finding]:
+        """Yield what is wrong with the installation, the file, or the options for it."""
+        yield from missing_library()
+        try:
+            _, gguf, options = _read(spec)
+            pooling(gguf, options)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
+        else:
+            yield from find(gguf, options)
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
-        options, path = cast(Options, spec.options), _file(spec)
-        first = read_gguf(path)
-        _check(first, path)
+        path, first, options = _read(spec)
         parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
         memory = estimate(parts, options)
         adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
@@ -60,14 +70,41 @@ class LlamaCppEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
+        refuse(missing_library())
         details = self.inspect(spec)
+        _, gguf, options = _read(spec)
+        for finding in find(gguf, options):
+            logger.warning("%s", finding.text)
         limit_spinning()
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         # Not earlier: this imports the native library, which reads the environment.
         from lllms_llamacpp.loading import load
 
-        return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress, preload=spec.preload)
+        return load(spec, gguf, details, progress)
+
+
+def missing_library() -> Iterator[Finding]:
+    """Yield a fault if llama-cpp-python is not installed."""
+    if find_spec("llama_cpp") is None:
+        yield Finding(
+            "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
+        )
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise `ModelLoadFailed` with the first fault."""
+    for finding in findings:
+        if finding.fatal:
+            raise ModelLoadFailed(finding.text)
+
+
+def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
+    """Return a model's file, its header and its options. Raises `ModelLoadFailed` for a file that is not a model."""
+    path = _file(spec)
+    gguf = read_gguf(path)
+    _check(gguf, path)
+    return path, gguf, cast(Options, spec.options)
 
 
 def other_parts(first: Path, count: int) -> list[Path]:

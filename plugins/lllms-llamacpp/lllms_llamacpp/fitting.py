@@ -1,29 +1,23 @@
 """Options that do not fit a model's file: with them llama.cpp would abort during a decode, or produce nonsense."""
 
-from lllms_core.errors import ModelLoadFailed
+from collections.abc import Callable, Iterator, Sequence
+
 from lllms_core.gguf import GGUF
+from lllms_core.types import Finding
 from lllms_llamacpp.options import UNQUANTISED, Options
 
 _BLOCK = 32
 """The size of a block, in numbers, of the KV cache's quantised types."""
 
 
-def check_fit(gguf: GGUF, options: Options) -> None:
-    """Raise `ModelLoadFailed` for an option that does not fit the model."""
-    _check_positions(gguf, options)
-    _check_heads(gguf, options)
-
-
-def _check_positions(gguf: GGUF, options: Options) -> None:
+def _positions(gguf: GGUF, options: Options) -> Iterator[Finding]:
     trained, asked = gguf.hyperparameter("context_length"), options.context_length
     learnt = any(tensor.name == "position_embd.weight" for tensor in gguf.tensors)
     if learnt and trained is not None and asked != "auto" and asked > trained:
-        raise ModelLoadFailed(
-            f"options.context_length is {asked}, but the model knows only {trained} positions; lower it",
-        )
+        yield Finding(f"options.context_length is {asked}, but the model knows only {trained} positions; lower it")
 
 
-def _check_heads(gguf: GGUF, options: Options) -> None:
+def _heads(gguf: GGUF, options: Options) -> Iterator[Finding]:
     if gguf.hyperparameter("attention.kv_lora_rank"):
         return  # it does not store heads
     heads, width = gguf.hyperparameter("attention.head_count"), gguf.hyperparameter("embedding_length")
@@ -34,7 +28,18 @@ def _check_heads(gguf: GGUF, options: Options) -> None:
     ):
         size = gguf.hyperparameter(key) or by_width
         if kind not in UNQUANTISED and size and size % _BLOCK:
-            raise ModelLoadFailed(
+            yield Finding(
                 f"options.{name} is {kind}, which stores blocks of {_BLOCK} numbers, but the model's heads have {size}"
                 f"; set it to one of {', '.join(UNQUANTISED)}",
             )
+
+
+Look = Callable[[GGUF, Options], Iterator[Finding]]
+LOOKS: Sequence[Look] = (_positions, _heads)
+"""Each yields what it finds in a model's header, given the options."""
+
+
+def find(gguf: GGUF, options: Options) -> Iterator[Finding]:
+    """Yield what is wrong with the options for this model."""
+    for look in LOOKS:
+        yield from look(gguf, options)

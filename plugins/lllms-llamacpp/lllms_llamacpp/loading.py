@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from glob import escape
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import llama_cpp.llama_cpp as llama
 from attrs import asdict
@@ -13,11 +14,12 @@ from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import TENSOR_TYPES
+from lllms_core.gguf import GGUF, TENSOR_TYPES
 from lllms_core.identity import file_identity
 from lllms_core.machine import at_home
-from lllms_core.types import Preload
+from lllms_core.types import ModelSpec
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
+from lllms_llamacpp.longrope import use_factors_for
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
 from lllms_llamacpp.options import Options
@@ -56,27 +58,25 @@ _ROPE_SCALING = {
 
 
 def load(
-    file: Path,
-    options: Options,
-    allowance: int,
-    details: Mapping[str, str | int | float],
-    progress: Progress,
-    *,
-    preload: Preload | None = None,
+    spec: ModelSpec, gguf: GGUF, details: Mapping[str, str | int | float], progress: Progress,
 ) -> LlamaCppModel | LlamaCppEmbedder:
-    """Load a model with `allowance` threads at first; it embeds if its `details` name a pooling.
+    """Load a model whose file has this header, with `spec.threads` threads; it embeds if its `details` name a pooling.
 
-    Its KV cache has room for `preload` in addition to the options' size.
+    Its KV cache has room for `spec.preload` in addition to the options' size.
 
     Raises `ModelLoadFailed` with llama.cpp's reason.
     """
-    if "pooling" in details and preload is not None:
-        raise ModelLoadFailed(f"'{file}' is a model for embeddings, which has nothing to preload; leave preload out")
-    if "pooling" in details:
-        return _load_embedder(file, options, allowance, details, progress)
+    file, options, preload = cast(Path, spec.file), cast(Options, spec.options), spec.preload
     native_log()
-    threads = _threads(options, allowance)
-    model = load_model(str(file), _model_params(options), progress)
+    if "pooling" in details:
+        if preload is not None:
+            raise ModelLoadFailed(
+                f"'{file}' is a model for embeddings, which has nothing to preload; leave preload out",
+            )
+        return _load_embedder(spec, gguf, details, progress)
+    threads = _threads(options, spec.threads)
+    params, context_params = _params(gguf, options)
+    model = load_model(str(file), params, progress)
     context = None
     try:
         _check_kind(model, file)
@@ -88,7 +88,8 @@ def load(
         template = _template(model, vocabulary, options)
         if preload is not None:
             made = made.beside(len(preload_tokens(preload, template, vocabulary.tokenize)))
-        context = create_context(model, _context_params(options, made, threads.choose(1)), str(file))
+        _fit(context_params, made, threads.choose(1))
+        context = create_context(model, context_params, str(file))
         add_loras(model, context, options.lora)
         loaded = Loaded(
             model=model, context=context, vocabulary=vocabulary, template=template, threads=threads,
@@ -108,17 +109,18 @@ def load(
 
 
 def _load_embedder(
-    file: Path, options: Options, allowance: int, details: Mapping[str, str | int | float], progress: Progress,
+    spec: ModelSpec, gguf: GGUF, details: Mapping[str, str | int | float], progress: Progress,
 ) -> LlamaCppEmbedder:
-    native_log()
-    threads = _threads(options, allowance)
-    model = load_model(str(file), _model_params(options), progress)
+    file, options = cast(Path, spec.file), cast(Options, spec.options)
+    threads = _threads(options, spec.threads)
+    model_params, params = _params(gguf, options)
+    model = load_model(str(file), model_params, progress)
     context = None
     try:
         _check_kind(model, file)
         ranks = details["pooling"] == "rank"
         made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=True, embeds=True)
-        params = _context_params(options, made, threads.choose(1))
+        _fit(params, made, threads.choose(1))
         params.n_outputs_max = made.batch
         params.embeddings = True
         if not flash_for_vectors(options, made):
@@ -146,15 +148,29 @@ def _threads(options: Options, allowance: int) -> Threads:
     return ThreadTuner(allowance) if options.threads == "auto" else FixedThreads(options.threads, allowance)
 
 
-def _model_params(options: Options) -> llama.llama_model_params:
-    params = llama.llama_model_default_params()
-    params.n_gpu_layers = options.gpu_layers
-    params.load_mode = _LOAD_MODES[options.use_mmap, options.use_mlock]
-    return params
+def _params(gguf: GGUF, options: Options) -> tuple[llama.llama_model_params, llama.llama_context_params]:
+    """Return the parameters of a model and of its context, except the sizes."""
+    model = llama.llama_model_default_params()
+    model.n_gpu_layers = options.gpu_layers
+    model.load_mode = _LOAD_MODES[options.use_mmap, options.use_mlock]
+    context = llama.llama_context_default_params()
+    context.kv_unified = True
+    # Models with sliding windows keep their cells until another decode takes them, so that a sequence can usually be
+    # cut anywhere and continued; see `earliest_cut`.
+    context.swa_full = True
+    context.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+    context.type_k = _KV_TYPES[options.kv_type_k]
+    context.type_v = _KV_TYPES[options.kv_type_v]
+    context.rope_scaling_type = _ROPE_SCALING[options.rope_scaling]
+    context.rope_freq_base = options.rope_freq_base
+    context.rope_freq_scale = options.rope_freq_scale
+    trained = gguf.hyperparameter("context_length") or 0
+    use_factors_for(sizes(options, trained, can_trim=True).context_length, gguf, model, context)
+    return model, context
 
 
-def _context_params(options: Options, made: Sizes, threads: int) -> llama.llama_context_params:
-    params = llama.llama_context_default_params()
+def _fit(params: llama.llama_context_params, made: Sizes, threads: int) -> None:
+    """Set the sizes of a context, and its threads."""
     params.n_ctx = made.kv_size
     params.n_batch = made.batch
     params.n_ubatch = made.micro_batch
@@ -162,17 +178,6 @@ def _context_params(options: Options, made: Sizes, threads: int) -> llama.llama_
     # A step has one row of logits per request; by default llama.cpp reserves memory for one row per token.
     params.n_outputs_max = made.sequences
     params.n_threads = params.n_threads_batch = threads
-    params.kv_unified = True
-    # Models with sliding windows keep their cells until another decode takes them, so that a sequence can usually be
-    # cut anywhere and continued; see `earliest_cut`.
-    params.swa_full = True
-    params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
-    params.type_k = _KV_TYPES[options.kv_type_k]
-    params.type_v = _KV_TYPES[options.kv_type_v]
-    params.rope_scaling_type = _ROPE_SCALING[options.rope_scaling]
-    params.rope_freq_base = options.rope_freq_base
-    params.rope_freq_scale = options.rope_freq_scale
-    return params
 
 
 def _check_kind(model: llama.llama_model_p, file: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from attrs import define, field
 from lllms_llamacpp import LlamaCppEngine, Options
 
-from lllms_core.types import Delta, Finish, Message, ModelSpec, Request, Sampling, Usage
+from lllms_core.types import Delta, Finish, Message, ModelSpec, Preload, Request, Sampling, Usage
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -110,8 +110,8 @@ def load() -> Iterator[Loader]:
     """Load a model with these options, tiny-chat unless told otherwise; closed at the end."""
     models = []
 
-    def load(file: Path = TINY, **options: object) -> Talk:
-        spec = ModelSpec("tiny", Options(**{"threads": 1, **options}), file)
+    def load(file: Path = TINY, preload: Preload | None = None, **options: object) -> Talk:
+        spec = ModelSpec("tiny", Options(**{"threads": 1, **options}), file, preload=preload)
         models.append(LlamaCppEngine().load(spec, lambda _: None))
         return Talk(models[-1])
 
