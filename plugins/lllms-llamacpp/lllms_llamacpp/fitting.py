@@ -10,10 +10,14 @@ _BLOCK = 32
 """The size of a block, in numbers, of the KV cache's quantised types."""
 
 
+def _learnt(gguf: GGUF) -> bool:
+    """Whether the model has a table of positions, beyond which it knows none."""
+    return any(tensor.name == "position_embd.weight" for tensor in gguf.tensors)
+
+
 def _positions(gguf: GGUF, options: Options) -> Iterator[Finding]:
     trained, asked = gguf.hyperparameter("context_length"), options.context_length
-    learnt = any(tensor.name == "position_embd.weight" for tensor in gguf.tensors)
-    if learnt and trained is not None and asked != "auto" and asked > trained:
+    if _learnt(gguf) and trained is not None and asked != "auto" and asked > trained:
         yield Finding(f"options.context_length is {asked}, but the model knows only {trained} positions; lower it")
 
 
@@ -34,8 +38,19 @@ def _heads(gguf: GGUF, options: Options) -> Iterator[Finding]:
             )
 
 
+def _trained(gguf: GGUF, options: Options) -> Iterator[Finding]:
+    trained, asked = gguf.hyperparameter("context_length"), options.context_length
+    scaled = options.rope_freq_base or options.rope_freq_scale or options.rope_scaling != "model"
+    if trained and asked != "auto" and asked > trained and not scaled and not _learnt(gguf):
+        yield Finding(
+            f"options.context_length is {asked}, but the model was trained for {trained} tokens, and may write "
+            "nonsense beyond them; lower it, or set options.rope_scaling and rope_freq_scale as its authors say",
+            fatal=False,
+        )
+
+
 Look = Callable[[GGUF, Options], Iterator[Finding]]
-LOOKS: Sequence[Look] = (_positions, _heads)
+LOOKS: Sequence[Look] = (_positions, _heads, _trained)
 """Each yields what it finds in a model's header, given the options."""
 
 
