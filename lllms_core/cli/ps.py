@@ -48,7 +48,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
         silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
-        click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, "
+        holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
+        click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"
                    f"{one['threads']} threads, {where}{idle}{silent}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
+from lllms_core.engines.foresight import text_tasks, written
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.machine import at_home
 from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.context import halved, settle
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
@@ -47,7 +49,12 @@ class LlamaCppEngine(Engine):
         path, gguf, options = _read(spec)
         pools = pooling(gguf, options)
         refuse(find(gguf, options))
-        return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
+        if pools is None:
+            tasks = text_tasks(gguf, options.chat_template)
+        else:
+            tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
+        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settle(_parts(path, gguf), options))}
+        return describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
         """Yield what is wrong with the installation, the file, or the options for it."""
@@ -63,8 +70,8 @@ class LlamaCppEngine(Engine):
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
         path, first, options = _read(spec)
-        parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
-        memory = estimate(parts, options)
+        parts = _parts(path, first)
+        memory = estimate(parts, settle(parts, options))
         adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
         return evolve(memory, weights=memory.weights + adapters)
 
@@ -72,7 +79,7 @@ class LlamaCppEngine(Engine):
         """Load the file into a new context."""
         refuse(missing_library())
         details = self.inspect(spec)
-        _, gguf, options = _read(spec)
+        path, gguf, options = _read(spec)
         for finding in find(gguf, options):
             logger.warning("%s", finding.text)
         limit_spinning()
@@ -80,8 +87,25 @@ class LlamaCppEngine(Engine):
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         # Not earlier: this imports the native library, which reads the environment.
         from lllms_llamacpp.loading import load
+        from lllms_llamacpp.native import NoContext
 
-        return load(spec, gguf, details, progress)
+        settled = settle(_parts(path, gguf), options)
+        while True:
+            try:
+                model = load(evolve(spec, options=settled), gguf, {**details, **_context(settled)}, progress)
+            except NoContext as error:
+                smaller = halved(settled) if options.context_length == "auto" else None
+                if smaller is None:
+                    raise
+                logger.warning("a context of %s tokens is too large: %s", settled.context_length, error.message)
+                settled = smaller
+            else:
+                logger.info(
+                    "a request may hold %d tokens%s; the model was trained for %s", model.context_length,
+                    ' (context_length is "auto")' if options.context_length == "auto" else "",
+                    gguf.hyperparameter("context_length") or "an unknown number",
+                )
+                return model
 
 
 def missing_library() -> Iterator[Finding]:
@@ -105,6 +129,15 @@ def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
     gguf = read_gguf(path)
     _check(gguf, path)
     return path, gguf, cast(Options, spec.options)
+
+
+def _parts(path: Path, first: GGUF) -> list[GGUF]:
+    """Return the headers of all files of a model."""
+    return [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
+
+
+def _context(settled: Options) -> dict[str, int]:
+    return {"context_length": int(settled.context_length)}
 
 
 def other_parts(first: Path, count: int) -> list[Path]:

@@ -19,7 +19,7 @@ from lllms_core.identity import file_identity
 from lllms_core.machine import at_home
 from lllms_core.types import ModelSpec
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
-from lllms_llamacpp.longrope import use_factors_for
+from lllms_llamacpp.longrope import takes_long_factors, use_factors_for
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
 from lllms_llamacpp.options import Options
@@ -62,7 +62,7 @@ def load(
 ) -> LlamaCppModel | LlamaCppEmbedder:
     """Load a model whose file has this header, with `spec.threads` threads; it embeds if its `details` name a pooling.
 
-    Its KV cache has room for `spec.preload` in addition to the options' size.
+    The options are settled (`context.settle`). The KV cache has room for `spec.preload` in addition to their size.
 
     Raises `ModelLoadFailed` with llama.cpp's reason.
     """
@@ -83,7 +83,7 @@ def load(
         can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
         # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported = not llama.llama_model_n_swa(model)
-        made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=can_trim)
+        made = sizes(options, can_trim=can_trim)
         vocabulary = Vocabulary(model)
         template = _template(model, vocabulary, options)
         if preload is not None:
@@ -95,8 +95,8 @@ def load(
             model=model, context=context, vocabulary=vocabulary, template=template, threads=threads,
             context_length=made.context_length, kv_size=made.kv_size, kept_tokens=options.kept_tokens,
             slots=options.slots, sequences=made.sequences, batch_size=made.batch, can_trim=can_trim,
-            can_trim_imported=can_trim_imported, state_key=_state_key(file, options, made.context_length),
-            seed=options.seed, details=details,
+            can_trim_imported=can_trim_imported, seed=options.seed, details=details,
+            state_key=_state_key(file, options, long=takes_long_factors(made.context_length, gguf)),
         )
         result = LlamaCppModel(loaded)
         result.warm_up()
@@ -119,7 +119,7 @@ def _load_embedder(
     try:
         _check_kind(model, file)
         ranks = details["pooling"] == "rank"
-        made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=True, embeds=True)
+        made = sizes(options, can_trim=True, embeds=True)
         _fit(params, made, threads.choose(1))
         params.n_outputs_max = made.batch
         params.embeddings = True
@@ -164,8 +164,7 @@ def _params(gguf: GGUF, options: Options) -> tuple[llama.llama_model_params, lla
     context.rope_scaling_type = _ROPE_SCALING[options.rope_scaling]
     context.rope_freq_base = options.rope_freq_base
     context.rope_freq_scale = options.rope_freq_scale
-    trained = gguf.hyperparameter("context_length") or 0
-    use_factors_for(sizes(options, trained, can_trim=True).context_length, gguf, model, context)
+    use_factors_for(sizes(options, can_trim=True).context_length, gguf, model, context)
     return model, context
 
 
@@ -187,13 +186,16 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
         raise ModelLoadFailed(f"'{file}' is a model that does not generate text token by token")
 
 
-def _state_key(file: Path, options: Options, context_length: int) -> str:
-    """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`."""
+def _state_key(file: Path, options: Options, *, long: bool = False) -> str:
+    """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`.
+
+    Of the length of the context, which may differ between two loads if it is "auto", only LongRoPE's factors depend.
+    """
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
     split = _SPLIT.fullmatch(file.name)
     files = [*file.parent.glob(f"{escape(split[1])}-*-of-{split[2]}.gguf")] if split else []
     files += [at_home(lora.path) for lora in options.lora]
-    parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(context_length), repr(sorted(values.items()))]
+    parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(long), repr(sorted(values.items()))]
     return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
 
 
