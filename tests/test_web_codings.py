@@ -17,7 +17,7 @@ from serving_for_tests import published
 from lllms_core.app import mount
 from lllms_core.config import parse_config
 from lllms_core.host import Host
-from lllms_core.web import body, held
+from lllms_core.web import body, body_memory
 from lllms_core.web.body import PatientBody
 from lllms_core.web.codings import Inflater
 
@@ -153,26 +153,26 @@ async def test_a_bomb_takes_no_more_than_the_limit() -> None:
     data = bomb(64 * 2**20)
     received = PatientBody(None, 2**20)
     received.inflater = Inflater("gzip")
-    before = held.Held.total
+    before = body_memory.BodyMemory.total
     with peak_memory() as peak:
         for at in range(0, len(data), 2**16):
             received.append(data[at : at + 2**16])
-            assert held.Held.total - before <= 2**20
+            assert body_memory.BodyMemory.total - before <= 2**20
         received.set_complete()
         with pytest.raises(Exception, match="413"):
             await received
     assert peak[0] < 3 * 2**20
-    assert held.Held.total == before
+    assert body_memory.BodyMemory.total == before
 
 
 async def test_decoded_bytes_are_held(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What all requests hold is counted decoded: a small body that grows beyond that bound is a 503."""
     monkeypatch.setattr(body, "MOST", 60_000)
-    monkeypatch.setattr(held, "MOST", 60_000)
+    monkeypatch.setattr(body_memory, "MOST", 60_000)
     status, answer = await answer_of(url, "gzip", gzip.compress(b" " * 60_001))
     assert (status, fault(answer)["code"]) == (503, "overloaded")
     assert (await answer_of(url, "gzip", PACKED["gzip"]))[0] == 200
-    await until(lambda: held.Held.total == 0)
+    await until(lambda: body_memory.BodyMemory.total == 0)
 
 
 async def test_others_get_their_turns() -> None:

@@ -11,9 +11,9 @@ from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.machine import usable_memory
-from lllms_core.text.sizes import human_size
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding, Memory
+from lllms_core.values.sizes import human_size
 
 if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
@@ -34,7 +34,7 @@ def check(config_file: Path | None) -> None:
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
-    from lllms_core.weights import finder, open_store
+    from lllms_core.store.weights import finder, open_store
 
     problems: list[str] = []
     readable = False

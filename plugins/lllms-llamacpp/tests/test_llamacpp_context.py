@@ -16,7 +16,7 @@ from test_llamacpp_longrope import ORIGINAL, write_phi
 from lllms_core.engines import foresight
 from lllms_core.errors import ContextOverflow
 from lllms_core.gguf import read_gguf
-from lllms_core.types import ModelSpec, Request, Sampling
+from lllms_core.types import ModelSpec, Sampling, TextRequest
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def test_what_is_loaded_is_what_was_told(load, trained_for, free, caplog):
     assert 4096 < talk.model.context_length == talk.model.info.details["context_length"] == told < LONG
     said = f'a request may hold {told} tokens (context_length is "auto"); the model was trained for 32768'
     assert said in caplog.text
-    requests = [Request(name, "m", prompt="Hi", sampling=Sampling(temperature=0)) for name in "ab"]
+    requests = [TextRequest(name, "m", prompt="Hi", sampling=Sampling(temperature=0)) for name in "ab"]
     for request in requests:
         talk.model.open(request)
     running = {delta.request_id for _ in range(6) for delta in talk.model.step()}
@@ -96,7 +96,7 @@ def test_what_is_loaded_is_what_was_told(load, trained_for, free, caplog):
     for request in requests:
         list(talk.model.cancel(request.id))
     with pytest.raises(ContextOverflow, match=f"holds {told}"):
-        talk.model.open(Request("c", "m", prompt=(5,) * told))
+        talk.model.open(TextRequest("c", "m", prompt=(5,) * told))
 
 
 @given(

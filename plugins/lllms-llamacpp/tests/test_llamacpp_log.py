@@ -13,8 +13,8 @@ from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.host import Host
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.state import Limits, ModelLimits
-from lllms_core.types import ModelSpec, Request
+from lllms_core.pool.state import ModelLimits, PoolLimits
+from lllms_core.types import ModelSpec, TextRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio]
 
@@ -87,11 +87,11 @@ async def test_the_assertion_that_ends_a_load_is_told(tmp_path, write_random, ca
 async def test_the_assertion_that_ends_a_worker_is_told(tiny_file, caplog):
     """A worker that llama.cpp aborts while it answers fails the request with the line of the assertion."""
     spec = ModelSpec("tiny", Options(threads=1), tiny_file)
-    pool = Pool({"tiny": PoolModel(DeadlyEngine(), spec, ModelLimits(), "process")}, Limits(cores=2))
+    pool = Pool({"tiny": PoolModel(DeadlyEngine(), spec, ModelLimits(), "process")}, PoolLimits(cores=2))
     await pool.start()
     try:
         with pytest.raises(EngineDied, match=r"crashed \(SIGABRT\): llama-sampler.cpp:\d+: GGML_ASSERT\(.*\) failed"):
-            await pool.submit(Request("r", "tiny", prompt="hello")).gather()
+            await pool.submit(TextRequest("r", "tiny", prompt="hello")).gather()
     finally:
         await pool.close(grace=0)
     told = caplog.text.splitlines()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from models_for_tests import DIM, LAYERS, WORDS
 
-from lllms_core.types import Message, Preload, Request, Sampling
+from lllms_core.types import Message, Preload, Sampling, TextRequest
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def write_phi(path, write_random, short, long):
 def answer(talk):
     """The likeliest tokens of an answer, with their log-probabilities."""
     model = talk.model
-    model.open(Request("r", "phi", prompt=PROMPT, max_tokens=24, top_logprobs=1, sampling=Sampling(temperature=0)))
+    model.open(TextRequest("r", "phi", prompt=PROMPT, max_tokens=24, top_logprobs=1, sampling=Sampling(temperature=0)))
     scores = []
     while not model.idle:
         for delta in model.step():
