@@ -78,15 +78,16 @@ class Gpt4AllEngine(Engine):
         length = context_length(gguf, options, path)
         for finding in beyond_training(gguf, options):
             logger.warning("%s", finding.text)
+        # Imported late, because it imports gpt4all.
+        from lllms_gpt4all.loading import load
+
+        model = load(spec, gguf, length, progress)
         logger.info(
             "a request may hold %d tokens%s; the model was trained for %s", length,
             ' (context_length is "auto")' if options.context_length == "auto" else "",
             gguf.hyperparameter("context_length") or "an unknown number",
         )
-        # Imported late, because it imports gpt4all.
-        from lllms_gpt4all.loading import load
-
-        return load(spec, gguf, length, progress)
+        return model
 
 
 def _file(spec: ModelSpec) -> Path:
