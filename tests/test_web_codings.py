@@ -119,6 +119,14 @@ async def test_what_cannot_be_decoded_is_told(url: str, data: bytes, reason: str
     assert reason in fault(answer)["message"]
 
 
+@pytest.mark.parametrize("sent", [PACKED["gzip"][:-1], PACKED["gzip"][:12], bomb(2**20)[:40]])
+async def test_one_that_stops_is_told_so(url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that stops in the middle of a compressed body gets a 408 like any other, not the blame for its data."""
+    monkeypatch.setattr(body, "SILENCE_SECONDS", 0.2)
+    status, answer = await answer_of(url, "gzip", sent, f"Content-Length: {len(sent) + 1}")
+    assert (status, fault(answer)["code"]) == (408, "request_timeout")
+
+
 async def test_an_empty_body_is_none_of_any_coding(url: str) -> None:
     """A header without a body is answered as any body that is missing."""
     status, answer = await answer_of(url, "gzip", b"")

@@ -32,7 +32,7 @@ class PatientBody(Body):
 
     A client that is refused while it sends usually sees a broken connection, not the reason. A client that stops
     sending, or sends very slowly, is refused with 408. A compressed body is decompressed as it arrives, no further than
-    the limit on its size, which counts decompressed bytes; never are more kept, nor counted as held.
+    the limit on its size, which counts decompressed bytes.
     """
 
     def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
@@ -101,8 +101,7 @@ class PatientBody(Body):
         while not self._complete.is_set() and (left := self._patience()) > 0:
             yield from self._wait(left).__await__()
         if not self._complete.is_set() and self._must_raise is None:
-            self._must_raise = RequestTimeout("the body did not arrive in time; send it faster, or a smaller one")
-            self._data.clear()
+            self.refuse(RequestTimeout("the body did not arrive in time; send it faster, or a smaller one"))
         while self.inflater is not None and self.inflater.pending:
             self._inflate(self.inflater)
             yield from asyncio.sleep(0).__await__()
