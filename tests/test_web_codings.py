@@ -119,7 +119,9 @@ async def test_what_cannot_be_decoded_is_told(url: str, data: bytes, reason: str
     assert reason in fault(answer)["message"]
 
 
-@pytest.mark.parametrize("sent", [PACKED["gzip"][:-1], PACKED["gzip"][:12], bomb(2**20)[:40]])
+@pytest.mark.parametrize(
+    "sent", [PACKED["gzip"][:-1], PACKED["gzip"][:12], bomb(2**20)[:40]], ids=["the end", "the start", "a bomb"],
+)
 async def test_one_that_stops_is_told_so(url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that stops in the middle of a compressed body gets a 408 like any other, not the blame for its data."""
     monkeypatch.setattr(body, "SILENCE_SECONDS", 0.2)
