@@ -174,7 +174,7 @@ def test_records_of_a_worker_arrive_as_they_were_logged(text: str) -> None:
         log = told(Marked("%(levelname)s %(name)s: %(message)s").format(record) + "\n")
     finally:
         logger.filters.clear()
-    assert [(one.levelno, one.getMessage()) for one in seen] == [(logging.INFO, f"m: {text}".rstrip())]
+    assert [(one.levelno, one.getMessage()) for one in seen] == [(logging.INFO, f"m: {text.rstrip()}")]
     assert log.last_words == ""
 
 

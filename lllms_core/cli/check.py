@@ -1,6 +1,6 @@
 """`lllms check`: check the whole setup without loading a model."""
 
-from collections.abc import Iterator
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,9 @@ from lllms_core.cli.figures import memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError, LllmsError
-from lllms_core.machine import usable_memory
+from lllms_core.machine import lack_of_memory
 from lllms_core.tracebacks import described
-from lllms_core.types import Finding, Memory
-from lllms_core.values.sizes import human_size
+from lllms_core.types import Finding
 
 if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
@@ -84,6 +83,8 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
 
 def _examine(entry: "CatalogEntry") -> list[Finding]:
     """Describe a model, and return what its engine finds about it."""
+    from lllms_core.worker.rehearsal import rehearse
+
     if not entry.here:
         source = shown(entry.source or "")
         click.echo(f"model {entry.name}: engine {entry.engine.name}; to be fetched or verified: {source}")
@@ -97,19 +98,13 @@ def _examine(entry: "CatalogEntry") -> list[Finding]:
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
-            found += _about_memory(memory)
+            lack = lack_of_memory(memory)
+            found += [] if lack is None else [Finding(lack)]
+        if not any(finding.fatal for finding in found):
+            rehearsed = asyncio.run(rehearse(entry.engine, entry.spec))
+            found += [finding for finding in rehearsed if finding not in found]
     except LllmsError as error:
         found.append(Finding(error.message))
     except Exception as error:  # noqa: BLE001  # of a plugin; the other models are examined all the same
         found.append(Finding(f"engine '{entry.engine.name}' could not examine it: {described(error)}"))
     return found
-
-
-def _about_memory(memory: Memory) -> Iterator[Finding]:
-    """Yield a fault if an instance does not fit into this machine's memory."""
-    there = usable_memory()
-    if there is not None and memory.total > there and not memory.offloaded:
-        yield Finding(
-            f"an instance takes about {human_size(memory.total)}, but the server may use {human_size(there)} of memory "
-            "here; choose a smaller model or quantisation, or lower options.context_length or slots",
-        )

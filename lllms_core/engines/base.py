@@ -134,6 +134,13 @@ class Engine(ABC):
         except ModelLoadFailed as error:
             yield Finding(error.message)
 
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Go through a load without its memory, and raise or log what it would; in a worker, for `lllms check`.
+
+        For what native code alone can tell of a file. It is called for models of which `examine` yields no fault. The
+        base does nothing, and then no worker is started.
+        """
+
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
         super().__init_subclass__(**kwargs)

@@ -18,6 +18,7 @@ from lllms_core.engines.vector_run import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.queries import EmbedRequest
 from lllms_core.text import ScoreLog
+from lllms_core.text.scores import sound
 from lllms_core.types import ChatRequest, Delta, FinishReason, Message, Request, Task, TextRequest, TokenScore, Usage
 from lllms_core.values.violations import kind_of
 
@@ -256,6 +257,8 @@ class SerialModel(Model):
         request = cast(TextRequest, run.request)  # no chat asks for its prompt's scores
         try:
             scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(request), request)
+            for score in scores.rest:
+                sound(score)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
         return Delta(run.request.id, prompt_scores=scores)

@@ -2,17 +2,20 @@
 
 from lllms_core.machine.files import at_home, open_regular, read_regular
 from lllms_core.machine.identity import file_identity
-from lllms_core.machine.processors import (
-    CpuWatch,
-    available_cores,
+from lllms_core.machine.memory import (
     available_memory,
-    busy_ticks,
-    cgroup_cores,
     cgroup_free,
     cgroup_memory,
     free_memory,
-    usable_cpus,
+    lack_of_memory,
     usable_memory,
+)
+from lllms_core.machine.processors import (
+    CpuWatch,
+    available_cores,
+    busy_ticks,
+    cgroup_cores,
+    usable_cpus,
     yield_quickly,
 )
 
@@ -27,6 +30,7 @@ __all__ = [
     "cgroup_memory",
     "file_identity",
     "free_memory",
+    "lack_of_memory",
     "open_regular",
     "read_regular",
     "usable_cpus",

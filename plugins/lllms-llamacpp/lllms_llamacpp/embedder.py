@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from math import exp
+from math import exp, isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -173,7 +173,8 @@ class LlamaCppEmbedder(EmbeddingModel):
             llama.llama_model_free(self._loaded.model)
 
     def _score(self, outputs: Sequence[float]) -> float:
-        # One output is a logit; models with two (yes and no) have turned them into probabilities.
-        if len(outputs) > 1:
+        # One output is a logit; models with two (yes and no) have turned them into probabilities. What is not finite
+        # is refused later, and would become a plausible score here.
+        if len(outputs) > 1 or not isfinite(outputs[0]):
             return outputs[0]
         return 1 / (1 + exp(-outputs[0])) if outputs[0] > -700 else 0.0

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -13,8 +14,9 @@ from lllms_core.engines import Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
-from lllms_core.machine import at_home
+from lllms_core.machine import at_home, lack_of_memory
 from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.context import halved, settle
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lllms.llamacpp")
 
+_BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
 
@@ -71,30 +74,20 @@ class LlamaCppEngine(Engine):
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
         path, first, options = _read(spec)
         parts = _parts(path, first)
-        memory = estimate(parts, settle(parts, options))
-        adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
-        return evolve(memory, weights=memory.weights + adapters)
+        return _memory(parts, settle(parts, options))
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
-        refuse(missing_library())
-        details = self.inspect(spec)
-        path, gguf, options = _read(spec)
-        for finding in find(gguf, options):
-            logger.warning("%s", finding.text)
-        limit_spinning()
-        # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
-        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        # Not earlier: this imports the native library, which reads the environment.
+        settled, gguf, details = _prepare(spec)
         from lllms_llamacpp.loading import load
         from lllms_llamacpp.native import NoContext
 
-        settled = settle(_parts(path, gguf), options)
+        auto = cast(Options, spec.options).context_length == "auto"
         while True:
             try:
                 model = load(evolve(spec, options=settled), gguf, {**details, **_context(settled)}, progress)
             except NoContext as error:
-                smaller = halved(settled) if options.context_length == "auto" else None
+                smaller = halved(settled) if auto else None
                 if smaller is None:
                     raise
                 logger.warning("a context of %s tokens is too large: %s", settled.context_length, error.message)
@@ -102,10 +95,37 @@ class LlamaCppEngine(Engine):
             else:
                 logger.info(
                     "a request may hold %d tokens%s; the model was trained for %s", model.context_length,
-                    ' (context_length is "auto")' if options.context_length == "auto" else "",
+                    ' (context_length is "auto")' if auto else "",
                     gguf.hyperparameter("context_length") or "an unknown number",
                 )
                 return model
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Let llama.cpp read the header and plan a context. Raises `ModelLoadFailed` with its reason."""
+        settled, gguf, details = _prepare(spec)
+        from lllms_llamacpp.loading import rehearse
+
+        rehearse(evolve(spec, options=settled), gguf, details)
+
+
+def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | float]]:
+    """Look at the file before the native library, which reads the environment when it is imported."""
+    refuse(missing_library())
+    details = LlamaCppEngine().inspect(spec)
+    path, gguf, options = _read(spec)
+    parts = _parts(path, gguf)
+    settled = settle(parts, options)
+    memory = _memory(parts, settled)
+    # The rest can be reclaimed, or is estimated.
+    certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
+    if lack_of_memory(certain) is not None:
+        raise ModelLoadFailed(str(lack_of_memory(memory)))
+    for finding in find(gguf, options):
+        logger.warning("%s", finding.text)
+    limit_spinning()
+    # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    return settled, gguf, details
 
 
 def missing_library() -> Iterator[Finding]:
@@ -114,6 +134,14 @@ def missing_library() -> Iterator[Finding]:
         yield Finding(
             "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
         )
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU; the library itself is not imported."""
+    found = find_spec("llama_cpp")
+    folders = [] if found is None else [Path(one) / "lib" for one in found.submodule_search_locations or ()]
+    kinds = [_BACKEND.search(file.name) for folder in folders for file in folder.glob("*ggml-*")]
+    return any(kind[1] not in {"base", "blas", "cpu", "rpc"} for kind in kinds if kind)
 
 
 def refuse(findings: Iterable[Finding]) -> None:
@@ -134,6 +162,12 @@ def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
 def _parts(path: Path, first: GGUF) -> list[GGUF]:
     """Return the headers of all files of a model."""
     return [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
+
+
+def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
+    memory = estimate(parts, settled)
+    adapters = sum(_size(at_home(lora.path)) for lora in settled.lora)
+    return evolve(memory, weights=memory.weights + adapters, offloaded=settled.gpu_layers != 0 and has_gpu())
 
 
 def _context(settled: Options) -> dict[str, int]:
@@ -165,6 +199,9 @@ def _check(gguf: GGUF, path: Path) -> None:
     kind = gguf.metadata.text("general.type")
     if kind in _NOT_MODELS:
         raise ModelLoadFailed(f"'{path}' is not a model but {_NOT_MODELS[kind]}")
+    reason = why_not(gguf.architecture)
+    if reason is not None:
+        raise ModelLoadFailed(f"'{path}' {reason}")
     parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
     if part:
         raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")

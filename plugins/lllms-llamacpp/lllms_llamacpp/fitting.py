@@ -24,18 +24,29 @@ def _positions(gguf: GGUF, options: Options) -> Iterator[Finding]:
 def _heads(gguf: GGUF, options: Options) -> Iterator[Finding]:
     if gguf.hyperparameter("attention.kv_lora_rank"):
         return  # it does not store heads
-    heads, width = gguf.hyperparameter("attention.head_count"), gguf.hyperparameter("embedding_length")
-    by_width = width // heads if heads and width else None
     for name, kind, key in (
         ("kv_type_k", options.kv_type_k, "attention.key_length"),
         ("kv_type_v", options.kv_type_v, "attention.value_length"),
     ):
-        size = gguf.hyperparameter(key) or by_width
-        if kind not in UNQUANTISED and size and size % _BLOCK:
+        unfit = [size for size in _head_sizes(gguf, key) if size % _BLOCK]
+        if kind not in UNQUANTISED and unfit:
             yield Finding(
-                f"options.{name} is {kind}, which stores blocks of {_BLOCK} numbers, but the model's heads have {size}"
-                f"; set it to one of {', '.join(UNQUANTISED)}",
+                f"options.{name} is {kind}, which stores blocks of {_BLOCK} numbers, but the model's heads have "
+                f"{unfit[0]}; set it to one of {', '.join(UNQUANTISED)}",
             )
+
+
+def _head_sizes(gguf: GGUF, key: str) -> Iterator[int]:
+    """Yield how many numbers the heads of a model's layers have; those with a window may have others."""
+    own = gguf.hyperparameter(key)
+    windowed = gguf.hyperparameter(f"{key}_swa")
+    yield from filter(None, (own, windowed))
+    if own is None:
+        # One count, or one for each layer.
+        counts = gguf.metadata.get(f"{gguf.architecture}.attention.head_count", 0)
+        first = counts[0] if isinstance(counts, list) and counts else counts
+        if isinstance(first, int) and first:
+            yield (gguf.hyperparameter("embedding_length") or 0) // first
 
 
 def _trained(gguf: GGUF, options: Options) -> Iterator[Finding]:

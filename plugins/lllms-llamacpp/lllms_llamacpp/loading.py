@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import llama_cpp.llama_cpp as llama
-from attrs import asdict
+from attrs import asdict, frozen
 
 from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
@@ -17,6 +17,7 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES
 from lllms_core.machine import at_home, file_identity
 from lllms_core.types import ModelSpec
+from lllms_llamacpp.architectures import NOT_BY_TOKENS, WITH_ENCODER
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.longrope import takes_long_factors, use_factors_for
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
@@ -56,95 +57,117 @@ _ROPE_SCALING = {
 }
 
 
-def load(
-    spec: ModelSpec, gguf: GGUF, details: Mapping[str, str | int | float], progress: Progress,
-) -> LlamaCppModel | LlamaCppEmbedder:
+Details = Mapping[str, str | int | float]
+
+
+@frozen
+class Opened:
+    """A model file that llama.cpp has opened, with a context for it."""
+
+    model: llama.llama_model_p
+    context: llama.llama_context_p
+    vocabulary: Vocabulary
+    sizes: Sizes
+    template: ChatTemplate | None
+    can_trim: bool
+    threads: Threads
+    long: bool
+    """Whether LongRoPE's long factors are used."""
+
+    def close(self) -> None:
+        """Free both."""
+        llama.llama_free(self.context)
+        llama.llama_model_free(self.model)
+
+
+def load(spec: ModelSpec, gguf: GGUF, details: Details, progress: Progress) -> LlamaCppModel | LlamaCppEmbedder:
     """Load a model whose file has this header, with `spec.threads` threads; it embeds if its `details` name a pooling.
 
     The options are settled (`context.settle`). The KV cache has room for `spec.preload` in addition to their size.
 
     Raises `ModelLoadFailed` with llama.cpp's reason.
     """
-    file, options, preload = cast(Path, spec.file), cast(Options, spec.options), spec.preload
-    native_log()
-    if "pooling" in details:
-        if preload is not None:
-            raise ModelLoadFailed(
-                f"'{file}' is a model for embeddings, which has nothing to preload; leave preload out",
-            )
-        return _load_embedder(spec, gguf, details, progress)
-    threads = _threads(options, spec.threads)
-    params, context_params = _params(gguf, options)
-    model = load_model(str(file), params, progress)
-    context = None
+    opened = _open(spec, gguf, details, progress)
     try:
-        _check_kind(model, file)
-        can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
-        # An exported state lacks the cells that have left the sliding window, which a cut would need.
-        can_trim_imported = not llama.llama_model_n_swa(model)
-        made = sizes(options, can_trim=can_trim)
-        vocabulary = Vocabulary(model)
-        template = _template(model, vocabulary, options)
-        if preload is not None:
-            made = made.beside(len(preload_tokens(preload, template, vocabulary.tokenize)))
-        _fit(context_params, made, threads.choose(1))
-        context = create_context(model, context_params, str(file))
-        add_loras(model, context, options.lora)
-        loaded = Loaded(
-            model=model, context=context, vocabulary=vocabulary, template=template, threads=threads,
-            context_length=made.context_length, kv_size=made.kv_size, kept_tokens=options.kept_tokens,
-            slots=options.slots, sequences=made.sequences, batch_size=made.batch, can_trim=can_trim,
-            can_trim_imported=can_trim_imported, seed=options.seed, details=details,
-            state_key=_state_key(file, options, long=takes_long_factors(made.context_length, gguf)),
-        )
-        result = LlamaCppModel(loaded)
-        result.warm_up()
+        model = (_embedder if "pooling" in details else _writer)(spec, details, opened)
+        model.warm_up()
     except BaseException:
-        if context is not None:
-            llama.llama_free(context)
-        llama.llama_model_free(model)
+        opened.close()
         raise
-    return result
+    return model
 
 
-def _load_embedder(
-    spec: ModelSpec, gguf: GGUF, details: Mapping[str, str | int | float], progress: Progress,
-) -> LlamaCppEmbedder:
-    file, options = cast(Path, spec.file), cast(Options, spec.options)
-    threads = _threads(options, spec.threads)
+def rehearse(spec: ModelSpec, gguf: GGUF, details: Details) -> None:
+    """Go through a load without memory for weights and cache. Raises `ModelLoadFailed` with llama.cpp's reason."""
+    _open(spec, gguf, details, lambda _: None, rehearsal=True).close()
+
+
+def _open(
+    spec: ModelSpec, gguf: GGUF, details: Details, progress: Progress, *, rehearsal: bool = False,
+) -> Opened:
+    file, options, preload = cast(Path, spec.file), cast(Options, spec.options), spec.preload
+    pools = details.get("pooling")
+    if pools is not None and preload is not None:
+        raise ModelLoadFailed(f"'{file}' is a model for embeddings, which has nothing to preload; leave preload out")
+    native_log()
+    threads: Threads = (
+        ThreadTuner(spec.threads) if options.threads == "auto" else FixedThreads(options.threads, spec.threads)
+    )
     model_params, params = _params(gguf, options)
+    if rehearsal:
+        model_params.no_alloc, model_params.load_mode = True, llama.LLAMA_LOAD_MODE_NONE
     model = load_model(str(file), model_params, progress)
     context = None
     try:
         _check_kind(model, file)
-        ranks = details["pooling"] == "rank"
-        made = sizes(options, can_trim=True, embeds=True)
+        vocabulary = Vocabulary(model)
+        can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+        embeds = pools is not None
+        made = sizes(options, can_trim=can_trim or embeds, embeds=embeds)
+        template = None if embeds else _template(model, vocabulary, options)
+        if preload is not None:
+            made = made.beside(len(preload_tokens(preload, template, vocabulary.tokenize)))
         _fit(params, made, threads.choose(1))
-        params.n_outputs_max = made.batch
-        params.embeddings = True
-        if not flash_for_vectors(options, made):
-            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.pooling_type = _POOLING[details["pooling"]]
+        if embeds:
+            params.n_outputs_max = made.batch
+            params.embeddings = True
+            params.pooling_type = _POOLING[pools]
+            if not flash_for_vectors(options, made):
+                params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
         context = create_context(model, params, str(file))
-        add_loras(model, context, options.lora)
-        template = llama.llama_model_chat_template(model, b"rerank") if ranks else None
-        result = LlamaCppEmbedder(LoadedEmbedder(
-            model=model, context=context, vocabulary=Vocabulary(model), threads=threads, sizes=made,
-            slots=options.slots, ranks=ranks,
-            rank_template=None if template is None else template.decode(errors="replace"),
-            truncate=options.truncate, matryoshka=options.matryoshka, details=details,
-        ))
-        result.warm_up()
+        if not rehearsal:  # adapters need the weights
+            add_loras(model, context, options.lora)
     except BaseException:
         if context is not None:
             llama.llama_free(context)
         llama.llama_model_free(model)
         raise
-    return result
+    long = takes_long_factors(made.context_length, gguf)
+    return Opened(model, context, vocabulary, made, template, can_trim, threads, long)
 
 
-def _threads(options: Options, allowance: int) -> Threads:
-    return ThreadTuner(allowance) if options.threads == "auto" else FixedThreads(options.threads, allowance)
+def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
+    file, options, made = cast(Path, spec.file), cast(Options, spec.options), opened.sizes
+    return LlamaCppModel(Loaded(
+        model=opened.model, context=opened.context, vocabulary=opened.vocabulary, template=opened.template,
+        threads=opened.threads, context_length=made.context_length, kv_size=made.kv_size,
+        kept_tokens=options.kept_tokens, slots=options.slots, sequences=made.sequences, batch_size=made.batch,
+        can_trim=opened.can_trim,
+        # An exported state lacks the cells that have left the sliding window, which a cut would need.
+        can_trim_imported=not llama.llama_model_n_swa(opened.model),
+        state_key=_state_key(file, options, long=opened.long), seed=options.seed, details=details,
+    ))
+
+
+def _embedder(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppEmbedder:
+    options, ranks = cast(Options, spec.options), details["pooling"] == "rank"
+    template = llama.llama_model_chat_template(opened.model, b"rerank") if ranks else None
+    return LlamaCppEmbedder(LoadedEmbedder(
+        model=opened.model, context=opened.context, vocabulary=opened.vocabulary, threads=opened.threads,
+        sizes=opened.sizes, slots=options.slots, ranks=ranks,
+        rank_template=None if template is None else template.decode(errors="replace"),
+        truncate=options.truncate, matryoshka=options.matryoshka, details=details,
+    ))
 
 
 def _params(gguf: GGUF, options: Options) -> tuple[llama.llama_model_params, llama.llama_context_params]:
@@ -180,9 +203,9 @@ def _fit(params: llama.llama_context_params, made: Sizes, threads: int) -> None:
 
 def _check_kind(model: llama.llama_model_p, file: Path) -> None:
     if llama.llama_model_has_encoder(model):
-        raise ModelLoadFailed(f"'{file}' is a model with an encoder, which this engine cannot run yet")
+        raise ModelLoadFailed(f"'{file}' {WITH_ENCODER}")
     if not llama.llama_model_has_decoder(model) or llama.llama_model_is_diffusion(model):
-        raise ModelLoadFailed(f"'{file}' is a model that does not generate text token by token")
+        raise ModelLoadFailed(f"'{file}' {NOT_BY_TOKENS}")
 
 
 def _state_key(file: Path, options: Options, *, long: bool = False) -> str:

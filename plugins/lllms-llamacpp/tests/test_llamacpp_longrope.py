@@ -1,6 +1,5 @@
 """The two sets of RoPE factors of a model with LongRoPE: for contexts of the original length, and for longer ones."""
 
-import gguf
 import numpy as np
 import pytest
 from models_for_tests import DIM, LAYERS, WORDS
@@ -33,12 +32,12 @@ def write_phi(path, write_random, short, long):
     }
     shapes |= {f"blk.{n}.{name}.weight": shape for n in range(LAYERS) for name, shape in layer.items()}
     shapes |= {f"rope_factors_{name}.weight": (8,) for name in ("long", "short")}
-    write_random(path, "phi3", keys, shapes)
-    reader = gguf.GGUFReader(path, "r+")
-    for tensor in reader.tensors:
-        if tensor.name.startswith("rope_factors"):
-            tensor.data[:] = np.float32(short if "short" in tensor.name else long)
-    return path
+
+    def set_factors(name, data):
+        factor = {"rope_factors_short.weight": short, "rope_factors_long.weight": long}.get(name)
+        return data if factor is None else np.full_like(data, factor)
+
+    return write_random(path, "phi3", keys, shapes, change=set_factors)
 
 
 def answer(talk):
