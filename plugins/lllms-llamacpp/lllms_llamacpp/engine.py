@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
+from lllms_core.engines.requirements import missing
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, describe, read_gguf
 from lllms_core.machine import at_home, lack_of_memory
@@ -54,7 +55,7 @@ class LlamaCppEngine(Engine):
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
         """Yield what is wrong with the installation, the file, or the options for it."""
-        yield from missing_library()
+        yield from missing(self.name, "llama_cpp", "llama-cpp-python")
         try:
             _, gguf, options = _read(spec)
             pooling(gguf, options)
@@ -87,7 +88,7 @@ class LlamaCppEngine(Engine):
 
     def _prepare(self, spec: ModelSpec) -> tuple[GGUF, Mapping[str, str | int | float]]:
         """Look at the file before the native library, which reads the environment when it is imported."""
-        refuse(missing_library())
+        refuse(missing(self.name, "llama_cpp", "llama-cpp-python"))
         details = self.inspect(spec)
         _, gguf, options = _read(spec)
         memory = self.estimate(spec)
@@ -101,14 +102,6 @@ class LlamaCppEngine(Engine):
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         return gguf, details
-
-
-def missing_library() -> Iterator[Finding]:
-    """Yield a fault if llama-cpp-python is not installed."""
-    if find_spec("llama_cpp") is None:
-        yield Finding(
-            "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
-        )
 
 
 def has_gpu() -> bool:
