@@ -75,7 +75,7 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     from lllms_core.host import choose_session_store
 
     try:
-        choose_session_store(config.sessions, plugins)
+        choose_session_store(config, plugins)
     except ConfigError as error:
         return error.message.splitlines()
     return []
