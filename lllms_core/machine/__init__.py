@@ -2,7 +2,7 @@
 
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
 from lllms_core.machine.identity import file_identity
-from lllms_core.machine.memory import cgroup_memory, lack_of_memory, usable_memory
+from lllms_core.machine.memory import cgroup_memory, usable_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
@@ -21,7 +21,6 @@ __all__ = [
     "cgroup_memory",
     "decode_text",
     "file_identity",
-    "lack_of_memory",
     "open_regular",
     "read_regular",
     "read_text",

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 
 from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
-from lllms_core.types import Memory
-from lllms_core.values.sizes import human_size
 
 _LIMITS = ("memory.max", "memory.limit_in_bytes")
 """Of version 2, which may say `max`, and of version 1, whose word for no limit is a number beyond all memory."""
@@ -24,17 +22,3 @@ def cgroup_memory(membership: str, root: Path) -> int | None:
     """Return the tightest memory limit, in bytes, of this process's cgroups; None without one. See `control_groups`."""
     files = [group / name for group in control_groups(membership, root, "memory") for name in _LIMITS]
     return min((int(text) for file in files if (text := read_text(file).strip()).isdecimal()), default=None)
-
-
-def lack_of_memory(needed: Memory) -> str | None:
-    """Return a sentence about a model that does not fit into this machine's memory; None if it does.
-
-    Nothing is known of one that may lie in the memory of a GPU.
-    """
-    usable = usable_memory()
-    if usable is None or needed.total <= usable or needed.offloaded:
-        return None
-    return (
-        f"an instance takes about {human_size(needed.total)}, but the server may use {human_size(usable)} of memory "
-        "here; choose a smaller model or quantisation, or lower options.context_length or slots"
-    )

@@ -12,9 +12,9 @@ from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.engines.requirements import missing
+from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
-from lllms_core.machine import lack_of_memory
 from lllms_core.types import Finding, Memory, ModelSpec
 from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.fitting import find
