@@ -9,8 +9,8 @@ import click
 from lllms_core.cli.figures import memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
+from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ConfigError, LllmsError
-from lllms_core.machine import lack_of_memory
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding
 
@@ -75,7 +75,7 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     from lllms_core.host import choose_session_store
 
     try:
-        choose_session_store(config.sessions, plugins)
+        choose_session_store(config, plugins)
     except ConfigError as error:
         return error.message.splitlines()
     return []

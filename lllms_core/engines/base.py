@@ -134,6 +134,14 @@ class Engine(ABC):
         except ModelLoadFailed as error:
             yield Finding(error.message)
 
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:  # noqa: ARG002  # the base looks at nothing
+        """Return generation parameters that a model's file recommends, for requests and configurations that set none.
+
+        By the names of `[models.X.defaults]`; what is out of range, or not among `parameters`, is left out. Runs in the
+        server, once for each file, so it reads little. Raises `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return {}
+
     def rehearse(self, spec: ModelSpec) -> None:
         """Go through a load without its memory, and raise or log what it would; in a worker, for `lllms check`.
 

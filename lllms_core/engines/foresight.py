@@ -46,10 +46,13 @@ def largest_that_fits(most: int, fits: Callable[[int], bool]) -> int:
     return fitting * STEP
 
 
-def text_tasks(gguf: GGUF, chat_template: str | None) -> frozenset[Task]:
-    """Return the tasks of a model that generates text, whose engine counts tokens; it chats if it has a template."""
+def text_tasks(gguf: GGUF, *, templated: bool) -> frozenset[Task]:
+    """Return the tasks of a model that generates text, and whose engine tells tokens.
+
+    It chats if it has a template, its own or, if `templated`, one of the options.
+    """
     tasks: set[Task] = {"text", "tokenize", "detokenize"}
-    if chat_template is not None or gguf.metadata.text("tokenizer.chat_template") or _has_default(gguf):
+    if templated or gguf.metadata.text("tokenizer.chat_template") or _has_default(gguf):
         tasks |= {"chat", "render"}
     return frozenset(tasks)
 

@@ -7,7 +7,7 @@ from typing import Any, Self, TypeVar, overload
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
 from lllms_core.catalog import Catalog
-from lllms_core.config import Config, SessionsConfig, parse_config
+from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
@@ -39,17 +39,18 @@ from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
 from lllms_core.store import Fetcher
 from lllms_core.store.weights import Weights, finder, open_store
 from lllms_core.types import ChatRequest, Constraint, Message, Request, TextRequest, Tool, new_request_id
-from lllms_core.values.structure import structure
+from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
 
 T = TypeVar("T")
 
 
-def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
+def choose_session_store(configuration: Config, plugins: Plugins) -> tuple[SessionStore, object] | None:
     """Return the store that a configuration asks for, and its options; None for `none`. Nothing is opened.
 
     Raises `ConfigError` if the store or an option is unknown.
     """
+    config = configuration.sessions
     if config.store == "none":
         return None
     provided = plugins.session_stores.get(config.store)
@@ -61,10 +62,10 @@ def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[Sess
         options: object = structure(config.options, store.Options, ("sessions", "options"))
     except StructureError as error:
         raise ConfigError(str(error)) from error
-    return store, options
+    return store, with_folder(options, configuration.folder)
 
 
-def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
+def open_keeper(config: Config, plugins: Plugins) -> SessionKeeper | None:
     """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
 
     Raises `ConfigError` if the store is unknown or cannot be opened.
@@ -74,7 +75,8 @@ def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | Non
         return None
     store, options = chosen
     store.open(options)
-    return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
+    limits = SessionLimits(config.sessions.max_size, config.sessions.ttl, config.sessions.min_tokens)
+    return SessionKeeper(store, limits)
 
 
 class Host:
@@ -96,7 +98,7 @@ class Host:
             entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
             for entry in self.catalog.entries if entry.source is not None
         }
-        self.sessions = open_keeper(self.config.sessions, self.plugins)
+        self.sessions = open_keeper(self.config, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self.session_index = SessionIndex(self.pool, self.sessions)
         self._cards = Cards(self.pool)

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
-from lllms_core.types import Memory
-from lllms_core.values.sizes import human_size
 
 _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
@@ -65,17 +63,3 @@ def cgroup_free(membership: str, root: Path) -> int | None:
                 files = next((int(value) for name, _, value in stats if name == cached and value.isdecimal()), 0)
                 frees.append(max(0, int(most) - max(0, int(used) - files)))
     return min(frees, default=None)
-
-
-def lack_of_memory(needed: Memory) -> str | None:
-    """Return a sentence about a model that does not fit into this machine's memory; None if it does.
-
-    Nothing is known of one that may lie in the memory of a GPU.
-    """
-    usable = usable_memory()
-    if usable is None or needed.total <= usable or needed.offloaded:
-        return None
-    return (
-        f"an instance takes about {human_size(needed.total)}, but the server may use {human_size(usable)} of memory "
-        "here; choose a smaller model or quantisation, or lower options.context_length or slots"
-    )

@@ -126,11 +126,11 @@ class Views:
         return prompt if isinstance(prompt, str) else await self._server.detokenize(request.model, prompt)
 
     def _head(self, asked: Asked, streams: Sequence[Stream]) -> Head:
-        """Return the values in every part of an answer, once it has begun: then the fingerprint's file is here."""
+        """Return the values in every part of an answer, once it has begun: then it has an instance."""
         first = next((stream for stream in streams if stream.instance is not None), streams[0])
         card = self._server.model(first.request.model)
         name = completion_id("chat" if asked.chat else "text", first.id)
-        return Head(name, int(time.time()), card.name, card.fingerprint)
+        return Head(name, int(time.time()), card.name, first.fingerprint or card.fingerprint)
 
 
 def _size(asked: Asked, choices: Sequence[Choice]) -> int:

@@ -6,10 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lllms_core.chat import check_templates
 from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import describe, read_gguf
+from lllms_core.gguf import describe, read_gguf, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec, Task
 from lllms_gpt4all.options import Options
 from lllms_gpt4all.preflight import (
@@ -48,8 +49,10 @@ class Gpt4AllEngine(Engine):
         check(gguf, path)
         options = cast(Options, spec.options)
         length = context_length(gguf, options, path)
+        own = [gguf.metadata.text(key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")]
+        check_templates(options.chat_template, filter(None, own), options.tool_calls)
         tasks: frozenset[Task] = frozenset({"embed"}) if gguf.architecture in EMBEDDING else (
-            text_tasks(gguf, options.chat_template)
+            text_tasks(gguf, templated=options.chat_template is not None)
         )
         return describe(gguf, path) | {"tasks": written(tasks), "context_length": length}
 
@@ -59,6 +62,10 @@ class Gpt4AllEngine(Engine):
         if spec.file is not None:
             with suppress(ModelLoadFailed):  # already told
                 yield from beyond_training(read_gguf(spec.file), cast(Options, spec.options))
+
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
+        """Return the sampling parameters in the file."""
+        return recommended_sampling(read_gguf(_file(spec)).metadata)
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Estimate weights, which are mapped, and KV cache from the header; gpt4all's buffers by their usual size."""

@@ -128,13 +128,13 @@ class _Preflight:
         self._path = path
 
     def check(self) -> None:
+        self._check_parts()
         if not os.access(self._path, os.R_OK):
             self._fail("may not be read")
         self._check_kind()
         for key, stored in _STORED.items():
             if self._gguf.metadata.kind(key) not in {stored, ""}:
                 self._fail(f"has '{key}' stored as {self._gguf.metadata.kind(key)}; it must be {stored}")
-        self._check_parts()
         self._check_tensors()
         self._check_numbers()
         self._check_tokenizer()
@@ -173,8 +173,7 @@ class _Preflight:
 
     def _check_tensors(self) -> None:
         for tensor in self._gguf.tensors:
-            known = tensor.type in TENSOR_TYPES or 31 <= tensor.type <= _NEWEST_TENSOR_TYPE
-            if not known or tensor.type > _NEWEST_TENSOR_TYPE:
+            if tensor.type not in TENSOR_TYPES or tensor.type > _NEWEST_TENSOR_TYPE:
                 name = TENSOR_TYPES[tensor.type][0] if tensor.type in TENSOR_TYPES else f"number {tensor.type}"
                 self._fail(
                     f"has a tensor '{tensor.name}' of the type {name}, which gpt4all's llama.cpp of July 2024 does not "

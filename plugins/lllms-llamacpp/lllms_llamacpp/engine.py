@@ -12,9 +12,10 @@ from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
+from lllms_core.engines.requirements import missing
+from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, describe, read_gguf
-from lllms_core.machine import at_home, lack_of_memory
+from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec
 from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.context import halved, settle
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("lllms.llamacpp")
 
+_REMOVED = frozenset({31, 32, 33, 36, 37, 38})
+"""Types of tensors that were laid out for one kind of processor; today that happens at load."""
 _BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
@@ -53,27 +56,33 @@ class LlamaCppEngine(Engine):
         pools = pooling(gguf, options)
         refuse(find(gguf, options))
         if pools is None:
-            tasks = text_tasks(gguf, options.chat_template)
+            tasks = text_tasks(gguf, templated=options.chat_template is not None)
         else:
             tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
-        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settle(_parts(path, gguf), options))}
+        settled = settle(_parts(path, gguf), options)
+        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settled)}
         return describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
         """Yield what is wrong with the installation, the file, or the options for it."""
-        yield from missing_library()
+        yield from missing(self.name, "llama_cpp", "llama-cpp-python")
         try:
-            _, gguf, options = _read(spec)
+            path, gguf, options = _read(spec)
+            read_parts(path)
             pooling(gguf, options)
         except ModelLoadFailed as error:
             yield Finding(error.message)
         else:
             yield from find(gguf, options)
 
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
+        """Return the sampling parameters in the file."""
+        return recommended_sampling(read_gguf(_file(spec)).metadata)
+
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
-        path, first, options = _read(spec)
-        parts = _parts(path, first)
+        path, gguf, options = _read(spec)
+        parts = _parts(path, gguf)
         return _memory(parts, settle(parts, options))
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
@@ -110,7 +119,7 @@ class LlamaCppEngine(Engine):
 
 def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | float]]:
     """Look at the file before the native library, which reads the environment when it is imported."""
-    refuse(missing_library())
+    refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
     details = LlamaCppEngine().inspect(spec)
     path, gguf, options = _read(spec)
     parts = _parts(path, gguf)
@@ -126,14 +135,6 @@ def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | f
     # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     return settled, gguf, details
-
-
-def missing_library() -> Iterator[Finding]:
-    """Yield a fault if llama-cpp-python is not installed."""
-    if find_spec("llama_cpp") is None:
-        yield Finding(
-            "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
-        )
 
 
 def has_gpu() -> bool:
@@ -159,25 +160,19 @@ def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
     return path, gguf, cast(Options, spec.options)
 
 
-def _parts(path: Path, first: GGUF) -> list[GGUF]:
-    """Return the headers of all files of a model."""
-    return [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
+def _parts(path: Path, first: GGUF) -> Sequence[GGUF]:
+    """Return the headers of all files of a model; the first is read already."""
+    return (first,) if (first.metadata.number("split.count") or 1) == 1 else read_parts(path)
 
 
 def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
     memory = estimate(parts, settled)
-    adapters = sum(_size(at_home(lora.path)) for lora in settled.lora)
+    adapters = sum(_size(lora.path) for lora in settled.lora)
     return evolve(memory, weights=memory.weights + adapters, offloaded=settled.gpu_layers != 0 and has_gpu())
 
 
 def _context(settled: Options) -> dict[str, int]:
     return {"context_length": int(settled.context_length)}
-
-
-def other_parts(first: Path, count: int) -> list[Path]:
-    """Return the files of a split model except the first, whose name is like `NAME-00001-of-00003.gguf`."""
-    stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
-    return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
 
 
 def _size(file: Path) -> int:
@@ -194,6 +189,11 @@ def _file(spec: ModelSpec) -> Path:
 
 
 def _check(gguf: GGUF, path: Path) -> None:
+    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
+    if part:
+        first = part_paths(path)[0]
+        name = "the first part" if first == path else f"the first, '{first}'"
+        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name {name}, the others are found")
     if not gguf.architecture:
         raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is not a model")
     kind = gguf.metadata.text("general.type")
@@ -202,9 +202,12 @@ def _check(gguf: GGUF, path: Path) -> None:
     reason = why_not(gguf.architecture)
     if reason is not None:
         raise ModelLoadFailed(f"'{path}' {reason}")
-    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
-    if part:
-        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")
+    removed = sorted({TENSOR_TYPES[one.type][0] for one in gguf.tensors if one.type in _REMOVED})
+    if removed:
+        raise ModelLoadFailed(
+            f"'{path}' has tensors of the type {', '.join(removed)}, which llama.cpp no longer loads; "
+            f"use the same model as {removed[0][:-4]}",
+        )
     if not gguf.metadata.text("tokenizer.ggml.model"):
         raise ModelLoadFailed(f"'{path}' has no tokenizer, so that it cannot read or write text")
     if not os.access(path, os.R_OK):

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from lllms_core.chat import check_templates
+from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF
 from lllms_core.types import Finding
+from lllms_llamacpp.adapters import unfit_adapters
 from lllms_llamacpp.options import UNQUANTISED, Options
 
 _BLOCK = 32
@@ -36,6 +39,14 @@ def _heads(gguf: GGUF, options: Options) -> Iterator[Finding]:
             )
 
 
+def _templates(gguf: GGUF, options: Options) -> Iterator[Finding]:
+    own = [gguf.metadata.text(key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")]
+    try:
+        check_templates(options.chat_template, filter(None, own), options.tool_calls)
+    except ModelLoadFailed as error:
+        yield Finding(error.message)
+
+
 def _head_sizes(gguf: GGUF, key: str) -> Iterator[int]:
     """Yield how many numbers the heads of a model's layers have; those with a window may have others."""
     own = gguf.hyperparameter(key)
@@ -61,7 +72,7 @@ def _trained(gguf: GGUF, options: Options) -> Iterator[Finding]:
 
 
 Look = Callable[[GGUF, Options], Iterator[Finding]]
-LOOKS: Sequence[Look] = (_positions, _heads, _trained)
+LOOKS: Sequence[Look] = (_positions, _heads, _trained, _templates, unfit_adapters)
 """Each yields what it finds in a model's header, given the options."""
 
 

@@ -1,8 +1,6 @@
 """Loads a GGUF file, with its options, into a model that is ready to answer; imports the native library."""
 
-import re
 from collections.abc import Mapping
-from glob import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -14,8 +12,8 @@ from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, TENSOR_TYPES
-from lllms_core.machine import at_home, file_identity
+from lllms_core.gguf import GGUF, TENSOR_TYPES, part_paths
+from lllms_core.machine import file_identity
 from lllms_core.types import ModelSpec
 from lllms_llamacpp.architectures import NOT_BY_TOKENS, WITH_ENCODER
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
@@ -33,7 +31,6 @@ _ALIKE = frozenset(
      "use_mlock", "chat_template", "tool_calls", "reasoning", "seed"},
 )
 """Options that do not change the state of equal tokens."""
-_SPLIT = re.compile(r"(.*)-\d+-of-(\d+)\.gguf", re.IGNORECASE)
 
 _LOAD_MODES = {
     (False, False): llama.LLAMA_LOAD_MODE_NONE,
@@ -214,20 +211,27 @@ def _state_key(file: Path, options: Options, *, long: bool = False) -> str:
     Of the length of the context, which may differ between two loads if it is "auto", only LongRoPE's factors depend.
     """
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
-    split = _SPLIT.fullmatch(file.name)
-    files = [*file.parent.glob(f"{escape(split[1])}-*-of-{split[2]}.gguf")] if split else []
-    files += [at_home(lora.path) for lora in options.lora]
+    others = part_paths(file)
+    files = [part for part in others if part.exists()] if len(others) > 1 else []
+    files += [lora.path for lora in options.lora]
     parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(long), repr(sorted(values.items()))]
     return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
 
 
 def _template(model: llama.llama_model_p, vocabulary: Vocabulary, options: Options) -> ChatTemplate | None:
     control = vocabulary.control_tokens()
-    own = llama.llama_model_chat_template(model, None)
-    source = choose_template(options.chat_template, None if own is None else str(own, "utf-8", "replace"), control)
+    own, tool_use = _own_template(model), _own_template(model, b"tool_use")
+    source = choose_template(options.chat_template, own or tool_use, control)
     if source is None:
         return None
     return ChatTemplate(
         source, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
         call_template=options.tool_calls, reasoning=options.reasoning,
+        tool_use=tool_use if options.chat_template is None else None,
     )
+
+
+def _own_template(model: llama.llama_model_p, name: bytes | None = None) -> str | None:
+    """Return the template of this name in the model's file, by default the plain one."""
+    own = llama.llama_model_chat_template(model, name)
+    return None if own is None else str(own, "utf-8", "replace")

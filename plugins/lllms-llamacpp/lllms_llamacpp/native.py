@@ -167,7 +167,7 @@ def add_loras(model: llama.llama_model_p, context: llama.llama_context_p, loras:
     adapters = []
     for lora in loras:
         with native_log().errors() as errors:
-            adapter = llama.llama_adapter_lora_init(model, os.fsencode(os.path.expanduser(lora.path)))  # noqa: PTH111  # str
+            adapter = llama.llama_adapter_lora_init(model, os.fsencode(lora.path))
         if not adapter:
             raise ModelLoadFailed(f"the LoRA adapter '{lora.path}' cannot be used: {reason(errors)}")
         adapters.append(adapter)
@@ -175,4 +175,4 @@ def add_loras(model: llama.llama_model_p, context: llama.llama_context_p, loras:
     handles = (llama.llama_adapter_lora_p_ctypes * count)(*adapters)
     scales = (ctypes.c_float * count)(*(lora.scale for lora in loras))
     if llama.llama_set_adapters_lora(context, handles, count, scales) != 0:
-        raise ModelLoadFailed(f"the LoRA adapters {', '.join(lora.path for lora in loras)} cannot be applied")
+        raise ModelLoadFailed(f"the LoRA adapters {', '.join(str(lora.path) for lora in loras)} cannot be applied")

@@ -14,9 +14,9 @@ from models_for_tests import DIM, WORDS, transformer
 
 from lllms_core.cli import cli
 from lllms_core.config import parse_config
+from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.host import Host
-from lllms_core.machine import lack_of_memory
 from lllms_core.types import ModelSpec
 
 pytestmark = pytest.mark.slow
