@@ -156,7 +156,7 @@ class MockEngine(Engine):
         """Return the declared memory. Raises `ModelLoadFailed` for a faulty rules file."""
         options = cast(Options, spec.options)
         _rules(options)
-        return {"memory": options.memory}
+        return {"memory": options.memory, "tasks": ", ".join(sorted(MockModel.tasks))}
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the value of `options.memory`."""
