@@ -109,12 +109,12 @@ def test_every_server_key_has_a_variable():
         "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "5",
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
-        "offline": "1", "max_json_depth": "32",
+        "offline": "1", "max_json_depth": "32", "unknown_parameters": "name",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
-        max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32,
+        max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected
@@ -330,7 +330,7 @@ def test_attrs_values_stand_for_tables_and_are_checked():
     assert parse_config({"server": ServerConfig(port=1), "models": {"m": ModelConfig("mock")}}) == Config(
         ServerConfig(port=1), {"m": ModelConfig("mock")},
     )
-    found = faults({"models": {"m": ModelConfig("mock", max_instances=0, defaults={"top_k": -1})}})
+    found = faults({"models": {"m": ModelConfig("mock", max_instances=0, defaults={"top_k": -2})}})
     assert found[0] == "models.m.max_instances: expected at least 1, got 0"
     assert found[1].startswith("models.m.defaults.top_k:")
 

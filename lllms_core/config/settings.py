@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from attrs import field, frozen
 
 from lllms_core.machine import at_home
+from lllms_core.parameters.bounds import LEVELS, MOST_LEVELS
 from lllms_core.types import Isolation, Preload
 from lllms_core.values.structure import Bytes, Range
 
@@ -44,8 +45,11 @@ class ServerConfig:
     """Origins of web pages that may call the API; `*` allows any."""
     max_body: Annotated[int, Bytes()] = 10 * 2**20
     """Bytes of a request body at most; a configuration may also write "10MiB"."""
-    max_json_depth: Annotated[int, Range(8, 256)] = 64
+    max_json_depth: Annotated[int, Range(8, MOST_LEVELS)] = LEVELS
     """How deeply arrays and objects may be nested in a request, also in the arguments of calls."""
+    unknown_parameters: Literal["refuse", "name"] = "refuse"
+    """What becomes of a request with a parameter that the table lacks: a 400, or it is answered without, and the header
+    `x-lllms-ignored` names it. Known ones that ask for another text than the model writes are refused either way."""
     shutdown_timeout: Annotated[float, Range(0)] = 10.0
     """Seconds for running completions to finish when the server stops."""
 

@@ -162,7 +162,7 @@ class SerialModel(Model):
         return runs
 
     def prepare(self, request: Opens) -> Opening:
-        """Count the prompt's tokens. Raises `ContextOverflow` if they and `max_tokens` have no room."""
+        """Count the prompt's tokens. Raises `ContextOverflow` if they leave no room for an answer."""
         if not isinstance(request, Request):
             return super().prepare(request)
         prompt_tokens = self.prompt_tokens(request)
@@ -174,9 +174,7 @@ class SerialModel(Model):
         self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Take the request; the texts of tokens are embedded in their place, if `to_text` is written."""
-        if any(isinstance(one, tuple) for one in request.inputs) and "detokenize" not in self.tasks:
-            raise InvalidRequest(f"model '{request.model}' embeds texts, not tokens; send strings", "input")
+        """Take the request; the texts of tokens, if it takes any, are embedded in their place (`to_text`)."""
         self._embedding[request.id] = VectorRun(request)
 
     def step(self) -> Iterable[Delta]:

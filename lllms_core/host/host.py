@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Self, TypeVar, overload
 
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
@@ -11,7 +11,8 @@ from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
-from lllms_core.parameters import Route
+from lllms_core.host.unused_log import UnusedLog
+from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
@@ -102,6 +103,7 @@ class Host:
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self.session_index = SessionIndex(self.pool, self.sessions)
         self._cards = Cards(self.pool)
+        self._unused = UnusedLog()
         self._started = False
 
     @property
@@ -150,13 +152,13 @@ class Host:
     @overload
     def request(
         self, model: str, *, messages: Sequence[Message], parameters: Mapping[str, object] | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | None = None, unused: Sequence[str] = (),
     ) -> ChatRequest: ...
 
     @overload
     def request(
         self, model: str, *, prompt: str | tuple[int, ...], parameters: Mapping[str, object] | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | None = None, unused: Sequence[str] = (),
     ) -> TextRequest: ...
 
     def request(
@@ -167,22 +169,30 @@ class Host:
         prompt: str | tuple[int, ...] | None = None,
         parameters: Mapping[str, object] | None = None,
         constraint: Constraint | None = None,
+        unused: Sequence[str] = (),
     ) -> Request:
         """Make a request: `parameters` by the names of the OpenAI API, over the model's defaults.
 
+        `unused` are the names of what the client sent, and is not among the parameters, for `Request.unused`.
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        return build_request(
+        server = self.config.server
+        request = build_request(
             self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
-            levels=self.config.server.max_json_depth,
+            levels=server.max_json_depth, unknown_names=server.unknown_parameters, unused=unused,
         )
+        self._unused.tell(request.model, request.unused)
+        return request
 
-    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> Checked:
         """Return the parameters that ask for something, checked for a route that makes no `Request`.
 
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        return check_parameters(route, self.catalog.get(model), parameters)
+        entry = self.catalog.get(model)
+        checked = check_parameters(route, entry, parameters, self.config.server.unknown_parameters)
+        self._unused.tell(entry.name, checked.unused)
+        return checked
 
     def prepare(self, request: AnyRequest) -> Prepared:
         """Do the costly part of submitting a large request, in any thread. Raises `LllmsError`."""

@@ -65,7 +65,8 @@ def _load_embedder(spec: ModelSpec, gguf: GGUF, context_length: int, options: Op
     try:
         loaded = LoadedEmbedder(
             native=native, vocabulary=_vocabulary(source), context_length=context_length, threads=_threads(options),
-            truncate=options.truncate, matryoshka=options.matryoshka, details=describe(gguf, Path(source.path)),
+            truncate=options.truncate, matryoshka=options.matryoshka, token_inputs=options.token_inputs,
+            details=describe(gguf, Path(source.path)),
         )
         return Gpt4AllEmbedder(loaded)
     except BaseException:

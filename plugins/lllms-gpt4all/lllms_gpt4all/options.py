@@ -41,3 +41,6 @@ class Options:
     """Truncate texts that are too long to embed, instead of refusing them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
     """The model's vectors may be shortened, by its training: requests may ask for fewer `dimensions`."""
+    token_inputs: bool = field(default=False, validator=validators.instance_of(bool))
+    """The texts to embed may be arrays of this model's own tokens. Programs that send ids by themselves mostly have
+    those of OpenAI's models, whose vectors would mean nothing."""

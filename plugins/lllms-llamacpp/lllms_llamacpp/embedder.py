@@ -39,6 +39,7 @@ class LoadedEmbedder:
     """The model's own template for a pair, with `{query}` and `{document}`, if it has one."""
     truncate: bool
     matryoshka: bool
+    token_inputs: bool
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
@@ -57,7 +58,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         super().__init__(
             slots=loaded.slots, context_length=loaded.sizes.context_length, batch_size=loaded.sizes.shared,
             sequences=loaded.sizes.sequences, dimensions=size, can_shorten=loaded.matryoshka,
-            truncate=loaded.truncate, ranks=loaded.ranks,
+            truncate=loaded.truncate, ranks=loaded.ranks, token_inputs=loaded.token_inputs,
         )
         self.tasks |= {"tokenize", "detokenize"}
         self._loaded = loaded

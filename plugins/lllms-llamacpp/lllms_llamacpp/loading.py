@@ -163,7 +163,7 @@ def _embedder(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppEmbe
         model=opened.model, context=opened.context, vocabulary=opened.vocabulary, threads=opened.threads,
         sizes=opened.sizes, slots=options.slots, ranks=ranks,
         rank_template=None if template is None else template.decode(errors="replace"),
-        truncate=options.truncate, matryoshka=options.matryoshka, details=details,
+        truncate=options.truncate, matryoshka=options.matryoshka, token_inputs=options.token_inputs, details=details,
     ))
 
 
