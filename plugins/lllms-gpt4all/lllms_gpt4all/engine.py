@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from lllms_core.chat import check_templates
 from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
+from lllms_core.engines.requirements import missing
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import describe, read_gguf, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec, Task
@@ -58,6 +59,7 @@ class Gpt4AllEngine(Engine):
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
         """Yield what is wrong with the file or the options for it."""
+        yield from missing(self.name, "gpt4all", "gpt4all")
         yield from super().examine(spec)
         if spec.file is not None:
             with suppress(ModelLoadFailed):  # already told
@@ -78,6 +80,8 @@ class Gpt4AllEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel | Gpt4AllEmbedder":
         """Load the file into a new context."""
+        for finding in missing(self.name, "gpt4all", "gpt4all"):
+            raise ModelLoadFailed(finding.text)
         path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
