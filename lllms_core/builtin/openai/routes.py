@@ -11,6 +11,7 @@ from lllms_core.apis import ModelCard, Server
 from lllms_core.apis.body import LARGE, read_body, work
 from lllms_core.apis.replies import reply, reply_large
 from lllms_core.apis.streaming import gather_answers, stream_answer
+from lllms_core.apis.unkept import check_answers
 from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, whole_answer
 from lllms_core.builtin.openai.openapi import PATHS
 from lllms_core.builtin.openai.prompts import MOST
@@ -100,6 +101,7 @@ class Views:
         head = self._head(asked, streams)
         response = await reply_large(_size(asked, choices), lambda: whole_answer(asked, head, choices, counts))
         response.timeout = None  # a slow reader is no reason to cut an answer
+        response.headers.update(await check_answers(streams, answers))
         return response
 
     def _check(self, wanted: Completion, *, large: bool) -> Job:
