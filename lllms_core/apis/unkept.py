@@ -56,7 +56,7 @@ async def log_unkept(streams: Sequence[Stream]) -> None:
 
 async def _check(request: Request, answer: Answer) -> tuple[str, ...]:
     # Imported late, because it imports the library of JSON schemas, which few requests need.
-    from lllms_core.answers.unkept import find_unkept, keywords
+    from lllms_core.answers.schema_violations import find_unkept, keywords
 
     found = await asyncio.get_running_loop().run_in_executor(_CHECKER, find_unkept, request, answer)
     if found:

@@ -37,7 +37,7 @@ class Unchecked(Exception):
     """A value could not be checked; the text says why, and quotes no value."""
 
 
-class Malformed(ValueError):
+class NoSchema(ValueError):
     """What should be a JSON schema is none; the text says why."""
 
 
@@ -45,14 +45,14 @@ class SchemaCheck:
     """Checks values against one schema."""
 
     def __init__(self, schema: object, seconds: float = SECONDS) -> None:
-        """Take any JSON value. Raises `Malformed` if it is no schema, `Unchecked` if that takes too long to see."""
+        """Take any JSON value. Raises `NoSchema` if it is no schema, `Unchecked` if that takes too long to see."""
         if not isinstance(schema, dict | bool):
-            raise Malformed("it is neither an object nor true or false")
+            raise NoSchema("it is neither an object nor true or false")
         # Of the drafts without a name in the schema, this one describes all keywords that are known.
         kind = validator_for(schema, default=Draft201909Validator)
         meta = _bounded(kind)(kind.META_SCHEMA, registry=REGISTRY)
         for error in _run(meta, schema, seconds, most=1):
-            raise Malformed(error.message[:_LONGEST_REASON])
+            raise NoSchema(error.message[:_LONGEST_REASON])
         # Beside each other the library reads expressions without a limit.
         text = json.dumps(schema)
         self._limitless = '"unevaluatedProperties"' in text and '"patternProperties"' in text

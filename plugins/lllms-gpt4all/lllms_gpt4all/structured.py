@@ -7,8 +7,8 @@ from typing import Never
 from attrs import evolve
 
 from lllms_core.errors import InvalidRequest
-from lllms_core.text.json_schema import Malformed, SchemaCheck, Unchecked
-from lllms_core.types import Constraint, Message, Request
+from lllms_core.text.json_schema import NoSchema, SchemaCheck, Unchecked
+from lllms_core.types import ChatRequest, Constraint, Message, Request
 
 _OBJECT = "Answer with one JSON object and with nothing else."
 _SCHEMA = "Answer with JSON and with nothing else. It has to keep to this JSON schema:\n"
@@ -51,7 +51,7 @@ class Checker:
     def _make_check(self, schema: object) -> SchemaCheck:
         try:
             return SchemaCheck(schema, _SECONDS)
-        except (Malformed, Unchecked) as error:
+        except (NoSchema, Unchecked) as error:
             raise self._refusal(f"not a JSON schema: {error}") from None
 
     def _refusal(self, text: str) -> InvalidRequest:
@@ -63,12 +63,11 @@ def attempts(request: Request, checker: Checker) -> Iterator[Request]:
 
     A schema is described from the first time on. Repetition is only worthwhile if sampling draws other tokens.
     """
-    told = _instructed(request, checker.instruction)
-    ways = [told, request] if request.constraint is not None and request.constraint.kind == "json_schema" else [
-        request, told,
-    ]
-    if request.messages is None:
-        ways = [request]
+    ways: list[Request] = [request]
+    if isinstance(request, ChatRequest):
+        told = _instructed(request, checker.instruction)
+        described = request.constraint is not None and request.constraint.kind == "json_schema"
+        ways = [told, request] if described else [request, told]
     yield from ways
     if request.sampling.temperature:
         for number, way in enumerate([ways[-1], ways[0]], 1):
@@ -77,9 +76,9 @@ def attempts(request: Request, checker: Checker) -> Iterator[Request]:
             yield evolve(way, sampling=evolve(way.sampling, seed=other))
 
 
-def _instructed(request: Request, instruction: str) -> Request:
+def _instructed(request: ChatRequest, instruction: str) -> ChatRequest:
     """Return the request with an instruction after the system's, or before everything."""
-    messages = request.messages or ()
+    messages = request.messages
     if messages and messages[0].role in {"system", "developer"}:
         first = evolve(messages[0], content=f"{messages[0].content}\n\n{instruction}")
         return evolve(request, messages=(first, *messages[1:]))

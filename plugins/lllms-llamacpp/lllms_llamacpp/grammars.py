@@ -127,7 +127,8 @@ def _from_schema(constraint: Constraint, schema: object) -> str:
 def _fit(constraint: Constraint, schema: Mapping[str, object], where: str = "") -> Mapping[str, object]:
     """Return a schema in llguidance's words. Raises `InvalidRequest` for what it has none for."""
     fitted = fit(schema)
-    for fault in fitted.faults[:1]:
+    fault = next((one for one in fitted.faults if one.sure), None)
+    if fault is not None:
         raise refusal(constraint, f"{where}{fault}")
     return cast("Mapping[str, object]", fitted.schema)
 

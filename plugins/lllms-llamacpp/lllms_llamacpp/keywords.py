@@ -60,6 +60,10 @@ def _allows_all_names(schema: object) -> bool:
     return _allows_all(schema)
 
 
+def _set(names: object) -> set[str]:
+    return {*map(str, names)} if isinstance(names, list | Mapping) else set()
+
+
 _SILENT: Mapping[str, Callable[[Mapping[str, object], object], bool]] = {
     "format": lambda _, value: isinstance(value, str) and value not in FORMATS,
     "maxLength": lambda _, value: isinstance(value, int) and value >= _LONGEST,
@@ -72,6 +76,11 @@ _SILENT: Mapping[str, Callable[[Mapping[str, object], object], bool]] = {
     "not": lambda _, value: value is False,
     "nullable": lambda _, value: value is False,
     "uniqueItems": lambda schema, value: value is False or schema.get("maxItems") in (0, 1),
+    "minProperties": lambda schema, value: isinstance(value, int) and value <= len(_set(schema.get("required"))),
+    "maxProperties": lambda schema, value: (
+        isinstance(value, int) and schema.get("additionalProperties") is False and not schema.get("patternProperties")
+        and value >= len(_set(schema.get("properties")))
+    ),
     "dependentRequired": lambda _, value: value == {},
     "dependentSchemas": lambda _, value: value == {},
     "dependencies": lambda _, value: value == {},

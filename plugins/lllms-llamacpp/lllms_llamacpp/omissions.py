@@ -19,6 +19,8 @@ class Fault:
     """The keyword, or the member of its value, that may be left out; () for a malformed part."""
     instead: Mapping[str, object] = field(factory=dict)
     """The keywords to add where it is left out, unless they are there."""
+    sure: bool = True
+    """Whether it cannot be enforced; if not, only llguidance can tell."""
 
     def __str__(self) -> str:
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path).lstrip(".")

@@ -16,7 +16,7 @@ _OUTSIDE = frozenset({"$schema", "$id", "id", "$anchor", "$defs", "definitions"}
 
 def restrict_names(fitted: dict[str, object], names: object, proofs: Proofs) -> bool:
     """Restrict the properties of a translated schema to those whose names fit a schema; return False if it cannot."""
-    if "patternProperties" in fitted:
+    if fitted.keys() & {"patternProperties", "minProperties", "maxProperties"}:
         return False
     others = fitted.get("additionalProperties", True)
     properties = cast("Mapping[str, object]", fitted.get("properties", {}))

@@ -8,6 +8,7 @@ from typing import cast
 from attrs import frozen
 
 from lllms_core.text.pointers import Path, read_pointer, write_pointer
+from lllms_llamacpp.combinations import COMPOSED, find_combined
 from lllms_llamacpp.keywords import BOUNDS, ENFORCED, EVALUATING, MANY, NAMED, ONE, restricts
 from lllms_llamacpp.numbers import Inexact, inexact, is_empty, tighten
 from lllms_llamacpp.omissions import Fault, leave_out
@@ -18,6 +19,7 @@ from lllms_llamacpp.unique import UniqueArrays
 
 _OF_WHOLES = frozenset({"propertyNames", "uniqueItems", "nullable"})
 """Keywords that are translated after the others, which they change."""
+_OF_OBJECTS = frozenset({"properties", "patternProperties", "minProperties", "maxProperties", "additionalProperties"})
 _OF_ARRAYS = frozenset({"type", "items", "minItems", "maxItems"})
 MAX_LENGTH = 256 * 1024
 """The most characters of a schema, as of any grammar."""
@@ -80,8 +82,13 @@ class _Fitter:
         self._references: set[Path] | None = None
         self._root = root
 
-    def fit(self, schema: object, path: Path, types: frozenset[str] = ALL_TYPES) -> object:
-        """Return a schema whose values have these types by the schemas around it, in llguidance's words."""
+    def fit(
+        self, schema: object, path: Path, types: frozenset[str] = ALL_TYPES, *, merged: bool = False,
+    ) -> object:
+        """Return a schema in llguidance's words.
+
+        By the schemas around it, its values have these types, and it is `merged` with other restrictions of objects.
+        """
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, Mapping):
@@ -94,7 +101,7 @@ class _Fitter:
             if keyword in BOUNDS or keyword in _OF_WHOLES or not restricts(schema, keyword, value):
                 continue
             if keyword in MANY and isinstance(value, list):
-                fitted[keyword] = self._fit_many(keyword, value, here, types)
+                fitted[keyword] = self._fit_many(schema, keyword, value, here, (types, merged))
             elif keyword in NAMED and isinstance(value, Mapping):
                 fitted[keyword] = self._fit_named(keyword, value, here, schema)
             elif keyword == "pattern" and isinstance(value, str):
@@ -108,18 +115,24 @@ class _Fitter:
             else:
                 self._fault(path, f"the keyword '{keyword}' is not supported{_way_out(keyword)}", here)
         self._fit_bounds(schema, path, fitted)
-        self._find_combinations(schema, path)
+        self.faults += find_combined(schema, path, merged=merged or bool(schema.keys() & COMPOSED))
         return self._fit_whole(schema, fitted, path)
 
     def _fit_many(
-        self, keyword: str, schemas: Sequence[object], here: Path, types: frozenset[str],
+        self, schema: Mapping[str, object], keyword: str, parts: Sequence[object], here: Path,
+        around: tuple[frozenset[str], bool],
     ) -> Sequence[object]:
-        """Return the alternatives or conditions of a schema whose values have these types, or the schemas of items."""
-        if keyword == "oneOf" and not self._proofs.exclude_each_other(schemas, types):
+        """Return the alternatives or conditions of a schema, or the schemas of items; `around` them is as in `fit`."""
+        types, merged = around
+        if keyword not in COMPOSED:
+            return [self.fit(one, (*here, index)) for index, one in enumerate(parts)]
+        if keyword == "oneOf" and not self._proofs.exclude_each_other(parts, types):
             text = "the alternatives of 'oneOf' do not visibly exclude each other; use 'anyOf'"
-            self._fault(here[:-1], text, here, {"anyOf": schemas})
-        of = types if keyword in {"anyOf", "oneOf", "allOf"} else ALL_TYPES
-        return [self.fit(one, (*here, index), of) for index, one in enumerate(schemas)]
+            self._fault(here[:-1], text, here, {"anyOf": parts})
+        merged = merged or bool(schema.keys() & (_OF_OBJECTS | COMPOSED - {keyword})) or (
+            keyword == "allOf" and len(parts) > 1
+        )
+        return [self.fit(one, (*here, index), types, merged=merged) for index, one in enumerate(parts)]
 
     def _fit_value(self, keyword: str, value: object, here: Path) -> object:
         """Return the value of a keyword that is no schema, after a look at its numbers and texts."""
@@ -191,24 +204,6 @@ class _Fitter:
             for keyword in changed:
                 here = (*path, keyword)
                 self._fault(here, "the numbers in this range have too many digits to be exact", here)
-
-    def _find_combinations(self, schema: Mapping[str, object], path: Path) -> None:
-        """Find faults that depend on several keywords."""
-        items = schema.get("items")
-        if "prefixItems" in schema and isinstance(items, list):
-            self._fault(path, "'prefixItems' and an array in 'items' are not supported together")
-        if "prefixItems" in schema and "additionalItems" in schema:
-            text = "'additionalItems' has no effect beside 'prefixItems'; use 'items'"
-            self._fault(path, text, (*path, "additionalItems"))
-        required = schema.get("required")
-        names = {*map(str, required)} if isinstance(required, list) else set()
-        least = schema.get("minProperties")
-        closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
-        if isinstance(least, int | float) and least > max(1, len(names)) and not closed:
-            self._fault(
-                path, f"'minProperties': {least} cannot be enforced, because other properties may occur twice; "
-                "name them in 'required', or set 'additionalProperties' to false", (*path, "minProperties"),
-            )
 
     def _fit_whole(self, schema: Mapping[str, object], fitted: dict[str, object], path: Path) -> object:
         """Translate the keywords that change others."""
