@@ -54,15 +54,21 @@ async def log_unkept(streams: Sequence[Stream]) -> None:
             await _check(stream.request, answer)
 
 
-async def _check(request: Request, answer: Answer) -> tuple[str, ...]:
-    # Imported late, because it imports the library of JSON schemas, which few requests need.
-    from lllms_core.answers.schema_violations import find_unkept, keywords
-
-    found = await asyncio.get_running_loop().run_in_executor(_CHECKER, find_unkept, request, answer)
+async def _check(request: Request, answer: Answer) -> Sequence[str]:
+    found, keywords = await asyncio.get_running_loop().run_in_executor(_CHECKER, _find, request, answer)
     if found:
         # Without the places, which have the client's words.
         logger.warning(
             "answer %s does not keep, or may not, to %d restrictions of its schemas that nothing enforced: %s",
-            answer.id, len(found), ", ".join(keywords(found)),
+            answer.id, len(found), ", ".join(keywords),
         )
     return found
+
+
+def _find(request: Request, answer: Answer) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the names of what an answer breaks, and its keywords."""
+    # Imported late, because it imports the library of JSON schemas, which few requests need.
+    from lllms_core.answers.schema_violations import find_unkept, keywords
+
+    found = find_unkept(request, answer)
+    return found, keywords(found)

@@ -60,7 +60,10 @@ class SchemaCheck:
         self._validator = _CHECKER(schema, registry=Registry(), format_checker=_formats())
 
     def find_violations(self, value: object, seconds: float = SECONDS) -> list[Path]:
-        """Return the keywords that a value breaks, as far as they are not many. Raises `Unchecked`."""
+        """Return the keywords that a value breaks, as far as they are not many; `if` stands before its `then`.
+
+        Raises `Unchecked`.
+        """
         if self._limitless:
             raise Unchecked("it has 'unevaluatedProperties' beside 'patternProperties'")
         errors = _run(self._validator, value, seconds, _MOST_ERRORS)
