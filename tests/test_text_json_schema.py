@@ -1,6 +1,7 @@
 """Checks against JSON schemas: as the standard says, within a limit of time, and of nothing but the schema."""
 
 import time
+from itertools import zip_longest
 
 import jsonschema
 import pytest
@@ -46,7 +47,7 @@ def test_a_check_finds_what_the_standard_forbids(schema, value):
     assert (not found) == jsonschema.Draft202012Validator(schema).is_valid(value)
     for path in found:
         part = schema
-        for key, after in zip(path, (*path[1:], None), strict=True):
+        for key, after in zip_longest(path, path[1:]):
             part = part if key == "if" and after in {"then", "else"} else part[key]
 
 
@@ -74,7 +75,7 @@ def test_places_are_those_of_the_keywords(schema, value, paths):
     assert SchemaCheck(schema).find_violations(value) == paths
 
 
-@pytest.mark.parametrize("bad", [{"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}])
+@pytest.mark.parametrize("bad", [{"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}, {"pattern": "(a"}])
 def test_no_schema_is_found_out(bad):
     """What is no schema is an error of its own."""
     with pytest.raises(NoSchema):
@@ -92,7 +93,6 @@ CHAIN = {"d0": {"type": "string"}} | {
     ({"patternProperties": {"(a|aa)+$": {}}, "additionalProperties": {}}, {"a" * 60 + "b": 1}, "too long"),
     ({"$ref": "#/$defs/d39", "$defs": CHAIN}, 3, "too long"),
     ({"$ref": "#"}, 3, "too (deeply|long)"),
-    ({"pattern": "(a"}, "a", "cannot be read"),
     ({"pattern": "a" * 20_000}, "a", "characters"),
     ({"$ref": "http://127.0.0.1:9/x"}, 1, "not in it"),
     ({"$ref": "#/$defs/x"}, 1, "not in it"),

@@ -50,14 +50,14 @@ class SchemaCheck:
             raise NoSchema("it is neither an object nor true or false")
         # Of the drafts without a name in the schema, this one describes all keywords that are known.
         kind = validator_for(schema, default=Draft201909Validator)
-        meta = _bounded(kind)(kind.META_SCHEMA, registry=REGISTRY)
+        meta = _bounded(kind)(kind.META_SCHEMA, registry=REGISTRY, format_checker=_formats({"regex": _is_expression}))
         for error in _run(meta, schema, seconds, most=1):
             raise NoSchema(error.message[:_LONGEST_REASON])
         # Beside each other the library reads expressions without a limit.
         text = json.dumps(schema)
         self._limitless = '"unevaluatedProperties"' in text and '"patternProperties"' in text
         # By default, the library would fetch the references of a schema.
-        self._validator = _CHECKER(schema, registry=Registry(), format_checker=_formats())
+        self._validator = _CHECKER(schema, registry=Registry(), format_checker=_formats(FORMATS))
 
     def find_violations(self, value: object, seconds: float = SECONDS) -> list[Path]:
         """Return the keywords that a value breaks, as far as they are not many; `if` stands before its `then`.
@@ -199,9 +199,17 @@ KEYWORDS = frozenset(_CHECKER.VALIDATORS)
 """The keywords that are checked."""
 
 
-def _formats() -> FormatChecker:
+def _is_expression(text: str) -> bool:
+    try:
+        regex.compile(text[:_LONGEST_PATTERN])
+    except regex.error:
+        return False
+    return True
+
+
+def _formats(formats: Mapping[str, Callable[[str], bool]]) -> FormatChecker:
     checker = FormatChecker(formats=())
-    for name, fits in FORMATS.items():
+    for name, fits in formats.items():
         checker.checks(name)(lambda value, fits=fits: not isinstance(value, str) or fits(value))
     return checker
 
