@@ -75,7 +75,9 @@ def test_places_are_those_of_the_keywords(schema, value, paths):
     assert SchemaCheck(schema).find_violations(value) == paths
 
 
-@pytest.mark.parametrize("bad", [{"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}, {"pattern": "(a"}])
+@pytest.mark.parametrize("bad", [
+    {"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}, {"pattern": "(a"},
+])
 def test_no_schema_is_found_out(bad):
     """What is no schema is an error of its own."""
     with pytest.raises(NoSchema):

@@ -200,8 +200,10 @@ KEYWORDS = frozenset(_CHECKER.VALIDATORS)
 
 
 def _is_expression(text: str) -> bool:
+    if len(text) > _LONGEST_PATTERN:
+        return True  # which no check reads
     try:
-        regex.compile(text[:_LONGEST_PATTERN])
+        regex.compile(text)
     except regex.error:
         return False
     return True

@@ -23,6 +23,7 @@ _FLAGS = re.compile(r"\(\?[ims]+\)")
 _ANCHORS = {"\\A": "^", "\\z": "$", "\\Z": "$"}
 """Python's names of the anchors."""
 _MOST_CONDITIONS = 8
+_LONGEST = 10_000
 
 
 class Unreadable(Exception):
@@ -39,6 +40,8 @@ class _Piece:
 
 def translate_pattern(pattern: str) -> list[str]:
     """Return the expressions that a text has to match, all of them, to match this one. Raises `Unreadable`."""
+    if len(pattern) > _LONGEST:
+        raise Unreadable(f"more than {_LONGEST} characters")
     flags = _FLAGS.match(pattern)
     if flags is not None:
         return [flags[0] + one for one in _translate(pattern[flags.end() :])]

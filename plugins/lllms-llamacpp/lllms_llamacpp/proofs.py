@@ -11,7 +11,8 @@ from lllms_core.text.pointers import read_pointer
 from lllms_llamacpp.keywords import ADDRESSES, ANNOTATIONS
 
 ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
-_STEPS = 20_000
+_STEPS = 5_000
+"""Schemas looked at, for all proofs about one schema: some 0.1 seconds."""
 _FEW = 64
 """Integers of a range, at most."""
 _OF_VALUES = (frozenset({"type", "const"}), frozenset({"type", "enum"}))
@@ -52,8 +53,9 @@ class Proofs:
 
     def values(self, schema: object) -> list[object] | None:
         """Return all values that a schema allows, without repetitions; None if they are many, or not certain."""
+        self._steps -= 1
         schema = self.resolve(schema)
-        if not isinstance(schema, Mapping):
+        if self._steps < 0 or not isinstance(schema, Mapping):
             return None
         keys = _restrictions(schema)
         found: Sequence[object] | None = None
@@ -66,18 +68,39 @@ class Proofs:
                 found = list(range(least, most + 1))
         elif any(keys <= names for names in _OF_VALUES):
             found = _listed(schema)
-        return None if found is None else _distinct([one for one in found if type_of(one) in types_of(schema)])
+        types = types_of(schema)
+        return None if found is None else _distinct([one for one in found if type_of(one) in types])
 
     def exclude_each_other(self, schemas: Sequence[object], types: frozenset[str]) -> bool:
         """Whether a value of one of these types fits at most one of the schemas, for certain."""
-        listed = [self.values(one) for one in schemas]
-        if all(one is not None for one in listed):
-            keys = [key_of(value) for values in listed for value in values or ()]
-            return len({*keys}) == len(keys)
+        if len(schemas) > _FEW and self._steps < len(schemas):
+            return False
+        resolved = [self.resolve(one) for one in schemas]
+        if self._have_no_common_value(resolved):
+            return True
+        objects = [one for one in resolved if isinstance(one, Mapping) and types & types_of(one) <= {"object"}]
+        if objects and len(objects) == len(resolved):
+            # By one property, as discriminated unions do: quicker than each schema with each other.
+            for name in _names(objects[0]):
+                if all(name in _names(one) for one in objects) and self._have_no_common_value(
+                    [_property(one, name) for one in objects]
+                ):
+                    return True
         return all(
             self._disjoint(one, other, types, 0)
-            for number, one in enumerate(schemas) for other in schemas[number + 1 :]
+            for number, one in enumerate(resolved) for other in resolved[number + 1 :]
         )
+
+    def _have_no_common_value(self, schemas: Sequence[object]) -> bool:
+        """Whether all values of the schemas are known, and none is of two of them."""
+        known: set[str] = set()
+        for one in schemas:
+            values = self.values(one)
+            keys = {key_of(value) for value in values or ()}
+            if values is None or known & keys:
+                return False
+            known |= keys
+        return True
 
     def _disjoint(self, one: object, other: object, types: frozenset[str], depth: int) -> bool:
         self._steps -= 1

@@ -22,7 +22,7 @@ def restrict_names(fitted: dict[str, object], names: object, proofs: Proofs) -> 
     properties = cast("Mapping[str, object]", fitted.get("properties", {}))
     listed = proofs.values(names)
     if listed is not None:
-        allowed = [name for name in listed if isinstance(name, str)]
+        allowed = dict.fromkeys(name for name in listed if isinstance(name, str))
         if len(allowed) * len(json.dumps(others)) > _MOST_CHARACTERS:
             return False
         kept = {name: one for name, one in properties.items() if name in allowed}

@@ -23,7 +23,7 @@ _OF_OBJECTS = frozenset({"properties", "patternProperties", "minProperties", "ma
 _OF_ARRAYS = frozenset({"type", "items", "minItems", "maxItems"})
 MAX_LENGTH = 256 * 1024
 """The most characters of a schema, as of any grammar."""
-_LONGEST_KEPT = 16 * 1024
+_LARGE = 8 * 1024
 _ROUNDS = 4
 """What is left out may show other faults."""
 
@@ -51,7 +51,7 @@ def relax(text: str) -> tuple[str, tuple[str, ...]]:
     """
     if len(text) > MAX_LENGTH:
         return text, ()
-    return _relax(text) if len(text) > _LONGEST_KEPT else _relax_once(text)
+    return (_relax_large if len(text) > _LARGE else _relax_small)(text)
 
 
 def _relax(text: str) -> tuple[str, tuple[str, ...]]:
@@ -69,7 +69,7 @@ def _relax(text: str) -> tuple[str, tuple[str, ...]]:
     return (json.dumps(schema), tuple(dict.fromkeys(left_out))) if left_out else (text, ())
 
 
-_relax_once = lru_cache(maxsize=256)(_relax)
+_relax_small, _relax_large = lru_cache(maxsize=512)(_relax), lru_cache(maxsize=16)(_relax)
 
 
 class _Fitter:
@@ -80,6 +80,8 @@ class _Fitter:
         self._proofs = Proofs(root)
         self._arrays = UniqueArrays(self._proofs)
         self._references: set[Path] | None = None
+        self._on_the_way: set[Path] = set()
+        """The places that references lead through."""
         self._root = root
 
     def fit(
@@ -173,7 +175,8 @@ class _Fitter:
     def _is_referenced(self, here: Path) -> bool:
         if self._references is None:
             self._references = {tuple(read_pointer(one) or ()) for one in _references(self._root)}
-        return any(path[: len(here)] == here for path in self._references)
+            self._on_the_way = {path[:length] for path in self._references for length in range(1, len(path) + 1)}
+        return here in self._on_the_way
 
     def _fit_pattern(self, pattern: str, here: Path, fitted: Mapping[str, object]) -> Mapping[str, object]:
         """Return the keywords for an expression beside those that are there."""
