@@ -8,6 +8,7 @@ from quart import Response
 from lllms_core.answers import Answer, Stream, merge
 from lllms_core.apis.contract import Encoder, Server
 from lllms_core.apis.explanations import explain
+from lllms_core.apis.ignored import ignored_header
 from lllms_core.apis.unkept import log_unkept, unkept_header
 from lllms_core.types import Delta, Request
 
@@ -25,22 +26,23 @@ async def stream_answer(
 
     An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
     After that the headers are sent, errors come by `Encoder.fault`, and whenever nothing was sent for `interval`
-    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. The requests are
-    cancelled when the client leaves, in whichever phase. No time limit cuts the response. If restrictions of the
-    request's schemas are not enforced, a header names them (see `lllms_core.apis.unkept`), unless the headers had to be
-    sent before the answer began; those that the answer breaks are in the log.
+    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. Headers name what
+    is `unused` of the request, and which restrictions of its schemas are not enforced (see `lllms_core.apis.unkept`),
+    unless they had to be sent before the answer began; what the answer then breaks is in the log. The requests are
+    cancelled when the client leaves, in whichever phase. No time limit cuts the response.
     """
     close_with_client(streams)
     request = streams[0].request
-    count = request.n if isinstance(request, Request) else 1
+    count, unused = (request.n, request.unused) if isinstance(request, Request) else (1, ())
     stream = streams[0] if len(streams) == 1 else merge(streams, count)
     first = await stream.take() if await stream.wait(patience) else None
 
     def waits() -> str:
         return next((str(known) for one in streams if (known := server.waiting(one.request)) is not None), "waiting")
 
-    # What the answer breaks is only known at its end: then the log says it.
-    headers = {"Content-Type": encoder.content_type, **HEADERS, **unkept_header(stream.unenforced)}
+    headers = {
+        "Content-Type": encoder.content_type, **HEADERS, **ignored_header(unused), **unkept_header(stream.unenforced),
+    }
     answer = _write(stream, first, encoder, interval, waits, parts=streams)
     response = Response(answer, headers=headers)
     response.timeout = None  # neither a slow model nor a slow reader is a reason to cut an answer
