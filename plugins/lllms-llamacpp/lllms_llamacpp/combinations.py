@@ -34,7 +34,7 @@ def _counts(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterat
             continue
         if optional:
             text = f"'{keyword}': {count} cannot be enforced beside optional 'properties'; name them in 'required'"
-            yield Fault(path, text, here)
+            yield Fault(path, text, here, sure=False)
         elif keyword == "minProperties" and count > max(1, len(names)) and not closed:
             yield Fault(
                 path, f"'minProperties': {count} cannot be enforced, because other properties may occur twice; "

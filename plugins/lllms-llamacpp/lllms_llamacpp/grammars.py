@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
 
 _OPTIONS: "JsonCompileOptions" = {
-    "lenient": False,
-    # `fit` proves that the alternatives exclude each other, and knows more proofs.
-    "coerce_one_of": True,
+    "lenient": False, "coerce_one_of": False,
     # A space, or a new line with its indentation: without a limit small models write white space forever.
     "whitespace_pattern": r" |\n[ \t]{0,40}",
     # Not \\uXXXX, which could spell the name of a property a second time.
@@ -101,6 +99,8 @@ def explain(error: str) -> str:
     text = " ".join(error.partition("<state>")[0].replace("<non-verbose/>", "").split())
     if text.startswith("NoExtension"):
         return "no text can match it"
+    if "coerce_one_of" in text:
+        return "the alternatives of 'oneOf' do not visibly exclude each other; use 'anyOf'"
     return text[:_LONGEST_REASON]
 
 
@@ -115,22 +115,24 @@ def _parse(constraint: Constraint) -> object:
 def _from_schema(constraint: Constraint, schema: object) -> str:
     if not isinstance(schema, dict):
         raise refusal(constraint, "it is not a JSON object")
-    fitted = _fit(constraint, schema)
+    fitted, options = _fit(constraint, schema)
     try:
-        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(fitted), overrides=_OPTIONS)
+        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(fitted), overrides=options)
     except ValueError as error:  # more than about 120 levels, or a lone surrogate
         deep = "recursion limit" in str(error)
         raise refusal(constraint, "it is nested too deeply" if deep else f"it cannot be read: {error}") from error
     return grammar
 
 
-def _fit(constraint: Constraint, schema: Mapping[str, object], where: str = "") -> Mapping[str, object]:
-    """Return a schema in llguidance's words. Raises `InvalidRequest` for what it has none for."""
+def _fit(
+    constraint: Constraint, schema: Mapping[str, object], where: str = "",
+) -> "tuple[Mapping[str, object], JsonCompileOptions]":
+    """Return a schema in llguidance's words, with its options. Raises `InvalidRequest` for what it would ignore."""
     fitted = fit(schema)
     fault = next((one for one in fitted.faults if one.sure), None)
     if fault is not None:
         raise refusal(constraint, f"{where}{fault}")
-    return cast("Mapping[str, object]", fitted.schema)
+    return cast("Mapping[str, object]", fitted.schema), {**_OPTIONS, "coerce_one_of": fitted.exclusive}
 
 
 def _from_gbnf(constraint: Constraint) -> str:
@@ -158,8 +160,8 @@ def _from_lark(constraint: Constraint) -> str:
         raise refusal(constraint, "a temperature inside a grammar is not supported; send 'temperature' instead")
     pieces, end = [], 0
     for start, stop, schema in _schemas_in(constraint.text):
-        fitted = _fit(constraint, schema, "in %json, ")
-        pieces += [constraint.text[end:start], json.dumps({**fitted, "x-guidance": _OPTIONS})]
+        fitted, options = _fit(constraint, schema, "in %json, ")
+        pieces += [constraint.text[end:start], json.dumps({**fitted, "x-guidance": options})]
         end = stop
     return "".join([*pieces, constraint.text[end:]])
 

@@ -20,7 +20,7 @@ class Fault:
     instead: Mapping[str, object] = field(factory=dict)
     """The keywords to add where it is left out, unless they are there."""
     sure: bool = True
-    """Whether it cannot be enforced; if not, only llguidance can tell."""
+    """Whether llguidance would ignore it; if not, it may refuse it itself."""
 
     def __str__(self) -> str:
         where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path).lstrip(".")

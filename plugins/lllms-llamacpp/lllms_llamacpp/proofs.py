@@ -71,8 +71,13 @@ class Proofs:
         types = types_of(schema)
         return None if found is None else _distinct([one for one in found if type_of(one) in types])
 
-    def exclude_each_other(self, schemas: Sequence[object], types: frozenset[str]) -> bool:
-        """Whether a value of one of these types fits at most one of the schemas, for certain."""
+    def exclude_each_other(
+        self, schemas: Sequence[object], types: frozenset[str], required: Sequence[str] = (),
+    ) -> bool:
+        """Whether a value of one of these types fits at most one of the schemas, for certain.
+
+        If it is an object, it has the `required` properties.
+        """
         if len(schemas) > _FEW and self._steps < len(schemas):
             return False
         resolved = [self.resolve(one) for one in schemas]
@@ -81,13 +86,13 @@ class Proofs:
         objects = [one for one in resolved if isinstance(one, Mapping) and types & types_of(one) <= {"object"}]
         if objects and len(objects) == len(resolved):
             # By one property, as discriminated unions do: quicker than each schema with each other.
-            for name in _names(objects[0]):
-                if all(name in _names(one) for one in objects) and self._have_no_common_value(
+            for name in [*required, *names_of(objects[0])]:
+                if all(name in required or name in names_of(one) for one in objects) and self._have_no_common_value(
                     [_property(one, name) for one in objects]
                 ):
                     return True
         return all(
-            self._disjoint(one, other, types, 0)
+            self._disjoint(one, other, types, 0) or self._differ(one, other, types, required)
             for number, one in enumerate(resolved) for other in resolved[number + 1 :]
         )
 
@@ -117,7 +122,7 @@ class Proofs:
             not common
             or self._part_excludes(one, other, common, depth)
             or self._part_excludes(other, one, common, depth)
-            or (common <= {"object"} and self._differ(one, other, depth))
+            or self._differ(one, other, common, [*names_of(one), *names_of(other)], depth)
         )
 
     def _part_excludes(
@@ -132,11 +137,14 @@ class Proofs:
             for parts in (*alternatives, *([part] for part in (*_list(conditions), *referred)))
         )
 
-    def _differ(self, one: Mapping[str, object], other: Mapping[str, object], depth: int) -> bool:
-        """Whether two objects differ by a property that one of them must have."""
-        names = [*_names(one), *_names(other)]
-        return any(
-            self._disjoint(_property(one, name), _property(other, name), ALL_TYPES, depth + 1) for name in names
+    def _differ(
+        self, one: object, other: object, types: frozenset[str], required: Sequence[str], depth: int = 0,
+    ) -> bool:
+        """Whether two schemas of objects differ by a property that must be there."""
+        if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+            return False
+        return types & types_of(one) & types_of(other) <= {"object"} and any(
+            self._disjoint(_property(one, name), _property(other, name), ALL_TYPES, depth + 1) for name in required
         )
 
 
@@ -195,7 +203,8 @@ def _list(value: object) -> Sequence[object]:
     return value if isinstance(value, list) else ()
 
 
-def _names(schema: Mapping[str, object]) -> list[str]:
+def names_of(schema: Mapping[str, object]) -> list[str]:
+    """Return the names of the properties that an object must have."""
     required = schema.get("required")
     return [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
 

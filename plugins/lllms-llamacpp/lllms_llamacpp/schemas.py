@@ -13,7 +13,7 @@ from lllms_llamacpp.keywords import BOUNDS, ENFORCED, EVALUATING, MANY, NAMED, O
 from lllms_llamacpp.numbers import Inexact, inexact, is_empty, tighten
 from lllms_llamacpp.omissions import Fault, leave_out
 from lllms_llamacpp.patterns import Unreadable, translate_pattern
-from lllms_llamacpp.proofs import ALL_TYPES, Proofs, type_of, types_of
+from lllms_llamacpp.proofs import ALL_TYPES, Proofs, names_of, type_of, types_of
 from lllms_llamacpp.rewriting import restrict_names, with_null
 from lllms_llamacpp.unique import UniqueArrays
 
@@ -35,6 +35,11 @@ class Fitted:
     schema: object
     """It allows nothing that the given schema forbids, other than by the faults."""
     faults: tuple[Fault, ...]
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether the alternatives of each `oneOf` are known to exclude each other, so that it is as `anyOf`."""
+        return not any(fault.target[-1:] == ("oneOf",) for fault in self.faults)
 
 
 def fit(schema: object) -> Fitted:
@@ -128,9 +133,10 @@ class _Fitter:
         types, merged = around
         if keyword not in COMPOSED:
             return [self.fit(one, (*here, index)) for index, one in enumerate(parts)]
-        if keyword == "oneOf" and not self._proofs.exclude_each_other(parts, types):
+        if keyword == "oneOf" and not self._proofs.exclude_each_other(parts, types, names_of(schema)):
+            # llguidance knows other proofs, of schemas that it has merged.
             text = "the alternatives of 'oneOf' do not visibly exclude each other; use 'anyOf'"
-            self._fault(here[:-1], text, here, {"anyOf": parts})
+            self.faults.append(Fault(here[:-1], text, here, {"anyOf": parts}, sure=False))
         merged = merged or bool(schema.keys() & (_OF_OBJECTS | COMPOSED - {keyword})) or (
             keyword == "allOf" and len(parts) > 1
         )
