@@ -62,6 +62,10 @@ async def chat(client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Respons
     ({"response_format": named(BROKEN)}, "response_format#/not"),
     ({"response_format": named(BROKEN, strict=False), "n": 2}, "response_format#/not"),
     ({"json_schema": BROKEN}, "json_schema#/not"),
+    ({"response_format": {"type": "json_object", "schema": BROKEN}}, "response_format#/not"),
+    ({"format": BROKEN}, "format#/not"),
+    ({"guided_json": json.dumps(BROKEN)}, "guided_json#/not"),
+    ({"structured_outputs": {"json": BROKEN}}, "structured_outputs.json#/not"),
     (forced(BROKEN), "tools.look#/not"),
     ({"functions": [{"name": "look", "parameters": BROKEN}], "function_call": {"name": "look"}}, "tools.look#/not"),
     ({"response_format": named(closed(a={"const": "b", "minLenght": 3, "pattern": "(b)\\1"}))},
@@ -179,7 +183,9 @@ for _ in range(400):
 
 @pytest.mark.parametrize(("route", "body"), [
     ("chat", {"response_format": named(DEEP)}), ("chat", {"response_format": named(DEEP, strict=True)}),
-    ("chat", {"json_schema": DEEP}), ("chat", forced(DEEP)), ("chat", {**forced(DEEP), "tool_choice": "auto"}),
+    ("chat", {"json_schema": DEEP}), ("chat", {"guided_json": DEEP}), ("chat", {"format": DEEP}),
+    ("chat", {"structured_outputs": {"json": json.dumps(DEEP)}}),
+    ("chat", forced(DEEP)), ("chat", {**forced(DEEP), "tool_choice": "auto"}),
     ("chat", {"functions": [{"name": "look", "parameters": DEEP}]}), ("text", {"json_schema": DEEP}),
     ("chat", {"grammar": {"syntax": "lark", "definition": f"start: %json {json.dumps(DEEP)}"}}),
     ("text", {"grammar": {"syntax": "lark", "definition": f"start: %json {json.dumps(DEEP)}"}}),
