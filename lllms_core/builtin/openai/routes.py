@@ -11,6 +11,7 @@ from lllms_core.apis import ModelCard, Server
 from lllms_core.apis.bodies import LARGE, read_body, work
 from lllms_core.apis.replies import reply_large
 from lllms_core.apis.streaming import gather_answers, stream_answer
+from lllms_core.apis.unkept import check_answers
 from lllms_core.builtin.openai.embeddings import add_routes
 from lllms_core.builtin.openai.model_list import ModelList
 from lllms_core.builtin.openai.prompts import MOST
@@ -96,6 +97,7 @@ class Views:
             _size(asked, choices), lambda: whole_answer(asked, head, choices, counts), first.unused,
         )
         response.timeout = None  # a slow reader is no reason to cut an answer
+        response.headers.update(await check_answers(streams, answers))
         return response
 
     def _check(self, wanted: Completion, *, large: bool) -> Job:

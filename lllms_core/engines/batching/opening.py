@@ -7,6 +7,7 @@ from typing import cast
 from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.batching.relaxing import relax_schemas
 from lllms_core.engines.batching.run import Run
 from lllms_core.engines.capabilities import Infills
 from lllms_core.engines.choices import Choices, choice
@@ -33,12 +34,14 @@ def open_runs(
     if not prompt:
         raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
     limit = len(prompt) + model.answer_limit(request, len(prompt))
-    constraint = request.constraint
-    if isinstance(request, ChatRequest) and (
-        request.tools or (constraint is not None and shown.form.channels is not None)
+    enforced, unenforced = relax_schemas(model, request)
+    constraint = enforced.constraint
+    if isinstance(enforced, ChatRequest) and (
+        enforced.tools or (constraint is not None and shown.form.channels is not None)
     ):
-        constraint = answer_constraint(request, shown.form, model.grammar_names())
+        constraint = answer_constraint(enforced, shown.form, model.grammar_names())
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
+    choices.unenforced = () if constraint is None else unenforced
     opening = None if constraint is None else _opening(model, request, shown)
     runs = []
     for index in range(request.count):

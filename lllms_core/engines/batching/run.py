@@ -205,10 +205,11 @@ class Run:
             return self.end("length", pieces, 1)
         scores = () if log is None else log.take()
         text, thought, calls = pieces
-        admitted = self.choices.admitted() if self.choices.untold else None
+        choices = self.choices
+        admitted, unenforced = (choices.admitted(), choices.unenforced) if choices.untold else (None, ())
         return Delta(
             self.request.id, text, 1, reasoning=thought, calls=calls, index=self.index, scores=scores,
-            admitted=admitted,
+            admitted=admitted, unenforced=unenforced,
         )
 
     def _sample(self, row: int) -> tuple[int, Matcher | None]:
