@@ -15,7 +15,11 @@ class AnswerText:
     Stop strings count wherever they come. Feed it one token at a time: it counts those of the thoughts.
     """
 
-    def __init__(self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0) -> None:
+    def __init__(
+        self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0,
+        kept: bool = False,
+    ) -> None:
+        """`thinking`: the prompt has opened the thoughts. `kept`: a grammar keeps calls from breaking."""
         self.reasoning_tokens = 0
         self._output = OutputText(request.stop)
         self._parser: AnswerParser | None = None
@@ -24,7 +28,7 @@ class AnswerText:
             # Ids are unique in their conversation: an answer has its number in them where there are several.
             self._parser = AnswerParser(
                 form, request.tools, answer_id=f"{request.id}_{index}" if index else request.id,
-                parallel=request.parallel_tool_calls, thinking=thinking,
+                parallel=request.parallel_tool_calls, thinking=thinking, kept=kept,
             )
             self._marks = "\0".join(form.markers)
 
@@ -76,12 +80,19 @@ class AnswerText:
         return pieces
 
     def end(self, reason: FinishReason) -> tuple[Pieces, FinishReason]:
-        """Return everything that was held back, once no more comes, and why the answer ended: for calls, maybe."""
+        """Return everything that was held back, once no more comes, and why the answer ended.
+
+        An answer that ended by itself with calls ended for them; one that stopped inside a call was cut.
+        """
         text = self._output.flush()
-        if self._parser is None:
+        parser, stop = self._parser, self._output.stop
+        if parser is None:
             return Pieces(text), reason
         try:
-            pieces = self._parser.feed(text).followed_by(self._parser.finish(complete=reason == "stop"))
+            pieces = parser.feed(text)
+            pieces = pieces.followed_by(parser.finish(complete=reason == "stop" and not stop, following=stop or ""))
         except RecursionError:
             return Pieces(text), reason  # nested too deeply to be read
-        return pieces, "tool_calls" if reason == "stop" and self._parser.calls else reason
+        if reason == "stop" and (parser.cut or parser.calls):
+            reason = "length" if parser.cut else "tool_calls"
+        return pieces, reason

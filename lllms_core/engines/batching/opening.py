@@ -40,7 +40,9 @@ def open_runs(
     opening = None if constraint is None else _opening(model, request, shown)
     runs = []
     for index in range(request.count):
-        output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
+        output = AnswerText(
+            request, shown.form, thinking=shown.thinking, index=index, kept=constraint is not request.constraint,
+        )
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,

@@ -1,0 +1,151 @@
+"""Read the calls of an answer that come one after another."""
+
+from collections.abc import Mapping
+
+from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.calls import CallReader
+from lllms_core.chat.json_copy import Malformed
+from lllms_core.chat.marks import ends_of_call
+from lllms_core.chat.reader import Reader, Steps
+from lllms_core.chat.sorted_answer import SortedAnswer
+from lllms_core.types import Tool
+
+_BROKEN = frozenset("\"',:]}")
+"""What comes after a call that seemed to be over only because of a quote or a bracket in one of its values."""
+
+
+class CallSection:
+    """Reads consecutive calls of one form; see `CallReader` for the rest of the parameters."""
+
+    def __init__(
+        self, form: CallFormat, reader: Reader, tools: Mapping[str, Tool], *, answer_id: str, streams: bool,
+    ) -> None:
+        self._form = form
+        self._reader = reader
+        self._tools = tools
+        self._answer_id = answer_id
+        self._streams = streams
+        self._bare = not form.trigger
+        self._ends = ends_of_call(form)
+        self.reread = 0
+        """How many characters were read in vain, so that they have to be read again."""
+
+    def read(
+        self, answer: SortedAnswer, trigger: str, *, parallel: bool, offered: bool = False, marked: bool = False,
+    ) -> Steps[bool]:
+        """Read calls, for `answer`; return False, having read nothing, if there is no call after all.
+
+        Only the first is read unless `parallel`; then the answer is over. In doubtful places a call counts only if its
+        tool is `offered`, or also only if its end is `marked`.
+        """
+        reader, form = self._reader, self._form
+        place = reader.place
+        if not self._bare and not (yield from reader.accept(trigger)):
+            return False
+        any_call = False
+        while (yield from self._call(answer, offered=offered or marked, marked=marked)):
+            any_call = True
+            if answer.cut or not parallel:
+                answer.done = True
+                return True
+            answer.between = True
+            yield from self._end()
+            reader.mark()
+            place = reader.place
+            if not (yield from self._next_call()):
+                if form.section_end.strip():
+                    yield from reader.accept(form.section_end)
+                answer.done = bool(form.answer_end) and (yield from reader.accept(form.answer_end))
+                answer.between = False
+                reader.mark()
+                return True
+        self.reread += reader.place - place
+        reader.rewind(place)
+        return any_call
+
+    def _call(self, answer: SortedAnswer, *, offered: bool, marked: bool) -> Steps[bool]:
+        """Read one call; return whether it is one: if not, what was read of it is still held."""
+        call = CallReader(
+            self._form, self._reader, self._tools, index=answer.calls,
+            call_id=f"call_{self._answer_id}_{answer.calls}", pieces=answer.pieces,
+            streams=self._streams and not offered, strangers=not (self._bare or offered),
+        )
+        answer.call, answer.between = call, False
+        try:
+            yield from call.read(bare=self._bare)
+            if not call.committed:
+                if not (yield from self._ends_well(whole=call.whole, marked=marked)):
+                    raise Malformed  # noqa: TRY301  # one exit for all faults
+                call.settle()
+        except Malformed:
+            if not call.committed:
+                answer.call = None
+                return False
+            answer.cut = not (yield from call.pass_on(self._ends))
+        answer.call = None
+        answer.calls += 1
+        self._reader.mark()
+        return True
+
+    # -- after a call -------------------------------------------------------------------------------------------------
+
+    def _end(self) -> Steps[bool]:
+        """Read the end of a call, if it comes next."""
+        for end in self._ends:
+            if (yield from self._reader.accept(end)):
+                return True
+        return False
+
+    def _ends_well(self, *, whole: bool, marked: bool) -> Steps[bool]:
+        """Read the end of a call, if it is there; return whether what comes next shows that the call is complete.
+
+        A call that is `whole` may do without an end, but not before text that looks like the rest of its arguments.
+        """
+        reader, form = self._reader, self._form
+        if (yield from self._end()):
+            return True
+        place = reader.place
+        yield from reader.space()
+        while (yield from reader.peek()) == "}":  # one bracket too many
+            yield from reader.next()
+        if (yield from self._end()):
+            return True
+        reader.rewind(place)
+        others = () if marked else (form.separator + form.call_start, form.answer_end)
+        for follower in (form.section_end, *others):
+            if follower.strip() and (yield from reader.comes(follower)):
+                return True
+        if marked:
+            return False
+        yield from reader.space()
+        char = yield from reader.next()
+        if self._bare and char == ",":
+            yield from reader.space()
+            char = yield from reader.peek()
+        reader.rewind(place)
+        if not char or (form.shape == "keyword" and not self._ends and (char.isalpha() or char == "_")):
+            return True
+        return whole and char not in _BROKEN and (form.shape == "object" or not self._ends)
+
+    def _next_call(self) -> Steps[bool]:
+        """Read up to the start of the next call; return whether one follows."""
+        form, reader = self._form, self._reader
+        between = (form.separator + form.call_start).strip()
+        if between:
+            return (yield from reader.accept(between))
+        if form.shape == "keyword" and not (yield from reader.comes(form.section_end)):
+            space = yield from reader.space()
+            char = yield from reader.peek()
+            reader.back(space)
+            return char.isalpha() or char == "_"
+        if not self._bare and form.shape != "object":
+            return False
+        space = yield from reader.space()
+        char = yield from reader.next()
+        if self._bare and char and char in ";,":
+            space += char + (yield from reader.space())
+            char = yield from reader.next()
+        reader.back(char)
+        if char != "{":
+            reader.back(space)
+        return char == "{"
