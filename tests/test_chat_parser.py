@@ -3,68 +3,17 @@
 import itertools
 import json
 import string
-from collections.abc import Sequence
 
 import pytest
-from attrs import define, field
+from answers_for_tests import THINK, TOOLS, Answer, parse
 from forms_for_tests import FORMS, TAGGED
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from lllms_core.chat.answer_format import HERMES, AnswerFormat, CallFormat, ReasoningFormat
+from lllms_core.chat.answer_format import HERMES, AnswerFormat
 from lllms_core.chat.fit_tools import write_calls
-from lllms_core.chat.parser import AnswerParser, Pieces
-from lllms_core.types import Tool, ToolCall
-
-TOOLS = (
-    Tool("get_weather", parameters={"properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}),
-    Tool("add", parameters={"properties": {"a": {"type": "number"}, "b": {"type": "number"}}}),
-)
-THINK = ReasoningFormat()
-
-
-@define
-class Answer:
-    """The pieces of an answer, put together."""
-
-    text: str = ""
-    reasoning: str = ""
-    calls: list[list[str]] = field(factory=list)
-    """Id, name and arguments of each."""
-    cut: bool = False
-
-    def add(self, pieces: Pieces) -> None:
-        self.text += pieces.text
-        self.reasoning += pieces.reasoning
-        for piece in pieces.calls:
-            if piece.index == len(self.calls):
-                assert piece.id
-                assert piece.name, "the first piece of a call names it"
-                self.calls.append([piece.id, piece.name, ""])
-            else:
-                assert not piece.id + piece.name
-            self.calls[piece.index][2] += piece.arguments
-
-    @property
-    def made(self) -> list[tuple[str, object]]:
-        return [(name, json.loads(arguments)) for _, name, arguments in self.calls]
-
-
-def parse(
-    *pieces: str, calls: CallFormat | None = HERMES, reasoning: ReasoningFormat | None = None,
-    tools: Sequence[Tool] = TOOLS, complete: bool = True, parallel: bool = True, thinking: bool = False,
-    kept: bool = False, following: str = "",
-) -> Answer:
-    parser = AnswerParser(
-        AnswerFormat(calls, reasoning), tools, answer_id="7", parallel=parallel, thinking=thinking, kept=kept,
-    )
-    answer = Answer()
-    for piece in pieces:
-        answer.add(parser.feed(piece))
-    answer.add(parser.finish(complete=complete, following=following))
-    answer.cut = parser.cut
-    return answer
-
+from lllms_core.chat.parser import AnswerParser
+from lllms_core.types import ToolCall
 
 WEATHER = ("get_weather", {"city": "Paris"})
 ADD = ("add", {"a": 1, "b": 2.5})

@@ -14,6 +14,8 @@ _BESIDE = frozenset({"id", "type", "index"})
 """Keys besides name and arguments, as in OpenAI's own calls."""
 _ARGUMENTS = frozenset({"arguments", "parameters", "args", "params", "input"})
 """Keys under which models write the arguments, whatever the form says."""
+_FUNCTION = "function"
+"""The key of name and arguments in OpenAI's own calls."""
 _STARTS = frozenset("\"'nN")
 """The first characters of a string, and of null."""
 
@@ -54,6 +56,9 @@ class CallObject:
         self._tools = tools
         self._call = call
         self._bare = bare
+        wholes = (form.name_path, form.arguments_path, (_FUNCTION, "name"))
+        self._ways = {whole[:length] for whole in wholes for length in range(len(whole))}
+        """The keys of the objects in which name and arguments may be."""
         self._beside: dict[str, str] = {}
         """The other members where the name is, as JSON."""
         self._none = False
@@ -106,12 +111,14 @@ class CallObject:
 
     def _member(self, path: tuple[str, ...]) -> Steps[None]:
         form, call, key = self._form, self._call, path[-1]
-        if path == form.name_path:
+        is_object = (yield from self._reader.peek()) == "{"
+        named = path in {form.name_path, ("name",), (_FUNCTION, "name")} or (path == (_FUNCTION,) and not is_object)
+        if named and call.name is None:
             call.use_name(json.loads((yield from read_string(self._reader))))
         elif path == form.arguments_path and not self._has_arguments:
             call.drop()
             self._none = yield from copy_arguments(self._reader, call.write, null="")
-        elif path in {whole[: len(path)] for whole in (form.name_path, form.arguments_path) if len(path) < len(whole)}:
+        elif is_object and path in self._ways and key not in self._names():
             yield from self._members(path)
         elif self._bare and key not in _BESIDE and (call.name is None or key not in _ARGUMENTS | self._names()):
             raise Malformed
@@ -123,11 +130,12 @@ class CallObject:
         pieces: list[str] = []
         yield from copy_json(self._reader, pieces.append)
         value, key = "".join(pieces), path[-1]
-        levels = {(), self._form.name_path[:-1], self._form.arguments_path[:-1]}
-        if path[:-1] not in levels:
+        if path[:-1] not in self._ways:
             return
         arguments = key in _ARGUMENTS and key not in self._names() and not self._has_arguments
-        if arguments and (found := _object(value)) is not None:
+        if arguments and value == "null":
+            self._none = True
+        elif arguments and (found := _object(value)) is not None:
             self._call.drop()
             self._call.write(found)
         else:
@@ -147,16 +155,16 @@ class CallObject:
 
         Raises `Malformed` if they might be, so that it would be wrong to say that there are none.
         """
-        names = self._names()
+        names, none = self._names(), self._none or self._call.arguments is not None
         said = {
             key: value for key, value in self._beside.items()
-            if key not in _BESIDE or (key in names and (key, value) != ("type", '"function"'))
+            if key not in _BESIDE or (key in names and not none and (key, value) != ("type", '"function"'))
         }
         if not said:
             return None
         if said.keys() <= names or self._call.name not in self._tools:
             return f"{{{', '.join(f'{json.dumps(key, ensure_ascii=False)}: {said[key]}' for key in said)}}}"
-        if self._call.arguments is None and not self._none:
+        if not none:
             raise Malformed
         return None
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.calls import CallReader
 from lllms_core.chat.json_copy import Malformed
-from lllms_core.chat.marks import ends_of_call
+from lllms_core.chat.marks import ends_of_call, is_beginning
 from lllms_core.chat.reader import Reader, Steps
 from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import Tool
@@ -29,6 +29,8 @@ class CallSection:
         self._ends = ends_of_call(form)
         self.reread = 0
         """How many characters were read in vain, so that they have to be read again."""
+        self._read_at = 0
+        """Where the end of the last call starts; -1 before that."""
 
     def read(
         self, answer: SortedAnswer, trigger: str, *, parallel: bool, offered: bool = False, marked: bool = False,
@@ -70,9 +72,10 @@ class CallSection:
             call_id=f"call_{self._answer_id}_{answer.calls}", pieces=answer.pieces,
             streams=self._streams and not offered, strangers=not (self._bare or offered),
         )
-        answer.call, answer.between = call, False
+        answer.call, answer.between, self._read_at = call, False, -1
         try:
             yield from call.read(bare=self._bare)
+            self._read_at = self._reader.place
             if not call.committed:
                 if not (yield from self._ends_well(whole=call.whole, marked=marked)):
                     raise Malformed  # noqa: TRY301  # one exit for all faults
@@ -87,6 +90,11 @@ class CallSection:
         self._reader.mark()
         return True
 
+    def is_complete(self, call: CallReader, held: str, following: str) -> bool:
+        """Whether a call is complete if a stop string, `following`, has cut the answer after the text that is held."""
+        end = held[self._read_at :].strip() if self._read_at >= 0 else ""
+        return call.whole or end in self._ends or any(is_beginning(end, mark, following) for mark in self._ends)
+
     # -- after a call -------------------------------------------------------------------------------------------------
 
     def _end(self) -> Steps[bool]:
@@ -97,7 +105,7 @@ class CallSection:
         return False
 
     def _ends_well(self, *, whole: bool, marked: bool) -> Steps[bool]:
-        """Read the end of a call, if it is there; return whether what comes next shows that the call is complete.
+        """Read the end of a call, if it is there; return whether the call is complete, to judge by what comes next.
 
         A call that is `whole` may do without an end, but not before text that looks like the rest of its arguments.
         """
@@ -111,19 +119,27 @@ class CallSection:
         if (yield from self._end()):
             return True
         reader.rewind(place)
-        others = () if marked else (form.separator + form.call_start, form.answer_end)
-        for follower in (form.section_end, *others):
+        if form.section_end.strip() and (yield from reader.comes(form.section_end)):
+            return True
+        return not marked and (yield from self._may_end(whole=whole))
+
+    def _may_end(self, *, whole: bool) -> Steps[bool]:
+        """Whether what comes next shows that a call without a marked end is complete; nothing is read."""
+        reader, form = self._reader, self._form
+        for follower in (form.separator + form.call_start, form.answer_end):
             if follower.strip() and (yield from reader.comes(follower)):
                 return True
-        if marked:
-            return False
+        place = reader.place
         yield from reader.space()
         char = yield from reader.next()
         if self._bare and char == ",":
             yield from reader.space()
             char = yield from reader.peek()
         reader.rewind(place)
-        if not char or (form.shape == "keyword" and not self._ends and (char.isalpha() or char == "_")):
+        if not char:
+            # More arguments could follow between tags.
+            return form.shape != "tagged" or not self._ends
+        if form.shape == "keyword" and not self._ends and (char.isalpha() or char == "_"):
             return True
         return whole and char not in _BROKEN and (form.shape == "object" or not self._ends)
 

@@ -113,11 +113,25 @@ class LiteralCopier:
             return False
         place = self._reader.place
         yield from self._reader.accept(end)
-        longer = any(one.startswith(key + end.strip()) for one in self._known)
-        if (known and not longer) or (yield from self._value_comes()):
+        begun = key + end.strip()
+        for longer in self._known:
+            if longer.lstrip().startswith(begun) and (yield from self._comes(longer.strip()[len(begun) :], end)):
+                self._reader.rewind(place)
+                return False
+        if known or (yield from self._value_comes()):
             return True
         self._reader.rewind(place)
         return False
+
+    def _comes(self, text: str, end: str) -> Steps[bool]:
+        """Whether the rest of a key comes next, and its end; nothing is read."""
+        place = self._reader.place
+        found = True
+        for char in text:
+            found = found and (yield from self._reader.next()) == char
+        found = found and (yield from self._reader.comes(end))
+        self._reader.rewind(place)
+        return found
 
     def _value_comes(self) -> Steps[bool]:
         """Whether a value comes next, or the start of one; nothing is read."""

@@ -2,7 +2,8 @@
 
 import re
 
-from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, CallFormat
+from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.reader import Reader
 from lllms_core.chat.tags import TAG
 
 _LEADING_TAG = re.compile(rf"\s*(?:{TAG.pattern})\s*")
@@ -27,17 +28,17 @@ def ends_of_call(form: CallFormat) -> tuple[str, ...]:
 
 
 def is_beginning(text: str, mark: str, following: str = "") -> bool:
-    """Whether a text is a beginning of a mark, and not all of it; white space does not count.
+    """Whether a text is a beginning of a mark, as `Reader.accept` reads it, and not all of it.
 
     `following`: more text of which it is known that it came next.
     """
-    found, known = _solid(text), _solid(re.split(f"[{ANY_ID}{ANY_NUMBER}]", mark)[0])
-    whole = known == _solid(mark)
-    if not found or not known or (whole and len(found) >= len(known)):
+    if not text.strip() or not mark.strip():
         return False
-    found += _solid(following)
-    return known.startswith(found) or found.startswith(known)
-
-
-def _solid(text: str) -> str:
-    return "".join(text.split())
+    steps = Reader().accept(mark)
+    next(steps)
+    for at, char in enumerate(text + following):
+        try:
+            steps.send(char)
+        except StopIteration as end:
+            return bool(end.value) and at >= len(text)
+    return True

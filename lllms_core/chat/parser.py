@@ -139,7 +139,9 @@ class AnswerParser:
     def _cut(self, following: str) -> bool:
         """End an answer where it was cut; return False if its rest is read as if it were complete."""
         answer, call, held = self._answer, self._answer.call, self._reader.held_text()
-        if call is not None and call.whole and following:
+        section = self._section
+        whole = call is not None and (call.whole if section is None else section.is_complete(call, held, following))
+        if call is not None and whole and following:
             call.settle()
             answer.calls += 1
         elif call is not None and self._bare and call.name is None:
