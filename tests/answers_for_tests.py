@@ -53,8 +53,9 @@ def parse(
     kept: bool = False, following: str = "",
 ) -> Answer:
     parser = AnswerParser(
-        AnswerFormat(calls, reasoning), tools, answer_id="7", parallel=parallel, thinking=thinking, kept=kept,
+        AnswerFormat(calls, reasoning), tools, answer_id="7", parallel=parallel, thinking=thinking,
     )
+    parser.kept = kept
     answer = Answer()
     for piece in pieces:
         answer.add(parser.feed(piece))

@@ -150,7 +150,8 @@ def test_text_of_a_message_arrives_as_it_was_written(thoughts: str, text: str) -
 
 def test_an_answer_is_over_with_its_only_call() -> None:
     """Without parallel calls nothing is read behind the first."""
-    parser = AnswerParser(FORM, [WEATHER], parallel=False, kept=True)
+    parser = AnswerParser(FORM, [WEATHER], parallel=False)
+    parser.kept = True
     parser.feed(message(TO, '{"city": "Rome"'))
     assert not parser.done
     parser.feed("}")

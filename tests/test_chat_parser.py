@@ -199,7 +199,8 @@ def test_tagged_strings_arrive_as_they_were_written(value: str) -> None:
 
 def test_arguments_stream() -> None:
     """If a grammar keeps calls whole, the name comes first, then the arguments while the model writes them."""
-    parser = AnswerParser(AnswerFormat(HERMES), TOOLS, kept=True)
+    parser = AnswerParser(AnswerFormat(HERMES), TOOLS)
+    parser.kept = True
     assert not parser.feed('<tool_call>{"name": "get_weather", ').calls
     [first] = parser.feed('"arguments": {').calls
     assert (first.name, first.arguments) == ("get_weather", "{")

@@ -1,6 +1,6 @@
 """Read the calls of an answer that come one after another."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.calls import CallReader
@@ -18,13 +18,14 @@ class CallSection:
     """Reads consecutive calls of one form; see `CallReader` for the rest of the parameters."""
 
     def __init__(
-        self, form: CallFormat, reader: Reader, tools: Mapping[str, Tool], *, answer_id: str, streams: bool,
+        self, form: CallFormat, reader: Reader, tools: Mapping[str, Tool], *, answer_id: str,
+        kept: Callable[[], bool],
     ) -> None:
         self._form = form
         self._reader = reader
         self._tools = tools
         self._answer_id = answer_id
-        self._streams = streams
+        self._kept = kept
         self._bare = not form.trigger
         self._ends = ends_of_call(form)
         self.reread = 0
@@ -70,7 +71,7 @@ class CallSection:
         call = CallReader(
             self._form, self._reader, self._tools, index=answer.calls,
             call_id=f"call_{self._answer_id}_{answer.calls}", pieces=answer.pieces,
-            streams=self._streams and not offered, strangers=not (self._bare or offered),
+            kept=_never if offered else self._kept, strangers=not (self._bare or offered),
         )
         answer.call, answer.between, self._read_at = call, False, -1
         try:
@@ -165,3 +166,7 @@ class CallSection:
         if char != "{":
             reader.back(space)
         return char == "{"
+
+
+def _never() -> bool:
+    return False

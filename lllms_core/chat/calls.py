@@ -1,7 +1,7 @@
 """Read one tool call, in any of the shapes that models write."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.argument_types import ArgumentTypes, names_within
@@ -21,14 +21,14 @@ _NAME = re.compile(r"[\w./:-]{1,64}", re.ASCII)
 class CallReader:
     """Reads one call and appends its pieces to `pieces`: first its id and name, then its arguments.
 
-    If it `streams`, because a grammar keeps the model from breaking the call, the arguments come out as they are
-    written; else nothing comes out before `settle`, since the characters read may still turn out to be text. A tool is
-    one of `tools`, or any if `strangers` are called, too. `read` raises `Malformed` if it is no call.
+    While a grammar keeps the model from breaking the call (`kept`), the arguments come out as they are written; else
+    nothing comes out before `settle`, since the characters read may still turn out to be text. A tool is one of
+    `tools`, or any if `strangers` are called, too. `read` raises `Malformed` if it is no call.
     """
 
     def __init__(
         self, form: CallFormat, reader: Reader, tools: Mapping[str, Tool], *, index: int, call_id: str,
-        pieces: list[CallPiece], streams: bool, strangers: bool,
+        pieces: list[CallPiece], kept: Callable[[], bool], strangers: bool,
     ) -> None:
         self.committed = False
         """Whether a part of it has been output."""
@@ -41,7 +41,7 @@ class CallReader:
         self._index = index
         self._id = call_id
         self._pieces = pieces
-        self._streams = streams
+        self._kept = kept
         self._strangers = strangers
         self._waiting: list[str] = []
         """Arguments that are not output yet."""
@@ -74,19 +74,17 @@ class CallReader:
 
     def use_name(self, name: str) -> None:
         """Take the name of the tool. Raises `Malformed` if it is none."""
-        if name not in self._tools:
-            if not (self._strangers and _NAME.fullmatch(name)):
-                raise Malformed
-            self._streams = False
+        if name not in self._tools and not (self._strangers and _NAME.fullmatch(name)):
+            raise Malformed
         self.name = name
-        if self._streams and self._waiting:
+        if self._waiting and self._streams():
             self._commit()
 
     def write(self, text: str) -> None:
         """Take more of the arguments."""
         if not self.committed:
             self._waiting.append(text)
-            if self._streams and self.name is not None:
+            if self._streams():
                 self._commit()
         else:
             self._pieces.append(CallPiece(self._index, arguments=text))
@@ -121,6 +119,9 @@ class CallReader:
             if not char:
                 return False
             self.write(char)
+
+    def _streams(self) -> bool:
+        return self.name in self._tools and self._kept()
 
     def _commit(self) -> None:
         assert self.name is not None  # noqa: S101  # the callers have it

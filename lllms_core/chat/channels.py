@@ -1,7 +1,7 @@
 """Read an answer made of several messages, each with a header that names its channel."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
@@ -39,9 +39,9 @@ class ChannelReader:
 
     def __init__(
         self, form: ChannelFormat, calls: CallFormat, reader: Reader, tools: Mapping[str, Tool], answer: SortedAnswer,
-        *, answer_id: str, parallel: bool, thoughts: bool, streams: bool,
+        *, answer_id: str, parallel: bool, thoughts: bool, kept: Callable[[], bool],
     ) -> None:
-        """Without `thoughts`, thoughts are ordinary text. Calls are as in `AnswerParser`, where `streams` is `kept`."""
+        """Without `thoughts`, thoughts are ordinary text. Calls are as in `AnswerParser`."""
         self._form = form
         self._calls = calls
         self._reader = reader
@@ -50,7 +50,7 @@ class ChannelReader:
         self._answer_id = answer_id
         self._parallel = parallel
         self._thoughts = thoughts
-        self._streams = streams
+        self._kept = kept
         marks = "|".join(map(re.escape, form.markers))
         self._recipient = re.compile(rf"{re.escape(form.address)}((?:(?!{marks})\S)+)")
         self._channel = re.compile(re.escape(form.channel) + r"\s*([\w.-]+)")
@@ -165,7 +165,7 @@ class ChannelReader:
         name = header.recipient.removeprefix(self._form.namespace)
         call = CallReader(
             self._calls, reader, self._tools, index=answer.calls, call_id=f"call_{self._answer_id}_{answer.calls}",
-            pieces=answer.pieces, streams=self._streams, strangers=bool(self._tools),
+            pieces=answer.pieces, kept=self._kept, strangers=bool(self._tools),
         )
         answer.call = call
         try:

@@ -36,22 +36,23 @@ class AnswerParser:
     """Sorts an answer into text, thoughts and calls, however the answer is cut into pieces.
 
     Calls are numbered and have the ids `call_<answer_id>_<number>`. The arguments of a call are a JSON object: a call
-    whose arguments are broken is text, as the model wrote it. So a call comes out once it is complete, unless a grammar
-    keeps calls from breaking (`kept`): then its arguments come out as they are written. A tool that is not offered can
-    be called, too, unless calls are unannounced. Without `parallel` the answer is over (`done`) after its first call.
+    whose arguments are broken is text, as the model wrote it. So a call comes out once it is complete; while a grammar
+    keeps calls from breaking (`kept`), its arguments come out as they are written. A tool that is not offered can be
+    called, too, unless calls are unannounced. Without `parallel` the answer is over (`done`) after its first call.
     `thinking` says that the prompt has already opened the thoughts.
     """
 
     def __init__(
         self, form: AnswerFormat, tools: Sequence[Tool] = (), *, answer_id: str = "", parallel: bool = True,
-        thinking: bool = False, kept: bool = False,
+        thinking: bool = False,
     ) -> None:
+        self.kept = False
+        """Whether a grammar keeps the next call from breaking."""
         self._answer = SortedAnswer(thinking)
         self._form = form
         self._tools = {tool.name: tool for tool in tools}
         self._answer_id = answer_id
         self._parallel = parallel
-        self._kept = kept
         self._reader = Reader()
         self._blank = True
         """Whether the answer has neither text nor calls so far."""
@@ -59,7 +60,7 @@ class AnswerParser:
         """How many marks of the text that open thoughts are not closed in it."""
         calls = form.calls if self._tools and form.channels is None else None
         self._section = None if calls is None else CallSection(
-            calls, self._reader, self._tools, answer_id=answer_id, streams=kept,
+            calls, self._reader, self._tools, answer_id=answer_id, kept=lambda: self.kept,
         )
         self._bare = calls is not None and not calls.trigger
         self._triggers = () if calls is None else (calls.trigger or "{", *late_triggers(calls))
@@ -174,7 +175,7 @@ class AnswerParser:
         assert channels is not None  # noqa: S101  # the caller looked
         yield from ChannelReader(
             channels, calls or CallFormat("named"), self._reader, self._tools, self._answer, answer_id=self._answer_id,
-            parallel=self._parallel, thoughts=self._form.reasoning is not None, streams=self._kept,
+            parallel=self._parallel, thoughts=self._form.reasoning is not None, kept=lambda: self.kept,
         ).read()
 
     def _passages(self) -> Steps[None]:

@@ -15,11 +15,8 @@ class AnswerText:
     Stop strings count wherever they come. Feed it one token at a time: it counts those of the thoughts.
     """
 
-    def __init__(
-        self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0,
-        kept: bool = False,
-    ) -> None:
-        """`thinking`: the prompt has opened the thoughts. `kept`: a grammar keeps calls from breaking."""
+    def __init__(self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0) -> None:
+        """`thinking`: the prompt has opened the thoughts."""
         self.reasoning_tokens = 0
         self._output = OutputText(request.stop)
         self._parser: AnswerParser | None = None
@@ -30,7 +27,7 @@ class AnswerText:
             # Ids are unique in their conversation: an answer has its number in them where there are several.
             self._parser = AnswerParser(
                 form, tools, answer_id=f"{request.id}_{index}" if index else request.id,
-                parallel=chat is None or chat.parallel_tool_calls, thinking=thinking, kept=kept,
+                parallel=chat is None or chat.parallel_tool_calls, thinking=thinking,
             )
             self._marks = "\0".join(form.markers)
 
@@ -58,6 +55,16 @@ class AnswerText:
     def thinking(self) -> bool:
         """Whether the thoughts have begun and not ended."""
         return self._parser is not None and self._parser.reasoning
+
+    @property
+    def kept(self) -> bool:
+        """Whether a grammar keeps the next call from breaking, so that its arguments come out as they are written."""
+        return self._parser is not None and self._parser.kept
+
+    @kept.setter
+    def kept(self, kept: bool) -> None:
+        if self._parser is not None:
+            self._parser.kept = kept
 
     def mark(self, control: str) -> bytes:
         """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""

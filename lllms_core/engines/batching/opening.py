@@ -42,9 +42,8 @@ def open_runs(
     opening = None if constraint is None else _opening(model, request, shown)
     runs = []
     for index in range(request.count):
-        output = AnswerText(
-            request, shown.form, thinking=shown.thinking, index=index, kept=constraint is not request.constraint,
-        )
+        output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
+        output.kept = isinstance(constraint, Constraint) and constraint is not request.constraint
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,

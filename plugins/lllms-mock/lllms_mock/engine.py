@@ -136,8 +136,9 @@ class MockModel(SerialModel):
     def answer_text(self, request: Request, index: int) -> AnswerText:
         """Return the reader of an answer; the script's calls cannot break, so their arguments need not be held back."""
         messages = request.messages if isinstance(request, ChatRequest) else ()
-        kept = bool(self._calls(self._heard(_asked(messages)[-1]), messages, request))
-        return AnswerText(request, self.answer_format, index=index, kept=kept)
+        output = super().answer_text(request, index)
+        output.kept = bool(self._calls(self._heard(_asked(messages)[-1]), messages, request))
+        return output
 
     def _calls(self, line: Line, messages: Sequence[Message], request: Request) -> Sequence[Call]:
         """Return the calls with which a line answers."""
