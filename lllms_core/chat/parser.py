@@ -65,8 +65,9 @@ class AnswerParser:
         self._bare = calls is not None and not calls.trigger
         self._triggers = () if calls is None else (calls.trigger or "{", *late_triggers(calls))
         """The texts that may announce calls: the form's own first, then those after tags that a model left out."""
-        marks = {mark[0] for mark in self._marks() if mark}
-        self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(marks)))}])+")
+        self._starts = frozenset(mark[0] for mark in self._marks() if mark)
+        """The characters with which marks start."""
+        self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(self._starts)))}])+")
         """Matches text that can be passed on without a look at each character."""
         self._steps = self._messages() if form.channels is not None else self._passages()
         next(self._steps)
@@ -210,7 +211,7 @@ class AnswerParser:
                 return False
             if char == form.end[0] and (yield from reader.accept(form.end)):
                 break
-            if (yield from self._last_calls(char)):
+            if char in self._starts and (yield from self._last_calls(char)):
                 return False
             yield from reader.next()
             self._answer.thoughts.append(reader.spill())
@@ -230,11 +231,14 @@ class AnswerParser:
             if not char:
                 answer.add(reader.spill())
                 return True
-            may_call = self._blank or not self._bare
-            if may_call and (yield from self._calls(char, answer, parallel=self._parallel)):
-                self._blank = False
-                return self.done
-            if not (yield from self._mark_of_thoughts(char)):
+            marked = False
+            if char in self._starts:
+                may_call = self._blank or not self._bare
+                if may_call and (yield from self._calls(char, answer, parallel=self._parallel)):
+                    self._blank = False
+                    return self.done
+                marked = yield from self._mark_of_thoughts(char)
+            if not marked:
                 yield from reader.next()
                 answer.add(reader.spill())
             self._blank = self._blank and not answer.last
