@@ -65,7 +65,8 @@ class ChatTemplate:
         """Return the prompt: one segment, unless a user wrote the text of a control token.
 
         It holds all of its special text (BOS too, if the template prints it). A last message of the assistant is
-        continued: the prompt ends with its text; without `add_generation_prompt` it is rendered as finished.
+        continued: the prompt ends with its text, after which calls that were cut are written anew; without
+        `add_generation_prompt` it is rendered as finished.
         `variables` reach the template under their names. System and developer messages are moved if the template does
         not support their place, see `fit_roles`; unsupported tools, calls and results are put into words, see
         `fit_tools`. Raises `InvalidRequest` if the template refuses the conversation. `check_length` is called
@@ -74,6 +75,8 @@ class ChatTemplate:
         extra = dict(variables or {})
         if taken := sorted(_OURS & extra.keys()):
             raise InvalidRequest(f"the template variable '{taken[0]}' belongs to the server; leave it out", taken[0])
+        if add_generation_prompt:
+            messages = _to_continue(messages)
         style = CallStyle()
         if tools or any(message.tool_calls or message.role == "tool" for message in messages):
             messages, tools = fit_tools(messages, tools, self.tools, self._written_calls)
@@ -229,6 +232,14 @@ def _disguised(given: Mapping[str, object], disguise: Disguise) -> dict[str, obj
     messages = cast("list[dict[str, object]]", given["messages"])
     hidden = [{**cast("dict[str, object]", disguise.value(each)), "role": each["role"]} for each in messages]
     return {"messages": hidden, "tools": disguise.value(given["tools"])}
+
+
+def _to_continue(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the conversation without the calls of a last answer, which was cut in them: the model writes them anew."""
+    if not messages or messages[-1].role != "assistant" or not messages[-1].tool_calls:
+        return messages
+    *before, last = messages
+    return [*before, evolve(last, tool_calls=())] if last.content or last.reasoning else before
 
 
 def _up_to(mark: str, text: str) -> str:
