@@ -84,7 +84,7 @@ class ChatTemplate:
         if any(message.reasoning is not None for message in messages):
             style = evolve(style, thoughts=self.reasoning.key)
         given = {
-            "messages": message_values(fit_roles(messages, self._roles), style),
+            "messages": message_values(fit_roles(messages, self._roles, offered=bool(tools)), style),
             "tools": tool_values(tools, style),
         }
         return self._segments(given, extra, check_length, generate=add_generation_prompt)
@@ -207,7 +207,7 @@ class ChatTemplate:
 
     @cached_property
     def _roles(self) -> RoleSupport:
-        return probe_roles(lambda messages: self._probe(Probe(messages)), names_developer=self._names_developer)
+        return probe_roles(self._probe, self.tools, names_developer=self._names_developer)
 
     def _probe(self, probe: Probe) -> str | None:
         given = {
