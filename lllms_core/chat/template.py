@@ -14,6 +14,7 @@ from lllms_core.chat.history import CallStyle, message_values, tool_values
 from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
 from lllms_core.chat.learn_channels import learn_channels
 from lllms_core.chat.learn_reasoning import ReasoningSupport, has_heading, learn_reasoning
+from lllms_core.chat.plain_schema import plainer_tools
 from lllms_core.chat.probe import Probe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
 from lllms_core.chat.sandbox import SandboxedTemplate
@@ -69,8 +70,9 @@ class ChatTemplate:
         `add_generation_prompt` it is rendered as finished.
         `variables` reach the template under their names. System and developer messages are moved if the template does
         not support their place, see `fit_roles`; unsupported tools, calls and results are put into words, see
-        `fit_tools`. Raises `InvalidRequest` if the template refuses the conversation. `check_length` is called
-        with the text, which a template may have made shorter than the messages, before the most expensive work.
+        `fit_tools`; schemas that make it fail are shown plainer, see `plainer_tools`. Raises `InvalidRequest` if the
+        template refuses the conversation. `check_length` is called with the text, which a template may have made
+        shorter than the messages, before the most expensive work.
         """
         extra = dict(variables or {})
         if taken := sorted(_OURS & extra.keys()):
@@ -83,11 +85,19 @@ class ChatTemplate:
             style = self.tools.style or style
         if any(message.reasoning is not None for message in messages):
             style = evolve(style, thoughts=self.reasoning.key)
-        given = {
-            "messages": message_values(fit_roles(messages, self._roles, offered=bool(tools)), style),
-            "tools": tool_values(tools, style),
-        }
-        return self._segments(given, extra, check_length, generate=add_generation_prompt)
+        fitted = fit_roles(messages, self._roles, offered=bool(tools))
+
+        def segments(tools: Sequence[Tool]) -> list[Segment]:
+            given = {"messages": message_values(fitted, style), "tools": tool_values(tools, style)}
+            return self._segments(given, extra, check_length, generate=add_generation_prompt)
+
+        try:
+            return segments(tools)
+        except InvalidRequest:
+            plainer = plainer_tools(tools, lambda tool: self._output_of(Probe([Message("user", "?")], [tool], style)))
+            if plainer == [*tools]:
+                raise
+        return segments(plainer)
 
     @cached_property
     def tools(self) -> ToolSupport:
@@ -210,14 +220,17 @@ class ChatTemplate:
         return probe_roles(self._probe, self.tools, names_developer=self._names_developer)
 
     def _probe(self, probe: Probe) -> str | None:
+        try:
+            return self._output_of(probe)
+        except InvalidRequest:
+            return None
+
+    def _output_of(self, probe: Probe) -> str:
         given = {
             "messages": message_values(probe.messages, probe.style),
             "tools": tool_values(probe.tools, probe.style),
         }
-        try:
-            return self._output(given, probe.variables, datetime.now().astimezone(), generate=probe.generate)
-        except InvalidRequest:
-            return None
+        return self._output(given, probe.variables, datetime.now().astimezone(), generate=probe.generate)
 
     def _written_calls(self, calls: Sequence[ToolCall]) -> str:
         """Write calls as the model should: as configured, as learnt, or in the default form."""
