@@ -164,7 +164,8 @@ def tools_with_calls(draw: st.DrawFn, shape: str) -> tuple[tuple[Tool, ...], tup
     """Two tools, and calls of them that fit their schemas."""
     tools = []
     givers: list[dict[str, Field]] = []
-    for name in draw(st.lists(st.sampled_from(["run", "W-get_weather", "a", "add_2"]), min_size=2, max_size=2, unique=True)):
+    tool_names = st.permutations(["run", "W-get_weather", "a", "add_2"])
+    for name in draw(tool_names)[:2]:
         own = draw(st.dictionaries(names(shape), fields(shape), max_size=4))
         required = [key for key in own if draw(st.booleans())]
         schema = {

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from shapes_for_tests import ASK, SHAPES, form_of, rendered, template, tools_with_calls, without_ends, written
 
 from lllms_core.apis.messages import read_messages
-from lllms_core.builtin.openai.calls import message_value
+from lllms_core.builtin.openai.tool_calls import message_value
 from lllms_core.chat import call_constraint, settle_results
 from lllms_core.chat.gather import gather_message
 from lllms_core.chat.parser import AnswerParser
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import Delta, Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Delta, Message, Tool, ToolCall
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def test_what_a_grammar_writes_is_read(shape: str) -> None:
     def check(case: tuple[tuple[Tool, ...], tuple[ToolCall, ...]], seed: int) -> None:
         tools, _ = case
         form = form_of(shape)
-        request = Request("1", "m", (ASK,), tools=tools, tool_choice="required")
+        request = ChatRequest("1", "m", (ASK,), tools=tools, tool_choice="required")
         try:
             constraint = call_constraint(request, form, {})
         except UnsupportedParameter:

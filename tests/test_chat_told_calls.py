@@ -9,7 +9,7 @@ from grammars_for_tests import accepts
 from lllms_core.chat import ChatTemplate, call_constraint, chat_prompt
 from lllms_core.chat.parser import AnswerParser
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Message, Tool, ToolCall
 
 FIELDS = {"city": {"type": "string"}, "days": {"type": "integer"}}
 WEATHER = Tool("get_weather", "Weather.", {"type": "object", "properties": FIELDS})
@@ -42,7 +42,7 @@ def rendered(model: ChatTemplate, *messages: Message) -> str:
 def test_the_form_that_a_prompt_tells_is_read_and_forced(shape: str) -> None:
     """A call in the form that the instructions show, or put into words, is a call, and the one that a grammar wants."""
     model = template(shape)
-    form = chat_prompt(model, Request("1", "m", (ASK,), tools=(WEATHER, NOW))).form
+    form = chat_prompt(model, ChatRequest("1", "m", (ASK,), tools=(WEATHER, NOW))).form
     parser = AnswerParser(form, [WEATHER, NOW])
     pieces = [parser.feed(char) for char in SAID[shape]] + [parser.finish()]
     calls = [piece for one in pieces for piece in one.calls]
@@ -51,7 +51,7 @@ def test_the_form_that_a_prompt_tells_is_read_and_forced(shape: str) -> None:
         "get_weather", {"city": 'Paris "x"', "days": 3},
     )
     assert form.calls is not None
-    required = Request("1", "m", (ASK,), tools=(WEATHER, NOW), tool_choice="required")
+    required = ChatRequest("1", "m", (ASK,), tools=(WEATHER, NOW), tool_choice="required")
     assert accepts(call_constraint(required, form.calls, {}), SAID[shape])
 
 
@@ -69,4 +69,4 @@ def test_past_calls_are_written_in_the_form_that_is_told(shape: str) -> None:
 def test_a_template_tells_no_more_than_it_says() -> None:
     """Tools of a template that shows neither calls nor their form are refused, with the setting that helps."""
     with pytest.raises(UnsupportedParameter, match=r"set options\.tool_calls"):
-        chat_prompt(template("UNTOLD"), Request("1", "m", (ASK,), tools=(WEATHER,)))
+        chat_prompt(template("UNTOLD"), ChatRequest("1", "m", (ASK,), tools=(WEATHER,)))

@@ -7,14 +7,14 @@ from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.argument_grammar import keyword_rules, tagged_rules
 from lllms_core.chat.lark import Speller, text_rule
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import Constraint, Request, Tool
+from lllms_core.types import ChatRequest, Constraint, Tool
 
 MOST_CALLS = 32
 """At most this many calls in an answer with forced calls: a limit for models that do not stop by themselves."""
 _SPACE = r"SPACE: /[ \n]{0,4}/"
 
 
-def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
+def call_constraint(request: ChatRequest, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
     """Return the constraint on the answer to a request: calls, JSON or calls, or text with calls that match a schema.
 
     None if it is free. `names` are the tokens that are not text to grammars, as most call marks are, with their ids.
@@ -30,7 +30,7 @@ def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]
     return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
 
 
-def forces_calls(request: Request) -> bool:
+def forces_calls(request: ChatRequest) -> bool:
     """Whether the answer to a request with tools is constrained, so that its calls need a grammar."""
     strict = any(tool.strict for tool in request.tools)
     return bool(request.tools) and (request.tool_choice == "required" or request.constraint is not None or strict)
@@ -47,13 +47,13 @@ def json_schema(given: Constraint) -> str:
     return given.text if given.kind == "json_schema" else '{"type": "object"}'
 
 
-def _answer_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
+def _answer_rules(form: CallFormat, request: ChatRequest, names: Mapping[str, int]) -> list[str]:
     if request.tool_choice == "required":
         return ["start: SPACE calls", _SPACE, *_call_rules(form, request, names)]
     return ["start: TEXT calls?", text_rule((form.mark,), names), *_call_rules(form, request, names)]
 
 
-def _call_rules(form: CallFormat, request: Request, names: Mapping[str, int]) -> list[str]:
+def _call_rules(form: CallFormat, request: ChatRequest, names: Mapping[str, int]) -> list[str]:
     """Return the rule `calls`, and those that it needs: all arguments conform to their schema."""
     spell = Speller(names)
     tools, several = request.tools, request.parallel_tool_calls and form.parallel

@@ -7,14 +7,14 @@ from typing import Literal
 from lllms_core.chat.answer_format import AnswerFormat, ChannelFormat
 from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema
 from lllms_core.chat.lark import Speller, literal, text_rule
-from lllms_core.types import Constraint, Request, Tool
+from lllms_core.types import ChatRequest, Constraint, Tool
 
 _MOST_THOUGHTS = 8
 """At most this many messages with thoughts before the forced part."""
 _JSON = ("json_object", "json_schema")
 
 
-def answer_constraint(request: Request, form: AnswerFormat, names: Mapping[str, int]) -> Constraint | None:
+def answer_constraint(request: ChatRequest, form: AnswerFormat, names: Mapping[str, int]) -> Constraint | None:
     """Return the constraint on the answer to a request, in the format of its model; None if it is free.
 
     See `call_constraint`, whose errors it raises. A grammar of channels starts with the answer, and omits the text of
@@ -23,7 +23,7 @@ def answer_constraint(request: Request, form: AnswerFormat, names: Mapping[str, 
     channels, given = form.channels, request.constraint
     if channels is None or (form.calls is None and request.tools):
         return given if form.calls is None else call_constraint(request, form.calls, names)
-    continued = request.messages is not None and request.messages[-1].role == "assistant"
+    continued = request.continued
     if not forces_calls(request) and (given is None or given.kind not in _JSON or continued):
         return given
     rules = _Rules(channels, names, request.tools).of(
@@ -42,7 +42,7 @@ class _Rules:
         self._names = names
         self._tools = tools
 
-    def of(self, request: Request, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:
+    def of(self, request: ChatRequest, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:
         """Return all rules. A `continued` answer starts as text; thoughts are `unseen` by the matcher, or text."""
         form, spell = self._form, self._spell
         required = request.tool_choice == "required"

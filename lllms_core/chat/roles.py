@@ -7,7 +7,7 @@ from attrs import evolve, frozen
 
 from lllms_core.chat.history import CallStyle
 from lllms_core.chat.learn_calls import ToolSupport
-from lllms_core.chat.probe import Probe, Render
+from lllms_core.chat.probe import Render, TemplateProbe
 from lllms_core.types import Media, Message, Role, Tool, ToolCall
 
 _INSTRUCTIONS = ("system", "developer")
@@ -50,7 +50,7 @@ def probe_roles(render: Render, tools: ToolSupport, *, names_developer: bool) ->
     def rendered(*messages: Message, offered: bool = False) -> str | None:
         style = tools.style or CallStyle()
         generate = messages[-1].role != "assistant"
-        return render(Probe(messages, [_TOOL] if offered else (), style, generate=generate))
+        return render(TemplateProbe(messages, [_TOOL] if offered else (), style, generate=generate))
 
     def shows(*messages: Message) -> bool:
         output = rendered(*messages)

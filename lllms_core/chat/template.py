@@ -15,7 +15,7 @@ from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
 from lllms_core.chat.learn_channels import learn_channels
 from lllms_core.chat.learn_reasoning import ReasoningSupport, has_heading, learn_reasoning
 from lllms_core.chat.plain_schema import plainer_tools
-from lllms_core.chat.probe import Probe
+from lllms_core.chat.probe import TemplateProbe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
 from lllms_core.chat.sandbox import SandboxedTemplate
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
@@ -94,7 +94,8 @@ class ChatTemplate:
         try:
             return segments(tools)
         except InvalidRequest:
-            plainer = plainer_tools(tools, lambda tool: self._output_of(Probe([Message("user", "?")], [tool], style)))
+            ask = Message("user", "probe-ask")
+            plainer = plainer_tools(tools, lambda tool: self._output_of(TemplateProbe([ask], [tool], style)))
             if plainer == [*tools]:
                 raise
         return segments(plainer)
@@ -124,11 +125,11 @@ class ChatTemplate:
         if self._call_template is not None or self._reasoning not in {"auto", "none"}:
             return None
         ask, reply = Message("user", "probe-ask"), Message("assistant", "probe-reply")
-        said = self._probe(Probe([ask, reply], generate=False)) or ""
+        said = self._probe(TemplateProbe([ask, reply], generate=False)) or ""
         thoughts, tools = self._learnt_reasoning, self._learnt_tools
         return learn_channels(
             calls=tools.calls, thoughts=thoughts.form, text_start=thoughts.text_start,
-            text_end=said.rpartition(reply.content)[2], prompt=self._probe(Probe([ask])) or "",
+            text_end=said.rpartition(reply.content)[2], prompt=self._probe(TemplateProbe([ask])) or "",
         )
 
     def _after_thoughts(self, calls: CallFormat | None) -> CallFormat | None:
@@ -219,13 +220,13 @@ class ChatTemplate:
     def _roles(self) -> RoleSupport:
         return probe_roles(self._probe, self.tools, names_developer=self._names_developer)
 
-    def _probe(self, probe: Probe) -> str | None:
+    def _probe(self, probe: TemplateProbe) -> str | None:
         try:
             return self._output_of(probe)
         except InvalidRequest:
             return None
 
-    def _output_of(self, probe: Probe) -> str:
+    def _output_of(self, probe: TemplateProbe) -> str:
         given = {
             "messages": message_values(probe.messages, probe.style),
             "tools": tool_values(probe.tools, probe.style),

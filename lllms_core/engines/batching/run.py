@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, cast
 from attrs import define, evolve
 
 from lllms_core.chat.parser import NOTHING, Pieces
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
 from lllms_core.engines.capabilities import Scores
 from lllms_core.engines.samplers import Matcher, Sampler
-from lllms_core.engines.sessions import Session
+from lllms_core.engines.session_link import Session
 from lllms_core.engines.tokens import Feed, TokenModel
 from lllms_core.errors import EngineFailed, RequestError
-from lllms_core.faults import kind_of
 from lllms_core.text import ScoreLog
 from lllms_core.types import Delta, FinishReason, PromptScores, Request, TokenScore
+from lllms_core.values.violations import kind_of
 
 if TYPE_CHECKING:
     from lllms_core.engines.choices import Choices
