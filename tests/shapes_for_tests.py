@@ -106,7 +106,7 @@ def texts(shape: str) -> st.SearchStrategy[str]:
 def plain_texts(shape: str) -> st.SearchStrategy[str]:
     """Those among them that are no value of another type in any notation."""
     plain = texts(shape).filter(lambda text: not _is_literal(text.strip()))
-    # Between tags, a text that may be something else, or has a `$ref` as its schema, loses the white space at its edges.
+    # Between tags, a text that may be something else, or whose schema is a `$ref`, loses the white space at its edges.
     return plain.filter(lambda text: text == text.strip()) if form_of(shape).shape == "tagged" else plain
 
 
