@@ -7,9 +7,9 @@ from random import Random
 import jsonschema
 import pytest
 from attrs import evolve
-from grammars_for_tests import random_text
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from random_answers_for_tests import random_text
 from shapes_for_tests import ASK, SHAPES, form_of, rendered, template, tools_with_calls, without_ends, written
 
 from lllms_core.apis.messages import read_messages
