@@ -36,10 +36,11 @@ ROUNDS = r"""{%- if messages[0].role == 'system' %}{%- set rules = messages[0].c
 {%- else %}{{- m.content + eos_token }}{%- endif %}
 {%- endfor %}"""
 
+FULL = ROUNDS.replace("{%- else %}{{- m.content", "{%- elif m.content == '' %}{{- raise_exception('An answer needs a text') }}{%- else %}{{- m.content")
 ASKED = "{%- if not messages | selectattr('role', 'equalto', 'user') | list %}{{- raise_exception('No user query') }}{%- endif %}" + templates_for_tests.HERMES
 
 FAMILIES = {
-    **PLAIN, "LONE": LONE, "ROUNDS": ROUNDS, "ASKED": ASKED,
+    **PLAIN, "LONE": LONE, "ROUNDS": ROUNDS, "FULL": FULL, "ASKED": ASKED,
     **{name: getattr(module, name) for module in (templates_for_tests, more_templates)
        for name in dir(module) if name.isupper()},
 }
@@ -66,7 +67,8 @@ def prompt(family: str, *messages: Message, **fields: object) -> str:
         [RULE], [RULE, ASK], [RULE, ASK, MORE], [RULE, ASK, REPLY, MORE], [RULE, ASK, REPLY], [ASK, RULE, MORE],
         [RULE, ASK, REPLY, Message("assistant", "Again."), MORE], [RULE, ASK, CALLING, RESULT],
         [RULE, ASK, CALLING, RESULT, REPLY, MORE], [RULE, ASK, CALLING, RESULT, MORE],
-        [RULE, ASK, REPLY, MORE, CALLING, RESULT],
+        [RULE, ASK, REPLY, MORE, CALLING, RESULT], [ASK, Message("assistant", "", reasoning="Hm."), MORE],
+        [ASK, Message("assistant", ""), MORE],
     ],
     ids=lambda conversation: "-".join(message.role for message in conversation),
 )
@@ -99,7 +101,7 @@ ROLES = st.sampled_from([RULE, ASK, REPLY])
 
 
 @settings(deadline=None)
-@given(family=st.sampled_from(["LONE", "ROUNDS", "mistral", "gemma"]), order=st.lists(ROLES, min_size=1, max_size=8))
+@given(family=st.sampled_from(["LONE", "ROUNDS", "FULL", "mistral", "gemma"]), order=st.lists(ROLES, min_size=1, max_size=8))
 def test_any_order_of_messages_is_rendered(family: str, order: list[Message]) -> None:
     """Templates with strict turns take messages in any order that starts with the user, none of them lost."""
     conversation = [ASK, *(

@@ -38,6 +38,8 @@ class RoleSupport:
     """The roles of which it takes two messages in a row."""
     needs_answer: bool = False
     """Whether it takes a message of the user only after an answer in words, not after a tool's result."""
+    blank: str = ""
+    """The text of an answer without text: some templates refuse an empty one."""
 
 
 def probe_roles(render: Render, tools: ToolSupport, *, names_developer: bool) -> RoleSupport:
@@ -70,6 +72,7 @@ def probe_roles(render: Render, tools: ToolSupport, *, names_developer: bool) ->
     later = rendered(one, _USER, _ANSWER, _AGAIN) or ""
     rows: dict[Role, Sequence[Message]] = {"user": (_USER, _AGAIN), "assistant": (_USER, _ANSWER, _MORE, _AGAIN)}
     alike = not shows(_USER, _ANSWER, _AGAIN)  # it rewrites texts, so that nothing can be told
+    blank = next((text for text in ("", " ") if shows(_USER, evolve(_ANSWER, content=text), _AGAIN)), "")
     turn = (_USER, call, _RESULT) if tools.results else (_USER, _ANSWER)
     return RoleSupport(
         developer,
@@ -80,7 +83,8 @@ def probe_roles(render: Render, tools: ToolSupport, *, names_developer: bool) ->
         ),
         -1 < later.find(_USER.content) < later.find(one.content),
         frozenset(role for role, messages in rows.items() if alike or shows(*messages)),
-        needs_answer=not shows(*turn, _AGAIN) and shows(*turn, evolve(_ANSWER, content=""), _AGAIN),
+        needs_answer=not shows(*turn, _AGAIN) and shows(*turn, evolve(_ANSWER, content=blank), _AGAIN),
+        blank=blank,
     )
 
 
@@ -117,7 +121,10 @@ def _fit_instructions(messages: list[Message], support: RoleSupport, *, offered:
 
 
 def _take_turns(messages: list[Message], support: RoleSupport) -> list[Message]:
-    """Join messages in a row, and separate a user's message from a result before it, as the template needs it."""
+    """Join messages in a row, separate a user's message from a result before it, fill answers, as the template needs.
+
+    A last answer is not filled, for it may be continued.
+    """
     joined: list[Message] = []
     for message in messages:
         before = joined[-1] if joined else None
@@ -129,7 +136,12 @@ def _take_turns(messages: list[Message], support: RoleSupport) -> list[Message]:
         ):
             joined.append(Message("assistant", ""))
         joined.append(message)
-    return joined
+    return [*(_filled(message, support.blank) for message in joined[:-1]), *joined[-1:]]
+
+
+def _filled(message: Message, blank: str) -> Message:
+    empty = message.role == "assistant" and not message.content and not message.tool_calls
+    return evolve(message, content=blank) if empty and blank else message
 
 
 def _in_a_row(one: Message, other: Message) -> bool:
