@@ -7,7 +7,7 @@ from random import Random
 from attrs import evolve
 
 from lllms_core.bench.children import OurServer
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import words
 from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import model
@@ -25,7 +25,7 @@ SCHEMAS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare decode rates with those of the same prompts without a schema."""
     plan = evolve(plan, max_tokens=2 * plan.max_tokens, prompt_tokens=PROMPT)
     kinds: dict[str, Mapping[str, object]] = {"": {}}
@@ -45,7 +45,7 @@ async def run(plan: Plan) -> list[Finding]:
             free = tuple(rates[""])
             for name in SCHEMAS:
                 what = f"decode, {people(clients)}, {name} in a JSON schema against free text"
-                findings.append(Finding(what, "tok/s", tuple(rates[name]), free, TARGET))
+                findings.append(Comparison(what, "tok/s", tuple(rates[name]), free, TARGET))
     return findings
 
 
