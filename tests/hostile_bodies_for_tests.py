@@ -161,7 +161,7 @@ def wrong_types() -> Iterator[Input]:
             bodies = [with_value(path, model, name, value.encode()) for value in values]
             yield Input(f"{path}: any type as {name}", each(path, bodies), TAKEN | {404})
     fields = ("role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content",
-              "audio", "annotations", "weight")
+              "audio", "annotations", "weight", "images", "reasoning_details")
     for role in ("system", "developer", "user", "assistant", "tool", "function"):
         shape = '[{"role":"user","content":"Hi"},{"role":"%s","content":"x","%s":%s}]'
         said = [(shape % (role, field, value)).encode() for field in fields for value in values]
@@ -187,7 +187,7 @@ def long_names() -> Iterator[Input]:
         (CHAT, "messages", b'[{"role":@,"content":"x"}]', {400}),
         (CHAT, "messages", b'[{"role":"user","content":[{"type":@}]}]', {400}),
         (CHAT, "messages", b'[{"role":"user","content":[{"type":"image_url","image_url":{"url":@}}]}]', {400}),
-        (CHAT, "messages", b'[{"role":"user","content":"x",@:1}]', {400}),
+        (CHAT, "messages", b'[{"role":"user","content":"x",@:1}]', TAKEN),
         (CHAT, "messages", b'[%s,{"role":"tool","content":"x","tool_call_id":@}]' % hi, TAKEN),
         (CHAT, "messages", b'[%s,{"role":"user","name":@,"content":"x"}]' % hi, TAKEN),
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":@,"type":@,"function":{}}]}]' % hi, {400}),
