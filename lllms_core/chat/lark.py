@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER
 
@@ -43,12 +43,3 @@ def literal(text: str) -> str:
 def escaped(text: str) -> str:
     """Return a text escaped for a regular expression of a grammar."""
     return re.sub(r"([.^$*+?(){}\[\]\\|/])", r"\\\1", text).replace("\n", "\\n")
-
-
-def text_rule(triggers: Sequence[str], names: Mapping[str, int]) -> str:
-    """Return the rule TEXT of a text without any of the triggers; "" announces nothing but a JSON object."""
-    if "" in triggers:
-        return r"TEXT: /([^{ \n](.|\n)*)?/"
-    # Tokens that are not text do not occur in it.
-    spelled = "|".join(escaped(trigger) for trigger in triggers if not any(trigger.startswith(name) for name in names))
-    return rf"TEXT: /(.|\n)*/ & ~/(.|\n)*({spelled})(.|\n)*/" if spelled else r"TEXT: /(.|\n)*/"
