@@ -50,12 +50,12 @@ def test_python(arguments: str, good: bool) -> None:
     [
         ('city:<|"|>Ro"me<|"|>', True), ('city:<|"|>a<|"|>,days:3,now:true', True), ("days:3", True), ("", True),
         ('unit:<|"|>c<|"|>', True), ("unit:1", True), ('more:[<|"|>x<|"|>,<|"|>y<|"|>]', True), ("more:[]", True),
-        ('code:"AB"', True), ('code:<|"|>AB<|"|>', False), ('code:"ab"', False), ("city:Rome", False),
+        ('code:<|"|>AB<|"|>', True), ('code:"AB"', False), ('code:<|"|>ab<|"|>', False), ("city:Rome", False),
         (",days:3", False), ("more:[1]", False), ('unit:<|"|>k<|"|>', False),
     ],
 )
 def test_braces(names: dict[str, int], arguments: str, good: bool) -> None:
-    """Strings stand between the form's own quotes; those of a narrower schema, between those of JSON."""
+    """Strings stand between the form's own quotes, as narrow as their schema wants them."""
     assert takes(BRACES, tool(**FIELDS), f"<call>call:f{{{arguments}}}</call>", names) == good
 
 
@@ -66,7 +66,7 @@ def test_braces(names: dict[str, int], arguments: str, good: bool) -> None:
         ("city", "true", 'a "b"\n</x>', True), ("city", "false", '"a"', False), ("days", "false", "3", True),
         ("days", "true", "3", False), ("now", "false", "true", True), ("now", "false", "True", False),
         ("unit", "true", "c", True), ("unit", "false", "1", True), ("unit", "true", "1", False),
-        ("code", "false", '"AB"', True), ("code", "true", "AB", False), ("more", "false", '["x"]', True),
+        ("code", "false", '"AB"', False), ("code", "true", "AB", True), ("code", "true", "ab", False), ("more", "false", '["x"]', True),
     ],
 )
 def test_tags_that_tell_strings(end: str, key: str, string: str, value: str, good: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from attrs import evolve
 
 from lllms_core.chat.answer_format import CallFormat
-from lllms_core.chat.argument_grammar import keyword_rules, tagged_rules
+from lllms_core.chat.argument_grammar import argument_rules
 from lllms_core.chat.lark import Speller
 from lllms_core.chat.lazy_calls import Cue, LazyGrammar, call_cue
 from lllms_core.errors import UnsupportedParameter
@@ -116,7 +116,7 @@ def _begun_rules(
     if form.mark:
         rest = (form.section_start + form.call_start).lstrip().removeprefix(begun)
     else:
-        form, rest = evolve(form, parts=(form.parts[0].lstrip().removeprefix(begun[:-1]), *form.parts[1:])), ""
+        rest = ""
     rules = (
         rule for at, tool in enumerate(tools) for rule in _tool_rules(form, tool, at, spell, named=not form.mark)
     )
@@ -139,10 +139,8 @@ def _any_call(tools: Sequence[Tool]) -> str:
 
 def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller, *, named: bool = False) -> list[str]:
     """Return the rule `call_N` of a call, and the rules that it needs; with `named`, a quote has begun the name."""
-    if form.shape == "tagged":
-        return tagged_rules(form, tool, at, spell)
-    if form.shape == "keyword":
-        return keyword_rules(form, tool, at, spell)
+    if form.shape in {"tagged", "keyword"}:
+        return argument_rules(form, tool, at, spell)
     arguments = f"arguments_{at}: %json {json.dumps(tool.parameters)}"
     if form.shape == "named":
         return [f"call_{at}: {spell(tool.name + form.name_end)} arguments_{at}", arguments]

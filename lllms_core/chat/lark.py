@@ -23,13 +23,20 @@ class Speller:
         return " ".join(self._piece(piece) for piece in self._split.split(text) if piece) or '""'
 
     def until(self, rule: str, end: str) -> tuple[str, list[str]]:
-        """Return an expression for any text up to and including `end`, and its rules, the first of which is `rule`."""
-        pieces = [piece for piece in self._split.split(end) if piece]
-        at = next((at for at, piece in enumerate(pieces) if piece in self._names), None)
-        if at is None:
-            return rule, [rf"{rule}[lazy]: /(.|\n)*{escaped(end)}/"]
+        """Return an expression for any text up to and including `end`, and its rules."""
+        return self.closed(rule, rf"(/(.|\n)*/ & ~/(.|\n)*{escaped(end.strip())}(.|\n)*/)", end)
+
+    def closed(self, rule: str, text: str, end: str) -> tuple[str, list[str]]:
+        """The same for a text that the expression `text` of a terminal describes, and that does not contain `end`."""
+        letters, rest = self._cut(end)
+        name = rule.upper()
         # No text continues across a token that is not text.
-        return f"{rule} {self(''.join(pieces[at:]))}", [rf"{rule}: /(.|\n)*{escaped(''.join(pieces[:at]))}/"]
+        return f"{name} {self(rest)}" if rest else name, [f"{name}: {text} {literal(letters)}" if letters else f"{name}: {text}"]
+
+    def _cut(self, end: str) -> tuple[str, str]:
+        """Return the letters at the start of a text, and the rest from the first token that is not text on."""
+        at = next((found.start() for found in self._split.finditer(end) if found[0] in self._names), len(end))
+        return end[:at], end[at:]
 
     def _piece(self, piece: str) -> str:
         return f"<[{self._names[piece]}]>" if piece in self._names else _ANY.get(piece) or literal(piece)

@@ -13,6 +13,8 @@ from lllms_core.types import Constraint
 _LONGEST_SPACE = 16
 """White space between two words of a mark that is still looked through."""
 _LONGEST_CHANNEL = 64
+_JSON = re.compile(r'"[^"]*"?|[{}:,\[\]]|[^\s"{}:,\[\]]+')
+"""The words of JSON, between which there may be white space."""
 AFTER, BEFORE = "a", "b"
 """The texts that select the rest of a call in channels: its recipient comes after the channel, or before it."""
 
@@ -35,8 +37,8 @@ class Cue:
 
     @classmethod
     def of(cls, mark: str, *, anchored: bool = False) -> Self:
-        """Return the cue of a mark, with any white space where the mark has some."""
-        words = [word.encode() for word in mark.split()]
+        """Return the cue of a mark, with any white space where the mark has some, or, for one of JSON, may have some."""
+        words = [word.encode() for word in (_JSON.findall(mark) if anchored else mark.split())]
         pattern = re.compile((rb"\A\s*" if anchored else b"") + rb"\s*".join(map(re.escape, words)))
         return cls(pattern, sum(map(len, words)) + _LONGEST_SPACE * len(words), words[0][:1], anchored)
 
@@ -104,7 +106,7 @@ def call_cue(form: CallFormat, other_marks: Sequence[str] = ()) -> tuple[Cue, st
     """
     head = (form.section_start + form.call_start).lstrip()
     if not form.mark:
-        start = form.parts[0].strip() + '"'
+        start = f'{form.parts[0].strip()} "'
         return Cue.of(start, anchored=True), start
     tag = TAG.match(head)
     mark = form.mark if tag is None or any(tag[0] in other for other in other_marks) else tag[0]
