@@ -7,7 +7,7 @@ from attrs import evolve
 
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.argument_grammar import argument_rules
-from lllms_core.chat.lark import Speller
+from lllms_core.chat.lark import Speller, lark
 from lllms_core.chat.lazy_calls import Cue, LazyGrammar, call_cue
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Constraint, Request, Tool
@@ -29,10 +29,10 @@ def call_constraint(request: Request, form: CallFormat, names: Mapping[str, int]
         return given
     if request.tool_choice == "required" or given is None:
         rules = ["start: SPACE calls", _SPACE, *_call_rules(form, request.tools, names, several=_several(form, request))]
-        return Constraint("lark", "\n".join(rules), "tool_choice")
+        return lark("tool_choice", rules)
     start = ["start: answer | SPACE calls", f"answer: %json {json_schema(given)}", _SPACE]
     rules = _call_rules(form, request.tools, names, several=_several(form, request))
-    return Constraint("lark", "\n".join([*start, *rules]), given.param)
+    return lark(given.param, [*start, *rules])
 
 
 def lazy_calls(
@@ -48,7 +48,7 @@ def lazy_calls(
 
     def constraint(tools: Sequence[Tool]) -> Constraint:
         several = _several(form, request) and not apart and bool(form.mark)
-        return Constraint("lark", "\n".join(_begun_rules(form, tools, names, begun, several=several)), "tools")
+        return lark("tools", _begun_rules(form, tools, names, begun, several=several))
 
     return lazy_grammar(request.tools, constraint, cue)
 

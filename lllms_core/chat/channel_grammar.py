@@ -6,7 +6,7 @@ from typing import Literal
 
 from lllms_core.chat.answer_format import AnswerFormat, ChannelFormat
 from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema, lazy_calls, lazy_grammar
-from lllms_core.chat.lark import Speller, literal
+from lllms_core.chat.lark import Speller, lark, literal
 from lllms_core.chat.lazy_calls import AFTER, BEFORE, LazyGrammar, channel_cue
 from lllms_core.types import Constraint, Request, Tool
 
@@ -40,7 +40,7 @@ def answer_constraint(
         request, given, continued=continued, unseen=form.reasoning is not None,
     )
     param = "tool_choice" if given is None or request.tool_choice == "required" else given.param
-    return Constraint("lark", "\n".join(rules), param)
+    return lark(param, rules)
 
 
 def _lazy(
@@ -48,7 +48,7 @@ def _lazy(
 ) -> LazyGrammar:
     """Return the grammar of calls in channels, from the start of their recipient on."""
     return lazy_grammar(
-        request.tools, lambda tools: Constraint("lark", "\n".join(_Rules(form, names, tools).begun()), "tools"),
+        request.tools, lambda tools: lark("tools", _Rules(form, names, tools).begun()),
         channel_cue(form, continued=continued),
     )
 

@@ -2,10 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER
+from lllms_core.types import Constraint
 
+_ANY_TOKENS = '%llguidance {"no_forcing": true}'
+"""Starts a grammar in which each text may be written in any tokens.
+
+Without it a text that has to come is asked for in the tokenizer's tokens, which may end in the middle of the longer ones
+that a model was trained on.
+"""
 _ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
 """The ids and numbers that a model may write; some templates require ids of nine characters."""
 
@@ -40,6 +47,11 @@ class Speller:
 
     def _piece(self, piece: str) -> str:
         return f"<[{self._names[piece]}]>" if piece in self._names else _ANY.get(piece) or literal(piece)
+
+
+def lark(param: str, rules: Sequence[str]) -> Constraint:
+    """Return the constraint of these rules, which the parameter `param` asks for."""
+    return Constraint("lark", "\n".join([_ANY_TOKENS, *rules]), param)
 
 
 def literal(text: str) -> str:

@@ -50,7 +50,7 @@ class LazyCalls:
     @property
     def refusal(self) -> BaseException | None:
         """The error that ends the request: the schema of a strict tool cannot be enforced."""
-        return self.error if self.grammar.needed and self.making is None else None
+        return self.error if self.grammar.needed and not self.unmade() and self.making is None else None
 
     def unmade(self) -> bool:
         """Whether the matcher is still being made; if that has failed, begin to make a weaker one."""
@@ -59,7 +59,7 @@ class LazyCalls:
                 return False
             # Only the type: a message may quote a schema.
             logger.debug("calls are not kept to the schemas of their tools: %s", type(error).__name__)
-            weaker, self._weaker, self.error = self._weaker, None, self.error or error
+            weaker, self._weaker, self.error = self._weaker, None, error
             self.making = None if weaker is None else self.make(weaker)
         return self.making is not None
 
