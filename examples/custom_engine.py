@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from lllms_core import Host, hookimpl, load_config
 from lllms_core.engines import Engine, Progress, SerialModel
 from lllms_core.plugins import Plugins
-from lllms_core.types import ModelOffer, ModelSpec, Request
+from lllms_core.types import ChatRequest, ModelOffer, ModelSpec
 
 
 class Parrot(SerialModel):
     """Repeats the last message, word by word."""
 
-    def chat(self, request: Request) -> Iterator[str]:
+    def chat(self, request: ChatRequest) -> Iterator[str]:
         """Answer one conversation."""
-        *_, last = request.messages or ()
+        last = request.messages[-1]
         for number, word in enumerate(last.content.split()):
             yield f" {word}" if number else word
 

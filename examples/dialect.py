@@ -14,7 +14,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from lllms_core.apis import Api, Fault, Paths, Server
-from lllms_core.apis.openapi import STRING, closed_object, operation, takes
+from lllms_core.apis.specification import STRING, closed_object, operation, takes
 from lllms_core.apis.writing import dumps
 from lllms_core.hookspecs import hookimpl
 from lllms_core.types import Delta, Finish, Message, Request
@@ -58,7 +58,7 @@ class LinesApi(Api):
         """Return the route."""
         from quart import Blueprint
 
-        from lllms_core.apis.body import read_body, read_object, refuse_others, take_text, work
+        from lllms_core.apis.bodies import read_body, read_object, refuse_others, take_text, work
         from lllms_core.apis.streaming import stream_answer
 
         routes = Blueprint("lines", __name__)

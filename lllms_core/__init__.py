@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     from lllms_core.answers import Answer, Stream
     from lllms_core.app import create_app
     from lllms_core.config import Config, load_config, parse_config
-    from lllms_core.conversation import ServerTool
     from lllms_core.errors import LllmsError
     from lllms_core.hookspecs import hookimpl
-    from lllms_core.host import Host
+    from lllms_core.host import Host, ServerTool
     from lllms_core.pool.pool import Pool
     from lllms_core.serve import serve_llms
     from lllms_core.types import Message
@@ -24,7 +23,9 @@ __version__ = "0.1.0"
 FOR_PLUGINS = (
     "hookspecs", "engines", "apis", "downloads", "sessions",  # contracts
     "types", "queries", "errors",  # their words
-    "answers", "cancellation", "chat", "gguf", "identity", "machine", "parameters", "status", "text",  # tools
+    "answers", "cancellation", "chat", "gguf", "machine", "parameters", "status", "text",
+    "values",  # tools
+    "testing",  # for their tests
 )
 """The modules of this package that plugins may import, as `lllms_core.engines`; our own plugins import no others."""
 
@@ -51,7 +52,7 @@ _ROOMS = {
     "LllmsError": "errors",
     "Message": "types",
     "Pool": "pool.pool",
-    "ServerTool": "conversation",
+    "ServerTool": "host",
     "Stream": "answers",
     "create_app": "app",
     "hookimpl": "hookspecs",

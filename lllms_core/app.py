@@ -10,8 +10,8 @@ from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import Forbidden
 
 from lllms_core.apis import Api, Paths
-from lllms_core.apis.openapi import document
 from lllms_core.apis.replies import fault_handler, reply
+from lllms_core.apis.specification import document
 from lllms_core.config import ServerConfig
 from lllms_core.host import Host
 from lllms_core.tracebacks import described

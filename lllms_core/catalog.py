@@ -14,15 +14,15 @@ from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
 from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
-from lllms_core.faults import Fault, StructureError, closest
 from lllms_core.gguf import is_gguf
 from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
-from lllms_core.structure import structure
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
+from lllms_core.values.structure import structure
+from lllms_core.values.violations import StructureError, Violation, closest
 
 Find = Callable[[str, str | None], Path | None]
 """Returns the file to load for a source and the wanted SHA-256, if all files are here and verified."""
@@ -201,14 +201,14 @@ def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig
 def _entry(
     name: str, model: ModelConfig, offered: Offered, config: Config, plugins: Plugins, *, find: Find,
 ) -> CatalogEntry:
-    """Build an entry. Raises `StructureError` with all faults."""
+    """Build an entry. Raises `StructureError` with all violations."""
     path = ("models", name)
-    faults: list[Fault] = []
+    violations: list[Violation] = []
     if not is_model_name(name):
-        faults.append(Fault(path, f"{name!r} is not a valid model name: {NAME_RULE}"))
+        violations.append(Violation(path, f"{name!r} is not a valid model name: {NAME_RULE}"))
     provided = plugins.engines.get(model.engine)
     if provided is None:
-        raise StructureError([*faults, Fault((*path, "engine"), plugins.why_no_engine(model.engine))])
+        raise StructureError([*violations, Violation((*path, "engine"), plugins.why_no_engine(model.engine))])
     engine = provided.object
     file = source = None
     key = "hf" if model.hf is not None else "file" if model.url is None else "url"
@@ -217,17 +217,17 @@ def _entry(
             _check_path(model.file, plugins)
         file, source = _weights(model, engine, config.server.models_dir, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
-        faults.append(Fault((*path, key), str(error)))
+        violations.append(Violation((*path, key), str(error)))
     options: object = None
     try:
         options = structure(model.options, engine.Options, (*path, "options"))
     except StructureError as error:
-        faults += error.faults
-    faults += _unhonoured(model, engine, (*path, "defaults"))
+        violations += error.violations
+    violations += _unhonoured(model, engine, (*path, "defaults"))
     if model.preload is not None and not engine.can_preload:
-        faults.append(Fault((*path, "preload"), f"engine '{engine.name}' cannot preload; leave it out"))
-    if faults:
-        raise StructureError(faults)
+        violations.append(Violation((*path, "preload"), f"engine '{engine.name}' cannot preload; leave it out"))
+    if violations:
+        raise StructureError(violations)
     spec = ModelSpec(name, options, file, preload=model.preload)
     version = next((report.version for report in plugins.reports if report.name == provided.plugin), None)
     return CatalogEntry(
@@ -286,13 +286,13 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
     return file
 
 
-def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> Iterator[Fault]:
+def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> Iterator[Violation]:
     """Yield the defaults that the engine would ignore."""
     for name in sorted(model.defaults):
         parameter = DEFAULTS[name]
         refused = parameter.verdict(engine.parameters) == "refused"
         if refused and not parameter.asks_for_nothing(parameter.check(model.defaults[name])):
-            yield Fault((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
+            yield Violation((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
 
 
 def _fingerprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from lllms_core.types import Request, Task
+from lllms_core.types import ChatRequest, Request, Task
 
 Text = str | tuple[int, ...]
 """An input to embed: a text, or its tokens."""
@@ -51,7 +51,7 @@ class RerankRequest:
 
 
 @frozen
-class Scores:
+class Relevance:
     """The answer: 0 (not at all) to 1, in the order of the documents."""
 
     scores: tuple[float, ...]
@@ -98,7 +98,7 @@ class RenderRequest:
 
     id: str
     model: str
-    chat: Request
+    chat: ChatRequest
     timeout: float | None = None
     task: Literal["render"] = "render"
 

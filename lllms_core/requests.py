@@ -22,11 +22,11 @@ from lllms_core.parameters.bounds import (
 from lllms_core.parameters.structured import take_constraint
 from lllms_core.parameters.tools import settle_tools
 from lllms_core.parameters.wording import unknown, unsupported
-from lllms_core.types import Constraint, Media, Message, Request
+from lllms_core.types import ChatRequest, Constraint, Media, Message, Request, TextRequest
 
 _GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint", "unused"}
-_REQUEST = frozenset(attribute.name for attribute in fields(Request)) - _GIVEN
-"""The fields of a request that are parameters."""
+_REQUEST = frozenset(attribute.name for kind in (ChatRequest, TextRequest) for attribute in fields(kind)) - _GIVEN
+"""The fields of requests that are parameters."""
 
 
 def build_request(
@@ -58,26 +58,27 @@ def build_request(
     _merge_scores(checked, chat=messages is not None)
     _check_counts(checked)
     _check_echo(checked, entry)
-    settle_tools(checked)
-    _check_tools(checked, entry)
+    if messages is not None:
+        settle_tools(checked)
+        _check_tools(checked, entry)
     if checked.get("timeout") is not None:
         checked["timeout"] = min(checked["timeout"], entry.config.timeout or inf)
     settings = entry.defaults.replace({name: value for name, value in checked.items() if name in DEFAULTS})
     others: dict[str, Any] = {name: value for name, value in checked.items() if name not in DEFAULTS}
     for name in others.keys() - _REQUEST:
         raise InvalidRequest(f"'{name}' says nothing about an answer, so it cannot be among its parameters", name)
-    return Request(
-        id=request_id,
-        model=entry.name,
-        messages=None if messages is None else settle_results(messages),
-        prompt=prompt,
-        sampling=settings.sampling,
-        max_tokens=settings.max_tokens,
-        stop=settings.stop,
-        constraint=constraint,
-        unused=_unused(entry, "text" if messages is None else "chat", parameters),
-        **{"timeout": entry.config.timeout, **others},
-    )
+    given: dict[str, Any] = {
+        "sampling": settings.sampling,
+        "max_tokens": settings.max_tokens,
+        "stop": settings.stop,
+        "constraint": constraint,
+        "unused": _unused(entry, "text" if messages is None else "chat", parameters),
+        "timeout": entry.config.timeout,
+        **others,
+    }
+    if prompt is not None:
+        return TextRequest(request_id, entry.name, prompt, **given)
+    return ChatRequest(request_id, entry.name, settle_results(messages or ()), **given)
 
 
 def check_parameters(route: Route, entry: CatalogEntry, values: Mapping[str, object]) -> dict[str, Any]:

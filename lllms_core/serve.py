@@ -14,7 +14,7 @@ from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
-from lllms_core.web.limits import Limits, connections_for, raise_descriptor_limit
+from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
 from lllms_core.web.server import serve_app
 
 LOG = logging.getLogger("lllms.serve")
@@ -123,7 +123,7 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
 
 async def _serve_http(host: Host, listener: socket.socket, stopped: asyncio.Event) -> None:
     yield_quickly()  # the thread that reads large bodies, to the event loop
-    limits = Limits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
+    limits = ConnectionLimits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
     await serve_app(create_app(host, manage_host=False), listener, stopped.wait, limits)
 
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from attrs import frozen
 
-from lllms_core.text.sizes import human_size, human_time
 from lllms_core.types import ModelInfo
+from lllms_core.values.sizes import human_size, human_time
 
 InstanceState = Literal["loading", "ready", "closing"]
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from uuid import uuid4
 
 from attrs import field, frozen
@@ -148,39 +148,21 @@ class Constraint:
     """Whether only an engine that enforces it will do."""
 
 
-@frozen
-class Request:
-    """One completion request: a chat (`messages`) or a text to continue (`prompt`), never both."""
+@frozen(kw_only=True)
+class CompletionRequest:
+    """The settings that chats and texts share."""
 
-    id: str
-    model: str
-    messages: tuple[Message, ...] | None = None
-    prompt: str | tuple[int, ...] | None = None
-    """A text, or its tokens."""
-    suffix: str | None = None
-    """The answer to a prompt is the text between it and this suffix; None: no suffix."""
     n: int = 1
     """The number of answers to return."""
     best_of: int | None = None
     """The number of answers to generate; the `n` likeliest, by their mean token log-probability, are returned."""
     top_logprobs: int | None = None
     """The number of likeliest tokens to return with each token's log-probability; None: no log-probabilities at all."""
-    echo: bool = False
-    """Whether to return the prompt, too; if tokens have log-probabilities, so do its own."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
     """At most this many generated tokens; None: as many as fit the context."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings, which is not part of it."""
-    tools: tuple[Tool, ...] = ()
-    """The tools that this answer may call."""
-    tool_choice: ToolChoice = "auto"
-    parallel_tool_calls: bool = True
-    """Whether one answer may call several tools; if not, it ends with its first call."""
-    reasoning_effort: ReasoningEffort | None = None
-    """How long a reasoning model thinks first; None: its template's default."""
-    chat_template_kwargs: Mapping[str, object] = field(factory=dict)
-    """Variables for the model's chat template."""
     timeout: float | None = None
     """Seconds from the moment the request gets its slot; None: no limit."""
     ttl: float | None = None
@@ -191,11 +173,6 @@ class Request:
     """Whether the request may reuse what others have evaluated, and leave its own evaluation for others."""
     unused: tuple[str, ...] = ()
     """The names of parameters that the client set, and that have no effect on this model; for dialects to show."""
-
-    @property
-    def task(self) -> Task:
-        """The kind of completion."""
-        return "text" if self.messages is None else "chat"
 
     @property
     def count(self) -> int:
@@ -210,7 +187,59 @@ class Request:
     @property
     def scores_prompt(self) -> bool:
         """Whether the prompt's tokens have scores."""
+        return False
+
+
+@frozen
+class ChatRequest(CompletionRequest):
+    """A conversation to be answered."""
+
+    task: ClassVar[Task] = "chat"
+    source: ClassVar[str] = "messages"
+    """The parameter that holds the prompt; for error messages."""
+
+    id: str
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = field(default=(), kw_only=True)
+    """The tools that this answer may call."""
+    tool_choice: ToolChoice = field(default="auto", kw_only=True)
+    parallel_tool_calls: bool = field(default=True, kw_only=True)
+    """Whether one answer may call several tools; if not, it ends with its first call."""
+    reasoning_effort: ReasoningEffort | None = field(default=None, kw_only=True)
+    """How long a reasoning model thinks first; None: its template's default."""
+    chat_template_kwargs: Mapping[str, object] = field(factory=dict, kw_only=True)
+    """Variables for the model's chat template."""
+
+    @property
+    def continued(self) -> bool:
+        """Whether the answer continues the conversation's last message, which is the assistant's."""
+        return bool(self.messages) and self.messages[-1].role == "assistant"
+
+
+@frozen
+class TextRequest(CompletionRequest):
+    """A text to be continued."""
+
+    task: ClassVar[Task] = "text"
+    source: ClassVar[str] = "prompt"
+
+    id: str
+    model: str
+    prompt: str | tuple[int, ...]
+    """A text, or its tokens."""
+    suffix: str | None = field(default=None, kw_only=True)
+    """The answer is the text between the prompt and this suffix; None: no suffix."""
+    echo: bool = field(default=False, kw_only=True)
+    """Whether to return the prompt, too; if tokens have log-probabilities, so do its own."""
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the prompt's tokens have scores."""
         return self.echo and self.top_logprobs is not None
+
+
+Request = ChatRequest | TextRequest
 
 
 def new_request_id() -> str:

@@ -105,7 +105,7 @@ class Chaos:
             children = server.children(recursive=True)
             process.send_signal(signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(15)
+                process.wait(60)
             self.expect(process.poll() == 0, f"SIGTERM: the server's status is {process.poll()}")
             left = [child.pid for child in psutil.wait_procs(children, 5)[1]]
             left += [pid for pid in self.pids if psutil.pid_exists(pid)]

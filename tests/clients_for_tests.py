@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import h2.config
 import h2.connection
 
-LIMIT = 10.0
+LIMIT = 60.0
 
 
 async def until(condition: Callable[[], object], pause: float = 0.005) -> None:

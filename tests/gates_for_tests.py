@@ -86,7 +86,7 @@ async def gated(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # the status of a pool has no event
             await asyncio.sleep(0)
 

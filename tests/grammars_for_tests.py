@@ -38,7 +38,8 @@ def tokens_of(text: str, names: Mapping[str, int] | None = None) -> list[int]:
     """Return the bytes of a text, whose marks are tokens where there are `names`."""
     for mark, token in (names or {}).items():
         text = text.replace(mark, chr(0xE000 + token))
-    return [token for char in text for token in ([ord(char) - 0xE000] if "\ue000" <= char < "\uf000" else char.encode())]
+    cut = ([ord(char) - 0xE000] if "\ue000" <= char < "\uf000" else [*char.encode()] for char in text)
+    return [token for tokens in cut for token in tokens]
 
 
 def accepts(constraint: Constraint | None, text: str, names: Mapping[str, int] | None = None) -> bool:

@@ -13,7 +13,7 @@ from attrs import field, frozen
 SECRET = "sk-9f3a77c1d2e84b06"
 """What every hostile request carries, in a header and wherever else it can: it must never reach a log."""
 Address = tuple[str, int]
-GUARD = 15.0
+GUARD = 60.0
 """Seconds after which a client has waited in vain."""
 
 

@@ -10,17 +10,17 @@ from lllms_core.engines import Engine
 from lllms_core.pool.instance import PATIENCE, Patience
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.state import Limits, ModelLimits
-from lllms_core.types import Isolation, ModelSpec, Request
+from lllms_core.pool.state import ModelLimits, PoolLimits
+from lllms_core.types import Isolation, ModelSpec, Request, TextRequest
 
-GUARD = 30.0
+GUARD = 60.0
 """Seconds after which a test that waits for something has failed."""
 _numbers = itertools.count(1)
 
 
 def ask(prompt: str, model: str = "scripted", **fields: Any) -> Request:
     """A request with an id of its own."""
-    return Request(f"r{next(_numbers)}", model, prompt=prompt, **fields)
+    return TextRequest(f"r{next(_numbers)}", model, prompt=prompt, **fields)
 
 
 class Pools:
@@ -34,7 +34,7 @@ class Pools:
         options: engines.Options | None = None,
         *,
         isolation: Isolation = "thread",
-        limits: Limits | None = None,
+        limits: PoolLimits | None = None,
         model_limits: ModelLimits | None = None,
         patience: Patience = PATIENCE,
         engine: Engine | None = None,
@@ -50,7 +50,7 @@ class Pools:
             )
             for name in models
         }
-        pool = Pool(entries, limits or Limits(cores=2), patience=patience)
+        pool = Pool(entries, limits or PoolLimits(cores=2), patience=patience)
         self.pools.append(pool)
         async with asyncio.timeout(GUARD):
             await pool.start()

@@ -84,7 +84,7 @@ def serving(
         yield process, printed
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
 
 
 def address(printed: list[str]) -> str:

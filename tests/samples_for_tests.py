@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 
 from grammars_for_tests import matcher_of, tokens_of
+
 from lllms_core.types import Constraint
 
 _CLOSERS = ('"', "'", "}", "]", ")", ",", ", ", "\n", "true", "null", "1")

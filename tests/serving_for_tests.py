@@ -8,7 +8,7 @@ from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.host import Host
 from lllms_core.serve import listen, serve
-from lllms_core.web.limits import Limits
+from lllms_core.web.limits import ConnectionLimits
 from lllms_core.web.server import serve_app
 
 
@@ -26,7 +26,7 @@ async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def published(host: Host, limits: Limits | None = None) -> AsyncIterator[str]:
+async def published(host: Host, limits: ConnectionLimits | None = None) -> AsyncIterator[str]:
     """Let others reach a host that runs already; yields its URL."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

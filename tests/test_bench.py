@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.bench import random_model
-from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Peer, RawLoop, toml
+from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Peer, RawLoopProcess, toml
 from lllms_core.bench.findings import Finding, best
-from lllms_core.bench.load import Load, first_model, prompts, run
-from lllms_core.bench.plan import Plan
-from lllms_core.bench.report import findings_table, load_table
+from lllms_core.bench.load import LoadTest, first_model, prompts, run
+from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites import SUITES, busy, wire
+from lllms_core.bench.tables import findings_table, load_table
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate, percentile, summarise
 from lllms_core.bench.traffic import Reply, ServerSilent, exchange, read_stream
 from lllms_core.cli import cli
@@ -193,7 +193,7 @@ def test_configurations_are_written_as_toml():
 
 async def test_the_raw_loop_generates_what_is_asked(tiny):
     """The random model loads in llama.cpp, tokenises a word as a token, and never ends an answer before its length."""
-    async with RawLoop(tiny, 2, 128) as loop:
+    async with RawLoopProcess(tiny, 2, 128) as loop:
         answers = await loop.run([" bada bada", " dabo"], 20, 1, 60.0)
         again = await loop.run([" bada"], 5, 1, 60.0)
     assert [answer.prompt_tokens for answer in answers][1] <= 2
@@ -205,7 +205,7 @@ async def test_the_raw_loop_generates_what_is_asked(tiny):
 async def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
     """A program that ends before it is ready is an error that shows what it said."""
     with pytest.raises(ChildFailed, match="cannot load"):
-        async with RawLoop(tmp_path / "gone.gguf", 1, 64):
+        async with RawLoopProcess(tmp_path / "gone.gguf", 1, 64):
             pass
     with pytest.raises(ChildFailed, match="no peer today"):
         async with Peer(f"{sys.executable} -c 'raise SystemExit(\"no peer today\")'", tmp_path):
@@ -225,7 +225,7 @@ async def test_load_test_of_a_real_server():
     options = {"script": [{"replies": ["word word word"], "tokens": 6}], "slots": 2}
     async with OurServer({"bench": {"engine": "mock", "options": options}}) as server:
         name = await first_model(server.base_url)
-        load = Load(server.base_url, name, requests=2, max_tokens=5, prompt_tokens=20, turns=2)
+        load = LoadTest(server.base_url, name, requests=2, max_tokens=5, prompt_tokens=20, turns=2)
         told: list[None] = []
         asked = await run(load, 2, seed=1, told=lambda: told.append(None))
         figures = summarise([one.timeline for one in asked if one.turn == 0], 2)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.apis.body import LARGE, read_object
-from lllms_core.builtin.openai.wire import read_chat
+from lllms_core.apis.bodies import LARGE, read_object
+from lllms_core.builtin.openai.request_body import read_chat
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.bounds import (
     MOST_PARTS,

@@ -9,7 +9,7 @@ from grammars_for_tests import NAMES, accepts
 
 from lllms_core.chat import call_constraint
 from lllms_core.chat.answer_format import CallFormat
-from lllms_core.types import Message, Request, Tool
+from lllms_core.types import ChatRequest, Message, Tool
 
 FIELDS: dict[str, object] = {
     "city": {"type": "string", "description": "where"}, "days": {"type": "integer"}, "now": {"type": "boolean"},
@@ -24,7 +24,7 @@ def tool(*required: str, **fields: object) -> Tool:
 
 def takes(form: CallFormat, used: Tool, text: str, names: Mapping[str, int] | None = None) -> bool:
     """Whether a forced call may be a text, whose marks are tokens if they have `names`."""
-    request = Request("1", "m", (Message("user", "?"),), tools=(used,), tool_choice="required")
+    request = ChatRequest("1", "m", (Message("user", "?"),), tools=(used,), tool_choice="required")
     return accepts(call_constraint(request, form, names or {}), text, names)
 
 
@@ -66,7 +66,8 @@ def test_braces(names: dict[str, int], arguments: str, good: bool) -> None:
         ("city", "true", 'a "b"\n</x>', True), ("city", "false", '"a"', False), ("days", "false", "3", True),
         ("days", "true", "3", False), ("now", "false", "true", True), ("now", "false", "True", False),
         ("unit", "true", "c", True), ("unit", "false", "1", True), ("unit", "true", "1", False),
-        ("code", "false", '"AB"', False), ("code", "true", "AB", True), ("code", "true", "ab", False), ("more", "false", '["x"]', True),
+        ("code", "false", '"AB"', False), ("code", "true", "AB", True), ("code", "true", "ab", False),
+        ("more", "false", '["x"]', True),
     ],
 )
 def test_tags_that_tell_strings(end: str, key: str, string: str, value: str, good: bool) -> None:

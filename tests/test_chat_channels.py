@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from lllms_core.chat import ChatTemplate, answer_constraint, chat_prompt
 from lllms_core.chat.answer_format import AnswerFormat, ReasoningFormat
 from lllms_core.chat.parser import AnswerParser
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import Constraint, Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Constraint, Message, Request, Tool, ToolCall
 
 CITY: dict[str, object] = {
     "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False,
@@ -166,7 +166,7 @@ def test_thoughts_end_with_their_message() -> None:
 
 def test_control_tokens_of_headers_reach_the_reader() -> None:
     """An engine that shows no control tokens still tells of those that make up headers, and of their ends."""
-    output = AnswerText(Request("1", "m", (ASK,), tools=(WEATHER,)), FORM)
+    output = AnswerText(ChatRequest("1", "m", (ASK,), tools=(WEATHER,)), FORM)
     marks = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|constrain|>", "<|call|>", "<|return|>"]
     assert [output.mark(mark) for mark in marks] == [mark.encode() for mark in marks]
     assert output.mark("<|other|>") == b""
@@ -194,7 +194,7 @@ def test_where_parts_are_missing_there_are_no_channels() -> None:
         model = ChatTemplate(templates.CHANNELS.replace(word, another), eos_token="<|return|>")
         assert model.answer_format.channels is None
         with pytest.raises(UnsupportedParameter, match=r"set options\.tool_calls"):
-            chat_prompt(model, Request("1", "m", (ASK,), tools=(WEATHER,)))
+            chat_prompt(model, ChatRequest("1", "m", (ASK,), tools=(WEATHER,)))
 
 
 def test_settings_come_first() -> None:
@@ -231,7 +231,7 @@ def test_what_a_template_writes_is_read() -> None:
 
 
 def asked(*tools: Tool, **fields: object) -> Request:
-    return Request("1", "m", (ASK,), tools=tools, **fields)
+    return ChatRequest("1", "m", (ASK,), tools=tools, **fields)
 
 
 CALL_NOW = message("commentary to=functions.now", "{}")
@@ -269,7 +269,7 @@ def test_strict_tools_leave_text_free() -> None:
 
 def test_a_continued_answer_does_not_start_with_a_recipient() -> None:
     """Where the client gave the start of a text, no header is open."""
-    asked_on = Request("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,))
+    asked_on = ChatRequest("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,))
     assert keeps(answer_constraint(asked_on, FORM, {}), " to=functions.nobody")
     assert not keeps(answer_constraint(asked(NOW), FORM, {}), " to=functions.nobody")
 
@@ -299,7 +299,7 @@ def test_thoughts_that_are_text_are_seen_by_the_grammar() -> None:
 
 def test_a_continued_answer_ends_before_a_forced_call() -> None:
     """A message that a request lets the model continue is ended first."""
-    request = Request("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,), tool_choice="required")
+    request = ChatRequest("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,), tool_choice="required")
     assert accepts(answer_constraint(request, FORM, {}), f" be it.<|end|>{START}" + CALL_NOW)
 
 

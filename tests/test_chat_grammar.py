@@ -9,7 +9,7 @@ from lllms_core.chat import ChatTemplate, call_constraint
 from lllms_core.chat.answer_format import HERMES
 from lllms_core.chat.call_grammar import lazy_calls
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import Constraint, Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Constraint, Message, Request, Tool, ToolCall
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def written(family: str, *calls: ToolCall) -> str:
 
 
 def asked(*tools: Tool, **fields: object) -> Request:
-    return Request("1", "m", (ASK,), tools=tools, **fields)
+    return ChatRequest("1", "m", (ASK,), tools=tools, **fields)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -19,9 +19,9 @@ from lllms_core.chat.history import CallStyle, message_values
 from lllms_core.chat.learn_calls import ToolSupport
 from lllms_core.chat.parser import AnswerParser
 from lllms_core.chat.results import settle_results
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.errors import EngineFailed
-from lllms_core.types import Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Message, Tool, ToolCall
 
 pytestmark = pytest.mark.slow
 
@@ -122,7 +122,7 @@ def test_nested_answers_are_read(form: CallFormat, value: str, quoted: bool) -> 
 
 def test_answers_that_cannot_be_read_fail_alone() -> None:
     """Where the stack is too small for what an answer nests, the answer fails, and nothing else does."""
-    output = AnswerText(Request("r", "m", tools=TOOLS), AnswerFormat(FORMS["hermes"]))
+    output = AnswerText(ChatRequest("r", "m", (), tools=TOOLS), AnswerFormat(FORMS["hermes"]))
     limit = sys.getrecursionlimit()
     frame, depth = sys._getframe(), 0
     while frame is not None:

@@ -10,9 +10,9 @@ from lllms_llamacpp.grammars import translate
 from lllms_core.chat import ChatTemplate, call_constraint, chat_prompt
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, AnswerFormat, ReasoningFormat
 from lllms_core.chat.parser import AnswerParser
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import CallPiece, Constraint, Message, Request, Tool, ToolCall
+from lllms_core.types import CallPiece, ChatRequest, Constraint, Message, Tool, ToolCall
 
 FIELDS = {
     "city": {"type": "string"}, "days": {"type": "integer"}, "now": {"type": "boolean"}, "more": {"type": "array"},
@@ -95,7 +95,7 @@ def test_what_is_forced_is_what_is_written(shape: str) -> None:
     form = model.answer_format.calls
     assert form is not None
     assert "</s>" not in "".join(form.markers)
-    request = Request("1", "m", (ASK,), tools=(WEATHER, NOW), tool_choice="required")
+    request = ChatRequest("1", "m", (ASK,), tools=(WEATHER, NOW), tool_choice="required")
     constraint = call_constraint(request, form, {})
     assert constraint is not None
     simple = ToolCall("callprob1", "get_weather", '{"city": "Rome", "days": 3, "now": true}')
@@ -191,13 +191,13 @@ def test_text_beside_calls_is_not_lost() -> None:
 def test_forms_that_cannot_be_read_are_refused(shape: str) -> None:
     """Tools are refused, with the setting that helps, where keys are tags, and where tags tell more than is known."""
     with pytest.raises(UnsupportedParameter, match=r"does not reveal .* set options\.tool_calls") as caught:
-        chat_prompt(template(shape), Request("1", "m", (ASK,), tools=(WEATHER,)))
+        chat_prompt(template(shape), ChatRequest("1", "m", (ASK,), tools=(WEATHER,)))
     assert caught.value.param == "tools"
 
 
 def test_a_heading_is_taken_off_without_thoughts_and_tools() -> None:
     """A model that only announces its text is read for that, and its control tokens are seen."""
-    output = AnswerText(Request("1", "m", (ASK,)), AnswerFormat(text_start="<|channel|>final<|message|>"))
+    output = AnswerText(ChatRequest("1", "m", (ASK,)), AnswerFormat(text_start="<|channel|>final<|message|>"))
     pieces = [output.mark("<|channel|>"), b"final", output.mark("<|message|>"), b"Yes", output.mark("<|end|>"), b"."]
     assert "".join(output.feed(piece).text for piece in pieces) + output.end("stop")[0].text == "Yes."
 
@@ -233,7 +233,7 @@ def test_marks_of_thoughts(shape: str, form: ReasoningFormat | None) -> None:
 
 def test_a_prompt_may_open_thoughts_in_words() -> None:
     """What a prompt ends with, and a past answer does not have, opens the thoughts."""
-    prompt = chat_prompt(template("LISTED_AS_PYTHON"), Request("1", "m", (ASK,)))
+    prompt = chat_prompt(template("LISTED_AS_PYTHON"), ChatRequest("1", "m", (ASK,)))
     assert prompt.thinking
     assert answered(prompt.form, "1. Hm.\n[BEGIN FINAL RESPONSE]\nYes.", thinking=True) == ("Yes.", "1. Hm.", [])
 

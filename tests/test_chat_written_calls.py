@@ -5,19 +5,14 @@ from collections.abc import Mapping
 from random import Random
 
 import jsonschema
-import more_templates
 import pytest
-import templates_for_tests as templates
 from forms_for_tests import FORMS
-from grammars_for_tests import NAMES
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from samples_for_tests import sample
 
 from lllms_core.chat import call_constraint
 from lllms_core.chat.answer_format import AnswerFormat, CallFormat
 from lllms_core.chat.parser import AnswerParser
-from lllms_core.types import Message, Request, Tool
+from lllms_core.types import ChatRequest, Message, Tool
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +52,7 @@ def read(form: CallFormat, tool: Tool, text: str) -> tuple[str, list[tuple[str, 
 
 
 def written(form: CallFormat, tool: Tool, seed: int, names: Mapping[str, int] | None = None) -> str | None:
-    request = Request(
+    request = ChatRequest(
         "1", "m", (Message("user", "?"),), tools=(tool,), tool_choice="required", parallel_tool_calls=False,
     )
     constraint = call_constraint(request, form, names or {})

@@ -18,7 +18,7 @@ from lllms_core.cli.ls import table
 from lllms_core.downloads import RemoteFile, RemoteModel
 from lllms_core.store import Download, Store, StoredModel
 
-LIMIT = 20.0
+LIMIT = 60.0
 SECRET = "https://me:sesame@example.org/tiny.gguf?token=sesame"
 SHOWN = "https://example.org/tiny.gguf?..."
 

@@ -74,7 +74,7 @@ def test_a_stream_that_waits_for_the_hub(lllms: Program, site: Site) -> None:
     """A streamed request gets its answer, however long the download takes before."""
     site.faults = [lambda *_: None, lambda *_: None, hang(400_000)]
     with client_of(lllms, "--model", "hf:org/tiny-GGUF:Q8_0") as client:
-        threading.Thread(target=lambda: (site.reached.wait(30), site.release.set())).start()
+        threading.Thread(target=lambda: (site.reached.wait(60), site.release.set())).start()
         stream = client.chat.completions.create(
             model="tiny", messages=[{"role": "user", "content": QUESTION}], temperature=0, stream=True,
         )
@@ -108,7 +108,7 @@ def test_two_programs_fetch_a_model_once(lllms: Program, site: Site) -> None:
     """A `run` while a `pull` of the same file is under way waits for it, and answers from its file."""
     site.faults = [lambda *_: None, lambda *_: None, hang(400_000)]
     pull = lllms.start("pull", "hf:org/tiny-GGUF:Q8_0")
-    assert site.reached.wait(30)
+    assert site.reached.wait(60)
     run = lllms.start("run", "hf:org/tiny-GGUF:Q8_0", QUESTION, "--temperature", "0")
     assert run.stderr is not None
     while "another process is fetching it" not in (line := run.stderr.readline()):

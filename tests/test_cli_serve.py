@@ -116,7 +116,7 @@ def test_a_terminal_is_told_the_same(tmp_path):
         assert "mock" in shown
         assert "listening on" in shown
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_ctrl_c_in_a_chat(tmp_path):
@@ -138,7 +138,7 @@ def test_ctrl_c_in_a_chat(tmp_path):
         press_ctrl_c(process, lambda: terminal.shows("(Ctrl-C again"))
         terminal.until("> ")
         press_ctrl_c(process, lambda: process.poll() is not None)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def press_ctrl_c(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> None:

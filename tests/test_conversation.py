@@ -7,8 +7,8 @@ import pytest
 import pytest_asyncio
 
 from lllms_core import Host, Message, ServerTool, parse_config
-from lllms_core.conversation import Handler
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
+from lllms_core.host.conversation import Handler
 from lllms_core.types import Delta, Tool
 
 ADD = {"type": "object", "properties": {"a": {"type": "number"}, "b": {"type": "number"}}}

@@ -44,7 +44,7 @@ def gate() -> Gate:
 
 @asynccontextmanager
 async def speaking(gate: Gate, *, patience: float = 10, interval: float = 10) -> AsyncIterator[tuple[Host, Quart]]:
-    async with asyncio.timeout(20), gated(gate, {"lines": Dialect(patience, interval)}) as host:
+    async with asyncio.timeout(60), gated(gate, {"lines": Dialect(patience, interval)}) as host:
         yield host, create_app(host)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_retry_after
+from lllms_core.builtin.downloaders.headers import if_range, read_extent, read_retry_after
 from lllms_core.builtin.downloaders.http import HttpDownloader, split_names
 from lllms_core.errors import InvalidSource
 

@@ -20,13 +20,13 @@ from stores_for_tests import sha256
 
 from lllms_core.builtin.downloaders import connections, transfer
 from lllms_core.builtin.downloaders.http import HttpDownloader
-from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.builtin.downloaders.retry_policy import RetryPolicy
 from lllms_core.errors import SourceUnavailable
 from lllms_core.store import Store
 
-QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002)
+QUICK = RetryPolicy(connect=5, stall=5, pause=0.001, longest_pause=0.002)
 DATA = random.Random(4).randbytes(300_000)
-LIMIT = 30.0
+LIMIT = 60.0
 NAME = "models.invalid"
 """A host that no name server knows."""
 

@@ -12,15 +12,15 @@ from stores_for_tests import TINY, sha256
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.builtin.downloaders.hub import HubDownloader
-from lllms_core.builtin.downloaders.patience import Patience
 from lllms_core.builtin.downloaders.quants import choose, choose_file, quant_of
+from lllms_core.builtin.downloaders.retry_policy import RetryPolicy
 from lllms_core.downloads import RemoteFile
 from lllms_core.errors import ChecksumMismatch, InvalidSource, Offline, SourceUnavailable
 from lllms_core.store import Store
 from lllms_core.store.download import Download
 from lllms_core.store.part import PartialFile
 
-QUICK = Patience(connect=5, stall=5, pause=0.001, longest_pause=0.002)
+QUICK = RetryPolicy(connect=5, stall=5, pause=0.001, longest_pause=0.002)
 GGUF = TINY.read_bytes()
 
 

@@ -16,7 +16,7 @@ from lllms_core.store import Store
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 30.0
+LIMIT = 60.0
 DATA = random.Random(3).randbytes(3_000_000)
 ENSURE = """
 import resource, sys

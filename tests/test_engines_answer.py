@@ -8,7 +8,7 @@ import templates_for_tests as templates
 from lllms_core.chat import ChatTemplate, gather_message
 from lllms_core.engines import BatchingModel, SerialModel
 from lllms_core.errors import RequestError, UnsupportedParameter
-from lllms_core.types import Constraint, Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Constraint, Message, Tool, ToolCall
 
 TOOL = Tool("add", parameters={"type": "object", "properties": {"a": {"type": "number"}}})
 ASK = (Message("user", "Hi"),)
@@ -98,7 +98,7 @@ class Watcher:
 
 def answer(model, **fields):
     """The message and the finish of an answer."""
-    model.open(Request("r1", "typist", ASK, **fields))
+    model.open(ChatRequest("r1", "typist", ASK, **fields))
     deltas = []
     while not model.idle:
         deltas += model.step()
@@ -180,4 +180,4 @@ def test_calls_count_in_prompts_of_serial_models() -> None:
             return iter(())
 
     calls = Message("assistant", "", tool_calls=(ToolCall("1", "add", '{"a": 1}'),))
-    assert Counter().prompt_tokens(Request("1", "m", (*ASK, calls))) == 4
+    assert Counter().prompt_tokens(ChatRequest("1", "m", (*ASK, calls))) == 4

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lllms_core.chat import Segment
 from lllms_core.engines import BatchingModel, Feed, Interrupted
 from lllms_core.errors import ContextOverflow, InvalidRequest
-from lllms_core.types import Delta, Message, Request, Sampling
+from lllms_core.types import ChatRequest, Delta, Message, Sampling, TextRequest
 
 END = 0
 
@@ -118,7 +118,7 @@ def reference(prompt, most):
 
 
 def ask(name, prompt, most=8, **fields):
-    return Request(name, "fake", prompt=prompt, max_tokens=most, **fields)
+    return TextRequest(name, "fake", prompt=prompt, max_tokens=most, **fields)
 
 
 def collect(model, *, steps=1000):
@@ -351,7 +351,7 @@ def test_chat_needs_a_template():
     model = FakeModel()
     assert model.tasks == {"text"}
     with pytest.raises(InvalidRequest, match="chat_template"):
-        model.open(Request("r", "fake", messages=(Message("user", "hi"),)))
+        model.open(ChatRequest("r", "fake", messages=(Message("user", "hi"),)))
 
 
 def test_no_answer_for_zero_tokens():

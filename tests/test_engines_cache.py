@@ -9,7 +9,7 @@ from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask,
 from lllms_core.engines.batching import cache
 from lllms_core.engines.batching import model as batching_model
 from lllms_core.engines.batching.sequences import common_prefix
-from lllms_core.engines.sessions import Session
+from lllms_core.engines.session_link import Session
 
 
 class StatefulModel(FakeModel):

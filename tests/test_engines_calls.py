@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lllms_core.chat import ChatTemplate, Segment, gather_message
 from lllms_core.engines import BatchingModel, Feed
 from lllms_core.errors import EngineFailed, InvalidRequest
-from lllms_core.types import Constraint, Delta, Message, Request, Tool
+from lllms_core.types import ChatRequest, Constraint, Delta, Message, Tool
 
 END = 0
 SCHEMA = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
@@ -55,7 +55,8 @@ class GrammarMatcher:
 
     def begin(self, written):
         self.matcher = matcher_of(self.constraint)
-        return bool(self.matcher.validate_tokens([*written]) == len(written) and self.matcher.consume_tokens([*written]))
+        fits = self.matcher.validate_tokens([*written]) == len(written)
+        return bool(fits and self.matcher.consume_tokens([*written]))
 
     def sample(self, sampler, row, opening=None):
         self.sampled += 1
@@ -123,8 +124,8 @@ class Model(BatchingModel):
         pass
 
 
-def ask(name: str = "a", *tools: Tool, **fields) -> Request:
-    return Request(name, "fake", (Message("user", "?"),), tools=tools or (TOOL,), max_tokens=600, **fields)
+def ask(name: str = "a", *tools: Tool, **fields) -> ChatRequest:
+    return ChatRequest(name, "fake", (Message("user", "?"),), tools=tools or (TOOL,), max_tokens=600, **fields)
 
 
 def finish(model: Model, steps: int = 3000) -> list[Delta]:
@@ -140,7 +141,7 @@ def bytewise(text: str) -> list[bytes]:
     return [bytes([byte]) for byte in text.encode()]
 
 
-def said(model: Model, request: Request) -> tuple[str, list[tuple[str, object]]]:
+def said(model: Model, request: ChatRequest) -> tuple[str, list[tuple[str, object]]]:
     """Text and calls of an answer whose grammar is there from the start."""
     model.open(request)
     model.make()
@@ -175,7 +176,7 @@ def test_free_text_is_not_looked_at() -> None:
 def test_marks_in_thoughts_are_no_calls() -> None:
     """A mark inside thoughts is free; the token that ends the thoughts may be the start of a mark."""
     model = Model([b"<think>", b"<tool_call>", b"{]", b"</think>\n\n<tool_", b"call>", *bytewise('\n{"name": "x')])
-    content, calls = said(model, ask())
+    _, calls = said(model, ask())
     assert calls == [("get", {"a": 1})]
     joined = Model([b"<think>", b"Hm.", b"</think>\n<tool_call>", *bytewise('\n{"name": "x')])
     assert said(joined, ask()) == ("", [("get", {"a": 1})])

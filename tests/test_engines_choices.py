@@ -10,7 +10,7 @@ from test_engines_batching import FakeModel, PickedSampler, ask, reference
 from lllms_core.engines import SerialModel
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.text import OutputText, ScoreLog
-from lllms_core.types import Delta, Request, Sampling, TokenScore, Usage
+from lllms_core.types import Delta, Request, Sampling, TextRequest, TokenScore, Usage
 
 
 class SeededSampler(PickedSampler):
@@ -167,7 +167,7 @@ def test_best_of_needs_scores():
 def test_serial_answers_come_one_after_another():
     """A serial model writes its answers in their order, with seeds that differ by one."""
     model = Talker()
-    got = run(model, Request("r", "m", prompt="x y", n=3, sampling=Sampling(seed=7)))["r"]
+    got = run(model, TextRequest("r", "m", prompt="x y", n=3, sampling=Sampling(seed=7)))["r"]
     assert texts(got, 3) == ["x y7", "x y8", "x y9"]
     assert model.seeds == [7, 8, 9]
     assert [delta.index for delta in got] == sorted(delta.index for delta in got)
@@ -178,7 +178,7 @@ def test_serial_answers_come_one_after_another():
 
 def test_a_serial_answer_that_fails_ends_the_request():
     """An error in a later answer is the request's."""
-    got = run(Talker(), Request("r", "m", prompt="fail", n=3))["r"]
+    got = run(Talker(), TextRequest("r", "m", prompt="fail", n=3))["r"]
     assert isinstance(got[-1].error, EngineFailed)
     assert got[-1].index == 1
 
@@ -186,7 +186,7 @@ def test_a_serial_answer_that_fails_ends_the_request():
 def test_a_serial_request_is_cancelled_as_a_whole():
     """A cancel begins no further answer."""
     model = Talker()
-    model.open(Request("r", "m", prompt="x", n=3))
+    model.open(TextRequest("r", "m", prompt="x", n=3))
     model.step()
     [last] = model.cancel("r")
     assert last.finish is not None
@@ -196,12 +196,12 @@ def test_a_serial_request_is_cancelled_as_a_whole():
 def test_serial_models_refuse_tokens_that_they_cannot_read():
     """Tokens are no prompt for a model that shows no text for them."""
     with pytest.raises(InvalidRequest, match="texts, not tokens"):
-        Talker().open(Request("r", "m", prompt=(1, 2)))
+        Talker().open(TextRequest("r", "m", prompt=(1, 2)))
 
 
 def test_serial_scores_are_told():
     """A serial model may give each token its score."""
-    got = run(Talker(), Request("r", "m", prompt="x", top_logprobs=0))["r"]
+    got = run(Talker(), TextRequest("r", "m", prompt="x", top_logprobs=0))["r"]
     assert [score.piece for delta in got for score in delta.scores] == [b"x", b"N", b"o", b"n", b"e"]
 
 

@@ -7,7 +7,7 @@ from attrs import define, evolve, field
 from lllms_core.chat import ChatTemplate, Segment, gather_message
 from lllms_core.engines import BatchingModel, Feed
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Constraint, Delta, Message, Request, Sampling, Tool
+from lllms_core.types import ChatRequest, Constraint, Delta, Message, Sampling, TextRequest, Tool
 
 END, THINK = 0, 1
 WORD = Constraint("regex", "aab", "grammar")
@@ -113,7 +113,7 @@ def finish(model, steps=100):
 
 
 def ask(name, most=5, constraint=WORD):
-    return Request(name, "fake", prompt="p", max_tokens=most, constraint=constraint)
+    return TextRequest(name, "fake", prompt="p", max_tokens=most, constraint=constraint)
 
 
 def test_answer_ends_when_it_is_whole():
@@ -218,7 +218,7 @@ def test_constraint_begins_behind_the_thoughts(template, kwargs, first, thoughts
     """What a model thinks is free, whoever begins it; the answer behind it is constrained from its first token."""
     model = Model(template=ChatTemplate(template, control_tokens=["<think>"]), first=tuple(first))
     messages = (Message("user", "hi"),)
-    model.open(evolve(ask("a", 100), prompt=None, messages=messages, chat_template_kwargs=kwargs))
+    model.open(ChatRequest("a", "fake", messages, max_tokens=100, constraint=WORD, chat_template_kwargs=kwargs))
     model.asked[0].set_result(WordMatcher("aab"))
     deltas = [delta for _ in range(100) if not model.idle for delta in model.step()]
     assert "".join(delta.reasoning for delta in deltas).strip() == thoughts
@@ -253,7 +253,7 @@ def test_a_grammar_of_channels_goes_on_behind_the_thoughts():
     """What the grammar sees is the header of the thoughts and what follows their end; all between is free."""
     model = Model(template=ChatTemplate(templates.CHANNELS, eos_token="<|return|>"))
     tool = Tool("f", parameters={"type": "object", "properties": {}})
-    chat = Request("a", "fake", (Message("user", "?"),), tools=(tool,), tool_choice="required", max_tokens=200)
+    chat = ChatRequest("a", "fake", (Message("user", "?"),), tools=(tool,), tool_choice="required", max_tokens=200)
     model.open(chat)
     header, call = "<|channel|>analysis<|message|>", "<|channel|>commentary to=functions.f json<|message|>{}"
     matcher = ThoughtfulMatcher(f"{header}<|start|>assistant{call}", thought=[*b"Hm.<|end|>"])

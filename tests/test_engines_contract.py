@@ -8,11 +8,11 @@ from broken_engines_for_tests import Bare, Speaker, engine_of
 from test_worker_both import Listener
 
 from lllms_core.engines import BatchingModel, Engine, Model, NoOptions, SerialModel
-from lllms_core.engines.contract import check_engine, check_model
+from lllms_core.engines.promises import check_engine, check_model
 from lllms_core.errors import EngineFailed, ModelLoadFailed, PluginLoadFailed
 from lllms_core.hookspecs import hookimpl
 from lllms_core.plugins import Plugins
-from lllms_core.types import Delta, ModelSpec, Preload, Request, TokenScore
+from lllms_core.types import Delta, ModelSpec, Preload, Request, TextRequest, TokenScore
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import Crashed, Load, Loaded, LoadFailed, Open
 
@@ -190,7 +190,7 @@ async def test_a_broken_contract_ends_the_instance_with_a_sentence(make: Callabl
     listener = Listener()
     worker = await start_worker(Load(engine_of(make=make), SPEC), "thread", listener)
     assert isinstance(await listener.until(Loaded), Loaded)
-    worker.send(Open(Request("one", "m", prompt="a secret", max_tokens=3)))
+    worker.send(Open(TextRequest("one", "m", prompt="a secret", max_tokens=3)))
     crashed = await listener.until(Crashed)
     assert isinstance(crashed, Crashed)
     assert crashed.reason.startswith("engine 'broken': ")
@@ -224,8 +224,8 @@ def test_pieces_without_scores_fail_their_request(pieces: list[Any], says: str) 
             return iter(pieces if prompt == "bad" else ["fine"])
 
     model = Writer()
-    model.open(Request("bad", "m", prompt="bad", top_logprobs=0))
-    model.open(Request("good", "m", prompt="good"))
+    model.open(TextRequest("bad", "m", prompt="bad", top_logprobs=0))
+    model.open(TextRequest("good", "m", prompt="good"))
     deltas = []
     while not model.idle:
         deltas += model.step()

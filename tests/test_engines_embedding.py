@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from lllms_core.engines import EmbeddingModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
-from lllms_core.queries import Embeddings, EmbedRequest, RerankRequest, Scores, Text
-from lllms_core.types import Delta, Request
+from lllms_core.queries import Embeddings, EmbedRequest, Relevance, RerankRequest, Text
+from lllms_core.types import Delta, TextRequest
 
 
 class Counting(EmbeddingModel):
@@ -105,11 +105,11 @@ def test_a_ranking_model_gives_scores_only() -> None:
     model.open_rerank(RerankRequest("r", "m", "q", ("x", "xxx")))
     [delta] = run(model)
     assert delta.finish is not None
-    assert isinstance(delta.finish.result, Scores)
+    assert isinstance(delta.finish.result, Relevance)
     assert delta.finish.result.scores == pytest.approx((0.2, 0.4))
     assert delta.finish.usage.prompt_tokens == 6
     with pytest.raises(InvalidRequest, match="/v1/rerank"):
-        model.open(Request("w", "m", prompt="x"))
+        model.open(TextRequest("w", "m", prompt="x"))
 
 
 def test_cancel_ends_a_request() -> None:

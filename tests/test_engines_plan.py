@@ -2,16 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.batching.plan import SMALLEST_CHUNK, STALL, Pace, plan, share_out
 from lllms_core.engines.batching.run import Phase, Run
 from lllms_core.engines.choices import Choices
-from lllms_core.types import Request
+from lllms_core.types import TextRequest
 
 
 def run_of(tokens, pending, *, scored):
     """A run in its sequence, with so many tokens still to be evaluated."""
-    request = Request("r", "m", prompt=(1,) * tokens)
+    request = TextRequest("r", "m", prompt=(1,) * tokens)
     return Run(
         request=request, choices=Choices(request, tokens, 1), index=0, tokens=[1] * tokens, prompt_length=tokens,
         limit=tokens + 5, output=AnswerText(request), phase=Phase.RUNNING, evaluated=tokens - pending,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lllms_core.engines.serial import Pause, Piece, Pieces, Reused, SerialModel
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
-from lllms_core.types import Delta, Message, Request, Usage
+from lllms_core.types import ChatRequest, Delta, Message, Request, TextRequest, Usage
 
 TEXTS = st.text("ab é漢🙂", max_size=40)
 
@@ -30,7 +30,7 @@ class Scripted(SerialModel):
 def ask(
     prompt: str = "", *, id: str = "r", max_tokens: int | None = None, stop: tuple[str, ...] = (),  # noqa: A002
 ) -> Request:
-    return Request(id, "m", prompt=prompt, max_tokens=max_tokens, stop=stop)
+    return TextRequest(id, "m", prompt=prompt, max_tokens=max_tokens, stop=stop)
 
 
 def run(model: SerialModel, *requests: Request) -> dict[str, list[Delta]]:
@@ -262,7 +262,7 @@ def test_an_interrupt_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     stepping = threading.Thread(target=model.step, daemon=True)
     stepping.start()
     model.interrupt.set()
-    stepping.join(timeout=10)
+    stepping.join(timeout=60)
     assert not stepping.is_alive()
 
 
@@ -275,7 +275,7 @@ def test_tasks_are_the_methods_that_are_written() -> None:
 
     assert (Scripted.tasks, Chatty.tasks) == (frozenset({"text"}), frozenset({"chat"}))
     with pytest.raises(InvalidRequest, match="/v1/completions"):
-        Scripted(lambda _: []).open(Request("r", "m", messages=(Message("user", "hi"),)))
+        Scripted(lambda _: []).open(ChatRequest("r", "m", messages=(Message("user", "hi"),)))
     with pytest.raises(InvalidRequest, match="/v1/chat/completions"):
         Chatty().open(ask("hi"))
 

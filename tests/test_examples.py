@@ -65,10 +65,10 @@ def answered(example: str, route: str, body: dict[str, object], folder: Path) ->
         request = urllib.request.Request(
             f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             lines = [json.loads(line) for line in response]
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=30)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()

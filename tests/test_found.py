@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.found import (
+from lllms_core.store.other_programs import (
     find_models,
     huggingface_folder,
     llamacpp_folder,

@@ -15,9 +15,9 @@ from servers_for_tests import Site, drop, hang, instead, served
 
 from lllms_core.app import create_app
 from lllms_core.builtin.downloaders.http import HttpDownloader
-from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.builtin.downloaders.retry_policy import RetryPolicy
 from lllms_core.builtin.openai import OpenAiApi
-from lllms_core.cli.waiting import started
+from lllms_core.cli.startup import started
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError, DownloadError, InvalidSource, LllmsError, Offline, WaitedTooLong
 from lllms_core.hookspecs import hookimpl
@@ -25,7 +25,7 @@ from lllms_core.host import Host
 from lllms_core.plugins import Plugins
 
 DATA = b"weights" * 10_000
-QUICK = Patience(connect=5, stall=20, pause=0.001, longest_pause=0.002)
+QUICK = RetryPolicy(connect=5, stall=20, pause=0.001, longest_pause=0.002)
 
 
 class QuickHttp(HttpDownloader):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lllms_core import errors
 from lllms_core.answers import Choice
 from lllms_core.apis import explain, openai_shape
-from lllms_core.builtin.openai.answers import Asked, Events, Head, whole_answer
+from lllms_core.builtin.openai.shapes import Asked, Events, Head, whole_answer
 from lllms_core.types import CallPiece, Delta, Finish, Message, ToolCall, Usage
 
 pytestmark = pytest.mark.slow

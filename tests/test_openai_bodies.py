@@ -19,8 +19,8 @@ from test_bounds import nested
 from werkzeug.datastructures import Headers
 
 from lllms_core import Host, create_app, parse_config
-from lllms_core.apis import body
-from lllms_core.apis.body import LARGE
+from lllms_core.apis import bodies
+from lllms_core.apis.bodies import LARGE
 from lllms_core.builtin.openai import routes
 
 pytestmark = pytest.mark.slow
@@ -276,7 +276,7 @@ async def test_who_leaves_while_a_body_waits_for_the_reader_is_not_served(monkey
     submitted: list[object] = []
     monkeypatch.setattr(host, "submit_all", submitted.append)
     held = threading.Event()
-    holding = body._READER.submit(held.wait, LIMIT)
+    holding = bodies._READER.submit(held.wait, LIMIT)
     read: list[bytes] = []
     monkeypatch.setattr(routes, "read_chat", lambda body, _: read.append(body))
     try:
@@ -286,12 +286,12 @@ async def test_who_leaves_while_a_body_waits_for_the_reader_is_not_served(monkey
             async with client.request(CHAT, method="POST", headers=headers) as connection:
                 await connection.send(b" " * (LARGE + 1))
                 await connection.send_complete()
-                while not body._READER._work_queue.qsize():  # noqa: ASYNC110  # a pool of threads has no event
+                while not bodies._READER._work_queue.qsize():  # noqa: ASYNC110  # a pool of threads has no event
                     await asyncio.sleep(0)
                 await connection.disconnect()
             held.set()
             assert await asyncio.wrap_future(holding)
-            await asyncio.wrap_future(body._READER.submit(int))
+            await asyncio.wrap_future(bodies._READER.submit(int))
     finally:
         held.set()
     assert (read, submitted) == ([], [])
@@ -300,5 +300,5 @@ async def test_who_leaves_while_a_body_waits_for_the_reader_is_not_served(monkey
 async def test_small_bodies_need_no_thread() -> None:
     """What is small is done at once, and in the thread of the event loop; what is large is done in another one."""
     here = threading.get_ident()
-    assert await body.work(LARGE, threading.get_ident) == here
-    assert await body.work(LARGE + 1, threading.get_ident) != here
+    assert await bodies.work(LARGE, threading.get_ident) == here
+    assert await bodies.work(LARGE + 1, threading.get_ident) != here

@@ -46,7 +46,7 @@ async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         yield client
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
+from lllms_core.builtin.openai.request_body import Completion, read_chat, read_text
 from lllms_core.errors import InvalidRequest, RequestError
 from lllms_core.parameters import ROUTES
 from lllms_core.types import Media, Message, ToolCall

@@ -8,14 +8,14 @@ from pools_for_tests import GUARD, Pools, ask
 from test_pool_work import error, reaches, running, text
 
 from lllms_core.errors import QueueFull, ShuttingDown
-from lllms_core.pool.state import Limits
+from lllms_core.pool.state import PoolLimits
 
 pytestmark = pytest.mark.slow
 
 
 async def test_more_than_the_queue_holds_are_answered(pools: Pools) -> None:
     """A hundred requests in a queue of two are all answered; never more wait than twice the concurrency."""
-    pool = await pools.start(Options(slots=2), limits=Limits(concurrency=2, queue_size=2, cores=2))
+    pool = await pools.start(Options(slots=2), limits=PoolLimits(concurrency=2, queue_size=2, cores=2))
     streams = pool.submit_all([ask(f"echo {at}") for at in range(100)])
     assert pool.status().waiting + pool.status().running <= 4
     assert await asyncio.gather(*map(text, streams)) == [str(at) for at in range(100)]
@@ -24,7 +24,7 @@ async def test_more_than_the_queue_holds_are_answered(pools: Pools) -> None:
 
 async def test_the_first_decides(pools: Pools) -> None:
     """If the first finds a full queue all are refused at once; once it is in, no full queue refuses another."""
-    pool = await pools.start(Options(slots=1), limits=Limits(concurrency=1, queue_size=1, cores=2))
+    pool = await pools.start(Options(slots=1), limits=PoolLimits(concurrency=1, queue_size=1, cores=2))
     busy = await running(pool)
     waiting = pool.submit(ask("echo waited"))
     refused = pool.submit_all([ask("x") for _ in range(5)])
@@ -39,7 +39,7 @@ async def test_the_first_decides(pools: Pools) -> None:
 
 async def test_others_are_served_between(pools: Pools) -> None:
     """A request that comes after a thousand of one client is served before most of them."""
-    pool = await pools.start(Options(slots=1), limits=Limits(concurrency=1, cores=2))
+    pool = await pools.start(Options(slots=1), limits=PoolLimits(concurrency=1, cores=2))
     streams = pool.submit_all([ask(f"echo {at}") for at in range(1000)])
     assert await text(pool.submit(ask("echo other"))) == "other"
     assert sum(stream.ended for stream in streams) < 10
@@ -50,7 +50,7 @@ async def test_others_are_served_between(pools: Pools) -> None:
 
 async def test_closed_ones_never_enter(pools: Pools) -> None:
     """Requests that are closed before their turn are never submitted; the others get their turns."""
-    pool = await pools.start(Options(slots=1), limits=Limits(concurrency=1, cores=2))
+    pool = await pools.start(Options(slots=1), limits=PoolLimits(concurrency=1, cores=2))
     busy = await running(pool)
     streams = pool.submit_all([ask(f"echo {at}") for at in range(10)])
     for stream in streams[3:9]:
@@ -62,7 +62,7 @@ async def test_closed_ones_never_enter(pools: Pools) -> None:
 
 async def test_all_end_with_the_pool(pools: Pools) -> None:
     """When the pool closes, those that wait for their turn are told so, two thousand as well as two."""
-    pool = await pools.start(Options(slots=1), limits=Limits(concurrency=1, cores=2))
+    pool = await pools.start(Options(slots=1), limits=PoolLimits(concurrency=1, cores=2))
     first = await running(pool)
     streams = pool.submit_all([ask("count") for _ in range(2000)])
     async with asyncio.timeout(GUARD):
@@ -73,7 +73,7 @@ async def test_all_end_with_the_pool(pools: Pools) -> None:
 
 async def test_a_worker_that_dies_ends_those_it_ran(pools: Pools) -> None:
     """The ones at work fail with their worker; the others are answered by the next one."""
-    pool = await pools.start(Options(slots=2), isolation="process", limits=Limits(concurrency=1, cores=2))
+    pool = await pools.start(Options(slots=2), isolation="process", limits=PoolLimits(concurrency=1, cores=2))
     dying, *others = pool.submit_all([ask("kill"), *(ask(f"echo {at}") for at in range(6))])
     assert "failed while it worked" in (await error(dying)).message
     assert await asyncio.gather(*map(text, others)) == [str(at) for at in range(6)]

@@ -13,12 +13,12 @@ from pools_for_tests import GUARD, Pools, ask
 from test_pool_work import error, reaches, running, text
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
-from lllms_core.pool.effects import Assign, Prepare, Start, UseThreads
+from lllms_core.pool.effects import Assign, Prepare, ShareCores, Start
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.state import Limits, ModelLimits
-from lllms_core.types import Delta, Finish, Isolation, Message, ModelInfo, ModelSpec, Request, Tool, Usage
+from lllms_core.pool.state import ModelLimits, PoolLimits
+from lllms_core.types import ChatRequest, Delta, Finish, Isolation, Message, ModelInfo, ModelSpec, Request, Tool, Usage
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import Cancel, Close, Deltas, Load, Loaded, Open, Survey, Surveyed, ToWorker
 
@@ -82,7 +82,7 @@ class FickleWorker(Worker):
             self._events.ended("it was told to end")
 
 
-def fickle_pool(seed: int, fault: float, limits: Limits) -> Pool:
+def fickle_pool(seed: int, fault: float, limits: PoolLimits) -> Pool:
     chance = random.Random(seed)
 
     async def start(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:
@@ -102,7 +102,7 @@ def test_no_slot_is_lost(seed: int, fault: float, steps: list[int]) -> None:
     """However sends and starts fail, each stream ends, no slot or request is left, and the pool closes."""
 
     async def run() -> None:
-        pool = fickle_pool(seed, fault, Limits(concurrency=3, queue_size=4, max_instances=2, cores=2))
+        pool = fickle_pool(seed, fault, PoolLimits(concurrency=3, queue_size=4, max_instances=2, cores=2))
         await pool.start()
         streams = []
         for step in steps:
@@ -140,7 +140,7 @@ def test_each_stream_ends_by_itself(seed: int, fault: float) -> None:
     """Where a worker answers all that it is told, every stream comes to an end or an error without being closed."""
 
     async def run() -> None:
-        pool = fickle_pool(seed, fault, Limits(concurrency=3, queue_size=50, max_instances=2, cores=2))
+        pool = fickle_pool(seed, fault, PoolLimits(concurrency=3, queue_size=50, max_instances=2, cores=2))
         await pool.start()
         streams = [*(pool.submit(ask("x", "ab"[at % 2], timeout=0.01)) for at in range(10)),
                    *pool.submit_all([ask("x", "a", timeout=0.01) for _ in range(20)])]
@@ -161,13 +161,13 @@ def unsendable(**fields: Any) -> Request:
     deep: dict[str, object] = {}
     for _ in range(2000):
         deep = {"a": deep}
-    return Request(ask("x").id, "scripted", messages=(Message("user", "x"),), cache_prompt=False,
+    return ChatRequest(ask("x").id, "scripted", messages=(Message("user", "x"),), cache_prompt=False,
                    tools=(Tool("f", parameters=deep),), **fields)
 
 
 async def test_a_request_that_cannot_be_sent_costs_no_slot(pools: Pools) -> None:
     """Requests that fail to be pickled are refused, and a model with two slots serves after ten of them."""
-    pool = await pools.start(Options(slots=2), isolation="process", limits=Limits(concurrency=2, cores=2))
+    pool = await pools.start(Options(slots=2), isolation="process", limits=PoolLimits(concurrency=2, cores=2))
     neighbour = await running(pool)
     for _ in range(10):
         refused = await error(pool.submit(unsendable(timeout=GUARD)))
@@ -193,7 +193,7 @@ async def test_what_cannot_be_sent_is_known_before_it_is_queued(pools: Pools) ->
 async def test_a_request_whose_keys_fail_is_refused(pools: Pools) -> None:
     """What goes wrong before the queue refuses the request, too, and leaves nothing in it."""
     pool = await pools.start()
-    broken = Request("deep", "scripted", messages=(Message("user", "x"),), tools=unsendable().tools)
+    broken = ChatRequest("deep", "scripted", messages=(Message("user", "x"),), tools=unsendable().tools)
     assert isinstance(await error(pool.submit(broken)), InvalidRequest)
     assert (pool.status().waiting, pool.status().running) == (0, 0)
     assert await text(pool.submit(ask("echo ok"))) == "ok"
@@ -245,8 +245,8 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
     pool._scheduler._start("b")
     started = next(one for one in pool._scheduler.instances.values() if one.model == "b")
     pool._dispatcher.apply([
-        UseThreads(instance.id, 1), Start(started.id, "b", 1), Prepare("b"), Assign("first", instance.id),
-        UseThreads("gone", 1), Assign("last", instance.id),
+        ShareCores(instance.id, 1), Start(started.id, "b", 1), Prepare("b"), Assign("first", instance.id),
+        ShareCores("gone", 1), Assign("last", instance.id),
     ])
     assert done == [Assign("first", instance.id), Assign("last", instance.id)]
     assert started.id not in pool._scheduler.instances
@@ -266,7 +266,7 @@ async def test_a_worker_that_cannot_be_started_is_no_dead_end() -> None:
         return FickleWorker(events, random.Random(1), 0.0)
 
     models = {"scripted": PoolModel(ScriptedEngine(), ModelSpec("scripted", Options()))}
-    pool = Pool(models, Limits(cores=1), start=start)
+    pool = Pool(models, PoolLimits(cores=1), start=start)
     async with asyncio.timeout(GUARD):
         await pool.start()
         failed = await error(pool.submit(ask("x")))

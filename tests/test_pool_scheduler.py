@@ -18,18 +18,18 @@ from lllms_core.errors import (
     SourceUnavailable,
     WaitedTooLong,
 )
-from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import Limits, ModelLimits
+from lllms_core.pool.state import ModelLimits, PoolLimits
 
-ONE = Limits(concurrency=8, queue_size=8, queue_timeout=100, max_instances=1, cores=4)
+ONE = PoolLimits(concurrency=8, queue_size=8, queue_timeout=100, max_instances=1, cores=4)
 
 
 class World:
     """A scheduler, and shorthands for what happens to it; instances are called a1, a2, b1 ..."""
 
-    def __init__(self, limits: Limits = ONE, /, **models: ModelLimits) -> None:
+    def __init__(self, limits: PoolLimits = ONE, /, **models: ModelLimits) -> None:
         numbers: dict[str, itertools.count[int]] = {model: itertools.count(1) for model in models}
         self.scheduler = Scheduler(models, limits, lambda model: f"{model}{next(numbers[model])}")
         self.tickets = itertools.count(1)
@@ -75,7 +75,7 @@ def test_requests_of_a_model_are_served_in_order() -> None:
 
 def test_concurrency_bounds_all_models_together() -> None:
     """No more requests run than `concurrency` says, whatever their models, and nothing is loaded in vain."""
-    world = World(Limits(concurrency=1, max_instances=2, cores=4), a=ModelLimits(), b=ModelLimits())
+    world = World(PoolLimits(concurrency=1, max_instances=2, cores=4), a=ModelLimits(), b=ModelLimits())
     world.submit("a", name="t1")
     world.serve("a1", slots=4)
     assert world.submit("b", name="t2") == []
@@ -85,7 +85,7 @@ def test_concurrency_bounds_all_models_together() -> None:
 
 def test_model_grows_when_its_slots_are_full() -> None:
     """Another instance is loaded when every slot of the model is taken, up to `max_instances`, one at a time."""
-    world = World(Limits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
+    world = World(PoolLimits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
     for _ in range(5):
         world.submit("a")
     assert world.serve("a1") == [Assign("a-1", "a1"), Start("a2", "a", 1)]
@@ -160,7 +160,7 @@ def test_ttl_of_minus_one_never_expires() -> None:
 
 def test_instance_that_is_wanted_does_not_expire() -> None:
     """An idle instance whose model has waiting requests (`concurrency` is full) stays, and causes no wake-ups."""
-    limits = Limits(concurrency=1, max_instances=2, queue_timeout=1000, cores=1)
+    limits = PoolLimits(concurrency=1, max_instances=2, queue_timeout=1000, cores=1)
     world = World(limits, a=ModelLimits(ttl=5), b=ModelLimits())
     world.submit("a", name="t1")
     world.serve("a1")
@@ -175,7 +175,7 @@ def test_instance_that_is_wanted_does_not_expire() -> None:
 
 def test_ttl_keeps_min_instances() -> None:
     """Of three idle instances with `min_instances` 2, exactly one expires: the one that was idle longest."""
-    world = World(Limits(max_instances=3, cores=1), a=ModelLimits(2, 3, ttl=5))
+    world = World(PoolLimits(max_instances=3, cores=1), a=ModelLimits(2, 3, ttl=5))
     assert world.scheduler.start(0) == [Start("a1", "a", 1)]
     assert world.serve("a1") == [Start("a2", "a", 1)]
     world.serve("a2", now=1)
@@ -284,7 +284,7 @@ def test_nobody_starves_behind_models_that_are_never_idle() -> None:
     assert world.submit("a", 3, name="a-new") == []  # waits although a1 has a free slot: c was here first
     world.scheduler.finished("b-old", 4)
     assert world.submit("b", 4, name="b-new") == [Assign("b-new", "b1")]  # only one instance is drained
-    assert world.scheduler.finished("a-old", 5) == [Stop("a1"), UseThreads("b1", 4)]
+    assert world.scheduler.finished("a-old", 5) == [Stop("a1"), ShareCores("b1", 4)]
     assert world.scheduler.gone("a1", "closed", 6) == [Start("c1", "c", 4)]
     assert Assign("c", "c1") in world.serve("c1", now=7)
 
@@ -324,7 +324,7 @@ def test_failed_load_refuses_those_who_waited() -> None:
 
 def test_failed_growth_harms_nobody() -> None:
     """When a second instance cannot be loaded, those who wait are served by the first; nothing is tried in a loop."""
-    world = World(Limits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
+    world = World(PoolLimits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
     for name in ("t1", "t2"):
         world.submit("a", name=name)
     world.serve("a1")
@@ -476,10 +476,10 @@ def test_cores_are_shared_among_those_at_work() -> None:
     assert world.submit("a", name="t1") == [Start("a1", "a", 5)]
     assert world.serve("a1", slots=2) == [Assign("t1", "a1")]
     world.submit("b", name="t2")
-    assert world.serve("b1") == [Assign("t2", "b1"), UseThreads("b1", 2), UseThreads("a1", 3)]
+    assert world.serve("b1") == [Assign("t2", "b1"), ShareCores("b1", 2), ShareCores("a1", 3)]
     assert world.submit("a", name="t3") == [Assign("t3", "a1")]
-    assert world.scheduler.finished("t2", 1) == [UseThreads("a1", 5)]
-    assert world.submit("b", 2, name="t4") == [Assign("t4", "b1"), UseThreads("a1", 3)]
+    assert world.scheduler.finished("t2", 1) == [ShareCores("a1", 5)]
+    assert world.submit("b", 2, name="t4") == [Assign("t4", "b1"), ShareCores("a1", 3)]
 
 
 def test_dead_instance_gives_its_cores_back() -> None:
@@ -488,7 +488,7 @@ def test_dead_instance_gives_its_cores_back() -> None:
     for model in "ab":
         world.submit(model, name=model)
         world.serve(f"{model}1")
-    assert world.scheduler.gone("a1", "killed", 1) == [UseThreads("b1", 2)]
+    assert world.scheduler.gone("a1", "killed", 1) == [ShareCores("b1", 2)]
 
 
 @pytest.mark.parametrize(("prefixes", "instance"), [

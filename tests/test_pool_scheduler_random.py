@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lllms_core.errors import LllmsError, QueueFull, WaitedTooLong
-from lllms_core.pool.effects import Assign, Effect, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.setbacks import FIRST_PAUSE, LONGEST_PAUSE
-from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits
+from lllms_core.pool.state import NEVER, InstanceEntry, ModelLimits, PoolLimits
 
 MODELS = ("a", "b", "c")
 LONG = 10_000.0
@@ -22,7 +22,7 @@ class PoolPlay(RuleBasedStateMachine):
 
     @initialize(
         limits=st.builds(
-            Limits,
+            PoolLimits,
             concurrency=st.integers(1, 4),
             queue_size=st.integers(0, 6),
             queue_timeout=st.sampled_from([0.0, 3.0, LONG]),
@@ -34,7 +34,7 @@ class PoolPlay(RuleBasedStateMachine):
             for name in MODELS
         }),
     )
-    def begin(self, limits: Limits, models: dict[str, tuple[int, int, float]]) -> None:
+    def begin(self, limits: PoolLimits, models: dict[str, tuple[int, int, float]]) -> None:
         room = limits.max_instances - 1  # a place for models that are not kept, as a configuration must leave
         self.models = {}
         for name, (least, most, ttl) in models.items():
@@ -165,7 +165,7 @@ class PoolPlay(RuleBasedStateMachine):
                     assert instance in self.known
                     assert instance not in self.running.values()
                     assert self.scheduler.instances[instance].state == "closing"
-                case UseThreads(instance, count):
+                case ShareCores(instance, count):
                     assert instance in self.running.values()
                     assert count == self.scheduler.instances[instance].threads
         self.check_nobody_waits_in_vain()

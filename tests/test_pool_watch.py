@@ -17,7 +17,7 @@ from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, LllmsError, ModelLoadFailed
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.state import Limits, ModelLimits
+from lllms_core.pool.state import ModelLimits, PoolLimits
 from lllms_core.pool.watchdog import Watchdog
 from lllms_core.types import Isolation
 
@@ -273,7 +273,7 @@ async def test_server_that_stood_still_blames_nobody() -> None:
 
 async def test_kept_instance_comes_back(pools: Pools) -> None:
     """An instance that a model keeps is there again after its death, without anybody asking; others are not."""
-    pool = await pools.start(isolation="process", model_limits=ModelLimits(min_instances=1), limits=Limits(cores=1))
+    pool = await pools.start(isolation="process", model_limits=ModelLimits(min_instances=1), limits=PoolLimits(cores=1))
     assert pool.lacks() == ()
     pid = pid_of(pool)
     os.kill(pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ from lllms_core.errors import (
 )
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.state import Limits, ModelLimits
+from lllms_core.pool.state import ModelLimits, PoolLimits
 from lllms_core.types import Isolation
 
 pytestmark = pytest.mark.slow
@@ -83,7 +83,7 @@ async def test_answer_is_named_after_its_instance(pools: Pools) -> None:
 
 async def test_two_clients_two_models(pools: Pools) -> None:
     """Requests for two models in a pool with one place both finish, one after the other."""
-    pool = await pools.start(models=("a", "b"), limits=Limits(max_instances=1, cores=2))
+    pool = await pools.start(models=("a", "b"), limits=PoolLimits(max_instances=1, cores=2))
     assert await asyncio.gather(*(text(pool.submit(ask(f"echo {m}", m))) for m in ("a", "b", "a", "b"))) == [*"abab"]
 
 
@@ -91,7 +91,7 @@ async def test_two_clients_two_models(pools: Pools) -> None:
 async def test_concurrency_is_enforced(pools: Pools, concurrency: int) -> None:
     """Over all models together, never more requests run than `concurrency` says; all are served in the end."""
     pool = await pools.start(
-        Options(slots=4), models=("a", "b"), limits=Limits(concurrency=concurrency, cores=2),
+        Options(slots=4), models=("a", "b"), limits=PoolLimits(concurrency=concurrency, cores=2),
         model_limits=ModelLimits(max_instances=2),
     )
     most = 0
@@ -200,7 +200,7 @@ async def test_ttl_ends_the_process(pools: Pools) -> None:
 
 async def test_ttl_of_zero_with_a_waiter(pools: Pools) -> None:
     """With ttl 0, requests that come while the instance unloads are served by a new one."""
-    pool = await pools.start(model_limits=ModelLimits(ttl=0), limits=Limits(max_instances=1, cores=1))
+    pool = await pools.start(model_limits=ModelLimits(ttl=0), limits=PoolLimits(max_instances=1, cores=1))
     for number in range(3):
         assert await text(pool.submit(ask(f"echo {number}"))) == str(number)
     async with asyncio.timeout(GUARD):
@@ -210,7 +210,7 @@ async def test_ttl_of_zero_with_a_waiter(pools: Pools) -> None:
 
 async def test_full_queue_refuses(pools: Pools) -> None:
     """A request that finds the queue full is refused with the time to come back; the others are served."""
-    pool = await pools.start(Options(slots=1), limits=Limits(queue_size=1, cores=2))
+    pool = await pools.start(Options(slots=1), limits=PoolLimits(queue_size=1, cores=2))
     first = await running(pool)
     waiting = pool.submit(ask("echo waited"))
     refused = await error(pool.submit(ask("echo refused")))
@@ -222,7 +222,8 @@ async def test_full_queue_refuses(pools: Pools) -> None:
 
 async def test_waiting_too_long_refuses(pools: Pools) -> None:
     """A request that waits longer than `queue_timeout` is refused without anybody asking."""
-    pool = await pools.start(Options(slots=1), limits=Limits(queue_timeout=0.02, cores=2), model_limits=ModelLimits(1))
+    limits = PoolLimits(queue_timeout=0.02, cores=2)
+    pool = await pools.start(Options(slots=1), limits=limits, model_limits=ModelLimits(1))
     first = await running(pool)
     assert isinstance(await error(pool.submit(ask("echo x"))), WaitedTooLong)
     assert await first.take()
@@ -242,7 +243,7 @@ async def test_failed_load_is_no_dead_end(pools: Pools, tmp_path: Path) -> None:
 
 async def test_cores_are_shared(pools: Pools) -> None:
     """The engines at work are told how many cores they may use: all, or their share."""
-    pool = await pools.start(models=("a", "b"), limits=Limits(cores=4))
+    pool = await pools.start(models=("a", "b"), limits=PoolLimits(cores=4))
     assert await text(pool.submit(ask("threads", "a"))) == "4"
     busy = await running(pool, model="b")
     await text(pool.submit(ask("echo so that a has worked beside b", "a")))
@@ -347,7 +348,7 @@ async def test_close_before_a_worker_has_started(pools: Pools) -> None:
 
 async def test_pool_that_is_not_started_takes_nothing() -> None:
     """Before `start` a request is refused, and `close` has nothing to do."""
-    pool = Pool({}, Limits())
+    pool = Pool({}, PoolLimits())
     assert not pool.open
     async with asyncio.timeout(GUARD):
         await pool.close(grace=1)

@@ -16,12 +16,12 @@ from pools_for_tests import GUARD, Pools
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine
-from lllms_core.engines.vectors import unit
+from lllms_core.engines.vector_run import unit
 from lllms_core.errors import EngineDied, EngineFailed, InvalidRequest, ModelUnknown, OutOfTime
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
-from lllms_core.pool.state import Limits
+from lllms_core.pool.state import PoolLimits
 from lllms_core.queries import Embeddings, EmbedRequest, Tokens
 from lllms_core.types import Isolation, Message
 
@@ -138,7 +138,7 @@ async def test_leaving_frees_the_slot(host: Host) -> None:
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 async def test_queries_wait_their_turn(pools: Pools, isolation: Isolation) -> None:
     """Queries are bounded by `concurrency` and the slots, as completions are, and all are answered."""
-    limits = Limits(concurrency=1)
+    limits = PoolLimits(concurrency=1)
     pool = await pools.start(embedders.Options(), engine=EmbedderEngine(), isolation=isolation, limits=limits)
     streams = [pool.submit(EmbedRequest(f"q{n}", "scripted", ("x" * n,))) for n in range(1, 6)]
     assert pool.status().waiting == 5

@@ -15,7 +15,7 @@ from lllms_core.host import Host
 from lllms_core.parameters import ROUTES, Route, verdicts
 from lllms_core.parameters.structured import NAMES
 from lllms_core.plugins import Plugins
-from lllms_core.types import Media, Message, Request, Sampling
+from lllms_core.types import ChatRequest, Media, Message, Request, Sampling, TextRequest
 
 # From OpenAI's specification of POST /chat/completions and POST /completions.
 CHAT_PARAMETERS = [
@@ -161,7 +161,8 @@ def test_media_are_for_engines_that_take_them(host: Host) -> None:
 @pytest.mark.parametrize("route", ["chat", "text"])
 def test_every_parameter_has_a_meaning(route: Route) -> None:
     """What is emulated, or may be honoured, has a field in the request, or is read by the API."""
-    read = {one.name for kind in (Request, Sampling) for one in fields(kind)} | API_ONLY | MERGED
+    request = ChatRequest if route == "chat" else TextRequest
+    read = {one.name for kind in (request, Sampling) for one in fields(kind)} | API_ONLY | MERGED
     done = {name for verdict in (set(), ENGINES) for name, what in verdicts(verdict)[route].items() if what in DONE}
     assert done <= read
 

@@ -16,7 +16,7 @@ from lllms_core.host import Host
 from lllms_core.types import Message, Usage
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
-GUARD = 30.0
+GUARD = 60.0
 HI = [Message("user", "Hi there, how are you?")]
 MODELS = {
     "tiny": {"engine": "llamacpp", "file": str(TINY), "isolation": "thread", "options": {"context_length": 512}},

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.builtin.sessions import DiskStore, MemoryStore
-from lllms_core.builtin.sessions.disk import DiskOptions
+from lllms_core.builtin.sessions.disk_store import DiskOptions
 from lllms_core.errors import ConfigError
 from lllms_core.pool.session_rules import SessionLimits, pack, superseded, unpack, victims
 from lllms_core.sessions import BLOCK, SessionEntry, TokenChain, longest_prefix

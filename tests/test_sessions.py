@@ -27,7 +27,7 @@ from lllms_core.types import Message
 pytestmark = pytest.mark.slow
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
-GUARD = 30.0
+GUARD = 60.0
 SECRETS = ["blimp", "zebra", "apple", "robot", "tulip", "ocean", "piano", "tiger", "lemon", "cloud"]
 OPTIONS = {"slots": 2, "context_length": 512, "threads": 1, "kept_tokens": 0}
 

@@ -18,7 +18,7 @@ from lllms_core.worker.wire import FindSession, PutSession, Survey
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 def line(tokens: Sequence[int]) -> bytes:

@@ -17,18 +17,18 @@ import pytest
 from test_cli_serve import serving
 from test_session_stores import open_disk
 
-from lllms_core.builtin.sessions.disk import PART, SUFFIX
+from lllms_core.builtin.sessions.disk_store import PART, SUFFIX
 
 pytestmark = pytest.mark.slow
 
 SECRETS = ["blimp", "zebra", "apple"]
 ASKS = "What is the secret word?"
-GUARD = 30.0
+GUARD = 60.0
 
 WRITER = """
 import resource, signal, sys, time
 from pathlib import Path
-from lllms_core.builtin.sessions.disk import DiskOptions, DiskStore
+from lllms_core.builtin.sessions.disk_store import DiskOptions, DiskStore
 from lllms_core.sessions import SessionEntry, TokenChain
 
 folder, size, limit, deadly = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "deadly"

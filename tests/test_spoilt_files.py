@@ -11,13 +11,13 @@ from attrs import asdict, evolve
 from stores_for_tests import Shelf
 
 from lllms_core.builtin.downloaders.hub import HubDownloader
-from lllms_core.builtin.sessions.disk import DiskOptions, DiskStore
+from lllms_core.builtin.sessions.disk_store import DiskOptions, DiskStore
 from lllms_core.config import load_config
 from lllms_core.errors import ConfigError
-from lllms_core.found import find_models
 from lllms_core.gguf import GGUFError, read_gguf
 from lllms_core.machine import read_regular
 from lllms_core.sessions import SessionEntry, TokenChain
+from lllms_core.store.other_programs import find_models
 from lllms_core.store.store import Store
 
 pytestmark = pytest.mark.slow

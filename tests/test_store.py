@@ -23,7 +23,7 @@ from lllms_core.errors import (
 from lllms_core.store import Download, Leftover, Store, hashing, part, shelf
 
 DATA = random.Random(1).randbytes(100_000)
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 def store(tmp_path: Path, *downloaders: Shelf, offline: bool = False) -> Store:

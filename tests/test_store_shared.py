@@ -13,7 +13,7 @@ from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailabl
 from lllms_core.store import Download, Store
 
 DATA = b"0123456789" * 1000
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 def test_parts_that_have_come_are_not_left_behind(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ import attrs
 import pytest
 from attrs import field, frozen
 
-from lllms_core.faults import StructureError, dotted
-from lllms_core.structure import Bytes, Range, structure
+from lllms_core.values.structure import Bytes, Range, structure
+from lllms_core.values.violations import StructureError, dotted
 
 
 class Colour(StrEnum):
@@ -116,7 +116,7 @@ def test_every_fault_is_reported():
 
     with pytest.raises(StructureError) as caught:
         structure({"count": "x", "cuont": 1, "other": 2}, Needs, ("models", "a.b"))
-    assert set(map(str, caught.value.faults)) == {
+    assert set(map(str, caught.value.violations)) == {
         'models."a.b".engine: missing; expected a string',
         "models.\"a.b\".count: expected an integer, got 'x'",
         "models.\"a.b\".cuont: unknown key (did you mean 'count'?)",

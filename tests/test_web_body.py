@@ -12,7 +12,7 @@ from serving_for_tests import published
 
 from lllms_core.config import parse_config
 from lllms_core.host import Host
-from lllms_core.web import body, held
+from lllms_core.web import body, body_memory
 
 pytestmark = pytest.mark.slow
 
@@ -118,19 +118,19 @@ async def test_continue_is_said() -> None:
 async def test_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """What all requests hold is bounded: one more is a 503 with Retry-After, until another has ended or left."""
     monkeypatch.setattr(body, "MOST", 60_000)
-    monkeypatch.setattr(held, "MOST", 60_000)
+    monkeypatch.setattr(body_memory, "MOST", 60_000)
     monkeypatch.setattr(body, "DISCARD_SECONDS", 0.5)
     async with serving() as url:
         with connect(url) as first:
             first.sendall(head("POST", PATH, JSON, "Content-Length: 50001") + b"x" * 50_000)
-            await until(lambda: held.Held.total == 50_000)
+            await until(lambda: body_memory.BodyMemory.total == 50_000)
             with connect(url) as second:
                 second.sendall(head("POST", PATH, JSON, "Content-Length: 20000") + b"x" * 20_000)
                 answer = await read_until(second, b"overloaded")
         assert b" 503 " in answer.split(b"\r\n")[0]
         assert b"retry-after" in answer.lower()
-        await until(lambda: held.Held.total == 0)
+        await until(lambda: body_memory.BodyMemory.total == 0)
         with connect(url) as third:
             third.sendall(post(PATH, {**CHAT, "user": "x" * 40_000}))
             await read_until(third, b'"finish_reason"')
-        await until(lambda: held.Held.total == 0)
+        await until(lambda: body_memory.BodyMemory.total == 0)

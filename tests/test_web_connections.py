@@ -28,7 +28,7 @@ from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.host import Host
 from lllms_core.serve import listen
-from lllms_core.web.limits import MOST_CONNECTIONS, Limits, connections_for
+from lllms_core.web.limits import MOST_CONNECTIONS, ConnectionLimits, connections_for
 from lllms_core.web.seldom import Seldom
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ async def serving(**limits: float) -> AsyncIterator[tuple[Host, str]]:
     long = {"script": [{"replies": ["la" * 500], "tokens": 20_000}], "context_length": 50_000}
     models = {"song": {"engine": "mock", "options": slow}, "long": {"engine": "mock", "options": long}}
     config = parse_config({"server": {"concurrency": 16, "shutdown_timeout": 0}, "models": models})
-    async with Host(config) as host, published(host, Limits(sweep=QUICK, **limits)) as url:  # type: ignore[arg-type]
+    async with Host(config) as host, published(host, ConnectionLimits(sweep=QUICK, **limits)) as url:  # type: ignore[arg-type]
         yield host, url
 
 
@@ -278,7 +278,7 @@ def test_a_kept_bound_survives_a_storm(tmp_path: Path) -> None:
             for number in range(300):
                 if number < 100:
                     stack.enter_context(connect(url)).sendall(HALF)
-                client = http.client.HTTPConnection(parts.hostname, parts.port, timeout=10)
+                client = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
                 client.request("GET", "/health")
                 assert client.getresponse().status == 200
                 client.close()
@@ -287,7 +287,7 @@ def test_a_kept_bound_survives_a_storm(tmp_path: Path) -> None:
                 assert time.monotonic() < time_left
     finally:
         process.terminate()
-        errors = process.communicate(timeout=30)[1]
+        errors = process.communicate(timeout=60)[1]
     assert errors.count("\n") < 5
 
 
@@ -295,7 +295,7 @@ async def test_an_answer_that_comes_early_is_read() -> None:
     """A client that is refused while it sends a large body reads why, instead of seeing a broken connection."""
     def send() -> int:
         parts = urlsplit(url)
-        client = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
+        client = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
         client.request("POST", "/nowhere", b" " * 5_000_000)
         status = client.getresponse().status
         client.close()

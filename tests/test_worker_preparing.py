@@ -12,7 +12,7 @@ from test_worker_both import Listener, close, start
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
 from lllms_core.queries import EmbedRequest, TokenizeRequest
-from lllms_core.types import Constraint, Delta, Isolation, Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Constraint, Delta, Isolation, Message, Request, TextRequest, Tool, ToolCall
 from lllms_core.worker.handle import Worker
 from lllms_core.worker.preparing import LONGEST_STOP, SMALL, is_small
 from lllms_core.worker.wire import Cancel, Close, Crashed, Deltas, Loaded, Open
@@ -163,13 +163,13 @@ def test_size_counts_every_part(texts: list[str], times: int) -> None:
     calls = tuple(ToolCall(str(at), "f", part) for at, part in enumerate(parts))
     tools = tuple(Tool(f"t{at}", "", {"properties": {part: {}}}) for at, part in enumerate(parts))
     for request in (
-        Request("r", "m", messages=tuple(Message("user", part) for part in parts)),
-        Request("r", "m", messages=(Message("assistant", "", tool_calls=calls),)),
-        Request("r", "m", prompt="".join(parts)),
-        Request("r", "m", prompt="", suffix="".join(parts)),
-        Request("r", "m", prompt=(7,) * total),
-        Request("r", "m", prompt="", tools=tools),
-        Request("r", "m", prompt="", constraint=Constraint("regex", "".join(parts), "regex")),
+        ChatRequest("r", "m", messages=tuple(Message("user", part) for part in parts)),
+        ChatRequest("r", "m", messages=(Message("assistant", "", tool_calls=calls),)),
+        TextRequest("r", "m", prompt="".join(parts)),
+        TextRequest("r", "m", prompt="", suffix="".join(parts)),
+        TextRequest("r", "m", prompt=(7,) * total),
+        TextRequest("r", "m", prompt="", tools=tools),
+        TextRequest("r", "m", prompt="", constraint=Constraint("regex", "".join(parts), "regex")),
         EmbedRequest("r", "m", parts),
     ):
         if total > SMALL:

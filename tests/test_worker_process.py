@@ -14,7 +14,7 @@ from pools_for_tests import GUARD, Pools, ask
 
 from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, ModelLoadFailed
-from lllms_core.pool.state import Limits
+from lllms_core.pool.state import PoolLimits
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_loading_worker_dies_with_its_parent(gate: Path) -> None:
 ])
 async def test_death_at_work(pools: Pools, prompt: str, reason: str) -> None:
     """A worker that dies fails the requests in it, says why, harms no other instance, and is replaced when asked."""
-    pool = await pools.start(isolation="process", models=("scripted", "other"), limits=Limits(cores=2))
+    pool = await pools.start(isolation="process", models=("scripted", "other"), limits=PoolLimits(cores=2))
     async with asyncio.timeout(GUARD):
         bystander = pool.submit(ask("count", "other"))
         neighbour = pool.submit(ask("count"))

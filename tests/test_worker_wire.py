@@ -14,14 +14,15 @@ from lllms_core import errors
 from lllms_core.queries import Embeddings, EmbedRequest, TokenizeRequest, Tokens
 from lllms_core.types import (
     CallPiece,
+    ChatRequest,
     Delta,
     Finish,
     Message,
     ModelInfo,
     ModelSpec,
     PromptScores,
-    Request,
     Sampling,
+    TextRequest,
     Timings,
     TokenScore,
     Usage,
@@ -52,14 +53,10 @@ QUERIES = st.one_of(
     st.builds(TokenizeRequest, TEXT, TEXT, TEXT),
 )
 DELTAS = st.builds(Delta, TEXT, TEXT, st.integers(0, 9), st.none() | FINISHES)
-REQUESTS = st.builds(
-    Request,
-    TEXT,
-    TEXT,
-    messages=st.none() | st.lists(st.builds(Message, st.just("user"), TEXT)).map(tuple),
-    prompt=st.none() | TEXT,
-    sampling=st.builds(Sampling, st.floats(0, 2)),
-    stop=st.lists(TEXT).map(tuple),
+SETTINGS = {"sampling": st.builds(Sampling, st.floats(0, 2)), "stop": st.lists(TEXT).map(tuple)}
+CONVERSATIONS = st.lists(st.builds(Message, st.just("user"), TEXT)).map(tuple)
+REQUESTS = st.builds(ChatRequest, TEXT, TEXT, CONVERSATIONS, **SETTINGS) | st.builds(
+    TextRequest, TEXT, TEXT, TEXT, **SETTINGS,
 )
 MESSAGES = st.one_of(
     st.builds(wire.Open, REQUESTS | QUERIES),

@@ -1,7 +1,7 @@
 """Several prompts, one answer: the streams of their requests as one."""
 
 import asyncio
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from attrs import evolve
 
@@ -43,7 +43,7 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
         if len(finishes) < len(streams):
             yield evolve(delta, finish=None, ended=reason)
         else:
-            yield evolve(delta, finish=evolve(delta.finish, usage=total(finishes)))
+            yield evolve(delta, finish=evolve(delta.finish, usage=total(one.usage for one in finishes)))
 
     tasks = [asyncio.create_task(pump(number, stream)) for number, stream in enumerate(streams)]
 
@@ -53,9 +53,9 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
     return merged
 
 
-def total(finishes: Sequence[Finish]) -> Usage:
+def total(usages: Iterable[Usage]) -> Usage:
     """Return the token counts of several requests together."""
-    counts = [finish.usage for finish in finishes]
+    counts = list(usages)
     return Usage(
         sum(one.prompt_tokens for one in counts), sum(one.completion_tokens for one in counts),
         sum(one.cached_tokens for one in counts), sum(one.reasoning_tokens for one in counts),

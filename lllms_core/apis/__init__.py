@@ -6,8 +6,8 @@ where it makes its blueprint.
 
 from lllms_core.apis.card import Abilities, ModelCard
 from lllms_core.apis.contract import Api, Encoder, Paths, Server, Sessions
+from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
-from lllms_core.apis.faults import explain, openai_shape
 
 __all__ = [
     "Abilities",

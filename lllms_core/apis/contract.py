@@ -2,16 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
 
 from lllms_core.answers import Stream
 from lllms_core.apis.card import Abilities, ModelCard
+from lllms_core.apis.explanations import openai_shape
 from lllms_core.apis.fault import Fault
-from lllms_core.apis.faults import openai_shape
 from lllms_core.parameters import Route
-from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Scores, Text, Tokens
+from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Relevance, Text, Tokens
 from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo, Waiting
-from lllms_core.types import Constraint, Delta, Finish, Message, Request
+from lllms_core.types import ChatRequest, Constraint, Delta, Finish, Message, Request, TextRequest
 
 if TYPE_CHECKING:
     from quart import Blueprint
@@ -118,6 +118,18 @@ class Server(Protocol):
 
     # -- requests -----------------------------------------------------------------------------------------------------
 
+    @overload
+    def request(
+        self, model: str, *, messages: Sequence[Message], parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+    ) -> ChatRequest: ...
+
+    @overload
+    def request(
+        self, model: str, *, prompt: str | tuple[int, ...], parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+    ) -> TextRequest: ...
+
     def request(
         self,
         model: str,
@@ -155,7 +167,7 @@ class Server(Protocol):
     async def embed(self, model: str, inputs: Sequence[Text], *, dimensions: int | None = None) -> Embeddings:
         """Return a vector of length 1 for each text (or tuple of tokens)."""
 
-    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Scores:
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
         """Return how well each document answers the query, 0 to 1."""
 
     async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
@@ -164,7 +176,7 @@ class Server(Protocol):
     async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
 
-    async def render(self, chat: Request) -> str:
+    async def render(self, chat: ChatRequest) -> str:
         """Return the prompt from which a chat would be answered."""
 
     async def count(self, request: Request) -> int:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from quart import Response
 
-from lllms_core.apis.body import work
+from lllms_core.apis.bodies import work
 from lllms_core.apis.contract import Api
+from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
-from lllms_core.apis.faults import explain, openai_shape
 from lllms_core.apis.writing import dumps
 
 

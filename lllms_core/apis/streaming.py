@@ -7,7 +7,7 @@ from quart import Response
 
 from lllms_core.answers import Answer, Stream, merge
 from lllms_core.apis.contract import Encoder, Server
-from lllms_core.apis.faults import explain
+from lllms_core.apis.explanations import explain
 from lllms_core.types import Delta, Request
 
 PATIENCE = 5.0

@@ -94,7 +94,7 @@ class Child:
                 os.killpg(self._process.pid, number)
 
 
-class RawLoop(Child):
+class RawLoopProcess(Child):
     """The plain llama.cpp loop, in its own process."""
 
     def __init__(self, file: Path, sequences: int, context: int) -> None:
@@ -118,7 +118,7 @@ class BusyNeighbour(Child):
         super().__init__([sys.executable, "-m", "lllms_core.bench.raw_loop", str(file), "--busy", str(threads)])
 
 
-class Server(Child):
+class ServerProcess(Child):
     """A program that serves the OpenAI API; `base_url` ends in `/v1`."""
 
     name: str
@@ -127,7 +127,7 @@ class Server(Child):
     """The model to ask for."""
 
 
-class OurServer(Server):
+class OurServer(ServerProcess):
     """`lllms serve` with these models and `[sessions]`, on a free port."""
 
     def __init__(
@@ -156,7 +156,7 @@ class OurServer(Server):
         self._folder.cleanup()
 
 
-class Peer(Server):
+class Peer(ServerProcess):
     """Another server: a command in which `{file}` and `{port}` stand for the model file and the port to listen on."""
 
     def __init__(self, command: str, file: Path) -> None:

@@ -12,7 +12,7 @@ from lllms_core.bench.traffic import ServerSilent, completion, get_json
 
 
 @frozen
-class Load:
+class LoadTest:
     """The parameters of a load test."""
 
     base_url: str
@@ -33,7 +33,7 @@ class Load:
 
 
 @frozen
-class Asked:
+class Measured:
     """One request of a load test and its timeline."""
 
     turn: int
@@ -62,7 +62,7 @@ async def first_model(base_url: str, api_key: str | None = None) -> str:
     return str(models[0]["id"])
 
 
-async def calibrate(load: Load) -> float:
+async def calibrate(load: LoadTest) -> float:
     """Return the server's number of tokens per word; this request also warms it up."""
     sample = 64
     timeline = await ask(evolve(load, max_tokens=2), [next(prompts(sample, 0, seed=-1))])
@@ -71,7 +71,7 @@ async def calibrate(load: Load) -> float:
     return max(1.0, timeline.prompt_tokens / sample)
 
 
-async def ask(load: Load, turns: list[str]) -> Timeline:
+async def ask(load: LoadTest, turns: list[str]) -> Timeline:
     """Request the next turn of a conversation: `turns` alternates user and model, the user first and last."""
     body: dict[str, object] = {"model": load.model, "max_tokens": load.max_tokens, "temperature": 0}
     if load.chat:
@@ -83,11 +83,11 @@ async def ask(load: Load, turns: list[str]) -> Timeline:
     return await completion(load.base_url, body, api_key=load.api_key)
 
 
-async def run(load: Load, clients: int, seed: int, told: Callable[[], None] = lambda: None) -> list[Asked]:
+async def run(load: LoadTest, clients: int, seed: int, told: Callable[[], None] = lambda: None) -> list[Measured]:
     """Run the requests of `clients` clients at once; `told` is called after each. No two seeds share a prompt."""
     per_word = await calibrate(load)
     size, shared = round(load.prompt_tokens / per_word), round(load.shared_prefix / per_word)
-    asked: list[Asked] = []
+    asked: list[Measured] = []
 
     async def client(number: int) -> None:
         texts = prompts(size, shared, seed * 1000 + number)
@@ -96,7 +96,7 @@ async def run(load: Load, clients: int, seed: int, told: Callable[[], None] = la
             for turn in range(load.turns):
                 said.append(next(texts) if turn == 0 else words(max(1, size // 8), Random(seed + turn)))  # noqa: S311
                 timeline = await ask(load, said)
-                asked.append(Asked(turn, timeline))
+                asked.append(Measured(turn, timeline))
                 said.append(timeline.text)
                 told()
 

@@ -1,9 +1,9 @@
 """Grammar rules for arguments that are not a JSON object, from a tool's schema; pure."""
 
 from lllms_core.chat.answer_format import CallFormat
-from lllms_core.chat.keyword_grammar import KeywordArguments
+from lllms_core.chat.keyword_grammar import KeywordRules
 from lllms_core.chat.lark import Speller
-from lllms_core.chat.tagged_grammar import TaggedArguments
+from lllms_core.chat.tagged_grammar import TaggedRules
 from lllms_core.chat.tool_schema import Inexpressible
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Tool
@@ -14,7 +14,7 @@ def argument_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> lis
 
     Raises `UnsupportedParameter` for a schema that this form has no grammar for.
     """
-    cls = TaggedArguments if form.shape == "tagged" else KeywordArguments
+    cls = TaggedRules if form.shape == "tagged" else KeywordRules
     try:
         return cls(form, tool.parameters, f"{at}", spell).rules(tool.name, f"call_{at}")
     except Inexpressible as error:

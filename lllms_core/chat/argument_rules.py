@@ -29,7 +29,7 @@ class Notation:
 
 
 @define(eq=False)
-class Arguments:
+class ArgumentRules:
     """Writes the rules of one tool's arguments."""
 
     form: CallFormat
@@ -89,10 +89,11 @@ class Arguments:
         matched = {pattern: search(pattern) for pattern in way.patterns}
         for pattern, schema in way.patterns.items():
             unwanted = [one for other, one in matched.items() if other != pattern]
-            found.append(notation.other_item(whole(without(both(_KEY, matched[pattern]), *named, *unwanted) or ""), schema))
+            keys = without(both(_KEY, matched[pattern]), *named, *unwanted)
+            found.append(notation.other_item(keys or _KEY, schema))
         if way.others is not None:
-            keys = without(_KEY, *named, *matched.values()) or ""
-            found.append(notation.other_item(whole(keys), together(way.others)))
+            keys = without(_KEY, *named, *matched.values())
+            found.append(notation.other_item(keys or _KEY, together(way.others)))
         options = [one for one in found if one is not None]
         return f"({' | '.join(options)})" if options else None
 

@@ -7,8 +7,8 @@ from typing import Literal
 from lllms_core.chat.answer_format import AnswerFormat, ChannelFormat
 from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema, lazy_calls, lazy_grammar
 from lllms_core.chat.lark import Speller, lark, literal
-from lllms_core.chat.lazy_calls import AFTER, BEFORE, LazyGrammar, channel_cue
-from lllms_core.types import Constraint, Request, Tool
+from lllms_core.chat.lazy_grammar import AFTER, BEFORE, LazyGrammar, channel_cue
+from lllms_core.types import ChatRequest, Constraint, Tool
 
 _MOST_THOUGHTS = 8
 """At most this many messages with thoughts before the forced part."""
@@ -16,7 +16,7 @@ _JSON = ("json_object", "json_schema")
 
 
 def answer_constraint(
-    request: Request, form: AnswerFormat, names: Mapping[str, int],
+    request: ChatRequest, form: AnswerFormat, names: Mapping[str, int],
 ) -> Constraint | LazyGrammar | None:
     """Return the constraint on the answer to a request, in the format of its model; None if it is free.
 
@@ -27,7 +27,7 @@ def answer_constraint(
     channels, calls, given = form.channels, form.calls, request.constraint
     if calls is None and (channels is None or request.tools):
         return given
-    continued = request.messages is not None and request.messages[-1].role == "assistant"
+    continued = request.continued
     if request.tools and not forces_calls(request):
         if channels is not None:
             return _lazy(request, channels, names, continued=continued)
@@ -44,7 +44,7 @@ def answer_constraint(
 
 
 def _lazy(
-    request: Request, form: ChannelFormat, names: Mapping[str, int], *, continued: bool,
+    request: ChatRequest, form: ChannelFormat, names: Mapping[str, int], *, continued: bool,
 ) -> LazyGrammar:
     """Return the grammar of calls in channels, from the start of their recipient on."""
     return lazy_grammar(
@@ -66,7 +66,7 @@ class _Rules:
         self._spell = Speller(names)
         self._tools = tools
 
-    def of(self, request: Request, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:
+    def of(self, request: ChatRequest, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:
         """Return all rules. A `continued` answer starts as text; thoughts are `unseen` by the matcher, or text."""
         form, spell = self._form, self._spell
         border = f"ended {spell(form.opening)}"

@@ -45,7 +45,7 @@ class Chain:
         if at == len(self.items):
             return self._further(count, begun)
         item, required = self.items[at]
-        options = []
+        options: list[str | None] = []
         if self.most is None or count < self.most:
             rest = self._rest(at + 1, count + 1, True)  # noqa: FBT003
             if rest is not None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from attrs import define
 
-from lllms_core.chat.argument_rules import Arguments, Notation
+from lllms_core.chat.argument_rules import ArgumentRules, Notation
 from lllms_core.chat.lark import literal
 from lllms_core.chat.text_grammar import ANY_TEXT, strings
 from lllms_core.chat.tool_schema import NOTES, Inexpressible, JsonSchema
@@ -25,7 +25,7 @@ _ARRAY = NOTES | {"items", "minItems", "maxItems"}
 
 
 @define(eq=False)
-class KeywordArguments(Arguments):
+class KeywordRules(ArgumentRules):
     """Arguments as keys and values in brackets; a comma only separates two of them."""
 
     @property

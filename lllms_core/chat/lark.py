@@ -10,8 +10,8 @@ from lllms_core.types import Constraint
 _ANY_TOKENS = '%llguidance {"no_forcing": true}'
 """Starts a grammar in which each text may be written in any tokens.
 
-Without it a text that has to come is asked for in the tokenizer's tokens, which may end in the middle of the longer ones
-that a model was trained on.
+Without it, a text that has to come is asked for in the tokenizer's tokens for it, which may end in the middle of the
+longer ones that a model was trained on.
 """
 _ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
 """The ids and numbers that a model may write; some templates require ids of nine characters."""
@@ -37,8 +37,9 @@ class Speller:
         """The same for a text that the expression `text` of a terminal describes, and that does not contain `end`."""
         letters, rest = self._cut(end)
         name = rule.upper()
+        definition = f"{name}: {text} {literal(letters)}" if letters else f"{name}: {text}"
         # No text continues across a token that is not text.
-        return f"{name} {self(rest)}" if rest else name, [f"{name}: {text} {literal(letters)}" if letters else f"{name}: {text}"]
+        return f"{name} {self(rest)}" if rest else name, [definition]
 
     def _cut(self, end: str) -> tuple[str, str]:
         """Return the letters at the start of a text, and the rest from the first token that is not text on."""

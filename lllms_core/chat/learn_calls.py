@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, CallFormat
 from lllms_core.chat.history import CallStyle
 from lllms_core.chat.locate_call import ARGUMENTS, NAMES, locate
-from lllms_core.chat.probe import Probe, Render
+from lllms_core.chat.probe import Render, TemplateProbe
 from lllms_core.chat.tags import TAG, alike, common_head, common_tail, snap_down, snap_up
 from lllms_core.types import Message, Tool, ToolCall
 
@@ -42,7 +42,7 @@ def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thought
 
     `end`: the text of the token that ends answers. `thoughts`: the key of a message's thoughts.
     """
-    shown = render(Probe([_ASK], [_TOOL]))
+    shown = render(TemplateProbe([_ASK], [_TOOL]))
     declares = shown is not None and _TOOL.name in shown
     style = _find_style(render)
     if style is None:
@@ -143,7 +143,7 @@ def _find_style(render: Render) -> CallStyle | None:
         style = CallStyle(text, null, ids)
         call = _call(0, long_id=True)
         messages = [_ASK, Message("assistant", "", tool_calls=(call,))]
-        shown = (render(Probe(messages, [_TOOL], style, generate=False)) or "").partition(call.name)[2]
+        shown = (render(TemplateProbe(messages, [_TOOL], style, generate=False)) or "").partition(call.name)[2]
         # Python's notation of an object and doubly escaped quotes are not valid calls.
         if "probe-one" in shown and "'probe_key'" not in shown and '\\"probe_key' not in shown:
             return style
@@ -155,11 +155,11 @@ def _details(render: Render, style: CallStyle) -> CallStyle:
     calls = tuple(_call(at, long_id=True) for at in range(2))
     results = [Message("tool", "probe-result", call.name, tool_call_id=call.id) for call in calls]
     said = Message("assistant", "probe-text", tool_calls=calls[:1], reasoning="probe-thought")
-    several = Probe([_ASK, Message("assistant", "", tool_calls=calls), *results], [_TOOL], style)
-    beside = Probe([_ASK, said, results[0]], [_TOOL], style)
-    plain = Probe([_ASK], [Tool(_TOOL.name, parameters=_TOOL.parameters)], style)
+    several = TemplateProbe([_ASK, Message("assistant", "", tool_calls=calls), *results], [_TOOL], style)
+    beside = TemplateProbe([_ASK, said, results[0]], [_TOOL], style)
+    plain = TemplateProbe([_ASK], [Tool(_TOOL.name, parameters=_TOOL.parameters)], style)
 
-    def helps(probe: Probe, better: CallStyle, *names: str) -> bool:
+    def helps(probe: TemplateProbe, better: CallStyle, *names: str) -> bool:
         before, after = render(probe), render(evolve(probe, style=better))
         return (before is None or any(name not in before for name in names)) and after is not None and all(
             name in after for name in names
@@ -174,7 +174,7 @@ def _details(render: Render, style: CallStyle) -> CallStyle:
 def _shows_result(render: Render, style: CallStyle) -> bool:
     call = _call(0, long_id=True)
     result = Message("tool", "probe-result", call.name, tool_call_id=call.id)
-    shown = render(Probe([_ASK, Message("assistant", "", tool_calls=(call,)), result], [_TOOL], style))
+    shown = render(TemplateProbe([_ASK, Message("assistant", "", tool_calls=(call,)), result], [_TOOL], style))
     return shown is not None and "probe-result" in shown
 
 
@@ -195,14 +195,14 @@ def _own_end(one: _Written | None, two: _Written | None) -> str:
 
 
 def _written(render: Render, style: CallStyle, calls: Sequence[ToolCall], end_token: str) -> _Written | None:
-    plain = render(Probe([_ASK, _REPLY], [_TOOL], style, generate=False))
+    plain = render(TemplateProbe([_ASK, _REPLY], [_TOOL], style, generate=False))
     called = render(
-        Probe([_ASK, Message("assistant", "", tool_calls=tuple(calls))], [_TOOL], style, generate=False),
+        TemplateProbe([_ASK, Message("assistant", "", tool_calls=tuple(calls))], [_TOOL], style, generate=False),
     )
     if plain is None or called is None or _REPLY.content not in plain:
         return None
     before, _, after = plain.rpartition(_REPLY.content)
-    prompt = render(Probe([_ASK], [_TOOL], style))
+    prompt = render(TemplateProbe([_ASK], [_TOOL], style))
     start = snap_down(alike(before, called), before, called)
     if prompt is not None and called.startswith(prompt):
         start = max(start, len(prompt))

@@ -8,7 +8,7 @@ from attrs import field, frozen
 from lllms_core.chat.answer_format import ReasoningFormat
 from lllms_core.chat.history import CallStyle
 from lllms_core.chat.learn_switches import Effort, Switch, learn_effort, learn_switch
-from lllms_core.chat.probe import Probe, Render
+from lllms_core.chat.probe import Render, TemplateProbe
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Message, ReasoningEffort
 
@@ -102,13 +102,14 @@ class _Look:
 
     @opening.default
     def _opening(self) -> str:
-        return (self.render(Probe([_ASK], variables=self.on)) or "").rstrip()
+        return (self.render(TemplateProbe([_ASK], variables=self.on)) or "").rstrip()
 
     @heading.default
     def _heading(self) -> str:
-        if (self.render(Probe([_ASK], variables=self.on, generate=False)) or "").rstrip() == self.opening:
+        if (self.render(TemplateProbe([_ASK], variables=self.on, generate=False)) or "").rstrip() == self.opening:
             return ""  # the template leaves the opening of the answer to the model
-        shown = self.render(Probe([_ASK, Message("assistant", _REPLY)], variables=self.on, generate=False)) or ""
+        said = [_ASK, Message("assistant", _REPLY)]
+        shown = self.render(TemplateProbe(said, variables=self.on, generate=False)) or ""
         before = shown.rpartition(_REPLY)[0]
         return before[len(self.opening) :].strip() if self.opening and before.startswith(self.opening) else ""
 
@@ -117,7 +118,7 @@ class _Look:
         for key in _KEYS:
             said = Message("assistant", _REPLY, reasoning=_THOUGHT)
             style = CallStyle(thoughts=key)
-            shown = self.render(Probe([_ASK, said], style=style, variables=self.on, generate=False)) or ""
+            shown = self.render(TemplateProbe([_ASK, said], style=style, variables=self.on, generate=False)) or ""
             before, found, after = shown.rpartition(_THOUGHT)
             between, replied, _ = after.partition(_REPLY)
             if found and replied and between.strip():
@@ -143,7 +144,7 @@ class _Look:
         for mark in sorted({literal.strip() for literal in literals}):
             if _CLOSING.fullmatch(mark):
                 said = Message("assistant", f"{_THOUGHT}{mark}{_REPLY}")
-                shown = self.render(Probe([_ASK, said, _NEXT]))
+                shown = self.render(TemplateProbe([_ASK, said, _NEXT]))
                 if shown is not None and _REPLY in shown and _THOUGHT not in shown:
                     return ReasoningFormat(mark.replace("/", "", 1), mark)
         return None
@@ -160,7 +161,7 @@ class _Look:
 
     def switch(self, switch: Switch) -> ReasoningFormat | None:
         """Learn the marks from a prompt with empty thoughts, without thinking, or with words about them, with it."""
-        off = (self.render(Probe([_ASK], variables=switch.off)) or "").rstrip()
+        off = (self.render(TemplateProbe([_ASK], variables=switch.off)) or "").rstrip()
         tail, common = off.rpartition(_ASK.content)[2], self.opening.rpartition(_ASK.content)[2]
         empty = tail.removeprefix(common).strip() if tail.startswith(common) else ""
         tags = _TAG.findall(empty)

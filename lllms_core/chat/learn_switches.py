@@ -6,7 +6,7 @@ from typing import get_args
 
 from attrs import frozen
 
-from lllms_core.chat.probe import Probe, Render
+from lllms_core.chat.probe import Render, TemplateProbe
 from lllms_core.types import Message, ReasoningEffort
 
 _ASK = Message("user", "probe-ask")
@@ -44,7 +44,7 @@ def learn_switch(render: Render, names: Sequence[str], literals: Collection[str]
 
 
 def _switch(render: Render, name: str, literals: Collection[str]) -> Switch | None:
-    plain = render(Probe([_ASK])) or ""
+    plain = render(TemplateProbe([_ASK])) or ""
     for on, off in _PAIRS:
         if isinstance(on, str) and not {on, off} <= set(literals):
             continue
@@ -77,4 +77,4 @@ def learn_effort(
 
 
 def _shown(render: Render, variables: Mapping[str, object]) -> str | None:
-    return render(Probe([_ASK], variables=variables))
+    return render(TemplateProbe([_ASK], variables=variables))

@@ -9,7 +9,7 @@ from lllms_core.types import Message, Tool
 
 
 @frozen
-class Probe:
+class TemplateProbe:
     """The conversation to render, with the start of an answer unless `generate` is false."""
 
     messages: Sequence[Message]
@@ -19,5 +19,5 @@ class Probe:
     generate: bool = field(default=True, kw_only=True)
 
 
-Render = Callable[[Probe], str | None]
+Render = Callable[[TemplateProbe], str | None]
 """Returns the output; None if the template refuses the conversation."""

@@ -7,7 +7,7 @@ from attrs import field, frozen
 from lllms_core.chat.answer_format import AnswerFormat
 from lllms_core.chat.template import ChatTemplate, Segment
 from lllms_core.errors import UnsupportedParameter
-from lllms_core.types import Message, Request
+from lllms_core.types import ChatRequest, Message
 
 
 @frozen
@@ -21,7 +21,7 @@ class Prompt:
 
 
 def chat_prompt(
-    template: ChatTemplate, request: Request, check_length: Callable[[str], None] | None = None,
+    template: ChatTemplate, request: ChatRequest, check_length: Callable[[str], None] | None = None,
 ) -> Prompt:
     """Render a request's conversation with its tools and variables.
 
@@ -35,13 +35,12 @@ def chat_prompt(
             "calls; set options.tool_calls to a template that writes them, or leave the tools out",
             "tools", "unsupported_parameter",
         )
-    messages = request.messages or ()
     variables = _variables(template, request)
-    segments = template.render(messages, tools=request.tools, variables=variables, check_length=check_length)
-    return Prompt(segments, form, _opens_thoughts(form, segments, messages))
+    segments = template.render(request.messages, tools=request.tools, variables=variables, check_length=check_length)
+    return Prompt(segments, form, _opens_thoughts(form, segments, request.messages))
 
 
-def _variables(template: ChatTemplate, request: Request) -> Mapping[str, object]:
+def _variables(template: ChatTemplate, request: ChatRequest) -> Mapping[str, object]:
     effort = request.reasoning_effort
     chosen = {} if effort is None else template.reasoning.variables(effort, request.model)
     return {**chosen, **request.chat_template_kwargs}

@@ -2,7 +2,7 @@
 
 from attrs import define
 
-from lllms_core.chat.argument_rules import Arguments, Notation
+from lllms_core.chat.argument_rules import ArgumentRules, Notation
 from lllms_core.chat.plain_grammar import plain_value
 from lllms_core.chat.text_grammar import strings, whole, without
 from lllms_core.chat.tool_schema import Inexpressible, JsonSchema
@@ -13,7 +13,7 @@ _CDATA = r"/[\s\x1c-\x1f]*<!\[CDATA\[(.|\n)*/"
 
 
 @define(eq=False)
-class TaggedArguments(Arguments):
+class TaggedRules(ArgumentRules):
     """Arguments between tags: strings are written as they are, other values as JSON."""
 
     @property
@@ -51,7 +51,8 @@ class TaggedArguments(Arguments):
             if text is not None:
                 options.append(f"{self.spell(form.key_end)} {self._text(text)}")
             if kinds:
-                options.append(f"{self.spell(form.other_key_end)} {self.json(schema, kinds)} {self.spell(form.value_end)}")
+                start, end = self.spell(form.other_key_end), self.spell(form.value_end)
+                options.append(f"{start} {self.json(schema, kinds)} {end}")
         else:
             start, end = self.spell(form.key_end), self.spell(form.value_end)
             text, others = plain_value(schema, self.schema, text)

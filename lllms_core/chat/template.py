@@ -14,7 +14,7 @@ from lllms_core.chat.history import CallStyle, message_values, tool_values
 from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
 from lllms_core.chat.learn_channels import learn_channels
 from lllms_core.chat.learn_reasoning import ReasoningSupport, has_heading, learn_reasoning
-from lllms_core.chat.probe import Probe
+from lllms_core.chat.probe import TemplateProbe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
 from lllms_core.chat.sandbox import SandboxedTemplate
 from lllms_core.errors import InvalidRequest, ModelLoadFailed
@@ -111,11 +111,11 @@ class ChatTemplate:
         if self._call_template is not None or self._reasoning not in {"auto", "none"}:
             return None
         ask, reply = Message("user", "probe-ask"), Message("assistant", "probe-reply")
-        said = self._probe(Probe([ask, reply], generate=False)) or ""
+        said = self._probe(TemplateProbe([ask, reply], generate=False)) or ""
         thoughts, tools = self._learnt_reasoning, self._learnt_tools
         return learn_channels(
             calls=tools.calls, thoughts=thoughts.form, text_start=thoughts.text_start,
-            text_end=said.rpartition(reply.content)[2], prompt=self._probe(Probe([ask])) or "",
+            text_end=said.rpartition(reply.content)[2], prompt=self._probe(TemplateProbe([ask])) or "",
         )
 
     def _after_thoughts(self, calls: CallFormat | None) -> CallFormat | None:
@@ -204,9 +204,9 @@ class ChatTemplate:
 
     @cached_property
     def _roles(self) -> RoleSupport:
-        return probe_roles(lambda messages: self._probe(Probe(messages)), names_developer=self._names_developer)
+        return probe_roles(lambda messages: self._probe(TemplateProbe(messages)), names_developer=self._names_developer)
 
-    def _probe(self, probe: Probe) -> str | None:
+    def _probe(self, probe: TemplateProbe) -> str | None:
         given = {
             "messages": message_values(probe.messages, probe.style),
             "tools": tool_values(probe.tools, probe.style),

@@ -18,12 +18,13 @@ _BYTE = "(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _LABEL = "[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _HOST = rf"{_LABEL}(\.{_LABEL}){{0,3}}"
 _HEX = "[0-9a-fA-F]"
+_WORD = f"{_HEX}{{1,4}}"
 _CLOCK = "([0-9]+H([0-9]+M([0-9]+S)?)?|[0-9]+M([0-9]+S)?|[0-9]+S)"
 _CALENDAR = "([0-9]+Y([0-9]+M([0-9]+D)?)?|[0-9]+M([0-9]+D)?|[0-9]+D)"
 _FORMATS: Mapping[str, str] = {
     "date": _DATE, "time": _TIME, "date-time": f"{_DATE}T{_TIME}", "ipv4": rf"{_BYTE}(\.{_BYTE}){{3}}",
     "hostname": _HOST, "email": rf"[a-zA-Z0-9_+-]{{1,30}}(\.[a-zA-Z0-9_+-]{{1,30}}){{0,2}}@{_HOST}",
-    "ipv6": f"({_HEX}{{1,4}}:){{7}}{_HEX}{{1,4}}|({_HEX}{{1,4}}(:{_HEX}{{1,4}}){{0,2}})?::({_HEX}{{1,4}}(:{_HEX}{{1,4}}){{0,2}})?",
+    "ipv6": f"({_WORD}:){{7}}{_WORD}|({_WORD}(:{_WORD}){{0,2}})?::({_WORD}(:{_WORD}){{0,2}})?",
     "uuid": f"{_HEX}{{8}}(-{_HEX}{{4}}){{3}}-{_HEX}{{12}}",
     "uri": r"[a-zA-Z][a-zA-Z0-9+.-]{0,20}:(\/\/)?([a-zA-Z0-9._~:\/?#@!$&'()*+,;=-]|%[0-9a-fA-F]{2})+",
     "duration": f"P({_CALENDAR}(T{_CLOCK})?|T{_CLOCK}|[0-9]+W)",
@@ -97,10 +98,10 @@ def _own(schema: Mapping[str, object]) -> str:
     least, most = schema.get("minLength"), schema.get("maxLength")
     if isinstance(least, int | float) or isinstance(most, int | float):
         low = int(least) if isinstance(least, int | float) else 0
-        high = int(most) if isinstance(most, int | float) else ""
-        if high != "" and high < low:
+        high = int(most) if isinstance(most, int | float) else None
+        if high is not None and high < low:
             raise Inexpressible(f"no text has at least {low} and at most {high} characters")
-        found.append(f"/{_CHAR}{{{low},{high}}}/")
+        found.append(f"/{_CHAR}{{{low},{'' if high is None else high}}}/")
     pattern, named = schema.get("pattern"), schema.get("format")
     if isinstance(pattern, str):
         found.append(search(pattern))

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from itertools import combinations
 from typing import cast
 
@@ -252,7 +251,7 @@ def _merged(one: Fields, other: Fields) -> Fields | None:
             if key in one.required or key in other.required:
                 return None
         else:
-            properties[key] = tuple(reduce(_with, (*here, *there), cast(list[JsonSchema], [])))
+            properties[key] = _distinct((*here, *there))
     bounds = [most for most in (one.most, other.most) if most is not None]
     return Fields(
         properties, tuple(dict.fromkeys((*one.required, *other.required))),
@@ -261,8 +260,12 @@ def _merged(one: Fields, other: Fields) -> Fields | None:
     )
 
 
-def _with(schemas: list[JsonSchema], more: JsonSchema) -> list[JsonSchema]:
-    return schemas if any(_same(one, more) for one in schemas) else [*schemas, more]
+def _distinct(schemas: Sequence[JsonSchema]) -> tuple[JsonSchema, ...]:
+    found: list[JsonSchema] = []
+    for schema in schemas:
+        if not any(_same(schema, one) for one in found):
+            found.append(schema)
+    return tuple(found)
 
 
 def _matches(pattern: str, key: str) -> bool:

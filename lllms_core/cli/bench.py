@@ -109,7 +109,7 @@ def bench(
     ]
     if (base_url is None) == (not wanted):
         raise click.UsageError("give either --base-url, or a comparison: a SUITE, --raw, --busy or --all")
-    from lllms_core.bench.report import findings_table, load_table
+    from lllms_core.bench.tables import findings_table, load_table
 
     console = _console()
     figures: list[dict[str, object]]
@@ -160,8 +160,8 @@ def _console() -> "Console":
 def _compare(
     wanted: Sequence[str], file: Path | None, sizes: Mapping[str, Any], told: Callable[[str], None],
 ) -> "list[Finding]":
-    from lllms_core.bench.plan import Plan
     from lllms_core.bench.random_model import cached
+    from lllms_core.bench.suite_plan import Plan
     from lllms_core.bench.suites import MODELS, SUITES, WITHOUT_FILE
     from lllms_core.errors import ConfigError
 
@@ -186,12 +186,12 @@ async def _load_test(
     told: Callable[[str], None],
 ) -> list[dict[str, object]]:
     """Return the figures for each number of clients, and each turn of their conversations."""
-    from lllms_core.bench.load import Load, first_model, run
-    from lllms_core.bench.plan import people
+    from lllms_core.bench.load import LoadTest, first_model, run
+    from lllms_core.bench.suite_plan import people
     from lllms_core.bench.timeline import summarise
 
     name = model or await first_model(base_url, settings["api_key"])
-    load = Load(base_url, name, **settings)
+    load = LoadTest(base_url, name, **settings)
     figures: list[dict[str, object]] = []
     for count in clients:
         told(people(count))

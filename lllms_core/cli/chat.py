@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.generation import generation_options, open_voice, parameters
+from lllms_core.cli.generation_options import generation_options, open_voice, parameters
 from lllms_core.cli.setup import examples
 from lllms_core.cli.voices import Voice
 from lllms_core.errors import LllmsError
@@ -32,10 +32,10 @@ def chat(model: str, system: str | None, url: str | None, config_file: Path | No
     in.
     """
     with open_voice(model, url, config_file) as voice:
-        Conversation(voice, parameters(sampling), system).hold()
+        Dialogue(voice, parameters(sampling), system).hold()
 
 
-class Conversation:
+class Dialogue:
     """The conversation so far, and the loop that continues it."""
 
     def __init__(self, voice: Voice, sampling: Mapping[str, object], system: str | None) -> None:

@@ -30,7 +30,7 @@ def check(config_file: Path | None) -> None:
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
-    from lllms_core.weights import finder, open_store
+    from lllms_core.store.weights import finder, open_store
 
     problems: list[str] = []
     readable = False

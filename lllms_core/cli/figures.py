@@ -1,7 +1,7 @@
 """Human-readable numbers and text."""
 
-from lllms_core.text.sizes import human_size
 from lllms_core.types import Memory
+from lllms_core.values.sizes import human_size
 
 
 def memory_text(memory: Memory) -> str:

@@ -6,7 +6,7 @@ import click
 
 from lllms_core.cli.setup import ask, config_option, examples, read_config
 from lllms_core.errors import DownloadCancelled
-from lllms_core.text.sizes import human_size
+from lllms_core.values.sizes import human_size
 
 
 @click.command(epilog=examples(

@@ -13,11 +13,11 @@ from lllms_core.catalog import Catalog, context_length, model_from_file
 from lllms_core.config import Config
 from lllms_core.downloads import scheme, shown
 from lllms_core.errors import InvalidSource, LllmsError, ModelUnknown
-from lllms_core.faults import closest
 from lllms_core.plugins import Plugins
 from lllms_core.store import Store, StoredModel
+from lllms_core.store.weights import finder, open_store
 from lllms_core.types import ModelSpec
-from lllms_core.weights import finder, open_store
+from lllms_core.values.violations import closest
 
 
 @frozen

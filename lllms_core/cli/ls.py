@@ -11,7 +11,7 @@ import click
 from lllms_core.cli.figures import count_text, printable
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
-from lllms_core.text.sizes import human_size, human_time
+from lllms_core.values.sizes import human_size, human_time
 
 if TYPE_CHECKING:
     from lllms_core.cli.inventory import Listed
@@ -69,7 +69,7 @@ def _json(model: "Listed") -> dict[str, object]:
 
 
 def _list_found(as_json: bool) -> None:
-    from lllms_core.found import find_models
+    from lllms_core.store.other_programs import find_models
 
     findings = find_models()
     if as_json:

@@ -8,7 +8,7 @@ import click
 
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
-from lllms_core.text.sizes import human_size
+from lllms_core.values.sizes import human_size
 
 if TYPE_CHECKING:
     from lllms_core.store import StoredModel

@@ -9,7 +9,7 @@ from lllms_core.cli.figures import printable
 from lllms_core.cli.setup import ask, config_option, examples, read_config
 from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError
-from lllms_core.text.sizes import human_size
+from lllms_core.values.sizes import human_size
 
 if TYPE_CHECKING:
     from lllms_core.cli.inventory import Inventory

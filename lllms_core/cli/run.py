@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.generation import generation_options, open_voice, parameters
+from lllms_core.cli.generation_options import generation_options, open_voice, parameters
 from lllms_core.cli.setup import examples
 from lllms_core.types import Message
 

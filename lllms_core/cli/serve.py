@@ -57,7 +57,7 @@ def serve(
 
 async def _serve(host: "Host") -> None:
     """Serve, and show the downloads before the server is ready."""
-    from lllms_core.cli.waiting import watch
+    from lllms_core.cli.startup import watch
     from lllms_core.serve import serve
 
     ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -43,7 +43,7 @@ def show(
     from lllms_core.catalog import Catalog
     from lllms_core.gguf import is_gguf, read_gguf
     from lllms_core.plugins import Plugins
-    from lllms_core.weights import finder, open_store
+    from lllms_core.store.weights import finder, open_store
 
     config = read_config(config_file)
     plugins = Plugins.discover(disable=config.disabled_plugins)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 from attrs import evolve
 
 from lllms_core.cli.setup import read_config, select, start_log
-from lllms_core.cli.waiting import started
+from lllms_core.cli.startup import started
 from lllms_core.client import Client, event_text
-from lllms_core.types import Message
+from lllms_core.types import Message, Request
 
 if TYPE_CHECKING:
     from lllms_core.answers import Stream
@@ -65,22 +65,18 @@ class LocalVoice(Voice):
 
     def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
         """Answer a conversation."""
-        return self._answer(messages, None, parameters)
+        yield from self._answer(self._host.request(self._model, messages=messages, parameters=parameters))
 
     def complete(self, prompt: str, parameters: Mapping[str, object]) -> Pieces:
         """Continue a text."""
-        return self._answer(None, prompt, parameters)
+        yield from self._answer(self._host.request(self._model, prompt=prompt, parameters=parameters))
 
     def close(self) -> None:
         """Unload the model."""
         with self._runner:
             self._runner.run(self._host.close(grace=0))
 
-    def _answer(
-        self, messages: Sequence[Message] | None, prompt: str | None, parameters: Mapping[str, object],
-    ) -> Pieces:
-        request = self._host.request(self._model, messages=messages, prompt=prompt, parameters=parameters)
-
+    def _answer(self, request: Request) -> Pieces:
         async def submit() -> "Stream":
             return self._host.submit(request)
 

@@ -1,9 +1,9 @@
 """The configuration: TOML, environment and flags, or the same as Python mappings, to frozen values, strictly."""
 
-from lllms_core.config.checks import NAME_RULE, is_model_name
-from lllms_core.config.files import load_config
+from lllms_core.config.loading import load_config
 from lllms_core.config.parsing import parse_config, with_model
-from lllms_core.config.values import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config.rules import NAME_RULE, is_model_name
+from lllms_core.config.settings import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
 
 __all__ = [
     "NAME_RULE", "Config", "ModelConfig", "PluginsConfig", "ServerConfig", "SessionsConfig", "is_model_name",

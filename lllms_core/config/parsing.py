@@ -1,15 +1,15 @@
-"""Turn plain tables into a checked configuration; pure. All faults are reported at once."""
+"""Turn plain tables into a checked configuration; pure. All violations are reported at once."""
 
 from collections.abc import Mapping
 from typing import TypeVar, cast
 
 from attrs import AttrsInstance, asdict, evolve
 
-from lllms_core.config import checks
-from lllms_core.config.values import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config import rules
+from lllms_core.config.settings import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
 from lllms_core.errors import ConfigError
-from lllms_core.faults import Fault, Keys, StructureError, did_you_mean
-from lllms_core.structure import structure
+from lllms_core.values.structure import structure
+from lllms_core.values.violations import Keys, StructureError, Violation, did_you_mean
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ LATER: Mapping[str, frozenset[str]] = {
 def parse_config(data: Mapping[str, object]) -> Config:
     """Check a configuration given as Python mappings in the file's shape; attrs values may stand for tables.
 
-    Raises `ConfigError` with all faults, one per line, each with its path.
+    Raises `ConfigError` with all violations, one per line, each with its path.
     """
     return parse_tables(data, {}, None)
 
@@ -41,54 +41,56 @@ def parse_tables(data: Mapping[str, object], origins: Mapping[Keys, str | None],
 
     The keys of `origins` are paths of two keys, like `("server", "port")`; None means that no origin is shown.
     """
-    faults: list[Fault] = []
-    data = _without_later(data, (), LATER[""], faults)
-    server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], faults)
-    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), faults)
-    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), frozenset(), faults)
+    violations: list[Violation] = []
+    data = _without_later(data, (), LATER[""], violations)
+    server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], violations)
+    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), violations)
+    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), frozenset(), violations)
     tables = data.get("models", {})
     models: dict[str, ModelConfig] = {}
     if isinstance(tables, Mapping):
         for name, table in tables.items():
-            model = _table(table, ModelConfig, ("models", str(name)), LATER["models"], faults)
+            model = _table(table, ModelConfig, ("models", str(name)), LATER["models"], violations)
             if model is not None:
                 models[str(name)] = model
-            faults += checks.check_defaults(table, ("models", str(name), "defaults"))
+            violations += rules.check_defaults(table, ("models", str(name), "defaults"))
     else:
-        faults.append(Fault(("models",), f"expected a table, got {tables!r}"))
+        violations.append(Violation(("models",), f"expected a table, got {tables!r}"))
     known = ("server", "sessions", "plugins", "models")
-    faults += [Fault((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known]
+    violations += [
+        Violation((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known
+    ]
     if server is not None:
-        faults += checks.check_server(server)
-    faults += checks.check_models(models)
+        violations += rules.check_server(server)
+    violations += rules.check_models(models)
     if server is not None:
-        faults += checks.check_room(server, models)
+        violations += rules.check_room(server, models)
     if sessions is not None:
-        faults += checks.check_sessions(sessions)
-    if faults or server is None or sessions is None or plugins is None:
-        raise ConfigError("\n".join(_line(fault, origins.get(fault.path[:2], file)) for fault in faults))
+        violations += rules.check_sessions(sessions)
+    if violations or server is None or sessions is None or plugins is None:
+        raise ConfigError("\n".join(_line(one, origins.get(one.path[:2], file)) for one in violations))
     return Config(server, models, sessions, plugins)
 
 
-def _line(fault: Fault, origin: str | None) -> str:
-    return f"{fault} ({origin})" if origin else str(fault)
+def _line(violation: Violation, origin: str | None) -> str:
+    return f"{violation} ({origin})" if origin else str(violation)
 
 
-def _table(value: object, into: type[T], path: Keys, later: frozenset[str], faults: list[Fault]) -> T | None:
-    """Build one table's value; on failure, extend `faults` and return None."""
+def _table(value: object, into: type[T], path: Keys, later: frozenset[str], violations: list[Violation]) -> T | None:
+    """Build one table's value; on failure, extend `violations` and return None."""
     if isinstance(value, into):
         value = asdict(cast("AttrsInstance", value), recurse=False)
     if isinstance(value, Mapping):
-        value = _without_later(value, path, later, faults)
+        value = _without_later(value, path, later, violations)
     try:
         return structure(value, into, path)
     except StructureError as error:
-        faults += error.faults
+        violations += error.violations
         return None
 
 
 def _without_later(
-    table: Mapping[str, object], path: Keys, later: frozenset[str], faults: list[Fault],
+    table: Mapping[str, object], path: Keys, later: frozenset[str], violations: list[Violation],
 ) -> dict[str, object]:
-    faults += [Fault((*path, key), "not supported yet") for key in table if key in later]
+    violations += [Violation((*path, key), "not supported yet") for key in table if key in later]
     return {key: value for key, value in table.items() if key not in later}

@@ -9,7 +9,7 @@ from typing import ClassVar, Self, cast
 from attrs import frozen
 
 from lllms_core.engines.capabilities import Embeds, Ranks
-from lllms_core.engines.sessions import Resident
+from lllms_core.engines.session_link import Resident
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
@@ -24,6 +24,7 @@ from lllms_core.types import (
     ModelSpec,
     Request,
     Task,
+    TextRequest,
 )
 
 Progress = Callable[[float], None]
@@ -274,11 +275,12 @@ class Model(ABC):
         if (1 if wanted is None else wanted) <= room:
             return room if wanted is None else wanted
         asked = "" if wanted is None else f" and {wanted} for the answer, {prompt_tokens + wanted} together"
-        counted = isinstance(request.prompt, tuple) or prompt_tokens <= self.enough_tokens
+        given = isinstance(request, TextRequest) and isinstance(request.prompt, tuple)
+        counted = given or prompt_tokens <= self.enough_tokens
         least = "" if counted else "at least "
         raise ContextOverflow(
             f"the request has {least}{prompt_tokens} tokens in its prompt{asked}, but model '{request.model}' holds "
             f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",
-            "prompt" if request.messages is None else "messages",
+            request.source,
             "context_length_exceeded",
         )

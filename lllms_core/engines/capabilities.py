@@ -2,7 +2,7 @@
 
 A class may name the protocols among its bases, so that type checkers and Python itself find a missing method, or just
 write the methods. Once a model is loaded, its worker compares them with the declarations; see
-`lllms_core.engines.contract`.
+`lllms_core.engines.promises`.
 """
 
 from abc import abstractmethod
@@ -11,9 +11,9 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from lllms_core.engines.samplers import Matcher
-from lllms_core.engines.sessions import Resident, Session, SessionLink, State
+from lllms_core.engines.session_link import Resident, Session, SessionLink, State
 from lllms_core.queries import Embeddings, EmbedRequest, RerankRequest, Tokens
-from lllms_core.types import Constraint, Preload, PromptScores, Request, TokenScore
+from lllms_core.types import ChatRequest, Constraint, Preload, PromptScores, TextRequest, TokenScore
 
 # -- of any model, for its tasks -------------------------------------------------------------------------------------
 
@@ -57,7 +57,7 @@ class Renders(Protocol):
     """Task `render`."""
 
     @abstractmethod
-    def to_prompt(self, request: Request) -> str:
+    def to_prompt(self, request: ChatRequest) -> str:
         """Return the prompt that answers a chat. Called from any thread. Raises `RequestError`."""
 
 
@@ -106,7 +106,7 @@ class ScoresPrompts(Protocol):
     """The parameters `echo` and `logprobs`: the tokens of prompts have scores."""
 
     @abstractmethod
-    def score_prompt(self, prompt: str, request: Request) -> PromptScores:
+    def score_prompt(self, prompt: str, request: TextRequest) -> PromptScores:
         """Say how likely a prompt's tokens are."""
 
 
@@ -162,7 +162,7 @@ class Infills(Protocol):
     """The parameter `suffix`: answers fill a gap."""
 
     @abstractmethod
-    def infill(self, request: Request) -> list[int]:
+    def infill(self, request: TextRequest) -> list[int]:
         """Return the tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
         It may stop as `tokenize` does. Called from any thread. Raises `RequestError` if the model was not trained for

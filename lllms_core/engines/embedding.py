@@ -9,7 +9,7 @@ from attrs import define
 from lllms_core.cancellation import check_cancelled
 from lllms_core.engines.base import Model, Opening, Opens
 from lllms_core.engines.capabilities import Pairs
-from lllms_core.engines.vectors import VectorRun, check_dimensions
+from lllms_core.engines.vector_run import VectorRun, check_dimensions
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
 from lllms_core.queries import EmbedRequest, RerankRequest, Text
 from lllms_core.types import Delta, Request

@@ -10,16 +10,16 @@ from attrs import define, frozen
 from lllms_core.chat.answer_format import AnswerFormat
 from lllms_core.chat.parser import NOTHING
 from lllms_core.chat.parser import Pieces as Shown
-from lllms_core.engines.answer import PLAIN, AnswerText
+from lllms_core.engines.answer_text import PLAIN, AnswerText
 from lllms_core.engines.base import Model, Opening, Opens
 from lllms_core.engines.capabilities import Detokenizes, EmbedsTexts, ScoresPrompts, writes
 from lllms_core.engines.choices import Choices, choice
-from lllms_core.engines.vectors import VectorRun, check_dimensions
+from lllms_core.engines.vector_run import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
-from lllms_core.faults import kind_of
 from lllms_core.queries import EmbedRequest
 from lllms_core.text import ScoreLog
-from lllms_core.types import Delta, FinishReason, Message, Request, Task, TokenScore, Usage
+from lllms_core.types import ChatRequest, Delta, FinishReason, Message, Request, Task, TextRequest, TokenScore, Usage
+from lllms_core.values.violations import kind_of
 
 
 @frozen
@@ -105,11 +105,11 @@ class SerialModel(Model):
         written |= {task for method, task in methods.items() if writes(cls, method)}
         cls.tasks = frozenset(written)
 
-    def chat(self, request: Request) -> Pieces:
+    def chat(self, request: ChatRequest) -> Pieces:
         """Answer the conversation `request.messages`, piece by piece."""
         raise InvalidRequest(f"model '{request.model}' cannot chat; use /v1/completions", "messages")
 
-    def complete(self, prompt: str, request: Request) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
+    def complete(self, prompt: str, request: TextRequest) -> Pieces:  # noqa: ARG002  # the base refuses whatever is asked
         """Continue `prompt`, piece by piece."""
         raise InvalidRequest(f"model '{request.model}' cannot continue text; use /v1/chat/completions", "prompt")
 
@@ -119,7 +119,7 @@ class SerialModel(Model):
 
     def prompt_tokens(self, request: Request) -> int:
         """How many tokens the prompt of a request has; an engine with a chat template counts what that adds, too."""
-        if request.messages is None:
+        if isinstance(request, TextRequest):
             return self.count_tokens(self.prompt_text(request))
         return sum(self.count_tokens(text) for message in request.messages for text in _texts(message))
 
@@ -127,10 +127,10 @@ class SerialModel(Model):
         """How many tokens the prompt has, as `prepare` counts them."""
         return self.prompt_tokens(request)
 
-    def prompt_text(self, request: Request) -> str:
+    def prompt_text(self, request: TextRequest) -> str:
         """The text to continue; that of tokens, if `to_text` is written. Raises `InvalidRequest` if it is not."""
         if not isinstance(request.prompt, tuple):
-            return request.prompt or ""
+            return request.prompt
         if "detokenize" not in self.tasks:
             raise InvalidRequest(f"model '{request.model}' continues texts, not tokens; send strings", "prompt")
         return cast(Detokenizes, self).to_text(request.prompt)
@@ -203,8 +203,10 @@ class SerialModel(Model):
     def _start(self, choices: "Choices[_Run]", index: int, limit: int) -> None:
         """Begin an answer; the request's answers come one after another."""
         request = choice(choices.request, index)
-        text = request.messages is None
-        pieces = self.complete(self.prompt_text(request), request) if text else self.chat(request)
+        if isinstance(request, TextRequest):
+            pieces = self.complete(self.prompt_text(request), request)
+        else:
+            pieces = self.chat(request)
         output = self.answer_text(request, index)
         run = _Run(request, choices, index, iter(pieces), output, ScoreLog(output), limit)
         run.prompt_told = index > 0 or not request.scores_prompt
@@ -251,8 +253,9 @@ class SerialModel(Model):
 
     def _tell_prompt(self, run: _Run) -> Delta:
         run.prompt_told = True
+        request = cast(TextRequest, run.request)  # no chat asks for its prompt's scores
         try:
-            scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(run.request), run.request)
+            scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(request), request)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
         return Delta(run.request.id, prompt_scores=scores)
@@ -311,7 +314,7 @@ class SerialModel(Model):
 
 def _wrong(request: Request, piece: object) -> str:
     """Say which piece a generator should have yielded."""
-    method = "complete" if request.messages is None else "chat"
+    method = "complete" if isinstance(request, TextRequest) else "chat"
     yielded = f"`{method}` of model '{request.model}' yielded {kind_of(piece)}"
     if request.scored and isinstance(piece, str | bytes):
         return f"{yielded} where scores were asked for, which its engine declares; it must yield TokenScore"

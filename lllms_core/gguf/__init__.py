@@ -3,7 +3,7 @@
 Values are decoded on access, so a vocabulary of 150,000 strings only costs the time to skip it.
 """
 
-from lllms_core.gguf.reading import GGUFError, is_gguf, read_gguf
-from lllms_core.gguf.values import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value, describe
+from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value, describe
+from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf
 
 __all__ = ["GGUF", "TENSOR_TYPES", "GGUFError", "Metadata", "TensorInfo", "Value", "describe", "is_gguf", "read_gguf"]

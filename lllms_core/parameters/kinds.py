@@ -123,7 +123,7 @@ class Text:
 
 
 @frozen
-class Choice:
+class OneOf:
     """One of a few strings."""
 
     values: tuple[str, ...]
@@ -196,7 +196,7 @@ class Biases:
 
 
 @frozen
-class Metadata:
+class Labels:
     """Up to 16 pairs of strings, within OpenAI's limits."""
 
     pairs: int = 16

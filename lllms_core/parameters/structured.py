@@ -8,7 +8,7 @@ from typing import cast
 from attrs import frozen
 
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters.kinds import Choice, Flag, Json, Schema, Text
+from lllms_core.parameters.kinds import Flag, Json, OneOf, Schema, Text
 from lllms_core.parameters.wording import missing, unknown, wrong_choice
 from lllms_core.types import Constraint, ConstraintKind
 
@@ -81,7 +81,7 @@ class Grammar:
                 raise missing(f"{name}.{key}")
         for key in given.keys() - {"syntax", "definition"}:
             raise unknown(f"{name}.{key}")
-        Choice(SYNTAXES).check(f"{name}.syntax", given["syntax"])
+        OneOf(SYNTAXES).check(f"{name}.syntax", given["syntax"])
         Text().check(f"{name}.definition", given["definition"])
         return given
 

@@ -1,6 +1,7 @@
 """The table of parameters: what clients may send to each route, and who acts on it.
 
-To add one, write its line here, and a field of its name in `types.Sampling` or `types.Request`, where engines read it.
+To add one, write its line here, and a field of its name in `types.Sampling`, or in `types.ChatRequest`,
+`TextRequest` or their base, where engines read it.
 Anything that a line does not accept is refused by name.
 """
 
@@ -12,14 +13,14 @@ from attrs import frozen
 from lllms_core.parameters.kinds import (
     INT32,
     Biases,
-    Choice,
     Described,
     Flag,
     Integer,
     Json,
     Kind,
-    Metadata,
+    Labels,
     Number,
+    OneOf,
     Strings,
     Text,
 )
@@ -89,7 +90,7 @@ TABLE: tuple[Parameter, ...] = (
     # The form of the answer's delivery.
     Parameter("stream", Flag(), _BOTH, "emulated"),
     Parameter("stream_options", Json(("object",)), _BOTH, "emulated"),
-    Parameter("encoding_format", Choice(("float", "base64")), _EMBED, "emulated"),
+    Parameter("encoding_format", OneOf(("float", "base64")), _EMBED, "emulated"),
     Parameter("dimensions", Integer(1, INT32), _EMBED, "emulated"),
     # Limits.
     Parameter("max_tokens", Integer(1, INT32), _CHAT, "emulated"),
@@ -137,19 +138,19 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("response_format", ResponseFormat(), _CHAT, "refused", neutral=({"type": "text"},)),
     Parameter("json_schema", Json(("object",)), _BOTH, "refused", extension=True),
     Parameter("grammar", Grammar(), _BOTH, "refused", extension=True),
-    Parameter("reasoning_effort", Choice(_EFFORTS), _CHAT, "refused"),
+    Parameter("reasoning_effort", OneOf(_EFFORTS), _CHAT, "refused"),
     Parameter("chat_template_kwargs", Json(("object",)), _CHAT, "refused", neutral=({},), extension=True),
     Parameter("cache_prompt", Flag(), _BOTH, "emulated", neutral=(True,), extension=True),
     # OpenAI's own concerns.
     Parameter("user", Text(), _ALL, "harmless"),
-    Parameter("metadata", Metadata(), _CHAT, "harmless"),
+    Parameter("metadata", Labels(), _CHAT, "harmless"),
     Parameter("safety_identifier", Text(64), _CHAT, "harmless"),
     Parameter("prompt_cache_key", Text(), _CHAT, "harmless"),
     Parameter("prompt_cache_options", Json(("object",)), _CHAT, "refused", neutral=({},)),
-    Parameter("prompt_cache_retention", Choice(("in_memory", "24h")), _CHAT, "refused", neutral=("in_memory",)),
+    Parameter("prompt_cache_retention", OneOf(("in_memory", "24h")), _CHAT, "refused", neutral=("in_memory",)),
     Parameter("store", Flag(), _CHAT, "refused", neutral=(False,)),
-    Parameter("service_tier", Choice(_TIERS), _CHAT, "refused", neutral=("auto", "default")),
-    Parameter("verbosity", Choice(("low", "medium", "high")), _CHAT, "refused", neutral=("medium",)),
+    Parameter("service_tier", OneOf(_TIERS), _CHAT, "refused", neutral=("auto", "default")),
+    Parameter("verbosity", OneOf(("low", "medium", "high")), _CHAT, "refused", neutral=("medium",)),
     Parameter("modalities", Json(("array",)), _CHAT, "refused", neutral=(["text"],)),
     Parameter("audio", Json(("object",)), _CHAT, "refused"),
     Parameter("prediction", Json(("object",)), _CHAT, "refused"),

@@ -80,7 +80,7 @@ class Tools:
 
 
 @frozen
-class Choice:
+class AllowedTools:
     """Which tools may be called, and whether one must be."""
 
     mode: Literal["none", "auto", "required"]
@@ -99,17 +99,17 @@ class ToolChoices:
         self.read(name, value)
         return value
 
-    def read(self, name: str, value: object) -> Choice:
+    def read(self, name: str, value: object) -> AllowedTools:
         """Return the choice. Raises `RequestError`."""
         modes = _MODES if self.wrapped else _MODES[:2]
         if isinstance(value, str):
             if value not in modes:
                 raise wrong_choice(name, value, *modes)
-            return Choice(cast("Literal['none', 'auto', 'required']", value))
+            return AllowedTools(cast("Literal['none', 'auto', 'required']", value))
         if not isinstance(value, Mapping):
             raise wrong_type(name, "a string or an object", value)
         if not self.wrapped:
-            return Choice("required", (_read_name(value, name),))
+            return AllowedTools("required", (_read_name(value, name),))
         fields = _fields(value, name)
         kind = fields.pop("type", None)
         if kind is None:
@@ -126,7 +126,7 @@ class ToolChoices:
             raise missing(f"{name}.{kind}")
         path = f"{name}.{kind}"
         return _read_allowed(fields[kind], path) if kind == "allowed_tools" else (
-            Choice("required", (_read_name(fields[kind], path),))
+            AllowedTools("required", (_read_name(fields[kind], path),))
         )
 
     @property
@@ -222,7 +222,7 @@ def _read_name(value: object, path: str) -> str:
     return fields["name"]
 
 
-def _read_allowed(value: object, path: str) -> Choice:
+def _read_allowed(value: object, path: str) -> AllowedTools:
     fields = _fields(value, path)
     for name in fields.keys() - {"mode", "tools"}:
         raise unknown(f"{path}.{name}")
@@ -238,7 +238,7 @@ def _read_allowed(value: object, path: str) -> Choice:
         raise wrong_type(f"{path}.tools", "an array of objects", tools)
     if not tools:
         raise InvalidRequest(f"Invalid '{path}.tools': empty array.", f"{path}.tools", "empty_array")
-    return Choice(cast("ToolChoice", mode), tuple(_allowed_names(tools, f"{path}.tools")))
+    return AllowedTools(cast("ToolChoice", mode), tuple(_allowed_names(tools, f"{path}.tools")))
 
 
 def _allowed_names(tools: Sequence[object], path: str) -> Iterator[str]:

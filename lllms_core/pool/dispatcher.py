@@ -10,7 +10,7 @@ from attrs import evolve
 
 from lllms_core.answers import Stream
 from lllms_core.errors import DownloadCancelled, EngineDied, LllmsError, ModelLoadFailed
-from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import PoolModel
@@ -91,7 +91,7 @@ class Dispatcher:
             case Stop(instance):
                 LOG.info("unloading %s", instance)
                 self.instances[instance].close()
-            case UseThreads(instance, count) if instance in self.instances:
+            case ShareCores(instance, count) if instance in self.instances:
                 self.instances[instance].use_threads(count)
 
     def _undo(self, effect: Effect, error: Exception) -> None:

@@ -45,11 +45,11 @@ class Stop:
 
 
 @frozen
-class UseThreads:
+class ShareCores:
     """Set the number of cores that an instance may use from now on."""
 
     instance: str
     count: int
 
 
-Effect = Start | Prepare | Assign | Refuse | Stop | UseThreads
+Effect = Start | Prepare | Assign | Refuse | Stop | ShareCores

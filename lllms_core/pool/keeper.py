@@ -16,7 +16,6 @@ from typing import TypeVar
 
 from lllms_core.pool.session_rules import (
     HEAD,
-    NEVER,
     SessionLimits,
     in_one_line,
     pack,
@@ -24,6 +23,7 @@ from lllms_core.pool.session_rules import (
     unpack,
     victims,
 )
+from lllms_core.pool.state import NEVER
 from lllms_core.sessions import SessionEntry, SessionStore, TokenChain, longest_prefix
 from lllms_core.tracebacks import kind
 from lllms_core.worker.wire import FindSession, FoundSession, PutSession

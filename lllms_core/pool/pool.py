@@ -15,19 +15,19 @@ from lllms_core.config import ServerConfig
 from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.batch import Batch
 from lllms_core.pool.dispatcher import Dispatcher, StartWorker
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import ModelFiles, PoolModel
 from lllms_core.pool.prepared import prepare
+from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.state import Limits
+from lllms_core.pool.state import PoolLimits
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import InstanceStatus, Lack, PoolStatus
 from lllms_core.types import ModelInfo, Request
 from lllms_core.worker.start import start_worker
-from lllms_core.worker.wire import Held
+from lllms_core.worker.wire import HeldConversation
 
 STORE_SECONDS = 5.0
 """The time that waiting sessions have to be stored when the pool closes."""
@@ -36,9 +36,9 @@ STORE_SECONDS = 5.0
 class Pool:
     """All instances of all models, and the queue in front of them. Use it from one event loop.
 
-        pool = Pool({"parrot": PoolModel(ParrotEngine(), ModelSpec("parrot", NoOptions()))}, Limits(concurrency=2))
+        pool = Pool({"parrot": PoolModel(ParrotEngine(), ModelSpec("parrot", NoOptions()))}, PoolLimits(concurrency=2))
         await pool.start()
-        async with pool.submit(Request("1", "parrot", prompt="hello")) as stream:
+        async with pool.submit(TextRequest("1", "parrot", "hello")) as stream:
             print((await stream.gather()).text)
         await pool.close(grace=1)
     """
@@ -46,7 +46,7 @@ class Pool:
     def __init__(
         self,
         models: Mapping[str, PoolModel],
-        limits: Limits,
+        limits: PoolLimits,
         start: StartWorker = start_worker,
         patience: Patience = PATIENCE,
         keeper: SessionKeeper | None = None,
@@ -70,7 +70,7 @@ class Pool:
     ) -> Self:
         """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
         models = {entry.name: PoolModel.of(entry, files.get(entry.name)) for entry in catalog.entries}
-        limits = Limits(
+        limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
         )
         return cls(models, limits, keeper=keeper)
@@ -118,7 +118,7 @@ class Pool:
         """
         streams = [self._stream(request) for request in requests]
         limits = self._scheduler.limits
-        Batch(
+        RequestGroup(
             zip(streams, requests, strict=True), self._enter,
             lambda: len(self._scheduler.waiting) < limits.queue_size, 2 * limits.concurrency,
         ).feed()
@@ -203,7 +203,7 @@ class Pool:
 
     async def survey(
         self, model: str | None, forget: Sequence[bytes] = (), *, everything: bool = False,
-    ) -> Sequence[tuple[str, str, Sequence[Held]]]:
+    ) -> Sequence[tuple[str, str, Sequence[HeldConversation]]]:
         """Return instance, model and conversations of each instance, and forget as `Instance.survey` does.
 
         Asks the instances of one model, or of all. When this returns, the keeper has every session that they put

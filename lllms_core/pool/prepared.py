@@ -6,7 +6,7 @@ from lllms_core.chat import prefix_keys, text_prefix_keys
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
 from lllms_core.parameters.wording import cut
 from lllms_core.queries import AnyRequest, Prepared
-from lllms_core.types import Request
+from lllms_core.types import Request, TextRequest
 from lllms_core.worker.wire import Open, encode
 
 
@@ -31,7 +31,7 @@ def unsendable(error: Exception) -> LllmsError:
 def _prefixes(request: AnyRequest) -> Sequence[Hashable]:
     if not isinstance(request, Request) or not request.cache_prompt:
         return ()
-    if request.messages is None:
+    if isinstance(request, TextRequest):
         # Only the engine can match tokens: the pool does not know the text that they stand for.
         return text_prefix_keys(request.prompt) if isinstance(request.prompt, str) else ()
     return prefix_keys(request.messages, request.tools)

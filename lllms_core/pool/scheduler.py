@@ -32,9 +32,9 @@ from lllms_core.errors import (
     WrongFile,
 )
 from lllms_core.pool.cores import share_cores
-from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, Start, Stop, UseThreads
+from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import NEVER, InstanceEntry, Limits, ModelLimits, Ticket
+from lllms_core.pool.state import NEVER, InstanceEntry, ModelLimits, PoolLimits, Ticket
 
 LONGEST_RETRY_AFTER = 60
 
@@ -45,7 +45,7 @@ class Scheduler:
     def __init__(
         self,
         models: Mapping[str, ModelLimits],
-        limits: Limits,
+        limits: PoolLimits,
         new_id: Callable[[str], str],
         absent: Collection[str] = (),
     ) -> None:
@@ -349,9 +349,9 @@ class Scheduler:
         for instance, count in share_cores(self.limits.cores, self._working).items():
             if self.instances[instance].threads != count:
                 self.instances[instance].threads = count
-                effects.append(UseThreads(instance, count))
+                effects.append(ShareCores(instance, count))
         # Reductions come first, so that the sum never exceeds the number of cores.
-        return sorted(effects, key=lambda effect: effect.count if isinstance(effect, UseThreads) else 0)
+        return sorted(effects, key=lambda effect: effect.count if isinstance(effect, ShareCores) else 0)
 
     def _start(self, model: str) -> Effect:
         instance = InstanceEntry(self._new_id(model), model, threads=self.limits.cores)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from attrs import frozen
 
+from lllms_core.pool.state import NEVER
 from lllms_core.sessions import SessionEntry, TokenChain
 
-NEVER = -1.0
 HEAD = struct.Struct("<8sI")
 _MAGIC = b"lllms-s1"
 

@@ -8,11 +8,11 @@ from lllms_core.pool.prefixes import SeenPrefixes
 from lllms_core.status import InstanceState
 
 NEVER = -1.0
-"""The `ttl` of instances that are never unloaded for being idle."""
+"""The `ttl` of instances and sessions that are never dropped for being idle."""
 
 
 @frozen
-class Limits:
+class PoolLimits:
     """The limits of the pool as a whole."""
 
     concurrency: int = 8

@@ -12,12 +12,12 @@ from attrs import frozen
 
 from lllms_core.downloads import RemoteFile, Span, shown
 from lllms_core.errors import DiskFull, DownloadError, SourceUnavailable, WrongFile
-from lllms_core.store.checks import check_beginning, check_hash, check_header, disk_fault
 from lllms_core.store.download import Download
+from lllms_core.store.file_checks import check_beginning, check_hash, check_header, disk_fault
 from lllms_core.store.hashing import Hasher
 from lllms_core.store.records import read_record, write_record
 from lllms_core.store.spans import Spans
-from lllms_core.text.sizes import human_size
+from lllms_core.values.sizes import human_size
 
 PART = ".lllms-part"
 NOTE = ".lllms-part.json"

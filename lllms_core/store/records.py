@@ -10,9 +10,9 @@ from typing import TypeVar
 from uuid import uuid4
 
 from lllms_core.downloads import shown
-from lllms_core.faults import StructureError
 from lllms_core.machine import read_regular
-from lllms_core.structure import structure
+from lllms_core.values.structure import structure
+from lllms_core.values.violations import StructureError
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from filelock import FileLock, Timeout
 
 from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, canonical, choose_downloader, shown
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, Offline, SourceUnavailable, WrongFile
-from lllms_core.store.checks import check_hash, check_header, disk_fault
 from lllms_core.store.download import Download
+from lllms_core.store.file_checks import check_hash, check_header, disk_fault
 from lllms_core.store.hashing import Hasher
 from lllms_core.store.part import NOTE, PART, PartialFile
 from lllms_core.store.records import key, read_record, write_record

@@ -9,7 +9,7 @@ from quart.wrappers.request import Body
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from lllms_core.errors import Overloaded
-from lllms_core.web.held import KEY, MOST, Held
+from lllms_core.web.body_memory import KEY, MOST, BodyMemory
 
 DISCARD = 100 * 2**20
 """The most bytes of a body that is too large that are read and thrown away before it is refused."""
@@ -37,7 +37,7 @@ class PatientBody(Body):
         self._discarded = 0
         self._begun = self._heard = asyncio.get_running_loop().time()
         self._refused = self._begun
-        self.held = Held()
+        self.held = BodyMemory()
         """Replaced by that of the request."""
 
     def append(self, data: bytes) -> None:

@@ -20,7 +20,7 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from lllms_core.web.limits import Limits
+from lllms_core.web.limits import ConnectionLimits
 from lllms_core.web.protocols import Protocols
 from lllms_core.web.seldom import Seldom
 
@@ -34,7 +34,7 @@ State = Literal["headers", "idle", "busy", "closing"]
 """The connection receives headers, waits for a request, serves one, or is about to close."""
 
 
-class Wire(asyncio.StreamReaderProtocol):
+class ConnectionReader(asyncio.StreamReaderProtocol):
     """Notices the end of a connection even while no task reads from it."""
 
     def __init__(self) -> None:
@@ -60,11 +60,11 @@ class Connection:
     app: AppWrapper
     config: Config
     context: WorkerContext
-    limits: Limits
+    limits: ConnectionLimits
     changed: Callable[[], object]
     """Called when it may have become able to make room."""
     transport: asyncio.Transport
-    wire: Wire
+    wire: ConnectionReader
     _loop: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop)
     _sending: asyncio.Lock = field(factory=asyncio.Lock)
     _writer: asyncio.StreamWriter = field(init=False)

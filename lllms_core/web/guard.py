@@ -6,11 +6,11 @@ from urllib.parse import unquote, urlsplit
 
 from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, HTTPScope, Scope, WebsocketScope
 
+from lllms_core.apis.explanations import openai_shape
 from lllms_core.apis.fault import INVALID, Fault
-from lllms_core.apis.faults import openai_shape
 from lllms_core.apis.writing import dumps
 from lllms_core.parameters.wording import cut
-from lllms_core.web.held import KEY, Held
+from lllms_core.web.body_memory import KEY, BodyMemory
 
 HOST = re.compile(r"(\[[0-9A-Za-z:.%_-]+\]|[0-9A-Za-z._-]*)(:[0-9]{0,5})?")
 
@@ -31,7 +31,7 @@ class Guard:
         except ValueError as error:
             await _refuse(scope, send, str(error))
         else:
-            held = Held()
+            held = BodyMemory()
             try:
                 await self._app(cast("Scope", {**checked, KEY: held}), receive, send)
             finally:

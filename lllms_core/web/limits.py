@@ -20,7 +20,7 @@ MOST_DESCRIPTORS = 65_536
 
 
 @frozen
-class Limits:
+class ConnectionLimits:
     """The limits of a server's clients; times in seconds."""
 
     headers: float = 20.0

@@ -13,8 +13,8 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.typing import AppWrapper, ASGIFramework
 
-from lllms_core.web.connection import Connection, Wire
-from lllms_core.web.limits import Limits
+from lllms_core.web.connection import Connection, ConnectionReader
+from lllms_core.web.limits import ConnectionLimits
 from lllms_core.web.seldom import Seldom
 
 LOG = logging.getLogger("lllms.http")
@@ -24,13 +24,14 @@ ACCEPT_PAUSE = 1.0
 
 
 async def serve_app(
-    app: ASGIFramework, listener: socket.socket, stopped: Callable[[], Awaitable[object]], limits: Limits | None = None,
+    app: ASGIFramework, listener: socket.socket, stopped: Callable[[], Awaitable[object]],
+    limits: ConnectionLimits | None = None,
 ) -> None:
     """Serve an ASGI application on a listening socket until `stopped` returns, then close the socket.
 
     Then idle connections are closed, and running requests have `limits.flush` seconds to end.
     """
-    limits = Limits() if limits is None else limits
+    limits = ConnectionLimits() if limits is None else limits
     config = _config()
     wrapped = ASGIWrapper(app)
     lifespan = Lifespan(wrapped, config, asyncio.get_running_loop(), {})
@@ -38,7 +39,7 @@ async def serve_app(
     await lifespan.wait_for_startup()
     if living.done():
         living.result()
-    server = Server(wrapped, config, limits)
+    server = Listener(wrapped, config, limits)
     accepting = asyncio.create_task(server.accept(listener))
     waiting = asyncio.ensure_future(stopped())
     try:
@@ -57,12 +58,12 @@ async def serve_app(
 
 
 @define(eq=False)
-class Server:
+class Listener:
     """The connections of one application."""
 
     app: AppWrapper
     config: Config
-    limits: Limits
+    limits: ConnectionLimits
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
     failures: Seldom = field(factory=lambda: Seldom(LOG))
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -112,7 +113,7 @@ class Server:
         try:
             # asyncio does so only if a socket knows its protocol; without it an answer in two parts takes 40 ms.
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transport, wire = await asyncio.get_running_loop().connect_accepted_socket(Wire, client)
+            transport, wire = await asyncio.get_running_loop().connect_accepted_socket(ConnectionReader, client)
         except OSError:
             client.close()
             return

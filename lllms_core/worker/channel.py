@@ -11,7 +11,7 @@ from io import BufferedReader
 
 from attrs import evolve
 
-from lllms_core.engines.sessions import State
+from lllms_core.engines.session_link import State
 from lllms_core.worker.wire import FoundSession, PutSession, Surveyed
 
 Heavy = FoundSession | PutSession | Surveyed

@@ -48,7 +48,7 @@ FLUSH_SECONDS = 2.0
 
 def main() -> None:
     """Serve the parent until it closes the wire or is gone."""
-    incoming, wire = os.dup(0), Wire(os.dup(1))
+    incoming, wire = os.dup(0), ParentLink(os.dup(1))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -89,7 +89,7 @@ def main() -> None:
     os._exit(0)  # the end of the process frees native libraries; their exit handlers have been seen to hang
 
 
-class Wire:
+class ParentLink:
     """Sends messages to the parent, from any thread: from the loop, and from the thread that answers probes."""
 
     def __init__(self, outgoing: int) -> None:

@@ -7,15 +7,14 @@ from typing import cast
 
 from lllms_core.engines import Interrupt, Model, Preloads, Resumes
 from lllms_core.engines.base import ContractBroken, Opens
-from lllms_core.engines.contract import check_model
+from lllms_core.engines.promises import check_model
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError, RequestError
 from lllms_core.queries import AnyRequest, DetokenizeRequest
 from lllms_core.tracebacks import described, kind, short_traceback
 from lllms_core.types import Delta, Finish, Preload, Usage
 from lllms_core.worker.ends import raised
 from lllms_core.worker.open_requests import OpenRequests
-from lllms_core.worker.preparing import Preparations, Prepared, is_small, prepare
-from lllms_core.worker.sessions import WireLink, as_session, session_space, survey
+from lllms_core.worker.preparing import Preparations, PreparedOpening, is_small, prepare
 from lllms_core.worker.wire import (
     Cancel,
     Close,
@@ -33,6 +32,7 @@ from lllms_core.worker.wire import (
     ToWorker,
     UseThreads,
 )
+from lllms_core.worker.wire_link import WireLink, as_session, session_space, survey
 
 PRELOAD = "preload"
 """The id of the request that evaluates the common prefix of all conversations."""
@@ -45,20 +45,20 @@ class Inbox:
     """Messages for the loop, put by another thread. Urgent ones interrupt the current step."""
 
     def __init__(self) -> None:
-        self._messages: queue.SimpleQueue[ToWorker | Prepared] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[ToWorker | PreparedOpening] = queue.SimpleQueue()
         self.interrupt = Interrupt()
         """The model's own, once it is loaded."""
         self._handled = 0
         self._waits = False
         self._seen = (0, 0)
 
-    def put(self, message: ToWorker | Prepared) -> None:
+    def put(self, message: ToWorker | PreparedOpening) -> None:
         """Add a message; from any thread."""
         self._messages.put(message)
         if isinstance(message, Cancel | Close) or (isinstance(message, Survey) and message.urgent):
             self.interrupt.set()
 
-    def take(self, *, wait: bool) -> list[ToWorker | Prepared]:
+    def take(self, *, wait: bool) -> list[ToWorker | PreparedOpening]:
         """Return all messages in the inbox; with `wait`, wait for at least one."""
         # Cleared first: a cancel after this line may interrupt one step in vain, but is never overlooked.
         self.interrupt.clear()
@@ -172,7 +172,7 @@ class WorkerLoop:
             match message:
                 case Open(request):
                     self._open(model, request)
-                case Prepared(request, cancelled):
+                case PreparedOpening(request, cancelled):
                     with self._refusing(request):
                         if not cancelled.is_set():
                             self._answer(request, self._preparations.take(message))

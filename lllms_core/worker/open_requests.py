@@ -6,8 +6,8 @@ from time import monotonic
 from attrs import evolve
 
 from lllms_core.engines.base import ContractBroken
-from lllms_core.faults import kind_of
 from lllms_core.types import Delta, Timings
+from lllms_core.values.violations import kind_of
 
 
 class OpenRequests:

@@ -124,7 +124,7 @@ def _few(model: Model, tokens: Tokens) -> Tokens:
 
 
 @frozen(eq=False)
-class Prepared:
+class PreparedOpening:
     """To the loop, from a thread of its worker: this request is ready to be taken, or has failed."""
 
     request: AnyRequest
@@ -136,7 +136,7 @@ class Prepared:
 class Preparations:
     """The requests that are being prepared, each in a thread of its own, so that none waits for another."""
 
-    def __init__(self, model: Model, report: Callable[[Prepared], None]) -> None:
+    def __init__(self, model: Model, report: Callable[[PreparedOpening], None]) -> None:
         """Prepare for `model`; `report` is called in the threads, once for each request that is not cancelled."""
         self._model = model
         self._report = report
@@ -158,7 +158,7 @@ class Preparations:
             cancelled.set()
         return cancelled is not None
 
-    def take(self, prepared: Prepared) -> Iterable[Delta]:
+    def take(self, prepared: PreparedOpening) -> Iterable[Delta]:
         """Pass a request that was not cancelled to the model, in its thread. Raises the preparation's error."""
         del self._cancelled[prepared.request.id]
         if prepared.error is not None:
@@ -178,9 +178,9 @@ class Preparations:
     def _run(self, request: AnyRequest, cancelled: Event) -> None:
         try:
             with cancelled_by(cancelled):
-                prepared = Prepared(request, cancelled, take=prepare(self._model, request))
+                prepared = PreparedOpening(request, cancelled, take=prepare(self._model, request))
         except WorkCancelled:
             return
         except BaseException as error:  # noqa: BLE001  # raised again in the loop, which distinguishes them
-            prepared = Prepared(request, cancelled, error=error)
+            prepared = PreparedOpening(request, cancelled, error=error)
         self._report(prepared)

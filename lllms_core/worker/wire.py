@@ -11,7 +11,7 @@ from typing import Any, cast
 from attrs import Attribute, field, fields, frozen
 
 from lllms_core.engines import Engine
-from lllms_core.engines.sessions import State
+from lllms_core.engines.session_link import State
 from lllms_core.queries import AnyRequest
 from lllms_core.types import Delta, ModelInfo, ModelSpec
 
@@ -156,7 +156,7 @@ class PutSession:
 
 
 @frozen
-class Held:
+class HeldConversation:
     """A conversation that a model holds."""
 
     tokens: bytes = field(repr=False)
@@ -169,7 +169,7 @@ class Surveyed:
     """From the worker: the answer to `Survey`. Every session that it put earlier arrives before this."""
 
     number: int
-    held: tuple[Held, ...]
+    held: tuple[HeldConversation, ...]
     """The conversations that it held before it forgot any."""
 
 

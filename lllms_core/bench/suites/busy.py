@@ -6,7 +6,7 @@ from attrs import evolve
 
 from lllms_core.bench.children import BusyNeighbour, OurServer
 from lllms_core.bench.findings import Finding
-from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import best_fixed, fixed, model, rounds, thread_counts
 from lllms_core.machine import available_cores
 

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.load import words
-from lllms_core.bench.plan import Plan
+from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import model
 from lllms_core.config import parse_config
 from lllms_core.host import Host

@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
-from lllms_core.bench.children import OurServer, Server
+from lllms_core.bench.children import OurServer, ServerProcess
 from lllms_core.bench.findings import Finding
-from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import ask_all
 from lllms_core.bench.timeline import Timeline
 
@@ -15,7 +15,7 @@ TOKENS = 16000
 """Over all clients together."""
 
 
-class BareServer(Server):
+class BareServer(ServerProcess):
     """The minimum that Quart and Hypercorn need."""
 
     name = "bare"

@@ -9,7 +9,7 @@ from attrs import evolve
 from lllms_core.bench.children import OurServer
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.load import words
-from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import model
 from lllms_core.bench.timeline import Timeline, decode_rate
 from lllms_core.bench.traffic import ServerSilent, completion

@@ -7,10 +7,10 @@ from functools import partial
 from random import Random
 from typing import Protocol
 
-from lllms_core.bench.children import OurServer, Peer, RawLoop, Server
+from lllms_core.bench.children import OurServer, Peer, RawLoopProcess, ServerProcess
 from lllms_core.bench.findings import Finding, best
 from lllms_core.bench.load import words
-from lllms_core.bench.plan import Plan, people
+from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate
 from lllms_core.bench.traffic import ServerSilent, completion
 from lllms_core.machine import available_cores
@@ -25,7 +25,7 @@ Rates = tuple[float, float]
 """Tokens per second: while all were generating, and from the first request to the last token."""
 
 
-class Job(Protocol):
+class RawJob(Protocol):
     """Does the work once: answers all prompts at the same time."""
 
     async def __call__(self, prompts: Sequence[str], max_tokens: int, *, seconds: float) -> list[Timeline]:
@@ -36,7 +36,7 @@ async def run(plan: Plan) -> list[Finding]:
     """Compare our server and the peers with the best fixed thread count of the raw loop."""
     async with AsyncExitStack() as stack:
         plan.told("loading the model in all servers")
-        raw = await stack.enter_async_context(RawLoop(plan.file, max(plan.clients), context(plan)))
+        raw = await stack.enter_async_context(RawLoopProcess(plan.file, max(plan.clients), context(plan)))
         ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
         peers = [await stack.enter_async_context(Peer(command, plan.file)) for command in plan.peers]
         findings = []
@@ -64,14 +64,14 @@ def thread_counts() -> list[int]:
 
 
 async def rounds(
-    plan: Plan, raw: RawLoop | None, servers: Sequence[Server], clients: int, seconds: float = LONGEST,
+    plan: Plan, raw: RawLoopProcess | None, servers: Sequence[ServerProcess], clients: int, seconds: float = LONGEST,
 ) -> dict[str, list[Rates]]:
     """Let all do the same work in turns; return each round's rates, by `1 threads`, ... or server name."""
     rates: dict[str, list[Rates]] = {}
     for number in range(-1, plan.rounds):
         random = Random(number * 1000 + clients)  # noqa: S311  # no secrets here
         prompts = [words(plan.prompt_tokens, random) for _ in range(clients)]
-        jobs: list[tuple[str, Job]] = [(server.name, partial(ask_all, server)) for server in servers]
+        jobs: list[tuple[str, RawJob]] = [(server.name, partial(ask_all, server)) for server in servers]
         if raw is not None:
             jobs += [(fixed(count), partial(raw.run, threads=count)) for count in thread_counts()]
         turn = number % len(jobs)  # rotate, so that none is always first or after the same one
@@ -85,7 +85,7 @@ async def rounds(
 
 
 async def ask_all(
-    server: Server, prompts: Sequence[str], max_tokens: int, seconds: float = LONGEST, name: str | None = None,
+    server: ServerProcess, prompts: Sequence[str], max_tokens: int, seconds: float = LONGEST, name: str | None = None,
 ) -> list[Timeline]:
     """Send all prompts at once, as text to continue, greedily; to the server's first model unless one is named."""
     body = {"model": name or server.model, "max_tokens": max_tokens, "temperature": 0}
@@ -109,7 +109,7 @@ def best_fixed(rates: Mapping[str, Sequence[Rates]], which: int) -> tuple[float,
 
 
 def _compare(
-    rates: Mapping[str, Sequence[Rates]], ours: Server, peers: Sequence[Server], clients: int,
+    rates: Mapping[str, Sequence[Rates]], ours: ServerProcess, peers: Sequence[ServerProcess], clients: int,
 ) -> list[Finding]:
     who = people(clients)
     decode, whole = (tuple(rate[which] for rate in rates[ours.name]) for which in (0, 1))

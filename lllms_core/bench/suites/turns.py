@@ -6,8 +6,8 @@ from attrs import evolve
 
 from lllms_core.bench.children import OurServer
 from lllms_core.bench.findings import Finding
-from lllms_core.bench.load import Load, ask, words
-from lllms_core.bench.plan import Plan
+from lllms_core.bench.load import LoadTest, ask, words
+from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import model
 from lllms_core.bench.traffic import ServerSilent
 
@@ -21,7 +21,7 @@ async def run(plan: Plan) -> list[Finding]:
     second: list[float] = []
     sizes = evolve(plan, prompt_tokens=FIRST_TURN, max_tokens=ANSWER, clients=(1,))
     async with OurServer({"bench": model(sizes)}) as server:
-        load = Load(server.base_url, server.model, max_tokens=ANSWER)
+        load = LoadTest(server.base_url, server.model, max_tokens=ANSWER)
         for number in range(-1, plan.rounds):
             plan.told(f"conversation {number + 1} of {plan.rounds}")
             random = Random(number + 1)  # noqa: S311  # no secrets here; Random(-1) would be Random(1)

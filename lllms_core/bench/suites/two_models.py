@@ -6,10 +6,10 @@ from random import Random
 
 from attrs import evolve
 
-from lllms_core.bench.children import OurServer, RawLoop
+from lllms_core.bench.children import OurServer, RawLoopProcess
 from lllms_core.bench.findings import Finding
 from lllms_core.bench.load import words
-from lllms_core.bench.plan import Plan
+from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import LONGEST, ask_all, context, model
 from lllms_core.bench.timeline import decode_rate
 
@@ -24,7 +24,7 @@ async def run(plan: Plan) -> list[Finding]:
     reference: list[float] = []
     async with AsyncExitStack() as stack:
         plan.told("loading the models")
-        raws = [await stack.enter_async_context(RawLoop(plan.file, 1, context(plan))) for _ in names]
+        raws = [await stack.enter_async_context(RawLoopProcess(plan.file, 1, context(plan))) for _ in names]
         server = await stack.enter_async_context(OurServer({name: model(plan) for name in names}))
         for number in range(-1, plan.rounds):
             random = Random(number + 1)  # noqa: S311  # no secrets here; Random(-1) would be Random(1)

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 from lllms_core.bench.findings import Finding
-from lllms_core.bench.plan import Plan
+from lllms_core.bench.suite_plan import Plan
 from lllms_core.engines import Engine, NoOptions, Progress, SerialModel
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
-from lllms_core.pool.state import Limits
-from lllms_core.types import Delta, ModelSpec, Request
+from lllms_core.pool.state import PoolLimits
+from lllms_core.types import Delta, ModelSpec, TextRequest
 
 BUDGET = 50.0
 """Microseconds per token."""
@@ -27,7 +27,7 @@ class PacedModel(SerialModel):
         time.sleep(STEP)
         return super().step()
 
-    def complete(self, prompt: str, request: Request) -> Iterator[str]:  # noqa: ARG002  # the same answer for all
+    def complete(self, prompt: str, request: TextRequest) -> Iterator[str]:  # noqa: ARG002  # the same answer for all
         """Yield the requested number of tokens, and last the CPU time that this process has used meanwhile."""
         begin = time.process_time()
         for _ in range(TOKENS):
@@ -50,7 +50,7 @@ async def run(plan: Plan) -> list[Finding]:
     """Compare the CPU time per token, in this process and in both, with the budget."""
     parent: list[float] = []
     both: list[float] = []
-    pool = Pool({"paced": PoolModel(PacedEngine(), ModelSpec("paced", NoOptions()))}, Limits(concurrency=SLOTS))
+    pool = Pool({"paced": PoolModel(PacedEngine(), ModelSpec("paced", NoOptions()))}, PoolLimits(concurrency=SLOTS))
     await pool.start()
     try:
         for number in range(-1, plan.rounds):
@@ -73,5 +73,5 @@ async def run(plan: Plan) -> list[Finding]:
 
 
 async def _answer(pool: Pool, request_id: str) -> str:
-    async with pool.submit(Request(request_id, "paced", prompt="go")) as stream:
+    async with pool.submit(TextRequest(request_id, "paced", "go")) as stream:
         return (await stream.gather()).text

@@ -8,17 +8,17 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from lllms_core.builtin.downloaders.patience import Patience
+from lllms_core.builtin.downloaders.retry_policy import RetryPolicy
 from lllms_core.downloads import shown
 from lllms_core.errors import SourceUnavailable
 
 
-def open_client(url: str, headers: Mapping[str, str], patience: Patience) -> httpx.AsyncClient:
+def open_client(url: str, headers: Mapping[str, str], policy: RetryPolicy) -> httpx.AsyncClient:
     """Return a client for HTTP/1.1 and 2 that follows redirects and uses the proxies named by the environment.
 
     Raises `SourceUnavailable` for an invalid proxy.
     """
-    timeout = httpx.Timeout(patience.stall, connect=patience.connect)
+    timeout = httpx.Timeout(policy.stall, connect=policy.connect)
     said = {"User-Agent": "lllms", "Accept": "*/*", "Accept-Encoding": "identity", **headers}
     try:
         return httpx.AsyncClient(

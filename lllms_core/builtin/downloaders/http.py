@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from attrs import frozen
 
-from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
+from lllms_core.builtin.downloaders.retry_policy import RETRY_POLICY, RetryPolicy
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
 from lllms_core.errors import InvalidSource
 
@@ -20,7 +20,7 @@ class HttpDownloader(Downloader):
     name = "http"
     schemes = frozenset({"http", "https"})
 
-    patience: Patience = PATIENCE
+    policy: RetryPolicy = RETRY_POLICY
 
     def find(self, source: str) -> RemoteModel:
         """Return the files: their names need no network."""
@@ -51,7 +51,7 @@ class HttpDownloader(Downloader):
         """Fetch a file."""
         from lllms_core.builtin.downloaders.transfer import fetch
 
-        fetch(file.url, part, patience=self.patience)
+        fetch(file.url, part, policy=self.policy)
 
 
 def split_names(name: str) -> list[str]:

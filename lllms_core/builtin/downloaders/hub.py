@@ -9,8 +9,8 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from attrs import field, frozen
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
-from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
 from lllms_core.builtin.downloaders.quants import choose, choose_file
+from lllms_core.builtin.downloaders.retry_policy import RETRY_POLICY, RetryPolicy
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
 from lllms_core.errors import InvalidSource, SourceUnavailable
 from lllms_core.machine import read_regular
@@ -99,7 +99,7 @@ class HubDownloader(Downloader):
     endpoint: str = field(factory=lambda: os.environ.get("HF_ENDPOINT", "").rstrip("/") or ENDPOINT)
     cache: Path | None = None
     """The cache folder of Hugging Face's own library; None: the one it is configured with."""
-    patience: Patience = PATIENCE
+    policy: RetryPolicy = RETRY_POLICY
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -177,7 +177,7 @@ class HubDownloader(Downloader):
         # Without https, only a mirror that is configured so gets the token: others may be listening.
         safe = urlsplit(file.url).scheme == "https" or file.url.startswith(f"{self.endpoint}/")
         headers = {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
-        fetch(file.url, part, headers, self.patience)
+        fetch(file.url, part, headers, self.policy)
 
     def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None, str | None]]]:
         """Return the commit of a revision, and the size, SHA-256 and Git hash of each file of the repository."""
@@ -192,7 +192,7 @@ class HubDownloader(Downloader):
         where = f"{self.endpoint}/{wanted.repository}"
         try:
             info = HfApi(endpoint=self.endpoint, library_name="lllms").model_info(
-                wanted.repository, revision=wanted.revision, files_metadata=True, timeout=self.patience.connect,
+                wanted.repository, revision=wanted.revision, files_metadata=True, timeout=self.policy.connect,
             )
         except GatedRepoError as error:
             raise SourceUnavailable(

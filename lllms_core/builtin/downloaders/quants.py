@@ -30,7 +30,7 @@ _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 
 
 @frozen
-class Choice:
+class ChosenFiles:
     """The files of one model, and the reason for the choice."""
 
     files: tuple[str, ...]
@@ -46,7 +46,7 @@ def quant_of(file: str) -> str:
     return ""
 
 
-def choose(files: Sequence[str], wanted: str, where: str) -> Choice:
+def choose(files: Sequence[str], wanted: str, where: str) -> ChosenFiles:
     """Choose the model with the quantisation `wanted`, or the one closest to `Q4_K_M` if that is empty.
 
     `where` names the repository, for the messages. Raises `InvalidSource` if there is none, or more than one.
@@ -61,26 +61,26 @@ def choose(files: Sequence[str], wanted: str, where: str) -> Choice:
         fitting = [name for name in models if quants[name] == quant]
         if not fitting:
             raise InvalidSource(f"{where} has no '{wanted}'; there are: {there_are}")
-        return Choice(models[_only(fitting, where)])
+        return ChosenFiles(models[_only(fitting, where)])
     if len(models) == 1:
         [(name, all_files)] = models.items()
-        return Choice(all_files, f"{quants[name] or name}, the only one")
+        return ChosenFiles(all_files, f"{quants[name] or name}, the only one")
     known = [quant for quant in quants.values() if quant in BITS]
     if not known:
         raise InvalidSource(f"{where} has several models, name one, like hf:{where}/{min(models)}: {there_are}")
     nearest = min(known, key=lambda quant: (abs(BITS[quant] - BITS[DEFAULT]), -BITS[quant], quant))
     name = _only([name for name in models if quants[name] == nearest], where)
-    return Choice(models[name], nearest if nearest == DEFAULT else f"{nearest}, the closest to {DEFAULT}")
+    return ChosenFiles(models[name], nearest if nearest == DEFAULT else f"{nearest}, the closest to {DEFAULT}")
 
 
-def choose_file(files: Sequence[str], wanted: str, where: str) -> Choice:
+def choose_file(files: Sequence[str], wanted: str, where: str) -> ChosenFiles:
     """Choose a file by its path, with all parts if it is split. Raises `InvalidSource` if one does not exist."""
     parts = _parts(wanted)
     missing = [part for part in parts if part not in files]
     if missing:
         models = ", ".join(sorted(_models(files))) or "none"
         raise InvalidSource(f"{where} has no file '{missing[0]}'; its models are: {models}")
-    return Choice(parts)
+    return ChosenFiles(parts)
 
 
 def _models(files: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 import httpx
 from attrs import define
 
-from lllms_core.builtin.downloaders.answers import if_range, read_extent, read_length, read_retry_after, read_version
 from lllms_core.builtin.downloaders.connections import is_distrust, open_client, told
-from lllms_core.builtin.downloaders.patience import PATIENCE, Patience
+from lllms_core.builtin.downloaders.headers import if_range, read_extent, read_length, read_retry_after, read_version
+from lllms_core.builtin.downloaders.retry_policy import RETRY_POLICY, RetryPolicy
 from lllms_core.downloads import Part, shown
 from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailable, WrongFile
 
@@ -44,7 +44,7 @@ class _Segment:
     stop: int
 
 
-def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patience: Patience = PATIENCE) -> None:
+def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, policy: RetryPolicy = RETRY_POLICY) -> None:
     """Fetch the missing bytes of the file at `url` into `part`; blocking. `headers` go to its host with every request.
 
     Raises `SourceUnavailable` when it gives up, `InvalidSource` if the file does not exist, `WrongFile` for a web page.
@@ -59,7 +59,7 @@ def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patien
                 loop.call_soon_threadsafe(task.cancel)
 
         part.on_cancel(cancel)
-        await _Transfer(url, part, headers or {}, patience).run()
+        await _Transfer(url, part, headers or {}, policy).run()
 
     try:
         asyncio.run(run())
@@ -70,11 +70,11 @@ def fetch(url: str, part: Part, headers: Mapping[str, str] | None = None, patien
 class _Transfer:
     """The transfer of one file."""
 
-    def __init__(self, url: str, part: Part, headers: Mapping[str, str], patience: Patience) -> None:
+    def __init__(self, url: str, part: Part, headers: Mapping[str, str], policy: RetryPolicy) -> None:
         self._url = url
         self._part = part
         self._headers = headers
-        self._patience = patience
+        self._policy = policy
         self._queue: deque[_Segment] = deque()
         self._identity: tuple[int | None, str | None] | None = None
         """Size and version from the first response."""
@@ -86,7 +86,7 @@ class _Transfer:
         self._best = 0
 
     async def run(self) -> None:
-        async with open_client(self._url, self._headers, self._patience) as client:
+        async with open_client(self._url, self._headers, self._policy) as client:
             while self._part.missing:
                 try:
                     await self._round(client)
@@ -96,7 +96,7 @@ class _Transfer:
                     await self._pause(error)
                 except _Changed as error:
                     self._changes += 1
-                    if self._changes > self._patience.attempts:
+                    if self._changes > self._policy.attempts:
                         raise SourceUnavailable(
                             f"{shown(self._url)} is a different file each time ({error}); try again later",
                         ) from None
@@ -162,7 +162,7 @@ class _Transfer:
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
             raise SourceUnavailable(f"could not follow {shown(self._url)}: {error}") from error
         except httpx.TimeoutException as error:
-            seconds = self._patience.connect if isinstance(error, httpx.ConnectTimeout) else self._patience.stall
+            seconds = self._policy.connect if isinstance(error, httpx.ConnectTimeout) else self._policy.stall
             raise _Transient(f"nothing received for {seconds:g} s") from error
         except httpx.TransportError as error:
             if is_distrust(error):
@@ -232,7 +232,7 @@ class _Transfer:
             raise _Changed("it does not have the bytes that are missing")
         if status in TRANSIENT:
             wait = read_retry_after(response.headers.get("Retry-After"))
-            if wait is not None and wait > self._patience.longest_wait:
+            if wait is not None and wait > self._policy.longest_wait:
                 raise SourceUnavailable(f"{where}: the server asks to retry in {wait:.0f} s", int(wait) + 1)
             raise _Transient(f"the server answers {status} {response.reason_phrase}", wait)
         said = f"the server answers {status} {response.reason_phrase}"
@@ -264,11 +264,11 @@ class _Transfer:
         gained = self._received - self._received_at_failure if self._in_parts else reached - self._best
         self._received_at_failure, self._best = self._received, max(self._best, reached)
         self._failures = 1 if gained >= PROGRESS else self._failures + 1
-        limit = self._patience.attempts if self._received else self._patience.first_attempts
+        limit = self._policy.attempts if self._received else self._policy.first_attempts
         if self._failures >= limit:
             raise SourceUnavailable(
                 f"{shown(self._url)}: {error} ({self._failures} times in a row); the bytes received are kept,"
                 " try again",
             ) from error
-        pause = min(self._patience.pause * 2 ** (self._failures - 1), self._patience.longest_pause)
+        pause = min(self._policy.pause * 2 ** (self._failures - 1), self._policy.longest_pause)
         await asyncio.sleep(error.wait if error.wait is not None else pause * random.uniform(0.75, 1.25))  # noqa: S311  # no secret

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from lllms_core.apis import Paths
-from lllms_core.apis.openapi import MESSAGES, STRING, Json, closed_object, one_of, operation, takes
+from lllms_core.apis.specification import MESSAGES, STRING, Json, closed_object, one_of, operation, takes
 from lllms_core.parameters import ROUTES
 from lllms_core.parameters.kinds import INT32
 

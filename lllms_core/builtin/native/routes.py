@@ -5,7 +5,7 @@ from typing import cast
 from quart import Blueprint, Response
 
 from lllms_core.apis import Server
-from lllms_core.apis.body import LARGE, read_body, read_object, refuse_others, take, take_text, work
+from lllms_core.apis.bodies import LARGE, read_body, read_object, refuse_others, take, take_text, work
 from lllms_core.apis.messages import read_messages
 from lllms_core.apis.replies import reply_large
 from lllms_core.builtin.native.openapi import OF_TEMPLATES

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from lllms_core.apis import Paths
-from lllms_core.apis.openapi import MESSAGES, STRING, Json, closed_object, in_path, one_of, operation, takes
+from lllms_core.apis.specification import MESSAGES, STRING, Json, closed_object, in_path, one_of, operation, takes
 from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.parameters import ROUTES, Parameter, Route
 from lllms_core.parameters.kinds import INT32

@@ -8,18 +8,18 @@ from quart import Blueprint, Response
 
 from lllms_core.answers import Choice, Stream, total
 from lllms_core.apis import ModelCard, Server
-from lllms_core.apis.body import LARGE, read_body, work
+from lllms_core.apis.bodies import LARGE, read_body, work
 from lllms_core.apis.replies import reply, reply_large
 from lllms_core.apis.streaming import gather_answers, stream_answer
-from lllms_core.builtin.openai.answers import Asked, Events, Head, completion_id, whole_answer
+from lllms_core.builtin.openai.embeddings import add_routes
 from lllms_core.builtin.openai.openapi import PATHS
 from lllms_core.builtin.openai.prompts import MOST
-from lllms_core.builtin.openai.vectors import add_routes
-from lllms_core.builtin.openai.wire import Completion, read_chat, read_text
+from lllms_core.builtin.openai.request_body import Completion, read_chat, read_text
+from lllms_core.builtin.openai.shapes import Asked, Events, Head, completion_id, whole_answer
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters import verdicts
 from lllms_core.queries import Prepared
-from lllms_core.types import Request, new_request_id
+from lllms_core.types import ChatRequest, Request, new_request_id
 
 PREFIXES = ("/openai/v1", "/v1")
 
@@ -96,7 +96,7 @@ class Views:
             )
         answers = await gather_answers(streams)
         choices = [choice for answer in answers for choice in answer.choices]
-        counts = total([answer.finish for answer in answers])
+        counts = total(answer.finish.usage for answer in answers)
         head = self._head(asked, streams)
         response = await reply_large(_size(asked, choices), lambda: whole_answer(asked, head, choices, counts))
         response.timeout = None  # a slow reader is no reason to cut an answer
@@ -124,12 +124,13 @@ class Views:
             return [self._server.request(card.name, messages=wanted.messages, parameters=parameters)]
         if card.max_tokens is None:
             parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
-        first = self._server.request(card.name, prompt=wanted.prompts[0], parameters=parameters)
-        return [first, *(evolve(first, id=new_request_id(), prompt=prompt) for prompt in wanted.prompts[1:])]
+        first, *others = wanted.prompts
+        made = self._server.request(card.name, prompt=first, parameters=parameters)
+        return [made, *(evolve(made, id=new_request_id(), prompt=prompt) for prompt in others)]
 
     async def _echo(self, request: Request) -> str:
         """Return the text with which the answers to a request begin."""
-        if not request.echo or request.prompt is None:
+        if isinstance(request, ChatRequest) or not request.echo:
             return ""
         prompt = request.prompt
         return prompt if isinstance(prompt, str) else await self._server.detokenize(request.model, prompt)

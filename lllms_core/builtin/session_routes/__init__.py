@@ -28,7 +28,7 @@ class SessionsApi(Api):
 
     def describe(self, server: Server) -> Paths:
         """Return the routes under `/api/v1/sessions`."""
-        from lllms_core.apis.openapi import in_path, in_query, one_of, operation
+        from lllms_core.apis.specification import in_path, in_query, one_of, operation
 
         of_model = in_query("model", one_of(card.name for card in server.models()))
         of_id, text = in_path("id"), in_query("text", {"type": "boolean", "default": False})

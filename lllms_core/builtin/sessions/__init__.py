@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from lllms_core.builtin.sessions.disk import DiskStore
-from lllms_core.builtin.sessions.memory import MemoryStore
+from lllms_core.builtin.sessions.disk_store import DiskStore
+from lllms_core.builtin.sessions.memory_store import MemoryStore
 from lllms_core.hookspecs import hookimpl
 from lllms_core.sessions import SessionStore
 

@@ -28,7 +28,7 @@ class StatusApi(Api):
 
     def describe(self, server: Server) -> Paths:  # noqa: ARG002  # it does not depend on the models
         """Return the routes under `/api/v1/downloads`."""
-        from lllms_core.apis.openapi import in_path, operation
+        from lllms_core.apis.specification import in_path, operation
 
         return {
             "/api/v1/downloads": {"get": operation("List the downloads of model files", "A list")},

@@ -3,7 +3,7 @@
 from quart import Blueprint, Response, jsonify, render_template, request
 
 from lllms_core.apis import Server
-from lllms_core.builtin.status.downloads import make_downloads
+from lllms_core.builtin.status.download_routes import make_downloads
 from lllms_core.builtin.status.report import Report, health, lacking, make_report
 from lllms_core.errors import InvalidRequest
 

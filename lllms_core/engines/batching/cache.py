@@ -9,7 +9,7 @@ from attrs import frozen
 
 from lllms_core.engines.batching.plan import smooth
 from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
-from lllms_core.engines.sessions import Resident, Session, SessionLink, State
+from lllms_core.engines.session_link import Resident, Session, SessionLink, State
 
 LOG = logging.getLogger("lllms.sessions")
 
@@ -18,7 +18,7 @@ FADING = 0.95
 prevent them for ever."""
 
 
-class Memory(Protocol):
+class SequenceMemory(Protocol):
     """The memory of the model itself; see `TokenModel` and `Exports`."""
 
     def trim(self, sequence: int, length: int) -> bool:
@@ -55,7 +55,7 @@ class SequenceCache:
     """
 
     def __init__(
-        self, memory: Memory, sequences: int, capacity: int, *, can_trim: bool, can_trim_imported: bool,
+        self, memory: SequenceMemory, sequences: int, capacity: int, *, can_trim: bool, can_trim_imported: bool,
     ) -> None:
         self.table = SequenceTable(sequences, capacity, can_trim=can_trim)
         self.link: SessionLink | None = None

@@ -10,17 +10,17 @@ from typing import cast
 
 from lllms_core.chat import ChatTemplate
 from lllms_core.engines.base import ContractBroken, Opening, Opens
-from lllms_core.engines.batching.cache import Admission, Memory, SequenceCache
+from lllms_core.engines.batching.cache import Admission, SequenceCache, SequenceMemory
 from lllms_core.engines.batching.opening import count_prompt, open_runs, read_prompt
 from lllms_core.engines.batching.plan import Pace, plan
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.engines.batching.run import Phase, Run
-from lllms_core.engines.batching.waiting import Waiting
+from lllms_core.engines.batching.waiting import WaitingQueue
 from lllms_core.engines.capabilities import Constrains
-from lllms_core.engines.sessions import Resident, Session, SessionLink
+from lllms_core.engines.session_link import Resident, Session, SessionLink
 from lllms_core.engines.tokens import Feed, Interrupted, KVCacheFull, TokenModel
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.types import Delta, Finish, Preload, Request
+from lllms_core.types import ChatRequest, Delta, Finish, Preload, Request, TextRequest
 
 KEPT_BESIDE = 256
 """Idle cells that stay beside running requests if sessions are stored: a decode passes over them anyway, since engines
@@ -69,10 +69,11 @@ class BatchingModel(TokenModel):
         self.tasks = frozenset({"chat", "text", "render"} if template else {"text"})
         self._cache = SequenceCache(
             # Without `Exports` it has no `state_key`, hence no sessions and nothing to export.
-            cast(Memory, self), sequences or slots, kv_size, can_trim=can_trim, can_trim_imported=can_trim_imported,
+            cast(SequenceMemory, self), sequences or slots, kv_size,
+            can_trim=can_trim, can_trim_imported=can_trim_imported,
         )
         self._pace = Pace()
-        self._waiting = Waiting()
+        self._waiting = WaitingQueue()
         self._running: list[Run] = []
         self._tidy_at: float | None = None
         """When the conversations that linger beside running requests leave, on the clock of `perf_counter`."""
@@ -116,7 +117,7 @@ class BatchingModel(TokenModel):
                 f"the preload has {len(tokens)} tokens, and beside a request of {self.context_length} the KV cache has "
                 f"room for {room}; raise options.kv_size by {len(tokens) - room}, or lower options.context_length",
             )
-        [run], _ = open_runs(self, self.template, Request(request_id, "", prompt=tuple(tokens), max_tokens=0))
+        [run], _ = open_runs(self, self.template, TextRequest(request_id, "", tuple(tokens), max_tokens=0))
         run.pin = True
         if self._cache.whole:
             run.phase = Phase.ROOM  # a session that cannot be cut cannot be copied from either
@@ -172,7 +173,7 @@ class BatchingModel(TokenModel):
         self._running.clear()
         self._waiting.clear()
 
-    def to_prompt(self, request: Request) -> str:
+    def to_prompt(self, request: ChatRequest) -> str:
         """The prompt of a chat, as the model's template writes it."""
         return "".join(segment.text for segment in read_prompt(self.template, request).segments)
 

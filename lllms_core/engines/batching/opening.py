@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import cast
 
 from lllms_core.chat import ChatTemplate, LazyGrammar, Prompt, Segment, answer_constraint, chat_prompt
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
 from lllms_core.engines.batching.run import Run
 from lllms_core.engines.capabilities import Infills
@@ -13,7 +13,7 @@ from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
 from lllms_core.text import ScoreLog
-from lllms_core.types import Constraint, Request
+from lllms_core.types import ChatRequest, Constraint, Request, TextRequest
 
 _SHORT = 1 << 14
 """A text of up to this many characters is tokenised without counting its bytes."""
@@ -34,7 +34,9 @@ def open_runs(
         raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
     limit = len(prompt) + model.answer_limit(request, len(prompt))
     constraint: Constraint | LazyGrammar | None = request.constraint
-    if request.tools or (constraint is not None and shown.form.channels is not None):
+    if isinstance(request, ChatRequest) and (
+        request.tools or (constraint is not None and shown.form.channels is not None)
+    ):
         constraint = answer_constraint(request, shown.form, model.grammar_names())
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None
@@ -63,7 +65,7 @@ def read_prompt(
 
     `check_length` may refuse the text before the rest is done.
     """
-    if request.messages is None:
+    if isinstance(request, TextRequest):
         text = request.prompt if isinstance(request.prompt, str) else ""
         if check_length is not None:
             check_length(text)
@@ -86,15 +88,15 @@ def _check_length(model: TokenModel, request: Request, text: str) -> None:
         raise ContextOverflow(
             f"the prompt has {size} bytes of text, but model '{request.model}' holds {model.context_length} tokens, "
             f"which stand for {most} bytes at most; shorten it, or raise options.context_length",
-            "prompt" if request.messages is None else "messages",
+            request.source,
             "context_length_exceeded",
         )
 
 
 def _tokens(model: TokenModel, request: Request, prompt: Prompt) -> list[int]:
-    if isinstance(request.prompt, tuple):
+    if isinstance(request, TextRequest) and isinstance(request.prompt, tuple):
         return [*request.prompt]
-    if request.suffix is None:
+    if isinstance(request, ChatRequest) or request.suffix is None:
         return _integers("tokenize", model.tokenize(prompt.segments))
     return _integers("infill", cast(Infills, model).infill(request))
 
@@ -113,5 +115,5 @@ def _opening(model: TokenModel, request: Request, prompt: Prompt) -> int | None:
     if form is None or prompt.thinking:
         return None
     over = prompt.segments[-1].text.rstrip().endswith(form.end)
-    continued = request.messages is not None and request.messages[-1].role == "assistant"
+    continued = isinstance(request, ChatRequest) and request.continued
     return None if over or continued else model.control_token(form.start)

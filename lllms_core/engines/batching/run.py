@@ -11,17 +11,17 @@ from attrs import define, evolve
 
 from lllms_core.chat import LazyGrammar
 from lllms_core.chat.parser import NOTHING, Pieces
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
-from lllms_core.engines.batching.calls import LazyCalls
+from lllms_core.engines.batching.kept_calls import KeptCalls
 from lllms_core.engines.capabilities import Scores
 from lllms_core.engines.samplers import Matcher, Sampler
-from lllms_core.engines.sessions import Session
+from lllms_core.engines.session_link import Session
 from lllms_core.engines.tokens import Feed, TokenModel
 from lllms_core.errors import EngineFailed, RequestError
-from lllms_core.faults import kind_of
 from lllms_core.text import ScoreLog
 from lllms_core.types import Constraint, Delta, FinishReason, PromptScores, Request, TokenScore
+from lllms_core.values.violations import kind_of
 
 if TYPE_CHECKING:
     from lllms_core.engines.choices import Choices
@@ -62,7 +62,7 @@ class Run:
     """Holds back the tokens' scores, if they are wanted."""
     matcher: Future[Matcher] | None = None
     """Done before the run is admitted."""
-    calls: LazyCalls | None = None
+    calls: KeptCalls | None = None
     """Keeps the calls of an answer that is free otherwise."""
     opening: int | None = None
     """The token with which a constrained answer may begin to think."""
@@ -134,7 +134,7 @@ class Run:
         if isinstance(constraint, Constraint):
             self.matcher = make(constraint)
         else:
-            self.calls = LazyCalls(constraint, make, self.output.thinking)
+            self.calls = KeptCalls(constraint, make, self.output.thinking)
         if self.calls is None or self.calls.grammar.needed:
             self.phase = Phase.MATCHER
 

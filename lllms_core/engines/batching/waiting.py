@@ -5,14 +5,14 @@ from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, wait
 
 from lllms_core.engines.batching.run import Phase, Run
-from lllms_core.engines.sessions import Session
+from lllms_core.engines.session_link import Session
 from lllms_core.errors import EngineFailed, RequestError
 
 LONGEST_WAIT = 0.01
 """Seconds that a step waits for matchers when there is nothing else to do, before it looks for new requests."""
 
 
-class Waiting:
+class WaitingQueue:
     """A queue of runs. Those whose matcher is being made, or whose session is looked up, let others pass."""
 
     def __init__(self) -> None:

@@ -9,13 +9,13 @@ from attrs import field, frozen
 from lllms_core.chat import ChatTemplate, Segment
 from lllms_core.chat.prompt import Prompt as ChatPrompt
 from lllms_core.chat.prompt import chat_prompt
-from lllms_core.engines.answer import AnswerText
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import Opening, Opens
 from lllms_core.engines.serial import Pause, Piece, Reused, SerialModel
-from lllms_core.engines.sessions import Resident
+from lllms_core.engines.session_link import Resident
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.queries import Tokens
-from lllms_core.types import Request, Usage
+from lllms_core.types import ChatRequest, Request, TextRequest, Usage
 from lllms_gpt4all.native import NativeModel
 from lllms_gpt4all.prompt import Prompt, continue_from, make_prompt
 from lllms_gpt4all.structured import Checker, attempts
@@ -92,11 +92,11 @@ class Gpt4AllModel(SerialModel):
         self._text = AnswerText(request, self._chat.form, thinking=self._chat.thinking, index=index)
         return self._text
 
-    def chat(self, request: Request) -> Generator[Piece, None, Usage | None]:
+    def chat(self, request: ChatRequest) -> Generator[Piece, None, Usage | None]:
         """Answer a conversation."""
         return self._answer(request)
 
-    def complete(self, prompt: str, request: Request) -> Generator[Piece, None, Usage | None]:  # noqa: ARG002  # see `open`
+    def complete(self, prompt: str, request: TextRequest) -> Generator[Piece, None, Usage | None]:  # noqa: ARG002  # see `open`
         """Continue a text."""
         return self._answer(request)
 
@@ -111,7 +111,7 @@ class Gpt4AllModel(SerialModel):
         """Return the text of tokens, control tokens as their names. Raises `InvalidRequest` for unknown ones."""
         return self._vocabulary.join(tokens)
 
-    def to_prompt(self, request: Request) -> str:
+    def to_prompt(self, request: ChatRequest) -> str:
         """Return the prompt for a chat."""
         return "".join(segment.text for segment in self._shown(request).segments)
 
@@ -138,7 +138,7 @@ class Gpt4AllModel(SerialModel):
 
     def _shown(self, request: Request) -> ChatPrompt:
         """Return the model's input. Raises `RequestError` for anything that it cannot be shown."""
-        if request.messages is None:
+        if isinstance(request, TextRequest):
             return ChatPrompt([Segment(_readable(self.prompt_text(request), "prompt"), parse_special=True)])
         if self._loaded.template is None:
             raise InvalidRequest(

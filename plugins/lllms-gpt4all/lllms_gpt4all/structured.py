@@ -12,7 +12,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Constraint, Message, Request
+from lllms_core.types import ChatRequest, Constraint, Message, Request
 
 _OBJECT = "Answer with one JSON object and with nothing else."
 _SCHEMA = "Answer with JSON and with nothing else. It has to keep to this JSON schema:\n"
@@ -73,12 +73,11 @@ def attempts(request: Request, checker: Checker) -> Iterator[Request]:
 
     A schema is described from the first time on. Repetition is only worthwhile if sampling draws other tokens.
     """
-    told = _instructed(request, checker.instruction)
-    ways = [told, request] if request.constraint is not None and request.constraint.kind == "json_schema" else [
-        request, told,
-    ]
-    if request.messages is None:
-        ways = [request]
+    ways: list[Request] = [request]
+    if isinstance(request, ChatRequest):
+        told = _instructed(request, checker.instruction)
+        described = request.constraint is not None and request.constraint.kind == "json_schema"
+        ways = [told, request] if described else [request, told]
     yield from ways
     if request.sampling.temperature:
         for number, way in enumerate([ways[-1], ways[0]], 1):
@@ -87,9 +86,9 @@ def attempts(request: Request, checker: Checker) -> Iterator[Request]:
             yield evolve(way, sampling=evolve(way.sampling, seed=other))
 
 
-def _instructed(request: Request, instruction: str) -> Request:
+def _instructed(request: ChatRequest, instruction: str) -> ChatRequest:
     """Return the request with an instruction after the system's, or before everything."""
-    messages = request.messages or ()
+    messages = request.messages
     if messages and messages[0].role in {"system", "developer"}:
         first = evolve(messages[0], content=f"{messages[0].content}\n\n{instruction}")
         return evolve(request, messages=(first, *messages[1:]))

@@ -10,7 +10,7 @@ from test_gpt4all_files import TINY, TOKENS, reader, write
 RUN = """
 import json, sys
 from pathlib import Path
-from lllms_core.types import Message, ModelSpec, Request, Sampling
+from lllms_core.types import Message, ModelSpec, ChatRequest, Sampling
 from lllms_gpt4all import Gpt4AllEngine, Options
 
 def load(file, **options):
@@ -18,7 +18,7 @@ def load(file, **options):
 
 def ask(model, text, **fields):
     sampling = Sampling(temperature=0)
-    model.open(Request("r", "tiny", (Message("user", text),), sampling=sampling, **fields))
+    model.open(ChatRequest("r", "tiny", (Message("user", text),), sampling=sampling, **fields))
     deltas = []
     while not model.idle:
         deltas += model.step()
@@ -57,7 +57,7 @@ def test_a_cancel_waits_for_one_batch_of_a_prompt() -> None:
     [batches, answered, cut] = run(f"""
 model = load({str(TINY)!r}, batch_size=16)
 model.interrupt.set()
-model.open(Request("long", "tiny", (Message("user", "dog " * 100),), max_tokens=1))
+model.open(ChatRequest("long", "tiny", (Message("user", "dog " * 100),), max_tokens=1))
 model.step()  # what was reused
 batches = []
 for _ in range(3):
@@ -68,7 +68,7 @@ model.interrupt.clear()
 while not model.idle:
     last = list(model.step())
 tell(last[-1].finish.usage.prompt_tokens == len(model._prompt.tokens))
-model.open(Request("cut", "tiny", (Message("user", "cat " * 100),)))
+model.open(ChatRequest("cut", "tiny", (Message("user", "cat " * 100),)))
 model.interrupt.set()
 for _ in range(3):
     model.step()
@@ -108,7 +108,7 @@ def held():
 tell(held())
 model.forget(0)
 tell([held(), len(model._native.tokens)])
-model.open(Request("r", "tiny", (Message("user", "Say pong."),), sampling=Sampling(temperature=0)))
+model.open(ChatRequest("r", "tiny", (Message("user", "Say pong."),), sampling=Sampling(temperature=0)))
 while not model._native.tokens:
     model.step()
 tell(held())

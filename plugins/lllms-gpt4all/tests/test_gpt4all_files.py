@@ -24,7 +24,7 @@ PROBE = """
 import json, sys
 from pathlib import Path
 from lllms_core.errors import LllmsError
-from lllms_core.types import Message, ModelSpec, Request, Sampling
+from lllms_core.types import Message, ModelSpec, ChatRequest, Sampling
 from lllms_gpt4all import Gpt4AllEngine, Options
 
 for line in sys.stdin:
@@ -33,7 +33,7 @@ for line in sys.stdin:
     try:
         model = Gpt4AllEngine().load(spec, lambda fraction: None)
         question = (Message("user", "Hi é😀!"),)
-        model.open(Request("r", "broken", question, max_tokens=4, sampling=Sampling(temperature=0)))
+        model.open(ChatRequest("r", "broken", question, max_tokens=4, sampling=Sampling(temperature=0)))
         while not model.idle:
             deltas = list(model.step())
         model.close()

@@ -12,7 +12,7 @@ from lllms_gpt4all.structured import Checker, attempts
 from lllms_core.config import parse_config
 from lllms_core.errors import EngineFailed, InvalidRequest, UnsupportedParameter
 from lllms_core.host import Host
-from lllms_core.types import Constraint, Message, Request, Sampling
+from lllms_core.types import ChatRequest, Constraint, Message, Request, Sampling
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 ANN = "Give me a JSON object with name Ann and age 31."
@@ -74,11 +74,11 @@ def test_attempts_are_bounded_and_differ() -> None:
     checker = Checker(schema(PERSON))
     for temperature, count in ((0.0, 2), (1.0, 4)):
         sampling = Sampling(temperature=temperature, seed=3)
-        request = Request("r", "m", (Message("user", ANN),), sampling=sampling, constraint=schema(PERSON))
+        request = ChatRequest("r", "m", (Message("user", ANN),), sampling=sampling, constraint=schema(PERSON))
         asked = [(one.messages, one.sampling.seed) for one in attempts(request, checker)]
         assert len(asked) == len({*map(str, asked)}) == count
         assert any(messages == request.messages for messages, _ in asked)
-    ruled = Request("r", "m", (Message("system", "Be brief."), Message("user", ANN)), constraint=schema(PERSON))
+    ruled = ChatRequest("r", "m", (Message("system", "Be brief."), Message("user", ANN)), constraint=schema(PERSON))
     [told, *_] = attempts(ruled, checker)
     assert told.messages is not None
     assert [message.role for message in told.messages] == ["system", "user"]

@@ -14,8 +14,7 @@ from lllms_core.engines import Progress
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import TENSOR_TYPES
-from lllms_core.identity import file_identity
-from lllms_core.machine import at_home
+from lllms_core.machine import at_home, file_identity
 from lllms_core.types import Preload
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads

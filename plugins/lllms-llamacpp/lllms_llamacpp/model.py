@@ -26,10 +26,10 @@ from lllms_core.engines import (
     Tokenizes,
 )
 from lllms_core.engines.base import Opening, Opens
-from lllms_core.engines.sessions import State
+from lllms_core.engines.session_link import State
 from lllms_core.errors import EngineFailed, InvalidRequest, ModelLoadFailed
 from lllms_core.queries import Tokens
-from lllms_core.types import Constraint, Request, Sampling, Task, TokenScore
+from lllms_core.types import ChatRequest, Constraint, Request, Sampling, Task, TextRequest, TokenScore
 from lllms_llamacpp.batch import Batch
 from lllms_llamacpp.flag import NativeFlag
 from lllms_llamacpp.sampling import (
@@ -203,8 +203,10 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
             if token >= self._vocabulary.size:
                 text = f"model '{request.model}' has no token {token}, only 0 to {self._vocabulary.size - 1}"
                 raise InvalidRequest(text, f"logit_bias.{token}", "invalid_key")
-        if isinstance(request.prompt, tuple) and max(request.prompt, default=0) >= self._vocabulary.size:
-            most, last = max(request.prompt), self._vocabulary.size - 1
+        if isinstance(request, ChatRequest) or isinstance(request.prompt, str):
+            return
+        most, last = max(request.prompt, default=0), self._vocabulary.size - 1
+        if most > last:
             text = f"model '{request.model}' has no token {most}, only 0 to {last}"
             raise InvalidRequest(text, "prompt", "invalid_value")
 
@@ -235,7 +237,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
         shown = self._vocabulary.shown
         return TokenScore(self.piece(token), logprob, tuple((shown(one), value) for one, value in likeliest))
 
-    def infill(self, request: Request) -> list[int]:
+    def infill(self, request: TextRequest) -> list[int]:
         """Return the prompt and the suffix between the vocabulary's tokens for filling in the middle."""
         return self._vocabulary.infill(request, most=self.enough_tokens)
 

@@ -11,7 +11,7 @@ import llama_cpp.llama_cpp as llama
 from lllms_core.chat import Segment
 from lllms_core.engines.slices import token_slices
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
-from lllms_core.types import Request
+from lllms_core.types import TextRequest
 
 _ANCHORS = ("\x01", "\n", "0", "|", "a")
 """Texts after which a segment can be tokenised; the first has a byte token that merges with nothing."""
@@ -121,7 +121,7 @@ class Vocabulary:
             if not 0 <= token < self.size:
                 raise InvalidRequest(f"the model has no token {token}, only 0 to {self.size - 1}", param)
 
-    def infill(self, request: Request, *, most: int | None = None) -> list[int]:
+    def infill(self, request: TextRequest, *, most: int | None = None) -> list[int]:
         """Return a prompt whose answer belongs between `request.prompt` and `request.suffix`.
 
         Raises `UnsupportedParameter` if the vocabulary has no tokens for that.
@@ -135,7 +135,7 @@ class Vocabulary:
                 "suffix", "unsupported_parameter",
             )
         before, after, middle = marks
-        given = request.prompt or ""
+        given = request.prompt
         prompt = [*given] if isinstance(given, tuple) else self.text_tokens(given, parse_special=True, most=most)
         bos = [self._bos] if self._adds_bos and self._bos >= 0 and prompt[:1] != [self._bos] else []
         behind = self.text_tokens(request.suffix or "", parse_special=True, most=most)

@@ -10,7 +10,7 @@ import pytest
 from attrs import define, field
 from lllms_llamacpp import LlamaCppEngine, Options
 
-from lllms_core.types import Delta, Finish, Message, ModelSpec, Request, Sampling, Usage
+from lllms_core.types import ChatRequest, Delta, Finish, Message, ModelSpec, Sampling, TextRequest, Usage
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -76,8 +76,10 @@ class Talk:
 
     def open(self, *texts: str, system: str | None = None, sampling: Sampling = GREEDY, **fields: object) -> str:
         name = f"request-{next(self._names)}"
-        given = {} if "prompt" in fields else {"messages": messages(*texts, system=system)}
-        self.model.open(Request(name, "tiny", sampling=sampling, **given, **fields))
+        if "prompt" in fields:
+            self.model.open(TextRequest(name, "tiny", sampling=sampling, **fields))
+        else:
+            self.model.open(ChatRequest(name, "tiny", messages(*texts, system=system), sampling=sampling, **fields))
         self.answers[name] = Answer()
         return name
 

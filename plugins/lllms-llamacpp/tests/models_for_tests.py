@@ -3,7 +3,7 @@
 from attrs import define, field
 
 from lllms_core.engines.batching.sequences import common_prefix
-from lllms_core.engines.sessions import Session
+from lllms_core.engines.session_link import Session
 
 WORDS, DIM, LAYERS = 928, 32, 2
 NAMES = ["tiny-chat", "llama", "sliding-window", "mamba"]

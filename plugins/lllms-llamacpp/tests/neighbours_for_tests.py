@@ -8,7 +8,7 @@ from lllms_llamacpp.engine import LlamaCppEngine
 from lllms_llamacpp.options import Options
 
 from lllms_core.queries import AnyRequest
-from lllms_core.types import Delta, ModelSpec, Request, Sampling
+from lllms_core.types import Delta, ModelSpec, Sampling, TextRequest
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import Close, Deltas, FromWorker, Load, Loaded, Open, encode
 
@@ -61,7 +61,7 @@ class Street:
         """Let the neighbour ask."""
         name = f"neighbour-{next(self._numbers)}"
         sampling = Sampling(temperature=1.5, logit_bias={2: -100.0})
-        self.worker.send(Open(Request(name, "tiny", prompt="Once", sampling=sampling, max_tokens=900)))
+        self.worker.send(Open(TextRequest(name, "tiny", prompt="Once", sampling=sampling, max_tokens=900)))
 
     def send(self, request: AnyRequest) -> "asyncio.Future[Delta]":
         """Ask, and time the neighbour from then on; the future is the last delta."""

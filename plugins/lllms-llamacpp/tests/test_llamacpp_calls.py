@@ -7,7 +7,7 @@ import pytest
 
 from lllms_core.chat import gather_message
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Message, Request, Sampling, Tool
+from lllms_core.types import ChatRequest, Message, Sampling, Tool
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ BOTH = "What is the weather in Paris and Berlin?"
 
 
 def ask(model, *tools, text=BOTH, **fields):
-    model.open(Request("1", "tiny", (Message("user", text),), tools=tools or (WEATHER,), max_tokens=200, **fields))
+    model.open(ChatRequest("1", "tiny", (Message("user", text),), tools=tools or (WEATHER,), max_tokens=200, **fields))
     deltas = []
     while not model.idle:
         deltas += model.step()
@@ -84,7 +84,7 @@ def test_turns_reuse_what_calls_evaluated(tiny):
     deltas = ask(tiny.model, sampling=Sampling(temperature=0))
     said = gather_message(deltas)
     results = [Message("tool", "sunny", tool_call_id=call.id) for call in said.tool_calls]
-    tiny.model.open(Request("2", "tiny", (Message("user", BOTH), said, *results), tools=(WEATHER,), max_tokens=8))
+    tiny.model.open(ChatRequest("2", "tiny", (Message("user", BOTH), said, *results), tools=(WEATHER,), max_tokens=8))
     more = []
     while not tiny.model.idle:
         more += tiny.model.step()

@@ -6,7 +6,7 @@ import pytest
 from models_for_tests import DIM, LAYERS, RECIPES, WORDS
 
 from lllms_core.chat import Segment, gather_message
-from lllms_core.types import Message, Request, Sampling, Tool
+from lllms_core.types import ChatRequest, Message, Sampling, Tool
 
 MARKS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|call|>", "<|return|>")
 END = WORDS - len(MARKS) + MARKS.index("<|end|>")
@@ -65,7 +65,7 @@ def test_forced_calls(model):
         # Without a bias, thoughts of a model without sense are long.
         sampling = Sampling(seed=seed, logit_bias={END: 4.0})
         tools = (Tool("f", parameters=schema),)
-        model.open(Request(
+        model.open(ChatRequest(
             f"{seed}", "m", ASK, tools=tools, tool_choice="required", max_tokens=400, sampling=sampling,
         ))
         deltas = []

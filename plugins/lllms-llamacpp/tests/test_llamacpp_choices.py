@@ -7,7 +7,7 @@ from lllms_llamacpp.sampling import log_probabilities
 
 from lllms_core.chat import Segment
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
-from lllms_core.types import Delta, Request, Sampling
+from lllms_core.types import Delta, Sampling, TextRequest
 
 
 @define
@@ -29,7 +29,7 @@ class Choices:
 
 def ask(talk, prompt="The capital of France is", *, temperature=0, seed=None, **fields):
     sampling = Sampling(temperature=temperature, seed=seed)
-    talk.model.open(Request("r", "tiny", prompt=prompt, sampling=sampling, **fields))
+    talk.model.open(TextRequest("r", "tiny", prompt=prompt, sampling=sampling, **fields))
     answer = Choices()
     while not talk.model.idle:
         answer.deltas += talk.model.step()
@@ -141,7 +141,7 @@ def test_scores_do_not_depend_on_how_a_prompt_is_cut(tiny, load):
     narrow = load(slots=1, batch_size=5)
     alike(ask(narrow, STORY, max_tokens=2, top_logprobs=2, echo=True).prompt().rest, expected.prompt().rest)
     for name in ("other", "third"):
-        tiny.model.open(Request(name, "tiny", prompt=f"{name} {STORY}", max_tokens=40, top_logprobs=0, echo=True))
+        tiny.model.open(TextRequest(name, "tiny", prompt=f"{name} {STORY}", max_tokens=40, top_logprobs=0, echo=True))
     beside = ask(tiny, STORY, max_tokens=2, top_logprobs=2, echo=True)
     beside.deltas = [delta for delta in beside.deltas if delta.request_id == "r"]
     alike(beside.prompt().rest, expected.prompt().rest)
@@ -178,7 +178,7 @@ def test_a_suffix_stands_between_the_vocabularys_marks(load, write_random, tmp_p
     }
     talk = load(write_random(tmp_path / "fim.gguf", "llama", keys, shapes))
     model = talk.model
-    prompt = model.infill(Request("r", "tiny", prompt="def", suffix="end"))
+    prompt = model.infill(TextRequest("r", "tiny", prompt="def", suffix="end"))
     before, after = prompt.index(3), prompt.index(4)
     assert (before, prompt[-1]) == (1, 5)
     assert b"".join(map(model.piece, prompt[before + 1 : after])) == b"def"

@@ -7,7 +7,7 @@ import pytest
 from lllms_llamacpp.trial import TooExpensive, Trial
 
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import Constraint, Message, Request, Sampling
+from lllms_core.types import ChatRequest, Constraint, Message, Sampling
 
 PERSON = {
     "type": "object",
@@ -27,7 +27,7 @@ ENDLESS = Constraint("json_schema", json.dumps({"allOf": [{"pattern": f".*{i}.*"
 
 def refusal(talk, constraint) -> InvalidRequest:
     """The error that a request with this constraint ends with."""
-    talk.model.open(Request("refused", "tiny", messages=(Message("user", "hi"),), constraint=constraint))
+    talk.model.open(ChatRequest("refused", "tiny", messages=(Message("user", "hi"),), constraint=constraint))
     deltas = []
     while not talk.model.idle:
         deltas += [delta for delta in talk.model.step() if delta.request_id == "refused"]
@@ -141,7 +141,7 @@ def test_time_to_compile_is_bounded(load):
     talk.ask("hi", constraint=Constraint("regex", "a"))
     talk.model._constraints._thorough.trial.patience = 2.0
     running = talk.open("lets count to 10")
-    talk.model.open(Request("endless", "tiny", messages=(Message("user", "hi"),), constraint=ENDLESS))
+    talk.model.open(ChatRequest("endless", "tiny", messages=(Message("user", "hi"),), constraint=ENDLESS))
     quick = talk.open("lets count to 10", max_tokens=2)
     error = None
     while not talk.model.idle:

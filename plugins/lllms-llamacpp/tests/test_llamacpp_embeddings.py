@@ -15,8 +15,8 @@ from lllms_core.config import parse_config
 from lllms_core.engines import Model
 from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
 from lllms_core.host import Host
-from lllms_core.queries import Embeddings, EmbedRequest, RerankRequest, Scores, Text
-from lllms_core.types import ModelSpec, Request
+from lllms_core.queries import Embeddings, EmbedRequest, Relevance, RerankRequest, Text
+from lllms_core.types import ModelSpec, TextRequest
 
 TEXTS = ("hello world", "the cat is red", "dogs and a red dog, 12", "Blue!", "é", "x " * 50)
 TEXTS_RANKED = ("the cat is red", "hello hello", "blue")
@@ -191,12 +191,12 @@ def test_ranking_scores_pairs(ranker: Model, load: Loader, folder: Path) -> None
     """A model that ranks gives each document the score that numpy computes for the pair."""
     documents = ("the cat is red", "hello hello", "blue", "")
     answer = result(ranker, RerankRequest("r", "m", "which cat?", documents))
-    assert isinstance(answer, Scores)
+    assert isinstance(answer, Relevance)
     pairs = [BERT.tokens("which cat?") + BERT.tokens(document)[1:] for document in documents]
     assert answer.scores == pytest.approx([BERT.score(pair) for pair in pairs], abs=1e-3)
     assert answer.tokens == sum(map(len, pairs))
     long = result(load(folder / "rank.gguf", truncate=True), RerankRequest("r", "m", "which?", ("x " * 100,)))
-    assert isinstance(long, Scores)
+    assert isinstance(long, Relevance)
     assert long.tokens == 64
     with pytest.raises(ContextOverflow, match=r"'documents\[1\]'"):
         ranker.open_rerank(RerankRequest("r", "m", "which?", ("cat", "x " * 100)))
@@ -209,7 +209,7 @@ def test_a_ranking_model_may_have_a_template(load: Loader, folder: Path) -> None
 
     def score(query: str, document: str) -> float:
         answer = result(model, RerankRequest("r", "m", query, (document,)))
-        assert isinstance(answer, Scores)
+        assert isinstance(answer, Relevance)
         return answer.scores[0]
 
     def expected(query: str, document: str) -> float:
@@ -253,7 +253,7 @@ def test_tasks(mean: Model, ranker: Model, load: Loader, tiny_file: Path) -> Non
     with pytest.raises(InvalidRequest, match=r"options.embeddings = true"):
         writer.check_task(EmbedRequest("r", "m", ("a",)))
     with pytest.raises(InvalidRequest, match="use it with /v1/embeddings"):
-        mean.open(Request("r", "m", prompt="a"))
+        mean.open(TextRequest("r", "m", prompt="a"))
 
 
 def test_a_model_that_writes_can_embed(load: Loader, tiny_file: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from lllms_llamacpp import LlamaCppEngine, Options
 
 from lllms_core.errors import EngineFailed, ModelLoadFailed
-from lllms_core.types import Constraint, Message, ModelSpec, Request, Sampling
+from lllms_core.types import ChatRequest, Constraint, Message, ModelSpec, Sampling, TextRequest
 
 PROBE = """
 import json, sys
@@ -205,9 +205,9 @@ def spoil(name, data):
 def test_logits_that_are_no_numbers_are_an_engine_failure(tmp_path, file_of, load, fields):
     """A file whose logits are NaN ends each request with a failure that says so, and its model goes on."""
     model = load(write(tmp_path / "nan.gguf", file_of("llama"), change=spoil)).model
-    chat = {} if "prompt" in fields else {"messages": (Message("user", "hi"),)}
+    kind, source = (TextRequest, {}) if "prompt" in fields else (ChatRequest, {"messages": (Message("user", "hi"),)})
     for name in ("first", "second"):
-        model.open(Request(name, "tiny", **{"sampling": Sampling(temperature=0), **chat, **fields}))
+        model.open(kind(name, "tiny", **{"sampling": Sampling(temperature=0), **source, **fields}))
         deltas = []
         while not model.idle:
             deltas += model.step()

@@ -10,7 +10,7 @@ import pytest
 from attrs import evolve
 
 from lllms_core.errors import EngineFailed, InvalidRequest
-from lllms_core.types import Constraint, Message, Request
+from lllms_core.types import ChatRequest, Constraint, Message
 
 ENDLESS = Constraint("json_schema", json.dumps({"allOf": [{"pattern": f".*{i}.*"} for i in range(30)]}))
 """Whether any string matches is a question of years."""
@@ -42,7 +42,7 @@ def talk(model):
 
 
 def heavy(name, constraint):
-    return Request(name, "tiny", messages=(Message("user", "hi"),), constraint=constraint)
+    return ChatRequest(name, "tiny", messages=(Message("user", "hi"),), constraint=constraint)
 
 
 def watch(talk, until, seconds=60):
@@ -125,7 +125,7 @@ def test_a_grammar_that_nobody_waits_for_is_given_up(talk):
     assert not job.abandoned
     assert process.poll() is None
     talk.model.cancel("second")
-    assert process.wait(30) == -SIGKILL  # another signal says that its time was up
+    assert process.wait(60) == -SIGKILL  # another signal says that its time was up
     assert not talk.model._constraints._jobs
 
 

@@ -13,7 +13,7 @@ from neighbours_for_tests import GUARD, Street
 
 from lllms_core.errors import ContextOverflow, InvalidRequest, RequestError
 from lllms_core.queries import AnyRequest, DetokenizeRequest, RenderRequest, TokenizeRequest
-from lllms_core.types import Message, Request, Tool, ToolCall
+from lllms_core.types import ChatRequest, Message, Request, TextRequest, Tool, ToolCall
 from lllms_core.worker.wire import Cancel
 
 MB = 1_000_000
@@ -24,7 +24,7 @@ NESTED = "[" * 990
 
 
 def chat(name: str, *texts: str, **fields: object) -> Request:
-    return Request(name, "tiny", messages=tuple(Message("user", text) for text in texts), max_tokens=4, **fields)
+    return ChatRequest(name, "tiny", messages=tuple(Message("user", text) for text in texts), max_tokens=4, **fields)
 
 
 def large(size: int) -> list[AnyRequest]:
@@ -33,7 +33,7 @@ def large(size: int) -> list[AnyRequest]:
         chat("prose", PROSE * (size // len(PROSE))), chat("newlines", "\n" * size), chat("beginnings", "<" * size),
         chat("control", "<|im_end|>a" * (size // 11)), chat("emoji", "😀" * (size // 4)),
         chat("turns", *["x" * 500] * (size // 500)), chat("tool", "hi", tools=(Tool("f", "d" * size),)),
-        Request("prompt", "tiny", prompt="\x01" * size), Request("ids", "tiny", prompt=(5,) * (size // 3)),
+        TextRequest("prompt", "tiny", prompt="\x01" * size), TextRequest("ids", "tiny", prompt=(5,) * (size // 3)),
         TokenizeRequest("tokenize", "tiny", "\n" * size), DetokenizeRequest("text", "tiny", (5,) * (size // 3)),
         RenderRequest("render", "tiny", chat("rendered", "<" * size)),
     ]
@@ -95,7 +95,7 @@ async def test_nested_arguments_cost_one_request(tiny_file: Path, size: int) -> 
         {"messages": (Message("user", "x" * size),), "chat_template_kwargs": deep},
     )):
         async with asyncio.timeout(GUARD):
-            end = await street.send(Request(str(number), "tiny", max_tokens=2, **request))
+            end = await street.send(ChatRequest(str(number), "tiny", max_tokens=2, **request))
         assert end.error is None or isinstance(end.error, RequestError)
         await street.heard()
     await street.close()
@@ -107,7 +107,7 @@ def test_too_many_bytes_are_refused_before_tokenising(load) -> None:
     longest = model.longest_token
     assert longest == max(len(model.to_text([token])) for token in range(model._vocabulary.size))
     start = process_time()
-    for request in (Request("a", "tiny", prompt="\n" * MB), chat("b", "\n" * MB)):
+    for request in (TextRequest("a", "tiny", prompt="\n" * MB), chat("b", "\n" * MB)):
         with pytest.raises(ContextOverflow, match=f"has 10000.. bytes .* {longest * 1024} bytes at most; shorten"):
             model.prepare(request)
     assert process_time() - start < 5
@@ -116,11 +116,11 @@ def test_too_many_bytes_are_refused_before_tokenising(load) -> None:
 def test_counting_stops_when_it_is_enough(load) -> None:
     """Of a text that is too long only so much is tokenised as shows it, and the message says so."""
     model = load(slots=1).model
-    for request in (Request("a", "tiny", prompt="\n" * 15_000), chat("b", "\n" * 50_000)):
+    for request in (TextRequest("a", "tiny", prompt="\n" * 15_000), chat("b", "\n" * 50_000)):
         with pytest.raises(ContextOverflow, match=r"has at least [0-9]+ tokens"):
             model.prepare(request)
     with pytest.raises(InvalidRequest, match="no token"):
-        model.prepare(Request("c", "tiny", prompt=(10**6,)))
+        model.prepare(TextRequest("c", "tiny", prompt=(10**6,)))
 
 
 def test_byte_tokens_are_linear(load) -> None:

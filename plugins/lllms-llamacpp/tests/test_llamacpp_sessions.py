@@ -5,7 +5,7 @@ from lllms_llamacpp import loading
 from lllms_llamacpp.options import Options
 from models_for_tests import NAMES, Link
 
-from lllms_core.engines.sessions import Session
+from lllms_core.engines.session_link import Session
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import Preload
 

@@ -10,18 +10,18 @@ from typing import cast
 
 from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
 from lllms_core.engines.serial import Piece, SerialModel
-from lllms_core.engines.sessions import Session, SessionLink
+from lllms_core.engines.session_link import Session, SessionLink
 from lllms_core.errors import ContextOverflow, ModelLoadFailed
 from lllms_core.queries import Embeddings, Tokens
-from lllms_core.types import Memory, Message, ModelSpec, PromptScores, Request
+from lllms_core.types import ChatRequest, Memory, Message, ModelSpec, PromptScores, Request, TextRequest
+from lllms_mock.call_notation import FORMAT, offered, write_calls, write_thoughts
+from lllms_mock.conversations import Recall, tokens_of
 from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, certain, lengthen, pace, score, strike
-from lllms_mock.sessions import Recall, tokens_of
-from lllms_mock.tokens import as_bytes, split_bytes, split_words
-from lllms_mock.tools import FORMAT, offered, write_calls, write_thoughts
-from lllms_mock.vectors import vector
+from lllms_mock.splitting import as_bytes, split_bytes, split_words
+from lllms_mock.word_vectors import vector
 
 ELIZA = Path(__file__).with_name("eliza.toml")
 
@@ -89,18 +89,18 @@ class MockModel(SerialModel):
         """Return the text of these bytes; a larger number is written out, so that any client's tokens are accepted."""
         return b"".join(bytes([one]) if one < 256 else b" <%d>" % one for one in tokens).decode(errors="replace")
 
-    def score_prompt(self, prompt: str, request: Request) -> PromptScores:
+    def score_prompt(self, prompt: str, request: TextRequest) -> PromptScores:
         """Score every token of the prompt as certain."""
         first, *rest = self._split(prompt) or [b""]
         return PromptScores(as_bytes(first), tuple(certain(piece, request.top_logprobs or 0) for piece in rest))
 
-    def complete(self, prompt: str, request: Request) -> Iterable[Piece]:
+    def complete(self, prompt: str, request: TextRequest) -> Iterable[Piece]:
         """Answer the prompt as if it were the first message of a conversation."""
         return self._answer([Message("user", prompt)], request)
 
-    def chat(self, request: Request) -> Iterable[Piece]:
+    def chat(self, request: ChatRequest) -> Iterable[Piece]:
         """Answer the last message of the user; the others are the chatbot's memory."""
-        return self._answer(request.messages or (), request)
+        return self._answer(request.messages, request)
 
     def _answer(self, messages: Sequence[Message], request: Request) -> Iterable[Piece]:
         options = self._options
@@ -109,14 +109,15 @@ class MockModel(SerialModel):
         line = self._heard(heard[-1])
         if line.fault in {"refuse", "raise-open"}:
             strike(line.fault)
-        calls = [] if messages[-1].role == "tool" else offered(line.calls, request.tools)
+        chat = request if isinstance(request, ChatRequest) else None
+        calls = [] if chat is None or messages[-1].role == "tool" else offered(line.calls, chat.tools)
         if calls:
             text = write_calls(calls)
         elif line.replies:
             text = line.replies[(len(heard) - 1) % len(line.replies)]
         else:
             text = self._rules.reply(heard, said, request.sampling)
-        if line.thinks and request.reasoning_effort != "none":
+        if line.thinks and (chat is None or chat.reasoning_effort != "none"):
             text = write_thoughts(line.thinks) + text
         pieces: Iterable[Piece] = self._split(text)
         if line.tokens is not None:

@@ -11,7 +11,7 @@ from lllms_core.engines.serial import Pause, Piece
 from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.types import TokenScore
 from lllms_mock.options import Fault, LoadFault
-from lllms_mock.tokens import as_bytes
+from lllms_mock.splitting import as_bytes
 
 
 def lengthen(first: Sequence[Piece], again: Sequence[Piece], tokens: int) -> Iterator[Piece]:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_mock import Line, MockEngine, MockModel, Options
-from lllms_mock.tokens import split_bytes, split_words
+from lllms_mock.splitting import split_bytes, split_words
 
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest, ModelLoadFailed
-from lllms_core.types import Delta, Message, ModelOffer, ModelSpec, Request, Sampling, Usage
+from lllms_core.types import ChatRequest, Delta, Message, ModelOffer, ModelSpec, Request, Sampling, TextRequest, Usage
 
 
 def load(options: Options | None = None, progress: list[float] | None = None) -> MockModel:
@@ -25,7 +25,7 @@ def load(options: Options | None = None, progress: list[float] | None = None) ->
 def chat(*texts: str, id: str = "r", **fields: object) -> Request:  # noqa: A002
     """A conversation whose first message, and every second after it, is the user's."""
     messages = tuple(Message("assistant" if turn % 2 else "user", text) for turn, text in enumerate(texts))
-    return attrs.evolve(Request(id, "m", messages=messages), **fields)  # type: ignore[arg-type]
+    return attrs.evolve(ChatRequest(id, "m", messages=messages), **fields)  # type: ignore[arg-type]
 
 
 def run(model: MockModel, *requests: Request) -> dict[str, list[Delta]]:
@@ -65,7 +65,7 @@ def test_it_chats_and_continues() -> None:
     deltas = run(model, chat("Hello!", sampling=first))["r"]
     assert "".join(delta.text for delta in deltas) == "Hello. How are you feeling today?"
     assert usage(deltas) == Usage(prompt_tokens=2, completion_tokens=8)
-    assert answer(model, Request("r", "m", prompt="Hello!", sampling=first)) == "Hello. How are you feeling today?"
+    assert answer(model, TextRequest("r", "m", prompt="Hello!", sampling=first)) == "Hello. How are you feeling today?"
 
 
 def test_a_seed_gives_the_same_answer_again() -> None:
@@ -92,7 +92,7 @@ def test_replies_go_round_with_the_turns_of_the_conversation() -> None:
     assert answer(model, chat("a", "b", "c")) == "two"
     assert answer(model, chat("a")) == "one {1}"
     assert answer(model, chat("a", "b", "c", "d", "e")) == "one {1}"
-    assert answer(model, Request("r", "m", prompt="a")) == "one {1}"
+    assert answer(model, TextRequest("r", "m", prompt="a")) == "one {1}"
 
 
 def test_the_first_line_that_hears_the_user_answers() -> None:
@@ -264,13 +264,13 @@ def test_a_request_can_hang_until_it_is_cancelled() -> None:
 
 DYING = """
 import threading
-from lllms_core.types import Message, ModelSpec, Request
+from lllms_core.types import Message, ModelSpec, ChatRequest, TextRequest, Request
 from lllms_mock import Line, MockEngine, Options
 
 options = Options({options})
 model = MockEngine().load(ModelSpec("m", options), lambda part: None)
 print("loaded", flush=True)
-model.open(Request("r", "m", messages=(Message("user", "x"),)))
+model.open(ChatRequest("r", "m", messages=(Message("user", "x"),)))
 while not model.idle:
     print(*(delta.text for delta in model.step()), flush=True)
 """

@@ -10,7 +10,7 @@ import lllms_mock
 from lllms_mock.options import Fault, Line, LoadFault, Options
 from lllms_mock.rules_file import read_rules
 
-from lllms_core.types import Message, ModelSpec, Request, Sampling
+from lllms_core.types import ChatRequest, Message, ModelSpec, Sampling
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -58,7 +58,7 @@ def test_the_parrot_talks() -> None:
     exec(block("python", "class Parrot"), names)
     [engine] = names["lllms_engines"]()
     parrot = engine.load(ModelSpec("parrot", engine.Options(loud=True)), lambda part: None)
-    parrot.open(Request("r", "parrot", messages=(Message("user", "pretty polly"),)))
+    parrot.open(ChatRequest("r", "parrot", messages=(Message("user", "pretty polly"),)))
     text = ""
     while not parrot.idle:
         text += "".join(delta.text for delta in parrot.step())

@@ -1,0 +1,78 @@
+"""Turn the JSON of a request into a completion: nothing is ignored, and each fault has its `param`."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from attrs import frozen
+
+from lllms_core.apis.bodies import read_object, take, take_text
+from lllms_core.apis.messages import read_messages
+from lllms_core.builtin.openai.prompts import Prompt, read_prompts
+from lllms_core.errors import InvalidRequest
+from lllms_core.parameters.bounds import LEVELS
+from lllms_core.parameters.wording import unknown, unsupported, wrong_type
+from lllms_core.types import Message
+
+
+@frozen
+class Completion:
+    """A client's request for a completion: a chat (`messages`) or texts to continue (`prompts`)."""
+
+    model: str
+    parameters: Mapping[str, object]
+    """All other members, unchecked."""
+    messages: tuple[Message, ...] | None
+    prompts: tuple[Prompt, ...]
+    """One answer, or `n`, to each; none for a chat."""
+    stream: bool
+    include_usage: bool
+
+    @property
+    def functions(self) -> bool:
+        """Whether tools are given in the deprecated form, in which their calls are then shown."""
+        return "functions" in self.parameters
+
+
+def read_chat(body: bytes, levels: int = LEVELS) -> Completion:
+    """Read the body of `POST /chat/completions`, nested `levels` deep at most. Raises `RequestError`."""
+    values = read_object(body, levels)
+    messages = read_messages(take(values, "messages"))
+    return _read_rest(values, messages, ())
+
+
+def read_text(body: bytes, levels: int = LEVELS) -> Completion:
+    """Read the body of `POST /completions`, nested `levels` deep at most. Raises `RequestError`."""
+    values = read_object(body, levels)
+    prompts = read_prompts("prompt", take(values, "prompt"))
+    return _read_rest(values, None, prompts)
+
+
+def _read_rest(
+    values: dict[str, object], messages: tuple[Message, ...] | None, prompts: tuple[Prompt, ...],
+) -> Completion:
+    model = take_text(values, "model")
+    stream = _read_flag("stream", values.pop("stream", False))
+    include_usage = _read_stream_options(values.pop("stream_options", None), stream=stream)
+    return Completion(model, values, messages, prompts, stream, include_usage)
+
+
+def _read_flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise wrong_type(name, "a boolean", value)
+    return value
+
+
+def _read_stream_options(options: object, *, stream: bool) -> bool:
+    """Return whether token counts are wanted."""
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise wrong_type("stream_options", "an object", options)
+    if not stream:
+        raise InvalidRequest("'stream_options' is only allowed with 'stream': true", "stream_options", "invalid_value")
+    wanted = {name: value for name, value in cast("dict[str, object]", options).items() if value is not None}
+    for name in wanted.keys() - {"include_usage", "include_obfuscation"}:
+        raise unknown(f"stream_options.{name}")
+    if _read_flag("stream_options.include_obfuscation", wanted.get("include_obfuscation", False)):
+        raise unsupported("stream_options.include_obfuscation", "false")
+    return _read_flag("stream_options.include_usage", wanted.get("include_usage", False))

@@ -1,0 +1,48 @@
+"""`LLLMS_*` variables as the keys of a table: their text is converted to the types of the table's class."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import attrs
+
+from lllms_core.values.structure import Bytes
+
+PREFIX = "LLLMS_"
+TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
+FALSE_WORDS = frozenset({"0", "false", "no", "off"})
+
+
+def read_environment(environ: Mapping[str, str], into: type) -> dict[str, tuple[str, object]]:
+    """Return the keys of the attrs class `into` that variables set: key -> (variable, value).
+
+    `LLLMS_QUEUE_SIZE=5` sets `queue_size` to 5; lists are separated by commas. Text of the wrong form stays text, for
+    later checks to report.
+    """
+    kinds = get_type_hints(into, include_extras=True)
+    found: dict[str, tuple[str, object]] = {}
+    for attribute in attrs.fields(into):
+        variable = PREFIX + attribute.name.upper()
+        if variable in environ:
+            found[attribute.name] = (variable, _value(environ[variable], kinds[attribute.name]))
+    return found
+
+
+def is_true(text: str) -> bool:
+    """Whether the text of a variable means true."""
+    return text.strip().lower() in TRUE_WORDS
+
+
+def _value(text: str, kind: Any) -> object:
+    if get_origin(kind) is Annotated:
+        kind, *markers = get_args(kind)
+        if any(isinstance(marker, Bytes) for marker in markers):
+            return int(text) if text.strip().isdigit() else text
+    if get_origin(kind) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if kind is bool and text.strip().lower() in TRUE_WORDS | FALSE_WORDS:
+        return is_true(text)
+    if kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text

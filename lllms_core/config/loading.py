@@ -1,0 +1,74 @@
+"""Find and read the configuration: defaults, the file, the environment, flags."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from lllms_core.config.environment import read_environment
+from lllms_core.config.parsing import parse_tables
+from lllms_core.config.settings import Config, ServerConfig
+from lllms_core.errors import ConfigError
+from lllms_core.machine import at_home
+
+if TYPE_CHECKING:
+    from lllms_core.values.violations import Keys
+
+FILE_NAME = "lllms.toml"
+
+
+def load_config(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """Read the configuration: defaults, then the file, then `LLLMS_*` variables, then `overrides` (flags).
+
+    The file is `path`, else `lllms.toml` in the working directory or in the user's configuration folder, else none.
+    Every key of `[server]` has a variable like `LLLMS_PORT`; lists take commas. `overrides` has the file's shape.
+    Raises `ConfigError` with all faults, one per line, each with its path and its origin.
+    """
+    file = path or _find(environ)
+    data = {} if file is None else _read(file)
+    server = read_environment(environ, ServerConfig)
+    origins: dict[Keys, str | None] = {("server", key): variable for key, (variable, _) in server.items()}
+    data = _merge(data, {"server": {key: value for key, (_, value) in server.items()}})
+    flags = (overrides or {}).get("server")
+    if isinstance(flags, Mapping):
+        origins |= {("server", key): None for key in flags}
+    data = _merge(data, overrides or {})
+    return evolve(parse_tables(data, origins, None if file is None else str(file)), path=file)
+
+
+def _find(environ: Mapping[str, str]) -> Path | None:
+    user = at_home(environ.get("XDG_CONFIG_HOME") or "~/.config") / "lllms"
+    return next((file for file in (Path(FILE_NAME), user / FILE_NAME) if file.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        with file.open("rb") as stream:
+            return tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"the configuration file {file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration file {file} is nested too deeply") from None
+
+
+def _merge(base: Mapping[str, object], over: Mapping[str, object]) -> dict[str, object]:
+    """Put `over` on top of `base`, table by table."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if not isinstance(value, Mapping) or below is None:
+            merged[key] = value
+        elif isinstance(below, Mapping):
+            merged[key] = _merge(below, value)
+        # else: a value in place of a table; leave it for the checks to report
+    return merged

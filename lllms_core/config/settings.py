@@ -1,0 +1,149 @@
+"""The configuration as frozen values: the tables of `lllms.toml` and their defaults."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from attrs import field, frozen
+
+from lllms_core.machine import at_home
+from lllms_core.parameters import Generation
+from lllms_core.types import Isolation, Preload
+from lllms_core.values.structure import Bytes, Range
+
+PrepareWhen = Literal["on-demand", "blocking", "async"]
+
+
+@frozen
+class ServerConfig:
+    """`[server]`: where it listens, and its limits."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Range(0, 65535)] = 3000
+    """0: a free port that the system chooses."""
+    allow_remote: bool = False
+    """Must be true for a `host` that other machines can reach: there are no API keys yet, so anyone who reaches the
+    port may use the models."""
+    concurrency: Annotated[int, Range(1)] = 8
+    """Completions processed at once, over all models; more wait."""
+    max_instances: Annotated[int, Range(1)] = 4
+    """Instances loaded at once, over all models; an idle one is unloaded when another model needs the place."""
+    queue_size: Annotated[int, Range(1)] = 512
+    """Requests that may wait; more are refused."""
+    queue_timeout: Annotated[float, Range(0)] = 600.0
+    """Seconds that a request may wait."""
+    models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
+    """The folder of the model files, and the base of relative file names."""
+    offline: bool = False
+    """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    allowed_hosts: tuple[str, ...] = ()
+    """Names accepted in the Host header besides this machine's own; `*` accepts any."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the API; `*` allows any."""
+    max_body: Annotated[int, Bytes()] = 10 * 2**20
+    """Bytes of a request body at most; a configuration may also write "10MiB"."""
+    max_json_depth: Annotated[int, Range(8, 256)] = 64
+    """How deeply arrays and objects may be nested in a request, also in the arguments of calls."""
+    shutdown_timeout: Annotated[float, Range(0)] = 10.0
+    """Seconds for running completions to finish when the server stops."""
+
+
+@frozen
+class ModelConfig:
+    """`[models.NAME]`: one model."""
+
+    engine: str
+    file: str | None = None
+    """The weights: absolute, from `~`, or relative to `server.models_dir`."""
+    min_instances: Annotated[int, Range(0)] = 0
+    max_instances: Annotated[int, Range(1)] = 1
+    ttl: Annotated[float, Range(-1)] = 300.0
+    """Idle seconds until an instance is unloaded; 0: at once, -1: never."""
+    timeout: float | None = None
+    """Seconds for one completion; None: no limit."""
+    aliases: tuple[str, ...] = ()
+    """Other names for the same model."""
+    isolation: Isolation | None = None
+    """Where instances live; None: the engine's default."""
+    defaults: Mapping[str, object] = field(factory=dict)
+    """Generation parameters, by the names of `parameters.DEFAULTS`, for requests that do not set them."""
+    options: Mapping[str, object] = field(factory=dict)
+    """The engine's own options; the catalog checks them against its `Options`."""
+    preload: Preload | None = None
+    """A prefix that is evaluated when an instance loads, and kept for all requests that begin with it."""
+    sessions: Literal["none"] | None = None
+    """"none": this model's conversations are not stored; None: as `[sessions]` says."""
+    url: str | None = None
+    """Where to fetch the weights, instead of `file`: `https://...`, or any other form a downloader knows."""
+    hf: str | None = None
+    """Their place on Hugging Face: `org/repo`, `org/repo:Q4_K_M`, `org/repo/file.gguf@revision` or an address."""
+    sha256: str | None = None
+    """The expected hash of the weights, as 64 hexadecimal digits."""
+    prepare: PrepareWhen = "on-demand"
+    """When missing weights are fetched: at the first request, before the server is ready, or while it serves other
+    models. With `min_instances` above 0, always before it is ready."""
+    load_timeout: Annotated[float, Range(0)] = 300.0
+    """Seconds for a load, without fetching files; a worker that takes longer is killed. 0: no limit."""
+    watchdog: Annotated[float, Range(0)] | None = None
+    """Seconds that a busy instance may show no progress (a token, a part of a prompt) before it is killed and replaced;
+    0: no limit; None: the engine's default, usually 30."""
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the server waits for the weights before it is ready."""
+        return self.prepare == "blocking" or self.min_instances > 0
+
+    @property
+    def source(self) -> str | None:
+        """The source of the weights, in the store's form; None if there are none."""
+        if self.hf is None:
+            return self.url or self.file
+        return self.hf if self.hf.startswith(("https://", "http://")) else f"hf:{self.hf.removeprefix('hf:')}"
+
+    @property
+    def generation(self) -> Generation:
+        """The core's defaults, overridden by `defaults`."""
+        return Generation().override(self.defaults)
+
+
+@frozen
+class SessionsConfig:
+    """`[sessions]`: how conversations evicted from their instance are kept for their next turn."""
+
+    store: str = "memory"
+    """`memory`, `disk`, a plugin's store, or `none`."""
+    max_size: Annotated[int, Bytes()] = 2**30
+    """Bytes of all sessions together, or like "1GiB"; the least recently used are evicted."""
+    ttl: Annotated[float, Range(-1)] = 86400.0
+    """Seconds since its last use until a session is deleted; -1: never."""
+    min_tokens: Annotated[int, Range(1)] = 128
+    """A session that would save the evaluation of fewer tokens is neither stored nor loaded."""
+    options: Mapping[str, object] = field(factory=dict)
+    """The store's own options."""
+
+
+@frozen
+class PluginsConfig:
+    """`[plugins]`."""
+
+    disable: tuple[str, ...] = ()
+    """Names of plugins that are not loaded, not even imported."""
+
+
+@frozen
+class Config:
+    """A checked configuration. Without models, it serves those that the plugins offer."""
+
+    server: ServerConfig = field(factory=ServerConfig)
+    models: Mapping[str, ModelConfig] = field(factory=dict)
+    sessions: SessionsConfig = field(factory=SessionsConfig)
+    plugins: PluginsConfig = field(factory=PluginsConfig)
+    path: Path | None = None
+    """The file that it was read from."""
+
+    @property
+    def disabled_plugins(self) -> tuple[str, ...]:
+        """The value of `[plugins] disable`."""
+        return self.plugins.disable

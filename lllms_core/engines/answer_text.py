@@ -1,0 +1,89 @@
+"""The bytes of one answer, sorted into text, thoughts and calls."""
+
+from lllms_core.chat.answer_format import AnswerFormat
+from lllms_core.chat.parser import AnswerParser, Pieces
+from lllms_core.errors import EngineFailed
+from lllms_core.text import OutputText
+from lllms_core.types import ChatRequest, FinishReason, Request
+
+PLAIN = AnswerFormat()
+
+
+class AnswerText:
+    """Bytes in; text, thoughts and calls out, as soon as they are decided.
+
+    Stop strings count wherever they come. Feed it one token at a time: it counts those of the thoughts.
+    """
+
+    def __init__(self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0) -> None:
+        self.reasoning_tokens = 0
+        self._output = OutputText(request.stop)
+        self._parser: AnswerParser | None = None
+        self._marks = ""
+        chat = request if isinstance(request, ChatRequest) else None
+        tools = () if chat is None else chat.tools
+        if form.reasoning is not None or form.text_start or form.channels is not None or tools:
+            # Ids are unique in their conversation: an answer has its number in them where there are several.
+            self._parser = AnswerParser(
+                form, tools, answer_id=f"{request.id}_{index}" if index else request.id,
+                parallel=chat is None or chat.parallel_tool_calls, thinking=thinking,
+            )
+            self._marks = "\0".join(form.markers)
+
+    @property
+    def decoded(self) -> int:
+        """The number of complete characters, shown or not."""
+        return self._output.decoded
+
+    @property
+    def passed(self) -> int:
+        """The number of those that no stop string can hide any more."""
+        return self._output.passed
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was met, or the only call that was wanted is complete."""
+        return self._output.stopped or (self._parser is not None and self._parser.done)
+
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was met."""
+        return self._output.stop
+
+    @property
+    def thinking(self) -> bool:
+        """Whether the thoughts have begun and not ended."""
+        return self._parser is not None and self._parser.reasoning
+
+    def mark(self, control: str) -> bytes:
+        """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""
+        return control.encode() if control and control in self._marks else b""
+
+    def feed(self, piece: bytes) -> Pieces:
+        """Take the bytes of a token, and return all that is complete and safe to show.
+
+        Raises `EngineFailed` for an answer that is nested more deeply than can be read.
+        """
+        text = self._output.feed(piece)
+        parser = self._parser
+        if parser is None:
+            return Pieces(text)
+        thought = parser.reasoning
+        try:
+            pieces = parser.feed(text)
+        except RecursionError:
+            raise EngineFailed("the model has written a call that is nested too deeply to be read") from None
+        if thought or parser.reasoning:
+            self.reasoning_tokens += 1
+        return pieces
+
+    def end(self, reason: FinishReason) -> tuple[Pieces, FinishReason]:
+        """Return everything that was held back, once no more comes, and why the answer ended: for calls, maybe."""
+        text = self._output.flush()
+        if self._parser is None:
+            return Pieces(text), reason
+        try:
+            pieces = self._parser.feed(text).followed_by(self._parser.finish(complete=reason == "stop"))
+        except RecursionError:
+            return Pieces(text), reason  # nested too deeply to be read
+        return pieces, "tool_calls" if reason == "stop" and self._parser.calls else reason

@@ -1,0 +1,332 @@
+"""The facade that APIs, the command line and embedders talk to: models by name, answers as streams."""
+
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from lllms_core.answers import Stream
+from lllms_core.apis import Abilities, ModelCard
+from lllms_core.catalog import Catalog
+from lllms_core.config import Config, SessionsConfig, parse_config
+from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
+from lllms_core.host.cards import Cards, card
+from lllms_core.host.conversation import Conversation
+from lllms_core.parameters import Route
+from lllms_core.plugins import Plugins
+from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.pool import Pool
+from lllms_core.pool.session_index import SessionIndex
+from lllms_core.pool.session_rules import SessionLimits
+from lllms_core.queries import (
+    AnyRequest,
+    CountRequest,
+    DetokenizeRequest,
+    Embeddings,
+    EmbedRequest,
+    LoadRequest,
+    Prepared,
+    Query,
+    Relevance,
+    RenderRequest,
+    RerankRequest,
+    Text,
+    TokenizeRequest,
+    Tokens,
+)
+from lllms_core.requests import build_request, check_parameters
+from lllms_core.sessions import SessionStore
+from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
+from lllms_core.store import Fetcher
+from lllms_core.store.weights import Weights, finder, open_store
+from lllms_core.types import ChatRequest, Constraint, Message, Request, TextRequest, Tool, new_request_id
+from lllms_core.values.structure import structure
+from lllms_core.values.violations import StructureError
+
+T = TypeVar("T")
+
+
+def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
+    """Return the store that a configuration asks for, and its options; None for `none`. Nothing is opened.
+
+    Raises `ConfigError` if the store or an option is unknown.
+    """
+    if config.store == "none":
+        return None
+    provided = plugins.session_stores.get(config.store)
+    if provided is None:
+        there_are = ", ".join(["none", *sorted(plugins.session_stores)])
+        raise ConfigError(f"sessions.store: there is no store '{config.store}'; there are: {there_are}")
+    store = provided.object
+    try:
+        options: object = structure(config.options, store.Options, ("sessions", "options"))
+    except StructureError as error:
+        raise ConfigError(str(error)) from error
+    return store, options
+
+
+def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
+    """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
+
+    Raises `ConfigError` if the store is unknown or cannot be opened.
+    """
+    chosen = choose_session_store(config, plugins)
+    if chosen is None:
+        return None
+    store, options = chosen
+    store.open(options)
+    return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
+
+
+class Host:
+    """A server without HTTP: the plugins, the models of a configuration, and the pool that runs them.
+
+        async with Host(parse_config({"models": {"tiny": {"engine": "llamacpp", "file": "tiny.gguf"}}})) as host:
+            async with host.submit(host.request("tiny", messages=[Message("user", "Hi!")])) as stream:
+                print((await stream.gather()).text)
+    """
+
+    def __init__(self, config: Config | None = None, plugins: Plugins | None = None) -> None:
+        """Read plugins and configuration; raises `ConfigError` or `PluginError`. Nothing is started yet."""
+        self.config = parse_config({}) if config is None else config
+        self.plugins = Plugins.discover(disable=self.config.disabled_plugins) if plugins is None else plugins
+        self.store = open_store(self.config, self.plugins)
+        self.fetcher = Fetcher(self.store)
+        self.catalog = Catalog.build(self.config, self.plugins, finder(self.store))
+        files = {
+            entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
+            for entry in self.catalog.entries if entry.source is not None
+        }
+        self.sessions = open_keeper(self.config.sessions, self.plugins)
+        self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
+        self.session_index = SessionIndex(self.pool, self.sessions)
+        self._cards = Cards(self.pool)
+        self._started = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model that should be preloaded is loaded, and the host is not shutting down."""
+        return self._started and self.pool.open
+
+    async def start(self) -> None:
+        """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
+        await self.pool.start()
+        self._started = True
+
+    async def close(self, grace: float | None = None) -> None:
+        """Take no more requests, let the running ones finish for `grace` seconds, end everything.
+
+        The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
+        once; the bytes received are kept.
+        """
+        await self.fetcher.close()
+        await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
+
+    @property
+    def json_levels(self) -> int:
+        """The depth of nesting that JSON in a request may have."""
+        return self.config.server.max_json_depth
+
+    def models(self) -> list[ModelCard]:
+        """Return all models that can be served."""
+        return [card(entry) for entry in self.catalog.entries]
+
+    def model(self, name: str) -> ModelCard:
+        """Look up a model by name or alias; raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem."""
+        return card(self.catalog.get(name))
+
+    async def abilities(self, name: str) -> Abilities:
+        """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread.
+
+        Raises `ModelUnknown`, or `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return await self._cards.abilities(self.catalog.get(name))
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return the models that cannot be served."""
+        return self.catalog.problems
+
+    @overload
+    def request(
+        self, model: str, *, messages: Sequence[Message], parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+    ) -> ChatRequest: ...
+
+    @overload
+    def request(
+        self, model: str, *, prompt: str | tuple[int, ...], parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+    ) -> TextRequest: ...
+
+    def request(
+        self,
+        model: str,
+        *,
+        messages: Sequence[Message] | None = None,
+        prompt: str | tuple[int, ...] | None = None,
+        parameters: Mapping[str, object] | None = None,
+        constraint: Constraint | None = None,
+    ) -> Request:
+        """Make a request: `parameters` by the names of the OpenAI API, over the model's defaults.
+
+        Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
+        """
+        return build_request(
+            self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
+            levels=self.config.server.max_json_depth,
+        )
+
+    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+        """Return the parameters that ask for something, checked for a route that makes no `Request`.
+
+        Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
+        """
+        return check_parameters(route, self.catalog.get(model), parameters)
+
+    def prepare(self, request: AnyRequest) -> Prepared:
+        """Do the costly part of submitting a large request, in any thread. Raises `LllmsError`."""
+        return self.pool.prepare(request)
+
+    def submit(self, request: AnyRequest | Prepared) -> Stream:
+        """Queue a request and return the stream of its answer; a refusal is the stream's only delta."""
+        return self.pool.submit(request)
+
+    def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
+        """Queue requests that belong together, a few at a time: no number of them is too large for the queue."""
+        return self.pool.submit_all(requests)
+
+    def converse(
+        self,
+        model: str,
+        *,
+        messages: Sequence[Message],
+        tools: Sequence[Tool],
+        parameters: Mapping[str, object] | None = None,
+        max_rounds: int = 8,
+    ) -> Conversation:
+        """Ask for an answer, and run the tools that have a handler (`ServerTool`) until there is one.
+
+        Raises `InvalidRequest` for parameters that a conversation cannot have; other faults, when it is iterated.
+        """
+        def submit(messages: Sequence[Message], parameters: Mapping[str, object]) -> Stream:
+            return self.submit(self.request(model, messages=messages, parameters=parameters))
+
+        return Conversation(submit, messages, tools, parameters or {}, max_rounds)
+
+    async def embed(self, model: str, inputs: Sequence[Text], *, dimensions: int | None = None) -> Embeddings:
+        """Return a vector of length 1 for each text (or tuple of tokens). Raises `LllmsError`.
+
+        The model keeps only the first `dimensions` numbers, if it was trained for that.
+        """
+        entry = self.catalog.get(model)
+        empty = next((index for index, one in enumerate(inputs) if not one), None)
+        if empty is not None or not inputs:
+            name = "input" if empty is None else f"input[{empty}]"
+            raise InvalidRequest(f"'{name}' is empty; there is nothing to embed", name, "invalid_value")
+        query = EmbedRequest(new_request_id(), entry.name, tuple(inputs), dimensions, entry.config.timeout)
+        return await self.ask(query, Embeddings)
+
+    async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
+        """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
+        entry = self.catalog.get(model)
+        if not documents:
+            raise InvalidRequest("'documents' is empty; there is nothing to rank", "documents", "empty_array")
+        asked = RerankRequest(new_request_id(), entry.name, query, tuple(documents), entry.config.timeout)
+        return await self.ask(asked, Relevance)
+
+    async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
+        """Return the tokens of a text, on request with those that the model adds around it. Raises `LllmsError`."""
+        entry = self.catalog.get(model)
+        query = TokenizeRequest(new_request_id(), entry.name, text, add_special, entry.config.timeout)
+        return await self.ask(query, Tokens)
+
+    async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as their texts. Raises `LllmsError`."""
+        entry = self.catalog.get(model)
+        query = DetokenizeRequest(new_request_id(), entry.name, tuple(tokens), entry.config.timeout)
+        return await self.ask(query, str)
+
+    async def session_text(self, session_id: str) -> str | None:
+        """Return the text of a session, control tokens as their texts; None if there is no such session.
+
+        Loads its model if necessary. Raises `LllmsError`, also if the session belongs to another file or version of the
+        model, and `TimeoutError` if the store does not answer.
+        """
+        found = await self.session_index.tokens(session_id)
+        if found is None:
+            return None
+        entry = self.catalog.get(found.model)
+        return await self.ask(
+            DetokenizeRequest(new_request_id(), entry.name, found.tokens, entry.config.timeout, found.space), str,
+        )
+
+    async def render(self, chat: ChatRequest) -> str:
+        """Return the prompt from which a chat would be answered. Raises `LllmsError`."""
+        return await self.ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
+
+    async def count(self, request: Request) -> int:
+        """Return the number of tokens in the prompt of a request that is not submitted. Raises `LllmsError`."""
+        return await self.ask(CountRequest(new_request_id(), request.model, request, request.timeout), int)
+
+    async def load(self, name: str, *, ttl: float | None = None) -> None:
+        """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
+
+        It may be idle for `ttl` seconds until it is unloaded; None: as the model's configuration says.
+        """
+        entry = self.catalog.get(name)
+        async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
+            await stream.gather()
+
+    async def unload(self, name: str) -> None:
+        """Unload the instances of a model beyond its `min_instances`; those at work, once they are idle.
+
+        Returns when those that were idle are gone. Raises `ModelUnknown`.
+        """
+        await self.pool.unload(self.catalog.get(name).name)
+
+    async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
+        """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""
+        query = asked.request if isinstance(asked, Prepared) else asked
+        async with self.submit(asked) as stream:
+            finish = (await stream.gather()).finish
+        if finish.reason == "timeout":
+            raise OutOfTime(
+                f"model '{query.model}' did not finish within its timeout of {query.timeout:g} s; "
+                f"ask for less at once, or raise models.{query.model}.timeout",
+            )
+        assert isinstance(finish.result, kind)  # noqa: S101  # what the engine's contract says
+        return finish.result
+
+    def status(self) -> PoolStatus:
+        """Return the loaded instances, and the counts of running and waiting requests."""
+        return self.pool.status()
+
+    def lacks(self) -> tuple[Lack, ...]:
+        """Return the models that have fewer instances ready than they keep, with the reasons."""
+        return self.pool.lacks()
+
+    def downloads(self) -> tuple[DownloadStatus, ...]:
+        """Return the running downloads, then those that failed last time."""
+        return self.fetcher.statuses
+
+    def cancel_download(self, download_id: str) -> bool:
+        """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
+        return self.fetcher.cancel(download_id)
+
+    def waiting(self, request: AnyRequest) -> Waiting | None:
+        """Return what a submitted request waits for; None if it runs, or has ended."""
+        position = self.pool.position(request.id)
+        source = None if position is None else self.catalog.get(request.model).source
+        return None if position is None else Waiting(position, None if source is None else self.fetcher.status(source))
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:  # Ctrl-C during a long load, say: nobody else would end the workers
+            await self.close(grace=0)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
+    ) -> None:
+        await self.close()

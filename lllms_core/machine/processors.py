@@ -1,0 +1,130 @@
+"""The resources of this process: its cores, the share that others leave of them, its home folder and files."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+from math import floor
+from pathlib import Path
+
+_CGROUPS = Path("/sys/fs/cgroup")
+_STAT = Path("/proc/stat")
+_IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
+_COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
+_SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
+
+
+def yield_quickly() -> None:
+    """Let a thread of this process hold the interpreter for 1 ms when another waits for it, not for Python's 5 ms.
+
+    An event loop, or a step, waits several times while a large request is read beside it: `/health` took up to 0.3 s.
+    """
+    sys.setswitchinterval(0.001)
+
+
+def available_cores() -> int:
+    """Return the cores that this process may use, at least 1: its CPU affinity, limited by a cgroup quota."""
+    cores = len(usable_cpus())
+    quota = cgroup_cores(_read(Path("/proc/self/cgroup")), _CGROUPS) if sys.platform == "linux" else None
+    return max(1, cores if quota is None else min(cores, floor(quota)))
+
+
+def usable_cpus() -> frozenset[int]:
+    """Return the numbers of the CPUs that this process may run on; all, if the system has no affinity."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def cgroup_cores(membership: str, root: Path) -> float | None:
+    """Return the tightest CPU quota, in cores, of this process's cgroups; None without one.
+
+    `membership` is the text of /proc/self/cgroup (version 1, 2 or both), `root` the mount point of the cgroups. A quota
+    binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which only
+    the root is visible.
+    """
+    quotas: list[float] = []
+    for line in membership.splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if hierarchy == "0" and not controllers:
+            mounts, read = [root, root / "unified"], _quota_v2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [root / controllers, root / "cpu"], _quota_v1
+        else:
+            continue
+        names = [part for part in path.split("/") if part not in {"", ".."}]
+        for mount in mounts:
+            groups = [mount.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
+            quotas += [quota for group in groups if (quota := read(group)) is not None]
+    return min(quotas, default=None)
+
+
+def busy_ticks(stat: str, cpus: Iterable[int]) -> int:
+    """Return the clock ticks for which `cpus` were busy since boot (stolen time too), from the text of /proc/stat."""
+    wanted = {f"cpu{number}" for number in cpus}
+    ticks = 0
+    for line in stat.splitlines():
+        name, *fields = line.split(maxsplit=_COUNTED_FIELDS + 1)
+        if not name.startswith("cpu"):
+            break
+        if name in wanted:
+            ticks += sum(int(field) for i, field in enumerate(fields[:_COUNTED_FIELDS]) if i not in _IDLE_FIELDS)
+    return ticks
+
+
+class CpuWatch:
+    """Measures how many cores other programs have left to this one since the last look; a look takes about 0.1 ms."""
+
+    def __init__(
+        self,
+        *,
+        cpus: frozenset[int] | None = None,
+        read_stat: Callable[[], str] = lambda: _read(_STAT),
+        clock: Callable[[], float] = time.perf_counter,
+        own_seconds: Callable[[], float] = time.process_time,
+        ticks_per_second: int | None = None,
+    ) -> None:
+        self._cpus = usable_cpus() if cpus is None else cpus
+        self._read_stat, self._clock, self._own_seconds = read_stat, clock, own_seconds
+        self._hertz = ticks_per_second or (os.sysconf("SC_CLK_TCK") if sys.platform == "linux" else 100)
+        self._last = self._look()
+
+    def spare_cores(self) -> float | None:
+        """Return the cores that were idle or ours, on average since the last result.
+
+        None if the system does not tell, or within 0.1 s of the last result: then the measurement continues.
+        """
+        look = self._look()
+        if look is None or self._last is None:
+            return None
+        (then, busy_then, own_then), (now, busy_now, own_now) = self._last, look
+        if now - then < _SHORTEST_LOOK:
+            return None
+        self._last = look
+        others = (busy_now - busy_then - (own_now - own_then)) / (now - then)
+        return len(self._cpus) - max(0.0, others)
+
+    def _look(self) -> tuple[float, float, float] | None:
+        stat = self._read_stat()
+        if not stat:
+            return None
+        return self._clock(), busy_ticks(stat, self._cpus) / self._hertz, self._own_seconds()
+
+
+def _quota_v2(group: Path) -> float | None:
+    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
+    return None if quota in {"", "max"} else int(quota) / int(period or 100_000)
+
+
+def _quota_v1(group: Path) -> float | None:
+    quota, period = _read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip()
+    return None if quota in {"", "-1"} or not period else int(quota) / int(period)
+
+
+def _read(path: Path) -> str:
+    """Return the text of a kernel file; empty if it does not exist, as on other systems."""
+    try:
+        return path.read_text("ascii")
+    except OSError:
+        return ""

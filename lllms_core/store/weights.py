@@ -1,0 +1,60 @@
+"""The link between a configuration's models and the store: where their files are, and how to fetch them."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from attrs import frozen
+
+from lllms_core.catalog import Catalog, Find
+from lllms_core.config import Config
+from lllms_core.config.environment import is_true
+from lllms_core.plugins import Plugins
+from lllms_core.store import Fetcher, Store
+
+
+@frozen
+class Weights:
+    """The weights of one model of a host (`ModelFiles`): found in the store, or fetched."""
+
+    fetcher: Fetcher
+    catalog: Catalog
+    name: str
+    source: str
+    sha256: str | None
+
+    def find(self) -> Path | None:
+        """Return the file to load, if all files are here; then the model counts as used now."""
+        found = self.fetcher.store.find(self.source, self.sha256)
+        if found is None:
+            return None
+        self.fetcher.store.touch(self.source)
+        return self._place(found.path)
+
+    async def get(self) -> Path:
+        """Return the file to load, once all files are here. Raises `DownloadError`."""
+        model = await self.fetcher.get(self.source, self.sha256)
+        return self._place(model.path)
+
+    def _place(self, file: Path) -> Path:
+        with suppress(OSError):  # just deleted: the load will report it
+            self.catalog.place(self.name, file)
+        return file
+
+
+def open_store(config: Config, plugins: Plugins, environ: Mapping[str, str] = os.environ) -> Store:
+    """Return the store of a configuration, with the plugins' downloaders; `HF_HUB_OFFLINE` keeps it offline, too."""
+    offline = config.server.offline or is_true(environ.get("HF_HUB_OFFLINE", ""))
+    downloaders = [provided.object for _, provided in sorted(plugins.downloaders.items())]
+    return Store(config.server.models_dir, downloaders, offline)
+
+
+def finder(store: Store) -> Find:
+    """Return the function by which a catalog finds files in a store."""
+
+    def find(source: str, sha256: str | None) -> Path | None:
+        found = store.find(source, sha256)
+        return None if found is None else found.path
+
+    return find
