@@ -8,8 +8,8 @@ from attrs import evolve
 
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.argument_grammar import argument_rules
-from lllms_core.chat.lark import Speller, lark
-from lllms_core.chat.lazy_grammar import Cue, LazyGrammar, call_cue
+from lllms_core.chat.lark import Speller, lark, literal
+from lllms_core.chat.lazy_grammar import Cue, LazyGrammar, call_cue, selectors
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import ChatRequest, Constraint, Tool
 
@@ -47,18 +47,21 @@ def lazy_calls(
     `other_marks` are those of its thoughts and of its text. Raises `UnsupportedParameter` for a strict tool with a
     schema that the form of calls has no grammar for.
     """
-    cue, begun = call_cue(form, other_marks)
+    cue, rests = call_cue(form, other_marks)
     spell = Speller(names)
     # Calls that have marks of their own each bring the cue again; others follow one another without it.
     apart = bool(form.call_start.strip()) and not form.section_start.strip() and not form.section_end.strip()
     several = _several(form, request) and not apart and bool(form.mark)
-    rest = (form.section_start + form.call_start).lstrip().removeprefix(begun)
-    spaced = bool(form.mark) and rest[:1] in {"", " ", "\n"}
-    start = f"start: {'SPACE ' if spaced else ''}{spell(rest.lstrip())} {_calls(form, spell, several=several)}"
+    spaced = [bool(form.mark) and rest[:1] in {"", " ", "\n"} for rest in rests]
+    starts = [
+        f"{literal(selector)} {'SPACE ' if space else ''}{spell(rest.lstrip())}"
+        for selector, rest, space in zip(selectors(len(rests)), rests, spaced, strict=True)
+    ]
+    rules = [f"start: ({' | '.join(starts)}) {_calls(form, spell, several=several)}", *[_SPACE] * any(spaced)]
 
     def constraint(tools: Sequence[Tool]) -> Constraint:
         calls = _any_call(form, tools, spell, named=not form.mark, lenient=True)
-        return lark("tools", [start, *([_SPACE] if spaced else []), *calls])
+        return lark("tools", [*rules, *calls])
 
     return lazy_grammar(request.tools, constraint, cue)
 

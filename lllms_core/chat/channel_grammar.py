@@ -7,7 +7,7 @@ from typing import Literal
 from lllms_core.chat.answer_format import AnswerFormat, ChannelFormat
 from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema, lazy_calls, lazy_grammar
 from lllms_core.chat.lark import Speller, lark, literal
-from lllms_core.chat.lazy_grammar import AFTER, BEFORE, LazyGrammar, channel_cue
+from lllms_core.chat.lazy_grammar import LazyGrammar, channel_cue, selectors
 from lllms_core.types import ChatRequest, Constraint, Tool
 
 _MOST_THOUGHTS = 8
@@ -84,7 +84,8 @@ class _Rules:
     def begun(self) -> list[str]:
         """Return all rules of one call, from the text that its cue selects: its recipient, after the channel or not."""
         form, spell = self._form, self._spell
-        rules = [f"start: {literal(AFTER)} after | {literal(BEFORE)} before"]
+        after, before = map(literal, selectors(2))
+        rules = [f"start: {after} after | {before} before"]
         for at, tool in enumerate(self._tools):
             kind = f"({self._kind()})? " if form.kind else ""
             rest = f"{kind}{spell(form.body)} arguments_{at}"

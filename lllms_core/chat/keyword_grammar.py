@@ -20,6 +20,8 @@ _COMMA = "/, ?/"
 _COLON = "/: ?/"
 _LONGEST_KEY = 256
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
+_READABLE = _PLAIN | frozenset("@$/[]:;*+#%&|!?~^")
+"""The characters of keys that need no quotes; a text may not start with a quote or a bracket of a value."""
 _ARRAY = NOTES | {"items", "minItems", "maxItems"}
 """Keywords of an array that has a rule of its own."""
 
@@ -119,12 +121,10 @@ class KeywordRules(ArgumentRules):
         return f'"{{" {fields} "}}"'
 
     def _key(self, key: str) -> str | None:
-        """Return the expression for a key; in quotes if its characters need them."""
+        """Return the expression for a key that the schema names: as it is if that can be read, else in quotes."""
+        quote, end = self.form.quote, self.form.key_end.strip()
         if not key or len(key) > _LONGEST_KEY:
             return None
-        if set(key) <= _PLAIN:
+        if set(key) <= _PLAIN or (set(key) <= _READABLE and end not in key and quote not in key):
             return literal(key)
-        quote = self.form.quote
-        if not self.form.python and quote not in key:
-            return self.spell(f"{quote}{key}{quote}")
-        return None
+        return None if self.form.python or quote in key else self.spell(f"{quote}{key}{quote}")

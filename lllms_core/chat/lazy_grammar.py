@@ -1,6 +1,7 @@
 """Calls that a model makes by itself: where their grammar begins in an otherwise free answer; pure."""
 
 import re
+import string
 from collections.abc import Callable, Sequence
 from typing import Self
 
@@ -15,32 +16,36 @@ _LONGEST_SPACE = 16
 _LONGEST_CHANNEL = 64
 _JSON = re.compile(r'"[^"]*"?|[{}:,\[\]]|[^\s"{}:,\[\]]+')
 """The words of JSON, between which there may be white space."""
-AFTER, BEFORE = "a", "b"
-"""The texts that select the rest of a call in channels: its recipient comes after the channel, or before it."""
+_MOST_SPELLINGS = 4
 
 
 @frozen
 class Cue:
-    """A text after which only a call can follow."""
+    """A text after which only a call can follow, in one of several spellings."""
 
     pattern: re.Pattern[bytes]
+    """Each spelling is a group, in order."""
     longest: int
     """The most bytes that the pattern matches, of which the last ones are remembered."""
     first: bytes
     """The byte that starts a match; b"" if there are several."""
+    selects: tuple[bytes, ...] = (b"",)
+    """For each spelling, the text that selects the rest of its grammar, in place of the spelling itself."""
     anchored: bool = False
     """Whether it counts only at the start of the answer's text."""
-    selects: tuple[tuple[str, bytes], ...] = ()
-    """For each group of the pattern, the text that selects the rest of its grammar."""
     before: bytes = b""
     """The end of the prompt, if the text may start there."""
 
     @classmethod
-    def of(cls, mark: str, *, anchored: bool = False) -> Self:
-        """Return the cue of a mark, with any white space where it has some; an anchored one is JSON, where it may."""
-        words = [word.encode() for word in (_JSON.findall(mark) if anchored else mark.split())]
-        pattern = re.compile((rb"\A\s*" if anchored else b"") + rb"\s*".join(map(re.escape, words)))
-        return cls(pattern, sum(map(len, words)) + _LONGEST_SPACE * len(words), words[0][:1], anchored)
+    def of(cls, marks: Sequence[str], *, anchored: bool = False) -> Self:
+        """Return the cue of marks, with any white space where they have some; an anchored one is JSON, where it may."""
+        words = [[word.encode() for word in (_JSON.findall(mark) if anchored else mark.split())] for mark in marks]
+        pattern = b"|".join(b"(%s)" % rb"\s*".join(map(re.escape, one)) for one in words)
+        longest = max(sum(map(len, one)) + _LONGEST_SPACE * len(one) for one in words)
+        return cls(
+            re.compile(rb"\A\s*(?:%s)" % pattern if anchored else pattern), longest,
+            _common([one[0] for one in words]), tuple(map(str.encode, selectors(len(marks)))), anchored,
+        )
 
 
 @frozen
@@ -73,8 +78,7 @@ class CallWatch:
         found = self._cue.pattern.search(text)
         if found is None:
             return None
-        chosen = next((prefix for group, prefix in self._cue.selects if found[group] is not None), b"")
-        return chosen + text[found.end() :]
+        return self._cue.selects[(found.lastindex or 1) - 1] + text[found.end() :]
 
     def take(self, piece: bytes) -> None:
         """Remember the bytes of a token that does not complete the cue."""
@@ -98,34 +102,52 @@ class CallWatch:
         return self._cue.first in piece or (self._cue.anchored and bool(piece))
 
 
-def call_cue(form: CallFormat, other_marks: Sequence[str] = ()) -> tuple[Cue, str]:
-    """Return the cue of a form of calls, and the constant text that it stands for.
+def selectors(count: int) -> tuple[str, ...]:
+    """Return the texts that select the rest of a grammar by the spelling of its cue."""
+    return ("",) if count == 1 else tuple(string.ascii_lowercase[:count])
 
-    That is its mark, or only the first tag of it, if that is none of the `other_marks` of the answer; for calls without
-    a mark, the text up to the name.
+
+def call_cue(form: CallFormat, other_marks: Sequence[str] = ()) -> tuple[Cue, Sequence[str]]:
+    """Return the cue of a form of calls, and for each of its spellings the rest of the text before a call.
+
+    The cue is the form's mark, or only the first tag of it, if that is none of the `other_marks` of the answer; a model
+    may leave out the first tags. For calls without a mark, it is the text up to the name.
     """
-    head = (form.section_start + form.call_start).lstrip()
     if not form.mark:
-        start = f'{form.parts[0].strip()} "'
-        return Cue.of(start, anchored=True), start
-    tag = TAG.match(head)
-    mark = form.mark if tag is None or any(tag[0] in other for other in other_marks) else tag[0]
-    return Cue.of(mark), mark
+        return Cue.of([f'{form.parts[0].strip()} "'], anchored=True), [""]
+    head = (form.section_start + form.call_start).lstrip()
+    marks: list[str] = []
+    rests: list[str] = []
+    start = 0
+    while len(marks) < _MOST_SPELLINGS:
+        tag = TAG.match(head, start)
+        closed = tag is not None and not any(tag[0] in other for other in other_marks)
+        mark = tag[0] if tag is not None and closed else head[start : len(form.mark)].rstrip()
+        marks.append(mark)
+        rests.append(head[start + len(mark) :])
+        if tag is None:
+            break
+        start = len(head) - len(head[tag.end() :].lstrip())
+        if not head.startswith("<", start) or start >= len(form.mark):
+            break
+    return Cue.of(marks), rests
 
 
 def channel_cue(form: ChannelFormat, *, continued: bool) -> Cue:
-    """Return the cue of calls in channels: the start of a recipient, which may stand before or after the channel."""
+    """Return the cue of calls in channels: the start of a recipient, after the channel, or before it."""
     opening, channel, address, namespace = (
         re.escape(text.strip().encode()) for text in (form.opening, form.channel, form.address, form.namespace)
     )
-    pattern = (
-        rb"(?P<after>%s\s*[\w.-]{1,%d}\s+%s)|(?P<before>%s\s*%s%s)"
-        % (channel, _LONGEST_CHANNEL, address, opening, address, namespace)
-    )
-    longest = len(pattern) + _LONGEST_CHANNEL + 2 * _LONGEST_SPACE
-    first = {text.strip()[:1].encode() for text in (form.opening, form.channel)}
+    after = rb"%s\s*[\w.-]{1,%d}\s+%s" % (channel, _LONGEST_CHANNEL, address)
+    before = rb"%s\s*%s%s" % (opening, address, namespace)
     return Cue(
-        re.compile(pattern), longest, first.pop() if len(first) == 1 else b"",
-        selects=(("after", AFTER.encode()), ("before", BEFORE.encode())),
-        before=b"" if continued else form.opening.encode(),
+        re.compile(b"(%s)|(%s)" % (after, before)), len(after + before) + _LONGEST_CHANNEL + 2 * _LONGEST_SPACE,
+        _common([form.opening.strip().encode(), form.channel.strip().encode()]),
+        tuple(map(str.encode, selectors(2))), before=b"" if continued else form.opening.encode(),
     )
+
+
+def _common(marks: Sequence[bytes]) -> bytes:
+    """Return the byte with which all marks start; b"" if they differ."""
+    first = {mark[:1] for mark in marks}
+    return first.pop() if len(first) == 1 else b""
