@@ -39,6 +39,8 @@ class ArgumentRules:
     schema: ToolSchema = field(init=False)
     _rules: dict[str, str] = field(factory=dict)
     """The rules by their names, in order."""
+    _unwritten: list[str] = field(factory=list)
+    """Required keys that are not allowed, or that the form cannot write."""
     _count: int = 0
     _known: dict[str, str] = field(factory=dict)
     """The expressions of values, by their schemas."""
@@ -66,7 +68,8 @@ class ArgumentRules:
         """Return the expression for the fields of an object, in one of these ways."""
         found = [chain for way in ways if (chain := self._fields(way, notation)) is not None]
         if not found:
-            raise Inexpressible("no object can conform to it")
+            keys = ", ".join(f"'{key[:80]}'" for key in dict.fromkeys(self._unwritten))
+            raise Inexpressible(f"nothing can be written for {keys}" if keys else "no object can conform to it")
         return f"({' | '.join(dict.fromkeys(found))})"
 
     def _fields(self, way: Fields, notation: Notation) -> str | None:
@@ -76,6 +79,7 @@ class ArgumentRules:
             schemas, required = way.of(key), key in way.required
             written = None if schemas is None else notation.item(key, together(schemas))
             if written is None and required:
+                self._unwritten.append(key)
                 return None
             if written is not None:
                 items.append((written, required))

@@ -28,7 +28,7 @@ def call_constraint(request: ChatRequest, form: CallFormat, names: Mapping[str, 
     given = request.constraint
     if not forces_calls(request):
         return given
-    spell = Speller(names)
+    spell = Speller(names, (*form.markers, *form.parts))
     start = spell((form.section_start + form.call_start).lstrip())
     calls = [
         _SPACE, f"calls: {start} {_calls(form, spell, several=_several(form, request))}",
@@ -48,7 +48,7 @@ def lazy_calls(
     schema that the form of calls has no grammar for.
     """
     cue, rests = call_cue(form, other_marks)
-    spell = Speller(names)
+    spell = Speller(names, (*form.markers, *form.parts))
     # Calls that have marks of their own each bring the cue again; others follow one another without it.
     apart = bool(form.call_start.strip()) and not form.section_start.strip() and not form.section_end.strip()
     several = _several(form, request) and not apart and bool(form.mark)
@@ -127,7 +127,7 @@ def _any_call(
             yield from _tool_rules(form, loose(tool), at, spell, named=named)
 
 
-def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller, *, named: bool) -> list[str]:
+def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller, *, named: bool) -> Sequence[str]:
     if form.shape in {"tagged", "keyword"}:
         return argument_rules(form, tool, at, spell)
     arguments = f"arguments_{at}: %json {json.dumps(tool.parameters)}"

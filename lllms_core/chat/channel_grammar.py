@@ -63,7 +63,7 @@ class _Rules:
 
     def __init__(self, form: ChannelFormat, names: Mapping[str, int], tools: Sequence[Tool]) -> None:
         self._form = form
-        self._spell = Speller(names)
+        self._spell = Speller(names, form.markers)
         self._tools = tools
 
     def of(self, request: ChatRequest, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:

@@ -20,7 +20,7 @@ _COMMA = "/, ?/"
 _COLON = "/: ?/"
 _LONGEST_KEY = 256
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
-_READABLE = _PLAIN | frozenset("@$/[]:;*+#%&|!?~^")
+_READABLE = _PLAIN | frozenset("@$/[]:;*+#%&|!?~^ ")
 """The characters of keys that need no quotes; a text may not start with a quote or a bracket of a value."""
 _ARRAY = NOTES | {"items", "minItems", "maxItems"}
 """Keywords of an array that has a rule of its own."""
@@ -125,6 +125,6 @@ class KeywordRules(ArgumentRules):
         quote, end = self.form.quote, self.form.key_end.strip()
         if not key or len(key) > _LONGEST_KEY:
             return None
-        if set(key) <= _PLAIN or (set(key) <= _READABLE and end not in key and quote not in key):
+        if set(key) <= _PLAIN or (set(key) <= _READABLE and key == key.strip() and end not in key and quote not in key):
             return literal(key)
         return None if self.form.python or quote in key else self.spell(f"{quote}{key}{quote}")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER
 from lllms_core.types import Constraint
@@ -20,10 +20,22 @@ _ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
 class Speller:
     """Writes a text as a piece of a grammar."""
 
-    def __init__(self, names: Mapping[str, int]) -> None:
-        self._names = names
-        words = sorted((re.escape(name) for name in (*names, *_ANY)), key=len, reverse=True)
+    def __init__(self, names: Mapping[str, int], marks: Iterable[str]) -> None:
+        """`names` are the tokens that are not text, with their ids; those that are no part of the `marks` are letters.
+
+        A vocabulary has up to thousands of them, a form of calls a few.
+        """
+        joined = "\0".join(marks)
+        self._names = {name: token for name, token in names.items() if name in joined}
+        words = sorted((re.escape(name) for name in (*self._names, *_ANY)), key=len, reverse=True)
         self._split = re.compile(f"({'|'.join(words)})")
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both write all texts in the same way."""
+        return isinstance(other, Speller) and self._names == other._names
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._names.items()))
 
     def __call__(self, text: str) -> str:
         """Return the text as literals and tokens; an empty text as an empty literal."""
