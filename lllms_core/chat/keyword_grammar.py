@@ -16,6 +16,8 @@ _PYTHON_WORDS: Mapping[str, tuple[str, ...]] = {
 }
 _SINGLE = r"/'(\\[^\n]|[^'\\\n])*'/"
 """A string in Python's single quotes."""
+_UNESCAPED = r"/[^'\\\n]*/"
+"""Strings that need no escapes there."""
 _COMMA = "/, ?/"
 _COLON = "/: ?/"
 _LONGEST_KEY = 256
@@ -92,8 +94,8 @@ class KeywordRules(ArgumentRules):
         form = self.form
         if not form.python:
             return [f"{self.spell(form.quote)} {self.closed(text, form.quote)}"]
-        single = [_SINGLE] if text == ANY_TEXT else []
-        return [self.json(schema, frozenset({"string"})), *single]
+        single = _SINGLE if text == ANY_TEXT else self.terminal(f"\"'\" ({text} & {_UNESCAPED}) \"'\"")
+        return [self.json(schema, frozenset({"string"})), single]
 
     def _array(self, schema: JsonSchema) -> str:
         """Return the expression for an array, with values in this notation as far as the schema is simple."""

@@ -26,6 +26,11 @@ _OF_TYPE: Mapping[str, frozenset[str]] = {
     }),
 }
 """Keywords that restrict values of one type only."""
+_UNKNOWN = frozenset({"not", "if", "then", "else"})
+"""Keywords that restrict values, and that nothing here understands; the next ones restrict objects."""
+_UNKNOWN_OF_OBJECTS = _UNKNOWN | {
+    "dependencies", "dependentRequired", "dependentSchemas", "propertyNames", "unevaluatedProperties",
+}
 _MOST_WAYS = 32
 _DEEPEST = 64
 
@@ -103,6 +108,7 @@ class ToolSchema:
         allowed = (TYPES & kinds) | (frozenset({"integer"}) if "number" in kinds else frozenset())
         if (values := values_of(schema)) is not None:
             allowed &= {type_of(value) for value in values}
+        allowed |= {"null"} if schema.get("nullable") is True else frozenset()
         for either in ("anyOf", "oneOf"):
             if either in schema:
                 allowed &= frozenset().union(*(self.types(one, depth + 1) for one in _list(schema[either])))
@@ -120,9 +126,9 @@ class ToolSchema:
         others = frozenset().union(*_OF_TYPE.values()) - own
         if schema.keys() - NOTES - others - {"anyOf", "oneOf", "allOf", "$ref"}:
             return False
-        if "oneOf" in schema:
-            return False
-        if "anyOf" in schema and not any(self.allows_all(one, kind, depth + 1) for one in _list(schema["anyOf"])):
+        if "oneOf" in schema or ("anyOf" in schema and not any(
+            self.allows_all(one, kind, depth + 1) for one in _list(schema["anyOf"])
+        )):
             return False
         return all(self.allows_all(one, kind, depth + 1) for one in self._both(schema))
 
@@ -132,6 +138,7 @@ class ToolSchema:
             return [] if schema is False else [Fields()]
         if depth > _DEEPEST:
             raise Inexpressible("it refers to itself without end")
+        check_known(schema, _UNKNOWN_OF_OBJECTS)
         found = [_own(schema)]
         if (values := values_of(schema)) is not None:
             exact = [_exact(value) for value in values if isinstance(value, Mapping)]
@@ -140,10 +147,10 @@ class ToolSchema:
             found = _combined(found, self.ways(one, depth + 1))
         for either in ("anyOf", "oneOf"):
             if either in schema:
-                options = [self.ways(one, depth + 1) for one in _list(schema[either])]
+                options = [_combined(found, self.ways(one, depth + 1)) for one in _list(schema[either])]
                 if either == "oneOf":
                     self._check_disjoint(options)
-                found = _combined(found, [way for option in options for way in option])
+                found = [way for option in options for way in option]
         return found
 
     def _both(self, schema: Mapping[str, object]) -> Iterable[JsonSchema]:
@@ -178,6 +185,13 @@ class ToolSchema:
 def together(schemas: Sequence[JsonSchema]) -> JsonSchema:
     """Return one schema for values that have to conform to all of these."""
     return schemas[0] if len(schemas) == 1 else {"allOf": [*schemas]} if schemas else True
+
+
+def check_known(schema: Mapping[str, object], unknown: frozenset[str] = _UNKNOWN) -> None:
+    """Raise `Inexpressible` for a schema with a restriction that nothing here understands."""
+    for keyword in sorted(schema.keys() & unknown):
+        if keyword != "propertyNames" or schema[keyword] not in (True, {}, {"type": "string"}):
+            raise Inexpressible(f"it has the keyword '{keyword}'")
 
 
 def values_of(schema: Mapping[str, object]) -> Sequence[object] | None:
