@@ -10,6 +10,7 @@ from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import Forbidden
 
 from lllms_core.apis import Api, Paths
+from lllms_core.apis.ignored import HEADER
 from lllms_core.apis.replies import fault_handler, reply
 from lllms_core.apis.specification import document
 from lllms_core.config import ServerConfig
@@ -21,7 +22,7 @@ from lllms_core.web.guard import Guard
 LOG = logging.getLogger("lllms.app")
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
-CORS_EXPOSED = "Retry-After"
+CORS_EXPOSED = f"Retry-After, {HEADER}"
 CORS_SECONDS = "600"
 
 

@@ -1,7 +1,5 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
-import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -14,6 +12,7 @@ from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
 from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
+from lllms_core.footprint import Footprint, read_defaults, take_footprint
 from lllms_core.gguf import is_gguf
 from lllms_core.machine import at_home
 from lllms_core.parameters import DEFAULTS, Generation
@@ -21,7 +20,7 @@ from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
-from lllms_core.values.structure import structure
+from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError, Violation, closest
 
 Find = Callable[[str, str | None], Path | None]
@@ -49,8 +48,8 @@ class CatalogEntry:
     """For requests that do not set them."""
     isolation: Isolation
     description: str
-    fingerprint: str
-    """Changes with the engine's version, the file and the options; OpenAI's `system_fingerprint`."""
+    footprint: Footprint
+    """Of what its last load read, or its next one will."""
     source: str | None = None
     """The source of the weights, if they may have to be fetched or verified; until then, `spec.file` is None."""
 
@@ -58,6 +57,11 @@ class CatalogEntry:
     def here(self) -> bool:
         """Whether all its files are on this disk."""
         return self.source is None or self.spec.file is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the engine's version, the files and the options; OpenAI's `system_fingerprint`."""
+        return self.footprint.fingerprint
 
 
 @define
@@ -97,14 +101,20 @@ class Catalog:
                 problems.append(Problem(name, f"{error}{source}", configured=provided is None))
         return cls(tuple(entries), tuple(problems))
 
-    def place(self, name: str, file: Path) -> None:
-        """Record that a model's weights are now here. Raises `OSError` if they are not."""
+    def place(self, name: str, file: Path | None) -> Footprint:
+        """Look at a model's files, which are about to be loaded, or have just come; `file` is its weights.
+
+        What follows from them is up to date afterwards: the fingerprint, and the defaults that the file recommends.
+        """
         entry = self._by_name[name]
         spec = attrs.evolve(entry.spec, file=file)
-        fingerprint = _fingerprint(entry.engine.name, entry.version, spec, entry.source)
-        placed = attrs.evolve(entry, spec=spec, fingerprint=fingerprint)
-        self.entries = tuple(placed if one is entry else one for one in self.entries)
-        self._by_name = self._index()
+        footprint = take_footprint(entry.engine.name, entry.version, spec, entry.source)
+        if footprint != entry.footprint or spec != entry.spec:
+            defaults = read_defaults(entry.engine, spec, entry.config.defaults)
+            placed = attrs.evolve(entry, spec=spec, footprint=footprint, defaults=defaults)
+            self.entries = tuple(placed if one is entry else one for one in self.entries)
+            self._by_name = self._index()
+        return footprint
 
     def get(self, name: str) -> CatalogEntry:
         """Look up a model by name or alias. Raises `ModelUnknown`, `ModelLoadFailed` for an offer with a problem."""
@@ -215,12 +225,12 @@ def _entry(
     try:
         if model.file is not None:
             _check_path(model.file, plugins)
-        file, source = _weights(model, engine, config.server.models_dir, plugins, find)
+        file, source = _weights(model, engine, config, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
         violations.append(Violation((*path, key), str(error)))
     options: object = None
     try:
-        options = structure(model.options, engine.Options, (*path, "options"))
+        options = with_folder(structure(model.options, engine.Options, (*path, "options")), config.folder)
     except StructureError as error:
         violations += error.violations
     violations += _unhonoured(model, engine, (*path, "defaults"))
@@ -238,23 +248,23 @@ def _entry(
         version=version,
         spec=spec,
         config=model,
-        defaults=model.generation,
+        defaults=read_defaults(engine, spec, model.defaults),
         isolation=model.isolation or engine.isolation,
         description=offered.object.description if offered else "",
-        fingerprint=_fingerprint(engine.name, version, spec, source),
+        footprint=take_footprint(engine.name, version, spec, source),
         source=source,
     )
 
 
 def _weights(
-    model: ModelConfig, engine: Engine, models_dir: Path, plugins: Plugins, find: Find,
+    model: ModelConfig, engine: Engine, config: Config, plugins: Plugins, find: Find,
 ) -> tuple[Path | None, str | None]:
     """Return the file to load, if it is here, and the source, if it may have to be fetched or verified.
 
     Raises `ValueError` or `LllmsError` if there cannot be such a file.
     """
     if model.url is None and model.hf is None:
-        file = _file(model.file, engine, models_dir)
+        file = _file(model.file, engine, config)
         if file is None or model.sha256 is None:
             return file, None
         return find(str(file), model.sha256), str(file)
@@ -270,7 +280,7 @@ def _check_path(given: str, plugins: Plugins) -> None:
         raise ValueError(f'{shown(given)} is not a path; write url = "{shown(given)}" instead')
 
 
-def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
+def _file(given: str | None, engine: Engine, config: Config) -> Path | None:
     """Return the absolute path of a model's file. Raises `ValueError` if it is missing."""
     if given is None:
         if engine.needs_file:
@@ -278,9 +288,14 @@ def _file(given: str | None, engine: Engine, models_dir: Path) -> Path | None:
         return None
     if not given:
         raise ValueError("is empty")
-    file = (models_dir / at_home(given)).absolute()
+    file = (config.folder / at_home(given)).absolute()
     if not file.exists():
-        raise ValueError(f"there is no file {file}")
+        # Where relative paths started before they started in the configuration's folder.
+        before = config.server.models_dir / (
+            file.relative_to(config.folder) if file.is_relative_to(config.folder) else file.name
+        )
+        there = f'; there is one in server.models_dir: write file = "{before}"' if before.is_file() else ""
+        raise ValueError(f"there is no file {file}{there}")
     if file.is_dir():
         raise ValueError(f"{file} is a folder")
     return file
@@ -293,13 +308,3 @@ def _unhonoured(model: ModelConfig, engine: Engine, path: tuple[str, ...]) -> It
         refused = parameter.verdict(engine.parameters) == "refused"
         if refused and not parameter.asks_for_nothing(parameter.check(model.defaults[name])):
             yield Violation((*path, name), f"engine '{engine.name}' does not honour it; leave it out")
-
-
-def _fingerprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> str:
-    options: object = attrs.asdict(spec.options) if attrs.has(type(spec.options)) else spec.options  # type: ignore[arg-type]
-    parts: list[object] = [engine, version, options, *([] if source is None else [source])]
-    if spec.file is not None:
-        status = spec.file.stat()
-        parts += [spec.file.name, status.st_size, status.st_mtime_ns]
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -105,7 +105,7 @@ class Downloader(ABC):
     def find(self, source: str) -> RemoteModel | None:  # noqa: ARG002  # the base has no files
         """Return the source's files that are on this machine, without the network; None if there are none.
 
-        Called in offline mode, and when `resolve` cannot reach its place.
+        Raises `Offline` if only some of them are. Called in offline mode, and when `resolve` cannot reach its place.
         """
         return None
 

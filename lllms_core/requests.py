@@ -1,6 +1,5 @@
 """Turn a client's parameters, by their names in the OpenAI API, into a `Request` for an engine."""
 
-import json
 from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
@@ -10,7 +9,7 @@ from attrs import fields
 from lllms_core.catalog import CatalogEntry
 from lllms_core.chat import settle_results
 from lllms_core.errors import InvalidRequest, UnsupportedParameter
-from lllms_core.parameters import DEFAULTS, ROUTES, Route
+from lllms_core.parameters import DEFAULTS, Checked, Route, UnknownNames, check_all
 from lllms_core.parameters.bounds import (
     LEVELS,
     check_counts,
@@ -21,7 +20,7 @@ from lllms_core.parameters.bounds import (
 )
 from lllms_core.parameters.structured import take_constraint
 from lllms_core.parameters.tools import settle_tools
-from lllms_core.parameters.wording import unknown, unsupported
+from lllms_core.parameters.wording import unsupported
 from lllms_core.types import ChatRequest, Constraint, Media, Message, Request, TextRequest
 
 _GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint", "unused"}
@@ -38,10 +37,13 @@ def build_request(
     *,
     constraint: Constraint | None = None,
     levels: int = LEVELS,
+    unknown_names: UnknownNames = "refuse",
+    unused: Sequence[str] = (),
 ) -> Request:
     """Check a request and fill in the model's defaults.
 
-    JSON in it, also inside of strings, may be nested `levels` deep.
+    JSON in it, also inside of strings, may be nested `levels` deep. `unused` are the names of what the client sent, and
+    its dialect has left out.
     Raises `InvalidRequest` for a value that is wrong, `UnsupportedParameter` for one that the engine does not honour.
     """
     if (messages is None) == (prompt is None):
@@ -50,11 +52,11 @@ def build_request(
         raise InvalidRequest("'messages' is empty; at least one message is needed", "messages")
     _check_media(messages or (), entry)
     _check_depth(messages or (), parameters, levels)
-    checked = check_parameters("text" if messages is None else "chat", entry, parameters)
+    found = check_parameters("text" if messages is None else "chat", entry, parameters, unknown_names)
+    checked = dict(found.values)
     constraint = take_constraint(checked) or constraint
     if constraint is not None:
         _check_constraint(constraint, entry, levels)
-    _merge_limits(checked)
     _merge_scores(checked, chat=messages is not None)
     _check_counts(checked)
     _check_echo(checked, entry)
@@ -72,7 +74,7 @@ def build_request(
         "max_tokens": settings.max_tokens,
         "stop": settings.stop,
         "constraint": constraint,
-        "unused": _unused(entry, "text" if messages is None else "chat", parameters),
+        "unused": (*unused, *found.unused),
         "timeout": entry.config.timeout,
         **others,
     }
@@ -81,47 +83,16 @@ def build_request(
     return ChatRequest(request_id, entry.name, settle_results(messages or ()), **given)
 
 
-def check_parameters(route: Route, entry: CatalogEntry, values: Mapping[str, object]) -> dict[str, Any]:
-    """Return the parameters that say something, checked; what is null, neutral or harmless is left out.
+def check_parameters(
+    route: Route, entry: CatalogEntry, values: Mapping[str, object], unknown_names: UnknownNames = "refuse",
+) -> Checked:
+    """Return the parameters that ask for something, checked, and the names of those that nobody acts on.
 
     Raises `InvalidRequest` for an unknown name or a wrong value, `UnsupportedParameter` for what this model's engine
     does not do.
     """
-    table = ROUTES[route]
-    checked: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in table:
-            raise unknown(name)
-        if value is None:
-            continue
-        parameter = table[name]
-        proper = parameter.check(value)
-        match parameter.verdict(entry.engine.parameters):
-            case "honoured" | "emulated":
-                checked[name] = proper
-            case "refused" if not parameter.asks_for_nothing(proper):
-                neutral = [json.dumps(one) for one in parameter.neutral]
-                raise unsupported(name, *neutral, by=f"engine '{entry.engine.name}' of model '{entry.name}'")
-    return checked
-
-
-def _unused(entry: CatalogEntry, route: Route, values: Mapping[str, object]) -> tuple[str, ...]:
-    """The names of parameters that were accepted, and have no effect."""
-    table, honoured = ROUTES[route], entry.engine.parameters
-    acted_on = {"honoured", "emulated"}
-    return tuple(
-        name for name, value in values.items() if value is not None and table[name].verdict(honoured) not in acted_on
-    )
-
-
-def _merge_limits(checked: dict[str, object]) -> None:
-    """Let `max_tokens` stand for `max_completion_tokens`, its new name, too."""
-    new_name = "max_completion_tokens"
-    if new_name not in checked:
-        return
-    limit = checked.pop(new_name)
-    if checked.setdefault("max_tokens", limit) != limit:
-        raise InvalidRequest(f"'max_tokens' and '{new_name}' differ; give one of them", new_name, "invalid_value")
+    engine = f"engine '{entry.engine.name}' of model '{entry.name}'"
+    return check_all(route, values, entry.engine.parameters, engine, unknown_names)
 
 
 def _merge_scores(checked: dict[str, Any], *, chat: bool) -> None:

@@ -33,6 +33,10 @@ class InstanceStatus:
     """Its process; None for an instance that lives in a thread."""
     info: ModelInfo | None
     """The loaded model's report; None until it is loaded."""
+    fingerprint: str = ""
+    """Of the engine, the options and the files from which it was loaded; OpenAI's `system_fingerprint`."""
+    replaced: bool = False
+    """Whether one of these files has been changed or replaced since."""
 
 
 @frozen

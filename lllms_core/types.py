@@ -26,7 +26,8 @@ length limit, its time ran out, or it was cancelled."""
 ToolChoice = Literal["auto", "required"]
 """Whether the model may call tools, or must."""
 
-ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ReasoningEffort = Literal["none", "on", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""How long a model thinks before it answers; "on": as long as its template has it, also if it would not by default."""
 
 
 @frozen
@@ -160,7 +161,7 @@ class CompletionRequest:
     """The number of likeliest tokens to return with each token's log-probability; None: no log-probabilities at all."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
-    """At most this many generated tokens; None: as many as fit the context."""
+    """At most this many generated tokens, and at most as many as fit the context; None: no other limit."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings, which is not part of it."""
     timeout: float | None = None
@@ -172,7 +173,7 @@ class CompletionRequest:
     cache_prompt: bool = True
     """Whether the request may reuse what others have evaluated, and leave its own evaluation for others."""
     unused: tuple[str, ...] = ()
-    """The names of parameters that the client set, and that have no effect on this model; for dialects to show."""
+    """The names of parameters that the client set, and that nobody acts on; answers name them in a header."""
 
     @property
     def count(self) -> int:
@@ -390,11 +391,23 @@ class Memory:
     mapped: bool = False
     """Whether the weights stay in their file's pages: instances of one model share them, and the system may evict and
     reread them."""
+    offloaded: bool = False
+    """Whether a part of it may lie in the memory of a GPU."""
 
     @property
     def total(self) -> int:
         """The sum, for one instance."""
         return self.weights + self.kv + self.compute
+
+
+@frozen
+class Finding:
+    """Something about a model that was found without loading it (`Engine.examine`)."""
+
+    text: str
+    """A sentence that names the thing, the limit and the way out."""
+    fatal: bool = True
+    """Whether the model cannot be loaded, or not be served; else it is a warning."""
 
 
 @frozen

@@ -43,6 +43,8 @@ class Plain(SerialModel):
 class Rich(Plain):
     """Also has tokens, which are the characters' numbers, and prompts."""
 
+    token_inputs = True
+
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
         text = f"<{text}>" if add_special else text
         return Tokens(tuple(map(ord, text)), tuple(one.encode() for one in text))

@@ -92,6 +92,7 @@ def strike(fault: str) -> None:
             while True:
                 eaten.append(os.urandom(1 << 24))
         case "log":
+            logging.getLogger("lllms.scripted").debug("a detail")
             logging.getLogger("lllms.scripted").warning("a state of %d bytes was lost", 7)
             print("printed")  # noqa: T201  # as careless engines do
             os._exit(7)

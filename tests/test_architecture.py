@@ -28,7 +28,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "values", "text", "chat", "gguf", "machine", "parameters", "tracebacks", "cancellation", "status", "answers",
     ),
     ("hookspecs", "engines", "apis", "downloads", "sessions"),
-    ("config", "plugins", "catalog", "requests"),
+    ("config", "plugins", "footprint", "catalog", "requests"),
     ("worker",),
     ("pool", "store"),
     ("host",),

@@ -197,18 +197,19 @@ async def test_max_tokens_is_exact(talk: Talk) -> None:
         assert (answer.finish.reason, answer.finish.usage.completion_tokens) == ("length", limit)
 
 
-async def test_an_answer_ends_with_the_context(talk: Talk) -> None:
-    """Prompt and answer fill the context to its last token, and no further."""
-    answer = await talk.ask(ENDLESS)
+@pytest.mark.parametrize("most", [None, -1, CONTEXT, 32_000])
+async def test_an_answer_ends_with_the_context(talk: Talk, most: int | None) -> None:
+    """Prompt and answer fill the context to its last token, and no further, however large the limit is."""
+    answer = await talk.ask(ENDLESS, max_tokens=most)
     usage = answer.finish.usage
     assert (answer.finish.reason, usage.prompt_tokens + usage.completion_tokens) == ("length", CONTEXT)
 
 
 async def test_what_does_not_fit_is_refused(talk: Talk) -> None:
-    """A prompt, or a prompt with its answer, beyond the context is refused with the numbers; the next request works."""
-    for texts, parameters in ((("dog " * 1200,), {}), (("ping",), {"max_tokens": CONTEXT})):
+    """A prompt beyond the context is refused with the numbers, whatever the limit; the next request works."""
+    for most in (None, 1, CONTEXT):
         with pytest.raises(ContextOverflow, match=f"holds {CONTEXT}") as refusal:
-            await talk.ask(*texts, **parameters)
+            await talk.ask("dog " * 1200, max_tokens=most)
         assert refusal.value.code == "context_length_exceeded"
     assert (await talk.ask("Say pong.")).text == "pong"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lllms_core.bench import random_model
 from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Peer, RawLoopProcess, toml
-from lllms_core.bench.findings import Finding, best
+from lllms_core.bench.comparisons import Comparison, best
 from lllms_core.bench.load import LoadTest, first_model, prompts, run
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites import SUITES, busy, wire
@@ -101,12 +101,12 @@ def test_summary_has_the_names_of_vllm_bench():
 
 def test_a_finding_is_the_median_of_its_rounds():
     """Each round's figure is divided by the same round's reference; a round without one is left out."""
-    finding = Finding("x", "tok/s", (10, 30, 20, 5), (10, 20, 40, 0), 0.95)
+    finding = Comparison("x", "tok/s", (10, 30, 20, 5), (10, 20, 40, 0), 0.95)
     assert finding.ratios == (1, 1.5, 0.5)
     assert finding.ratio == 1
     assert finding.met is True
-    assert Finding("x", "ms", (3,), (2,), 1.2, "at most").met is False
-    assert Finding("x", "ms", (3,), (0,), 1.2).met is None
+    assert Comparison("x", "ms", (3,), (2,), 1.2, "at most").met is False
+    assert Comparison("x", "ms", (3,), (0,), 1.2).met is None
 
 
 def test_the_best_setting_is_chosen_for_all_rounds():
@@ -116,7 +116,7 @@ def test_the_best_setting_is_chosen_for_all_rounds():
 
 def test_reports_show_every_row():
     """Tables have a row for each finding and each number of clients."""
-    assert findings_table([Finding("x", "ms", (1,), (2,)), Finding("y", "ms", (1,), (0,), 1)]).row_count == 2
+    assert findings_table([Comparison("x", "ms", (1,), (2,)), Comparison("y", "ms", (1,), (0,), 1)]).row_count == 2
     assert load_table([{**summarise([Timeline(0.0)], 1), "turn": 1}]).row_count == 1
 
 

@@ -12,6 +12,7 @@ from lllms_core.errors import ConfigError, ModelLoadFailed, ModelUnknown
 from lllms_core.hookspecs import hookimpl
 from lllms_core.parameters import Generation
 from lllms_core.plugins import Plugins
+from lllms_core.requests import build_request
 from lllms_core.types import ModelOffer, Sampling
 
 
@@ -78,7 +79,7 @@ def problems(models_dir, **models):
 def test_an_entry_has_all_that_is_needed_to_run_the_model(weights):
     """Engine, plugin, absolute file, typed options, defaults and isolation are settled before anything is loaded."""
     model = {
-        "engine": "reader", "file": weights.name, "aliases": ["short"], "options": {"slots": 2},
+        "engine": "reader", "file": str(weights), "aliases": ["short"], "options": {"slots": 2},
         "defaults": {"temperature": 0, "max_tokens": 7},
     }
     catalog = Catalog.build(config(weights.parent, big=model), plugins())
@@ -98,18 +99,25 @@ def test_isolation_is_the_engines_unless_configured():
     assert [entry.isolation for entry in catalog.entries] == ["thread", "process"]
 
 
-def test_files_are_found_absolute_at_home_or_in_models_dir(weights, tmp_path, monkeypatch):
+def test_files_are_found_absolute_at_home_or_from_here(weights, tmp_path, monkeypatch):
     """The three ways to name a file lead to the same one."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     for given in (str(weights), f"~/{weights.name}", weights.name):
         catalog = Catalog.build(config(tmp_path, m={"engine": "reader", "file": given}), plugins())
         assert catalog.get("m").spec.file == weights
 
 
-def test_a_missing_file_is_named(tmp_path):
-    """The error has the whole path that was looked for."""
-    assert problems(tmp_path, m={"engine": "reader", "file": "none.w"}) == [
+def test_a_missing_file_is_named(tmp_path, monkeypatch):
+    """The error has the whole path that was looked for, and, where it stood before that, what to write."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "store/sub").mkdir(parents=True)
+    (tmp_path / "store/sub/old.w").write_bytes(b"1234")
+    hint = f'write file = "{tmp_path / "store/sub/old.w"}"'
+    models = {name: {"engine": "reader", "file": file} for name, file in {"m": "none.w", "o": "sub/old.w"}.items()}
+    assert problems(tmp_path / "store", **models) == [
         f"models.m.file: there is no file {tmp_path / 'none.w'}",
+        f"models.o.file: there is no file {tmp_path / 'sub/old.w'}; there is one in server.models_dir: {hint}",
     ]
 
 
@@ -122,8 +130,9 @@ def test_a_missing_file_is_named(tmp_path):
         ({"file": "."}, "models.m.file: {folder} is a folder"),
     ],
 )
-def test_a_file_that_is_none_is_refused(tmp_path, keys, fault):
+def test_a_file_that_is_none_is_refused(tmp_path, keys, fault, monkeypatch):
     """An engine that needs a file gets one."""
+    monkeypatch.chdir(tmp_path)
     (found,) = problems(tmp_path, m={"engine": "reader", **keys})
     assert found.startswith(fault.format(folder=tmp_path))
 
@@ -158,6 +167,41 @@ def test_defaults_that_the_engine_ignores_are_refused(weights):
     """A default without effect is an error, unless it asks for nothing."""
     model = {"engine": "reader", "file": str(weights), "defaults": {"top_k": 5, "min_p": 0, "stop": "x", "seed": 0}}
     assert problems("/", m=model) == ["models.m.defaults.top_k: engine 'reader' does not honour it; leave it out"]
+
+
+class Adviser(Reader):
+    """Its file holds the recommended parameters, as lines."""
+
+    name = "adviser"
+    parameters = frozenset({"temperature", "top_k", "top_p"})
+
+    def recommended(self, spec):
+        return {name: float(value) for name, value in (line.split() for line in spec.file.read_text().splitlines())}
+
+
+def test_a_file_recommends_defaults(weights):
+    """What a file recommends is between the configuration and the core; what is wrong or not honoured is left out."""
+    weights.write_text("temperature 0.25\ntop_p 0.5\ntop_k 7.5\nmin_p 0.5\nnonsense 1\n")
+    model = {"engine": "adviser", "file": str(weights), "defaults": {"temperature": 0.5}}
+    catalog = Catalog.build(config("/", m=model), plugins(other=Plugin(Adviser())))
+    assert catalog.get("m").defaults == Generation(Sampling(temperature=0.5, top_p=0.5))
+    request = build_request(catalog.get("m"), "1", None, "x", {"top_p": 0.75})
+    assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 0.75)
+
+
+def test_a_replaced_file_recommends_anew(weights):
+    """At the next load the catalog has what the file says then; a file that cannot be read recommends nothing."""
+    weights.write_text("temperature 0.25\n")
+    catalog = Catalog.build(config("/", m={"engine": "adviser", "file": str(weights)}), plugins(o=Plugin(Adviser())))
+    first = catalog.get("m")
+    assert catalog.place("m", weights) == first.footprint
+    assert catalog.get("m") is first
+    weights.write_text("temperature 0.75\n")
+    assert catalog.place("m", weights) != first.footprint
+    assert catalog.get("m").defaults.sampling.temperature == 0.75
+    weights.write_text("broken")
+    catalog.place("m", weights)
+    assert catalog.get("m").defaults == Generation()
 
 
 def test_an_unknown_model_is_answered_with_those_there_are():

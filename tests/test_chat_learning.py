@@ -255,6 +255,18 @@ def test_effort_maps_to_the_switch() -> None:
         template("DEEPSEEK").reasoning.variables("none", "m")
 
 
+def test_on_thinks_however_the_template_does() -> None:
+    """Effort "on" turns a switch on, leaves a model that always thinks alone, and picks a level where one is off."""
+    chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>"
+    assert template("QWEN3").reasoning.variables("on", "m") == {"enable_thinking": True}
+    assert template("DEEPSEEK").reasoning.variables("on", "m") == {}
+    assert ChatTemplate("Reasoning: {{ reasoning_effort }}" + chatml).reasoning.variables("on", "m") == {}
+    off = "{{ 'Think: ' ~ reasoning_effort if (reasoning_effort | default('none')) != 'none' else 'Do not.' }}"
+    assert ChatTemplate(off + chatml).reasoning.variables("on", "m") == {"reasoning_effort": "medium"}
+    with pytest.raises(UnsupportedParameter, match="'on' is not supported by model 'm'"):
+        template("HERMES").reasoning.variables("on", "m")
+
+
 def test_variables_cannot_replace_the_tools() -> None:
     """`tools` belongs to the server, as the messages do."""
     with pytest.raises(InvalidRequest, match="belongs to the server"):

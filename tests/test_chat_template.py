@@ -2,13 +2,14 @@
 # ruff: noqa: RUF001  # DeepSeek writes its tokens with characters that look like others
 
 import re
+from pathlib import Path
 
 import pytest
 from attrs import evolve
 
-from lllms_core.chat import ChatTemplate, choose_template
-from lllms_core.errors import InvalidRequest
-from lllms_core.types import Message
+from lllms_core.chat import ChatTemplate, chat_prompt, choose_template, template_or_path
+from lllms_core.errors import InvalidRequest, ModelLoadFailed
+from lllms_core.types import ChatRequest, Message, Tool
 
 CHATML = """{%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
@@ -328,3 +329,38 @@ def test_a_vocabulary_with_chatml_tokens_has_a_default_template():
     for conversation in ([SYSTEM, USER], [USER, ANSWER, USER]):
         assert prompt(CHATML, *conversation) == prompt(source, *conversation)
     assert choose_template(None, None, ["<s>", "<|im_start|>"]) is None
+
+
+def test_a_template_of_its_own_for_tools():
+    """Where a model has two templates, the second is for conversations in which tools are offered."""
+    tools = [Tool("look")]
+    second = "{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}" + CHATML
+    both = ChatTemplate(CHATML, tool_use=second)
+    assert both.fitting([]) is both
+    assert chat_prompt(both, ChatRequest("1", "m", (USER,))).segments == both.render([USER])
+    [segment] = both.fitting(tools).render([USER], tools=tools)
+    assert segment.text == "[look]" + prompt(CHATML, USER)
+    one = ChatTemplate(CHATML, tool_use="")
+    assert one.fitting(tools) is one
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_templates_of_editors_are_read(tmp_path, encoding):
+    """Neither a byte order mark nor the line ends of Windows get into a prompt."""
+    file = tmp_path / "chat.jinja"
+    file.write_bytes(CHATML.replace("\n", "\r\n").encode(encoding))
+    for given in (file, str(file)):
+        source = choose_template(given, "own", [])
+        assert source == CHATML
+    file.write_bytes(b"{{ \xff }}")
+    with pytest.raises(ModelLoadFailed, match=r"chat\.jinja' is not UTF-8"):
+        choose_template(file, "own", [])
+
+
+def test_a_text_is_a_path_unless_it_can_only_be_a_template(monkeypatch):
+    """Braces or a line break make a template of a text; a path may begin at home."""
+    monkeypatch.setenv("HOME", "/home/me")
+    assert template_or_path("~/chat.jinja") == Path("/home/me/chat.jinja")
+    assert template_or_path("{{ x }}") == "{{ x }}"
+    assert template_or_path("a\nb") == "a\nb"
+    assert template_or_path(None) is None

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 from stores_for_tests import TINY, Shelf, sha256
 
-from lllms_core.builtin.downloaders.http import split_names
 from lllms_core.cli import cli, transfers
 from lllms_core.cli.ls import table
 from lllms_core.downloads import RemoteFile, RemoteModel
+from lllms_core.gguf import part_names
 from lllms_core.store import Download, Store, StoredModel
 
 LIMIT = 60.0
@@ -30,7 +30,7 @@ class Web(Shelf):
 
     def resolve(self, source: str) -> RemoteModel:
         *_, name = source.partition("?")[0].split("/")
-        return RemoteModel([RemoteFile(f"example.org/{name}", source) for name in split_names(name)])
+        return RemoteModel([RemoteFile(f"example.org/{name}", source) for name in part_names(name)])
 
     def fetch(self, file, part):
         data = TINY.read_bytes()

@@ -8,10 +8,12 @@ from pathlib import Path
 import lllms_llamacpp
 import pytest
 from click.testing import CliRunner, Result
+from lllms_mock import MockEngine
 
 import lllms_core
 from lllms_core.cli import cli
 from lllms_core.client import Client
+from lllms_core.types import Finding
 
 pytestmark = pytest.mark.slow
 
@@ -280,6 +282,28 @@ def test_check_tells_the_memory_of_models():
     """`check` says how much memory an instance of each model takes."""
     Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\noptions = { memory = 3_000_000_000 }\n')
     assert "model bot: an instance takes about 3.0 GB" in lllms("check").stdout
+
+
+def test_check_names_a_model_that_does_not_fit_this_machine():
+    """A model whose engine estimates more memory than the server may use here is a fault, with both figures."""
+    Path("lllms.toml").write_text('[models.big]\nengine = "mock"\noptions = { memory = 50_000_000_000_000 }\n')
+    result = lllms("check")
+    assert result.exit_code == 1
+    assert "models.big: an instance takes about 50.0 TB, but the server may use " in result.stderr
+
+
+def test_check_tells_warnings_apart_from_faults(monkeypatch):
+    """A warning of an engine is shown, and does not fail the check; what an engine raises is a fault of its model."""
+    Path("lllms.toml").write_text('[models.a]\nengine = "mock"\n')
+    monkeypatch.setattr(MockEngine, "examine", lambda *_: [Finding("it is slow", fatal=False)])
+    result = lllms("check")
+    assert result.exit_code == 0
+    assert "Warning: models.a: it is slow" in result.stderr
+    assert "everything is fine" not in result.stdout
+    monkeypatch.setattr(MockEngine, "examine", lambda *_: 1 / 0)
+    result = lllms("check")
+    assert result.exit_code == 1
+    assert "models.a: engine 'mock' could not examine it: ZeroDivisionError" in result.stderr
 
 
 def test_check_lists_all_problems(tmp_path):

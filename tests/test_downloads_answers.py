@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lllms_core.builtin.downloaders.headers import if_range, read_extent, read_retry_after
-from lllms_core.builtin.downloaders.http import HttpDownloader, split_names
+from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.errors import InvalidSource
+from lllms_core.gguf import part_names
 
 
 @pytest.mark.parametrize(
@@ -47,10 +48,10 @@ def test_different_addresses_have_different_names() -> None:
     ("name", "count"), [("a-00002-of-00003.gguf", 3), ("a-00004-of-00003.gguf", 1), ("a-00000-of-00003.gguf", 1),
                         ("a-00001-of-00001.gguf", 1), ("a-1-of-3.gguf", 1), ("a-00001-of-00003.bin", 1), ("x.gguf", 1)],
 )
-def test_split_names(name: str, count: int) -> None:
+def test_part_names(name: str, count: int) -> None:
     """The parts of a split file are told by its name; what only looks alike is one file."""
-    assert len(split_names(name)) == count
-    assert name in split_names(name)
+    assert len(part_names(name)) == count
+    assert name in part_names(name)
 
 
 def test_reading_retry_after() -> None:

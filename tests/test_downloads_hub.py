@@ -137,6 +137,34 @@ def test_a_gated_repository(site: Site, tmp_path: Path) -> None:
         store(site, tmp_path).ensure("hf:org/repo")
 
 
+@pytest.mark.parametrize(
+    ("token", "way_out"),
+    [(None, ", and set HF_TOKEN to a token of the same account"), ("hf_x", " with the account of your token ")],
+)
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_file(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, token: str | None, way_out: str,
+) -> None:
+    """Where the listing is public and the file is not, the error names the page with the terms, and HF_TOKEN."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    if token is not None:
+        monkeypatch.setenv("HF_TOKEN", token)
+    site.faults = [lambda *_: None, instead(status, {"X-Error-Code": "GatedRepo"})]
+    terms = f"^{site.url}/org/repo is only for users who have accepted its terms: accept them there{way_out}"
+    with pytest.raises(SourceUnavailable, match=terms):
+        store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+
+
+def test_a_private_file(site: Site, tmp_path: Path) -> None:
+    """The hub's word for what it hides is told, too; any other refusal as before."""
+    site.faults = [lambda *_: None, instead(401, {"X-Error-Code": "RepoNotFound"})]
+    with pytest.raises(InvalidSource, match="org/repo does not exist, or it is private: then set HF_TOKEN"):
+        store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+    site.faults = [lambda *_: None, instead(403, {})]
+    with pytest.raises(SourceUnavailable, match="it needs a login, or the link has expired"):
+        store(site, tmp_path).ensure("hf:org/repo:Q8_0")
+
+
 def test_an_unreachable_hub(tmp_path: Path) -> None:
     """A hub that does not answer is an error that names it; what is in the cache serves all the same."""
     with hub({}) as site:
@@ -222,10 +250,12 @@ def test_offline_finds_the_cache(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "quant"),
     [
-        ("Phi-3-mini-4k-instruct-q4.gguf", ""), ("phi-3.Q4_K_M.gguf", "Q4_K_M"), ("x-IQ2_XXS.gguf", "IQ2_XXS"),
+        ("Phi-3-mini-4k-instruct-q4.gguf", "Q4"), ("phi-3.Q4_K_M.gguf", "Q4_K_M"), ("x-IQ2_XXS.gguf", "IQ2_XXS"),
         ("x-UD-Q4_K_XL.gguf", "Q4_K_XL"), ("x-bf16.gguf", "BF16"), ("x.fp16.gguf", "F16"),
         ("Q8_0/x-00001-of-00002.gguf", "Q8_0"),
-        ("x-MXFP4.gguf", "MXFP4"), ("qwen2-Q5_K_S-Q6_K.gguf", "Q6_K"), ("x-Q4_0_4_4.gguf", "Q4_0"), ("q4/x.gguf", ""),
+        ("x-MXFP4.gguf", "MXFP4"), ("qwen2-Q5_K_S-Q6_K.gguf", "Q6_K"), ("x-Q4_0_4_4.gguf", "Q4_0_4_4"),
+        ("q4/x.gguf", "Q4"),
+        ("x-IQ4_NL_4_4.gguf", "IQ4_NL_4_4"), ("x-NVFP4.gguf", "NVFP4"), ("x-Q1_0.gguf", "Q1_0"), ("x-Q4_5.gguf", ""),
     ],
 )
 def test_quant_of(file: str, quant: str) -> None:
@@ -263,9 +293,90 @@ def test_no_choice(files: list[str], wanted: str, message: str) -> None:
         choose(files, wanted, "org/repo")
 
 
+@pytest.mark.parametrize(
+    ("files", "tag", "chosen"),
+    [
+        (["x-UD-Q4_K_XL.gguf", "x-Q4_K_M.gguf"], "UD-Q4_K_XL", "x-UD-Q4_K_XL.gguf"),
+        (["x-UD-Q4_K_M.gguf", "x-Q4_K_M.gguf"], "ud-q4_k_m", "x-UD-Q4_K_M.gguf"),
+        (["x-UD-Q4_K_M.gguf", "x-Q4_K_M.gguf"], "Q4_K_M", "x-Q4_K_M.gguf"),
+        (["x-UD-Q4_K_XL.gguf", "x-Q8_0.gguf"], "Q4_K_XL", "x-UD-Q4_K_XL.gguf"),
+        (["x-Q4_0_4_4.gguf", "x-Q4_0_8_8.gguf", "x-Q4_0.gguf"], "Q4_0", "x-Q4_0.gguf"),
+        (["x.mmproj-Q8_0.gguf", "x.Q8_0.gguf"], "Q8_0", "x.Q8_0.gguf"),
+        (["imatrix-Q8_0.gguf", "x-MTP-Q8_0.gguf", "y.imatrix.gguf", "x-Q8_0.gguf"], "Q8_0", "x-Q8_0.gguf"),
+        (["x-q4.gguf", "x-fp16.gguf"], "q4", "x-q4.gguf"),
+        (["x-q4.gguf", "x-fp16.gguf"], "", "x-q4.gguf"),
+        (["x-q4.gguf", "x-fp16.gguf"], "F16", "x-fp16.gguf"),
+        (["x-BF16.gguf", "x-F16.gguf"], "F16", "x-F16.gguf"),
+        (["x-BF16.gguf", "x-Q8_0.gguf"], "F16", "x-BF16.gguf"),
+        (["x-Q4_K_M.gguf", "x-Q8_0.gguf"], "latest", "x-Q4_K_M.gguf"),
+        (["Q8_0/x-00001-of-00001.gguf", "F16/x-00001-of-00001.gguf"], "q8_0", "Q8_0/x-00001-of-00001.gguf"),
+        (["it-F16/x-Q8_0.gguf", "x-F16.gguf"], "F16", "x-F16.gguf"),
+        (["x-1.5B-instruct.gguf", "x-7B-instruct.gguf"], "7b", "x-7B-instruct.gguf"),
+        (["x-Q4_0_4_4.gguf", "x-Q6_K.gguf"], "", "x-Q6_K.gguf"),
+        (["mmproj-x-Q4_K_M.gguf", "x-mmproj.gguf", "x-IQ2_XXS.gguf"], "", "x-IQ2_XXS.gguf"),
+    ],
+)
+def test_tags_are_read_as_llama_cpp_reads_them(files: list[str], tag: str, chosen: str) -> None:
+    """A tag counts in any case, before "." or "-", anywhere in a path; what accompanies models does not count."""
+    for order in (files, files[::-1]):
+        assert choose(order, tag, "org/repo").files == (chosen,)
+
+
+@pytest.mark.parametrize("tag", ["Q4_0", "Q4_K", "4_K_M.", "nonsense"])
+def test_a_tag_that_no_file_has(tag: str) -> None:
+    """What only begins like a tag is another model."""
+    with pytest.raises(InvalidSource, match=f"has no '{tag}'; there are: Q4_0_4_4, Q4_K_M"):
+        choose(["x-Q4_K_M.gguf", "x-Q4_0_4_4.gguf"], tag, "org/repo")
+
+
+@given(
+    st.lists(st.sampled_from(["Q4_K_M", "UD-Q4_K_M", "Q4_0", "Q4_0_4_4", "BF16", "F16"]), min_size=1, unique=True),
+    st.randoms(),
+)
+def test_each_file_of_a_repository_can_be_named_by_its_tag(tags: list[str], chance: random.Random) -> None:
+    """Whatever else is there, in any order and case, a tag means the file that has just this one."""
+    files = [f"org-model-{tag}.gguf" for tag in tags]
+    chance.shuffle(files)
+    for tag in tags:
+        assert choose(files, tag.lower(), "org/repo").files == (f"org-model-{tag}.gguf",)
+
+
+def test_latest_is_no_tag(site: Site, tmp_path: Path) -> None:
+    """The source with `:latest` is the same model as that without."""
+    kept = store(site, tmp_path)
+    assert kept.ensure("hf:org/repo:latest") == kept.ensure("hf:org/repo")
+    assert kept.canonical(f"{site.url}/org/repo:Latest") == "hf:org/repo"
+
+
+@pytest.mark.parametrize("source", ["hf:org/repo:F16", "hf:org/repo/big/b-F16-00001-of-00002.gguf"])
+def test_a_listing_that_lacks_a_part(site: Site, tmp_path: Path, source: str) -> None:
+    """A repository whose split model is not whole names the part, be it the first."""
+    for part in ("2", "1"):
+        missing = f"big/b-F16-0000{part}-of-00002.gguf"
+        there = site.files.pop(f"/org/repo/{missing}")
+        with pytest.raises(InvalidSource, match=f"org/repo lacks '{missing}', one of the 2 parts of this model"):
+            store(site, tmp_path).ensure(source)
+        site.files[f"/org/repo/{missing}"] = there
+    assert len(store(site, tmp_path).ensure(source).files) == 2
+
+
+def test_an_incomplete_model_in_the_cache(site: Site, tmp_path: Path) -> None:
+    """Offline, or while the hub cannot be reached, the missing part is named; other models of the cache still serve."""
+    fill_cache(tmp_path / "hf", "org/repo", {"big/b-F16-00001-of-00002.gguf": GGUF})
+    offline = store(site, tmp_path, offline=True)
+    for source in ("hf:org/repo", "hf:org/repo:F16", "hf:org/repo/big/b-F16-00001-of-00002.gguf"):
+        with pytest.raises(Offline, match=r"only a part of hf:org/repo.* lacks 'big/b-F16-00002-of-00002\.gguf'"):
+            offline.ensure(source)
+    site.faults = [instead(503, {})] * 20
+    with pytest.raises(SourceUnavailable, match=r"could not query .*; only a part of .* lacks 'big/b-F16-00002"):
+        store(site, tmp_path).ensure("hf:org/repo:F16")
+    fill_cache(tmp_path / "hf", "org/repo", {"tiny-Q8_0.gguf": GGUF})
+    assert offline.ensure("hf:org/repo").note == "Q8_0, the only one"
+
+
 def test_a_split_model_must_be_complete() -> None:
     """A part that the repository lacks is an error, not a model with a hole."""
-    with pytest.raises(InvalidSource, match=r"has no file 'x-00002-of-00002\.gguf'"):
+    with pytest.raises(InvalidSource, match=r"org/repo lacks 'x-00002-of-00002\.gguf', one of the 2 parts"):
         choose_file(["x-00001-of-00002.gguf"], "x-00001-of-00002.gguf", "org/repo")
 
 

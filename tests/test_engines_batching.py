@@ -316,7 +316,17 @@ def test_without_max_tokens_an_answer_may_fill_the_context():
     assert deltas[-1].finish.reason == "length"
 
 
-@pytest.mark.parametrize(("prompt", "most"), [("x" * 65, None), ("x" * 64, None), ("x" * 60, 5), ("x", 64)])
+@pytest.mark.parametrize("most", [11, 2**31 - 1])
+def test_max_tokens_beyond_the_context_are_those_that_fit(most):
+    """`max_tokens` is an upper bound: more than fit mean the same as none, also for where the request has room."""
+    model = FakeModel(context_length=12, kv_size=24)
+    prompt = next(p for n in range(99) if len(reference(p := f"p{n}", 99)) > 20)
+    deltas = answer(model, ask("r", prompt, most))
+    assert text(deltas) == reference(prompt, min(most, 12 - len(prompt)))
+    assert deltas[-1].finish.reason == "length"
+
+
+@pytest.mark.parametrize(("prompt", "most"), [("x" * 65, None), ("x" * 64, None), ("x" * 64, 5), ("x" * 65, 0)])
 def test_too_long_request_is_refused(prompt, most):
     """What does not fit the context is refused at once, with the counts and the limit; never cut."""
     model = FakeModel(context_length=64)

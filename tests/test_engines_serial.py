@@ -161,22 +161,23 @@ def test_other_exceptions_leave_step() -> None:
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:
-    """Prompt and max_tokens within the context are taken; one more is ContextOverflow, and the message counts."""
+    """A prompt that leaves no room for a token of an answer is ContextOverflow, and the message counts."""
     model = Scripted(lambda _: ["x"] * 20, context_length=10)
-    assert len(run(model, ask("one two", max_tokens=8))["r"]) == 8
-    with pytest.raises(ContextOverflow) as caught:
-        model.open(ask("one two", max_tokens=9))
-    assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
-    assert "has 2 tokens in its prompt and 9 for the answer, 11 together" in str(caught.value)
-    assert "holds 10" in str(caught.value)
-    with pytest.raises(ContextOverflow, match="10 tokens in its prompt, but"):
-        model.open(ask("word " * 10))
+    for most in (None, 1, 99):
+        with pytest.raises(ContextOverflow, match=r"10 tokens in its prompt.*holds 10") as caught:
+            model.open(ask("word " * 10, max_tokens=most))
+        assert (caught.value.param, caught.value.code) == ("prompt", "context_length_exceeded")
+    with pytest.raises(ContextOverflow):
+        model.open(ask("word " * 11, max_tokens=0))
     assert model.idle
+    [last] = run(model, ask("word " * 10, max_tokens=0))["r"]
+    assert last.finish is not None
 
 
-def test_an_answer_without_limit_ends_with_the_context() -> None:
-    """Without max_tokens an answer may fill the context, and then ends as too long."""
-    deltas = run(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two"))["r"]
+@pytest.mark.parametrize("most", [None, 8, 9, 32_000, 2**31 - 1])
+def test_an_answer_ends_with_the_context(most: int | None) -> None:
+    """An answer may fill the context, however large its limit is, and then ends as too long."""
+    deltas = run(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two", max_tokens=most))["r"]
     assert deltas[-1].finish is not None
     assert (deltas[-1].finish.reason, deltas[-1].finish.usage) == ("length", Usage(2, 8))
 

@@ -92,6 +92,9 @@ def test_llamacpp_and_parts(tmp_path):
     first = put(folder / "big-00001-of-00002.gguf", b"GGUF12345")
     put(folder / "big-00002-of-00002.gguf", b"GGUF1")
     put(folder / "mmproj-model-f16.gguf")
+    put(folder / "model.mmproj-Q8_0.gguf")
+    put(folder / "imatrix.gguf")
+    put(folder / "mtp-tiny.gguf")
     put(folder / "notes.txt")
     assert found(tmp_path, LLAMA_CACHE=str(folder)) == {
         "org_repo_tiny.gguf": ("llama.cpp", folder / "org_repo_tiny.gguf", 4),
@@ -118,10 +121,11 @@ def test_what_is_broken_is_told_and_the_rest_is_found(tmp_path):
     ollama(folder, "registry.ollama.ai", "library", "gone", "latest", digest="2" * 64).unlink()
     put(folder / "manifests" / "registry.ollama.ai" / "library" / "bad" / "latest", "{")
     put(tmp_path / ".lmstudio" / "models" / "big-00001-of-00002.gguf")
+    put(tmp_path / ".lmstudio" / "models" / "headless-00002-of-00002.gguf")
     (tmp_path / ".lmstudio" / "models" / "link.gguf").symlink_to(tmp_path / "nowhere")
     findings = find_models({}, tmp_path, "darwin")
     assert [model.path for model in findings.models] == [good]
-    for name in ("sha256-" + "2" * 64, "bad", "big-00002-of-00002.gguf", "link.gguf"):
+    for name in ("sha256-" + "2" * 64, "bad", "big-00002-of-00002.gguf", "link.gguf", "headless-00001-of"):
         assert any(name in problem for problem in findings.problems)
 
 

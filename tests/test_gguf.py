@@ -1,4 +1,7 @@
+import ctypes
 import struct
+from importlib.util import find_spec
+from pathlib import Path
 
 import gguf as reference
 import numpy as np
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core.errors import LllmsError
-from lllms_core.gguf import GGUFError, read_gguf
+from lllms_core.gguf import TENSOR_TYPES, GGUFError, describe, read_gguf, read_parts, recommended_sampling
 
 
 @pytest.fixture(scope="session")
@@ -175,11 +178,87 @@ def test_vocabulary_in_several_files_may_lack_tensors(tmp_path):
     assert read_gguf(path).tensors == ()
 
 
-def test_newer_tensor_types_have_no_size(tmp_path):
-    """A tensor of an unknown type is listed; only its end cannot be checked."""
+def test_unknown_tensor_types_are_counted_and_named(tmp_path):
+    """A tensor of an unknown type has the size of its place in the file, and the description says its number."""
     path = tmp_path / "new.gguf"
-    path.write_bytes(header(tensors=1, rest=tensor(kind=99) + bytes(100)))
-    assert [(t.type, t.size, t.elements) for t in read_gguf(path).tensors] == [(99, None, 32)]
+    rest = tensor("a", (64,), kind=99) + tensor("b", (32,), kind=0, offset=96) + tensor("c", kind=98, offset=224)
+    at = len(header(rest=rest))
+    path.write_bytes(header(tensors=3, rest=rest) + bytes(-at % 32) + bytes(300))
+    found = read_gguf(path)
+    assert [(t.type, t.size, t.elements) for t in found.tensors] == [(99, 96, 64), (0, 128, 32), (98, 76, 32)]
+    about = describe(found, path)
+    assert about["quantisation"] == "type 99, unknown here"
+    assert about["unknown_tensor_types"] == "98, 99"
+
+
+def test_sizes_are_those_of_the_native_library():
+    """Every type that llama.cpp knows is known here, with the same blocks; those that it dropped are told as such."""
+    library = ctypes.CDLL(str(Path(find_spec("llama_cpp").origin).parent / "lib" / "libggml-base.so"))
+    library.ggml_type_size.restype = ctypes.c_size_t
+    library.ggml_blck_size.restype = ctypes.c_int64
+    library.ggml_type_name.restype = ctypes.c_char_p
+    for kind in range(43):
+        name = library.ggml_type_name(kind).decode()
+        sizes = library.ggml_blck_size(kind), library.ggml_type_size(kind)
+        if sizes[0]:
+            assert (name.lower(), *sizes) == (TENSOR_TYPES[kind][0].lower(), *TENSOR_TYPES[kind][1:])
+        elif "REMOVED" in name:
+            removed, use = name.removeprefix("TYPE_").split(" REMOVED, use ")
+            [same] = [one[1:] for one in TENSOR_TYPES.values() if one[0] == use.split()[0]]
+            assert TENSOR_TYPES[kind] == (removed, *same)
+
+
+def split(folder, count=3):
+    """Write a model in parts, each with one tensor of 32 numbers."""
+    paths = [folder / f"big-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+    for number, path in enumerate(paths):
+        keys = text("split.no") + struct.pack("<IH", 2, number) + text("split.count") + struct.pack("<IH", 2, count)
+        path.write_bytes(header(tensors=1, keys=2, rest=keys + tensor(f"t{number}") + bytes(200)))
+    return paths
+
+
+def test_a_split_model_is_described_as_a_whole(tmp_path):
+    """Parameters, bytes and types are those of all parts; a missing part, or a name that hides the others, is told."""
+    paths = split(tmp_path)
+    assert [one.metadata["split.no"] for one in read_parts(paths[0])] == [0, 1, 2]
+    about = describe(read_gguf(paths[0]), paths[0])
+    assert (about["parameters"], about["parts"]) == (96, 3)
+    assert about["size"] == sum(path.stat().st_size for path in paths)
+    assert describe(read_gguf(paths[1]), paths[1])["parameters"] == 32
+    renamed = paths[0].rename(tmp_path / "other.gguf")
+    with pytest.raises(GGUFError, match=r"first of 3 parts, .* call it NAME-00001-of-00003\.gguf"):
+        describe(read_gguf(renamed), renamed)
+    renamed.rename(paths[0])
+    paths[2].unlink()
+    with pytest.raises(GGUFError, match=r"the part '.*big-00003-of-00003\.gguf' is missing"):
+        describe(read_gguf(paths[0]), paths[0])
+
+
+def test_recommended_sampling(tmp_path):
+    """A file's `general.sampling.*`, as llama.cpp's converter writes them, have our names and the written numbers."""
+    path = tmp_path / "model.gguf"
+    writer = reference.GGUFWriter(path, "llama")
+    writer.add_sampling_temp(0.6)
+    writer.add_sampling_top_k(20)
+    writer.add_sampling_top_p(0.95)
+    writer.add_sampling_min_p(0.0)
+    writer.add_sampling_xtc_probability(0.1)
+    writer.add_sampling_xtc_threshold(0.2)
+    writer.add_sampling_penalty_last_n(64)
+    writer.add_sampling_penalty_repeat(1.05)
+    writer.add_sampling_mirostat(2)
+    writer.add_sampling_mirostat_tau(4.5)
+    writer.add_sampling_mirostat_eta(0.2)
+    writer.add_sampling_sequence("top_k;temperature")
+    writer.add_tensor("t", np.zeros(32, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert recommended_sampling(read_gguf(path).metadata) == {
+        "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0.0, "xtc_probability": 0.1, "xtc_threshold": 0.2,
+        "repeat_penalty": 1.05, "mirostat": 2, "mirostat_tau": 4.5, "mirostat_eta": 0.2,
+    }
 
 
 @pytest.mark.parametrize(("make", "reason"), [("nothing", "there is no file"), ("directory", "is a directory")])

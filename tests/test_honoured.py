@@ -99,6 +99,12 @@ CASES: Mapping[str, Case] = {
     "response_format": Case({"type": "json_object"}, GREEDY, may_fail=True),
     "json_schema": Case(SCHEMA, GREEDY, may_fail=True),
     "grammar": Case('root ::= "x"', GREEDY),
+    "format": Case(SCHEMA, GREEDY, may_fail=True),
+    "guided_json": Case(SCHEMA, GREEDY, may_fail=True),
+    "guided_regex": Case("x{3}", GREEDY),
+    "guided_choice": Case(["x", "y"], GREEDY),
+    "guided_grammar": Case('root ::= "x"', GREEDY),
+    "structured_outputs": Case({"json": SCHEMA}, GREEDY, may_fail=True),
     "reasoning_effort": Case("none", GREEDY, "Do you think so?", thinking=True),
     "chat_template_kwargs": Case({"enable_thinking": False}, GREEDY, "Do you think so?", thinking=True),
 }

@@ -124,7 +124,7 @@ def host() -> Host:
 def test_request_is_built_over_the_defaults(host: Host) -> None:
     """A request has the model's defaults where it says nothing, and what it says elsewhere, 0 included."""
     request = host.request("one", prompt="count", parameters={"top_k": 0, "stop": ["\n"]})
-    assert (request.model, request.prompt, request.messages) == ("one", "count", None)
+    assert (request.model, request.prompt) == ("one", "count")
     assert request.sampling == Sampling(temperature=1.5, top_k=0)
     assert (request.max_tokens, request.stop, request.timeout) == (7, ("\n",), 5)
     assert host.request("one", prompt="", parameters={"temperature": 0}).sampling.temperature == 0

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lllms_core.machine import CpuWatch, available_cores, busy_ticks, cgroup_cores, usable_cpus
+from lllms_core.machine import (
+    CpuWatch,
+    available_cores,
+    busy_ticks,
+    cgroup_cores,
+    cgroup_memory,
+    usable_cpus,
+    usable_memory,
+)
 
 STAT = """\
 cpu  300 0 100 1000 50 0 0 10 0 0
@@ -66,6 +74,26 @@ def test_an_unlimited_version_1_group_sets_no_quota(tmp_path: Path):
 def test_no_cgroups_at_all_set_no_quota(tmp_path: Path):
     """Other systems have neither the file nor the folder."""
     assert cgroup_cores("", tmp_path) is None
+
+
+def test_the_tightest_memory_limit_of_all_parents_counts(tmp_path: Path):
+    """Version 2 says `max` for no limit; a group is bound by its parents' limits."""
+    write(tmp_path / "a/memory.max", "3000000\n")
+    write(tmp_path / "a/b/memory.max", "max\n")
+    assert cgroup_memory("0::/a/b", tmp_path) == 3_000_000
+    assert cgroup_memory("0::/c", tmp_path) is None
+
+
+def test_a_version_1_memory_limit_is_read_from_the_memory_hierarchy(tmp_path: Path):
+    """The root's huge number, the kernel's word for no limit, does not hide the group's own limit."""
+    write(tmp_path / "memory/memory.limit_in_bytes", "9223372036854771712\n")
+    write(tmp_path / "memory/box/memory.limit_in_bytes", "5000\n")
+    assert cgroup_memory("9:name=systemd:/\n4:memory:/box\n0::/\n", tmp_path) == 5000
+
+
+def test_this_process_may_use_some_memory():
+    """Whatever machine the test runs on, the limit is a usable number."""
+    assert (usable_memory() or 0) > 2**24
 
 
 def test_busy_ticks_count_work_and_stolen_time_of_the_named_cpus_only():

@@ -31,7 +31,9 @@ async def url() -> AsyncIterator[str]:
         "tiny-chat": {"engine": "llamacpp", "file": file},
         "tiny-vectors": {
             "engine": "llamacpp", "file": file,
-            "options": {"embeddings": True, "pooling": "mean", "context_length": 64, "threads": 1},
+            "options": {
+                "embeddings": True, "pooling": "mean", "context_length": 64, "threads": 1, "token_inputs": True,
+            },
         },
     }
     async with serving({"server": {"port": 0}, "models": models}) as url:

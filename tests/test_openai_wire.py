@@ -35,6 +35,17 @@ def test_a_chat_is_read() -> None:
     assert wanted == Completion("m", parameters, messages, (), stream=True, include_usage=True)
 
 
+@pytest.mark.parametrize(("body", "unused"), [
+    ({"stream_options": {"include_usage": True}}, ("stream_options",)), ({"stream_options": {}}, ()),
+    ({"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}}, ()),
+    ({"stream": True, "stream_options": {"include_obfuscation": True, "continuous_usage_stats": True}},
+     ("stream_options.include_obfuscation", "stream_options.continuous_usage_stats")),
+])
+def test_options_without_effect_are_named(body: dict[str, object], unused: tuple[str, ...]) -> None:
+    """Options of a stream that are not followed, and options of none, are named."""
+    assert chat(**body).unused == unused
+
+
 def test_a_text_is_read() -> None:
     """A prompt is kept as it is, also an empty one."""
     assert Completion("m", {"echo": True}, None, ("",), stream=False, include_usage=False) == text(prompt="", echo=True)
@@ -111,7 +122,7 @@ def test_media_stand_between_texts() -> None:
     [
         ({"stream": "yes"}, "stream", "invalid_type"),
         ({"stream": 1}, "stream", "invalid_type"),
-        ({"stream_options": {}}, "stream_options", "invalid_value"),
+        ({"stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x", "unknown_parameter"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options.include_usage", "invalid_type"),
         ({"stream": True, "stream_options": []}, "stream_options", "invalid_type"),

@@ -5,7 +5,7 @@ import pytest
 from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest, RequestError
 from lllms_core.parameters import ROUTES
-from lllms_core.parameters.structured import take_constraint
+from lllms_core.parameters.structured import NAMES, take_constraint
 from lllms_core.types import Constraint
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}}
@@ -44,7 +44,9 @@ def test_what_is_asked_for_is_one_constraint(name, value, expected):
     ("response_format", {}, "response_format.type"),
     ("response_format", {"type": "xml"}, "response_format.type"),
     ("response_format", {"type": []}, "response_format.type"),
-    ("response_format", {"type": "json_object", "schema": {}}, "response_format.schema"),
+    ("response_format", {"type": "json_object", "schema": []}, "response_format.schema"),
+    ("response_format", {"type": "text", "schema": {}}, "response_format.schema"),
+    ("response_format", named() | {"schema": {}}, "response_format.schema"),
     ("response_format", {"type": "text", "json_schema": {}}, "response_format.json_schema"),
     ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
     ("response_format", {"type": "json_schema", "json_schema": {"name": "n"}}, "response_format.json_schema.schema"),
@@ -87,4 +89,4 @@ def test_engines_declare_constraints_by_kind():
         def load(self, spec, progress):
             raise NotImplementedError
 
-    assert Some.parameters == {"seed", "response_format", "json_schema"}
+    assert Some.parameters == {"seed"} | {name for name, kinds in NAMES.items() if "json_schema" in kinds}

@@ -17,7 +17,7 @@ from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine
 from lllms_core.engines.vector_run import unit
-from lllms_core.errors import EngineDied, EngineFailed, InvalidRequest, ModelUnknown, OutOfTime
+from lllms_core.errors import EngineDied, EngineFailed, InvalidRequest, ModelUnknown, OutOfTime, UnsupportedParameter
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
@@ -61,12 +61,12 @@ async def test_every_text_gets_its_vector(host: Host, model: str) -> None:
 
 
 async def test_tokens_are_embedded_as_their_text(host: Host) -> None:
-    """An input of tokens gives the vector of its text; a model that has no tokens refuses it by name."""
+    """An input of tokens gives the vector of its text; a model that takes no tokens refuses it by name."""
     text, tokens = (await host.embed("rich", ["ab", (97, 98)])).vectors
     assert text == tokens
-    with pytest.raises(InvalidRequest, match="embeds texts, not tokens") as raised:
-        await host.embed("plain", [(97, 98)])
-    assert raised.value.param == "input"
+    with pytest.raises(UnsupportedParameter, match="check_embedding_ctx_length=False") as raised:
+        await host.embed("plain", ["ab", (97, 98)])
+    assert (raised.value.param, "token_inputs" in raised.value.message) == ("input", False)
 
 
 async def test_dimensions_cut_and_renormalise(host: Host) -> None:

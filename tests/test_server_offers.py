@@ -146,10 +146,12 @@ async def test_a_model_at_work_is_unloaded_afterwards() -> None:
 
 
 async def test_what_has_no_effect_is_named() -> None:
-    """A request names the parameters that were accepted without effect, so that a dialect can show them."""
+    """A request names what nobody acts on, also of what its dialect has left out; not what asks for nothing."""
     host = Host(parse_config({"models": MODELS}))
     parameters = {"temperature": 0, "user": "me", "frequency_penalty": 0, "seed": None}
-    assert host.request("mock", messages=HI, parameters=parameters).unused == ("user", "frequency_penalty")
+    assert host.request("mock", messages=HI, parameters=parameters).unused == ("user",)
+    request = host.request("mock", messages=HI, parameters=parameters, unused=["context"])
+    assert request.unused == ("context", "user")
     assert host.request("mock", messages=HI).unused == ()
 
 

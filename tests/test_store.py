@@ -275,10 +275,24 @@ def test_files_of_this_machine_are_used_in_place(tmp_path: Path) -> None:
         kept.ensure(str(tmp_path / "nothing"))
 
 
-def test_a_relative_path_is_in_models_dir(tmp_path: Path) -> None:
-    """A plain name means a file inside `models_dir`."""
-    (tmp_path / "x").write_bytes(b"x")
-    assert store(tmp_path).ensure("x").path == tmp_path / "x"
+def test_a_relative_path_starts_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain name means a file where the caller is, as for any program."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/x").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path / "here")
+    assert store(tmp_path).ensure("x").path == tmp_path / "here/x"
+
+
+def test_a_plain_path_stands_for_all_parts(tmp_path: Path) -> None:
+    """A model in parts has the bytes of all of them, as far as they are there; a later part is like any other file."""
+    parts = [tmp_path / f"x-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+    for one in parts[:2]:
+        one.write_bytes(b"12345")
+    kept = store(tmp_path)
+    found = [kept.find(str(part)) for part in parts]
+    assert [model and [file.path for file in model.files] for model in found] == [parts[:2], parts[1:2], None]
+    assert found[0] is not None
+    assert found[0].size == 10
 
 
 def test_delete_keeps_what_others_need(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from pools_for_tests import GUARD, Pools, ask
 
 from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.worker import ends
-from lllms_core.worker.ends import MARK, STACK_LINES, Kills, NativeLog, ended, known
+from lllms_core.worker.child import Marked
+from lllms_core.worker.ends import STACK_LINES, Kills, NativeLog, ended, known
 
 pytestmark = pytest.mark.slow
 
@@ -62,12 +63,11 @@ def test_known_words(line: str, words: str | None) -> None:
 
 @given(st.text(st.characters(exclude_characters="\r\n\x1e", exclude_categories=["Cs"]), min_size=1))
 def test_lines_at_work_are_not_shown(text: str) -> None:
-    """Whatever an engine prints while it serves is counted and not shown; before, and what is marked, is shown."""
+    """Whatever an engine prints while it serves is counted and not shown; before, it is shown."""
     line = f"he said: {text}."
     shown = line.rstrip()
     assert told(f"{line}\n").last_words == "(1 lines that may quote requests are not shown)"
     assert told(f"{line}\n", at_work=False).last_words == shown
-    assert told(f"{MARK}{line}\n").last_words == shown
 
 
 def test_lines_before_work_do_not_explain_its_end() -> None:
@@ -94,7 +94,7 @@ def test_an_assertion_is_told_rather_than_stacks() -> None:
     "MemoryError", "numpy.core._exceptions._ArrayMemoryError: Unable to allocate 2. GiB",
     "  what():  std::bad_alloc", "memory allocation of 1048576 bytes failed",
     "OpenBLAS error: Memory allocation still failed after 10 retries, giving up.",
-    f"{MARK}WARNING lllms.llamacpp: ggml_aligned_malloc: insufficient memory (attempted to allocate   5.00 MB)",
+    f"{ends.MARK}WARNING lllms.llamacpp: ggml_aligned_malloc: insufficient memory (attempted to allocate   5.00 MB)",
     "ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 5242880",
     "CUDA error: out of memory", "libllama.so: cannot map: Cannot allocate memory",
 ])
@@ -155,12 +155,38 @@ async def test_a_load_without_memory_is_named(pools: Pools) -> None:
 
 async def test_engines_log_at_work_is_shown(pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
     """What an engine logs with a logger of lllms is shown, what it prints while it serves is not."""
-    caplog.set_level(logging.DEBUG, "lllms.worker")
     pool = await pools.start(isolation="process")
     with pytest.raises(EngineDied):
         await pool.submit(ask("log")).gather()
-    assert "WARNING lllms.scripted: a state of 7 bytes was lost" in caplog.text
+    assert ("lllms.scripted", logging.WARNING, "scripted: a state of 7 bytes was lost") in caplog.record_tuples
     assert "printed" not in caplog.text
+
+
+@given(st.text(st.characters(exclude_characters="\r\x1e\x1f", exclude_categories=["Cs"])))
+def test_records_of_a_worker_arrive_as_they_were_logged(text: str) -> None:
+    """A record of a worker, also of several lines, is one record of the server, with its level, logger and model."""
+    seen: list[logging.LogRecord] = []
+    logger = logging.getLogger("lllms.of_a_worker")
+    logger.addFilter(lambda record: seen.append(record) is not None)
+    logger.setLevel(logging.INFO)
+    try:
+        record = logger.makeRecord(logger.name, logging.INFO, "x.py", 1, text, (), None)
+        log = told(Marked("%(levelname)s %(name)s: %(message)s").format(record) + "\n")
+    finally:
+        logger.filters.clear()
+    assert [(one.levelno, one.getMessage()) for one in seen] == [(logging.INFO, f"m: {text.rstrip()}")]
+    assert log.last_words == ""
+
+
+async def test_debugging_a_worker(pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
+    """What an engine logs for debugging reaches the log of a server that debugs, and not that of another."""
+    for level, count in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        caplog.set_level(level, "lllms")
+        pool = await pools.start(isolation="process")
+        with pytest.raises(EngineDied):
+            await pool.submit(ask("log")).gather()
+        told = [record for record in caplog.records if record.getMessage() == "scripted: a detail"]
+        assert len(told) == count
 
 
 async def test_workers_are_killed_before_the_server(pools: Pools) -> None:

@@ -168,7 +168,7 @@ def test_size_counts_every_part(texts: list[str], times: int) -> None:
         TextRequest("r", "m", prompt="".join(parts)),
         TextRequest("r", "m", prompt="", suffix="".join(parts)),
         TextRequest("r", "m", prompt=(7,) * total),
-        TextRequest("r", "m", prompt="", tools=tools),
+        ChatRequest("r", "m", (), tools=tools),
         TextRequest("r", "m", prompt="", constraint=Constraint("regex", "".join(parts), "regex")),
         EmbedRequest("r", "m", parts),
     ):

@@ -23,6 +23,8 @@ class Stream:
         self.request = request
         self.instance: str | None = None
         """The id of the instance that runs the request; None while it waits."""
+        self.fingerprint = ""
+        """That of the instance: of the engine, the options and the files that answer; "" while it waits."""
         self.finish: Finish | None = None
         """The end of the answer, once it was taken."""
         self.frame: bytes | None = None

@@ -18,7 +18,7 @@ class ModelCard:
     """The plugin that provides the engine."""
     description: str
     fingerprint: str
-    """Changes with the engine's version, the file and the options; OpenAI's `system_fingerprint`."""
+    """Changes with the engine's version, the files and the options; of an answer, `Stream.fingerprint` counts."""
     parameters: frozenset[str]
     """The names of the parameters that its engine acts on."""
     media: frozenset[MediaKind]

@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar, overload
 
 from lllms_core.answers import Stream
 from lllms_core.apis.card import Abilities, ModelCard
 from lllms_core.apis.explanations import openai_shape
 from lllms_core.apis.fault import Fault
-from lllms_core.parameters import Route
+from lllms_core.parameters import Checked, Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Relevance, Text, Tokens
 from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo, Waiting
 from lllms_core.types import ChatRequest, Constraint, Delta, Finish, Message, Request, TextRequest
@@ -121,13 +121,13 @@ class Server(Protocol):
     @overload
     def request(
         self, model: str, *, messages: Sequence[Message], parameters: Mapping[str, object] | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | None = None, unused: Sequence[str] = (),
     ) -> ChatRequest: ...
 
     @overload
     def request(
         self, model: str, *, prompt: str | tuple[int, ...], parameters: Mapping[str, object] | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | None = None, unused: Sequence[str] = (),
     ) -> TextRequest: ...
 
     def request(
@@ -138,13 +138,16 @@ class Server(Protocol):
         prompt: str | tuple[int, ...] | None = None,
         parameters: Mapping[str, object] | None = None,
         constraint: Constraint | None = None,
+        unused: Sequence[str] = (),
     ) -> Request:
         """Return a request; `parameters` have the names of the OpenAI API, and override the model's defaults.
 
+        `unused` names what the client sent and the dialect left out. With what nobody acts on of the parameters, it is
+        the `Request.unused` that answers name in a header: `stream_answer` by itself, the others by `reply`.
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter`.
         """
 
-    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> Checked:
         """Return the parameters that ask for something, checked for a route that makes no `Request`."""
 
     def prepare(self, request: AnyRequest) -> Prepared:

@@ -1,6 +1,6 @@
 """Whole answers of HTTP APIs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from quart import Response
 
@@ -8,17 +8,23 @@ from lllms_core.apis.bodies import work
 from lllms_core.apis.contract import Api
 from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
+from lllms_core.apis.ignored import ignored_header
 from lllms_core.apis.writing import dumps
 
 
-def reply(value: object) -> Response:
-    """Answer with a value as JSON."""
-    return Response(dumps(value), content_type="application/json")
+def reply(value: object, unused: Sequence[str] = ()) -> Response:
+    """Answer with a value as JSON; a header names what was `unused` of the request."""
+    return reply_json(dumps(value), unused)
 
 
-async def reply_large(size: int, value: Callable[[], object]) -> Response:
-    """Answer with a value of about `size` bytes as JSON; a large one is made and written in a thread."""
-    return Response(await work(size, lambda: dumps(value())), content_type="application/json")
+async def reply_large(size: int, value: Callable[[], object], unused: Sequence[str] = ()) -> Response:
+    """Answer as `reply` does with a value of about `size` bytes; a large one is made and written in a thread."""
+    return reply_json(await work(size, lambda: dumps(value())), unused)
+
+
+def reply_json(text: bytes, unused: Sequence[str] = ()) -> Response:
+    """Answer as `reply` does with a value that is already written."""
+    return Response(text, headers={"Content-Type": "application/json", **ignored_header(unused)})
 
 
 def reply_fault(fault: Fault, shape: Callable[[Fault], object] = openai_shape) -> Response:

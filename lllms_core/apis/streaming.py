@@ -8,6 +8,7 @@ from quart import Response
 from lllms_core.answers import Answer, Stream, merge
 from lllms_core.apis.contract import Encoder, Server
 from lllms_core.apis.explanations import explain
+from lllms_core.apis.ignored import ignored_header
 from lllms_core.types import Delta, Request
 
 PATIENCE = 5.0
@@ -24,19 +25,20 @@ async def stream_answer(
 
     An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
     After that the headers are sent, errors come by `Encoder.fault`, and whenever nothing was sent for `interval`
-    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. The requests are
-    cancelled when the client leaves, in whichever phase. No time limit cuts the response.
+    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. A header names what
+    is `unused` of the request. The requests are cancelled when the client leaves, in whichever phase. No time limit
+    cuts the response.
     """
     close_with_client(streams)
     request = streams[0].request
-    count = request.n if isinstance(request, Request) else 1
+    count, unused = (request.n, request.unused) if isinstance(request, Request) else (1, ())
     stream = streams[0] if len(streams) == 1 else merge(streams, count)
     first = await stream.take() if await stream.wait(patience) else None
 
     def waits() -> str:
         return next((str(known) for one in streams if (known := server.waiting(one.request)) is not None), "waiting")
 
-    headers = {"Content-Type": encoder.content_type, **HEADERS}
+    headers = {"Content-Type": encoder.content_type, **HEADERS, **ignored_header(unused)}
     response = Response(_write(stream, first, encoder, interval, waits), headers=headers)
     response.timeout = None  # neither a slow model nor a slow reader is a reason to cut an answer
     return response

@@ -1,11 +1,30 @@
 """How values are written into answers: as JSON, and as server-sent events; pure."""
 
 import json
+from collections.abc import Mapping
+from math import isfinite
 
 
 def dumps(value: object) -> bytes:
-    """Encode compactly; ASCII, so that no reader of lines stumbles over U+2028 and its like."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    """Encode compactly; ASCII, so that no reader of lines stumbles over U+2028 and its like.
+
+    Infinity and NaN, which JSON lacks, become null.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":"), allow_nan=False).encode()
+
+
+def _finite(value: object) -> object:
+    match value:
+        case float():
+            return value if isfinite(value) else None
+        case Mapping():
+            return {key: _finite(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_finite(one) for one in value]
+    return value
 
 
 def event(value: object, name: str = "") -> bytes:

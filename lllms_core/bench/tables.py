@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,7 +29,7 @@ def load_table(figures: Sequence[Mapping[str, object]]) -> Table:
     return table
 
 
-def findings_table(findings: Sequence[Finding]) -> Table:
+def findings_table(findings: Sequence[Comparison]) -> Table:
     """Return a table of comparisons: medians, the median ratio with its extremes, and the target."""
     table = _table("what", "ours", "other", "unit", "ratio", "min to max", "target", "")
     for finding in findings:
@@ -46,7 +46,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
-def _verdict(finding: Finding) -> "RenderableType":
+def _verdict(finding: Comparison) -> "RenderableType":
     if finding.target is None:
         return ""
     return Text("met", "green") if finding.met else Text("missed", "red")

@@ -2,7 +2,7 @@
 
 from lllms_core.chat.call_grammar import call_constraint
 from lllms_core.chat.channel_grammar import answer_constraint
-from lllms_core.chat.default import choose_template
+from lllms_core.chat.default import check_templates, choose_template, template_or_path
 from lllms_core.chat.gather import gather_message
 from lllms_core.chat.lazy_grammar import CallWatch, LazyGrammar
 from lllms_core.chat.prefix import prefix_keys, text_prefix_keys
@@ -19,9 +19,11 @@ __all__ = [
     "answer_constraint",
     "call_constraint",
     "chat_prompt",
+    "check_templates",
     "choose_template",
     "gather_message",
     "prefix_keys",
     "settle_results",
+    "template_or_path",
     "text_prefix_keys",
 ]

@@ -39,9 +39,11 @@ class ReasoningSupport:
     def variables(self, wanted: ReasoningEffort, model: str) -> dict[str, object]:
         """Return the variables for the template. Raises `UnsupportedParameter` if it has none for this effort."""
         if self.switch is None and self.effort is None:
-            if wanted == "none" and self.form is None:
+            if wanted == ("none" if self.form is None else "on"):
                 return {}
             raise _unsupported(wanted, model, "its chat template has no switch")
+        if wanted == "on":
+            return self._turned_on()
         if wanted == "none":
             off = self.switch.off if self.switch is not None else self.effort.off if self.effort is not None else {}
             if not off:
@@ -54,6 +56,15 @@ class ReasoningSupport:
                 raise _unsupported(wanted, model, f"its chat template knows {known}")
             values[self.effort.name] = wanted
         return values
+
+    def _turned_on(self) -> dict[str, object]:
+        """Return the variables for thoughts of whatever length; none if the model thinks anyway."""
+        if self.switch is not None:
+            return dict(self.switch.on)
+        if self.effort is None or not self.effort.off or not self.effort.levels:
+            return {}
+        levels = self.effort.levels
+        return {self.effort.name: "medium" if "medium" in levels else levels[-1]}
 
 
 def _unsupported(wanted: str, model: str, problem: str) -> UnsupportedParameter:

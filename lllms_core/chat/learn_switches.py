@@ -11,7 +11,7 @@ from lllms_core.types import Message, ReasoningEffort
 
 _ASK = Message("user", "probe-ask")
 _EFFORT = re.compile(r"effort|strength|level")
-_LEVELS = tuple(level for level in get_args(ReasoningEffort) if level != "none")
+_LEVELS = tuple(level for level in get_args(ReasoningEffort) if level not in {"none", "on"})
 _LITTLE = ("minimal", "low")
 _PAIRS: tuple[tuple[object, object], ...] = ((True, False), ("enabled", "disabled"), ("on", "off"))
 _NOTHING = ("none", "no_think", "off", "disabled")

@@ -28,6 +28,7 @@ def chat_prompt(
     Raises `UnsupportedParameter` for tools or an effort that the template does not support, and the errors of `render`,
     to which `check_length` is passed.
     """
+    template = template.fitting(request.tools)
     form = template.answer_format
     if request.tools and form.calls is None:
         raise UnsupportedParameter(

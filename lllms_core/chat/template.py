@@ -44,12 +44,12 @@ class ChatTemplate:
 
     def __init__(
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Collection[str] = (),
-        call_template: str | None = None, reasoning: str = "auto",
+        call_template: str | None = None, reasoning: str = "auto", tool_use: str | None = None,
     ) -> None:
-        """Compile `source`. Two arguments override what is learnt from it.
+        """Compile `source`, and `tool_use`, the model's own template for conversations in which tools are offered.
 
-        `call_template`: Jinja2 that writes `tool_calls`. `reasoning`: "none" for thoughts as ordinary text, or a format
-        for `ReasoningFormat.read`.
+        Two arguments override what is learnt from them. `call_template`: Jinja2 that writes `tool_calls`. `reasoning`:
+        "none" for thoughts as ordinary text, or a format for `ReasoningFormat.read`.
         """
         self._template = SandboxedTemplate(source)
         self._names_developer = "developer" in source
@@ -57,6 +57,14 @@ class ChatTemplate:
         self._control = ControlTokens(control_tokens, self._template.literals, source + bos_token + eos_token)
         self._reasoning = reasoning
         self._call_template = None if call_template is None else SandboxedTemplate(call_template)
+        self._tool_use = None if not tool_use or tool_use == source else ChatTemplate(
+            tool_use, bos_token=bos_token, eos_token=eos_token, control_tokens=control_tokens,
+            call_template=call_template, reasoning=reasoning,
+        )
+
+    def fitting(self, tools: Sequence[Tool]) -> "ChatTemplate":
+        """Return the template for a conversation with these tools: this one, or the model's own for tools."""
+        return self._tool_use if tools and self._tool_use is not None else self
 
     def render(
         self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), add_generation_prompt: bool = True,

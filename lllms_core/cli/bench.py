@@ -17,7 +17,7 @@ from lllms_core.cli.setup import examples
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lllms_core.bench.findings import Finding
+    from lllms_core.bench.comparisons import Comparison
 
 NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks")
 OWN_MODEL = "135m"
@@ -159,7 +159,7 @@ def _console() -> "Console":
 
 def _compare(
     wanted: Sequence[str], file: Path | None, sizes: Mapping[str, Any], told: Callable[[str], None],
-) -> "list[Finding]":
+) -> "list[Comparison]":
     from lllms_core.bench.random_model import cached
     from lllms_core.bench.suite_plan import Plan
     from lllms_core.bench.suites import MODELS, SUITES, WITHOUT_FILE
@@ -167,7 +167,7 @@ def _compare(
 
     if file is not None and not file.is_file():
         raise ConfigError(f"no file {file}")
-    findings: list[Finding] = []
+    findings: list[Comparison] = []
     for name in wanted:
         measured = file
         if file is None and name not in WITHOUT_FILE:

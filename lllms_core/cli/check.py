@@ -1,6 +1,6 @@
 """`lllms check`: check the whole setup without loading a model."""
 
-from collections.abc import Iterator
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,10 @@ import click
 from lllms_core.cli.figures import memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
+from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ConfigError, LllmsError
+from lllms_core.tracebacks import described
+from lllms_core.types import Finding
 
 if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
@@ -53,18 +56,18 @@ def check(config_file: Path | None) -> None:
     catalog = Catalog.examine(config, plugins, find) if readable else Catalog()
     for problem in catalog.problems:
         problems += problem.text.splitlines()
+    warnings: list[str] = []
     for entry in catalog.entries:
-        try:
-            for line in _about(entry):
-                click.echo(f"model {entry.name}: {line}")
-        except LllmsError as error:
-            problems.append(f"models.{entry.name}: {error}")
+        for finding in _examine(entry):
+            (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
     problems += _about_sessions(config, plugins)
+    for text in warnings:
+        click.echo(f"Warning: {text}", err=True)
     for text in problems:
         click.echo(f"Error: {text}", err=True)
     if problems:
         raise click.exceptions.Exit(1)
-    click.echo("everything is fine")
+    click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
@@ -72,19 +75,36 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     from lllms_core.host import choose_session_store
 
     try:
-        choose_session_store(config.sessions, plugins)
+        choose_session_store(config, plugins)
     except ConfigError as error:
         return error.message.splitlines()
     return []
 
 
-def _about(entry: "CatalogEntry") -> Iterator[str]:
+def _examine(entry: "CatalogEntry") -> list[Finding]:
+    """Describe a model, and return what its engine finds about it."""
+    from lllms_core.worker.rehearsal import rehearse
+
     if not entry.here:
-        yield f"engine {entry.engine.name}; to be fetched or verified: {shown(entry.source or '')}"
-        return
-    details = entry.engine.inspect(entry.spec)
-    memory = entry.engine.estimate(entry.spec)
-    about = ", ".join(f"{key} {value}" for key, value in details.items())
-    yield f"engine {entry.engine.name}{f' ({about})' if about else ''}"
-    if memory.total:
-        yield f"an instance takes about {memory_text(memory)}"
+        source = shown(entry.source or "")
+        click.echo(f"model {entry.name}: engine {entry.engine.name}; to be fetched or verified: {source}")
+        return []
+    found: list[Finding] = []
+    try:
+        found += entry.engine.examine(entry.spec)
+        if not any(finding.fatal for finding in found):
+            details, memory = entry.engine.inspect(entry.spec), entry.engine.estimate(entry.spec)
+            about = ", ".join(f"{key} {value}" for key, value in details.items())
+            click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
+            if memory.total:
+                click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
+            lack = lack_of_memory(memory)
+            found += [] if lack is None else [Finding(lack)]
+        if not any(finding.fatal for finding in found):
+            rehearsed = asyncio.run(rehearse(entry.engine, entry.spec))
+            found += [finding for finding in rehearsed if finding not in found]
+    except LllmsError as error:
+        found.append(Finding(error.message))
+    except Exception as error:  # noqa: BLE001  # of a plugin; the other models are examined all the same
+        found.append(Finding(f"engine '{entry.engine.name}' could not examine it: {described(error)}"))
+    return found

@@ -47,9 +47,10 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
         silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
+        replaced = ", its file has been replaced since it was loaded" if one.get("replaced") else ""
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, "
-                   f"{one['threads']} threads, {where}{idle}{silent}")
+                   f"{one['threads']} threads, {where}{idle}{silent}{replaced}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")

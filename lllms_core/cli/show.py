@@ -84,6 +84,8 @@ def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
         yield f"memory of an instance: about {memory_text(memory)}"
     chosen = [f"{key} = {value!r}" for key, value in entry.config.options.items()]
     yield f"options: {', '.join(chosen) or 'the defaults'}"
+    if defaults := _defaults(entry):
+        yield f"requests that set nothing else: {', '.join(f'{name} = {value!r}' for name, value in defaults.items())}"
     if gguf is not None:
         yield "metadata:"
         yield from (f"  {printable(key)}: {_text(gguf, key)}" for key in gguf.metadata if not key.startswith(_TEMPLATE))
@@ -91,6 +93,14 @@ def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
             if key.startswith(_TEMPLATE) and gguf.metadata.text(key):
                 yield f"chat template{key.removeprefix(_TEMPLATE).replace('.', ' ')}:"
                 yield from (f"  {printable(line)}" for line in gguf.metadata.text(key).splitlines())
+
+
+def _defaults(entry: "CatalogEntry") -> dict[str, object]:
+    """Return the generation parameters that the file or the configuration sets for requests that do not."""
+    from lllms_core.parameters import Generation
+
+    ours, plain = ({**attrs.asdict(one), **attrs.asdict(one.sampling)} for one in (entry.defaults, Generation()))
+    return {name: value for name, value in ours.items() if name != "sampling" and value != plain[name]}
 
 
 def _text(gguf: "GGUF", key: str) -> str:
@@ -108,6 +118,7 @@ def _tables(entry: "CatalogEntry", gguf: "GGUF | None") -> dict[str, object]:
         "source": None if entry.source is None else shown(entry.source),
         "file": None if entry.spec.file is None else str(entry.spec.file),
         "details": dict(entry.engine.inspect(entry.spec)), "options": dict(entry.config.options),
+        "defaults": _defaults(entry),
         "memory": {**attrs.asdict(memory), "total": memory.total},
         "metadata": None if gguf is None else {key: _plain(gguf, key) for key in gguf.metadata},
     }

@@ -12,7 +12,7 @@ from lllms_core.config.environment import read_environment
 from lllms_core.config.parsing import parse_tables
 from lllms_core.config.settings import Config, ServerConfig
 from lllms_core.errors import ConfigError
-from lllms_core.machine import at_home
+from lllms_core.machine import at_home, decode_text
 
 if TYPE_CHECKING:
     from lllms_core.values.violations import Keys
@@ -30,6 +30,7 @@ def load_config(
 
     The file is `path`, else `lllms.toml` in the working directory or in the user's configuration folder, else none.
     Every key of `[server]` has a variable like `LLLMS_PORT`; lists take commas. `overrides` has the file's shape.
+    Relative paths in the file start in its folder, those in variables and flags in the working directory.
     Raises `ConfigError` with all faults, one per line, each with its path and its origin.
     """
     file = path or _find(environ)
@@ -41,7 +42,9 @@ def load_config(
     if isinstance(flags, Mapping):
         origins |= {("server", key): None for key in flags}
     data = _merge(data, overrides or {})
-    return evolve(parse_tables(data, origins, None if file is None else str(file)), path=file)
+    if file is None:
+        return parse_tables(data, origins, None)
+    return evolve(parse_tables(data, origins, str(file), file.absolute().parent), path=file)
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:
@@ -51,8 +54,7 @@ def _find(environ: Mapping[str, str]) -> Path | None:
 
 def _read(file: Path) -> dict[str, object]:
     try:
-        with file.open("rb") as stream:
-            return tomllib.load(stream)
+        return tomllib.loads(decode_text(file.read_bytes()))
     except OSError as error:
         raise ConfigError(f"the configuration file {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,14 +1,17 @@
 """Turn plain tables into a checked configuration; pure. All violations are reported at once."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypeVar, cast
 
 from attrs import AttrsInstance, asdict, evolve
 
 from lllms_core.config import rules
 from lllms_core.config.settings import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.downloads import scheme
 from lllms_core.errors import ConfigError
-from lllms_core.values.structure import structure
+from lllms_core.machine import at_home
+from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import Keys, StructureError, Violation, did_you_mean
 
 T = TypeVar("T")
@@ -24,23 +27,32 @@ LATER: Mapping[str, frozenset[str]] = {
 def parse_config(data: Mapping[str, object]) -> Config:
     """Check a configuration given as Python mappings in the file's shape; attrs values may stand for tables.
 
-    Raises `ConfigError` with all violations, one per line, each with its path.
+    Relative paths start in the working directory. Raises `ConfigError` with all violations, one per line, each with its
+    path.
     """
     return parse_tables(data, {}, None)
 
 
 def with_model(config: Config, name: str, model: ModelConfig) -> Config:
-    """Return this configuration with one more model. Raises `ConfigError` if the result is invalid."""
+    """Return this configuration with one more model, whose relative paths start in the configuration's folder.
+
+    Raises `ConfigError` if the result is invalid.
+    """
     models = {**config.models, name: model}
     tables = {"server": config.server, "sessions": config.sessions, "plugins": config.plugins, "models": models}
-    return evolve(parse_config(tables), path=config.path)
+    return evolve(parse_tables(tables, {}, None, config.folder), path=config.path)
 
 
-def parse_tables(data: Mapping[str, object], origins: Mapping[Keys, str | None], file: str | None) -> Config:
+def parse_tables(
+    data: Mapping[str, object], origins: Mapping[Keys, str | None], file: str | None, folder: Path | None = None,
+) -> Config:
     """Check a merged configuration: `origins` tells where a key was set if not in `file`.
 
     The keys of `origins` are paths of two keys, like `("server", "port")`; None means that no origin is shown.
+    Relative paths start in `folder` (None: the working directory), but those with an origin in the working directory.
     """
+    here = Path.cwd()
+    folder = folder or here
     violations: list[Violation] = []
     data = _without_later(data, (), LATER[""], violations)
     server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], violations)
@@ -69,7 +81,17 @@ def parse_tables(data: Mapping[str, object], origins: Mapping[Keys, str | None],
         violations += rules.check_sessions(sessions)
     if violations or server is None or sessions is None or plugins is None:
         raise ConfigError("\n".join(_line(one, origins.get(one.path[:2], file)) for one in violations))
-    return Config(server, models, sessions, plugins)
+    server = with_folder(server, here if ("server", "models_dir") in origins else folder)
+    models = {name: evolve(model, file=_placed(model.file, folder)) for name, model in models.items()}
+    return Config(server, models, sessions, plugins, folder=folder)
+
+
+def _placed(file: str | None, folder: Path) -> str | None:
+    """Return the absolute path of a model's file; what looks like a source is left as it is, to be refused later."""
+    if not file:
+        return file
+    path = (folder / at_home(file)).absolute()
+    return file if scheme(file) and not path.exists() else str(path)
 
 
 def _line(violation: Violation, origin: str | None) -> str:

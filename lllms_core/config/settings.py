@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from attrs import field, frozen
 
 from lllms_core.machine import at_home
-from lllms_core.parameters import Generation
+from lllms_core.parameters.bounds import LEVELS, MOST_LEVELS
 from lllms_core.types import Isolation, Preload
 from lllms_core.values.structure import Bytes, Range
 
@@ -33,7 +33,8 @@ class ServerConfig:
     queue_timeout: Annotated[float, Range(0)] = 600.0
     """Seconds that a request may wait."""
     models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
-    """The folder of the model files, and the base of relative file names."""
+    """The folder of the model files that are fetched. Relative, as every path: to the folder of the configuration file;
+    in a variable or a flag, to the working directory."""
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
@@ -44,8 +45,11 @@ class ServerConfig:
     """Origins of web pages that may call the API; `*` allows any."""
     max_body: Annotated[int, Bytes()] = 10 * 2**20
     """Bytes of a request body at most; a configuration may also write "10MiB"."""
-    max_json_depth: Annotated[int, Range(8, 256)] = 64
+    max_json_depth: Annotated[int, Range(8, MOST_LEVELS)] = LEVELS
     """How deeply arrays and objects may be nested in a request, also in the arguments of calls."""
+    unknown_parameters: Literal["refuse", "name"] = "refuse"
+    """What becomes of a request with a parameter that the table lacks: a 400, or it is answered without, and the header
+    `x-lllms-ignored` names it. Known ones that ask for another text than the model writes are refused either way."""
     shutdown_timeout: Annotated[float, Range(0)] = 10.0
     """Seconds for running completions to finish when the server stops."""
 
@@ -56,7 +60,8 @@ class ModelConfig:
 
     engine: str
     file: str | None = None
-    """The weights: absolute, from `~`, or relative to `server.models_dir`."""
+    """The weights: absolute, from `~`, or relative to the folder of the configuration file; of a split model the first
+    part."""
     min_instances: Annotated[int, Range(0)] = 0
     max_instances: Annotated[int, Range(1)] = 1
     ttl: Annotated[float, Range(-1)] = 300.0
@@ -70,7 +75,7 @@ class ModelConfig:
     defaults: Mapping[str, object] = field(factory=dict)
     """Generation parameters, by the names of `parameters.DEFAULTS`, for requests that do not set them."""
     options: Mapping[str, object] = field(factory=dict)
-    """The engine's own options; the catalog checks them against its `Options`."""
+    """The engine's own options; the catalog checks them against its `Options`. Paths are relative as `file` is."""
     preload: Preload | None = None
     """A prefix that is evaluated when an instance loads, and kept for all requests that begin with it."""
     sessions: Literal["none"] | None = None
@@ -101,11 +106,6 @@ class ModelConfig:
         if self.hf is None:
             return self.url or self.file
         return self.hf if self.hf.startswith(("https://", "http://")) else f"hf:{self.hf.removeprefix('hf:')}"
-
-    @property
-    def generation(self) -> Generation:
-        """The core's defaults, overridden by `defaults`."""
-        return Generation().override(self.defaults)
 
 
 @frozen
@@ -142,6 +142,8 @@ class Config:
     plugins: PluginsConfig = field(factory=PluginsConfig)
     path: Path | None = None
     """The file that it was read from."""
+    folder: Path = field(factory=Path.cwd)
+    """Where relative paths start: the folder of that file, else the working directory."""
 
     @property
     def disabled_plugins(self) -> tuple[str, ...]:

@@ -10,13 +10,14 @@ from attrs import frozen
 
 from lllms_core.engines.capabilities import Embeds, Ranks
 from lllms_core.engines.session_link import Resident
-from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
+from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed, UnsupportedParameter
 from lllms_core.parameters import TABLE
 from lllms_core.parameters.structured import NAMES
 from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
+    Finding,
     Isolation,
     MediaKind,
     Memory,
@@ -120,12 +121,38 @@ class Engine(ABC):
         """
         return {}
 
+    def examine(self, spec: ModelSpec) -> Iterable[Finding]:
+        """Yield everything about a model that its user should know before it is loaded: faults and warnings.
+
+        For `lllms check`, which loads nothing but has a few seconds. It tells what `load` refuses, in the same words.
+        The base yields the fault that `inspect` raises.
+        """
+        try:
+            self.inspect(spec)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
+
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:  # noqa: ARG002  # the base looks at nothing
+        """Return generation parameters that a model's file recommends, for requests and configurations that set none.
+
+        By the names of `[models.X.defaults]`; what is out of range, or not among `parameters`, is left out. Runs in the
+        server, once for each file, so it reads little. Raises `ModelLoadFailed` for a file that can never be loaded.
+        """
+        return {}
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Go through a load without its memory, and raise or log what it would; in a worker, for `lllms check`.
+
+        For what native code alone can tell of a file. It is called for models of which `examine` yields no fault. The
+        base does nothing, and then no worker is started.
+        """
+
     def __init_subclass__(cls, **kwargs: object) -> None:
         """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
         super().__init_subclass__(**kwargs)
         kinds = cls.constraints | cls.checked_constraints
         cls.parameters |= {name for name in NAMES if not kinds.isdisjoint(NAMES[name])}
-        unknown = cls.parameters - {parameter.name for parameter in TABLE}
+        unknown = cls.parameters - {line.name for line in TABLE if not line.fixed and not line.means}
         if unknown:
             raise TypeError(f"{cls.__name__}.parameters: there are no parameters named {', '.join(sorted(unknown))}")
 
@@ -165,6 +192,9 @@ class Model(ABC):
     Queries for other tasks do not reach it."""
     way_out: Mapping[Task, str] = {}
     """The way out for a task that it lacks, for the refusal."""
+    token_inputs: bool | None = None
+    """Whether texts to embed may come as the model's own tokens; False where `options.token_inputs` can allow it, None
+    for a model that never takes any."""
     slots: int = 1
     """The most requests open at once."""
     context_length: int
@@ -245,12 +275,21 @@ class Model(ABC):
         raise InvalidRequest(f"model '{request.model}' cannot count the tokens of a prompt before it answers", "model")
 
     def check_task(self, query: Query) -> None:
-        """Raise `InvalidRequest` if this model cannot do what is asked."""
+        """Raise `InvalidRequest` if this model cannot do what is asked, or takes no tokens to embed."""
         if query.task not in self.tasks:
             able = ", ".join(label for task, label in LABELS.items() if task in self.tasks)
             way_out = f"; {self.way_out[query.task]}" if query.task in self.way_out else ""
             raise InvalidRequest(
                 f"model '{query.model}' cannot {LABELS[query.task]}{way_out}; it can {able}", "model",
+            )
+        tokens = isinstance(query, EmbedRequest) and any(isinstance(one, tuple) for one in query.inputs)
+        if tokens and not self.token_inputs:
+            # The vectors of another vocabulary's ids look like any others, and mean nothing.
+            own = "" if self.token_inputs is None else "; if they are this model's own, set options.token_inputs = true"
+            raise UnsupportedParameter(
+                f"'input' holds ids of tokens, most likely of another vocabulary than that of model '{query.model}'; "
+                f"send texts (LangChain does with OpenAIEmbeddings(check_embedding_ctx_length=False)){own}",
+                "input", "unsupported_parameter",
             )
 
     def residents(self) -> Sequence[Resident]:
@@ -267,20 +306,19 @@ class Model(ABC):
         """Free everything that the model holds. The last call."""
 
     def answer_limit(self, request: Request, prompt_tokens: int) -> int:
-        """The most tokens that the answer to a prompt of `prompt_tokens` may have.
+        """The most tokens that the answer to a prompt of `prompt_tokens` may have: `max_tokens`, or fewer if fewer fit.
 
-        Raises `ContextOverflow` if there is no room for `max_tokens`, or for a single token where that is not given.
+        Raises `ContextOverflow` if there is no room for a single one, unless none is wanted.
         """
         wanted, room = request.max_tokens, self.context_length - prompt_tokens
-        if (1 if wanted is None else wanted) <= room:
-            return room if wanted is None else wanted
-        asked = "" if wanted is None else f" and {wanted} for the answer, {prompt_tokens + wanted} together"
+        if room > 0 or (room == 0 and wanted == 0):
+            return room if wanted is None else min(wanted, room)
         given = isinstance(request, TextRequest) and isinstance(request.prompt, tuple)
         counted = given or prompt_tokens <= self.enough_tokens
         least = "" if counted else "at least "
         raise ContextOverflow(
-            f"the request has {least}{prompt_tokens} tokens in its prompt{asked}, but model '{request.model}' holds "
-            f"{self.context_length}; shorten it, lower max_tokens, or raise options.context_length",
+            f"the request has {least}{prompt_tokens} tokens in its prompt, which leaves no room for an answer, because "
+            f"model '{request.model}' holds {self.context_length}; shorten it, or raise options.context_length",
             request.source,
             "context_length_exceeded",
         )

@@ -43,16 +43,18 @@ class EmbeddingModel(Model):
         can_shorten: bool = False,
         truncate: bool = False,
         ranks: bool = False,
+        token_inputs: bool = False,
     ) -> None:
         """Prepare passes over up to `sequences` inputs, which have together up to `batch_size` tokens.
 
         An input of more than `batch_size` tokens has a pass of its own; one of more than `context_length` is refused,
         or with `truncate` cut. `dimensions` is the length of the vectors; `can_shorten` says that their first numbers
-        mean much the same. `ranks`: it gives scores.
+        mean much the same. `ranks`: it gives scores. `token_inputs`: texts may come as the model's own tokens.
         """
         self.slots = slots
         self.context_length = context_length
         self.tasks = frozenset({"rerank"} if ranks else {"embed"})
+        self.token_inputs = token_inputs
         self._batch_size = batch_size
         self._sequences = sequences
         self._dimensions = dimensions

@@ -18,6 +18,7 @@ from lllms_core.engines.vector_run import VectorRun, check_dimensions
 from lllms_core.errors import EngineFailed, InvalidRequest, RequestError
 from lllms_core.queries import EmbedRequest
 from lllms_core.text import ScoreLog
+from lllms_core.text.scores import sound
 from lllms_core.types import ChatRequest, Delta, FinishReason, Message, Request, Task, TextRequest, TokenScore, Usage
 from lllms_core.values.violations import kind_of
 
@@ -161,7 +162,7 @@ class SerialModel(Model):
         return runs
 
     def prepare(self, request: Opens) -> Opening:
-        """Count the prompt's tokens. Raises `ContextOverflow` if they and `max_tokens` have no room."""
+        """Count the prompt's tokens. Raises `ContextOverflow` if they leave no room for an answer."""
         if not isinstance(request, Request):
             return super().prepare(request)
         prompt_tokens = self.prompt_tokens(request)
@@ -173,9 +174,7 @@ class SerialModel(Model):
         self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Take the request; the texts of tokens are embedded in their place, if `to_text` is written."""
-        if any(isinstance(one, tuple) for one in request.inputs) and "detokenize" not in self.tasks:
-            raise InvalidRequest(f"model '{request.model}' embeds texts, not tokens; send strings", "input")
+        """Take the request; the texts of tokens, if it takes any, are embedded in their place (`to_text`)."""
         self._embedding[request.id] = VectorRun(request)
 
     def step(self) -> Iterable[Delta]:
@@ -256,6 +255,8 @@ class SerialModel(Model):
         request = cast(TextRequest, run.request)  # no chat asks for its prompt's scores
         try:
             scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(request), request)
+            for score in scores.rest:
+                sound(score)
         except (RequestError, EngineFailed) as error:
             return self._fail(run, error)
         return Delta(run.request.id, prompt_scores=scores)

@@ -3,7 +3,25 @@
 Values are decoded on access, so a vocabulary of 150,000 strings only costs the time to skip it.
 """
 
-from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value, describe
-from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf
+from lllms_core.gguf.describing import describe
+from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
+from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts
+from lllms_core.gguf.parts import is_model_file, part_names, part_paths
+from lllms_core.gguf.recommended import recommended_sampling
 
-__all__ = ["GGUF", "TENSOR_TYPES", "GGUFError", "Metadata", "TensorInfo", "Value", "describe", "is_gguf", "read_gguf"]
+__all__ = [
+    "GGUF",
+    "TENSOR_TYPES",
+    "GGUFError",
+    "Metadata",
+    "TensorInfo",
+    "Value",
+    "describe",
+    "is_gguf",
+    "is_model_file",
+    "part_names",
+    "part_paths",
+    "read_gguf",
+    "read_parts",
+    "recommended_sampling",
+]

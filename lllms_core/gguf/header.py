@@ -1,10 +1,8 @@
 """The contents of a GGUF header as values, decoded on access."""
 
 import struct
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from math import prod
-from pathlib import Path
 
 from attrs import field, frozen
 
@@ -27,7 +25,10 @@ TENSOR_TYPES: Mapping[int, tuple[str, int, int]] = {
     16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98), 19: ("IQ1_S", 256, 50),
     20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82), 23: ("IQ4_XS", 256, 136),
     24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8), 28: ("F64", 1, 8),
-    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17),
+    29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 31: ("Q4_0_4_4", 32, 18), 32: ("Q4_0_4_8", 32, 18),
+    33: ("Q4_0_8_8", 32, 18), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66), 36: ("IQ4_NL_4_4", 32, 18),
+    37: ("IQ4_NL_4_8", 32, 18), 38: ("IQ4_NL_8_8", 32, 18), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+    41: ("Q1_0", 128, 18), 42: ("Q2_0", 64, 18),
 }
 """By number: name, elements of a block, bytes of a block. Newer types may be missing."""
 
@@ -43,6 +44,8 @@ class TensorInfo:
     """A key of `TENSOR_TYPES`, or a newer type."""
     offset: int
     """Bytes from the start of the tensor data."""
+    room: int = 0
+    """Bytes from there to the next tensor, or to the end of the file."""
 
     @property
     def elements(self) -> int:
@@ -50,10 +53,10 @@ class TensorInfo:
         return prod(self.shape)
 
     @property
-    def size(self) -> int | None:
-        """Its size in bytes; None for a type that is not in `TENSOR_TYPES`."""
+    def size(self) -> int:
+        """Its size in bytes; of a type that is not in `TENSOR_TYPES`, the room that the file has for it."""
         if self.type not in TENSOR_TYPES:
-            return None
+            return self.room
         _, elements, width = TENSOR_TYPES[self.type]
         return self.elements // elements * width
 
@@ -133,29 +136,3 @@ class GGUF:
     def hyperparameter(self, name: str) -> int | None:
         """Return an integer that the architecture defines, like `context_length` or `block_count`."""
         return self.metadata.number(f"{self.architecture}.{name}")
-
-
-def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
-    """Return the facts worth showing about a model file; each part of a split file counts by itself."""
-    facts: dict[str, str | int | float | None] = {
-        "name": gguf.metadata.text("general.name") or None,
-        "architecture": gguf.architecture,
-        "parameters": gguf.parameters,
-        "quantisation": _quantisation(gguf),
-        "size": path.stat().st_size,
-        "context_trained": gguf.hyperparameter("context_length"),
-        "embedding_length": gguf.hyperparameter("embedding_length"),
-        "layers": gguf.hyperparameter("block_count"),
-        "vocabulary": gguf.metadata.length("tokenizer.ggml.tokens") or None,
-        "license": gguf.metadata.text("general.license") or None,
-    }
-    return {key: value for key, value in facts.items() if value is not None}
-
-
-def _quantisation(gguf: GGUF) -> str | None:
-    """Return the type of most of the weights."""
-    weights: Counter[int] = Counter()
-    for tensor in gguf.tensors:
-        weights[tensor.type] += tensor.elements
-    [(most, _), *_] = weights.most_common(1) or [(-1, 0)]
-    return TENSOR_TYPES[most][0] if most in TENSOR_TYPES else None

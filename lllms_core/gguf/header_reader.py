@@ -4,11 +4,15 @@ Counts and lengths are checked against its size before anything is allocated; ev
 """
 
 import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
+from attrs import evolve
+
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf.header import ARRAY, GGUF, LENGTH, SCALARS, STRING, TENSOR_TYPES, Metadata, TensorInfo
+from lllms_core.gguf.parts import part_paths
 from lllms_core.machine import open_regular
 
 _MAGIC = b"GGUF"
@@ -46,6 +50,27 @@ def read_gguf(path: Path) -> GGUF:
         raise GGUFError(f"'{path}' cannot be read: {error.strerror}") from None
 
 
+def read_parts(path: Path) -> tuple[GGUF, ...]:
+    """Read the headers of all parts of a split model, by its first; of any other file, only its own.
+
+    Raises `GGUFError` as `read_gguf`, and for a part that is missing.
+    """
+    first = read_gguf(path)
+    count = first.metadata.number("split.count") or 1
+    if count < 2 or first.metadata.number("split.no"):
+        return (first,)
+    others = part_paths(path)[1:]
+    if len(others) + 1 != count:
+        raise GGUFError(
+            f"'{path}' is the first of {count} parts, which are found by their names: call it "
+            f"NAME-00001-of-{count:05}.gguf, and the others accordingly",
+        )
+    for other in others:
+        if not other.exists():
+            raise GGUFError(f"'{path}' is the first of {count} parts, and the part '{other}' is missing")
+    return (first, *map(read_gguf, others))
+
+
 class _Header:
     """A cursor over the start of a file, which reads no more than the header needs."""
 
@@ -64,8 +89,8 @@ class _Header:
         end_of_keys = self._at
         metadata = Metadata(bytes(self._data[:end_of_keys]), places)
         tensors = self._tensors(tensor_count)
-        self._check_tensors(tensors, metadata)
-        return GGUF(self._version, metadata, tensors)
+        start = self._check_tensors(tensors, metadata)
+        return GGUF(self._version, metadata, _with_room(tensors, self._size - start))
 
     def _check_magic(self) -> None:
         if self._size == 0:
@@ -127,7 +152,8 @@ class _Header:
             tensors[name] = TensorInfo(name, shape, self._unsigned(4), self._unsigned(8))
         return tuple(tensors.values())
 
-    def _check_tensors(self, tensors: tuple[TensorInfo, ...], metadata: Metadata) -> None:
+    def _check_tensors(self, tensors: tuple[TensorInfo, ...], metadata: Metadata) -> int:
+        """Return where the data of the tensors begin."""
         if not tensors and (metadata.number("split.count") or 1) < 2:
             self._fail("has no tensors: it holds a vocabulary only")
         alignment = metadata.get("general.alignment", 32)
@@ -138,12 +164,13 @@ class _Header:
             _, block, _ = TENSOR_TYPES.get(tensor.type, ("", 1, 0))
             if 0 in tensor.shape or (tensor.shape and tensor.shape[0] % block):
                 self._fail(f"has a tensor '{tensor.name}' of the impossible shape {list(tensor.shape)}")
-            end = start + tensor.offset + (tensor.size or 0)
+            end = start + tensor.offset + tensor.size
             if end > self._size:
                 self._fail(
                     f"is truncated: the tensor '{tensor.name}' ends at byte {end}, the file has {self._size}; "
                     "download it again",
                 )
+        return start
 
     def _text(self) -> str:
         length = self._unsigned(8)
@@ -178,3 +205,14 @@ class _Header:
 
     def _fail(self, reason: str) -> NoReturn:
         raise GGUFError(f"'{self._path}' {reason}")
+
+
+def _with_room(tensors: tuple[TensorInfo, ...], end: int) -> tuple[TensorInfo, ...]:
+    """Fill in the room of tensors of unknown types, whose sizes only the file's layout tells; `end`: of all data."""
+    if all(tensor.type in TENSOR_TYPES for tensor in tensors):
+        return tensors
+    ends = dict(pairwise(sorted({*(tensor.offset for tensor in tensors), end})))
+    return tuple(
+        tensor if tensor.type in TENSOR_TYPES else evolve(tensor, room=ends.get(tensor.offset, end) - tensor.offset)
+        for tensor in tensors
+    )

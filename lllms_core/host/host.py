@@ -2,16 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Self, TypeVar, overload
 
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
 from lllms_core.catalog import Catalog
-from lllms_core.config import Config, SessionsConfig, parse_config
+from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
-from lllms_core.parameters import Route
+from lllms_core.host.unused_log import UnusedLog
+from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.pool import Pool
@@ -39,17 +40,18 @@ from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
 from lllms_core.store import Fetcher
 from lllms_core.store.weights import Weights, finder, open_store
 from lllms_core.types import ChatRequest, Constraint, Message, Request, TextRequest, Tool, new_request_id
-from lllms_core.values.structure import structure
+from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
 
 T = TypeVar("T")
 
 
-def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[SessionStore, object] | None:
+def choose_session_store(configuration: Config, plugins: Plugins) -> tuple[SessionStore, object] | None:
     """Return the store that a configuration asks for, and its options; None for `none`. Nothing is opened.
 
     Raises `ConfigError` if the store or an option is unknown.
     """
+    config = configuration.sessions
     if config.store == "none":
         return None
     provided = plugins.session_stores.get(config.store)
@@ -61,10 +63,10 @@ def choose_session_store(config: SessionsConfig, plugins: Plugins) -> tuple[Sess
         options: object = structure(config.options, store.Options, ("sessions", "options"))
     except StructureError as error:
         raise ConfigError(str(error)) from error
-    return store, options
+    return store, with_folder(options, configuration.folder)
 
 
-def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | None:
+def open_keeper(config: Config, plugins: Plugins) -> SessionKeeper | None:
     """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
 
     Raises `ConfigError` if the store is unknown or cannot be opened.
@@ -74,7 +76,8 @@ def open_keeper(config: SessionsConfig, plugins: Plugins) -> SessionKeeper | Non
         return None
     store, options = chosen
     store.open(options)
-    return SessionKeeper(store, SessionLimits(config.max_size, config.ttl, config.min_tokens))
+    limits = SessionLimits(config.sessions.max_size, config.sessions.ttl, config.sessions.min_tokens)
+    return SessionKeeper(store, limits)
 
 
 class Host:
@@ -96,10 +99,11 @@ class Host:
             entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
             for entry in self.catalog.entries if entry.source is not None
         }
-        self.sessions = open_keeper(self.config.sessions, self.plugins)
+        self.sessions = open_keeper(self.config, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self.session_index = SessionIndex(self.pool, self.sessions)
         self._cards = Cards(self.pool)
+        self._unused = UnusedLog()
         self._started = False
 
     @property
@@ -148,13 +152,13 @@ class Host:
     @overload
     def request(
         self, model: str, *, messages: Sequence[Message], parameters: Mapping[str, object] | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | None = None, unused: Sequence[str] = (),
     ) -> ChatRequest: ...
 
     @overload
     def request(
         self, model: str, *, prompt: str | tuple[int, ...], parameters: Mapping[str, object] | None = None,
-        constraint: Constraint | None = None,
+        constraint: Constraint | None = None, unused: Sequence[str] = (),
     ) -> TextRequest: ...
 
     def request(
@@ -165,22 +169,30 @@ class Host:
         prompt: str | tuple[int, ...] | None = None,
         parameters: Mapping[str, object] | None = None,
         constraint: Constraint | None = None,
+        unused: Sequence[str] = (),
     ) -> Request:
         """Make a request: `parameters` by the names of the OpenAI API, over the model's defaults.
 
+        `unused` are the names of what the client sent, and is not among the parameters, for `Request.unused`.
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        return build_request(
+        server = self.config.server
+        request = build_request(
             self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
-            levels=self.config.server.max_json_depth,
+            levels=server.max_json_depth, unknown_names=server.unknown_parameters, unused=unused,
         )
+        self._unused.tell(request.model, request.unused)
+        return request
 
-    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> dict[str, Any]:
+    def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> Checked:
         """Return the parameters that ask for something, checked for a route that makes no `Request`.
 
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        return check_parameters(route, self.catalog.get(model), parameters)
+        entry = self.catalog.get(model)
+        checked = check_parameters(route, entry, parameters, self.config.server.unknown_parameters)
+        self._unused.tell(entry.name, checked.unused)
+        return checked
 
     def prepare(self, request: AnyRequest) -> Prepared:
         """Do the costly part of submitting a large request, in any thread. Raises `LllmsError`."""

@@ -1,7 +1,8 @@
-"""The machine: the cores that this process may use, the share that others leave of them, and its files."""
+"""The machine: the cores that this process may use, the share that others leave of them, its memory and its files."""
 
-from lllms_core.machine.files import at_home, open_regular, read_regular
+from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
 from lllms_core.machine.identity import file_identity
+from lllms_core.machine.memory import cgroup_memory, usable_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
@@ -17,9 +18,13 @@ __all__ = [
     "available_cores",
     "busy_ticks",
     "cgroup_cores",
+    "cgroup_memory",
+    "decode_text",
     "file_identity",
     "open_regular",
     "read_regular",
+    "read_text",
     "usable_cpus",
+    "usable_memory",
     "yield_quickly",
 ]

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,3 +31,17 @@ def read_regular(path: Path, longest: int = 64 * 2**20) -> bytes:
     if len(data) > longest:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return data
+
+
+def read_text(path: Path) -> str:
+    """Read a small text file, never waiting; see `decode_text`. Raises `OSError` or `UnicodeDecodeError`."""
+    return decode_text(read_regular(path))
+
+
+def decode_text(data: bytes) -> str:
+    """Return the text of a file that somebody wrote, with line feeds only, and without a byte order mark.
+
+    It is in UTF-8, or in UTF-16 with its mark, as some editors and shells write. Raises `UnicodeDecodeError`.
+    """
+    encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
+    return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")

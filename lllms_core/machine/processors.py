@@ -1,13 +1,14 @@
-"""The resources of this process: its cores, the share that others leave of them, its home folder and files."""
+"""The cores that this process may use, and the share that others leave of them."""
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from math import floor
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
+from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
+
 _STAT = Path("/proc/stat")
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
@@ -25,7 +26,7 @@ def yield_quickly() -> None:
 def available_cores() -> int:
     """Return the cores that this process may use, at least 1: its CPU affinity, limited by a cgroup quota."""
     cores = len(usable_cpus())
-    quota = cgroup_cores(_read(Path("/proc/self/cgroup")), _CGROUPS) if sys.platform == "linux" else None
+    quota = cgroup_cores(membership_text(), ROOT) if sys.platform == "linux" else None
     return max(1, cores if quota is None else min(cores, floor(quota)))
 
 
@@ -39,25 +40,9 @@ def usable_cpus() -> frozenset[int]:
 def cgroup_cores(membership: str, root: Path) -> float | None:
     """Return the tightest CPU quota, in cores, of this process's cgroups; None without one.
 
-    `membership` is the text of /proc/self/cgroup (version 1, 2 or both), `root` the mount point of the cgroups. A quota
-    binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which only
-    the root is visible.
+    See `control_groups` for the arguments.
     """
-    quotas: list[float] = []
-    for line in membership.splitlines():
-        hierarchy, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if hierarchy == "0" and not controllers:
-            mounts, read = [root, root / "unified"], _quota_v2
-        elif "cpu" in controllers.split(","):
-            mounts, read = [root / controllers, root / "cpu"], _quota_v1
-        else:
-            continue
-        names = [part for part in path.split("/") if part not in {"", ".."}]
-        for mount in mounts:
-            groups = [mount.joinpath(*names[:depth]) for depth in range(len(names) + 1)]
-            quotas += [quota for group in groups if (quota := read(group)) is not None]
-    return min(quotas, default=None)
+    return min((quota for group in control_groups(membership, root, "cpu") for quota in _quotas(group)), default=None)
 
 
 def busy_ticks(stat: str, cpus: Iterable[int]) -> int:
@@ -80,7 +65,7 @@ class CpuWatch:
         self,
         *,
         cpus: frozenset[int] | None = None,
-        read_stat: Callable[[], str] = lambda: _read(_STAT),
+        read_stat: Callable[[], str] = lambda: read_text(_STAT),
         clock: Callable[[], float] = time.perf_counter,
         own_seconds: Callable[[], float] = time.process_time,
         ticks_per_second: int | None = None,
@@ -112,19 +97,11 @@ class CpuWatch:
         return self._clock(), busy_ticks(stat, self._cpus) / self._hertz, self._own_seconds()
 
 
-def _quota_v2(group: Path) -> float | None:
-    quota, _, period = _read(group / "cpu.max").strip().partition(" ")
-    return None if quota in {"", "max"} else int(quota) / int(period or 100_000)
-
-
-def _quota_v1(group: Path) -> float | None:
-    quota, period = _read(group / "cpu.cfs_quota_us").strip(), _read(group / "cpu.cfs_period_us").strip()
-    return None if quota in {"", "-1"} or not period else int(quota) / int(period)
-
-
-def _read(path: Path) -> str:
-    """Return the text of a kernel file; empty if it does not exist, as on other systems."""
-    try:
-        return path.read_text("ascii")
-    except OSError:
-        return ""
+def _quotas(group: Path) -> Iterator[float]:
+    """Yield the CPU quota of a cgroup of version 2 or 1, if it has one."""
+    quota, _, period = read_text(group / "cpu.max").strip().partition(" ")
+    if quota not in {"", "max"}:
+        yield int(quota) / int(period or 100_000)
+    quota, period = read_text(group / "cpu.cfs_quota_us").strip(), read_text(group / "cpu.cfs_period_us").strip()
+    if quota not in {"", "-1"} and period:
+        yield int(quota) / int(period)

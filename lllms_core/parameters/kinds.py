@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from typing import Protocol
 
-from attrs import frozen
+from attrs import field, frozen
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import wrong_choice, wrong_type, wrong_value
@@ -33,11 +33,14 @@ class Integer:
 
     minimum: int = -INT64 - 1
     maximum: int = INT64
+    same: Mapping[int, int] = field(factory=dict)
+    """Other servers' words for values in the range, like -1 for "no limit"."""
 
     def check(self, name: str, value: object) -> int:
         """Return the integer."""
         if isinstance(value, bool) or not isinstance(value, int):
             raise wrong_type(name, "an integer", value)
+        value = self.same.get(value, value)
         if value < self.minimum:
             raise _outside(name, "integer", "below min", f">= {self.minimum}", value)
         if value > self.maximum:
@@ -47,7 +50,7 @@ class Integer:
     @property
     def schema(self) -> Schema:
         """An integer with its limits."""
-        return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
+        return {"type": "integer", "minimum": min([self.minimum, *self.same]), "maximum": self.maximum}
 
 
 @frozen
@@ -176,6 +179,8 @@ class Biases:
 
     def check(self, name: str, value: object) -> Mapping[int, float]:
         """Return the bias of each token."""
+        if value == []:
+            return {}  # as some clients write an empty object
         if not isinstance(value, Mapping):
             raise wrong_type(name, "an object", value)
         biases = {}
@@ -196,37 +201,6 @@ class Biases:
 
 
 @frozen
-class Labels:
-    """Up to 16 pairs of strings, within OpenAI's limits."""
-
-    pairs: int = 16
-    longest_key: int = 64
-    longest_value: int = 512
-
-    def check(self, name: str, value: object) -> Mapping[str, str]:
-        """Return the pairs."""
-        if not isinstance(value, Mapping):
-            raise wrong_type(name, "an object", value)
-        if len(value) > self.pairs:
-            limit, got = f"an object with at most {self.pairs} properties", f"{len(value)} of them"
-            raise wrong_value(name, "too many properties", limit, got, "object_above_max_properties")
-        for key, text in value.items():
-            if len(key) > self.longest_key:
-                limit = f"keys with maximum length {self.longest_key}"
-                raise wrong_value(name, "key too long", limit, f"one of {len(key)}", "key_above_max_length")
-            Text(self.longest_value).check(f"{name}.{key}", text)
-        return value
-
-    @property
-    def schema(self) -> Schema:
-        """An object of strings."""
-        return {
-            "type": "object", "maxProperties": self.pairs, "propertyNames": {"maxLength": self.longest_key},
-            "additionalProperties": Text(self.longest_value).schema,
-        }
-
-
-@frozen
 class Json:
     """A value of these JSON types; its user checks the contents."""
 
@@ -244,6 +218,10 @@ class Json:
     def schema(self) -> Schema:
         """The types."""
         return {"type": list(self.types) if len(self.types) > 1 else self.types[0]}
+
+
+ANYTHING = Json(("object", "array", "string", "number", "boolean"))
+"""For parameters that nobody reads."""
 
 
 @frozen

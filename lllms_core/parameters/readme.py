@@ -11,10 +11,11 @@ _PATHS = {"chat": "chat", "text": "completions", "embeddings": "embeddings"}
 def markdown(engines: Mapping[str, Collection[str]]) -> str:
     """Return the table in Markdown: the verdict on each parameter for each engine (name -> declared parameters).
 
-    Parameters with equal verdicts share a row. A name is followed by the values accepted although it is refused.
+    Parameters with equal verdicts share a row. A name is followed by its other names, and by the values accepted
+    although it is refused.
     """
     rows: dict[tuple[str, ...], list[str]] = {}
-    for parameter in TABLE:
+    for parameter in (line for line in TABLE if not line.means):
         fate = [parameter.verdict(honoured) for honoured in engines.values()]
         routes = ", ".join(_PATHS[route] for route in parameter.routes)
         rows.setdefault((routes, *fate), []).append(_shown(parameter, refused="refused" in fate))
@@ -24,7 +25,16 @@ def markdown(engines: Mapping[str, Collection[str]]) -> str:
 
 
 def _shown(parameter: Parameter, *, refused: bool) -> str:
-    name = f"`{parameter.name}`" + ("*" if parameter.extension else "")
-    if not refused or not parameter.neutral:
-        return name
-    return f"{name} ({' '.join(f'`{json.dumps(value)}`' for value in parameter.neutral)})"
+    notes = [
+        _name(line) for line in TABLE
+        if line.means == parameter.name and not set(line.routes).isdisjoint(parameter.routes)
+    ]
+    if notes:
+        notes[0] = f"or {notes[0]}"
+    if refused and parameter.neutral:
+        notes.append(" ".join(f"`{json.dumps(value)}`" for value in parameter.neutral))
+    return _name(parameter) + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _name(parameter: Parameter) -> str:
+    return f"`{parameter.name}`" + ("*" if parameter.extension else "")

@@ -144,13 +144,14 @@ class Dispatcher:
                 asyncio.get_running_loop().call_soon(self._lost, instance_id)
                 return
             entry = evolve(entry, spec=evolve(entry.spec, file=file))
+        footprint = entry.look(entry.spec.file)
         LOG.info("loading %s", instance_id)
         terms = None
         if self._keeper is not None and entry.sessions:
             terms = SessionTerms(self._keeper.limits.min_tokens, self._keeper.limits.max_size)
         load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
-        instance = Instance(instance_id, model, self, patience)
+        instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance
         instance.start(self._start_worker(load, entry.isolation, instance))
 

@@ -11,6 +11,7 @@ from attrs import define, evolve, frozen
 
 from lllms_core.answers import Stream
 from lllms_core.errors import LllmsError
+from lllms_core.footprint import Footprint
 from lllms_core.pool.watchdog import Watchdog
 from lllms_core.types import Delta, Finish, ModelInfo, Usage
 from lllms_core.worker.handle import Worker
@@ -103,9 +104,13 @@ class _Run:
 class Instance:
     """Passes requests to a worker, and its answers to their streams."""
 
-    def __init__(self, instance_id: str, model: str, owner: Owner, patience: Patience) -> None:
+    def __init__(
+        self, instance_id: str, model: str, owner: Owner, patience: Patience, footprint: Footprint | None = None,
+    ) -> None:
         self.id = instance_id
         self.model = model
+        self.footprint = footprint or Footprint()
+        """Of the files when the load began."""
         self.progress = 0.0
         self.info: ModelInfo | None = None
         self._owner = owner
@@ -167,7 +172,7 @@ class Instance:
         except Exception:
             run.stop_timer()
             raise
-        stream.instance, stream.frame = self.id, None
+        stream.instance, stream.frame, stream.fingerprint = self.id, None, self.footprint.fingerprint
         self._runs[request.id] = run
         self._watchdog.start()
 

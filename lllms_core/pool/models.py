@@ -1,5 +1,6 @@
 """The models of a pool: how to load each, and where its files come from."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -7,6 +8,7 @@ from attrs import Factory, frozen
 
 from lllms_core.catalog import CatalogEntry
 from lllms_core.engines import Engine
+from lllms_core.footprint import Footprint
 from lllms_core.pool.state import ModelLimits
 from lllms_core.types import Isolation, ModelSpec
 
@@ -19,6 +21,14 @@ class ModelFiles(Protocol):
 
     async def get(self) -> Path:
         """Fetch missing files, and return the file to load. Raises `LllmsError`."""
+
+
+Look = Callable[[Path | None], Footprint]
+"""Returns the footprint of a model, whose weights are the given file, as it is now."""
+
+
+def _look_at_nothing(_file: Path | None) -> Footprint:
+    return Footprint()
 
 
 @frozen
@@ -37,9 +47,11 @@ class PoolModel:
     """Whether to fetch the files at the start, rather than at the first request."""
     blocking: bool = False
     """Whether the pool's start waits for the files."""
+    look: Look = _look_at_nothing
+    """Looks at the model's files, before each load."""
 
     @classmethod
-    def of(cls, entry: CatalogEntry, files: ModelFiles | None = None) -> Self:
+    def of(cls, entry: CatalogEntry, files: ModelFiles | None = None, look: Look = _look_at_nothing) -> Self:
         """Return a model of the catalog, with its `files` if they may have to be fetched."""
         config = entry.config
         return cls(
@@ -54,4 +66,5 @@ class PoolModel:
             files=files,
             prepare=config.prepare != "on-demand",
             blocking=config.blocking,
+            look=look,
         )

@@ -6,6 +6,7 @@ import secrets
 import string
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Self
 
@@ -69,7 +70,10 @@ class Pool:
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
     ) -> Self:
         """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
-        models = {entry.name: PoolModel.of(entry, files.get(entry.name)) for entry in catalog.entries}
+        models = {
+            entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
+            for entry in catalog.entries
+        }
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
         )
@@ -246,6 +250,8 @@ class Pool:
             idle_seconds=now - entry.idle_since if entry.idle else 0.0,
             silent_seconds=instance.silent_seconds,
             pid=instance.pid,
+            fingerprint=instance.footprint.fingerprint,
+            replaced=instance.footprint.replaced,
             info=instance.info,
         )
 

@@ -15,11 +15,11 @@ from typing import Literal
 
 from attrs import field, frozen
 
+from lllms_core.gguf import is_model_file, part_paths
 from lllms_core.machine import read_regular
 
 Place = Literal["huggingface", "llama.cpp", "lmstudio", "ollama"]
 
-_PART = re.compile(r"-(\d{5})(-of-(\d{5})\.gguf)$", re.IGNORECASE)
 _OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"
 _OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
@@ -131,16 +131,8 @@ def _huggingface(hub: Path, disk: "_Disk") -> Iterator[FoundModel]:
 
 def _models(place: Place, folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
     """Yield the models in a folder, named by their relative paths; parts count together, projectors do not count."""
-    for file in disk.files(folder):
-        if file.suffix.lower() != ".gguf" or file.name.lower().startswith("mmproj"):
-            continue
-        part = _PART.search(file.name)
-        if part and int(part[1]) != 1:
-            continue
-        files = [file]
-        if part:
-            stem = file.name[: part.start()]
-            files = [file.with_name(f"{stem}-{number:05}{part[2]}") for number in range(1, int(part[3]) + 1)]
+    for file in dict.fromkeys(part_paths(one)[0] for one in disk.files(folder) if is_model_file(one.name)):
+        files = part_paths(file)
         sizes = list(takewhile(lambda size: size is not None, map(disk.size, files)))  # one missing part says enough
         if len(sizes) == len(files):
             yield FoundModel(place, file.relative_to(folder).as_posix(), file, sum(filter(None, sizes)))
@@ -212,7 +204,7 @@ class _Disk:
 
     def text(self, file: Path) -> str | None:
         try:
-            return read_regular(file).decode("utf-8", "replace")
+            return read_regular(file).decode("utf-8-sig", "replace")
         except OSError as error:
             self._failed(error, file)
             return None

@@ -88,8 +88,8 @@ class Shelf:
         return self.models_dir / "models"
 
     def path(self, source: str) -> Path:
-        """Resolve a plain path: absolute, from `~`, or relative to `models_dir`."""
-        return (self.models_dir / at_home(source)).absolute()
+        """Resolve a plain path: absolute, from `~`, or relative to the working directory."""
+        return at_home(source).absolute()
 
     def models(self) -> list[StoredModel]:
         """Return the models whose files are all here, sorted by source; files may have changed (`sha256` is None)."""

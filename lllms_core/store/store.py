@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from lllms_core.downloads import Downloader, RemoteFile, RemoteModel, canonical, choose_downloader, shown
 from lllms_core.errors import ChecksumMismatch, DownloadCancelled, InvalidSource, Offline, SourceUnavailable, WrongFile
+from lllms_core.gguf import part_paths
 from lllms_core.store.download import Download
 from lllms_core.store.file_checks import check_hash, check_header, disk_fault
 from lllms_core.store.hashing import Hasher
@@ -54,7 +55,9 @@ class Store(Shelf):
             file = self.stored(self.path(source))
             if file is None or (sha256 is not None and file.sha256 != sha256.lower()):
                 return None
-            return StoredModel(source, (file,))
+            first, *others = part_paths(file.path)
+            parts = map(self.stored, others) if first == file.path else ()
+            return StoredModel(source, (file, *(part for part in parts if part is not None)))
         model = self.recorded(read_record(self.source_record(source), SourceRecord), self.source_record(source))
         if model is None or any(file.sha256 is None for file in model.files):
             return None
@@ -175,8 +178,11 @@ class Store(Shelf):
             )
         try:
             return downloader.resolve(source)
-        except SourceUnavailable:
-            here = downloader.find(source)
+        except SourceUnavailable as error:
+            try:
+                here = downloader.find(source)
+            except Offline as partial:
+                raise SourceUnavailable(f"{error.message}; {partial.message}", error.retry_after) from error
             if here is None:
                 raise
             return here

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from attrs import frozen
@@ -30,17 +29,13 @@ class Weights:
         if found is None:
             return None
         self.fetcher.store.touch(self.source)
-        return self._place(found.path)
+        return found.path
 
     async def get(self) -> Path:
         """Return the file to load, once all files are here. Raises `DownloadError`."""
         model = await self.fetcher.get(self.source, self.sha256)
-        return self._place(model.path)
-
-    def _place(self, file: Path) -> Path:
-        with suppress(OSError):  # just deleted: the load will report it
-            self.catalog.place(self.name, file)
-        return file
+        self.catalog.place(self.name, model.path)
+        return model.path
 
 
 def open_store(config: Config, plugins: Plugins, environ: Mapping[str, str] = os.environ) -> Store:

@@ -1,9 +1,20 @@
 """The log-probabilities of an answer's tokens, in step with its text."""
 
 from collections import deque
+from math import isnan
 from typing import Protocol
 
+from lllms_core.errors import EngineFailed
 from lllms_core.types import TokenScore
+
+
+def sound(score: TokenScore) -> TokenScore:
+    """Return the score. Raises `EngineFailed` if one of its log-probabilities is not a number."""
+    if isnan(score.logprob) or any(isnan(logprob) for _, logprob in score.top):
+        raise EngineFailed(
+            "the model's log-probabilities are not numbers (NaN); its weights, or how they are quantised, are at fault",
+        )
+    return score
 
 
 class Output(Protocol):
@@ -34,8 +45,8 @@ class ScoreLog:
         """Each score with the number of characters before its token."""
 
     def add(self, score: TokenScore) -> None:
-        """Take the score of the token whose bytes are fed to the text next."""
-        self._waiting.append((self._output.decoded, score))
+        """Take the score of the token whose bytes are fed to the text next. Raises `EngineFailed`, see `sound`."""
+        self._waiting.append((self._output.decoded, sound(score)))
 
     def take(self) -> tuple[TokenScore, ...]:
         """Return the scores, not returned before, whose tokens begin in the text shown."""

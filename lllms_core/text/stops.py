@@ -13,6 +13,7 @@ class StopMatcher:
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._needles = [_Needle(stop) for stop in dict.fromkeys(stops) if stop]
+        self._firsts = frozenset(stop[0] for stop in stops if stop)
         self._held = ""
         self.found: str | None = None
         """The stop string that was matched."""
@@ -26,6 +27,8 @@ class StopMatcher:
         """Take more text and return the text that is safe to show: none after a match."""
         if self.found is not None:
             return ""
+        if not self._held and self._firsts.isdisjoint(text):
+            return text  # most pieces: no stop string has begun, and none begins here
         held = self._held + text
         met = [(end, -needle.length) for needle in self._needles if (end := needle.advance(text))]
         if met:

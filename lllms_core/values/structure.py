@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequen
 from enum import Enum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import attrs
 from attrs import frozen
@@ -62,6 +62,30 @@ def structure(data: object, into: type[T], path: Keys = ()) -> T:
         return _CONVERTER.structure(data, into)
     except Exception as error:
         raise StructureError(list(_violations(error, path, into))) from error
+
+
+def with_folder(value: T, folder: Path) -> T:
+    """Return a value in which every relative path, also in its lists, tables and values, starts in `folder`."""
+    return cast("T", _placed(value, folder))
+
+
+def _placed(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return (folder / value).absolute()
+    if type(value) in (tuple, list):
+        return type(value)(_placed(one, folder) for one in value)
+    if isinstance(value, Mapping):
+        return {key: _placed(one, folder) for key, one in value.items()}
+    if not attrs.has(type(value)):
+        return value
+    changed = {}
+    for attribute in attrs.fields(type(value)):
+        if attribute.init:
+            old = getattr(value, attribute.name)
+            new = _placed(old, folder)
+            if new != old:
+                changed[attribute.alias] = new
+    return attrs.evolve(value, **changed) if changed else value
 
 
 # -- violations --------------------------------------------------------------------------------------------------------

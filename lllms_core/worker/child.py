@@ -19,7 +19,7 @@ from typing import cast
 from lllms_core.machine import yield_quickly
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
-from lllms_core.worker.ends import MARK
+from lllms_core.worker.ends import LINE_END, MARK
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
 from lllms_core.worker.wire import (
     Alive,
@@ -55,15 +55,15 @@ def main() -> None:
         # The log shows an engine's output at once, even if it crashes next.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     rather_me()
-    log_to_parent()
     yield_quickly()
     gc.set_threshold(*gc.get_threshold()[:2], FULL_COLLECTIONS)
     faulthandler.enable()  # a native crash leaves its Python stack in the log
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)
     arrived = receive(incoming)
-    parent, number = cast("tuple[int, int | None]", next(arrived))
+    parent, number, level = cast("tuple[int, int | None, int]", next(arrived))
     die_with(parent)
+    log_to_parent(level)
     inbox = Inbox()
     if number is not None:
         wire.channel = open_channel(number, inbox)
@@ -152,20 +152,23 @@ def rather_me() -> None:
         mine.write_text(str(min(int(mine.read_text(encoding="ascii")) + OOM_SCORE, OOM_SCORE_MOST)), encoding="ascii")
 
 
-def log_to_parent() -> None:
+def log_to_parent(level: int) -> None:
     """Write the log of lllms and its engines to standard error, marked: unlike libraries, it quotes no request."""
+    logging.getLogger("lllms").setLevel(level)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Marked("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(Marked("%(levelname)s %(name)s: %(message)s"))
     logging.getLogger("lllms").addHandler(handler)
 
 
-class _Marked(logging.Formatter):
-    """Marks each line."""
+class Marked(logging.Formatter):
+    """Marks each record, and writes it in one line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return MARK + super().format(record).replace("\n", f"\n{MARK}")
+        """Return the line."""
+        return MARK + super().format(record).replace("\n", LINE_END)
 
     def formatException(self, ei: object) -> str:  # noqa: N802  # the name is logging's
+        """Return the exception as every log of lllms shows it."""
         error = ei[1] if isinstance(ei, tuple) else None
         return short_traceback(error) if isinstance(error, BaseException) else ""
 

@@ -14,10 +14,14 @@ from pathlib import Path
 
 from attrs import frozen
 
+from lllms_core.tracebacks import HEAD
+
 LOG = logging.getLogger("lllms.worker")
 
 MARK = "\x1e"
-"""Starts a line by the worker's own `lllms` loggers, which quote no request."""
+"""Starts a line with a record of the worker's own `lllms` loggers, which quote no request: `LEVEL lllms.name: text`."""
+LINE_END = "\x1f"
+"""Stands for the end of a line within a record."""
 LOG_TAIL = 20
 """The number of last lines of a worker's log that are kept, to explain its end."""
 LONGEST_LINE = 1 << 14
@@ -51,6 +55,7 @@ _STACK = re.compile(
 )
 """The output of `faulthandler`: places in the code, and no values."""
 _CALL = re.compile(r'  File ".*')
+_RECORD = re.compile(r"(?P<level>[A-Z]+) (?P<logger>lllms[\w.]*): ?(?P<text>.*)", re.DOTALL)
 STACK_LINES = 6
 """The number of calls shown for a native crash."""
 
@@ -127,25 +132,44 @@ class NativeLog:
     def _take(self, line: str) -> None:
         if not line:
             return
+        if line.startswith(MARK):
+            self._relay(line.removeprefix(MARK).replace(LINE_END, "\n"))
+            return
         begin = line[:LONGEST_KNOWN]
-        marked, stack = line.startswith(MARK), bool(_STACK.fullmatch(begin))
-        words = None if marked else known(begin)
-        if _MEMORY.search(begin):
-            self._memory_was = 0
-        elif self._memory_was is not None and not stack:
-            self._memory_was += 1
+        stack = bool(_STACK.fullmatch(begin))
+        words = known(begin)
+        self._look_for_memory(begin, stack=stack)
         if words is not None:
             self.cause = words
-        if self.at_work and not (marked or stack or words):
+        if self.at_work and not (stack or words):
             self._withheld += 1
             return
         if stack and _CALL.match(line):
             self._calls += 1
         if stack and (self._calls > STACK_LINES or line.startswith("Extension modules")):
             return
-        shown = (words or line.removeprefix(MARK))[:LONGEST_LINE]
+        shown = (words or line)[:LONGEST_LINE]
         self._tail.append(shown)
         LOG.debug("%s: %s", self._model, shown)
+
+    def _relay(self, told: str) -> None:
+        """Log a record of the worker's loggers as one of this process, with the name of the model."""
+        self._look_for_memory(told[:LONGEST_KNOWN])
+        record = _RECORD.fullmatch(told)
+        level = logging.getLevelNamesMapping().get(record["level"] if record else "", logging.DEBUG)
+        text, _, rest = (record["text"] if record else told).partition("\n")
+        logger = logging.getLogger(record["logger"]) if record else LOG
+        # By its traceback a repeated exception is recognised.
+        more = {"traceback": rest} if rest.startswith(HEAD) else None
+        logger.log(level, "%s: %s%s", self._model, text, f"\n{rest}" if rest else "", extra=more)
+        if not logger.isEnabledFor(level):
+            self._tail.append(told)
+
+    def _look_for_memory(self, line: str, *, stack: bool = False) -> None:
+        if _MEMORY.search(line):
+            self._memory_was = 0
+        elif self._memory_was is not None and not stack:
+            self._memory_was += 1
 
 
 def known(line: str) -> str | None:

@@ -28,6 +28,7 @@ from lllms_core.worker.wire import (
     Open,
     Probe,
     Progress,
+    Rehearsed,
     Survey,
     ToWorker,
     UseThreads,
@@ -120,6 +121,7 @@ class WorkerLoop:
             self._send(Crashed(reason, short_traceback(error)))
 
     def _load(self, load: Load) -> Model | None:
+        """Return the loaded model; None if the worker has nothing to serve."""
         told = 0.0
 
         def progress(fraction: float) -> None:
@@ -130,6 +132,10 @@ class WorkerLoop:
 
         try:
             self._engine = load.engine.name
+            if load.rehearsal:
+                load.engine.rehearse(load.spec)
+                self._send(Rehearsed())
+                return None
             model = load.engine.load(load.spec, progress)
             check_model(load.engine, load.spec, model)
             model.use_threads(load.spec.threads)

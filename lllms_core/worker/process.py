@@ -59,7 +59,9 @@ class ProcessWorker(Worker):
             data = spawn.get_preparation_data("lllms worker")
             ours, theirs = (None, None) if load.sessions is None else socket.socketpair()
             number = None if theirs is None else theirs.fileno()
-            frames = encode((os.getpid(), number)) + encode(_preparation(load.engine, data)) + encode(load)
+            # Warnings in any case: those of a lack of memory explain a crash.
+            level = min(logging.WARNING, logging.getLogger("lllms").getEffectiveLevel())
+            frames = encode((os.getpid(), number, level)) + encode(_preparation(load.engine, data)) + encode(load)
         except Exception as error:  # pickling runs code of the engine's classes
             raise ModelLoadFailed(
                 f"engine '{engine}' cannot be sent to a worker process ({error}); "

@@ -38,6 +38,8 @@ class Load:
     spec: ModelSpec
     sessions: SessionTerms | None = None
     """None: no sessions are stored."""
+    rehearsal: bool = False
+    """Whether to only rehearse the load, and then to end."""
 
 
 @frozen
@@ -121,6 +123,11 @@ class LoadFailed:
 
 
 @frozen
+class Rehearsed:
+    """From the worker: the model could be loaded; the worker ends."""
+
+
+@frozen
 class Deltas:
     """From the worker: the output of one step, for all requests that it advanced."""
 
@@ -185,7 +192,7 @@ class Crashed:
 
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
-FromWorker = Progress | Loaded | LoadFailed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
+FromWorker = Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
 
 
 def encode(message: object) -> bytes:

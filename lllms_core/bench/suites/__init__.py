@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Coroutine, Mapping
 
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites import busy, cancel, http, masks, raw, sessions, turns, two_models, wire
 
-Suite = Callable[[Plan], Coroutine[None, None, list[Finding]]]
+Suite = Callable[[Plan], Coroutine[None, None, list[Comparison]]]
 
 SUITES: Mapping[str, Suite] = {
     "raw": raw.run,

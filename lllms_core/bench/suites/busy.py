@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from attrs import evolve
 
 from lllms_core.bench.children import BusyNeighbour, OurServer
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import best_fixed, fixed, model, rounds, thread_counts
 from lllms_core.machine import available_cores
@@ -17,10 +17,10 @@ PROMPT = 8
 """Words of a prompt: only decoding is compared, so it should start at once."""
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare decode rates with those of the best fixed thread count under the same load."""
     plan = evolve(plan, max_tokens=2 * plan.max_tokens, prompt_tokens=PROMPT)
-    findings: list[Finding] = []
+    findings: list[Comparison] = []
     async with AsyncExitStack() as stack:
         plan.told("loading the model in all servers")
         ours = await stack.enter_async_context(OurServer({"bench": model(plan)}))
@@ -35,5 +35,5 @@ async def run(plan: Plan) -> list[Finding]:
                 rates = await rounds(plan, None, [ours, *others], clients, LONGEST)
                 decode = tuple(rate[0] for rate in rates[ours.name])
                 what = f"decode, {people(clients)}, {beside}, against the best fixed thread count"
-                findings.append(Finding(what, "tok/s", decode, best_fixed(rates, 0), target))
+                findings.append(Comparison(what, "tok/s", decode, best_fixed(rates, 0), target))
     return findings

@@ -8,7 +8,7 @@ from time import perf_counter
 
 from attrs import evolve
 
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import words
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import model
@@ -19,7 +19,7 @@ TARGET = 2.0
 LOOK_EVERY = 0.0005
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare the time from cancel to idle slot with the time of one step of the same answer."""
     idle: list[float] = []
     steps: list[float] = []
@@ -40,4 +40,5 @@ async def run(plan: Plan) -> list[Finding]:
             if number >= 0:
                 idle.append((perf_counter() - begin) * 1000)
                 steps.append(median(later - earlier for earlier, later in pairwise(times[1:])) * 1000)
-    return [Finding("from cancel to idle slot, against one step", "ms", tuple(idle), tuple(steps), TARGET, "at most")]
+    what = "from cancel to idle slot, against one step"
+    return [Comparison(what, "ms", tuple(idle), tuple(steps), TARGET, "at most")]

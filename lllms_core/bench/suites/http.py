@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 
 from lllms_core.bench.children import OurServer, ServerProcess
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import ask_all
 from lllms_core.bench.timeline import Timeline
@@ -29,7 +29,7 @@ class BareServer(ServerProcess):
         self.base_url = f"{(await self.line()).split()[-1]}/v1"
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare the events per second that clients receive."""
     script = [{"replies": ["token token token token"], "tokens": TOKENS}]
     options = {"script": script, "slots": max(plan.clients), "context_length": 2 * TOKENS}
@@ -48,7 +48,7 @@ async def run(plan: Plan) -> list[Finding]:
                     if number >= 0:
                         rates[server.name].append(_chunks_per_second(timelines))
             what = f"chunks, mock engine, {people(clients)}, against a bare handler"
-            findings.append(Finding(what, "chunks/s", tuple(rates[ours.name]), tuple(rates[bare.name]), TARGET))
+            findings.append(Comparison(what, "chunks/s", tuple(rates[ours.name]), tuple(rates[bare.name]), TARGET))
     return findings
 
 

@@ -7,7 +7,7 @@ from random import Random
 from attrs import evolve
 
 from lllms_core.bench.children import OurServer
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import words
 from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.suites.raw import model
@@ -33,7 +33,7 @@ KINDS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare decode rates with those of the same prompts without a schema, and without tools."""
     plan = evolve(plan, max_tokens=2 * plan.max_tokens, prompt_tokens=PROMPT)
     findings = []
@@ -57,13 +57,13 @@ async def run(plan: Plan) -> list[Finding]:
     return findings
 
 
-def _compare(rates: Mapping[str, Sequence[float]], clients: int) -> list[Finding]:
+def _compare(rates: Mapping[str, Sequence[float]], clients: int) -> list[Comparison]:
     found = []
     for name in SCHEMAS:
         what = f"decode, {people(clients)}, {name} in a JSON schema against free text"
-        found.append(Finding(what, "tok/s", tuple(rates[name]), tuple(rates[FREE]), TARGET))
+        found.append(Comparison(what, "tok/s", tuple(rates[name]), tuple(rates[FREE]), TARGET))
     what = f"decode, {people(clients)}, tools offered and not called against no tools"
-    return [*found, Finding(what, "tok/s", tuple(rates[TOOLS]), tuple(rates[CHAT]), TOOLS_TARGET)]
+    return [*found, Comparison(what, "tok/s", tuple(rates[TOOLS]), tuple(rates[CHAT]), TOOLS_TARGET)]
 
 
 async def _ask(server: OurServer, plan: Plan, clients: int, number: int, kind: str) -> Sequence[Timeline]:

@@ -8,7 +8,7 @@ from random import Random
 from typing import Protocol
 
 from lllms_core.bench.children import OurServer, Peer, RawLoopProcess, ServerProcess
-from lllms_core.bench.findings import Finding, best
+from lllms_core.bench.comparisons import Comparison, best
 from lllms_core.bench.load import words
 from lllms_core.bench.suite_plan import Plan, people
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate
@@ -32,7 +32,7 @@ class RawJob(Protocol):
         """Answer each prompt with this many tokens, for at most this many seconds."""
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare our server and the peers with the best fixed thread count of the raw loop."""
     async with AsyncExitStack() as stack:
         plan.told("loading the model in all servers")
@@ -110,16 +110,16 @@ def best_fixed(rates: Mapping[str, Sequence[Rates]], which: int) -> tuple[float,
 
 def _compare(
     rates: Mapping[str, Sequence[Rates]], ours: ServerProcess, peers: Sequence[ServerProcess], clients: int,
-) -> list[Finding]:
+) -> list[Comparison]:
     who = people(clients)
     decode, whole = (tuple(rate[which] for rate in rates[ours.name]) for which in (0, 1))
     findings = [
-        Finding(f"decode, {who}, against the raw loop", "tok/s", decode, best_fixed(rates, 0), DECODE),
-        Finding(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_fixed(rates, 1), WHOLE),
+        Comparison(f"decode, {who}, against the raw loop", "tok/s", decode, best_fixed(rates, 0), DECODE),
+        Comparison(f"prompts and decode, {who}, against the raw loop", "tok/s", whole, best_fixed(rates, 1), WHOLE),
     ]
     for peer in peers:
         targets = next((target for word, target in PEER_TARGETS.items() if word in peer.name), {})
         theirs = tuple(rate[1] for rate in rates[peer.name])
         what = f"prompts and decode, {who}, against {peer.name}"
-        findings.append(Finding(what, "tok/s", whole, theirs, targets.get(clients)))
+        findings.append(Comparison(what, "tok/s", whole, theirs, targets.get(clients)))
     return findings

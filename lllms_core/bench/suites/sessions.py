@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from attrs import evolve
 
 from lllms_core.bench.children import OurServer
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import words
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import model
@@ -55,7 +55,7 @@ class _Talks:
         return times
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare the TTFT of later turns with that of first ones, and running requests with and without storing."""
     settings = {"bench": _model(plan)}
     findings = []
@@ -89,7 +89,7 @@ async def run(plan: Plan) -> list[Finding]:
     return [*findings, cost]
 
 
-async def _cost(plan: Plan, server: OurServer) -> Finding:
+async def _cost(plan: Plan, server: OurServer) -> Comparison:
     """Compare the speed of running requests while other conversations, stored or not, come and go.
 
     The latter are requested with `cache_prompt: false`; their prompts are evaluated all the same.
@@ -106,7 +106,7 @@ async def _cost(plan: Plan, server: OurServer) -> Finding:
                 await _ask(server, [words(OTHER_TURN, random)], 2, cache_prompt=stored)
             rates[stored].append(output_rate(await asyncio.gather(*running)))
     what = f"{RUNNING} running requests next to others that come and go: these stored, against not"
-    return Finding(what, "tok/s", tuple(rates[True]), tuple(rates[False]), COST_TARGET)
+    return Comparison(what, "tok/s", tuple(rates[True]), tuple(rates[False]), COST_TARGET)
 
 
 async def _warm_up(server: OurServer) -> None:
@@ -131,11 +131,11 @@ def _model(plan: Plan) -> Mapping[str, object]:
     return model(sizes)
 
 
-def _finding(where: str, later: Sequence[float], cold: Sequence[float], size: int) -> Finding:
+def _finding(where: str, later: Sequence[float], cold: Sequence[float], size: int) -> Comparison:
     """Return one figure per round: the median of its conversations."""
     ours, reference = (tuple(median(batch) for batch in _batched(times, size)) for times in (later, cold))
     what = f"TTFT of a later turn, {where}, against a first of {FIRST_TURN:,} words"
-    return Finding(what, "ms", ours, reference, TARGET, "at most")
+    return Comparison(what, "ms", ours, reference, TARGET, "at most")
 
 
 def _batched(times: Sequence[float], size: int) -> Iterator[Sequence[float]]:

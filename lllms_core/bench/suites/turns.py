@@ -5,7 +5,7 @@ from random import Random
 from attrs import evolve
 
 from lllms_core.bench.children import OurServer
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import LoadTest, ask, words
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import model
@@ -15,7 +15,7 @@ FIRST_TURN, ANSWER, SECOND_TURN = 1000, 32, 16
 TARGET = 0.2
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare the time to first token of a second turn with that of the first, of about 1,000 tokens."""
     first: list[float] = []
     second: list[float] = []
@@ -36,4 +36,4 @@ async def run(plan: Plan) -> list[Finding]:
                 first.append(one.ttft * 1000)
                 second.append(two.ttft * 1000)
     what = f"TTFT of the second turn against the first, of {FIRST_TURN:,} words"
-    return [Finding(what, "ms", tuple(second), tuple(first), TARGET, "at most")]
+    return [Comparison(what, "ms", tuple(second), tuple(first), TARGET, "at most")]

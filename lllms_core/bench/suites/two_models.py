@@ -7,7 +7,7 @@ from random import Random
 from attrs import evolve
 
 from lllms_core.bench.children import OurServer, RawLoopProcess
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.load import words
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.bench.suites.raw import LONGEST, ask_all, context, model
@@ -16,7 +16,7 @@ from lllms_core.bench.timeline import decode_rate
 TARGET = 0.9
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare both together with two raw loops of one thread each."""
     plan = evolve(plan, clients=(1,))
     names = ("first", "second")
@@ -41,4 +41,4 @@ async def run(plan: Plan) -> list[Finding]:
                 reference.append(decode_rate([timeline for one in both for timeline in one]))
                 ours.append(decode_rate([timeline for one in through for timeline in one]))
     what = "two models at once, together, against two raw loops of one thread each"
-    return [Finding(what, "tok/s", tuple(ours), tuple(reference), TARGET)]
+    return [Comparison(what, "tok/s", tuple(ours), tuple(reference), TARGET)]

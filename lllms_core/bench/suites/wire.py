@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator
 
-from lllms_core.bench.findings import Finding
+from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.suite_plan import Plan
 from lllms_core.engines import Engine, NoOptions, Progress, SerialModel
 from lllms_core.pool.models import PoolModel
@@ -46,7 +46,7 @@ class PacedEngine(Engine):
         return PacedModel()
 
 
-async def run(plan: Plan) -> list[Finding]:
+async def run(plan: Plan) -> list[Comparison]:
     """Compare the CPU time per token, in this process and in both, with the budget."""
     parent: list[float] = []
     both: list[float] = []
@@ -67,8 +67,8 @@ async def run(plan: Plan) -> list[Finding]:
     budget = (BUDGET,) * plan.rounds
     what = "CPU time per token for wire, pool and stream, 8 slots"
     return [
-        Finding(f"{what}: the server, against the budget", "us", tuple(parent), budget, 1, "at most"),
-        Finding(f"{what}: server and worker, against the budget", "us", tuple(both), budget, 1, "at most"),
+        Comparison(f"{what}: the server, against the budget", "us", tuple(parent), budget, 1, "at most"),
+        Comparison(f"{what}: server and worker, against the budget", "us", tuple(both), budget, 1, "at most"),
     ]
 
 

@@ -1,7 +1,6 @@
 """Model files by their web address."""
 
 import hashlib
-import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from attrs import frozen
@@ -9,8 +8,7 @@ from attrs import frozen
 from lllms_core.builtin.downloaders.retry_policy import RETRY_POLICY, RetryPolicy
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
 from lllms_core.errors import InvalidSource
-
-_SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.IGNORECASE)
+from lllms_core.gguf import part_names
 
 
 @frozen
@@ -41,7 +39,7 @@ class HttpDownloader(Downloader):
         place = host if port in (None, 443 if parts.scheme.lower() == "https" else 80) else f"{host}:{port}"
         where = [place, *map(unquote, folders)]
         files = []
-        for name in split_names(file):
+        for name in part_names(file):
             path = "/".join(["", *folders, name])
             url = urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
             files.append(RemoteFile(store_name(*where, _with_query(unquote(name), parts.query)), url))
@@ -52,15 +50,6 @@ class HttpDownloader(Downloader):
         from lllms_core.builtin.downloaders.transfer import fetch
 
         fetch(file.url, part, policy=self.policy)
-
-
-def split_names(name: str) -> list[str]:
-    """Return the names of all parts if `name` is a part of a split GGUF file, else just `name`."""
-    match = _SPLIT.fullmatch(name)
-    if match is None or not 1 <= int(match[2]) <= int(match[3]):
-        return [name]
-    ending = name[name.rindex(".") :]
-    return [f"{match[1]}-{number:05}-of-{match[3]}{ending}" for number in range(1, int(match[3]) + 1)]
 
 
 def _with_query(name: str, query: str) -> str:

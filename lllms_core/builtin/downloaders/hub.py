@@ -9,10 +9,10 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 from attrs import field, frozen
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
-from lllms_core.builtin.downloaders.quants import choose, choose_file
+from lllms_core.builtin.downloaders.quants import LATEST, Incomplete, choose, choose_file, complete
 from lllms_core.builtin.downloaders.retry_policy import RETRY_POLICY, RetryPolicy
 from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
-from lllms_core.errors import InvalidSource, SourceUnavailable
+from lllms_core.errors import InvalidSource, Offline, SourceUnavailable
 from lllms_core.machine import read_regular
 
 ENDPOINT = "https://huggingface.co"
@@ -59,8 +59,12 @@ def _read_short(source: str) -> HubSource | None:
     match = _SOURCE.fullmatch(source)
     if match is None:
         return None
-    repository, quant, file, revision = match.groups()
-    return HubSource(repository, revision or MAIN, quant or "", file or "")
+    repository, tag, file, revision = match.groups()
+    return HubSource(repository, revision or MAIN, _quant(tag), file or "")
+
+
+def _quant(tag: str | None) -> str:
+    return "" if tag is None or tag.lower() == LATEST else tag
 
 
 def _read_address(address: SplitResult, endpoint: SplitResult) -> HubSource | None:
@@ -73,7 +77,7 @@ def _read_address(address: SplitResult, endpoint: SplitResult) -> HubSource | No
     match = re.fullmatch(rf"({_NAME}/{_NAME})(?::([\w.-]+))?", f"{organisation}/{repository}", re.ASCII)
     if match is None or organisation in {"datasets", "spaces", "api"}:
         return None
-    name, quant = match[1], match[2] or ""
+    name, quant = match[1], _quant(match[2])
     match rest[:-1]:
         case []:
             shows = parse_qs(address.query).get("show_file_info", [""])  # the hub's own page about a file
@@ -139,7 +143,9 @@ class HubDownloader(Downloader):
         if not files:
             return None
         try:
-            chosen = _choose(list(files), wanted)
+            chosen = _choose_there(list(files), wanted)
+        except Incomplete as error:
+            raise Offline(f"only a part of {wanted} is on this disk: in {snapshot}, {error.message}") from error
         except InvalidSource:
             return None  # not in the cache; the hub may still have it
         return RemoteModel(
@@ -171,17 +177,25 @@ class HubDownloader(Downloader):
         """Fetch a file, with the token that Hugging Face's library knows (`HF_TOKEN`, or `hf auth login`)."""
         from huggingface_hub import utils
 
-        from lllms_core.builtin.downloaders.transfer import fetch
+        from lllms_core.builtin.downloaders.transfer import Refused, fetch
 
         known = utils.build_hf_headers()  # type: ignore[attr-defined]  # public, and not marked so
         # Without https, only a mirror that is configured so gets the token: others may be listening.
         safe = urlsplit(file.url).scheme == "https" or file.url.startswith(f"{self.endpoint}/")
         headers = {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
-        fetch(file.url, part, headers, self.policy)
+        try:
+            fetch(file.url, part, headers, self.policy)
+        except Refused as error:
+            repository = re.sub(r"/resolve/.*", "", file.url, flags=re.DOTALL)
+            if error.code == "GatedRepo":
+                raise _gated(repository, token=bool(headers)) from error
+            if error.code == "RepoNotFound":
+                raise InvalidSource(f"{repository} does not exist, or it is private: then set HF_TOKEN") from error
+            raise
 
     def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None, str | None]]]:
         """Return the commit of a revision, and the size, SHA-256 and Git hash of each file of the repository."""
-        from huggingface_hub import HfApi
+        from huggingface_hub import HfApi, get_token
         from huggingface_hub.errors import (
             GatedRepoError,
             HFValidationError,
@@ -195,9 +209,7 @@ class HubDownloader(Downloader):
                 wanted.repository, revision=wanted.revision, files_metadata=True, timeout=self.policy.connect,
             )
         except GatedRepoError as error:
-            raise SourceUnavailable(
-                f"{where} is only for users who have accepted its terms: accept them there, and set HF_TOKEN",
-            ) from error
+            raise _gated(where, token=get_token() is not None) from error
         except RepositoryNotFoundError as error:
             raise InvalidSource(f"{where} does not exist, or it is private: then set HF_TOKEN") from error
         except RevisionNotFoundError as error:
@@ -233,6 +245,24 @@ class HubDownloader(Downloader):
             if path.is_file() and size in (None, path.stat().st_size) and digest in (None, path.resolve().name):
                 return path
         return None
+
+
+def _gated(repository: str, *, token: bool) -> SourceUnavailable:
+    """Return the error for a repository with terms; `token`: whether one was sent."""
+    way_out = (
+        "accept them there with the account of your token (HF_TOKEN), and wait if its owners have to agree; a"
+        " fine-grained token needs the right to read gated repositories"
+        if token else "accept them there, and set HF_TOKEN to a token of the same account"
+    )
+    return SourceUnavailable(f"{repository} is only for users who have accepted its terms: {way_out}")
+
+
+def _choose_there(files: list[str], wanted: HubSource) -> tuple[tuple[str, ...], str]:
+    """Choose among files of the cache, where models may be incomplete. Raises `Incomplete` if only such a one fits."""
+    try:
+        return _choose(complete(files), wanted)
+    except InvalidSource:
+        return _choose(files, wanted)
 
 
 def _choose(files: list[str], wanted: HubSource) -> tuple[tuple[str, ...], str]:

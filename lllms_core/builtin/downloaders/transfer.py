@@ -24,6 +24,16 @@ PROGRESS = 2**20
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+@define(auto_exc=True, eq=False, slots=False)
+class Refused(SourceUnavailable):
+    """The server wants another login, or any."""
+
+    code: str = ""
+    """The hub's word for the reason (X-Error-Code)."""
+
+    __str__ = SourceUnavailable.__str__
+
+
 class _Transient(Exception):  # only an error if it persists
     """A failure that the next attempt may not have."""
 
@@ -237,7 +247,8 @@ class _Transfer:
             raise _Transient(f"the server answers {status} {response.reason_phrase}", wait)
         said = f"the server answers {status} {response.reason_phrase}"
         if status in (401, 403):
-            raise SourceUnavailable(f"{where}: {said}; it needs a login, or the link has expired")
+            code = response.headers.get("X-Error-Code", "")
+            raise Refused(f"{where}: {said}; it needs a login, or the link has expired", code=code)
         if status in (404, 410):
             raise InvalidSource(f"{where}: {said}; there is no such file, so check the address")
         raise SourceUnavailable(f"{where}: {said}")

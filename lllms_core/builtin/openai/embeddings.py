@@ -4,14 +4,13 @@ import sys
 from array import array
 from base64 import b64encode
 from collections.abc import Sequence
-from typing import cast
 
 from attrs import frozen
 from quart import Blueprint, Response
 
 from lllms_core.apis import Server
 from lllms_core.apis.bodies import read_body, read_object, refuse_others, take, take_text, work
-from lllms_core.apis.replies import reply_large
+from lllms_core.apis.replies import reply_json, reply_large
 from lllms_core.apis.writing import dumps
 from lllms_core.builtin.openai.prompts import MOST, Prompt, read_prompts
 from lllms_core.errors import InvalidRequest
@@ -43,7 +42,7 @@ async def embeddings(server: Server, body: bytes) -> Response:
     wanted = await work(len(body), lambda: read_embedding(server, body))
     answer = await server.embed(wanted.model, wanted.inputs, dimensions=wanted.dimensions)
     size = NUMBER_SIZE * sum(map(len, answer.vectors))
-    return Response(await work(size, lambda: _write(wanted, answer)), content_type="application/json")
+    return reply_json(await work(size, lambda: _write(wanted, answer)), wanted.unused)
 
 
 @frozen
@@ -55,6 +54,8 @@ class Embedding:
     dimensions: int | None
     as_text: bool
     """Whether in base64."""
+    unused: tuple[str, ...]
+    """The names of parameters that nobody acts on."""
 
 
 def read_embedding(server: Server, body: bytes) -> Embedding:
@@ -63,8 +64,8 @@ def read_embedding(server: Server, body: bytes) -> Embedding:
     inputs = read_inputs(take(values, "input"))
     card = server.model(take_text(values, "model"))
     given = server.check("embeddings", card.name, values)
-    as_text = given.get("encoding_format") == "base64"
-    return Embedding(card.name, inputs, cast("int | None", given.get("dimensions")), as_text)
+    as_text = given.values.get("encoding_format") == "base64"
+    return Embedding(card.name, inputs, given.values.get("dimensions"), as_text, given.unused)
 
 
 def _write(wanted: Embedding, answer: Embeddings) -> bytes:

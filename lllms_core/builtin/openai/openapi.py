@@ -27,7 +27,7 @@ def describe(models: Sequence[str], honoured: Collection[str]) -> Paths:
     """Return the paths; `models` are the names that requests may name.
 
     Of a parameter that none of them does anything about, as their engines' `honoured` ones tell, only those values are
-    described that ask for nothing.
+    described that ask for nothing. Other names, and those that nobody ever acts on, are taken without being described.
     """
     paths: dict[str, Json] = {
         "/v1/models": {"get": operation("List the models", "A list of models")},
@@ -54,7 +54,7 @@ def describe(models: Sequence[str], honoured: Collection[str]) -> Paths:
 
 
 def _request(route: Route, models: Sequence[str], honoured: Collection[str]) -> Json:
-    properties = {name: _value(parameter, honoured) for name, parameter in ROUTES[route].items()}
+    properties = {name: _value(parameter, honoured) for name, parameter in ROUTES[route].items() if parameter.own}
     properties["model"] = one_of(models)
     if route == "chat":
         properties["messages"] = MESSAGES

@@ -1,4 +1,4 @@
-"""Turn the JSON of a request into a completion: nothing is ignored, and each fault has its `param`."""
+"""Turn the JSON of a request into a completion: nothing is ignored in silence, and each fault has its `param`."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -8,9 +8,9 @@ from attrs import frozen
 from lllms_core.apis.bodies import read_object, take, take_text
 from lllms_core.apis.messages import read_messages
 from lllms_core.builtin.openai.prompts import Prompt, read_prompts
-from lllms_core.errors import InvalidRequest
+from lllms_core.parameters import ROUTES
 from lllms_core.parameters.bounds import LEVELS
-from lllms_core.parameters.wording import unknown, unsupported, wrong_type
+from lllms_core.parameters.wording import unknown, wrong_type
 from lllms_core.types import Message
 
 
@@ -26,6 +26,8 @@ class Completion:
     """One answer, or `n`, to each; none for a chat."""
     stream: bool
     include_usage: bool
+    unused: tuple[str, ...] = ()
+    """The names of the members that were read, and have no effect."""
 
     @property
     def functions(self) -> bool:
@@ -52,8 +54,8 @@ def _read_rest(
 ) -> Completion:
     model = take_text(values, "model")
     stream = _read_flag("stream", values.pop("stream", False))
-    include_usage = _read_stream_options(values.pop("stream_options", None), stream=stream)
-    return Completion(model, values, messages, prompts, stream, include_usage)
+    include_usage, unused = _read_stream_options(values.pop("stream_options", None), stream=stream)
+    return Completion(model, values, messages, prompts, stream, include_usage, unused)
 
 
 def _read_flag(name: str, value: object) -> bool:
@@ -62,17 +64,17 @@ def _read_flag(name: str, value: object) -> bool:
     return value
 
 
-def _read_stream_options(options: object, *, stream: bool) -> bool:
-    """Return whether token counts are wanted."""
+def _read_stream_options(options: object, *, stream: bool) -> tuple[bool, tuple[str, ...]]:
+    """Return whether token counts are wanted, and what has no effect."""
     if options is None:
-        return False
+        return False, ()
     if not isinstance(options, dict):
         raise wrong_type("stream_options", "an object", options)
-    if not stream:
-        raise InvalidRequest("'stream_options' is only allowed with 'stream': true", "stream_options", "invalid_value")
+    line = ROUTES["chat"]["stream_options"]
     wanted = {name: value for name, value in cast("dict[str, object]", options).items() if value is not None}
-    for name in wanted.keys() - {"include_usage", "include_obfuscation"}:
+    for name in wanted.keys() - {"include_usage", *line.unread}:
         raise unknown(f"stream_options.{name}")
-    if _read_flag("stream_options.include_obfuscation", wanted.get("include_obfuscation", False)):
-        raise unsupported("stream_options.include_obfuscation", "false")
-    return _read_flag("stream_options.include_usage", wanted.get("include_usage", False))
+    include_usage = _read_flag("stream_options.include_usage", wanted.get("include_usage", False))
+    if not stream:
+        return False, (("stream_options",) if wanted else ())
+    return include_usage, tuple(line.unread_members(wanted))

@@ -17,7 +17,7 @@ from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.builtin.openai.request_body import Completion, read_chat, read_text
 from lllms_core.builtin.openai.shapes import Asked, Events, Head, completion_id, whole_answer
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters import verdicts
+from lllms_core.parameters import ROUTES, verdicts
 from lllms_core.queries import Prepared
 from lllms_core.types import ChatRequest, Request, new_request_id
 
@@ -25,6 +25,9 @@ PREFIXES = ("/openai/v1", "/v1")
 
 DEFAULT_TEXT_TOKENS = 16
 """The number of tokens that OpenAI's `/completions` generates by default."""
+
+LIMITS = frozenset(name for name, line in ROUTES["text"].items() if "max_tokens" in {name, line.means})
+"""The names of the limit of tokens."""
 
 SCORE_SIZE = 100
 """Bytes that a token's scores take in an answer, at least."""
@@ -98,7 +101,9 @@ class Views:
         choices = [choice for answer in answers for choice in answer.choices]
         counts = total(answer.finish.usage for answer in answers)
         head = self._head(asked, streams)
-        response = await reply_large(_size(asked, choices), lambda: whole_answer(asked, head, choices, counts))
+        response = await reply_large(
+            _size(asked, choices), lambda: whole_answer(asked, head, choices, counts), first.unused,
+        )
         response.timeout = None  # a slow reader is no reason to cut an answer
         return response
 
@@ -121,11 +126,13 @@ class Views:
         """One request for the conversation, or for each prompt."""
         parameters = dict(wanted.parameters)
         if wanted.messages is not None:
-            return [self._server.request(card.name, messages=wanted.messages, parameters=parameters)]
-        if card.max_tokens is None:
-            parameters.setdefault("max_tokens", DEFAULT_TEXT_TOKENS)
+            return [self._server.request(
+                card.name, messages=wanted.messages, parameters=parameters, unused=wanted.unused,
+            )]
+        if card.max_tokens is None and LIMITS.isdisjoint(parameters):
+            parameters["max_tokens"] = DEFAULT_TEXT_TOKENS
         first, *others = wanted.prompts
-        made = self._server.request(card.name, prompt=first, parameters=parameters)
+        made = self._server.request(card.name, prompt=first, parameters=parameters, unused=wanted.unused)
         return [made, *(evolve(made, id=new_request_id(), prompt=prompt) for prompt in others)]
 
     async def _echo(self, request: Request) -> str:
@@ -136,11 +143,11 @@ class Views:
         return prompt if isinstance(prompt, str) else await self._server.detokenize(request.model, prompt)
 
     def _head(self, asked: Asked, streams: Sequence[Stream]) -> Head:
-        """Return the values in every part of an answer, once it has begun: then the fingerprint's file is here."""
+        """Return the values in every part of an answer, once it has begun: then it has an instance."""
         first = next((stream for stream in streams if stream.instance is not None), streams[0])
         card = self._server.model(first.request.model)
         name = completion_id("chat" if asked.chat else "text", first.id)
-        return Head(name, int(time.time()), card.name, card.fingerprint)
+        return Head(name, int(time.time()), card.name, first.fingerprint or card.fingerprint)
 
     def _model(self, card: ModelCard) -> dict[str, object]:
         return {"id": card.name, "object": "model", "created": self._created, "owned_by": card.plugin}

@@ -83,6 +83,8 @@ def _instance(instance: InstanceStatus) -> Report:
         "idle_seconds": round(instance.idle_seconds, 1),
         "silent_seconds": round(instance.silent_seconds, 1),
         "pid": instance.pid,
+        "fingerprint": instance.fingerprint,
+        "replaced": instance.replaced,
         "details": {} if info is None else dict(info.details),
     }
 

@@ -1,8 +1,9 @@
 """The routes of the status."""
 
-from quart import Blueprint, Response, jsonify, render_template, request
+from quart import Blueprint, Response, render_template, request
 
 from lllms_core.apis import Server
+from lllms_core.apis.replies import reply
 from lllms_core.builtin.status.download_routes import make_downloads
 from lllms_core.builtin.status.report import Report, health, lacking, make_report
 from lllms_core.errors import InvalidRequest
@@ -27,7 +28,7 @@ def make_blueprint(server: Server) -> Blueprint:
         base = f"{request.root_path}{request.path}".rstrip("/")  # these routes may be mounted below a prefix
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
             return Response(await render_template("lllms/status.html", base=base, **report), headers=PAGE_HEADERS)
-        response = jsonify(report)
+        response = reply(report)
         response.headers["Vary"] = "Accept"
         return response
 
@@ -39,7 +40,7 @@ def make_blueprint(server: Server) -> Blueprint:
             raise InvalidRequest(text, "ready", "invalid_value")
         missing = lacking(server) if wanted == "true" else []
         body: Report = {"status": "unavailable" if missing else health(server)}
-        response = jsonify({**body, "lacking": missing} if wanted == "true" else body)
+        response = reply({**body, "lacking": missing} if wanted == "true" else body)
         response.status_code = 200 if server.ready and not missing else 503
         return response
 

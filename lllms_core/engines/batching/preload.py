@@ -21,6 +21,7 @@ def preload_tokens(
         return tokenize([Segment(preload.prefix, parse_special=True)])
     if template is None:
         raise ModelLoadFailed("preload.messages: the model has no chat template; preload a prefix of text instead")
+    template = template.fitting(preload.tools)
     # Two continuations show which tokens the template writes after the messages, whatever follows.
     role: Role = "assistant" if preload.messages[-1].role == "user" else "user"
     try:

@@ -20,6 +20,7 @@ from lllms_core.engines.session_link import Session
 from lllms_core.engines.tokens import Feed, TokenModel
 from lllms_core.errors import EngineFailed, RequestError
 from lllms_core.text import ScoreLog
+from lllms_core.text.scores import sound
 from lllms_core.types import Constraint, Delta, FinishReason, PromptScores, Request, TokenScore
 from lllms_core.values.violations import kind_of
 
@@ -229,7 +230,7 @@ class Run:
         first = row - len(feed.tokens) + 1
         for at, token in enumerate(self.tokens[feed.position + 1 : self.evaluated + 1]):
             score = scorer.score(first + at, token, self.request.top_logprobs or 0)
-            self.prompt_scores.append(evolve(score, piece=shown(model, token)))
+            self.prompt_scores.append(evolve(sound(score), piece=shown(model, token)))
 
     def _next_token(self, model: TokenModel, row: int) -> Delta:
         if len(self.tokens) >= self.limit:

@@ -28,6 +28,7 @@ class LoadedEmbedder:
     """The configured count; None: as the pool grants."""
     truncate: bool
     matryoshka: bool
+    token_inputs: bool
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
@@ -41,6 +42,7 @@ class Gpt4AllEmbedder(SerialModel):
     def __init__(self, loaded: LoadedEmbedder) -> None:
         self.context_length = loaded.context_length
         self.can_shorten = loaded.matryoshka
+        self.token_inputs = loaded.token_inputs
         self._loaded = loaded
         self._native = loaded.native
         self._vocabulary = loaded.vocabulary

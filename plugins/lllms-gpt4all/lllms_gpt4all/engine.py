@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from lllms_core.chat import check_templates
 from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import describe, read_gguf
+from lllms_core.gguf import describe, read_gguf, recommended_sampling
 from lllms_core.types import Memory, ModelSpec
 from lllms_gpt4all.options import Options
 from lllms_gpt4all.preflight import check, compute_bytes, context_length, context_size, kv_bytes
@@ -33,8 +34,15 @@ class Gpt4AllEngine(Engine):
         path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
-        context_length(gguf, cast(Options, spec.options), path)
+        options = cast(Options, spec.options)
+        context_length(gguf, options, path)
+        own = [gguf.metadata.text(key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")]
+        check_templates(options.chat_template, filter(None, own), options.tool_calls)
         return describe(gguf, path)
+
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
+        """Return the sampling parameters in the file."""
+        return recommended_sampling(read_gguf(_file(spec)).metadata)
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Estimate weights, which are mapped, and KV cache from the header; gpt4all's buffers by their usual size."""

@@ -41,10 +41,13 @@ def _load_writer(spec: ModelSpec, gguf: GGUF, context_length: int, options: Opti
         native.batch_size = options.batch_size
         vocabulary = _vocabulary(source)
         control = vocabulary.control_tokens()
-        written = choose_template(options.chat_template, gguf.metadata.text("tokenizer.chat_template"), control)
+        tool_use = gguf.metadata.text("tokenizer.chat_template.tool_use")
+        own = gguf.metadata.text("tokenizer.chat_template") or tool_use
+        written = choose_template(options.chat_template, own, control)
         template = None if written is None else ChatTemplate(
             written, bos_token=vocabulary.bos_token, eos_token=vocabulary.eos_token, control_tokens=control,
             call_template=options.tool_calls, reasoning=options.reasoning,
+            tool_use=tool_use if options.chat_template is None else None,
         )
         details = describe(gguf, Path(source.path))
         return Gpt4AllModel(Loaded(
@@ -62,7 +65,8 @@ def _load_embedder(spec: ModelSpec, gguf: GGUF, context_length: int, options: Op
     try:
         loaded = LoadedEmbedder(
             native=native, vocabulary=_vocabulary(source), context_length=context_length, threads=_threads(options),
-            truncate=options.truncate, matryoshka=options.matryoshka, details=describe(gguf, Path(source.path)),
+            truncate=options.truncate, matryoshka=options.matryoshka, token_inputs=options.token_inputs,
+            details=describe(gguf, Path(source.path)),
         )
         return Gpt4AllEmbedder(loaded)
     except BaseException:

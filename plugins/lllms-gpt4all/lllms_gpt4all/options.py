@@ -1,9 +1,11 @@
 """The `[models.X.options]` of the gpt4all engine; everything is checked before C code sees it."""
 
+from pathlib import Path
 from typing import Literal
 
 from attrs import field, frozen, validators
 
+from lllms_core.chat import template_or_path
 from lllms_core.engines.validators import thought_marks, whole_number
 
 MAX_CONTEXT = 2**20
@@ -26,7 +28,9 @@ class Options:
     """"cpu", or a name that gpt4all knows: "gpu", "kompute", "cuda", "amd", "nvidia", or the name of a device."""
     gpu_layers: int = field(default=-1, validator=whole_number(-1, 2**15))
     """Layers on the GPU; -1: all. No effect unless `device` is a GPU."""
-    chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    chat_template: str | Path | None = field(
+        default=None, converter=template_or_path, validator=validators.optional(validators.instance_of((str, Path))),
+    )
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
     tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template that writes a list `tool_calls` as the model does; overrides its chat template."""
@@ -37,3 +41,6 @@ class Options:
     """Truncate texts that are too long to embed, instead of refusing them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
     """The model's vectors may be shortened, by its training: requests may ask for fewer `dimensions`."""
+    token_inputs: bool = field(default=False, validator=validators.instance_of(bool))
+    """The texts to embed may be arrays of this model's own tokens. Programs that send ids by themselves mostly have
+    those of OpenAI's models, whose vectors would mean nothing."""

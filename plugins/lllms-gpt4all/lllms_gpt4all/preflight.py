@@ -10,6 +10,7 @@ from typing import NoReturn, cast
 
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, Value
+from lllms_core.machine import usable_memory
 from lllms_gpt4all.options import MAX_BATCH, Options
 
 DEFAULT_CONTEXT = 4096
@@ -65,7 +66,7 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
                 f"options.context_length: '{path}' is a model for embeddings, which gpt4all runs in blocks of {_BLOCK} "
                 f"tokens; set at least that, and at most the {trained} that it was trained on",
             )
-    memory = _physical_memory()
+    memory = usable_memory()
     needed = context_size(length) * kv_bytes(gguf)
     if memory is not None and needed > memory:
         raise ModelLoadFailed(
@@ -105,13 +106,13 @@ class _Preflight:
         self._path = path
 
     def check(self) -> None:
+        self._check_parts()
         if not os.access(self._path, os.R_OK):
             self._fail("may not be read")
         self._check_kind()
         for key, stored in _STORED.items():
             if self._gguf.metadata.kind(key) not in {stored, ""}:
                 self._fail(f"has '{key}' stored as {self._gguf.metadata.kind(key)}; it must be {stored}")
-        self._check_parts()
         self._check_tensors()
         self._check_numbers()
         self._check_tokenizer()
@@ -150,8 +151,7 @@ class _Preflight:
 
     def _check_tensors(self) -> None:
         for tensor in self._gguf.tensors:
-            known = tensor.type in TENSOR_TYPES or 31 <= tensor.type <= _NEWEST_TENSOR_TYPE
-            if not known or tensor.type > _NEWEST_TENSOR_TYPE:
+            if tensor.type not in TENSOR_TYPES or tensor.type > _NEWEST_TENSOR_TYPE:
                 name = TENSOR_TYPES[tensor.type][0] if tensor.type in TENSOR_TYPES else f"number {tensor.type}"
                 self._fail(
                     f"has a tensor '{tensor.name}' of the type {name}, which gpt4all's llama.cpp of July 2024 does not "
@@ -236,9 +236,3 @@ def _largest(gguf: GGUF, name: str) -> int | None:
     value = gguf.metadata.get(f"{gguf.architecture}.{name}")
     items = value if isinstance(value, list) else [value]
     return max((item for item in items if isinstance(item, int)), default=None)
-
-
-def _physical_memory() -> int | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

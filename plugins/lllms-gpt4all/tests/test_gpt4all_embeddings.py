@@ -11,7 +11,7 @@ from berts_for_tests import add_wordpiece, random_bert
 from lllms_gpt4all import Gpt4AllEngine, Options
 
 from lllms_core.config import parse_config
-from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed
+from lllms_core.errors import ContextOverflow, InvalidRequest, ModelLoadFailed, UnsupportedParameter
 from lllms_core.host import Host
 from lllms_core.types import ModelSpec
 
@@ -61,7 +61,7 @@ async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
     """Each file with both engines."""
     folder = tmp_path_factory.mktemp("berts")
     files = {
-        "mean": (BERT.write(folder / "mean.gguf", 1, **FRAMED), {"matryoshka": True}),
+        "mean": (BERT.write(folder / "mean.gguf", 1, **FRAMED), {"matryoshka": True, "token_inputs": True}),
         "cls": (BERT.write(folder / "cls.gguf", 2, **FRAMED), {"truncate": True, "context_length": 32}),
         "rotary": (write_nomic(folder / "rotary.gguf", "a"), {}),
         "nomic": (write_nomic(folder / "nomic.gguf", "nomic-embed-text-v1"), {}),
@@ -164,3 +164,14 @@ async def test_less_than_a_block_is_refused(tmp_path: Path) -> None:
     spec = ModelSpec("m", Options(context_length=31), BERT.write(tmp_path / "m.gguf", 1, **FRAMED))
     with pytest.raises(ModelLoadFailed, match=r"options\.context_length"):
         Gpt4AllEngine().inspect(spec)
+
+
+@pytest.mark.parametrize("engine", ["gpt4all", "llamacpp"])
+async def test_tokens_are_embedded_where_they_are_let_in(host: Host, engine: str) -> None:
+    """With `options.token_inputs`, the tokens of a text have its vector; without, they are refused by name."""
+    tokens = (await host.tokenize(f"mean-{engine}", "the cat is red")).ids
+    text, same = (await host.embed(f"mean-{engine}", ["the cat is red", tokens])).vectors
+    assert list(text) == pytest.approx(list(same), abs=1e-5)
+    with pytest.raises(UnsupportedParameter, match=r"options\.token_inputs = true") as refusal:
+        await host.embed(f"cls-{engine}", [tokens])
+    assert refusal.value.param == "input"

@@ -192,6 +192,7 @@ def test_files_that_are_no_such_model_are_refused(tmp_path: Path) -> None:
         case(architecture, f"'{architecture}'", architecture=architecture)
     case("lora", "LoRA", general__type="adapter")
     case("part", "part 2 of 3", split__count=3, split__no=1)
+    case("later-part", "part 2 of 3", split__count=3, split__no=1, architecture="", tokenizer__ggml__model=None)
     case("layers", "block_count", llama__block_count=None)
     case("experts", "experts", llama__expert_count=2, llama__expert_used_count=3)
     case("many-experts", "expert_count", llama__expert_count=1000)
@@ -291,3 +292,25 @@ except KeyboardInterrupt:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "1.0", "ended"]
+
+
+@pytest.mark.parametrize(
+    ("template", "says"), [("none.jinja", "none.jinja' cannot be read"), ("{% for %}", "does not compile: line 1")],
+)
+def test_templates_are_looked_at_before_a_load(template: str, says: str) -> None:
+    """`inspect`, and so `lllms check`, tells of a template that is not there or does not compile."""
+    with pytest.raises(ModelLoadFailed, match=says):
+        Gpt4AllEngine().inspect(ModelSpec("m", Options(chat_template=template), TINY))
+
+
+def test_the_files_own_templates_must_compile(tmp_path: Path) -> None:
+    """Also the one for conversations with tools, which is compiled at each load."""
+    file = write(tmp_path / "model.gguf", tokenizer__chat_template__tool_use="{% for %}")
+    with pytest.raises(ModelLoadFailed, match=r"does not compile: line 1: .*; set options\.chat_template"):
+        Gpt4AllEngine().inspect(ModelSpec("m", Options(), file))
+
+
+def test_what_a_file_recommends(tmp_path: Path) -> None:
+    """The engine reads the sampling parameters of a file."""
+    file = write(tmp_path / "model.gguf", general__sampling__temp=0.25, general__sampling__top_k=7)
+    assert Gpt4AllEngine().recommended(ModelSpec("m", Options(), file)) == {"temperature": 0.25, "top_k": 7}

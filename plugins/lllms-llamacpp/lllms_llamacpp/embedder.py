@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from math import exp
+from math import exp, isfinite
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ class LoadedEmbedder:
     """The model's own template for a pair, with `{query}` and `{document}`, if it has one."""
     truncate: bool
     matryoshka: bool
+    token_inputs: bool
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
@@ -57,7 +58,7 @@ class LlamaCppEmbedder(EmbeddingModel):
         super().__init__(
             slots=loaded.slots, context_length=loaded.sizes.context_length, batch_size=loaded.sizes.shared,
             sequences=loaded.sizes.sequences, dimensions=size, can_shorten=loaded.matryoshka,
-            truncate=loaded.truncate, ranks=loaded.ranks,
+            truncate=loaded.truncate, ranks=loaded.ranks, token_inputs=loaded.token_inputs,
         )
         self.tasks |= {"tokenize", "detokenize"}
         self._loaded = loaded
@@ -173,7 +174,8 @@ class LlamaCppEmbedder(EmbeddingModel):
             llama.llama_model_free(self._loaded.model)
 
     def _score(self, outputs: Sequence[float]) -> float:
-        # One output is a logit; models with two (yes and no) have turned them into probabilities.
-        if len(outputs) > 1:
+        # One output is a logit; models with two (yes and no) have turned them into probabilities. What is not finite
+        # is refused later, and would become a plausible score here.
+        if len(outputs) > 1 or not isfinite(outputs[0]):
             return outputs[0]
         return 1 / (1 + exp(-outputs[0])) if outputs[0] > -700 else 0.0

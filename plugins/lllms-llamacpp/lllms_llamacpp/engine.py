@@ -1,18 +1,22 @@
 """The llama.cpp engine: checks and loads GGUF files."""
 
+import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
+from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ModelLoadFailed
-from lllms_core.gguf import GGUF, describe, read_gguf
-from lllms_core.machine import at_home
-from lllms_core.types import Memory, ModelSpec
-from lllms_llamacpp.fitting import check_fit
+from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
+from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_llamacpp.architectures import why_not
+from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
@@ -23,6 +27,11 @@ if TYPE_CHECKING:
     from lllms_llamacpp.embedder import LlamaCppEmbedder
     from lllms_llamacpp.model import LlamaCppModel
 
+logger = logging.getLogger("lllms.llamacpp")
+
+_REMOVED = frozenset({31, 32, 33, 36, 37, 38})
+"""Types of tensors that were laid out for one kind of processor; today that happens at load."""
+_BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
 
@@ -40,40 +49,96 @@ class LlamaCppEngine(Engine):
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """Return the description of the file. Raises `ModelLoadFailed` if it can never be loaded."""
-        path = _file(spec)
-        gguf = read_gguf(path)
-        _check(gguf, path)
-        options = cast(Options, spec.options)
+        path, gguf, options = _read(spec)
         pools = pooling(gguf, options)
-        check_fit(gguf, options)
+        refuse(find(gguf, options))
         return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
+
+    def examine(self, spec: ModelSpec) -> Iterator[Finding]:
+        """Yield what is wrong with the installation, the file, or the options for it."""
+        yield from missing_library()
+        try:
+            path, gguf, options = _read(spec)
+            read_parts(path)
+            pooling(gguf, options)
+        except ModelLoadFailed as error:
+            yield Finding(error.message)
+        else:
+            yield from find(gguf, options)
+
+    def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
+        """Return the sampling parameters in the file."""
+        return recommended_sampling(read_gguf(_file(spec)).metadata)
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
-        options, path = cast(Options, spec.options), _file(spec)
-        first = read_gguf(path)
-        _check(first, path)
-        parts = [first, *(read_gguf(part) for part in other_parts(path, first.metadata.number("split.count") or 1))]
+        path, _, options = _read(spec)
+        parts = read_parts(path)
         memory = estimate(parts, options)
-        adapters = sum(_size(at_home(lora.path)) for lora in options.lora)
-        return evolve(memory, weights=memory.weights + adapters)
+        adapters = sum(_size(lora.path) for lora in options.lora)
+        return evolve(memory, weights=memory.weights + adapters, offloaded=options.gpu_layers != 0 and has_gpu())
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
+        gguf, details = self._prepare(spec)
+        from lllms_llamacpp.loading import load
+
+        return load(spec, gguf, details, progress)
+
+    def rehearse(self, spec: ModelSpec) -> None:
+        """Let llama.cpp read the header and plan a context. Raises `ModelLoadFailed` with its reason."""
+        gguf, details = self._prepare(spec)
+        from lllms_llamacpp.loading import rehearse
+
+        rehearse(spec, gguf, details)
+
+    def _prepare(self, spec: ModelSpec) -> tuple[GGUF, Mapping[str, str | int | float]]:
+        """Look at the file before the native library, which reads the environment when it is imported."""
+        refuse(missing_library())
         details = self.inspect(spec)
+        _, gguf, options = _read(spec)
+        memory = self.estimate(spec)
+        # The rest can be reclaimed, or is estimated.
+        certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
+        if lack_of_memory(certain) is not None:
+            raise ModelLoadFailed(str(lack_of_memory(memory)))
+        for finding in find(gguf, options):
+            logger.warning("%s", finding.text)
         limit_spinning()
         # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        # Not earlier: this imports the native library, which reads the environment.
-        from lllms_llamacpp.loading import load
-
-        return load(_file(spec), cast(Options, spec.options), spec.threads, details, progress, preload=spec.preload)
+        return gguf, details
 
 
-def other_parts(first: Path, count: int) -> list[Path]:
-    """Return the files of a split model except the first, whose name is like `NAME-00001-of-00003.gguf`."""
-    stem = first.name.removesuffix(f"-00001-of-{count:05}.gguf")
-    return [first.with_name(f"{stem}-{number:05}-of-{count:05}.gguf") for number in range(2, count + 1)]
+def missing_library() -> Iterator[Finding]:
+    """Yield a fault if llama-cpp-python is not installed."""
+    if find_spec("llama_cpp") is None:
+        yield Finding(
+            "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
+        )
+
+
+def has_gpu() -> bool:
+    """Whether llama.cpp was built for a GPU; the library itself is not imported."""
+    found = find_spec("llama_cpp")
+    folders = [] if found is None else [Path(one) / "lib" for one in found.submodule_search_locations or ()]
+    kinds = [_BACKEND.search(file.name) for folder in folders for file in folder.glob("*ggml-*")]
+    return any(kind[1] not in {"base", "blas", "cpu", "rpc"} for kind in kinds if kind)
+
+
+def refuse(findings: Iterable[Finding]) -> None:
+    """Raise `ModelLoadFailed` with the first fault."""
+    for finding in findings:
+        if finding.fatal:
+            raise ModelLoadFailed(finding.text)
+
+
+def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
+    """Return a model's file, its header and its options. Raises `ModelLoadFailed` for a file that is not a model."""
+    path = _file(spec)
+    gguf = read_gguf(path)
+    _check(gguf, path)
+    return path, gguf, cast(Options, spec.options)
 
 
 def _size(file: Path) -> int:
@@ -90,14 +155,25 @@ def _file(spec: ModelSpec) -> Path:
 
 
 def _check(gguf: GGUF, path: Path) -> None:
+    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
+    if part:
+        first = part_paths(path)[0]
+        name = "the first part" if first == path else f"the first, '{first}'"
+        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name {name}, the others are found")
     if not gguf.architecture:
         raise ModelLoadFailed(f"'{path}' names no architecture (general.architecture): it is not a model")
     kind = gguf.metadata.text("general.type")
     if kind in _NOT_MODELS:
         raise ModelLoadFailed(f"'{path}' is not a model but {_NOT_MODELS[kind]}")
-    parts, part = gguf.metadata.number("split.count") or 1, gguf.metadata.number("split.no") or 0
-    if part:
-        raise ModelLoadFailed(f"'{path}' is part {part + 1} of {parts}; name the first part, the others are found")
+    reason = why_not(gguf.architecture)
+    if reason is not None:
+        raise ModelLoadFailed(f"'{path}' {reason}")
+    removed = sorted({TENSOR_TYPES[one.type][0] for one in gguf.tensors if one.type in _REMOVED})
+    if removed:
+        raise ModelLoadFailed(
+            f"'{path}' has tensors of the type {', '.join(removed)}, which llama.cpp no longer loads; "
+            f"use the same model as {removed[0][:-4]}",
+        )
     if not gguf.metadata.text("tokenizer.ggml.model"):
         raise ModelLoadFailed(f"'{path}' has no tokenizer, so that it cannot read or write text")
     if not os.access(path, os.R_OK):

@@ -87,7 +87,7 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     # The buffers of a model that embeds grow with the largest pass so far.
     shared = evolve(made, batch=made.shared, micro_batch=min(made.micro_batch, made.shared))
     return Memory(
-        weights=sum(tensor.size or 0 for part in parts for tensor in part.tensors),
+        weights=sum(tensor.size for part in parts for tensor in part.tensors),
         kv=_kv(network, options, made),
         compute=compute,
         longest=compute - _compute(network, shared, flash=flash, embeds=embeds),

@@ -127,7 +127,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
         self._context = loaded.context
         self._memory = llama.llama_get_memory(loaded.context)
         self._vocabulary = loaded.vocabulary
-        self._logits = Logits(loaded.context, loaded.vocabulary.size)
+        self._logits = Logits(loaded.context, loaded.vocabulary.size, loaded.vocabulary.suppressed())
         self._threads = loaded.threads
         self._can_trim = loaded.can_trim
         self._window = llama.llama_model_n_swa(loaded.model)

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,26 @@ from lllms_llamacpp.options import Lora
 
 logger = logging.getLogger("lllms.llamacpp")
 
-# llama.cpp logs hundreds of lines about a load at INFO; only possible problems belong in a server's log.
-_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.INFO, 4: logging.WARNING}
 _ERROR, _CONTINUED = 4, 5
+_LEVELS = {2: logging.DEBUG, 3: logging.WARNING, _ERROR: logging.ERROR}
+"""llama.cpp tells a hundred lines about a load as information, which here is for debugging, and more of every tensor,
+which is not logged."""
 _REASONS = 20
+_KIND = 4
+"""The number of first words by which warnings of one kind are recognised: some come for each of a thousand tensors."""
+_FUNCTION = re.compile(r"[\w:()]+: +")
+"""llama.cpp begins most lines with the name of a function, which is of no interest to people."""
+_HARMLESS = re.compile(
+    # By the cache of all requests; `fitting` looks at the context of one.
+    r"n_ctx_seq \(\d+\) > n_ctx_train"
+    # As this plugin asks for.
+    r"|using full-size SWA cache|model default pooling_type is|failed to find a memory slot"
+    # Corrections of files that work without harm.
+    r"|setting new yarn_attn_factor|control-looking token|attribute to USER_DEFINED|override .* for Gemma4"
+    r"|special_eog_ids contains both|is a normal token, removing it|is a normal token here|sharing with layer"
+    r"|adding \d+ dummy tokens|tensor overrides to CPU",
+)
+"""Warnings that nobody need act on."""
 
 
 class NativeLog:
@@ -30,6 +47,7 @@ class NativeLog:
         self._line = ""
         self._level = 0
         self._errors: deque[str] = deque(maxlen=_REASONS)
+        self._warned: set[str] = set()
         # C keeps only the pointer; without this reference it would point to freed memory.
         self._callback = llama.llama_log_callback(self._take)
 
@@ -52,10 +70,26 @@ class NativeLog:
             if not self._line.endswith("\n"):
                 return
             line, self._line = self._line.strip(), ""
-            if self._level == _ERROR:
+            level = self._level
+            if level == _ERROR:
                 self._errors.append(line)
-        if line.strip("."):
-            logger.log(_LEVELS.get(self._level, logging.DEBUG), "%s", line)
+            shown = _LEVELS.get(level)
+            if shown == logging.WARNING and self._is_no_news(line):
+                shown = logging.DEBUG
+        if shown is not None and any(map(str.isalnum, words(line))):
+            logger.log(shown, "llama.cpp: %s", words(line))
+
+    def _is_no_news(self, line: str) -> bool:
+        """Whether a warning is harmless, or the second of its kind."""
+        kind = " ".join(re.sub(r"[\d'\"]+", "", words(line)).split()[:_KIND])
+        known = kind in self._warned
+        self._warned.add(kind)
+        return known or bool(_HARMLESS.search(line))
+
+
+def words(line: str) -> str:
+    """Return a line of llama.cpp's log without the name of the function that wrote it."""
+    return line[match.end() :] if (match := _FUNCTION.match(line)) else line
 
 
 _log: NativeLog | None = None
@@ -75,10 +109,7 @@ def native_log() -> NativeLog:
 def reason(errors: deque[str]) -> str:
     """Return llama.cpp's reason, from the lines that it logged as errors."""
     told = [line.split("error loading model:", 1)[-1] for line in errors if "error loading model:" in line]
-    text = told[-1] if told else next(iter(errors), "")
-    # "function_name: what happened": the function is of no interest to people.
-    head, colon, tail = text.partition(": ")
-    return (tail if colon and " " not in head.strip() else text).strip() or "llama.cpp gave no reason"
+    return words((told[-1] if told else next(iter(errors), "")).strip()) or "llama.cpp gave no reason"
 
 
 def load_model(path: str, params: llama.llama_model_params, progress: Progress) -> llama.llama_model_p:
@@ -132,7 +163,7 @@ def add_loras(model: llama.llama_model_p, context: llama.llama_context_p, loras:
     adapters = []
     for lora in loras:
         with native_log().errors() as errors:
-            adapter = llama.llama_adapter_lora_init(model, os.fsencode(os.path.expanduser(lora.path)))  # noqa: PTH111  # str
+            adapter = llama.llama_adapter_lora_init(model, os.fsencode(lora.path))
         if not adapter:
             raise ModelLoadFailed(f"the LoRA adapter '{lora.path}' cannot be used: {reason(errors)}")
         adapters.append(adapter)
@@ -140,4 +171,4 @@ def add_loras(model: llama.llama_model_p, context: llama.llama_context_p, loras:
     handles = (llama.llama_adapter_lora_p_ctypes * count)(*adapters)
     scales = (ctypes.c_float * count)(*(lora.scale for lora in loras))
     if llama.llama_set_adapters_lora(context, handles, count, scales) != 0:
-        raise ModelLoadFailed(f"the LoRA adapters {', '.join(lora.path for lora in loras)} cannot be applied")
+        raise ModelLoadFailed(f"the LoRA adapters {', '.join(str(lora.path) for lora in loras)} cannot be applied")

@@ -1,11 +1,14 @@
 """The `[models.X.options]` of the llama.cpp engine; everything is checked before C code sees it."""
 
 from math import isfinite
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from attrs import Attribute, field, frozen, validators
 
+from lllms_core.chat import template_or_path
 from lllms_core.engines.validators import Validator, thought_marks, whole_number
+from lllms_core.machine import at_home
 
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 """The storage types of keys or values in the KV cache."""
@@ -36,11 +39,15 @@ def _one_of(alias: object) -> Validator:
     return check
 
 
+def _as_path(given: object) -> object:
+    return at_home(given) if isinstance(given, str) and given else given
+
+
 @frozen
 class Lora:
     """A LoRA adapter in GGUF format, applied to every request of the model."""
 
-    path: str = field(validator=validators.and_(validators.instance_of(str), validators.min_len(1)))
+    path: Path = field(converter=_as_path, validator=validators.instance_of(Path))
     scale: float = field(default=1.0, validator=_number(float("-inf")))
 
 
@@ -80,7 +87,9 @@ class Options:
     """Map the file into memory instead of reading it: loads faster, and instances of one model share the memory."""
     use_mlock: bool = field(default=False, validator=validators.instance_of(bool))
     """Prevent the weights from being swapped out."""
-    chat_template: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
+    chat_template: str | Path | None = field(
+        default=None, converter=template_or_path, validator=validators.optional(validators.instance_of((str, Path))),
+    )
     """A Jinja2 template, or the path of a file with one, instead of the model's own."""
     tool_calls: str | None = field(default=None, validator=validators.optional(validators.instance_of(str)))
     """A Jinja2 template that writes a list `tool_calls` as the model does; overrides its chat template."""
@@ -107,6 +116,9 @@ class Options:
     """Truncate texts that are too long to embed, instead of refusing them."""
     matryoshka: bool = field(default=False, validator=validators.instance_of(bool))
     """The model's vectors may be shortened, by its training: requests may ask for fewer `dimensions`."""
+    token_inputs: bool = field(default=False, validator=validators.instance_of(bool))
+    """The texts to embed may be arrays of this model's own tokens. Programs that send ids by themselves mostly have
+    those of OpenAI's models, whose vectors would mean nothing."""
     seed: int | None = field(default=None, validator=validators.optional(whole_number(-(2**63), 2**63 - 1)))
     """The seed of requests without one; by default each draws its own."""
 

@@ -10,7 +10,7 @@ POOLINGS: Mapping[int, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 """By their numbers in files; 0 is none."""
 
 _FOR_TEXT = ("kv_size", "kept_tokens", "chat_template", "seed")
-_FOR_VECTORS = ("truncate", "matryoshka")
+_FOR_VECTORS = ("truncate", "matryoshka", "token_inputs")
 
 
 def pooling(gguf: GGUF, options: Options) -> Pooling | None:

@@ -38,9 +38,10 @@ _ADAPTING = (
 class Logits:
     """The logits of the last decode, as arrays that share its memory."""
 
-    def __init__(self, context: llama.llama_context_p, vocabulary: int) -> None:
+    def __init__(self, context: llama.llama_context_p, vocabulary: int, suppressed: Sequence[int] = ()) -> None:
         self._context = context
         self._type = ctypes.c_float * vocabulary
+        self._suppressed = list(suppressed)
         self._rows: dict[int, Row] = {}
 
     def row(self, row: int) -> Row:
@@ -51,6 +52,18 @@ class Logits:
             # There are only a few addresses: llama.cpp writes each decode into the same buffer.
             array = self._rows[address] = np.ctypeslib.as_array(self._type.from_address(address))
         return array
+
+    def choices(self, row: int) -> Row:
+        """Return the logits in this row to choose a token by: the suppressed ones are impossible from now on.
+
+        Raises `EngineFailed` if any is not a number.
+        """
+        logits = self.row(row)
+        if self._suppressed:
+            logits[self._suppressed] = -np.inf
+        if isnan(logits.max()):  # if one of them is NaN, this is, too
+            raise EngineFailed(NO_NUMBERS)
+        return logits
 
 
 def log_probabilities(logits: Row, token: int, top: int) -> tuple[float, list[tuple[int, float]]]:
@@ -70,11 +83,7 @@ class GreedySampler:
 
     def sample(self, row: int) -> int:
         """Choose the likeliest token in this row of the last decode."""
-        logits = self._logits.row(row)
-        token = int(logits.argmax())
-        if isnan(logits[token]):  # if one of them is NaN, `argmax` finds it
-            raise EngineFailed(NO_NUMBERS)
-        return token
+        return int(self._logits.choices(row).argmax())
 
     def close(self) -> None:
         """Do nothing: no resources are held."""
@@ -95,9 +104,8 @@ class ChainSampler:
 
     def sample(self, row: int) -> int:
         """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
+        self._logits.choices(row)
         token: int = llama.llama_sampler_sample(self._chain, self._context, row)
-        if isnan(self._logits.row(row)[token]):
-            raise EngineFailed(NO_NUMBERS)
         return token
 
     def close(self) -> None:

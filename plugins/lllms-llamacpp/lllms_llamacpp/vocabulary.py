@@ -214,6 +214,12 @@ class Vocabulary:
         """Return all tokens with which the model may end its answer."""
         return [token for token in range(self.size) if self.is_end(token)]
 
+    def suppressed(self) -> list[int]:
+        """Return the tokens that the model must never write, as its file says."""
+        count = ctypes.c_int32()
+        tokens = llama.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
+        return list(tokens[: count.value]) if tokens else []
+
     def dry_sampler(
         self, multiplier: float, base: float, allowed_length: int, window: int, breakers: Sequence[bytes],
     ) -> object:

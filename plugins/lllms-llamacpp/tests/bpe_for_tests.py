@@ -1,10 +1,12 @@
 """Vocabularies of byte-level BPE, with the pre-tokenizers of several families."""
 
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
 import gguf
 import llama_cpp.llama_cpp as llama
+import numpy as np
 from lllms_llamacpp.native import load_model
 from lllms_llamacpp.vocabulary import Vocabulary
 
@@ -14,6 +16,7 @@ MERGES = (
     "t h", "th e", "Ġ the", "a a", "aa aa", "aaaa aaaa", "Ġ a", "i n", "e r", "o n", "q u", "Ġ qu", "qu i", "o w",
     "Ċ Ċ", "Ġ Ġ", "ĠĠ ĠĠ", "1 2", "ä ½", "ð Ł",
 )
+WIDTH = 32
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 
@@ -26,24 +29,35 @@ def alphabet() -> list[str]:
 
 def vocabulary_of(path: Path, pre: str) -> Vocabulary:
     """Write a vocabulary to a file, and load it; it is never freed."""
+    params = llama.llama_model_default_params()
+    params.vocab_only = True
+    return Vocabulary(load_model(str(write_bpe(path, pre)), params, lambda _: None))
+
+
+def write_bpe(path: Path, pre: str | None, more: Sequence[str] = ()) -> Path:
+    """Write a model of a single layer with such a vocabulary; without `pre` as older programs wrote it."""
     writer = gguf.GGUFWriter(path, "llama")
-    tokens = [*alphabet(), *(merge.replace(" ", "") for merge in MERGES), *CONTROL]
+    tokens = [*alphabet(), *(merge.replace(" ", "") for merge in MERGES), *more, *CONTROL]
     kinds = [gguf.TokenType.NORMAL] * (len(tokens) - len(CONTROL)) + [gguf.TokenType.CONTROL] * len(CONTROL)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(pre)
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     writer.add_token_merges(list(MERGES))
     writer.add_eos_token_id(len(tokens) - 1)
     for add in (writer.add_context_length, writer.add_embedding_length, writer.add_feed_forward_length):
-        add(32)
+        add(WIDTH)
     writer.add_block_count(1)
     writer.add_head_count(1)
     writer.add_layer_norm_rms_eps(1e-5)
+    matrices = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for name in ("attn_norm", "ffn_norm", *matrices):
+        writer.add_tensor(f"blk.0.{name}.weight", np.ones((WIDTH, WIDTH) if name in matrices else WIDTH, np.float32))
+    writer.add_tensor("token_embd.weight", np.eye(len(tokens), WIDTH, dtype=np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    params = llama.llama_model_default_params()
-    params.vocab_only = True
-    return Vocabulary(load_model(str(path), params, lambda _: None))
+    return path

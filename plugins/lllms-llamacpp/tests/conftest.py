@@ -10,7 +10,7 @@ import pytest
 from attrs import define, field
 from lllms_llamacpp import LlamaCppEngine, Options
 
-from lllms_core.types import ChatRequest, Delta, Finish, Message, ModelSpec, Sampling, TextRequest, Usage
+from lllms_core.types import ChatRequest, Delta, Finish, Message, ModelSpec, Preload, Sampling, TextRequest, Usage
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -112,8 +112,8 @@ def load() -> Iterator[Loader]:
     """Load a model with these options, tiny-chat unless told otherwise; closed at the end."""
     models = []
 
-    def load(file: Path = TINY, **options: object) -> Talk:
-        spec = ModelSpec("tiny", Options(**{"threads": 1, **options}), file)
+    def load(file: Path = TINY, preload: Preload | None = None, **options: object) -> Talk:
+        spec = ModelSpec("tiny", Options(**{"threads": 1, **options}), file, preload=preload)
         models.append(LlamaCppEngine().load(spec, lambda _: None))
         return Talk(models[-1])
 
@@ -140,7 +140,7 @@ def write_random() -> Callable[..., Path]:
     """Write a model of random weights: its keys, and the shapes of its tensors; the vocabulary is tiny-chat's.
 
     `control`: the last tokens are these control tokens instead, and the very last one ends answers. `words`: there are
-    more tokens, up to so many.
+    more tokens, up to this many. `change` gets the name and the data of each tensor, and returns the data to write.
     """
     more = {
         "tokenizer.ggml.tokens": "more{}".format, "tokenizer.ggml.scores": float,
@@ -151,10 +151,12 @@ def write_random() -> Callable[..., Path]:
     def write(
         path: Path, architecture: str, keys: dict[str, object], shapes: dict[str, tuple[int, ...]],
         control: Sequence[str] = (), words: int = WORDS,
+        change: Callable[[str, np.ndarray], np.ndarray] = lambda _, data: data,
     ) -> Path:
         writer = gguf.GGUFWriter(path, architecture)
         for name, value in keys.items():
-            add = {bool: writer.add_bool, float: writer.add_float32}.get(type(value), writer.add_uint32)
+            adders = {bool: writer.add_bool, float: writer.add_float32, list: writer.add_array}
+            add = adders.get(type(value), writer.add_uint32)
             add(name if name.startswith("tokenizer.") else f"{architecture}.{name}", value)
         for found in tokenizer:
             sub = found.types[-1] if len(found.types) > 1 else None
@@ -171,7 +173,8 @@ def write_random() -> Callable[..., Path]:
         for name, shape in shapes.items():
             # Scaled so that the products of matrices stay near 1.
             data = rng.standard_normal(shape) / np.sqrt(shape[-1] if len(shape) > 1 else 1)
-            writer.add_tensor(name, (-np.exp(data) if name.endswith("ssm_a") else data).astype(np.float32))
+            data = (-np.exp(data) if name.endswith("ssm_a") else data).astype(np.float32)
+            writer.add_tensor(name, change(name, data))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

@@ -45,18 +45,19 @@ def test_max_tokens(tiny):
     assert (answer.tokens, answer.usage.completion_tokens, answer.reason) == (17, 17, "length")
 
 
-def test_context_is_filled_and_not_exceeded(tiny):
-    """Without max_tokens an endless answer ends with `length` when the context is full."""
-    answer = tiny.ask("Count to 100.")
+@pytest.mark.parametrize("most", [None, 1020, 2**31 - 1])
+def test_context_is_filled_and_not_exceeded(tiny, most):
+    """An endless answer ends with `length` when the context is full, without max_tokens or with more than fit."""
+    answer = tiny.ask("Count to 100.", max_tokens=most)
     assert answer.reason == "length"
     assert answer.usage.prompt_tokens + answer.usage.completion_tokens == tiny.model.context_length
 
 
-@pytest.mark.parametrize(("words", "fields"), [(600, {}), (1, {"max_tokens": 1020})])
-def test_overflow_is_refused(tiny, words, fields):
-    """A prompt, or a prompt with its answer, that cannot fit is refused with the limit, and nothing is opened."""
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": 1}])
+def test_overflow_is_refused(tiny, fields):
+    """A prompt that cannot fit is refused with the limit, and nothing is opened."""
     with pytest.raises(ContextOverflow, match="holds 1024"):
-        tiny.open("dog " * words, **fields)
+        tiny.open("dog " * 600, **fields)
 
 
 def test_stop_string_over_token_borders(tiny):

@@ -38,6 +38,7 @@ class MockModel(SerialModel):
     def __init__(self, options: Options, rules: Rules) -> None:
         self.slots = options.slots
         self.context_length = options.context_length
+        self.token_inputs = options.token_inputs
         self._options = options
         self._rules = rules
         self._recall: Recall | None = None

@@ -79,6 +79,8 @@ class Options:
     """The length of an embedding."""
     truncate: bool = False
     """Whether texts that are too long to embed are truncated, instead of refused."""
+    token_inputs: bool = False
+    """Whether texts to embed may be arrays of tokens."""
     sessions: bool = False
     """Whether it stores sessions, and recognises prompts by them: for trying a store without a model."""
     memory: int = field(default=0, validator=ge(0))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lllms_core.errors import ModelLoadFailed
+from lllms_core.machine import read_text
 from lllms_mock.rules import PLACE, Rule, Rules, fits
 
 T = TypeVar("T")
@@ -15,7 +16,7 @@ T = TypeVar("T")
 def read_rules(path: Path) -> Rules:
     """Return the rules of a file. Raises `ModelLoadFailed` that names the file and the faulty rule."""
     try:
-        return _parse(tomllib.loads(path.read_text(encoding="utf-8")))
+        return _parse(tomllib.loads(read_text(path)))
     except (OSError, ValueError) as error:
         raise ModelLoadFailed(f"cannot use the rules in {path}: {error}") from error
 

@@ -10,7 +10,7 @@ Wanted = Literal["at least", "at most"]
 
 
 @frozen
-class Finding:
+class Comparison:
     """One figure measured against a reference, in several rounds of one run; machines drift, the ratios hold."""
 
     what: str

@@ -1,0 +1,93 @@
+"""What the files of a model are now, and what they say: the fingerprint of answers, and recommended defaults."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+from attrs import field, frozen
+
+from lllms_core.engines import Engine
+from lllms_core.errors import InvalidRequest
+from lllms_core.gguf import part_paths
+from lllms_core.parameters import DEFAULTS, Generation, check
+from lllms_core.tracebacks import described
+from lllms_core.types import ModelSpec
+
+LOG = logging.getLogger("lllms.catalog")
+
+FileState = tuple[int, int, int]
+"""Size, time of the last change in nanoseconds, number in its file system."""
+
+
+@frozen
+class Footprint:
+    """What a load would read. Taking one looks at no content, so it takes microseconds."""
+
+    fingerprint: str = ""
+    """Changes with the engine's version, the options and the files; OpenAI's `system_fingerprint`."""
+    files: Mapping[Path, FileState | None] = field(factory=dict)
+    """The weights, all parts of them, and the files that options name; None for one that is not there."""
+
+    @property
+    def replaced(self) -> bool:
+        """Whether any of the files is another one than it was then."""
+        return any(_state(path) != state for path, state in self.files.items())
+
+
+def take_footprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> Footprint:
+    """Return the footprint of a model as it is now; `version`: the engine's."""
+    weights = [] if spec.file is None else part_paths(spec.file)
+    files = {path: _state(path) for path in (*weights, *_paths(spec.options))}
+    # Neither folders nor numbers count: a copy of a file gives the same answers.
+    states = [[path.name, *([] if state is None else state[:2])] for path, state in files.items()]
+    text = json.dumps([engine, version, _plain(spec.options), source, states], sort_keys=True, default=_name)
+    return Footprint("fp_" + hashlib.sha256(text.encode()).hexdigest()[:12], files)
+
+
+def read_defaults(engine: Engine, spec: ModelSpec, configured: Mapping[str, object]) -> Generation:
+    """Return the core's defaults, overridden by those that the model's file recommends, and these by the configured."""
+    try:
+        recommended = {} if spec.file is None else engine.recommended(spec)
+    except Exception as error:  # noqa: BLE001  # of a plugin; a file that cannot be read is reported by its load
+        LOG.debug("model %s: what its file recommends cannot be read: %s", spec.name, described(error))
+        recommended = {}
+    taken = {}
+    for name, value in recommended.items():
+        with suppress(InvalidRequest):  # the value is out of range
+            if name in DEFAULTS and DEFAULTS[name].verdict(engine.parameters) != "refused":
+                taken[name] = check(name, value)
+    return Generation().replace(taken).override(configured)
+
+
+def _plain(options: Any) -> object:
+    return attrs.asdict(options) if attrs.has(type(options)) else options
+
+
+def _name(value: object) -> str:
+    return value.name if isinstance(value, Path) else str(value)
+
+
+def _paths(value: Any) -> Iterator[Path]:
+    """Yield the paths in options."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, tuple | list):
+        for one in value:
+            yield from _paths(one)
+    elif isinstance(value, Mapping):
+        yield from _paths([*value.values()])
+    elif attrs.has(type(value)):
+        yield from _paths([getattr(value, attribute.name) for attribute in attrs.fields(type(value))])
+
+
+def _state(path: Path) -> FileState | None:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # a name that no file can have
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ino

@@ -1,0 +1,40 @@
+"""The control groups of this process, by which Linux limits its cores and its memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+
+
+def membership_text() -> str:
+    """Return the text of /proc/self/cgroup; empty on other systems."""
+    return read_text(Path("/proc/self/cgroup"))
+
+
+def control_groups(membership: str, root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's groups that may limit it by a controller.
+
+    `membership` is the text of /proc/self/cgroup (version 1, 2 or both), `root` the mount point of the groups. A limit
+    binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which only
+    the root is visible.
+    """
+    for line in membership.splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if hierarchy == "0" and not controllers:
+            mounts = [root, root / "unified"]
+        elif controller in controllers.split(","):
+            mounts = [root / controllers, root / controller]
+        else:
+            continue
+        names = [part for part in path.split("/") if part not in {"", ".."}]
+        for mount in mounts:
+            yield from (mount.joinpath(*names[:depth]) for depth in range(len(names) + 1))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a kernel file; empty if it does not exist, as on other systems."""
+    try:
+        return path.read_text("ascii")
+    except OSError:
+        return ""
