@@ -148,6 +148,8 @@ def test_combinations_of_the_whole_arguments(form: CallFormat, name: str) -> Non
         ({"properties": {"a": {"$ref": "#/$defs/y"}}, "required": ["a"]}, "leads nowhere"),
         ({"oneOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}, "do not visibly exclude each other"),
         ({"dependentRequired": {"a": ["b"]}}, "the keyword 'dependentRequired'"),
+        ({"properties": {"a": {"type": "string", "frobnicate": 1}}}, "the keyword 'frobnicate'"),
+        ({"properties": {"a": {}}, "minProperties": 3}, "no object can conform"),
         ({"properties": {" a": {"type": "string"}}, "required": [" a"]}, "nothing can be written for ' a'"),
         ({"properties": {"a": {"enum": []}}, "required": ["a"]}, "nothing can be written for 'a'"),
     ],

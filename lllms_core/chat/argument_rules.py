@@ -52,10 +52,8 @@ class ArgumentRules:
         """Return all rules, the first of which is `rule`, for a call of the tool `name`."""
         form, ways = self.form, self.schema.ways(self.parameters)
         arguments = self.alternatives(ways, self.notation)
-        # The comment has the engine judge the schema as a whole, as it judges those that it keeps itself.
-        judged = f"// %json {json.dumps(self.parameters)}"
         first = f"{rule}: {self.spell(name + form.name_end)} {arguments} {self.spell(form.arguments_end)}"
-        return [first, *(f"{name}: {text}" for name, text in self._rules.items()), judged]
+        return [first, *(f"{name}: {text}" for name, text in self._rules.items())]
 
     @property
     @abstractmethod

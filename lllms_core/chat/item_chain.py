@@ -60,7 +60,7 @@ class Chain:
         high = _MOST_OTHERS if self.most is None else min(_MOST_OTHERS, self.most - count)
         if self.others is None or high == 0:
             return _NOTHING if not low else None
-        if low > high:
+        if low > min(high, 1):  # further items may repeat a key, which then counts once
             return None
         if begun or not self.separator:
             return f"({self.separator} {self.others}){{{low},{high}}}"

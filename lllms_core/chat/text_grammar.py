@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lllms_core.chat.lark import escaped, literal
-from lllms_core.chat.tool_schema import Inexpressible, JsonSchema, ToolSchema, check_known, values_of
+from lllms_core.chat.tool_schema import OF_OBJECTS, Inexpressible, JsonSchema, ToolSchema, check_known, values_of
 
 ANY_TEXT = ""
 """The expression for any string."""
@@ -80,7 +80,7 @@ def strings(schema: JsonSchema, inside: ToolSchema, depth: int = 0) -> str | Non
         raise Inexpressible("it refers to itself without end")
     if "string" not in inside.types(schema):
         return None
-    check_known(schema)
+    check_known(schema, OF_OBJECTS)
     found: list[str | None] = [_own(schema)]
     if (values := values_of(schema)) is not None:
         found.append(either(literal(value) for value in values if isinstance(value, str)))

@@ -26,11 +26,14 @@ _OF_TYPE: Mapping[str, frozenset[str]] = {
     }),
 }
 """Keywords that restrict values of one type only."""
-_UNKNOWN = frozenset({"not", "if", "then", "else"})
-"""Keywords that restrict values, and that nothing here understands; the next ones restrict objects."""
-_UNKNOWN_OF_OBJECTS = _UNKNOWN | {
-    "dependencies", "dependentRequired", "dependentSchemas", "propertyNames", "unevaluatedProperties",
+_KNOWN = NOTES.union(*_OF_TYPE.values()) | {
+    "enum", "const", "anyOf", "oneOf", "allOf", "$ref", "nullable", "$anchor", "id", "discriminator", "contentEncoding",
+    "contentMediaType", "contentSchema", "contains", "minContains", "maxContains", "unevaluatedItems",
 }
+OF_OBJECTS = frozenset({
+    "dependencies", "dependentRequired", "dependentSchemas", "propertyNames", "unevaluatedProperties",
+})
+"""Keywords that restrict only objects, and that nothing here understands."""
 _MOST_WAYS = 32
 _DEEPEST = 64
 
@@ -138,7 +141,7 @@ class ToolSchema:
             return [] if schema is False else [Fields()]
         if depth > _DEEPEST:
             raise Inexpressible("it refers to itself without end")
-        check_known(schema, _UNKNOWN_OF_OBJECTS)
+        check_known(schema)
         found = [_own(schema)]
         if (values := values_of(schema)) is not None:
             exact = [_exact(value) for value in values if isinstance(value, Mapping)]
@@ -187,11 +190,13 @@ def together(schemas: Sequence[JsonSchema]) -> JsonSchema:
     return schemas[0] if len(schemas) == 1 else {"allOf": [*schemas]} if schemas else True
 
 
-def check_known(schema: Mapping[str, object], unknown: frozenset[str] = _UNKNOWN) -> None:
-    """Raise `Inexpressible` for a schema with a restriction that nothing here understands."""
-    for keyword in sorted(schema.keys() & unknown):
-        if keyword != "propertyNames" or schema[keyword] not in (True, {}, {"type": "string"}):
-            raise Inexpressible(f"it has the keyword '{keyword}'")
+def check_known(schema: Mapping[str, object], besides: frozenset[str] = frozenset()) -> None:
+    """Raise `Inexpressible` for a schema with a keyword that nothing here understands, `besides` these."""
+    for keyword in sorted(schema.keys() - _KNOWN - besides):
+        if keyword == "propertyNames" and schema[keyword] in (True, {}, {"type": "string"}):
+            continue
+        if not keyword.startswith("x-"):
+            raise Inexpressible(f"it has the keyword '{keyword[:80]}'")
 
 
 def values_of(schema: Mapping[str, object]) -> Sequence[object] | None:

@@ -29,7 +29,8 @@ FREE, CHAT, TOOLS = "", "chat", "chat with tools"
 _CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "description": "The weather.", "parameters": _CITY}}
 KINDS: Mapping[str, Mapping[str, object]] = {
-    FREE: {}, **{name: {"json_schema": schema} for name, schema in SCHEMAS.items()}, CHAT: {}, TOOLS: {"tools": [TOOL]},
+    FREE: {}, **{name: {"json_schema": schema} for name, schema in SCHEMAS.items()},
+    CHAT: {"ignore_eos": True}, TOOLS: {"ignore_eos": True, "tools": [TOOL]},
 }
 
 
