@@ -86,13 +86,19 @@ class Watcher:
         self.model = model
         model.constraint = constraint
 
-    def sample(self, sampler, row, opening):
+    def sample(self, sampler, row, opening=None):
         token = sampler.sample(row)
         self.model.matched.append(token)
         return token
 
     def sample_thought(self, sampler, row):
         return sampler.sample(row)
+
+    def sample_except(self, sampler, row, tokens):
+        return sampler.sample(row)
+
+    def begin(self, written):
+        return True
 
 
 def answer(model, **fields):
