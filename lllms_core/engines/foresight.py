@@ -1,7 +1,6 @@
 """What engines of GGUF files tell about a model before it is loaded: its tasks, and the context that `"auto"` takes."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from lllms_core.chat.default import default_template
 from lllms_core.gguf import GGUF
@@ -47,10 +46,13 @@ def largest_that_fits(most: int, fits: Callable[[int], bool]) -> int:
     return fitting * STEP
 
 
-def text_tasks(gguf: GGUF, chat_template: str | Path | None) -> frozenset[Task]:
-    """Return the tasks of a model that generates text, whose engine counts tokens; it chats if it has a template."""
+def text_tasks(gguf: GGUF, *, templated: bool) -> frozenset[Task]:
+    """Return the tasks of a model that generates text, and whose engine tells tokens.
+
+    It chats if it has a template, its own or, if `templated`, one of the options.
+    """
     tasks: set[Task] = {"text", "tokenize", "detokenize"}
-    if chat_template is not None or gguf.metadata.text("tokenizer.chat_template") or _has_default(gguf):
+    if templated or gguf.metadata.text("tokenizer.chat_template") or _has_default(gguf):
         tasks |= {"chat", "render"}
     return frozenset(tasks)
 

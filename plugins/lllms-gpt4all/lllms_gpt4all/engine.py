@@ -53,7 +53,7 @@ class Gpt4AllEngine(Engine):
         own = [gguf.metadata.text(key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")]
         check_templates(options.chat_template, filter(None, own), options.tool_calls)
         tasks: frozenset[Task] = frozenset({"embed"}) if gguf.architecture in EMBEDDING else (
-            text_tasks(gguf, options.chat_template)
+            text_tasks(gguf, templated=options.chat_template is not None)
         )
         return describe(gguf, path) | {"tasks": written(tasks), "context_length": length}
 

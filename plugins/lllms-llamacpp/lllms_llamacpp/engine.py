@@ -56,10 +56,11 @@ class LlamaCppEngine(Engine):
         pools = pooling(gguf, options)
         refuse(find(gguf, options))
         if pools is None:
-            tasks = text_tasks(gguf, options.chat_template)
+            tasks = text_tasks(gguf, templated=options.chat_template is not None)
         else:
             tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
-        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settle(read_parts(path), options))}
+        settled = settle(_parts(path, gguf), options)
+        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settled)}
         return describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
@@ -80,8 +81,8 @@ class LlamaCppEngine(Engine):
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
-        path, _, options = _read(spec)
-        parts = read_parts(path)
+        path, gguf, options = _read(spec)
+        parts = _parts(path, gguf)
         return _memory(parts, settle(parts, options))
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
@@ -121,7 +122,7 @@ def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | f
     refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
     details = LlamaCppEngine().inspect(spec)
     path, gguf, options = _read(spec)
-    parts = read_parts(path)
+    parts = _parts(path, gguf)
     settled = settle(parts, options)
     memory = _memory(parts, settled)
     # The rest can be reclaimed, or is estimated.
@@ -157,6 +158,11 @@ def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
     gguf = read_gguf(path)
     _check(gguf, path)
     return path, gguf, cast(Options, spec.options)
+
+
+def _parts(path: Path, first: GGUF) -> Sequence[GGUF]:
+    """Return the headers of all files of a model; the first is read already."""
+    return (first,) if (first.metadata.number("split.count") or 1) == 1 else read_parts(path)
 
 
 def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
