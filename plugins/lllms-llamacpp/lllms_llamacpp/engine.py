@@ -122,7 +122,7 @@ def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | f
     refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
     details = LlamaCppEngine().inspect(spec)
     path, gguf, options = _read(spec)
-    parts = read_parts(path)
+    parts = _parts(path, gguf)
     settled = settle(parts, options)
     memory = _memory(parts, settled)
     # The rest can be reclaimed, or is estimated.
