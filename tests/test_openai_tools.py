@@ -254,6 +254,7 @@ async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> 
     assert caught.value.param == "tools"
     wrong = tool("f", "a", kind="number")
     wrong["function"]["parameters"]["properties"]["a"]["frobnicate"] = 1
+    wrong["function"]["strict"] = True
     with pytest.raises(openai.BadRequestError, match="frobnicate") as caught:
         await ask(client, "Hi!", "tiny", tools=[wrong], tool_choice="required")
     assert caught.value.param == "tool_choice"

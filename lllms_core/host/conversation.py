@@ -72,7 +72,7 @@ class Conversation:
                 yield delta
             if stream.finish is None:
                 return  # closed
-            message = self._take(Answer(stream.id, choices(stream.request, deltas, stream.finish), stream.finish, stream.unenforced))
+            message = self._take(Answer(stream.id, choices(stream.request, deltas, stream.finish), stream.finish))
             self._rounds -= 1
             handled = [call for call in message.tool_calls if self._handler(call) is not None]
             for result in await asyncio.gather(*map(self._run, handled)):
