@@ -39,7 +39,7 @@ values = st.recursive(plain, lambda inner: st.one_of(
 ), max_leaves=6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(schemas, values)
 def test_a_check_finds_what_the_standard_forbids(schema, value):
     """A value breaks something exactly if a validator of JSON Schema 2020-12 refuses it; the place is in the schema."""

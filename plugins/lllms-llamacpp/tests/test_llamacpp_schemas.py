@@ -18,7 +18,7 @@ from lllms_core.text.pointers import write_pointer
 from lllms_core.types import Constraint
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(kept_schemas, st.integers(0, 2**32))
 def test_what_the_grammar_allows_is_valid(schema, seed):
     """Whatever text the grammar of a schema allows is JSON, and valid for the schema; it never ends in a dead end."""
@@ -27,7 +27,7 @@ def test_what_the_grammar_allows_is_valid(schema, seed):
     jsonschema.Draft202012Validator(schema).validate(json.loads(text))
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(left_out_schemas, st.integers(0, 2**32))
 def test_what_is_not_enforced_is_named(schema, seed):
     """An answer breaks no restrictions of a relaxed schema's original but those that are named."""
@@ -43,7 +43,7 @@ def test_what_is_not_enforced_is_named(schema, seed):
         assert any(one == broken or one.startswith(f"{broken}/") or broken.startswith(f"{one}/") for one in named)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(left_out_schemas, values)
 def test_relaxing_forbids_nothing(schema, value):
     """A value that a schema allows is allowed without some of its restrictions, too; what is left can be enforced."""
@@ -57,7 +57,7 @@ def test_relaxing_forbids_nothing(schema, value):
     assert not fits or not SchemaCheck(json.loads(relaxed)).find_violations(value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(FORMATS)), st.integers(0, 2**32))
 def test_formats_are_those_that_are_checked(form, seed):
     """A string that the grammar of a format allows has that format for the check of answers."""
