@@ -68,7 +68,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
                "</tool_call>"), "", [("get_weather", {"city": '  a "b"\n\n<c>\n'})]),
     ("tagged", ("<tool_call><function=add><parameter=a>[1, 2]</parameter><parameter=b>True</parameter>"
                "<parameter=c>word</parameter></function></tool_call>!"), "!",
-     [("add", {"a": [1, 2], "b": True, "c": "word"})]),
+     [("add", {"a": "[1, 2]", "b": "True", "c": "word"})]),
     ("tagged", "<tool_call>\n<function=add>\n</function>\n</tool_call>", "", [("add", {})]),
     ("python", 'Well. <calls>[add(a=1, b=2.5), get_weather(city="Paris")]</calls>', "Well.", [ADD, WEATHER]),
     ("python", "<calls>[ get_weather ( city = 'Paris', ) ]</calls>", "", [WEATHER]),

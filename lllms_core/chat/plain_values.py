@@ -22,12 +22,10 @@ def as_json(text: str, types: Types = ANY, listed: Sequence[object] = ()) -> str
     if found is None:
         return _string(text if "string" in types else text.strip())
     spelled, value = found
-    if "string" in types and types != ANY:
-        kind = type_of(value)
-        if kind == "string" or kind not in types:
-            return _string(text)
-        if text in listed and not any(equal(value, one) for one in listed):
-            return _string(text)
+    kind = type_of(value)
+    own_quotes = kind == "string" and types != ANY
+    if own_quotes or kind not in types or (text in listed and not any(equal(value, one) for one in listed)):
+        return _string(text if "string" in types else text.strip())
     return spelled
 
 
