@@ -6,8 +6,8 @@ from typing import cast
 
 RAW = "raw_arguments"
 """The key of arguments that are no object, as text."""
-_LONGEST_ESCAPE = 12
-"""Characters of the longest escape, of two halves."""
+_CUT_ESCAPE = re.compile(r"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?\\(?:u[0-9a-fA-F]{0,3})?$|\\u[dD][89abAB][0-9a-fA-F]{2}$")
+"""The start of an escape at the end of a text, or half of a character."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[{}\[\],]', re.DOTALL)
 _CUT_MEMBER = re.compile(r'\s*,?\s*(?:"[^"\\]*+(?:\\.[^"\\]*+)*+\\?"?\s*:?\s*)?[a-zA-Z0-9.+-]{0,24}', re.DOTALL)
@@ -71,11 +71,16 @@ def _closed(text: str) -> dict[str, object] | None:
         if not opened:
             return None
     end = "".join(reversed(opened))
-    lost = range(_LONGEST_ESCAPE + 1) if open_string else range(1)
-    quote = '"' if open_string else ""
-    whole = (_loads(text[: len(text) - count] + quote + end) for count in lost)
-    found = next((value for value in whole if isinstance(value, dict)), None)
-    if found is None and opened and _CUT_MEMBER.fullmatch(text, safe):
+    value = _loads(_without_cut_escape(text) + '"' + end if open_string else text + end)
+    if not isinstance(value, dict) and opened and _CUT_MEMBER.fullmatch(text, safe):
         value = _loads(text[:safe] + end)
-        found = value if isinstance(value, dict) else None
-    return found
+    return value if isinstance(value, dict) else None
+
+
+def _without_cut_escape(text: str) -> str:
+    found = _CUT_ESCAPE.search(text, max(0, len(text) - 12))
+    if found is None:
+        return text
+    head = text[: found.start()]
+    escaped = (len(head) - len(head.rstrip("\\"))) % 2
+    return text if escaped else head
