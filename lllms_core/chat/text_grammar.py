@@ -74,6 +74,7 @@ def whole(expression: str) -> str:
 
 def strings(schema: JsonSchema, inside: ToolSchema, depth: int = 0) -> str | None:
     """Return the expression for the strings that a schema allows. Raises `Inexpressible`."""
+    inside.visit()
     if not isinstance(schema, Mapping):
         return None if schema is False else ANY_TEXT
     if depth > _DEEPEST:

@@ -1,12 +1,11 @@
 """What the schema of a tool's arguments allows, without references and combinations; pure."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import cast
 
-from attrs import evolve, field, frozen
+from attrs import field, frozen
 
 JsonSchema = object
 """A JSON schema: a mapping or a boolean."""
@@ -35,6 +34,9 @@ OF_OBJECTS = frozenset({
 })
 """Keywords that restrict only objects, and that nothing here understands."""
 _MOST_WAYS = 32
+_MOST_VISITS = 5000
+_LONGEST = 128 * 1024
+"""The most characters of all documents of one tool."""
 _DEEPEST = 64
 
 
@@ -52,7 +54,10 @@ class Fields:
     others: tuple[JsonSchema, ...] | None = ()
     """The schemas for the values of all other keys; None if there may be no others."""
     patterns: Mapping[str, JsonSchema] = field(factory=dict)
-    """By pattern, the schema for the values of the keys that match it; `others` does not apply to them."""
+    """By pattern, the schema for the values of the keys that match it; `others` does not apply to them.
+
+    Then there are no `properties`: whether those match a pattern is a question that may take forever.
+    """
     least: int = 0
     most: int | None = None
 
@@ -63,10 +68,7 @@ class Fields:
 
     def of(self, key: str) -> tuple[JsonSchema, ...] | None:
         """Return the schemas for a key; None if it is not allowed."""
-        found = tuple(one for pattern, one in self.patterns.items() if _matches(pattern, key))
-        if key in self.properties:
-            return (*self.properties[key], *found)
-        return found or self.others
+        return self.properties.get(key, self.others)
 
 
 class ToolSchema:
@@ -74,15 +76,22 @@ class ToolSchema:
 
     def __init__(self, root: Mapping[str, object]) -> None:
         self._root = root
-        self._moved = "$ref" in json.dumps(root)
+        self._refers = "$ref" in json.dumps(root)
+        self._visits = 0
+        self._length = 0
 
     def document(self, schema: JsonSchema) -> str:
         """Return a part of the schema as a document of its own, as JSON."""
         if not isinstance(schema, Mapping):
             schema = {} if schema is True else {"enum": []}
-        if not self._moved or "$ref" not in json.dumps(schema):
-            return json.dumps(schema)
-        return json.dumps({**cast(dict[str, object], _moved(schema)), "$defs": {"tool": _moved(self._root)}})
+        text = json.dumps(schema)
+        if self._refers and "$ref" in text:
+            root = _moved(self._reachable(schema))
+            text = json.dumps({**cast(dict[str, object], _moved(schema)), "$defs": {"tool": root}})
+        self._length += len(text)
+        if self._length > _LONGEST:
+            raise Inexpressible("it is too large")
+        return text
 
     def target(self, reference: object) -> JsonSchema:
         """Return the schema that a reference means."""
@@ -100,8 +109,36 @@ class ToolSchema:
                 raise Inexpressible(f"the reference '{text[:80]}' leads nowhere")
         return found
 
+    def visit(self) -> None:
+        """Count a look at a part of the schema: parts that refer to parts may be looked at without end."""
+        self._visits += 1
+        if self._visits > _MOST_VISITS:
+            raise Inexpressible("it is too large")
+
+    def _reachable(self, schema: object) -> Mapping[str, object]:
+        """Return the definitions that a schema refers to, or the whole schema if it refers to other parts."""
+        found: dict[str, dict[str, object]] = {}
+        waiting = [schema]
+        while waiting:
+            part = waiting.pop()
+            self.visit()
+            if isinstance(part, Mapping):
+                reference = part.get("$ref")
+                if isinstance(reference, str):
+                    section, _, name = reference.removeprefix("#/").partition("/")
+                    if section not in {"$defs", "definitions"} or "/" in name or "~" in name:
+                        return self._root
+                    if name not in found.setdefault(section, {}):
+                        found[section][name] = self.target(reference)
+                        waiting.append(found[section][name])
+                waiting += part.values()
+            elif isinstance(part, list | tuple):
+                waiting += part
+        return found
+
     def types(self, schema: JsonSchema, depth: int = 0) -> frozenset[str]:
         """Return the types that values may have."""
+        self.visit()
         if not isinstance(schema, Mapping):
             return frozenset() if schema is False else TYPES
         if depth > _DEEPEST:
@@ -121,6 +158,7 @@ class ToolSchema:
 
     def allows_all(self, schema: JsonSchema, kind: str, depth: int = 0) -> bool:
         """Whether every value of a type is allowed."""
+        self.visit()
         if not isinstance(schema, Mapping):
             return schema is not False
         if depth > _DEEPEST or values_of(schema) is not None or kind not in self.types(schema):
@@ -137,6 +175,7 @@ class ToolSchema:
 
     def ways(self, schema: JsonSchema, depth: int = 0) -> list[Fields]:
         """Return all ways in which an object can conform to a schema."""
+        self.visit()
         if not isinstance(schema, Mapping):
             return [] if schema is False else [Fields()]
         if depth > _DEEPEST:
@@ -153,7 +192,7 @@ class ToolSchema:
                 options = [_combined(found, self.ways(one, depth + 1)) for one in _list(schema[either])]
                 if either == "oneOf":
                     self._check_disjoint(options)
-                found = [way for option in options for way in option]
+                found = _few([way for option in options for way in option])
         return found
 
     def _both(self, schema: Mapping[str, object]) -> Iterable[JsonSchema]:
@@ -230,20 +269,20 @@ def _known(schemas: Iterable[JsonSchema]) -> Sequence[object] | None:
 
 def _own(schema: Mapping[str, object]) -> Fields:
     """Return what the keywords of a schema itself say of objects."""
-    properties = schema.get("properties")
+    named = schema.get("properties")
+    properties = named if isinstance(named, Mapping) else {}
     patterns = schema.get("patternProperties")
     others = schema.get("additionalProperties")
     found = Fields(
-        {key: (one,) for key, one in properties.items()} if isinstance(properties, Mapping) else {},
+        {key: () if one is True else (one,) for key, one in properties.items()},
         tuple(str(key) for key in _list(schema.get("required"))),
         None if others is False else () if others is None else (others,),
         dict(patterns) if isinstance(patterns, Mapping) else {},
         _count(schema.get("minProperties")) or 0, _count(schema.get("maxProperties")),
     )
-    return evolve(found, properties={
-        key: tuple(one for one in schemas if one is not True) for key in found.properties
-        if (schemas := found.of(key)) is not None
-    })
+    if found.patterns and (found.properties or found.required):
+        raise Inexpressible("it has 'patternProperties' beside other keys")
+    return found
 
 
 def _exact(value: Mapping[str, object]) -> Fields:
@@ -253,16 +292,20 @@ def _exact(value: Mapping[str, object]) -> Fields:
 
 def _combined(some: Sequence[Fields], others: Sequence[Fields]) -> list[Fields]:
     found = [way for one in some for other in others if (way := _merged(one, other)) is not None]
-    if len(found) > _MOST_WAYS:
+    return _few(found)
+
+
+def _few(ways: list[Fields]) -> list[Fields]:
+    if len(ways) > _MOST_WAYS:
         raise Inexpressible(f"its combinations allow more than {_MOST_WAYS} kinds of objects")
-    return found
+    return ways
 
 
 def _merged(one: Fields, other: Fields) -> Fields | None:
     """Return the way to be both; None if there is none."""
     for this, that in ((one, other), (other, one)):
-        if this.patterns and (that.patterns or that.others != ()):
-            raise Inexpressible("'patternProperties' in one part of it and limits on other keys in another")
+        if this.patterns and (that.patterns or that.properties or that.required or that.others != ()):
+            raise Inexpressible("it has 'patternProperties' beside other keys")
     properties = {}
     for key in dict.fromkeys((*one.properties, *other.properties)):
         here, there = one.of(key), other.of(key)
@@ -285,13 +328,6 @@ def _distinct(schemas: Sequence[JsonSchema]) -> tuple[JsonSchema, ...]:
         if not any(_same(schema, one) for one in found):
             found.append(schema)
     return tuple(found)
-
-
-def _matches(pattern: str, key: str) -> bool:
-    try:
-        return re.search(pattern, key) is not None
-    except re.error as error:
-        raise Inexpressible(f"the pattern '{pattern[:80]}' cannot be read: {error}") from None
 
 
 def _moved(part: object) -> object:
