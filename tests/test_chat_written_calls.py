@@ -49,7 +49,7 @@ VALUES: dict[str, object] = {
     "points": {"type": "array", "items": {"$ref": "#/$defs/point"}, "minItems": 1, "maxItems": 2},
     "words": {"type": "array", "items": {"type": "string"}, "maxItems": 3}, "any": {},
     "map": {"type": "object", "additionalProperties": {"type": "integer"}},
-    "all": {"allOf": [{"type": "string", "pattern": "^[a-z]*$"}, {"maxLength": 5}]},
+    "all": {"allOf": [{"type": "string", "pattern": "^[a-d]*$"}, {"maxLength": 5}]},
     "one": {"oneOf": [{"type": "string", "maxLength": 2}, {"type": "boolean"}]},
 }
 

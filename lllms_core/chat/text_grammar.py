@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lllms_core.chat.lark import escaped, literal
-from lllms_core.chat.tool_schema import OF_OBJECTS, Inexpressible, JsonSchema, ToolSchema, check_known, values_of
+from lllms_core.chat.schema_words import OF_OBJECTS, Inexpressible, JsonSchema, check_known, values_of
+from lllms_core.chat.tool_schema import ToolSchema
 
 ANY_TEXT = ""
 """The expression for any string."""

@@ -8,7 +8,7 @@ from lllms_core.chat import ChatTemplate, LazyGrammar, Prompt, Segment, answer_c
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
 from lllms_core.engines.batching.run import Run
-from lllms_core.engines.capabilities import Infills
+from lllms_core.engines.capabilities import Infills, writes
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
@@ -38,6 +38,8 @@ def open_runs(
         request.tools or (constraint is not None and shown.form.channels is not None)
     ):
         constraint = answer_constraint(request, shown.form, model.grammar_names())
+        if isinstance(constraint, LazyGrammar) and not writes(type(model), "matcher"):
+            constraint = None  # the engine keeps no grammars
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None
     runs = []
