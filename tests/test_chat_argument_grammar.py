@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from time import process_time
 
 import pytest
 from attrs import evolve
@@ -182,3 +183,25 @@ def test_a_call_is_kept_from_the_first_mark_that_is_there(mark: str, good: bool)
     lazy = lazy_calls(ChatRequest("1", "m", (Message("user", "?"),), tools=(tool(),)), TAGGED, {})
     assert keeps(lazy, f"So: {mark}nobody>\n") != good
     assert keeps(lazy, f"So: {mark}f>\n</function>\n</tool_call> Then: <func")
+
+
+def test_hostile_schemas_take_no_time() -> None:
+    """References that double at each step, thousands of alternatives, and slow patterns are refused at once."""
+    doubling = {f"d{at}": {"allOf": [{"$ref": f"#/$defs/d{at + 1}"}] * 2} for at in range(60)}
+    many = [{"properties": {"a": {"const": at}}} for at in range(5_000)]
+    wide = {f"w{at}": {"type": "object", "properties": {"x": {"description": "x" * 4000}}} for at in range(40)}
+    refers = {f"k{at}": {"type": "array", "items": {"$ref": "#/properties/k1"}} for at in range(100)}
+    schemas: list[dict[str, object]] = [
+        {"properties": {"a": {"$ref": "#/$defs/d0"}}, "$defs": {**doubling, "d60": {"type": "string"}}},
+        {"$ref": "#/$defs/d0", "$defs": {**doubling, "d60": {"type": "object"}}}, {"anyOf": many},
+        {"allOf": [{"anyOf": many[:30]}] * 30}, {"properties": refers, "$defs": wide}, {"$ref": "#"},
+        {"properties": {"a" * 60: {"type": "string"}}, "patternProperties": {"^(a+)+$": {}}},
+    ]
+    started = process_time()
+    for schema in schemas:
+        request = ChatRequest("1", "m", (Message("user", "?"),), tools=(Tool("f", parameters=schema),))
+        with pytest.raises(UnsupportedParameter):
+            call_constraint(evolve(request, tool_choice="required"), TAGGED, {})
+        for form in (TAGGED, BRACES):
+            assert len(lazy_calls(request, form, {}).constraint.text) < 200_000
+    assert process_time() - started < 5

@@ -286,3 +286,15 @@ def test_a_stop_string_inside_a_call_ends_it() -> None:
     deltas = finish(model)
     message = gather_message(deltas)
     assert (message.tool_calls, deltas[-1].finish.stop) == ((), '"arg')
+
+
+def test_an_engine_without_grammars_answers_freely() -> None:
+    """Where an engine makes no matchers, calls are what the model writes."""
+
+    class Plain(Model):
+        matcher = None
+
+    model = Plain(bytewise(GOOD.replace("1", "7")))
+    model.open(ask())
+    [call] = gather_message(finish(model)).tool_calls
+    assert (call.name, json.loads(call.arguments)) == ("get", {"a": 7})

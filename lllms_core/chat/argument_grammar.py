@@ -7,8 +7,8 @@ from functools import lru_cache
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.keyword_grammar import KeywordRules
 from lllms_core.chat.lark import Speller
+from lllms_core.chat.schema_words import Inexpressible
 from lllms_core.chat.tagged_grammar import TaggedRules
-from lllms_core.chat.tool_schema import Inexpressible
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Tool
 

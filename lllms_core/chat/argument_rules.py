@@ -9,8 +9,10 @@ from attrs import define, field, frozen
 from lllms_core.chat.answer_format import CallFormat
 from lllms_core.chat.item_chain import Chain
 from lllms_core.chat.lark import Speller, literal
+from lllms_core.chat.object_fields import Fields
+from lllms_core.chat.schema_words import Inexpressible, JsonSchema
 from lllms_core.chat.text_grammar import both, containing, search, whole, without
-from lllms_core.chat.tool_schema import Fields, Inexpressible, JsonSchema, ToolSchema, together
+from lllms_core.chat.tool_schema import ToolSchema, together
 
 _KEY = r"/[A-Za-z_][A-Za-z0-9_-]{0,63}/"
 """The keys that a schema does not name."""

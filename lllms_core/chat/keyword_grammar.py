@@ -7,8 +7,8 @@ from attrs import define
 
 from lllms_core.chat.argument_rules import ArgumentRules, Notation
 from lllms_core.chat.lark import literal
+from lllms_core.chat.schema_words import NOTES, Inexpressible, JsonSchema
 from lllms_core.chat.text_grammar import ANY_TEXT, strings
-from lllms_core.chat.tool_schema import NOTES, Inexpressible, JsonSchema
 
 _WORDS: Mapping[str, tuple[str, ...]] = {"boolean": ("true", "false"), "null": ("null",)}
 _PYTHON_WORDS: Mapping[str, tuple[str, ...]] = {

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping
 
 from lllms_core.chat.lark import literal
+from lllms_core.chat.schema_words import JsonSchema, values_of
 from lllms_core.chat.text_grammar import ANY_TEXT, either, without
-from lllms_core.chat.tool_schema import JsonSchema, ToolSchema, values_of
+from lllms_core.chat.tool_schema import ToolSchema
 
 _SPACE = r"[\s\x1c-\x1f]*"
 _NUMBER = rf"/{_SPACE}[-+.]?[0-9][0-9a-zA-Z.+_-]*{_SPACE}/"

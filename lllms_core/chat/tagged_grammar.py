@@ -4,8 +4,8 @@ from attrs import define
 
 from lllms_core.chat.argument_rules import ArgumentRules, Notation
 from lllms_core.chat.plain_grammar import plain_value
+from lllms_core.chat.schema_words import Inexpressible, JsonSchema
 from lllms_core.chat.text_grammar import strings, whole, without
-from lllms_core.chat.tool_schema import Inexpressible, JsonSchema
 
 _LONGEST_KEY = 256
 _CDATA = r"/[\s\x1c-\x1f]*<!\[CDATA\[(.|\n)*/"

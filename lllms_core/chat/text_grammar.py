@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from lllms_core.chat.lark import escaped, literal
-from lllms_core.chat.tool_schema import OF_OBJECTS, Inexpressible, JsonSchema, ToolSchema, check_known, values_of
+from lllms_core.chat.schema_words import OF_OBJECTS, Inexpressible, JsonSchema, check_known, values_of
+from lllms_core.chat.tool_schema import ToolSchema
 
 ANY_TEXT = ""
 """The expression for any string."""
@@ -74,6 +75,7 @@ def whole(expression: str) -> str:
 
 def strings(schema: JsonSchema, inside: ToolSchema, depth: int = 0) -> str | None:
     """Return the expression for the strings that a schema allows. Raises `Inexpressible`."""
+    inside.visit()
     if not isinstance(schema, Mapping):
         return None if schema is False else ANY_TEXT
     if depth > _DEEPEST:

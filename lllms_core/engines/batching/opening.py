@@ -9,7 +9,7 @@ from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
 from lllms_core.engines.batching.relaxing import relax_schemas
 from lllms_core.engines.batching.run import Run
-from lllms_core.engines.capabilities import Infills
+from lllms_core.engines.capabilities import Infills, writes
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
@@ -40,6 +40,8 @@ def open_runs(
         enforced.tools or (constraint is not None and shown.form.channels is not None)
     ):
         constraint = answer_constraint(enforced, shown.form, model.grammar_names())
+        if isinstance(constraint, LazyGrammar) and not writes(type(model), "matcher"):
+            constraint = None  # the engine keeps no grammars
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     choices.unenforced = () if constraint is None else unenforced
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None

@@ -7,7 +7,7 @@ import pytest
 
 from lllms_core.chat import gather_message
 from lllms_core.errors import InvalidRequest
-from lllms_core.types import ChatRequest, Message, Sampling, Tool
+from lllms_core.types import ChatRequest, Constraint, Message, Sampling, Tool
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +90,15 @@ def test_turns_reuse_what_calls_evaluated(tiny):
         more += tiny.model.step()
     usage = deltas[-1].finish.usage
     assert more[-1].finish.usage.cached_tokens >= usage.prompt_tokens + usage.completion_tokens // 2
+
+
+def test_a_matcher_begins_after_any_text(tiny):
+    """Text written freely is taken byte by byte: white space, brackets, half of a character; other text is refused."""
+    matcher = tiny.model.matcher(Constraint("lark", 'start: "\\n a{" "\u00e9" "d"', "tools")).result(10)
+    for good in (b"", b"\n a{", b"\n a{\xc3", b"\n a", b"\n a{\xc3\xa9d"):
+        assert matcher.begin(good), good
+    assert matcher.complete
+    for bad in (b" ", b"a", b"\na", b"\n a{\xc3\xa0", b"\n a{\xc3\xa9de"):
+        assert not matcher.begin(bad), bad
+    assert matcher.begin(b"\n ")
+    assert not matcher.complete
