@@ -71,12 +71,18 @@ def document(described: Iterable[Paths], version: str, prefix: str = "") -> Json
     return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 
-def operation(summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = ()) -> Json:
-    """Return one operation; `streams` adds server-sent events to the kinds of its answer."""
-    kinds: Json = {"application/json": {"schema": {"type": "object"}}}
+def operation(
+    summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = (),
+    kind: str = "application/json", error: Json = ERROR,
+) -> Json:
+    """Return one operation; `streams` adds server-sent events to the `kind` of its answer, a content type.
+
+    `error` is the schema of its errors, of which an API may have its own.
+    """
+    kinds: Json = {kind: {"schema": {"type": "object"} if kind == "application/json" else STRING}}
     if streams:
         kinds["text/event-stream"] = {"schema": STRING}
-    fault = {"description": "What is wrong", "content": {"application/json": {"schema": ERROR}}}
+    fault = {"description": "What is wrong", "content": {"application/json": {"schema": error}}}
     told: Json = {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
     return {**told, "parameters": [*parameters]} if parameters else told
 
