@@ -5,7 +5,8 @@ A conversation is history: its fields tell what was said. A field that says noth
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import cast, get_args
 
@@ -22,15 +23,16 @@ UNHEARD = frozenset({"audio", "images"})
 """Fields that would say something, and that no model gets: they are refused unless empty."""
 
 _SAID = ("refusal", "tool_calls", "function_call", "reasoning_content")
-FIELDS: Mapping[str, Collection[str]] = {
-    "assistant": {"content", "name", *_SAID, *TEXTS, *LISTS},
-    "tool": {"content", "name", "tool_call_id"},
+_ALWAYS = frozenset({"content", "name"})
+FIELDS: Mapping[str, frozenset[str]] = {
+    "assistant": _ALWAYS | {*_SAID, *TEXTS, *LISTS}, "tool": _ALWAYS | {"tool_call_id"},
 }
 """The fields of a message beside its role, if it may have more than `content` and `name`."""
 
 PARTS: Mapping[str, Sequence[str]] = {"user": ("image_url", "input_audio", "file"), "assistant": ("refusal",)}
 """The kinds of content parts beside text."""
 
+_CALL, _FUNCTION = frozenset({"id", "type", "function"}), frozenset({"name", "arguments"})
 _NAMES_LOGGED = 256
 
 
@@ -94,7 +96,9 @@ def _joined(parts: Sequence[str | Media]) -> tuple[str, tuple[str | Media, ...]]
 
 def _drop_others(role: str, fields: Mapping[str, object], path: str) -> None:
     """Drop the fields that a message of this role does not have; refuse those that say something."""
-    known = FIELDS.get(role, ("content", "name"))
+    known = FIELDS.get(role, _ALWAYS)
+    if fields.keys() <= known:
+        return
     for key in fields.keys() - known:
         if key in UNHEARD:
             if fields[key] not in ([], {}, ""):
@@ -106,9 +110,10 @@ def _drop_others(role: str, fields: Mapping[str, object], path: str) -> None:
             _note(f"messages[].{cut(key)}")
 
 
-def _drop(fields: Mapping[str, object], known: Collection[str], place: str) -> None:
-    for key in fields.keys() - known:
-        _note(f"{place}.{cut(key)}")
+def _drop(fields: Mapping[str, object], known: AbstractSet[str], place: str) -> None:
+    if not fields.keys() <= known:
+        for key in fields.keys() - known:
+            _note(f"{place}.{cut(key)}")
 
 
 @lru_cache(_NAMES_LOGGED)
@@ -150,13 +155,13 @@ def _read_call(value: object, path: str) -> ToolCall:
         raise unsupported(f"{path}.type", '"function"')
     if kind != "function":
         raise wrong_choice(f"{path}.type", kind, "function")
-    _drop(fields, {"id", "type", "function"}, "messages[].tool_calls[]")
+    _drop(fields, _CALL, "messages[].tool_calls[]")
     return _read_function(fields.get("function", {}), f"{path}.function", _read_string(fields, "id", path))
 
 
 def _read_function(value: object, path: str, call_id: str) -> ToolCall:
     fields = _read_object(value, path)
-    _drop(fields, {"name", "arguments"}, "messages[].tool_calls[].function")
+    _drop(fields, _FUNCTION, "messages[].tool_calls[].function")
     return ToolCall(call_id, _read_string(fields, "name", path), _read_string(fields, "arguments", path))
 
 
