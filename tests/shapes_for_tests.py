@@ -105,9 +105,7 @@ def texts(shape: str) -> st.SearchStrategy[str]:
 
 def plain_texts(shape: str) -> st.SearchStrategy[str]:
     """Those among them that are no value of another type in any notation."""
-    plain = texts(shape).filter(lambda text: not _is_literal(text.strip()))
-    # Between tags, a text that may be something else, or whose schema is a `$ref`, loses the white space at its edges.
-    return plain.filter(lambda text: text == text.strip()) if form_of(shape).shape == "tagged" else plain
+    return texts(shape).filter(lambda text: not _is_literal(text.strip()))
 
 
 def _is_literal(text: str) -> bool:
@@ -140,9 +138,15 @@ def fields(shape: str) -> st.SearchStrategy[Field]:
         Field({"enum": ["c", "f"]}, st.sampled_from(["c", "f"])), Field({"enum": [1, 2]}, st.sampled_from([1, 2])),
         Field({"type": "string", "enum": ["c", "f"]}, st.sampled_from(["c", "f"])),
         Field({"const": "c"}, st.just("c")),
-        Field({"type": ["string", "null"]}, st.none() | plain),
+        Field({"type": "string", "pattern": "^[a-z]{1,3}$"}, st.from_regex(r"[a-z]{1,3}", fullmatch=True)),
+        Field({"type": "string", "minLength": 1, "maxLength": 3}, text.filter(lambda text: 1 <= len(text) <= 3)),
+        Field({"type": "string", "format": "date"}, st.dates().map(str)),
+        Field({"type": "integer", "minimum": 1, "maximum": 9}, st.integers(1, 9)),
+        Field({"allOf": [{"type": "string"}, {"enum": ["c", "f"]}]}, st.sampled_from(["c", "f"])),
+        Field({"oneOf": [{"type": "boolean"}, {"type": "null"}]}, st.none() | st.booleans()),
+        Field({"type": ["string", "null"]}, st.none() | text.filter(lambda text: text.strip() not in {"null", "None"})),
         Field({"anyOf": [{"type": "string"}, {"type": "integer"}]}, INTEGERS | plain),
-        Field({"$ref": "#/$defs/text"}, plain),
+        Field({"$ref": "#/$defs/text"}, text),
         Field({"type": "array", "items": {"type": "string"}}, st.lists(text, max_size=3)),
         Field({"type": "object", "properties": properties}, inside),
         Field({"type": "array"}, st.lists(anything, max_size=3)),
@@ -155,7 +159,7 @@ def names(shape: str) -> st.SearchStrategy[str]:
     """Names of arguments."""
     usual = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
     form = form_of(shape)
-    if form.shape == "keyword":
+    if form.shape == "keyword" and form.python:
         return usual
     odd = st.sampled_from(["@at", "$filter", "a:b", "a b", "a/b", "x[0]", "\u00e9", "a.b"])
     return usual | odd

@@ -107,10 +107,6 @@ def _is_whole(call: ToolCall) -> bool:
 
 def check_grammar(shape: str, tools: tuple[Tool, ...], seed: int) -> None:
     form = form_of(shape)
-    if form.shape in {"tagged", "keyword"} and "$ref" in json.dumps([tool.parameters for tool in tools]):
-        return  # these grammars lack the definitions, and the engine refuses them
-    if form.shape == "keyword" and '"object"' in json.dumps([tool.parameters["properties"] for tool in tools]):
-        return  # the grammar of an object inside of braces writes keys that the parser does not read
     request = ChatRequest("1", "m", (ASK,), tools=tools, tool_choice="required")
     try:
         constraint = call_constraint(request, form, {})
