@@ -251,6 +251,8 @@ class Run:
         if log is not None:
             score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
             log.add(evolve(score, piece=piece))
+        if self.calls is not None:
+            output.kept = self.calls.active  # arguments stream while a grammar keeps their call
         pieces = output.feed(piece)
         if self.calls is not None:
             self.calls.take(piece, thinking=output.thinking)
