@@ -95,6 +95,9 @@ class Watcher:
     def sample_thought(self, sampler, row):
         return sampler.sample(row)
 
+    def begin(self, written):
+        return True
+
 
 def answer(model, **fields):
     """The message and the finish of an answer."""
