@@ -4,10 +4,12 @@ import json
 
 import more_templates as templates
 import pytest
+from attrs import evolve
+from grammars_for_tests import keeps
 from llguidance import LLMatcher, LLTokenizer
 from lllms_llamacpp.grammars import translate
 
-from lllms_core.chat import ChatTemplate, call_constraint, chat_prompt
+from lllms_core.chat import ChatTemplate, answer_constraint, call_constraint, chat_prompt
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, AnswerFormat, ReasoningFormat
 from lllms_core.chat.parser import AnswerParser
 from lllms_core.engines.answer_text import AnswerText
@@ -104,6 +106,9 @@ def test_what_is_forced_is_what_is_written(shape: str) -> None:
         end = (form.call_end + form.section_end).rstrip()
         want = text[: text.rindex(end) + len(end)] if end else text.removesuffix("</s>")
         assert accepted(constraint, want) == len(want.encode())
+        lazy = answer_constraint(evolve(request, tool_choice="auto"), model.answer_format, {})
+        assert keeps(lazy, want.lstrip()), want
+        assert not keeps(lazy, want.lstrip().replace(calls[0].name, "nobody")), want
 
 
 def test_ids_and_numbers_are_not_learnt_as_they_are() -> None:

@@ -127,7 +127,7 @@ class KeptCalls:
     def _sample_in_call(self, sampler: Sampler, row: int) -> int:
         assert self._active is not None  # noqa: S101  # the caller looked
         try:
-            token = self._active.sample(sampler, row)
+            token = self._active.sample(sampler, row, None)
         except (RequestError, EngineFailed):
             if self.grammar.needed:
                 raise
