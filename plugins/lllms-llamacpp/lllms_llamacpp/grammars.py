@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from attrs import evolve
@@ -12,6 +12,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Constraint
 from lllms_llamacpp.schemas import MAX_LENGTH, fit
+from lllms_llamacpp.spaces import schemas_in, spaced
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -26,13 +27,10 @@ _OPTIONS: "JsonCompileOptions" = {
 _LONGEST_REASON = 500
 
 _NAMES = {"json_object": "JSON", "json_schema": "schema", "gbnf": "grammar", "lark": "grammar", "regex": "expression"}
-_JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 _TOKEN_ID = re.compile(r"<\[([0-9]{1,9})\]>")
 _TOKEN_IN_LARK = re.compile(rf'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|{_TOKEN_ID.pattern}')
 """Strings and regular expressions, which are skipped, and a token by its id."""
-_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u2581|U00002581|[ux]\{2581\})|\u2581")
-"""SentencePiece's mark of a space, or an escape that stands for it."""
 _TEMPERATURE_IN_LARK = re.compile(r"^\s*[\w-]+\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 """A temperature among the options of a rule."""
 
@@ -45,7 +43,7 @@ def translate(constraint: Constraint, *, spaces: bool = False) -> str:
     """
     check_length(constraint)
     try:
-        return _translate(evolve(constraint, text=_MARK.sub(r"\1 ", constraint.text)) if spaces else constraint)
+        return _translate(evolve(constraint, text=spaced(constraint)) if spaces else constraint)
     except RecursionError as error:
         raise refusal(constraint, "it is nested too deeply") from error
 
@@ -159,22 +157,8 @@ def _from_lark(constraint: Constraint) -> str:
     if _TEMPERATURE_IN_LARK.search(constraint.text):
         raise refusal(constraint, "a temperature inside a grammar is not supported; send 'temperature' instead")
     pieces, end = [], 0
-    for start, stop, schema in _schemas_in(constraint.text):
+    for start, stop, schema in schemas_in(constraint.text):
         fitted, options = _fit(constraint, schema, "in %json, ")
         pieces += [constraint.text[end:start], json.dumps({**fitted, "x-guidance": options})]
         end = stop
     return "".join([*pieces, constraint.text[end:]])
-
-
-def _schemas_in(lark: str) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """Yield start, end and content of each schema."""
-    decoder = json.JSONDecoder()
-    end = 0
-    for match in _JSON_IN_LARK.finditer(lark):
-        if match.start() < end:
-            continue  # inside a string of the previous schema
-        try:
-            schema, end = decoder.raw_decode(lark, match.end())
-        except ValueError:  # in a comment or a string; otherwise llguidance refuses it
-            continue
-        yield match.end(), end, schema
