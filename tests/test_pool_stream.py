@@ -135,7 +135,7 @@ async def test_close_wakes_who_takes() -> None:
 
 @pytest.mark.parametrize("early", [True, False])
 async def test_answer_with_unenforced_restrictions_is_kept(*, early: bool) -> None:
-    """What no grammar enforces is known from any delta; the whole answer stays for a check if the first one names it."""
+    """Any delta may name what no grammar enforces; the answer stays for a check if the first one does."""
     reader = Reader()
     if not early:
         reader.put("a")
