@@ -100,10 +100,14 @@ CASES: list[tuple[str, Made]] = [
     (" to=functions.get_weather<|channel|>", ("", "", [])),
     # What is no call stays text.
     ("to=be or not", ("to=be or not", "", [])),
-    (message("commentary to=functions.no", "{}"), (message("commentary to=functions.no", "{}"), "", [])),
+    (message("commentary to=functions.n!o", "{}"), (message("commentary to=functions.n!o", "{}"), "", [])),
     (HM + message("analysis to=python code", "1+1<|call|>"), (message("analysis to=python code", "1+1"), "Hm.", [])),
     (message(TO, "Rome<|call|>"), (message(TO, "Rome"), "", [])),
-    (message(TO, '{"city": Rome}<|call|>'), ("Rome}", "", [("get_weather", '{"city": null}')])),
+    (message(TO, '{"city": Rome}<|call|>'), (message(TO, '{"city": Rome}'), "", [])),
+    (message(TO, '{"city": "Ro'), (message(TO, '{"city": "Ro'), "", [])),
+    (message(TO, '{"city": "a "}", "x": 1}'), (message(TO, '{"city": "a "}", "x": 1}'), "", [])),
+    # A call of a tool that is not offered is one that the client can answer.
+    (message("commentary to=functions.no", "{}<|call|>"), ("", "", [("no", "{}")])),
 ]
 
 
@@ -147,6 +151,7 @@ def test_text_of_a_message_arrives_as_it_was_written(thoughts: str, text: str) -
 def test_an_answer_is_over_with_its_only_call() -> None:
     """Without parallel calls nothing is read behind the first."""
     parser = AnswerParser(FORM, [WEATHER], parallel=False)
+    parser.kept = True
     parser.feed(message(TO, '{"city": "Rome"'))
     assert not parser.done
     parser.feed("}")

@@ -52,6 +52,11 @@ class KeptCalls:
         """The error that ends the request: the schema of a strict tool cannot be enforced."""
         return self.error if self.grammar.needed and not self.unmade() and self.making is None else None
 
+    @property
+    def active(self) -> bool:
+        """Whether the grammar chooses the tokens now: a call has begun and not ended."""
+        return self._active is not None
+
     def unmade(self) -> bool:
         """Whether the matcher is still being made; if that has failed, begin to make a weaker one."""
         while self.making is not None and self.making.done():

@@ -7,6 +7,7 @@ from typing import cast
 from lllms_core.chat import ChatTemplate, LazyGrammar, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.batching.relaxing import relax_schemas
 from lllms_core.engines.batching.run import Run
 from lllms_core.engines.capabilities import Infills, writes
 from lllms_core.engines.choices import Choices, choice
@@ -33,18 +34,21 @@ def open_runs(
     if not prompt:
         raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
     limit = len(prompt) + model.answer_limit(request, len(prompt))
-    constraint: Constraint | LazyGrammar | None = request.constraint
-    if isinstance(request, ChatRequest) and (
-        request.tools or (constraint is not None and shown.form.channels is not None)
+    enforced, unenforced = relax_schemas(model, request)
+    constraint: Constraint | LazyGrammar | None = enforced.constraint
+    if isinstance(enforced, ChatRequest) and (
+        enforced.tools or (constraint is not None and shown.form.channels is not None)
     ):
-        constraint = answer_constraint(request, shown.form, model.grammar_names())
+        constraint = answer_constraint(enforced, shown.form, model.grammar_names())
         if isinstance(constraint, LazyGrammar) and not writes(type(model), "matcher"):
             constraint = None  # the engine keeps no grammars
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
+    choices.unenforced = () if constraint is None else unenforced
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
+        output.kept = isinstance(constraint, Constraint) and constraint is not request.constraint
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,

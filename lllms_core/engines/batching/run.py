@@ -251,6 +251,8 @@ class Run:
         if log is not None:
             score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
             log.add(evolve(score, piece=piece))
+        if self.calls is not None:
+            output.kept = self.calls.active  # arguments stream while a grammar keeps their call
         pieces = output.feed(piece)
         if self.calls is not None:
             self.calls.take(piece, thinking=output.thinking)
@@ -260,10 +262,11 @@ class Run:
             return self.end("length", pieces, 1)
         scores = () if log is None else log.take()
         text, thought, calls = pieces
-        admitted = self.choices.admitted() if self.choices.untold else None
+        choices = self.choices
+        admitted, unenforced = (choices.admitted(), choices.unenforced) if choices.untold else (None, ())
         return Delta(
             self.request.id, text, 1, reasoning=thought, calls=calls, index=self.index, scores=scores,
-            admitted=admitted,
+            admitted=admitted, unenforced=unenforced,
         )
 
     def _piece(self, model: TokenModel, token: int) -> bytes:

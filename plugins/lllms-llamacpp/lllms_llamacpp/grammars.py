@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from attrs import evolve
 from llguidance import LLMatcher
@@ -11,14 +11,11 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Constraint
-from lllms_llamacpp.schemas import find_fault
+from lllms_llamacpp.schemas import MAX_LENGTH, fit
 from lllms_llamacpp.spaces import schemas_in, spaced
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
-
-MAX_LENGTH = 256 * 1024
-"""The most characters of a grammar."""
 
 _OPTIONS: "JsonCompileOptions" = {
     "lenient": False, "coerce_one_of": False,
@@ -116,15 +113,24 @@ def _parse(constraint: Constraint) -> object:
 def _from_schema(constraint: Constraint, schema: object) -> str:
     if not isinstance(schema, dict):
         raise refusal(constraint, "it is not a JSON object")
-    fault = find_fault(schema)
-    if fault is not None:
-        raise refusal(constraint, str(fault))
+    fitted, options = _fit(constraint, schema)
     try:
-        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(fitted), overrides=options)
     except ValueError as error:  # more than about 120 levels, or a lone surrogate
         deep = "recursion limit" in str(error)
         raise refusal(constraint, "it is nested too deeply" if deep else f"it cannot be read: {error}") from error
     return grammar
+
+
+def _fit(
+    constraint: Constraint, schema: Mapping[str, object], where: str = "",
+) -> "tuple[Mapping[str, object], JsonCompileOptions]":
+    """Return a schema in llguidance's words, with its options. Raises `InvalidRequest` for what it would ignore."""
+    fitted = fit(schema)
+    fault = next((one for one in fitted.faults if one.sure), None)
+    if fault is not None:
+        raise refusal(constraint, f"{where}{fault}")
+    return cast("Mapping[str, object]", fitted.schema), {**_OPTIONS, "coerce_one_of": fitted.exclusive}
 
 
 def _from_gbnf(constraint: Constraint) -> str:
@@ -152,9 +158,7 @@ def _from_lark(constraint: Constraint) -> str:
         raise refusal(constraint, "a temperature inside a grammar is not supported; send 'temperature' instead")
     pieces, end = [], 0
     for start, stop, schema in schemas_in(constraint.text):
-        fault = find_fault(schema)
-        if fault is not None:
-            raise refusal(constraint, f"in %json, {fault}")
-        pieces += [constraint.text[end:start], json.dumps({**schema, "x-guidance": _OPTIONS})]
+        fitted, options = _fit(constraint, schema, "in %json, ")
+        pieces += [constraint.text[end:start], json.dumps({**fitted, "x-guidance": options})]
         end = stop
     return "".join([*pieces, constraint.text[end:]])
