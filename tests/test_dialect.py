@@ -11,9 +11,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from gates_for_tests import Gate, gated, posting, until
+from gates_for_tests import Gate, gated, posting
 from quart import Quart
 from test_architecture import FOR_PLUGINS, imports, room
+from waits_for_tests import until
 
 from lllms_core.apis import Encoder, Fault, bodies, streaming
 from lllms_core.app import create_app
