@@ -25,11 +25,15 @@ _READER = ThreadPoolExecutor(1, "lllms-reader")
 
 
 async def read_body() -> bytes:
-    """Return the body. Raises `UnsupportedMediaType` if it does not say that it is JSON."""
+    """Return the body. Raises `UnsupportedMediaType` if it is compressed, or does not say that it is JSON."""
     # Web pages of strangers can send any other type without asking the server first.
     if not request.is_json:
         got = f"not {cut(request.mimetype)}" if request.mimetype else "and there is none"
         raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding.strip().lower() not in {"", "identity"}:
+        # Our own server has decoded what it can; an application that lllms is mounted into may not do so.
+        raise UnsupportedMediaType(f"the Content-Encoding '{cut(coding)}' is not accepted here; send the body as it is")
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     task = asyncio.current_task()
     if task is not None and task.cancelling():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.serial import Piece, SerialModel
 from lllms_core.engines.session_link import Session, SessionLink
 from lllms_core.errors import ContextOverflow, ModelLoadFailed
@@ -16,7 +17,7 @@ from lllms_core.queries import Embeddings, Tokens
 from lllms_core.types import ChatRequest, Memory, Message, ModelSpec, PromptScores, Request, TextRequest
 from lllms_mock.call_notation import FORMAT, offered, write_calls, write_thoughts
 from lllms_mock.conversations import Recall, tokens_of
-from lllms_mock.options import Line, Options
+from lllms_mock.options import Call, Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, certain, lengthen, pace, score, strike
@@ -105,13 +106,13 @@ class MockModel(SerialModel):
 
     def _answer(self, messages: Sequence[Message], request: Request) -> Iterable[Piece]:
         options = self._options
-        heard = [message.content for message in messages if message.role == "user"] or [""]
+        heard = _asked(messages)
         said = {message.content for message in messages if message.role == "assistant"}
         line = self._heard(heard[-1])
         if line.fault in {"refuse", "raise-open"}:
             strike(line.fault)
         chat = request if isinstance(request, ChatRequest) else None
-        calls = [] if chat is None or messages[-1].role == "tool" else offered(line.calls, chat.tools)
+        calls = self._calls(line, messages, request)
         if calls:
             text = write_calls(calls)
         elif line.replies:
@@ -132,6 +133,19 @@ class MockModel(SerialModel):
             return pieces
         tokens = tokens_of(messages, [self._split(message.content) for message in messages])
         return chain(self._recall.remember(request.id, tokens), pieces)
+
+    def answer_text(self, request: Request, index: int) -> AnswerText:
+        """Return the reader of an answer; the script's calls cannot break, so their arguments need not be held back."""
+        messages = request.messages if isinstance(request, ChatRequest) else ()
+        output = super().answer_text(request, index)
+        output.kept = bool(self._calls(self._heard(_asked(messages)[-1]), messages, request))
+        return output
+
+    def _calls(self, line: Line, messages: Sequence[Message], request: Request) -> Sequence[Call]:
+        """Return the calls with which a line answers."""
+        if not isinstance(request, ChatRequest) or messages[-1].role == "tool":
+            return []
+        return offered(line.calls, request.tools)
 
     def _heard(self, text: str) -> Line:
         """Return the script's line for this text."""
@@ -157,7 +171,7 @@ class MockEngine(Engine):
         """Return the declared memory. Raises `ModelLoadFailed` for a faulty rules file."""
         options = cast(Options, spec.options)
         _rules(options)
-        return {"memory": options.memory}
+        return {"memory": options.memory, "tasks": ", ".join(sorted(MockModel.tasks))}
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the value of `options.memory`."""
@@ -181,6 +195,11 @@ class MockEngine(Engine):
             strike(options.load_fault)
         progress(1.0)
         return MockModel(options, rules)
+
+
+def _asked(messages: Sequence[Message]) -> Sequence[str]:
+    """Return what the user said, at least one text."""
+    return [message.content for message in messages if message.role == "user"] or [""]
 
 
 def _rules(options: Options) -> Rules:
