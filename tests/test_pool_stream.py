@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from pools_for_tests import GUARD, ask
+from pools_for_tests import ask
+from waits_for_tests import GUARD
 
 from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, EngineFailed

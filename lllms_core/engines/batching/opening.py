@@ -78,7 +78,8 @@ def read_prompt(
         return Prompt([Segment(text, parse_special=True)])
     if template is None:
         raise InvalidRequest(
-            f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
+            f"model '{request.model}' has no chat template; use /v1/completions, or set options.chat_template if its "
+            "engine has that option",
             "messages",
         )
     return chat_prompt(template, request, check_length)
