@@ -115,7 +115,7 @@ def test_other_requests_are_not_starved():
 
 
 def test_a_cancel_ends_all_answers():
-    """Whether its answers run, wait or are held back, a cancel ends the request with one last delta and frees all."""
+    """A cancel ends a request with one last delta and frees its room, whether answers run, wait or are held back."""
     model = ScoringModel(slots=2, sequences=4, kv_size=400)
     model.open(ask("r", "abc", most=30, n=4, sampling=Sampling(seed=1)))
     for _ in range(3):
