@@ -183,7 +183,7 @@ def test_marks_in_thoughts_are_no_calls() -> None:
 
 
 def test_a_token_that_ends_a_mark_and_goes_on_wrongly_is_replaced() -> None:
-    """A token that completes the mark but goes on wrongly is cut to the mark."""
+    """If a token completes the mark but continues wrongly, only the mark is written."""
     assert said(Model([b"<tool", b"_call>[]", b"x"]), ask()) == ("", [("get", {"a": 1})])
     good = Model([b"<tool", b'_call>\n{"name": "g', *bytewise(GOOD.partition("g")[2])])
     assert said(good, ask())[1] == [("get", {"a": 1})]
@@ -266,7 +266,7 @@ def test_the_grammar_is_given_up_with_its_request() -> None:
 
 
 def test_each_answer_has_a_matcher_of_its_own() -> None:
-    """Each of several answers to one request is kept to the grammar by itself."""
+    """Each of several answers to one request is kept to the grammar separately."""
     wrong = GOOD.replace("get", "put")
     model = Model(bytewise(wrong), bytewise(f"Hello. {wrong}"))
     model.open(ask(n=2))

@@ -42,7 +42,7 @@ def run(model: EmbeddingModel) -> list[Delta]:
 
 @given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_every_input_is_encoded_once(requests: list[list[int]]) -> None:
-    """Each input is in exactly one pass, no pass but one long input is too large, and each answer is complete."""
+    """Each input is in exactly one pass, only a lone long input exceeds the pass size, and each answer is complete."""
     model = Counting(context_length=12)
     for number, sizes in enumerate(requests):
         model.open_embed(EmbedRequest(str(number), "m", tuple("x" * size for size in sizes)))

@@ -68,7 +68,7 @@ async def test_the_client_gets_vectors(client: openai.AsyncOpenAI, model: str) -
 
 
 async def test_one_text_and_tokens(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
-    """A single text, its tokens, and a list of either give the same vector; so do both prefixes of the routes."""
+    """A single text, its tokens, and a list of those tokens give the same vector; so do both prefixes of the routes."""
     told = await http.post("/api/v1/tokenize", json={"model": "tiny-vectors", "text": "Hello there!"})
     tokens = told.json()["tokens"]
     [[text], [single], [listed]] = [

@@ -280,7 +280,7 @@ def test_a_hook_with_wrong_parameters_is_reported():
 
 
 def test_a_hook_wrapper_is_reported():
-    """Every plugin is called by itself, so there is nothing to wrap."""
+    """Every plugin is called separately, so there is nothing to wrap."""
 
     class Wrapper:
         @hookimpl(wrapper=True)

@@ -208,7 +208,7 @@ async def test_wrong_questions_are_refused(client: HttpClient, query: str, statu
 
 
 async def test_command_line_shows_and_forgets(host: Host) -> None:
-    """`lllms sessions ls` shows what a running server has stored, `rm` deletes it."""
+    """`lllms sessions ls` shows what a running server has stored, `rm` deletes sessions."""
     async with published(host) as url:
         async def lllms(*words: str, code: int = 0) -> str:
             result = await asyncio.to_thread(CliRunner().invoke, cli, ["sessions", *words, "--url", url])
