@@ -1,11 +1,11 @@
-"""An engine whose workers die of an assertion of llama.cpp once they answer."""
+"""An engine whose workers die of a llama.cpp assertion when they answer."""
 
 import llama_cpp.llama_cpp as llama
 from lllms_llamacpp import LlamaCppEngine
 
 
 class EmptyChain:
-    """A chain of no samplers, of which llama.cpp asserts that it has chosen a token."""
+    """An empty sampler chain, which fails llama.cpp's assertion that a token was chosen."""
 
     def __init__(self, context):
         self._context = context

@@ -1,4 +1,4 @@
-"""Recipes of models of several architectures, and a link that keeps their sessions."""
+"""Recipes for models of several architectures, and a link that keeps their sessions."""
 
 from attrs import define, field
 
@@ -11,7 +11,7 @@ NAMES = ["tiny-chat", "llama", "sliding-window", "mamba"]
 
 @define
 class Link:
-    """Keeps every session that is put, and finds the one that shares most."""
+    """Keeps every session it gets, and finds the one with the longest common prefix."""
 
     model: object
     min_tokens: int = 8
@@ -20,7 +20,7 @@ class Link:
     restored: int = 0
 
     def put(self, session, *, whole):
-        # What is sent goes through the bytes of a store.
+        # Sessions go through the byte form of a store.
         self.sessions.append(Session(session.tokens, bytes(session.state)))
 
     def find(self, request_id, tokens, known, *, whole):
@@ -31,7 +31,7 @@ class Link:
 
 
 def transformer(norm, window):
-    """The tensors of a small transformer, and its keys."""
+    """The keys and tensors of a small transformer."""
     keys = {
         "context_length": 512, "embedding_length": DIM, "feed_forward_length": 64, "block_count": LAYERS,
         "attention.head_count": 2, "attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-5,
@@ -50,7 +50,7 @@ def transformer(norm, window):
 
 
 def mamba():
-    """The tensors of a small recurrent model, and its keys."""
+    """The keys and tensors of a small recurrent model."""
     inner, state, rank, kernel = 64, 8, 4, 4
     keys = {
         "context_length": 512, "embedding_length": DIM, "feed_forward_length": 0, "block_count": LAYERS,
