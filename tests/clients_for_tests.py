@@ -3,20 +3,11 @@
 import asyncio
 import json
 import socket
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import h2.config
 import h2.connection
-
-LIMIT = 60.0
-
-
-async def until(condition: Callable[[], object], pause: float = 0.005) -> None:
-    """Wait until a condition holds that has no event."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110  # as the docstring says
-            await asyncio.sleep(pause)
+from waits_for_tests import GUARD
 
 
 def connect(url: str) -> socket.socket:
@@ -24,7 +15,7 @@ def connect(url: str) -> socket.socket:
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return socket.create_connection((parts.hostname, parts.port), timeout=LIMIT)
+    return socket.create_connection((parts.hostname, parts.port), timeout=GUARD)
 
 
 def head(method: str, path: str, *headers: str) -> bytes:
@@ -38,7 +29,7 @@ def post(path: str, body: object) -> bytes:
     return head("POST", path, "Content-Type: application/json", f"Content-Length: {len(data)}") + data
 
 
-async def read(client: socket.socket, limit: float = LIMIT) -> bytes:
+async def read(client: socket.socket, limit: float = GUARD) -> bytes:
     """Read until the server closes; the event loop runs meanwhile."""
     client.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -49,7 +40,7 @@ async def read(client: socket.socket, limit: float = LIMIT) -> bytes:
     return text
 
 
-async def read_until(client: socket.socket, end: bytes, limit: float = LIMIT) -> bytes:
+async def read_until(client: socket.socket, end: bytes, limit: float = GUARD) -> bytes:
     """Read until a text has come, or the server closes."""
     client.setblocking(False)
     loop = asyncio.get_running_loop()

@@ -16,7 +16,8 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from lines_for_tests import GUARD, SECRET, Address, Answer, Line
+from lines_for_tests import SECRET, Address, Answer, Line
+from waits_for_tests import GUARD
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Fields = Sequence[tuple[str, str]]

@@ -1,10 +1,9 @@
 """A model that loads, and writes, when a test says so; and how to post to an app without a network."""
 
-import asyncio
 import json
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -83,12 +82,6 @@ async def gated(
     finally:
         gate.load.set()
         await host.close(0)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # the status of a pool has no event
-            await asyncio.sleep(0)
 
 
 @asynccontextmanager

@@ -9,12 +9,11 @@ from contextlib import suppress
 from typing import Any, Self
 
 from attrs import field, frozen
+from waits_for_tests import GUARD
 
 SECRET = "sk-9f3a77c1d2e84b06"
 """What every hostile request carries, in a header and wherever else it can: it must never reach a log."""
 Address = tuple[str, int]
-GUARD = 60.0
-"""Seconds after which a client has waited in vain."""
 
 
 @frozen

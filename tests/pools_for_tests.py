@@ -5,6 +5,7 @@ import itertools
 from typing import Any
 
 import engines_for_tests as engines
+from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.pool.instance import PATIENCE, Patience
@@ -13,8 +14,6 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import ModelLimits, PoolLimits
 from lllms_core.types import Isolation, ModelSpec, Request, TextRequest
 
-GUARD = 60.0
-"""Seconds after which a test that waits for something has failed."""
 _numbers = itertools.count(1)
 
 

@@ -11,10 +11,9 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from click.testing import CliRunner
+from waits_for_tests import GUARD
 
 from lllms_core.cli import cli
-
-LIMIT = 60.0
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -43,7 +42,7 @@ class Program:
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """Run a command; returns what it wrote to stdout, and after a failure what it wrote to stderr."""
         process = self.start(*arguments)
-        output, self.errors = process.communicate(timeout=LIMIT)
+        output, self.errors = process.communicate(timeout=GUARD)
         assert process.returncode == code, self.errors
         assert "Traceback" not in self.errors
         return self.errors if code else output
@@ -117,7 +116,7 @@ class Terminal:
     def rest(self) -> str:
         """Wait until the program has let go of the terminal, and return what is shown and was not read yet."""
         shown = self._shown.encode()
-        while select.select([self.ours], [], [], LIMIT)[0]:
+        while select.select([self.ours], [], [], GUARD)[0]:
             try:
                 shown += os.read(self.ours, 65536)
             except OSError:  # that is how a terminal ends when nobody writes to it any more

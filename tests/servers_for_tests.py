@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LIMIT = 60.0
+from waits_for_tests import GUARD
 
 
 class Site:
@@ -117,7 +117,7 @@ def hang(after: int) -> Callable[[Handler, Answer], None]:
         handler.give(answer, stop_at=after)
         handler.wfile.flush()
         handler.site.reached.set()
-        assert handler.site.release.wait(LIMIT)
+        assert handler.site.release.wait(GUARD)
         raise Ended
 
     return fault
@@ -165,4 +165,4 @@ def served(files: dict[str, bytes], handler: type[Handler] = Handler) -> Iterato
         site.release.set()
         server.shutdown()
         server.server_close()
-        thread.join(LIMIT)
+        thread.join(GUARD)

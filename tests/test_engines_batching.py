@@ -121,7 +121,7 @@ def ask(name, prompt, most=8, **fields):
     return TextRequest(name, "fake", prompt=prompt, max_tokens=most, **fields)
 
 
-def collect(model, *, steps=1000):
+def finish(model, *, steps=1000):
     """Step until nothing is open; the deltas of each request."""
     answers: dict[str, list[Delta]] = {}
     for _ in range(steps):
@@ -138,7 +138,7 @@ def text(deltas):
 
 def answer(model, request):
     model.open(request)
-    return collect(model)[request.id]
+    return finish(model)[request.id]
 
 
 def usage(deltas):
@@ -222,7 +222,7 @@ def test_any_interleaving_answers_as_if_alone(actions, slots, spare, kv_size, ba
     driver = Driver(model)
     for action, first, second in actions:
         driver.play(action, first, second)
-    for name, deltas in collect(model).items():
+    for name, deltas in finish(model).items():
         driver.answers.setdefault(name, []).extend(deltas)
     driver.check()
     assert all(sampler.closed for sampler in model.samplers)
@@ -279,7 +279,7 @@ def test_shared_beginning_is_reused_from_a_running_request():
     assert "1" in first
     model.open(ask("2", "system: be kind. user: two", 5))
     model.open(ask("3", "system: be rude.", 5))
-    answers = collect(model)
+    answers = finish(model)
     assert usage(answers["2"]).cached_tokens == len("system: be kind. user: ")
     assert usage(answers["3"]).cached_tokens == len("system: be ")
     assert text(answers["2"]) == reference("system: be kind. user: two", 5)
@@ -415,7 +415,7 @@ def test_interrupted_prompt_is_continued():
     model.evaluated_before_interrupt = 4
     assert model.step() == []
     model.interrupt.clear()
-    assert text(collect(model)["r"]) == reference("hello there", 5)
+    assert text(finish(model)["r"]) == reference("hello there", 5)
 
 
 def test_long_prompt_does_not_stall_others():

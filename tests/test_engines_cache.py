@@ -4,7 +4,7 @@ import pytest
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, collect, reference, text, usage
+from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, finish, reference, text, usage
 
 from lllms_core.engines.batching import cache
 from lllms_core.engines.batching import model as batching_model
@@ -133,7 +133,7 @@ def test_conversation_leaves_the_memory_while_another_runs(can_trim):
     model.step()
     assert [bytes(session.tokens).decode()[: len(HELLO)] for session in link.sessions] == [HELLO]
     assert len(model.cells) == len("something else")
-    collect(model)
+    finish(model)
     onwards = answer(model, ask("3", HELLO + text(first) + "?", 5))
     assert usage(onwards).cached_tokens >= len(HELLO + text(first)) - 1
     assert text(onwards) == reference(HELLO + text(first) + "?", 5)
@@ -253,9 +253,9 @@ def test_others_pass_who_waits_for_a_session():
     model.step()
     assert model.idle
     model.open(ask("2", "hi", 3))
-    assert text(collect(model)["2"]) == reference("hi", 3)
+    assert text(finish(model)["2"]) == reference("hi", 3)
     link.answer()
-    assert text(collect(model)["1"]) == reference(HELLO, 3)
+    assert text(finish(model)["1"]) == reference(HELLO, 3)
 
 
 def test_cancel_while_asking():

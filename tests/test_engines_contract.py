@@ -183,6 +183,7 @@ def chooser(**values: object) -> type[Chooser]:
     (chooser(chosen="secret"), "`sample` of its sampler returned a value of type str; it must return a token"),
     (chooser(rows=staticmethod(lambda count: None)), "`decode` returned None; it must return a row for each"),
     (chooser(rows=staticmethod(lambda count: [])), "`decode` returned 0 rows; it must return a row for each"),
+    (chooser(piece=lambda self, token: "secret"), "`piece` returned a value of type str; it must return the bytes"),
     (chooser(read=staticmethod(lambda text: ["secret"])), "`tokenize` returned no tokens; it must return a list"),
 ], ids=lambda value: getattr(value, "__name__", None))
 async def test_a_broken_contract_ends_the_instance_with_a_sentence(make: Callable[[], Model], says: str) -> None:

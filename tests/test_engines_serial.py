@@ -1,7 +1,7 @@
 """`SerialModel`: a generator becomes a model."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from time import monotonic
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from lllms_core.engines.serial import Pause, Piece, Pieces, Reused, SerialModel
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
-from lllms_core.types import ChatRequest, Delta, Message, Request, TextRequest, Usage
+from lllms_core.testing import collect, text_of
+from lllms_core.types import ChatRequest, Message, Request, TextRequest, Usage
 
 TEXTS = st.text("ab é漢🙂", max_size=40)
 
@@ -31,21 +32,6 @@ def ask(
     prompt: str = "", *, id: str = "r", max_tokens: int | None = None, stop: tuple[str, ...] = (),  # noqa: A002
 ) -> Request:
     return TextRequest(id, "m", prompt=prompt, max_tokens=max_tokens, stop=stop)
-
-
-def run(model: SerialModel, *requests: Request) -> dict[str, list[Delta]]:
-    """Open all requests, step until the last has ended, and return what each got."""
-    for request in requests:
-        model.open(request)
-    got: dict[str, list[Delta]] = {request.id: [] for request in requests}
-    while not model.idle:
-        for delta in model.step():
-            got[delta.request_id].append(delta)
-    return got
-
-
-def text_of(deltas: Iterable[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
 
 
 def cut_before_first(text: str, stops: Sequence[str]) -> str | None:
@@ -70,7 +56,7 @@ def test_any_pieces_stops_and_limits_give_the_text_that_they_describe(
     pieces: list[bytes], stops: list[str], limit: int | None,
 ) -> None:
     """The deltas join to the first max_tokens pieces, decoded, up to the first stop string."""
-    deltas = run(Scripted(lambda _: pieces), ask(max_tokens=limit, stop=tuple(stops)))["r"]
+    deltas = collect(Scripted(lambda _: pieces), ask(max_tokens=limit, stop=tuple(stops)))["r"]
     whole = b"".join(pieces[:limit]).decode(errors="replace")
     stopped = cut_before_first(whole, stops)
     at_limit = limit is not None and limit <= len(pieces)
@@ -87,7 +73,8 @@ def test_any_pieces_stops_and_limits_give_the_text_that_they_describe(
 @given(st.lists(st.lists(st.text(max_size=4), max_size=8), min_size=1, max_size=5))
 def test_open_requests_do_not_mix(answers_: list[list[str]]) -> None:
     """Requests that run at once each get their own answer, a piece a step, and end on their own."""
-    got = run(Scripted(lambda prompt: answers_[int(prompt)]), *(ask(str(n), id=str(n)) for n in range(len(answers_))))
+    requests = [ask(str(n), id=str(n)) for n in range(len(answers_))]
+    got = collect(Scripted(lambda prompt: answers_[int(prompt)]), *requests)
     for n, pieces in enumerate(answers_):
         expected = "".join(pieces).encode(errors="replace").decode()
         assert text_of(got[str(n)]) == expected
@@ -127,7 +114,7 @@ def test_a_length_or_stop_closes_the_generator() -> None:
         finally:
             closed.append(prompt)
 
-    run(Scripted(answer), ask("length", id="1", max_tokens=2), ask("stop", id="2", stop=("aaa",)))
+    collect(Scripted(answer), ask("length", id="1", max_tokens=2), ask("stop", id="2", stop=("aaa",)))
     assert closed == ["length", "stop"]
 
 
@@ -141,7 +128,7 @@ def test_an_error_of_one_request_is_its_last_delta(error: EngineFailed | Invalid
             raise error
         yield "b"
 
-    got = run(Scripted(answer), ask("bad", id="bad", stop=("a!",)), ask("good", id="good"))
+    got = collect(Scripted(answer), ask("bad", id="bad", stop=("a!",)), ask("good", id="good"))
     assert (text_of(got["bad"]), got["bad"][-1].error) == ("a", error)
     assert (text_of(got["good"]), got["good"][-1].error) == ("ab", None)
 
@@ -170,21 +157,21 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
     with pytest.raises(ContextOverflow):
         model.open(ask("word " * 11, max_tokens=0))
     assert model.idle
-    [last] = run(model, ask("word " * 10, max_tokens=0))["r"]
+    [last] = collect(model, ask("word " * 10, max_tokens=0))["r"]
     assert last.finish is not None
 
 
 @pytest.mark.parametrize("most", [None, 8, 9, 32_000, 2**31 - 1])
 def test_an_answer_ends_with_the_context(most: int | None) -> None:
     """An answer may fill the context, however large its limit is, and then ends as too long."""
-    deltas = run(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two", max_tokens=most))["r"]
+    deltas = collect(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two", max_tokens=most))["r"]
     assert deltas[-1].finish is not None
     assert (deltas[-1].finish.reason, deltas[-1].finish.usage) == ("length", Usage(2, 8))
 
 
 def test_a_limit_of_nothing_generates_nothing() -> None:
     """0 is a value: the answer has no token."""
-    deltas = run(Scripted(lambda _: ["x"]), ask("one", max_tokens=0))["r"]
+    deltas = collect(Scripted(lambda _: ["x"]), ask("one", max_tokens=0))["r"]
     assert (text_of(deltas), deltas[-1].finish and deltas[-1].finish.usage) == ("", Usage(1, 0))
 
 
@@ -195,7 +182,7 @@ def test_a_generator_may_return_the_exact_usage() -> None:
         yield "a"
         return Usage(17, 1, 5)
 
-    deltas = run(Scripted(answer), ask())["r"]
+    deltas = collect(Scripted(answer), ask())["r"]
     assert deltas[-1].finish is not None
     assert deltas[-1].finish.usage == Usage(17, 1, 5)
 
@@ -208,7 +195,7 @@ def test_an_engine_tells_what_it_counted_and_reused(limit: int | None, reason: s
         def prompt_tokens(self, request: Request) -> int:
             return len(request.prompt or "")
 
-    [*_, last] = run(Counting(lambda _: iter([Reused(3), "a", "b"])), ask("12345", max_tokens=limit))["r"]
+    [*_, last] = collect(Counting(lambda _: iter([Reused(3), "a", "b"])), ask("12345", max_tokens=limit))["r"]
     assert last.finish is not None
     assert (last.finish.reason, last.finish.usage) == (reason, Usage(5, limit or 2, 3))
 
@@ -239,7 +226,7 @@ def test_a_pause_takes_as_long_as_it_says() -> None:
 
     model = Scripted(answer)
     started = monotonic()
-    assert text_of(run(model, ask())["r"]) == "a"
+    assert text_of(collect(model, ask())["r"]) == "a"
     assert monotonic() - started >= 0.03
 
 
@@ -283,4 +270,4 @@ def test_tasks_are_the_methods_that_are_written() -> None:
 
 def test_a_lone_surrogate_breaks_nothing() -> None:
     """JSON can carry half a surrogate pair; an engine that repeats it must not bring its model down."""
-    assert text_of(run(Scripted(lambda prompt: [prompt]), ask("a\ud800b"))["r"]) == "a?b"
+    assert text_of(collect(Scripted(lambda prompt: [prompt]), ask("a\ud800b"))["r"]) == "a?b"

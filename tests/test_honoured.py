@@ -10,7 +10,7 @@ import lllms_llamacpp
 import pytest
 import pytest_asyncio
 from attrs import frozen
-from pools_for_tests import GUARD
+from waits_for_tests import GUARD
 
 from lllms_core.config import parse_config
 from lllms_core.errors import EngineFailed, UnsupportedParameter

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from engines_for_tests import RawEngine, ScriptedEngine
-from pools_for_tests import GUARD
+from waits_for_tests import GUARD
 
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine

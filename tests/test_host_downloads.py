@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from engines_for_tests import ScriptedEngine
-from pools_for_tests import GUARD
 from servers_for_tests import Site, drop, hang, instead, served
+from waits_for_tests import GUARD, until
 
 from lllms_core.app import create_app
 from lllms_core.builtin.downloaders.http import HttpDownloader
@@ -68,11 +68,6 @@ def model(site: Site, path: str = "/x.bin", **more: object) -> dict[str, object]
 
 async def answer(host: Host, name: str = "m") -> str:
     return (await host.submit(host.request(name, prompt="echo hello")).gather()).text
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110  # what is watched changes in other threads, and tells nobody
-        await asyncio.sleep(0.001)
 
 
 async def reached(site: Site) -> None:

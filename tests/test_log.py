@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pools_for_tests import GUARD
+from waits_for_tests import GUARD
 
 from lllms_core import log
 

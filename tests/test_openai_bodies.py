@@ -16,6 +16,7 @@ import httpx
 import pytest
 from programs_for_tests import address, serving
 from test_bounds import nested
+from waits_for_tests import GUARD
 from werkzeug.datastructures import Headers
 
 from lllms_core import Host, create_app, parse_config
@@ -36,7 +37,6 @@ options = { slots = 2, script = [{ replies = ["one two three"] }] }
 """
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MESSAGES = [{"role": "user", "content": "Hi!"}]
-LIMIT = 60.0
 MAX_BODY = 10 * 2**20
 JSON = {"Content-Type": "application/json"}
 WORD = "w" * 5_000_000
@@ -52,13 +52,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subproces
 
 @pytest.fixture
 def http(server: tuple[subprocess.Popen[str], str]) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server[1], timeout=LIMIT) as client:
+    with httpx.Client(base_url=server[1], timeout=GUARD) as client:
         yield client
 
 
 @asynccontextmanager
 async def many(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=url, timeout=LIMIT, limits=httpx.Limits(max_connections=20)) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=GUARD, limits=httpx.Limits(max_connections=20)) as client:
         yield client
 
 
@@ -116,7 +116,7 @@ def test_every_route_bounds_the_depth(http: httpx.Client, path: str) -> None:
 def test_deep_requests_leave_no_slot_taken_and_the_server_ends(tmp_path: Path) -> None:
     """After more deep requests than a model has slots and the server takes at once, all serve; SIGTERM ends it."""
     (tmp_path / "lllms.toml").write_text(CONFIG)
-    with serving(tmp_path) as (process, printed), httpx.Client(base_url=address(printed), timeout=LIMIT) as http:
+    with serving(tmp_path) as (process, printed), httpx.Client(base_url=address(printed), timeout=GUARD) as http:
         tools = [{"type": "function", "function": {"name": "f", "parameters": deep(480)}}]
         for _ in range(12):
             assert http.post(CHAT, content=written({"tools": tools}), headers=JSON).status_code == 400
@@ -124,7 +124,7 @@ def test_deep_requests_leave_no_slot_taken_and_the_server_ends(tmp_path: Path) -
         report = http.get("/", headers={"Accept": "application/json"}).json()
         assert "error" not in report
         process.send_signal(signal.SIGTERM)
-        assert process.wait(LIMIT) == 0
+        assert process.wait(GUARD) == 0
 
 
 NAMES: list[tuple[str, dict[str, Any]]] = [
@@ -277,11 +277,11 @@ async def test_who_leaves_while_a_body_waits_for_the_reader_is_not_served(monkey
     submitted: list[object] = []
     monkeypatch.setattr(host, "submit_all", submitted.append)
     held = threading.Event()
-    holding = bodies._READER.submit(held.wait, LIMIT)
+    holding = bodies._READER.submit(held.wait, GUARD)
     read: list[bytes] = []
     monkeypatch.setattr(routes, "read_chat", lambda body, _: read.append(body))
     try:
-        async with asyncio.timeout(LIMIT), host:
+        async with asyncio.timeout(GUARD), host:
             client = create_app(host, manage_host=False).test_client()
             headers = Headers({**JSON, "Host": "localhost"})
             async with client.request(CHAT, method="POST", headers=headers) as connection:

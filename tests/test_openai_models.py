@@ -12,12 +12,12 @@ import lllms_llamacpp
 import openai
 import pytest
 from attrs import evolve
-from clients_for_tests import until
 from gates_for_tests import Gate, gated
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_llamacpp import LlamaCppEngine
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.apis import Abilities, ModelCard, state_of
 from lllms_core.config import parse_config

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from gates_for_tests import Gate, gated, posting, until
+from gates_for_tests import Gate, gated, posting
 from quart import Quart
+from waits_for_tests import until
 
 from lllms_core.app import create_app
 from lllms_core.builtin.openai import OpenAiApi

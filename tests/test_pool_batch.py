@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 from engines_for_tests import Options
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
 from test_pool_work import error, reaches, running, text
+from waits_for_tests import GUARD
 
 from lllms_core.errors import QueueFull, ShuttingDown
 from lllms_core.pool.state import PoolLimits

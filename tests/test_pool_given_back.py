@@ -9,8 +9,9 @@ import pytest
 from engines_for_tests import Options, ScriptedEngine
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
 from test_pool_work import error, reaches, running, text
+from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
 from lllms_core.pool.effects import Assign, Prepare, ShareCores, Start

@@ -9,7 +9,8 @@ import engines_for_tests as engines
 import psutil
 import pytest
 from engines_for_tests import Options
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.answers import Stream
 from lllms_core.errors import (

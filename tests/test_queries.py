@@ -11,7 +11,8 @@ import embedders_for_tests as embedders
 import pytest
 from embedders_for_tests import EmbedderEngine
 from engines_for_tests import ScriptedEngine
-from pools_for_tests import GUARD, Pools
+from pools_for_tests import Pools
+from waits_for_tests import GUARD
 
 from lllms_core.app import create_app
 from lllms_core.config import parse_config

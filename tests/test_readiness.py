@@ -11,8 +11,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from engines_for_tests import ScriptedEngine
-from pools_for_tests import GUARD
 from serving_for_tests import published, serving
+from waits_for_tests import GUARD
 
 from lllms_core.cli import cli
 from lllms_core.config import parse_config

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from waits_for_tests import GUARD
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parent / "leaks_for_tests.py"
-GUARD = 60.0
 WORDS = ("raise", "endless", "group", "exit", "fail", "abort")
 
 

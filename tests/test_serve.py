@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from waits_for_tests import until
 
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError
@@ -41,12 +42,6 @@ async def serving(host: Host) -> AsyncIterator[tuple[httpx.AsyncClient, "asyncio
         finally:
             server.cancel()
             await asyncio.gather(server, return_exceptions=True)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # the status of a host has no event
-            await asyncio.sleep(0)
 
 
 async def test_it_answers_where_it_says() -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import lllms_llamacpp
 import pytest
-from gates_for_tests import Gate, gated, until
+from gates_for_tests import Gate, gated
+from waits_for_tests import GUARD, until
 
 from lllms_core.answers import merge
 from lllms_core.config import parse_config
@@ -16,7 +17,6 @@ from lllms_core.host import Host
 from lllms_core.types import Message, Usage
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
-GUARD = 60.0
 HI = [Message("user", "Hi there, how are you?")]
 MODELS = {
     "tiny": {"engine": "llamacpp", "file": str(TINY), "isolation": "thread", "options": {"context_length": 512}},

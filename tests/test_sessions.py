@@ -14,6 +14,7 @@ import lllms_llamacpp
 import pytest
 from attrs import evolve
 from lllms_llamacpp import loading
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.config import parse_config
@@ -27,7 +28,6 @@ from lllms_core.types import Message
 pytestmark = pytest.mark.slow
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
-GUARD = 60.0
 SECRETS = ["blimp", "zebra", "apple", "robot", "tulip", "ocean", "piano", "tiger", "lemon", "cloud"]
 OPTIONS = {"slots": 2, "context_length": 512, "threads": 1, "kept_tokens": 0}
 

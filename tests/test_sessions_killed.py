@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from test_cli_serve import serving
 from test_session_stores import open_disk
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.sessions.disk_store import PART, SUFFIX
 
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.slow
 
 SECRETS = ["blimp", "zebra", "apple"]
 ASKS = "What is the secret word?"
-GUARD = 60.0
 
 WRITER = """
 import resource, signal, sys, time

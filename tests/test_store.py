@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from stores_for_tests import TINY, Shelf, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders.file import FileDownloader
 from lllms_core.downloads import RemoteFile, RemoteModel
@@ -23,7 +24,6 @@ from lllms_core.errors import (
 from lllms_core.store import Download, Leftover, Store, hashing, part, shelf
 
 DATA = random.Random(1).randbytes(100_000)
-LIMIT = 60.0
 
 
 def store(tmp_path: Path, *downloaders: Shelf, offline: bool = False) -> Store:
@@ -173,7 +173,7 @@ def test_many_ask_one_fetches(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(GUARD)
     assert len(models) == 8
     assert len(shelf.given) == 100
 
@@ -361,7 +361,7 @@ def test_what_lies_behind_a_gap_is_noted_too(tmp_path: Path, monkeypatch: pytest
     note = tmp_path / "models/shelf/x.lllms-part.json"
 
     def noted(spans: str) -> bool:
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + GUARD
         while time.monotonic() < deadline:
             with suppress(FileNotFoundError):
                 if spans in note.read_text():

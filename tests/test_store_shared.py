@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from stores_for_tests import TINY, Shelf, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders.file import FileDownloader
 from lllms_core.downloads import Part, RemoteFile
@@ -13,7 +14,6 @@ from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailabl
 from lllms_core.store import Download, Store
 
 DATA = b"0123456789" * 1000
-LIMIT = 60.0
 
 
 def test_parts_that_have_come_are_not_left_behind(tmp_path: Path) -> None:
@@ -42,14 +42,14 @@ def test_models_that_share_files_do_not_wait_for_each_other(tmp_path: Path) -> N
     downloads = [Download("shelf:x+y"), Download("shelf:y+x")]
 
     def ensure(download: Download) -> None:
-        start.wait(LIMIT)
+        start.wait(GUARD)
         Store(tmp_path, [shelf]).ensure(download.source, download=download)
 
     threads = [threading.Thread(target=ensure, args=(one,), daemon=True) for one in downloads]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(GUARD)
     assert [one.status.state for one in downloads] == ["done", "done"]
     assert len(shelf.given) == 20
 

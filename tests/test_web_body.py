@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from clients_for_tests import Http2, connect, head, post, read_until, until
+from clients_for_tests import Http2, connect, head, post, read_until
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.config import parse_config
 from lllms_core.host import Host

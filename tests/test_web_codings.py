@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
-from clients_for_tests import Http2, connect, head, read_until, until
+from clients_for_tests import Http2, connect, head, read_until
 from quart import Quart
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.app import mount
 from lllms_core.config import parse_config

@@ -18,11 +18,12 @@ import hypercorn.asyncio
 import hypercorn.config
 import psutil
 import pytest
-from clients_for_tests import Http2, connect, head, post, read, read_until, status_of, until
+from clients_for_tests import Http2, connect, head, post, read, read_until, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 from programs_for_tests import address, environment
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.app import create_app
 from lllms_core.config import parse_config

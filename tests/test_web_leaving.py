@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from clients_for_tests import Http2, connect, head, post, read_until, status_of, until
+from clients_for_tests import Http2, connect, head, post, read_until, status_of
 from quart import Quart
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.app import mount
 from lllms_core.config import parse_config

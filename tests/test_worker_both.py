@@ -9,7 +9,8 @@ from pathlib import Path
 import engines_for_tests as engines
 import pytest
 from engines_for_tests import BadInfoEngine, EnvironmentEngine, Options, RawEngine, ScriptedEngine
-from pools_for_tests import GUARD, ask
+from pools_for_tests import ask
+from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest

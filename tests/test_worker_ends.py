@@ -12,7 +12,8 @@ import pytest
 from engines_for_tests import Options
 from hypothesis import given
 from hypothesis import strategies as st
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.worker import ends

@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from engines_for_tests import Options, RawEngine, ScriptedEngine, ShyEngine, StuckEngine
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, ModelLoadFailed

@@ -191,7 +191,9 @@ def tiny_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def file_of(tmp_path_factory, write_random, tiny_file):
+def file_of(
+    tmp_path_factory: pytest.TempPathFactory, write_random: Callable[..., Path], tiny_file: Path,
+) -> Callable[[str], Path]:
     """The model file of a name, written when first asked for."""
     written = {"tiny-chat": tiny_file}
 

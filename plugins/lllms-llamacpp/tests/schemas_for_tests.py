@@ -1,6 +1,8 @@
 """JSON schemas of all shapes, and a model that writes at random what a grammar allows."""
 
 import json
+from random import Random
+from typing import Any
 
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
@@ -39,12 +41,13 @@ typed = st.lists(st.sampled_from(["string", "integer", "null", "boolean", "objec
 sets = st.fixed_dictionaries({"type": st.just("array"), "uniqueItems": st.just(True), "items": chosen}, optional={
     "minItems": few, "maxItems": few,
 })
+Schemas = st.SearchStrategy[Any]
 leaves = st.one_of(
     texts, formatted, integers, numbers, chosen, typed.map(lambda types: {"type": types}), st.booleans(), sets,
 )
 
 
-def _larger(inner):
+def _larger(inner: Schemas) -> Schemas:
     objects = st.fixed_dictionaries({"type": st.just("object")}, optional={
         "properties": st.dictionaries(names, inner, max_size=3), "required": st.lists(names, max_size=2, unique=True),
         "additionalProperties": inner, "patternProperties": st.dictionaries(st.sampled_from(["^a", "b$"]), inner),
@@ -57,10 +60,13 @@ def _larger(inner):
     })
     combined = st.dictionaries(st.sampled_from(["anyOf", "oneOf", "allOf"]), st.lists(inner, min_size=1, max_size=3),
                                min_size=1, max_size=2)
-    return st.one_of(objects, arrays, combined)
+    beside = st.tuples(st.one_of(texts, integers, objects), combined, st.booleans()).map(
+        lambda three: {**three[0], **three[1]} if three[2] else {**three[1], **three[0]},
+    )
+    return st.one_of(objects, arrays, combined, beside)
 
 
-def _with_more(inner):
+def _with_more(inner: Schemas) -> Schemas:
     """Return schemas some of which have restrictions that no grammar enforces."""
     more = st.fixed_dictionaries({}, optional={
         "not": inner, "if": inner, "then": inner, "contains": inner, "uniqueItems": st.just(True), "minLenght": few,
@@ -80,7 +86,7 @@ values = st.recursive(
 """Values, some of which fit such schemas."""
 
 
-def write(schema, random):
+def write(schema: object, random: Random) -> str | None:
     """Write a text that the grammar of a schema allows, at random; None if the schema is refused or the text long."""
     try:
         grammar = translate(Constraint("json_schema", json.dumps(schema)))

@@ -15,6 +15,7 @@ from lllms_mock import Line, MockEngine, MockModel, Options
 from lllms_mock.splitting import split_bytes, split_words
 
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest, ModelLoadFailed
+from lllms_core.testing import collect
 from lllms_core.types import ChatRequest, Delta, Message, ModelOffer, ModelSpec, Request, Sampling, TextRequest, Usage
 
 
@@ -28,18 +29,8 @@ def chat(*texts: str, id: str = "r", **fields: object) -> Request:  # noqa: A002
     return attrs.evolve(ChatRequest(id, "m", messages=messages), **fields)  # type: ignore[arg-type]
 
 
-def run(model: MockModel, *requests: Request) -> dict[str, list[Delta]]:
-    for request in requests:
-        model.open(request)
-    got: dict[str, list[Delta]] = {request.id: [] for request in requests}
-    while not model.idle:
-        for delta in model.step():
-            got[delta.request_id].append(delta)
-    return got
-
-
 def answer(model: MockModel, request: Request) -> str:
-    return "".join(delta.text for delta in run(model, request)[request.id])
+    return "".join(delta.text for delta in collect(model, request)[request.id])
 
 
 def usage(deltas: list[Delta]) -> Usage | None:
@@ -62,7 +53,7 @@ def test_it_chats_and_continues() -> None:
     """Both kinds of request get an answer of the chatbot, with exact usage."""
     model = load()
     first = Sampling(temperature=0)
-    deltas = run(model, chat("Hello!", sampling=first))["r"]
+    deltas = collect(model, chat("Hello!", sampling=first))["r"]
     assert "".join(delta.text for delta in deltas) == "Hello. How are you feeling today?"
     assert usage(deltas) == Usage(prompt_tokens=2, completion_tokens=8)
     assert answer(model, TextRequest("r", "m", prompt="Hello!", sampling=first)) == "Hello. How are you feeling today?"
@@ -81,7 +72,7 @@ def test_conversations_that_run_at_once_keep_to_themselves() -> None:
     requests = [chat(f"my name is X{n}", "ok", "what is my name?", id=str(n)) for n in range(10)]
     got: dict[str, list[Delta]] = {}
     for start in range(0, 10, model.slots):
-        got |= run(model, *requests[start : start + model.slots])
+        got |= collect(model, *requests[start : start + model.slots])
     for n in range(10):
         assert f"X{n}" in "".join(delta.text for delta in got[str(n)]).replace(".", " ").replace(",", " ").split()
 
@@ -107,7 +98,7 @@ def test_an_answer_can_have_any_length() -> None:
     """`tokens` repeats or cuts the answer to exactly so many tokens."""
     script = (Line(when="long", replies=("a b",), tokens=5), Line(when="cut", replies=("a b c",), tokens=2))
     model = load(Options(script=script))
-    deltas = run(model, chat("long"))["r"]
+    deltas = collect(model, chat("long"))["r"]
     assert ("".join(delta.text for delta in deltas), usage(deltas)) == ("a b a b a", Usage(1, 5))
     assert answer(model, chat("cut")) == "a b"
 
@@ -122,7 +113,7 @@ def test_rules_of_ones_own_replace_the_chatbots(tmp_path: Path) -> None:
 def test_characters_and_stop_strings_may_lie_over_tokens() -> None:
     """With a token for every byte the text is whole all the same, and ends before the stop string."""
     model = load(Options(tokenizer="bytes", script=(Line(replies=("año 🙂 END of it",)),)))
-    deltas = run(model, chat("ñ", stop=("🙂 END",)))["r"]
+    deltas = collect(model, chat("ñ", stop=("🙂 END",)))["r"]
     assert "".join(delta.text for delta in deltas) == "año "
     assert usage(deltas) == Usage(prompt_tokens=2, completion_tokens=len("año 🙂 END".encode()))
     assert answer(model, chat("x", max_tokens=2)) == "a\ufffd"
@@ -225,7 +216,7 @@ def test_a_request_can_be_refused_and_open_can_break() -> None:
 def test_a_request_can_fail_at_a_token_while_others_go_on() -> None:
     """`fail` ends its own request after so many tokens; the one beside it is unharmed."""
     script = (Line(when="bad", replies=("a b c",), fault="fail", after=2), Line(replies=("a b c",)))
-    got = run(load(Options(script=script)), chat("bad", id="bad"), chat("good", id="good"))
+    got = collect(load(Options(script=script)), chat("bad", id="bad"), chat("good", id="good"))
     assert "".join(delta.text for delta in got["bad"]) == "a b"
     assert isinstance(got["bad"][-1].error, EngineFailed)
     assert "".join(delta.text for delta in got["good"]) == "a b c"
@@ -233,7 +224,7 @@ def test_a_request_can_fail_at_a_token_while_others_go_on() -> None:
 
 def test_a_fault_after_the_end_strikes_at_the_end() -> None:
     """An answer that is shorter than `after` is said in full, and then fails."""
-    deltas = run(load(Options(script=(Line(replies=("a b",), fault="fail", after=9),))), chat("x"))["r"]
+    deltas = collect(load(Options(script=(Line(replies=("a b",), fault="fail", after=9),))), chat("x"))["r"]
     assert "".join(delta.text for delta in deltas) == "a b"
     assert isinstance(deltas[-1].error, EngineFailed)
 
