@@ -112,7 +112,7 @@ CASES: Mapping[str, Case] = {
 
 WITHOUT_EFFECT = {("mock", "min_p"), ("gpt4all", "parallel_tool_calls")}
 """Declared, and without a value that could change anything: the mock's replies are equally likely, and `min_p` keeps
-equals; tiny-chat writes one call per answer, and in gpt4all, without a grammar, the answer ends where that call does."""
+equals; tiny-chat writes one call per answer, and in gpt4all, which has no grammar, all of it counts either way."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
