@@ -67,4 +67,4 @@ def keeps(lazy: LazyGrammar | Constraint | None, text: str, names: Mapping[str, 
             return False
         if matcher is not None and matcher.is_stopped():
             matcher = None
-    return matcher is None
+    return matcher is None or bool(matcher.is_accepting())

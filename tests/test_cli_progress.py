@@ -1,4 +1,4 @@
-"""What is shown of downloads while they run: on a terminal, in a pipe, by `serve`, and by `ps`."""
+"""Progress of running downloads: on a terminal, in a pipe, by `serve`, and by `ps`."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_a_terminal_gets_bars(lllms, site):
     with terminal.program("pull", *sources, folder=lllms.folder, environ=lllms.environ, term="xterm") as process:
         wanted = [rf"…\S+{end}\.gguf [━╸╺]+ {HALFWAY}" for end in ("/tiny", "-too-long-for-a-line")]
         shown = ""
-        for _ in range(100):  # either may be drawn again and again before the other gets so far
+        for _ in range(100):  # each may be redrawn many times before the other gets that far
             shown += terminal.until("left")
             if all(any(re.fullmatch(one, line) for line in lines_of(shown)) for one in wanted):
                 break
@@ -62,12 +62,12 @@ def test_a_terminal_gets_bars(lllms, site):
 
 
 def lines_of(shown: str) -> list[str]:
-    """The lines that were on a terminal, without colours."""
+    """The lines shown on a terminal, without colours."""
     return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip() for line in re.split("[\r\n]+", shown)]
 
 
 def test_a_pipe_gets_plain_lines(lllms, site):
-    """Where there is no terminal a line tells of each tenth that is done; what comes of it goes to stdout alone."""
+    """Without a terminal, a line reports each tenth of the progress; only the results go to stdout."""
     site.faults = [hang(400_000)]
     source = f"{site.url}/tiny.gguf"
     process = lllms.start("pull", source)
@@ -85,7 +85,7 @@ def test_a_pipe_gets_plain_lines(lllms, site):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_serve_shows_what_it_waits_for(lllms, site, terminal):
-    """With `prepare = "blocking"` the server shows its download, and says that it listens when the model is here."""
+    """With `prepare = "blocking"` the server shows its download, and says that it listens once the model is here."""
     configured(lllms, site, prepare="blocking")
     site.faults = [hang(400_000)]
     if terminal:
@@ -105,7 +105,7 @@ def test_serve_shows_what_it_waits_for(lllms, site, terminal):
 
 
 def test_ps_shows_downloads(lllms, site):
-    """`ps` tells of each download its models, its source, bytes, speed and time left; of one that failed, why."""
+    """`ps` shows each download's models, source, bytes, speed and time left, and why a failed one failed."""
     configured(lllms, site, prepare="async")
     site.faults = [hang(400_000)]
     with serving(lllms.folder, environ=lllms.environ) as (_, printed):
@@ -139,5 +139,5 @@ def test_ps_shows_downloads(lllms, site):
      "verified 2.0 GB of 4.0 GB, 1.0 GB/s, 2 s left"),
 ])
 def test_progress_in_words(status, text):
-    """Progress is told with size, share, speed and time left, as far as they are known."""
+    """Progress is shown with size, share, speed and time left, as far as they are known."""
     assert progress_text(status) == text

@@ -1,4 +1,4 @@
-"""Downloads of real processes that are really killed."""
+"""Downloads in real processes that are really killed."""
 
 import random
 import signal
@@ -41,7 +41,7 @@ def ensure(folder: Path, url: str, *more: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("after", [1, 700_000, 2_999_999])
 def test_a_killed_download_goes_on(tmp_path: Path, after: int) -> None:
-    """A process killed at any byte leaves no file under the name and no lock; the next one fetches the rest."""
+    """A process killed at any byte leaves no file under its final name and no lock; the next one fetches the rest."""
     with served({"/x.bin": DATA}) as site:
         site.faults = [hang(after)]
         first = ensure(tmp_path, f"{site.url}/x.bin")
@@ -105,7 +105,7 @@ except DownloadError as error:
 
 @pytest.mark.parametrize(("free", "kept"), [(1_500_000, True), (100, False)])
 def test_a_disk_without_room_for_the_note(tmp_path: Path, free: int, kept: bool) -> None:
-    """On a full disk the last megabyte makes room for the note on the rest; where even that fails, nothing is left."""
+    """On a full disk the last megabyte makes room for the note about the rest; if even that fails, nothing is left."""
     with served({"/x.bin": DATA}) as site:
         command = [sys.executable, "-c", FULL, str(tmp_path), f"{site.url}/x.bin", str(free)]
         output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GUARD).stdout

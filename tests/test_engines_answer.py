@@ -94,9 +94,6 @@ class Watcher:
     def sample_thought(self, sampler, row):
         return sampler.sample(row)
 
-    def sample_except(self, sampler, row, tokens):
-        return sampler.sample(row)
-
     def begin(self, written):
         return True
 

@@ -215,7 +215,7 @@ def test_a_grammar_that_is_not_there_is_waited_for_at_the_mark() -> None:
 
 
 def test_schemas_that_cannot_be_kept_are_left_out() -> None:
-    """If the schemas are refused, names are kept without them; if that is refused as well, the answer is free."""
+    """If the schemas are refused, names are kept without them, and the end says so; else the answer is free."""
     wrong = GOOD.replace("get", "put").replace("1", "7")
     for more in (True, False):
         model = Model(bytewise(wrong))
@@ -228,8 +228,9 @@ def test_schemas_that_cannot_be_kept_are_left_out() -> None:
             model.make()
         else:
             model.asked[1][1].set_exception(EngineFailed("no process"))
-        message = gather_message(finish(model))
-        calls = [(call.name, json.loads(call.arguments)) for call in message.tool_calls]
+        deltas = finish(model)
+        calls = [(call.name, json.loads(call.arguments)) for call in gather_message(deltas).tool_calls]
+        assert deltas[-1].unenforced == ("tools.get#",)
         assert calls == [("get" if more else "put", {"a": 7})]
 
 

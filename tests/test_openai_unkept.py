@@ -128,6 +128,19 @@ async def test_stream_names_what_is_not_enforced(
     assert all("tiny" in line and line.endswith(": not") and "secretname" not in line for line in lines)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_that_the_model_makes_by_itself_are_told_of(client: httpx.AsyncClient, *, stream: bool) -> None:
+    """A call under `auto` keeps to the rest of its schema; what it breaks, or a stream might break, is named."""
+    city = {**closed(city={"enum": ["rome"]}), "not": {"required": ["city"]}}
+    asked = {
+        "model": "tiny", "messages": [{"role": "user", "content": "What is the weather in Paris?"}], "temperature": 0,
+        "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": city}}], "stream": stream,
+    }
+    answer = await chat(client, asked)
+    assert stream or "rome" in answer.text
+    assert answer.headers["x-lllms-unkept"] == "tools.get_weather#/not"
+
+
 async def test_log_has_a_line_for_a_whole_answer(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture,
 ) -> None:

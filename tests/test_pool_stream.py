@@ -134,6 +134,21 @@ async def test_close_wakes_who_takes() -> None:
             await reader.stream.gather()
 
 
+@pytest.mark.parametrize("early", [True, False])
+async def test_answer_with_unenforced_restrictions_is_kept(*, early: bool) -> None:
+    """Any delta may name what no grammar enforces; the answer stays for a check if the first one does."""
+    reader = Reader()
+    if not early:
+        reader.put("a")
+    reader.stream.put(Delta(reader.stream.request.id, "b", unenforced=("tools.f#/not",)))
+    reader.stream.put(Delta(reader.stream.request.id, "c", finish=END, unenforced=("tools.f#/not", "tools.g#")))
+    assert reader.stream.unenforced_answer() is None
+    whole = await reader.stream.gather()
+    kept = reader.stream.unenforced_answer()
+    assert whole.unenforced == ("tools.f#/not", "tools.g#")
+    assert kept == (whole if early else None)
+
+
 async def test_cancelled_take_loses_nothing() -> None:
     """A task that is cancelled in `take` takes nothing away from the next one."""
     reader = Reader()

@@ -48,7 +48,7 @@ def open_runs(
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
-        output.kept = isinstance(constraint, Constraint) and constraint is not request.constraint
+        output.kept = isinstance(constraint, Constraint) and constraint is not enforced.constraint
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,

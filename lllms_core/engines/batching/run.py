@@ -188,7 +188,7 @@ class Run:
         return self.choices.end(
             self.index, reason, self.generated, text=pieces.text, tokens=tokens,
             scores=() if self.log is None else self.log.rest(), reasoning=pieces.reasoning, calls=pieces.calls,
-            stop=self.output.stop,
+            stop=self.output.stop, unenforced=() if self.calls is None else self.calls.given_up(self.request),
         )
 
     def fail(self, error: RequestError | EngineFailed) -> Delta:

@@ -60,7 +60,10 @@ def _larger(inner: Schemas) -> Schemas:
     })
     combined = st.dictionaries(st.sampled_from(["anyOf", "oneOf", "allOf"]), st.lists(inner, min_size=1, max_size=3),
                                min_size=1, max_size=2)
-    return st.one_of(objects, arrays, combined)
+    beside = st.tuples(st.one_of(texts, integers, objects), combined, st.booleans()).map(
+        lambda three: {**three[0], **three[1]} if three[2] else {**three[1], **three[0]},
+    )
+    return st.one_of(objects, arrays, combined, beside)
 
 
 def _with_more(inner: Schemas) -> Schemas:

@@ -1,5 +1,11 @@
 import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from ipaddress import IPv4Address
+from pathlib import Path
 from random import Random
+from typing import Annotated, Literal
+from uuid import UUID
 
 import jsonschema
 import pytest
@@ -9,6 +15,8 @@ from llguidance import LLMatcher
 from lllms_llamacpp.grammars import MAX_LENGTH, translate
 from lllms_llamacpp.keywords import FORMATS
 from lllms_llamacpp.schemas import fit, relax
+from lllms_llamacpp.trial import limits
+from pydantic import AnyUrl, BaseModel, Field, StringConstraints
 from schemas_for_tests import BYTES, kept_schemas, left_out_schemas, values, write
 
 from lllms_core.errors import InvalidRequest
@@ -16,6 +24,14 @@ from lllms_core.text.formats import FORMATS as CHECKED_FORMATS
 from lllms_core.text.json_schema import SchemaCheck, Unchecked
 from lllms_core.text.pointers import write_pointer
 from lllms_core.types import Constraint
+
+
+class One(BaseModel):
+    kind: Literal["one"]
+
+
+class Two(BaseModel):
+    kind: Literal["two", "three"]
 
 
 @settings(max_examples=80, deadline=None)
@@ -30,8 +46,10 @@ def test_what_the_grammar_allows_is_valid(schema, seed):
 @settings(max_examples=80, deadline=None)
 @given(left_out_schemas, st.integers(0, 2**32))
 def test_what_is_not_enforced_is_named(schema, seed):
-    """An answer breaks no restrictions of a relaxed schema's original but those that are named."""
+    """A relaxed schema is taken, unless nothing fits it; its answers break no restrictions but those that are named."""
     relaxed, named = relax(json.dumps(schema))
+    matcher = LLMatcher(BYTES, translate(Constraint("json_schema", relaxed)), log_level=0, limits=limits())
+    assert not matcher.is_error() or "Unsatisfiable" in matcher.get_error()
     text = write(json.loads(relaxed), Random(seed))
     assume(text is not None)
     try:
@@ -148,6 +166,10 @@ EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za
     ({"type": "string", "format": "nanoid", "pattern": "^[a-zA-Z0-9_-]{21}$"}, ['"V1StGXR8_Z5jdHi6B-myT"'], ['"a"']),
     ({"type": "string", "format": "starts_with", "pattern": "^ab.*"}, ['"abc"'], ['"xab"']),
     ({"type": "string", "format": "email", "pattern": EMAIL}, ['"a.b@c.de"'], ['".a@c.de"', '"a..b@c.de"', '"a@c"']),
+    ({"type": "string", "pattern": "^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$"}, ['"-1.5"', '".5"'], ['"-."', '""', '"a"']),
+    ({"type": "string", "pattern": "^(?!.*x)[a-z]+$"}, ['"ab"'], ['"axb"', '""']),
+    ({"type": "string", "pattern": "^(?!.*x)[a-z]+$", "allOf": [{"maxLength": 3}]}, ['"ab"'], ['"axb"', '"abcd"']),
+    ({"type": "string", "allOf": [{"maxLength": 3}], "pattern": "^(?!.*x)[a-z]+$"}, ['"ab"'], ['"axb"', '"abcd"']),
     ({"type": "string", "pattern": "^(?=.*[A-Z])(?=.*\\d).{4,}$"}, ['"aB1c"'], ['"ab1c"', '"aBcd"', '"B1"']),
     ({"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "integer"}},
      ['{"a":1}'], ['{"a":"b"}']),
@@ -197,6 +219,34 @@ def test_what_can_be_kept_is_taken(schema, fits, fits_not):
     assert any(map(allows, fits)) if "const" in schema else all(map(allows, fits))
     assert not any(map(allows, fits_not))
     assert relax(json.dumps(schema)) == (json.dumps(schema), ())
+
+
+class Everything(BaseModel, extra="forbid"):
+    words: set[Literal["x", "y", "z"]]
+    flags: frozenset[bool]
+    by_word: dict[Literal["k", "l"], int]
+    by_name: dict[str, Decimal]
+    by_digits: dict[Annotated[str, StringConstraints(pattern=r"^\d+$")], int]
+    price: Decimal = Field(ge=0)
+    pair: tuple[int, str]
+    moment: datetime
+    length: timedelta
+    key: UUID
+    address: IPv4Address
+    link: AnyUrl
+    path: Path
+    data: bytes
+    maybe: int | None = Field(le=2**63 - 1)
+    either: Annotated[One | Two, Field(discriminator="kind")]
+
+
+def test_models_of_pydantic_are_kept() -> None:
+    """The schema of a class with fields of many types is enforced as a whole, so that it may be strict."""
+    schema = Everything.model_json_schema()
+    assert fit(schema).faults == ()
+    matcher = LLMatcher(BYTES, translate(Constraint("json_schema", json.dumps(schema))), log_level=0)
+    matcher.compute_bitmask()
+    assert not matcher.is_error(), matcher.get_error()
 
 
 def test_name_is_not_spelt_twice():
