@@ -110,7 +110,7 @@ CASES: Mapping[str, Case] = {
     "chat_template_kwargs": Case({"enable_thinking": False}, GREEDY, "Do you think so?", thinking=True),
 }
 
-WITHOUT_EFFECT = {("mock", "min_p")}
+WITHOUT_EFFECT = {("mock", "min_p"), ("gpt4all", "parallel_tool_calls")}
 """Declared, and without a value that could change anything: the mock's replies are equally likely, and `min_p` keeps
 equals; tiny-chat writes one call per answer, and in gpt4all, which has no grammar, all of it counts either way."""
 
