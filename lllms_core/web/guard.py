@@ -43,7 +43,7 @@ class Guard:
 
 
 def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
-    """Return the scope with a tidy path, also if it is a whole URL. Raises `ValueError` for a malformed request."""
+    """Return the scope with a tidy path, without the rest of a URL. Raises `ValueError` for a malformed request."""
     for name, value in scope["headers"]:
         if name.lower() == b"host" and not is_host(value.decode("latin1")):
             raise ValueError(f"the Host header is not the name of a host: '{cut(value.decode('latin1'))}'")

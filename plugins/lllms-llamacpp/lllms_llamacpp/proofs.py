@@ -210,7 +210,7 @@ def names_of(schema: Mapping[str, object]) -> list[str]:
 
 
 def _property(schema: Mapping[str, object], name: str) -> object:
-    """Return a schema for a property; if there are several, any of them."""
+    """Return one schema that a property must fit; there may be others."""
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and name in properties:
         return properties[name]
