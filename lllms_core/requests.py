@@ -42,9 +42,9 @@ def build_request(
 ) -> Request:
     """Check a request and fill in the model's defaults.
 
-    JSON in it, also inside of strings, may be nested `levels` deep. `unused` are the names of what the client sent, and
-    its dialect has left out.
-    Raises `InvalidRequest` for a value that is wrong, `UnsupportedParameter` for one that the engine does not honour.
+    JSON in it, also inside strings, may be nested `levels` deep. `unused` names what the client sent and its dialect
+    left out.
+    Raises `InvalidRequest` for a wrong value, `UnsupportedParameter` for one that the engine does not honour.
     """
     if (messages is None) == (prompt is None):
         raise InvalidRequest("exactly one of 'messages' and 'prompt' is needed", "messages")
@@ -86,10 +86,10 @@ def build_request(
 def check_parameters(
     route: Route, entry: CatalogEntry, values: Mapping[str, object], unknown_names: UnknownNames = "refuse",
 ) -> Checked:
-    """Return the parameters that ask for something, checked, and the names of those that nobody acts on.
+    """Return the checked parameters that ask for something, and the names of those that nothing acts on.
 
     Raises `InvalidRequest` for an unknown name or a wrong value, `UnsupportedParameter` for what this model's engine
-    does not do.
+    does not support.
     """
     engine = f"engine '{entry.engine.name}' of model '{entry.name}'"
     return check_all(route, values, entry.engine.parameters, engine, unknown_names)

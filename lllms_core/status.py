@@ -34,7 +34,7 @@ class InstanceStatus:
     info: ModelInfo | None
     """The loaded model's report; None until it is loaded."""
     fingerprint: str = ""
-    """Of the engine, the options and the files from which it was loaded; OpenAI's `system_fingerprint`."""
+    """The fingerprint of the engine, options and files from which it was loaded; OpenAI's `system_fingerprint`."""
     replaced: bool = False
     """Whether one of these files has been changed or replaced since."""
 
@@ -106,7 +106,7 @@ class DownloadStatus:
 
 @frozen
 class SessionInfo:
-    """A session as it is listed."""
+    """A session in a listing."""
 
     id: str
     model: str

@@ -161,7 +161,7 @@ class Scheduler:
         return effects + self._schedule(now)
 
     def unload(self, model: str, now: float) -> list[Effect]:
-        """Somebody wants a model unloaded: what it has beyond what it keeps goes as soon as it is idle."""
+        """Unload a model's instances beyond those it keeps, each as soon as it is idle."""
         for instance in self._alive(model):
             instance.ttl = 0.0
         return self._schedule(now)

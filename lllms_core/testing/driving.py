@@ -1,4 +1,4 @@
-"""Loads and steps a model in the test's own process, held to the contract as in a worker."""
+"""Loads and steps a model in the test's own process, checked against the contract as in a worker."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ def load_model(
 ) -> Model:
     """Load a model as a worker would; `options` are those of its table in the configuration.
 
-    Raises `PluginLoadFailed` or `ModelLoadFailed` if the engine or the model is not what the engine declares, and
-    `StructureError` for options that it does not have.
+    Raises `PluginLoadFailed` or `ModelLoadFailed` if the engine or the model does not match the engine's declarations,
+    and `StructureError` for unknown options.
     """
     check_engine(engine)
     spec = ModelSpec(name, structure(options or {}, engine.Options), file)

@@ -1,4 +1,4 @@
-"""A real server for the tests of programs that use one: plain code, no event loop of the test's own."""
+"""A real server for tests of programs that use one: plain code, without an event loop in the test."""
 
 import asyncio
 import threading

@@ -228,7 +228,7 @@ class WorkerLoop:
             )
 
     def _answer(self, request: AnyRequest, deltas: Iterable[Delta]) -> None:
-        """Note that the model has taken a request, or tell the answer that is known at once."""
+        """Record that the model has taken a request, or send the answer if it is known at once."""
         if isinstance(request, Opens):
             self._requests.take(request.id)
         self._tell(deltas)
