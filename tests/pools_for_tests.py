@@ -1,4 +1,4 @@
-"""Pools of scripted models, and what they are asked, for the tests of workers, the pool and the host."""
+"""Pools of scripted models, and requests to them, for the tests of workers, the pool and the host."""
 
 import asyncio
 import itertools
@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 def ask(prompt: str, model: str = "scripted", **fields: Any) -> Request:
-    """A request with an id of its own."""
+    """A request with a unique id."""
     return TextRequest(f"r{next(_numbers)}", model, prompt=prompt, **fields)
 
 
@@ -39,7 +39,7 @@ class Pools:
         engine: Engine | None = None,
         models: tuple[str, ...] = ("scripted",),
     ) -> Pool:
-        """Start a pool of models that all have these options and limits."""
+        """Start a pool whose models all have these options and limits."""
         entries = {
             name: PoolModel(
                 engine or engines.ScriptedEngine(),
@@ -56,7 +56,7 @@ class Pools:
         return pool
 
     async def close(self) -> None:
-        """Close them all at once."""
+        """Close all pools at once."""
         async with asyncio.timeout(GUARD):
             for pool in self.pools:
                 await pool.close(grace=0)

@@ -18,7 +18,7 @@ TEXTS = st.text("ab é漢🙂", max_size=40)
 
 
 class Scripted(SerialModel):
-    """Answers each prompt with the pieces that the test hands over."""
+    """Answers each prompt with the pieces that the test provides."""
 
     def __init__(self, answer: Callable[[str], Pieces], context_length: int = 4096) -> None:
         self.answer = answer
@@ -35,7 +35,7 @@ def ask(
 
 
 def cut_before_first(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the stop string that is complete first; None if there is none in the text."""
+    """The text before the stop string that is completed first; None if the text has none."""
     for end in range(1, len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
         if starts:
@@ -45,7 +45,7 @@ def cut_before_first(text: str, stops: Sequence[str]) -> str | None:
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[bytes]:
-    """Bytes of a text, cut anywhere, also within characters."""
+    """The bytes of a text, split anywhere, even within characters."""
     data = draw(TEXTS).encode()
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=20)))
     return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -72,7 +72,7 @@ def test_any_pieces_stops_and_limits_give_the_text_that_they_describe(
 
 @given(st.lists(st.lists(st.text(max_size=4), max_size=8), min_size=1, max_size=5))
 def test_open_requests_do_not_mix(answers_: list[list[str]]) -> None:
-    """Requests that run at once each get their own answer, a piece a step, and end on their own."""
+    """Concurrent requests each get their own answer, a piece per step, and end independently."""
     requests = [ask(str(n), id=str(n)) for n in range(len(answers_))]
     got = collect(Scripted(lambda prompt: answers_[int(prompt)]), *requests)
     for n, pieces in enumerate(answers_):
@@ -82,7 +82,7 @@ def test_open_requests_do_not_mix(answers_: list[list[str]]) -> None:
 
 
 def test_a_cancel_ends_its_request_and_closes_the_generator() -> None:
-    """The cancelled request ends with what was held back; its generator runs its `finally`; the other one goes on."""
+    """The cancelled request ends with the text held back; its generator runs its `finally`; the other one continues."""
     closed: list[str] = []
 
     def answer(prompt: str) -> Iterator[str]:
@@ -104,7 +104,7 @@ def test_a_cancel_ends_its_request_and_closes_the_generator() -> None:
 
 
 def test_a_length_or_stop_closes_the_generator() -> None:
-    """A generator that has more to say is closed when nobody listens any more."""
+    """A generator with more to say is closed when its client is gone."""
     closed: list[str] = []
 
     def answer(prompt: str) -> Iterator[str]:
@@ -120,7 +120,7 @@ def test_a_length_or_stop_closes_the_generator() -> None:
 
 @pytest.mark.parametrize("error", [EngineFailed("broken"), InvalidRequest("bad", "prompt")])
 def test_an_error_of_one_request_is_its_last_delta(error: EngineFailed | InvalidRequest) -> None:
-    """Whoever raises one of these fails alone, after the text that it had."""
+    """A request that raises one of these fails alone, after the text that it had."""
 
     def answer(prompt: str) -> Iterator[str]:
         yield "a"
@@ -134,7 +134,7 @@ def test_an_error_of_one_request_is_its_last_delta(error: EngineFailed | Invalid
 
 
 def test_other_exceptions_leave_step() -> None:
-    """Any other exception says that the model is broken, and is not swallowed."""
+    """Any other exception means that the model is broken, and is not swallowed."""
 
     def answer(_: str) -> Iterator[str]:
         yield "a"
@@ -148,7 +148,7 @@ def test_other_exceptions_leave_step() -> None:
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:
-    """A prompt that leaves no room for a token of an answer is ContextOverflow, and the message counts."""
+    """A prompt that leaves no room for one token of an answer is a ContextOverflow, whose message has the counts."""
     model = Scripted(lambda _: ["x"] * 20, context_length=10)
     for most in (None, 1, 99):
         with pytest.raises(ContextOverflow, match=r"10 tokens in its prompt.*holds 10") as caught:
@@ -163,20 +163,20 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
 
 @pytest.mark.parametrize("most", [None, 8, 9, 32_000, 2**31 - 1])
 def test_an_answer_ends_with_the_context(most: int | None) -> None:
-    """An answer may fill the context, however large its limit is, and then ends as too long."""
+    """An answer may fill the context, however large its limit, and then ends with `length`."""
     deltas = collect(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two", max_tokens=most))["r"]
     assert deltas[-1].finish is not None
     assert (deltas[-1].finish.reason, deltas[-1].finish.usage) == ("length", Usage(2, 8))
 
 
 def test_a_limit_of_nothing_generates_nothing() -> None:
-    """0 is a value: the answer has no token."""
+    """0 is a value: the answer has no tokens."""
     deltas = collect(Scripted(lambda _: ["x"]), ask("one", max_tokens=0))["r"]
     assert (text_of(deltas), deltas[-1].finish and deltas[-1].finish.usage) == ("", Usage(1, 0))
 
 
 def test_a_generator_may_return_the_exact_usage() -> None:
-    """Engines that count better than the base say so with their `return`."""
+    """Engines that count better than the base class give the counts with their `return`."""
 
     def answer(_: str) -> Pieces:
         yield "a"
@@ -201,7 +201,7 @@ def test_an_engine_tells_what_it_counted_and_reused(limit: int | None, reason: s
 
 
 def test_a_pause_holds_nobody_else_up() -> None:
-    """While one answer pauses, the other goes on at every step; the pause is no token."""
+    """While one answer pauses, the other advances at every step; a pause is not a token."""
 
     def answer(prompt: str) -> Iterator[Piece]:
         if prompt == "slow":
@@ -218,7 +218,7 @@ def test_a_pause_holds_nobody_else_up() -> None:
 
 
 def test_a_pause_takes_as_long_as_it_says() -> None:
-    """The answer goes on once its seconds are over, and not before."""
+    """The answer resumes once its pause is over, and not before."""
 
     def answer(_: str) -> Iterator[Piece]:
         yield Pause(0.03)
@@ -231,7 +231,7 @@ def test_a_pause_takes_as_long_as_it_says() -> None:
 
 
 def paused() -> Scripted:
-    """A model with one open request, which pauses for ever."""
+    """A model with one open request that pauses for ever."""
     model = Scripted(lambda _: [Pause(inf)])
     model.open(ask())
     model.step()
@@ -239,12 +239,12 @@ def paused() -> Scripted:
 
 
 def test_a_step_in_which_all_pause_comes_back_soon() -> None:
-    """Between two steps new requests are taken, so no step waits for long."""
+    """New requests are taken between two steps, so no step waits for long."""
     assert list(paused().step()) == []
 
 
 def test_an_interrupt_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancel that waits to be handled ends the step, however long that wanted to wait."""
+    """A pending cancel ends the step, however long it was going to wait."""
     model = paused()
     monkeypatch.setattr("lllms_core.engines.serial.LONGEST_WAIT", 1000)
     stepping = threading.Thread(target=model.step, daemon=True)
@@ -255,7 +255,7 @@ def test_an_interrupt_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tasks_are_the_methods_that_are_written() -> None:
-    """A model that only continues text refuses a chat, and the other way round, naming the route to take."""
+    """A model that only continues text refuses a chat, and vice versa, naming the right route."""
 
     class Chatty(SerialModel):
         def chat(self, request: Request) -> Pieces:
@@ -269,5 +269,5 @@ def test_tasks_are_the_methods_that_are_written() -> None:
 
 
 def test_a_lone_surrogate_breaks_nothing() -> None:
-    """JSON can carry half a surrogate pair; an engine that repeats it must not bring its model down."""
+    """JSON can carry half a surrogate pair; an engine that repeats it must not break its model."""
     assert text_of(collect(Scripted(lambda prompt: [prompt]), ask("a\ud800b"))["r"]) == "a?b"

@@ -1,4 +1,4 @@
-"""Each parameter that an engine declares changes a seeded answer: what is published as honoured is."""
+"""Each parameter that an engine declares changes a seeded answer: what is published as honoured is honoured."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ TOOLS = {**GREEDY, "tools": [TOOL], "max_tokens": 90}
 
 @frozen
 class Case:
-    """A value of a parameter that must change the answers to a text."""
+    """A value of a parameter that must change the answers to a prompt."""
 
     value: object
     base: Mapping[str, object] = WILD
@@ -61,7 +61,7 @@ class Case:
     thinking: bool = False
     """Whether it needs a model that thinks."""
     may_fail: bool = False
-    """Whether the model may refuse it, or fail: it looks at the parameter, and lacks what that needs."""
+    """Whether the model may refuse it or fail, because it acts on the parameter but lacks what that needs."""
 
 
 CASES: Mapping[str, Case] = {
@@ -122,7 +122,7 @@ async def host() -> AsyncIterator[Host]:
 
 
 async def answers(host: Host, model: str, case: Case, parameters: Mapping[str, object]) -> list[object]:
-    """What the model answers, with a few seeds; each prompt is evaluated anew, for reuse changes the last digits."""
+    """The model's answers with a few seeds; each prompt is evaluated anew, as reuse changes the last digits."""
     found: list[object] = []
     for seed in (1, 2, 3, 4):
         asked = {"max_tokens": 24, "seed": seed, "cache_prompt": False, **parameters}

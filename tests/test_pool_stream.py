@@ -1,4 +1,4 @@
-"""The stream of one answer: what its reader may rely on."""
+"""The stream of one answer: what its reader can rely on."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ END = Finish("stop", Usage(1, 2))
 
 
 class Reader:
-    """A stream for one request, and who closed it."""
+    """A stream for one request, and the record of its closing."""
 
     def __init__(self) -> None:
         self.cancelled: list[Stream] = []
@@ -60,7 +60,7 @@ async def test_take_waits() -> None:
 
 
 async def test_iteration_and_gather() -> None:
-    """`async for` yields the deltas one by one, `gather` returns the whole answer under the instance's name."""
+    """`async for` yields the deltas one by one; `gather` returns the whole answer under the instance's name."""
     reader = Reader()
     for text, finish in (("a", None), ("b", None), ("", END)):
         reader.put(text, finish)
@@ -74,7 +74,7 @@ async def test_iteration_and_gather() -> None:
 
 
 async def test_error_comes_after_the_deltas_before_it() -> None:
-    """A failed request's text is taken first, also what came together with the error; then its error is raised."""
+    """A failed request's text is taken first, even if it came together with the error; then the error is raised."""
     reader = Reader()
     reader.put("a")
     reader.stream.put(Delta(reader.stream.request.id, "b", error=EngineFailed("no")))
@@ -87,7 +87,7 @@ async def test_error_comes_after_the_deltas_before_it() -> None:
 
 
 async def test_nothing_follows_the_end() -> None:
-    """After the last delta nothing more is heard: an instance's death no longer matters."""
+    """After the last delta nothing else is received: an instance's death no longer matters."""
     reader = Reader()
     reader.put("a", END)
     reader.stream.fail(EngineDied("dead"))
@@ -95,7 +95,7 @@ async def test_nothing_follows_the_end() -> None:
 
 
 async def test_close_before_the_start() -> None:
-    """A stream that nobody read yet can be closed; the request is cancelled, once."""
+    """A stream that was never read can be closed; the request is cancelled, once."""
     reader = Reader()
     await reader.stream.aclose()
     await reader.stream.aclose()
@@ -113,7 +113,7 @@ async def test_close_after_the_end_cancels_nothing() -> None:
 
 
 async def test_leaving_the_block_early_cancels() -> None:
-    """`async with` closes the stream, also when its block raises."""
+    """`async with` closes the stream, even if its block raises."""
     reader = Reader()
     reader.put("a")
     with pytest.raises(KeyError):
@@ -123,7 +123,7 @@ async def test_leaving_the_block_early_cancels() -> None:
 
 
 async def test_close_wakes_who_takes() -> None:
-    """Who waits in `take` gets the empty list when another task closes the stream; `gather` says what happened."""
+    """A pending `take` returns the empty list when another task closes the stream; `gather` says what happened."""
     reader = Reader()
     taking = asyncio.create_task(reader.stream.take())
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What the keeper of sessions lets go of: what somebody wants forgotten, and what is too old."""
+"""What the session keeper removes: sessions to be forgotten, and expired ones."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ def line(tokens: Sequence[int]) -> bytes:
 
 
 async def written(keeper: SessionKeeper) -> None:
-    """Wait until all that is to be written is."""
+    """Wait until everything queued is written."""
     done, loop = asyncio.Event(), asyncio.get_running_loop()
     keeper._writing.run(lambda: loop.call_soon_threadsafe(done.set))
     async with asyncio.timeout(GUARD):
@@ -44,10 +44,10 @@ async def lengths(keeper: SessionKeeper) -> list[int]:
 
 
 async def test_all_of_a_conversation_is_forgotten() -> None:
-    """With a session go those that begin with all of it and those that it begins with, and no others."""
+    """With a session go its extensions and its prefixes, and no others."""
     keeper = SessionKeeper(MemoryStore(), SessionLimits(min_tokens=1))
     talk = [*range(300)]
-    others = [*range(130), *range(900, 1100)], [*range(5000, 5170)]  # one begins alike
+    others = [*range(130), *range(900, 1100)], [*range(5000, 5170)]  # one has a common beginning
     for length, left in ((200, [170, 330]), (300, [170, 330]), (100, [170])):  # all but one begin with those 100
         await keep(keeper, talk[:100], talk[:200], talk, *others)
         gone = await keeper.forget(line(talk[:length]))
@@ -115,7 +115,7 @@ async def test_what_is_too_old_is_not_gone_on_with() -> None:
 
 
 def test_what_is_to_be_forgotten_is_urgent() -> None:
-    """A long step is given up when something is to be forgotten, and not when somebody only looks."""
+    """A long step is interrupted when something is to be forgotten, but not for mere lookups."""
     inbox = Inbox()
     inbox.put(Survey(1))
     assert not inbox.interrupt.is_set()

@@ -1,4 +1,4 @@
-"""An engine whose workers die of an assertion of llama.cpp once they answer."""
+"""An engine whose workers die of a llama.cpp assertion when they answer."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from lllms_core.types import ModelSpec
 
 
 class EmptyChain:
-    """A chain of no samplers, of which llama.cpp asserts that it has chosen a token."""
+    """An empty sampler chain, which fails llama.cpp's assertion that a token was chosen."""
 
     def __init__(self, context: llama.llama_context_p) -> None:
         self._context = context

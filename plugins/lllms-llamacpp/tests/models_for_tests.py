@@ -1,4 +1,4 @@
-"""Recipes of models of several architectures, and a link that keeps their sessions."""
+"""Recipes for models of several architectures, and a link that keeps their sessions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ NAMES = ["tiny-chat", "llama", "sliding-window", "mamba"]
 
 @define
 class Link:
-    """Keeps every session that is put, and finds the one that shares most."""
+    """Keeps every session it gets, and finds the one with the longest common prefix."""
 
     model: Any
     min_tokens: int = 8
@@ -36,7 +36,7 @@ class Link:
 
 
 def transformer(norm: Mapping[str, int], window: int | None) -> tuple[Keys, Shapes]:
-    """The tensors of a small transformer, and its keys."""
+    """The keys and tensors of a small transformer."""
     keys: Keys = {
         "context_length": 512, "embedding_length": DIM, "feed_forward_length": 64, "block_count": LAYERS,
         "attention.head_count": 2, "attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-5,
@@ -55,7 +55,7 @@ def transformer(norm: Mapping[str, int], window: int | None) -> tuple[Keys, Shap
 
 
 def mamba() -> tuple[Keys, Shapes]:
-    """The tensors of a small recurrent model, and its keys."""
+    """The keys and tensors of a small recurrent model."""
     inner, state, rank, kernel = 64, 8, 4, 4
     keys = {
         "context_length": 512, "embedding_length": DIM, "feed_forward_length": 0, "block_count": LAYERS,

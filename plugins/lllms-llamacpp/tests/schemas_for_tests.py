@@ -1,4 +1,4 @@
-"""JSON schemas of all shapes, and a model that writes at random what a grammar allows."""
+"""JSON schemas of all shapes, and a writer of random texts that a grammar allows."""
 
 import json
 from random import Random
@@ -67,7 +67,7 @@ def _larger(inner: Schemas) -> Schemas:
 
 
 def _with_more(inner: Schemas) -> Schemas:
-    """Return schemas some of which have restrictions that no grammar enforces."""
+    """Return schemas, some with restrictions that no grammar enforces."""
     more = st.fixed_dictionaries({}, optional={
         "not": inner, "if": inner, "then": inner, "contains": inner, "uniqueItems": st.just(True), "minLenght": few,
         "dependentRequired": st.just({"a": ["b"]}), "pattern": st.just("\\ba"), "const": st.just(2**60 + 1),
@@ -87,7 +87,7 @@ values = st.recursive(
 
 
 def write(schema: object, random: Random) -> str | None:
-    """Write a text that the grammar of a schema allows, at random; None if the schema is refused or the text long."""
+    """Write a random text of a schema's grammar; None if the schema is refused or the text gets too long."""
     try:
         grammar = translate(Constraint("json_schema", json.dumps(schema)))
     except InvalidRequest:
@@ -99,7 +99,7 @@ def write(schema: object, random: Random) -> str | None:
     for step in range(1000):
         bits = int.from_bytes(matcher.compute_bitmask(), "little")
         if matcher.is_error() and not step:
-            return None  # nothing matches, which the engine finds out when it compiles
+            return None  # nothing matches, as the engine finds when it compiles
         assert not matcher.is_error(), matcher.get_error()
         allowed = [byte for byte in range(256) if bits >> byte & 1]
         if bits >> END & 1 and (not allowed or step > 50 or random.random() < 0.3):
