@@ -28,7 +28,8 @@ def load_model(
 def collect(model: Model, *requests: Opens) -> dict[str, list[Delta]]:
     """Open requests, step until the model is idle, and return the deltas of each request, by its id.
 
-    Raises `ContractBroken` for a delta of a request that is not open.
+    Raises the `RequestError` with which the model refuses a request, and `ContractBroken` for a delta of a request that
+    is not open. A request that fails later ends with a delta that has an `error`.
     """
     deltas: dict[str, list[Delta]] = {request.id: [] for request in requests}
     for request in requests:

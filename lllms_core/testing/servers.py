@@ -21,9 +21,9 @@ def running_server(
         with running_server({"bot": {"engine": "mock"}}) as url:
             client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
 
-    `models` are tables as in a configuration, `server` holds keys of `[server]`, and `plugins` are objects with hooks,
-    by name, beside the installed ones. Workers are processes or threads as the models' engines say; leaving the block
-    ends them all. Raises `ConfigError`.
+    `models` are tables as in a configuration, `server` holds keys of `[server]`, and `plugins` are modules or objects
+    with hooks, by name, beside the installed ones. Workers are processes or threads as the models' engines say; leaving
+    the block ends them all. Raises `ConfigError`.
     """
     config = parse_config({"server": {"port": 0, "shutdown_timeout": 0, **server}, "models": models or {}})
     host = Host(config, Plugins.discover(disable=config.disabled_plugins, extra=plugins))
