@@ -68,7 +68,7 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
             routes.register_error_handler(Exception, fault_handler(api))
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
-            told = described(error)  # nobody's request is at work yet
+            told = described(error)  # no request is being served yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
         else:
             mounted.append(api)

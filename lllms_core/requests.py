@@ -112,7 +112,7 @@ def _check_counts(checked: dict[str, Any]) -> None:
     if 0 < best_of < n:
         raise InvalidRequest(f"'best_of' is {best_of}, less than 'n', which is {n}", "best_of", "invalid_value")
     if checked.get("suffix") == "":
-        del checked["suffix"]  # says the same as none, for every engine
+        del checked["suffix"]  # equals no suffix, for every engine
 
 
 def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
@@ -154,7 +154,7 @@ def _check_media(messages: Sequence[Message], entry: CatalogEntry) -> None:
 
 
 def _check_depth(messages: Sequence[Message], parameters: Mapping[str, object], levels: int) -> None:
-    """Refuse what everything after this would have to read by recursion, or for very long."""
+    """Refuse requests that later code could only read by deep recursion, or for a very long time."""
     for name, value in parameters.items():
         if is_too_deep(value, levels - 1):
             raise nested_too_deeply(name, levels)

@@ -24,7 +24,7 @@ class AnswerText:
         chat = request if isinstance(request, ChatRequest) else None
         tools = () if chat is None else chat.tools
         if form.reasoning is not None or form.text_start or form.channels is not None or tools:
-            # Ids are unique in their conversation: an answer has its number in them where there are several.
+            # Ids are unique in their conversation: with several answers, they include the answer's number.
             self._parser = AnswerParser(
                 form, tools, answer_id=f"{request.id}_{index}" if index else request.id,
                 parallel=chat is None or chat.parallel_tool_calls, thinking=thinking,
@@ -67,7 +67,7 @@ class AnswerText:
             self._parser.kept = kept
 
     def mark(self, control: str) -> bytes:
-        """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""
+        """Return the bytes of a control token that marks calls or thoughts; none for any other, which nothing reads."""
         return control.encode() if control and control in self._marks else b""
 
     def feed(self, piece: bytes) -> Pieces:

@@ -151,7 +151,7 @@ class Engine(ABC):
         """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
+        """Refuse an engine that declares parameters that no client can send; add those implied by its `constraints`."""
         super().__init_subclass__(**kwargs)
         kinds = cls.constraints | cls.checked_constraints
         cls.parameters |= {name for name in NAMES if not kinds.isdisjoint(NAMES[name])}

@@ -101,11 +101,11 @@ class EmbeddingModel(Model):
         return super().prepare(request)
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Take a request that nobody has prepared."""
+        """Take a request that has not been prepared."""
         self.prepare(request)()
 
     def open_rerank(self, request: RerankRequest) -> None:
-        """Take a request that nobody has prepared."""
+        """Take a request that has not been prepared."""
         self.prepare(request)()
 
     def step(self) -> Iterable[Delta]:

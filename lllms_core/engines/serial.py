@@ -61,7 +61,7 @@ class _Run:
     tokens: int = 0
     cached_tokens: int = 0
     prompt_told: bool = False
-    """Whether the scores of the prompt are told, or are not wanted."""
+    """Whether the prompt's scores have been sent, or were not requested."""
     wake: float = 0.0
     """Paused until then, on the clock of `monotonic`."""
 

@@ -333,7 +333,7 @@ class Host:
     async def __aenter__(self) -> Self:
         try:
             await self.start()
-        except BaseException:  # Ctrl-C during a long load, say: nobody else would end the workers
+        except BaseException:  # such as Ctrl-C during a long load: nothing else would end the workers
             await self.close(grace=0)
             raise
         return self

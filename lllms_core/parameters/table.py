@@ -1,4 +1,4 @@
-"""The table of parameters: what clients may send to each route, and who acts on it.
+"""The table of parameters: what clients may send to each route, and what acts on it.
 
 To add one, write its line here, and a field with its name in `types.Sampling`, or in `types.ChatRequest`,
 `TextRequest` or their base, where engines read it; for a synonym, a line that says what it `means`. Anything that a

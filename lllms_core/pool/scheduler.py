@@ -88,7 +88,7 @@ class Scheduler:
         self.preparing.discard(model)
         self._failed.add(model)
         if isinstance(error, InvalidSource | WrongFile | DownloadCancelled):
-            self.setbacks.give_up(model, error.message)  # it would fetch gigabytes in vain, or against a user's will
+            self.setbacks.give_up(model, error.message)  # a retry would fetch gigabytes for nothing, or unwanted
         else:
             least = error.retry_after if isinstance(error, DownloadError) else None
             self.setbacks.note(model, error.message, now, least=least or 0.0)

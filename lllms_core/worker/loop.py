@@ -61,7 +61,7 @@ class Inbox:
 
     def take(self, *, wait: bool) -> list[ToWorker | PreparedOpening]:
         """Return all messages in the inbox; with `wait`, wait for at least one."""
-        # Cleared first: a cancel after this line may interrupt one step in vain, but is never overlooked.
+        # Cleared first: a cancel after this line may interrupt one step needlessly, but is never overlooked.
         self.interrupt.clear()
         messages = []
         if wait:

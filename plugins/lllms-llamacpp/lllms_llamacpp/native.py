@@ -36,7 +36,7 @@ _HARMLESS = re.compile(
     r"|special_eog_ids contains both|is a normal token, removing it|is a normal token here|sharing with layer"
     r"|adding \d+ dummy tokens|tensor overrides to CPU",
 )
-"""Warnings that nobody need act on."""
+"""Warnings that need no action."""
 
 
 class NativeLog:
