@@ -127,8 +127,8 @@ def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
 
 
 def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
-    """Refuse requirements that only a grammar can enforce, if the engine enforces none."""
-    if "lark" in entry.engine.constraints:
+    """Refuse requirements about calls, if the engine keeps none."""
+    if entry.engine.keeps_calls or "lark" in entry.engine.constraints:
         return
     strict = any(tool.strict for tool in checked["tools"])
     if checked["tool_choice"] == "required" or strict:
