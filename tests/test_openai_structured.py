@@ -154,7 +154,7 @@ async def test_extensions_constrain_chats_and_texts(
     ("tiny", {"grammar": {"syntax": "regex", "definition": "(a"}}, "grammar", "invalid_grammar"),
     ("tiny", {"grammar": "root ::= [a]", "json_schema": {}}, "grammar", "invalid_value"),
     ("tiny", {"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
-    ("mock", {"structured_outputs": {"regex": "a+"}}, "structured_outputs", "unsupported_parameter"),
+    ("mock", {"structured_outputs": {"regex": "a+"}}, "structured_outputs.regex", "unsupported_parameter"),
     ("mock", {"grammar": "root ::= [a]"}, "grammar", "unsupported_parameter"),
 ])
 @pytest.mark.parametrize("stream", [False, True])
