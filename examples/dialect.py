@@ -8,22 +8,23 @@ To share it, put it into a package whose pyproject.toml says
 
     [project.entry-points.lllms]
     lines = "your_module"
+
+For answers that are not streamed, see `gather_answers` (`apis/streaming.py`) and `reply` (`apis/replies.py`).
 """
 
-import sys
 from typing import TYPE_CHECKING
 
-from lllms_core.apis import Api, Fault, Paths, Server
+from lllms_core.apis import Api, Encoder, Fault, Paths, Server
 from lllms_core.apis.specification import STRING, closed_object, operation, takes
-from lllms_core.apis.writing import dumps
+from lllms_core.apis.writing import line
 from lllms_core.hookspecs import hookimpl
-from lllms_core.types import Delta, Finish, Message, Request
+from lllms_core.types import Delta, Finish, Message
 
 if TYPE_CHECKING:
-    from quart import Blueprint, Response
+    from quart import Blueprint
 
 
-class LineEncoder:
+class LineEncoder(Encoder):
     """Writes one answer."""
 
     content_type = "application/x-ndjson"
@@ -50,48 +51,34 @@ class LinesApi(Api):
 
     name = "lines"
 
-    def __init__(self, patience: float = 5.0, interval: float = 15.0) -> None:
-        self.patience = patience
-        self.interval = interval
-
     def blueprint(self, server: Server) -> "Blueprint":
         """Return the route."""
-        from quart import Blueprint
+        from quart import Blueprint, Response
 
-        from lllms_core.apis.bodies import read_body, read_object, refuse_others, take_text, work
+        from lllms_core.apis.bodies import read_request, take_text
         from lllms_core.apis.streaming import stream_answer
 
         routes = Blueprint("lines", __name__)
 
-        def read(body: bytes) -> Request:
-            values = read_object(body, server.json_levels)
-            model, question = take_text(values, "model"), take_text(values, "question")
-            refuse_others(values)
-            return server.request(model, messages=[Message("user", question)])
-
         @routes.post("/lines")
-        async def answer() -> "Response":
-            body = await read_body()
-            streams = [server.submit(await work(len(body), lambda: read(body)))]
-            return await stream_answer(
-                server, streams, LineEncoder(), patience=self.patience, interval=self.interval,
-            )
+        async def answer() -> Response:
+            request = await read_request(server, lambda members: server.request(
+                take_text(members, "model"), messages=[Message("user", take_text(members, "question"))],
+            ))
+            return await stream_answer(server, [server.submit(request)], LineEncoder())
 
         return routes
 
     def describe(self, server: Server) -> Paths:  # noqa: ARG002  # it does not depend on the models
         """Return the route."""
-        schema = closed_object(["model", "question"], {"model": STRING, "question": STRING})
-        return {"/lines": {"post": takes(operation("Answer a question, line by line", "Lines"), schema)}}
+        error = closed_object(["error"], {"error": STRING})
+        told = operation("Answer a question", "Lines of JSON", kind=LineEncoder.content_type, error=error)
+        question = closed_object(["model", "question"], {"model": STRING, "question": STRING})
+        return {"/lines": {"post": takes(told, question)}}
 
     def fault(self, fault: Fault) -> object:
         """Return an error in this dialect's shape."""
         return {"error": fault.message}
-
-
-def line(value: object) -> bytes:
-    """Write one line."""
-    return dumps(value) + b"\n"
 
 
 @hookimpl
@@ -102,6 +89,7 @@ def lllms_apis() -> list[Api]:
 
 if __name__ == "__main__":
     import asyncio
+    import sys
 
     from lllms_core import Host, load_config
     from lllms_core.plugins import Plugins

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
 from ipaddress import ip_address
+from socket import gethostname
 
 from quart import Blueprint, Quart, Response, has_request_context, request, websocket
 from quart.typing import ResponseReturnValue
@@ -24,6 +25,9 @@ LOG = logging.getLogger("lllms.app")
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_EXPOSED = f"Retry-After, {HEADER}"
 CORS_SECONDS = "600"
+NOT_PUBLIC = (".localhost", ".local", ".internal")
+"""Ends of names that no public name server resolves: by RFC 6761, by RFC 6762 (a network's devices announce them), and
+ICANN's domain for private use, as in `host.docker.internal`."""
 
 
 def create_app(host: Host, *, manage_host: bool = True) -> Quart:
@@ -35,6 +39,7 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     server = host.config.server
     app = Quart(__name__, static_folder=None)
     app.asgi_app = Guard(app.asgi_app)  # type: ignore[method-assign]  # which is how Quart wants it
+    app.url_map.strict_slashes = False  # of plugins' routes that end with a slash, which the guard takes away
     app.request_class = PatientRequest
     app.config["MAX_CONTENT_LENGTH"] = server.max_body
     app.config["BODY_TIMEOUT"] = None  # the body of a PatientRequest has limits of its own
@@ -95,20 +100,27 @@ def _description(apis: Sequence[Api], host: Host) -> Blueprint:
 def is_own_name(name: str, server: ServerConfig) -> bool:
     """Whether a server answers to `name`, as browsers send it in the Host header without the port.
 
-    It answers to localhost, to the addresses it can be reached by, to the name it listens on, and to `allowed_hosts`. A
-    page from elsewhere can make its own name lead to this machine, but cannot make the browser send another.
+    It answers to localhost, to the addresses it can be reached by, to the name it listens on, to `allowed_hosts`, to
+    this machine's name, and to those that `NOT_PUBLIC` ends. A page from elsewhere can make its own name lead to this
+    machine, but none of these, and it cannot make the browser send another.
     """
     name = name.lower().rstrip(".")
     bound = server.host.lower().strip("[]")
     if name in {"localhost", bound, *(one.lower() for one in server.allowed_hosts)} or "*" in server.allowed_hosts:
         return True
-    if name.endswith(".localhost"):
+    if name.endswith(NOT_PUBLIC) or name in _machine_names():
         return True
     try:
         address = ip_address(name)
     except ValueError:
         return False
     return address.is_loopback or bound in {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
+
+
+def _machine_names() -> set[str]:
+    """Return the names of this machine, with and without its domain."""
+    name = gethostname().lower().rstrip(".")
+    return {name, name.partition(".")[0]} - {""}
 
 
 def _host_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:

@@ -164,8 +164,12 @@ def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
 
 
 def context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
-    """Return the tokens that a model will hold, by its options, or by what its file tells; None if neither does."""
-    for value in (getattr(options, "context_length", None), details.get("context_trained")):
+    """Return the tokens that a request to a model will hold, by its options or what its engine tells; None if unknown.
+
+    `details` are those of `Engine.inspect`.
+    """
+    told = (details.get("context_length"), details.get("context_trained"))
+    for value in (getattr(options, "context_length", None), *told):
         if isinstance(value, int):
             return value
     return None

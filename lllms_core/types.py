@@ -345,6 +345,9 @@ class Delta:
     """Of the prompt's tokens, once, before the text of any answer, if requested."""
     admitted: Usage | None = None
     """The number of the prompt's tokens and of those that were reused, once, with the first piece of any answer."""
+    unenforced: tuple[str, ...] = ()
+    """The restrictions of the request's schemas that its grammar does not enforce, once, as `admitted`: the parameter
+    (`response_format`, `tools.NAME`), then a JSON pointer into its schema: `response_format#/properties/a/not`."""
 
     @property
     def last(self) -> bool:

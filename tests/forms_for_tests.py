@@ -2,10 +2,13 @@
 
 from lllms_core.chat.answer_format import HERMES, CallFormat
 
-BARE = CallFormat("object", arguments_path=("parameters",))
+BARE = CallFormat(
+    "object", arguments_path=("parameters",), parts=('{"name": ', ', "parameters": ', "}"),
+)
 LIST = CallFormat("object", section_start="[TOOL_CALLS] [", separator=", ", section_end="]")
 NESTED = CallFormat("object", call_start="<c>", call_end="</c>", name_path=("function", "name"),
-                    arguments_path=("function", "arguments"))
+                    arguments_path=("function", "arguments"),
+                    parts=('{"function": {"name": ', ', "arguments": ', "}}"))
 NAMED = CallFormat(
     "named", section_start="<calls>", call_start="<call>function<sep>", name_end="\n```json\n",
     call_end="\n```</call>", separator="\n", section_end="</calls>",

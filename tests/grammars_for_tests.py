@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from lllms_llamacpp.grammars import translate
 
+from lllms_core.chat import CallWatch, LazyGrammar
 from lllms_core.types import Constraint
 
 MARKS = (
@@ -26,12 +27,44 @@ class _Vocabulary:
 _TOKENIZER = LLTokenizer(TokenizerWrapper(_Vocabulary()))
 
 
+def matcher_of(constraint: Constraint) -> LLMatcher:
+    """Return a fresh matcher."""
+    matcher = LLMatcher(_TOKENIZER, translate(constraint), log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    return matcher
+
+
+def tokens_of(text: str, names: Mapping[str, int] | None = None) -> list[int]:
+    """Return the bytes of a text, whose marks are tokens where there are `names`."""
+    for mark, token in (names or {}).items():
+        text = text.replace(mark, chr(0xE000 + token))
+    cut = ([ord(char) - 0xE000] if "\ue000" <= char < "\uf000" else [*char.encode()] for char in text)
+    return [token for tokens in cut for token in tokens]
+
+
 def accepts(constraint: Constraint | None, text: str, names: Mapping[str, int] | None = None) -> bool:
     """Whether a text may be a whole answer; where there are `names`, its marks are those tokens."""
     assert constraint is not None
-    matcher = LLMatcher(_TOKENIZER, translate(constraint))
-    assert not matcher.is_error(), matcher.get_error()
-    for mark, token in (names or {}).items():
-        text = text.replace(mark, chr(0xE000 + token))
-    tokens = [token for char in text for token in ([ord(char) - 0xE000] if char >= "\ue000" else char.encode())]
-    return all(matcher.consume_token(token) for token in tokens) and bool(matcher.is_accepting())
+    matcher = matcher_of(constraint)
+    return all(matcher.consume_token(token) for token in tokens_of(text, names)) and bool(matcher.is_accepting())
+
+
+def keeps(lazy: LazyGrammar | Constraint | None, text: str, names: Mapping[str, int] | None = None) -> bool:
+    """Whether an answer may be a text whose calls, all of them whole, are kept to a grammar from their mark on."""
+    assert isinstance(lazy, LazyGrammar)
+    watch, matcher = CallWatch(lazy.cue), None
+    shown = {token: mark.encode() for mark, token in (names or {}).items()}
+    for token in tokens_of(text, names):
+        piece = shown.get(token, bytes([token % 256]))
+        if matcher is None and (written := watch.look(piece)) is not None:
+            matcher = matcher_of(lazy.constraint)
+            watch.restart()
+            if not matcher.consume_tokens([*written]):
+                return False
+        elif matcher is None:
+            watch.take(piece)
+        elif not matcher.consume_token(token):
+            return False
+        if matcher is not None and matcher.is_stopped():
+            matcher = None
+    return matcher is None

@@ -78,7 +78,8 @@ def hosts() -> Iterator[Input]:
         "\xad.localhost",
         "localhost.evil.example", "0", "0x7f.1", "127.1", "2130706433", "1.2.3.4.5", "%6cocalhost", "*", "-", "_",
         "'", '"',
-        "<script>", "a" * 8000, "localhost, evil.example", "\x01", "a\x7f",
+        "<script>", "a" * 8000, "localhost, evil.example", "\x01", "a\x7f", ".local", "local", "a..local", "x.local:80",
+        "x.local.evil.example", "host.docker.internal", "internal", "-.internal", "a" * 64 + ".internal", "\xe4.local",
     )
     for number, name in enumerate(names):
         for method, path in (("GET", "/health"), ("POST", CHAT), ("GET", "/nowhere")):
@@ -248,7 +249,9 @@ def paths() -> Iterator[Input]:
         "/" + "a" * 8000, "/" + "a/" * 4000, "/?" + "&".join(f"a{n}=b" for n in range(1000)), "/?a[b][c]=d",
         "/openapi.json/x",
         "/static/../lllms_core/app.py", "/.env", "/v1", "/v1/", "/openai/v1/models", "/\\", "/v1/models/", "/api/v1/",
-        "/?\xff", "/%F0%9F%98%80",
+        "/?\xff", "/%F0%9F%98%80", "/v1/models" + "/" * 8000, "/" * 8000 + "v1/models", "/%2f%2fhealth%2f", "/v1//%00/",
+        "//evil.example/v1/models", "/v1/v1/{base}", "/v1/v1/{0.__class__}%s", "/api/chat%0a", "/v1/v1/" + "v1/" * 2000,
+        "/v1/messages/" + "x" * 8000, "/v1/responses/%E2%80%AE", "/models/'%22", "/openai/deployments/<script>/x",
     )
     for path in tricks:
         yield Input(f"path {path[:40]!r}", asks(head("GET", path, kind=None), method="GET"), {200, 301, 308, *WIRE})

@@ -161,7 +161,7 @@ def schemas() -> Iterator[Input]:
     """Schemas that are none, or very large, or refer to themselves."""
     words = [f"word {number}" for number in range(20_000)]
     names = {f"name{number}": {"type": "string"} for number in range(2000)}
-    written: Mapping[str, object] = {
+    written: dict[str, object] = {
         "400 deep": nested_schema(400), "30 deep": nested_schema(30), "20,000 words": {"enum": words},
         "2,000 required names": {"type": "object", "properties": names, "required": list(names)},
         "2,000 optional names": {"type": "object", "properties": names}, "itself": {"$ref": "#"},
@@ -176,11 +176,29 @@ def schemas() -> Iterator[Input]:
             "type": "object", "properties": {"\0\"\\\n\N{SNOWMAN}": {"const": "\0"}},
             "required": ["\0\"\\\n\N{SNOWMAN}"]},
     }
-    for what, schema in written.items():
+    loose: dict[str, object] = {
+        "an endless check": {"const": "a" * 60 + "!", "pattern": "(a|aa)+\\1?$"},
+        "an endless check of choices": {"const": 1, "not": {"not": {"allOf": [{"$ref": "#/$defs/d40"}], "$defs": {}}},
+                                        "$defs": {"d0": {"type": "null"}, **chained(40)}},
+        "an endless proof": {"oneOf": [{"$ref": "#/$defs/d40"}, {}], "$defs": {"d0": {"const": 1}, **chained(40)}},
+        "500 sets": {"properties": {
+            f"s{n}": {"type": "array", "uniqueItems": True, "items": {"enum": ["a", "b", "c"]}} for n in range(500)
+        }},
+        "2,000 alternatives": {"oneOf": [{"type": "object"}] * 2000},
+        "40,000 lookaheads": {"pattern": "^" + "(?=a)" * 40_000},
+        "5,000 unknown words": {f"w{n}": {} for n in range(5000)},
+        "1,000 names": {"propertyNames": {"enum": [f"n{n}" for n in range(1000)]}},
+    }
+    for what, schema in (written | loose).items():
         right = {400} if what == "400 deep" else TAKEN
-        told = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+        strict = {"name": "x", "schema": schema, "strict": True}
+        told: dict[str, object] = {"type": "json_schema", "json_schema": strict}
         data = with_value(CHAT, TINY, "response_format", json.dumps(told).encode())
         yield Input(f"schema: {what}", sends(CHAT, data), right, heavy=True)
+        if what in loose:
+            told["json_schema"] = {**strict, "strict": False}
+            data = with_value(CHAT, TINY, "response_format", json.dumps(told).encode())
+            yield Input(f"schema that is not strict: {what}", sends(CHAT, data), right, heavy=True)
         tool = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
         forced = {"tools": tool, "tool_choice": "required"}
         for model in (BOT, TINY):
@@ -250,6 +268,11 @@ def templates() -> Iterator[Input]:
     values_by_name = b"{" + b",".join(b'"v%d":"%s"' % (n, SECRET.encode()) for n in range(size)) + b"}"
     data = with_value(CHAT, TINY, "chat_template_kwargs", values_by_name)
     yield Input(f"{size} variables", sends(CHAT, data), TAKEN, heavy=True)
+
+
+def chained(count: int) -> dict[str, object]:
+    """Definitions each of which leads to the one before it in two ways."""
+    return {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n - 1}"}] * 2} for n in range(1, count + 1)}
 
 
 def nested_schema(depth: int) -> dict[str, object]:

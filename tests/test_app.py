@@ -1,4 +1,5 @@
 import asyncio
+from socket import gethostname
 from typing import Any
 
 import pytest
@@ -71,19 +72,32 @@ async def get(host: Host, path: str, method: str = "GET", **headers: str) -> Any
 
 @pytest.mark.parametrize(
     "name",
-    ["localhost", "localhost:3000", "LOCALHOST.", "my.localhost", "127.0.0.1:1", "127.1.2.3", "[::1]:3000", "[::1]"],
+    ["localhost", "localhost:3000", "LOCALHOST.", "my.localhost", "127.0.0.1:1", "127.1.2.3", "[::1]:3000", "[::1]",
+     "host.docker.internal", "host.docker.internal:3000", "Host.Docker.Internal.", "gateway.internal", "box.local",
+     "Box.local.:3000", "a.b.local", "workstation", "workstation:3000", "Workstation.corp.example."],
 )
-async def test_this_machines_names_are_answered(name: str) -> None:
-    """Requests for localhost and for loopback addresses pass, whatever the port."""
-    assert (await get(make_host(), "/health", Host=name)).status_code != 403
+@pytest.mark.parametrize("path", ["/health", "/v1/models"])
+async def test_this_machines_names_are_answered(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests for loopback, for this machine's name, and for names that no page can make lead here, pass."""
+    monkeypatch.setattr("lllms_core.app.gethostname", lambda: "workstation.Corp.example")
+    assert (await get(make_host(), path, Host=name)).status_code != 403
+
+
+async def test_the_name_of_the_real_machine_is_answered() -> None:
+    """The name that the system gives is one of those."""
+    assert (await get(make_host(), "/v1/models", Host=f"{gethostname()}:3000")).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "name", ["evil.example", "evil.example:3000", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io"],
+    "name",
+    ["evil.example", "evil.example:3000", "localhost.evil.example", "10.0.0.1", "127.0.0.1.nip.io", "local.example",
+     "box.local.evil.example", "evillocal", "internal", "docker.internal.example", "other.corp.example", "local",
+     "xworkstation", "workstation.evil.example", "corp.example"],
 )
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/nowhere"])
-async def test_other_names_are_refused(name: str, path: str) -> None:
+async def test_other_names_are_refused(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page whose name was made to lead to this machine reads nothing, and the owner learns what to do."""
+    monkeypatch.setattr("lllms_core.app.gethostname", lambda: "workstation.corp.example")
     answer = await get(make_host(), path, Host=name)
     assert answer.status_code == 403
     assert "server.allowed_hosts" in (await answer.get_json())["error"]["message"]

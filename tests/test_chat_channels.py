@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import more_templates as templates
 import pytest
-from grammars_for_tests import NAMES, accepts
+from grammars_for_tests import NAMES, accepts, keeps
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,10 +100,14 @@ CASES: list[tuple[str, Made]] = [
     (" to=functions.get_weather<|channel|>", ("", "", [])),
     # What is no call stays text.
     ("to=be or not", ("to=be or not", "", [])),
-    (message("commentary to=functions.no", "{}"), (message("commentary to=functions.no", "{}"), "", [])),
+    (message("commentary to=functions.n!o", "{}"), (message("commentary to=functions.n!o", "{}"), "", [])),
     (HM + message("analysis to=python code", "1+1<|call|>"), (message("analysis to=python code", "1+1"), "Hm.", [])),
     (message(TO, "Rome<|call|>"), (message(TO, "Rome"), "", [])),
-    (message(TO, '{"city": Rome}<|call|>'), ("Rome}", "", [("get_weather", '{"city": null}')])),
+    (message(TO, '{"city": Rome}<|call|>'), (message(TO, '{"city": Rome}'), "", [])),
+    (message(TO, '{"city": "Ro'), (message(TO, '{"city": "Ro'), "", [])),
+    (message(TO, '{"city": "a "}", "x": 1}'), (message(TO, '{"city": "a "}", "x": 1}'), "", [])),
+    # A call of a tool that is not offered is one that the client can answer.
+    (message("commentary to=functions.no", "{}<|call|>"), ("", "", [("no", "{}")])),
 ]
 
 
@@ -147,6 +151,7 @@ def test_text_of_a_message_arrives_as_it_was_written(thoughts: str, text: str) -
 def test_an_answer_is_over_with_its_only_call() -> None:
     """Without parallel calls nothing is read behind the first."""
     parser = AnswerParser(FORM, [WEATHER], parallel=False)
+    parser.kept = True
     parser.feed(message(TO, '{"city": "Rome"'))
     assert not parser.done
     parser.feed("}")
@@ -254,12 +259,24 @@ def test_forced_calls() -> None:
 
 
 def test_strict_tools_leave_text_free() -> None:
-    """Where no call is forced, text may come, or a call, thoughts before it or not; arguments keep to the schema."""
-    constraint = answer_constraint(asked(Tool("get_weather", parameters=CITY, strict=True)), FORM, {})
-    call = message(TO, '{"city": "Rome"}')
-    for good in (message("final", "Yes < no."), "Yes.", call, THOUGHT + call, THOUGHT + message("commentary", "So.")):
-        assert accepts(constraint, good)
-    assert not accepts(constraint, message(TO, '{"town": "Rome"}'))
+    """Where no call is forced, text may come, or calls, thoughts before them or not; arguments keep to the schema."""
+    for strict in (True, False):
+        lazy = answer_constraint(asked(Tool("get_weather", parameters=CITY, strict=strict)), FORM, {})
+        call = message(f"{TO} <|constrain|>json", '{"city": "Rome"}')
+        before = " to=functions.get_weather" + message("commentary json", '{"city": "Rome"}')
+        free = (message("final", "Yes < no."), "Yes.", THOUGHT + message("commentary", "So."), "to=be or not")
+        for good in (*free, call, before, HM + call, HM + before, f"{call}<|call|>{START}{before}<|call|>"):
+            assert keeps(lazy, good), good
+        for bad in (message(TO, '{"town": "Rome"}'), message("commentary to=functions.nobody", "{}"),
+                    f"{call}<|call|>{START} to=functions.n", message("analysis to=python", "1")):
+            assert not keeps(lazy, bad), bad
+
+
+def test_a_continued_answer_does_not_start_with_a_recipient() -> None:
+    """Where the client gave the start of a text, no header is open."""
+    asked_on = ChatRequest("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,))
+    assert keeps(answer_constraint(asked_on, FORM, {}), " to=functions.nobody")
+    assert not keeps(answer_constraint(asked(NOW), FORM, {}), " to=functions.nobody")
 
 
 def test_json_comes_in_the_channel_of_text() -> None:
@@ -276,7 +293,6 @@ def test_json_comes_in_the_channel_of_text() -> None:
     assert answer_constraint(asked(constraint=own), FORM, {}) is own
     with pytest.raises(UnsupportedParameter, match="do not go together"):
         answer_constraint(asked(NOW, constraint=own), FORM, {})
-    assert answer_constraint(asked(NOW), FORM, {}) is None
 
 
 def test_thoughts_that_are_text_are_seen_by_the_grammar() -> None:
@@ -298,10 +314,9 @@ def test_marks_that_are_tokens_are_named() -> None:
     forced = answer_constraint(asked(NOW, tool_choice="required"), FORM, NAMES)
     free = answer_constraint(asked(Tool("now", parameters={"type": "object"}, strict=True)), FORM, NAMES)
     call = message("commentary to=functions.now <|constrain|>json", "{}")
-    for constraint in (forced, free):
-        assert accepts(constraint, THOUGHT + call, NAMES)
+    assert accepts(forced, THOUGHT + call, NAMES)
     assert not accepts(forced, call), "letters are no token"
-    assert accepts(free, said + call, NAMES)
-    assert accepts(free, message("final", "<|end|"), NAMES)
     assert not accepts(forced, said + call, NAMES)
-    assert not accepts(free, said + message("commentary to=functions.now", "[]"), NAMES)
+    for good in (THOUGHT + call, said + call, message("final", "<|end|")):
+        assert keeps(free, good, NAMES)
+    assert not keeps(free, said + message("commentary to=functions.now", "[]"), NAMES)

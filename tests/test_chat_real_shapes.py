@@ -132,7 +132,7 @@ def test_a_name_ends_where_that_of_a_tool_ends() -> None:
     form = template("NUMBERED").answer_format
     call = "<|calls_begin|><|call_begin|>functions.{}:7<|argument_begin|>{{}}<|call_end|><|calls_end|>"
     assert answered(form, call.format("now")) == ("", "", [("now", {})])
-    assert answered(form, call.format("nowhere")) == (call.format("nowhere"), "", [])
+    assert answered(form, call.format("nowhere")) == ("", "", [("nowhere", {})])
 
 
 def test_ids_tell_the_function_where_a_template_shows_nothing_else() -> None:

@@ -16,6 +16,7 @@ BOTH = [{"name": "add", "arguments": {"a": 1, "b": 2}}, {"name": "ask", "argumen
 SCRIPT = [
     {"when": "both", "calls": BOTH, "replies": ["Done."]},
     {"when": "add", "calls": BOTH[:1], "replies": ["It is done."], "thinks": "Hm."},
+    {"when": "other", "replies": ['<tool_call>{"name": "other", "arguments": {}}</tool_call>']},
     {"when": "wait", "replies": ["one two three"], "fault": "hang", "after": 1},
 ]
 ASK = Message("user", "add")
@@ -66,6 +67,16 @@ async def test_faults_of_handlers_are_told_to_the_model(host: Host) -> None:
     assert "unexpected keyword" in json.loads(await result(host, add(lambda b: 1)))["error"]
     assert "TypeError" in json.loads(await result(host, add(lambda a, b: object())))["error"]
     assert json.loads(await result(host, add(hang, timeout=0.01))) == {"error": "no result within 0.01 s"}
+
+
+async def test_calls_of_tools_that_are_not_offered_are_told_to_the_model(host: Host) -> None:
+    """A call of another name does not end the conversation: its result names the tools that there are."""
+    async with host.converse("mock", messages=[Message("user", "other")], tools=[add()], max_rounds=1) as conversation:
+        answer = await conversation.gather()
+    [_, called, result, _] = conversation.messages
+    assert (called.tool_calls[0].name, result.tool_call_id) == ("other", called.tool_calls[0].id)
+    assert json.loads(result.content) == {"error": "there is no tool 'other'; the tools are add"}
+    assert answer.finish.reason == "stop"
 
 
 async def test_everything_is_streamed(host: Host) -> None:

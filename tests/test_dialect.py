@@ -5,14 +5,17 @@ import json
 import runpy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from gates_for_tests import Gate, gated, posting, until
 from quart import Quart
 from test_architecture import FOR_PLUGINS, imports, room
 
+from lllms_core.apis import streaming
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.errors import EngineFailed
@@ -27,14 +30,11 @@ JSON = {"Content-Type": "application/json"}
 
 
 class Dialect:
-    """The plugin, with other times than those that it has by itself."""
-
-    def __init__(self, patience: float, interval: float) -> None:
-        self.api = DIALECT["LinesApi"](patience, interval)
+    """The plugin, as an object."""
 
     @hookimpl
     def lllms_apis(self) -> list[Any]:
-        return [self.api]
+        return [DIALECT["LinesApi"]()]
 
 
 @pytest.fixture
@@ -44,8 +44,11 @@ def gate() -> Gate:
 
 @asynccontextmanager
 async def speaking(gate: Gate, *, patience: float = 10, interval: float = 10) -> AsyncIterator[tuple[Host, Quart]]:
-    async with asyncio.timeout(600), gated(gate, {"lines": Dialect(patience, interval)}) as host:
-        yield host, create_app(host)
+    timed = partial(streaming.stream_answer, patience=patience, interval=interval)
+    async with asyncio.timeout(600), gated(gate, {"lines": Dialect()}) as host:
+        with patch.object(streaming, "stream_answer", timed):
+            app = create_app(host)
+        yield host, app
 
 
 async def lines(connection: Any) -> list[Any]:

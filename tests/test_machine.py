@@ -8,9 +8,12 @@ import pytest
 from lllms_core.machine import (
     CpuWatch,
     available_cores,
+    available_memory,
     busy_ticks,
     cgroup_cores,
+    cgroup_free,
     cgroup_memory,
+    free_memory,
     usable_cpus,
     usable_memory,
 )
@@ -94,6 +97,43 @@ def test_a_version_1_memory_limit_is_read_from_the_memory_hierarchy(tmp_path: Pa
 def test_this_process_may_use_some_memory():
     """Whatever machine the test runs on, the limit is a usable number."""
     assert (usable_memory() or 0) > 2**24
+
+
+def test_free_memory_is_what_the_kernel_can_give(tmp_path: Path):
+    """The kernel's own estimate counts, which contains the caches that it can drop; without it, none is known."""
+    assert available_memory("MemTotal:  100 kB\nMemFree:  10 kB\nMemAvailable:   60 kB\n") == 60 * 1024
+    assert available_memory("MemTotal:  100 kB\nMemFree:  10 kB\n") is None
+    assert available_memory("MemAvailable:\nMemAvailable: x kB\n") is None
+    assert available_memory("") is None
+
+
+def test_a_group_leaves_what_it_does_not_use(tmp_path: Path):
+    """Of all groups with a limit the fullest counts; cached files that it could give back are free."""
+    write(tmp_path / "a/memory.max", "1000\n")
+    write(tmp_path / "a/memory.current", "700\n")
+    write(tmp_path / "a/memory.stat", "anon 300\nfile 400\ninactive_file 350\n")
+    write(tmp_path / "a/b/memory.max", "5000\n")
+    write(tmp_path / "a/b/memory.current", "100\n")
+    write(tmp_path / "c/memory.max", "max\n")
+    write(tmp_path / "c/memory.current", "100\n")
+    write(tmp_path / "memory/box/memory.limit_in_bytes", "1000\n")
+    write(tmp_path / "memory/box/memory.usage_in_bytes", "900\n")
+    assert cgroup_free("0::/a/b", tmp_path) == 650
+    assert cgroup_free("0::/c", tmp_path) is None
+    assert cgroup_free("4:memory:/box", tmp_path) == 100
+    assert cgroup_free("", tmp_path) is None
+
+
+def test_a_group_beyond_its_limit_leaves_nothing(tmp_path: Path):
+    """A limit that was lowered below the usage leaves 0, never less."""
+    write(tmp_path / "memory.max", "100\n")
+    write(tmp_path / "memory.current", "700\n")
+    assert cgroup_free("0::/", tmp_path) == 0
+
+
+def test_this_machine_has_free_memory():
+    """Whatever machine the test runs on, some memory is free, and no more than there is."""
+    assert 0 < (free_memory() or 1) <= (usable_memory() or 1)
 
 
 def test_busy_ticks_count_work_and_stolen_time_of_the_named_cpus_only():

@@ -148,8 +148,9 @@ async def test_extensions_constrain_chats_and_texts(
 
 
 @pytest.mark.parametrize(("model", "body", "param", "code"), [
-    ("tiny", {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"not": {}}}}},
-     "response_format", "invalid_json_schema"),
+    ("tiny", {"response_format": {"type": "json_schema", "json_schema": {
+        "name": "n", "schema": {"not": {}}, "strict": True,
+    }}}, "response_format", "invalid_json_schema"),
     ("tiny", {"grammar": "root ::= missing"}, "grammar", "invalid_grammar"),
     ("tiny", {"grammar": {"syntax": "regex", "definition": "(a"}}, "grammar", "invalid_grammar"),
     ("tiny", {"grammar": "root ::= [a]", "json_schema": {}}, "grammar", "invalid_value"),

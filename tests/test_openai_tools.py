@@ -30,6 +30,10 @@ CALLS = [{"name": "get_weather", "arguments": {"city": "Zürich \"\n"}}, {"name"
 SCRIPT = [
     {"when": "both", "calls": CALLS, "replies": ["It is sunny."], "thinks": "Two calls."},
     {"when": "broken", "replies": ['Let me see. <tool_call>{"name": "add", "arguments": {"a": 1,, }}</tool_call>']},
+    {"when": "mended", "replies": [
+        r'<tool_call>{"name": "get_weather", "parameters": {"city": "C:\Users\a b"}}</tool_call>',
+    ]},
+    {"when": "stranger", "replies": ['<tool_call>{"name": "W-get_it", "arguments": {"city": "Paris"}}</tool_call>']},
     {"when": "think", "replies": ["Yes."], "thinks": "Is it so?"},
 ]
 MODELS: dict[str, Any] = {
@@ -115,11 +119,53 @@ async def test_results_go_back(client: openai.AsyncOpenAI) -> None:
         await ask(client, history[:3])
 
 
-async def test_broken_calls_are_closed(client: openai.AsyncOpenAI) -> None:
-    """Arguments that are no JSON end where they broke; text before the call is kept, what is left is text, too."""
+async def test_broken_calls_are_text(client: openai.AsyncOpenAI) -> None:
+    """A call whose arguments are no JSON is text, as the model wrote it, and awaits no result; mended, it is a call."""
     choice = await ask(client, "broken")
-    assert made(choice) == [("add", {"a": 1})]
-    assert choice.message.content.startswith("Let me see.")
+    assert (choice.message.content, choice.finish_reason) == (SCRIPT[1]["replies"][0], "stop")
+    mended = await ask(client, "mended")
+    assert (made(mended), mended.finish_reason) == ([("get_weather", {"city": r"C:\Users\a b"})], "tool_calls")
+
+
+async def test_calls_of_tools_that_are_not_offered_reach_the_client(client: openai.AsyncOpenAI) -> None:
+    """Where no grammar keeps the names, a call of another is a call, which the client can answer."""
+    choice = await ask(client, "stranger")
+    assert (made(choice), choice.message.content) == ([("W-get_it", {"city": "Paris"})], None)
+    assert choice.finish_reason == "tool_calls"
+
+
+async def pieces_of(client: openai.AsyncOpenAI, text: str, model: str, **fields: Any) -> tuple[str, list[str], str]:
+    """The text of a streamed answer, the pieces of its calls' arguments, and why it ended; as in the whole answer."""
+    asked = {"model": model, "messages": [{"role": "user", "content": text}], "tools": [WEATHER], "temperature": 0}
+    chunks = [chunk async for chunk in await client.chat.completions.create(**asked, **fields, stream=True)]
+    deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
+    said = "".join(delta.content or "" for delta in deltas)
+    calls = [call for delta in deltas for call in delta.tool_calls or ()]
+    pieces = [call.function.arguments for call in calls if call.function and call.function.arguments]
+    [reason] = [choice.finish_reason for chunk in chunks for choice in chunk.choices if choice.finish_reason]
+    whole = (await client.chat.completions.create(**asked, **fields)).choices[0]
+    arguments = "".join(call.function.arguments for call in whole.message.tool_calls or ())
+    assert (whole.message.content or "", arguments, whole.finish_reason) == (said, "".join(pieces), reason)
+    return said, pieces, reason
+
+
+async def test_a_call_that_is_cut_says_so(client: openai.AsyncOpenAI) -> None:
+    """A stop string or `max_tokens` inside a call ends the answer with `length`: no call is closed, no mark shown."""
+    said, pieces, reason = await pieces_of(client, "What is the weather in Paris?", "tiny", stop=["ri"])
+    assert (said, "".join(pieces), reason) == ("", '{"city": "Pa', "length")
+    for limit in range(1, 9):
+        said, pieces, reason = await pieces_of(client, "What is the weather in Paris?", "tiny", max_tokens=limit)
+        assert (said, reason) == ("", "length")
+        assert not "".join(pieces).endswith("}")
+
+
+async def test_arguments_stream_where_they_cannot_break(client: openai.AsyncOpenAI) -> None:
+    """Where a grammar keeps calls whole, or a script writes them, arguments come in pieces; else all at once."""
+    _, forced, _ = await pieces_of(client, "What is the weather in Paris?", "tiny", tool_choice="required")
+    _, scripted, _ = await pieces_of(client, "both", "bytes")
+    _, said, _ = await pieces_of(client, "stranger", "bytes")
+    assert min(len(forced), len(scripted)) > 2
+    assert len(said) == 1
 
 
 async def test_the_deprecated_form(client: openai.AsyncOpenAI) -> None:
@@ -256,6 +302,7 @@ async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> 
     assert caught.value.param == "tools"
     wrong = tool("f", "a", kind="number")
     wrong["function"]["parameters"]["properties"]["a"]["frobnicate"] = 1
+    wrong["function"]["strict"] = True
     with pytest.raises(openai.BadRequestError, match="frobnicate") as caught:
         await ask(client, "Hi!", "tiny", tools=[wrong], tool_choice="required")
     assert caught.value.param == "tool_choice"

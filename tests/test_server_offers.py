@@ -168,7 +168,7 @@ async def test_abilities_are_told_before_and_after_a_load() -> None:
     """Before a load, what the file and the engine tell; afterwards, what the model says of itself."""
     async with hosting() as host:
         before = await host.abilities("tiny")
-        assert (before.tasks, before.context_length, before.thinks) == (None, 512, None)
+        assert (before.context_length, before.thinks) == (512, None)
         assert (before.calls_tools, before.sees_images) == (True, False)
         assert before.details["architecture"]
         await host.load("tiny")
@@ -176,5 +176,6 @@ async def test_abilities_are_told_before_and_after_a_load() -> None:
         assert after.tasks is not None
         assert {"chat", "text"} <= after.tasks
         assert (after.context_length, after.thinks, after.calls_tools) == (512, False, True)
+        assert before.tasks == after.tasks
         with pytest.raises(ModelUnknown):
             await host.abilities("nobody")

@@ -43,6 +43,8 @@ def told(text: str, *, at_work: bool = True) -> NativeLog:
 
 @pytest.mark.parametrize(("line", "words"), [
     (ASSERTION, "ggml.c:3207: GGML_ASSERT(ggml_can_mul_mat(a, b)) failed"),
+    ("GGML_ASSERT: /build dir/llama.cpp/ggml/src/ggml.c:20: a->ne[0] == b",
+     "ggml.c:20: GGML_ASSERT(a->ne[0] == b) failed"),
     ("ggml-cpu.c:12: fatal error", "ggml-cpu.c:12: fatal error"),
     ("/x/llama-context.cpp:7: cannot do 'something secret'", "llama-context.cpp:7"),
     ("python3: /x/alloc.cpp:41: void* f(int): Assertion `size > 0' failed.",

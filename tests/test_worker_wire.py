@@ -106,6 +106,7 @@ PARTS: Mapping[str, object] = {
     "scores": (SCORE,),
     "prompt_scores": PromptScores(b"a", (SCORE,)),
     "admitted": Usage(3, 0, 2),
+    "unenforced": ("response_format#/not",),
 }
 """A value for each field of a `Delta` that is not its default."""
 

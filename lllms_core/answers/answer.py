@@ -38,6 +38,11 @@ class Answer:
     """`n` of them, by their index; the likeliest first if they are the best of more."""
     finish: Finish
     """The end of the last one that ended, and the usage of all."""
+    unenforced: tuple[str, ...] = ()
+    """The restrictions of the request's schemas that nothing enforced, as in `Delta`.
+
+    `lllms_core.answers.schema_violations` tells which of them the answer breaks.
+    """
 
     @property
     def message(self) -> Message:

@@ -35,7 +35,11 @@ class Stream:
         """The time of its submission, on the clock of `monotonic`."""
         self.left: Callable[[], None] | None = None
         """Called once, when the answer ends or its reader has left."""
+        self.unenforced: tuple[str, ...] = ()
+        """The restrictions of the request's schemas that nothing enforces, as in `Delta`."""
         self._cancel = cancel
+        self._said: list[Delta] = []
+        """All deltas so far, if there are such restrictions."""
         self._deltas: list[Delta] = []
         self._arrived: asyncio.Future[bool] | None = None
         self._closed = False
@@ -56,6 +60,9 @@ class Stream:
         if self._closed or self._ended:
             return
         self._ended = delta.last
+        if delta.unenforced or self.unenforced:
+            self.unenforced = self.unenforced or delta.unenforced
+            self._said.append(delta)
         if delta.error is not None and (delta.text or delta.reasoning or delta.calls):
             self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
@@ -114,7 +121,13 @@ class Stream:
         deltas = [delta async for delta in self]
         if self.finish is None:
             raise RuntimeError("the stream was closed before the end of the answer")
-        return Answer(self.id, choices(self.request, deltas, self.finish), self.finish)
+        return Answer(self.id, choices(self.request, deltas, self.finish), self.finish, self.unenforced)
+
+    def unenforced_answer(self) -> Answer | None:
+        """Return the whole answer once it was taken, if its schemas have restrictions that nothing enforces."""
+        if self.finish is None or not self.unenforced:
+            return None
+        return Answer(self.id, choices(self.request, self._said, self.finish), self.finish, self.unenforced)
 
     async def aclose(self) -> None:
         """Stop reading: cancels the request unless it has ended. Safe to call again."""

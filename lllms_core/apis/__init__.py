@@ -1,10 +1,10 @@
 """What the authors of HTTP APIs implement and use: the contract, bodies, faults, streams.
 
-Importing this package imports no web framework: `body`, `replies` and `streaming` import Quart, so an API imports them
-where it makes its blueprint.
+Importing this package imports no web framework: `bodies`, `replies` and `streaming` import Quart, so an API imports
+them where it makes its blueprint.
 """
 
-from lllms_core.apis.card import Abilities, ModelCard
+from lllms_core.apis.card import Abilities, ModelCard, ModelState, state_of
 from lllms_core.apis.contract import Api, Encoder, Paths, Server, Sessions
 from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
@@ -15,9 +15,11 @@ __all__ = [
     "Encoder",
     "Fault",
     "ModelCard",
+    "ModelState",
     "Paths",
     "Server",
     "Sessions",
     "explain",
     "openai_shape",
+    "state_of",
 ]

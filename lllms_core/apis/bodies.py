@@ -10,6 +10,7 @@ from typing import TypeVar
 from quart import request
 from werkzeug.exceptions import UnsupportedMediaType
 
+from lllms_core.apis.contract import Server
 from lllms_core.errors import InvalidRequest, LllmsError
 from lllms_core.parameters.bounds import LEVELS, check_counts, find_too_deep, is_too_deep, nested_too_deeply
 from lllms_core.parameters.wording import cut, kind_of, missing, unknown, wrong_type
@@ -24,11 +25,15 @@ _READER = ThreadPoolExecutor(1, "lllms-reader")
 
 
 async def read_body() -> bytes:
-    """Return the body. Raises `UnsupportedMediaType` if it does not say that it is JSON."""
+    """Return the body. Raises `UnsupportedMediaType` if it is compressed, or does not say that it is JSON."""
     # Web pages of strangers can send any other type without asking the server first.
     if not request.is_json:
         got = f"not {cut(request.mimetype)}" if request.mimetype else "and there is none"
         raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
+    coding = request.headers.get("Content-Encoding", "identity")
+    if coding.strip().lower() not in {"", "identity"}:
+        # Our own server has decoded what it can; an application that lllms is mounted into may not do so.
+        raise UnsupportedMediaType(f"the Content-Encoding '{cut(coding)}' is not accepted here; send the body as it is")
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -55,6 +60,23 @@ def _run(task: Callable[[], T]) -> T:
         # The traceback holds the values that were read: freeing them takes time, too.
         error.__cause__ = error.__context__ = None
         raise error.with_traceback(None)  # noqa: B904  # as above
+
+
+async def read_request(server: Server, build: Callable[[dict[str, object]], T]) -> T:
+    """Return what `build` makes of the members of the body, which is JSON; those that are null are left out.
+
+    `build` removes the members that it knows, as by `take_text`; any other is refused. For a large body it runs in a
+    thread. Raises `InvalidRequest`, and `UnsupportedMediaType` if the body does not say that it is JSON.
+    """
+    body = await read_body()
+
+    def read() -> T:
+        values = read_object(body, server.json_levels)
+        built = build(values)
+        refuse_others(values)
+        return built
+
+    return await work(len(body), read)
 
 
 def read_object(body: bytes, levels: int = LEVELS) -> dict[str, object]:

@@ -1,10 +1,15 @@
 """A model as APIs show it: what is configured, and what it can do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from attrs import frozen
 
+from lllms_core.status import DownloadStatus, InstanceStatus
 from lllms_core.types import MediaKind, Task
+
+ModelState = Literal["loaded", "loading", "unloaded", "fetching", "absent", "broken"]
+"""`unloaded`: a request loads it; `absent`: a request fetches its files first; `broken`: it can never be loaded."""
 
 
 @frozen
@@ -45,3 +50,19 @@ class Abilities:
     sees_images: bool
     details: Mapping[str, str | int | float]
     """Other facts worth showing (architecture, parameters, quantisation ...)."""
+
+
+def state_of(
+    card: ModelCard, abilities: Abilities | None, instances: Iterable[InstanceStatus],
+    downloads: Iterable[DownloadStatus],
+) -> ModelState:
+    """Return the state of a model on a server with these instances and downloads; `abilities`: None if it is broken."""
+    states = {one.state for one in instances if one.model == card.name}
+    if "ready" in states:
+        return "loaded"
+    if "loading" in states:
+        return "loading"
+    if card.here:
+        return "broken" if abilities is None else "unloaded"
+    fetched = any(one.id == card.download_id and one.state != "failed" for one in downloads)
+    return "fetching" if fetched else "absent"

@@ -25,7 +25,8 @@ Paths = Mapping[str, Mapping[str, object]]
 class Api(ABC):
     """Routes over a server. The app mounts every API that the installed plugins provide.
 
-    Errors that a route raises are answered by `fault`: no blueprint needs a handler of its own.
+    Errors that a route raises are answered by `fault`: no blueprint needs a handler of its own. Requests that reach no
+    route, as by a wrong method, are answered in OpenAI's shape.
     """
 
     name: ClassVar[str]
@@ -45,23 +46,27 @@ class Api(ABC):
 
 
 class Encoder(Protocol):
-    """Writes one streamed answer, see `lllms_core.apis.streaming.stream_answer`."""
+    """Writes one streamed answer, see `lllms_core.apis.streaming.stream_answer`; a base, or only a shape to have."""
 
     @property
     def content_type(self) -> str:
         """Of the response, like `text/event-stream` or `application/x-ndjson`."""
 
+    @abstractmethod
     def delta(self, delta: Delta) -> bytes:
         """Return the bytes for a piece of the answer, also for the text of the last one; b"" if there are none."""
 
+    @abstractmethod
     def end(self, finish: Finish) -> bytes:
         """Return the end of the answer; the last call."""
 
+    @abstractmethod
     def fault(self, fault: Fault) -> bytes:
         """Return the end of an answer that failed after its headers were sent; the last call."""
 
-    def ping(self, waiting: str) -> bytes:
+    def ping(self, waiting: str) -> bytes:  # noqa: ARG002  # the base has none
         """Return a sign of life, which may say what the answer waits for; b"" if the dialect has none."""
+        return b""
 
 
 class Sessions(Protocol):

@@ -5,6 +5,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, Reque
 from werkzeug.routing import WebsocketMismatch
 
 from lllms_core.apis.fault import INVALID, Fault
+from lllms_core.apis.foreign_paths import find_way_out
 from lllms_core.parameters.wording import cut
 
 
@@ -14,10 +15,13 @@ def explain_http(error: Exception) -> Fault | None:
         return None
     status = error.code or 500
     message = error.description or error.name
-    headers = {}
+    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
     path = cut(request.path if has_request_context() else websocket.path)
     if isinstance(error, NotFound):
-        message = f"there is nothing at {path}"
+        asked = request if has_request_context() else websocket
+        base = f"{asked.scheme.replace('ws', 'http')}://{cut(asked.host)}{asked.root_path}"
+        way_out = find_way_out(asked.path, base)
+        message = f"there is nothing at {path}{'' if way_out is None else f': {way_out}'}"
     elif isinstance(error, WebsocketMismatch):
         message = f"{path} is no WebSocket; send a plain HTTP request"
     elif isinstance(error, MethodNotAllowed):

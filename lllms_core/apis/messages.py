@@ -1,26 +1,39 @@
-"""The messages of a chat, from JSON."""
+"""The messages of a chat, from JSON.
 
-from collections.abc import Collection, Mapping, Sequence
+A conversation is history: its fields tell what was said. A field that says nothing to a model asks for nothing either
+(ids, caching, the parsed forms of an SDK): it is dropped, and its name is logged once, at debug.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from typing import cast, get_args
 
+from lllms_core.apis.thoughts import LISTS, TEXTS, find_thoughts, split_parts
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters.wording import empty, missing, unknown, unsupported, wrong_choice, wrong_type
+from lllms_core.parameters.wording import cut, empty, missing, unknown, unsupported, wrong_choice, wrong_type
 from lllms_core.types import Media, Message, Role, ToolCall
+
+LOG = logging.getLogger("lllms.api")
 
 ROLES = (*get_args(Role), "function")
 
-LATER_FIELDS: Mapping[str, object] = {"audio": None, "annotations": []}
-"""Fields of messages that are not used yet, with the value that means nothing (as does null): clients send answers back
-unchanged."""
+UNHEARD = frozenset({"audio", "images"})
+"""Fields that would say something, and that no model gets: they are refused unless empty."""
 
-FIELDS: Mapping[str, Collection[str]] = {
-    "assistant": {"content", "name", "refusal", "tool_calls", "function_call", "reasoning_content"},
-    "tool": {"content", "name", "tool_call_id"},
+_SAID = ("refusal", "tool_calls", "function_call", "reasoning_content")
+_ALWAYS = frozenset({"content", "name"})
+FIELDS: Mapping[str, frozenset[str]] = {
+    "assistant": _ALWAYS | {*_SAID, *TEXTS, *LISTS}, "tool": _ALWAYS | {"tool_call_id"},
 }
 """The fields of a message beside its role, if it may have more than `content` and `name`."""
 
 PARTS: Mapping[str, Sequence[str]] = {"user": ("image_url", "input_audio", "file"), "assistant": ("refusal",)}
 """The kinds of content parts beside text."""
+
+_CALL, _FUNCTION = frozenset({"id", "type", "function"}), frozenset({"name", "arguments"})
+_NAMES_LOGGED = 256
 
 
 def read_messages(value: object) -> tuple[Message, ...]:
@@ -41,28 +54,72 @@ def read_messages(value: object) -> tuple[Message, ...]:
 def _read_message(value: object, path: str, before: Sequence[Message]) -> Message:
     fields = _read_object(value, path)
     role = _read_role(fields.pop("role", None), f"{path}.role")
-    for key, field in fields.items():
-        if key in LATER_FIELDS:
-            if field != LATER_FIELDS[key]:
-                raise unsupported(f"{path}.{key}")
-        elif key not in FIELDS.get(role, {"content", "name"}) and field != []:
-            raise unknown(f"{path}.{key}")
+    _drop_others(role, fields, path)
     name = _read_string(fields, "name", path) if "name" in fields else None
-    calls = _read_calls(fields, path) if role == "assistant" else ()
-    if fields.keys().isdisjoint({"content", "refusal"}) and not calls and role != "function":
+    if role == "assistant":
+        empty_content = "content" in cast("dict[str, object]", value)
+        return _read_answer(fields, path, name, empty_content=empty_content)
+    if "content" not in fields and role != "function":
         raise missing(f"{path}.content")
-    parts = _read_content(fields["content"], f"{path}.content", role) if "content" in fields else ()
-    if "refusal" in fields:
-        # Templates know no refusals: to the model, a refusal is its answer.
-        parts = (*(part for part in parts if part), _read_string(fields, "refusal", path))
-    content = "\n".join([part for part in parts if isinstance(part, str)])
-    media = parts if any(isinstance(part, Media) for part in parts) else ()
+    parts = _read_content(fields.get("content", []), f"{path}.content", role)
+    content, media = _joined(parts)
     if role == "tool":
         return Message("tool", content, name, tool_call_id=_read_string(fields, "tool_call_id", path))
     if role == "function":
         return Message("tool", content, _read_string(fields, "name", path), tool_call_id=_called(before, path))
-    thought = _read_string(fields, "reasoning_content", path) if "reasoning_content" in fields else None
-    return Message(cast("Role", role), content, name, calls, reasoning=thought, parts=media)
+    return Message(cast("Role", role), content, name, parts=media)
+
+
+def _read_answer(fields: Mapping[str, object], path: str, name: str | None, *, empty_content: bool) -> Message:
+    """Read an assistant's message. It may say nothing at all, but not leave out that it does (`empty_content`)."""
+    calls = _read_calls(fields, path)
+    content, thoughts = split_parts(fields.get("content", []))
+    if "reasoning_content" in fields:
+        thoughts = _read_string(fields, "reasoning_content", path)
+    elif thoughts is None:
+        thoughts = find_thoughts(fields)
+    if not calls and thoughts is None and "refusal" not in fields and not empty_content:
+        raise missing(f"{path}.content")
+    parts = _read_content(content, f"{path}.content", "assistant")
+    if "refusal" in fields:
+        # Templates know no refusals: to the model, a refusal is its answer.
+        parts = (*(part for part in parts if part), _read_string(fields, "refusal", path))
+    text, media = _joined(parts)
+    return Message("assistant", text, name, calls, reasoning=thoughts, parts=media)
+
+
+def _joined(parts: Sequence[str | Media]) -> tuple[str, tuple[str | Media, ...]]:
+    """Return the text of parts, and the parts themselves if some are media."""
+    text = "\n".join([part for part in parts if isinstance(part, str)])
+    return text, tuple(parts) if any(isinstance(part, Media) for part in parts) else ()
+
+
+def _drop_others(role: str, fields: Mapping[str, object], path: str) -> None:
+    """Drop the fields that a message of this role does not have; refuse those that say something."""
+    known = FIELDS.get(role, _ALWAYS)
+    if fields.keys() <= known:
+        return
+    for key in fields.keys() - known:
+        if key in UNHEARD:
+            if fields[key] not in ([], {}, ""):
+                raise unsupported(f"{path}.{cut(key)}")
+        elif key in _SAID:
+            if fields[key] not in ([], {}, ""):
+                raise unknown(f"{path}.{cut(key)}")
+        else:
+            _note(f"messages[].{cut(key)}")
+
+
+def _drop(fields: Mapping[str, object], known: AbstractSet[str], place: str) -> None:
+    if not fields.keys() <= known:
+        for key in fields.keys() - known:
+            _note(f"{place}.{cut(key)}")
+
+
+@lru_cache(_NAMES_LOGGED)
+def _note(field: str) -> None:
+    """Log the name of a dropped field, once."""
+    LOG.debug("the field %s of a conversation says nothing to a model and is dropped", field)
 
 
 def _read_object(value: object, path: str) -> dict[str, object]:
@@ -93,20 +150,18 @@ def _read_calls(fields: Mapping[str, object], path: str) -> tuple[ToolCall, ...]
 
 def _read_call(value: object, path: str) -> ToolCall:
     fields = _read_object(value, path)
-    for name in fields.keys() - {"id", "type", "function"}:
-        raise unknown(f"{path}.{name}")
-    kind = _read_string(fields, "type", path)
+    kind = _read_string(fields, "type", path) if "type" in fields or "function" not in fields else "function"
     if kind == "custom":
         raise unsupported(f"{path}.type", '"function"')
     if kind != "function":
         raise wrong_choice(f"{path}.type", kind, "function")
+    _drop(fields, _CALL, "messages[].tool_calls[]")
     return _read_function(fields.get("function", {}), f"{path}.function", _read_string(fields, "id", path))
 
 
 def _read_function(value: object, path: str, call_id: str) -> ToolCall:
     fields = _read_object(value, path)
-    for name in fields.keys() - {"name", "arguments"}:
-        raise unknown(f"{path}.{name}")
+    _drop(fields, _FUNCTION, "messages[].tool_calls[].function")
     return ToolCall(call_id, _read_string(fields, "name", path), _read_string(fields, "arguments", path))
 
 
@@ -132,8 +187,6 @@ def _read_content(value: object, path: str, role: str) -> tuple[str | Media, ...
         return (value,)
     if not isinstance(value, list):
         raise wrong_type(path, "a string or an array of objects", value)
-    if not value:
-        raise empty(path)
     return tuple(_read_part(one, f"{path}[{index}]", role) for index, one in enumerate(value))
 
 
@@ -147,10 +200,7 @@ def _read_part(value: object, path: str, role: str) -> str | Media:
     allowed = ("text", *PARTS.get(role, ()))
     if kind not in allowed:
         raise wrong_choice(f"{path}.type", kind, *allowed)
-    if "prompt_cache_breakpoint" in part:
-        raise unsupported(f"{path}.prompt_cache_breakpoint")
-    for name in part.keys() - {"type", kind}:
-        raise unknown(f"{path}.{name}")
+    _drop(part, {"type", kind}, "messages[].content[]")
     if kind in {"text", "refusal"}:
         return _read_string(part, kind, path)
     if kind not in part:

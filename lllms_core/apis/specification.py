@@ -8,24 +8,25 @@ Json = dict[str, object]
 
 STRING: Json = {"type": "string"}
 _PART: Json = {
-    "type": "object", "required": ["type", "text"], "additionalProperties": False,
-    "properties": {"type": {"const": "text"}, "text": STRING},
+    "type": "object", "required": ["type", "text"], "properties": {"type": {"const": "text"}, "text": STRING},
 }
 _FUNCTION: Json = {
-    "type": "object", "required": ["name", "arguments"], "additionalProperties": False,
-    "properties": {"name": STRING, "arguments": STRING},
+    "type": "object", "required": ["name", "arguments"], "properties": {"name": STRING, "arguments": STRING},
 }
 _CALL: Json = {
-    "type": "object", "required": ["id", "type", "function"], "additionalProperties": False,
+    "type": "object", "required": ["id", "function"],
     "properties": {"id": STRING, "type": {"const": "function"}, "function": _FUNCTION},
 }
-_CONTENT: Json = {"anyOf": [STRING, {"type": "array", "minItems": 1, "items": _PART}]}
+_CONTENT: Json = {"anyOf": [STRING, {"type": "array", "items": _PART}]}
+_MAYBE: Json = {"anyOf": [_CONTENT, {"type": "null"}]}
+_EMPTY: Json = {"maxItems": 0, "type": "array"}
 
 
 def _message(roles: Sequence[str], required: Sequence[str], **properties: Json) -> Json:
     return {
-        "type": "object", "required": ["role", *required], "additionalProperties": False,
-        "properties": {"role": {"enum": [*roles]}, "name": STRING, **properties},
+        "type": "object", "required": ["role", *required],
+        "properties": {"role": {"enum": [*roles]}, "name": STRING, "audio": {"type": "null"}, "images": _EMPTY,
+                       **properties},
     }
 
 
@@ -34,15 +35,13 @@ MESSAGES: Json = {
     "type": "array", "minItems": 1,
     "items": {"anyOf": [
         _message(["system", "developer", "user"], ["content"], content=_CONTENT),
-        _message(["assistant"], ["content"], content=_CONTENT, reasoning_content=STRING, refusal=STRING),
-        _message(
-            ["assistant"], ["tool_calls"], content={"anyOf": [_CONTENT, {"type": "null"}]}, tool_calls=_CALLS,
-            reasoning_content=STRING,
-        ),
+        _message(["assistant"], ["content"], content=_MAYBE, reasoning_content=STRING, refusal=STRING),
+        _message(["assistant"], ["tool_calls"], content=_MAYBE, tool_calls=_CALLS, reasoning_content=STRING),
         _message(["tool"], ["content", "tool_call_id"], content=_CONTENT, tool_call_id=STRING),
     ]},
 }
-"""Without the deprecated forms `function_call` and role `function`, which are also accepted."""
+"""Without the deprecated forms `function_call` and role `function`, which are also accepted. Other fields of messages
+are accepted and dropped."""
 ERROR: Json = {
     "type": "object", "required": ["error"],
     "properties": {
@@ -72,12 +71,18 @@ def document(described: Iterable[Paths], version: str, prefix: str = "") -> Json
     return {"openapi": "3.1.0", "info": info, "paths": paths}
 
 
-def operation(summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = ()) -> Json:
-    """Return one operation; `streams` adds server-sent events to the kinds of its answer."""
-    kinds: Json = {"application/json": {"schema": {"type": "object"}}}
+def operation(
+    summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = (),
+    kind: str = "application/json", error: Json = ERROR,
+) -> Json:
+    """Return one operation; `streams` adds server-sent events to the `kind` of its answer, a content type.
+
+    `error` is the schema of its errors, of which an API may have its own.
+    """
+    kinds: Json = {kind: {"schema": {"type": "object"} if kind == "application/json" else STRING}}
     if streams:
         kinds["text/event-stream"] = {"schema": STRING}
-    fault = {"description": "What is wrong", "content": {"application/json": {"schema": ERROR}}}
+    fault = {"description": "What is wrong", "content": {"application/json": {"schema": error}}}
     told: Json = {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
     return {**told, "parameters": [*parameters]} if parameters else told
 

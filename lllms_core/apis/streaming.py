@@ -9,6 +9,7 @@ from lllms_core.answers import Answer, Stream, merge
 from lllms_core.apis.contract import Encoder, Server
 from lllms_core.apis.explanations import explain
 from lllms_core.apis.ignored import ignored_header
+from lllms_core.apis.unkept import log_unkept, unkept_header
 from lllms_core.types import Delta, Request
 
 PATIENCE = 5.0
@@ -25,9 +26,10 @@ async def stream_answer(
 
     An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
     After that the headers are sent, errors come by `Encoder.fault`, and whenever nothing was sent for `interval`
-    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. A header names what
-    is `unused` of the request. The requests are cancelled when the client leaves, in whichever phase. No time limit
-    cuts the response.
+    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. Headers name what
+    is `unused` of the request, and which restrictions of its schemas are not enforced (see `lllms_core.apis.unkept`),
+    unless they had to be sent before the answer began; what the answer then breaks is in the log. The requests are
+    cancelled when the client leaves, in whichever phase. No time limit cuts the response.
     """
     close_with_client(streams)
     request = streams[0].request
@@ -38,8 +40,11 @@ async def stream_answer(
     def waits() -> str:
         return next((str(known) for one in streams if (known := server.waiting(one.request)) is not None), "waiting")
 
-    headers = {"Content-Type": encoder.content_type, **HEADERS, **ignored_header(unused)}
-    response = Response(_write(stream, first, encoder, interval, waits), headers=headers)
+    headers = {
+        "Content-Type": encoder.content_type, **HEADERS, **ignored_header(unused), **unkept_header(stream.unenforced),
+    }
+    answer = _write(stream, first, encoder, interval, waits, parts=streams)
+    response = Response(answer, headers=headers)
     response.timeout = None  # neither a slow model nor a slow reader is a reason to cut an answer
     return response
 
@@ -55,8 +60,12 @@ async def gather_answers(streams: Sequence[Stream]) -> list[Answer]:
 
 async def _write(
     stream: Stream, first: list[Delta] | None, encoder: Encoder, interval: float, waits: Callable[[], str],
+    *, parts: Sequence[Stream],
 ) -> AsyncIterator[bytes]:
-    """Yield the answer; deltas that have arrived together make one piece. `first` are deltas already taken."""
+    """Yield the answer; deltas that have arrived together make one piece. `first` are deltas already taken.
+
+    `stream` has the answers of all `parts`.
+    """
     try:
         deltas = first or []
         if not deltas:
@@ -67,6 +76,8 @@ async def _write(
         while deltas:
             data = b"".join([encoder.delta(delta) for delta in deltas])
             if stream.finish is not None:
+                if stream.unenforced:
+                    await log_unkept(parts)
                 yield data + encoder.end(stream.finish)
                 return
             if data:

@@ -1,4 +1,4 @@
-"""How values are written into answers: as JSON, and as server-sent events; pure."""
+"""How values are written into answers: as JSON, as lines of it, and as server-sent events; pure."""
 
 import json
 from collections.abc import Mapping
@@ -31,6 +31,11 @@ def event(value: object, name: str = "") -> bytes:
     """Encode one server-sent event, with its `name` if it has one."""
     head = f"event: {name}\n" if name else ""
     return head.encode() + b"data: " + dumps(value) + b"\n\n"
+
+
+def line(value: object) -> bytes:
+    """Encode one line of JSON (`application/x-ndjson`)."""
+    return dumps(value) + b"\n"
 
 
 def comment(text: str) -> bytes:

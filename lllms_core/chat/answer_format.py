@@ -139,6 +139,11 @@ class ChannelFormat:
         return frozenset(mark[0] for mark in (self.opening, self.channel, *self.ends))
 
     @property
+    def borders(self) -> tuple[str, ...]:
+        """The marks with which a border between two messages starts."""
+        return (f"{self.opening}{self.channel}", self.channel, *self.ends)
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """Every fixed text that a parser has to see."""
         return (self.opening, self.channel, self.body, self.kind_mark, *self.ends)

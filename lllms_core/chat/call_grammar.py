@@ -1,11 +1,15 @@
 """The grammar of an answer's calls, from the model's call format and the tools' schemas; pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from attrs import evolve
 
 from lllms_core.chat.answer_format import CallFormat
-from lllms_core.chat.argument_grammar import keyword_rules, tagged_rules
-from lllms_core.chat.lark import Speller, text_rule
+from lllms_core.chat.argument_grammar import argument_rules
+from lllms_core.chat.lark import Speller, lark, literal
+from lllms_core.chat.lazy_grammar import Cue, LazyGrammar, call_cue, selectors
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import ChatRequest, Constraint, Tool
 
@@ -15,25 +19,70 @@ _SPACE = r"SPACE: /[ \n]{0,4}/"
 
 
 def call_constraint(request: ChatRequest, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
-    """Return the constraint on the answer to a request: calls, JSON or calls, or text with calls that match a schema.
+    """Return the constraint on the whole answer to a request: calls, or JSON or calls.
 
     None if it is free. `names` are the tokens that are not text to grammars, as most call marks are, with their ids.
-    Raises `UnsupportedParameter` for tools together with a constraint that is not JSON.
+    Raises `UnsupportedParameter` for tools together with a constraint that is not JSON, or with a schema that the form
+    of calls has no grammar for.
     """
-    required, given = request.tool_choice == "required", request.constraint
+    given = request.constraint
     if not forces_calls(request):
         return given
-    if required or given is None:
-        rules = _answer_rules(form, request, names)
-        return Constraint("lark", "\n".join(rules), "tool_choice" if required else "tools")
-    start = ["start: answer | SPACE calls", f"answer: %json {json_schema(given)}", _SPACE]
-    return Constraint("lark", "\n".join([*start, *_call_rules(form, request, names)]), given.param)
+    spell = Speller(names, (*form.markers, *form.parts))
+    start = spell((form.section_start + form.call_start).lstrip())
+    calls = [
+        _SPACE, f"calls: {start} {_calls(form, spell, several=_several(form, request))}",
+        *_any_call(form, request.tools, spell),
+    ]
+    if request.tool_choice == "required" or given is None:
+        return lark("tool_choice", ["start: SPACE calls", *calls])
+    return lark(given.param, ["start: answer | SPACE calls", f"answer: %json {json_schema(given)}", *calls])
+
+
+def lazy_calls(
+    request: ChatRequest, form: CallFormat, names: Mapping[str, int], other_marks: Sequence[str] = (),
+) -> LazyGrammar:
+    """Return the grammar of the calls in an answer that may hold some, from the mark of each on.
+
+    `other_marks` are those of its thoughts and of its text. Raises `UnsupportedParameter` for a strict tool with a
+    schema that the form of calls has no grammar for.
+    """
+    cue, rests = call_cue(form, other_marks)
+    spell = Speller(names, (*form.markers, *form.parts))
+    # Calls that have marks of their own each bring the cue again; others follow one another without it.
+    apart = bool(form.call_start.strip()) and not form.section_start.strip() and not form.section_end.strip()
+    several = _several(form, request) and not apart and bool(form.mark)
+    spaced = [bool(form.mark) and rest[:1] in {"", " ", "\n"} for rest in rests]
+    starts = [
+        f"{literal(selector)} {'SPACE ' if space else ''}{spell(rest.lstrip())}"
+        for selector, rest, space in zip(selectors(len(rests)), rests, spaced, strict=True)
+    ]
+    rules = [f"start: ({' | '.join(starts)}) {_calls(form, spell, several=several)}", *[_SPACE] * any(spaced)]
+
+    def constraint(tools: Sequence[Tool]) -> Constraint:
+        calls = _any_call(form, tools, spell, named=not form.mark, lenient=True)
+        return lark("tools", [*rules, *calls])
+
+    return lazy_grammar(request.tools, constraint, cue)
+
+
+def lazy_grammar(
+    tools: Sequence[Tool], constraint: Callable[[Sequence[Tool]], Constraint], cue: Cue,
+) -> LazyGrammar:
+    """Return the lazy grammar of tools, of which only those that are not strict may lose their schema."""
+    weak = [tool if tool.strict else loose(tool) for tool in tools]
+    needed = any(tool.strict for tool in tools)
+    return LazyGrammar(constraint(tools), cue, needed, None if weak == [*tools] else partial(constraint, weak))
+
+
+def loose(tool: Tool) -> Tool:
+    """Return a tool whose arguments may be any object."""
+    return evolve(tool, parameters={"type": "object"})
 
 
 def forces_calls(request: ChatRequest) -> bool:
-    """Whether the answer to a request with tools is constrained, so that its calls need a grammar."""
-    strict = any(tool.strict for tool in request.tools)
-    return bool(request.tools) and (request.tool_choice == "required" or request.constraint is not None or strict)
+    """Whether the whole answer to a request with tools is constrained, so that calls need a grammar from its start."""
+    return bool(request.tools) and (request.tool_choice == "required" or request.constraint is not None)
 
 
 def json_schema(given: Constraint) -> str:
@@ -47,36 +96,44 @@ def json_schema(given: Constraint) -> str:
     return given.text if given.kind == "json_schema" else '{"type": "object"}'
 
 
-def _answer_rules(form: CallFormat, request: ChatRequest, names: Mapping[str, int]) -> list[str]:
-    if request.tool_choice == "required":
-        return ["start: SPACE calls", _SPACE, *_call_rules(form, request, names)]
-    return ["start: TEXT calls?", text_rule((form.mark,), names), *_call_rules(form, request, names)]
+def _several(form: CallFormat, request: ChatRequest) -> bool:
+    return request.parallel_tool_calls and form.parallel
 
 
-def _call_rules(form: CallFormat, request: ChatRequest, names: Mapping[str, int]) -> list[str]:
-    """Return the rule `calls`, and those that it needs: all arguments conform to their schema."""
-    spell = Speller(names)
-    tools, several = request.tools, request.parallel_tool_calls and form.parallel
+def _calls(form: CallFormat, spell: Speller, *, several: bool) -> str:
+    """Return the expression for one call or more, after the text that announces the first."""
     # White space at the edges is not required: a rule before this one consumes it, and after it the answer is over.
     end = form.call_end.rstrip()
     space = form.call_end[len(end) :]
     more = f" ({spell(space + form.separator + form.call_start)} call {spell(end)}){{0,{MOST_CALLS - 1}}}"
-    first = f"{spell((form.section_start + form.call_start).lstrip())} call {spell(end)}"
-    return [
-        f"calls: {first}{more if several else ''} {spell((space + form.section_end).rstrip())}",
-        f"call: {' | '.join(f'call_{at}' for at in range(len(tools)))}",
-        *(rule for at, tool in enumerate(tools) for rule in _tool_rules(form, tool, at, spell)),
-    ]
+    return f"call {spell(end)}{more if several else ''} {spell((space + form.section_end).rstrip())}"
 
 
-def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> list[str]:
-    if form.shape == "tagged":
-        return tagged_rules(form, tool, at, spell)
-    if form.shape == "keyword":
-        return keyword_rules(form, tool, at, spell)
+def _any_call(
+    form: CallFormat, tools: Sequence[Tool], spell: Speller, *, named: bool = False, lenient: bool = False,
+) -> Iterator[str]:
+    """Yield the rule `call`, and those that it needs: all arguments conform to their schema.
+
+    With `named`, the quote before the name has been written. With `lenient`, a tool that is not strict loses a schema
+    that has no grammar.
+    """
+    yield f"call: {' | '.join(f'call_{at}' for at in range(len(tools)))}"
+    for at, tool in enumerate(tools):
+        try:
+            yield from _tool_rules(form, tool, at, spell, named=named)
+        except UnsupportedParameter:
+            if tool.strict or not lenient:
+                raise
+            yield from _tool_rules(form, loose(tool), at, spell, named=named)
+
+
+def _tool_rules(form: CallFormat, tool: Tool, at: int, spell: Speller, *, named: bool) -> Sequence[str]:
+    if form.shape in {"tagged", "keyword"}:
+        return argument_rules(form, tool, at, spell)
     arguments = f"arguments_{at}: %json {json.dumps(tool.parameters)}"
     if form.shape == "named":
         return [f"call_{at}: {spell(tool.name + form.name_end)} arguments_{at}", arguments]
     before, between, after = form.parts
     name = json.dumps(tool.name, ensure_ascii=False)
-    return [f"call_{at}: {spell(before + name + between)} arguments_{at} {spell(after)}", arguments]
+    start = name[1:] if named else before + name
+    return [f"call_{at}: {spell(start + between)} arguments_{at} {spell(after)}", arguments]

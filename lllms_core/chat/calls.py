@@ -1,185 +1,169 @@
 """Read one tool call, in any of the shapes that models write."""
 
-import json
-from collections.abc import Mapping
-from typing import cast
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 from lllms_core.chat.answer_format import CallFormat
-from lllms_core.chat.json_copy import Malformed, copy_json, read_string
-from lllms_core.chat.literal_copy import copy_members
+from lllms_core.chat.argument_types import ArgumentTypes, names_within
+from lllms_core.chat.call_object import CallObject, copy_arguments
+from lllms_core.chat.json_copy import Malformed
+from lllms_core.chat.literal_copy import LiteralCopier
 from lllms_core.chat.reader import Reader, Steps
 from lllms_core.chat.tagged_arguments import TaggedArguments
 from lllms_core.types import CallPiece, Tool
 
 _LONGEST_NAME = 256
-_BESIDE = ("id", "type")
-"""Keys besides name and arguments, as in OpenAI's own calls."""
 _BEHIND_NAMES = ".:/"
+_NAME = re.compile(r"[\w./:-]{1,64}", re.ASCII)
+"""The name of a tool that was not offered."""
 
 
 class CallReader:
-    """Reads one call and appends its pieces to `pieces`: first its id and name, then its arguments as they come.
+    """Reads one call and appends its pieces to `pieces`: first its id and name, then its arguments.
 
-    Nothing comes out until the name of one of the `tools` and the start of the arguments are there; until then,
-    `committed` is false: the characters read may still turn out to be text. `read` raises `Malformed` if it is no call.
+    While a grammar keeps the model from breaking the call (`kept`), the arguments come out as they are written; else
+    nothing comes out before `settle`, since the characters read may still turn out to be text. A tool is one of
+    `tools`, or any if `strangers` are called, too. `read` raises `Malformed` if it is no call.
     """
 
     def __init__(
         self, form: CallFormat, reader: Reader, tools: Mapping[str, Tool], *, index: int, call_id: str,
-        pieces: list[CallPiece],
+        pieces: list[CallPiece], kept: Callable[[], bool], strangers: bool,
     ) -> None:
         self.committed = False
+        """Whether a part of it has been output."""
+        self.whole = False
+        """Whether its arguments are complete, and it has ended where its shape shows an end of its own."""
+        self.name: str | None = None
         self._form = form
         self._reader = reader
         self._tools = tools
         self._index = index
         self._id = call_id
         self._pieces = pieces
-        self._name: str | None = None
-        self._early: list[str] = []
-        """Arguments that came before the name."""
-        self._has_arguments = False
+        self._kept = kept
+        self._strangers = strangers
+        self._waiting: list[str] = []
+        """Arguments that are not output yet."""
 
     def read(self, *, bare: bool) -> Steps[None]:
         """Read the call, after the text that announces it; a `bare` call is unannounced, as the whole answer."""
         if self._form.shape == "object":
-            yield from self._members((), bare=bare)
-            if self._name is None or (bare and not self._has_arguments):
-                raise Malformed
-            if not self._has_arguments:
-                self._write("{}")
-            self._commit()
+            parts = CallObject(self._form, self._reader, self._tools, self, bare=bare)
+            yield from parts.read()
+            self.whole = parts.closed
         else:
-            self._use_name((yield from self._bare_name()))
-            if not (yield from self._reader.accept(self._form.name_end)):
-                raise Malformed
-            yield from self._behind_name()
+            yield from self._named()
 
     def read_arguments(self, name: str, *, none: bool = False) -> Steps[None]:
         """Read the arguments of a call whose name has been read; with `none`, there are no arguments to read."""
-        self._use_name(name)
+        self.use_name(name)
         if none:
-            self._write("{}")
+            self.write("{}")
+            self.whole = True
         else:
-            yield from self._arguments()
+            yield from copy_arguments(self._reader, self.write)
+            self.whole = True
 
     # -- output -------------------------------------------------------------------------------------------------------
 
-    def _use_name(self, name: str) -> None:
-        if name not in self._tools:
+    @property
+    def arguments(self) -> str | None:
+        """The arguments so far, as far as they are not output; None if there are none yet."""
+        return "".join(self._waiting) if self._waiting else None
+
+    def use_name(self, name: str) -> None:
+        """Take the name of the tool. Raises `Malformed` if it is none."""
+        if name not in self._tools and not (self._strangers and _NAME.fullmatch(name)):
             raise Malformed
-        self._name = name
-
-    def _commit(self) -> None:
-        if not self.committed:
-            assert self._name is not None  # noqa: S101  # the callers have it
-            self.committed = True
-            self._pieces.append(CallPiece(self._index, self._id, self._name, "".join(self._early)))
-            self._reader.mark()
-
-    def _write(self, text: str) -> None:
-        self._has_arguments = True
-        if self._name is None:
-            self._early.append(text)
-            return
-        if not self.committed:
-            self._early.append(text)
+        self.name = name
+        if self._waiting and self._streams():
             self._commit()
+
+    def write(self, text: str) -> None:
+        """Take more of the arguments."""
+        if not self.committed:
+            self._waiting.append(text)
+            if self._streams():
+                self._commit()
         else:
             self._pieces.append(CallPiece(self._index, arguments=text))
             self._reader.mark()
 
-    # -- a JSON object ------------------------------------------------------------------------------------------------
+    def drop(self) -> None:
+        """Forget the arguments so far, none of which are output."""
+        self._waiting.clear()
 
-    def _members(self, path: tuple[str, ...], *, bare: bool) -> Steps[None]:
-        """Read an object that holds name and arguments; skip its other members."""
-        reader = self._reader
-        yield from reader.space()
-        if (yield from reader.next()) != "{":
-            raise Malformed
-        yield from reader.space()
-        if (yield from reader.peek()) == "}":
-            yield from reader.next()
-            return
+    def settle(self) -> None:
+        """Output everything that is not output yet: the call is complete."""
+        if not self.committed:
+            self._commit()
+
+    def cut(self) -> bool:
+        """Output the call as far as it was read, and leave it open; return whether its arguments had begun."""
+        if self.name is not None and self._waiting:
+            self.settle()
+        return self.committed
+
+    def pass_on(self, ends: Sequence[str]) -> Steps[bool]:
+        """Output the rest of a call that broke after a part of it was output, as the model wrote it.
+
+        It is read up to one of the `ends`; return whether one came.
+        """
+        self.write(self._reader.held_text())
         while True:
-            yield from reader.space()
-            key = (*path, cast("str", json.loads((yield from read_string(reader)))))
-            yield from reader.space()
-            if (yield from reader.next()) != ":":
-                raise Malformed
-            yield from reader.space()
-            yield from self._member(key, bare=bare)
-            yield from reader.space()
-            char = yield from reader.next()
-            if char == "}":
-                return
-            if char != ",":
-                raise Malformed
+            for end in ends:
+                if (yield from self._reader.accept(end)):
+                    return True
+            char = yield from self._reader.next()
+            if not char:
+                return False
+            self.write(char)
 
-    def _member(self, path: tuple[str, ...], *, bare: bool) -> Steps[None]:
-        form = self._form
-        if path == form.name_path:
-            self._use_name(json.loads((yield from read_string(self._reader))))
-            if self._has_arguments:
-                self._commit()
-        elif path == form.arguments_path and not self._has_arguments:
-            yield from self._arguments()
-        elif path == form.name_path[: len(path)] or path == form.arguments_path[: len(path)]:
-            yield from self._members(path, bare=bare)
-        elif bare and path[-1] not in _BESIDE:
-            raise Malformed
-        else:
-            yield from copy_json(self._reader, lambda _: None)
+    def _streams(self) -> bool:
+        return self.name in self._tools and self._kept()
 
-    def _arguments(self) -> Steps[None]:
-        """Read arguments as an object, as a string that holds one, or as null."""
-        reader = self._reader
-        yield from reader.space()
-        char = yield from reader.peek()
-        if char == "{":
-            yield from copy_json(reader, self._write)
-        elif char == '"':
-            text = json.loads((yield from read_string(reader)))
-            try:
-                value = json.loads(text or "{}")
-            except (ValueError, RecursionError):
-                raise Malformed from None
-            if not isinstance(value, dict):
-                raise Malformed
-            self._write(text or "{}")
-        elif char == "n":
-            yield from copy_json(reader, lambda _: None)
-            self._write("{}")
-        else:
-            raise Malformed
+    def _commit(self) -> None:
+        assert self.name is not None  # noqa: S101  # the callers have it
+        self.committed = True
+        self._pieces.append(CallPiece(self._index, self._id, self.name, "".join(self._waiting)))
+        self._waiting.clear()
+        self._reader.mark()
 
     # -- after a name ----------------------------------------------------------------------------------------------
 
-    def _behind_name(self) -> Steps[None]:
-        """Read the arguments in the form's own shape."""
+    def _named(self) -> Steps[None]:
+        """Read the name, and the arguments in the form's own shape."""
         form = self._form
+        name = yield from self._bare_name()
+        self.use_name(name)
+        schema = self._tools[name].parameters if name in self._tools else {}
         if form.shape == "tagged":
-            yield from TaggedArguments(form, self._reader, self._tools[self._name or ""].parameters, self._write).read()
+            yield from TaggedArguments(form, self._reader, ArgumentTypes(schema), self.write).read()
         elif form.shape == "keyword":
-            yield from copy_members(
-                self._reader, self._write, end=form.arguments_end, key_end=form.key_end, quote=form.quote,
-            )
+            copier = LiteralCopier(self._reader, self.write, form.quote, names_within(schema))
+            yield from copier.members(form.arguments_end, form.key_end)
+            self.whole = True
         else:
-            yield from self._arguments()
+            yield from copy_arguments(self._reader, self.write)
+            self.whole = True
 
     def _bare_name(self) -> Steps[str]:
-        """Read a name without quotes."""
-        yield from self._reader.space()
+        """Read a name without quotes, and the text between it and the arguments."""
+        reader, form = self._reader, self._form
+        yield from reader.space()
         name = ""
-        while (char := (yield from self._reader.next())) and (char.isalnum() or char in "_-./:"):
+        while (char := (yield from reader.next())) and (char.isalnum() or char in "_-./:"):
             name += char
             if len(name) > _LONGEST_NAME:
                 raise Malformed
-        self._reader.back(char)
-        if name in self._tools:
-            return name
-        # The text after a name may look like part of it.
-        known = [one for one in self._tools if name.startswith(one) and name[len(one)] in _BEHIND_NAMES]
-        longest = max(known, key=len, default=name)
-        self._reader.back(name[len(longest) :])
-        return longest
+        reader.back(char)
+        # The text after a name may look like part of it; the longest name that is offered is meant.
+        cuts = [at for at in range(len(name), 0, -1) if at == len(name) or name[at] in _BEHIND_NAMES]
+        for at in sorted(cuts, key=lambda at: name[:at] not in self._tools):
+            reader.back(name[at:])
+            if (yield from reader.accept(form.name_end)):
+                return name[:at]
+            for _ in name[at:]:
+                yield from reader.next()
+        raise Malformed

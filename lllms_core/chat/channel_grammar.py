@@ -1,12 +1,13 @@
 """The grammar of an answer in channels, and the choice of grammar for any answer; pure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from lllms_core.chat.answer_format import AnswerFormat, ChannelFormat
-from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema
-from lllms_core.chat.lark import Speller, literal, text_rule
+from lllms_core.chat.call_grammar import call_constraint, forces_calls, json_schema, lazy_calls, lazy_grammar
+from lllms_core.chat.lark import Speller, lark, literal
+from lllms_core.chat.lazy_grammar import LazyGrammar, channel_cue, selectors
 from lllms_core.types import ChatRequest, Constraint, Tool
 
 _MOST_THOUGHTS = 8
@@ -14,61 +15,94 @@ _MOST_THOUGHTS = 8
 _JSON = ("json_object", "json_schema")
 
 
-def answer_constraint(request: ChatRequest, form: AnswerFormat, names: Mapping[str, int]) -> Constraint | None:
+def answer_constraint(
+    request: ChatRequest, form: AnswerFormat, names: Mapping[str, int],
+) -> Constraint | LazyGrammar | None:
     """Return the constraint on the answer to a request, in the format of its model; None if it is free.
 
-    See `call_constraint`, whose errors it raises. A grammar of channels starts with the answer, and omits the text of
-    thoughts, with their end: an engine does not apply it during thoughts.
+    If the answer only may hold calls, that is the lazy grammar of its calls. See `call_constraint`, whose errors it
+    raises. A grammar of channels starts with the answer, and omits the text of thoughts, with their end: an engine does
+    not apply it during thoughts.
     """
-    channels, given = form.channels, request.constraint
-    if channels is None or (form.calls is None and request.tools):
-        return given if form.calls is None else call_constraint(request, form.calls, names)
+    channels, calls, given = form.channels, form.calls, request.constraint
+    if calls is None and (channels is None or request.tools):
+        return given
     continued = request.continued
+    if request.tools and not forces_calls(request):
+        if channels is not None:
+            return _lazy(request, channels, names, continued=continued)
+        return None if calls is None else lazy_calls(request, calls, names, _other_marks(form))
+    if channels is None:
+        return given if calls is None else call_constraint(request, calls, names)
     if not forces_calls(request) and (given is None or given.kind not in _JSON or continued):
         return given
     rules = _Rules(channels, names, request.tools).of(
         request, given, continued=continued, unseen=form.reasoning is not None,
     )
-    param = "tool_choice" if request.tool_choice == "required" else "tools" if given is None else given.param
-    return Constraint("lark", "\n".join(rules), param)
+    param = "tool_choice" if given is None or request.tool_choice == "required" else given.param
+    return lark(param, rules)
+
+
+def _lazy(
+    request: ChatRequest, form: ChannelFormat, names: Mapping[str, int], *, continued: bool,
+) -> LazyGrammar:
+    """Return the grammar of calls in channels, from the start of their recipient on."""
+    return lazy_grammar(
+        request.tools, lambda tools: lark("tools", _Rules(form, names, tools).begun()),
+        channel_cue(form, continued=continued),
+    )
+
+
+def _other_marks(form: AnswerFormat) -> tuple[str, ...]:
+    thoughts = () if form.reasoning is None else (form.reasoning.start, form.reasoning.end)
+    return (form.text_start, *thoughts)
 
 
 class _Rules:
     """Writes the rules of answers in channels."""
 
-    def __init__(self, form: ChannelFormat, names: Mapping[str, int], tools: tuple[Tool, ...]) -> None:
+    def __init__(self, form: ChannelFormat, names: Mapping[str, int], tools: Sequence[Tool]) -> None:
         self._form = form
-        self._spell = Speller(names)
-        self._names = names
+        self._spell = Speller(names, form.markers)
         self._tools = tools
 
     def of(self, request: ChatRequest, given: Constraint | None, *, continued: bool, unseen: bool) -> list[str]:
         """Return all rules. A `continued` answer starts as text; thoughts are `unseen` by the matcher, or text."""
         form, spell = self._form, self._spell
-        required = request.tool_choice == "required"
         border = f"ended {spell(form.opening)}"
         thought = f"{self._header(form.thoughts)} {spell(form.opening) if unseen else border}"
         rest = f"thought{{0,{_MOST_THOUGHTS}}}"
-        rules = [f"thought: {thought}", *self._texts(form.ends[0])]
-        if required:
+        rules = [f"thought: {thought}", *self._ended(form.ends[0])]
+        if request.tool_choice == "required" or given is None:
             rest = f"{rest} call"
-        elif given is None:
-            rules.append(f"said: {self._header(form.text)} | {self._header(form.calls)}")
-            # Spelled in plain letters, the end of a text cannot be told from the text.
-            before = f"(said {border})?" if form.ends[0] in self._names else ""
-            rest = f"{rest} (said TEXT | {before} call)"
         else:
             rules.append(f"answer: {self._header(form.text, kind='maybe')} %json {json_schema(given)}")
             rest = f"{rest} (answer | call)" if self._tools else f"{rest} answer"
         start = f"start: {border} {rest}" if continued else f"start: {rest}"
-        if not required and given is None:
-            start = f"{start} | TEXT"
         return [start, *rules, *self._calls()]
 
-    def _texts(self, end: str) -> list[str]:
-        """Return the rules TEXT, of a text without an end, and `ended`, of one up to it."""
+    def begun(self) -> list[str]:
+        """Return all rules of one call, from the text that its cue selects: its recipient, after the channel or not."""
+        form, spell = self._form, self._spell
+        after, before = map(literal, selectors(2))
+        rules = [f"start: {after} after | {before} before"]
+        for at, tool in enumerate(self._tools):
+            kind = f"({self._kind()})? " if form.kind else ""
+            rest = f"{kind}{spell(form.body)} arguments_{at}"
+            channel = f"{spell(form.channel)} {literal(form.calls)}"
+            rules += [
+                f"after_{at}: {literal(form.namespace + tool.name)} {rest}",
+                f"before_{at}: {literal(tool.name)} {channel} {rest}",
+                f"arguments_{at}: %json {json.dumps(tool.parameters)}",
+            ]
+        for rule in ("after", "before"):
+            rules.append(f"{rule}: {' | '.join(f'{rule}_{at}' for at in range(len(self._tools)))}")
+        return rules
+
+    def _ended(self, end: str) -> list[str]:
+        """Return the rule `ended`, of a text up to its end."""
         ended, rules = self._spell.until("some_text", end)
-        return [text_rule((self._form.channel, end), self._names), f"ended: {ended}", *rules]
+        return [f"ended: {ended}", *rules]
 
     def _header(self, channel: str, *, kind: Literal["maybe", "no"] = "no") -> str:
         shown = f"({self._kind()})? " if kind == "maybe" else ""

@@ -1,7 +1,7 @@
 """Read an answer made of several messages, each with a header that names its channel."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from attrs import frozen
 
@@ -39,9 +39,9 @@ class ChannelReader:
 
     def __init__(
         self, form: ChannelFormat, calls: CallFormat, reader: Reader, tools: Mapping[str, Tool], answer: SortedAnswer,
-        *, answer_id: str, parallel: bool, thoughts: bool,
+        *, answer_id: str, parallel: bool, thoughts: bool, kept: Callable[[], bool],
     ) -> None:
-        """Without `thoughts`, thoughts are ordinary text. Calls get the same ids as in `AnswerParser`."""
+        """Without `thoughts`, thoughts are ordinary text. Calls are as in `AnswerParser`."""
         self._form = form
         self._calls = calls
         self._reader = reader
@@ -50,6 +50,7 @@ class ChannelReader:
         self._answer_id = answer_id
         self._parallel = parallel
         self._thoughts = thoughts
+        self._kept = kept
         marks = "|".join(map(re.escape, form.markers))
         self._recipient = re.compile(rf"{re.escape(form.address)}((?:(?!{marks})\S)+)")
         self._channel = re.compile(re.escape(form.channel) + r"\s*([\w.-]+)")
@@ -162,25 +163,37 @@ class ChannelReader:
         """Read the arguments of a call; False, and nothing read, if it is none."""
         answer, reader = self._answer, self._reader
         name = header.recipient.removeprefix(self._form.namespace)
-        if name not in self._tools:
-            return False
         call = CallReader(
             self._calls, reader, self._tools, index=answer.calls, call_id=f"call_{self._answer_id}_{answer.calls}",
-            pieces=answer.pieces,
+            pieces=answer.pieces, kept=self._kept, strangers=bool(self._tools),
         )
         answer.call = call
         try:
             yield from call.read_arguments(name, none=(yield from self._is_empty()))
+            if not call.committed and not (yield from self._is_over()):
+                raise Malformed  # noqa: TRY301  # one exit for all faults
+            call.settle()
         except Malformed:
             answer.call = None
             if not call.committed:
-                reader.back(reader.held_text())
+                reader.rewind(0)
                 return False
-        else:
-            answer.done = not self._parallel
+            answer.cut = not (yield from call.pass_on(self._form.ends))
         answer.call = None
         answer.calls += 1
+        answer.done = answer.cut or not self._parallel
         return True
+
+    def _is_over(self) -> Steps[bool]:
+        """Whether the message ends here."""
+        reader = self._reader
+        place = reader.place
+        yield from reader.space()
+        over = not (yield from reader.peek())
+        for mark in (*self._form.ends, self._form.opening, self._form.channel):
+            over = over or (yield from reader.comes(mark))
+        reader.rewind(place)
+        return over
 
     def _is_empty(self) -> Steps[bool]:
         """Whether the message ends where its body would start."""

@@ -9,6 +9,7 @@ from attrs import evolve
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, HERMES, CallFormat
 from lllms_core.chat.history import tool_values
 from lllms_core.chat.learn_calls import ToolSupport
+from lllms_core.chat.past_arguments import as_object, as_text
 from lllms_core.types import Message, Tool, ToolCall
 
 _INSTRUCTIONS = """\
@@ -60,13 +61,13 @@ def _fit_message(message: Message, support: ToolSupport, write: Callable[[Sequen
 
 
 def _written(call: ToolCall, form: CallFormat) -> str:
-    arguments = call.arguments or "{}"
+    arguments = as_text(call.arguments)
     if form.shape == "object":
         before, between, after = form.parts
         return f"{before}{json.dumps(call.name, ensure_ascii=False)}{between}{arguments}{after}"
     if form.shape == "named":
         return f"{call.name}{form.name_end}{arguments}"
-    members = _members(arguments)
+    members = as_object(arguments).items()
     if form.shape == "keyword":
         pairs = (f"{key}{form.key_end}{_literal(value, form)}" for key, value in members)
         return f"{call.name}{form.name_end}{', '.join(pairs)}{form.arguments_end}"
@@ -76,14 +77,6 @@ def _written(call: ToolCall, form: CallFormat) -> str:
         for key, value in members
     )
     return f"{call.name}{form.name_end}{''.join(tagged)}"
-
-
-def _members(arguments: str) -> list[tuple[str, object]]:
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):  # for example, a truncated answer, or one that opens a thousand brackets
-        return []
-    return list(value.items()) if isinstance(value, dict) else []
 
 
 def _literal(value: object, form: CallFormat) -> str:

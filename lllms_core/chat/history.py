@@ -1,6 +1,5 @@
 """The messages and tools of a request, in the form that chat templates expect."""
 
-import json
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from attrs import evolve, frozen
 
 from lllms_core.cancellation import check_cancelled
+from lllms_core.chat.past_arguments import as_object
 from lllms_core.types import Message, Tool, ToolCall
 
 Value = dict[str, object]
@@ -19,7 +19,7 @@ class CallStyle:
     """The form in which a template expects tools, and the calls and thoughts of earlier answers."""
 
     text_arguments: bool = False
-    """Arguments as JSON text, not as an object."""
+    """Arguments as JSON text, as they were written, not as an object."""
     null_content: bool = False
     """Missing content as null, not as ""; an answer with both content and calls becomes two messages."""
     ids: Literal["own", "short", "named"] = "own"
@@ -100,13 +100,7 @@ def _message_value(message: Message, ids: dict[str, str], style: CallStyle) -> V
 
 
 def _call_value(call: ToolCall, call_id: str, style: CallStyle) -> Value:
-    arguments: object = call.arguments
-    if not style.text_arguments:
-        try:
-            parsed = json.loads(call.arguments or "{}")
-        except (ValueError, RecursionError):  # a truncated answer, for example, or a thousand open brackets
-            parsed = None
-        arguments = parsed if isinstance(parsed, dict) else call.arguments
+    arguments = call.arguments or "{}" if style.text_arguments else as_object(call.arguments)
     return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 

@@ -1,4 +1,4 @@
-"""Copy JSON while it arrives, so that the copy can always be completed to valid JSON."""
+"""Copy JSON while it arrives, and mend what can be mended without loss."""
 
 import re
 from collections.abc import Callable
@@ -7,68 +7,111 @@ from lllms_core.chat.reader import Reader, Steps
 
 _DEEPEST = 64
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_WORDS = ("true", "false", "null")
+_WORDS = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _CONTROL = {"\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+_ESCAPED = frozenset('"\\/bfnrt')
+_HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
+_QUOTES = frozenset("\"'")
+_BEHIND_STRINGS = frozenset(",:]}")
 
 
 class Malformed(Exception):
-    """The text is malformed; the characters of the faulty part are unread again."""
+    """The text is malformed."""
 
 
 def copy_json(reader: Reader, write: Callable[[str], None], depth: int = 0) -> Steps[None]:
-    """Copy one JSON value. `write` gets it as spelled, with control characters inside strings escaped.
+    """Copy one JSON value, which `write` gets as spelled, with the mends of `mended`.
 
-    Raises `Malformed` if it is not JSON; then the copy is closed, so that it is a valid value: `null` if nothing was
-    written yet.
+    Raises `Malformed` if it is not JSON, or is not complete: what was written by then is not closed, so that no shorter
+    value can be mistaken for it.
     """
     first = yield from reader.peek()
     if depth > _DEEPEST:
-        write("null")
         raise Malformed
     if first == "{":
         yield from _copy_members(reader, write, depth, "{}")
     elif first == "[":
         yield from _copy_members(reader, write, depth, "[]")
-    elif first == '"':
-        yield from copy_string(reader, write)
+    elif first in _QUOTES:
+        yield from _copy_string(reader, write)
     else:
         yield from _copy_scalar(reader, write)
 
 
-def copy_string(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
-    """Copy a string with its quotes. Raises `Malformed` as `copy_json` does."""
-    yield from reader.next()
-    write('"')
-    while (char := (yield from reader.next())) != '"':
-        if not char:
-            write('"')
-            raise Malformed
-        if char == "\\":
-            char += yield from _escape(reader, write)
-        write(char if char >= " " else _CONTROL.get(char) or f"\\u{ord(char):04x}")
-    write('"')
-
-
 def read_string(reader: Reader) -> Steps[str]:
     """Read a string that starts with its quote, and return it as JSON. Raises `Malformed`."""
-    if (yield from reader.peek()) != '"':
+    if (yield from reader.peek()) not in _QUOTES:
         raise Malformed
     pieces: list[str] = []
-    yield from copy_string(reader, pieces.append)
+    yield from _copy_string(reader, pieces.append)
     return "".join(pieces)
 
 
-def _escape(reader: Reader, write: Callable[[str], None]) -> Steps[str]:
-    """Read the characters after a backslash."""
-    char = yield from reader.next()
-    digits = ""
-    if char == "u":
-        while len(digits) < 4 and (digit := (yield from reader.next())) in set("0123456789abcdefABCDEF"):
-            digits += digit
-    if not char or char not in '"\\/bfnrtu' or (char == "u" and len(digits) < 4):
-        write('"')
+def mended(text: str) -> str:
+    """Return a JSON value with everything mended that has only one meaning. Raises `Malformed` if it is still not JSON.
+
+    A backslash that escapes nothing is doubled, and a control character in a string escaped; strings in single quotes,
+    the words of Python, and a comma after the last item are put right.
+    """
+    reader, pieces = Reader(), list[str]()
+    steps = _copy_whole(reader, pieces.append)
+    next(steps)
+    try:
+        for char in (*text, ""):
+            steps.send(char)
+    except StopIteration:
+        return "".join(pieces)
+    raise Malformed
+
+
+def _copy_whole(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
+    yield from reader.space()
+    yield from copy_json(reader, write)
+    yield from reader.space()
+    if (yield from reader.next()):
         raise Malformed
-    return char + digits
+
+
+def _copy_string(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
+    """Copy a string with its quotes."""
+    quote = yield from reader.next()
+    write('"')
+    while True:
+        char = yield from reader.next()
+        if char == quote and (quote == '"' or (yield from _ends_string(reader))):
+            break
+        if not char:
+            raise Malformed
+        if char == "\\":
+            write((yield from _escape(reader, quote)))
+        elif char == '"':
+            write('\\"')
+        else:
+            write(char if char >= " " else _CONTROL.get(char) or f"\\u{ord(char):04x}")
+    write('"')
+
+
+def _ends_string(reader: Reader) -> Steps[bool]:
+    """Whether a single quote ends a string: an apostrophe does not."""
+    space = yield from reader.space()
+    char = yield from reader.peek()
+    reader.back(space)
+    return char in _BEHIND_STRINGS
+
+
+def _escape(reader: Reader, quote: str) -> Steps[str]:
+    """Return the spelling of a backslash, and of what it escapes: itself, if that is nothing."""
+    char = yield from reader.peek()
+    if char == "'" and quote == "'":
+        return (yield from reader.next())
+    if char in _ESCAPED:
+        return "\\" + (yield from reader.next())
+    if char != "u":
+        return "\\\\"
+    digits = yield from reader.next()
+    while len(digits) < 5 and (yield from reader.peek()) in _HEX_DIGITS:
+        digits += yield from reader.next()
+    return f"\\{digits}" if len(digits) == 5 else f"\\\\{digits}"
 
 
 def _copy_members(reader: Reader, write: Callable[[str], None], depth: int, brackets: str) -> Steps[None]:
@@ -76,36 +119,30 @@ def _copy_members(reader: Reader, write: Callable[[str], None], depth: int, brac
     yield from reader.next()
     write(brackets[0])
     before = ""
-    try:
-        while True:
-            space = yield from reader.space()
-            char = yield from reader.next()
-            if char == brackets[1] and not before:
-                write(space + char)
-                return
-            reader.back(char)
-            if brackets == "{}":
-                key = yield from read_string(reader)
-                between = yield from reader.space()
-                if (yield from reader.next()) != ":":
-                    raise Malformed  # noqa: TRY301  # noqa: TRY301  # one exit for all faults here
-                write(before + space + key + between + ":" + (yield from reader.space()))
-            else:
-                if char in {"", ",", "]", "}", ":"}:
-                    raise Malformed  # noqa: TRY301
-                write(before + space)
-            yield from copy_json(reader, write, depth + 1)
-            space = yield from reader.space()
-            before = space + (yield from reader.next())
-            if before.endswith(brackets[1]):
-                write(before)
-                return
-            if not before.endswith(","):
-                reader.back(before)
-                raise Malformed  # noqa: TRY301
-    except Malformed:
-        write(brackets[1])
-        raise
+    while True:
+        space = yield from reader.space()
+        char = yield from reader.peek()
+        if char == brackets[1]:
+            # A comma after the last item is left out.
+            yield from reader.next()
+            write(before.rstrip(",") + space + char)
+            return
+        if brackets == "{}":
+            key = yield from read_string(reader)
+            between = yield from reader.space()
+            if (yield from reader.next()) != ":":
+                raise Malformed
+            write(before + space + key + between + ":" + (yield from reader.space()))
+        else:
+            write(before + space)
+        yield from copy_json(reader, write, depth + 1)
+        space = yield from reader.space()
+        before = space + (yield from reader.next())
+        if before.endswith(brackets[1]):
+            write(before)
+            return
+        if not before.endswith(","):
+            raise Malformed
 
 
 def _copy_scalar(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
@@ -114,8 +151,7 @@ def _copy_scalar(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
     while (char := (yield from reader.next())) and (char.isalnum() or char in "+-."):
         text += char
     reader.back(char)
-    if text not in _WORDS and not _NUMBER.fullmatch(text):
-        reader.back(text)
-        write("null")
+    spelled = text if _NUMBER.fullmatch(text) else _WORDS.get(text)
+    if spelled is None:
         raise Malformed
-    write(text)
+    write(spelled)

@@ -13,6 +13,7 @@ from lllms_core.chat.history import CallStyle
 from lllms_core.chat.locate_call import ARGUMENTS, NAMES, locate
 from lllms_core.chat.probe import Render, TemplateProbe
 from lllms_core.chat.tags import TAG, alike, common_head, common_tail, snap_down, snap_up
+from lllms_core.chat.told_calls import learn_told
 from lllms_core.types import Message, Tool, ToolCall
 
 _LAST_TAG = re.compile(r"(<[^<>/\n]{1,60}>)\s*$")
@@ -44,9 +45,10 @@ def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thought
     """
     shown = render(TemplateProbe([_ASK], [_TOOL]))
     declares = shown is not None and _TOOL.name in shown
+    told = learn_told(shown, render(TemplateProbe([_ASK])) or "") if shown is not None and declares else None
     style = _find_style(render)
     if style is None:
-        return ToolSupport(declares, None, results=False, calls=None)
+        return ToolSupport(declares, None, results=declares and _shows_result(render, None), calls=told)
     results = _shows_result(render, style)
     own_end = _own_end(*(_written(render, style, [_call(at) for at in range(count)], end) for count in (1, 2)))
 
@@ -56,7 +58,7 @@ def learn_tools(render: Render, end: str = "", thoughts: str = CallStyle.thought
 
     detailed = _details(render, evolve(style, thoughts=thoughts))
     calls = learn_calls(write)
-    return ToolSupport(declares, detailed, results, None if calls is None else evolve(calls, answer_end=own_end))
+    return ToolSupport(declares, detailed, results, told if calls is None else evolve(calls, answer_end=own_end))
 
 
 def learn_calls(write: Callable[[Sequence[ToolCall]], str | None]) -> CallFormat | None:
@@ -171,10 +173,12 @@ def _details(render: Render, style: CallStyle) -> CallStyle:
     )
 
 
-def _shows_result(render: Render, style: CallStyle) -> bool:
+def _shows_result(render: Render, style: CallStyle | None) -> bool:
+    """Whether a tool's result is shown after a call, in words if the template shows no calls."""
     call = _call(0, long_id=True)
+    said = Message("assistant", "probe-text") if style is None else Message("assistant", "", tool_calls=(call,))
     result = Message("tool", "probe-result", call.name, tool_call_id=call.id)
-    shown = render(TemplateProbe([_ASK, Message("assistant", "", tool_calls=(call,)), result], [_TOOL], style))
+    shown = render(TemplateProbe([_ASK, said, result], [_TOOL], style or CallStyle()))
     return shown is not None and "probe-result" in shown
 
 

@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from lllms_core.chat.json_copy import Malformed
 from lllms_core.chat.reader import Reader, Steps
@@ -19,100 +19,158 @@ _HEX = {"x": 2, "u": 4, "U": 8}
 _HEX_DIGITS = frozenset("0123456789abcdefABCDEF")
 _QUOTES = ("'", '"')
 """The quotes of Python and JSON, in which a backslash escapes."""
-_BEHIND_VALUES = ",:)]}"
+_BEHIND_VALUES = frozenset(",:)]}")
+_NOT_IN_KEYS = frozenset(["\n", ",", '"', "(", ")", "{", "}"])
+"""What keys without quotes do not have, unless they are known."""
 
 
-def copy_literal(reader: Reader, write: Callable[[str], None], quote: str, depth: int = 0) -> Steps[None]:
-    """Copy one value: a string, a number, a word of Python or JSON, or a list, a tuple or an object of such.
+class LiteralCopier:
+    """Copies values that are almost JSON: strings, numbers, words of Python or JSON, lists, tuples and objects.
 
-    Strings are in Python's quotes, or in `quote`, without escapes. Keys of objects may lack quotes. `write` gets JSON.
-    Raises `Malformed` if it is not a value; then the copy is closed, so that it is a valid one: `null` if nothing was
-    written yet.
+    Strings are in Python's quotes, or in `quote`, without escapes. Keys of objects may lack quotes; one of the `known`
+    keys may have any characters then. `write` gets JSON. Raises `Malformed` if the text is no value, or not all of one:
+    what was written by then is not closed.
     """
-    yield from reader.space()
-    first = yield from reader.peek()
-    if depth > _DEEPEST:
-        write("null")
-        raise Malformed
-    if first in _CLOSING and not (yield from reader.comes(quote)):
-        yield from _copy_items(reader, write, quote, depth)
-    elif not (yield from _string(reader, write, quote)):
-        yield from _copy_scalar(reader, write)
 
+    def __init__(
+        self, reader: Reader, write: Callable[[str], None], quote: str, known: Collection[str] = (),
+    ) -> None:
+        self._reader = reader
+        self._write = write
+        self._quote = quote
+        self._known = known
 
-def copy_members(
-    reader: Reader, write: Callable[[str], None], *, end: str, key_end: str, quote: str, depth: int = 0,
-) -> Steps[None]:
-    """Copy keys and values up to `end`, which is read, as an object. Raises `Malformed` as `copy_literal` does.
+    def members(self, end: str, key_end: str, depth: int = 0) -> Steps[None]:
+        """Copy keys and values up to `end`, which is read, as an object; write nothing before the first key or the end.
 
-    Nothing is written before the first key or the end.
-    """
-    before = "{"
-    try:
+        Between a key and its value stands `key_end`.
+        """
+        before = "{"
         while True:
-            yield from reader.space()
-            if (yield from _take(reader, end)):
-                write("{}" if before == "{" else "}")
+            yield from self._reader.space()
+            if (yield from _take(self._reader, end)):
+                self._write("{}" if before == "{" else "}")
                 return
-            key = yield from _read_key(reader, key_end, quote)
-            write(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
+            key = yield from self._key(key_end)
+            self._write(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
             before = ", "
-            yield from copy_literal(reader, write, quote, depth + 1)
-            yield from _next_item(reader, end)
-    except Malformed:
-        if depth or before != "{":
-            write("{}" if before == "{" else "}")
-        raise
+            yield from self.value(depth + 1)
+            yield from _next_item(self._reader, end)
 
+    def value(self, depth: int = 0) -> Steps[None]:
+        """Copy one value."""
+        yield from self._reader.space()
+        first = yield from self._reader.peek()
+        if depth > _DEEPEST:
+            raise Malformed
+        if first in _CLOSING and not (yield from self._reader.comes(self._quote)):
+            yield from self._items(depth)
+        elif not (yield from _string(self._reader, self._write, self._quote)):
+            self._write((yield from _scalar(self._reader)))
 
-def _copy_items(reader: Reader, write: Callable[[str], None], quote: str, depth: int) -> Steps[None]:
-    """Copy a list, a tuple or an object."""
-    opening = yield from reader.next()
-    end = _CLOSING[opening]
-    if opening == "{":
-        yield from copy_members(reader, write, end=end, key_end=":", quote=quote, depth=depth + 1)
-        return
-    write("[")
-    between = ""
-    try:
+    def _items(self, depth: int) -> Steps[None]:
+        """Copy a list, a tuple or an object."""
+        opening = yield from self._reader.next()
+        end = _CLOSING[opening]
+        if opening == "{":
+            yield from self.members(end, ":", depth + 1)
+            return
+        self._write("[")
+        between = ""
         while True:
-            yield from reader.space()
-            if (yield from _take(reader, end)):
+            yield from self._reader.space()
+            if (yield from _take(self._reader, end)):
                 break
-            write(between)
+            self._write(between)
             between = ", "
-            yield from copy_literal(reader, write, quote, depth + 1)
-            yield from _next_item(reader, end)
-    except Malformed:
-        write("]")
-        raise
-    write("]")
+            yield from self.value(depth + 1)
+            yield from _next_item(self._reader, end)
+        self._write("]")
+
+    # -- keys ---------------------------------------------------------------------------------------------------------
+
+    def _key(self, end: str) -> Steps[str]:
+        """Read a key with the text that ends it."""
+        pieces: list[str] = []
+        if (yield from _string(self._reader, pieces.append, self._quote)):
+            if not (yield from self._reader.accept(end)):
+                raise Malformed
+            quoted: str = json.loads("".join(pieces))
+            return quoted
+        key = ""
+        while True:
+            if (yield from self._reader.comes(end)) and (yield from self._ends_key(key.rstrip(), end)):
+                return self._meant(key.rstrip())
+            char = yield from self._reader.next()
+            key += char
+            if not char or not self._may_start(key):
+                raise Malformed
+
+    def _ends_key(self, key: str, end: str) -> Steps[bool]:
+        """Read the end of a key, if this is one: it may also be a part of the key, unless a value comes after it."""
+        known = key in self._known
+        if not key and not known:
+            return False
+        place = self._reader.place
+        yield from self._reader.accept(end)
+        begun = key + end.strip()
+        for longer in self._known:
+            if longer.lstrip().startswith(begun) and (yield from self._comes(longer.strip()[len(begun) :], end)):
+                self._reader.rewind(place)
+                return False
+        if known or (yield from self._value_comes()):
+            return True
+        self._reader.rewind(place)
+        return False
+
+    def _comes(self, text: str, end: str) -> Steps[bool]:
+        """Whether the rest of a key comes next, and its end; nothing is read."""
+        place = self._reader.place
+        found = True
+        for char in text:
+            found = found and (yield from self._reader.next()) == char
+        found = found and (yield from self._reader.comes(end))
+        self._reader.rewind(place)
+        return found
+
+    def _value_comes(self) -> Steps[bool]:
+        """Whether a value comes next, or the start of one; nothing is read."""
+        reader = self._reader
+        place = reader.place
+        yield from reader.space()
+        first = yield from reader.peek()
+        found = first in _CLOSING or first in _QUOTES or (yield from reader.comes(self._quote))
+        if not found:
+            try:
+                yield from _scalar(reader)
+            except Malformed:
+                pass
+            else:
+                yield from reader.space()
+                found = (yield from reader.peek()) in _BEHIND_VALUES - {":"}
+        reader.rewind(place)
+        return found
+
+    def _meant(self, key: str) -> str:
+        """Return the known key that this is, but for white space at its edges."""
+        alike = [one for one in self._known if one.strip() == key]
+        return alike[0] if len(alike) == 1 else key
+
+    def _may_start(self, key: str) -> bool:
+        """Whether a key may start with this text, the last character of which is new."""
+        if any(one.lstrip().startswith(key) for one in self._known):
+            return True
+        return len(key) <= _LONGEST_KEY and key[-1:] not in _NOT_IN_KEYS and not key.endswith(self._quote)
 
 
 def _next_item(reader: Reader, end: str) -> Steps[None]:
     """Read the text after an item: a comma, or the end, which stays unread."""
-    space = yield from reader.space()
+    yield from reader.space()
     char = yield from reader.next()
     if char == end:
         reader.back(char)
     elif char != ",":
-        reader.back(space + char)
         raise Malformed
-
-
-def _read_key(reader: Reader, end: str, quote: str) -> Steps[str]:
-    """Read a key with the text that ends it."""
-    pieces: list[str] = []
-    if (yield from _string(reader, pieces.append, quote)):
-        key: str = json.loads("".join(pieces))
-    else:
-        key = ""
-        while (char := (yield from reader.next())) and (char.isalnum() or char in "_-.") and len(key) < _LONGEST_KEY:
-            key += char
-        reader.back(char)
-    if not key or not (yield from reader.accept(end)):
-        raise Malformed
-    return key
 
 
 def _string(reader: Reader, write: Callable[[str], None], quote: str) -> Steps[bool]:
@@ -127,7 +185,6 @@ def _string(reader: Reader, write: Callable[[str], None], quote: str) -> Steps[b
     write('"')
     while not ((one := (yield from reader.next())) == char and (yield from _ends_value(reader))):
         if not one:
-            write('"')
             raise Malformed
         write(_spelt((yield from _escape(reader)) if one == "\\" else one))
     write('"')
@@ -153,7 +210,6 @@ def _copy_raw(reader: Reader, write: Callable[[str], None], quote: str) -> Steps
             return
         char = yield from reader.next()
         if not char:
-            write('"')
             raise Malformed
         write(_spelt(char))
 
@@ -175,18 +231,16 @@ def _spelt(text: str) -> str:
     return json.dumps(text, ensure_ascii=any("\ud800" <= char <= "\udfff" for char in text))[1:-1]
 
 
-def _copy_scalar(reader: Reader, write: Callable[[str], None]) -> Steps[None]:
-    """Copy a number or a word, once its end is known."""
+def _scalar(reader: Reader) -> Steps[str]:
+    """Read a number or a word, once its end is known, and return it as JSON."""
     text = ""
     while (char := (yield from reader.next())) and (char.isalnum() or char in "+-._") and len(text) < _LONGEST_NUMBER:
         text += char
     reader.back(char)
     known = _WORDS.get(text) or _number(text)
     if known is None:
-        reader.back(text)
-        write("null")
         raise Malformed
-    write(known)
+    return known
 
 
 def _number(text: str) -> str | None:

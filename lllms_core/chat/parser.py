@@ -5,12 +5,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lllms_core.chat.answer_format import AnswerFormat, CallFormat
-from lllms_core.chat.calls import CallReader
+from lllms_core.chat.call_section import CallSection
 from lllms_core.chat.channels import ChannelReader
-from lllms_core.chat.json_copy import Malformed
+from lllms_core.chat.marks import is_beginning, late_triggers
 from lllms_core.chat.reader import Reader, Steps
 from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import CallPiece, Tool
+
+_MOST_REREAD = 1 << 17
+"""Characters read again because they were no call, after which no more calls are looked for: a bound on the time."""
+_QUOTES = frozenset("`'\"")
 
 
 class Pieces(NamedTuple):
@@ -31,16 +35,19 @@ NOTHING = Pieces()
 class AnswerParser:
     """Sorts an answer into text, thoughts and calls, however the answer is cut into pieces.
 
-    Only calls of the given tools are calls; anything like another call is text. Calls are numbered and have the ids
-    `call_<answer_id>_<number>`. Arguments are valid JSON: where a model's are not, they are closed, and the rest is
-    text. Without `parallel` the answer is over (`done`) after its first call. `thinking` says that the prompt has
-    already opened the thoughts.
+    Calls are numbered and have the ids `call_<answer_id>_<number>`. The arguments of a call are a JSON object: a call
+    whose arguments are broken is text, as the model wrote it. So a call comes out once it is complete; while a grammar
+    keeps calls from breaking (`kept`), its arguments come out as they are written. A tool that is not offered can be
+    called, too, unless calls are unannounced. Without `parallel` the answer is over (`done`) after its first call.
+    `thinking` says that the prompt has already opened the thoughts.
     """
 
     def __init__(
         self, form: AnswerFormat, tools: Sequence[Tool] = (), *, answer_id: str = "", parallel: bool = True,
         thinking: bool = False,
     ) -> None:
+        self.kept = False
+        """Whether a grammar keeps the next call from breaking."""
         self._answer = SortedAnswer(thinking)
         self._form = form
         self._tools = {tool.name: tool for tool in tools}
@@ -49,8 +56,18 @@ class AnswerParser:
         self._reader = Reader()
         self._blank = True
         """Whether the answer has neither text nor calls so far."""
-        marks = {mark[0] for mark in self._marks() if mark}
-        self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(marks)))}])+")
+        self._opened = 0
+        """How many marks of the text that open thoughts are not closed in it."""
+        calls = form.calls if self._tools and form.channels is None else None
+        self._section = None if calls is None else CallSection(
+            calls, self._reader, self._tools, answer_id=answer_id, kept=lambda: self.kept,
+        )
+        self._bare = calls is not None and not calls.trigger
+        self._triggers = () if calls is None else (calls.trigger or "{", *late_triggers(calls))
+        """The texts that may announce calls: the form's own first, then those after tags that a model left out."""
+        self._starts = frozenset(mark[0] for mark in self._marks() if mark)
+        """The characters with which marks start."""
+        self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(self._starts)))}])+")
         """Matches text that can be passed on without a look at each character."""
         self._steps = self._messages() if form.channels is not None else self._passages()
         next(self._steps)
@@ -59,6 +76,11 @@ class AnswerParser:
     def calls(self) -> int:
         """The number of calls so far."""
         return self._answer.calls
+
+    @property
+    def cut(self) -> bool:
+        """Whether the answer ended inside a call, or in the marks that announce one."""
+        return self._answer.cut
 
     @property
     def done(self) -> bool:
@@ -83,16 +105,15 @@ class AnswerParser:
                 at += 1
         return self._take()
 
-    def finish(self, *, complete: bool = True) -> Pieces:
-        """Return the text held back after the last `feed`; if the answer is not `complete`, a call stays open."""
-        answer, headed = self._answer, self._form.channels is not None
-        if not self.done and (complete or (headed and answer.call is None)):
+    def finish(self, *, complete: bool = True, following: str = "") -> Pieces:
+        """Return the text held back after the last `feed`.
+
+        An answer that is not `complete` was cut, by a limit or before the stop string `following`: a call stays open
+        then, and the beginning of a mark is left out.
+        """
+        if not self.done and (complete or not self._cut(following)):
             self._send("")
-        elif not self.done:
-            self._steps.close()
-            if not headed and not answer.open_call:
-                answer.add(self._reader.rest())
-        answer.done = True
+        self._answer.done = True
         return self._take()
 
     def _send(self, char: str) -> None:
@@ -113,8 +134,40 @@ class AnswerParser:
         if self._form.channels is not None:
             return tuple(self._form.channels.first)
         thoughts = () if self._form.reasoning is None else (self._form.reasoning.start, self._form.reasoning.end)
-        calls = self._form.calls
-        return thoughts if calls is None or not self._tools else (*thoughts, calls.trigger or "{")
+        return (*thoughts, *self._triggers)
+
+    # -- an answer that is cut ----------------------------------------------------------------------------------------
+
+    def _cut(self, following: str) -> bool:
+        """End an answer where it was cut; return False if its rest is read as if it were complete."""
+        answer, call, held = self._answer, self._answer.call, self._reader.held_text()
+        section = self._section
+        whole = call is not None and (call.whole if section is None else section.is_complete(call, held, following))
+        if call is not None and whole and following:
+            call.settle()
+            answer.calls += 1
+        elif call is not None and self._bare and call.name is None:
+            answer.add(held)
+        elif call is not None:
+            answer.calls += call.cut()
+            answer.cut = True
+        elif any(is_beginning(held, mark, following) for mark in self._triggers if not self._bare):
+            answer.cut = not answer.reasoning
+        elif answer.between or any(is_beginning(held, mark, following) for mark in self._other_marks()):
+            pass
+        elif self._form.channels is not None:
+            return False
+        else:
+            answer.add(held)
+        self._steps.close()
+        return True
+
+    def _other_marks(self) -> tuple[str, ...]:
+        """Return the marks beside those of calls."""
+        form = self._form
+        if form.channels is not None:
+            return form.channels.borders
+        return (form.text_start, *(() if form.reasoning is None else (form.reasoning.start, form.reasoning.end)))
 
     # -- the answer as a whole ----------------------------------------------------------------------------------------
 
@@ -123,14 +176,14 @@ class AnswerParser:
         assert channels is not None  # noqa: S101  # the caller looked
         yield from ChannelReader(
             channels, calls or CallFormat("named"), self._reader, self._tools, self._answer, answer_id=self._answer_id,
-            parallel=self._parallel, thoughts=self._form.reasoning is not None,
+            parallel=self._parallel, thoughts=self._form.reasoning is not None, kept=lambda: self.kept,
         ).read()
 
     def _passages(self) -> Steps[None]:
         if self._form.reasoning is not None:
             while (yield from self._thinking()):
                 pass
-        if self._form.text_start and (yield from self._reader.accept(self._form.text_start)):
+        if self._form.text_start and not self.done and (yield from self._reader.accept(self._form.text_start)):
             self._reader.mark()
         while not (yield from self._passage()):
             pass
@@ -151,13 +204,15 @@ class AnswerParser:
         reader.mark()
         while True:
             self._ready()
-            space = yield from reader.space()
+            yield from reader.space()
             char = yield from reader.peek()
             if not char:
                 self._answer.thoughts.append(reader.spill())
                 return False
             if char == form.end[0] and (yield from reader.accept(form.end)):
                 break
+            if char in self._starts and (yield from self._last_calls(char)):
+                return False
             yield from reader.next()
             self._answer.thoughts.append(reader.spill())
         self._answer.reasoning = False
@@ -168,93 +223,89 @@ class AnswerParser:
 
     def _passage(self) -> Steps[bool]:
         """Read text up to the end of the next calls, dropping white space before them; whether that ends the answer."""
-        reader = self._reader
-        trigger = "" if self._form.calls is None or not self._tools else self._form.calls.trigger or "{"
-        bare = self._form.calls is not None and not self._form.calls.trigger
+        reader, answer = self._reader, self._answer
         while True:
             self._ready()
             yield from reader.space()
             char = yield from reader.peek()
-            may_call = bool(char) and char == trigger[:1] and (self._blank or not bare)
-            self._blank = False
-            if may_call and (yield from self._section(trigger, bare=bare)):
-                return self.done
-            if char:
-                yield from reader.next()
-            self._answer.text.append(reader.spill())
             if not char:
+                answer.add(reader.spill())
                 return True
+            marked = False
+            if char in self._starts:
+                may_call = self._blank or not self._bare
+                if may_call and (yield from self._calls(char, answer, parallel=self._parallel)):
+                    self._blank = False
+                    return self.done
+                marked = yield from self._mark_of_thoughts(char)
+            if not marked:
+                yield from reader.next()
+                answer.add(reader.spill())
+            self._blank = self._blank and not answer.last
 
     def _ready(self) -> None:
         """Pass harmless text through from here on, unless some text has to be read again."""
         self._answer.free = not self._reader.held
 
+    def _mark_of_thoughts(self, char: str) -> Steps[bool]:
+        """Read a mark of thoughts in the text: one that ends none is left out, unless it is quoted."""
+        form, reader, answer = self._form.reasoning, self._reader, self._answer
+        if form is None:
+            return False
+        space = reader.held_text()
+        if char == form.start[0] and (yield from reader.accept(form.start)):
+            self._opened += 1
+            answer.add(reader.spill())
+            return True
+        if char != form.end[0] or not (yield from reader.accept(form.end)):
+            return False
+        if self._opened or (not space and answer.last in _QUOTES):
+            self._opened = max(0, self._opened - 1)
+            answer.add(reader.spill())
+        else:
+            answer.add(space)
+            reader.mark()
+            if not answer.last.strip():
+                yield from reader.space()
+                reader.mark()
+        return True
+
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def _section(self, trigger: str, *, bare: bool) -> Steps[bool]:
-        """Read consecutive calls; return False, having consumed nothing, if there is no call after all."""
-        form = self._form.calls
-        assert form is not None  # noqa: S101  # there is a trigger
-        reader, answer = self._reader, self._answer
-        start = reader.held_text()
-        if not bare and not (yield from reader.accept(trigger)):
-            return False
-        any_call = False
-        while True:
-            call_id = f"call_{self._answer_id}_{answer.calls}"
-            call = CallReader(form, reader, self._tools, index=answer.calls, call_id=call_id, pieces=answer.pieces)
-            answer.call = call
-            try:
-                yield from call.read(bare=bare)
-            except Malformed:
-                answer.call = None
-                if not call.committed:
-                    if not any_call:
-                        reader.back(reader.held_text()[len(start) :])
-                    return any_call
-                answer.calls += 1
+    def _calls(self, char: str, answer: SortedAnswer, *, parallel: bool, offered: bool = False) -> Steps[bool]:
+        """Read consecutive calls, the first character of which is known; False, and nothing read, if there are none."""
+        section = self._section
+        for trigger in self._triggers:
+            if section is None or trigger[0] != char or section.reread > _MOST_REREAD:
+                continue
+            late = trigger != self._triggers[0]
+            if (yield from section.read(answer, trigger, parallel=parallel, offered=offered, marked=late)):
                 return True
-            answer.call = None
-            answer.calls += 1
-            any_call = True
-            reader.mark()
-            start = ""
-            if not self._parallel:
-                answer.done = True
-                return True
-            if form.call_end.strip():
-                yield from reader.accept(form.call_end)
-                reader.mark()
-            if not (yield from self._next_call(bare=bare)):
-                if form.section_end.strip():
-                    yield from reader.accept(form.section_end)
-                answer.done = bool(form.answer_end) and (yield from reader.accept(form.answer_end))
-                reader.mark()
-                return True
+        return False
 
-    def _next_call(self, *, bare: bool) -> Steps[bool]:
-        """Read up to the start of the next call; return whether one follows."""
-        form = self._form.calls
-        assert form is not None  # noqa: S101  # there was a call
-        between = (form.separator + form.call_start).strip()
-        if between:
-            return (yield from self._reader.accept(between))
-        if form.shape == "keyword" and not (yield from self._reader.comes(form.section_end)):
-            space = yield from self._reader.space()
-            char = yield from self._reader.peek()
-            self._reader.back(space)
-            return char.isalpha() or char == "_"
-        if not bare and form.shape != "object":
+    def _last_calls(self, char: str) -> Steps[bool]:
+        """Read calls with which an answer ends that has not closed its thoughts; return whether it does.
+
+        If more thoughts follow, the model only thought of the calls.
+        """
+        answer, reader = self._answer, self._reader
+        if self._bare or self._section is None:
             return False
-        space = yield from self._reader.space()
-        char = yield from self._reader.next()
-        if bare and char and char in ";,":
-            space += char + (yield from self._reader.space())
-            char = yield from self._reader.next()
-        self._reader.back(char)
-        if char != "{":
-            self._reader.back(space)
-        return char == "{"
+        place, found = reader.place, SortedAnswer(calls=answer.calls)
+        reader.pinned = True
+        while (yield from self._calls(char, found, parallel=True, offered=True)):
+            yield from reader.space()
+            char = yield from reader.peek()
+        reader.pinned = False
+        if found.calls == answer.calls or char:
+            self._section.reread += reader.place - place
+            reader.rewind(place)
+            return False
+        reader.mark()
+        answer.reasoning = False
+        answer.pieces += found.pieces if self._parallel else found.pieces[:1]
+        answer.calls = found.calls if self._parallel else answer.calls + 1
+        return True
 
 
 def _merged(pieces: Sequence[CallPiece]) -> list[CallPiece]:

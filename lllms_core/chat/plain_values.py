@@ -2,20 +2,45 @@
 
 import ast
 import json
+from collections.abc import Sequence
+
+from lllms_core.chat.argument_types import ANY, Types, equal, type_of
 
 _LONGEST_LITERAL = 10_000
 """Characters of a value in Python's notation; a longer one stays text."""
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
-def as_json(text: str) -> str:
-    """Return a value unchanged if it is JSON, translated if it is Python's, else (or if nested too deeply) a string."""
-    text = _PYTHON_WORDS.get(text, text)
+def as_json(text: str, types: Types = ANY, listed: Sequence[object] = ()) -> str:
+    """Return the JSON that a text stands for where values of `types` are allowed.
+
+    That is the text itself if it is JSON of one of the types, or its translation from Python's notation; else a string
+    of it, as for JSON that is nested too deeply. Where all types are allowed, quotes are those of JSON; otherwise they
+    belong to a string. `listed` are the only values allowed, if the schema lists them.
+    """
+    found = _read(text.strip())
+    if found is None:
+        return _string(text if "string" in types else text.strip())
+    spelled, value = found
+    kind = type_of(value)
+    own_quotes = kind == "string" and types != ANY
+    if own_quotes or kind not in types or (text in listed and not any(equal(value, one) for one in listed)):
+        return _string(text if "string" in types else text.strip())
+    return spelled
+
+
+def _read(text: str) -> tuple[str, object] | None:
+    """Return a value's spelling in JSON, and the value; None if the text is none."""
+    spelled = _PYTHON_WORDS.get(text, text)
     try:
-        json.loads(text, parse_constant=_refuse)
+        return spelled, json.loads(spelled, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return _python_as_json(text) or json.dumps(text, ensure_ascii=False)
-    return text
+        translated = _python_as_json(text)
+        return None if translated is None else (translated, json.loads(translated))
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _python_as_json(text: str) -> str | None:

@@ -23,15 +23,28 @@ class Reader:
         self._unread: list[str] = []
         self._read: list[str] = []
         self._ended = False
+        self.pinned = False
+        """Whether the mark stays where it is."""
 
     @property
     def held(self) -> bool:
         """Whether there is text read since the mark, or text to be read again."""
         return bool(self._read or self._unread)
 
+    @property
+    def place(self) -> int:
+        """This place, for `rewind`, until the mark moves."""
+        return len(self._read)
+
+    def rewind(self, place: int) -> None:
+        """Go back to a place: what was read since then is read again."""
+        self._unread.extend(reversed(self._read[place:]))
+        del self._read[place:]
+
     def mark(self) -> None:
         """Drop the text read so far: it has been handled."""
-        self._read.clear()
+        if not self.pinned:
+            self._read.clear()
 
     def spill(self) -> str:
         """Return the text read since the mark, and move the mark here."""
@@ -42,10 +55,6 @@ class Reader:
     def held_text(self) -> str:
         """Return the text read since the mark, and keep it."""
         return "".join(self._read)
-
-    def rest(self) -> str:
-        """Return all text read since the mark, and all text put back."""
-        return self.spill() + "".join(reversed(self._unread))
 
     def next(self) -> Steps[str]:
         """Read the next character, "" at the end."""
@@ -104,9 +113,9 @@ class Reader:
 
     def comes(self, literal: str) -> Steps[bool]:
         """Whether `accept` would read `literal`; nothing is read."""
-        before = len(self._read)
+        place = self.place
         found = yield from self.accept(literal)
-        self.back("".join(self._read[before:]))
+        self.rewind(place)
         return found
 
     def _run(self, kind: str) -> Steps[str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from attrs import evolve
 
+from lllms_core.chat.past_arguments import is_object
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut
 from lllms_core.types import Message
@@ -14,7 +15,7 @@ def settle_results(messages: Sequence[Message]) -> tuple[Message, ...]:
     """Return the conversation with each message's results in the order of its calls, and named after them.
 
     Templates tell results apart by their order. Raises `InvalidRequest` for a result without its call, a call without
-    its result, and two calls with one id.
+    its result, and two calls with one id. A call that was cut, so that nobody could run it, needs no result.
     """
     settled: list[Message] = []
     at = 0
@@ -54,10 +55,10 @@ def _results(message: Message, messages: Sequence[Message], start: int) -> list[
             text = f"Invalid parameter: there are two results for 'tool_call_id' '{shown}'."
             raise InvalidRequest(text, f"messages[{at}].tool_call_id", "invalid_value")
         found[answered] = result
-    if missing := [one for one in ids if one not in found]:
+    if missing := [call.id for call in message.tool_calls if call.id not in found and is_object(call.arguments)]:
         text = (
             "An assistant message with 'tool_calls' must be followed by tool messages responding to each"
             f" 'tool_call_id'. The following tool_call_ids did not have response messages: {cut(', '.join(missing))}"
         )
         raise InvalidRequest(text, path, "invalid_value")
-    return [evolve(found[call.id], name=call.name) for call in message.tool_calls]
+    return [evolve(found[call.id], name=call.name) for call in message.tool_calls if call.id in found]

@@ -19,16 +19,21 @@ class SortedAnswer:
     """The number of calls so far."""
     call: CallReader | None = None
     """The call that is being read."""
+    between: bool = False
+    """Whether the marks between two calls are being read."""
+    cut: bool = False
+    """Whether the answer ended inside a call, or in the marks that announce one."""
+    last: str = ""
+    """The last character of the text."""
     done: bool = False
     """Whether the answer is complete."""
     free: bool = False
     """Whether text may be added without being read, as long as it has no character with which a mark starts."""
 
-    @property
-    def open_call(self) -> bool:
-        """Whether a call is being read, and part of it has been output."""
-        return self.call is not None and self.call.committed
-
     def add(self, text: str) -> None:
         """Add more of the text, or of the thoughts."""
-        (self.thoughts if self.reasoning else self.text).append(text)
+        if self.reasoning:
+            self.thoughts.append(text)
+        elif text:
+            self.text.append(text)
+            self.last = text[-1]

@@ -1,9 +1,10 @@
 """Read the arguments of a call that are between tags, each with its key."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from lllms_core.chat.answer_format import CallFormat
+from lllms_core.chat.argument_types import ArgumentTypes
 from lllms_core.chat.json_copy import Malformed
 from lllms_core.chat.plain_values import as_json
 from lllms_core.chat.reader import Reader, Steps
@@ -14,35 +15,33 @@ _LONGEST_KEY = 256
 class TaggedArguments:
     """Reads arguments between tags, and writes them as an object with `write`.
 
-    A value is a string if its tag says so, or, where tags do not show it, if the schema `parameters` does. All others
-    are JSON where possible.
+    Where tags tell strings from other values, these are JSON where possible. Otherwise a value is the JSON that it is
+    spelled as if the schema allows values of that type, and else a string.
     """
 
     def __init__(
-        self, form: CallFormat, reader: Reader, parameters: Mapping[str, object], write: Callable[[str], None],
+        self, form: CallFormat, reader: Reader, types: ArgumentTypes, write: Callable[[str], None],
     ) -> None:
         self._form = form
         self._reader = reader
-        self._parameters = parameters
+        self._types = types
         self._write = write
 
     def read(self) -> Steps[None]:
-        """Read all arguments. Raises `Malformed` if one does not end; then a complete object has been written."""
+        """Read all arguments. Raises `Malformed` if one does not end; then what has been written is not closed."""
         self._write("{")
         before = ""
-        try:
-            while (yield from self._reader.accept(self._form.parameter_start)):
-                key, is_string = yield from self._key()
-                self._write(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
-                before = ", "
-                yield from self._value(is_string=is_string)
-        except Malformed:
-            self._write("}")
-            raise
+        while (yield from self._reader.accept(self._form.parameter_start)):
+            key, quoted = yield from self._key()
+            self._write(f"{before}{json.dumps(key, ensure_ascii=False)}: ")
+            before = ", "
+            if quoted is None and self._types.of(key) == {"string"}:
+                quoted = True
+            yield from self._value(key, quoted=quoted)
         self._write("}")
 
-    def _key(self) -> Steps[tuple[str, bool]]:
-        """Read a key; return it, and whether its value is a string."""
+    def _key(self) -> Steps[tuple[str, bool | None]]:
+        """Read a key; return it, and whether its tag tells that the value is a string; None: it tells nothing."""
         form, reader = self._form, self._reader
         key = ""
         while not (yield from reader.accept(form.key_end)):
@@ -52,23 +51,25 @@ class TaggedArguments:
             if not char or len(key) > _LONGEST_KEY:
                 raise Malformed
             key += char
-        return key.strip(), bool(form.other_key_end) or self._is_string(key.strip())
+        return key.strip(), True if form.other_key_end else None
 
-    def _value(self, *, is_string: bool) -> Steps[None]:
+    def _value(self, key: str, *, quoted: bool | None) -> Steps[None]:
         """Read a value up to the text that ends it, and write it as JSON."""
-        if is_string:
+        if quoted:
             self._write('"')
-            ended = yield from self._text(lambda text: self._write(json.dumps(text, ensure_ascii=False)[1:-1]))
+            yield from self._text(lambda text: self._write(json.dumps(text, ensure_ascii=False)[1:-1]))
             self._write('"')
+            return
+        pieces: list[str] = []
+        yield from self._text(pieces.append)
+        text = "".join(pieces)
+        if quoted is None:
+            self._write(as_json(text, self._types.of(key), self._types.listed(key)))
         else:
-            pieces: list[str] = []
-            ended = yield from self._text(pieces.append)
-            self._write(as_json("".join(pieces).strip()))
-        if not ended:
-            raise Malformed
+            self._write(as_json(text.strip()))
 
-    def _text(self, write: Callable[[str], None]) -> Steps[bool]:
-        """Read a value without the line breaks that belong to the tags; return whether its end was there."""
+    def _text(self, write: Callable[[str], None]) -> Steps[None]:
+        """Read a value without the line breaks that belong to the tags, and the text that ends it."""
         reader, form = self._reader, self._form
         end = form.value_end
         yield from self._line_breaks(_trailing_space(form.key_end))
@@ -78,11 +79,10 @@ class TaggedArguments:
             space = yield from reader.space()
             char = yield from reader.peek()
             if not char:
-                write(space)
-                return False
+                raise Malformed
             if (yield from reader.accept(end)):
                 write(space.removesuffix(_leading_space(end)))
-                return True
+                return
             write(space + (yield from reader.next()))
 
     def _line_breaks(self, expected: str) -> Steps[None]:
@@ -91,11 +91,6 @@ class TaggedArguments:
             if (yield from self._reader.peek()) != one:
                 return
             yield from self._reader.next()
-
-    def _is_string(self, key: str) -> bool:
-        properties = self._parameters.get("properties")
-        schema = properties.get(key) if isinstance(properties, Mapping) else None
-        return isinstance(schema, Mapping) and schema.get("type") == "string"
 
 
 def _leading_space(text: str) -> str:

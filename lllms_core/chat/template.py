@@ -14,6 +14,7 @@ from lllms_core.chat.history import CallStyle, message_values, tool_values
 from lllms_core.chat.learn_calls import ToolSupport, learn_calls, learn_tools
 from lllms_core.chat.learn_channels import learn_channels
 from lllms_core.chat.learn_reasoning import ReasoningSupport, has_heading, learn_reasoning
+from lllms_core.chat.plain_schema import plainer_tools
 from lllms_core.chat.probe import TemplateProbe
 from lllms_core.chat.roles import RoleSupport, fit_roles, probe_roles
 from lllms_core.chat.sandbox import SandboxedTemplate
@@ -73,26 +74,39 @@ class ChatTemplate:
         """Return the prompt: one segment, unless a user wrote the text of a control token.
 
         It holds all of its special text (BOS too, if the template prints it). A last message of the assistant is
-        continued: the prompt ends with its text; without `add_generation_prompt` it is rendered as finished.
+        continued: the prompt ends with its text, after which calls that were cut are written anew; without
+        `add_generation_prompt` it is rendered as finished.
         `variables` reach the template under their names. System and developer messages are moved if the template does
         not support their place, see `fit_roles`; unsupported tools, calls and results are put into words, see
-        `fit_tools`. Raises `InvalidRequest` if the template refuses the conversation. `check_length` is called
-        with the text, which a template may have made shorter than the messages, before the most expensive work.
+        `fit_tools`; schemas that make it fail are shown plainer, see `plainer_tools`. Raises `InvalidRequest` if the
+        template refuses the conversation. `check_length` is called with the text, which a template may have made
+        shorter than the messages, before the most expensive work.
         """
         extra = dict(variables or {})
         if taken := sorted(_OURS & extra.keys()):
             raise InvalidRequest(f"the template variable '{taken[0]}' belongs to the server; leave it out", taken[0])
+        if add_generation_prompt:
+            messages = _to_continue(messages)
         style = CallStyle()
         if tools or any(message.tool_calls or message.role == "tool" for message in messages):
             messages, tools = fit_tools(messages, tools, self.tools, self._written_calls)
             style = self.tools.style or style
         if any(message.reasoning is not None for message in messages):
             style = evolve(style, thoughts=self.reasoning.key)
-        given = {
-            "messages": message_values(fit_roles(messages, self._roles), style),
-            "tools": tool_values(tools, style),
-        }
-        return self._segments(given, extra, check_length, generate=add_generation_prompt)
+        fitted = fit_roles(messages, self._roles, offered=bool(tools))
+
+        def segments(tools: Sequence[Tool]) -> list[Segment]:
+            given = {"messages": message_values(fitted, style), "tools": tool_values(tools, style)}
+            return self._segments(given, extra, check_length, generate=add_generation_prompt)
+
+        try:
+            return segments(tools)
+        except InvalidRequest:
+            ask = Message("user", "probe-ask")
+            plainer = plainer_tools(tools, lambda tool: self._output_of(TemplateProbe([ask], [tool], style)))
+            if plainer == [*tools]:
+                raise
+        return segments(plainer)
 
     @cached_property
     def tools(self) -> ToolSupport:
@@ -212,17 +226,20 @@ class ChatTemplate:
 
     @cached_property
     def _roles(self) -> RoleSupport:
-        return probe_roles(lambda messages: self._probe(TemplateProbe(messages)), names_developer=self._names_developer)
+        return probe_roles(self._probe, self.tools, names_developer=self._names_developer)
 
     def _probe(self, probe: TemplateProbe) -> str | None:
+        try:
+            return self._output_of(probe)
+        except InvalidRequest:
+            return None
+
+    def _output_of(self, probe: TemplateProbe) -> str:
         given = {
             "messages": message_values(probe.messages, probe.style),
             "tools": tool_values(probe.tools, probe.style),
         }
-        try:
-            return self._output(given, probe.variables, datetime.now().astimezone(), generate=probe.generate)
-        except InvalidRequest:
-            return None
+        return self._output(given, probe.variables, datetime.now().astimezone(), generate=probe.generate)
 
     def _written_calls(self, calls: Sequence[ToolCall]) -> str:
         """Write calls as the model should: as configured, as learnt, or in the default form."""
@@ -237,6 +254,14 @@ def _disguised(given: Mapping[str, object], disguise: Disguise) -> dict[str, obj
     messages = cast("list[dict[str, object]]", given["messages"])
     hidden = [{**cast("dict[str, object]", disguise.value(each)), "role": each["role"]} for each in messages]
     return {"messages": hidden, "tools": disguise.value(given["tools"])}
+
+
+def _to_continue(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the conversation without the calls of a last answer, which was cut in them: the model writes them anew."""
+    if not messages or messages[-1].role != "assistant" or not messages[-1].tool_calls:
+        return messages
+    *before, last = messages
+    return [*before, evolve(last, tool_calls=())] if last.content or last.reasoning else before
 
 
 def _up_to(mark: str, text: str) -> str:

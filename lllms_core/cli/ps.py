@@ -49,7 +49,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
         replaced = ", its file has been replaced since it was loaded" if one.get("replaced") else ""
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
-        click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, "
+        holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
+        click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"
                    f"{one['threads']} threads, {where}{idle}{silent}{replaced}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]

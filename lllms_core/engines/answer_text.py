@@ -16,6 +16,7 @@ class AnswerText:
     """
 
     def __init__(self, request: Request, form: AnswerFormat = PLAIN, *, thinking: bool = False, index: int = 0) -> None:
+        """`thinking`: the prompt has opened the thoughts."""
         self.reasoning_tokens = 0
         self._output = OutputText(request.stop)
         self._parser: AnswerParser | None = None
@@ -55,6 +56,16 @@ class AnswerText:
         """Whether the thoughts have begun and not ended."""
         return self._parser is not None and self._parser.reasoning
 
+    @property
+    def kept(self) -> bool:
+        """Whether a grammar keeps the next call from breaking, so that its arguments come out as they are written."""
+        return self._parser is not None and self._parser.kept
+
+    @kept.setter
+    def kept(self, kept: bool) -> None:
+        if self._parser is not None:
+            self._parser.kept = kept
+
     def mark(self, control: str) -> bytes:
         """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""
         return control.encode() if control and control in self._marks else b""
@@ -78,12 +89,19 @@ class AnswerText:
         return pieces
 
     def end(self, reason: FinishReason) -> tuple[Pieces, FinishReason]:
-        """Return everything that was held back, once no more comes, and why the answer ended: for calls, maybe."""
+        """Return everything that was held back, once no more comes, and why the answer ended.
+
+        An answer that ended by itself with calls ended for them; one that stopped inside a call was cut.
+        """
         text = self._output.flush()
-        if self._parser is None:
+        parser, stop = self._parser, self._output.stop
+        if parser is None:
             return Pieces(text), reason
         try:
-            pieces = self._parser.feed(text).followed_by(self._parser.finish(complete=reason == "stop"))
+            pieces = parser.feed(text)
+            pieces = pieces.followed_by(parser.finish(complete=reason == "stop" and not stop, following=stop or ""))
         except RecursionError:
             return Pieces(text), reason  # nested too deeply to be read
-        return pieces, "tool_calls" if reason == "stop" and self._parser.calls else reason
+        if reason == "stop" and (parser.cut or parser.calls):
+            reason = "length" if parser.cut else "tool_calls"
+        return pieces, reason

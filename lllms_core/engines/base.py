@@ -121,7 +121,9 @@ class Engine(ABC):
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:  # noqa: ARG002  # the base looks at nothing
         """Look at a model without loading it; runs in the server, so it reads little and imports nothing heavy.
 
-        Returns whatever is worth showing about it. Raises `ModelLoadFailed` for a file that can never be loaded.
+        Returns whatever is worth showing about it. Two keys are known: `context_length`, the tokens that a request will
+        hold, and `tasks`, the model's tasks with commas between them. Raises `ModelLoadFailed` for a file that can
+        never be loaded.
         """
         return {}
 

@@ -26,6 +26,8 @@ class Choices(Generic[RunT]):
     """Of those that have ended, and are thoughts."""
     untold: bool = True
     """Whether the admission has not been reported with a piece of any answer yet."""
+    unenforced: tuple[str, ...] = ()
+    """As in `Delta`."""
 
     def end(
         self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,
@@ -42,9 +44,10 @@ class Choices(Generic[RunT]):
         self.completion_tokens += generated if usage is None else usage.completion_tokens
         ended = None if self.open == 0 else reason
         finish = Finish(reason, self.usage, stop=stop) if self.open == 0 else None
+        unenforced = self.unenforced if self.untold else ()
         return Delta(
             self.request.id, text, tokens, finish, reasoning=reasoning, calls=calls, index=index, ended=ended,
-            scores=scores, admitted=self.admitted() if self.untold else None,
+            scores=scores, admitted=self.admitted() if self.untold else None, unenforced=unenforced,
         )
 
     def admitted(self) -> Usage:

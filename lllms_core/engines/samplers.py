@@ -1,5 +1,6 @@
 """The objects that choose the tokens of one answer, made by a `BatchingModel`."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 
@@ -28,6 +29,15 @@ class Matcher(Protocol):
 
     def sample_thought(self, sampler: Sampler, row: int) -> int:
         """Let `sampler` choose any token but those that end the answer: the constrained part comes later."""
+
+    def sample_except(self, sampler: Sampler, row: int, tokens: Sequence[int]) -> int:
+        """Let `sampler` choose any token but these, from logits in which they may have been forbidden before."""
+
+    def begin(self, written: bytes) -> bool:
+        """Begin anew, after the text `written`, which was chosen freely; False if no match begins with it.
+
+        Calls that a model makes by itself are constrained from their mark on, one after the other.
+        """
 
     @property
     def complete(self) -> bool:

@@ -35,8 +35,8 @@ class Feed:
 class TokenModel(Model):
     """The token-level methods of a model; `BatchingModel` makes the rest of them.
 
-    `tokenize`, `infill`, `longest_token`, `control_token` and `grammar_names` are parts of `prepare`: any thread may
-    call them, several at once.
+    `tokenize`, `infill`, `longest_token`, `control_token`, `grammar_names` and `relax` are parts of `prepare`: any
+    thread may call them, several at once.
 
     An engine declares more by writing more: `Scores` for `logprobs`, `Constrains` for constraints, `Infills` for
     `suffix`, `Exports` for a `state_key`; see `lllms_core.engines.capabilities`.
@@ -103,3 +103,11 @@ class TokenModel(Model):
     def grammar_names(self) -> Mapping[str, int]:
         """The tokens that a Lark grammar can only name, not spell, with their ids; for an engine that keeps those."""
         return {}
+
+    def relax(self, schema: str) -> tuple[str, Sequence[str]]:
+        """Return the part of a JSON schema that a grammar can enforce, and JSON pointers to the rest.
+
+        Asked for schemas that are not strict, of models whose engine declares constraints; the base enforces all. A
+        malformed schema is returned as it is: `matcher` refuses it. Any thread may call this, several at once.
+        """
+        return schema, ()

@@ -1,28 +1,53 @@
 """The facts about models: from the catalog, from their files, and from their last load."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from attrs import field, frozen
 
 from lllms_core.apis import Abilities, ModelCard
 from lllms_core.catalog import CatalogEntry, context_length
+from lllms_core.errors import LllmsError, ModelLoadFailed
 from lllms_core.pool.pool import Pool
+from lllms_core.queries import LABELS
 from lllms_core.store import download_id
+from lllms_core.tracebacks import described
+from lllms_core.types import Task
+
+LOG = logging.getLogger("lllms.host")
 
 Details = Mapping[str, str | int | float]
+Identity = tuple[int, ...] | None
+"""What changes when a file is replaced; None if there is no file."""
+
+
+@frozen
+class Look:
+    """What an engine told about a model whose file has this identity."""
+
+    entry: CatalogEntry
+    identity: Identity
+    details: Details = field(factory=dict)
+    fault: str = ""
+    """Why the model can never be loaded."""
 
 
 class Cards:
-    """Tells what models can do; looks at a file only before its model was first loaded, and once."""
+    """Tells what models can do; looks at a file only before its model was first loaded, and once for each file."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._inspected: dict[str, tuple[CatalogEntry, Details]] = {}
+        self._looks: dict[str, Look] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def abilities(self, entry: CatalogEntry) -> Abilities:
         """Return what a model can do. Raises `ModelLoadFailed` for a file that can never be loaded."""
         info = self._pool.info(entry.name)
         details = await self._inspect(entry) if info is None else info.details
-        tasks = None if info is None else info.tasks
+        tasks = tasks_of(details) if info is None else info.tasks
         return Abilities(
             tasks=tasks,
             context_length=context_length(entry.spec.options, details) if info is None else info.context_length,
@@ -35,11 +60,42 @@ class Cards:
     async def _inspect(self, entry: CatalogEntry) -> Details:
         if not entry.here:
             return {}
-        seen = self._inspected.get(entry.name)
-        if seen is None or seen[0] is not entry:  # its file may have come since
-            seen = entry, await asyncio.to_thread(entry.engine.inspect, entry.spec)
-            self._inspected[entry.name] = seen
-        return seen[1]
+        async with self._locks.setdefault(entry.name, asyncio.Lock()):  # many may ask before the first is answered
+            look = self._looks[entry.name] = await asyncio.to_thread(_look, entry, self._looks.get(entry.name))
+        if look.fault:
+            raise ModelLoadFailed(look.fault)
+        return look.details
+
+
+def tasks_of(details: Details) -> frozenset[Task] | None:
+    """Return the tasks that `Engine.inspect` told; None if it told none."""
+    told = details.get("tasks")
+    if not isinstance(told, str):
+        return None
+    return frozenset(cast(Task, task) for task in told.split(", ") if task in LABELS)
+
+
+def _look(entry: CatalogEntry, last: Look | None) -> Look:
+    """Return the last look at a model, or a new one if the model or its file is another."""
+    try:
+        identity = _identity(entry.spec.file)
+        if last is not None and last.entry is entry and last.identity == identity:
+            return last
+        return Look(entry, identity, entry.engine.inspect(entry.spec))
+    except OSError as error:
+        return Look(entry, None, fault=f"'{entry.spec.file}' cannot be read: {error.strerror}")
+    except LllmsError as error:
+        return Look(entry, identity, fault=error.message)
+    except Exception as error:
+        LOG.exception("engine '%s' could not inspect model '%s'", entry.engine.name, entry.name)
+        return Look(entry, identity, fault=f"engine '{entry.engine.name}' could not inspect it: {described(error)}")
+
+
+def _identity(file: Path | None) -> Identity:
+    if file is None:
+        return None
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def card(entry: CatalogEntry) -> ModelCard:

@@ -74,7 +74,7 @@ class Conversation:
                 return  # closed
             message = self._take(Answer(stream.id, choices(stream.request, deltas, stream.finish), stream.finish))
             self._rounds -= 1
-            handled = [call for call in message.tool_calls if self._handler(call) is not None]
+            handled = [call for call in message.tool_calls if self._handles(call)]
             for result in await asyncio.gather(*map(self._run, handled)):
                 self.messages.append(result)
                 yield result
@@ -121,12 +121,16 @@ class Conversation:
         # A truncated call has no end, and its arguments are not JSON.
         return answer.message if answer.finish.reason == "tool_calls" else evolve(answer.message, tool_calls=())
 
-    def _handler(self, call: ToolCall) -> Handler | None:
-        tool = self._tools[call.name]
-        return tool.handler if isinstance(tool, ServerTool) else None
+    def _handles(self, call: ToolCall) -> bool:
+        """Whether the host answers a call: one for a handler, or for a tool that is not offered."""
+        tool = self._tools.get(call.name)
+        return tool is None or (isinstance(tool, ServerTool) and tool.handler is not None)
 
     async def _run(self, call: ToolCall) -> Message:
-        tool = self._tools[call.name]
+        tool = self._tools.get(call.name)
+        if tool is None:
+            reason = f"there is no tool '{call.name}'; the tools are {', '.join(self._tools)}"
+            return Message("tool", json.dumps({"error": reason}, ensure_ascii=False), call.name, tool_call_id=call.id)
         assert isinstance(tool, ServerTool)  # noqa: S101  # it has a handler
         try:
             async with asyncio.timeout(tool.timeout):

@@ -2,7 +2,7 @@
 
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
 from lllms_core.machine.identity import file_identity
-from lllms_core.machine.memory import cgroup_memory, usable_memory
+from lllms_core.machine.memory import available_memory, cgroup_free, cgroup_memory, free_memory, usable_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
@@ -16,11 +16,14 @@ __all__ = [
     "CpuWatch",
     "at_home",
     "available_cores",
+    "available_memory",
     "busy_ticks",
     "cgroup_cores",
+    "cgroup_free",
     "cgroup_memory",
     "decode_text",
     "file_identity",
+    "free_memory",
     "open_regular",
     "read_regular",
     "read_text",

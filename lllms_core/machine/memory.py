@@ -1,12 +1,17 @@
 """The memory that this process may use."""
 
 import os
+import sys
 from pathlib import Path
 
 from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
 
-_LIMITS = ("memory.max", "memory.limit_in_bytes")
-"""Of version 2, which may say `max`, and of version 1, whose word for no limit is a number beyond all memory."""
+_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""Limit, usage, and the line of `memory.stat` with cached files, of versions 2 and 1 of cgroups. The word of version 2
+for no limit is `max`, that of version 1 a number beyond all memory."""
 
 
 def usable_memory() -> int | None:
@@ -20,5 +25,41 @@ def usable_memory() -> int | None:
 
 def cgroup_memory(membership: str, root: Path) -> int | None:
     """Return the tightest memory limit, in bytes, of this process's cgroups; None without one. See `control_groups`."""
-    files = [group / name for group in control_groups(membership, root, "memory") for name in _LIMITS]
+    files = [group / names[0] for group in control_groups(membership, root, "memory") for names in _FILES]
     return min((int(text) for file in files if (text := read_text(file).strip()).isdecimal()), default=None)
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that programs can still take here without swapping; None if the system does not tell.
+
+    Where it tells only how much there is at all, that is returned.
+    """
+    if sys.platform != "linux":
+        return usable_memory()
+    known = [available_memory(read_text(Path("/proc/meminfo"))), cgroup_free(membership_text(), ROOT)]
+    return min((size for size in known if size is not None), default=None)
+
+
+def available_memory(meminfo: str) -> int | None:
+    """Return the bytes that the kernel can give to programs, from the text of /proc/meminfo; None if it lacks them."""
+    for line in meminfo.splitlines():
+        name, _, rest = line.partition(":")
+        if name == "MemAvailable" and rest.split()[:1] and rest.split()[0].isdecimal():
+            return int(rest.split()[0]) * 1024
+    return None
+
+
+def cgroup_free(membership: str, root: Path) -> int | None:
+    """Return the bytes that this process's cgroups leave it; None without a limit. See `control_groups`.
+
+    Cached files that a group could give back count as free, as they do for the machine.
+    """
+    frees = []
+    for group in control_groups(membership, root, "memory"):
+        for limit, usage, cached in _FILES:
+            most, used = read_text(group / limit).strip(), read_text(group / usage).strip()
+            if most.isdecimal() and used.isdecimal():
+                stats = (line.partition(" ") for line in read_text(group / "memory.stat").splitlines())
+                files = next((int(value) for name, _, value in stats if name == cached and value.isdecimal()), 0)
+                frees.append(max(0, int(most) - max(0, int(used) - files)))
+    return min(frees, default=None)

@@ -14,6 +14,8 @@ from lllms_core.types import Tool, ToolChoice
 MOST_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MODES = ("none", "auto", "required")
+_CACHING = "cache_control"
+"""A field of tools that asks for what is done anyway: prompts are cached."""
 _FUNCTION: Mapping[str, object] = {
     "type": "object",
     "required": ["name"],
@@ -72,7 +74,7 @@ class Tools:
             raise unsupported(f"{path}.type", '"function"')
         if kind != "function":
             raise wrong_choice(f"{path}.type", kind, "function")
-        for name in fields.keys() - {"type", "function"}:
+        for name in fields.keys() - {"type", "function", _CACHING}:
             raise unknown(f"{path}.{name}")
         if "function" not in fields:
             raise missing(f"{path}.function")
@@ -191,7 +193,7 @@ def _fields(value: object, path: str) -> dict[str, object]:
 
 def _read_function(value: object, path: str) -> Tool:
     fields = _fields(value, path)
-    for name in fields.keys() - {"name", "description", "parameters", "strict"}:
+    for name in fields.keys() - {"name", "description", "parameters", "strict", _CACHING}:
         raise unknown(f"{path}.{name}")
     name = _read_name({"name": fields.get("name")}, path)
     if not _NAME.fullmatch(name):

@@ -1,4 +1,4 @@
-"""Refuses requests that Quart cannot parse and would answer with 500 and a traceback."""
+"""Refuses requests that Quart cannot parse and would answer with 500 and a traceback, and tidies their paths."""
 
 import re
 from typing import Any, cast
@@ -16,7 +16,11 @@ HOST = re.compile(r"(\[[0-9A-Za-z:.%_-]+\]|[0-9A-Za-z._-]*)(:[0-9]{0,5})?")
 
 
 class Guard:
-    """An ASGI application around another one; answers malformed requests with 400, and counts what bodies hold."""
+    """An ASGI application around another one; answers malformed requests with 400, and counts what bodies hold.
+
+    A path that ends with a slash, or has several in a row, is answered as the one without: programs that join a base
+    URL and a path make such, and a redirect would lose the body.
+    """
 
     def __init__(self, app: ASGIFramework) -> None:
         self._app = app
@@ -39,7 +43,7 @@ class Guard:
 
 
 def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
-    """Return the scope; of a whole URL it keeps only the path. Raises `ValueError` if the request is malformed."""
+    """Return the scope with a tidy path; of a whole URL only its path. Raises `ValueError` for a malformed request."""
     for name, value in scope["headers"]:
         if name.lower() == b"host" and not is_host(value.decode("latin1")):
             raise ValueError(f"the Host header is not the name of a host: '{cut(value.decode('latin1'))}'")
@@ -50,15 +54,27 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
     raw = cast("bytes | None", scope.get("raw_path"))  # servers may leave it out
     target = scope["path"].encode() if raw is None else raw
     if target.startswith(b"/") or target == b"*":
-        return scope
+        return _changed(scope, path=tidy(scope["path"], scope.get("root_path", "")))
     try:
         url = urlsplit(target.decode())
     except ValueError:
         url = urlsplit("")
     if url.scheme.lower() not in {"http", "https"} or not url.netloc:
         raise ValueError(f"the request asks for '{cut(target.decode('latin1'))}', which is neither a path nor a URL")
-    changed: dict[str, Any] = {**scope, "path": unquote(url.path) or "/", "raw_path": url.path.encode() or b"/"}
-    return cast("HTTPScope | WebsocketScope", changed)
+    path = tidy(unquote(url.path) or "/", scope.get("root_path", ""))
+    return _changed(scope, path=path, raw_path=url.path.encode() or b"/")
+
+
+def tidy(path: str, root: str = "") -> str:
+    """Return a path without its empty parts; that of an application at `root` keeps its slash."""
+    if not path.startswith("/"):
+        return path
+    whole = f"/{'/'.join(part for part in path.split('/') if part)}"
+    return f"{whole}/" if whole == root else whole
+
+
+def _changed(scope: HTTPScope | WebsocketScope, **changes: object) -> HTTPScope | WebsocketScope:
+    return cast("HTTPScope | WebsocketScope", {**scope, **changes})
 
 
 def is_host(text: str) -> bool:

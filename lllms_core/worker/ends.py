@@ -45,6 +45,8 @@ _MEMORY = re.compile(
 _SOURCE_LINE = re.compile(
     r"(?:[\w./-]+: )?(?:\S*/)?(?P<place>(?P<file>[\w.+-]+)\.(?:c|cc|cpp|cxx|h|hpp|cu|cuh|m|metal):\d+): (?P<words>.*)",
 )
+_OLD_ASSERTION = re.compile(r"GGML_ASSERT: (?:.*/)?(?P<place>[\w.+-]+\.(?:c|cpp|h|cu|cuh|m):\d+): (?P<words>.*)")
+"""As the ggml of gpt4all writes it."""
 _ASSERTION = re.compile(r"GGML_ASSERT\(.*\) failed|fatal error|.*: Assertion `.*' failed\.")
 _THROWN = re.compile(r"terminate called after throwing an instance of '[\w:<>, ]+'|terminate called without .*")
 _PANIC = re.compile(r"thread '[^']*' (\(\d+\) )?panicked at \S+:\d+:\d+:")
@@ -174,6 +176,8 @@ class NativeLog:
 
 def known(line: str) -> str | None:
     """Return the part of a crashing program's line that names the cause and quotes no request; None for other lines."""
+    if old := _OLD_ASSERTION.fullmatch(line):
+        return f"{old['place']}: GGML_ASSERT({old['words']}) failed"[:LONGEST_WORDS]
     told = _SOURCE_LINE.fullmatch(line)
     if told is not None and _ASSERTION.fullmatch(told["words"]):
         return f"{told['place']}: {told['words']}"[:LONGEST_WORDS]

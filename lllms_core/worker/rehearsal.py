@@ -9,7 +9,7 @@ from lllms_core.types import Finding, ModelSpec
 from lllms_core.worker.process import ProcessWorker
 from lllms_core.worker.wire import FromWorker, Load, LoadFailed, Rehearsed
 
-LONGEST = 60.0
+LONGEST = 120.0
 """Seconds; most take one or two."""
 
 

@@ -5,14 +5,14 @@ from typing import Any
 import instructor
 import openai
 from asking import ASKED, KEY, contains, equal, in_pieces, run
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Person(BaseModel):
     """A person."""
 
-    name: str
-    age: int
+    name: str = Field(max_length=9)  # a call that is forced on a model that knows no such tool ends nevertheless
+    age: int = Field(ge=0, le=150)
 
 
 class get_weather(BaseModel):  # noqa: N801  # the tool's name

@@ -7,14 +7,14 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Person(BaseModel):
     """A person."""
 
-    name: str
-    age: int
+    name: str = Field(max_length=9)  # a call that is forced on a model that knows no such tool ends nevertheless
+    age: int = Field(ge=0, le=150)
 
 
 @tool

@@ -8,14 +8,14 @@ from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.llms import ChatMessage
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai_like import OpenAILike
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 
 class Person(BaseModel):
     """A person."""
 
-    name: str
-    age: int
+    name: str = Field(max_length=9)  # a call that is forced on a model that knows no such tool ends nevertheless
+    age: int = Field(ge=0, le=150)
 
 
 def get_weather(city: str) -> str:

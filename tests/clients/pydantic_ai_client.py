@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 from asking import ASKED, KEY, contains, equal, in_pieces, run
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, ToolOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -13,8 +13,8 @@ from pydantic_ai.providers.openai import OpenAIProvider
 class Person(BaseModel):
     """A person."""
 
-    name: str
-    age: int
+    name: str = Field(max_length=9)  # a call that is forced on a model that knows no such tool ends nevertheless
+    age: int = Field(ge=0, le=150)
 
 
 def agent(url: str, model: str, **fields: Any) -> Agent[Any, Any]:

@@ -9,15 +9,16 @@ from quart import Blueprint, Response
 from lllms_core.answers import Choice, Stream, total
 from lllms_core.apis import ModelCard, Server
 from lllms_core.apis.bodies import LARGE, read_body, work
-from lllms_core.apis.replies import reply, reply_large
+from lllms_core.apis.replies import reply_large
 from lllms_core.apis.streaming import gather_answers, stream_answer
+from lllms_core.apis.unkept import check_answers
 from lllms_core.builtin.openai.embeddings import add_routes
-from lllms_core.builtin.openai.openapi import PATHS
+from lllms_core.builtin.openai.model_list import ModelList
 from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.builtin.openai.request_body import Completion, read_chat, read_text
 from lllms_core.builtin.openai.shapes import Asked, Events, Head, completion_id, whole_answer
 from lllms_core.errors import InvalidRequest
-from lllms_core.parameters import ROUTES, verdicts
+from lllms_core.parameters import ROUTES
 from lllms_core.queries import Prepared
 from lllms_core.types import ChatRequest, Request, new_request_id
 
@@ -46,11 +47,11 @@ class Job:
 
 def make_blueprint(server: Server, patience: float, interval: float) -> Blueprint:
     """Return the routes over `server`; for the two times see `OpenAiApi`."""
-    views = Views(server, patience, interval)
+    views, models = Views(server, patience, interval), ModelList(server)
     routes = Blueprint("openai", __name__)
     for prefix in PREFIXES:
-        routes.add_url_rule(f"{prefix}/models", "models", views.models)
-        routes.add_url_rule(f"{prefix}/models/<path:name>", "model", views.model)
+        routes.add_url_rule(f"{prefix}/models", "models", models.list)
+        routes.add_url_rule(f"{prefix}/models/<path:name>", "model", models.one)
         routes.add_url_rule(f"{prefix}/chat/completions", "chat", views.chat_completions, methods=["POST"])
         routes.add_url_rule(f"{prefix}/completions", "text", views.completions, methods=["POST"])
     add_routes(routes, server, PREFIXES)
@@ -65,15 +66,6 @@ class Views:
         self._levels = server.json_levels
         self._patience = patience
         self._interval = interval
-        self._created = int(time.time())
-
-    async def models(self) -> Response:
-        """List the models."""
-        return reply({"object": "list", "data": [self._model(card) for card in self._server.models()]})
-
-    async def model(self, name: str) -> Response:
-        """Describe one model, by its name or an alias."""
-        return reply(self._describe(self._server.model(name)))
 
     async def chat_completions(self) -> Response:
         """Answer a conversation."""
@@ -105,6 +97,7 @@ class Views:
             _size(asked, choices), lambda: whole_answer(asked, head, choices, counts), first.unused,
         )
         response.timeout = None  # a slow reader is no reason to cut an answer
+        response.headers.update(await check_answers(streams, answers))
         return response
 
     def _check(self, wanted: Completion, *, large: bool) -> Job:
@@ -148,14 +141,6 @@ class Views:
         card = self._server.model(first.request.model)
         name = completion_id("chat" if asked.chat else "text", first.id)
         return Head(name, int(time.time()), card.name, first.fingerprint or card.fingerprint)
-
-    def _model(self, card: ModelCard) -> dict[str, object]:
-        return {"id": card.name, "object": "model", "created": self._created, "owned_by": card.plugin}
-
-    def _describe(self, card: ModelCard) -> dict[str, object]:
-        """Describe one model, with the verdict on each parameter by route, which would be too long for a list."""
-        table = {PATHS[route]: names for route, names in verdicts(card.parameters).items()}
-        return {**self._model(card), "description": card.description, "parameters": table}
 
 
 def _size(asked: Asked, choices: Sequence[Choice]) -> int:

@@ -93,9 +93,8 @@ class BatchingModel(TokenModel):
 
         def take() -> None:
             if constraint is not None:
-                model = cast(Constrains, self)
                 for run in runs:
-                    run.matcher, run.phase = model.matcher(constraint), Phase.MATCHER
+                    run.constrain(constraint, cast(Constrains, self).matcher)
             self._waiting.add(runs[:1])
 
         return take
@@ -128,11 +127,12 @@ class BatchingModel(TokenModel):
         """Admit the runs that have room, evaluate one batch, choose a token for each whose logits are there."""
         refused = self._refuse()
         self._admit()
-        fed = plan(self._running, self._pace, self.batch_size, self._logit_rows)
+        running = [run for run in self._running if not run.stalled]
+        fed = plan(running, self._pace, self.batch_size, self._logit_rows)
         if fed:
             return [*refused, *self._take(self._evaluate(fed))]
         if not refused:
-            self._waiting.pause()
+            self._waiting.pause(self._running)
         return refused
 
     def cancel(self, request_id: str) -> Iterable[Delta]:

@@ -4,11 +4,12 @@ from array import array
 from collections.abc import Callable
 from typing import cast
 
-from lllms_core.chat import ChatTemplate, Prompt, Segment, answer_constraint, chat_prompt
+from lllms_core.chat import ChatTemplate, LazyGrammar, Prompt, Segment, answer_constraint, chat_prompt
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.batching.relaxing import relax_schemas
 from lllms_core.engines.batching.run import Run
-from lllms_core.engines.capabilities import Infills
+from lllms_core.engines.capabilities import Infills, writes
 from lllms_core.engines.choices import Choices, choice
 from lllms_core.engines.tokens import TokenModel
 from lllms_core.errors import ContextOverflow, InvalidRequest
@@ -21,8 +22,8 @@ _SHORT = 1 << 14
 
 def open_runs(
     model: TokenModel, template: ChatTemplate | None, request: Request,
-) -> tuple[list[Run], Constraint | None]:
-    """Return the runs of a request, and the constraint for which each still needs a matcher.
+) -> tuple[list[Run], Constraint | LazyGrammar | None]:
+    """Return the runs of a request, and the constraint that each has still to be kept to.
 
     All but the first wait in its `Choices`, since they share its prompt. Raises `RequestError` for a request that can
     never be served.
@@ -33,16 +34,21 @@ def open_runs(
     if not prompt:
         raise InvalidRequest(f"the prompt is empty, and model '{request.model}' needs a token to begin with", "prompt")
     limit = len(prompt) + model.answer_limit(request, len(prompt))
-    constraint = request.constraint
-    if isinstance(request, ChatRequest) and (
-        request.tools or (constraint is not None and shown.form.channels is not None)
+    enforced, unenforced = relax_schemas(model, request)
+    constraint: Constraint | LazyGrammar | None = enforced.constraint
+    if isinstance(enforced, ChatRequest) and (
+        enforced.tools or (constraint is not None and shown.form.channels is not None)
     ):
-        constraint = answer_constraint(request, shown.form, model.grammar_names())
+        constraint = answer_constraint(enforced, shown.form, model.grammar_names())
+        if isinstance(constraint, LazyGrammar) and not writes(type(model), "matcher"):
+            constraint = None  # the engine keeps no grammars
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
-    opening = None if constraint is None else _opening(model, request, shown)
+    choices.unenforced = () if constraint is None else unenforced
+    opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
+        output.kept = isinstance(constraint, Constraint) and constraint is not request.constraint
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,

@@ -1,15 +1,19 @@
 """One answer on its way through a batching model."""
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from enum import Enum, auto
+from functools import partial
 from operator import index
 from typing import TYPE_CHECKING, cast
 
 from attrs import define, evolve
 
+from lllms_core.chat import LazyGrammar
 from lllms_core.chat.parser import NOTHING, Pieces
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.batching.kept_calls import KeptCalls
 from lllms_core.engines.capabilities import Scores
 from lllms_core.engines.samplers import Matcher, Sampler
 from lllms_core.engines.session_link import Session
@@ -17,7 +21,7 @@ from lllms_core.engines.tokens import Feed, TokenModel
 from lllms_core.errors import EngineFailed, RequestError
 from lllms_core.text import ScoreLog
 from lllms_core.text.scores import sound
-from lllms_core.types import Delta, FinishReason, PromptScores, Request, TokenScore
+from lllms_core.types import Constraint, Delta, FinishReason, PromptScores, Request, TokenScore
 from lllms_core.values.violations import kind_of
 
 if TYPE_CHECKING:
@@ -59,6 +63,8 @@ class Run:
     """Holds back the tokens' scores, if they are wanted."""
     matcher: Future[Matcher] | None = None
     """Done before the run is admitted."""
+    calls: KeptCalls | None = None
+    """Keeps the calls of an answer that is free otherwise."""
     opening: int | None = None
     """The token with which a constrained answer may begin to think."""
     prompt_scores: list[TokenScore] | None = None
@@ -93,11 +99,45 @@ class Run:
         """Whether it gets no further."""
         return self.phase is Phase.OVER
 
+    @property
+    def stalled(self) -> bool:
+        """Whether it may not be fed yet: its next token needs a grammar that is being made."""
+        return self.calls is not None and self.calls.stalled
+
+    @property
+    def making(self) -> Future[Matcher] | None:
+        """The matcher that it waits for, in the queue or in the middle of its answer."""
+        if not self.stalled and not self.lacks_matcher():
+            return None
+        return self.matcher if self.calls is None else self.calls.making
+
+    @property
+    def refusal(self) -> BaseException | None:
+        """Why its constraint turned out to be impossible."""
+        if self.calls is not None:
+            return self.calls.refusal
+        return self.matcher.exception() if self.matcher is not None and self.matcher.done() else None
+
     def lacks_matcher(self) -> bool:
-        """Whether its matcher is still being made."""
-        if self.phase is Phase.MATCHER and (self.matcher is None or self.matcher.done()):
+        """Whether its admission waits for a matcher that is being made."""
+        if self.phase is Phase.MATCHER and not self._unmade():
             self.phase = Phase.READY
         return self.phase is Phase.MATCHER
+
+    def constrain(
+        self, constraint: Constraint | LazyGrammar, make: Callable[[Constraint], Future[Matcher]],
+    ) -> None:
+        """Keep the answer to a constraint, for which `make` begins to make a matcher, or its calls to their grammar.
+
+        The matcher of a whole answer, and of calls of strict tools, is made before the run is admitted: it may be
+        refused. That of other calls is made meanwhile.
+        """
+        if isinstance(constraint, Constraint):
+            self.matcher = make(constraint)
+        else:
+            self.calls = KeptCalls(constraint, make, self.output.thinking)
+        if self.calls is None or self.calls.grammar.needed:
+            self.phase = Phase.MATCHER
 
     def admit(self, sequence: int, keep: int, sampler: Sampler) -> None:
         """Run in this sequence, which holds the first `keep` tokens already."""
@@ -159,11 +199,24 @@ class Run:
 
     def close(self) -> None:
         """Free the sampler; the run is over."""
-        self.phase = Phase.OVER
+        self.drop()
         if self.sampler is not None:
             self.sampler.close()
 
+    def drop(self) -> None:
+        """Give up the matchers that are being made; the run is over."""
+        self.phase = Phase.OVER
+        if self.matcher is not None:
+            self.matcher.cancel()
+        if self.calls is not None:
+            self.calls.cancel()
+
     # -- how it works -------------------------------------------------------------------------------------------------
+
+    def _unmade(self) -> bool:
+        if self.calls is not None:
+            return self.calls.unmade()
+        return self.matcher is not None and not self.matcher.done()
 
     def _reuse(self, keep: int) -> None:
         self.evaluated = self.cached = keep
@@ -182,7 +235,7 @@ class Run:
     def _next_token(self, model: TokenModel, row: int) -> Delta:
         if len(self.tokens) >= self.limit:
             return self.end("length")
-        chosen, matcher = self._sample(row)
+        chosen, matcher = self._sample(model, row)
         try:
             token = index(chosen)
         except TypeError:
@@ -194,32 +247,44 @@ class Run:
             return self.end("stop")
         self.tokens.append(token)
         output, log = self.output, self.log
-        piece = model.piece(token) or output.mark(model.control_text(token))
+        piece = self._piece(model, token)
         if log is not None:
             score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
             log.add(evolve(score, piece=piece))
+        if self.calls is not None:
+            output.kept = self.calls.active  # arguments stream while a grammar keeps their call
         pieces = output.feed(piece)
+        if self.calls is not None:
+            self.calls.take(piece, thinking=output.thinking)
         if output.stopped or (matcher is not None and matcher.complete):
             return self.end("stop", pieces, 1)
         if len(self.tokens) >= self.limit:
             return self.end("length", pieces, 1)
         scores = () if log is None else log.take()
         text, thought, calls = pieces
-        admitted = self.choices.admitted() if self.choices.untold else None
+        choices = self.choices
+        admitted, unenforced = (choices.admitted(), choices.unenforced) if choices.untold else (None, ())
         return Delta(
             self.request.id, text, 1, reasoning=thought, calls=calls, index=self.index, scores=scores,
-            admitted=admitted,
+            admitted=admitted, unenforced=unenforced,
         )
 
-    def _sample(self, row: int) -> tuple[int, Matcher | None]:
-        assert self.sampler is not None  # noqa: S101  # only admitted runs are fed
+    def _piece(self, model: TokenModel, token: int) -> bytes:
+        """The bytes of a token of the answer; for a control token those of its text, if that is a mark."""
+        return model.piece(token) or self.output.mark(model.control_text(token))
+
+    def _sample(self, model: TokenModel, row: int) -> tuple[int, Matcher | None]:
+        sampler = self.sampler
+        assert sampler is not None  # noqa: S101  # only admitted runs are fed
+        if self.calls is not None:
+            return self.calls.sample(sampler, row, partial(self._piece, model)), None
         if self.matcher is None:
-            return self.sampler.sample(row), None
+            return sampler.sample(row), None
         matcher = self.matcher.result()
         if self.output.thinking:
             # Thoughts are free; the constraint applies to the answer after them.
-            return matcher.sample_thought(self.sampler, row), matcher
-        return matcher.sample(self.sampler, row, None if self.generated else self.opening), matcher
+            return matcher.sample_thought(sampler, row), matcher
+        return matcher.sample(sampler, row, None if self.generated else self.opening), matcher
 
 
 def shown(model: TokenModel, token: int) -> bytes:

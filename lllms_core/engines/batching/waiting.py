@@ -41,10 +41,9 @@ class WaitingQueue:
         """Return the runs whose constraint turned out to be impossible, with the reason; they stay in the queue."""
         failed = []
         for run in self._runs:
-            if run.matcher is not None and run.matcher.done():
-                error = run.matcher.exception()
-                if isinstance(error, RequestError | EngineFailed):
-                    failed.append((run, error))
+            error = run.refusal
+            if isinstance(error, RequestError | EngineFailed):
+                failed.append((run, error))
         return failed
 
     def found(self, request_id: str, session: Session | None) -> None:
@@ -62,14 +61,12 @@ class WaitingQueue:
             self._runs.remove(run)
             self.blocked = False
             for one in (run, *run.choices.held):
-                one.phase = Phase.OVER
-                if one.matcher is not None:
-                    one.matcher.cancel()
+                one.drop()
         return dropped
 
-    def pause(self) -> None:
-        """Wait a moment for the matchers that are being made, if there are any."""
-        made = [run.matcher for run in self._runs if run.matcher is not None and run.lacks_matcher()]
+    def pause(self, running: Iterable[Run]) -> None:
+        """Wait a moment for the matchers that are being made, if there are any, for `running` ones as well."""
+        made = [one for run in (*self._runs, *running) if (one := run.making) is not None]
         if made:
             wait(made, LONGEST_WAIT, FIRST_COMPLETED)
 

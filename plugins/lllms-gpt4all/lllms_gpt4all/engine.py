@@ -1,20 +1,34 @@
 """The gpt4all engine: checks a GGUF file, and loads it."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lllms_core.chat import check_templates
 from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
+from lllms_core.engines.foresight import text_tasks, written
+from lllms_core.engines.requirements import missing
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import describe, read_gguf, recommended_sampling
-from lllms_core.types import Memory, ModelSpec
+from lllms_core.types import Finding, Memory, ModelSpec, Task
 from lllms_gpt4all.options import Options
-from lllms_gpt4all.preflight import check, compute_bytes, context_length, context_size, kv_bytes
+from lllms_gpt4all.preflight import (
+    EMBEDDING,
+    beyond_training,
+    check,
+    compute_bytes,
+    context_length,
+    context_size,
+    kv_bytes,
+)
 
 if TYPE_CHECKING:
     from lllms_gpt4all.embedder import Gpt4AllEmbedder
     from lllms_gpt4all.model import Gpt4AllModel
+
+logger = logging.getLogger("lllms.gpt4all")
 
 
 class Gpt4AllEngine(Engine):
@@ -35,10 +49,21 @@ class Gpt4AllEngine(Engine):
         gguf = read_gguf(path)
         check(gguf, path)
         options = cast(Options, spec.options)
-        context_length(gguf, options, path)
+        length = context_length(gguf, options, path)
         own = [gguf.metadata.text(key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")]
         check_templates(options.chat_template, filter(None, own), options.tool_calls)
-        return describe(gguf, path)
+        tasks: frozenset[Task] = frozenset({"embed"}) if gguf.architecture in EMBEDDING else (
+            text_tasks(gguf, templated=options.chat_template is not None)
+        )
+        return describe(gguf, path) | {"tasks": written(tasks), "context_length": length}
+
+    def examine(self, spec: ModelSpec) -> Iterator[Finding]:
+        """Yield what is wrong with the file or the options for it."""
+        yield from missing(self.name, "gpt4all", "gpt4all")
+        yield from super().examine(spec)
+        if spec.file is not None:
+            with suppress(ModelLoadFailed):  # already told
+                yield from beyond_training(read_gguf(spec.file), cast(Options, spec.options))
 
     def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
         """Return the sampling parameters in the file."""
@@ -55,14 +80,25 @@ class Gpt4AllEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel | Gpt4AllEmbedder":
         """Load the file into a new context."""
+        for finding in missing(self.name, "gpt4all", "gpt4all"):
+            raise ModelLoadFailed(finding.text)
         path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
-        length = context_length(gguf, cast(Options, spec.options), path)
+        options = cast(Options, spec.options)
+        length = context_length(gguf, options, path)
+        for finding in beyond_training(gguf, options):
+            logger.warning("%s", finding.text)
         # Imported late, because it imports gpt4all.
         from lllms_gpt4all.loading import load
 
-        return load(spec, gguf, length, progress)
+        model = load(spec, gguf, length, progress)
+        logger.info(
+            "a request may hold %d tokens%s; the model was trained for %s", length,
+            ' (context_length is "auto")' if options.context_length == "auto" else "",
+            gguf.hyperparameter("context_length") or "an unknown number",
+        )
+        return model
 
 
 def _file(spec: ModelSpec) -> Path:

@@ -5,15 +5,17 @@ Faults that only make its load fail are left to gpt4all, which reports why.
 
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, cast
 
+from lllms_core.engines.foresight import LEAST_CONTEXT, MOST_CONTEXT, context_memory, largest_that_fits
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, Value
 from lllms_core.machine import usable_memory
+from lllms_core.types import Finding
 from lllms_gpt4all.options import MAX_BATCH, Options
 
-DEFAULT_CONTEXT = 4096
 _LOOKAHEAD = 32
 """Tokens of room after the longest answer, for gpt4all's look-ahead: it drops old tokens if there is no room."""
 _BLOCK = 32
@@ -56,8 +58,8 @@ def check(gguf: GGUF, path: Path) -> None:
 
 def context_length(gguf: GGUF, options: Options, path: Path) -> int:
     """Return the tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache exceeds the memory."""
-    trained = gguf.hyperparameter("context_length") or DEFAULT_CONTEXT
-    length = min(trained, DEFAULT_CONTEXT) if options.context_length == "auto" else options.context_length
+    trained = gguf.hyperparameter("context_length") or LEAST_CONTEXT
+    length = _auto(gguf, trained, path) if options.context_length == "auto" else options.context_length
     if gguf.architecture in EMBEDDING:
         # There are no positions beyond the trained ones, and gpt4all truncates texts at the end of a block.
         length = min(length, trained) // _BLOCK * _BLOCK
@@ -74,6 +76,26 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
             f"machine has {memory / 2**30:.1f} GiB; lower it",
         )
     return length
+
+
+def _auto(gguf: GGUF, trained: int, path: Path) -> int:
+    """Return the trained length, as far as the memory lets it."""
+    most, room = min(trained, MOST_CONTEXT), context_memory(path.stat().st_size)
+    length = largest_that_fits(
+        most, lambda length: context_size(length) * kv_bytes(gguf) + compute_bytes(gguf, length) <= room,
+    )
+    return max(length, min(most, LEAST_CONTEXT))
+
+
+def beyond_training(gguf: GGUF, options: Options) -> Iterator[Finding]:
+    """Yield a warning if requests may be longer than the texts that the model was trained on."""
+    trained, asked = gguf.hyperparameter("context_length"), options.context_length
+    if trained and asked != "auto" and asked > trained and gguf.architecture not in EMBEDDING:
+        yield Finding(
+            f"options.context_length is {asked}, but the model was trained for {trained} tokens, and may write "
+            "nonsense beyond them; lower it",
+            fatal=False,
+        )
 
 
 def context_size(length: int) -> int:

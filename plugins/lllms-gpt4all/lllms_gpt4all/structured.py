@@ -5,17 +5,15 @@ from collections.abc import Iterator
 from typing import Never
 
 from attrs import evolve
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from lllms_core.errors import InvalidRequest
+from lllms_core.text.json_schema import NoSchema, SchemaCheck, Unchecked
 from lllms_core.types import ChatRequest, Constraint, Message, Request
 
 _OBJECT = "Answer with one JSON object and with nothing else."
 _SCHEMA = "Answer with JSON and with nothing else. It has to keep to this JSON schema:\n"
+_SECONDS = 1.0
+"""The time to check one answer."""
 _OTHER_SEED = 1_000_003
 """Keeps the seeds distinct from those of a request's other answers."""
 
@@ -25,11 +23,11 @@ class Checker:
 
     def __init__(self, constraint: Constraint) -> None:
         self._param = constraint.param
-        self._validator: Validator | None = None
+        self._check: SchemaCheck | None = None
         self.instruction = _OBJECT
         if constraint.kind == "json_schema":
             schema = json.loads(constraint.text)
-            self._validator = self._make_validator(schema)
+            self._check = self._make_check(schema)
             self.instruction = _SCHEMA + json.dumps(schema, ensure_ascii=False)
 
     def find(self, text: str) -> str | None:
@@ -43,29 +41,21 @@ class Checker:
         return text[start:end] if self._fits(value) else None
 
     def _fits(self, value: object) -> bool:
-        if self._validator is None:
+        if self._check is None:
             return isinstance(value, dict)
         try:
-            self._validator.validate(value)
-        except ValidationError:
-            return False
-        except Unresolvable as error:
-            raise InvalidRequest(
-                f"the JSON schema refers to {error.ref!r}, which is not in it", self._param, "invalid_value",
-            ) from None
-        return True
+            return not self._check.find_violations(value, _SECONDS)
+        except Unchecked as error:
+            raise self._refusal(f"no answer can be checked against the JSON schema: {error}") from None
 
-    def _make_validator(self, schema: object) -> Validator:
-        if not isinstance(schema, dict | bool):
-            raise InvalidRequest("not a JSON schema: it is neither an object nor true or false", self._param)
-        kind = validator_for(schema)
+    def _make_check(self, schema: object) -> SchemaCheck:
         try:
-            kind.check_schema(schema)
-        except SchemaError as error:
-            raise InvalidRequest(f"not a JSON schema: {error.message}", self._param, "invalid_value") from None
-        # By default, the library would fetch the references of a schema.
-        validator: Validator = kind(schema, registry=Registry())
-        return validator
+            return SchemaCheck(schema, _SECONDS)
+        except (NoSchema, Unchecked) as error:
+            raise self._refusal(f"not a JSON schema: {error}") from None
+
+    def _refusal(self, text: str) -> InvalidRequest:
+        return InvalidRequest(text, self._param, "invalid_json_schema")
 
 
 def attempts(request: Request, checker: Checker) -> Iterator[Request]:

@@ -5,6 +5,7 @@ import sys
 import lllms_gpt4all
 import pytest
 from lllms_gpt4all import Gpt4AllEngine, Options
+from test_gpt4all_files import TINY
 
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import ModelSpec
@@ -61,3 +62,13 @@ def test_a_model_without_a_file_is_refused():
     """A configuration without a file is refused with the key to set."""
     with pytest.raises(ModelLoadFailed, match=r"models\.tiny\.file"):
         Gpt4AllEngine().inspect(ModelSpec("tiny", Options()))
+
+
+def test_a_missing_library_is_found(monkeypatch):
+    """Without gpt4all, the check and the load name the package to install."""
+    monkeypatch.setitem(sys.modules, "gpt4all", None)
+    spec = ModelSpec("tiny", Options(), TINY)
+    [finding] = Gpt4AllEngine().examine(spec)
+    assert finding.text == "engine 'gpt4all' needs gpt4all, which is not installed; run pip install gpt4all"
+    with pytest.raises(ModelLoadFailed, match="pip install gpt4all"):
+        Gpt4AllEngine().load(spec, lambda _: None)

@@ -63,6 +63,29 @@ def test_a_faulty_schema_is_refused(bad: object) -> None:
     assert refusal.value.param == "response_format"
 
 
+def test_all_restrictions_are_checked() -> None:
+    """Keywords that no grammar knows, formats and `nullable` are checked like any others; annotations are no matter."""
+    checker = Checker(schema({
+        "type": "object", "properties": {"a": {"format": "date", "type": "string", "nullable": True}}, "title": "T",
+        "not": {"required": ["b"]}, "contentEncoding": "base64", "format": "int32", "x-order": 1,
+    }))
+    assert checker.find('{"a": "2024-02-29"}') is not None
+    assert checker.find('{"a": null}') is not None
+    assert checker.find('{"a": "2024-02-30"}') is None
+    assert checker.find('{"b": 1}') is None
+
+
+@pytest.mark.parametrize(("bad", "word"), [
+    ({"pattern": "(a"}, "not a 'regex'"), ({"pattern": "(a|aa)+$"}, "too long"), ({"$ref": "#"}, "too (deeply|long)"),
+])
+def test_what_cannot_be_checked_is_refused(bad: object, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schema that no check comes to an end with costs its request, not the model."""
+    monkeypatch.setattr("lllms_gpt4all.structured._SECONDS", 0.2)
+    with pytest.raises(InvalidRequest, match=word) as refusal:
+        Checker(schema(bad)).find(json.dumps("a" * 60 + "b"))
+    assert refusal.value.code == "invalid_json_schema"
+
+
 def test_nothing_is_fetched() -> None:
     """A schema that refers to another place is refused rather than completed from there."""
     with pytest.raises(InvalidRequest, match="not in it"):
@@ -119,6 +142,24 @@ async def test_what_the_model_cannot_write_fails(host: Host) -> None:
     """After the last attempt the request fails, by name; the model goes on."""
     with pytest.raises(EngineFailed, match="'response_format' asks for in 2 attempts"):
         await host.submit(ask(host, "Say pong.", named({"type": "array"}))).gather()
+    assert (await host.submit(ask(host, "Say pong.", {"type": "text"})).gather()).text == "pong"
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_restrictions_of_all_kinds_are_kept_or_fail(host: Host) -> None:
+    """An answer is asked for again until it keeps to what no grammar enforces; if it never does, the request fails."""
+    fits, never = ({**PERSON, "title": "P", "not": {"required": [name]}} for name in ("street", "age"))
+    assert json.loads((await host.submit(ask(host, ANN, named(fits))).gather()).text) == {"name": "Ann", "age": 31}
+    with pytest.raises(EngineFailed, match="in 2 attempts"):
+        await host.submit(ask(host, ANN, named(never))).gather()
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_expression_that_cannot_be_read_costs_its_request(host: Host) -> None:
+    """A faulty expression in a schema is the client's fault; the model goes on."""
+    faulty = {**PERSON, "properties": {"name": {"pattern": "(a"}, "age": {}}}
+    with pytest.raises(InvalidRequest, match="not a 'regex'"):
+        await host.submit(ask(host, ANN, named(faulty))).gather()
     assert (await host.submit(ask(host, "Say pong.", {"type": "text"})).gather()).text == "pong"
 
 

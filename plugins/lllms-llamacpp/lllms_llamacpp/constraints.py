@@ -66,9 +66,13 @@ class Mask:
 class TokenMatcher:
     """Constrains one answer to a grammar."""
 
-    def __init__(self, matcher: LLMatcher, mask: Mask, ends: Sequence[int], fail: Callable[[str], Exception]) -> None:
+    def __init__(
+        self, matcher: LLMatcher, tokenizer: LLTokenizer, mask: Mask, ends: Sequence[int],
+        fail: Callable[[str], Exception],
+    ) -> None:
         """Take over `matcher`, which no other object may use; `fail` turns its complaints into errors to raise."""
         self._matcher = matcher
+        self._tokenizer = tokenizer
         self._mask = mask
         self._ends = ends
         self._fail = fail
@@ -90,6 +94,22 @@ class TokenMatcher:
         """Let `sampler` choose any token except those that end the answer."""
         self._mask.forbid(row, self._ends)
         return sampler.sample(row)
+
+    def sample_except(self, sampler: Sampler, row: int, tokens: Sequence[int]) -> int:
+        """Let `sampler` choose any token except these."""
+        self._mask.forbid(row, tokens)
+        return sampler.sample(row)
+
+    def begin(self, written: bytes) -> bool:
+        """Begin anew, after a text; return False if the grammar does not allow it."""
+        self._matcher.reset()
+        if not written:
+            return True
+        tokens = self._tokenizer.tokenize_bytes(written)
+        if self._matcher.validate_tokens(tokens) < len(tokens):
+            return False
+        taken: bool = self._matcher.consume_tokens(tokens)
+        return taken
 
     @property
     def complete(self) -> bool:
@@ -215,7 +235,7 @@ class Constraints:
                 self._cache.pop(_key(constraint), None)
             return refusal(constraint, f"it could not be enforced: {explain(reason)}; simplify it")
 
-        return TokenMatcher(compiled.deep_copy(), self._mask, self._ends, fail)
+        return TokenMatcher(compiled.deep_copy(), self._tokenizer, self._mask, self._ends, fail)
 
     def _compile(self, job: _Job, trial: Trial) -> LLMatcher:
         constraint = job.constraint

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from attrs import evolve
 
 from lllms_core.engines import Engine, Progress
+from lllms_core.engines.foresight import text_tasks, written
+from lllms_core.engines.requirements import missing
 from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec
 from lllms_llamacpp.architectures import why_not
+from lllms_llamacpp.context import halved, settle
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.memory import estimate
 from lllms_llamacpp.options import Options
@@ -52,11 +55,17 @@ class LlamaCppEngine(Engine):
         path, gguf, options = _read(spec)
         pools = pooling(gguf, options)
         refuse(find(gguf, options))
-        return describe(gguf, path) | ({} if pools is None else {"pooling": pools})
+        if pools is None:
+            tasks = text_tasks(gguf, templated=options.chat_template is not None)
+        else:
+            tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
+        settled = settle(_parts(path, gguf), options)
+        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settled)}
+        return describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
         """Yield what is wrong with the installation, the file, or the options for it."""
-        yield from missing_library()
+        yield from missing(self.name, "llama_cpp", "llama-cpp-python")
         try:
             path, gguf, options = _read(spec)
             read_parts(path)
@@ -72,50 +81,60 @@ class LlamaCppEngine(Engine):
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
-        path, _, options = _read(spec)
-        parts = read_parts(path)
-        memory = estimate(parts, options)
-        adapters = sum(_size(lora.path) for lora in options.lora)
-        return evolve(memory, weights=memory.weights + adapters, offloaded=options.gpu_layers != 0 and has_gpu())
+        path, gguf, options = _read(spec)
+        parts = _parts(path, gguf)
+        return _memory(parts, settle(parts, options))
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
-        gguf, details = self._prepare(spec)
+        settled, gguf, details = _prepare(spec)
         from lllms_llamacpp.loading import load
+        from lllms_llamacpp.native import NoContext
 
-        return load(spec, gguf, details, progress)
+        auto = cast(Options, spec.options).context_length == "auto"
+        while True:
+            try:
+                model = load(evolve(spec, options=settled), gguf, {**details, **_context(settled)}, progress)
+            except NoContext as error:
+                smaller = halved(settled) if auto else None
+                if smaller is None:
+                    raise
+                logger.warning("a context of %s tokens is too large: %s", settled.context_length, error.message)
+                settled = smaller
+            else:
+                logger.info(
+                    "a request may hold %d tokens%s; the model was trained for %s", model.context_length,
+                    ' (context_length is "auto")' if auto else "",
+                    gguf.hyperparameter("context_length") or "an unknown number",
+                )
+                return model
 
     def rehearse(self, spec: ModelSpec) -> None:
         """Let llama.cpp read the header and plan a context. Raises `ModelLoadFailed` with its reason."""
-        gguf, details = self._prepare(spec)
+        settled, gguf, details = _prepare(spec)
         from lllms_llamacpp.loading import rehearse
 
-        rehearse(spec, gguf, details)
-
-    def _prepare(self, spec: ModelSpec) -> tuple[GGUF, Mapping[str, str | int | float]]:
-        """Look at the file before the native library, which reads the environment when it is imported."""
-        refuse(missing_library())
-        details = self.inspect(spec)
-        _, gguf, options = _read(spec)
-        memory = self.estimate(spec)
-        # The rest can be reclaimed, or is estimated.
-        certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
-        if lack_of_memory(certain) is not None:
-            raise ModelLoadFailed(str(lack_of_memory(memory)))
-        for finding in find(gguf, options):
-            logger.warning("%s", finding.text)
-        limit_spinning()
-        # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
-        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        return gguf, details
+        rehearse(evolve(spec, options=settled), gguf, details)
 
 
-def missing_library() -> Iterator[Finding]:
-    """Yield a fault if llama-cpp-python is not installed."""
-    if find_spec("llama_cpp") is None:
-        yield Finding(
-            "engine 'llamacpp' needs llama-cpp-python, which is not installed; run pip install llama-cpp-python",
-        )
+def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | float]]:
+    """Look at the file before the native library, which reads the environment when it is imported."""
+    refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
+    details = LlamaCppEngine().inspect(spec)
+    path, gguf, options = _read(spec)
+    parts = _parts(path, gguf)
+    settled = settle(parts, options)
+    memory = _memory(parts, settled)
+    # The rest can be reclaimed, or is estimated.
+    certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
+    if lack_of_memory(certain) is not None:
+        raise ModelLoadFailed(str(lack_of_memory(memory)))
+    for finding in find(gguf, options):
+        logger.warning("%s", finding.text)
+    limit_spinning()
+    # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+    return settled, gguf, details
 
 
 def has_gpu() -> bool:
@@ -139,6 +158,21 @@ def _read(spec: ModelSpec) -> tuple[Path, GGUF, Options]:
     gguf = read_gguf(path)
     _check(gguf, path)
     return path, gguf, cast(Options, spec.options)
+
+
+def _parts(path: Path, first: GGUF) -> Sequence[GGUF]:
+    """Return the headers of all files of a model; the first is read already."""
+    return (first,) if (first.metadata.number("split.count") or 1) == 1 else read_parts(path)
+
+
+def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
+    memory = estimate(parts, settled)
+    adapters = sum(_size(lora.path) for lora in settled.lora)
+    return evolve(memory, weights=memory.weights + adapters, offloaded=settled.gpu_layers != 0 and has_gpu())
+
+
+def _context(settled: Options) -> dict[str, int]:
+    return {"context_length": int(settled.context_length)}
 
 
 def _size(file: Path) -> int:

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, cast
 
 from attrs import evolve
 from llguidance import LLMatcher
@@ -11,13 +11,11 @@ from llguidance.gbnf_to_lark import gbnf_to_lark
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Constraint
-from lllms_llamacpp.schemas import find_fault
+from lllms_llamacpp.schemas import MAX_LENGTH, fit
+from lllms_llamacpp.spaces import schemas_in, spaced
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
-
-MAX_LENGTH = 256 * 1024
-"""The most characters of a grammar."""
 
 _OPTIONS: "JsonCompileOptions" = {
     "lenient": False, "coerce_one_of": False,
@@ -29,13 +27,10 @@ _OPTIONS: "JsonCompileOptions" = {
 _LONGEST_REASON = 500
 
 _NAMES = {"json_object": "JSON", "json_schema": "schema", "gbnf": "grammar", "lark": "grammar", "regex": "expression"}
-_JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 _GBNF_ESCAPE = re.compile(r"\\(?:\\|x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8}))")
 _TOKEN_ID = re.compile(r"<\[([0-9]{1,9})\]>")
 _TOKEN_IN_LARK = re.compile(rf'"(?:\\.|[^"\\])*"|/(?:\\.|[^/\\])*/|{_TOKEN_ID.pattern}')
 """Strings and regular expressions, which are skipped, and a token by its id."""
-_MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u2581|U00002581|[ux]\{2581\})|\u2581")
-"""SentencePiece's mark of a space, or an escape that stands for it."""
 _TEMPERATURE_IN_LARK = re.compile(r"^\s*[\w-]+\[[^\]\n]*\btemperature\s*=", re.MULTILINE)
 """A temperature among the options of a rule."""
 
@@ -48,7 +43,7 @@ def translate(constraint: Constraint, *, spaces: bool = False) -> str:
     """
     check_length(constraint)
     try:
-        return _translate(evolve(constraint, text=_MARK.sub(r"\1 ", constraint.text)) if spaces else constraint)
+        return _translate(evolve(constraint, text=spaced(constraint)) if spaces else constraint)
     except RecursionError as error:
         raise refusal(constraint, "it is nested too deeply") from error
 
@@ -118,15 +113,24 @@ def _parse(constraint: Constraint) -> object:
 def _from_schema(constraint: Constraint, schema: object) -> str:
     if not isinstance(schema, dict):
         raise refusal(constraint, "it is not a JSON object")
-    fault = find_fault(schema)
-    if fault is not None:
-        raise refusal(constraint, str(fault))
+    fitted, options = _fit(constraint, schema)
     try:
-        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_OPTIONS)
+        grammar: str = LLMatcher.grammar_from_json_schema(json.dumps(fitted), overrides=options)
     except ValueError as error:  # more than about 120 levels, or a lone surrogate
         deep = "recursion limit" in str(error)
         raise refusal(constraint, "it is nested too deeply" if deep else f"it cannot be read: {error}") from error
     return grammar
+
+
+def _fit(
+    constraint: Constraint, schema: Mapping[str, object], where: str = "",
+) -> "tuple[Mapping[str, object], JsonCompileOptions]":
+    """Return a schema in llguidance's words, with its options. Raises `InvalidRequest` for what it would ignore."""
+    fitted = fit(schema)
+    fault = next((one for one in fitted.faults if one.sure), None)
+    if fault is not None:
+        raise refusal(constraint, f"{where}{fault}")
+    return cast("Mapping[str, object]", fitted.schema), {**_OPTIONS, "coerce_one_of": fitted.exclusive}
 
 
 def _from_gbnf(constraint: Constraint) -> str:
@@ -153,24 +157,8 @@ def _from_lark(constraint: Constraint) -> str:
     if _TEMPERATURE_IN_LARK.search(constraint.text):
         raise refusal(constraint, "a temperature inside a grammar is not supported; send 'temperature' instead")
     pieces, end = [], 0
-    for start, stop, schema in _schemas_in(constraint.text):
-        fault = find_fault(schema)
-        if fault is not None:
-            raise refusal(constraint, f"in %json, {fault}")
-        pieces += [constraint.text[end:start], json.dumps({**schema, "x-guidance": _OPTIONS})]
+    for start, stop, schema in schemas_in(constraint.text):
+        fitted, options = _fit(constraint, schema, "in %json, ")
+        pieces += [constraint.text[end:start], json.dumps({**fitted, "x-guidance": options})]
         end = stop
     return "".join([*pieces, constraint.text[end:]])
-
-
-def _schemas_in(lark: str) -> Iterator[tuple[int, int, dict[str, object]]]:
-    """Yield start, end and content of each schema."""
-    decoder = json.JSONDecoder()
-    end = 0
-    for match in _JSON_IN_LARK.finditer(lark):
-        if match.start() < end:
-            continue  # inside a string of the previous schema
-        try:
-            schema, end = decoder.raw_decode(lark, match.end())
-        except ValueError:  # in a comment or a string; otherwise llguidance refuses it
-            continue
-        yield match.end(), end, schema

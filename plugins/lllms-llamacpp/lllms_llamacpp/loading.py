@@ -17,7 +17,7 @@ from lllms_core.machine import file_identity
 from lllms_core.types import ModelSpec
 from lllms_llamacpp.architectures import NOT_BY_TOKENS, WITH_ENCODER
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
-from lllms_llamacpp.longrope import use_factors_for
+from lllms_llamacpp.longrope import takes_long_factors, use_factors_for
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
 from lllms_llamacpp.options import Options
@@ -68,6 +68,8 @@ class Opened:
     template: ChatTemplate | None
     can_trim: bool
     threads: Threads
+    long: bool
+    """Whether LongRoPE's long factors are used."""
 
     def close(self) -> None:
         """Free both."""
@@ -78,7 +80,7 @@ class Opened:
 def load(spec: ModelSpec, gguf: GGUF, details: Details, progress: Progress) -> LlamaCppModel | LlamaCppEmbedder:
     """Load a model whose file has this header, with `spec.threads` threads; it embeds if its `details` name a pooling.
 
-    Its KV cache has room for `spec.preload` in addition to the options' size.
+    The options are settled (`context.settle`). The KV cache has room for `spec.preload` in addition to their size.
 
     Raises `ModelLoadFailed` with llama.cpp's reason.
     """
@@ -118,7 +120,7 @@ def _open(
         vocabulary = Vocabulary(model)
         can_trim = not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
         embeds = pools is not None
-        made = sizes(options, llama.llama_model_n_ctx_train(model), can_trim=can_trim or embeds, embeds=embeds)
+        made = sizes(options, can_trim=can_trim or embeds, embeds=embeds)
         template = None if embeds else _template(model, vocabulary, options)
         if preload is not None:
             made = made.beside(len(preload_tokens(preload, template, vocabulary.tokenize)))
@@ -137,7 +139,8 @@ def _open(
             llama.llama_free(context)
         llama.llama_model_free(model)
         raise
-    return Opened(model, context, vocabulary, made, template, can_trim, threads)
+    long = takes_long_factors(made.context_length, gguf)
+    return Opened(model, context, vocabulary, made, template, can_trim, threads, long)
 
 
 def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
@@ -149,7 +152,7 @@ def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
         can_trim=opened.can_trim,
         # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported=not llama.llama_model_n_swa(opened.model),
-        state_key=_state_key(file, options, made.context_length), seed=options.seed, details=details,
+        state_key=_state_key(file, options, long=opened.long), seed=options.seed, details=details,
     ))
 
 
@@ -180,8 +183,7 @@ def _params(gguf: GGUF, options: Options) -> tuple[llama.llama_model_params, lla
     context.rope_scaling_type = _ROPE_SCALING[options.rope_scaling]
     context.rope_freq_base = options.rope_freq_base
     context.rope_freq_scale = options.rope_freq_scale
-    trained = gguf.hyperparameter("context_length") or 0
-    use_factors_for(sizes(options, trained, can_trim=True).context_length, gguf, model, context)
+    use_factors_for(sizes(options, can_trim=True).context_length, gguf, model, context)
     return model, context
 
 
@@ -203,13 +205,16 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
         raise ModelLoadFailed(f"'{file}' {NOT_BY_TOKENS}")
 
 
-def _state_key(file: Path, options: Options, context_length: int) -> str:
-    """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`."""
+def _state_key(file: Path, options: Options, *, long: bool = False) -> str:
+    """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`.
+
+    Of the length of the context, which may differ between two loads if it is "auto", only LongRoPE's factors depend.
+    """
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
     others = part_paths(file)
     files = [part for part in others if part.exists()] if len(others) > 1 else []
     files += [lora.path for lora in options.lora]
-    parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(context_length), repr(sorted(values.items()))]
+    parts = [version("llama-cpp-python"), version("lllms-llamacpp"), str(long), repr(sorted(values.items()))]
     return " ".join([*parts, *(file_identity(one) for one in sorted(files))])
 
 

@@ -16,8 +16,8 @@ def use_factors_for(
     context_length: int, gguf: GGUF, model: llama.llama_model_params, context: llama.llama_context_params,
 ) -> None:
     """Let a model be loaded with the factors for requests of up to `context_length` tokens."""
-    original = gguf.hyperparameter(_KEY) or gguf.hyperparameter("context_length")
-    if original is None or context_length > original or not _has_two_sets(gguf):
+    original = _original(gguf)
+    if original is None or takes_long_factors(context_length, gguf) or not _has_two_sets(gguf):
         return  # llama.cpp takes the long factors, as the cache is never smaller than the context
     overrides = (llama.llama_model_kv_override * 2)()  # the second, without a key, ends the list
     overrides[0].tag = llama.LLAMA_KV_OVERRIDE_TYPE_INT
@@ -26,6 +26,16 @@ def use_factors_for(
     model.kv_overrides = overrides
     # Everything else that depends on the original length is told the true one.
     context.yarn_orig_ctx = original
+
+
+def takes_long_factors(context_length: int, gguf: GGUF) -> bool:
+    """Whether a model has two sets of factors, and requests of up to `context_length` tokens the long one."""
+    original = _original(gguf)
+    return original is not None and context_length > original and _has_two_sets(gguf)
+
+
+def _original(gguf: GGUF) -> int | None:
+    return gguf.hyperparameter(_KEY) or gguf.hyperparameter("context_length")
 
 
 def _has_two_sets(gguf: GGUF) -> bool:

@@ -78,10 +78,13 @@ class _Network:
 
 
 def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
-    """Return the memory of a model in one file or several, the first of which has the metadata."""
+    """Return the memory of a model in one file or several, the first of which has the metadata.
+
+    The options are settled (`context.settle`).
+    """
     network = _network(parts)
     embeds = pooling(parts[0], options) is not None
-    made = sizes(options, network.number("context_length"), can_trim=not network.recurrent, embeds=embeds)
+    made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
     flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
     compute = _compute(network, made, flash=flash, embeds=embeds)
     # The buffers of a model that embeds grow with the largest pass so far.

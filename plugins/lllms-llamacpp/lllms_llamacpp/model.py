@@ -41,6 +41,7 @@ from lllms_llamacpp.sampling import (
     log_probabilities,
     seeded,
 )
+from lllms_llamacpp.schemas import relax
 from lllms_llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -218,6 +219,10 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
             self._context, self._logits, seeded(sampling, self._loaded.seed), prompt, vocabulary=self._vocabulary,
             context_length=self.context_length,
         )
+
+    def relax(self, schema: str) -> tuple[str, Sequence[str]]:
+        """Return what llguidance can enforce of a schema, and pointers to the rest."""
+        return relax(schema)
 
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
         """Return the future of a matcher by llguidance."""

@@ -136,14 +136,18 @@ def load_model(path: str, params: llama.llama_model_params, progress: Progress) 
     return model
 
 
+class NoContext(ModelLoadFailed):
+    """The model is loaded, but a context cannot be created: there may be too little memory for it."""
+
+
 def create_context(
     model: llama.llama_model_p, params: llama.llama_context_params, path: str,
 ) -> llama.llama_context_p:
-    """Create a context with a KV cache. Raises `ModelLoadFailed` with llama.cpp's reason, or for models without one."""
+    """Create a context with a KV cache. Raises `NoContext` with llama.cpp's reason, `ModelLoadFailed` for no cache."""
     with native_log().errors() as errors:
         context = llama.llama_init_from_model(model, params)
     if not context:
-        raise ModelLoadFailed(
+        raise NoContext(
             f"no context can be created for '{path}': {reason(errors)}; "
             "check options.context_length, kv_size, kv_type_* and flash_attention, and the free memory",
         )

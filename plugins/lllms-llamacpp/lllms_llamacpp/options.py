@@ -56,8 +56,8 @@ class Options:
     """The keys of `[models.X.options]` for the llama.cpp engine."""
 
     context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 2**31 - 1, "auto"))
-    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, at most 4096, because
-    the memory of the KV cache grows with it."""
+    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, at most 32,768, as far
+    as a quarter of the free memory lets the KV cache grow; if not for all slots at once, they share what there is."""
     slots: int = field(default=4, validator=whole_number(1, MAX_SEQUENCES))
     """Requests that run at once."""
     kv_size: int | None = field(default=None, validator=validators.optional(whole_number(1)))

@@ -54,15 +54,10 @@ class Logits:
         return array
 
     def choices(self, row: int) -> Row:
-        """Return the logits in this row to choose a token by: the suppressed ones are impossible from now on.
-
-        Raises `EngineFailed` if any is not a number.
-        """
+        """Return the logits in this row to choose a token by: the suppressed ones are impossible from now on."""
         logits = self.row(row)
         if self._suppressed:
             logits[self._suppressed] = -np.inf
-        if isnan(logits.max()):  # if one of them is NaN, this is, too
-            raise EngineFailed(NO_NUMBERS)
         return logits
 
 
@@ -83,7 +78,11 @@ class GreedySampler:
 
     def sample(self, row: int) -> int:
         """Choose the likeliest token in this row of the last decode."""
-        return int(self._logits.choices(row).argmax())
+        logits = self._logits.choices(row)
+        token = int(logits.argmax())
+        if isnan(logits[token]):  # if one of them is NaN, `argmax` finds it
+            raise EngineFailed(NO_NUMBERS)
+        return token
 
     def close(self) -> None:
         """Do nothing: no resources are held."""
@@ -104,7 +103,8 @@ class ChainSampler:
 
     def sample(self, row: int) -> int:
         """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
-        self._logits.choices(row)
+        if isnan(self._logits.choices(row).max()):  # if one of them is NaN, this is, too
+            raise EngineFailed(NO_NUMBERS)
         token: int = llama.llama_sampler_sample(self._chain, self._context, row)
         return token
 

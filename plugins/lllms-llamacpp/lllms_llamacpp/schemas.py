@@ -1,136 +1,272 @@
-"""Finds JSON schemas that cannot be enforced exactly; pure. It finds what llguidance would silently ignore."""
+"""What a grammar enforces of a JSON schema, in llguidance's words, and the restrictions that it has none for; pure."""
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from math import isfinite
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import cast
 
 from attrs import frozen
 
-Path = tuple[str | int, ...]
+from lllms_core.text.pointers import Path, read_pointer, write_pointer
+from lllms_llamacpp.combinations import COMPOSED, find_combined
+from lllms_llamacpp.keywords import BOUNDS, ENFORCED, EVALUATING, MANY, NAMED, ONE, restricts
+from lllms_llamacpp.numbers import Inexact, inexact, is_empty, tighten
+from lllms_llamacpp.omissions import Fault, leave_out
+from lllms_llamacpp.patterns import Unreadable, translate_pattern
+from lllms_llamacpp.proofs import ALL_TYPES, Proofs, names_of, type_of, types_of
+from lllms_llamacpp.rewriting import restrict_names, with_null
+from lllms_llamacpp.unique import UniqueArrays
 
-_ONE = frozenset({"additionalProperties", "additionalItems", "items"})
-"""Keywords whose value is a schema."""
-_MANY = frozenset({"anyOf", "oneOf", "allOf", "prefixItems", "items"})
-"""Keywords whose value is an array of schemas."""
-_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
-"""Keywords whose value is an object of schemas."""
-_VALUES = frozenset({
-    "const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
-})
-"""Keywords whose numbers or values an answer is compared with."""
-_OTHERS = frozenset({
-    "$ref", "type", "required", "minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength",
-    "pattern", "format",
-})
-_ANNOTATIONS = frozenset({
-    "$schema", "$id", "id", "$anchor", "$comment", "title", "description", "default", "examples", "example",
-    "readOnly", "writeOnly", "deprecated", "discriminator",
-})
-"""Keywords that do not affect validity, except by naming the targets of references."""
-KEYWORDS = _ONE | _MANY | _NAMED | _VALUES | _OTHERS | _ANNOTATIONS
-
-FORMATS = frozenset({
-    "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
-})
-_EXACT_DIGITS = 15
-_EXACT_INTEGER = 2**53
-_UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
-"""Characters that JSON can only write as \\uXXXX, which is not generated: it could spell a property's name again."""
+_OF_WHOLES = frozenset({"propertyNames", "uniqueItems", "nullable"})
+"""Keywords that are translated after the others, which they change."""
+_OF_OBJECTS = frozenset({"properties", "patternProperties", "minProperties", "maxProperties", "additionalProperties"})
+_OF_ARRAYS = frozenset({"type", "items", "minItems", "maxItems"})
+MAX_LENGTH = 256 * 1024
+"""The most characters of a schema, as of any grammar."""
+_LARGE = 8 * 1024
+_ROUNDS = 4
+"""What is left out may show other faults."""
 
 
 @frozen
-class Fault:
-    """A part of a schema that cannot be enforced."""
+class Fitted:
+    """A schema for llguidance."""
 
-    path: Path
-    text: str
+    schema: object
+    """It allows nothing that the given schema forbids, other than by the faults."""
+    faults: tuple[Fault, ...]
 
-    def __str__(self) -> str:
-        where = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in self.path).lstrip(".")
-        return f"in {where}: {self.text}" if where else self.text
-
-
-def find_fault(schema: object) -> Fault | None:
-    """Return the first part of a schema that would not be enforced, and that llguidance itself does not refuse."""
-    return next(_faults(schema, ()), None)
+    @property
+    def exclusive(self) -> bool:
+        """Whether the alternatives of each `oneOf` are known to exclude each other, so that it is as `anyOf`."""
+        return not any(fault.target[-1:] == ("oneOf",) for fault in self.faults)
 
 
-def _faults(schema: object, path: Path) -> Iterator[Fault]:
-    if isinstance(schema, bool):
-        return
-    if not isinstance(schema, Mapping):
-        yield Fault(path, f"a schema is an object or a boolean, not {json.dumps(schema)[:40]}")
-        return
-    for keyword, value in schema.items():
-        here = (*path, keyword)
-        if keyword not in KEYWORDS and (not keyword.startswith("x-") or keyword == "x-guidance"):
-            yield Fault(path, f"the keyword '{keyword}' is not supported{_way_out(keyword)}")
-        elif keyword in _VALUES:
-            yield from (Fault(here, text) for text in _inexact(value))
-        elif keyword in _NAMED and isinstance(value, Mapping):
-            for name, one in value.items():
-                yield from _unwritable(name, here)
-                yield from _faults(one, (*here, name))
-        elif keyword in _MANY and isinstance(value, list):
-            for index, one in enumerate(value):
-                yield from _faults(one, (*here, index))
-        elif keyword in _ONE:
-            yield from _faults(value, here)
-    yield from _combinations(schema, path)
+def fit(schema: object) -> Fitted:
+    """Translate a schema, and find the parts that llguidance itself would silently ignore, or not keep exactly."""
+    fitter = _Fitter(schema)
+    return Fitted(fitter.fit(schema, ()), tuple(fitter.faults))
 
 
-def _combinations(schema: Mapping[str, object], path: Path) -> Iterator[Fault]:
-    """Yield faults that depend on several keywords, or on the value of one."""
-    form = schema.get("format")
-    if isinstance(form, str) and form not in FORMATS:
-        yield Fault(path, f"the format '{form}' is not supported; there are: {', '.join(sorted(FORMATS))}")
-    items = schema.get("items")
-    if "additionalItems" in schema and not isinstance(items, list):
-        yield Fault(path, "'additionalItems' has no effect without an array in 'items'; use 'items'")
-    if "prefixItems" in schema and isinstance(items, list):
-        yield Fault(path, "'prefixItems' and an array in 'items' are not supported together")
-    required = schema.get("required")
-    names = set(map(str, required)) if isinstance(required, list) else set()
-    for name in names:
-        yield from _unwritable(name, (*path, "required"))
-    least = schema.get("minProperties")
-    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
-    if isinstance(least, int | float) and least > max(1, len(names)) and not closed:
-        yield Fault(
-            path, f"'minProperties': {least} cannot be enforced, because other properties may occur twice; "
-            "name them in 'required', or set 'additionalProperties' to false",
+def relax(text: str) -> tuple[str, tuple[str, ...]]:
+    """Return the part of a schema that can be enforced, and JSON pointers to the restrictions that are left out.
+
+    A schema that is malformed or too long, or all of which can be enforced, is returned as it is. Any thread may call
+    this; clients send the same tools again and again, so results are kept.
+    """
+    if len(text) > MAX_LENGTH:
+        return text, ()
+    return (_relax_large if len(text) > _LARGE else _relax_small)(text)
+
+
+def _relax(text: str) -> tuple[str, tuple[str, ...]]:
+    try:
+        schema = json.loads(text)
+    except ValueError:
+        return text, ()
+    left_out: list[str] = []
+    for _ in range(_ROUNDS):
+        faults = fit(schema).faults
+        if not faults or not all(fault.target for fault in faults):
+            break
+        left_out += [write_pointer(fault.target) for fault in faults]
+        leave_out(schema, faults)
+    return (json.dumps(schema), tuple(dict.fromkeys(left_out))) if left_out else (text, ())
+
+
+_relax_small, _relax_large = lru_cache(maxsize=512)(_relax), lru_cache(maxsize=16)(_relax)
+
+
+class _Fitter:
+    """Translates one schema, and collects its faults."""
+
+    def __init__(self, root: object) -> None:
+        self.faults: list[Fault] = []
+        self._proofs = Proofs(root)
+        self._arrays = UniqueArrays(self._proofs)
+        self._references: set[Path] | None = None
+        self._on_the_way: set[Path] = set()
+        """The places that references lead through."""
+        self._root = root
+
+    def fit(
+        self, schema: object, path: Path, types: frozenset[str] = ALL_TYPES, *, merged: bool = False,
+    ) -> object:
+        """Return a schema in llguidance's words.
+
+        By the schemas around it, its values have these types, and it is `merged` with other restrictions of objects.
+        """
+        if isinstance(schema, bool):
+            return schema
+        if not isinstance(schema, Mapping):
+            self._fault(path, f"a schema is an object or a boolean, not {json.dumps(schema)[:40]}")
+            return True
+        types &= types_of(schema)
+        fitted: dict[str, object] = {}
+        for keyword, value in schema.items():
+            here = (*path, keyword)
+            if keyword in BOUNDS or keyword in _OF_WHOLES or not restricts(schema, keyword, value):
+                continue
+            if keyword in MANY and isinstance(value, list):
+                fitted[keyword] = self._fit_many(schema, keyword, value, here, (types, merged))
+            elif keyword in NAMED and isinstance(value, Mapping):
+                fitted[keyword] = self._fit_named(keyword, value, here, schema)
+            elif keyword == "pattern" and isinstance(value, str):
+                fitted |= self._fit_pattern(value, here, fitted)
+            elif keyword == "unevaluatedProperties" and not schema.keys() & EVALUATING:
+                fitted["additionalProperties"] = self.fit(value, here)
+            elif keyword in ENFORCED:
+                fitted[keyword] = self.fit(value, here) if keyword in ONE else self._fit_value(keyword, value, here)
+            elif self._is_referenced(here):
+                fitted[keyword] = self._fit_container(value, here)
+            else:
+                self._fault(path, f"the keyword '{keyword}' is not supported{_way_out(keyword)}", here)
+        self._fit_bounds(schema, path, fitted)
+        self.faults += find_combined(schema, path, merged=merged or bool(schema.keys() & COMPOSED))
+        return self._fit_whole(schema, fitted, path)
+
+    def _fit_many(
+        self, schema: Mapping[str, object], keyword: str, parts: Sequence[object], here: Path,
+        around: tuple[frozenset[str], bool],
+    ) -> Sequence[object]:
+        """Return the alternatives or conditions of a schema, or the schemas of items; `around` them is as in `fit`."""
+        types, merged = around
+        if keyword not in COMPOSED:
+            return [self.fit(one, (*here, index)) for index, one in enumerate(parts)]
+        if keyword == "oneOf" and not self._proofs.exclude_each_other(parts, types, names_of(schema)):
+            # llguidance knows other proofs, of schemas that it has merged.
+            text = "the alternatives of 'oneOf' do not visibly exclude each other; use 'anyOf'"
+            self.faults.append(Fault(here[:-1], text, here, {"anyOf": parts}, sure=False))
+        merged = merged or bool(schema.keys() & (_OF_OBJECTS | COMPOSED - {keyword})) or (
+            keyword == "allOf" and len(parts) > 1
         )
+        return [self.fit(one, (*here, index), types, merged=merged) for index, one in enumerate(parts)]
+
+    def _fit_value(self, keyword: str, value: object, here: Path) -> object:
+        """Return the value of a keyword that is no schema, after a look at its numbers and texts."""
+        if keyword in {"const", "enum"}:
+            listed = value if keyword == "enum" and isinstance(value, list) else [value]
+            self._find_inexact(value, here, here, {"type": sorted({*map(type_of, listed)})} if listed else {})
+        elif keyword == "multipleOf" or (keyword == "required" and isinstance(value, list)):
+            self._find_inexact(value, here, here)
+        return value
+
+    def _fit_named(
+        self, keyword: str, schemas: Mapping[str, object], here: Path, schema: Mapping[str, object],
+    ) -> Mapping[str, object]:
+        fitted = {}
+        for name, one in schemas.items():
+            inner = (*here, name)
+            self._find_inexact(name, here, inner)
+            key = name
+            if keyword == "patternProperties":
+                key, fault = _name_pattern(name)
+                if fault or key in fitted:
+                    # Names that were to match it are not forbidden then.
+                    instead = {"additionalProperties": True} if schema.get("additionalProperties") is False else {}
+                    self._fault(here, f"the expression {json.dumps(name)[:80]} has {fault}", inner, instead)
+            fitted[key] = self.fit(one, inner)
+        return fitted
+
+    def _fit_container(self, value: object, here: Path) -> object:
+        """Return the values of an unknown keyword, inside of which there are schemas that references name."""
+        references = self._references or set()
+        if here in references:
+            return self.fit(value, here)
+        if isinstance(value, Mapping):
+            return {key: self._fit_container(one, (*here, key)) for key, one in value.items()
+                    if self._is_referenced((*here, key))}
+        return value
+
+    def _is_referenced(self, here: Path) -> bool:
+        if self._references is None:
+            self._references = {tuple(read_pointer(one) or ()) for one in _references(self._root)}
+            self._on_the_way = {path[:length] for path in self._references for length in range(1, len(path) + 1)}
+        return here in self._on_the_way
+
+    def _fit_pattern(self, pattern: str, here: Path, fitted: Mapping[str, object]) -> Mapping[str, object]:
+        """Return the keywords for an expression beside those that are there."""
+        try:
+            first, *others = translate_pattern(pattern)
+        except Unreadable as error:
+            self._fault(here, f"the expression has {error}, which is not supported", here)
+            return {}
+        conditions = [*cast("list[object]", fitted.get("allOf", [])), *({"pattern": one} for one in others)]
+        return {"pattern": first, **({"allOf": conditions} if others else {})}
+
+    def _fit_bounds(self, schema: Mapping[str, object], path: Path, fitted: dict[str, object]) -> None:
+        """Tighten the bounds of numbers to those that are exact."""
+        types, changed = types_of(schema), []
+        for keyword in sorted(BOUNDS & schema.keys()):
+            value, here = schema[keyword], (*path, keyword)
+            fitted[keyword] = value
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            try:
+                fitted[keyword] = near = tighten(keyword, value, types)
+            except Inexact as error:
+                self._fault(here, str(error), here)
+                continue
+            if near != value:
+                changed.append(keyword)
+        if changed and is_empty(fitted) and not is_empty(schema):
+            for keyword in changed:
+                here = (*path, keyword)
+                self._fault(here, "the numbers in this range have too many digits to be exact", here)
+
+    def _fit_whole(self, schema: Mapping[str, object], fitted: dict[str, object], path: Path) -> object:
+        """Translate the keywords that change others."""
+        if "propertyNames" in schema and restricts(schema, "propertyNames", schema["propertyNames"]):
+            names = self._proofs.resolve(schema["propertyNames"])
+            if not restrict_names(fitted, names, self._proofs):
+                self._fault(path, "the keyword 'propertyNames' is not supported here; leave it out",
+                            (*path, "propertyNames"))
+        if schema.get("uniqueItems") is True and restricts(schema, "uniqueItems", value=True):
+            alternatives = self._arrays.write(schema)
+            if alternatives is None:
+                text = "the keyword 'uniqueItems' is only supported for arrays of few, known values; leave it out"
+                self._fault(path, text, (*path, "uniqueItems"))
+            else:
+                kept = {key: one for key, one in fitted.items() if key not in _OF_ARRAYS}
+                fitted = {**kept, "anyOf": alternatives}
+        return with_null(fitted) if schema.get("nullable") is True else fitted
+
+    def _find_inexact(
+        self, value: object, shown: Path, target: Path, instead: Mapping[str, object] | None = None,
+    ) -> None:
+        for text in inexact(value):
+            self._fault(shown, text, target, instead)
+            return
+
+    def _fault(
+        self, path: Path, text: str, target: Path = (), instead: Mapping[str, object] | None = None,
+    ) -> None:
+        self.faults.append(Fault(path, text, target, instead or {}))
 
 
-def _inexact(value: object) -> Iterator[str]:
-    """Yield the parts of a value that would not be written exactly."""
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int) and abs(value) > _EXACT_INTEGER:
-        yield f"the number {str(value)[:40]} is too large to be exact"
-    elif isinstance(value, float) and not isfinite(value):
-        yield "a number is too large"
-    elif isinstance(value, float) and float(f"{value:.{_EXACT_DIGITS}g}") != value:
-        yield f"the number {value!r} has more than {_EXACT_DIGITS} digits, too many to be exact"
-    elif isinstance(value, str) and _UNWRITABLE.search(value):
-        yield f"the text {json.dumps(value)[:40]} has control characters that are not generated"
-    elif isinstance(value, Mapping):
-        for name, one in value.items():
-            yield from _inexact(name)
-            yield from _inexact(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _inexact(one)
+def _name_pattern(name: str) -> tuple[str, str]:
+    """Return the expression of properties' names in llguidance's syntax, and its fault."""
+    try:
+        first, *others = translate_pattern(name)
+    except Unreadable as error:
+        return name, f"{error}, which is not supported"
+    return first, "lookaheads, which are not supported here" if others else ""
 
 
-def _unwritable(name: str, path: Path) -> Iterator[Fault]:
-    yield from (Fault(path, text) for text in _inexact(name))
+def _references(schema: object) -> Iterator[str]:
+    """Yield all references to a part by its path."""
+    if isinstance(schema, Mapping):
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            yield reference
+        for one in schema.values():
+            yield from _references(one)
+    elif isinstance(schema, list):
+        for one in schema:
+            yield from _references(one)
 
 
 def _way_out(keyword: str) -> str:
-    if keyword == "nullable":
-        return '; write "type": ["string", "null"] or the like'
     if keyword == "x-guidance":
         return ", because it would change the meaning of the others"
     return "; leave it out"

@@ -6,7 +6,6 @@ from attrs import evolve, frozen
 
 from lllms_llamacpp.options import MAX_SEQUENCES, Options
 
-DEFAULT_CONTEXT = 4096
 EMBEDDED = 64
 """Texts embedded in one pass."""
 EXACT = 2048
@@ -38,9 +37,10 @@ class Sizes:
         return evolve(self, kv_size=self.kv_size + tokens, sequences=sequences)
 
 
-def sizes(options: Options, trained: int, *, can_trim: bool, embeds: bool = False) -> Sizes:
-    """Return the sizes for a model trained for `trained` tokens (0: unknown); `can_trim`: its sequences can be cut."""
-    context_length = _context_length(options, trained)
+def sizes(options: Options, *, can_trim: bool, embeds: bool = False) -> Sizes:
+    """Return the sizes for options that `context.settle` returned; `can_trim`: the model's sequences can be cut."""
+    context_length = options.context_length
+    assert context_length != "auto"  # noqa: S101  # it is settled
     if embeds:
         # A text is read in one pass, and nothing of it is kept. Short ones share passes of at most `batch_size`:
         # llama.cpp reserves a row of logits for each token of the largest pass, although they are never read.
@@ -62,8 +62,3 @@ def flash_for_vectors(options: Options, made: Sizes) -> bool:
     """Whether a model that embeds may use flash attention, which sums in half precision."""
     return options.flash_attention == "on" or (options.flash_attention == "auto" and made.batch > EXACT)
 
-
-def _context_length(options: Options, trained: int) -> int:
-    if options.context_length != "auto":
-        return options.context_length
-    return min(trained, DEFAULT_CONTEXT, options.kv_size or DEFAULT_CONTEXT) if trained > 0 else DEFAULT_CONTEXT

@@ -116,9 +116,9 @@ def test_prefill_comes_before_the_constraint(tiny):
 
 
 @pytest.mark.parametrize(("constraint", "word"), [
-    (Constraint("json_schema", '{"properties": {"a": {"not": {}}}}'), "'not'"),
-    (Constraint("json_schema", '{"oneOf": [{"type": "number"}, {"type": "integer"}]}'), "anyOf"),
-    (Constraint("json_schema", '{"type": "string", "pattern": "(?=a)"}'), "look-ahead"),
+    (Constraint("json_schema", '{"properties": {"a": {"not": {}}}}', strict=True), "'not'"),
+    (Constraint("json_schema", '{"oneOf": [{"type": "number"}, {"type": "integer"}]}', strict=True), "anyOf"),
+    (Constraint("json_schema", '{"type": "string", "pattern": "(?=a)"}', strict=True), "lookahead"),
     (Constraint("json_schema", '{"$ref": "https://example.com/schema"}'), "example.com"),
     (Constraint("json_schema", '{"enum": []}'), "Unsatisfiable"),
     (Constraint("json_schema", '{"type": "string", "pattern": "^[\\\\x00]$"}'), "no text can match"),

@@ -157,6 +157,9 @@ def test_requests_share_the_work_on_a_grammar(talk):
     Constraint("json_schema", '{"const": "a\u2581b"}'), Constraint("json_schema", '{"const": "a\\u2581b"}'),
     Constraint("lark", 'start: "\\"a\u2581b\\""'), Constraint("lark", 'start: /"a\\u2581b"/'),
     Constraint("gbnf", 'root ::= "\\"a\\u2581b\\""'), Constraint("regex", '"a\\u2581b"'),
+    Constraint("json_schema", r'{"type": "string", "pattern": "^a\\u2581b$"}'),
+    Constraint("lark", r'start: %json {"type": "string", "pattern": "^a\\u2581b$"}'),
+    Constraint("lark", r'start: %json {"anyOf": [{"pattern": "^a[\\u2581]b$", "type": "string"}]}'),
 ])
 def test_mark_of_a_space_is_one(talk, constraint):
     """Where the vocabulary writes spaces as U+2581, a grammar that holds this character means a space."""

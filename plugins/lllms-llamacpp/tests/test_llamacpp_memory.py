@@ -133,7 +133,7 @@ def loaded(spec, caplog):
 
 def outputs(spec, words, width):
     """Bytes that llama.cpp sets aside for outputs not when it loads, but with the largest pass."""
-    made = sizes(spec.options, 0, can_trim=True, embeds=True)
+    made = sizes(spec.options, can_trim=True, embeds=True)
     return (made.batch - made.sequences) * (words + width) * 4
 
 

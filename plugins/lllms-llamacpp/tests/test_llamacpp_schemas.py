@@ -5,87 +5,21 @@ import jsonschema
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher
 from lllms_llamacpp.grammars import MAX_LENGTH, translate
-from lllms_llamacpp.schemas import FORMATS, find_fault
-from lllms_llamacpp.trial import limits
+from lllms_llamacpp.keywords import FORMATS
+from lllms_llamacpp.schemas import fit, relax
+from schemas_for_tests import BYTES, kept_schemas, left_out_schemas, values, write
 
 from lllms_core.errors import InvalidRequest
+from lllms_core.text.formats import FORMATS as CHECKED_FORMATS
+from lllms_core.text.json_schema import SchemaCheck, Unchecked
+from lllms_core.text.pointers import write_pointer
 from lllms_core.types import Constraint
-
-BYTES = LLTokenizer("byte")
-END = BYTES.eos_token
-CLOSING = set(b'"}]')
-LIKELY = CLOSING | set(b":,abxy0123456789")
-
-# -- schemas of all shapes ---------------------------------------------------------------------------------------------
-
-names = st.sampled_from(["a", "b", "x y", "é"])
-few = st.integers(0, 3)
-texts = st.fixed_dictionaries({"type": st.just("string")}, optional={
-    "minLength": few, "maxLength": st.integers(3, 8), "pattern": st.sampled_from(["^a+$", "x|y$", "\\d{2}", "[^a]"]),
-})
-formatted = st.sampled_from(sorted(FORMATS)).map(lambda form: {"type": "string", "format": form})
-integers = st.fixed_dictionaries({"type": st.just("integer")}, optional={
-    "minimum": st.integers(-20, 20), "exclusiveMaximum": st.integers(0, 500), "multipleOf": st.sampled_from([2, 7]),
-})
-numbers = st.fixed_dictionaries({"type": st.just("number")}, optional={
-    "exclusiveMinimum": st.sampled_from([-3, 0.5]), "maximum": st.sampled_from([10, 99.5]),
-    "multipleOf": st.sampled_from([0.5, 0.25]),
-})
-values = st.sampled_from(["a", "b\n", 1, 2.5, None, True, {"a": 1}, [1, "é"], "", '"q\\'])
-constants = values.map(lambda one: {"const": one})
-chosen = st.one_of(constants, st.lists(values, min_size=1).map(lambda several: {"enum": several}))
-typed = st.lists(st.sampled_from(["string", "integer", "null", "boolean", "object"]), min_size=1, unique=True)
-leaves = st.one_of(texts, formatted, integers, numbers, chosen, typed.map(lambda types: {"type": types}), st.booleans())
-
-
-def larger(inner):
-    objects = st.fixed_dictionaries({"type": st.just("object")}, optional={
-        "properties": st.dictionaries(names, inner, max_size=3), "required": st.lists(names, max_size=2, unique=True),
-        "additionalProperties": inner, "patternProperties": st.dictionaries(st.sampled_from(["^a", "b$"]), inner),
-        "minProperties": few, "maxProperties": st.integers(1, 3),
-    })
-    arrays = st.fixed_dictionaries({"type": st.just("array")}, optional={
-        "items": inner, "prefixItems": st.lists(inner, min_size=1, max_size=2), "minItems": few,
-        "maxItems": st.integers(2, 4),
-    })
-    combined = st.dictionaries(st.sampled_from(["anyOf", "oneOf", "allOf"]), st.lists(inner, min_size=1, max_size=3),
-                               min_size=1, max_size=2)
-    return st.one_of(objects, arrays, combined)
-
-
-schemas = st.recursive(leaves, larger, max_leaves=8).filter(lambda schema: isinstance(schema, dict))
-
-
-def write(schema, random):
-    """Write a text that the grammar of a schema allows, at random; None if the schema is refused or the text long."""
-    try:
-        grammar = translate(Constraint("json_schema", json.dumps(schema)))
-    except InvalidRequest:
-        return None
-    matcher = LLMatcher(BYTES, grammar, log_level=0, limits=limits())
-    if matcher.is_error():
-        return None
-    text = bytearray()
-    for step in range(1000):
-        bits = int.from_bytes(matcher.compute_bitmask(), "little")
-        if matcher.is_error() and not step:
-            return None  # nothing matches, which the engine finds out when it compiles
-        assert not matcher.is_error(), matcher.get_error()
-        allowed = [byte for byte in range(256) if bits >> byte & 1]
-        if bits >> END & 1 and (not allowed or step > 50 or random.random() < 0.3):
-            return text.decode()
-        choice = [byte for byte in allowed if byte in (CLOSING if step > 50 else LIKELY)]
-        text.append(random.choice(choice if choice and random.random() < 0.9 else allowed))
-        assert matcher.consume_token(text[-1])
-        if matcher.is_stopped():
-            return text.decode()
-    return None
 
 
 @settings(max_examples=80, deadline=None)
-@given(schemas, st.integers(0, 2**32))
+@given(kept_schemas, st.integers(0, 2**32))
 def test_what_the_grammar_allows_is_valid(schema, seed):
     """Whatever text the grammar of a schema allows is JSON, and valid for the schema; it never ends in a dead end."""
     text = write(schema, Random(seed))
@@ -93,46 +27,176 @@ def test_what_the_grammar_allows_is_valid(schema, seed):
     jsonschema.Draft202012Validator(schema).validate(json.loads(text))
 
 
-@pytest.mark.parametrize(("schema", "word"), [
-    ({"not": {}}, "'not'"),
-    ({"type": "string", "minLenght": 3}, "'minLenght'"),
-    ({"type": "string", "nullable": True}, '["string", "null"]'),
-    ({"properties": {"a": {"items": {"uniqueItems": True}}}}, "in properties.a.items: the keyword 'uniqueItems'"),
-    ({"$defs": {"d": {"anyOf": [{}, {"if": {}}]}}}, "in $defs.d.anyOf[1]: the keyword 'if'"),
-    ({"x-guidance": {"lenient": True}, "not": {}}, "'x-guidance'"),
-    ({"type": "integer", "format": "int32"}, "'int32'"),
-    ({"type": "string", "format": "phone"}, "'phone'"),
-    ({"prefixItems": [{}], "additionalItems": False}, "'additionalItems'"),
-    ({"minProperties": 2}, "'minProperties': 2"),
-    ({"const": 2**53 + 1}, "too large"),
-    ({"enum": [[{"a": 123456789.12345679}]]}, "in enum: the number 123456789.12345679"),
-    ({"type": "number", "maximum": 1e400}, "in maximum: a number is too large"),
-    ({"const": "\0"}, "control characters"),
-    ({"properties": {"\x01": {}}}, "control characters"),
-    ({"properties": {"a": 3}}, "in properties.a: a schema is an object or a boolean, not 3"),
-    ({"contentEncoding": "base64"}, "'contentEncoding'"),
+@settings(max_examples=80, deadline=None)
+@given(left_out_schemas, st.integers(0, 2**32))
+def test_what_is_not_enforced_is_named(schema, seed):
+    """An answer breaks no restrictions of a relaxed schema's original but those that are named."""
+    relaxed, named = relax(json.dumps(schema))
+    text = write(json.loads(relaxed), Random(seed))
+    assume(text is not None)
+    try:
+        paths = SchemaCheck(schema).find_violations(json.loads(text))
+    except Unchecked:
+        assume(False)
+    for path in paths:
+        broken = write_pointer(path)
+        assert any(one == broken or one.startswith(f"{broken}/") or broken.startswith(f"{one}/") for one in named)
+
+
+@settings(max_examples=100, deadline=None)
+@given(left_out_schemas, values)
+def test_relaxing_forbids_nothing(schema, value):
+    """A value that a schema allows is allowed without some of its restrictions, too; what is left can be enforced."""
+    relaxed, named = relax(json.dumps(schema))
+    assert not fit(json.loads(relaxed)).faults
+    assert bool(named) == (relaxed != json.dumps(schema))
+    try:
+        fits = not SchemaCheck(schema).find_violations(value)
+    except Unchecked:
+        assume(False)
+    assert not fits or not SchemaCheck(json.loads(relaxed)).find_violations(value)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), st.integers(0, 2**32))
+def test_formats_are_those_that_are_checked(form, seed):
+    """A string that the grammar of a format allows has that format for the check of answers."""
+    text = write({"type": "string", "format": form}, Random(seed))
+    assume(text is not None)
+    assert CHECKED_FORMATS[form](json.loads(text)), text
+
+
+@pytest.mark.parametrize(("schema", "word", "target"), [
+    ({"not": {}}, "'not'", "#/not"),
+    ({"type": "string", "minLenght": 3}, "'minLenght'", "#/minLenght"),
+    ({"properties": {"a": {"items": {"uniqueItems": True}}}}, "in properties.a.items: the keyword 'uniqueItems'",
+     "#/properties/a/items/uniqueItems"),
+    ({"$defs": {"d": {"anyOf": [{}, {"if": {}, "then": {}}]}}}, "in $defs.d.anyOf[1]: the keyword 'if'",
+     "#/$defs/d/anyOf/1/if"),
+    ({"x-guidance": {"lenient": True}}, "'x-guidance'", "#/x-guidance"),
+    ({"prefixItems": [{}], "additionalItems": False}, "'additionalItems'", "#/additionalItems"),
+    ({"minProperties": 2}, "'minProperties': 2", "#/minProperties"),
+    ({"maxProperties": 1, "properties": {"a": {}, "b": {}}}, "beside optional", "#/maxProperties"),
+    ({"const": 2**53 + 1}, "too large", "#/const"),
+    ({"enum": [[{"a": 123456789.12345679}]]}, "in enum: the number 123456789.12345679", "#/enum"),
+    ({"type": "number", "minimum": 1e400}, "in minimum: a number is too large", "#/minimum"),
+    ({"type": "integer", "minimum": 2**63 - 2, "maximum": 2**63 - 1}, "too large", "#/minimum"),
+    ({"type": "number", "minimum": 0.12345678901234567, "maximum": 0.12345678901234569}, "too many digits",
+     "#/maximum"),
+    ({"const": "\0"}, "control characters", "#/const"),
+    ({"properties": {"\x01": {}}}, "control characters", "#/properties/%01"),
+    ({"contains": {"const": 1}, "minContains": 2}, "'contains'", "#/contains"),
+    ({"propertyNames": {"minLength": 2, "pattern": "a"}}, "'propertyNames'", "#/propertyNames"),
+    ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "'oneOf'", "#/oneOf"),
+    ({"type": "string", "pattern": "(a)\\1"}, "in pattern: the expression has the escape '\\1'", "#/pattern"),
+    ({"patternProperties": {"\\ba": {}}}, "in patternProperties", "#/patternProperties/%5Cba"),
+    ({"type": "array", "uniqueItems": True, "items": {"enum": list("abcdef")}}, "'uniqueItems'", "#/uniqueItems"),
+    ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {}}}]}, "'unevaluated", "#/unevaluatedProperties"),
 ])
-def test_what_would_be_ignored_is_refused(schema, word):
-    """A keyword, format or value that llguidance would not keep, or not exactly, is found and named, with its place."""
-    assert word in str(find_fault(schema))
-    with pytest.raises(InvalidRequest) as raised:
-        translate(Constraint("json_schema", json.dumps(schema), "tools[0].function.parameters"))
-    assert raised.value.param == "tools[0].function.parameters"
-    assert raised.value.code == "invalid_json_schema"
-    assert word in raised.value.message
+def test_what_would_be_ignored_is_refused_or_left_out(schema, word, target):
+    """A restriction that llguidance would not keep, or not exactly, is found and named, with its place.
+
+    A strict schema is refused for it, another loses it.
+    """
+    assert any(word in str(fault) for fault in fit(schema).faults)
+    constraint = Constraint("json_schema", json.dumps(schema), "tools[0].function.parameters")
+    if any(fault.sure for fault in fit(schema).faults):
+        with pytest.raises(InvalidRequest) as raised:
+            translate(constraint)
+        assert raised.value.param == "tools[0].function.parameters"
+        assert raised.value.code == "invalid_json_schema"
+        assert word in raised.value.message or len(fit(schema).faults) > 1
+    else:
+        assert LLMatcher(BYTES, translate(constraint), log_level=0).is_error()
+    relaxed, named = relax(json.dumps(schema))
+    assert target in named
+    translate(Constraint("json_schema", relaxed))
 
 
 @pytest.mark.parametrize("schema", [
-    {"title": "T", "description": "d", "default": {"not": 1}, "examples": [{}], "deprecated": True, "x-order": 3},
-    {"properties": {"not": {"type": "string"}, "format": {"const": "int32"}}},
-    {"minProperties": 2, "required": ["a", "b"]},
-    {"minProperties": 2, "properties": {"a": {}, "b": {}}, "additionalProperties": False},
-    {"const": 0.1, "enum": [1e22, -5, "\n"]},
-    {"items": [{}], "additionalItems": False},
+    {"properties": {"a": 3}}, {"anyOf": [{}, "b"]}, {"prefixItems": [{}], "items": [{}], "not": {}},
 ])
-def test_what_says_nothing_is_no_fault(schema):
-    """Annotations, names of properties that look like keywords, and values that can be kept are no faults."""
-    assert find_fault(schema) is None
+def test_malformed_schemas_are_left_as_they_are(schema):
+    """What is no schema is refused, strict or not."""
+    assert relax(json.dumps(schema)) == (json.dumps(schema), ())
+    with pytest.raises(InvalidRequest):
+        translate(Constraint("json_schema", json.dumps(schema)))
+
+
+EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+"""As in zod 4."""
+
+
+@pytest.mark.parametrize(("schema", "fits", "fits_not"), [
+    ({"title": "T", "description": "d", "default": {"not": 1}, "examples": [{}], "deprecated": True, "x-order": 3,
+      "$comment": "c", "readOnly": True, "contentEncoding": "base64", "contentMediaType": "image/png",
+      "contentSchema": {"not": {}}, "type": "boolean", "$schema": "https://json-schema.org/draft/2020-12/schema",
+      "externalDocs": {}}, ["true"], ["1"]),
+    ({"properties": {"not": {"type": "string"}, "format": {"const": "int32"}}}, ['{"not":"a","format":"int32"}'],
+     ['{"not":1}']),
+    ({"minProperties": 2, "required": ["a", "b"]}, ['{"a":1,"b":2}'], ['{"a":1}']),
+    ({"maxProperties": 2, "minProperties": 0, "properties": {"a": {}, "b": {}}, "additionalProperties": False},
+     ['{"a":1,"b":2}', "{}"], ['{"c":1}']),
+    ({"const": 0.1}, ["0.1"], ["0.2"]),
+    ({"const": 1e22}, ["10000000000000000000000", "1e+22"], ["1"]),
+    ({"const": 2**60}, ["1152921504606846976"], ["1152921504606846977"]),
+    ({"items": [{}], "additionalItems": False}, ["[1]"], ["[1,2]"]),
+    ({"items": {"type": "integer"}, "additionalItems": False}, ["[1]"], ['["a"]']),
+    *(({"type": "integer", "format": form}, ["3"], ['"3"']) for form in ("int32", "int64", "double")),
+    *(({"type": "string", "format": form}, ['"x"'], ["3"])
+      for form in ("password", "binary", "base64", "jwt", "path", "uuid4", "phone", "byte")),
+    ({"type": "string", "format": "nanoid", "pattern": "^[a-zA-Z0-9_-]{21}$"}, ['"V1StGXR8_Z5jdHi6B-myT"'], ['"a"']),
+    ({"type": "string", "format": "starts_with", "pattern": "^ab.*"}, ['"abc"'], ['"xab"']),
+    ({"type": "string", "format": "email", "pattern": EMAIL}, ['"a.b@c.de"'], ['".a@c.de"', '"a..b@c.de"', '"a@c"']),
+    ({"type": "string", "pattern": "^(?=.*[A-Z])(?=.*\\d).{4,}$"}, ['"aB1c"'], ['"ab1c"', '"aBcd"', '"B1"']),
+    ({"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "integer"}},
+     ['{"a":1}'], ['{"a":"b"}']),
+    ({"type": "object", "propertyNames": {"enum": ["a", "b"]}, "additionalProperties": {"type": "integer"}},
+     ['{"b":1}'], ['{"c":1}', '{"a":"x"}']),
+    ({"type": "object", "propertyNames": {"pattern": "^[a-z]+$"}, "additionalProperties": {"type": "integer"}},
+     ['{"ab":1}'], ['{"A":1}', '{"a":"x"}']),
+    ({"type": "object", "propertyNames": {"minLength": 2}}, ['{"ab":1}'], ['{"a":1}']),
+    ({"type": "array", "items": {"enum": ["r", "g", 1]}, "uniqueItems": True, "minItems": 2},
+     ['["r","g"]', '[1,"g","r"]'], ['["r"]', '["r","r"]', '["r","g","r"]', '[1,"g","r",1]']),
+    ({"type": ["array", "null"], "items": {"$ref": "#/$defs/c"}, "uniqueItems": True, "$defs": {"c": {"enum": ["r"]}}},
+     ['["r"]', "[]", "null"], ['["r","r"]', "3"]),
+    ({"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 3}, "uniqueItems": True, "maxItems": 2},
+     ["[3,1]"], ["[1,1]", "[1,2,3]"]),
+    ({"type": "array", "items": {"type": "string"}, "uniqueItems": True, "maxItems": 1}, ['["x"]'], ['["x","y"]']),
+    ({"type": "array", "items": {"type": "string"}, "uniqueItems": False}, ['["x","x"]'], ["[1]"]),
+    ({"type": "string", "nullable": True}, ["null", '"a"'], ["1"]),
+    ({"$ref": "#/$defs/a", "nullable": True, "$defs": {"a": {"type": "string"}}}, ["null", '"a"'], ["1"]),
+    ({"type": "integer", "maximum": 2**63 - 1, "minimum": -(2**63)}, ["1", "-9223372036854774784"],
+     ["9223372036854775808", "-9223372036854775809"]),
+    ({"type": "number", "maximum": 1.7976931348623157e308, "minimum": -3.4028234663852886e38}, ["1.5"], ["1e999"]),
+    ({"type": "number", "maximum": 1e400}, ["1.5"], ["1e999"]),
+    ({"type": "number", "maximum": 123456789.12345679}, ["123456789.123456"], ["123456789.1234568"]),
+    ({"type": "string", "maxLength": 2**53 - 1}, ['"abc"'], ["1"]),
+    ({"type": "object", "properties": {"a": {}}, "unevaluatedProperties": False}, ['{"a":1}'], ['{"b":1}']),
+    ({"not": False, "if": {}, "minContains": 2, "dependentRequired": {}, "unevaluatedItems": True, "type": "null"},
+     ["null"], ["1"]),
+    ({"$ref": "#/components/schemas/P", "components": {"schemas": {"P": {"type": "string"}, "Q": {"not": {}}}}},
+     ['"a"'], ["1"]),
+    ({"oneOf": [{"enum": [1, 2]}, {"enum": [3]}]}, ["1", "3"], ["4"]),
+    ({"type": "object", "oneOf": [{"properties": {"k": {"const": "a"}}, "required": ["k"]},
+                                  {"properties": {"k": {"const": "b"}}, "required": ["k"]}]},
+     ['{"k":"a"}', '{"k":"b"}'], ['{"k":"c"}', "1"]),
+    ({"type": "object", "required": ["k"], "oneOf": [{"properties": {"k": {"const": "a"}}},
+                                                     {"properties": {"k": {"const": "b"}, "n": {"type": "null"}}}]},
+     ['{"k":"a"}', '{"k":"b","n":null}'], ['{"k":"b","n":1}', "1"]),
+])
+def test_what_can_be_kept_is_taken(schema, fits, fits_not):
+    """Annotations, restrictions in other words, and bounds of many digits are taken and kept, strict or not."""
+    matcher = LLMatcher(BYTES, translate(Constraint("json_schema", json.dumps(schema))), log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+
+    def allows(text):
+        one = matcher.deep_copy()
+        return one.try_consume_tokens(list(text.encode())) == len(text.encode()) and one.is_accepting()
+
+    assert any(map(allows, fits)) if "const" in schema else all(map(allows, fits))
+    assert not any(map(allows, fits_not))
+    assert relax(json.dumps(schema)) == (json.dumps(schema), ())
 
 
 def test_name_is_not_spelt_twice():
@@ -176,7 +240,7 @@ def test_grammar_that_cannot_be_read_is_refused(kind, text, word):
 
 def test_word_temperature_is_no_option():
     """A schema, a text or an expression in a Lark grammar may speak of temperatures."""
-    lark = 'start: "temperature=1" | /[temperature=3]/ | %json {"description": "temperature = 5"}'
+    lark = 'start: "temperature=1" | /[temperature=3]/ | %json {"const": "temperature = 5"}'
     assert "temperature = 5" in translate(Constraint("lark", lark))
 
 

@@ -87,7 +87,7 @@ def test_damaged_state_is_refused(load, file_of, cut):
 
 @pytest.mark.parametrize(
     ("options", "same"),
-    [({"slots": 2}, True), ({"batch_size": 64}, True), ({"context_length": 300}, False), ({"kv_type_k": "f32"}, False),
+    [({"slots": 2}, True), ({"batch_size": 64}, True), ({"context_length": 300}, True), ({"kv_type_k": "f32"}, False),
      ({"rope_freq_base": 500.0}, False)],
 )
 def test_state_key_tells_what_matters(load, file_of, options, same):
@@ -102,7 +102,7 @@ def test_state_key_knows_all_parts(tmp_path, name):
     parts = [tmp_path / f"{name}-0000{number}-of-00002.gguf" for number in (1, 2)]
     for part in parts:
         part.write_bytes(b"weights")
-    before = loading._state_key(parts[0], Options(), 512)
-    assert loading._state_key(parts[0], Options(), 512) == before
+    before = loading._state_key(parts[0], Options())
+    assert loading._state_key(parts[0], Options()) == before
     parts[1].write_bytes(b"others!")
-    assert loading._state_key(parts[0], Options(), 512) != before
+    assert loading._state_key(parts[0], Options()) != before

@@ -10,6 +10,7 @@ from typing import cast
 
 from lllms_core.chat.call_grammar import forces_calls
 from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
+from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.serial import Piece, SerialModel
 from lllms_core.engines.session_link import Session, SessionLink
 from lllms_core.errors import ContextOverflow, ModelLoadFailed
@@ -22,7 +23,7 @@ from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, certain, lengthen, pace, score, strike
 from lllms_mock.splitting import as_bytes, split_bytes, split_words
-from lllms_mock.wanted import choose_calls, choose_text
+from lllms_mock.wanted import calls_any, choose_calls, choose_text
 from lllms_mock.word_vectors import vector
 
 ELIZA = Path(__file__).with_name("eliza.toml")
@@ -107,7 +108,7 @@ class MockModel(SerialModel):
 
     def _answer(self, messages: Sequence[Message], request: Request) -> Iterable[Piece]:
         options = self._options
-        heard = [message.content for message in messages if message.role == "user"] or [""]
+        heard = _asked(messages)
         said = {message.content for message in messages if message.role == "assistant"}
         line = self._heard(heard[-1])
         if line.fault in {"refuse", "raise-open"}:
@@ -138,6 +139,13 @@ class MockModel(SerialModel):
         tokens = tokens_of(messages, [self._split(message.content) for message in messages])
         return chain(self._recall.remember(request.id, tokens), pieces)
 
+    def answer_text(self, request: Request, index: int) -> AnswerText:
+        """Return the reader of an answer; the script's calls cannot break, so their arguments need not be held back."""
+        output = super().answer_text(request, index)
+        if isinstance(request, ChatRequest):
+            output.kept = calls_any(self._heard(_asked(request.messages)[-1]).calls, request)
+        return output
+
     def _heard(self, text: str) -> Line:
         """Return the script's line for this text."""
         return next((line for line in self._options.script if re.search(line.when, text, re.IGNORECASE)), Line())
@@ -164,7 +172,7 @@ class MockEngine(Engine):
         """Return the declared memory. Raises `ModelLoadFailed` for a faulty rules file."""
         options = cast(Options, spec.options)
         _rules(options)
-        return {"memory": options.memory}
+        return {"memory": options.memory, "tasks": ", ".join(sorted(MockModel.tasks))}
 
     def estimate(self, spec: ModelSpec) -> Memory:
         """Return the value of `options.memory`."""
@@ -198,6 +206,11 @@ def _reply(line: Line, turn: int) -> str:
 def _bound(request: Request) -> bool:
     """Whether the answer must have a form, which no repetition has."""
     return request.constraint is not None or (isinstance(request, ChatRequest) and forces_calls(request))
+
+
+def _asked(messages: Sequence[Message]) -> Sequence[str]:
+    """Return what the user said, at least one text."""
+    return [message.content for message in messages if message.role == "user"] or [""]
 
 
 def _rules(options: Options) -> Rules:

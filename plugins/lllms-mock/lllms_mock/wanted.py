@@ -13,21 +13,29 @@ from lllms_mock.smallest import conforms, smallest
 _OBJECT: Mapping[str, object] = {"type": "object"}
 
 
+def calls_any(scripted: Sequence[Call], request: ChatRequest) -> bool:
+    """Whether an answer is calls: one is required, or the script has some of offered tools, and they have no results."""
+    if request.tool_choice == "required":
+        return True
+    names = {tool.name for tool in request.tools}
+    return request.messages[-1].role != "tool" and any(call.name in names for call in scripted)
+
+
 def choose_calls(scripted: Sequence[Call], request: ChatRequest) -> list[Call]:
     """Return the calls of an answer: the scripted ones of offered tools, or one of the first tool if one is required.
 
     The arguments are the scripted ones, unless they must conform to a schema and do not.
     """
-    required = request.tool_choice == "required"
-    if request.messages[-1].role == "tool" and not required:
+    if not calls_any(scripted, request):
         return []
-    tools = {tool.name: tool for tool in request.tools}
+    required = request.tool_choice == "required"
     param = "tool_choice" if required else "tools"
+    tools = {tool.name: tool for tool in request.tools}
     calls = [
         _fitted(call, tools[call.name], param) if required or tools[call.name].strict else call
         for call in scripted if call.name in tools
     ]
-    if calls or not required:
+    if calls:
         return calls
     tool = request.tools[0]
     return [Call(name=tool.name, arguments=_arguments(tool, param))]

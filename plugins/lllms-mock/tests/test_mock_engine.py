@@ -259,7 +259,9 @@ def test_a_load_reports_progress_and_takes_its_time() -> None:
 def test_memory_and_slots_are_declared() -> None:
     """The model tells what the options declare, before and after the load."""
     options = Options(memory=123, slots=2, context_length=77)
-    assert MockEngine().inspect(ModelSpec("m", options)) == {"memory": 123}
+    assert MockEngine().inspect(ModelSpec("m", options)) == {
+        "memory": 123, "tasks": ", ".join(sorted(load(options).tasks)),
+    }
     assert MockEngine().estimate(ModelSpec("m", options)).total == 123
     info = load(options).info
     assert (info.slots, info.context_length, info.details) == (2, 77, {"memory": 123})

@@ -1,0 +1,62 @@
+"""Keywords of one JSON schema that llguidance does not enforce together; pure."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from lllms_core.text.pointers import Path
+from lllms_llamacpp.keywords import restricts
+from lllms_llamacpp.omissions import Fault
+
+COMPOSED = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
+"""llguidance merges a schema with those in these keywords."""
+_ITS_START = re.compile(r"\^[A-Za-z0-9_-](?![*?+{])")
+
+
+def find_combined(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterator[Fault]:
+    """Yield the faults; if a schema is `merged` with others, llguidance may find more than is in it."""
+    if "prefixItems" in schema and isinstance(schema.get("items"), list):
+        yield Fault(path, "'prefixItems' and an array in 'items' are not supported together")
+    if "prefixItems" in schema and "additionalItems" in schema:
+        text = "'additionalItems' has no effect beside 'prefixItems'; use 'items'"
+        yield Fault(path, text, (*path, "additionalItems"))
+    yield from _counts(schema, path, merged=merged)
+    yield from _expressions(schema, path, merged=merged)
+
+
+def _counts(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterator[Fault]:
+    required, properties = schema.get("required"), schema.get("properties")
+    names = {*map(str, required)} if isinstance(required, list) else set()
+    optional = isinstance(properties, Mapping) and not properties.keys() <= names
+    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
+    for keyword in ("minProperties", "maxProperties"):
+        count, here = schema.get(keyword), (*path, keyword)
+        if not isinstance(count, int) or not restricts(schema, keyword, count):
+            continue
+        if optional:
+            text = f"'{keyword}': {count} cannot be enforced beside optional 'properties'; name them in 'required'"
+            yield Fault(path, text, here, sure=False)
+        elif keyword == "minProperties" and count > max(1, len(names)) and not closed:
+            yield Fault(
+                path, f"'minProperties': {count} cannot be enforced, because other properties may occur twice; "
+                "name them in 'required', or set 'additionalProperties' to false", here,
+            )
+        elif merged:
+            yield Fault(path, f"'{keyword}': {count} may meet optional 'properties'", here, sure=False)
+
+
+def _expressions(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterator[Fault]:
+    """Yield a fault for each expression that a name may match besides another one, as far as can be seen."""
+    patterns = schema.get("patternProperties")
+    if not isinstance(patterns, Mapping):
+        return
+    instead = {"additionalProperties": True} if schema.get("additionalProperties") is False else {}
+    starts: set[str] = set()
+    for pattern in patterns:
+        start = _ITS_START.match(pattern)
+        apart = start is not None and start[0] not in starts and "|" not in pattern
+        if merged or (len(patterns) > 1 and not apart):
+            text = "a name may match several of its expressions"
+            target = (*path, "patternProperties", pattern)
+            yield Fault((*path, "patternProperties"), text, target, instead, sure=False)
+        elif start is not None:
+            starts.add(start[0])

@@ -1,0 +1,67 @@
+"""Arrays without repetitions, for which grammars have no word: all their sequences, if those are few; pure.
+
+What it costs with 152,000 tokens in the vocabulary: 120 sequences of five words take 11 ms to compile (the plain array
+1 ms), once per schema, for compiled grammars are kept; a mask then takes 46 microseconds instead of 34, at worst 137
+instead of 94. 720 sequences would take ten times as long to compile, and some of their masks 5 ms, for which all
+requests of a model wait.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from json import dumps
+from math import perm
+
+from attrs import define
+
+from lllms_llamacpp.keywords import ADDRESSES, ANNOTATIONS
+from lllms_llamacpp.proofs import Proofs, types_of
+
+MOST_SEQUENCES = 120
+"""Of one schema together: all orders of five values, or all pairs of some 50 short ones."""
+MOST_CHARACTERS = 1 << 16
+"""Of one schema's sequences together, as JSON."""
+_TAKEN = ANNOTATIONS | ADDRESSES | {"type", "items", "minItems", "maxItems", "uniqueItems", "$defs", "definitions"}
+
+
+@define
+class UniqueArrays:
+    """Writes out the arrays of one schema."""
+
+    proofs: Proofs
+    sequences: int = MOST_SEQUENCES
+    """How many are left."""
+    characters: int = MOST_CHARACTERS
+
+    def write(self, schema: Mapping[str, object]) -> Sequence[Mapping[str, object]] | None:
+        """Return the alternatives that allow what a schema with `uniqueItems` does; None if there are too many.
+
+        An array of at most one element needs none.
+        """
+        least, most = schema.get("minItems", 0), schema.get("maxItems")
+        if not isinstance(least, int) or not (most is None or isinstance(most, int)):
+            return None
+        if not schema.keys() <= _TAKEN or "items" not in schema:
+            return None
+        values = self.proofs.values(schema["items"])
+        if values is None:
+            return None
+        most = len(values) if most is None else min(most, len(values))
+        # The last element is one alternative, whatever is left for it.
+        count = perm(len(values), max(most - 1, 0))
+        if most < max(least, 1) or count > self.sequences:
+            return None
+        found = [_array(head, values, least) for head in permutations(range(len(values)), most - 1)]
+        size = len(dumps(found))
+        if size > self.characters:
+            return None
+        self.sequences -= count
+        self.characters -= size
+        others = types_of(schema) - {"array"}
+        return [*found, {"type": sorted(others)}] if others else found
+
+
+def _array(head: Sequence[int], values: Sequence[object], least: int) -> Mapping[str, object]:
+    """Return the arrays that begin as this sequence of values does, and may have one more element."""
+    rest = [value for number, value in enumerate(values) if number not in head]
+    elements = [*({"const": values[number]} for number in head), {"enum": rest}]
+    return {"type": "array", "prefixItems": elements, "items": False, "minItems": least}
