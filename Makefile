@@ -23,7 +23,7 @@ CLIENTS := build/clients
 CLIENTS_INSTALLED := $(CLIENTS)/installed
 
 clients: $(INSTALLED) $(CLIENTS_INSTALLED)  ## the newest clients of the OpenAI API, in Python and in node, against a server
-	$(BIN)/python -m pytest -q -m clients tests/clients
+	$(BIN)/python -m pytest -q -m 'clients or slow' tests/clients
 
 $(CLIENTS_INSTALLED): $(wildcard tests/clients/requirements*.txt) tests/clients/package.json
 	$(PYTHON) -m venv $(CLIENTS)/newest

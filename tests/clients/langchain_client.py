@@ -75,7 +75,8 @@ def structured(url: str, model: str) -> None:
     for method in ("json_schema", "json_mode"):
         asked = llm(url, model).with_structured_output(Person, method=method)
         equal(asked.invoke(ASKED.person), Person(name=ASKED.name, age=ASKED.age))
-    assert isinstance(llm(url, model).with_structured_output(Person, method="function_calling").invoke(ASKED.person), Person)
+    by_call = llm(url, model).with_structured_output(Person, method="function_calling")
+    assert isinstance(by_call.invoke(ASKED.person), Person)
 
 
 def history(url: str, model: str) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 
 import openai
 from asking import ASKED, KEY, contains, equal, in_pieces, run
-from openai.types.chat import ChatCompletionMessage
 from pydantic import BaseModel
 
 TOOL = {"type": "function", "function": {
@@ -99,7 +98,7 @@ class get_weather(BaseModel):  # noqa: N801  # the tool's name
 def history(url: str, model: str) -> None:
     """Answers go back as objects, and as all of their fields, null or not."""
     asked: dict[str, Any] = {"model": model, "temperature": 0}
-    said: ChatCompletionMessage = client(url).create(**asked, messages=[user(ASKED.introduction)]).choices[0].message
+    said = client(url).create(**asked, messages=[user(ASKED.introduction)]).choices[0].message
     for form in (said, said.model_dump(), said.to_dict()):
         messages = [user(ASKED.introduction), form, user(ASKED.question)]
         contains(client(url).create(**asked, messages=messages).choices[0].message.content, ASKED.remembered)

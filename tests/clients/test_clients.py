@@ -4,52 +4,20 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-import lllms_llamacpp
 import pytest
-from programs_for_tests import address, serving
 
 pytestmark = pytest.mark.clients
 
 HERE = Path(__file__).parent
 INSTALLED = HERE.parent.parent / "build" / "clients"
 """Where `make clients` installs the clients: two environments of Python, and packages of node."""
-ASKED: Mapping[str, str] = json.loads((HERE / "asked.json").read_text(encoding="utf-8"))
-TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 MODELS = ("mock", "tiny-chat")
 LIMIT = 240
 """Seconds that a client has for all of its checks."""
-
-CONFIG = """
-[models.mock]
-engine = "mock"
-
-[[models.mock.options.script]]
-when = "banana"
-replies = ["{said}"]
-
-[[models.mock.options.script]]
-when = "count to 10"
-replies = ["{counted}"]
-
-[[models.mock.options.script]]
-when = "weather in Paris"
-calls = [{{ name = "get_weather", arguments = {{ city = "{city}" }} }}]
-replies = ["{forecast}"]
-
-[[models.mock.options.script]]
-when = "JSON object"
-calls = [{{ name = "final_result", arguments = {{ name = "{name}", age = {age} }} }}]
-replies = ['{{"name": "{name}", "age": {age}}}']
-
-[models.tiny-chat]
-engine = "llamacpp"
-file = "{tiny}"
-options = {{ threads = 1 }}
-"""
 
 COMMON = ("chat", "stream", "tools", "structured", "history")
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
@@ -67,15 +35,6 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
 BEFORE_OPENAI_3 = {"instructor_client.py", "llama_index_client.py"}
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("clients")
-    config = folder / "lllms.toml"
-    config.write_text(CONFIG.format(**ASKED, tiny=TINY), encoding="utf-8")
-    with serving(folder, "--config", str(config)) as (_, printed):
-        yield address(printed)
-
-
 def command(program: str) -> list[str]:
     """How a client is run; those of node lie beside their packages."""
     if program.endswith(".mjs"):
@@ -90,7 +49,7 @@ def command(program: str) -> list[str]:
 @cache
 def faults(program: str, url: str) -> Mapping[tuple[str, str], str | None]:
     """What a client reports of its checks, by model and check."""
-    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENAI_AGENTS_DISABLE_TRACING": "1", "ANONYMIZED_TELEMETRY": "False"}
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENAI_AGENTS_DISABLE_TRACING": "1"}
     done = subprocess.run(
         [*command(program), url, *MODELS], cwd=INSTALLED, env={**os.environ, **quiet}, capture_output=True, text=True,
         timeout=LIMIT, check=False,

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from attrs import define, field
 
-from lllms_mock.patterns import NotSimple, matches, parse
+from lllms_mock.patterns import Choice, NotSimple, Patience, matches, parse
 
 Schema = Mapping[str, object]
 
@@ -62,10 +62,12 @@ class Conformity:
     root: object
     _left: int = field(default=MOST_STEPS, init=False)
     _depth: int = field(default=0, init=False)
+    _patience: Patience = field(factory=Patience, init=False)
+    _patterns: dict[str, Choice] = field(factory=dict, init=False)
 
-    def step(self) -> None:
-        """Count a look. Raises `Unkept` if it is one too many."""
-        self._left -= 1
+    def step(self, looks: int = 1) -> None:
+        """Count looks. Raises `Unkept` if they are too many."""
+        self._left -= looks
         if self._left < 0:
             raise Unkept(f"it takes more than {MOST_STEPS} steps")
 
@@ -97,6 +99,23 @@ class Conformity:
                 raise Unkept(f"the reference {reference!r:.80} points nowhere")
         return found
 
+    def pattern(self, pattern: object) -> Choice:
+        """Return the parts of a pattern. Raises `Unkept` for one that is not simple."""
+        if not isinstance(pattern, str):
+            raise Unkept("a pattern is not a string")
+        if pattern not in self._patterns:
+            try:
+                self._patterns[pattern] = parse(pattern)
+            except NotSimple as why:
+                raise Unkept(str(why)) from None
+        return self._patterns[pattern]
+
+    def _finds(self, pattern: object, text: str) -> bool:
+        try:
+            return matches(self.pattern(pattern), text, self._patience)
+        except NotSimple as why:
+            raise Unkept(str(why)) from None
+
     def _keeps(  # noqa: PLR0911  # a line for each keyword
         self, value: object, keyword: str, given: object, schema: Schema,
     ) -> bool:
@@ -109,7 +128,7 @@ class Conformity:
             case "const":
                 return same(value, given)
             case "enum":
-                return any(same(value, one) for one in array(given, keyword))
+                return any(self._same(value, one) for one in array(given, keyword))
             case "allOf":
                 return all(self.conforms(value, one) for one in array(given, keyword))
             case "anyOf":
@@ -125,7 +144,7 @@ class Conformity:
         if isinstance(value, list):
             return self._keeps_array(value, keyword, given, schema)
         if isinstance(value, str):
-            return _keeps_string(value, keyword, given)
+            return self._keeps_string(value, keyword, given)
         return not is_number(value) or _keeps_number(cast("float", value), keyword, given)
 
     def _keeps_object(  # noqa: PLR0911  # a line for each keyword
@@ -139,12 +158,13 @@ class Conformity:
             case "patternProperties":
                 return all(
                     self.conforms(inner, one)
-                    for pattern, one in read(given).items() for name, inner in value.items() if finds(pattern, name)
+                    for pattern, one in read(given).items()
+                    for name, inner in value.items() if self._finds(pattern, name)
                 )
             case "additionalProperties":
                 known, patterns = read(schema.get("properties", {})), read(schema.get("patternProperties", {}))
                 others = [
-                    name for name in value if name not in known and not any(finds(one, name) for one in patterns)
+                    name for name in value if name not in known and not any(self._finds(one, name) for one in patterns)
                 ]
                 return all(self.conforms(value[name], given) for name in others)
             case "propertyNames":
@@ -174,23 +194,22 @@ class Conformity:
                 return not given or not any(self._repeated(value, at) for at in range(len(value)))
         return True
 
+    def _keeps_string(self, value: str, keyword: str, given: object) -> bool:
+        match keyword:
+            case "minLength":
+                return len(value) >= number(given, keyword)
+            case "maxLength":
+                return len(value) <= number(given, keyword)
+            case "pattern":
+                return self._finds(given, value)
+        return True
+
     def _repeated(self, values: Sequence[object], at: int) -> bool:
-        for other in values[:at]:
-            self.step()
-            if same(values[at], other):
-                return True
-        return False
+        return any(self._same(values[at], other) for other in values[:at])
 
-
-def _keeps_string(value: str, keyword: str, given: object) -> bool:
-    match keyword:
-        case "minLength":
-            return len(value) >= number(given, keyword)
-        case "maxLength":
-            return len(value) <= number(given, keyword)
-        case "pattern":
-            return finds(given, value)
-    return True
+    def _same(self, one: object, other: object) -> bool:
+        self.step()
+        return same(one, other)
 
 
 def _keeps_number(value: float, keyword: str, given: object) -> bool:
@@ -237,13 +256,3 @@ def kind_test(kind: object) -> Callable[[object], bool]:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise Unkept(f"there is no type {kind!r:.40}")
     return _KINDS[kind]
-
-
-def finds(pattern: object, text: str) -> bool:
-    """Whether a pattern is found in a text. Raises `Unkept` for one that is not simple."""
-    if not isinstance(pattern, str):
-        raise Unkept("'pattern' is not a string")
-    try:
-        return matches(parse(pattern), text)
-    except NotSimple as why:
-        raise Unkept(str(why)) from None

@@ -5,12 +5,12 @@ Clients send them, so they are never given to `re`, which may take forever.
 
 from collections.abc import Callable, Iterable, Sequence
 
-from attrs import frozen
+from attrs import define, frozen
 
 MOST = 1000
 """The most repetitions."""
 MOST_LOOKS = 500_000
-"""The most places of a text that a test looks at."""
+"""The most places of texts that are looked at for one answer."""
 _CLASSES: dict[str, tuple[str, Callable[[str], bool]]] = {
     "d": ("0", lambda one: one.isascii() and one.isdigit()),
     "w": ("a", lambda one: one == "_" or (one.isascii() and one.isalnum())),
@@ -73,9 +73,22 @@ def sample(choice: Choice, more: int) -> str:
     return "".join(_sample(node, more) for node in choice.branches[0])
 
 
-def matches(choice: Choice, text: str) -> bool:
+@define
+class Patience:
+    """How many places of texts may still be looked at."""
+
+    left: int = MOST_LOOKS
+
+    def look(self, places: int) -> None:
+        """Count looks. Raises `NotSimple` if they are too many."""
+        self.left -= places
+        if self.left < 0:
+            raise NotSimple("its patterns take too long to be tested")
+
+
+def matches(choice: Choice, text: str, patience: Patience) -> bool:
     """Whether the pattern is found anywhere in a text. Raises `NotSimple` if that takes too long to tell."""
-    return bool(_Search(text).ends(choice, set(range(len(text) + 1))))
+    return bool(_Search(text, patience).ends(choice, set(range(len(text) + 1))))
 
 
 def _sample(node: Node, more: int) -> str:
@@ -94,15 +107,13 @@ def _sample(node: Node, more: int) -> str:
 class _Search:
     """Follows all matches of a pattern in a text at once, so that its time is bounded by their lengths."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, patience: Patience) -> None:
         self._text = text
-        self._left = MOST_LOOKS
+        self._patience = patience
 
     def ends(self, node: Node, starts: set[int]) -> set[int]:
         """Return where a match may end that begins at one of these places."""
-        self._left -= 1 + len(starts)
-        if self._left < 0:
-            raise NotSimple("its pattern takes too long to be tested")
+        self._patience.look(1 + len(starts))
         match node:
             case Character():
                 return {at + 1 for at in starts if at < len(self._text) and node.accepts(self._text[at])}

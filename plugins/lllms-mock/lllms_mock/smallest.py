@@ -9,7 +9,7 @@ from math import ceil, floor
 from typing import TypeVar, cast
 
 from lllms_mock.conformity import Conformity, Schema, Unkept, array, is_number, kind_test, number, read, same
-from lllms_mock.patterns import NotSimple, parse, sample
+from lllms_mock.patterns import sample
 
 T = TypeVar("T")
 
@@ -85,15 +85,15 @@ class _Builder:
         elif "$ref" in rest:
             reference = str(rest.pop("$ref"))
             if reference not in seen:
-                yield from self._guess(merged(rest, self._checked.resolve(reference)), seen | {reference})
+                yield from self._guess(self._merged(rest, self._checked.resolve(reference)), seen | {reference})
         elif "allOf" in rest:
             for part in array(rest.pop("allOf"), "allOf"):
-                rest = merged(rest, part)
+                rest = self._merged(rest, part)
             yield from self._guess(rest, seen)
         elif "anyOf" in rest or "oneOf" in rest:
             keyword = "anyOf" if "anyOf" in rest else "oneOf"
             for branch in array(rest.pop(keyword), keyword):
-                yield from self._guess(merged(rest, branch), seen)
+                yield from self._guess(self._merged(rest, branch), seen)
         else:
             for kind in _kinds(rest):
                 yield from self._of_kind(kind, rest, seen)
@@ -107,7 +107,7 @@ class _Builder:
             case "integer" | "number":
                 yield from _numbers(schema, whole=kind == "integer")
             case "string":
-                yield from _strings(schema)
+                yield from self._strings(schema)
             case "array":
                 yield from self._arrays(schema, seen)
             case "object":
@@ -134,11 +134,12 @@ class _Builder:
     def _objects(self, schema: Schema, seen: frozenset[str]) -> Iterator[object]:
         properties = read(schema.get("properties", {}))
         required = [str(name) for name in array(schema.get("required", []), "required")]
-        names = [name for name in properties if name in required]
-        names += [name for name in required if name not in properties]
+        wanted = dict.fromkeys(required)
+        names = [name for name in properties if name in wanted]
+        names += [name for name in wanted if name not in properties]
         more = _length(schema, "minProperties") - len(names)
         free = (f"property{number}" for number in range(_length(schema, "minProperties")))
-        others = [*(name for name in properties if name not in names), *(name for name in free if name not in names)]
+        others = [*(name for name in properties if name not in wanted), *(name for name in free if name not in wanted)]
         names += others[: max(more, 0)]
         inner = [self.instances(self._property(schema, name), seen) for name in names]
         if inner:
@@ -149,6 +150,23 @@ class _Builder:
     def _property(self, schema: Schema, name: str) -> object:
         properties = read(schema.get("properties", {}))
         return properties[name] if name in properties else schema.get("additionalProperties", True)
+
+    def _strings(self, schema: Schema) -> Iterator[object]:
+        least = _length(schema, "minLength")
+        if schema.get("format") in _FORMATS:
+            yield _FORMATS[str(schema["format"])]
+        if "pattern" in schema:
+            pattern = self._checked.pattern(schema["pattern"])
+            for more in range(_GUESSES):
+                yield sample(pattern, more).ljust(least, "a")
+            yield sample(pattern, least)
+        elif schema.get("format") not in _FORMATS:
+            yield from ("a" * (least + more) for more in range(_GUESSES))
+
+    def _merged(self, one: Schema, other: object) -> dict[str, object]:
+        both = merged(one, other)
+        self._checked.step(1 + sum(len(value) for value in both.values() if isinstance(value, dict | list)) // 16)
+        return both
 
 
 def merged(one: Schema, other: object) -> dict[str, object]:
@@ -199,22 +217,6 @@ def _numbers(schema: Schema, *, whole: bool) -> Iterator[object]:
         yield at * step
     if not whole:
         yield (max(lows) + min(highs)) / 2 if lows and highs else start * step + 0.5
-
-
-def _strings(schema: Schema) -> Iterator[object]:
-    least = _length(schema, "minLength")
-    if schema.get("format") in _FORMATS:
-        yield _FORMATS[str(schema["format"])]
-    if "pattern" in schema:
-        try:
-            pattern = parse(str(schema["pattern"]))
-        except NotSimple as why:
-            raise Unkept(str(why)) from None
-        for more in range(_GUESSES):
-            yield sample(pattern, more).ljust(least, "a")
-        yield sample(pattern, least)
-    elif schema.get("format") not in _FORMATS:
-        yield from ("a" * (least + more) for more in range(_GUESSES))
 
 
 def _length(schema: Schema, keyword: str) -> int:

@@ -14,7 +14,7 @@ _OBJECT: Mapping[str, object] = {"type": "object"}
 
 
 def calls_any(scripted: Sequence[Call], request: ChatRequest) -> bool:
-    """Whether an answer is calls: one is required, or the script has some of offered tools, and they have no results."""
+    """Whether an answer is calls: if one is required, or the script has some of offered tools without results."""
     if request.tool_choice == "required":
         return True
     names = {tool.name for tool in request.tools}

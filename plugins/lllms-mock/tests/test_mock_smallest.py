@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_mock.conformity import Unkept
-from lllms_mock.patterns import NotSimple, matches, parse, sample
+from lllms_mock.patterns import NotSimple, Patience, matches, parse, sample
 from lllms_mock.smallest import conforms, smallest
 
 NODE = {
@@ -68,6 +68,10 @@ def test_the_smallest_instance(schema: Any, expected: object) -> None:
     ({"type": "array", "minItems": 1, "contains": {}}, "does not keep 'contains'"), (7, "where an object belongs"),
     ({"type": "string", "pattern": "a" * 30 + "{2000}"}, "more than 1000 repetitions"),
     ({"type": "string", "pattern": "(" * 5000}, "nested too deeply"),
+    ({"type": "integer", "enum": ["a"] * 100_000}, "steps"),
+    ({"allOf": [{"properties": {str(at): {}}} for at in range(5000)]}, "steps"),
+    ({"type": "string", "pattern": "^a{1000}b{1000}c{1000}$", "minLength": 4000}, "too long to be tested"),
+    ({"required": list(map(str, range(30_000)))}, "steps"),
 ])
 def test_what_it_cannot_build_is_refused_with_the_reason(schema: Any, why: str) -> None:
     """A schema without instances, or beyond the mock, is refused, and so is one that would take very long."""
@@ -155,12 +159,12 @@ def test_patterns_mean_what_they_mean(pattern: str, text: str, at_start: bool, a
         parsed = parse(pattern)
     except NotSimple:
         return
-    assert matches(parsed, text) == bool(re.search(pattern, text))
+    assert matches(parsed, text, Patience()) == bool(re.search(pattern, text))
     assert re.search(pattern, sample(parsed, 0))
 
 
 def test_a_pattern_takes_no_time() -> None:
     """A pattern that takes Python's `re` for ever is tested at once; one with too many places to look is refused."""
-    assert not matches(parse("^(a+)+$"), "a" * 200 + "!")
+    assert not matches(parse("^(a+)+$"), "a" * 200 + "!", Patience())
     with pytest.raises(NotSimple, match="too long"):
-        matches(parse("a{1000}" * 3 + "b"), "a" * 3000)
+        matches(parse("a{1000}" * 3 + "b"), "a" * 3000, Patience())
