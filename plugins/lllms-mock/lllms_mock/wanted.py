@@ -6,6 +6,7 @@ from typing import cast
 
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import ChatRequest, Constraint, Tool
+from lllms_mock.call_notation import FORMAT
 from lllms_mock.conformity import Unkept
 from lllms_mock.options import Call
 from lllms_mock.smallest import conforms, smallest
@@ -45,12 +46,12 @@ def choose_text(scripted: str, constraint: Constraint) -> str:
     """Return a scripted reply if it is JSON that conforms, else the smallest instance."""
     try:
         schema = json.loads(constraint.text) if constraint.kind == "json_schema" else _OBJECT
-        if _fits(scripted, schema):
-            return scripted
-        # A mark of thoughts or calls within a string is none.
-        return _write(smallest(schema)).replace("<", "\\u003c")
+        text = scripted if _fits(scripted, schema) else _write(smallest(schema))
     except (Unkept, ValueError) as why:
         raise _refusal("the schema", why, constraint.param) from None
+    for mark in FORMAT.markers:  # within a string it is text
+        text = text.replace(mark, f"\\u{ord(mark[0]):04x}{mark[1:]}")
+    return text
 
 
 def _fitted(call: Call, tool: Tool, param: str) -> Call:

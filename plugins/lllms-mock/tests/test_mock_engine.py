@@ -143,7 +143,9 @@ def test_a_mark_in_an_instance_is_text() -> None:
     """A schema that demands the mark of a call or of thoughts gets it as text."""
     for mark in ("<tool_call>", "<think>"):
         schema = Constraint("json_schema", json.dumps({"const": mark}))
-        assert json.loads(answer(load(), chat("x", constraint=schema, tools=(NAMED,)))) == mark
+        for script in ((), (Line(replies=(f' "{mark}"',)),)):
+            said = answer(load(Options(script=script)), chat("x", constraint=schema, tools=(NAMED,)))
+            assert json.loads(said) == mark
 
 
 def calls(model: MockModel, text: str, **fields: object) -> list[tuple[str, object]]:
