@@ -347,7 +347,8 @@ class Delta:
     """The number of the prompt's tokens and of those that were reused, once, with the first piece of any answer."""
     unenforced: tuple[str, ...] = ()
     """The restrictions of the request's schemas that its grammar does not enforce, once, as `admitted`: the parameter
-    (`response_format`, `tools.NAME`), then a JSON pointer into its schema: `response_format#/properties/a/not`."""
+    (`response_format`, `tools.NAME`), then a JSON pointer into its schema: `response_format#/properties/a/not`. The
+    last piece of an answer may name more: whole schemas (`tools.NAME#`) whose grammar had to be given up."""
 
     @property
     def last(self) -> bool:

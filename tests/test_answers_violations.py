@@ -1,4 +1,4 @@
-"""Which of the restrictions that nothing enforced an answer breaks."""
+"""Which of the unenforced restrictions an answer violates."""
 
 import json
 from typing import Any
@@ -31,23 +31,24 @@ def asked(schema: Any, tools: tuple[Tool, ...] = ()) -> ChatRequest:
     (['{"a": 2}', '{"a": 1}'], (NOT,), (NOT,)),
     (['{"a": 1}'], (), ()),
     (['{"b": 1}'], (NOT,), ("response_format#/properties/b/type",)),
+    (['{"b": 1}'], ("response_format#",), ("response_format#/properties/b/type",)),
     (['{"a": 1'], (NOT,), (NOT + ";unchecked",)),
     (["[" * 100_000], (NOT,), (NOT + ";unchecked",)),
     ([""], (NOT,), ()),
 ])
 def test_what_is_broken_is_named(texts: list[str], names: tuple[str, ...], found: tuple[str, ...]) -> None:
-    """A violation belongs to the restriction that it is in, or around; one of none has a name of its own."""
+    """A violation is attributed to the listed restriction inside or around it, otherwise named by its own path."""
     assert find_unkept(asked(SCHEMA), answered(*texts, unenforced=names)) == found
 
 
 @pytest.mark.parametrize("reason", ["length", "timeout", "cancelled"])
 def test_what_was_cut_is_not_checked(reason: FinishReason) -> None:
-    """An answer that was cut is the beginning of one: it breaks nothing."""
+    """A truncated answer is only the start of one: it violates nothing."""
     assert find_unkept(asked(SCHEMA), answered('{"a": 1}', unenforced=(NOT,), reason=reason)) == ()
 
 
 def test_calls_are_checked_by_their_tool() -> None:
-    """Arguments are checked against the schema of the tool that is called, and of no other."""
+    """Arguments are checked against the schema of the called tool, and no other."""
     tools = (Tool("f", parameters={"not": {"required": ["x"]}}), Tool("g", parameters={"not": {"required": ["y"]}}))
     names = ("tools.f#/not", "tools.g#/not")
 
@@ -62,7 +63,7 @@ def test_calls_are_checked_by_their_tool() -> None:
 
 @pytest.mark.parametrize("schema", [{"not": {"$ref": "#/nowhere"}}, {"not": {"pattern": "(a|aa)+$"}}, {"not": 5}])
 def test_what_cannot_be_checked_says_so(schema: Any) -> None:
-    """A check that fails, or takes too long, names what it was about as unchecked."""
+    """A check that fails or takes too long reports its restriction as unchecked."""
     text = json.dumps("a" * 60 + "b")
     assert find_unkept(asked(schema), answered(text, unenforced=("response_format#/not",))) == (
         "response_format#/not;unchecked",
@@ -70,7 +71,7 @@ def test_what_cannot_be_checked_says_so(schema: Any) -> None:
 
 
 def test_a_log_has_no_words_of_clients() -> None:
-    """Only keywords of JSON schemas are told; whatever a client made up is not quoted."""
+    """Only keywords of JSON schemas are reported; names that a client made up are not quoted."""
     assert keywords([NOT, "tools.f#/secret", "tools.f#/properties/secret", "tools.f#/if;unchecked"]) == [
         "if", "not", "other",
     ]

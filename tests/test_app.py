@@ -78,13 +78,13 @@ async def get(host: Host, path: str, method: str = "GET", **headers: str) -> Any
 )
 @pytest.mark.parametrize("path", ["/health", "/v1/models"])
 async def test_this_machines_names_are_answered(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests for loopback, for this machine's name, and for names that no page can make lead here, pass."""
+    """Requests for loopback, for this machine's name, and for names that no page can point at it, pass."""
     monkeypatch.setattr("lllms_core.app.gethostname", lambda: "workstation.Corp.example")
     assert (await get(make_host(), path, Host=name)).status_code != 403
 
 
 async def test_the_name_of_the_real_machine_is_answered() -> None:
-    """The name that the system gives is one of those."""
+    """The name that the system reports is one of those."""
     assert (await get(make_host(), "/v1/models", Host=f"{gethostname()}:3000")).status_code == 200
 
 
@@ -96,7 +96,7 @@ async def test_the_name_of_the_real_machine_is_answered() -> None:
 )
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/nowhere"])
 async def test_other_names_are_refused(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page whose name was made to lead to this machine reads nothing, and the owner learns what to do."""
+    """A page whose name was made to resolve to this machine reads nothing, and the owner learns what to do."""
     monkeypatch.setattr("lllms_core.app.gethostname", lambda: "workstation.corp.example")
     answer = await get(make_host(), path, Host=name)
     assert answer.status_code == 403
@@ -104,7 +104,7 @@ async def test_other_names_are_refused(name: str, path: str, monkeypatch: pytest
 
 
 def test_configured_names_are_answered() -> None:
-    """`allowed_hosts` and the bound name pass, `*` lets all pass, a server for all addresses answers to each."""
+    """`allowed_hosts` and the bound name pass, `*` lets all pass; a server bound to all addresses answers at each."""
     assert is_own_name("box.lan", ServerConfig(allowed_hosts=("Box.lan",)))
     assert not is_own_name("other.lan", ServerConfig(allowed_hosts=("box.lan",)))
     assert is_own_name("any.example", ServerConfig(allowed_hosts=("*",)))
@@ -116,7 +116,7 @@ def test_configured_names_are_answered() -> None:
 
 
 async def test_no_page_may_call_unless_configured() -> None:
-    """Without `cors_origins` there is no CORS header, also not in the answer to a preflight."""
+    """Without `cors_origins` no answer has a CORS header, not even one to a preflight."""
     for method in ("GET", "OPTIONS"):
         answer = await get(
             make_host(), "/v1/models", method, Origin="https://page.example", Access_Control_Request_Method="POST",
@@ -126,7 +126,7 @@ async def test_no_page_may_call_unless_configured() -> None:
 
 @pytest.mark.parametrize("origins", [["https://page.example"], ["*"]])
 async def test_configured_pages_may_call(origins: list[str]) -> None:
-    """A configured origin gets its headers, also on refusals, and its preflight is answered."""
+    """A configured origin gets its CORS headers, even on refusals, and its preflight is answered."""
     host = make_host(cors_origins=origins)
     answer = await get(host, "/nowhere", Origin="https://page.example")
     assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (404, "https://page.example")
@@ -152,14 +152,14 @@ async def test_other_pages_may_not_call() -> None:
      ("POST", "/v1/nowhere", 404, "not_found")],
 )
 async def test_unknown_routes_are_told_in_json(method: str, path: str, status: int, code: str) -> None:
-    """A wrong path or method is answered in the shape of all errors."""
+    """A wrong path or method is answered in the common shape of errors."""
     answer = await get(make_host(), path, method)
     assert (answer.status_code, (await answer.get_json())["error"]["code"]) == (status, code)
     assert status != 405 or "POST" in answer.headers["Allow"]
 
 
 async def test_unexpected_errors_are_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A bug in a route is a 500 that says nothing of it; the log has the traceback."""
+    """A bug in a route is a 500 without details; the log has the traceback."""
     answer = await get(make_host(), "/faulty")
     assert answer.status_code == 500
     assert b"secret" not in await answer.get_data()
@@ -167,14 +167,14 @@ async def test_unexpected_errors_are_logged_and_not_told(caplog: pytest.LogCaptu
 
 
 async def test_an_api_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    """The others are served, and the log names the API and its plugin."""
+    """The other APIs are served, and the log names the broken API and its plugin."""
     assert (await get(make_host(), "/v1/models")).status_code == 200
     assert "API 'broken' of plugin 'extra' is left out" in caplog.text
     assert "no routes today" in caplog.text
 
 
 async def test_the_app_starts_and_closes_the_host() -> None:
-    """The application's lifespan is the host's."""
+    """The application starts and closes the host with its own lifespan."""
     host = make_host()
     async with create_app(host).test_app() as running:
         assert (await running.test_client().get("/health")).status_code == 200
@@ -183,7 +183,7 @@ async def test_the_app_starts_and_closes_the_host() -> None:
 
 
 async def test_a_started_host_is_left_alone() -> None:
-    """Whoever started the host closes it."""
+    """A host that was already started is left for its starter to close."""
     async with make_host() as host:
         async with create_app(host).test_app():
             pass
@@ -191,7 +191,7 @@ async def test_a_started_host_is_left_alone() -> None:
 
 
 async def test_the_apis_fit_into_another_application() -> None:
-    """`mount` adds the routes below a prefix of one's own, beside one's own routes."""
+    """`mount` adds the routes below a prefix, beside the application's own routes."""
     app = Quart("mine")
 
     @app.get("/")
@@ -211,7 +211,7 @@ async def test_the_apis_fit_into_another_application() -> None:
 
 
 async def test_what_is_mounted_below_a_prefix_tells_right_paths() -> None:
-    """The description and the status page name the paths by which this server answers, prefix included."""
+    """The description and the status page name the paths at which this server answers, prefix included."""
     app = Quart("mine")
     host = make_host()
     mount(app, host, prefix="/llm")
@@ -226,7 +226,7 @@ async def test_what_is_mounted_below_a_prefix_tells_right_paths() -> None:
 
 
 async def test_errors_have_the_shape_of_their_api() -> None:
-    """Each API's errors are answered as it says, wherever it is mounted; a broken description leaves out only it."""
+    """Errors have the shape that their API defines, wherever it is mounted; a broken description excludes only it."""
     host = make_host()
     app = Quart("mine")
     mount(app, host, prefix="/llm")
@@ -241,7 +241,7 @@ async def test_errors_have_the_shape_of_their_api() -> None:
 
 
 async def test_only_very_long_bodies_are_refused_unread() -> None:
-    """A body beyond the limit is refused after it was read, and one beyond all measure at once; none is kept."""
+    """A body beyond the limit is refused after it was read, one far beyond it at once; neither is kept."""
     from lllms_core.web.body import DISCARD, PatientBody
 
     body = PatientBody(None, 10)

@@ -36,13 +36,13 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("app", "serve", "web", "log", "client", "cli", "bench", "testing"),
     ("__init__", "__main__"),
 )
-"""The rooms of `lllms_core`, from the bottom: a room may import itself and those below."""
+"""The rooms of `lllms_core`, from the bottom up: a room may import itself and those below."""
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}
 FOR_PLUGINS = frozenset(lllms_core.FOR_PLUGINS)
 
 
 def test_every_module_has_its_room() -> None:
-    """Each module of the core is in the plan of the rooms, and nothing is planned that is not there."""
+    """Each module of the core is in the plan of the rooms, and the plan lists no module that is missing."""
     there = {path.stem for path in CORE.glob("*.py")} | {path.parent.name for path in CORE.glob("*/__init__.py")}
     assert there <= FLOOR.keys()
     assert FLOOR.keys() <= there
@@ -50,7 +50,7 @@ def test_every_module_has_its_room() -> None:
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_point_down(file: Path) -> None:
-    """A module imports only its own room and those below; a plugin only itself and the rooms that are for plugins."""
+    """A module imports only its own room and those below; a plugin only itself and the rooms for plugins."""
     rooms = {room(name) for name in imports(file) if name.partition(".")[0] == "lllms_core"}
     if CORE in file.parents:
         place = file.relative_to(CORE).parts[0].removesuffix(".py")
@@ -62,12 +62,12 @@ def test_imports_point_down(file: Path) -> None:
 
 
 def test_what_plugins_may_import_is_low() -> None:
-    """The modules for plugins, but for that of their tests, stand on the three lowest floors."""
+    """The modules for plugins, except the one for their tests, are on the three lowest floors."""
     assert FOR_PLUGINS - {"testing"} <= {*ROOMS[0], *ROOMS[1], *ROOMS[2]}
 
 
 def test_built_in_plugins_need_no_other() -> None:
-    """Nobody imports a built-in plugin but itself: each can be disabled, and another written as it is."""
+    """No built-in plugin is imported from outside: each can be disabled, and another can be written the same way."""
     for file in CORE.rglob("*.py"):
         place = file.relative_to(CORE).parts
         own = f"lllms_core.builtin.{place[1]}" if place[0] == "builtin" else "nothing"
@@ -76,7 +76,7 @@ def test_built_in_plugins_need_no_other() -> None:
 
 
 def test_imports_form_no_circle() -> None:
-    """Each room can be understood with those that it imports, even on its own floor: no two need each other."""
+    """Rooms do not import each other in cycles, even on one floor: each is understood with those that it imports."""
     graph: dict[str, set[str]] = {}
     for file in CORE.rglob("*.py"):
         place = file.relative_to(CORE).parts[0].removesuffix(".py")
@@ -86,20 +86,20 @@ def test_imports_form_no_circle() -> None:
 
 
 COMMANDS = (CORE / "cli", CORE / "bench" / "suites")
-"""Folders whose files are named for the words of the command line."""
+"""Folders whose files are named after words of the command line."""
 ANATOMY = {"__init__.py", "routes.py", "openapi.py"}
-"""File names that mean the same in each package or built-in API."""
+"""File names that have the same meaning in each package or built-in API."""
 
 
 def test_a_file_name_means_one_thing() -> None:
-    """A file's name occurs once in the core, other than the names of commands and those of every API's parts."""
+    """A file name occurs once in the core, except those of commands and of the parts that every API has."""
     files = [file for file in CORE.rglob("*.py") if file.parent not in COMMANDS and file.name not in ANATOMY]
     names = Counter(file.name for file in files)
     assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_a_class_name_means_one_thing() -> None:
-    """A public class's name occurs once in the core."""
+    """The name of a public class occurs once in the core."""
     classes = Counter(
         node.name for file in CORE.rglob("*.py") for node in parse(file).body if isinstance(node, ast.ClassDef)
     )
@@ -114,14 +114,23 @@ def test_every_test_states_its_fact(file: Path) -> None:
 
 
 def test_names_of_test_files_are_unique() -> None:
-    """Test files have different names all over the repository, as their import without packages needs."""
+    """Test files have different names all over the repository, because they are imported without packages."""
     names = [file.name for file in TESTS if file.name != "conftest.py"]
     assert len(names) == len(set(names))
 
 
+def test_helpers_for_tests_are_annotated() -> None:
+    """Every function of a test helper and of a conftest.py has types for its parameters and its result."""
+    helpers = [file for file in TESTS if file.name == "conftest.py" or file.stem.endswith("_for_tests")]
+    assert not [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}" for file in helpers for node in ast.walk(parse(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not annotated(node)
+    ]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_exports_are_sorted_and_complete(package: str) -> None:
-    """`__all__` is sorted, all of it is there, and a package that only re-exports exports all that it imports."""
+    """`__all__` is sorted, every name in it exists, and a package that only re-exports exports all its imports."""
     module = importlib.import_module(package)
     exported = list(getattr(module, "__all__", []))
     assert exported == sorted(exported, key=rank)
@@ -133,7 +142,7 @@ def test_exports_are_sorted_and_complete(package: str) -> None:
 
 
 def test_public_api_is_what_type_checkers_see() -> None:
-    """What `lllms_core` imports when it is first used is what it exports, and what type checkers are told."""
+    """The names that `lllms_core` imports lazily are those that it exports and those that type checkers see."""
     [checked] = [node for node in parse(CORE / "__init__.py").body if isinstance(node, ast.If)]
     lines = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
     told = {alias.name: node.module for node in lines for alias in node.names}
@@ -148,18 +157,25 @@ def rank(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
+def annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    untyped = [one.arg for one in named if one.annotation is None]
+    return function.returns is not None and not {*untyped} - {"self", "cls"}
+
+
 def parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def room(module: str) -> str:
-    """The room that a module of the core is in; the package itself for what it re-exports."""
+    """The room of a module of the core; the package itself for what it re-exports."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The modules that a file imports: at its top, inside functions, and those that only type checkers see."""
+    """The modules that a file imports: at its top, inside functions, and only for type checkers."""
     pending: list[ast.AST] = [parse(file)]
     while pending:
         node = pending.pop()

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    """A llama of random weights, as small as can be."""
+    """A minimal llama with random weights."""
     file = tmp_path_factory.mktemp("bench") / "tiny.gguf"
     random_model.write(file, random_model.SHAPES["tiny"])
     return file
@@ -48,7 +48,7 @@ def test_percentiles_lie_among_the_values(values, percent):
 
 
 def test_percentile_interpolates():
-    """Between two values it lies in proportion."""
+    """Between two values a percentile is interpolated linearly."""
     assert percentile([3, 1, 2, 4], 50) == 2.5
     assert percentile([10, 20], 25) == 12.5
 
@@ -63,7 +63,7 @@ def test_times_of_one_answer():
 
 
 def test_an_empty_answer_has_no_times():
-    """What cannot be told is NaN in an answer, and None in a summary."""
+    """A time that cannot be determined is NaN in an answer, and None in a summary."""
     assert math.isnan(Timeline(1.0).ttft)
     assert math.isnan(timeline(1.0, 2.0).tpot)
     figures = summarise([Timeline(1.0)], 1)
@@ -72,7 +72,7 @@ def test_an_empty_answer_has_no_times():
 
 
 def test_decode_rate_counts_while_all_generate():
-    """Only the time counts in which every request was generating: prompts and stragglers are left out."""
+    """Only the time in which every request was generating counts: prompts and stragglers are excluded."""
     early, late = timeline(0, 1, 2, 3, 4, 5), timeline(0, 3, 4, 5, 6, 7, 8)
     assert decode_rate([early]) == 1
     assert decode_rate([early, late]) == 2
@@ -100,7 +100,7 @@ def test_summary_has_the_names_of_vllm_bench():
 
 
 def test_a_finding_is_the_median_of_its_rounds():
-    """Each round's figure is divided by the same round's reference; a round without one is left out."""
+    """Each round's figure is divided by the same round's reference; a round without a reference is left out."""
     finding = Comparison("x", "tok/s", (10, 30, 20, 5), (10, 20, 40, 0), 0.95)
     assert finding.ratios == (1, 1.5, 0.5)
     assert finding.ratio == 1
@@ -110,7 +110,7 @@ def test_a_finding_is_the_median_of_its_rounds():
 
 
 def test_the_best_setting_is_chosen_for_all_rounds():
-    """A setting is not chosen anew for each round: that would compare with luck."""
+    """One setting is chosen for all rounds: choosing anew in each round would compare with luck."""
     assert best([(1, 9, 1), (2, 2, 2)]) == (2, 2, 2)
 
 
@@ -120,12 +120,12 @@ def test_reports_show_every_row():
     assert load_table([{**summarise([Timeline(0.0)], 1), "turn": 1}]).row_count == 1
 
 
-# -- what is measured with ---------------------------------------------------------------------------------------------
+# -- measuring tools ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", random_model.SHAPES.values(), ids=random_model.SHAPES)
 def test_the_vocabulary_has_the_size_it_says(shape):
-    """Every preset has as many different tokens as it says, each built by its merges from shorter ones."""
+    """Every preset has as many distinct tokens as it declares, each merged from shorter ones."""
     tokens, merges = random_model.vocabulary(shape.vocabulary)
     known = set(tokens)
     assert len(tokens) == len(known) == shape.vocabulary
@@ -143,7 +143,7 @@ def test_prompts_share_what_they_shall_and_no_more():
 
 @pytest.mark.parametrize("cut", [1, 7, 64, 10_000])
 def test_replies_are_read_whatever_pieces_they_come_in(cut):
-    """Chunked or not, cut anywhere: the same pieces of text, each at the time when it was complete."""
+    """Chunked or not, split anywhere: the pieces of text are the same, each timed when it was complete."""
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 5}}
     events = [
         {"choices": [{"delta": {"role": "assistant", "content": ""}}]},
@@ -173,7 +173,7 @@ def test_refusals_are_errors_with_their_text():
 
 
 async def test_nobody_there_is_a_clear_error():
-    """An address without a server, and one that is not http, are named."""
+    """An address without a server, or one that is not http, is an error that names it."""
     with pytest.raises(ServerSilent, match="no server answers"):
         await exchange("http://127.0.0.1:1/v1", "/models")
     with pytest.raises(ServerSilent, match="only http://"):
@@ -181,7 +181,7 @@ async def test_nobody_there_is_a_clear_error():
 
 
 def test_configurations_are_written_as_toml():
-    """What the bench's server is configured with is read back the same."""
+    """The configuration of the bench's server is read back as it was written."""
     import tomllib
 
     models = {"a b": {"engine": "mock", "ttl": -1, "options": {"script": [{"replies": ['"x"\n'], "tokens": 2}]}}}
@@ -192,7 +192,7 @@ def test_configurations_are_written_as_toml():
 
 
 async def test_the_raw_loop_generates_what_is_asked(tiny):
-    """The random model loads in llama.cpp, tokenises a word as a token, and never ends an answer before its length."""
+    """The random model loads in llama.cpp, tokenises a word as a token, and never ends an answer early."""
     async with RawLoopProcess(tiny, 2, 128) as loop:
         answers = await loop.run([" bada bada", " dabo"], 20, 1, 60.0)
         again = await loop.run([" bada"], 5, 1, 60.0)
@@ -203,7 +203,7 @@ async def test_the_raw_loop_generates_what_is_asked(tiny):
 
 
 async def test_a_child_that_fails_is_told_with_its_last_words(tmp_path):
-    """A program that ends before it is ready is an error that shows what it said."""
+    """A program that ends before it is ready is an error that shows its last output."""
     with pytest.raises(ChildFailed, match="cannot load"):
         async with RawLoopProcess(tmp_path / "gone.gguf", 1, 64):
             pass
@@ -221,7 +221,7 @@ async def test_the_busy_neighbour_ends_with_its_block(tiny):
 
 
 async def test_load_test_of_a_real_server():
-    """Clients, requests and turns are what was asked for; the server's own token counts are reported."""
+    """Clients, requests and turns are as requested; the server's own token counts are reported."""
     options = {"script": [{"replies": ["word word word"], "tokens": 6}], "slots": 2}
     async with OurServer({"bench": {"engine": "mock", "options": options}}) as server:
         name = await first_model(server.base_url)
@@ -256,7 +256,7 @@ def test_the_command_knows_every_suite():
 
 @pytest.mark.parametrize("name", NAMES)
 async def test_every_suite_runs(name, tiny, monkeypatch):
-    """Each comparison, on a model that is too small to mean anything, finds a figure in each of its rounds."""
+    """Each comparison, on a model too small to mean anything, finds a figure in each of its rounds."""
     monkeypatch.setattr(wire, "TOKENS", 20)
     monkeypatch.setattr(busy, "LONGEST", 0.5)
     for finding in await SUITES[name](Plan(tiny, rounds=1, max_tokens=8, prompt_tokens=8, clients=(1,))):

@@ -1,4 +1,4 @@
-"""How large and how deep JSON may be; pure."""
+"""Limits on the size and depth of JSON; pure."""
 
 import json
 from typing import Any
@@ -46,7 +46,7 @@ def test_values_and_texts_are_measured_alike(value: Any, levels: int) -> None:
 
 
 def test_values_of_python_are_measured() -> None:
-    """Tuples and other mappings count as arrays and objects do; a value that holds itself has no end."""
+    """Tuples and other mappings count as arrays and objects; a value that contains itself is infinitely deep."""
     class Loop(dict[str, object]):
         pass
 
@@ -69,12 +69,12 @@ def test_values_of_python_are_measured() -> None:
     ],
 )
 def test_the_place_is_found(text: str, levels: int, place: str | None) -> None:
-    """The path leads to the first array or object that is too deep, also in a text that is cut."""
+    """The path leads to the first array or object that is too deep, even in a truncated text."""
     assert find_too_deep(text, levels) == place
 
 
 def test_only_the_schemas_of_a_grammar_are_measured() -> None:
-    """What follows `%json` is a value; the other brackets of a grammar need not even come in pairs."""
+    """What follows `%json` is a value; the grammar's other brackets do not count, and need not even be balanced."""
     assert find_too_deep_in_lark("start: /[[]/ /[[]/ /[[]/ x\nx: %json " + nested(2), 2) is None
     assert find_too_deep_in_lark("x: %json {}\ny: %json " + nested(3), 2) == "a.a"
     assert find_too_deep_in_lark('x: %json {"a": "%json {", "b": [[[1]]]}', 2) == "b[0]"
@@ -82,7 +82,7 @@ def test_only_the_schemas_of_a_grammar_are_measured() -> None:
 
 
 def test_commas_and_brackets_of_texts_do_not_count() -> None:
-    """A table of a million cells in one string is one value; as many items are refused, by what they are."""
+    """A table of a million cells in one string is one value; that many items are refused, with what they are."""
     cells = json.dumps(["1,2,[{:\\\"" * (MOST_VALUES // 2)])
     check_counts(cells)
     with pytest.raises(InvalidRequest, match=f"the body has more than {MOST_VALUES:,} values"):
@@ -104,7 +104,7 @@ def test_commas_and_brackets_of_texts_do_not_count() -> None:
     ],
 )
 def test_a_deep_body_is_refused_by_its_place(body: str, param: str) -> None:
-    """More than 64 levels are refused with the path, however many there are; so are as many as Python cannot read."""
+    """More than 64 levels are refused with the path, however many there are, even more than Python can parse."""
     with pytest.raises(InvalidRequest) as caught:
         read_chat(body.encode())
     assert caught.value.code == "nested_too_deeply"
@@ -115,7 +115,7 @@ def test_a_deep_body_is_refused_by_its_place(body: str, param: str) -> None:
 
 
 def test_as_deep_as_allowed_is_read() -> None:
-    """64 levels are read, and what the configuration allows beyond."""
+    """64 levels are accepted, and more if the configuration allows them."""
     assert "x" in read_object(f'{{"x":{nested(63)}}}'.encode())
     assert "x" in read_object(f'{{"x":{nested(199)}}}'.encode(), 200)
     with pytest.raises(InvalidRequest):
@@ -126,7 +126,7 @@ def test_as_deep_as_allowed_is_read() -> None:
     "end", ["", '"\\ud800"', "NaN", "[1,]", "[1", '"\\ud83d\\ude00"', "1e5", "-0", str(10**400), "é"],
 )
 def test_large_bodies_are_read_as_strictly(end: str) -> None:
-    """A body that is read in a thread gives the same values, or the same refusal, as a small one."""
+    """A body that is parsed in a thread gives the same values, or the same refusal, as a small one."""
     def read(size: int) -> object:
         text = f'{{"n": [1, -2.5, 3], "x": {end or "null"}, "pad": "{"x" * size}"}}'
         try:

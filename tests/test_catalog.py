@@ -77,7 +77,7 @@ def problems(models_dir, **models):
 
 
 def test_an_entry_has_all_that_is_needed_to_run_the_model(weights):
-    """Engine, plugin, absolute file, typed options, defaults and isolation are settled before anything is loaded."""
+    """Engine, plugin, absolute file, typed options, defaults and isolation are settled before any model is loaded."""
     model = {
         "engine": "reader", "file": str(weights), "aliases": ["short"], "options": {"slots": 2},
         "defaults": {"temperature": 0, "max_tokens": 7},
@@ -93,14 +93,14 @@ def test_an_entry_has_all_that_is_needed_to_run_the_model(weights):
 
 
 def test_isolation_is_the_engines_unless_configured():
-    """An engine says where its instances live, and the configuration may say otherwise."""
+    """An engine declares where its instances run, and the configuration may override it."""
     models = {"a": {"engine": "thinker"}, "b": {"engine": "thinker", "isolation": "process"}}
     catalog = Catalog.build(config("/nowhere", **models), plugins())
     assert [entry.isolation for entry in catalog.entries] == ["thread", "process"]
 
 
 def test_files_are_found_absolute_at_home_or_from_here(weights, tmp_path, monkeypatch):
-    """The three ways to name a file lead to the same one."""
+    """A file can be named absolutely, from the home folder or from the working directory: all lead to the same file."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for given in (str(weights), f"~/{weights.name}", weights.name):
@@ -109,7 +109,7 @@ def test_files_are_found_absolute_at_home_or_from_here(weights, tmp_path, monkey
 
 
 def test_a_missing_file_is_named(tmp_path, monkeypatch):
-    """The error has the whole path that was looked for, and, where it stood before that, what to write."""
+    """The error has the full path that was tried, and, for a file in the models folder, what to write instead."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "store/sub").mkdir(parents=True)
     (tmp_path / "store/sub/old.w").write_bytes(b"1234")
@@ -151,7 +151,7 @@ def test_options_are_checked_against_the_engine(weights):
 
 
 def test_an_unknown_engine_is_explained():
-    """The error says which engines there are, and why the plugin that should provide this one does not."""
+    """The error lists the available engines, and says why the plugin that should provide this one does not."""
     (found,) = problems("/", m={"engine": "raeder"})
     assert found.startswith("models.m.engine: no engine 'raeder' (there are: reader, thinker)")
 
@@ -164,13 +164,13 @@ def test_an_unknown_engine_is_explained():
 
 
 def test_defaults_that_the_engine_ignores_are_refused(weights):
-    """A default without effect is an error, unless it asks for nothing."""
+    """A default without effect is an error, unless its value asks for nothing."""
     model = {"engine": "reader", "file": str(weights), "defaults": {"top_k": 5, "min_p": 0, "stop": "x", "seed": 0}}
     assert problems("/", m=model) == ["models.m.defaults.top_k: engine 'reader' does not honour it; leave it out"]
 
 
 class Adviser(Reader):
-    """Its file holds the recommended parameters, as lines."""
+    """Its file holds the recommended parameters, one per line."""
 
     name = "adviser"
     parameters = frozenset({"temperature", "top_k", "top_p"})
@@ -180,7 +180,7 @@ class Adviser(Reader):
 
 
 def test_a_file_recommends_defaults(weights):
-    """What a file recommends is between the configuration and the core; what is wrong or not honoured is left out."""
+    """A file's recommendations rank between the configuration and the core; wrong or unsupported ones are left out."""
     weights.write_text("temperature 0.25\ntop_p 0.5\ntop_k 7.5\nmin_p 0.5\nnonsense 1\n")
     model = {"engine": "adviser", "file": str(weights), "defaults": {"temperature": 0.5}}
     catalog = Catalog.build(config("/", m=model), plugins(other=Plugin(Adviser())))
@@ -190,7 +190,7 @@ def test_a_file_recommends_defaults(weights):
 
 
 def test_a_replaced_file_recommends_anew(weights):
-    """At the next load the catalog has what the file says then; a file that cannot be read recommends nothing."""
+    """At the next load the catalog has the new file's recommendations; an unreadable file recommends nothing."""
     weights.write_text("temperature 0.25\n")
     catalog = Catalog.build(config("/", m={"engine": "adviser", "file": str(weights)}), plugins(o=Plugin(Adviser())))
     first = catalog.get("m")
@@ -205,7 +205,7 @@ def test_a_replaced_file_recommends_anew(weights):
 
 
 def test_an_unknown_model_is_answered_with_those_there_are():
-    """The error names what exists, and what was probably meant."""
+    """The error names the models that exist, and the one that was probably meant."""
     catalog = Catalog.build(config("/", polly={"engine": "thinker", "aliases": ["bird"]}), plugins())
     with pytest.raises(ModelUnknown, match=r"no model 'poly' \(did you mean 'polly'\?\); there are: polly"):
         catalog.get("poly")
@@ -216,7 +216,7 @@ def test_an_unknown_model_is_answered_with_those_there_are():
 
 
 def test_without_configured_models_the_offers_are_served(weights):
-    """What plugins offer works without configuration, and gives way to configured models."""
+    """Models that plugins offer work without configuration, and give way to configured models."""
     offers = (ModelOffer("polly", engine="thinker", description="talks"),
               ModelOffer("bookworm", engine="reader", file=weights, options={"slots": 3}))
     catalog = Catalog.build(Config(), plugins(*offers))
@@ -228,7 +228,7 @@ def test_without_configured_models_the_offers_are_served(weights):
 
 
 def test_a_broken_offer_stops_nothing():
-    """An offer that cannot be served is a problem, and the others are served."""
+    """An offer that cannot be served is reported as a problem, and the others are served."""
     offers = (ModelOffer("polly", engine="thinker"), ModelOffer("bad", engine="reader", file=Path("/none.w")),
               ModelOffer("a b", engine="thinker"))
     catalog = Catalog.build(Config(), plugins(*offers))
@@ -239,7 +239,7 @@ def test_a_broken_offer_stops_nothing():
 
 
 def test_examine_lists_every_problem_and_raises_none(tmp_path):
-    """`check` wants to see everything at once, the good models too."""
+    """`check` needs everything at once, including the good models."""
     models = {"a": {"engine": "none"}, "b": {"engine": "thinker"}, "c": {"engine": "reader"}}
     catalog = Catalog.examine(config(tmp_path, **models), plugins())
     assert [problem.name for problem in catalog.problems] == ["a", "c"]
@@ -247,7 +247,7 @@ def test_examine_lists_every_problem_and_raises_none(tmp_path):
 
 
 def test_the_fingerprint_changes_with_what_changes_answers(weights):
-    """Equal set-ups share a fingerprint; another file, other options or another engine have another."""
+    """Equal set-ups share a fingerprint; another file, other options or another engine change it."""
 
     def fingerprint(**keys):
         model = {"engine": "reader", "file": str(weights), **keys}
@@ -267,7 +267,7 @@ def test_the_fingerprint_changes_with_what_changes_answers(weights):
     [("tiny-chat.W", "tiny-chat"), ("My Model (1).w", "My-Model-1"), ("..w", "reader"), ("é.w", "reader")],
 )
 def test_a_file_becomes_a_model(tmp_path, file, name):
-    """`serve --model FILE` finds the engine by the file's ending, and a name that is allowed."""
+    """`serve --model FILE` finds the engine by the file's extension, and derives a valid name."""
     path = tmp_path / file
     path.touch()
     found, model = model_from_file(path, plugins())
@@ -276,7 +276,7 @@ def test_a_file_becomes_a_model(tmp_path, file, name):
 
 
 def test_a_file_that_no_engine_loads_is_refused(tmp_path):
-    """The error says which endings are known; a file that is not there is named."""
+    """The error lists the known extensions; a missing file is named."""
     other = tmp_path / "x.txt"
     other.touch()
     with pytest.raises(ConfigError, match=r"no engine for x\.txt: reader loads \.weights \.w"):
@@ -286,7 +286,7 @@ def test_a_file_that_no_engine_loads_is_refused(tmp_path):
 
 
 def test_a_file_that_two_engines_load_needs_a_word(weights):
-    """Which of two engines is meant is not guessed."""
+    """If two engines load a file, neither is guessed."""
 
     class Second(Reader):
         name = "second"
@@ -305,7 +305,7 @@ def test_a_file_that_two_engines_load_needs_a_word(weights):
     ],
 )
 def test_models_from_sources(source, name, aliases):
-    """A source gives a model a name, and is itself an alias where it can be one; the engine follows from the ending."""
+    """A source gives a model its name, and is itself an alias where it can; the engine follows from the extension."""
     engine = type("Both", (Reader,), {"name": "both", "file_suffixes": (".txt", ".gguf")})()
     found, model = model_from_source(source, plugins(both=Plugin(engine)))
     assert (found, model.engine, model.source, model.aliases) == (name, "both", source, aliases)
@@ -313,7 +313,7 @@ def test_models_from_sources(source, name, aliases):
 
 
 def test_an_engine_may_leave_files_to_another(tmp_path, weights):
-    """An engine that yields is taken for a file only where no other engine loads it."""
+    """An engine that yields is chosen for a file only if no other engine loads it."""
 
     class Modest(Reader):
         name = "modest"

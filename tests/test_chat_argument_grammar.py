@@ -1,4 +1,4 @@
-"""Grammars of calls whose arguments are no JSON object."""
+"""Grammars of calls whose arguments are not a JSON object."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def tool(*required: str, **fields: object) -> Tool:
 
 
 def takes(form: CallFormat, used: Tool, text: str, names: Mapping[str, int] | None = None) -> bool:
-    """Whether a forced call may be a text, whose marks are tokens if they have `names`."""
+    """Whether a forced call may be this text; its marks are tokens if they have `names`."""
     request = ChatRequest("1", "m", (Message("user", "?"),), tools=(used,), tool_choice="required")
     return accepts(call_constraint(request, form, names or {}), text, names)
 
@@ -46,7 +46,7 @@ def takes(form: CallFormat, used: Tool, text: str, names: Mapping[str, int] | No
     ],
 )
 def test_python(arguments: str, good: bool) -> None:
-    """Values in the notation of JSON, with Python's words and quotes besides, in the order of the schema."""
+    """Values are in JSON notation, or with Python's words and quotes, in the order of the schema."""
     assert takes(PYTHON, tool("city", **FIELDS), f"<calls>[f({arguments})]</calls>") == good
 
 
@@ -61,7 +61,7 @@ def test_python(arguments: str, good: bool) -> None:
     ],
 )
 def test_braces(names: dict[str, int], arguments: str, good: bool) -> None:
-    """Strings stand between the form's own quotes, as narrow as their schema wants them."""
+    """Strings stand between the form's own quotes, and conform to their schema."""
     assert takes(BRACES, tool(**FIELDS), f"<call>call:f{{{arguments}}}</call>", names) == good
 
 
@@ -77,14 +77,14 @@ def test_braces(names: dict[str, int], arguments: str, good: bool) -> None:
     ],
 )
 def test_tags_that_tell_strings(end: str, key: str, string: str, value: str, good: bool) -> None:
-    """A tag says of each value whether it is a string, also where the end of values is a token in part."""
+    """A tag declares whether each value is a string, even if part of the mark that ends values is a token."""
     form = evolve(TYPED, value_end=end)
     text = f'<calls>\n<invoke name="f">\n<p name="{key}" string="{string}">{value}{end}</invoke>\n</calls>'
     assert takes(form, tool(**FIELDS), text, NAMES) == good
 
 
 def test_plain_tags_hold_words_of_python() -> None:
-    """Where tags tell nothing of a value, a boolean may be written as Python does."""
+    """If tags declare nothing about a value, a boolean may be written as in Python."""
     text = "<tool_call>\n<function=f>\n<parameter=now>\n{}\n</parameter>\n</function>\n</tool_call>"
     taken = [takes(TAGGED, tool(**FIELDS), text.format(word)) for word in ("true", "True", "yes")]
     assert taken == [True, True, False]
@@ -131,13 +131,23 @@ def shown(form: CallFormat, arguments: Mapping[str, object]) -> str:
 @pytest.mark.parametrize("form", [TAGGED, TYPED, BRACES, PYTHON], ids=["tagged", "typed", "braces", "python"])
 @pytest.mark.parametrize("name", ROOTS)
 def test_combinations_of_the_whole_arguments(form: CallFormat, name: str) -> None:
-    """What a schema combines or refers to at its root is kept, and so are keys beside those that it lists."""
+    """Combinations and references at a schema's root are enforced, and so are keys other than those that it lists."""
     schema, good, bad = ROOTS[name]
     used = Tool("f", parameters={"type": "object", **schema})
     for arguments in good:
         assert takes(form, used, shown(form, arguments)), arguments
     for arguments in bad:
         assert not takes(form, used, shown(form, arguments)), arguments
+
+
+def test_an_alternative_of_another_type_allows_no_object() -> None:
+    """Beside strings and booleans, only the objects of their own alternative are written."""
+    point = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    used = tool("a", a={"anyOf": [{"type": "string", "maxLength": 3}, point, {"type": "boolean"}]})
+    for good in ("{x:1}", "true", '<|"|>abc<|"|>'):
+        assert takes(BRACES, used, f"<call>call:f{{a:{good}}}</call>"), good
+    for bad in ("{}", "{y:1}", '{x:<|"|>b<|"|>}', '<|"|>abcd<|"|>'):
+        assert not takes(BRACES, used, f"<call>call:f{{a:{bad}}}</call>"), bad
 
 
 @pytest.mark.parametrize(
@@ -156,7 +166,7 @@ def test_combinations_of_the_whole_arguments(form: CallFormat, name: str) -> Non
     ],
 )
 def test_what_a_form_cannot_keep_is_refused_with_the_reason(schema: dict[str, object], reason: str) -> None:
-    """A forced or strict call with such a schema is refused; where neither is asked for, its name alone is kept."""
+    """A forced or strict call with such a schema is refused; otherwise only the name is enforced."""
     used = Tool("f", parameters={"type": "object", **schema})
     request = ChatRequest("1", "m", (Message("user", "?"),), tools=(used,))
     with pytest.raises(UnsupportedParameter, match=reason) as caught:
@@ -170,7 +180,7 @@ def test_what_a_form_cannot_keep_is_refused_with_the_reason(schema: dict[str, ob
 
 
 def test_keys_with_other_characters() -> None:
-    """Keys with signs stand without quotes where they can be told from the end of a key, else in the form's quotes."""
+    """Keys with symbols are unquoted where they are distinct from the end of a key, else in the form's quotes."""
     used = tool(**{key: {"type": "integer"} for key in ("@at", "$filter", "a/b", "[0]", "k:1", "\u0416 x")})
     written = '@at:1,$filter:2,a/b:3,[0]:4,<|"|>k:1<|"|>:5,<|"|>\u0416 x<|"|>:6'
     assert takes(BRACES, used, f"<call>call:f{{{written}}}</call>")
@@ -179,7 +189,7 @@ def test_keys_with_other_characters() -> None:
 
 @pytest.mark.parametrize(("mark", "good"), [("<tool_call>\n<function=", True), ("<function=", True), ("<func=", False)])
 def test_a_call_is_kept_from_the_first_mark_that_is_there(mark: str, good: bool) -> None:
-    """A model may leave out the first tag; a text that is no mark is free."""
+    """A model may leave out the first tag; text that is not a mark is free."""
     lazy = lazy_calls(ChatRequest("1", "m", (Message("user", "?"),), tools=(tool(),)), TAGGED, {})
     assert keeps(lazy, f"So: {mark}nobody>\n") != good
     assert keeps(lazy, f"So: {mark}f>\n</function>\n</tool_call> Then: <func")

@@ -1,4 +1,4 @@
-"""Answers that are several messages, each with a header that tells its channel."""
+"""Answers of several messages, each with a header that names its channel."""
 
 import itertools
 import json
@@ -93,12 +93,12 @@ CASES: list[tuple[str, Made]] = [
     (message("analysis", "Hm.<|end|>Yes."), ("Yes.", "Hm.", [])),
     (HM + "Yes.", ("Yes.", "Hm.", [])),
     (message("final", "a <|start| b <|channel c < d"), ("a <|start| b <|channel c < d", "", [])),
-    # What is cut in a header has none of it in the text.
+    # A header that is cut contributes nothing to the text.
     (HM + "<|channel|>fin", ("", "Hm.", [])),
     (HM, ("", "Hm.", [])),
     ("<|channel|>commentary to=functions.get_w", ("", "", [])),
     (" to=functions.get_weather<|channel|>", ("", "", [])),
-    # What is no call stays text.
+    # What is not a call stays text.
     ("to=be or not", ("to=be or not", "", [])),
     (message("commentary to=functions.n!o", "{}"), (message("commentary to=functions.n!o", "{}"), "", [])),
     (HM + message("analysis to=python code", "1+1<|call|>"), (message("analysis to=python code", "1+1"), "Hm.", [])),
@@ -106,14 +106,14 @@ CASES: list[tuple[str, Made]] = [
     (message(TO, '{"city": Rome}<|call|>'), (message(TO, '{"city": Rome}'), "", [])),
     (message(TO, '{"city": "Ro'), (message(TO, '{"city": "Ro'), "", [])),
     (message(TO, '{"city": "a "}", "x": 1}'), (message(TO, '{"city": "a "}", "x": 1}'), "", [])),
-    # A call of a tool that is not offered is one that the client can answer.
+    # A call of a tool that is not offered is still a call: the client can answer it.
     (message("commentary to=functions.no", "{}<|call|>"), ("", "", [("no", "{}")])),
 ]
 
 
 @pytest.mark.parametrize(("raw", "made"), CASES)
 def test_messages_come_apart(raw: str, made: Made) -> None:
-    """Thoughts, text and calls are told by the headers of their messages, whole or character by character."""
+    """Thoughts, text and calls are distinguished by the headers of their messages, whole or character by character."""
     assert read([raw]) == read([*raw]) == made
     assert read([raw], complete=False) == read([*raw], complete=False)
 
@@ -130,7 +130,7 @@ WORDS = st.sampled_from([
 def test_any_cut_gives_the_same(
     words: list[str], complete: bool, parallel: bool, thinking: bool, data: st.DataObject,
 ) -> None:
-    """However an answer is cut, it is one answer, with valid arguments once it is complete."""
+    """However an answer is split, the result is the same, with valid arguments once it is complete."""
     raw = "".join(words)
     cuts = sorted({0, len(raw), *data.draw(st.lists(st.integers(0, len(raw)), max_size=8))})
     fields: dict[str, object] = {"complete": complete, "parallel": parallel, "thinking": thinking}
@@ -143,13 +143,13 @@ def test_any_cut_gives_the_same(
 
 @given(st.text(alphabet=st.characters(exclude_characters="<")), st.text(alphabet=st.characters(exclude_characters="<")))
 def test_text_of_a_message_arrives_as_it_was_written(thoughts: str, text: str) -> None:
-    """Every character of the text comes out, and of the thoughts all but the white space around them."""
+    """Every character of the text comes out; thoughts lose only their surrounding white space."""
     raw = message("analysis", thoughts) + "<|end|>" + START + message("final", text + "x")
     assert read([raw]) == (text + "x", thoughts.strip(), [])
 
 
 def test_an_answer_is_over_with_its_only_call() -> None:
-    """Without parallel calls nothing is read behind the first."""
+    """Without parallel calls nothing is read after the first."""
     parser = AnswerParser(FORM, [WEATHER], parallel=False)
     parser.kept = True
     parser.feed(message(TO, '{"city": "Rome"'))
@@ -159,7 +159,7 @@ def test_an_answer_is_over_with_its_only_call() -> None:
 
 
 def test_thoughts_end_with_their_message() -> None:
-    """The sampling code knows at once when thoughts start and end."""
+    """The sampling code learns at once when thoughts start and end."""
     parser = AnswerParser(FORM, [WEATHER])
     steps = ["<|channel|>", "analysis", "<|message|>", "Hm.", "<|end|>", START, "<|channel|>", "final", "<|message|>"]
     states = []
@@ -170,7 +170,7 @@ def test_thoughts_end_with_their_message() -> None:
 
 
 def test_control_tokens_of_headers_reach_the_reader() -> None:
-    """An engine that shows no control tokens still tells of those that make up headers, and of their ends."""
+    """An engine that hides control tokens still reports those that form and end headers."""
     output = AnswerText(ChatRequest("1", "m", (ASK,), tools=(WEATHER,)), FORM)
     marks = ["<|channel|>", "<|message|>", "<|end|>", "<|start|>", "<|constrain|>", "<|call|>", "<|return|>"]
     assert [output.mark(mark) for mark in marks] == [mark.encode() for mark in marks]
@@ -178,7 +178,7 @@ def test_control_tokens_of_headers_reach_the_reader() -> None:
 
 
 def test_what_a_template_tells_of_channels() -> None:
-    """The texts of the format come from the template; its marks are no words of any family."""
+    """The texts of the format come from the template; its marks are not hard-coded words of any family."""
     assert FORM.reasoning == ReasoningFormat("<|channel|>analysis<|message|>", "<|end|><|start|>assistant")
     channels = FORM.channels
     assert channels is not None
@@ -194,7 +194,7 @@ def test_what_a_template_tells_of_channels() -> None:
 
 
 def test_where_parts_are_missing_there_are_no_channels() -> None:
-    """A template whose thoughts or calls have other headers is none of channels, and its tools are refused."""
+    """If a template's thoughts or calls have other headers, it has no channels, and its tools are refused."""
     for word, another in (("<|channel|>analysis<|message|>", "<think>"), (" to=functions.", " ")):
         model = ChatTemplate(templates.CHANNELS.replace(word, another), eos_token="<|return|>")
         assert model.answer_format.channels is None
@@ -203,14 +203,14 @@ def test_where_parts_are_missing_there_are_no_channels() -> None:
 
 
 def test_settings_come_first() -> None:
-    """With "none", thoughts are text like any other, without headers; marks that are set are looked for instead."""
+    """With "none", thoughts are ordinary text, without headers; configured marks replace the channels."""
     none = template(reasoning="none").answer_format
     assert read([HM + message("final", "Yes.")], none) == ("Hm.\nYes.", "", [])
     assert template(reasoning="<a>...</a>").answer_format.channels is None
 
 
 def test_calls_and_results_reach_the_prompt() -> None:
-    """Each call comes with its result, thoughts stand before the first, and tools may lack a description."""
+    """Each call comes with its result, thoughts come before the first, and tools may lack a description."""
     called = Message("assistant", "Wait.", tool_calls=(CALL, ToolCall("c2", "now", "{}")), reasoning="Hm.")
     results = [Message("tool", text, tool_call_id=at) for at, text in (("c1", "sunny"), ("c2", "noon"))]
     shown = rendered(ASK, called, *results)
@@ -225,7 +225,7 @@ def test_calls_and_results_reach_the_prompt() -> None:
 
 
 def test_what_a_template_writes_is_read() -> None:
-    """A call that continues the prompt comes back."""
+    """A call that continues the prompt is read back."""
     whole = rendered(ASK, Message("assistant", "", tool_calls=(CALL,), reasoning="Hm."), add_generation_prompt=False)
     prompt = rendered(ASK)
     assert whole.startswith(prompt)
@@ -241,11 +241,11 @@ def asked(*tools: Tool, **fields: object) -> Request:
 
 CALL_NOW = message("commentary to=functions.now", "{}")
 THOUGHT = message("analysis", START)
-"""What a grammar sees of thoughts."""
+"""Thoughts as a grammar sees them."""
 
 
 def test_forced_calls() -> None:
-    """A call in each of its spellings may come, thoughts before it or not; no text, and no other arguments."""
+    """A call in each of its spellings is accepted, with or without thoughts first; text and other arguments are not."""
     constraint = answer_constraint(asked(NOW, WEATHER, tool_choice="required"), FORM, {})
     good = [
         message(f"{TO} <|constrain|>json", '{"city": "Rome"}'), message(TO, '{"city": "Rome"}'),
@@ -259,7 +259,7 @@ def test_forced_calls() -> None:
 
 
 def test_strict_tools_leave_text_free() -> None:
-    """Where no call is forced, text may come, or calls, thoughts before them or not; arguments keep to the schema."""
+    """If no call is forced, text or calls may come, with or without thoughts first; arguments conform to the schema."""
     for strict in (True, False):
         lazy = answer_constraint(asked(Tool("get_weather", parameters=CITY, strict=strict)), FORM, {})
         call = message(f"{TO} <|constrain|>json", '{"city": "Rome"}')
@@ -273,14 +273,14 @@ def test_strict_tools_leave_text_free() -> None:
 
 
 def test_a_continued_answer_does_not_start_with_a_recipient() -> None:
-    """Where the client gave the start of a text, no header is open."""
+    """If the client gave the start of a text, no header is open."""
     asked_on = ChatRequest("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,))
     assert keeps(answer_constraint(asked_on, FORM, {}), " to=functions.nobody")
     assert not keeps(answer_constraint(asked(NOW), FORM, {}), " to=functions.nobody")
 
 
 def test_json_comes_in_the_channel_of_text() -> None:
-    """An answer that has to be JSON keeps its thoughts; with tools it may be a call instead; other grammars stay."""
+    """A JSON answer may have thoughts; with tools it may be a call instead; other grammars are left as they are."""
     given = Constraint("json_schema", json.dumps(CITY))
     answer = message("final <|constrain|>json", '{"city": "Rome"}')
     alone = answer_constraint(asked(constraint=given), FORM, {})
@@ -296,20 +296,20 @@ def test_json_comes_in_the_channel_of_text() -> None:
 
 
 def test_thoughts_that_are_text_are_seen_by_the_grammar() -> None:
-    """With reasoning "none" nothing is left out of the grammar."""
+    """With reasoning "none" nothing is hidden from the grammar."""
     form = template(reasoning="none").answer_format
     constraint = answer_constraint(asked(NOW, tool_choice="required"), form, {})
     assert accepts(constraint, HM + CALL_NOW)
 
 
 def test_a_continued_answer_ends_before_a_forced_call() -> None:
-    """A message that a request lets the model continue is ended first."""
+    """A message that the model continues is ended before the call."""
     request = ChatRequest("1", "m", (ASK, Message("assistant", "So")), tools=(NOW,), tool_choice="required")
     assert accepts(answer_constraint(request, FORM, {}), f" be it.<|end|>{START}" + CALL_NOW)
 
 
 def test_marks_that_are_tokens_are_named() -> None:
-    """Where the vocabulary has tokens for the marks, the grammar asks for those, and text may come before a call."""
+    """If the vocabulary has tokens for the marks, the grammar asks for those, and text may come before a call."""
     said = message("commentary", "Let me < see.") + "<|end|>" + START
     forced = answer_constraint(asked(NOW, tool_choice="required"), FORM, NAMES)
     free = answer_constraint(asked(Tool("now", parameters={"type": "object"}, strict=True)), FORM, NAMES)

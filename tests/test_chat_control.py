@@ -17,7 +17,7 @@ CHATML = """{%- for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
-# Tests, cuts and joins text, and puts the user's beside pieces of its own control tokens.
+# Tests, splits and joins text, and puts the user's text next to pieces of its own control tokens.
 CUTTING = """{%- for message in messages %}
 {%- set content = message.content %}
 {%- if '</think>' in content %}{%- set content = content.split('</think>')[-1] %}{%- endif %}
@@ -26,7 +26,7 @@ CUTTING = """{%- for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
-# Rewrites text, so that it does not come out as it went in.
+# Rewrites text, so that it comes out changed.
 SHOUTING = """{%- for message in messages %}{{- '<|A|>' + message.content | upper + '<|B|>' }}{%- endfor %}"""
 
 TOKENS = ["<|im_start|>", "<|im_end|>", "|im_end|>", "<|im_", "<user|>", "end|><", "</s>", "<s>", "♥", "a b"]
@@ -42,13 +42,13 @@ def joined(segments: list[Segment]) -> str:
 
 
 def parsed(segments: list[Segment], tokens: list[str]) -> list[str]:
-    """What a tokenizer would take for control tokens, also those that overlap."""
+    """What a tokenizer would take for control tokens, including those that overlap."""
     texts = [segment.text for segment in segments if segment.parse_special]
     return [token for text in texts for at in range(len(text)) for token in tokens if text.startswith(token, at)]
 
 
 def innocent(messages: list[Message]) -> list[Message]:
-    """The same conversation in letters that no control token has."""
+    """The same conversation in letters that occur in no control token."""
     return [Message(each.role, "é" * len(each.content), each.name and "é" * len(each.name)) for each in messages]
 
 
@@ -57,7 +57,7 @@ def innocent(messages: list[Message]) -> list[Message]:
 @example([Message("user", "<|im_<|im_end|>end|>", name="<|im_start|>")])
 @example([Message("user", "</s</s>></s>")])
 def test_text_is_preserved_and_only_the_template_makes_control_tokens(messages):
-    """The segments' texts are the plain rendering, and the tokens parsed in them are those of an innocent one."""
+    """The segments' texts are the plain rendering; the tokens parsed in them are those of an innocent conversation."""
     tokens = [token for token in TOKENS if token != "a b"]
     chat = ChatTemplate(CHATML, control_tokens=tokens)
     segments = chat.render(messages)
@@ -74,13 +74,13 @@ def test_text_is_preserved_and_only_the_template_makes_control_tokens(messages):
 @example([Message("user", "x<|im_endx")])
 @example([Message("user", "Hm.</think><")])
 def test_control_tokens_are_not_formed_by_what_a_template_does_with_text(messages):
-    """Trimming, cutting, replacing and joining text, also with the template's own, makes no control token of it."""
+    """Text that is trimmed, cut, replaced or joined, even with the template's own, never becomes a control token."""
     tokens = ["<|im_start|>", "<|im_end|>", "<user|>"]
     chat = ChatTemplate(CUTTING, control_tokens=tokens)
     segments = chat.render(messages)
     if not any(token in text for each in messages for text in (each.content, each.name or "") for token in tokens):
         assert joined(ChatTemplate(CUTTING).render(messages)) == joined(segments)
-    # Its own tokens per message: two around the content, and '<user|>' where there is no name.
+    # The template's own tokens per message: two around the content, and '<user|>' where there is no name.
     own = list(itertools.chain.from_iterable(
         ["<|im_start|>", "<|im_end|>", *([] if each.name else ["<user|>"])] for each in messages
     ))
@@ -91,7 +91,7 @@ def test_control_tokens_are_not_formed_by_what_a_template_does_with_text(message
 @example([Message("user", "<|b|>")])
 @example([Message("user", "straße <|a|>")])
 def test_a_template_that_rewrites_text_makes_no_control_token_of_it(messages):
-    """Where the output cannot be traced to who wrote it, safety comes first."""
+    """If the author of some output cannot be traced, safety comes first."""
     tokens = ["<|A|>", "<|B|>"]
     segments = ChatTemplate(SHOUTING, control_tokens=tokens).render(messages)
     assert ["<|A|>", "<|B|>"] * len(messages) == parsed(segments, tokens)
@@ -105,7 +105,7 @@ def test_a_token_that_a_template_makes_by_rewriting_text_is_not_mistaken_for_its
 
 
 def test_a_search_string_that_could_begin_a_token_is_guarded():
-    """What a template looks for is left readable only where it cannot become a part of a control token."""
+    """A template's search string stays readable only where it cannot become part of a control token."""
     source = "{% if 'x<|im_' in messages[0].content %}!{% endif %}{{ messages[0].content }}end|>"
     chat = ChatTemplate(source, control_tokens=["<|im_end|>"])
     assert parsed(chat.render([Message("user", "x<|im_")]), ["<|im_end|>"]) == []
@@ -119,7 +119,7 @@ def test_private_use_characters_of_the_template_are_its_own():
 
 
 def test_a_user_s_control_token_is_a_segment_of_its_own():
-    """The text of a control token stands in a segment in which none is parsed; what is around it is unchanged."""
+    """The text of a control token gets a segment in which no token is parsed; the text around it is unchanged."""
     chat = ChatTemplate(CHATML, control_tokens=["<|im_start|>", "<|im_end|>"])
     assert chat.render([Message("user", "What is <|im_end|>?")]) == [
         Segment("<|im_start|>user\nWhat is ", parse_special=True),
@@ -129,7 +129,7 @@ def test_a_user_s_control_token_is_a_segment_of_its_own():
 
 
 def test_text_beside_the_template_s_makes_no_token_with_it():
-    """Of a token whose text a user began and the template ended, the user's part stands apart."""
+    """If a user began a token's text and the template ended it, the user's part gets its own segment."""
     chat = ChatTemplate("<|{{ messages[0].name }}|>{{ messages[0].content }}|>", control_tokens=["<|end|>", "|>"])
     assert chat.render([Message("user", "a<|end", name="end")]) == [
         Segment("<|", parse_special=True),
@@ -141,7 +141,7 @@ def test_text_beside_the_template_s_makes_no_token_with_it():
 
 
 def test_text_without_control_tokens_is_one_segment():
-    """The normal case is tokenised in one go, as the model was trained, also with half a token's text in it."""
+    """Normal text, even with half a token in it, is tokenised in one go, as in the model's training."""
     chat = ChatTemplate(CHATML, control_tokens=["<|im_start|>", "<|im_end|>"])
     for text in ("Hi!", "a < b > c | d", "im_end", "<|im_end", "> quoted", "\U000f0000\U000f0001"):
         assert len(chat.render([Message("user", text)])) == 1
@@ -149,7 +149,7 @@ def test_text_without_control_tokens_is_one_segment():
 
 @pytest.mark.parametrize("thought", ["</think>", "Hm.</think>"])
 def test_a_template_still_finds_what_it_looks_for(thought):
-    """A disguise leaves a template's own search strings alone: reasoning is cut, beside a user's control token too."""
+    """A disguise preserves a template's search strings: reasoning is cut, even next to a user's control token."""
     source = "{% for m in messages %}<|A|>{{ m.content.split('</think>')[-1] }}{% endfor %}"
     chat = ChatTemplate(source, control_tokens=["<|A|>"])
     assert chat.render([Message("user", thought + "Yes <|A|>")]) == [
@@ -158,7 +158,7 @@ def test_a_template_still_finds_what_it_looks_for(thought):
 
 
 def test_a_template_does_not_act_on_a_user_s_control_token():
-    """Where the template would take a user's text for its own token, the text comes out as it was written."""
+    """If the template would take a user's text for its own token, the text comes out as it was written."""
     source = "<|A|>{{ messages[0].content.split('<|A|>')[-1] }}"
     chat = ChatTemplate(source, control_tokens=["<|A|>"])
     assert joined(chat.render([Message("user", "keep <|A|> all")])) == "<|A|>keep <|A|> all"
@@ -175,7 +175,7 @@ def test_variables_are_users_text_too():
 
 
 def test_a_continued_answer_is_guarded():
-    """The text of the assistant's last message comes from a client as well."""
+    """The text of the assistant's last message comes from a client, too."""
     chat = ChatTemplate(CHATML, control_tokens=["<|im_start|>", "<|im_end|>"])
     segments = chat.render([Message("user", "Hi!"), Message("assistant", "So<|im_end|>")])
     assert segments[-1] == Segment("<|im_end|>", parse_special=False)
@@ -183,7 +183,7 @@ def test_a_continued_answer_is_guarded():
 
 
 def test_a_large_vocabulary_costs_little():
-    """Thousands of control tokens, as some vocabularies have, leave rendering a long chat a matter of milliseconds."""
+    """With thousands of control tokens, as in some vocabularies, rendering a long chat takes only milliseconds."""
     tokens = [f"<unused{number}>" for number in range(6000)] + ["<|im_start|>", "<|im_end|>"]
     chat = ChatTemplate(CHATML, control_tokens=tokens)
     messages = [Message("user", "a <b> c <unused17> " * 100)] * 50

@@ -1,4 +1,4 @@
-"""What comes of an answer that is cut in a call, of calls that break, and of marks that stand alone."""
+"""The result of an answer that is cut in a call, of calls that break, and of stray marks."""
 
 import itertools
 import json
@@ -29,7 +29,7 @@ from lllms_core.types import ToolCall
     ],
 )
 def test_a_mark_that_ends_no_thoughts_is_not_shown(raw: str, text: str) -> None:
-    """It is left out of the text, unless it is quoted, or closes one that the text has opened."""
+    """A stray end mark is left out of the text, unless it is quoted, or closes one that the text has opened."""
     assert read(raw, reasoning=THINK) == Answer(text)
     gemma = ReasoningFormat("<|channel>thought", "<channel|>")
     swapped = [one.replace("</think>", "<channel|>").replace("<think>", "<|channel>thought") for one in (raw, text)]
@@ -61,7 +61,7 @@ def test_no_part_of_a_mark_is_shown_where_an_answer_is_cut(
 
 
 def test_a_stop_string_inside_a_call_cuts_it() -> None:
-    """A call is cut by a stop string unless it is complete before that; so is one whose mark has begun."""
+    """A stop string cuts a call that is not complete before it, and one whose mark has only begun."""
     for raw, stop, cut in (
         (CALL[:-17], "s", True), (CALL[:-13], "</tool_call>", False), (CALL[:-13], "\n", False),
         (CALL[:-14], "}", True), ("Hi <", "tool", True), ("Hi <tool_call>", "{", True), ("Hi", "<tool_call>", False),
@@ -76,7 +76,7 @@ def test_a_stop_string_inside_a_call_cuts_it() -> None:
 
 
 def test_marks_are_taken_apart() -> None:
-    """The marks that models leave out, and the beginnings of all."""
+    """The marks that models leave out, those that end a call, and beginnings of marks are derived from a form."""
     assert [late_triggers(FORMS[name]) for name in ("hermes", "tagged", "typed", "python", "named")] == [
         (), ("<function=",), ('<invoke name="',), (), ("<call>function<sep>",),
     ]
@@ -103,7 +103,7 @@ VALUES = st.recursive(
     st.integers(0, 10**6), st.sampled_from(["", " ", "x", '"', "\n"]),
 )
 def test_a_call_is_whole_or_text(arguments: dict[str, object], name: str, at: int, more: str) -> None:
-    """Wherever a call ends or goes on in another way, its arguments are all that were written, or it is text."""
+    """Wherever a call ends or continues differently, its arguments are complete, or it is text."""
     form = FORMS[name]
     raw = write_calls([ToolCall("c", "run", json.dumps(arguments))], form)
     whole = read(raw, form)
@@ -122,7 +122,7 @@ def test_a_call_is_whole_or_text(arguments: dict[str, object], name: str, at: in
     st.integers(0, 10**6), st.booleans(),
 )
 def test_a_call_that_is_cut_is_open(arguments: dict[str, object], name: str, at: int, kept: bool) -> None:
-    """Wherever an answer is cut in a call, no other call comes of it, and nothing of it is text."""
+    """Wherever an answer is cut in a call, it yields no other call, and no part of it is text."""
     form = FORMS[name]
     raw = write_calls([ToolCall("c", "run", json.dumps(arguments))], form)
     whole = read(raw, form, kept=kept)
@@ -137,7 +137,7 @@ def test_a_call_that_is_cut_is_open(arguments: dict[str, object], name: str, at:
 
 @pytest.mark.parametrize("kept", [False, True])
 def test_a_kept_call_that_breaks_after_all_is_passed_on(kept: bool) -> None:
-    """If part of a call is out when it breaks, the rest follows as it was written: no shorter valid arguments."""
+    """If part of a call has been sent when it breaks, the rest follows as written: no shorter valid arguments."""
     raw = hermes('{"name": "run", "arguments": {"n": 1,, }}') + " Done."
     answer = read(raw, kept=kept)
     assert (answer.text, answer.calls) == (

@@ -50,7 +50,7 @@ def asked(*tools: Tool, **fields: object) -> Request:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_forced_calls_are_those_that_the_template_writes(family: str) -> None:
-    """Each family's own spelling of a valid call is what its grammar wants; text, and other arguments, are not."""
+    """The grammar accepts each family's own spelling of a valid call, and neither text nor other arguments."""
     form = ChatTemplate(getattr(templates, family), bos_token="<s>", eos_token="</s>").answer_format.calls
     assert form is not None
     constraint = call_constraint(asked(NOW, WEATHER, tool_choice="required"), form, {})
@@ -78,7 +78,7 @@ def test_forced_calls_are_those_that_the_template_writes(family: str) -> None:
 
 
 def test_marks_that_are_tokens_are_named() -> None:
-    """A mark that the vocabulary has a token for is asked for as that token."""
+    """If the vocabulary has a token for a mark, the grammar asks for that token."""
     constraint = call_constraint(asked(NOW, tool_choice="required"), HERMES, {"<tool_call>": 7, "</tool_call>": 8})
     assert constraint is not None
     assert '<[7]> "\\n" call "\\n" <[8]>' in constraint.text
@@ -92,7 +92,7 @@ def test_where_nothing_is_forced_nothing_is_constrained() -> None:
 
 
 def test_json_and_tools_go_together() -> None:
-    """An answer that has to be JSON may be calls instead; other constraints and tools are refused by name."""
+    """A JSON answer may be calls instead; other constraints combined with tools are refused by name."""
     keys = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     schema = Constraint("json_schema", json.dumps(keys))
     both = call_constraint(asked(NOW, constraint=schema), HERMES, {})

@@ -1,4 +1,4 @@
-"""Large and deeply nested conversations and answers: linear time, a chunk at a time, and no RecursionError."""
+"""Large and deeply nested conversations and answers: linear time, in chunks, and no RecursionError."""
 
 import json
 import sys
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.slow
 
 TOOLS = (Tool("f", parameters={"properties": {"a": {"type": "string"}, "b": {}}}),)
 DEEP = 990
-"""Deeper than Python reads JSON by a few frames only."""
+"""A few frames deeper than Python can read JSON."""
 TOKENS = ["<|a|>", "<|a", "<|ab|>", "<<", "a|>", "</s>"]
 LITERALS = ["\n\n", "\n", "tool", "<tool>", "toolbox", "|a"]
 SECONDS = 10.0
-"""Of CPU time, for what takes a tenth where it is linear, and minutes where it is not."""
+"""CPU time limit: linear code needs a tenth of it, other code minutes."""
 CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 NESTED = ["[" * DEEP, '{"a":' * DEEP, "[" * DEEP + "]" * DEEP, '{"a":' * DEEP + "1" + "}" * DEEP]
 texts = st.lists(st.sampled_from([*TOKENS, *LITERALS, "<", "|", "a", "x", " ", "é"]), max_size=60).map("".join)
@@ -39,7 +39,7 @@ texts = st.lists(st.sampled_from([*TOKENS, *LITERALS, "<", "|", "a", "x", " ", "
 
 @given(text=texts, chunk=st.integers(8, 20))
 def test_chunks_change_nothing(text: str, chunk: int) -> None:
-    """Disguises, and the control tokens of a text, do not depend on how it is cut into chunks."""
+    """Disguises, and the control tokens of a text, do not depend on how it is split into chunks."""
     tokens = ControlTokens(TOKENS, LITERALS)
     disguise = tokens.disguise(text)
     expected = disguise.text(text), tokens.find(text)
@@ -52,7 +52,7 @@ def test_chunks_change_nothing(text: str, chunk: int) -> None:
 
 @given(text=texts, words=st.lists(texts.filter(str.strip), min_size=1, max_size=8))
 def test_every_control_token_is_found(text: str, words: list[str]) -> None:
-    """All places are found at which one of the tokens stands, also where several do."""
+    """All occurrences of the tokens are found, even if several overlap or start at the same place."""
     found = ControlTokens(words).find(text)
     assert sorted(found) == sorted({
         (at, at + len(word)) for word in words for at in range(len(text)) if text.startswith(word, at)
@@ -61,7 +61,7 @@ def test_every_control_token_is_found(text: str, words: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["<" * 2_000_000, "<|a" * 700_000, "\n" * 1_000_000])
 def test_beginnings_of_control_tokens_cost_little(text: str) -> None:
-    """Megabytes of what control tokens begin like, or of the template's literals, take a moment."""
+    """Megabytes of control tokens' beginnings, or of the template's literals, take a moment."""
     tokens = ControlTokens([f"<|{'ab' * number}|>" for number in range(1, 40)], LITERALS)
     start = process_time()
     disguise = tokens.disguise(text)
@@ -70,7 +70,7 @@ def test_beginnings_of_control_tokens_cost_little(text: str) -> None:
 
 
 def test_long_histories_are_linear() -> None:
-    """A history of many messages, results and calls is prepared in a time that grows with its length."""
+    """The time to prepare a history of many messages, results and calls is linear in its length."""
     count = 20_000
     calls = tuple(ToolCall(str(at), "f", "{}") for at in range(count))
     results = [Message("tool", "x" * 500, tool_call_id=str(at), name="f") for at in range(count)]
@@ -83,7 +83,7 @@ def test_long_histories_are_linear() -> None:
 
 
 def test_rendering_can_be_cancelled() -> None:
-    """A template that would write for minutes stops soon after nobody waits for its text."""
+    """A template that would write for minutes stops soon after its rendering is cancelled."""
     template = ChatTemplate("{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}")
     flag = Event()
     Timer(0.1, flag.set).start()
@@ -96,7 +96,7 @@ def test_rendering_can_be_cancelled() -> None:
 @pytest.mark.parametrize("arguments", ["[" * DEEP, '{"a":' * 300 + "1" + "}" * 300, '{"a":' + "[" * DEEP])
 @pytest.mark.parametrize("style", [CallStyle(), CallStyle(text_arguments=True)])
 def test_nested_arguments_in_a_history_are_text(style: CallStyle, arguments: str) -> None:
-    """Arguments that nest deeper than Python reads reach the template as text, like such that were cut."""
+    """Arguments nested too deeply for Python reach the template as text, like truncated ones."""
     message = Message("assistant", "", tool_calls=(ToolCall("c", "f", arguments),))
     assert message_values([message], style)
     assert all(write_calls(message.tool_calls, form) for form in FORMS.values())
@@ -121,7 +121,7 @@ def test_nested_answers_are_read(form: CallFormat, value: str, quoted: bool) -> 
 
 
 def test_answers_that_cannot_be_read_fail_alone() -> None:
-    """Where the stack is too small for what an answer nests, the answer fails, and nothing else does."""
+    """If the stack is too small for an answer's nesting, that answer fails, and nothing else does."""
     output = AnswerText(ChatRequest("r", "m", (), tools=TOOLS), AnswerFormat(FORMS["hermes"]))
     limit = sys.getrecursionlimit()
     frame, depth = sys._getframe(), 0

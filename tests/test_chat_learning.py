@@ -34,7 +34,7 @@ def text(rendered: Sequence[object]) -> str:
 
 
 def parsed(form: AnswerFormat, raw: str, tools: Sequence[Tool] = TOOLS) -> tuple[str, list[tuple[str, object]]]:
-    """The text and the calls of an answer that comes character by character."""
+    """The text and the calls of an answer that arrives character by character."""
     parser = AnswerParser(form, tools)
     fed = [parser.feed(char) for char in raw] + [parser.finish()]
     calls: dict[int, CallPiece] = {}
@@ -52,7 +52,7 @@ def made(calls: Sequence[ToolCall]) -> list[tuple[str, object]]:
 
 @pytest.mark.parametrize("family", WITH_CALLS)
 def test_what_a_template_writes_is_parsed_again(family: str) -> None:
-    """The form that is learnt from a template reads back the very calls that the template writes, one or several."""
+    """The form learnt from a template reads back exactly the calls that the template writes, one or several."""
     model = template(family)
     for count in (1, 2)[: 1 if family in ONE_CALL else 2]:
         answer = Message("assistant", "", tool_calls=CALLS[:count])
@@ -69,7 +69,7 @@ def test_what_a_template_writes_is_parsed_again(family: str) -> None:
 
 @pytest.mark.parametrize("family", WITH_CALLS)
 def test_tools_calls_and_results_reach_the_prompt(family: str) -> None:
-    """Every family is shown the tools, the calls, and the results in the order of the calls."""
+    """Every family sees the tools, the calls, and the results in the order of the calls."""
     count = 1 if family in ONE_CALL else 2
     results = [Message("tool", f"result {at}", call.name, tool_call_id=call.id) for at, call in enumerate(CALLS)]
     answer = Message("assistant", "", tool_calls=CALLS[:count])
@@ -82,7 +82,7 @@ def test_tools_calls_and_results_reach_the_prompt(family: str) -> None:
 
 
 def test_shapes_are_what_the_families_write() -> None:
-    """The learnt texts are those of the family, cut at their tags."""
+    """The learnt texts are those of the family, split at their tags."""
     forms = {family: template(family).tools.calls for family in WITH_CALLS}
     assert forms["HERMES"] == forms["QWEN3"] == HERMES
     assert forms["LLAMA31"].trigger == ""
@@ -104,7 +104,7 @@ def test_shapes_are_what_the_families_write() -> None:
 
 
 def test_ids_are_cut_for_templates_that_want_short_ones() -> None:
-    """Mistral's templates refuse ids of more than nine characters: a call and its result get the same short one."""
+    """Mistral's templates refuse ids of more than nine characters: a call and its result get the same short id."""
     result = Message("tool", "18", tool_call_id=CALLS[0].id)
     prompt = text(template("MISTRAL").render([ASK, Message("assistant", "", tool_calls=CALLS[:1]), result]))
     [call_id] = {piece.split('"')[1] for piece in prompt.split('id": ')[1:]}
@@ -113,7 +113,7 @@ def test_ids_are_cut_for_templates_that_want_short_ones() -> None:
 
 
 def test_calls_come_one_by_one_where_a_message_takes_only_one() -> None:
-    """Several calls of one message come as several, each with its result, where the template refuses more than one."""
+    """If the template refuses several calls in a message, each gets a message of its own, followed by its result."""
     results = [Message("tool", f"result {at}", call.name, tool_call_id=call.id) for at, call in enumerate(CALLS)]
     conversation = [ASK, Message("assistant", "", tool_calls=CALLS), *results]
     prompt = text(template("LLAMA31").render(conversation, tools=TOOLS)).partition(ASK.content)[2]
@@ -124,7 +124,7 @@ def test_calls_come_one_by_one_where_a_message_takes_only_one() -> None:
 
 
 def test_tools_get_a_description_where_the_template_wants_one() -> None:
-    """A template that cannot do without a description gets an empty one; others see none."""
+    """A template that requires a description gets an empty one; other templates see none."""
     source = templates.HERMES.replace("{{- tool | tojson }}", "{{- tool.function.description + (tool | tojson) }}")
     nameless = Tool("f", parameters={"type": "object"})
     assert '"description": ""' in text(ChatTemplate(source).render([ASK], tools=[nameless]))
@@ -148,7 +148,7 @@ def test_models_without_tools_are_told_of_them_in_words() -> None:
 
 
 def test_a_setting_overrides_what_is_learnt() -> None:
-    """A template for calls alone decides how they are read, and how they are written where the template cannot."""
+    """A template for calls alone decides how calls are read, and how they are written if the main template cannot."""
     snippet = "{% for c in tool_calls %}CALL {{ c.function.name }}: {{ c.function.arguments | tojson }} END{% endfor %}"
     model = template("GEMMA", call_template=snippet)
     assert model.tools.calls is not None
@@ -164,7 +164,7 @@ def test_a_setting_overrides_what_is_learnt() -> None:
 
 
 def test_a_setting_can_stand_for_a_template_that_shows_tools_but_no_calls() -> None:
-    """Where the form of the calls cannot be learnt there is none, until a setting gives it."""
+    """A form of calls that cannot be learnt is None, until a setting provides it."""
     source = "{{ tools | tojson }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     assert ChatTemplate(source).answer_format.calls is None
     snippet = "{% for c in tool_calls %}@{{ c.function | tojson }}{% endfor %}"
@@ -172,7 +172,7 @@ def test_a_setting_can_stand_for_a_template_that_shows_tools_but_no_calls() -> N
 
 
 def test_forms_that_are_none_are_not_learnt() -> None:
-    """Text without name or arguments teaches nothing."""
+    """Text without a name or arguments teaches no form."""
     assert learn_calls(lambda calls: "") is None
     assert learn_calls(lambda calls: " ".join(call.name for call in calls)) is None
     assert learn_calls(lambda calls: None) is None
@@ -200,14 +200,14 @@ def test_control_tokens_in_tools_and_results_stay_text() -> None:
     ],
 )
 def test_thoughts_are_learnt(family: str, form: ReasoningFormat | None, switch: str | None) -> None:
-    """The marks of thoughts and the variable that switches them come from the template."""
+    """The marks of thoughts, and the variable that switches thinking, come from the template."""
     reasoning = template(family).reasoning
     assert (form, None) == (reasoning.form, reasoning.effort)
     assert switch == (reasoning.switch and reasoning.switch.name)
 
 
 def test_thoughts_are_learnt_from_less() -> None:
-    """A prompt that opens thoughts, or that holds empty ones where they are switched off, is enough."""
+    """A prompt that opens thoughts, or that contains empty ones if thinking is off, is enough."""
     chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>"
     assert ChatTemplate(chatml + "assistant\n<think>\n").reasoning.form == ReasoningFormat()
     switched = ChatTemplate(chatml + "assistant{% if not my_thinking %}\n<mind>\n\n</mind>\n{% endif %}").reasoning
@@ -220,7 +220,7 @@ def test_thoughts_are_learnt_from_less() -> None:
 
 
 def test_a_setting_says_how_thoughts_are_marked() -> None:
-    """Marks that are configured come in the place of those that are learnt; the switch stays what it is."""
+    """Configured marks replace the learnt ones; the switch stays the same."""
     marked = template("GRANITE", reasoning="[THINKING] ... [/THINKING]").reasoning
     assert (marked.form, marked.switch.name) == (ReasoningFormat("[THINKING]", "[/THINKING]"), "thinking")
     parser = AnswerParser(AnswerFormat(None, marked.form), ())
@@ -229,20 +229,20 @@ def test_a_setting_says_how_thoughts_are_marked() -> None:
 
 
 def test_a_setting_leaves_thoughts_in_the_text() -> None:
-    """With "none" nothing is looked for, whatever the template tells."""
+    """With "none" no thoughts are looked for, whatever the template shows."""
     model = template("QWEN3", reasoning="none")
     assert (model.answer_format.reasoning, model.reasoning.switch.name) == (None, "enable_thinking")
 
 
 @pytest.mark.parametrize("marks", ["", "...", "<think>", "<think>...", "...</think>", "<think> </think>"])
 def test_marks_have_a_beginning_and_an_end(marks: str) -> None:
-    """What does not show both marks is refused, with an example."""
+    """A setting that does not show both marks is refused, with an example."""
     with pytest.raises(ValueError, match=r"write it like <think>\.\.\.</think>"):
         ReasoningFormat.read(marks)
 
 
 def test_effort_maps_to_the_switch() -> None:
-    """`reasoning_effort` none turns thinking off, every other turns it on; without a switch it is refused by name."""
+    """`reasoning_effort` none turns thinking off, any other turns it on; without a switch it is refused by name."""
     qwen, hermes = template("QWEN3").reasoning, template("HERMES").reasoning
     assert (qwen.variables("none", "m"), qwen.variables("low", "m")) == (
         {"enable_thinking": False}, {"enable_thinking": True},
@@ -256,7 +256,7 @@ def test_effort_maps_to_the_switch() -> None:
 
 
 def test_on_thinks_however_the_template_does() -> None:
-    """Effort "on" turns a switch on, leaves a model that always thinks alone, and picks a level where one is off."""
+    """Effort "on" turns a switch on, leaves an always-thinking model alone, and picks a level if the default is off."""
     chatml = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>"
     assert template("QWEN3").reasoning.variables("on", "m") == {"enable_thinking": True}
     assert template("DEEPSEEK").reasoning.variables("on", "m") == {}
@@ -268,6 +268,6 @@ def test_on_thinks_however_the_template_does() -> None:
 
 
 def test_variables_cannot_replace_the_tools() -> None:
-    """`tools` belongs to the server, as the messages do."""
+    """`tools` belongs to the server, like the messages."""
     with pytest.raises(InvalidRequest, match="belongs to the server"):
         template("HERMES").render([ASK], variables={"tools": []})

@@ -1,4 +1,4 @@
-"""What comes of answers in the forms that model families write, however they are cut."""
+"""How answers in the forms of model families are read, however they are split."""
 
 import itertools
 import json
@@ -30,7 +30,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
     ("hermes", '<tool_call>{"name": "add", "arguments": null}</tool_call>', "", [("add", {})]),
     ("hermes", '<tool_call>{"name": "add", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("add", {"a": 1})]),
     ("hermes", '<tool_call>{"id": [1, {}], "name": "add", "arguments": {}}', "", [("add", {})]),
-    # A call of a tool that is not offered is one that the client can answer.
+    # A call of a tool that is not offered is still a call: the client can answer it.
     ("hermes", '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>', "", [("nobody", {})]),
     ("hermes", '<tool_call>{"name": "no body", "arguments": {}}</tool_call>',
      '<tool_call>{"name": "no body", "arguments": {}}</tool_call>', []),
@@ -40,7 +40,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
      [("get_weather", {"city": 'a\nb\u00e9"{}'})]),
     ("hermes", '<tool_call>{"name": "add", "arguments": {"a": [1, {"x": [true, null]}, -1.5e3], "b": {}}}', "",
      [("add", {"a": [1, {"x": [True, None]}, -1500.0], "b": {}})]),
-    # A call whose arguments are broken, or not complete, is text.
+    # A call whose arguments are broken or incomplete is text.
     *(("hermes", raw, raw, []) for raw in (
         '<tool_call>{"name": "get_weather", "arguments": {"city": Paris}}</tool_call>',
         '<tool_call>{"name": "get_weather", "arguments": {"city": "Par',
@@ -100,7 +100,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
     ("typed", ('<calls>\n<invoke name="get_weather">\n<p name="city" string="true">Paris</p>\n</invoke>\n'
                '<invoke name="add">\n<p name="a" string="false">1</p>\n<p name="b" string="false">2.5</p>\n</invoke>\n'
                "</calls>"), "", [WEATHER, ADD]),
-    # The tag tells what a value is, whatever the schema says.
+    # The tag declares the type of a value, whatever the schema says.
     ("typed", ('<calls><invoke name="add"><p name="a" string="true">1</p><p name="b" string="false">[null]</p></invoke>'
                "</calls>"), "", [("add", {"a": "1", "b": [None]})]),
 ]
@@ -108,7 +108,7 @@ CASES: list[tuple[str, str, str, list[tuple[str, object]]]] = [
 
 @pytest.mark.parametrize(("form", "raw", "text", "made"), CASES)
 def test_text_and_calls_come_apart(form: str, raw: str, text: str, made: list[tuple[str, object]]) -> None:
-    """What a model writes becomes text and calls with valid arguments, and nothing is lost."""
+    """A model's output becomes text and calls with valid arguments, and nothing is lost."""
     answer = parse(raw, calls=FORMS[form])
     assert (text, made) == (answer.text, answer.made)
     assert [call[0] for call in answer.calls] == [f"call_7_{index}" for index in range(len(made))]
@@ -117,7 +117,7 @@ def test_text_and_calls_come_apart(form: str, raw: str, text: str, made: list[tu
 @pytest.mark.parametrize(("form", "raw", "text", "made"), CASES)
 @pytest.mark.parametrize("complete", [True, False])
 def test_the_cut_does_not_matter(form: str, raw: str, text: str, made: object, complete: bool) -> None:
-    """Single characters give the same answer as the whole text, also if the answer is not complete."""
+    """Single characters give the same answer as the whole text, even if the answer is incomplete."""
     for thinking, kept in itertools.product([False, True], repeat=2):
         fields: dict[str, object] = {"complete": complete, "thinking": thinking, "kept": kept}
         whole = parse(raw, calls=FORMS[form], reasoning=THINK, **fields)
@@ -138,7 +138,7 @@ PIECES = st.sampled_from([
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES, max_size=25), st.sampled_from(sorted(FORMS)), st.booleans(), st.data())
 def test_any_cut_of_any_text_gives_the_same(words: list[str], form: str, complete: bool, data: st.DataObject) -> None:
-    """Whatever is written and however it is cut: one answer, valid arguments once it is complete, no text lost."""
+    """Whatever is written and however it is split: one answer, valid arguments once it is complete, no text lost."""
     raw = "".join(words)
     thinking, parallel, kept = (data.draw(st.booleans()) for _ in range(3))
     given_: dict[str, object] = {
@@ -160,7 +160,7 @@ def test_any_cut_of_any_text_gives_the_same(words: list[str], form: str, complet
 @given(st.text(max_size=60))
 @example("<think> <tool_call>")
 def test_text_without_tools_passes_as_it_is(text: str) -> None:
-    """Where no tools are offered and no thoughts are marked, every text comes out unchanged."""
+    """If no tools are offered and no thoughts are marked, every text comes out unchanged."""
     assert parse(*text, tools=()) == Answer(text)
 
 
@@ -183,7 +183,7 @@ VALUES = st.recursive(
 
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["python", "braces", "lines", "typed"]))
 def test_arguments_that_are_no_object_become_one(arguments: dict[str, object], form: str) -> None:
-    """Values of every type, written in the notation of a form, come out as the same values in JSON."""
+    """Values of every type, in a form's notation, come out as the same values in JSON."""
     raw = write_calls([ToolCall("c", "add", json.dumps(arguments))], FORMS[form])
     if '<|"|>' not in json.dumps(arguments) and "</p>" not in json.dumps(arguments):
         assert [("add", arguments)] == parse(*raw, calls=FORMS[form]).made
@@ -198,7 +198,7 @@ def test_tagged_strings_arrive_as_they_were_written(value: str) -> None:
 
 
 def test_arguments_stream() -> None:
-    """If a grammar keeps calls whole, the name comes first, then the arguments while the model writes them."""
+    """If a grammar keeps calls whole, the name comes first, then the arguments as the model writes them."""
     parser = AnswerParser(AnswerFormat(HERMES), TOOLS)
     parser.kept = True
     assert not parser.feed('<tool_call>{"name": "get_weather", ').calls
@@ -209,7 +209,7 @@ def test_arguments_stream() -> None:
 
 
 def test_text_is_held_back_only_while_it_may_begin_a_call() -> None:
-    """Plain text passes at once, white space and the beginning of a marker with what follows them."""
+    """Plain text passes at once; white space and the beginning of a mark wait for the text after them."""
     parser = AnswerParser(AnswerFormat(HERMES), TOOLS)
     texts = [parser.feed(text).text for text in ("Hello", " world ", "<tool", "box>", " yes")]
     assert texts == ["Hello", " world", "", " <toolbox>", " yes"]
@@ -238,13 +238,13 @@ def test_one_call_is_enough_where_only_one_is_wanted() -> None:
     ],
 )
 def test_thoughts_come_apart(raw: str, thinking: bool, reasoning: str, text: str) -> None:
-    """Thoughts at the beginning are told from the text, without the white space around them."""
+    """Thoughts at the beginning are separated from the text, without the white space around them."""
     assert Answer(text, reasoning) == parse(*raw, reasoning=THINK, thinking=thinking)
 
 
 @pytest.mark.parametrize("raw", ["<think>", "<think>\n", "Hm.</think>", "Hm.</think>\n", "Hm.</think><think>"])
 def test_marks_of_thoughts_are_left_out_where_an_answer_is_cut(raw: str) -> None:
-    """An answer that is cut right behind a mark has the mark in neither its thoughts nor its text."""
+    """An answer that is cut right after a mark has the mark in neither its thoughts nor its text."""
     answer = parse(raw, reasoning=THINK, complete=False, thinking=raw.startswith("Hm."))
     assert (answer.text.strip(), answer.reasoning.strip()) == ("", "Hm." if "Hm." in raw else "")
 
@@ -256,7 +256,7 @@ def test_thoughts_before_calls() -> None:
 
 
 def test_a_call_that_is_cut_stays_open() -> None:
-    """If the answer is cut inside of a call, its arguments end there, and no markup becomes text."""
+    """If the answer is cut inside a call, the call's arguments end there, and no markup becomes text."""
     answer = parse('<tool_call>{"name": "get_weather", "arguments": {"city": "Par', complete=False)
     assert [tuple(call) for call in answer.calls] == [("call_7_0", "get_weather", '{"city": "Par')]
     assert not answer.text

@@ -43,14 +43,14 @@ def template(family: str) -> ChatTemplate:
     ],
 )
 def test_past_arguments_are_objects(arguments: str, value: object) -> None:
-    """Cut arguments are closed, without a member that has no value; what is broken otherwise is kept as text."""
+    """Truncated arguments are closed, without a member that has no value; otherwise broken ones are kept as text."""
     assert as_object(arguments) == value
     assert json.loads(as_text(arguments)) == value
 
 
 @given(value=st.dictionaries(st.text(max_size=4), VALUES, max_size=4), data=st.data())
 def test_any_cut_of_an_object_is_closed(value: dict[str, object], data: st.DataObject) -> None:
-    """Wherever an object is cut, its complete members are kept, in their order, and at most the last one differs."""
+    """Wherever an object is cut, its complete members are kept, in order, and at most the last member differs."""
     text = json.dumps(value, ensure_ascii=data.draw(st.booleans()))
     found = as_object(text[: data.draw(st.integers(1, len(text)))])
     assert list(found) == list(value)[: len(found)]
@@ -60,7 +60,7 @@ def test_any_cut_of_an_object_is_closed(value: dict[str, object], data: st.DataO
 @pytest.mark.parametrize("arguments", ['{"city": "Pa', '{"city": ', "{", "ls -la", "{'city': 'Paris'}", "[1]"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cut_and_broken_calls_can_be_sent_back(family: str, arguments: str) -> None:
-    """Every shape of template renders a past call whose arguments are no object, with and without its result."""
+    """Every template shape renders a past call whose arguments are not an object, with and without its result."""
     model = template(family)
     call = ToolCall("call_x_0", "add", arguments)
     said = Message("assistant", "", tool_calls=(call,))
@@ -73,7 +73,7 @@ def test_cut_and_broken_calls_can_be_sent_back(family: str, arguments: str) -> N
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_that_was_cut_in_a_call_is_continued_before_it(family: str) -> None:
-    """Where a conversation ends with a call that was cut, the model writes the call anew, after its text."""
+    """If a conversation ends with a truncated call, the model writes the call anew, after its text."""
     model = template(family)
 
     def prompt(*messages: Message) -> str:
@@ -86,7 +86,7 @@ def test_an_answer_that_was_cut_in_a_call_is_continued_before_it(family: str) ->
 
 
 def test_a_cut_call_needs_no_result() -> None:
-    """Nobody can run a call whose arguments were cut, so that a conversation may go on without its result."""
+    """No client can run a call whose arguments were cut, so a conversation may continue without its result."""
     cut, whole = ToolCall("a", "add", '{"city": "Pa'), ToolCall("b", "add", "{}")
     said, result = Message("assistant", "", tool_calls=(whole, cut)), Message("tool", "3", tool_call_id="b")
     assert settle_results([ASK, said, result, ASK]) == (ASK, said, Message("tool", "3", "add", tool_call_id="b"), ASK)

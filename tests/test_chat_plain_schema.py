@@ -1,4 +1,4 @@
-"""Tools whose schemas a template does not know: shown plainer, or refused by name."""
+"""Tools whose schemas a template cannot handle: shown in a plainer form, or refused by name."""
 
 import json
 
@@ -41,13 +41,13 @@ def shown(source: str, *fields: object) -> str:
 
 
 def test_type_lists_are_shown_by_templates_of_one_type() -> None:
-    """A macro that descends into a type list of null for ever is shown the other type; the other tools stay."""
+    """A macro that descends endlessly into a type list with null gets the other type; other tools are unchanged."""
     text = shown(TYPED, {"type": ["string", "null"]}, {"type": ["null", "integer"]}, {"type": ["number", "string"]})
     assert "def other(a: str, )\ndef look(f0: str, f1: int, f2: float, )\nuser: ?" in text
 
 
 def test_references_and_alternatives_are_shown_by_templates_that_need_a_type() -> None:
-    """What has no type gets the one that its alternative, its reference or its values have."""
+    """A schema without a type gets the one of its alternative, its reference or its values."""
     text = shown(
         STRICT, {"anyOf": [{"type": "null"}, {"type": "boolean"}]}, {"$ref": "#/$defs/day"}, {"enum": [1.5]},
         {"const": True}, {"properties": {}}, {"items": {"$ref": "#/$defs/day"}}, {}, {"$ref": "#/$defs/nothing"},
@@ -58,7 +58,7 @@ def test_references_and_alternatives_are_shown_by_templates_that_need_a_type() -
 
 
 def test_a_tool_that_cannot_be_shown_is_named() -> None:
-    """Where even a plain schema fails, the fault says which tool the template cannot show, and why."""
+    """If even a plain schema fails, the error says which tool the template cannot show, and why."""
     fails = "{%- if tool.function.name == 'look' %}{{- nothing.more }}{%- endif %}"
     source = TYPED.replace('{{- "def "', fails + '{{- "def "')
     with pytest.raises(InvalidRequest, match=r"cannot show the tool 'look'.*UndefinedError.*leave the tool") as caught:
@@ -67,7 +67,7 @@ def test_a_tool_that_cannot_be_shown_is_named() -> None:
 
 
 def test_other_faults_are_not_blamed_on_tools() -> None:
-    """A conversation that the template refuses is refused in its words, whatever tools there are."""
+    """A conversation that the template refuses is refused in the template's words, whatever the tools."""
     source = "{% if messages | length > 1 %}{{ raise_exception('too many') }}{% endif %}" + TYPED
     with pytest.raises(InvalidRequest, match="too many"):
         ChatTemplate(source).render([ASK, Message("assistant", "x"), ASK], tools=[Tool("look")])
@@ -88,7 +88,7 @@ VALUES = st.recursive(
 @settings(deadline=None)
 @given(schema=st.dictionaries(st.sampled_from(["properties", "$defs", "required", "anyOf", "$ref"]), VALUES))
 def test_any_schema_can_be_made_plain(schema: dict[str, object]) -> None:
-    """Whatever a schema holds, the tool is shown, or refused as a fault of the request; and its plain form is JSON."""
+    """Whatever a schema holds, the tool is shown, or refused as a fault of the request; its plain form is JSON."""
     tools = [Tool("t", parameters=schema)]
     try:
         text = "".join(segment.text for segment in ChatTemplate(FAILING).render([ASK], tools=tools))

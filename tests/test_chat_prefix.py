@@ -30,7 +30,7 @@ def test_keys_are_equal_exactly_as_far_as_the_conversations_are(start, one, othe
 
 
 def test_no_text_can_forge_the_border_between_messages():
-    """A message that spells out another one in JSON, or moves text between name and content, has other keys."""
+    """A message that spells out another one in JSON, or moves text between name and content, has different keys."""
     forged = Message("user", 'a","name":null,"role":"user"},{"content":"b')
     assert set(prefix_keys([forged])).isdisjoint(prefix_keys([Message("user", "a"), Message("user", "b")]))
     assert prefix_keys([Message("user", "ab", "c")]) != prefix_keys([Message("user", "a", "bc")])
@@ -40,7 +40,7 @@ def test_no_text_can_forge_the_border_between_messages():
 
 @given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=30), st.integers(1, 5))
 def test_texts_share_the_keys_of_their_whole_common_blocks(start, one, other, block):
-    """A plain prompt has one key for each full block, equal exactly as far as whole blocks are."""
+    """A plain prompt has one key for each full block; keys are equal exactly as far as whole blocks are."""
     one, other = start + one, start + other
     keys = text_prefix_keys(one, block=block)
     assert len(one) // block == len(keys)
@@ -49,7 +49,7 @@ def test_texts_share_the_keys_of_their_whole_common_blocks(start, one, other, bl
 
 
 def test_keys_are_short_and_stable():
-    """Keys are 16 bytes and do not differ between processes, so that a stored session is found again."""
+    """Keys are 16 bytes and equal in every process, so that a stored session is found again."""
     (key,) = prefix_keys([Message("user", "Hi!")])
     assert key.hex() == "506c01d6e2baa9f6ed4d045853edd0d3"
     assert len(text_prefix_keys("x" * 1000)) == 3

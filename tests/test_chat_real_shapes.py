@@ -1,13 +1,15 @@
-"""What is learnt from templates of the shapes that real ones have, beyond those of the best known families."""
+"""What is learnt from templates of real shapes, beyond those of the best-known families."""
 
 import json
 
 import more_templates as templates
 import pytest
+from attrs import evolve
+from grammars_for_tests import keeps
 from llguidance import LLMatcher, LLTokenizer
 from lllms_llamacpp.grammars import translate
 
-from lllms_core.chat import ChatTemplate, call_constraint, chat_prompt
+from lllms_core.chat import ChatTemplate, answer_constraint, call_constraint, chat_prompt
 from lllms_core.chat.answer_format import ANY_ID, ANY_NUMBER, AnswerFormat, ReasoningFormat
 from lllms_core.chat.parser import AnswerParser
 from lllms_core.engines.answer_text import AnswerText
@@ -47,7 +49,7 @@ def rendered(model: ChatTemplate, *messages: Message, **fields: object) -> str:
 
 
 def answered(form: AnswerFormat, raw: str, *, thinking: bool = False) -> tuple[str, str, list[tuple[str, object]]]:
-    """Text, thoughts and calls of an answer that comes character by character."""
+    """Text, thoughts and calls of an answer that arrives character by character."""
     parser = AnswerParser(form, [WEATHER, NOW], thinking=thinking)
     fed = [parser.feed(char) for char in raw] + [parser.finish()]
     calls: dict[int, CallPiece] = {}
@@ -61,7 +63,7 @@ def answered(form: AnswerFormat, raw: str, *, thinking: bool = False) -> tuple[s
 
 
 def written(model: ChatTemplate, *calls: ToolCall) -> str:
-    """What a template writes behind the prompt for an answer with calls."""
+    """What a template writes after the prompt for an answer with calls."""
     answer = Message("assistant", "", tool_calls=calls)
     shown = rendered(model, ASK, answer, tools=[WEATHER, NOW], add_generation_prompt=False)
     mark = model.answer_format.calls.mark
@@ -69,7 +71,7 @@ def written(model: ChatTemplate, *calls: ToolCall) -> str:
 
 
 def accepted(constraint: Constraint, text: str) -> int:
-    """How many bytes of a text a grammar takes; -1 if it wants more behind it."""
+    """How many bytes of a text a grammar accepts; -1 if it requires more after it."""
     matcher = LLMatcher(TOKENIZER, translate(constraint))
     assert not matcher.is_error(), matcher.get_error()
     taken = next((at for at, byte in enumerate(text.encode()) if not matcher.consume_token(byte)), len(text.encode()))
@@ -78,7 +80,7 @@ def accepted(constraint: Constraint, text: str) -> int:
 
 @pytest.mark.parametrize("shape", WITH_CALLS)
 def test_calls_are_read_as_they_are_written(shape: str) -> None:
-    """One call, one without arguments, and two come back as the template wrote them, values of every type."""
+    """One call, one without arguments, and two come back as the template wrote them, with values of every type."""
     model = template(shape)
     for calls in (CALLS[:1], CALLS[1:], CALLS):
         text, _, made = answered(model.answer_format, written(model, *calls))
@@ -90,7 +92,7 @@ def test_calls_are_read_as_they_are_written(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", WITH_CALLS)
 def test_what_is_forced_is_what_is_written(shape: str) -> None:
-    """The grammar for calls takes what the template writes, up to the end of the turn, which is not in it."""
+    """The grammar for calls accepts what the template writes, up to but excluding the end of the turn."""
     model = template(shape)
     form = model.answer_format.calls
     assert form is not None
@@ -104,10 +106,13 @@ def test_what_is_forced_is_what_is_written(shape: str) -> None:
         end = (form.call_end + form.section_end).rstrip()
         want = text[: text.rindex(end) + len(end)] if end else text.removesuffix("</s>")
         assert accepted(constraint, want) == len(want.encode())
+        lazy = answer_constraint(evolve(request, tool_choice="auto"), model.answer_format, {})
+        assert keeps(lazy, want.lstrip()), want
+        assert not keeps(lazy, want.lstrip().replace(calls[0].name, "nobody")), want
 
 
 def test_ids_and_numbers_are_not_learnt_as_they_are() -> None:
-    """Where an id or a number stands in a call, any other may stand."""
+    """If an id or a number occurs in a call, any other may take its place."""
     forms = {shape: template(shape).tools.calls for shape in WITH_CALLS}
     assert forms["CALL_IDS"].name_end == f"[CALL_ID]{ANY_ID}[ARGS]"
     assert forms["NUMBERED"].name_end == forms["NAMED_IDS"].name_end == f":{ANY_NUMBER}<|argument_begin|>"
@@ -120,7 +125,7 @@ def test_ids_and_numbers_are_not_learnt_as_they_are() -> None:
 
 
 def test_quotes_around_all_values_are_those_of_strings() -> None:
-    """A template that writes numbers as strings does not tell how a model writes them: both are read."""
+    """A template that writes numbers as strings does not reveal how a model writes them: both spellings are read."""
     form = template("QUOTED").answer_format
     assert form.calls == template("PYTHON", call_template=PYTHON_CALLS).answer_format.calls
     raw = '<|tool_call_start|>[get_weather(city="Rome", days=3), now()]<|tool_call_end|>'
@@ -128,7 +133,7 @@ def test_quotes_around_all_values_are_those_of_strings() -> None:
 
 
 def test_a_name_ends_where_that_of_a_tool_ends() -> None:
-    """What stands behind a name may look like a part of it; a longer name is another one."""
+    """Text after a name may look like part of it; a longer name is a different one."""
     form = template("NUMBERED").answer_format
     call = "<|calls_begin|><|call_begin|>functions.{}:7<|argument_begin|>{{}}<|call_end|><|calls_end|>"
     assert answered(form, call.format("now")) == ("", "", [("now", {})])
@@ -136,7 +141,7 @@ def test_a_name_ends_where_that_of_a_tool_ends() -> None:
 
 
 def test_ids_tell_the_function_where_a_template_shows_nothing_else() -> None:
-    """Calls get ids of the function and a number that goes on through the conversation, and so do their results."""
+    """Ids of calls are the function and a number that counts through the conversation; results get the same ids."""
     turn = (Message("assistant", "", tool_calls=CALLS), *(Message("tool", "?", tool_call_id=call.id) for call in CALLS))
     shown = rendered(template("NAMED_IDS"), ASK, *turn, Message("user", "Again?"), *turn, tools=[WEATHER, NOW])
     ids = ["get_weather:0", "now:1", "get_weather:2", "now:3"]
@@ -145,7 +150,7 @@ def test_ids_tell_the_function_where_a_template_shows_nothing_else() -> None:
 
 @pytest.mark.parametrize("shape", ["OWN_END", "LINES"])
 def test_the_end_of_a_turn_is_no_part_of_the_calls(shape: str) -> None:
-    """Also where an answer with calls ends in another way than one without."""
+    """This holds even if an answer with calls ends differently from one without."""
     form = template(shape).tools.calls
     assert form.section_end == {"OWN_END": "", "LINES": "</tool_calls>"}[shape]
 
@@ -160,18 +165,18 @@ def test_an_answer_is_over_where_its_template_ends_one_with_calls() -> None:
 
 
 def test_tools_may_have_to_be_left_out() -> None:
-    """A template that asks only whether there is a variable `tools` is not given one that is none."""
+    """A template that only tests whether the variable `tools` is defined does not get it as None."""
     assert rendered(template("TOOLS_DEFINED"), ASK) == f"<|user|>{ASK.content}<|end|><|assistant|>"
 
 
 def test_a_template_may_gather_in_lists_of_its_own() -> None:
-    """What a template does to the messages that it is given is undone before it renders them again."""
+    """Changes that a template makes to its messages are undone before it renders them again."""
     model = ChatTemplate("{{ messages | length }}{% set _ = messages.pop(0) %}", control_tokens=["<|x|>"])
     assert [rendered(model, Message("user", "<|x|>")), rendered(model, ASK)] == ["1", "1"]
 
 
 def test_models_are_told_of_tools_in_the_form_that_their_template_writes() -> None:
-    """A template that shows calls, but not the tools, tells how they are to be described."""
+    """A template that shows calls, but not the tools, determines how the tools are described."""
     model = template("UNDECLARED")
     shown = rendered(model, ASK, tools=[WEATHER])
     assert '<|calls_begin|><|call_begin|>name_of_the_tool<|call_sep|>{"name_of_an_argument": "its value"}' in shown
@@ -180,7 +185,7 @@ def test_models_are_told_of_tools_in_the_form_that_their_template_writes() -> No
 
 
 def test_text_beside_calls_is_not_lost() -> None:
-    """A template that shows calls only where there is no content gets the content as a message of its own."""
+    """A template that shows calls only without content gets the content as a separate message."""
     said = Message("assistant", "One moment.", tool_calls=CALLS[:1])
     shown = rendered(template("UNDECLARED"), ASK, said, Message("tool", "18", tool_call_id="call_1_0"), tools=[WEATHER])
     assert "<|Assistant|>One moment.</s>" in shown
@@ -189,21 +194,21 @@ def test_text_beside_calls_is_not_lost() -> None:
 
 @pytest.mark.parametrize("shape", REFUSED)
 def test_forms_that_cannot_be_read_are_refused(shape: str) -> None:
-    """Tools are refused, with the setting that helps, where keys are tags, and where tags tell more than is known."""
+    """If keys are tags, or tags carry unknown information, tools are refused, with the setting that helps."""
     with pytest.raises(UnsupportedParameter, match=r"does not reveal .* set options\.tool_calls") as caught:
         chat_prompt(template(shape), ChatRequest("1", "m", (ASK,), tools=(WEATHER,)))
     assert caught.value.param == "tools"
 
 
 def test_a_heading_is_taken_off_without_thoughts_and_tools() -> None:
-    """A model that only announces its text is read for that, and its control tokens are seen."""
+    """A heading of text is removed even without thoughts and tools, and its control tokens reach the reader."""
     output = AnswerText(ChatRequest("1", "m", (ASK,)), AnswerFormat(text_start="<|channel|>final<|message|>"))
     pieces = [output.mark("<|channel|>"), b"final", output.mark("<|message|>"), b"Yes", output.mark("<|end|>"), b"."]
     assert "".join(output.feed(piece).text for piece in pieces) + output.end("stop")[0].text == "Yes."
 
 
 def test_a_setting_tells_of_calls_with_headings() -> None:
-    """With a template for calls alone, those of a model with channels are read and forced."""
+    """With a template for calls alone, the calls of a model with channels are read and forced."""
     model = template("CHANNELS", call_template=HEADED_CALL)
     form = model.answer_format
     call = '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Rome"}'
@@ -232,14 +237,14 @@ def test_marks_of_thoughts(shape: str, form: ReasoningFormat | None) -> None:
 
 
 def test_a_prompt_may_open_thoughts_in_words() -> None:
-    """What a prompt ends with, and a past answer does not have, opens the thoughts."""
+    """A text that ends the prompt, and is missing in past answers, opens the thoughts."""
     prompt = chat_prompt(template("LISTED_AS_PYTHON"), ChatRequest("1", "m", (ASK,)))
     assert prompt.thinking
     assert answered(prompt.form, "1. Hm.\n[BEGIN FINAL RESPONSE]\nYes.", thinking=True) == ("Yes.", "1. Hm.", [])
 
 
 def test_marks_that_are_only_named_are_learnt() -> None:
-    """A template that takes thoughts in a way of its own, but writes both of their marks, teaches them."""
+    """The marks are learnt from a template that takes thoughts in its own way, but writes both marks."""
     source = (
         "{% for m in messages %}[INST]{% if m.content is string %}{{ m.content }}{% else %}"
         "{{ '[THINK]' + m.content[0].thinking + '[/THINK]' }}{% endif %}{% endfor %}"
@@ -248,7 +253,7 @@ def test_marks_that_are_only_named_are_learnt() -> None:
 
 
 def test_marks_that_the_prompt_tells_of_are_learnt() -> None:
-    """Where thinking is switched on by words in the prompt, the marks in them are those of the thoughts."""
+    """If words in the prompt switch thinking on, the marks in these words are those of the thoughts."""
     source = (
         "{% if thinking %}Write your thoughts between <think></think> and the answer between <response></response>."
         "{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
@@ -267,7 +272,7 @@ def test_empty_thoughts_of_an_answer_are_learnt() -> None:
 
 
 def test_a_budget_is_no_switch_that_is_true() -> None:
-    """A variable that is printed is a number: 0 turns thinking off, and to turn it on nothing is said."""
+    """A variable that is printed is a number: 0 turns thinking off, and turning it on sets nothing."""
     reasoning = template("BUDGET").reasoning
     assert (reasoning.variables("none", "m"), reasoning.variables("high", "m")) == ({"thinking_budget": 0}, {})
 
@@ -288,7 +293,7 @@ CHAT = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assi
     ],
 )
 def test_levels_of_effort(source: str, levels: tuple[str, ...], off: dict[str, object]) -> None:
-    """Levels are those that the template takes; little effort is one of them only where it makes a difference."""
+    """The levels are those that the template accepts; low effort is one of them only if it makes a difference."""
     source = source.replace("reasoning_effort not in", "reasoning_effort is defined and reasoning_effort not in")
     effort = ChatTemplate(source + CHAT).reasoning.effort
     assert effort is not None
@@ -296,7 +301,7 @@ def test_levels_of_effort(source: str, levels: tuple[str, ...], off: dict[str, o
 
 
 def test_efforts_that_a_template_does_not_know_are_refused_by_name() -> None:
-    """What would do nothing, or the contrary, is refused, with the levels that there are."""
+    """An effort that would do nothing, or the opposite, is refused with the list of valid levels."""
     reasoning = ChatTemplate("{{ 'High' if reasoning_effort == 'high' else 'Max' }}" + CHAT).reasoning
     with pytest.raises(UnsupportedParameter, match=r"'low' is not supported .* knows 'medium', 'high'"):
         reasoning.variables("low", "m")
@@ -306,7 +311,7 @@ def test_efforts_that_a_template_does_not_know_are_refused_by_name() -> None:
 
 @pytest.mark.parametrize(("on", "off"), [("enabled", "disabled"), ("on", "off")])
 def test_switches_may_be_words(on: str, off: str) -> None:
-    """A variable that the template compares with a pair of words is switched by them."""
+    """A variable that the template compares with a pair of words is switched by these words."""
     source = f"{CHAT}{{{{ '<think>' if thinking_mode == '{on}' else '</think>' if thinking_mode == '{off}' }}}}"
     reasoning = ChatTemplate(source).reasoning
     assert (reasoning.variables("high", "m"), reasoning.variables("none", "m")) == (

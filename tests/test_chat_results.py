@@ -10,7 +10,7 @@ ONE, TWO = Message("tool", "1", tool_call_id="a"), Message("tool", "2", tool_cal
 
 
 def test_results_come_in_the_order_of_their_calls() -> None:
-    """Results may be sent in any order; they are sorted, and named for the tools that gave them."""
+    """Results may be sent in any order; they are sorted, and get the names of their tools."""
     settled = settle_results([ASK, CALLS, TWO, ONE, ASK, CALLS, ONE, TWO])
     assert [message.content for message in settled] == ["?", "", "1", "2", "?", "", "1", "2"]
     assert [message.name for message in settled[2:4]] == ["first", "second"]
@@ -29,7 +29,7 @@ def test_results_come_in_the_order_of_their_calls() -> None:
     ],
 )
 def test_calls_and_results_that_do_not_match_are_refused(messages: list[Message], param: str, says: str) -> None:
-    """Each result answers a call before it, each call has one result, and the message at fault is named."""
+    """Each result answers an earlier call, each call has one result, and the faulty message is named."""
     with pytest.raises(InvalidRequest, match=says) as caught:
         settle_results(messages)
     assert caught.value.param == param

@@ -1,4 +1,4 @@
-"""No message vanishes, and no order of messages is refused, whatever a template supports."""
+"""No message is lost, and no order of messages is refused, whatever a template supports."""
 # ruff: noqa: E501  # lines are the templates'
 
 from functools import cache
@@ -73,13 +73,13 @@ def prompt(family: str, *messages: Message, **fields: object) -> str:
     ids=lambda conversation: "-".join(message.role for message in conversation),
 )
 def test_no_text_of_a_conversation_is_dropped_or_refused(family: str, conversation: list[Message]) -> None:
-    """Each text reaches the prompt of each template, also where it drops or refuses messages in such an order."""
+    """Each text reaches the prompt of each template, even if the template drops or refuses messages in this order."""
     shown = prompt(family, *conversation, tools=[ADD])
     assert [message.content for message in conversation if message.content.rstrip(".?") not in shown] == []
 
 
 def test_a_rule_is_told_where_the_template_tells_it() -> None:
-    """In a round of tools the rule stands where it stood before the round, so that the prompt's start is the same."""
+    """During a tool round a system message keeps its earlier place, so that the prompt's prefix is the same."""
     first = prompt("ROUNDS", RULE, ASK, tools=[ADD]).partition("[/AVAILABLE_TOOLS]")[2]
     assert first == "[INST]Rule.\n\nAsk?[/INST]"
     assert first in prompt("ROUNDS", RULE, ASK, CALLING, RESULT, tools=[ADD])
@@ -87,7 +87,7 @@ def test_a_rule_is_told_where_the_template_tells_it() -> None:
 
 
 def test_messages_in_a_row_are_joined_only_where_they_must_be() -> None:
-    """Where a template takes two messages of one role, they stay two; else they are one, with what both had."""
+    """If a template accepts two messages of one role, they stay two; otherwise they are merged with all their parts."""
     assert prompt("HERMES", ASK, MORE).count("<|im_start|>user") == 2
     assert prompt("LONE", ASK, MORE) == "<s><turn>user\nAsk?\n\nMore?<end>\n<turn>model\n"
     image = Media("image", "data:,x")
@@ -103,7 +103,7 @@ ROLES = st.sampled_from([RULE, ASK, REPLY])
 @settings(deadline=None)
 @given(family=st.sampled_from(["LONE", "ROUNDS", "FULL", "mistral", "gemma"]), order=st.lists(ROLES, min_size=1, max_size=8))
 def test_any_order_of_messages_is_rendered(family: str, order: list[Message]) -> None:
-    """Templates with strict turns take messages in any order that starts with the user, none of them lost."""
+    """Templates with strict turns take messages in any order that starts with the user, and lose none of them."""
     conversation = [ASK, *(
         Message(message.role, f"{message.content}{at}|") for at, message in enumerate(order)
     )]

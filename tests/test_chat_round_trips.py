@@ -1,4 +1,4 @@
-"""For every shape of template: what it writes is read, what is forced can be read, what was answered comes back."""
+"""For every template shape: its calls are read, forced calls can be read, and answers can be sent back."""
 
 import json
 from itertools import pairwise
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.slow
 Case = tuple[tuple[Tool, ...], tuple[ToolCall, ...]]
 """Tools, and calls of them."""
 ROUND = settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
-"""A few examples for each shape, others in each run."""
+"""A few examples for each shape, different in each run."""
 by_shape = pytest.mark.parametrize("shape", SHAPES)
 
 
 def read(shape: str, tools: tuple[Tool, ...], pieces: list[str], *, complete: bool = True) -> Message:
-    """The message of an answer that comes in pieces."""
+    """The message of an answer that arrives in pieces."""
     parser = AnswerParser(template(shape).answer_format, tools, answer_id="7")
     fed = [parser.feed(piece) for piece in pieces] + [parser.finish(complete=complete)]
     return gather_message([Delta("1", one.text, reasoning=one.reasoning, calls=one.calls) for one in fed])
@@ -42,7 +42,7 @@ def cut(text: str, data: st.DataObject) -> list[str]:
 
 
 def values(calls: tuple[ToolCall, ...]) -> list[str]:
-    """Names and arguments, comparable: true is not 1, though 1.0 is."""
+    """Names and arguments in a comparable form: true is not 1, though 1.0 is."""
     return [f"{call.name} {exact(json.loads(call.arguments))}" for call in calls]
 
 
@@ -55,7 +55,7 @@ def exact(value: object) -> str:
 
 
 def sent_back(message: Message) -> Message:
-    """What becomes of our answer when a client sends it back."""
+    """Our answer, as it is read when a client sends it back."""
     value = json.loads(json.dumps(message_value(message, functions=False)))
     [back] = read_messages([value])
     return back
@@ -111,12 +111,12 @@ def check_grammar(shape: str, tools: tuple[Tool, ...], seed: int) -> None:
     try:
         constraint = call_constraint(request, form, {})
     except UnsupportedParameter:
-        return  # refused with its reason, which other tests look at
+        return  # refused with its reason, which other tests check
     ends = [form.section_end, form.call_end, form.arguments_end, form.value_end, form.quote, form.parts[2]]
     text = random_text(constraint, Random(seed), [end.rstrip() for end in ends])
     assume(text is not None)
     if form.shape == "tagged":
-        # A string inside of a JSON value may hold the mark that ends values: the parser ends the value there.
+        # A string inside a JSON value may contain the mark that ends values: the parser ends the value there.
         assume((text or "").count(form.value_end.strip()) <= (text or "").count(form.parameter_start.strip()))
     message = read(shape, tools, [text or ""])
     assert message.tool_calls, text
@@ -128,9 +128,9 @@ def check_grammar(shape: str, tools: tuple[Tool, ...], seed: int) -> None:
 
 @by_shape
 def test_what_a_template_writes_is_read_and_comes_back(shape: str) -> None:
-    """Calls with random arguments are read as they were, at any cut, and come back into the same prompt.
+    """Calls with random arguments are read as they were, at any split, and come back into the same prompt.
 
-    No mark of a call is text. An answer that was cut in its calls comes back, too, with results or without.
+    No mark of a call becomes text. An answer that was cut in its calls comes back, too, with results or without.
     """
 
     @ROUND
@@ -145,7 +145,7 @@ def test_what_a_template_writes_is_read_and_comes_back(shape: str) -> None:
 
 @by_shape
 def test_what_a_grammar_writes_is_read(shape: str) -> None:
-    """Forced calls, written at random by their grammar, are calls whose arguments fit the schema."""
+    """Forced calls, sampled from their grammar, are read as calls whose arguments conform to the schema."""
 
     @ROUND
     @given(case=tools_with_calls(shape), seed=st.integers(0, 10**9))

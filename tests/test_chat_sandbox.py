@@ -40,7 +40,7 @@ USER, ANSWER = Message("user", "Hi!"), Message("assistant", "Hello.")
     ],
 )
 def test_what_templates_use_is_there(source, expected):
-    """Filters, tests, tags and variables work as in transformers, on which templates are written."""
+    """Filters, tests, tags and variables work as in transformers, for which templates are written."""
     conversation = [USER, ANSWER, Message("user", "Bye.", name="Ann")]
     chat = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
     assert chat.render(conversation) == [Segment(expected, parse_special=True)]
@@ -69,7 +69,7 @@ def test_what_templates_use_is_there(source, expected):
     ],
 )
 def test_whatever_goes_wrong_in_a_template_is_a_clear_error(source, reason):
-    """A template can reach nothing but its values and fill no memory; each fault is an error of the request."""
+    """A template can access only its values, and cannot fill the memory; each fault is an error of the request."""
     with pytest.raises(InvalidRequest, match="chat template cannot render this conversation: " + re.escape(reason)):
         ChatTemplate(source, bos_token="<s>").render([USER])
 

@@ -222,11 +222,11 @@ RENDERED = {
         "<|start|>user<|message|>Hi!<|end|><|start|>assistant"
     ),
 }
-"""System message, question and generation prompt, as each family reads them."""
+"""System message, question and generation prompt, as each family's model reads them."""
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_conversation_comes_out_as_the_family_was_trained(family):
-    """Each shape renders in one segment, character for character, with the variables that it takes."""
+    """Each shape renders in one segment, character for character, with the variables that it supports."""
     variables = {"enable_thinking": False, "reasoning_effort": "low", "date_string": "1 May"}
     assert RENDERED[family] == prompt(FAMILIES[family], SYSTEM, USER, variables=variables)
 
@@ -244,13 +244,13 @@ def test_a_conversation_comes_out_as_the_family_was_trained(family):
     ids=["no system", "developer", "two systems", "late system", "system only"],
 )
 def test_no_instruction_is_lost_wherever_it_stands(family, conversation):
-    """System and developer messages reach the prompt of every family, also where its template has no place for them."""
+    """System and developer messages reach the prompt of every family, even if its template has no place for them."""
     text = prompt(FAMILIES[family], *conversation)
     assert all(message.content in text for message in conversation)
 
 
 def test_instructions_move_to_the_front_in_their_order():
-    """Where only a first system message is supported, the others join it; where none is, the first user message."""
+    """If only a first system message is supported, the others join it; if none is, all join the first user message."""
     late = [SYSTEM, USER, ANSWER, Message("developer", "Be kind."), Message("user", "Bye.")]
     assert "\n\nBe brief.\n\nBe kind.<|eot" not in prompt(LLAMA3, *late)
     assert prompt(GRANITE.replace("'<|start_of_role|>' + m", "raise_exception('x') if message.role == 'system' else "
@@ -274,7 +274,7 @@ def test_developer_is_system_unless_the_template_knows_it():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("text", ["The answer is ", "Sure:\n", "", "<b>"])
 def test_a_last_message_of_the_assistant_is_continued(family, text):
-    """The prompt ends right after the text, with its white space, and has no end of turn behind it."""
+    """The prompt ends right after the text, including its white space, without an end of turn."""
     opened = prompt(FAMILIES[family], USER, Message("assistant", text))
     assert opened.endswith(text)
     finished = prompt(FAMILIES[family], USER, Message("assistant", text + "X"), add_generation_prompt=False)
@@ -283,7 +283,7 @@ def test_a_last_message_of_the_assistant_is_continued(family, text):
 
 
 def test_a_template_that_drops_the_last_answer_says_so():
-    """Where the answer's text does not reach the prompt, it cannot be continued: an error, not another prompt."""
+    """An answer whose text does not reach the prompt cannot be continued: an error, not a different prompt."""
     only_users = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
     with pytest.raises(InvalidRequest, match="cannot continue an answer") as refused:
         prompt(only_users, USER, ANSWER)
@@ -291,7 +291,7 @@ def test_a_template_that_drops_the_last_answer_says_so():
 
 
 def test_a_continued_text_may_stand_in_the_prompt_twice():
-    """The prompt ends with the last place where the template puts the answer's text."""
+    """The prompt ends with the last occurrence of the answer's text in the template's output."""
     twice = "{{ messages[-1].content }} {{ messages[-1].content }}</s>"
     assert prompt(twice, USER, ANSWER) == "Hello. Hello."
 
@@ -321,7 +321,7 @@ def test_a_refusal_carries_the_template_s_own_words():
 
 
 def test_a_vocabulary_with_chatml_tokens_has_a_default_template():
-    """Models without a template get ChatML if their vocabulary has its tokens; nothing else is guessed."""
+    """Models without a template get ChatML if their vocabulary has its tokens; no other template is guessed."""
     source = choose_template(None, None, ["<s>", "<|im_start|>", "<|im_end|>"])
     assert source is not None
     for conversation in ([SYSTEM, USER], [USER, ANSWER, USER]):
@@ -330,7 +330,7 @@ def test_a_vocabulary_with_chatml_tokens_has_a_default_template():
 
 
 def test_a_template_of_its_own_for_tools():
-    """Where a model has two templates, the second is for conversations in which tools are offered."""
+    """If a model has two templates, the second is for conversations with tools."""
     tools = [Tool("look")]
     second = "{% for tool in tools %}[{{ tool.function.name }}]{% endfor %}" + CHATML
     both = ChatTemplate(CHATML, tool_use=second)
@@ -344,7 +344,7 @@ def test_a_template_of_its_own_for_tools():
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_templates_of_editors_are_read(tmp_path, encoding):
-    """Neither a byte order mark nor the line ends of Windows get into a prompt."""
+    """Neither a byte order mark nor Windows line ends get into a prompt."""
     file = tmp_path / "chat.jinja"
     file.write_bytes(CHATML.replace("\n", "\r\n").encode(encoding))
     for given in (file, str(file)):
@@ -356,7 +356,7 @@ def test_templates_of_editors_are_read(tmp_path, encoding):
 
 
 def test_a_text_is_a_path_unless_it_can_only_be_a_template(monkeypatch):
-    """Braces or a line break make a template of a text; a path may begin at home."""
+    """A text with braces or a line break is a template; a path may begin with `~`."""
     monkeypatch.setenv("HOME", "/home/me")
     assert template_or_path("~/chat.jinja") == Path("/home/me/chat.jinja")
     assert template_or_path("{{ x }}") == "{{ x }}"

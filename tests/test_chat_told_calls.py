@@ -1,4 +1,4 @@
-"""Templates that tell the form of calls only in words: it is learnt from the prompt, read, forced and written."""
+"""Templates that describe the form of calls only in words: it is learnt from the prompt, read, forced and written."""
 
 import json
 
@@ -27,7 +27,7 @@ SAID = {
     "BARE": f'{{"name": {ONE}, "parameters": {TWO}}}',
     "TAGGED_LIST": f'<calls>[{{"name": {ONE}, "arguments": {TWO}}}]</calls>',
 }
-"""A call of each template's model."""
+"""A call as each template's model writes it."""
 
 
 def template(shape: str) -> ChatTemplate:
@@ -40,7 +40,7 @@ def rendered(model: ChatTemplate, *messages: Message) -> str:
 
 @pytest.mark.parametrize("shape", SAID)
 def test_the_form_that_a_prompt_tells_is_read_and_forced(shape: str) -> None:
-    """A call in the form that the instructions show, or put into words, is a call, and the one that a grammar wants."""
+    """A call in the form that the instructions show, or describe in words, is read, and is what the grammar forces."""
     model = template(shape)
     form = chat_prompt(model, ChatRequest("1", "m", (ASK,), tools=(WEATHER, NOW))).form
     parser = AnswerParser(form, [WEATHER, NOW])
@@ -67,6 +67,6 @@ def test_past_calls_are_written_in_the_form_that_is_told(shape: str) -> None:
 
 
 def test_a_template_tells_no_more_than_it_says() -> None:
-    """Tools of a template that shows neither calls nor their form are refused, with the setting that helps."""
+    """If a template shows neither calls nor their form, tools are refused, with the setting that helps."""
     with pytest.raises(UnsupportedParameter, match=r"set options\.tool_calls"):
         chat_prompt(template("UNTOLD"), ChatRequest("1", "m", (ASK,), tools=(WEATHER,)))

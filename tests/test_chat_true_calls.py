@@ -1,4 +1,4 @@
-"""A call reaches the client as the model wrote it, or its text does: nothing is cut short, lost or made up."""
+"""A call reaches the client as the model wrote it, or else its text does: nothing is truncated, lost or invented."""
 
 import json
 from time import process_time
@@ -36,7 +36,7 @@ LS = ("run", {"command": "ls"})
     ],
 )
 def test_broken_json_is_mended_without_loss(written: str, value: object) -> None:
-    """What has only one meaning is put right: backslashes, line breaks, single quotes, Python's words, a last comma."""
+    """Unambiguous errors are repaired: backslashes, line breaks, single quotes, Python's words, a trailing comma."""
     assert read(hermes(f'{{"name": "run", "arguments": {written}}}')).made == [("run", value)]
     assert json.loads(mended(written)) == value
 
@@ -51,7 +51,7 @@ def test_broken_json_is_mended_without_loss(written: str, value: object) -> None
 )
 @pytest.mark.parametrize("form", [HERMES, NAMED], ids=["hermes", "named"])
 def test_other_broken_json_is_text(written: str, form: CallFormat) -> None:
-    """A call whose arguments are no JSON is text, as the model wrote it, and no other call is made of it."""
+    """A call whose arguments are not JSON is text, as the model wrote it, and no other call is made of it."""
     call = f'{{"name": "run", "arguments": {written}' if form is HERMES else f"run{form.name_end}{written}"
     raw = f"So: {form.section_start}{form.call_start}{call}"
     assert (raw, []) == (read(raw, form).text, read(raw, form).calls)
@@ -84,7 +84,7 @@ def test_a_call_after_a_broken_one_is_read() -> None:
     ],
 )
 def test_arguments_are_read_where_they_are(call: str) -> None:
-    """Under another key, beside the name, as text that holds them, or with a bracket too few or too many."""
+    """Arguments may be under another key, beside the name, inside a string, or with a bracket too few or too many."""
     assert read(hermes(call)) == Answer(calls=[["call_7_0", "run", read(hermes(call)).calls[0][2]]])
     assert read(hermes(call)).made == [LS]
     nested = read(f"<c>{call}</c>", NESTED)
@@ -95,13 +95,13 @@ def test_arguments_are_read_where_they_are(call: str) -> None:
     "call", ['{"name": "run", "cmd": "ls"}', '{"name": "run", "arguments": "ls"}', '{"name": "run", "args": ["ls"]}'],
 )
 def test_arguments_that_are_not_understood_are_not_none(call: str) -> None:
-    """What may be arguments is never left out of a call: then all of it is text."""
+    """Possible arguments are never dropped from a call: if they are not understood, the whole call is text."""
     answer = read(hermes(call))
     assert (hermes(call), []) == (answer.text, answer.calls)
 
 
 def test_an_argument_may_have_any_name() -> None:
-    """Where a tool has an argument of such a name, the key does not stand for all of them."""
+    """If a tool has an argument with such a name, the key does not mean all arguments."""
     made = [read(hermes(call), tools=[PLOT]).made for call in (
         '{"name": "plot", "function": {"a": 1}}', '{"name": "plot", "args": {"a": 1}, "type": "function"}',
         '{"name": "plot", "id": 7, "type": "line"}', '{"name": "plot", "arguments": {"args": {}}}',
@@ -120,7 +120,7 @@ def test_an_argument_may_have_any_name() -> None:
     ],
 )
 def test_an_object_that_is_an_answer_is_text(raw: str) -> None:
-    """Where calls are unannounced, an object that is not surely one is an answer."""
+    """If calls are unannounced, an object that is not surely a call is an answer."""
     assert read(raw, BARE) == Answer(raw)
     assert read('{"name": "run", "arguments": {"command": "ls"}}', BARE).made == [LS]
     assert read('{"name": "run", "command": "ls"}', BARE).made == [LS]
@@ -160,7 +160,7 @@ SCHEMA: dict[str, object] = {
     ],
 )
 def test_a_value_between_tags_is_typed_by_its_schema(key: str, text: str, value: object) -> None:
-    """It is the JSON that it is spelled as if the schema allows that type, and else the string."""
+    """A value is parsed as JSON if the schema allows the resulting type; otherwise it is a string."""
     raw = f"<tool_call>\n<function=f>\n<parameter={key}>\n{text}\n</parameter>\n</function>\n</tool_call>"
     [(_, arguments)] = read(raw, TAGGED, tools=[Tool("f", parameters=SCHEMA)]).made
     assert arguments == {key: value}
@@ -184,7 +184,7 @@ SAMPLES = [None, True, 1, 2.5, -1.0, "", "1", "a", [], [1], {}, {"a": 1}]
 
 @given(SCHEMAS, st.sampled_from(["properties", "additionalProperties"]), st.booleans())
 def test_types_are_those_of_valid_values(schema: object, where: str, combined: bool) -> None:
-    """Every value that a schema allows has one of the types that are read from it."""
+    """Every value that a schema allows has one of the types that are derived from it."""
     part: dict[str, object] = {where: {"a": schema} if where == "properties" else schema}
     whole = {"$defs": {"text": {"type": "string"}}, **({"allOf": [part]} if combined else part)}
     validator = jsonschema.Draft202012Validator(whole)
@@ -193,7 +193,7 @@ def test_types_are_those_of_valid_values(schema: object, where: str, combined: b
 
 
 def test_schemas_of_any_kind_are_read() -> None:
-    """References in circles, or to references hundreds of times, and schemas of wrong types restrict nothing."""
+    """Circular references, references nested hundreds deep, and schemas of wrong types restrict nothing."""
     chain = {f"d{at}": {"$ref": f"#/$defs/d{at + 1}"} for at in range(3000)}
     twice = {f"e{at}": {"anyOf": [{"$ref": f"#/$defs/e{at + 1}"}] * 2} for at in range(60)}
     parts: dict[str, object] = {
@@ -212,7 +212,7 @@ def test_schemas_of_any_kind_are_read() -> None:
 # -- calls that are slightly wrong -------------------------------------------------------------------------------------
 
 def test_the_opening_mark_may_be_left_out() -> None:
-    """A call with its function tag and its end is one without the first mark, too, if its tool is offered."""
+    """A call with its function tag and its end is one even without the first mark, if its tool is offered."""
     for raw in (f"{FUNCTION}\n</tool_call>", FUNCTION, f"<tool_call>{FUNCTION}"):
         assert (read(raw, TAGGED).text, read(raw, TAGGED).made) == ("", [LS])
     two = read(f"So.\n{FUNCTION}\n</tool_call>\n{FUNCTION}\n</tool_call>", TAGGED)
@@ -229,7 +229,7 @@ def test_the_opening_mark_may_be_left_out() -> None:
 
 
 def test_calls_end_thoughts_that_were_not_closed() -> None:
-    """Complete calls of offered tools at the end of thoughts are calls; with more thoughts after them they are not."""
+    """Complete calls of offered tools at the end of thoughts are calls; those followed by more thoughts are not."""
     call, add = hermes('{"name": "run", "arguments": {"command": "ls"}}'), hermes('{"name": "add", "arguments": {}}')
     end = {"reasoning": THINK, "thinking": True}
     answer = read(f"Hm.\n{call}\n{add}\n", **end)
@@ -244,7 +244,7 @@ def test_calls_end_thoughts_that_were_not_closed() -> None:
 
 
 def test_keys_in_braces_have_any_characters() -> None:
-    """Keys without quotes may have signs and spaces in them; those of the schema even commas and brackets."""
+    """Unquoted keys may contain symbols and spaces; those of the schema may even contain commas and brackets."""
     raw = (
         '<call>call:es{body:{sort:{@timestamp:<|"|>desc<|"|>}},$filter:1,a/b:true,xml:lang:<|"|>en<|"|>,f[0]:[1],'
         "my key:{}}</call>"
@@ -264,7 +264,7 @@ KEYS = st.text("ab:/@$[], {\u00e9", min_size=1, max_size=4).filter(lambda key: k
 @settings(deadline=None)
 @given(st.dictionaries(KEYS, st.integers() | st.text("ab ", max_size=3), max_size=2))
 def test_keys_of_the_schema_are_read_in_braces(arguments: dict[str, object]) -> None:
-    """Whatever names a schema has, a call with them in braces comes back, unless one starts with another."""
+    """Whatever names a schema has, a call with them in braces comes back, unless one is a prefix of another."""
     names = list(arguments)
     if not any(one != other and one.startswith(other) for one in names for other in names):
         raw = write_calls([ToolCall("c", "f", json.dumps(arguments))], BRACES)
@@ -273,7 +273,7 @@ def test_keys_of_the_schema_are_read_in_braces(arguments: dict[str, object]) -> 
 
 
 def test_a_tool_that_is_not_offered_is_called() -> None:
-    """A call of an unknown name is a call in every form that announces calls; of no name that a tool can have, text."""
+    """A call of an unknown name is a call in every form that announces calls; one of an impossible name is text."""
     for name, form in FORMS.items():
         raw = write_calls([ToolCall("c", "W-get_it", '{"a": 1}')], form)
         assert read(raw, form).made == ([] if name == "bare" else [("W-get_it", {"a": 1})])
@@ -287,7 +287,7 @@ BROKEN = ["\\ ", "\\d", "\\U", "a", "\n", "\x01", "\\u12x", "\u00e9", "'", "/"]
 
 @given(st.lists(st.sampled_from(BROKEN)), st.sampled_from("\"'"))
 def test_mending_keeps_every_character(pieces: list[str], quote: str) -> None:
-    """A string with wrong escapes and raw control characters comes out as its characters are."""
+    """A string with wrong escapes and raw control characters keeps every character."""
     text = "".join(pieces)
     if quote == '"' or "'" not in text:
         assert json.loads(mended(f'{{"a": {quote}{text}{quote}}}')) == {"a": text}
@@ -295,7 +295,7 @@ def test_mending_keeps_every_character(pieces: list[str], quote: str) -> None:
 
 @given(st.text('{}[]",:\\ 1atrue\'', max_size=30))
 def test_what_is_mendedis_json(text: str) -> None:
-    """Any text is mended to valid JSON, or refused; valid JSON stays as it is."""
+    """Any text is repaired to valid JSON, or refused; valid JSON is unchanged."""
     valid = is_json(text)
     try:
         result = mended(text)

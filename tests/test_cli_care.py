@@ -1,4 +1,4 @@
-"""What the commands on files do where things are tight: secrets in addresses, narrow terminals, servers that hang."""
+"""How the commands on files handle difficult cases: secrets in addresses, narrow terminals, servers that hang."""
 
 import json
 import re
@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from stores_for_tests import TINY, Shelf, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.cli import cli, transfers
 from lllms_core.cli.ls import table
@@ -18,13 +19,12 @@ from lllms_core.downloads import RemoteFile, RemoteModel
 from lllms_core.gguf import part_names
 from lllms_core.store import Download, Store, StoredModel
 
-LIMIT = 60.0
 SECRET = "https://me:sesame@example.org/tiny.gguf?token=sesame"
 SHOWN = "https://example.org/tiny.gguf?..."
 
 
 class Web(Shelf):
-    """Gives the same file for every address."""
+    """Provides the same file for every address."""
 
     schemes = frozenset({"https"})
 
@@ -41,7 +41,7 @@ class Web(Shelf):
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store, which the commands use, too."""
+    """A store that the commands use, too."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("LLLMS_MODELS_DIR", str(tmp_path / "store"))
@@ -53,7 +53,7 @@ def lllms(*arguments: str) -> Result:
 
 
 def test_secrets_are_for_their_owner_alone(store: Store) -> None:
-    """What remembers an address with a password or a query is its owner's alone; other records are for all."""
+    """Records of an address with a password or a query are readable only by their owner; other records by all."""
     store.ensure(SECRET)
     store.ensure("https://example.org/tiny.gguf")
     records = [file for file in store.models_dir.rglob("*.json") if file.is_file()]
@@ -63,7 +63,7 @@ def test_secrets_are_for_their_owner_alone(store: Store) -> None:
 
 
 def test_secrets_are_not_listed(store: Store) -> None:
-    """`ls` shows addresses without their secrets, as JSON, too; by what it shows a model is verified and deleted."""
+    """`ls` shows addresses without their secrets, even as JSON; the shown name works for `verify` and `rm`."""
     store.ensure(SECRET)
     for arguments in (["ls"], ["ls", "--json"]):
         output = lllms(*arguments).output
@@ -76,14 +76,14 @@ def test_secrets_are_not_listed(store: Store) -> None:
 
 
 def test_each_part_has_a_line(store: Store) -> None:
-    """Of a model in parts `verify` tells of each part in a line of its own."""
+    """`verify` prints a separate line for each part of a split model."""
     store.ensure("https://example.org/m-00001-of-00002.gguf")
     lines = lllms("verify", "https://example.org/m-00001-of-00002.gguf").stdout.splitlines()
     assert [line.endswith(f"is intact, SHA-256 {sha256(TINY.read_bytes())}") for line in lines] == [True, True]
 
 
 def test_an_address_as_a_file_is_set_right(store: Store) -> None:
-    """A configuration that gives an address where a path is wanted is told the key for it."""
+    """If a configuration gives an address as `file`, the error names the right key."""
     Path("lllms.toml").write_text('[models.a]\nengine = "llamacpp"\nfile = "hf:org/repo:Q8_0"\n')
     expected = 'models.a.file: hf:org/repo:Q8_0 is not a path; write url = "hf:org/repo:Q8_0" instead'
     assert expected in lllms("check").output
@@ -91,7 +91,7 @@ def test_an_address_as_a_file_is_set_right(store: Store) -> None:
 
 @pytest.mark.parametrize("columns", [20, 60, 200])
 def test_names_are_shown_whole(columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """However narrow a terminal is, names can be read and copied: what has no room beside them stands below."""
+    """However narrow the terminal, names can be read and copied: columns that do not fit beside them go below."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -107,14 +107,14 @@ def test_names_are_shown_whole(columns: int, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_ctrl_c_waits_for_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    """After Ctrl-C a command ends, also if a server that it asks something never answers."""
+    """After Ctrl-C a command ends, even if a server that it asks never answers."""
     monkeypatch.setattr(transfers, "_END_SECONDS", 0.01)
     answer = threading.Event()
     ended: list[bool] = []
 
     def ask(_: Download) -> StoredModel:
         signal.raise_signal(signal.SIGINT)
-        ended.append(answer.wait(LIMIT))
+        ended.append(answer.wait(GUARD))
         raise AssertionError
 
     with pytest.raises(click.exceptions.Exit) as left:

@@ -26,7 +26,7 @@ SCRIPT = '[[models.slow.options.script]]\nreplies = ["one two three four"]\ntoke
 
 @pytest.fixture(autouse=True)
 def own_world(tmp_path, monkeypatch):
-    """No configuration of this machine's, and the log as it was before."""
+    """Ignore this machine's configuration, and restore the log afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     for name in [name for name in os.environ if name.startswith("LLLMS_")]:
@@ -48,7 +48,7 @@ def lllms(*arguments: str, stdin: str | None = None) -> Result:
 
 
 def program(*arguments: str, path: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run the real program, with another folder in front of the import path."""
+    """Run the real program, with another folder at the front of the import path."""
     environment = {**os.environ, **environ} | ({"PYTHONPATH": str(path)} if path else {})
     return subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=60, check=False,
@@ -56,7 +56,7 @@ def program(*arguments: str, path: Path | None = None, **environ: str) -> subpro
 
 
 def install_plugin(folder: Path, code: str) -> None:
-    """Lay out a distribution `lllms-extra` with a plugin `extra`, as an installer would."""
+    """Install a distribution `lllms-extra` with a plugin `extra`, as an installer would."""
     (folder / "lllms_extra.py").write_text(code)
     about = folder / "lllms_extra-1.0.dist-info"
     about.mkdir()
@@ -81,7 +81,7 @@ def test_every_command_has_examples(command):
 
 
 def test_version():
-    """`--version` tells the version of the core."""
+    """`--version` prints the version of the core."""
     assert lllms("--version").output == f"lllms, version {lllms_core.__version__}\n"
 
 
@@ -105,7 +105,7 @@ def test_python_m_is_the_same_program():
 
 
 def test_plugins_as_json():
-    """`plugins --json` tells of each plugin what it is and what it provides."""
+    """`plugins --json` lists each plugin with its details and what it provides."""
     listed = {one["name"]: one for one in json.loads(lllms("plugins", "--json").stdout)}
     assert listed["mock"] == {
         "name": "mock", "version": "0.1.0", "distribution": "lllms-mock", "provides": ["engine mock", "model mock"],
@@ -114,7 +114,7 @@ def test_plugins_as_json():
 
 
 def test_plugins_as_table():
-    """`plugins` shows the same to people, and what is disabled."""
+    """`plugins` shows the same in readable form, including disabled plugins."""
     Path("lllms.toml").write_text('[plugins]\ndisable = ["llamacpp"]\n')
     output = lllms("plugins").stdout
     assert "engine mock" in output
@@ -132,7 +132,7 @@ def test_broken_plugin_is_reported_and_stops_nothing(tmp_path):
 
 
 def test_strict_makes_a_broken_plugin_an_error(tmp_path):
-    """With LLLMS_STRICT a broken plugin ends the command, in one line."""
+    """With LLLMS_STRICT a broken plugin ends the command, with a one-line error."""
     install_plugin(tmp_path, "raise RuntimeError('out of luck')")
     done = program("-m", "lllms_core", "plugins", path=tmp_path, LLLMS_STRICT="1")
     assert done.returncode == 1
@@ -152,7 +152,7 @@ def lllms_commands(cli):
 
 
 def test_plugins_add_commands(tmp_path):
-    """What `lllms_commands` adds is a command like any other, and in the help."""
+    """A command added by `lllms_commands` works like any other, and is in the help."""
     install_plugin(tmp_path, COMMAND)
     assert program("-m", "lllms_core", "squawk", path=tmp_path).stdout == "squawk!\n"
     assert "squawk" in program("-m", "lllms_core", "--help", path=tmp_path).stdout
@@ -176,7 +176,7 @@ def test_run_prints_the_answer():
 
 
 def test_run_reads_stdin_and_continues_text():
-    """`-` takes the prompt from stdin; `--raw` continues a text."""
+    """`-` reads the prompt from stdin; `--raw` continues a text."""
     assert "Bob" in lllms("run", "mock", "-", stdin="My name is Bob.").stdout
     assert "Bob" in lllms("run", "mock", "--raw", "My name is Bob.").stdout
 
@@ -211,7 +211,7 @@ def test_run_honours_sampling_options():
     (["bench", "--base-url", "http://127.0.0.1:1/v1"], 1, "no server answers"),
 ])
 def test_errors_are_one_clear_line(arguments, code, says):
-    """Mistakes end with exit code 1, or 2 for usage, and say what is wrong; there is no traceback."""
+    """Mistakes end with exit code 1, or 2 for usage, and say what is wrong, without a traceback."""
     result = lllms(*arguments)
     assert result.exit_code == code
     assert says in result.stderr
@@ -225,7 +225,7 @@ def test_debug_shows_where_an_error_comes_from():
 
 
 def test_chat_keeps_the_conversation_until_it_is_cleared():
-    """The model hears what was said before; after /clear it does not; /exit ends."""
+    """The model sees the earlier turns; after /clear it does not; /exit ends the chat."""
     Path("lllms.toml").write_text(
         '[models.count]\nengine = "mock"\n[[models.count.options.script]]\nreplies = ["first", "second", "third"]\n',
     )
@@ -236,7 +236,7 @@ def test_chat_keeps_the_conversation_until_it_is_cleared():
 
 
 def test_chat_survives_a_failed_turn():
-    """An error in one turn is told, and the conversation goes on from before it."""
+    """An error in one turn is reported, and the conversation continues from before that turn."""
     Path("lllms.toml").write_text(
         '[models.moody]\nengine = "mock"\n[[models.moody.options.script]]\nwhen = "bad"\nfault = "refuse"\n'
         '[[models.moody.options.script]]\nreplies = ["first", "second"]\n',
@@ -247,7 +247,7 @@ def test_chat_survives_a_failed_turn():
 
 
 def test_check_says_that_all_is_well():
-    """Without any mistake `check` ends with 0, and names what it looked at."""
+    """Without any mistake `check` ends with 0, and names what it checked."""
     Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\n')
     result = lllms("check")
     assert result.exit_code == 0
@@ -260,7 +260,7 @@ def test_check_says_that_all_is_well():
     ('store = "disk"\noptions = { holder = "x" }', "sessions.options"),
 ])
 def test_check_looks_at_the_store_of_sessions(sessions, problem):
-    """A store of sessions that there is not, or that has no such option, is found without opening any."""
+    """An unknown store of sessions, or an unknown option of one, is found without opening a store."""
     Path("lllms.toml").write_text(f"[sessions]\n{sessions}\n")
     result = lllms("check")
     assert result.exit_code == 1
@@ -268,7 +268,7 @@ def test_check_looks_at_the_store_of_sessions(sessions, problem):
 
 
 def test_ps_names_what_cannot_be_served(monkeypatch):
-    """`ps` tells of models that cannot be served, and why."""
+    """`ps` names the models that cannot be served, and why."""
     status = {
         "name": "lllms", "version": "1", "status": "ok", "cores": 2, "models": [], "instances": [], "downloads": [],
         "requests": {"running": 0, "concurrency": 8, "waiting": 0, "queue_size": 9},
@@ -279,13 +279,13 @@ def test_ps_names_what_cannot_be_served(monkeypatch):
 
 
 def test_check_tells_the_memory_of_models():
-    """`check` says how much memory an instance of each model takes."""
+    """`check` prints the memory that an instance of each model needs."""
     Path("lllms.toml").write_text('[models.bot]\nengine = "mock"\noptions = { memory = 3_000_000_000 }\n')
     assert "model bot: an instance takes about 3.0 GB" in lllms("check").stdout
 
 
 def test_check_names_a_model_that_does_not_fit_this_machine():
-    """A model whose engine estimates more memory than the server may use here is a fault, with both figures."""
+    """A model whose estimated memory exceeds what the server may use here is a fault, with both figures."""
     Path("lllms.toml").write_text('[models.big]\nengine = "mock"\noptions = { memory = 50_000_000_000_000 }\n')
     result = lllms("check")
     assert result.exit_code == 1
@@ -293,7 +293,7 @@ def test_check_names_a_model_that_does_not_fit_this_machine():
 
 
 def test_check_tells_warnings_apart_from_faults(monkeypatch):
-    """A warning of an engine is shown, and does not fail the check; what an engine raises is a fault of its model."""
+    """An engine's warning is shown, but does not fail the check; an exception of an engine is a fault of its model."""
     Path("lllms.toml").write_text('[models.a]\nengine = "mock"\n')
     monkeypatch.setattr(MockEngine, "examine", lambda *_: [Finding("it is slow", fatal=False)])
     result = lllms("check")
@@ -322,7 +322,7 @@ def test_check_lists_all_problems(tmp_path):
 
 
 def test_check_reports_a_configuration_that_cannot_be_read():
-    """A fault in the configuration is a problem like any other, and the plugins are looked at all the same."""
+    """A fault in the configuration is a problem like any other, and the plugins are still checked."""
     Path("lllms.toml").write_text("[server]\nprot = 1\n")
     result = lllms("check")
     assert result.exit_code == 1
@@ -331,7 +331,7 @@ def test_check_reports_a_configuration_that_cannot_be_read():
 
 
 def test_show_tells_about_a_model(tiny_file):
-    """`show` prints what the file says, its template, and the memory for the slots and context that are asked for."""
+    """`show` prints the file's metadata, its template, and the memory for the requested slots and context."""
     output = lllms("show", str(tiny_file), "--slots", "1", "--context-length", "512").stdout
     for line in ("engine: llamacpp of plugin llamacpp", "architecture: llama", "  llama.block_count: 4"):
         assert f"\n{line}\n" in output
@@ -346,7 +346,7 @@ def test_show_tells_about_a_model(tiny_file):
 
 
 def test_show_says_what_an_engine_has_no_option_for():
-    """Sizes that the engine's options refuse are refused with their limits."""
+    """Sizes that the engine's options do not allow are refused with the limits."""
     result = lllms("show", "tiny-chat", "--slots", "1000")
     assert result.exit_code == 1
     assert "256" in result.stderr
@@ -362,7 +362,7 @@ def test_show_lets_no_file_command_the_terminal(tmp_path, tiny_file):
 
 
 def test_ls_lists_the_models(tiny_file):
-    """`ls` tells of each model what it is, and whether its file is here; what is missing is named on stderr."""
+    """`ls` describes each model, and says whether its file is here; missing files are named on stderr."""
     Path("lllms.toml").write_text(
         f'[models.tiny]\nengine = "llamacpp"\nfile = "{tiny_file}"\noptions = {{ context_length = 300 }}\n'
         '[models.gone]\nengine = "llamacpp"\nfile = "/nowhere/gone.gguf"\n[models.bot]\nengine = "mock"\n',

@@ -1,10 +1,11 @@
-"""What the command line tells of the context that a model takes: `show`, `ls`, `check`, `ps`, the log of `serve`."""
+"""What the command line reports about a model's context: `show`, `ls`, `check`, `ps`, the log of `serve`."""
 
 from pathlib import Path
 
 import pytest
-from programs_for_tests import LIMIT, Program, serving
+from programs_for_tests import Program, serving
 from stores_for_tests import TINY
+from waits_for_tests import GUARD
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,7 @@ def configured(lllms: Program, options: str) -> None:
 
 @pytest.mark.parametrize(("options", "length"), [('context_length = "auto"', 1024), ("", 1024), ("kv_size = 700", 700)])
 def test_show_and_ls_tell_what_auto_takes(lllms: Program, options: str, length: int) -> None:
-    """Without a load, `show` tells the context and the tasks of a model, and `ls` its context."""
+    """Without loading the model, `show` prints its context and tasks, and `ls` its context."""
     configured(lllms, options)
     shown = lllms.here("show", "tiny").splitlines()
     assert f"context length: {length}" in shown
@@ -32,7 +33,7 @@ def test_show_and_ls_tell_what_auto_takes(lllms: Program, options: str, length: 
 
 
 def test_check_warns_of_a_context_beyond_the_training(lllms: Program) -> None:
-    """`check` warns, and does not fail; "auto" never takes more than the model was trained for."""
+    """`check` warns, but does not fail; "auto" never exceeds the context that the model was trained for."""
     configured(lllms, "context_length = 1025")
     lllms.here("check")
     assert "Warning: models.tiny: options.context_length is 1025, but the model was trained for 1024" in lllms.errors
@@ -42,14 +43,14 @@ def test_check_warns_of_a_context_beyond_the_training(lllms: Program) -> None:
 
 
 def test_a_server_tells_what_it_took(lllms: Program) -> None:
-    """The log of a load, and `ps`, tell the tokens of a request; beyond the training the log has a warning."""
+    """The log of a load, and `ps`, give the tokens of a request; if they exceed the training, the log has a warning."""
     model = f'engine = "llamacpp"\nfile = "{TINY}"\nmin_instances = 1\n'
     (lllms.folder / "lllms.toml").write_text(f"[models.a]\n{model}[models.b]\n{model}options.context_length = 1100\n")
     with serving(lllms.folder, environ=lllms.environ) as (process, printed):
         url = next(line.split()[-1] for line in printed if line.startswith("listening on "))
         told = lllms.here("ps", "--url", url).splitlines()
         process.terminate()
-        log = process.communicate(timeout=LIMIT)[1]
+        log = process.communicate(timeout=GUARD)[1]
     instances = sorted(line for line in told if line.startswith("instance "))
     assert ["1024 tokens per request," in instances[0], "1100 tokens per request," in instances[1]] == [True, True]
     lines = log.splitlines()

@@ -8,12 +8,12 @@ from lllms_core.types import Memory
     (0, "0"), (999, "999"), (1000, "1k"), (1_419_680, "1.42M"), (8_030_261_312, "8.03B"), (671e9, "671B"),
 ])
 def test_counts_have_three_digits(count, text):
-    """Numbers of parameters are shown as models are named."""
+    """Numbers of parameters are abbreviated as in the names of models."""
     assert count_text(int(count)) == text
 
 
 def test_memory_is_one_line():
-    """An estimate shows its sum, its parts, and what instances share."""
+    """An estimate shows its sum, its parts, and the memory that instances share."""
     assert memory_text(Memory(10**9, 5 * 10**8, 10**8, mapped=True)) == (
         "1.6 GB: weights 1.0 GB (mapped: instances share them), KV cache 500.0 MB, buffers 100.0 MB"
     )
@@ -21,7 +21,7 @@ def test_memory_is_one_line():
 
 
 def test_memory_that_only_a_long_text_takes_is_told() -> None:
-    """An estimate for the longest text says how much of it shorter ones do not take."""
+    """An estimate for the longest text says how much of it shorter texts do not need."""
     text = memory_text(Memory(10**6, 0, 4 * 10**9, longest=3 * 10**9))
     assert text.endswith("buffers 4.0 GB (3.0 GB of them once a text fills the context)")
     assert "context" not in memory_text(Memory(1, 2, 3))

@@ -1,4 +1,4 @@
-"""`run` and `serve` with a model of a hub on loopback, without any configuration."""
+"""`run` and `serve` with a model of a local hub, without any configuration."""
 
 import re
 import threading
@@ -27,7 +27,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def lllms(site: Site, tmp_path: Path) -> Program:
-    """`lllms` in a folder without configuration, for which the hub is the one on loopback."""
+    """`lllms` in a folder without configuration, using the local hub."""
     program = Program(tmp_path)
     program.environ["HF_ENDPOINT"] = site.url
     return program
@@ -44,7 +44,7 @@ def client_of(lllms: Program, *arguments: str) -> Iterator[OpenAI]:
 
 def answer(client: OpenAI, model: str) -> str | None:
     messages = [{"role": "user", "content": QUESTION}]
-    done = client.chat.completions.create(model=model, messages=messages, temperature=0)  # type: ignore[arg-type]  # as people write it
+    done = client.chat.completions.create(model=model, messages=messages, temperature=0)  # type: ignore[arg-type]  # plain dicts
     return done.choices[0].message.content
 
 
@@ -71,7 +71,7 @@ def test_serve_from_the_hub(lllms: Program, site: Site, source: str, file: str, 
 
 
 def test_a_stream_that_waits_for_the_hub(lllms: Program, site: Site) -> None:
-    """A streamed request gets its answer, however long the download takes before."""
+    """A streamed request gets its answer, however long the download before it takes."""
     site.faults = [lambda *_: None, lambda *_: None, hang(400_000)]
     with client_of(lllms, "--model", "hf:org/tiny-GGUF:Q8_0") as client:
         threading.Thread(target=lambda: (site.reached.wait(60), site.release.set())).start()
@@ -82,9 +82,9 @@ def test_a_stream_that_waits_for_the_hub(lllms: Program, site: Site) -> None:
 
 
 def test_run_from_the_hub(lllms: Program, site: Site) -> None:
-    """`run` with a source fetches, says what it chose, and answers; the next time, and offline, it needs no hub.
+    """`run` with a source fetches, reports its choice, and answers; the next time, even offline, it needs no hub.
 
-    The hub is asked for nothing but the list of files and the file.
+    The hub is asked only for the list of files and for the file.
     """
     assert lllms("run", "hf:org/tiny-GGUF", QUESTION, "--temperature", "0") == f"{ANSWER}\n"
     assert "Q4_K_M" in lllms.errors
@@ -105,7 +105,7 @@ def test_run_from_the_hub(lllms: Program, site: Site) -> None:
 
 
 def test_two_programs_fetch_a_model_once(lllms: Program, site: Site) -> None:
-    """A `run` while a `pull` of the same file is under way waits for it, and answers from its file."""
+    """A `run` during a `pull` of the same file waits for it, and answers from its file."""
     site.faults = [lambda *_: None, lambda *_: None, hang(400_000)]
     pull = lllms.start("pull", "hf:org/tiny-GGUF:Q8_0")
     assert site.reached.wait(60)

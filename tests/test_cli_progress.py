@@ -1,4 +1,4 @@
-"""What is shown of downloads while they run: on a terminal, in a pipe, by `serve`, and by `ps`."""
+"""Progress of running downloads: on a terminal, in a pipe, by `serve`, and by `ps`."""
 
 import json
 import re
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from programs_for_tests import LIMIT, Program, Terminal, address, serving
+from programs_for_tests import Program, Terminal, address, serving
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY
+from waits_for_tests import GUARD
 
 from lllms_core.status import DownloadStatus, progress_text
 
@@ -45,7 +46,7 @@ def test_a_terminal_gets_bars(lllms, site):
     with terminal.program("pull", *sources, folder=lllms.folder, environ=lllms.environ, term="xterm") as process:
         wanted = [rf"…\S+{end}\.gguf [━╸╺]+ {HALFWAY}" for end in ("/tiny", "-too-long-for-a-line")]
         shown = ""
-        for _ in range(100):  # either may be drawn again and again before the other gets so far
+        for _ in range(100):  # each may be redrawn many times before the other gets that far
             shown += terminal.until("left")
             if all(any(re.fullmatch(one, line) for line in lines_of(shown)) for one in wanted):
                 break
@@ -55,18 +56,18 @@ def test_a_terminal_gets_bars(lllms, site):
         assert all(len(line) <= 80 for line in lines)
         site.release.set()
         lines = lines_of(terminal.rest())
-        assert process.wait(LIMIT) == 0
+        assert process.wait(GUARD) == 0
     for source in sources:
         assert any(re.fullmatch(rf"{source}: /.*\.gguf, 1\.5 MB", line) for line in lines), "what stays is not cut"
 
 
 def lines_of(shown: str) -> list[str]:
-    """The lines that were on a terminal, without colours."""
+    """The lines shown on a terminal, without colours."""
     return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line).strip() for line in re.split("[\r\n]+", shown)]
 
 
 def test_a_pipe_gets_plain_lines(lllms, site):
-    """Where there is no terminal a line tells of each tenth that is done; what comes of it goes to stdout alone."""
+    """Without a terminal, a line reports each tenth of the progress; only the results go to stdout."""
     site.faults = [hang(400_000)]
     source = f"{site.url}/tiny.gguf"
     process = lllms.start("pull", source)
@@ -77,14 +78,14 @@ def test_a_pipe_gets_plain_lines(lllms, site):
         assert line
     assert re.fullmatch(rf"{source}: 26%, {HALFWAY}\n", line)
     site.release.set()
-    output, errors = process.communicate(timeout=LIMIT)
+    output, errors = process.communicate(timeout=GUARD)
     assert re.fullmatch(rf"{source}: /.*/tiny\.gguf, 1\.5 MB\n", output)
     assert "\x1b" not in line + errors + output
 
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_serve_shows_what_it_waits_for(lllms, site, terminal):
-    """With `prepare = "blocking"` the server shows its download, and says that it listens when the model is here."""
+    """With `prepare = "blocking"` the server shows its download, and says that it listens once the model is here."""
     configured(lllms, site, prepare="blocking")
     site.faults = [hang(400_000)]
     if terminal:
@@ -97,19 +98,19 @@ def test_serve_shows_what_it_waits_for(lllms, site, terminal):
             site.release.set()
             shows.until("listening on")
         return
-    threading.Thread(target=lambda: (site.reached.wait(LIMIT), site.release.set())).start()
+    threading.Thread(target=lambda: (site.reached.wait(GUARD), site.release.set())).start()
     with serving(lllms.folder, environ=lllms.environ) as (_, printed):
         models = httpx.get(f"{address(printed)}/").json()["models"]
     assert [model["on_disk"] for model in models] == [True]
 
 
 def test_ps_shows_downloads(lllms, site):
-    """`ps` tells of each download its models, its source, bytes, speed and time left; of one that failed, why."""
+    """`ps` shows each download's models, source, bytes, speed and time left, and why a failed one failed."""
     configured(lllms, site, prepare="async")
     site.faults = [hang(400_000)]
     with serving(lllms.folder, environ=lllms.environ) as (_, printed):
         url = address(printed)
-        assert site.reached.wait(LIMIT)
+        assert site.reached.wait(GUARD)
         while (told := httpx.get(url).json()["downloads"][0])["done_bytes"] < 400_000:
             assert told["state"] in {"starting", "downloading"}
         lines = lllms("ps", "--url", url).splitlines()
@@ -138,5 +139,5 @@ def test_ps_shows_downloads(lllms, site):
      "verified 2.0 GB of 4.0 GB, 1.0 GB/s, 2 s left"),
 ])
 def test_progress_in_words(status, text):
-    """Progress is told with size, share, speed and time left, as far as they are known."""
+    """Progress is shown with size, share, speed and time left, as far as they are known."""
     assert progress_text(status) == text

@@ -29,7 +29,7 @@ engine = "mock"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A server with two models, and what it printed."""
+    """A server with two models, and its output."""
     folder = tmp_path_factory.mktemp("serve")
     (folder / "lllms.toml").write_text(CONFIG)
     with serving(folder) as (_, printed):
@@ -46,13 +46,13 @@ def lllms(*arguments: str, stdin: str | None = None):
 
 
 def test_serve_tells_what_it_offers(server):
-    """Each model is named with its engine and the plugin that it comes from."""
+    """Each model is listed with its engine and its plugin."""
     assert "model bot, eliza: engine mock of plugin mock" in server
     assert any(re.fullmatch(r"listening on http://127\.0\.0\.1:\d+", line) for line in server)
 
 
 def test_the_curl_line_works(server):
-    """What `serve` suggests to try is a whole shell line, and gets an answer."""
+    """The command that `serve` suggests is a whole shell line, and gets an answer."""
     words = shlex.split(server[-1].removeprefix("try: "))
     command, place, header, content_type, data, body = words
     assert (command, header, data) == ("curl", "-H", "-d")
@@ -63,7 +63,7 @@ def test_the_curl_line_works(server):
 
 
 def test_ps_shows_a_running_server(url):
-    """`ps` tells the models, the instances and the queue of a server."""
+    """`ps` shows the models, the instances and the queue of a server."""
     lllms("run", "bot", "hi", "--url", url)
     output = lllms("ps", "--url", url).stdout
     assert "model bot: engine mock, 1 of 1 instances" in output
@@ -80,7 +80,7 @@ def test_run_and_chat_talk_to_a_running_server(url):
 
 
 def test_errors_of_the_server_are_told(url):
-    """What the server refuses is an error of the command, in the server's words."""
+    """A refusal by the server is an error of the command, in the server's words."""
     result = lllms("run", "nope", "hi", "--url", url)
     assert result.exit_code == 1
     assert "answers 404" in result.stderr
@@ -100,7 +100,7 @@ def test_a_taken_port_is_a_clear_error(server, url, tmp_path):
 
 
 def test_model_narrows_what_is_offered(tmp_path):
-    """`--model` offers exactly what it names; SIGTERM ends the server with 0."""
+    """`--model` offers exactly the models that it names; SIGTERM ends the server with 0."""
     (tmp_path / "lllms.toml").write_text(CONFIG)
     with serving(tmp_path, "--model", "eliza") as (process, printed):
         offered = [line for line in printed if line.startswith("model ")]
@@ -142,7 +142,7 @@ def test_ctrl_c_in_a_chat(tmp_path):
 
 
 def press_ctrl_c(process: subprocess.Popen[bytes], seen: Callable[[], bool]) -> None:
-    """Press Ctrl-C until it is seen: one that comes just before Python waits for input is noticed with the next."""
+    """Press Ctrl-C until it is noticed: one just before Python waits for input is only noticed with the next."""
     for _ in range(30):
         process.send_signal(signal.SIGINT)
         for _ in range(10):

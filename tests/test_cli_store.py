@@ -1,4 +1,4 @@
-"""`pull`, `verify`, `rm`, `gc` and `ls`, from a web server on loopback; in real processes where it matters."""
+"""`pull`, `verify`, `rm`, `gc` and `ls`, with a local web server; in real processes where it matters."""
 
 import json
 import signal
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from hubs_for_tests import hub
-from programs_for_tests import LIMIT, Program, Terminal
+from programs_for_tests import Program, Terminal
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY, sha256
+from waits_for_tests import GUARD
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def lllms(tmp_path: Path) -> Program:
 
 
 def test_pull_several_then_list_run_and_remove(lllms, site):
-    """Two models are pulled at once, listed with what they are, run, verified, and deleted one by one."""
+    """Two models are pulled at once, listed with their details, run, verified, and deleted one by one."""
     tiny, other = f"{site.url}/tiny.gguf", f"{site.url}/other.gguf"
     output = lllms("pull", tiny, other)
     assert {line.split(", ")[0].split(": ")[0] for line in output.splitlines()} == {tiny, other}
@@ -38,7 +39,7 @@ def test_pull_several_then_list_run_and_remove(lllms, site):
     assert listed[tiny]["quantisation"] == "Q8_0"
     assert listed[tiny]["engine"] == "llamacpp"
     assert listed[tiny]["size"] == len(DATA)
-    assert time.time() - listed[tiny]["last_used"] < LIMIT
+    assert time.time() - listed[tiny]["last_used"] < GUARD
     assert lllms("run", listed[tiny]["path"], "Count to 3.", "--temperature", "0").strip()
     assert sha256(DATA) in lllms("verify", tiny)
     asked = len(site.requests)
@@ -53,14 +54,14 @@ def test_pull_several_then_list_run_and_remove(lllms, site):
 
 
 def test_one_failure_does_not_stop_the_others(lllms, site):
-    """A source that is not there is named, with exit code 1; the other one is fetched."""
+    """A missing source is named, with exit code 1; the other one is fetched."""
     errors = lllms.here("pull", f"{site.url}/gone.gguf", f"{site.url}/tiny.gguf", code=1)
     assert f"Error: {site.url}/gone.gguf" in errors
     assert lllms.files() == ["tiny.gguf"]
 
 
 def test_ctrl_c_keeps_what_has_arrived(lllms, site):
-    """After Ctrl-C a pull ends soon and says so; the next one goes on where it was."""
+    """After Ctrl-C a pull ends soon and says so; the next one resumes it."""
     site.faults.append(hang(400_000))
     source = f"{site.url}/tiny.gguf"
     process = lllms.start("pull", source)
@@ -68,7 +69,7 @@ def test_ctrl_c_keeps_what_has_arrived(lllms, site):
     while " 2" not in process.stderr.readline():  # 400 kB are 26 %
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=LIMIT)
+    _, errors = process.communicate(timeout=GUARD)
     assert process.returncode == 130
     assert "the bytes received are kept" in errors
     assert "Traceback" not in errors
@@ -79,7 +80,7 @@ def test_ctrl_c_keeps_what_has_arrived(lllms, site):
 
 
 def test_gc_deletes_unfinished_downloads(lllms, site):
-    """What is left of a download that was given up is listed and deleted; what is whole stays."""
+    """The rest of an abandoned download is listed and deleted; complete files stay."""
     lllms.here("pull", f"{site.url}/other.gguf")
     site.faults.append(hang(400_000))
     process = lllms.start("pull", f"{site.url}/tiny.gguf")
@@ -95,7 +96,7 @@ def test_gc_deletes_unfinished_downloads(lllms, site):
 
 
 def test_verify_finds_what_has_changed(lllms, site):
-    """A file that was changed since it was fetched is named, with exit code 1; pulling it again mends it."""
+    """A file that has changed since the download is named, with exit code 1; pulling it again repairs it."""
     lllms.here("pull", f"{site.url}/tiny.gguf", f"{site.url}/other.gguf")
     [file] = lllms.models_dir.rglob("tiny.gguf")
     broken = bytearray(DATA)
@@ -110,7 +111,7 @@ def test_verify_finds_what_has_changed(lllms, site):
 
 
 def test_files_of_others_are_never_deleted(lllms, site):
-    """`rm` refuses what a configured model uses, and files that were not fetched; `gc` leaves them, too."""
+    """`rm` refuses files of configured models, and files that were not fetched; `gc` leaves them, too."""
     source = f"{site.url}/tiny.gguf"
     lllms.here("pull", source)
     [file] = lllms.models_dir.rglob("tiny.gguf")
@@ -126,7 +127,7 @@ def test_files_of_others_are_never_deleted(lllms, site):
 
 
 def test_configured_models_by_their_names(lllms, site):
-    """`pull`, `ls`, `show`, `verify` and `rm` take a model by its name or alias, and hold it to its SHA-256."""
+    """`pull`, `ls`, `show`, `verify` and `rm` accept a model's name or alias, and check its SHA-256."""
     source = f"{site.url}/tiny.gguf"
     config = lllms.folder / "lllms.toml"
     text = f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\naliases = ["m"]\nsha256 = "%s"\n'
@@ -148,7 +149,7 @@ def test_configured_models_by_their_names(lllms, site):
 
 
 def test_mistakes_are_told_with_the_way_out(lllms, site):
-    """Names that mean nothing, sources that nobody fetches, models without files: each is one clear line."""
+    """Unknown names, sources without a downloader, models without files: each gets one clear line."""
     assert "did you mean 'tiny-chat'" in lllms.here("pull", "tiny-cat", code=1)
     assert "no downloader for 'gopher:'" in lllms.here("pull", "gopher://x/y.gguf", code=1)
     assert "needs no file" in lllms.here("pull", "mock")
@@ -160,7 +161,7 @@ def test_mistakes_are_told_with_the_way_out(lllms, site):
 
 
 def test_a_terminal_is_asked_first(lllms, site):
-    """In a terminal `rm` asks, and no means no."""
+    """On a terminal `rm` asks first, and no means no."""
     source = f"{site.url}/tiny.gguf"
     lllms.here("pull", source)
     for answer, left in (("n", ["tiny.gguf"]), ("y", [])):
@@ -173,7 +174,7 @@ def test_a_terminal_is_asked_first(lllms, site):
 
 
 def test_models_of_plugins_beside_configured_ones(lllms, site):
-    """A configuration hides no plugin's model from the commands that take names; its own come first."""
+    """A configuration hides no plugin's model from commands that take names, but its own models take precedence."""
     source = f"{site.url}/tiny.gguf"
     config = lllms.folder / "lllms.toml"
     config.write_text(f'[models.mine]\nengine = "llamacpp"\nurl = "{source}"\n')
@@ -195,7 +196,7 @@ def test_models_of_plugins_beside_configured_ones(lllms, site):
 
 
 def test_one_model_of_the_hub_however_it_is_written(lllms):
-    """What a model configures as an address is its file by the short form, too: listed once, and not deleted for it."""
+    """A model configured by address is the one fetched by the short form: listed once; `rm` by source is refused."""
     with hub({"/org/tiny-GGUF/tiny-Q8_0.gguf": DATA}) as site:
         lllms.environ["HF_ENDPOINT"] = site.url
         (lllms.folder / "lllms.toml").write_text(
@@ -211,7 +212,7 @@ def test_one_model_of_the_hub_however_it_is_written(lllms):
 
 
 def test_ls_tells_of_sources_that_make_no_sense(lllms):
-    """A configured source that no downloader is for is a warning of `ls`, and the other models are listed."""
+    """A configured source without a downloader is a warning of `ls`, and the other models are listed."""
     (lllms.folder / "lllms.toml").write_text(
         '[models.bad]\nengine = "llamacpp"\nurl = "gopher://x/y.gguf"\n[models.good]\nengine = "mock"\n',
     )

@@ -50,7 +50,7 @@ context_length = 4096
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path, monkeypatch):
-    """Run in an empty folder, so that nobody's lllms.toml is found."""
+    """Run in an empty folder, so that no real lllms.toml is found."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -66,12 +66,12 @@ def model_faults(**keys):
 
 
 def test_without_a_file_the_defaults_hold():
-    """No configuration at all is a configuration."""
+    """No configuration file is needed."""
     assert load_config(environ={}) == parse_config({}) == Config()
 
 
 def test_every_key_of_a_file_arrives(tmp_path):
-    """A whole file becomes frozen values of the declared types."""
+    """A complete file becomes frozen values of the declared types."""
     file = tmp_path / "some.toml"
     file.write_text(FULL)
     config = load_config(file, environ={})
@@ -93,7 +93,7 @@ def test_every_key_of_a_file_arrives(tmp_path):
 
 
 def test_flags_beat_variables_beat_the_file_beat_defaults(tmp_path):
-    """Each layer covers the ones below, key by key."""
+    """Each layer overrides the ones below, key by key."""
     file = tmp_path / "some.toml"
     file.write_text("[server]\nport = 1\nconcurrency = 1\nqueue_size = 1\n")
     config = load_config(
@@ -104,7 +104,7 @@ def test_flags_beat_variables_beat_the_file_beat_defaults(tmp_path):
 
 
 def test_every_server_key_has_a_variable():
-    """`LLLMS_*` can say what `[server]` can, for every type of value."""
+    """`LLLMS_*` variables can set all keys of `[server]`, for every type of value."""
     given = {
         "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "5",
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
@@ -132,14 +132,14 @@ def test_every_server_key_has_a_variable():
     ],
 )
 def test_a_wrong_variable_is_named(variable, value, fault):
-    """The fault says which variable is at fault, and the empty string is a value."""
+    """The fault names the variable; the empty string counts as a value."""
     with pytest.raises(ConfigError) as caught:
         load_config(environ={variable: value})
     assert str(caught.value) == fault
 
 
 def test_faults_name_the_file_or_the_variable_and_come_together(tmp_path):
-    """Everything that is wrong is said at once, one line each, with where it was said."""
+    """All faults are reported at once, one line each, with their origin."""
     file = tmp_path / "some.toml"
     file.write_text("[server]\nport = 'x'\nconcurrency = 'y'\n[models.a]\nengin = 'mock'\n")
     with pytest.raises(ConfigError) as caught:
@@ -154,7 +154,7 @@ def test_faults_name_the_file_or_the_variable_and_come_together(tmp_path):
 
 
 def test_the_file_is_found_here_then_in_the_users_folder(tmp_path):
-    """`lllms.toml` in the working directory goes before the user's own."""
+    """`lllms.toml` in the working directory takes precedence over the user's own."""
     user = tmp_path / "config" / "lllms" / "lllms.toml"
     user.parent.mkdir(parents=True)
     user.write_text("[server]\nport = 1\n")
@@ -166,7 +166,7 @@ def test_the_file_is_found_here_then_in_the_users_folder(tmp_path):
 
 @pytest.mark.parametrize("content", [b"port = ", b"\xff\xfa"])
 def test_a_file_that_is_no_toml_is_named(tmp_path, content):
-    """A broken file is an error of the configuration, with its name."""
+    """A broken file is a configuration error that names the file."""
     file = tmp_path / "bad.toml"
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=r"bad\.toml is not valid TOML"):
@@ -174,7 +174,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path, content):
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
-    """Asking for a file that does not exist does not fall back to another."""
+    """A named file that does not exist is an error: no other file is used instead."""
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read: No such file"):
         load_config(tmp_path / "none.toml", environ={})
 
@@ -187,7 +187,7 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
     ],
 )
 def test_keys_of_later_versions_are_refused(data, fault):
-    """What the design promises and this version does not do is never ignored."""
+    """Keys that the design promises, but this version does not support, are never ignored."""
     assert faults(data) == [fault]
 
 
@@ -203,7 +203,7 @@ HASH = "0" * 64
     ],
 )
 def test_sources_of_models(model, source):
-    """A model has one source: a file, an address, or a repository of Hugging Face."""
+    """A model has one source: a file, an address, or a Hugging Face repository."""
     assert parse_config({"models": {"m": {"engine": "mock", **model}}}).models["m"].source == source
 
 
@@ -220,7 +220,7 @@ def test_sources_of_models(model, source):
     ],
 )
 def test_sources_that_make_no_sense(model, fault):
-    """What contradicts itself, or is empty, is refused by name."""
+    """Contradictory or empty sources are refused by name."""
     assert faults({"models": {"m": {"engine": "mock", **model}}}) == [fault]
 
 
@@ -262,19 +262,19 @@ def test_what_does_not_fit_is_refused(data, fault):
     ],
 )
 def test_a_models_faults_name_its_key(keys, fault):
-    """What is wrong with a model is said with its path."""
+    """A fault in a model is reported with its path."""
     assert model_faults(**keys) == [fault]
 
 
 def test_defaults_have_the_ranges_of_requests():
-    """A default that no request could ask for is refused, also beside another fault of the same model."""
+    """A default outside the range of requests is refused, even next to another fault of the same model."""
     found = model_faults(max_instances="two", defaults={"temperature": 3})
     assert found[0] == "models.m.max_instances: expected an integer, got 'two'"
     assert found[1].startswith("models.m.defaults.temperature: Invalid 'temperature': decimal above maximum value.")
 
 
 def test_two_models_cannot_share_a_name():
-    """A name that is taken, as a name or an alias, is an error that names both models."""
+    """A name that is already taken, as a name or an alias, is an error that names both models."""
     data = {"models": {name: {"engine": "mock", "aliases": aliases} for name, aliases in
                        {"a": ["b", "x"], "b": ["x"]}.items()}}
     assert faults(data) == [
@@ -284,7 +284,7 @@ def test_two_models_cannot_share_a_name():
 
 
 def test_min_instances_must_fit_into_the_pool():
-    """Instances that are always loaded can never exceed those that may be loaded."""
+    """The instances that are always loaded cannot exceed the maximum number of instances."""
     models = {name: {"engine": "mock", "min_instances": 1} for name in ("a", "b")}
     assert faults({"server": {"max_instances": 1}, "models": models}) == [
         "server.max_instances: expected at least 2, got 1: the models' min_instances add up to 2",
@@ -293,20 +293,20 @@ def test_min_instances_must_fit_into_the_pool():
 
 @pytest.mark.parametrize("name", ["llama3:8b", "phi-3.5_mini", "org/model", "A", "3"])
 def test_good_model_names(name):
-    """Names as they are usual elsewhere work."""
+    """Common names of models are valid."""
     assert is_model_name(name)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a/../b", "a..b", "/a", "a/", "a//b", ".a", "a\n", "é", "a/.b"])
 def test_bad_model_names(name):
-    """Names that would read as paths, or be hard to write in one, do not."""
+    """Names that would read as paths, or are hard to write in one, are invalid."""
     assert not is_model_name(name)
     assert faults({"models": {name: {"engine": "mock"}}})[0].endswith("with / between parts")
 
 
 @given(st.text())
 def test_a_model_name_is_safe_in_a_path(name):
-    """No name leaves the folder that it is joined to."""
+    """No name leaves the folder to which it is joined."""
     if is_model_name(name):
         assert Path("/base", name).resolve().is_relative_to("/base")
         assert name.isascii()
@@ -314,7 +314,7 @@ def test_a_model_name_is_safe_in_a_path(name):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "box.local"])
 def test_a_host_that_others_reach_must_be_allowed(host):
-    """Without API keys, listening for other machines takes a second word."""
+    """Without API keys, listening for other machines needs explicit permission."""
     assert "server.allow_remote = true" in faults({"server": {"host": host}})[0]
     assert parse_config({"server": {"host": host, "allow_remote": True}}).server.host == host
 
@@ -326,7 +326,7 @@ def test_a_loopback_host_needs_no_permission(host):
 
 
 def test_attrs_values_stand_for_tables_and_are_checked():
-    """The Python twin takes the values themselves, and checks them as it checks mappings."""
+    """The Python twin takes attrs values, and checks them like mappings."""
     assert parse_config({"server": ServerConfig(port=1), "models": {"m": ModelConfig("mock")}}) == Config(
         ServerConfig(port=1), {"m": ModelConfig("mock")},
     )
@@ -336,7 +336,7 @@ def test_attrs_values_stand_for_tables_and_are_checked():
 
 
 def test_a_model_can_be_added():
-    """`with_model` adds to what is configured, with the same checks."""
+    """`with_model` adds to the configured models, with the same checks."""
     config = with_model(parse_config({"models": {"a": {"engine": "mock"}}}), "b", ModelConfig("mock"))
     assert list(config.models) == ["a", "b"]
     with pytest.raises(ConfigError, match=r"is already a name of models\.a"):
@@ -352,7 +352,7 @@ def test_a_model_can_be_added():
     ],
 )
 def test_kept_instances_leave_a_place(models, fits):
-    """The instances that are kept must fit into the pool, and leave a place if another model keeps none."""
+    """The instances that are kept must fit into the pool, and leave room if another model keeps none."""
     data = {"server": {"max_instances": 2}, "models": models}
     if fits:
         assert parse_config(data).server.max_instances == 2
@@ -375,7 +375,7 @@ def test_kept_instances_leave_a_place(models, fits):
     ],
 )
 def test_faults_of_a_preload_are_named(preload, fault):
-    """A preload is messages, perhaps with tools, or a prefix; anything else is named."""
+    """A preload is messages, optionally with tools, or a prefix; anything else is refused by name."""
     assert faults({"models": {"m": {"engine": "llamacpp", "preload": preload}}}) == [f"models.m.preload{fault}"]
 
 
@@ -390,5 +390,5 @@ def test_faults_of_a_preload_are_named(preload, fault):
     ],
 )
 def test_faults_of_sessions_are_named(sessions, fault):
-    """What `[sessions]` says is checked like every other table."""
+    """`[sessions]` is checked like every other table."""
     assert faults({"sessions": sessions}) == [fault]

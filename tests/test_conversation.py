@@ -35,7 +35,7 @@ def add(handler: Handler | None = lambda a, b: a + b, **fields: Any) -> ServerTo
 
 
 async def result(host: Host, tool: ServerTool) -> str:
-    """What the model is told of the tool's call."""
+    """What the model receives as the result of the tool's call."""
     async with host.converse("mock", messages=[ASK], tools=[tool]) as conversation:
         assert (await conversation.gather()).text == "It is done."
     [_, _, message, _] = conversation.messages
@@ -44,7 +44,7 @@ async def result(host: Host, tool: ServerTool) -> str:
 
 
 async def test_tools_with_handlers_are_run(host: Host) -> None:
-    """The host runs what the model calls, coroutines or not, and the model goes on with the results."""
+    """The host runs the tools that the model calls, coroutines or not, and the model continues with the results."""
 
     async def later(a: float, b: float) -> object:
         return {"sum": a + b, "é": True}
@@ -55,7 +55,7 @@ async def test_tools_with_handlers_are_run(host: Host) -> None:
 
 
 async def test_faults_of_handlers_are_told_to_the_model(host: Host) -> None:
-    """A handler that raises, takes other arguments, returns what is no JSON or takes too long fails one call only."""
+    """A handler that raises, takes other arguments, returns no JSON value or takes too long fails only its call."""
 
     def fail(a: float, b: float) -> None:
         raise ValueError("too small")
@@ -70,7 +70,7 @@ async def test_faults_of_handlers_are_told_to_the_model(host: Host) -> None:
 
 
 async def test_calls_of_tools_that_are_not_offered_are_told_to_the_model(host: Host) -> None:
-    """A call of another name does not end the conversation: its result names the tools that there are."""
+    """A call of another name does not end the conversation: its result lists the available tools."""
     async with host.converse("mock", messages=[Message("user", "other")], tools=[add()], max_rounds=1) as conversation:
         answer = await conversation.gather()
     [_, called, result, _] = conversation.messages
@@ -80,7 +80,7 @@ async def test_calls_of_tools_that_are_not_offered_are_told_to_the_model(host: H
 
 
 async def test_everything_is_streamed(host: Host) -> None:
-    """Deltas of all answers and the results come in order, and the tokens of all answers are counted."""
+    """Deltas of all answers and the results are streamed in order, and the tokens of all answers are counted."""
     async with host.converse("mock", messages=[ASK], tools=[add()]) as conversation:
         parts = [part async for part in conversation]
     results = [at for at, part in enumerate(parts) if isinstance(part, Message)]
@@ -94,7 +94,7 @@ async def test_everything_is_streamed(host: Host) -> None:
 
 
 async def test_calls_without_a_handler_are_the_callers(host: Host) -> None:
-    """The conversation ends there; results of the others are in it, and it can be gone on with."""
+    """The conversation ends there, contains the results of the other calls, and can be continued."""
     tools = [add(), Tool("ask")]
     async with host.converse("mock", messages=[Message("user", "both")], tools=tools) as conversation:
         answer = await conversation.gather()
@@ -108,12 +108,12 @@ async def test_calls_without_a_handler_are_the_callers(host: Host) -> None:
 
 
 async def test_rounds_are_bounded() -> None:
-    """A model that calls tools again and again is asked without them in the end, and has to answer."""
+    """A model that keeps calling tools is finally asked without them, and has to answer."""
     counted = []
 
     async with Host() as host:
         tool = ServerTool("ask", parameters={"type": "object", "properties": {}}, handler=lambda: counted.append(1))
-        # tiny-chat answers this greeting with text; a forced call in the first round shows that it is not forced again.
+        # tiny-chat answers this greeting with text; a call forced in the first round shows that it is not forced again.
         named = {"type": "function", "function": {"name": "ask"}}
         asked = {"tool_choice": named, "parallel_tool_calls": False, "temperature": 0, "max_tokens": 60}
         schema = {**tool.parameters, "additionalProperties": False}
@@ -126,7 +126,7 @@ async def test_rounds_are_bounded() -> None:
 
 
 async def test_what_a_conversation_cannot_have_is_refused(host: Host) -> None:
-    """Several answers, tools among the parameters and no rounds are refused; other faults come from the request."""
+    """Several answers, tools among the parameters and zero rounds are refused; other faults come from the request."""
     for parameters, rounds in (({"n": 2}, 8), ({"tools": []}, 8), ({}, 0)):
         with pytest.raises(InvalidRequest):
             host.converse("mock", messages=[ASK], tools=[], parameters=parameters, max_rounds=rounds)
@@ -135,7 +135,7 @@ async def test_what_a_conversation_cannot_have_is_refused(host: Host) -> None:
 
 
 async def test_closing_cancels(host: Host) -> None:
-    """A conversation that is closed early cancels its answer, and iterating it goes no further."""
+    """Closing a conversation early cancels its answer and stops its iteration."""
     async with host.converse("mock", messages=[Message("user", "wait")], tools=[]) as conversation:
         async for _ in conversation:
             await conversation.aclose()

@@ -15,7 +15,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=12)
 
 @given(st.lists(NASTY, min_size=1, max_size=6))
 def test_store_names_stay_inside(parts: list[str]) -> None:
-    """Whatever a place calls its files, their names lead down, to nothing hidden, and fit every file system."""
+    """Whatever a source calls its files, their store names lead down, to nothing hidden, and fit every file system."""
     name = store_name(*parts)
     path = PurePosixPath(name)
     assert not path.is_absolute()
@@ -28,12 +28,12 @@ def test_store_names_stay_inside(parts: list[str]) -> None:
 
 @given(st.lists(NASTY, min_size=1, max_size=4), st.lists(NASTY, min_size=1, max_size=4))
 def test_store_names_differ_as_their_parts_do(one: list[str], other: list[str]) -> None:
-    """Two files never get one name."""
+    """Two files never get the same name."""
     assert (store_name(*one) == store_name(*other)) == (one == other)
 
 
 def test_store_names_read_like_what_they_stand_for() -> None:
-    """Ordinary names stay as they are, and endings stay in any case: engines go by them."""
+    """Ordinary names stay as they are, and extensions are always kept: engines rely on them."""
     assert store_name("huggingface.co", "org", "repo", "x-Q4_K_M.gguf") == "huggingface.co/org/repo/x-Q4_K_M.gguf"
     assert store_name("h", "x" * 300 + "-00001-of-00005.gguf").endswith("-00001-of-00005.gguf")
     assert store_name("h", *["folder"] * 100, "x.gguf").endswith(".gguf")
@@ -49,7 +49,7 @@ def test_store_names_read_like_what_they_stand_for() -> None:
     ],
 )
 def test_scheme(source: str, expected: str) -> None:
-    """What stands before the first colon is the scheme; a path has none, not even one that begins with a drive."""
+    """The text before the first colon is the scheme; a path has none, not even one that begins with a drive."""
     assert scheme(source) == expected
 
 
@@ -70,14 +70,14 @@ def test_spans_are_the_set_of_their_bytes(spans: list[tuple[int, int]], size: in
 
 
 def test_spans_of_unknown_size_have_no_end() -> None:
-    """While the size is not known, everything after the prefix is missing."""
+    """While the size is unknown, everything after the prefix is missing."""
     [(start, stop)] = Spans(((0, 5), (9, 10))).missing(None)
     assert start == 5
     assert stop > 10**18
 
 
 def test_file_urls(tmp_path: Path) -> None:
-    """A `file:` source is the file itself, where it is."""
+    """A `file:` source is the file itself, in its place."""
     file = tmp_path / "a model.gguf"
     file.write_bytes(b"x")
     [found] = FileDownloader().resolve(f"file://{tmp_path}/a%20model.gguf").files

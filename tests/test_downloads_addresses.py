@@ -1,4 +1,4 @@
-"""What addresses of Hugging Face mean, and that they mean the same as the short form."""
+"""Addresses of Hugging Face mean the same as the short form."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -40,7 +40,7 @@ HUB = "https://huggingface.co"
     ],
 )
 def test_addresses_mean_the_short_form(address: str, short: str) -> None:
-    """A repository or a file is meant the same by any of its addresses, also those of the mirror in HF_ENDPOINT."""
+    """All addresses of a repository or a file, including those of the mirror in HF_ENDPOINT, mean its short form."""
     downloaders = [HttpDownloader(), HubDownloader("https://mirror.example/hub")]
     assert canonical(address, downloaders) == short
     assert canonical(short, downloaders) == short
@@ -55,31 +55,31 @@ def test_addresses_mean_the_short_form(address: str, short: str) -> None:
     ],
 )
 def test_other_addresses_stay_what_they_are(address: str) -> None:
-    """What is of no repository, of another host, or cannot be written in short, is the address itself."""
+    """An address outside repositories, of another host, or without a short form is unchanged."""
     downloaders = [HttpDownloader(), HubDownloader("https://mirror.example/hub")]
     assert canonical(address, downloaders) == address
 
 
 def test_a_file_that_has_no_short_form_is_fetched_all_the_same() -> None:
-    """A file with an @ in its name is read from its address."""
+    """A file with an @ in its name is fetched from its address."""
     assert read_source(f"{HUB}/a/b/resolve/main/x@1.gguf") == HubSource("a/b", file="x@1.gguf")
 
 
 def test_the_address_of_a_folder_says_what_to_write() -> None:
-    """A folder stands for no model; the message names ways out."""
+    """A folder is not a model; the message names alternatives."""
     with pytest.raises(InvalidSource, match="'q8' is a folder of a/b: name a quantisation, like hf:a/b:Q4_K_M"):
         read_source(f"{HUB}/a/b/tree/main/q8")
 
 
 def test_addresses_that_are_broken() -> None:
-    """What cannot be an address is refused by name."""
+    """A malformed address is refused by name."""
     with pytest.raises(InvalidSource, match="is not a web address"):
         choose_downloader("https://[x/y", [HttpDownloader()])
 
 
 @given(st.text(min_size=1, max_size=9), st.lists(st.text(min_size=1, max_size=9), min_size=1, max_size=3))
 def test_the_short_form_of_any_file_means_that_file(revision: str, path: list[str]) -> None:
-    """Whatever a revision and a file are called, the one way to write the address means the same file."""
+    """Whatever the names of a revision and a file, the canonical form of the address means the same file."""
     address = "/".join([f"{HUB}/a/b/resolve", *(quote(one, safe="") for one in (revision, *path))])
     meant = HubSource("a/b", revision, file="/".join(path))
     assert read_source(address) == meant
@@ -88,7 +88,7 @@ def test_the_short_form_of_any_file_means_that_file(revision: str, path: list[st
 
 @given(st.text(max_size=40))
 def test_any_hub_source_is_read_or_refused(text: str) -> None:
-    """A source makes sense or is refused by name; never another error."""
+    """A source is valid or refused by name; no other error occurs."""
     try:
         found = read_source(f"hf:{text}")
     except InvalidSource:
@@ -99,7 +99,7 @@ def test_any_hub_source_is_read_or_refused(text: str) -> None:
 
 @given(st.text(max_size=40))
 def test_any_address_is_written_in_one_way(text: str) -> None:
-    """An address is refused by name, or its one way to be written stays as it is."""
+    """An address is refused by name, or its canonical form is stable."""
     downloaders = [HttpDownloader(), HubDownloader(HUB)]
     try:
         once = canonical(f"{HUB}/{text}", downloaders)
@@ -109,7 +109,7 @@ def test_any_address_is_written_in_one_way(text: str) -> None:
 
 
 def test_one_model_however_it_is_written(tmp_path: Path) -> None:
-    """What was fetched by its address is there by its short form: without the network, and once on the disk."""
+    """A file that was fetched by its address is found by its short form: without the network, and stored once."""
     with hub({"/org/repo/x-Q8_0.gguf": TINY.read_bytes()}) as site:
         downloaders = [HttpDownloader(), HubDownloader(site.url, tmp_path / "hf")]
         fetched = Store(tmp_path, downloaders).ensure(f"{site.url}/org/repo/tree/main")
@@ -125,7 +125,7 @@ def test_one_model_however_it_is_written(tmp_path: Path) -> None:
 
 
 def test_models_from_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--model` with an address has the engine, the name and the alias of the short form; so has `url` its source."""
+    """`--model` with an address gives the engine, name and alias of its short form; `url` gives the same source."""
     monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
     plugins = Plugins.discover()
     for host in (HUB, "https://mirror.example"):

@@ -1,4 +1,4 @@
-"""Reading addresses, and what servers say; nothing here asks anybody."""
+"""Reading addresses and servers' answers, without any network."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_addresses_that_are_none(source: str) -> None:
 
 @given(st.text(max_size=60), st.text(max_size=20))
 def test_any_address_is_refused_or_safe(path: str, query: str) -> None:
-    """Whatever an address holds, it is refused, or its files have names inside the store."""
+    """Any address is refused, or its files have names inside the store."""
     try:
         model = HttpDownloader().resolve(f"https://example.org/{path}?{query}")
     except InvalidSource:
@@ -34,7 +34,7 @@ def test_any_address_is_refused_or_safe(path: str, query: str) -> None:
 
 
 def test_different_addresses_have_different_names() -> None:
-    """Host, port, folders, name and query all count; the ending stays, for engines."""
+    """Host, port, folders, name and query all count; the extension is kept, for engines."""
     urls = [
         "https://h/x.gguf", "https://h:8443/x.gguf", "https://h/a/x.gguf", "https://h/a%2Fx.gguf", "https://h//x.gguf",
         "https://h/x.gguf?v=1", "https://h/x.gguf?v=2", "https://h/X.gguf", "https://g/x.gguf", "https://h/../x.gguf",
@@ -49,13 +49,13 @@ def test_different_addresses_have_different_names() -> None:
                         ("a-00001-of-00001.gguf", 1), ("a-1-of-3.gguf", 1), ("a-00001-of-00003.bin", 1), ("x.gguf", 1)],
 )
 def test_part_names(name: str, count: int) -> None:
-    """The parts of a split file are told by its name; what only looks alike is one file."""
+    """The parts of a split file are derived from its name; a name that only looks similar is one file."""
     assert len(part_names(name)) == count
     assert name in part_names(name)
 
 
 def test_reading_retry_after() -> None:
-    """Seconds or a date; nonsense is none."""
+    """Seconds or a date; nonsense gives None."""
     now = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
     assert read_retry_after("120", now) == 120
     assert read_retry_after("Sun, 22 Nov 2026 12:01:00 GMT", now) == 60
@@ -65,7 +65,7 @@ def test_reading_retry_after() -> None:
 
 @given(st.text(max_size=30))
 def test_any_content_range_is_read(text: str) -> None:
-    """A Content-Range is read, or is none; never an error."""
+    """A Content-Range gives a valid extent or None, and never an error."""
     extent = read_extent(text) or read_extent(f"bytes {text}")
     assert extent is None or 0 <= extent.start < extent.stop <= extent.size
 

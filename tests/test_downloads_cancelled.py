@@ -1,4 +1,4 @@
-"""Downloads of a running server that somebody ends: over HTTP, and with `lllms cancel`."""
+"""Cancelled downloads of a running server: over HTTP, and with `lllms cancel`."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from pools_for_tests import GUARD
 from servers_for_tests import Site, hang, instead, served
 from serving_for_tests import published
-from test_host_downloads import DATA, answer, make_host, model, reached, until
+from test_host_downloads import DATA, answer, make_host, model, reached
+from waits_for_tests import GUARD, until
 
 from lllms_core.app import create_app
 from lllms_core.cli import cli
@@ -50,7 +50,7 @@ async def test_a_download_is_ended_over_http(site: Site, tmp_path: Path) -> None
 async def test_a_download_that_waits_for_others_is_ended(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A download that has not begun, since others are under way, is ended at once as well."""
+    """A download that is queued behind others is cancelled at once as well."""
     monkeypatch.setattr(fetcher, "AT_ONCE", 1)
     site.faults = [hang(30_000)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site), other=model(site, "/y.bin")) as host:
@@ -67,7 +67,7 @@ async def test_a_download_that_waits_for_others_is_ended(
 
 
 async def test_a_failed_download_need_not_rest(site: Site, tmp_path: Path) -> None:
-    """Who deletes a download that failed has the next request try at once."""
+    """After a client deletes a failed download, the next request tries again at once."""
     site.faults = [instead(404)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
         client = create_app(host, manage_host=False).test_client()
@@ -82,7 +82,7 @@ async def test_a_failed_download_need_not_rest(site: Site, tmp_path: Path) -> No
 
 
 async def test_a_download_is_ended_by_its_models_name(site: Site, tmp_path: Path) -> None:
-    """`lllms cancel` ends the download of a model, and says so where there is none."""
+    """`lllms cancel` cancels the download of a model, and says so if none is running."""
     site.faults = [hang(30_000)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host, published(host) as url:
         waiting = asyncio.create_task(answer(host))

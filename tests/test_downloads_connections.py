@@ -1,4 +1,4 @@
-"""Real connections: HTTP/2 over TLS, and the proxies that the environment names."""
+"""Real connections: HTTP/2 over TLS, and the proxies of the environment."""
 
 import asyncio
 import random
@@ -17,6 +17,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from servers_for_tests import Handler, served
 from stores_for_tests import sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders import connections, transfer
 from lllms_core.builtin.downloaders.http import HttpDownloader
@@ -26,13 +27,12 @@ from lllms_core.store import Store
 
 QUICK = RetryPolicy(connect=5, stall=5, pause=0.001, longest_pause=0.002)
 DATA = random.Random(4).randbytes(300_000)
-LIMIT = 60.0
 NAME = "models.invalid"
 """A host that no name server knows."""
 
 
 class Secure:
-    """A server behind TLS that gives DATA, in parts too, and prefers HTTP/2."""
+    """A TLS server that sends DATA, also in parts, and prefers HTTP/2."""
 
     def __init__(self, folder: Path) -> None:
         self.authority = trustme.CA()
@@ -43,9 +43,9 @@ class Secure:
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         self.moved = ""
-        """Where `/moved` leads."""
+        """The target of `/moved`."""
         self.seen: list[tuple[str, int]] = []
-        """HTTP version and client's port of every request."""
+        """HTTP version and client port of every request."""
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         assert scope["type"] == "http"
@@ -70,32 +70,32 @@ class Secure:
 
         async def main() -> None:
             config = Config()
-            config.bind = [f"fd://{self.socket.detach()}"]  # who serves it closes it
+            config.bind = [f"fd://{self.socket.detach()}"]  # the server that uses the socket closes it
             config.certfile = config.keyfile = str(self.certificate)
             stop = asyncio.Event()
             running.set_result((asyncio.get_running_loop(), stop))
-            await serve(self, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]  # any ASGI will do
+            await serve(self, config, shutdown_trigger=stop.wait)  # type: ignore[arg-type]  # any ASGI works
 
         asyncio.run(main())
 
 
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[Secure]:
-    """A server that speaks TLS."""
+    """A running TLS server."""
     server = Secure(tmp_path)
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     thread = threading.Thread(target=server.run, args=(running,))
     thread.start()
-    loop, stop = running.result(LIMIT)
+    loop, stop = running.result(GUARD)
     yield server
     loop.call_soon_threadsafe(stop.set)
-    thread.join(LIMIT)
+    thread.join(GUARD)
     assert not thread.is_alive()
 
 
 @pytest.fixture
 def trusted(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Have downloads trust the server, by the variable that OpenSSL knows."""
+    """Make downloads trust the server, by the environment variable of OpenSSL."""
     monkeypatch.setenv("SSL_CERT_FILE", str(secure.trust))
     connections._certificates.cache_clear()
     yield
@@ -104,7 +104,7 @@ def trusted(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the proxies that a test names."""
+    """Use only the proxies that a test names."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -116,7 +116,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.mark.usefixtures("trusted")
 def test_http_2(secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that offers HTTP/2 is spoken to so: all parts come over one connection, next to each other."""
+    """If a server offers HTTP/2, it is used: all parts come concurrently over one connection."""
     monkeypatch.setattr(transfer, "SEGMENT", 20_000)
     model = store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/x", sha256(DATA))
     assert model.path.read_bytes() == DATA
@@ -127,7 +127,7 @@ def test_http_2(secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.usefixtures("trusted")
 def test_what_is_protected_stays_so(secure: Secure, tmp_path: Path) -> None:
-    """An address with https leads to others with https, and to no other: nothing of what is there is kept."""
+    """An https address may redirect to https, and to nothing else: the unprotected file is not kept."""
     secure.moved = f"https://127.0.0.1:{secure.port}/x"
     assert store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/moved").path.read_bytes() == DATA
     with served({"/x": DATA}) as open_to_all:
@@ -138,14 +138,14 @@ def test_what_is_protected_stays_so(secure: Secure, tmp_path: Path) -> None:
 
 
 def test_a_server_that_nobody_vouches_for(secure: Secure, tmp_path: Path) -> None:
-    """A certificate that is not trusted ends the download at once, and says what may be wrong."""
+    """An untrusted certificate ends the download at once, and the message says what may be wrong."""
     with pytest.raises(SourceUnavailable, match=r"CERTIFICATE_VERIFY_FAILED.*is the address right, and the clock\?"):
         store(tmp_path).ensure(f"https://127.0.0.1:{secure.port}/x")
     assert secure.seen == []
 
 
 def test_a_proxy_for_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTP_PROXY is asked for the whole address: the host's name is the proxy's business."""
+    """The proxy of HTTP_PROXY receives the whole address: it resolves the host's name."""
     with served({f"http://{NAME}/x": DATA}) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         assert store(tmp_path).ensure(f"http://{NAME}/x").path.read_bytes() == DATA
@@ -153,7 +153,7 @@ def test_a_proxy_for_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_hosts_that_need_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What NO_PROXY names is asked directly, and only that."""
+    """Hosts in NO_PROXY are contacted directly, and no others."""
     with served({"/x": DATA}) as site, served({f"http://{NAME}/x": DATA}) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
@@ -164,11 +164,11 @@ def test_hosts_that_need_no_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class Tunnel(Handler):
-    """A proxy that lets anybody through to one port, whatever host they name."""
+    """A proxy that opens tunnels to one port, whatever host the client names."""
 
     port: int
 
-    def do_CONNECT(self) -> None:  # noqa: N802  # the library wants it so
+    def do_CONNECT(self) -> None:  # noqa: N802  # the name that the library requires
         self.site.requests.append((self.path, None))
         with socket.create_connection(("127.0.0.1", self.port)) as there:
             self.send_response(200)
@@ -177,12 +177,12 @@ class Tunnel(Handler):
             back = threading.Thread(target=_copy, args=(there, self.connection))
             back.start()
             _copy(self.connection, there)
-            back.join(LIMIT)
+            back.join(GUARD)
         self.close_connection = True
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):  # one of the two has gone: that is how tunnels end
+    with suppress(OSError):  # one of the two has closed: that is how tunnels end
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
@@ -190,7 +190,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 @pytest.mark.usefixtures("trusted")
 def test_a_proxy_for_https(secure: Secure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """HTTPS_PROXY gives a tunnel: TLS and HTTP/2 are spoken with the host itself."""
+    """HTTPS_PROXY provides a tunnel: TLS and HTTP/2 reach the host itself."""
     handler = type("ToSecure", (Tunnel,), {"port": secure.port})
     with served({}, handler) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
@@ -201,7 +201,7 @@ def test_a_proxy_for_https(secure: Secure, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("kind", ["http", "socks5"])
 def test_a_proxy_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """A proxy that cannot be reached is named, without its password."""
+    """The error for an unreachable proxy names it, without its password."""
     with served({}) as gone:
         port = gone.url.rpartition(":")[2]
     monkeypatch.setenv("ALL_PROXY", f"{kind}://me:secret@127.0.0.1:{port}")
@@ -211,7 +211,7 @@ def test_a_proxy_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_proxy_that_makes_no_sense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that names no proxy is an error at once that says where to look."""
+    """A variable with an invalid proxy is an error at once that names the variable to check."""
     monkeypatch.setenv("HTTP_PROXY", "ftp://127.0.0.1")
     with pytest.raises(SourceUnavailable, match="check HTTP_PROXY"):
         store(tmp_path).ensure(f"http://{NAME}/x")

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers_for_tests import Answer, Ended, Handler, Site, drop, hang, instead, served, with_headers
 from stores_for_tests import TINY, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders import transfer
 from lllms_core.builtin.downloaders.http import HttpDownloader
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.slow
 
 QUICK = RetryPolicy(connect=5, stall=5, pause=0.001, longest_pause=0.002, longest_wait=2)
 DATA = random.Random(2).randbytes(300_000)
-LIMIT = 60.0
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files are fetched in parts that a test can afford."""
+    """Make downloads use segments that are small enough for tests."""
     monkeypatch.setattr(transfer, "SEGMENT", 20_000)
 
 
@@ -45,7 +45,7 @@ def left_in(tmp_path: Path) -> list[str]:
 
 
 def test_a_file_is_fetched(site: Site, tmp_path: Path) -> None:
-    """A file comes as it is, under host and path, in one request if it is small."""
+    """A file is stored unchanged, under host and path, and a small one needs one request."""
     model = store(tmp_path).ensure(f"{site.url}/x", sha256(DATA))
     host = site.url.removeprefix("http://").replace(":", "%3A")
     assert model.path == tmp_path / "models" / host / "x"
@@ -54,16 +54,16 @@ def test_a_file_is_fetched(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_large_file_comes_over_several_connections(site: Site, tmp_path: Path, small_segments: None) -> None:
-    """Segments are fetched next to each other, each byte once, and put together in the right order."""
+    """Segments are fetched concurrently, each byte once, and assembled in the right order."""
     together = threading.Barrier(transfer.CONNECTIONS)
-    site.faults = [lambda *_: None] + [lambda *_: together.wait(LIMIT)] * transfer.CONNECTIONS
+    site.faults = [lambda *_: None] + [lambda *_: together.wait(GUARD)] * transfer.CONNECTIONS
     assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
     asked = sorted(int((part or "").removeprefix("bytes=").partition("-")[0]) for _, part in site.requests)
     assert asked == list(range(0, 300_000, 20_000))
 
 
 def test_a_dropped_connection_is_taken_up(site: Site, tmp_path: Path) -> None:
-    """After each drop only the rest is asked for, if the file is still the same."""
+    """After each drop only the rest is requested, if the file is still the same."""
     site.faults = [drop(100_000), drop(100_000)]
     assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
     assert [part for _, part in site.requests] == [
@@ -73,7 +73,7 @@ def test_a_dropped_connection_is_taken_up(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_failed_download_goes_on_later(site: Site, tmp_path: Path) -> None:
-    """What a download had when it gave up, the next one need not fetch again."""
+    """The bytes that a failed download received are not fetched again by the next one."""
     site.faults = [drop(200_000)] + [drop(0)] * 5
     with pytest.raises(SourceUnavailable, match=r"6 times in a row\); the bytes received are kept"):
         store(tmp_path).ensure(f"{site.url}/x")
@@ -85,7 +85,7 @@ def test_a_failed_download_goes_on_later(site: Site, tmp_path: Path) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 70_000), max_size=12))
 def test_any_drops(drops: list[int]) -> None:
-    """Wherever connections break, over several at once, the file is right in the end."""
+    """Wherever connections break, even several at once, the file is right in the end."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder, served({"/x": DATA}) as site:
         patch.setattr(transfer, "SEGMENT", 50_000)
         patch.setattr(transfer, "PROGRESS", 1)
@@ -95,7 +95,7 @@ def test_any_drops(drops: list[int]) -> None:
 
 
 def test_a_changed_file_starts_anew(site: Site, tmp_path: Path, small_segments: None) -> None:
-    """A file that changes midway is fetched from the start: nothing of the old one is in the new one."""
+    """A file that changes midway is fetched from the start: no bytes of the old one end up in the new one."""
     other = DATA[::-1]
 
     def change(*_: object) -> None:
@@ -106,7 +106,7 @@ def test_a_changed_file_starts_anew(site: Site, tmp_path: Path, small_segments: 
 
 
 def test_a_file_that_changed_between_attempts_starts_anew(site: Site, tmp_path: Path) -> None:
-    """If-Range tells the server which file the bytes belong to; another one comes whole."""
+    """If-Range tells the server which file the bytes belong to; a different file is sent whole."""
     site.faults = [drop(200_000)] + [drop(0)] * 5
     with pytest.raises(SourceUnavailable):
         store(tmp_path).ensure(f"{site.url}/x")
@@ -115,7 +115,7 @@ def test_a_file_that_changed_between_attempts_starts_anew(site: Site, tmp_path: 
 
 
 def test_a_file_that_never_stays_the_same_is_given_up(site: Site, tmp_path: Path, small_segments: None) -> None:
-    """A server that gives another file each time is told so, not asked for ever."""
+    """A server that sends a different file each time is reported, not asked for ever."""
 
     def change(handler, answer) -> None:
         del handler.headers["If-Range"]
@@ -130,14 +130,14 @@ def test_a_file_that_never_stays_the_same_is_given_up(site: Site, tmp_path: Path
 
 @pytest.mark.parametrize("modified", [None, "Sun, 22 Nov 2026 12:00:00 GMT"])
 def test_a_server_without_ranges(site: Site, tmp_path: Path, modified: str | None) -> None:
-    """A server that ignores Range sends the whole file again; it is right all the same."""
+    """A server that ignores Range sends the whole file again, and the file is still right."""
     site.ranges, site.modified = False, modified
     site.faults = [drop(200_000), drop(250_000)]
     assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
 
 
 def test_a_server_without_ranges_that_always_drops_is_given_up(site: Site, tmp_path: Path) -> None:
-    """The same bytes again and again are no progress."""
+    """Receiving the same bytes again is not progress."""
     site.ranges = False
     site.faults = [drop(200_000)] * 1000
     with pytest.raises(SourceUnavailable, match="6 times in a row"):
@@ -146,7 +146,7 @@ def test_a_server_without_ranges_that_always_drops_is_given_up(site: Site, tmp_p
 
 
 def test_bytes_without_a_version_are_not_taken_up(site: Site, tmp_path: Path) -> None:
-    """Without ETag, Last-Modified and hash, the rest may belong to another file than the part: it starts anew."""
+    """Without ETag, Last-Modified and hash, the rest may belong to a different file: the download starts anew."""
     site.etags["/x"] = ""
     other = DATA[::-1]
 
@@ -164,7 +164,7 @@ def test_bytes_without_a_version_are_not_taken_up(site: Site, tmp_path: Path) ->
 
 
 def test_parts_without_a_version_are_not_put_together(site: Site, tmp_path: Path, small_segments: None) -> None:
-    """A large file whose server tells no version comes over one connection, unless its hash is known."""
+    """A large file whose server gives no version comes over one connection, unless its hash is known."""
     site.etags["/x"] = ""
     assert store(tmp_path / "unknown").ensure(f"{site.url}/x").path.read_bytes() == DATA
     assert [part for _, part in site.requests] == ["bytes=0-19999", None]
@@ -174,7 +174,7 @@ def test_parts_without_a_version_are_not_put_together(site: Site, tmp_path: Path
 
 
 def test_weak_versions_are_compared_not_sent(site: Site, tmp_path: Path) -> None:
-    """A weak ETag is no condition for a range, but tells when the file is another one."""
+    """A weak ETag is not sent as a condition for a range, but shows when the file is a different one."""
     site.etags["/x"] = 'W/"1"'
     site.faults = [drop(200_000)] + [drop(0)] * 5
     with pytest.raises(SourceUnavailable):
@@ -188,7 +188,7 @@ def test_weak_versions_are_compared_not_sent(site: Site, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("status", [429, 503, 500, 502, 408])
 def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path, status: int) -> None:
-    """What may pass is waited for."""
+    """Temporary failures are retried."""
     site.faults = [instead(status, {"Retry-After": "0"}), instead(status)]
     assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
 
@@ -214,7 +214,7 @@ def test_a_server_that_asks_for_patience_gets_it(site: Site, tmp_path: Path) -> 
 def test_a_refusal_is_told_at_once(
     site: Site, tmp_path: Path, status: int, error: type[Exception], message: str,
 ) -> None:
-    """What will not pass is not tried again, and the message says what to do."""
+    """A permanent failure is not retried, and the message says what to do."""
     site.faults = [instead(status)] * 9
     with pytest.raises(error, match=message):
         store(tmp_path).ensure(f"{site.url}/x")
@@ -222,7 +222,7 @@ def test_a_refusal_is_told_at_once(
 
 
 def test_a_file_that_became_shorter_starts_anew(site: Site, tmp_path: Path) -> None:
-    """416 for what is missing means that what is there is of another file."""
+    """416 for the missing bytes means that the bytes received belong to a different file."""
     site.etags["/x"] = '"same"'
     site.faults = [drop(200_000)] + [drop(0)] * 5
     with pytest.raises(SourceUnavailable):
@@ -241,7 +241,7 @@ def test_a_server_that_announces_too_much(site: Site, tmp_path: Path) -> None:
 
 
 def unframed(stop_at: int) -> Callable[[Handler, Answer], None]:
-    """Send this many bytes of the whole file like HTTP/1.0: the end of the connection is the end of the body."""
+    """Send this many bytes of the whole file like HTTP/1.0: the body ends where the connection ends."""
 
     def fault(handler: Handler, _: Answer) -> None:
         data = handler.site.files[handler.path]
@@ -252,7 +252,7 @@ def unframed(stop_at: int) -> Callable[[Handler, Answer], None]:
 
 
 def test_a_body_without_an_end(site: Site, tmp_path: Path) -> None:
-    """Where a broken connection looks like the end of the file, a hash or a header must tell; else it is refused."""
+    """If a broken connection looks like the end of the file, a hash or a header must decide; else it is refused."""
     site.faults = [unframed(len(DATA))]
     with pytest.raises(SourceUnavailable, match=r"does not send the file.s length.*give its sha256"):
         store(tmp_path).ensure(f"{site.url}/x")
@@ -272,7 +272,7 @@ def test_a_body_without_an_end(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_body_in_chunks(site: Site, tmp_path: Path, whole: bool) -> None:
-    """A body whose length is not announced but whose end is marked is taken when all of it has come, and only then."""
+    """A body of unknown length whose end is marked is accepted once it is complete, and only then."""
 
     def chunked(handler: Handler, _: Answer) -> None:
         body = b"%x\r\n%b\r\n" % (len(DATA), DATA) + (b"0\r\n\r\n" if whole else b"")
@@ -289,7 +289,7 @@ def test_a_body_in_chunks(site: Site, tmp_path: Path, whole: bool) -> None:
 
 
 def test_a_server_that_announces_too_little(tmp_path: Path) -> None:
-    """A GGUF file that is cut off by its announced length is never committed: its header knows better."""
+    """A GGUF file that its announced length truncates is never committed: its header knows the real length."""
     data = TINY.read_bytes()
     with served({"/x.gguf": data}) as site:
         site.ranges = False
@@ -304,13 +304,13 @@ def test_a_server_that_announces_too_little(tmp_path: Path) -> None:
     "extent", ["bytes 0-299999/*", "bytes 5-10/300000", "nonsense", "bytes 9-3/300000", "bytes 0-299999/12", ""],
 )
 def test_nonsense_about_ranges(site: Site, tmp_path: Path, extent: str) -> None:
-    """A server that gives parts and cannot say which is asked for the whole file."""
+    """If a server sends parts without saying which, the whole file is requested."""
     site.faults = [with_headers(Content_Range=extent)] * 3
     assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
 
 
 def test_a_server_that_gives_less_than_asked(site: Site, tmp_path: Path) -> None:
-    """Shorter parts than asked for are taken, and the rest is asked for."""
+    """If a server sends less than requested, the part is kept, and the rest is requested."""
 
     def shorter(_: object, answer) -> None:
         if answer.status == 206:
@@ -325,7 +325,7 @@ def test_a_server_that_gives_less_than_asked(site: Site, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/octet-stream"])
 def test_a_web_page_is_no_model(site: Site, tmp_path: Path, kind: str) -> None:
-    """A page, by its type or its first bytes, is refused, and nothing of it is kept."""
+    """A web page, recognised by its type or its first bytes, is refused, and nothing of it is kept."""
     page = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
     site.faults = [instead(200, {"Content-Type": kind}, page)]
     with pytest.raises(WrongFile, match="gives a web page, not a model"):
@@ -334,14 +334,14 @@ def test_a_web_page_is_no_model(site: Site, tmp_path: Path, kind: str) -> None:
 
 
 def test_a_packed_answer_is_refused(site: Site, tmp_path: Path) -> None:
-    """An answer that is compressed against the request is refused rather than stored as it is."""
+    """An answer that is compressed, although the request forbids it, is refused, not stored."""
     site.faults = [with_headers(Content_Encoding="gzip")]
     with pytest.raises(SourceUnavailable, match="compresses the file"):
         store(tmp_path).ensure(f"{site.url}/x")
 
 
 def test_redirects_are_followed_without_the_credentials(site: Site, tmp_path: Path) -> None:
-    """A redirect to another host gets no password; the messages and the status tell none either."""
+    """A redirect to another host gets no password; the messages and the status show none either."""
     with served({}) as other:
         other.faults = [instead(302, {"Location": f"{site.url}/x"})]
         url = f"{other.url.replace('//', '//me:secret@')}/x?key=hidden"
@@ -357,14 +357,14 @@ def test_redirects_are_followed_without_the_credentials(site: Site, tmp_path: Pa
 
 
 def test_redirects_that_never_end(site: Site, tmp_path: Path) -> None:
-    """A circle of redirects is an error."""
+    """A redirect loop is an error."""
     site.faults = [instead(302, {"Location": f"{site.url}/x"})] * 100
     with pytest.raises(SourceUnavailable, match="could not follow"):
         store(tmp_path).ensure(f"{site.url}/x")
 
 
 def test_a_stalled_server_is_left(site: Site, tmp_path: Path) -> None:
-    """A silent connection is given up, and another one resumes from there."""
+    """A silent connection is abandoned, and another one resumes from its last byte."""
     site.faults = [hang(100_000)]
     policy = RetryPolicy(stall=0.2, pause=0.001)
     assert store(tmp_path, policy).ensure(f"{site.url}/x").path.read_bytes() == DATA
@@ -372,7 +372,7 @@ def test_a_stalled_server_is_left(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_slow_server_is_borne(site: Site, tmp_path: Path) -> None:
-    """There is no limit on the whole: a download that goes on, however slowly, is not given up."""
+    """The total time has no limit: a download that makes progress, however slowly, is not given up."""
 
     def trickle(handler: Handler, answer: Answer) -> None:
         handler.give(answer, stop_at=0)
@@ -403,7 +403,7 @@ def test_pauses_between_attempts_grow(site: Site, tmp_path: Path, monkeypatch: p
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    """A port on which no server listens is soon an error that names the address."""
+    """A port without a server soon gives an error that names the address."""
     with served({}) as site:
         url = site.url
     with pytest.raises(SourceUnavailable, match=rf"{url}/x: .*3 times in a row"):
@@ -411,7 +411,7 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 def test_cancel_does_not_wait_for_the_server(site: Site, tmp_path: Path) -> None:
-    """A download that waits for its server ends at once when it is cancelled, and keeps what it has."""
+    """A download that waits for its server ends at once when cancelled, and keeps the bytes received."""
     site.faults = [hang(100_000)]
     download = Download(f"{site.url}/x")
     errors: list[BaseException] = []
@@ -424,7 +424,7 @@ def test_cancel_does_not_wait_for_the_server(site: Site, tmp_path: Path) -> None
 
     thread = threading.Thread(target=ensure)
     thread.start()
-    assert site.reached.wait(LIMIT)
+    assert site.reached.wait(GUARD)
     while download.status.done < 100_000:
         thread.join(0.001)
     download.cancel()
@@ -437,7 +437,7 @@ def test_cancel_does_not_wait_for_the_server(site: Site, tmp_path: Path) -> None
 
 
 def test_a_split_model_is_fetched_whole(tmp_path: Path) -> None:
-    """The address of one part stands for all; the first is what the engine loads."""
+    """The address of one part means all parts; the engine loads the first."""
     parts = {f"/m-0000{number}-of-00003.gguf": TINY.read_bytes() for number in (1, 2, 3)}
     with served(dict(parts)) as site:
         model = store(tmp_path).ensure(f"{site.url}/m-00002-of-00003.gguf")
@@ -449,7 +449,7 @@ def test_a_split_model_is_fetched_whole(tmp_path: Path) -> None:
 
 
 def test_wrong_hashes_over_http(site: Site, tmp_path: Path) -> None:
-    """A file with another hash is never committed, and not taken up again."""
+    """A file with a wrong hash is never committed, and not resumed."""
     with pytest.raises(ChecksumMismatch):
         store(tmp_path).ensure(f"{site.url}/x", "0" * 64)
     assert left_in(tmp_path) == []

@@ -66,7 +66,7 @@ def test_sources_of_the_hub(site: Site, tmp_path: Path, source: str, names: list
 
 
 def test_the_hub_is_asked_once(site: Site, tmp_path: Path) -> None:
-    """What a source stands for is remembered: a model that is here needs no network."""
+    """The files of a source are remembered: a model that is already here needs no network."""
     model = store(site, tmp_path).ensure("hf:org/repo")
     asked = len(site.requests)
     assert store(site, tmp_path).ensure("hf:org/repo") == model
@@ -75,7 +75,7 @@ def test_the_hub_is_asked_once(site: Site, tmp_path: Path) -> None:
 
 
 def test_two_sources_of_one_file(site: Site, tmp_path: Path) -> None:
-    """A file that two sources stand for is fetched once, and stays until both are deleted."""
+    """A file of two sources is fetched once, and stays until both are deleted."""
     kept = store(site, tmp_path)
     first, second = kept.ensure("hf:org/repo"), kept.ensure("hf:org/repo:Q4_K_M")
     assert first.files == second.files
@@ -85,7 +85,7 @@ def test_two_sources_of_one_file(site: Site, tmp_path: Path) -> None:
 
 
 def test_the_hubs_hash_is_checked(site: Site, tmp_path: Path) -> None:
-    """A file that is not what the hub lists is never committed."""
+    """A file whose hash differs from the hub's listing is never committed."""
     good = site.files["/org/repo/tiny-Q8_0.gguf"]
     site.faults = [lambda *_: None, lambda *_: site.files.update({"/org/repo/tiny-Q8_0.gguf": good[:-1] + b"!"})]
     with pytest.raises(ChecksumMismatch, match="was expected"):
@@ -96,7 +96,7 @@ def test_the_hubs_hash_is_checked(site: Site, tmp_path: Path) -> None:
 def test_a_new_commit_does_not_lose_what_has_arrived(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A download goes on when the repository has a new commit, but this file is the same."""
+    """A download resumes after a new commit in the repository, if this file is the same."""
     half = len(GGUF) // 2
     site.faults = [lambda *_: None, lambda *_: None, drop(half)] + [drop(0)] * 10
     with pytest.raises(SourceUnavailable):
@@ -125,13 +125,13 @@ def test_a_new_commit_does_not_lose_what_has_arrived(
 def test_what_the_hub_does_not_have(
     site: Site, tmp_path: Path, source: str, error: type[Exception], message: str,
 ) -> None:
-    """A source that leads to nothing is refused, with what there is instead."""
+    """A source that leads to nothing is refused, with the available alternatives."""
     with pytest.raises(error, match=message):
         store(site, tmp_path).ensure(source)
 
 
 def test_a_gated_repository(site: Site, tmp_path: Path) -> None:
-    """A repository with terms says where to accept them."""
+    """The error for a repository with terms says where to accept them."""
     site.faults = [instead(403, {"X-Error-Code": "GatedRepo"})]
     with pytest.raises(SourceUnavailable, match=r"accept them there, and set HF_TOKEN"):
         store(site, tmp_path).ensure("hf:org/repo")
@@ -145,7 +145,7 @@ def test_a_gated_repository(site: Site, tmp_path: Path) -> None:
 def test_a_gated_file(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, token: str | None, way_out: str,
 ) -> None:
-    """Where the listing is public and the file is not, the error names the page with the terms, and HF_TOKEN."""
+    """If the listing is public, but the file is not, the error names the page with the terms, and HF_TOKEN."""
     monkeypatch.delenv("HF_TOKEN", raising=False)
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
@@ -156,7 +156,7 @@ def test_a_gated_file(
 
 
 def test_a_private_file(site: Site, tmp_path: Path) -> None:
-    """The hub's word for what it hides is told, too; any other refusal as before."""
+    """The hub's answer for hidden files is explained, too; any other refusal is reported as usual."""
     site.faults = [lambda *_: None, instead(401, {"X-Error-Code": "RepoNotFound"})]
     with pytest.raises(InvalidSource, match="org/repo does not exist, or it is private: then set HF_TOKEN"):
         store(site, tmp_path).ensure("hf:org/repo:Q8_0")
@@ -166,7 +166,7 @@ def test_a_private_file(site: Site, tmp_path: Path) -> None:
 
 
 def test_an_unreachable_hub(tmp_path: Path) -> None:
-    """A hub that does not answer is an error that names it; what is in the cache serves all the same."""
+    """A hub that does not answer is an error that names it; files in the cache still work."""
     with hub({}) as site:
         pass
     with pytest.raises(SourceUnavailable, match=f"could not query {site.url}/org/repo"):
@@ -176,7 +176,7 @@ def test_an_unreachable_hub(tmp_path: Path) -> None:
 
 
 def test_the_token_goes_to_the_hub_only(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The token that Hugging Face's library finds is sent to the hub, and not to where it redirects."""
+    """The token that Hugging Face's library finds is sent to the hub, but not to redirect targets."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with hub({"/org/repo/tiny-Q8_0.gguf": GGUF}) as cdn:
         site.faults = [
@@ -192,7 +192,7 @@ def test_the_token_goes_to_the_hub_only(site: Site, tmp_path: Path, monkeypatch:
 def test_the_token_goes_over_plain_http_only_where_that_is_configured(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configured: bool,
 ) -> None:
-    """Without TLS anybody may listen: only a mirror that is configured so gets the token."""
+    """Without TLS anybody may listen: only a mirror that is configured with http gets the token."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     remote = RemoteFile("tiny-Q8_0.gguf", f"{site.url}/org/repo/tiny-Q8_0.gguf", len(GGUF))
     part = PartialFile(tmp_path / "tiny-Q8_0.gguf", remote, None, Download("hf:org/repo"))
@@ -204,7 +204,7 @@ def test_the_token_goes_over_plain_http_only_where_that_is_configured(
 
 
 def test_the_cache_of_the_library_is_used_in_place(site: Site, tmp_path: Path) -> None:
-    """A file that Hugging Face's library has is verified once and used where it is, also from another commit."""
+    """A file in the cache of Hugging Face's library is verified once and used in place, even from another commit."""
     fill_cache(tmp_path / "hf", "org/repo", {"tiny-Q8_0.gguf": GGUF}, "f" * 40)
     kept = store(site, tmp_path)
     model = kept.ensure("hf:org/repo:Q8_0")
@@ -217,14 +217,14 @@ def test_the_cache_of_the_library_is_used_in_place(site: Site, tmp_path: Path) -
 
 
 def test_another_file_of_the_same_name_in_the_cache_is_not_used(site: Site, tmp_path: Path) -> None:
-    """What the cache has of an older version is not what the hub has now."""
+    """An older version of a file in the cache is not used in place of the hub's current one."""
     fill_cache(tmp_path / "hf", "org/repo", {"tiny-Q8_0.gguf": GGUF[::-1]})
     assert store(site, tmp_path).ensure("hf:org/repo:Q8_0").files[0].owned
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_what_git_itself_holds_is_told_by_gits_hash(tmp_path: Path, same: bool) -> None:
-    """Where the hub knows no SHA-256, a file of another commit is used only if it is the same, not for its size."""
+    """If the hub knows no SHA-256, a file of another commit is used only if it is identical, not just of equal size."""
     other = GGUF if same else GGUF[:-1] + bytes([GGUF[-1] ^ 1])
     with hub({"/org/repo/a-plain.gguf": GGUF}) as site:
         fill_cache(tmp_path / "hf", "org/repo", {"a-plain.gguf": other}, "f" * 40)
@@ -234,7 +234,7 @@ def test_what_git_itself_holds_is_told_by_gits_hash(tmp_path: Path, same: bool) 
 
 
 def test_offline_finds_the_cache(site: Site, tmp_path: Path) -> None:
-    """In offline mode the library's cache serves, by quantisation, file and revision; the rest is an error at once."""
+    """In offline mode the library's cache works by quantisation, file and revision; the rest is an error at once."""
     files = {"a-Q8_0.gguf": GGUF, "sub/a-F16-00001-of-00002.gguf": GGUF, "sub/a-F16-00002-of-00002.gguf": GGUF}
     fill_cache(tmp_path / "hf", "org/repo", files)
     kept = store(site, tmp_path, offline=True)
@@ -259,7 +259,7 @@ def test_offline_finds_the_cache(site: Site, tmp_path: Path) -> None:
     ],
 )
 def test_quant_of(file: str, quant: str) -> None:
-    """The quantisation is read from the end of the name, or from the folder."""
+    """The quantisation is derived from the end of the name, or from the folder."""
     assert quant_of(file) == quant
 
 
@@ -274,7 +274,7 @@ def test_quant_of(file: str, quant: str) -> None:
     ],
 )
 def test_the_default_quantisation(files: list[str], chosen: str, note: str) -> None:
-    """Q4_K_M, else the nearest by bits; the note says which."""
+    """Q4_K_M, otherwise the nearest by bits; the note names the choice."""
     choice = choose(files, "", "org/repo")
     assert (choice.files, choice.note) == ((chosen,), note)
 
@@ -288,7 +288,7 @@ def test_the_default_quantisation(files: list[str], chosen: str, note: str) -> N
     ],
 )
 def test_no_choice(files: list[str], wanted: str, message: str) -> None:
-    """Where nothing, or too much, fits, the message says what to write."""
+    """If no file matches, or too many do, the message says what to write."""
     with pytest.raises(InvalidSource, match=message):
         choose(files, wanted, "org/repo")
 
@@ -317,14 +317,14 @@ def test_no_choice(files: list[str], wanted: str, message: str) -> None:
     ],
 )
 def test_tags_are_read_as_llama_cpp_reads_them(files: list[str], tag: str, chosen: str) -> None:
-    """A tag counts in any case, before "." or "-", anywhere in a path; what accompanies models does not count."""
+    """A tag matches in any case, before "." or "-", anywhere in a path; files that accompany models do not match."""
     for order in (files, files[::-1]):
         assert choose(order, tag, "org/repo").files == (chosen,)
 
 
 @pytest.mark.parametrize("tag", ["Q4_0", "Q4_K", "4_K_M.", "nonsense"])
 def test_a_tag_that_no_file_has(tag: str) -> None:
-    """What only begins like a tag is another model."""
+    """A tag that is only the beginning of another tag does not match."""
     with pytest.raises(InvalidSource, match=f"has no '{tag}'; there are: Q4_0_4_4, Q4_K_M"):
         choose(["x-Q4_K_M.gguf", "x-Q4_0_4_4.gguf"], tag, "org/repo")
 
@@ -334,7 +334,7 @@ def test_a_tag_that_no_file_has(tag: str) -> None:
     st.randoms(),
 )
 def test_each_file_of_a_repository_can_be_named_by_its_tag(tags: list[str], chance: random.Random) -> None:
-    """Whatever else is there, in any order and case, a tag means the file that has just this one."""
+    """Whatever the other files, their order and their case, a tag means the file with exactly this tag."""
     files = [f"org-model-{tag}.gguf" for tag in tags]
     chance.shuffle(files)
     for tag in tags:
@@ -342,7 +342,7 @@ def test_each_file_of_a_repository_can_be_named_by_its_tag(tags: list[str], chan
 
 
 def test_latest_is_no_tag(site: Site, tmp_path: Path) -> None:
-    """The source with `:latest` is the same model as that without."""
+    """A source with `:latest` is the same model as without it."""
     kept = store(site, tmp_path)
     assert kept.ensure("hf:org/repo:latest") == kept.ensure("hf:org/repo")
     assert kept.canonical(f"{site.url}/org/repo:Latest") == "hf:org/repo"
@@ -350,7 +350,7 @@ def test_latest_is_no_tag(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", ["hf:org/repo:F16", "hf:org/repo/big/b-F16-00001-of-00002.gguf"])
 def test_a_listing_that_lacks_a_part(site: Site, tmp_path: Path, source: str) -> None:
-    """A repository whose split model is not whole names the part, be it the first."""
+    """If a repository's split model is incomplete, the error names the missing part, even the first."""
     for part in ("2", "1"):
         missing = f"big/b-F16-0000{part}-of-00002.gguf"
         there = site.files.pop(f"/org/repo/{missing}")
@@ -361,7 +361,7 @@ def test_a_listing_that_lacks_a_part(site: Site, tmp_path: Path, source: str) ->
 
 
 def test_an_incomplete_model_in_the_cache(site: Site, tmp_path: Path) -> None:
-    """Offline, or while the hub cannot be reached, the missing part is named; other models of the cache still serve."""
+    """Offline, or while the hub is unreachable, the missing part is named; other models in the cache still work."""
     fill_cache(tmp_path / "hf", "org/repo", {"big/b-F16-00001-of-00002.gguf": GGUF})
     offline = store(site, tmp_path, offline=True)
     for source in ("hf:org/repo", "hf:org/repo:F16", "hf:org/repo/big/b-F16-00001-of-00002.gguf"):
@@ -382,7 +382,7 @@ def test_a_split_model_must_be_complete() -> None:
 
 @given(st.lists(st.sampled_from(["Q4_K_M", "Q8_0", "F16", "IQ1_S", "", "nonsense"]), max_size=6), st.randoms())
 def test_choosing_does_not_depend_on_the_order(quants: list[str], chance: random.Random) -> None:
-    """However the hub lists its files, the same one is chosen, or none."""
+    """However the hub orders its files, the same one is chosen, or none."""
     files = [f"m{number}-{quant}.gguf" for number, quant in enumerate(quants)]
     answers = set()
     for _ in range(3):

@@ -21,7 +21,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def test_embed_pool() -> None:
-    """The pool answers two questions in a program of one's own, without HTTP."""
+    """The pool answers two questions inside a program, without HTTP."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / "embed_pool.py"], capture_output=True, text=True, timeout=60, check=True,
     )
@@ -32,7 +32,7 @@ def test_embed_pool() -> None:
 
 
 def test_server_tools() -> None:
-    """The host runs a tool of one's own, and the model answers with its result."""
+    """The host runs the program's tool, and the model answers with its result."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / "server_tools.py"], capture_output=True, text=True, timeout=60, check=True,
     )
@@ -54,7 +54,7 @@ async def test_mount_app() -> None:
 
 
 def answered(example: str, route: str, body: dict[str, object], folder: Path) -> list[Any]:
-    """The lines that a script which serves answers to one request; it has to end without a trace on Ctrl-C."""
+    """The lines that a serving script answers to one request; it must end without a traceback on Ctrl-C."""
     process = subprocess.Popen(
         [sys.executable, EXAMPLES / example],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "LLLMS_PORT": "0"},
@@ -85,7 +85,7 @@ def test_custom_engine(tmp_path: Path) -> None:
 
 
 def test_batching_engine(tmp_path: Path) -> None:
-    """The model in numpy continues patterns, several in one batch, and shares the prompt that they begin with."""
+    """The numpy model continues patterns, several in one batch, and shares their common prompt prefix."""
     prompts = ["tick tock tick tock tick", "one, two, one, two, one"]
     body: dict[str, object] = {"model": "induction", "prompt": prompts, "max_tokens": 10, "temperature": 0, "n": 2}
     [answer] = answered("batching_engine.py", "/v1/completions", body, tmp_path)
@@ -101,7 +101,7 @@ def test_dialect(tmp_path: Path) -> None:
 
 
 def test_readme_host_runs(tmp_path: Path) -> None:
-    """The README's program over a `Host` runs as it stands."""
+    """The README's program with a `Host` runs as printed."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "async with Host()" in block]
     done = subprocess.run(
@@ -111,7 +111,7 @@ def test_readme_host_runs(tmp_path: Path) -> None:
 
 
 def test_readme_configuration_is_accepted() -> None:
-    """The README's configuration is a configuration, and its [server] shows the defaults."""
+    """The README's configuration is valid, and its [server] shows the defaults."""
     (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     config = parse_config(tomllib.loads(block))
     assert config.server == Config().server

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from time import monotonic
+from time import thread_time
 
 from lllms_core.answers.answer import Answer, Choice
 from lllms_core.text.json_schema import KEYWORDS, SECONDS, NoSchema, SchemaCheck, Unchecked
@@ -17,11 +17,11 @@ def find_unkept(request: Request, answer: Answer) -> tuple[str, ...]:
     """Return the names of the restrictions that an answer breaks, as in `Delta.unenforced`, or that were not checked.
 
     Only what nothing enforced is checked, and only what is whole: an answer that was cut keeps to no schema. This may
-    take some 0.3 seconds, so call it in a thread.
+    take half a second, so call it in a thread.
     """
     if not answer.unenforced:
         return ()
-    end = monotonic() + SECONDS
+    end = thread_time() + SECONDS
     found: list[str] = []
     for param in dict.fromkeys(name.partition("#")[0] for name in answer.unenforced):
         names = [name for name in answer.unenforced if name.partition("#")[0] == param]
@@ -30,9 +30,9 @@ def find_unkept(request: Request, answer: Answer) -> tuple[str, ...]:
         if not texts or schema is None:
             continue
         try:
-            check = SchemaCheck(json.loads(schema), max(end - monotonic(), 0))
+            check = SchemaCheck(json.loads(schema), max(end - thread_time(), 0))
             for text in texts:
-                places = check.find_violations(json.loads(text), max(end - monotonic(), 0))
+                places = check.find_violations(json.loads(text), max(end - thread_time(), 0))
                 found += _broken(param, names, [write_pointer(place) for place in places])
         except (Unchecked, NoSchema, ValueError, RecursionError):
             found += [name + UNCHECKED for name in names if name not in found]
@@ -69,6 +69,7 @@ def _broken(param: str, names: Sequence[str], pointers: Sequence[str]) -> Iterat
     for pointer in pointers:
         broken = f"{param}{pointer}"
         related = [
-            name for name in names if name == broken or name.startswith(f"{broken}/") or broken.startswith(f"{name}/")
+            name for name in names if name == broken or name.startswith(f"{broken}/")
+            or (broken.startswith(f"{name}/") and not name.endswith("#"))
         ]
         yield from related or [broken]

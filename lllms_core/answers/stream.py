@@ -38,8 +38,9 @@ class Stream:
         self.unenforced: tuple[str, ...] = ()
         """The restrictions of the request's schemas that nothing enforces, as in `Delta`."""
         self._cancel = cancel
-        self._said: list[Delta] = []
-        """All deltas so far, if there are such restrictions."""
+        self._said: list[Delta] | None = None
+        """All deltas so far, if the first one named such restrictions."""
+        self._begun = False
         self._deltas: list[Delta] = []
         self._arrived: asyncio.Future[bool] | None = None
         self._closed = False
@@ -60,9 +61,12 @@ class Stream:
         if self._closed or self._ended:
             return
         self._ended = delta.last
-        if delta.unenforced or self.unenforced:
-            self.unenforced = self.unenforced or delta.unenforced
+        if delta.unenforced:
+            self.unenforced = tuple(dict.fromkeys((*self.unenforced, *delta.unenforced)))
+            self._said = self._said if self._begun else []
+        if self._said is not None:
             self._said.append(delta)
+        self._begun = True
         if delta.error is not None and (delta.text or delta.reasoning or delta.calls):
             self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
@@ -124,8 +128,8 @@ class Stream:
         return Answer(self.id, choices(self.request, deltas, self.finish), self.finish, self.unenforced)
 
     def unenforced_answer(self) -> Answer | None:
-        """Return the whole answer once it was taken, if its schemas have restrictions that nothing enforces."""
-        if self.finish is None or not self.unenforced:
+        """Return the whole answer once it was taken, if its first piece named restrictions that nothing enforces."""
+        if self.finish is None or self._said is None:
             return None
         return Answer(self.id, choices(self.request, self._said, self.finish), self.finish, self.unenforced)
 

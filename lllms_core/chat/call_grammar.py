@@ -57,11 +57,12 @@ def lazy_calls(
         f"{literal(selector)} {'SPACE ' if space else ''}{spell(rest.lstrip())}"
         for selector, rest, space in zip(selectors(len(rests)), rests, spaced, strict=True)
     ]
-    rules = [f"start: ({' | '.join(starts)}) {_calls(form, spell, several=several)}", *[_SPACE] * any(spaced)]
+    over = f" ({spell(form.answer_end)})?" if form.answer_end else ""
+    calls = f"({' | '.join(starts)}) {_calls(form, spell, several=several)}{over}"
+    rules = [f"start: {calls}", *[_SPACE] * any(spaced)]
 
     def constraint(tools: Sequence[Tool]) -> Constraint:
-        calls = _any_call(form, tools, spell, named=not form.mark, lenient=True)
-        return lark("tools", [*rules, *calls])
+        return lark("tools", [*rules, *_any_call(form, tools, spell, named=not form.mark, lenient=True)])
 
     return lazy_grammar(request.tools, constraint, cue)
 

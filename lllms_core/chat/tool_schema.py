@@ -133,6 +133,8 @@ class ToolSchema:
             return [] if schema is False else [Fields()]
         if depth > _DEEPEST:
             raise Inexpressible("it refers to itself without end")
+        if "object" not in self.types(schema):
+            return []
         check_known(schema)
         found = [fields_of(schema)]
         if (values := values_of(schema)) is not None:

@@ -153,6 +153,8 @@ class Constrains(Protocol):
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
         """Begin to make a fresh matcher, for one of the declared kinds of constraint.
 
+        For a request with tools, the calls that the model may make bring one of the kind `lark`; if it is refused, and
+        no tool is strict, the calls are free.
         Its future raises `RequestError` for an impossible constraint, or `EngineFailed`. Others generate meanwhile.
         It is cancelled when its request ends before it is done.
         """

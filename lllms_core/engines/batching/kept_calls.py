@@ -9,7 +9,7 @@ from attrs import define, field
 from lllms_core.chat import CallWatch, LazyGrammar
 from lllms_core.engines.samplers import Matcher, Sampler
 from lllms_core.errors import EngineFailed, RequestError
-from lllms_core.types import Constraint
+from lllms_core.types import ChatRequest, Constraint, Request
 
 logger = logging.getLogger("lllms.engines")
 
@@ -56,6 +56,12 @@ class KeptCalls:
     def active(self) -> bool:
         """Whether the grammar chooses the tokens now: a call has begun and not ended."""
         return self._active is not None
+
+    def given_up(self, request: Request) -> tuple[str, ...]:
+        """The tools whose schemas are not enforced, because the grammar with all of them cannot be (see `Delta`)."""
+        if self.error is None or not isinstance(request, ChatRequest):
+            return ()
+        return tuple(f"tools.{tool.name}#" for tool in request.tools if not tool.strict)
 
     def unmade(self) -> bool:
         """Whether the matcher is still being made; if that has failed, begin to make a weaker one."""
@@ -127,7 +133,7 @@ class KeptCalls:
     def _sample_in_call(self, sampler: Sampler, row: int) -> int:
         assert self._active is not None  # noqa: S101  # the caller looked
         try:
-            token = self._active.sample(sampler, row)
+            token = self._active.sample(sampler, row, None)
         except (RequestError, EngineFailed):
             if self.grammar.needed:
                 raise

@@ -48,7 +48,7 @@ def open_runs(
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
-        output.kept = isinstance(constraint, Constraint) and constraint is not request.constraint
+        output.kept = isinstance(constraint, Constraint) and constraint is not enforced.constraint
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,
@@ -78,7 +78,8 @@ def read_prompt(
         return Prompt([Segment(text, parse_special=True)])
     if template is None:
         raise InvalidRequest(
-            f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
+            f"model '{request.model}' has no chat template; use /v1/completions, or set options.chat_template if its "
+            "engine has that option",
             "messages",
         )
     return chat_prompt(template, request, check_length)

@@ -188,7 +188,7 @@ class Run:
         return self.choices.end(
             self.index, reason, self.generated, text=pieces.text, tokens=tokens,
             scores=() if self.log is None else self.log.rest(), reasoning=pieces.reasoning, calls=pieces.calls,
-            stop=self.output.stop,
+            stop=self.output.stop, unenforced=() if self.calls is None else self.calls.given_up(self.request),
         )
 
     def fail(self, error: RequestError | EngineFailed) -> Delta:
@@ -248,6 +248,8 @@ class Run:
         self.tokens.append(token)
         output, log = self.output, self.log
         piece = self._piece(model, token)
+        if not isinstance(piece, bytes):
+            raise ContractBroken(f"`piece` returned {kind_of(piece)}; it must return the bytes of a token")
         if log is not None:
             score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
             log.add(evolve(score, piece=piece))

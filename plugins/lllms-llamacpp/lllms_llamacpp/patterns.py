@@ -164,21 +164,28 @@ def _has_alternatives(pieces: Sequence[_Piece]) -> bool:
 
 
 def _without(inner: Sequence[_Piece]) -> str:
-    """Return the expression of all texts that do not start with one character, or nowhere have one, or one twice."""
-    anywhere = [piece.text for piece in inner[:2]] == [".", "*"]
-    atoms = inner[2:] if anywhere else inner
-    if not atoms or len({*atoms}) > 1 or any(piece.kind != "." or piece == _ANY for piece in atoms):
-        raise Unreadable("the lookahead '(?!'")
-    one = atoms[0].text
-    other = f"[{one[2:]}" if one.startswith("[^") else f"[^{one[1:]}" if one.startswith("[") else f"[^{one}]"
-    match anywhere, len(atoms):
-        case False, 1:
-            return f"^(?:$|{other})"
-        case True, 1:
-            return f"^{other}*$"
-        case True, 2:
-            return f"^(?:{one}?{other})*{one}?$"
+    """Return the expression of all texts that a negative lookahead lets pass, if it is one of a few.
+
+    Those do not start with a certain character, or do not contain one, or it twice, or consist of more than it.
+    """
+    kinds, texts = "".join(piece.kind for piece in inner), [piece.text for piece in inner]
+    match kinds, texts:
+        case ".", [one] if one != ".":
+            return f"^(?:$|{_other(one)})"
+        case ".*.", [".", "*", one] if one != ".":
+            return f"^{_other(one)}*$"
+        case ".*..", [".", "*", one, again] if one == again != ".":
+            return f"^(?:{one}?{_other(one)})*{one}?$"
+        case "^.*$" | ".*$", [*_, one, "*", _] if one != ".":
+            return _other(one)
     raise Unreadable("the lookahead '(?!'")
+
+
+def _other(one: str) -> str:
+    """Return the class of all characters but one, or but those of a class."""
+    if one.startswith("[^"):
+        return f"[{one[2:]}"
+    return f"[^{one[1:]}" if one.startswith("[") else f"[^{one}]"
 
 
 @define

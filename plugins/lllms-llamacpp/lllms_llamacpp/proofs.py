@@ -66,6 +66,8 @@ class Proofs:
             least, most = schema["minimum"], schema["maximum"]
             if isinstance(least, int) and isinstance(most, int) and most - least < _FEW:
                 found = list(range(least, most + 1))
+        elif keys == {"type"} and types_of(schema) <= {"boolean", "null"}:
+            found = [False, True, None]
         elif any(keys <= names for names in _OF_VALUES):
             found = _listed(schema)
         types = types_of(schema)

@@ -108,7 +108,9 @@ class _Fitter:
             if keyword in BOUNDS or keyword in _OF_WHOLES or not restricts(schema, keyword, value):
                 continue
             if keyword in MANY and isinstance(value, list):
-                fitted[keyword] = self._fit_many(schema, keyword, value, here, (types, merged))
+                parts = self._fit_many(schema, keyword, value, here, (types, merged))
+                # Those of `pattern` may be there, and come last: references count the parts.
+                fitted[keyword] = [*parts, *cast("list[object]", fitted.get(keyword, []))]
             elif keyword in NAMED and isinstance(value, Mapping):
                 fitted[keyword] = self._fit_named(keyword, value, here, schema)
             elif keyword == "pattern" and isinstance(value, str):

@@ -49,7 +49,7 @@ def choose_text(scripted: str, constraint: Constraint) -> str:
         text = scripted if _fits(scripted, schema) else _write(smallest(schema))
     except (Unkept, ValueError) as why:
         raise _refusal("the schema", why, constraint.param) from None
-    for mark in FORMAT.markers:  # within a string it is text
+    for mark in filter(None, map(str.strip, FORMAT.markers)):  # within a string it is text
         text = text.replace(mark, f"\\u{ord(mark[0]):04x}{mark[1:]}")
     return text
 
