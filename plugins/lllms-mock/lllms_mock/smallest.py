@@ -153,6 +153,7 @@ class _Builder:
 
     def _strings(self, schema: Schema) -> Iterator[object]:
         least = _length(schema, "minLength")
+        self._checked.step(least // 16)
         if schema.get("format") in _FORMATS:
             yield _FORMATS[str(schema["format"])]
         if "pattern" in schema:

@@ -71,6 +71,7 @@ def test_the_smallest_instance(schema: Any, expected: object) -> None:
     ({"type": "integer", "enum": ["a"] * 100_000}, "steps"),
     ({"allOf": [{"properties": {str(at): {}}} for at in range(5000)]}, "steps"),
     ({"type": "string", "pattern": "^a{1000}b{1000}c{1000}$", "minLength": 4000}, "too long to be tested"),
+    ({"type": "array", "minItems": 4096, "items": {"type": "string", "minLength": 4096}}, "steps"),
     ({"required": list(map(str, range(30_000)))}, "steps"),
 ])
 def test_what_it_cannot_build_is_refused_with_the_reason(schema: Any, why: str) -> None:
