@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waits_for_tests import GUARD
 
 from lllms_core import Config, parse_config
 
@@ -98,6 +99,34 @@ def test_dialect(tmp_path: Path) -> None:
     *said, end = answered("dialect.py", "/lines", body, tmp_path)
     assert all(set(one) == {"text"} for one in said)
     assert (end["end"], end["tokens"]) == ("stop", len(said))
+
+
+@pytest.mark.parametrize(("example", "imported"), [
+    ("dialect.py", "running_server"), ("batching_engine.py", "load_model"),
+])
+def test_recipes_of_contributing_work(example: str, imported: str, tmp_path: Path) -> None:
+    """A copy of an example, in the package of CONTRIBUTING's recipe, passes the test that the recipe has for it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (project,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (test,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if imported in block]
+    told = tomllib.loads(project)["project"]
+    (group, points), = told["entry-points"].items()
+    ((name, module),) = points.items()
+    source, last, _ = (EXAMPLES / example).read_text().partition('if __name__ == "__main__"')
+    assert last
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text(source)
+    (tmp_path / "test_copy.py").write_text(test)
+    installed = tmp_path / f"{module}-{told['version']}.dist-info"  # as pip writes it, without its build
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told['version']}\n")
+    (installed / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], capture_output=True, text=True, timeout=GUARD, cwd=tmp_path,
+        env=variables, check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_readme_host_runs(tmp_path: Path) -> None:

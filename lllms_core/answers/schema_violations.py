@@ -1,4 +1,4 @@
-"""The restrictions of a request's schemas that its answer breaks, where nothing enforced them; pure."""
+"""The unenforced restrictions of a request's schemas that its answer breaks; pure."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from lllms_core.text.pointers import write_pointer
 from lllms_core.types import ChatRequest, Request
 
 UNCHECKED = ";unchecked"
-"""Follows the name of a restriction that the answer may break or not: the check failed, or would take too long."""
+"""Marks the name of an unchecked restriction: its check failed, or would take too long."""
 
 
 def find_unkept(request: Request, answer: Answer) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ def find_unkept(request: Request, answer: Answer) -> tuple[str, ...]:
 
 
 def keywords(names: Sequence[str]) -> list[str]:
-    """Return the keywords at the end of these names, for a log: without the words of a client."""
+    """Return the keywords at the end of these names: a log must not contain a client's own words."""
     ends = {name.removesuffix(UNCHECKED).rpartition("/")[2] for name in names}
     return sorted({end if end in KEYWORDS else "other" for end in ends})
 
@@ -54,7 +54,7 @@ def _schema(request: Request, param: str) -> str | None:
 
 
 def _texts(choice: Choice, param: str) -> Iterator[str]:
-    """Yield the parts of an answer that a schema is about."""
+    """Yield the parts of an answer that a schema applies to."""
     if choice.reason not in {"stop", "tool_calls"}:
         return
     message = choice.message
@@ -65,7 +65,7 @@ def _texts(choice: Choice, param: str) -> Iterator[str]:
 
 
 def _broken(param: str, names: Sequence[str], pointers: Sequence[str]) -> Iterator[str]:
-    """Yield the restrictions that violations belong to: in them, or around them, as `anyOf` is around its parts."""
+    """Yield the restrictions that violations belong to: inside them or, like an `anyOf`, around them."""
     for pointer in pointers:
         broken = f"{param}{pointer}"
         related = [

@@ -24,7 +24,7 @@ class Stream:
         self.instance: str | None = None
         """The id of the instance that runs the request; None while it waits."""
         self.fingerprint = ""
-        """That of the instance: of the engine, the options and the files that answer; "" while it waits."""
+        """The instance's fingerprint of engine, options and files; "" while the request waits."""
         self.finish: Finish | None = None
         """The end of the answer, once it was taken."""
         self.frame: bytes | None = None
@@ -128,7 +128,7 @@ class Stream:
         return Answer(self.id, choices(self.request, deltas, self.finish), self.finish, self.unenforced)
 
     def unenforced_answer(self) -> Answer | None:
-        """Return the whole answer once it was taken, if its first piece named restrictions that nothing enforces."""
+        """Return the whole answer once it has been read, if its schemas have restrictions that nothing enforces."""
         if self.finish is None or self._said is None:
             return None
         return Answer(self.id, choices(self.request, self._said, self.finish), self.finish, self.unenforced)

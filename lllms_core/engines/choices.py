@@ -34,7 +34,7 @@ class Choices(Generic[RunT]):
         scores: tuple[TokenScore, ...], reasoning: str = "", calls: tuple[CallPiece, ...] = (),
         usage: Usage | None = None, stop: str | None = None, unenforced: tuple[str, ...] = (),
     ) -> Delta:
-        """Return the last delta of an answer that has `generated` tokens; `usage`, if its engine knows better.
+        """Return the last delta of an answer with `generated` tokens; `usage` overrides it if the engine knows better.
 
         `stop` is the stop string that ended it; `unenforced` is as in `Delta`, of what turned out on the way.
         """
@@ -51,7 +51,7 @@ class Choices(Generic[RunT]):
         )
 
     def admitted(self) -> Usage:
-        """Return the counts of the prompt, for the first piece of any answer to tell."""
+        """Return the prompt's token counts, to send with the first piece of any answer."""
         self.untold = False
         return Usage(self.prompt_tokens, 0, self.cached_tokens)
 

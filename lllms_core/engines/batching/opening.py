@@ -23,11 +23,10 @@ _SHORT = 1 << 14
 def open_runs(
     model: TokenModel, template: ChatTemplate | None, request: Request,
 ) -> tuple[list[Run], Constraint | LazyGrammar | None]:
-    """Return the runs of a request, and the constraint that each has still to be kept to.
+    """Return the runs of a request, and the constraint still to be enforced in each.
 
-    All but the first wait in its `Choices`, since they share its prompt. Raises `RequestError` for a request that can
-    never be served.
-    Any thread may call this.
+    All but the first wait in its `Choices`, since they share its prompt. Any thread may call this. Raises
+    `RequestError` for a request that can never be served.
     """
     shown = read_prompt(template, request, lambda text: _check_length(model, request, text))
     prompt = _tokens(model, request, shown)
@@ -41,7 +40,7 @@ def open_runs(
     ):
         constraint = answer_constraint(enforced, shown.form, model.grammar_names())
         if isinstance(constraint, LazyGrammar) and not writes(type(model), "matcher"):
-            constraint = None  # the engine keeps no grammars
+            constraint = None  # the engine enforces no grammars
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     choices.unenforced = () if constraint is None else unenforced
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None

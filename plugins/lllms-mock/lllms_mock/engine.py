@@ -140,7 +140,7 @@ class MockModel(SerialModel):
         return chain(self._recall.remember(request.id, tokens), pieces)
 
     def answer_text(self, request: Request, index: int) -> AnswerText:
-        """Return the reader of an answer; the script's calls cannot break, so their arguments need not be held back."""
+        """Return an answer's reader; the script's calls cannot break, so their arguments need not be held back."""
         output = super().answer_text(request, index)
         if isinstance(request, ChatRequest):
             output.kept = calls_any(self._heard(_asked(request.messages)[-1]).calls, request)
