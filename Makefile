@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all
 INSTALLED := .venv/installed
 
-.PHONY: serve test quick chaos wheels lint types readme bench clean
+.PHONY: serve test quick chaos clients wheels lint types readme bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -13,10 +13,26 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
-	$(BIN)/python -m pytest -q -m 'not slow and not chaos' tests plugins/lllms-mock
+	$(BIN)/python -m pytest -q -m 'not slow and not chaos and not clients' tests plugins/lllms-mock
 
 chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py
+
+# Real clients, in environments of their own: two of Python, because some do not work with the newest openai yet.
+CLIENTS := build/clients
+CLIENTS_INSTALLED := $(CLIENTS)/installed
+
+clients: $(INSTALLED) $(CLIENTS_INSTALLED)  ## the newest clients of the OpenAI API, in Python and in node, against a server
+	$(BIN)/python -m pytest -q -m 'clients or slow' tests/clients
+
+$(CLIENTS_INSTALLED): $(wildcard tests/clients/requirements*.txt) tests/clients/package.json
+	$(PYTHON) -m venv $(CLIENTS)/newest
+	$(CLIENTS)/newest/bin/python -m pip install --quiet --upgrade -r tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENTS)/openai-2
+	$(CLIENTS)/openai-2/bin/python -m pip install --quiet --upgrade -r tests/clients/requirements-openai-2.txt
+	cp tests/clients/package.json $(CLIENTS)/
+	cd $(CLIENTS) && npm install --silent --no-package-lock --no-audit --no-fund
+	touch $@
 
 wheels: $(INSTALLED)  ## build the wheels, install them into a clean environment, and use what they hold
 	$(BIN)/python tests/smoke_of_wheels.py
@@ -34,7 +50,7 @@ bench: $(INSTALLED)  ## this server against the limits of this machine, as ratio
 	$(BIN)/python -m lllms_core bench --all
 
 clean:
-	rm -rf .venv
+	rm -rf .venv $(CLIENTS)
 
 # Installed anew only when a pyproject.toml changes. llama-cpp-python is compiled once (about 5 minutes on two cores).
 $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)

@@ -26,6 +26,8 @@ from lllms_core.types import ChatRequest, Constraint, Media, Message, Request, T
 _GIVEN = {"id", "model", "messages", "prompt", "sampling", "constraint", "unused"}
 _REQUEST = frozenset(attribute.name for kind in (ChatRequest, TextRequest) for attribute in fields(kind)) - _GIVEN
 """The fields of requests that are parameters."""
+_CONTINUING = {"continue_final_message": True, "add_generation_prompt": False}
+"""Ask for nothing in a chat that ends with the assistant's message, which is continued anyway."""
 
 
 def build_request(
@@ -52,6 +54,9 @@ def build_request(
         raise InvalidRequest("'messages' is empty; at least one message is needed", "messages")
     _check_media(messages or (), entry)
     _check_depth(messages or (), parameters, levels)
+    if messages and messages[-1].role == "assistant":
+        asked = parameters.items()
+        parameters = {name: value for name, value in asked if name not in _CONTINUING or value is not _CONTINUING[name]}
     found = check_parameters("text" if messages is None else "chat", entry, parameters, unknown_names)
     checked = dict(found.values)
     constraint = take_constraint(checked) or constraint
@@ -127,8 +132,8 @@ def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
 
 
 def _check_tools(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
-    """Refuse requirements that only a grammar can enforce, if the engine enforces none."""
-    if "lark" in entry.engine.constraints:
+    """Refuse requirements about calls, if the engine keeps none."""
+    if entry.engine.keeps_calls or "lark" in entry.engine.constraints:
         return
     strict = any(tool.strict for tool in checked["tools"])
     if checked["tool_choice"] == "required" or strict:

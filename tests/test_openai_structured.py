@@ -1,6 +1,7 @@
 """Structured output from the real server, requested by the real client."""
 
 import asyncio
+import datetime as dt
 import json
 import re
 from collections.abc import AsyncIterator
@@ -131,6 +132,35 @@ async def test_json_object(client: openai.AsyncOpenAI) -> None:
     assert choice.finish_reason == "length" or isinstance(json.loads(choice.message.content or ""), dict)
 
 
+class Visit(BaseModel):
+    """What programs ask for: other models, enums, bounds, formats, lists, things that may be missing."""
+
+    pet: Pet
+    kind: Literal["first", "second"]
+    day: dt.date
+    code: str = Field(pattern="^[A-Z]{3}-[0-9]+$")
+    weight: float = Field(gt=0, lt=1)
+    notes: list[str] = Field(min_length=2)
+    next: "Visit | None"
+
+
+async def test_the_mock_answers_any_program(client: openai.AsyncOpenAI) -> None:
+    """Without a script, whatever a program parses gets a valid answer, the same again: as an answer, and as a call."""
+    asked: dict[str, Any] = {"model": "mock", "messages": [{"role": "user", "content": "When?"}]}
+    tool = openai.pydantic_function_tool(Visit)
+    found = []
+    for _ in range(2):
+        said = (await client.chat.completions.parse(**asked, response_format=Visit)).choices[0].message
+        assert said.parsed is not None
+        found.append(said.parsed)
+        forced = await client.chat.completions.parse(**asked, tools=[tool], tool_choice="required")
+        [call] = forced.choices[0].message.tool_calls or []
+        assert isinstance(call.function.parsed_arguments, Visit)
+        found.append(call.function.parsed_arguments)
+    assert found == [found[0]] * 4
+    assert (found[0].code, found[0].kind, len(found[0].notes)) == ("AAA-0", "first", 2)
+
+
 @pytest.mark.parametrize(("extension", "expected"), [
     ({"json_schema": {"enum": ["red", "green"]}}, '"(red|green)"'),
     ({"grammar": 'root ::= "red" | "green"'}, "red|green"),
@@ -155,7 +185,7 @@ async def test_extensions_constrain_chats_and_texts(
     ("tiny", {"grammar": {"syntax": "regex", "definition": "(a"}}, "grammar", "invalid_grammar"),
     ("tiny", {"grammar": "root ::= [a]", "json_schema": {}}, "grammar", "invalid_value"),
     ("tiny", {"response_format": {"type": "yaml"}}, "response_format.type", "invalid_value"),
-    ("mock", {"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ("mock", {"structured_outputs": {"regex": "a+"}}, "structured_outputs.regex", "unsupported_parameter"),
     ("mock", {"grammar": "root ::= [a]"}, "grammar", "unsupported_parameter"),
 ])
 @pytest.mark.parametrize("stream", [False, True])

@@ -42,6 +42,7 @@ MODELS: dict[str, Any] = {
         "engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "chat_template": more_templates.CHANNELS},
     },
     "mock": {"engine": "mock", "options": {"script": SCRIPT}},
+    "unkept": {"engine": "gpt4all", "file": str(TINY)},
     "bytes": {"engine": "mock", "options": {"script": SCRIPT, "tokenizer": "bytes"}},
 }
 
@@ -295,8 +296,9 @@ async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> 
     assert made(await ask(client, "What is the weather in Paris?", "tiny", tools=[strict])) in (
         [("get_weather", {"city": "paris"})], [("get_weather", {"city": "rome"})],
     )
+    assert made(await ask(client, "both", "mock", tools=[strict])) == [("get_weather", {"city": "paris"})]
     with pytest.raises(openai.BadRequestError) as caught:
-        await ask(client, "Hi!", "mock", tools=[strict])
+        await ask(client, "Hi!", "unkept", tools=[strict])
     assert caught.value.param == "tools"
     wrong = tool("f", "a", kind="number")
     wrong["function"]["parameters"]["properties"]["a"]["frobnicate"] = 1

@@ -200,3 +200,12 @@ def test_verdicts_are_complete() -> None:
     table: dict[Any, Any] = verdicts({"temperature"})
     assert {route: set(names) for route, names in table.items()} == {r: set(names) for r, names in ROUTES.items()}
     assert (table["chat"]["temperature"], table["text"]["top_p"]) == ("honoured", "refused")
+
+
+@pytest.mark.parametrize(("name", "value"), [("continue_final_message", True), ("add_generation_prompt", False)])
+def test_to_continue_an_answer_is_done_anyway(host: Host, name: str, value: bool) -> None:
+    """The flags by which other servers continue an answer that comes last ask for nothing there, and nowhere else."""
+    said = [Message("user", "Hi"), Message("assistant", "Hello")]
+    assert host.request("plain", messages=said, parameters={name: value}).unused == ()
+    with pytest.raises(UnsupportedParameter, match=name):
+        host.request("plain", messages=said[:1], parameters={name: value})

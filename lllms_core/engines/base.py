@@ -91,10 +91,14 @@ class Engine(ABC):
     media: ClassVar[frozenset[MediaKind]] = frozenset()
     """What this engine takes in messages beside text, from `Message.parts`; a request with other media is refused."""
     constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
-    """The kinds of constraint that this engine keeps; a request with one of another kind is refused."""
+    """The kinds of constraint that this engine keeps; a request with one of another kind is refused. A `BatchingModel`
+    writes `matcher` for them; the generator of a `SerialModel` keeps `request.constraint` by itself."""
     checked_constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
     """The kinds that this engine does not make a model keep, but checks: an answer is one, or the request fails. A
     request that is `strict` about it is refused."""
+    keeps_calls: ClassVar[bool] = False
+    """Whether its models call a tool where one must be called (`tool_choice` required), and strict tools only as their
+    schemas allow. Those of an engine whose `constraints` include `lark` do: by a grammar."""
     can_preload: ClassVar[bool] = False
     """Whether its models write `preload` (`Preloads`)."""
     isolation: ClassVar[Isolation] = "process"

@@ -4,17 +4,10 @@ import json
 from collections.abc import Sequence
 
 from lllms_core.chat.answer_format import HERMES, AnswerFormat, ReasoningFormat
-from lllms_core.types import Tool
 from lllms_mock.options import Call
 
 THOUGHTS = ReasoningFormat()
 FORMAT = AnswerFormat(HERMES, THOUGHTS)
-
-
-def offered(calls: Sequence[Call], tools: Sequence[Tool]) -> list[Call]:
-    """Return the calls of tools that a request offers."""
-    names = {tool.name for tool in tools}
-    return [call for call in calls if call.name in names]
 
 
 def write_calls(calls: Sequence[Call]) -> str:

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
+from lllms_core.chat.call_grammar import forces_calls
 from lllms_core.engines import TOOL_PARAMETERS, Engine, Progress
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.serial import Piece, SerialModel
@@ -15,13 +16,14 @@ from lllms_core.engines.session_link import Session, SessionLink
 from lllms_core.errors import ContextOverflow, ModelLoadFailed
 from lllms_core.queries import Embeddings, Tokens
 from lllms_core.types import ChatRequest, Memory, Message, ModelSpec, PromptScores, Request, TextRequest
-from lllms_mock.call_notation import FORMAT, offered, write_calls, write_thoughts
+from lllms_mock.call_notation import FORMAT, write_calls, write_thoughts
 from lllms_mock.conversations import Recall, tokens_of
-from lllms_mock.options import Call, Line, Options
+from lllms_mock.options import Line, Options
 from lllms_mock.rules import Rules
 from lllms_mock.rules_file import read_rules
 from lllms_mock.script import break_off, certain, lengthen, pace, score, strike
 from lllms_mock.splitting import as_bytes, split_bytes, split_words
+from lllms_mock.wanted import calls_any, choose_calls, choose_text
 from lllms_mock.word_vectors import vector
 
 ELIZA = Path(__file__).with_name("eliza.toml")
@@ -112,17 +114,20 @@ class MockModel(SerialModel):
         if line.fault in {"refuse", "raise-open"}:
             strike(line.fault)
         chat = request if isinstance(request, ChatRequest) else None
-        calls = self._calls(line, messages, request)
+        calls = [] if chat is None else choose_calls(line.calls, chat)
         if calls:
             text = write_calls(calls)
+        elif request.constraint is not None:
+            text = choose_text(_reply(line, len(heard)), request.constraint)
         elif line.replies:
-            text = line.replies[(len(heard) - 1) % len(line.replies)]
+            text = _reply(line, len(heard))
         else:
             text = self._rules.reply(heard, said, request.sampling)
-        if line.thinks and (chat is None or chat.reasoning_effort != "none"):
-            text = write_thoughts(line.thinks) + text
+        thoughts = line.thinks if chat is None or chat.reasoning_effort != "none" else ""
+        if thoughts:
+            text = write_thoughts(thoughts) + text
         pieces: Iterable[Piece] = self._split(text)
-        if line.tokens is not None:
+        if line.tokens is not None and not _bound(request):
             pieces = lengthen(self._split(text), self._split(f" {text}"), line.tokens)
         if line.fault is not None:
             pieces = break_off(pieces, line.fault, line.after)
@@ -136,16 +141,10 @@ class MockModel(SerialModel):
 
     def answer_text(self, request: Request, index: int) -> AnswerText:
         """Return an answer's reader; the script's calls cannot break, so their arguments need not be held back."""
-        messages = request.messages if isinstance(request, ChatRequest) else ()
         output = super().answer_text(request, index)
-        output.kept = bool(self._calls(self._heard(_asked(messages)[-1]), messages, request))
+        if isinstance(request, ChatRequest):
+            output.kept = calls_any(self._heard(_asked(request.messages)[-1]).calls, request)
         return output
-
-    def _calls(self, line: Line, messages: Sequence[Message], request: Request) -> Sequence[Call]:
-        """Return the calls of a line's answer."""
-        if not isinstance(request, ChatRequest) or messages[-1].role == "tool":
-            return []
-        return offered(line.calls, request.tools)
 
     def _heard(self, text: str) -> Line:
         """Return the script's line for this text."""
@@ -164,6 +163,8 @@ class MockEngine(Engine):
         "temperature", "top_k", "top_p", "min_p", "seed", "reasoning_effort", "logprobs", "top_logprobs", "best_of",
         "echo",
     }
+    constraints = frozenset({"json_object", "json_schema"})
+    keeps_calls = True
     isolation = "thread"
     needs_file = False
 
@@ -195,6 +196,16 @@ class MockEngine(Engine):
             strike(options.load_fault)
         progress(1.0)
         return MockModel(options, rules)
+
+
+def _reply(line: Line, turn: int) -> str:
+    """Return the script's reply in this turn of a conversation, from 1."""
+    return line.replies[(turn - 1) % len(line.replies)] if line.replies else ""
+
+
+def _bound(request: Request) -> bool:
+    """Whether the answer must have a form, which no repetition has."""
+    return request.constraint is not None or (isinstance(request, ChatRequest) and forces_calls(request))
 
 
 def _asked(messages: Sequence[Message]) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """The mock engine, from options to the last delta."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -12,11 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_mock import Line, MockEngine, MockModel, Options
+from lllms_mock.options import Call
 from lllms_mock.splitting import split_bytes, split_words
 
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest, ModelLoadFailed
 from lllms_core.testing import collect
-from lllms_core.types import ChatRequest, Delta, Message, ModelOffer, ModelSpec, Request, Sampling, TextRequest, Usage
+from lllms_core.types import (
+    ChatRequest,
+    Constraint,
+    Delta,
+    Message,
+    ModelOffer,
+    ModelSpec,
+    Request,
+    Sampling,
+    TextRequest,
+    Tool,
+    Usage,
+)
 
 
 def load(options: Options | None = None, progress: list[float] | None = None) -> MockModel:
@@ -92,6 +106,80 @@ def test_the_first_line_that_hears_the_user_answers() -> None:
     assert answer(model, chat("How is the WEATHER?")) == "Sunny."
     assert answer(model, chat("mute")) == ""
     assert answer(model, chat("weather", "Sunny.", "Hello", sampling=Sampling(temperature=0))).startswith("Hello.")
+
+
+PET = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name"]}
+NAMED = Tool("name_pet", parameters={**PET, "additionalProperties": False})
+SCRIPT = (
+    Line(when="fits", replies=('{"name": "Rex", "age": 3}',), tokens=99),
+    Line(when="does not", replies=("Rex.",)),
+    Line(when="call", calls=(Call(name="name_pet", arguments={"name": "Rex"}),), replies=("Done.",)),
+    Line(when="wrong", calls=(Call(name="name_pet", arguments={"nom": "Rex"}),)),
+)
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("fits", '{"name": "Rex", "age": 3}'), ("does not", '{"name": ""}'), ("anything else", '{"name": ""}'),
+])
+def test_constrained_answers_are_the_scripts_or_the_smallest(text: str, expected: str) -> None:
+    """A reply that conforms is said as it stands; in place of any other comes the smallest instance, and no more."""
+    model = load(Options(script=SCRIPT))
+    schema = Constraint("json_schema", json.dumps(PET))
+    assert answer(model, chat(text, constraint=schema)) == expected
+    assert answer(model, TextRequest("r", "m", prompt=text, constraint=schema)) == expected
+    assert answer(model, chat(text, constraint=Constraint("json_object"))) == (expected if text == "fits" else "{}")
+
+
+def test_a_mark_in_an_instance_is_text() -> None:
+    """A schema that demands the mark of a call or of thoughts gets it as text."""
+    for mark in ("<tool_call>", "<think>"):
+        schema = Constraint("json_schema", json.dumps({"const": mark}))
+        for script in ((), (Line(replies=(f' "{mark}"',)),)):
+            said = answer(load(Options(script=script)), chat("x", constraint=schema, tools=(NAMED,)))
+            assert json.loads(said) == mark
+
+
+def calls(model: MockModel, text: str, **fields: object) -> list[tuple[str, object]]:
+    """The calls of an answer, which is nothing else if it has any."""
+    deltas = collect(model, chat(text, **fields))["r"]
+    pieces = [piece for delta in deltas for piece in delta.calls]
+    assert not pieces or not "".join(delta.text for delta in deltas)
+    names = {piece.index: piece.name for piece in pieces if piece.name}
+    texts = {at: "".join(piece.arguments for piece in pieces if piece.index == at) for at in names}
+    return [(name, json.loads(texts[at])) for at, name in names.items()]
+
+
+def test_required_calls_are_the_scripts_or_the_smallest() -> None:
+    """A call that must be made is the script's if it fits, else the first tool's with the smallest arguments."""
+    model = load(Options(script=SCRIPT))
+    required = {"tools": (NAMED, Tool("other")), "tool_choice": "required"}
+    assert calls(model, "call", **required) == [("name_pet", {"name": "Rex"})]
+    assert calls(model, "wrong", **required) == [("name_pet", {"name": ""})]
+    assert calls(model, "anything", **required) == [("name_pet", {"name": ""})]
+    assert calls(model, "call", tools=(Tool("other"),), tool_choice="required") == [("other", {})]
+    assert calls(model, "anything", tools=(NAMED,)) == []
+
+
+def test_calls_of_strict_tools_conform() -> None:
+    """A strict tool gets the script's arguments if they conform, else the smallest; others get the script's."""
+    model = load(Options(script=SCRIPT))
+    strict = attrs.evolve(NAMED, strict=True)
+    assert calls(model, "call", tools=(strict,)) == [("name_pet", {"name": "Rex"})]
+    assert calls(model, "wrong", tools=(strict,)) == [("name_pet", {"name": ""})]
+    assert calls(model, "wrong", tools=(NAMED,)) == [("name_pet", {"nom": "Rex"})]
+
+
+def test_a_schema_beyond_the_mock_is_refused_with_the_reason() -> None:
+    """What it cannot write is a refusal that names the parameter, and the reason."""
+    hard = {"type": "object", "properties": {"a": {"type": "string", "pattern": "(?<=a)b"}}, "required": ["a"]}
+    model = load()
+    with pytest.raises(InvalidRequest, match="special kind") as caught:
+        model.open(chat("x", constraint=Constraint("json_schema", json.dumps(hard))))
+    assert caught.value.param == "response_format"
+    with pytest.raises(InvalidRequest, match=r"tool 'hard'.*special kind") as caught:
+        model.open(chat("x", tools=(Tool("hard", parameters=hard),), tool_choice="required"))
+    assert caught.value.param == "tool_choice"
+    assert model.idle
 
 
 def test_an_answer_can_have_any_length() -> None:

@@ -1,5 +1,6 @@
 """The README's examples work."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +10,7 @@ import attrs
 import lllms_mock
 from lllms_mock.options import Fault, Line, LoadFault, Options
 from lllms_mock.rules_file import read_rules
+from lllms_mock.smallest import smallest
 
 from lllms_core.types import ChatRequest, Message, ModelSpec, Sampling
 
@@ -34,6 +36,13 @@ def test_the_script_is_one_that_the_engine_takes() -> None:
     """Each line of the example has known keys and valid values."""
     lines = tomllib.loads(block("toml", "tell me everything"))["models"]["fake"]["options"]["script"]
     assert [Line(**line).fault for line in lines] == [None, "segfault", "hang", None]
+
+
+def test_the_smallest_instances_are_those_of_the_table() -> None:
+    """Each schema of the table has the instance beside it."""
+    rows = re.findall(r"^\| `(.+)` \| `(.+)` \|$", README.partition("| smallest instance |")[2], re.MULTILINE)
+    assert [smallest(json.loads(schema)) for schema, _ in rows] == [json.loads(instance) for _, instance in rows]
+    assert len(rows) == 5
 
 
 def test_the_rules_make_the_bot_that_they_promise(tmp_path: Path) -> None:
