@@ -1,6 +1,7 @@
 # Everything sets itself up in .venv: `make serve` on a fresh machine is enough.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all
 INSTALLED := .venv/installed
 
@@ -10,7 +11,7 @@ serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
 
 test: $(INSTALLED)  ## run every test of the core and the plugins
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
 	$(BIN)/python -m pytest -q -m 'not slow and not chaos and not clients' tests plugins/lllms-mock
