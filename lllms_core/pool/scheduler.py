@@ -255,9 +255,9 @@ class Scheduler:
         return WaitedTooLong(text, self._retry_after())
 
     def _assign_and_load(self, kept: AbstractSet[str], now: float) -> list[Effect]:
-        effects: list[Effect] = []
         full: set[str] = set()
-        draining = self._drained_for(kept)
+        draining: set[str] = set()
+        effects = self._make_room_for_kept(kept, draining)
         promised: list[Need] = []
         """Room that is not free yet, for models whose requests came first."""
         for ticket in list(self.waiting.values()):
@@ -296,14 +296,17 @@ class Scheduler:
         tickets = [ticket for ticket in self.waiting.values() if ticket.model == model]
         return self._refuse_waiting(lambda _: ModelTooLarge(text), tickets)
 
-    def _drained_for(self, kept: AbstractSet[str]) -> set[str]:
-        """The instances that take no more requests, because they hold the memory of an instance that a model keeps."""
-        draining: set[str] = set()
-        if self.limits.memory is not None:
-            for model in self._kept:
-                if model in kept and self._may_be_kept(model) and self.seating.decide(model) == Wait("busy"):
-                    draining.update(self.seating.to_drain(model, draining))
-        return draining
+    def _make_room_for_kept(self, kept: AbstractSet[str], draining: set[str]) -> list[Effect]:
+        """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
+        effects: list[Effect] = []
+        for model in self._kept:
+            if model in kept and self._may_be_kept(model):
+                match self.seating.decide(model):
+                    case Evict(victims):
+                        effects += [self._stop(self.instances[victim]) for victim in victims]
+                    case Wait("busy"):
+                        draining.update(self.seating.to_drain(model, draining))
+        return effects
 
     def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> InstanceEntry | None:
         """The instance with a free slot that knows most of the conversation; among equals, the least busy one."""
@@ -353,15 +356,11 @@ class Scheduler:
         return self._lacks(model) and model not in self._absent and self.seating.known(model)
 
     def _load_minimum(self, kept: AbstractSet[str]) -> list[Effect]:
-        effects: list[Effect] = []
-        for model in self._kept:
-            if model in kept and self._may_be_kept(model):
-                match self.seating.decide(model):
-                    case Admit():
-                        effects.append(self._start(model))
-                    case Evict(victims):
-                        effects += [self._stop(self.instances[victim]) for victim in victims]
-        return effects
+        return [
+            self._start(model)
+            for model in self._kept
+            if model in kept and self._may_be_kept(model) and self.seating.decide(model) == Admit()
+        ]
 
     def _unload_expired(self, now: float) -> list[Effect]:
         return [
