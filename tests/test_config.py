@@ -87,7 +87,8 @@ def test_every_key_of_a_file_arrives(tmp_path):
     assert config.models == {
         "llama3:8b": ModelConfig(
             "llamacpp", str(tmp_path / "llama.gguf"), 1, 2, -1.0, 120.0, ("llama3", "org/llama-3.0"), "thread",
-            {"temperature": 0, "stop": "END"}, {"context_length": 4096}, load_timeout=600.0, watchdog=0.0, memory=5 * 2**30,
+            {"temperature": 0, "stop": "END"}, {"context_length": 4096}, load_timeout=600.0, watchdog=0.0,
+            memory=5 * 2**30,
         ),
     }
     defaults = Generation().override(config.models["llama3:8b"].defaults)

@@ -89,7 +89,7 @@ def test_kept_and_busy_ones_are_no_victims() -> None:
 
 
 def test_what_never_fits_is_told_before_anything_is_unloaded() -> None:
-    """An instance that does not fit beside what is kept is a `Never`, though there is something to unload or to await."""
+    """An instance that does not fit beside what is kept is a `Never`, whatever could be unloaded or awaited."""
     assert wants(11, idle("a", 5)) == Never(0)
     assert wants(8, idle("kept", 3, kept=True), idle("a", 5)) == Never(3)
     assert wants(8, Seat("", Need(3), "reserved", kept=True), idle("a", 5, state="closing")) == Never(3)
@@ -169,7 +169,7 @@ def without(seats: Sequence[Seat], names: Sequence[str]) -> list[Seat]:
 
 @given(NEEDS, all_seats(), st.builds(Room, st.none() | st.integers(0, 20), st.integers(0, 8)))
 def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Room) -> None:
-    """Never over the limit, never a busy or kept victim, no needless victim, and nobody waits for what could be done."""
+    """Never over the limit, never a busy or kept victim, no needless victim, and nobody waits in vain."""
     decision = decide(wanted, seats, room)
     present = [seat for seat in seats if seat.state != "reserved" or seat.kept]
     lasting = [seat for seat in seats if seat.state != "closing"]

@@ -88,7 +88,7 @@ def test_without_a_limit_nobody_asks_for_needs() -> None:
 
 
 def test_the_least_recently_used_makes_room() -> None:
-    """A model that does not fit beside two idle ones gets the memory of the one that was idle longest, once it is free."""
+    """A model that does not fit beside two idle ones gets the memory of the least recently used, once it is free."""
     world = World({"a": 5, "b": 5, "c": 5})
     world.idle("a", 1)
     world.idle("b", 2)
@@ -231,7 +231,7 @@ def test_needs_follow_the_estimate(tmp_path: Any) -> None:
 def test_the_default_limit_leaves_a_reserve(
     machine: int | None, total: int | None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A tenth is left to others, at least 1 GiB, at most half; without figures there is no limit but a configured one."""
+    """A tenth is left to others, at least 1 GiB, at most half; without figures only a configured limit holds."""
     monkeypatch.setattr(needs, "usable_memory", lambda: machine)
     limit = memory_limit(ServerConfig(), 5)
     assert (None if limit is None else limit.total) == total
@@ -263,7 +263,7 @@ async def loaded(client: httpx.AsyncClient) -> list[str]:
 
 
 async def test_real_models_share_a_limit() -> None:
-    """Of three models with room for two the least recently used goes, a kept one stays; one that never fits is a 503."""
+    """With room for two, the least recently used goes and a kept one stays; one that never fits is a 503."""
     models = {
         "kept": mock(GB, min_instances=1), "a": mock(2 * GB), "b": mock(2 * GB), "c": mock(1), "big": mock(9 * GB),
         "told": mock(9 * GB, memory="1MB"),
@@ -278,7 +278,8 @@ async def test_real_models_share_a_limit() -> None:
         refused = await ask(client, "big")
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "model_too_large"
-        assert "an instance needs about 9.0 GB of memory, but lllms may use 4.0 GB" in refused.json()["error"]["message"]
+        told = "an instance needs about 9.0 GB of memory, but lllms may use 4.0 GB"
+        assert told in refused.json()["error"]["message"]
         assert refused.headers["x-should-retry"] == "false"
         assert "Retry-After" not in refused.headers
         assert await loaded(client) == ["a", "c", "kept", "told"]

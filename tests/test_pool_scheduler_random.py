@@ -36,11 +36,11 @@ class PoolPlay(RuleBasedStateMachine):
             name: st.tuples(st.integers(0, 1), st.integers(1, 3), st.sampled_from([0.0, 0.1, 2.5, NEVER]))
             for name in MODELS
         }),
-        needs=st.fixed_dictionaries({name: NEEDS for name in MODELS}),
+        needs=st.fixed_dictionaries(dict.fromkeys(MODELS, NEEDS)),
         late=st.booleans(),
     )
     def begin(
-        self, limits: PoolLimits, models: dict[str, tuple[int, int, float]], needs: dict[str, Need], late: bool,  # noqa: FBT001
+        self, limits: PoolLimits, models: dict[str, tuple[int, int, float]], needs: dict[str, Need], late: bool,
     ) -> None:
         self.needs = needs
         self.late = late
