@@ -6,20 +6,19 @@ r"""An engine with continuous batching in one file: a small attention model in n
 
 The model is one induction head: it attends to the places where the last bytes occurred before, and predicts the byte
 that followed there. It has a real KV cache, so prefix reuse, chunked prompts and batching all do their work.
-`BatchingModel` asks for the methods below and provides everything else.
+`BatchingModel` asks for the methods below and provides everything else. CONTRIBUTING.md says how to make a package of
+this file, and how to test that.
 """
 
-import sys
 from collections.abc import Sequence
 
 import numpy as np
 from attrs import define, frozen
 from numpy.typing import NDArray
 
-from lllms_core import Host, hookimpl, load_config
+from lllms_core import hookimpl
 from lllms_core.chat import Segment
 from lllms_core.engines import BatchingModel, Engine, Feed, Progress
-from lllms_core.plugins import Plugins
 from lllms_core.types import ModelOffer, ModelSpec, Sampling
 
 END = 256
@@ -151,14 +150,13 @@ def lllms_models() -> list[ModelOffer]:
     return [ModelOffer("induction", engine="induction", description="continues patterns")]
 
 
-def make_host() -> Host:
-    """Make a host that knows this plugin."""
-    return Host(load_config(), Plugins.discover(extra={"induction": sys.modules[__name__]}))
-
-
 if __name__ == "__main__":
     import asyncio
+    import sys
 
+    from lllms_core import Host, load_config
+    from lllms_core.plugins import Plugins
     from lllms_core.serve import serve
 
-    asyncio.run(serve(make_host(), on_ready=print))
+    plugins = Plugins.discover(extra={"induction": sys.modules[__name__]})
+    asyncio.run(serve(Host(load_config(), plugins), on_ready=print))

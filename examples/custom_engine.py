@@ -4,18 +4,13 @@ r"""A whole engine in one file: a parrot, with its model, served through the Ope
     curl http://127.0.0.1:3000/v1/chat/completions -H 'Content-Type: application/json' \
         -d '{"model": "parrot", "messages": [{"role": "user", "content": "Pieces of eight!"}]}'
 
-To share it, put it into a package whose pyproject.toml says
-
-    [project.entry-points.lllms]
-    parrot = "your_module"
+CONTRIBUTING.md says how to make a package of it, and how to test that.
 """
 
-import sys
 from collections.abc import Iterator
 
-from lllms_core import Host, hookimpl, load_config
+from lllms_core import hookimpl
 from lllms_core.engines import Engine, Progress, SerialModel
-from lllms_core.plugins import Plugins
 from lllms_core.types import ChatRequest, ModelOffer, ModelSpec
 
 
@@ -52,14 +47,13 @@ def lllms_models() -> list[ModelOffer]:
     return [ModelOffer("parrot", engine="parrot", description="repeats your words")]
 
 
-def make_host() -> Host:
-    """Make a host that knows this plugin, without an installed distribution."""
-    return Host(load_config(), Plugins.discover(extra={"parrot": sys.modules[__name__]}))
-
-
 if __name__ == "__main__":
     import asyncio
+    import sys
 
+    from lllms_core import Host, load_config
+    from lllms_core.plugins import Plugins
     from lllms_core.serve import serve
 
-    asyncio.run(serve(make_host(), on_ready=print))
+    plugins = Plugins.discover(extra={"parrot": sys.modules[__name__]})
+    asyncio.run(serve(Host(load_config(), plugins), on_ready=print))

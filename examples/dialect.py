@@ -4,12 +4,7 @@ r"""A dialect of one's own: a question in, an answer out, one JSON object per li
     curl http://127.0.0.1:3000/lines -H 'Content-Type: application/json' \
         -d '{"model": "tiny-chat", "question": "Hi!"}'
 
-To share it, put it into a package whose pyproject.toml says
-
-    [project.entry-points.lllms]
-    lines = "your_module"
-
-For answers that are not streamed, see `gather_answers` (`apis/streaming.py`) and `reply` (`apis/replies.py`).
+CONTRIBUTING.md says how to make a package of it, and how to test that.
 """
 
 from typing import TYPE_CHECKING
@@ -95,4 +90,5 @@ if __name__ == "__main__":
     from lllms_core.plugins import Plugins
     from lllms_core.serve import serve
 
-    asyncio.run(serve(Host(load_config(), Plugins.discover(extra={"lines": sys.modules[__name__]})), on_ready=print))
+    plugins = Plugins.discover(extra={"lines": sys.modules[__name__]})
+    asyncio.run(serve(Host(load_config(), plugins), on_ready=print))

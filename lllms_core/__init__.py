@@ -1,6 +1,6 @@
-"""lllms: local large language models for everybody's machine.
+"""lllms: local large language models for every machine.
 
-The names in `__all__` are the public API for embedders, the modules in `FOR_PLUGINS` that for authors of plugins. Any
+The names in `__all__` are the public API for embedding programs, the modules in `FOR_PLUGINS` the one for plugins. Any
 other module may change at any time; CONTRIBUTING says what may break.
 """
 

@@ -26,8 +26,8 @@ CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_EXPOSED = f"Retry-After, {HEADER}"
 CORS_SECONDS = "600"
 NOT_PUBLIC = (".localhost", ".local", ".internal")
-"""Ends of names that no public name server resolves: by RFC 6761, by RFC 6762 (a network's devices announce them), and
-ICANN's domain for private use, as in `host.docker.internal`."""
+"""Suffixes of names that no public name server resolves: by RFC 6761, by RFC 6762 (a network's devices announce them),
+and ICANN's domain for private use, as in `host.docker.internal`."""
 
 
 def create_app(host: Host, *, manage_host: bool = True) -> Quart:
@@ -39,7 +39,7 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     server = host.config.server
     app = Quart(__name__, static_folder=None)
     app.asgi_app = Guard(app.asgi_app)  # type: ignore[method-assign]  # which is how Quart wants it
-    app.url_map.strict_slashes = False  # of plugins' routes that end with a slash, which the guard takes away
+    app.url_map.strict_slashes = False  # for plugins' routes that end with a slash, which the guard removes
     app.request_class = PatientRequest
     app.config["MAX_CONTENT_LENGTH"] = server.max_body
     app.config["BODY_TIMEOUT"] = None  # the body of a PatientRequest has limits of its own
@@ -55,10 +55,10 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
 
 
 def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
-    """Add the routes of every API to an application, below `prefix`; the caller starts and closes the host.
+    """Add the routes of every API to an application, under `prefix`; the caller starts and closes the host.
 
     `/openapi.json` describes them together. The checks of `create_app` (Host header, size of bodies, origins) are not
-    part of it. An API whose plugin fails to make its routes is left out, and the log tells why.
+    included. An API whose plugin fails to make its routes is left out, and the reason is logged.
     """
     mounted: list[Api] = []
     for name, provided in sorted(host.plugins.apis.items()):
@@ -68,7 +68,7 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
             routes.register_error_handler(Exception, fault_handler(api))
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
-            told = described(error)  # nobody's request is at work yet
+            told = described(error)  # no request is being served yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
         else:
             mounted.append(api)
@@ -76,7 +76,7 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:
-    """Return the route that describes these APIs, put together from what each says of itself."""
+    """Return the route with the combined description of these APIs."""
     path = "/openapi.json"
     routes = Blueprint("openapi", __name__)
     routes.register_error_handler(Exception, fault_handler())
@@ -90,7 +90,7 @@ def _description(apis: Sequence[Api], host: Host) -> Blueprint:
 
     @routes.get(path)
     async def describe() -> Response:
-        # The routes may be mounted below a prefix, and the application, too.
+        # Both the routes and the application may be mounted under a prefix.
         prefix = f"{request.root_path}{request.path}".removesuffix(path)
         return reply(document([described_by(api) for api in apis], version("lllms-core"), prefix))
 
@@ -100,9 +100,9 @@ def _description(apis: Sequence[Api], host: Host) -> Blueprint:
 def is_own_name(name: str, server: ServerConfig) -> bool:
     """Whether a server answers to `name`, as browsers send it in the Host header without the port.
 
-    It answers to localhost, to the addresses it can be reached by, to the name it listens on, to `allowed_hosts`, to
-    this machine's name, and to those that `NOT_PUBLIC` ends. A page from elsewhere can make its own name lead to this
-    machine, but none of these, and it cannot make the browser send another.
+    It answers to localhost, its own addresses, the name it listens on, `allowed_hosts`, the machine's name, and names
+    that end as in `NOT_PUBLIC`. A foreign web page can make its own name resolve to this machine, but none of these,
+    and it cannot make the browser send another name.
     """
     name = name.lower().rstrip(".")
     bound = server.host.lower().strip("[]")

@@ -49,7 +49,7 @@ class CatalogEntry:
     isolation: Isolation
     description: str
     footprint: Footprint
-    """Of what its last load read, or its next one will."""
+    """The footprint that its last load read, or its next one will read."""
     source: str | None = None
     """The source of the weights, if they may have to be fetched or verified; until then, `spec.file` is None."""
 
@@ -102,9 +102,9 @@ class Catalog:
         return cls(tuple(entries), tuple(problems))
 
     def place(self, name: str, file: Path | None) -> Footprint:
-        """Look at a model's files, which are about to be loaded, or have just come; `file` is its weights.
+        """Look at a model's files, which are about to be loaded or have just arrived; `file` holds its weights.
 
-        What follows from them is up to date afterwards: the fingerprint, and the defaults that the file recommends.
+        This updates what depends on them: the fingerprint, and the defaults that the file recommends.
         """
         entry = self._by_name[name]
         spec = attrs.evolve(entry.spec, file=file)
@@ -164,7 +164,7 @@ def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
 
 
 def context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
-    """Return the tokens that a request to a model will hold, by its options or what its engine tells; None if unknown.
+    """Return the tokens that a request may hold, by the options or as the engine reports; None if unknown.
 
     `details` are those of `Engine.inspect`.
     """

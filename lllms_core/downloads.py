@@ -103,9 +103,9 @@ class Downloader(ABC):
         return PurePosixPath(unquote(shown(source).partition(":")[2].partition("?")[0])).name
 
     def find(self, source: str) -> RemoteModel | None:  # noqa: ARG002  # the base has no files
-        """Return the source's files that are on this machine, without the network; None if there are none.
+        """Return the source's local files without using the network; None if there are none.
 
-        Raises `Offline` if only some of them are. Called in offline mode, and when `resolve` cannot reach its place.
+        Raises `Offline` if only some are local. Called in offline mode, and when `resolve` cannot reach its host.
         """
         return None
 

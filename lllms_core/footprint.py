@@ -1,4 +1,4 @@
-"""What the files of a model are now, and what they say: the fingerprint of answers, and recommended defaults."""
+"""The current state and content of a model's files: the fingerprint of answers, and recommended defaults."""
 
 import hashlib
 import json
@@ -21,39 +21,39 @@ from lllms_core.types import ModelSpec
 LOG = logging.getLogger("lllms.catalog")
 
 FileState = tuple[int, int, int]
-"""Size, time of the last change in nanoseconds, number in its file system."""
+"""Size, modification time in nanoseconds, inode."""
 
 
 @frozen
 class Footprint:
-    """What a load would read. Taking one looks at no content, so it takes microseconds."""
+    """What a load would read. Taking one reads no content, so it takes microseconds."""
 
     fingerprint: str = ""
     """Changes with the engine's version, the options and the files; OpenAI's `system_fingerprint`."""
     files: Mapping[Path, FileState | None] = field(factory=dict)
-    """The weights, all parts of them, and the files that options name; None for one that is not there."""
+    """The weights in all their parts, and the files that options name; None for a missing one."""
 
     @property
     def replaced(self) -> bool:
-        """Whether any of the files is another one than it was then."""
+        """Whether any of the files has changed since then."""
         return any(_state(path) != state for path, state in self.files.items())
 
 
 def take_footprint(engine: str, version: str | None, spec: ModelSpec, source: str | None) -> Footprint:
-    """Return the footprint of a model as it is now; `version`: the engine's."""
+    """Return the current footprint of a model; `version`: the engine's."""
     weights = [] if spec.file is None else part_paths(spec.file)
     files = {path: _state(path) for path in (*weights, *_paths(spec.options))}
-    # Neither folders nor numbers count: a copy of a file gives the same answers.
+    # Neither folders nor inodes count: a copy of a file gives the same answers.
     states = [[path.name, *([] if state is None else state[:2])] for path, state in files.items()]
     text = json.dumps([engine, version, _plain(spec.options), source, states], sort_keys=True, default=_name)
     return Footprint("fp_" + hashlib.sha256(text.encode()).hexdigest()[:12], files)
 
 
 def read_defaults(engine: Engine, spec: ModelSpec, configured: Mapping[str, object]) -> Generation:
-    """Return the core's defaults, overridden by those that the model's file recommends, and these by the configured."""
+    """Return the core's defaults, overridden by those that the model's file recommends, and then by the configured."""
     try:
         recommended = {} if spec.file is None else engine.recommended(spec)
-    except Exception as error:  # noqa: BLE001  # of a plugin; a file that cannot be read is reported by its load
+    except Exception as error:  # noqa: BLE001  # a plugin's fault; an unreadable file is reported by its load
         LOG.debug("model %s: what its file recommends cannot be read: %s", spec.name, described(error))
         recommended = {}
     taken = {}
@@ -73,7 +73,7 @@ def _name(value: object) -> str:
 
 
 def _paths(value: Any) -> Iterator[Path]:
-    """Yield the paths in options."""
+    """Yield the paths among option values."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, tuple | list):

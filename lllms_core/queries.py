@@ -114,18 +114,18 @@ class CountRequest:
 
     @property
     def task(self) -> Task:
-        """That of the completion: who can do it can count its prompt."""
+        """The completion's task: a model that can do it can also count its prompt."""
         return self.completion.task
 
 
 @frozen
 class LoadRequest:
-    """A request for nothing but an instance that is loaded; the answer says that there is one."""
+    """A request that only needs a loaded instance; the answer says that there is one."""
 
     id: str
     model: str
     ttl: float | None = None
-    """Idle seconds after this request until the instance is unloaded; None: as the model's configuration says."""
+    """The idle seconds after this request before the instance is unloaded; None: as the model's configuration says."""
     timeout: float | None = None
 
 
@@ -135,13 +135,13 @@ AnyRequest = Request | Query | LoadRequest
 
 @frozen
 class Prepared:
-    """A request that is ready to be submitted, with what costs something to make for a large one."""
+    """A request that is ready to be submitted, with everything that is costly to derive from a large one."""
 
     request: AnyRequest
     prefixes: Sequence[Hashable] = ()
     """The keys of its conversation's prefixes, shortest first."""
     frame: bytes | None = field(default=None, repr=False)
-    """What a worker process is sent; None where that is made when it is sent."""
+    """The bytes for a worker process; None if they are made when they are sent."""
 
 
 LABELS: Mapping[Task, str] = {

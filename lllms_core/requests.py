@@ -42,9 +42,9 @@ def build_request(
 ) -> Request:
     """Check a request and fill in the model's defaults.
 
-    JSON in it, also inside of strings, may be nested `levels` deep. `unused` are the names of what the client sent, and
-    its dialect has left out.
-    Raises `InvalidRequest` for a value that is wrong, `UnsupportedParameter` for one that the engine does not honour.
+    JSON in it, also inside strings, may be nested `levels` deep. `unused` names what the client sent and its dialect
+    left out.
+    Raises `InvalidRequest` for a wrong value, `UnsupportedParameter` for one that the engine does not honour.
     """
     if (messages is None) == (prompt is None):
         raise InvalidRequest("exactly one of 'messages' and 'prompt' is needed", "messages")
@@ -86,10 +86,10 @@ def build_request(
 def check_parameters(
     route: Route, entry: CatalogEntry, values: Mapping[str, object], unknown_names: UnknownNames = "refuse",
 ) -> Checked:
-    """Return the parameters that ask for something, checked, and the names of those that nobody acts on.
+    """Return the checked parameters that ask for something, and the names of those that nothing acts on.
 
     Raises `InvalidRequest` for an unknown name or a wrong value, `UnsupportedParameter` for what this model's engine
-    does not do.
+    does not support.
     """
     engine = f"engine '{entry.engine.name}' of model '{entry.name}'"
     return check_all(route, values, entry.engine.parameters, engine, unknown_names)
@@ -112,7 +112,7 @@ def _check_counts(checked: dict[str, Any]) -> None:
     if 0 < best_of < n:
         raise InvalidRequest(f"'best_of' is {best_of}, less than 'n', which is {n}", "best_of", "invalid_value")
     if checked.get("suffix") == "":
-        del checked["suffix"]  # says the same as none, for every engine
+        del checked["suffix"]  # equals no suffix, for every engine
 
 
 def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
@@ -154,7 +154,7 @@ def _check_media(messages: Sequence[Message], entry: CatalogEntry) -> None:
 
 
 def _check_depth(messages: Sequence[Message], parameters: Mapping[str, object], levels: int) -> None:
-    """Refuse what everything after this would have to read by recursion, or for very long."""
+    """Refuse requests that later code could only read by deep recursion, or for a very long time."""
     for name, value in parameters.items():
         if is_too_deep(value, levels - 1):
             raise nested_too_deeply(name, levels)

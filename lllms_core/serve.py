@@ -122,7 +122,7 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
 
 
 async def _serve_http(host: Host, listener: socket.socket, stopped: asyncio.Event) -> None:
-    yield_quickly()  # the thread that reads large bodies, to the event loop
+    yield_quickly()  # lets the event loop interrupt the thread that reads large bodies
     limits = ConnectionLimits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
     await serve_app(create_app(host, manage_host=False), listener, stopped.wait, limits)
 

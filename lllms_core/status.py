@@ -22,7 +22,7 @@ class InstanceStatus:
     progress: float
     """How much of the load is done, 0 to 1."""
     running: int
-    """Requests at work in it."""
+    """The number of requests that it is running."""
     threads: int
     """The cores that it is allowed now."""
     idle_seconds: float
@@ -34,7 +34,7 @@ class InstanceStatus:
     info: ModelInfo | None
     """The loaded model's report; None until it is loaded."""
     fingerprint: str = ""
-    """Of the engine, the options and the files from which it was loaded; OpenAI's `system_fingerprint`."""
+    """The fingerprint of the engine, options and files from which it was loaded; OpenAI's `system_fingerprint`."""
     replaced: bool = False
     """Whether one of these files has been changed or replaced since."""
     memory: int | None = None
@@ -51,7 +51,7 @@ class Lack:
     problem: str
     """The last failure of an instance; "" if there was none."""
     retry_seconds: float | None
-    """Until the next try; None if one is under way, or is made only when somebody asks for the model."""
+    """Until the next try; None if one is under way, or is made only when the model is requested."""
 
 
 @frozen
@@ -119,7 +119,7 @@ class DownloadStatus:
 
 @frozen
 class SessionInfo:
-    """A session as it is listed."""
+    """A session in a listing."""
 
     id: str
     model: str

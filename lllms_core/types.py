@@ -27,7 +27,7 @@ ToolChoice = Literal["auto", "required"]
 """Whether the model may call tools, or must."""
 
 ReasoningEffort = Literal["none", "on", "minimal", "low", "medium", "high", "xhigh", "max"]
-"""How long a model thinks before it answers; "on": as long as its template has it, also if it would not by default."""
+"""How long a model thinks before it answers; "on": as long as its template sets, even if it is off by default."""
 
 
 @frozen
@@ -161,7 +161,7 @@ class CompletionRequest:
     """The number of likeliest tokens to return with each token's log-probability; None: no log-probabilities at all."""
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
-    """At most this many generated tokens, and at most as many as fit the context; None: no other limit."""
+    """The most generated tokens, as far as they fit the context; None: no limit but the context."""
     stop: tuple[str, ...] = ()
     """The answer ends before the first of these strings, which is not part of it."""
     timeout: float | None = None
@@ -173,7 +173,7 @@ class CompletionRequest:
     cache_prompt: bool = True
     """Whether the request may reuse what others have evaluated, and leave its own evaluation for others."""
     unused: tuple[str, ...] = ()
-    """The names of parameters that the client set, and that nobody acts on; answers name them in a header."""
+    """The names of parameters that the client set but nothing acts on; answers name them in a header."""
 
     @property
     def count(self) -> int:
@@ -262,14 +262,14 @@ class Usage:
 
 @frozen
 class Timings:
-    """Where the time of a request went, in seconds."""
+    """How a request's time was spent, in seconds."""
 
     queued: float = 0.0
-    """In the queue, other than for a load."""
+    """In the queue, except for loads."""
     load: float = 0.0
-    """In the queue, while the instance that then took the request was being loaded, or its files fetched."""
+    """In the queue, while the instance that took the request was being loaded, or its files fetched."""
     prompt: float = 0.0
-    """In the instance, until the first piece of the answer."""
+    """In the instance, up to the first piece of the answer."""
     answer: float = 0.0
     """From there to the end."""
 
@@ -283,9 +283,9 @@ class Finish:
     result: object = None
     """The answer to a query, see `lllms_core.queries`; None for a completion, or if the time ran out."""
     stop: str | None = None
-    """The stop string that ended the answer, of several the last one's."""
+    """The stop string that ended the answer; with several answers, the last one's."""
     timings: Timings = field(default=Timings(), eq=False)
-    """Filled in by the worker and the pool; equal ends may have taken different times."""
+    """Filled in by the worker and the pool; not compared, since equal ends may take different times."""
 
 
 @frozen
@@ -344,10 +344,11 @@ class Delta:
     prompt_scores: PromptScores | None = None
     """Of the prompt's tokens, once, before the text of any answer, if requested."""
     admitted: Usage | None = None
-    """The number of the prompt's tokens and of those that were reused, once, with the first piece of any answer."""
+    """The counts of the prompt's tokens and of the reused ones, sent once, with the first piece of any answer."""
     unenforced: tuple[str, ...] = ()
-    """The restrictions of the request's schemas that its grammar does not enforce, once, as `admitted`: the parameter
-    (`response_format`, `tools.NAME`), then a JSON pointer into its schema: `response_format#/properties/a/not`."""
+    """The restrictions of the request's schemas that its grammar does not enforce, sent once, like `admitted`: the
+    parameter (`response_format`, `tools.NAME`), then a JSON pointer into its schema:
+    `response_format#/properties/a/not`."""
 
     @property
     def last(self) -> bool:
@@ -395,7 +396,7 @@ class Memory:
     """Whether the weights stay in their file's pages: instances of one model share them, and the system may evict and
     reread them."""
     offloaded: bool = False
-    """Whether a part of it may lie in the memory of a GPU."""
+    """Whether part of it may be in the memory of a GPU."""
 
     @property
     def total(self) -> int:
@@ -405,12 +406,12 @@ class Memory:
 
 @frozen
 class Finding:
-    """Something about a model that was found without loading it (`Engine.examine`)."""
+    """Something found about a model without loading it (`Engine.examine`)."""
 
     text: str
     """A sentence that names the thing, the limit and the way out."""
     fatal: bool = True
-    """Whether the model cannot be loaded, or not be served; else it is a warning."""
+    """Whether the model cannot be loaded or served; otherwise it is a warning."""
 
 
 @frozen

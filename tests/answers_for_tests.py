@@ -1,4 +1,4 @@
-"""Answers, read by the parser from their raw text."""
+"""Reads raw answers with the parser."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ TOOLS = (
 RUN = Tool("run", parameters={"type": "object", "properties": {"command": {"type": "string"}, "n": {}}})
 THINK = ReasoningFormat()
 FUNCTION = "<function=run>\n<parameter=command>\nls\n</parameter>\n</function>"
-"""A call between tags, without the marks around it."""
+"""A tagged call, without the marks around it."""
 
 
 @define
@@ -27,7 +27,7 @@ class Answer:
     text: str = ""
     reasoning: str = ""
     calls: list[list[str]] = field(factory=list)
-    """Id, name and arguments of each."""
+    """Id, name and arguments of each call."""
     cut: bool = False
 
     def add(self, pieces: Pieces) -> None:
@@ -65,7 +65,7 @@ def parse(
 
 
 def read(raw: str, calls: CallFormat = HERMES, **fields: Any) -> Answer:
-    """Return the answer to requests that offer `RUN` and `TOOLS`, after a check that it is the same in any pieces."""
+    """Parse an answer to a request that offers `RUN` and `TOOLS`; checks that any split into pieces gives the same."""
     fields.setdefault("tools", (RUN, *TOOLS))
     whole = parse(raw, calls=calls, **fields)
     assert whole == parse(*raw, calls=calls, **fields)
@@ -73,7 +73,7 @@ def read(raw: str, calls: CallFormat = HERMES, **fields: Any) -> Answer:
 
 
 def hermes(text: str) -> str:
-    """Put the marks of a call around a text."""
+    """Put the call marks around a text."""
     return f"<tool_call>\n{text}\n</tool_call>"
 
 

@@ -1,4 +1,4 @@
-"""Requests whose answers are known, each with a secret of its own, and what is right to come back while workers die."""
+"""Requests with known answers, each with its own secret, and the answers that are right while workers die."""
 
 import json
 import re
@@ -11,25 +11,25 @@ from hostile_for_tests import CHAT, TEXT, TINY
 from lines_for_tests import Answer
 
 ECHO, SCRIPTED = "echo", "scripted"
-"""A mock that repeats what it hears, and the tests' own engine."""
+"""A mock that repeats its input, and the tests' own engine."""
 WORDS = ("blimp", "zebra", "apple")
-"""Words that the trained model remembers."""
+"""Words that the trained model knows by heart."""
 SECRET = re.compile(rb"q[0-9]+x[0-9a-f]{12}")
 CAUSES = {
     "engine_died", "engine_failed", "model_not_available", "overloaded", "waited_too_long", "queue_full", "timeout",
     "shutting_down", "invalid_request",
 }
-"""The codes of errors that name a cause; `internal_error` is none."""
+"""The error codes that name a cause, which `internal_error` does not."""
 
 
 @frozen
 class Ask:
-    """A request, and the answer that has to come."""
+    """A request and its expected answer."""
 
     path: str
     body: Mapping[str, object]
     expected: Callable[[str], bool] | None
-    """Whether a text is the answer; None: any is."""
+    """Whether a text is the right answer; None accepts any."""
     own: bytes
     stream: bool
 
@@ -42,7 +42,7 @@ class Ask:
         return json.dumps({**self.body, "stream": self.stream}).encode()
 
     def judge(self, answer: Answer) -> tuple[str, str]:
-        """Return the outcome in a word, and what is wrong with it, if anything."""
+        """Return the outcome in a word, and its problem, if any."""
         others = set(SECRET.findall(answer.body)) - {self.own}
         if others:
             return "another's secret", f"{len(others)} secrets of others in {answer.body[:300]!r}"
@@ -57,7 +57,7 @@ class Ask:
         return "right" if right else "wrong", "" if right else f"got {text[:200]!r}"
 
     def _read(self, answer: Answer) -> tuple[str, dict[str, Any] | None]:
-        """The text, and the error that it ended with. Raises `ValueError` for a stream without an end."""
+        """Return the text, and the error that ended it. Raises `ValueError` if the stream has no end."""
         if answer.status != 200:
             return "", answer.json()["error"]
         if not self.stream:
@@ -78,7 +78,7 @@ class Ask:
 
 
 def plain(number: int, secret: str, *, stream: bool) -> Sequence[Ask]:
-    """A request to each model, whose answer holds the client's secret and no other."""
+    """A request to each model, whose answer contains this client's secret and no other."""
     word = WORDS[number % len(WORDS)]
     said = [{"role": "user", "content": f"My name is Bob. The secret word is {word}. Do not forget it."},
             {"role": "assistant", "content": "Okay, Bob."}, {"role": "user", "content": "What is the secret word?"}]

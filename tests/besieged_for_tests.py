@@ -1,4 +1,4 @@
-"""A real server under attack, and witnesses beside it who see whether anybody else is hurt."""
+"""A real server under attack, and witnesses (well-behaved clients) that notice whether anyone else is affected."""
 
 import signal
 import subprocess
@@ -18,13 +18,13 @@ from programs_for_tests import environment
 from witnesses_for_tests import GAP_SECONDS, Witness
 
 HEALTH_SECONDS = 1.5
-"""`/health` answers within this; far below on an idle machine."""
+"""Limit for `/health`, which answers far sooner on an idle machine."""
 QUIET_SECONDS = 8.0
-"""After which nobody works any longer for a client that has left."""
+"""Seconds after which all work for a client that has left must have stopped."""
 LOG_OF_ONE = 20_000
-"""Bytes of log that one input may cause."""
+"""Bytes that one input may add to the log."""
 STOP_SECONDS = 12.0
-"""From the signal to the end of the process: two seconds for answers, and some to close."""
+"""From the signal to the end of the process: two seconds for running answers, and some to close."""
 
 COUNTED = " ".join(f"word{number}" for number in range(30))
 STORY = [
@@ -67,11 +67,11 @@ options = {{ slots = 4, context_length = 512, threads = 1 }}
 
 
 class Wounded(AssertionError):
-    """The server, or somebody beside the attacker, was hurt."""
+    """The attack hurt the server or another client."""
 
 
 class Besieged:
-    """The server, its witnesses, and what is known of it from before."""
+    """The server, its witnesses, and its state before the attack."""
 
     def __init__(self, folder: Path, style: str = "console", *, file: Path | None = None) -> None:
         text = CONFIG.format(style=style, counted=COUNTED) + (ENGINE.format(file=file) if file else "")
@@ -92,7 +92,7 @@ class Besieged:
             raise
 
     def _begin(self, file: Path | None) -> None:
-        """Wait until it serves, and the witnesses get their answers."""
+        """Wait until the server serves and the witnesses get their answers."""
         assert self.process.stdout is not None
         printed = [""]
         while not printed[-1].startswith("try: "):
@@ -118,11 +118,11 @@ class Besieged:
         return get(self.address, "/").json()
 
     def workers(self) -> dict[str, int | None]:
-        """The process of each model; None for one that lives in the server's."""
+        """The process id of each model's worker; None for a model in the server's own process."""
         return {one["model"]: one["pid"] for one in self.status()["instances"]}
 
     def uses(self) -> dict[str, int]:
-        """What the server holds, and what its workers have of memory."""
+        """The server's descriptors, processes and memory, and its workers' memory."""
         memory = {"memory of the server": self.whole.memory_info().rss}
         for model, pid in self.workers().items():
             if pid is not None:
@@ -131,7 +131,7 @@ class Besieged:
         return {"descriptors": self.whole.num_fds(), "processes": processes, **memory}
 
     def look(self) -> None:
-        """Raise `Wounded` if something is wrong now, or was since the last look."""
+        """Raise `Wounded` if anything is wrong now, or has been since the last look."""
         try:
             health = get(self.address, "/health", within=HEALTH_SECONDS)
             _hurt(health.status != 200, f"/health is {health.status}")
@@ -145,7 +145,7 @@ class Besieged:
         self.look_into_log()
 
     def _look_at_requests(self) -> None:
-        """Between two answers of the witness who shares its model with the attackers, nobody is worked for there."""
+        """Check that the model shared with the attackers is idle between two answers to its witness."""
         sharing = self.witnesses[1:]
         for witness in sharing:
             _hurt(not witness.asking.acquire(timeout=QUIET_SECONDS), "a witness gets no answer")
@@ -162,7 +162,7 @@ class Besieged:
         _hurt(pids != self.pids, f"workers have died: {self.pids} were, {pids} are")
 
     def look_into_log(self) -> None:
-        """Raise `Wounded` if what the log has got is more than a few lines, or what nobody may read."""
+        """Raise `Wounded` if the log has grown by more than a few lines, or contains a secret or a traceback."""
         new = self._log.read_bytes()[self._read :]
         self._read += len(new)
         for word in (SECRET, "Traceback", "╭"):  # a box is how a traceback with locals looks
@@ -171,13 +171,13 @@ class Besieged:
         _hurt(len(new) > LOG_OF_ONE, f"{len(new)} bytes of log, which begin {new[:300]!r}")
 
     def _quiet(self, status: dict[str, Any]) -> bool:
-        """Whether only the calm witness is worked for."""
+        """Whether the calm witness has the only running request."""
         running = sum(one["running"] for one in status["instances"] if one["model"] != "calm")
         requests = status["requests"]
         return running == 0 and requests["waiting"] == 0 and requests["running"] <= 1
 
     def suffer(self, one: Input) -> None:
-        """Take one input. Raises `AssertionError` that says what is wrong with its answers, or who was hurt by it."""
+        """Take one input. Raises `AssertionError` with what is wrong with its answers, or who was hurt by it."""
         wrong: Exception | None = None
         try:
             one.judge(one.act(self.address))
@@ -188,7 +188,7 @@ class Besieged:
             raise AssertionError(f"{type(wrong).__name__}: {wrong}") from wrong
 
     def stop(self) -> float:
-        """End it with a signal; returns how long that took. Raises `Wounded` if it does not end."""
+        """Stop the server with a signal and return the seconds it took. Raises `Wounded` if it does not end."""
         for witness in self.witnesses:
             witness.stop()
         start = time.monotonic()
@@ -205,7 +205,7 @@ class Besieged:
         return time.monotonic() - start
 
     def kill(self) -> None:
-        """End it whatever it does."""
+        """Kill the server, whatever its state."""
         for witness in self.witnesses:
             witness._stopped.set()
         with suppress(psutil.NoSuchProcess):
@@ -219,7 +219,7 @@ class Besieged:
 
 
 class Siege:
-    """A server that is replaced when an input has wounded it, so that the next one is judged by itself."""
+    """A server that is replaced after an input has wounded it, so that the next input is judged on its own."""
 
     def __init__(self, make: Callable[[], Besieged]) -> None:
         self._make = make
@@ -227,7 +227,7 @@ class Siege:
 
     @property
     def server(self) -> Besieged:
-        """One that is well."""
+        """A healthy server."""
         if self._server is None:
             self._server = self._make()
         return self._server
@@ -241,7 +241,7 @@ class Siege:
             raise
 
     def end(self) -> None:
-        """End the server, if there is one, whatever it does."""
+        """Kill the server, if one runs, whatever its state."""
         if self._server is not None:
             self._server.kill()
             self._server = None
@@ -249,7 +249,7 @@ class Siege:
 
 @contextmanager
 def siege(make: Callable[[], Besieged]) -> Iterator[Siege]:
-    """Such a server, which is gone in the end."""
+    """Yield a siege; its server is killed at the end."""
     made = Siege(make)
     try:
         yield made
@@ -262,7 +262,7 @@ def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> 
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"it does not come to be that {what}"
-        time.sleep(0.005)  # between two looks at another process
+        time.sleep(0.005)  # polls another process
 
 
 def _hurt(is_so: bool, what: str) -> None:

@@ -1,4 +1,4 @@
-"""Engines that do not keep what they declare."""
+"""Engines that break their own declarations."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
@@ -32,7 +32,7 @@ class Bare(Model):
 
 
 def engine_of(*parameters: str, make: Callable[[], object] = Speaker, **values: object) -> Engine:
-    """An engine that declares these parameters and attributes, and loads what `make` makes."""
+    """An engine that declares these parameters and attributes, and loads what `make` returns."""
 
     def load(_self: Engine, _spec: ModelSpec, _progress: Progress) -> Model:
         return cast(Model, make())

@@ -1,7 +1,7 @@
-"""Chaos: many clients with secrets of their own, while workers are killed and stopped, engines raise and others attack.
+"""Chaos: many clients, each with its own secret, while workers are killed and stopped, engines raise and others attack.
 
-`python tests/chaos.py --seconds 60 --seed 7` prints what it did, the longest waits and the seed, and ends with 1 if a
-request got no answer, a wrong one or another's secret, or if anything is left in the end. All of it is on this machine.
+`python tests/chaos.py --seconds 60 --seed 7` prints what it did, the longest waits and the seed, and exits with 1 if a
+request got no answer, a wrong one or another's secret, or if anything is left at the end. All of it runs locally.
 """
 
 import argparse
@@ -28,16 +28,16 @@ from hostile_table_for_tests import ALL
 from lines_for_tests import Address, Answer, Line, get, head, post
 
 PATIENCE = 90.0
-"""Seconds for one request; it may wait for several workers to be replaced."""
+"""Limit for one request, in seconds; it may wait for several workers to be replaced."""
 CALM_SECONDS = 45.0
-"""After the last fault all is as it was within this."""
+"""Seconds in which everything returns to normal after the last fault."""
 SLOWEST = 45.0
-"""Seconds after which even who meets a worker that is stuck, or several that die, has an answer or an error."""
+"""Seconds in which even a request that meets a stuck worker, or several dying ones, gets an answer or an error."""
 FAULTS = (
     "fail", "raise", "exit", "kill", "segv", "refuse", "open refuse", "open raise", "open fail", "cancel raise", "hang",
 )
 WATCHDOG = 3.0
-"""Seconds after which a worker that is stuck is killed."""
+"""Seconds after which a stuck worker is killed."""
 
 
 def config(rules: Path, style: str) -> dict[str, object]:
@@ -76,13 +76,13 @@ class Chaos:
     wrong: list[str] = field(factory=list)
     longest: dict[str, float] = field(factory=dict)
     pids: set[int] = field(factory=set)
-    """All workers that were ever seen."""
+    """All workers ever seen."""
     address: Address = ("", 0)
     _over: threading.Event = field(factory=threading.Event)
     _lock: threading.Lock = field(factory=threading.Lock)
 
     def run(self) -> bool:
-        """Do it all; returns whether nothing is wrong."""
+        """Run everything; returns whether nothing went wrong."""
         rules = self.folder / "echo.toml"
         rules.write_text('otherwise = ["I heard {text}"]\n')
         with running(config(rules, self.style), self.folder) as (process, url, log):
@@ -117,7 +117,7 @@ class Chaos:
         return not self.wrong
 
     def summary(self) -> str:
-        """What happened, for people."""
+        """A readable summary of the run."""
         lines = [
             f"seed {self.seed}, {self.seconds:g} s, {self.clients} clients",
         ]
@@ -142,10 +142,10 @@ class Chaos:
     def _guarded(self, work: Callable[[int, random.Random], None], number: int) -> None:
         try:
             work(number, random.Random(f"{self.seed} {work.__name__} {number}"))
-        except Exception as error:  # noqa: BLE001  # whatever ends a client is a fault of the run
+        except Exception as error:  # noqa: BLE001  # any error that ends a client is a fault of the run
             self.expect(False, f"{work.__name__} ended: {error!r}")
 
-    # What a client does.
+    # Clients.
 
     def _client(self, number: int, chosen: random.Random) -> None:
         quick = [one for one in ALL if not one.heavy]
@@ -164,13 +164,13 @@ class Chaos:
                 self._ask(ask, kind)
 
     def _any(self, number: int, chosen: random.Random) -> Ask:
-        """A plain request to one of the models, and what has to come back."""
+        """A plain request to one of the models, and its expected answer."""
         secret = f"q{number}x{chosen.randbytes(6).hex()}"
         stream = chosen.random() < 0.5
         return chosen.choice(plain(number, secret, stream=stream))
 
     def _ask(self, ask: Ask, kind: str) -> int:
-        """Send a request, and judge what comes back; returns the status, 0 if there is none."""
+        """Send a request and judge the answer; returns the status, 0 without an answer."""
         start = time.monotonic()
         try:
             answers = post(self.address, ask.path, ask.data, within=PATIENCE)
@@ -187,7 +187,7 @@ class Chaos:
         return answers[0].status
 
     def _leave(self, ask: Ask, chosen: random.Random) -> None:
-        """Send all or a part of a request, and leave after a moment or at once."""
+        """Send all or part of a request, and leave at once or after a moment."""
         data = head("POST", ask.path, length=len(ask.data)) + ask.data
         with Line(self.address, PATIENCE) as line:
             line.send(data[: chosen.choice((10, 100, len(data) - 1, len(data), len(data)))])
@@ -196,19 +196,19 @@ class Chaos:
         self.count("left")
 
     def _attack(self, one: Input) -> None:
-        """Be hostile; that the workers die meanwhile may be told, too."""
+        """Send a hostile input; an answer may also report that a worker died meanwhile."""
         try:
             answers = one.act(self.address)
         except TimeoutError:
             answers = [] if one.may_end else [Answer(0)]
         except (OSError, ValueError, AssertionError):
-            answers = []  # the stream that it wanted to leave has ended already
+            answers = []  # the stream that it was going to leave has already ended
         good = all(answer.status in one.right or answer.status in {404, 429, 500, 503, 504} for answer in answers)
         good &= not any(b"internal_error" in answer.body for answer in answers)
         self.count("hostile input")
         self.expect(good, f"hostile {one.name}: {[(answer.status, answer.body[:200]) for answer in answers]}")
 
-    # What happens to the workers.
+    # Faults of the workers.
 
     def _storm(self, _: int, chosen: random.Random) -> None:
         stopped: dict[int, float] = {}
@@ -229,7 +229,7 @@ class Chaos:
             _signal(pid, signal.SIGCONT)
 
     def _look(self) -> set[int]:
-        """The workers that there are now."""
+        """The current workers."""
         with suppress(OSError, ValueError):
             found = {one["pid"] for one in get(self.address, "/", within=PATIENCE).json()["instances"]} - {None}
             self.pids |= found
@@ -240,16 +240,16 @@ class Chaos:
     # Before and after.
 
     def _rounds(self, kind: str) -> None:
-        """Ask each model for each client, until all is right."""
+        """Send each client's request to each model until all answers are right."""
         end = time.monotonic() + CALM_SECONDS
         for number in range(self.clients):
             for ask in plain(number, f"q{number}x{'0' * 11}{number % 10}", stream=bool(number % 2)):
                 while self._ask(ask, kind) != 200 and time.monotonic() < end:
-                    time.sleep(0.2)  # a model that has just died is loaded again after a pause
+                    time.sleep(0.2)  # a model that has just died is reloaded after a pause
         self.expect(time.monotonic() < end, f"the {kind} round does not get its answers")
 
     def _after(self, server: psutil.Process, before: int) -> None:
-        """All is as it was."""
+        """Check that everything is as it was before."""
         def quiet() -> bool:
             requests = get(self.address, "/").json()["requests"]
             return requests["running"] == 0 and requests["waiting"] == 0
@@ -275,7 +275,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
 
 
 def main() -> int:
-    """Run it as told."""
+    """Run with the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))

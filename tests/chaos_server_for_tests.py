@@ -1,4 +1,4 @@
-"""The real server in a process of its own, with the tests' scripted engine beside those that are installed."""
+"""The real server in its own process, with the tests' scripted engine beside the installed ones."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ def lllms_engines() -> list[Engine]:
 
 
 def main() -> None:
-    """Serve the configuration that standard input gives as JSON; print the address when it is ready."""
+    """Serve the configuration read as JSON from standard input; print the address when ready."""
     config = parse_config(json.load(sys.stdin))
     configure_logging(config.server.log_level, config.server.log_format)
     plugins = Plugins.discover(extra={"scripted": SimpleNamespace(lllms_engines=lllms_engines)})
@@ -41,7 +41,7 @@ def main() -> None:
 def running(
     config: Mapping[str, object], folder: Path,
 ) -> Iterator[tuple[subprocess.Popen[str], SplitResult, Path]]:
-    """Run it in a process of its own; yields that, its address and the file with its log. In the end it is gone."""
+    """Run the server in its own process; yields the process, its address and its log file. It is killed at the end."""
     log = folder / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(

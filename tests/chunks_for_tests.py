@@ -1,11 +1,11 @@
-"""A chat's stream put together, by the rules that OpenAI's clients go by."""
+"""Assembles a chat stream by the rules of OpenAI's clients."""
 
 import json
 from typing import Any
 
 
 def put_together(text: str) -> list[dict[str, Any]]:
-    """The choices of a stream's events, which it checks: a role first, nothing behind an end."""
+    """Return the choices of a stream, and check its events: a role first, nothing after an end."""
     *events, done, end = text.split("\n\n")
     assert (done, end) == ("data: [DONE]", "")
     choices: dict[int, dict[str, Any]] = {}
@@ -52,7 +52,7 @@ def add_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
 
 
 def comparable(choices: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Choices without what two requests never share, and with one word for saying nothing."""
+    """Choices without what two requests never share, and with one value for an empty message."""
     for choice in choices:
         message = choice["message"]
         message["content"] = message["content"] or None

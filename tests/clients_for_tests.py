@@ -1,45 +1,36 @@
-"""Clients on bare sockets, which send and leave as a test wants."""
+"""Clients on bare sockets, which send and disconnect as a test wants."""
 
 import asyncio
 import json
 import socket
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import h2.config
 import h2.connection
-
-LIMIT = 60.0
-
-
-async def until(condition: Callable[[], object], pause: float = 0.005) -> None:
-    """Wait until a condition holds that has no event."""
-    async with asyncio.timeout(LIMIT):
-        while not condition():  # noqa: ASYNC110  # as the docstring says
-            await asyncio.sleep(pause)
+from waits_for_tests import GUARD
 
 
 def connect(url: str) -> socket.socket:
-    """Open a connection; it blocks, and with it the event loop of the test."""
+    """Open a connection; this blocks the test's event loop."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     assert parts.port is not None
-    return socket.create_connection((parts.hostname, parts.port), timeout=LIMIT)
+    return socket.create_connection((parts.hostname, parts.port), timeout=GUARD)
 
 
 def head(method: str, path: str, *headers: str) -> bytes:
-    """The first part of an HTTP/1 request."""
+    """The head of an HTTP/1 request."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def post(path: str, body: object) -> bytes:
-    """A whole HTTP/1 request with JSON."""
+    """A whole HTTP/1 request with a JSON body."""
     data = json.dumps(body).encode()
     return head("POST", path, "Content-Type: application/json", f"Content-Length: {len(data)}") + data
 
 
-async def read(client: socket.socket, limit: float = LIMIT) -> bytes:
-    """Read until the server closes; the event loop runs meanwhile."""
+async def read(client: socket.socket, limit: float = GUARD) -> bytes:
+    """Read until the server closes the connection; the event loop keeps running."""
     client.setblocking(False)
     loop = asyncio.get_running_loop()
     text = b""
@@ -49,8 +40,8 @@ async def read(client: socket.socket, limit: float = LIMIT) -> bytes:
     return text
 
 
-async def read_until(client: socket.socket, end: bytes, limit: float = LIMIT) -> bytes:
-    """Read until a text has come, or the server closes."""
+async def read_until(client: socket.socket, end: bytes, limit: float = GUARD) -> bytes:
+    """Read until a text has arrived or the server closes the connection."""
     client.setblocking(False)
     loop = asyncio.get_running_loop()
     text = b""
@@ -61,7 +52,7 @@ async def read_until(client: socket.socket, end: bytes, limit: float = LIMIT) ->
 
 
 async def status_of(url: str, request: bytes) -> int:
-    """Send a request over a connection of its own, and return the status of its answer."""
+    """Send a request over a new connection, and return the status of its answer."""
     with connect(url) as client:
         client.sendall(request)
         answer = await read_until(client, b"\r\n\r\n")
@@ -69,7 +60,7 @@ async def status_of(url: str, request: bytes) -> int:
 
 
 class Http2:
-    """The bytes of a client that speaks HTTP/2 without asking first."""
+    """The bytes of a client that speaks HTTP/2 with prior knowledge."""
 
     def __init__(self) -> None:
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
@@ -92,5 +83,5 @@ class Http2:
 
     @property
     def bytes(self) -> bytes:
-        """What is to be sent now."""
+        """The bytes to send now."""
         return self.h2.data_to_send()

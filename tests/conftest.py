@@ -1,4 +1,4 @@
-"""What several tests of workers, the pool and the host share."""
+"""Fixtures shared by several tests of workers, the pool and the host."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from pools_for_tests import Pools
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Whoever started the tests in the background had Ctrl-C ignored, which programs started here would inherit.
+    # A background start of the tests ignores Ctrl-C, which programs started here would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 async def pools() -> AsyncIterator[Pools]:
-    """A maker of pools, which are closed in the end; then no child is left."""
+    """Starts pools, which are closed at the end; then no child process is left."""
     before = set(psutil.Process().children(recursive=True))
     made = Pools()
     yield made
@@ -31,10 +31,10 @@ async def pools() -> AsyncIterator[Pools]:
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Iterator[Path]:
-    """A pipe at which a load waits until somebody opens and closes it for writing."""
+    """A pipe that blocks a load until the test opens it for writing and closes it."""
     path = tmp_path / "gate"
     os.mkfifo(path)
     yield path
     end = os.open(path, os.O_RDWR)
-    path.unlink()  # who comes later finds nothing
-    os.close(end)  # who still waits there goes on
+    path.unlink()  # later loads find nothing
+    os.close(end)  # releases loads that still wait

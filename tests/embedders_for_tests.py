@@ -1,4 +1,4 @@
-"""Embedding engines that behave, and misbehave, as the texts say; in a module that worker processes can import."""
+"""Embedding engines that behave, or misbehave, as their input says; in a module that worker processes can import."""
 
 import threading
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lllms_core.queries import Embeddings, Tokens
 from lllms_core.types import ModelSpec, Request
 
 STARTED = threading.Event()
-"""Set when a text "hang" is being embedded."""
+"""Set while a text "hang" is being embedded."""
 
 
 @frozen
@@ -20,7 +20,7 @@ class Options:
 
 
 class Plain(SerialModel):
-    """Embeds: (length, number of spaces, 1). The text "fault FAULT" strikes; a text "slow" takes its time."""
+    """Embeds as (length, number of spaces, 1). The text "fault FAULT" triggers that fault; "slow" takes a while."""
 
     slots = 2
     can_shorten = True
@@ -41,7 +41,7 @@ class Plain(SerialModel):
 
 
 class Rich(Plain):
-    """Also has tokens, which are the characters' numbers, and prompts."""
+    """Also has prompts, and tokens, which are the characters' code points."""
 
     token_inputs = True
 

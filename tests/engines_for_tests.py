@@ -1,4 +1,4 @@
-"""Engines that behave, and misbehave, as their options say; in a module that worker processes can import."""
+"""Engines that behave, or misbehave, as their options say; in a module that worker processes can import."""
 
 import ctypes
 import json
@@ -23,7 +23,7 @@ from lllms_core.queries import Tokens
 from lllms_core.types import Delta, Finish, ModelSpec, Request, Usage
 
 RELEASE = threading.Event()
-"""What hangs in a thread of the test goes on when this is set."""
+"""Releases a model that hangs in a thread of the test process."""
 
 Fault = Literal[
     "", "refuse", "fail", "raise", "exit", "sys-exit", "kill", "segv", "abort", "hang", "hold-gil", "print",
@@ -37,7 +37,7 @@ class Options:
     close: Fault = ""
     slots: int = 2
     gate: str = ""
-    """A pipe (fifo) that the load reads to its end: it waits until somebody has opened and closed it."""
+    """A pipe (fifo) that the load reads to its end, and so waits until the test has opened and closed it."""
 
 
 class UnreadableError(InvalidRequest):
@@ -52,7 +52,7 @@ class UnreadableError(InvalidRequest):
 
 
 def strike(fault: str) -> None:
-    """Do what the fault says."""
+    """Trigger a fault by name."""
     match fault:
         case "refuse":
             raise InvalidRequest("no such luck", "prompt")
@@ -75,7 +75,7 @@ def strike(fault: str) -> None:
         case "hang":
             RELEASE.wait()
         case "hold-gil":
-            ctypes.PyDLL(None).sleep(1_000_000)  # PyDLL keeps the interpreter's lock
+            ctypes.PyDLL(None).sleep(1_000_000)  # PyDLL holds the GIL
         case "print":
             print("printed by Python")  # noqa: T201  # as careless engines do
             os.write(1, b"written to standard output\n")
@@ -101,10 +101,10 @@ def strike(fault: str) -> None:
 
 
 class ScriptedModel(SerialModel):
-    """Continues "count" with numbers, "echo TEXT" with the text; any fault's name strikes in the second step.
+    """Continues "count" with numbers, "echo TEXT" with the text; the name of a fault triggers it in the second step.
 
-    "open FAULT" strikes in `open`, "cancel FAULT" counts and strikes in `cancel`, "child" starts a program. The second
-    step of "look" goes on until somebody interrupts it, and looks whether one does, that of "look once" only once.
+    "open FAULT" triggers it in `open`, "cancel FAULT" counts and triggers it in `cancel`, "child" starts a program. The
+    second step of "look" checks for an interruption until one comes, that of "look once" checks only once.
     """
 
     context_length = 1_000_000
@@ -177,7 +177,7 @@ class ScriptedEngine(Engine):
 
 
 class RawModel(Model):
-    """A model without the help of a base: one token per step for everyone."""
+    """A model without the help of a base class: one token per step for each request."""
 
     context_length = 1_000_000
     slots = 8
@@ -217,11 +217,11 @@ class RawEngine(Engine):
 
 
 PREPARES = "x" * 20_000
-"""Makes a prompt too long to be prepared in the model's own thread."""
+"""Makes a prompt too long to prepare in the model's own thread."""
 
 
 class PreparingModel(RawModel):
-    """Prepares as the prompt's first word says: "endless" till it is cancelled, "deep" by running out of stack, ...
+    """Prepares as the prompt's first word says: "endless" until it is cancelled, "deep" until the stack is used up, ...
 
     Its answers say in which thread they were prepared.
     """
@@ -277,7 +277,7 @@ class PreparingEngine(RawEngine):
 
 
 class BadInfoModel(RawModel):
-    """Says something about itself that cannot travel."""
+    """Reports details that cannot be pickled."""
 
     def details(self) -> dict[str, str]:
         return {"secret": lambda: None}  # type: ignore[dict-item]  # that is the point
@@ -291,7 +291,7 @@ class BadInfoEngine(RawEngine):
 
 
 class EnvironmentModel(RawModel):
-    """Says in which environment its worker was started."""
+    """Reports the environment of its worker process."""
 
     def details(self) -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if name.startswith("LLLMS_TEST_")}
@@ -306,7 +306,7 @@ class EnvironmentEngine(RawEngine):
 
 
 class ShyEngine(RawEngine):
-    """Cannot be made in another process."""
+    """Cannot be unpickled in another process."""
 
     name = "shy"
 

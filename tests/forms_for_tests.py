@@ -1,4 +1,4 @@
-"""Forms of calls in all shapes."""
+"""Call formats of every shape."""
 
 from lllms_core.chat.answer_format import HERMES, CallFormat
 

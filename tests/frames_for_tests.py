@@ -1,4 +1,4 @@
-"""HTTP/2 by hand: frames in any order, with any content, without the care of a library for what is allowed."""
+"""HTTP/2 by hand: frames in any order, with any content, without the checks of a library."""
 
 from collections.abc import Iterable, Sequence
 from typing import Self
@@ -16,14 +16,15 @@ from hyperframe.frame import (
     SettingsFrame,
     WindowUpdateFrame,
 )
-from lines_for_tests import GUARD, SECRET, Address, Answer, Line
+from lines_for_tests import SECRET, Address, Answer, Line
+from waits_for_tests import GUARD
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 Fields = Sequence[tuple[str, str]]
 
 
 class Frames:
-    """One connection; `send` takes frames and bytes, and what is sent at once leaves in one packet."""
+    """One connection; `send` takes frames and bytes, and each call sends one packet."""
 
     def __init__(self, address: Address, *, preface: bytes = PREFACE, within: float = GUARD) -> None:
         self.line = Line(address, within)
@@ -38,7 +39,7 @@ class Frames:
         self.line.socket.close()
 
     def send(self, *frames: Frame | bytes) -> Self:
-        """Send frames, or bytes that look like some."""
+        """Send frames, or bytes that look like frames."""
         self.line.send(b"".join(one if isinstance(one, bytes) else one.serialize() for one in frames))
         return self
 
@@ -55,7 +56,7 @@ class Frames:
         return frames
 
     def read(self) -> Iterable[Frame]:
-        """The frames that come, until the connection ends; settings and pings are answered."""
+        """Yield the server's frames until the connection ends; settings and pings are answered."""
         while True:
             while len(self._got) >= 9:
                 frame, length = Frame.parse_frame_header(memoryview(self._got[:9]))
@@ -78,7 +79,7 @@ class Frames:
             self._got += part
 
     def answers(self, *streams: int) -> list[Answer]:
-        """Read until these streams, or the connection, have ended; a stream without a status gives no answer."""
+        """Read until these streams or the connection have ended; a stream without a status gives no answer."""
         statuses: dict[int, int] = {}
         bodies: dict[int, bytes] = {}
         waiting = set(streams)
@@ -96,7 +97,7 @@ class Frames:
                 if not waiting:
                     break
         except HyperframeError:
-            pass  # an HTTP/1.1 answer to what did not look like HTTP/2
+            pass  # an HTTP/1.1 answer to bytes that did not look like HTTP/2
         return [Answer(status, {}, bodies.get(stream, b"")) for stream, status in statuses.items()]
 
 
@@ -110,7 +111,7 @@ def fields(method: str = "POST", path: str = "/v1/chat/completions", length: int
 
 
 def header_frames(stream: int, block: bytes, *, end: bool = True) -> list[Frame]:
-    """A block of headers in frames of the largest size; without `end` the last one does not say that it is the last."""
+    """A header block in frames of the largest size; without `end` the last one lacks END_HEADERS."""
     parts = [block[at : at + 16384] for at in range(0, len(block), 16384)] or [b""]
     frames: list[Frame] = [HeadersFrame(stream, parts[0]), *(ContinuationFrame(stream, part) for part in parts[1:])]
     if end:
@@ -120,6 +121,6 @@ def header_frames(stream: int, block: bytes, *, end: bool = True) -> list[Frame]
 
 
 def bare(kind: int, flags: int, stream: int, payload: bytes, length: int | None = None) -> bytes:
-    """Any frame at all; its length may be a lie."""
+    """Any frame; its length may be a lie."""
     size = len(payload) if length is None else length
     return size.to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload

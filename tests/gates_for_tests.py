@@ -1,10 +1,9 @@
-"""A model that loads, and writes, when a test says so; and how to post to an app without a network."""
+"""A model that loads and writes when a test tells it to; and requests to an app without a network."""
 
-import asyncio
 import json
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -23,11 +22,11 @@ from lllms_core.types import Request
 
 @define
 class Gate:
-    """Lets a model load, and its answers go on, when a test says so."""
+    """Lets a model load, and its answers continue, when a test says so."""
 
     load: threading.Event = field(factory=threading.Event)
     pieces: "queue.SimpleQueue[str | Exception | None]" = field(factory=queue.SimpleQueue)
-    """A piece of the running answer; an error of the engine; None ends the answer."""
+    """A piece of the running answer, an error of the engine, or None for the end of the answer."""
 
 
 class GateModel(SerialModel):
@@ -74,7 +73,7 @@ class GatePlugin:
 async def gated(
     gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), **server: object,
 ) -> AsyncIterator[Host]:
-    """Run a host whose one model obeys a gate; `extra` are more plugins."""
+    """Run a host whose only model obeys a gate; `extra` are more plugins."""
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate), **extra})
     host = Host(parse_config({"server": server, "models": {"gate": {"engine": "gate"}}}), plugins)
     await host.start()
@@ -85,15 +84,9 @@ async def gated(
         await host.close(0)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # the status of a pool has no event
-            await asyncio.sleep(0)
-
-
 @asynccontextmanager
 async def posting(app: Quart, path: str, body: object) -> AsyncIterator[Any]:
-    """Post JSON and yield the connection while it is answered."""
+    """Post JSON, and yield the connection while the answer runs."""
     client = app.test_client()
     async with client.request(path, method="POST", headers={"Content-Type": "application/json"}) as connection:
         await connection.send(json.dumps(body).encode())

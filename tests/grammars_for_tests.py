@@ -1,4 +1,4 @@
-"""Whether a grammar takes a text, with a vocabulary of bytes and of some marks that are no text."""
+"""Whether a grammar accepts a text, with a vocabulary of bytes and of some special tokens for marks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ MARKS = (
     '<|"|>', "<~>", "<call>", "</call>", "<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>",
 )
 NAMES: Mapping[str, int] = {mark: 257 + at for at, mark in enumerate(MARKS)}
-"""The marks with their tokens, for grammars that name them."""
+"""The marks and their tokens, for grammars that name them."""
 
 
 class _Vocabulary:
@@ -35,7 +35,7 @@ def matcher_of(constraint: Constraint) -> LLMatcher:
 
 
 def tokens_of(text: str, names: Mapping[str, int] | None = None) -> list[int]:
-    """Return the bytes of a text, whose marks are tokens where there are `names`."""
+    """Return a text's bytes as tokens; with `names`, the marks are single tokens."""
     for mark, token in (names or {}).items():
         text = text.replace(mark, chr(0xE000 + token))
     cut = ([ord(char) - 0xE000] if "\ue000" <= char < "\uf000" else [*char.encode()] for char in text)
@@ -43,14 +43,14 @@ def tokens_of(text: str, names: Mapping[str, int] | None = None) -> list[int]:
 
 
 def accepts(constraint: Constraint | None, text: str, names: Mapping[str, int] | None = None) -> bool:
-    """Whether a text may be a whole answer; where there are `names`, its marks are those tokens."""
+    """Whether a grammar accepts a text as a whole answer; with `names`, the marks are those tokens."""
     assert constraint is not None
     matcher = matcher_of(constraint)
     return all(matcher.consume_token(token) for token in tokens_of(text, names)) and bool(matcher.is_accepting())
 
 
 def keeps(lazy: LazyGrammar | Constraint | None, text: str, names: Mapping[str, int] | None = None) -> bool:
-    """Whether an answer may be a text whose calls, all of them whole, are kept to a grammar from their mark on."""
+    """Whether a lazy grammar, which constrains calls from their mark on, accepts a text with complete calls."""
     assert isinstance(lazy, LazyGrammar)
     watch, matcher = CallWatch(lazy.cue), None
     shown = {token: mark.encode() for mark, token in (names or {}).items()}

@@ -1,4 +1,4 @@
-"""Hostile bodies: JSON that is no JSON, too deep, too long, of other types, or that asks for too much."""
+"""Hostile bodies: JSON that is invalid, too deep, too long, of wrong types, or that asks for too much."""
 
 import gzip
 import json
@@ -33,11 +33,11 @@ from lllms_core.parameters import ROUTES
 MB = 1_000_000
 DEPTHS = (30, 63, 64, 65, 475, 480, 980, 100_000)
 ALLOWED = 65
-"""Deeper than this is refused; whether a body of 64 levels is one of 64 or 65 is left open."""
+"""Deeper bodies are refused; whether a body of 64 levels counts as 64 or 65 is left open."""
 
 
 def inputs() -> Iterator[Input]:
-    """All of them."""
+    """All hostile bodies."""
     yield from deep()
     yield from no_json()
     yield from wrong_types()
@@ -45,9 +45,9 @@ def inputs() -> Iterator[Input]:
     yield from kinds_of_content()
 
 
-# Held: whatever JSON's own reader refuses. Broke: what it takes and the next one cannot, 475 to 980 levels.
+# Held: whatever the JSON reader itself refuses. Broke: 475 to 980 levels, which it takes and later stages cannot.
 def deep() -> Iterator[Input]:
-    """JSON nested in every place where a client may put some."""
+    """Deep JSON in every place where a client may put JSON."""
     schema = b'{"type":"object","properties":{"a":@}}'
     hi = b'{"role":"user","content":"Hi"}'
     places: Mapping[str, tuple[str, str, bytes]] = {
@@ -101,9 +101,9 @@ def deep() -> Iterator[Input]:
                 )
 
 
-# Held: every one of these was a small 400 already.
+# Held: each of these already got a small 400.
 def no_json() -> Iterator[Input]:
-    """Bodies that are no JSON, or that JSON allows and nobody expects."""
+    """Bodies that are no JSON, or JSON that nobody expects."""
     whole: Mapping[str, bytes] = {
         "empty": b"", "blank": b" \r\n\t ", "NUL": b"\0", "a number": b"1", "null": b"null", "a string": b'"x"',
         "an array": b"[]", "a large array": b"[" + b"{}," * 10_000 + b"{}]", "two objects": b"{}{}",
@@ -148,7 +148,7 @@ def no_json() -> Iterator[Input]:
 
 # Held: values of other types.
 def wrong_types() -> Iterator[Input]:
-    """Each parameter of each route with values of every type; a few of them are right for some."""
+    """Each parameter of each route with values of every type, a few of which are right."""
     values = ["null", "true", "-1", "1.5", "1e308", '"x"', '""', "[]", "[null]", "{}", '{"a":{}}', "[[]]", "[[[]]]",
               '[{"type":[]}]', '{"type":{}}', "100000000000000000000"]
     members = {CHAT: ROUTES["chat"], TEXT: ROUTES["text"], EMBED: ROUTES["embeddings"],
@@ -177,9 +177,9 @@ def wrong_types() -> Iterator[Input]:
         yield Input(f"any type inside {where}", each(CHAT, bodies), TAKEN)
 
 
-# Broke: a model's name of 5 MB came back whole.
+# Broke: the answer repeated a model name of 5 MB in full.
 def long_names() -> Iterator[Input]:
-    """Five megabytes in each place whose content an error may quote."""
+    """Five megabytes in each field that an error may quote."""
     long = b'"%s"' % (b"\xc3\xa4" * 2_500_000)
     hi = b'{"role":"user","content":"Hi"}'
     places = [
@@ -225,9 +225,9 @@ def long_names() -> Iterator[Input]:
     yield Input("5 MB: the name of a member", sends(CHAT, lambda: b'{%s:1,"model":"bot"}' % long), {400}, heavy=True)
 
 
-# Held: other types of content. Broke: gzip was told to be "no JSON".
+# Held: other content types. Broke: the error called a gzip body "no JSON".
 def kinds_of_content() -> Iterator[Input]:
-    """Bodies that say that they are something else, or do not say it."""
+    """Bodies with a wrong or missing content type or coding."""
     good = json.dumps(body(CHAT, BOT)).encode()
     kinds = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data",
              "multipart/form-data; boundary=x", "multipart/form-data; boundary=" + "x" * 4000,
@@ -259,7 +259,7 @@ def kinds_of_content() -> Iterator[Input]:
     }
     for what, body_of in wrong.items():
         yield Input(f"gzip that {what}", sends(CHAT, body_of, "Content-Encoding: gzip"), {400})
-    # Broke: was never unpacked. Held now: a body that grows beyond its limit is refused as any that is too large.
+    # Broke: was never unpacked. Held now: a body that outgrows the limit is refused like any other large body.
     for coding in ("gzip", "deflate"):
         large, said = partial(bomb, 200 * MB, coding), f"Content-Encoding: {coding}"
         yield Input(f"a bomb of 200 MB, {coding}", sends(CHAT, large, said), {413}, heavy=True)
@@ -268,12 +268,12 @@ def kinds_of_content() -> Iterator[Input]:
 
 
 def many_members(count: int) -> bytes:
-    """The rest of an object that has very many members."""
+    """The rest of an object with very many members."""
     return b"".join(b',"m%d":"%s"' % (number, SECRET.encode()) for number in range(count)) + b"}"
 
 
 def bomb(size: int, coding: str = "gzip", wrap: Callable[[bytes], bytes] = bytes) -> bytes:
-    """A small body that is large when it is unpacked."""
+    """A small body that is large once unpacked."""
     packer = zlib.compressobj(1, wbits=31 if coding == "gzip" else 15)
     block = b" " * MB
     return wrap(b"".join(packer.compress(block) for _ in range(size // MB)) + packer.flush())

@@ -1,4 +1,4 @@
-"""Hostile HTTP/2: frames out of order, with lies in them, and floods of them."""
+"""Hostile HTTP/2: frames that are out of order or lie, and floods of frames."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +27,7 @@ Sent = Frame | bytes
 
 
 def inputs() -> Iterator[Input]:
-    """All of them."""
+    """All hostile uses of HTTP/2."""
     yield from rights()
     yield from floods()
     yield from lies()
@@ -35,7 +35,7 @@ def inputs() -> Iterator[Input]:
 
 
 def plays(play: Callable[[Frames], Sequence[Answer] | None], **fields: object) -> Callable[[Address], Sequence[Answer]]:
-    """What a client does on one connection."""
+    """An action on one connection."""
 
     def act(address: Address) -> Sequence[Answer]:
         with Frames(address, **fields) as frames:
@@ -45,7 +45,7 @@ def plays(play: Callable[[Frames], Sequence[Answer] | None], **fields: object) -
 
 
 def sent(*what: Sent, **fields: object) -> Callable[[Address], Sequence[Answer]]:
-    """Send these frames, and a proper request after them: it is answered, or the connection is closed."""
+    """Send these frames and then a proper request, which is answered unless the connection is closed."""
 
     def play(frames: Frames) -> Sequence[Answer]:
         frames.send(SettingsFrame(), *what)
@@ -56,7 +56,7 @@ def sent(*what: Sent, **fields: object) -> Callable[[Address], Sequence[Answer]]
 
 # Held: proper requests.
 def rights() -> Iterator[Input]:
-    """Requests that are all right, so that it is known that the others fail for what is wrong with them."""
+    """Valid requests, which show that the others fail because of their faults."""
     def asked(frames: Frames) -> Sequence[Answer]:
         return frames.send(SettingsFrame(), *frames.ask(1, GOOD)).answers(1)
 
@@ -80,7 +80,7 @@ def rights() -> Iterator[Input]:
 
 # Held: h2's own limits.
 def floods() -> Iterator[Input]:
-    """Very many frames that cost the client nothing."""
+    """Floods of frames that cost the client nothing."""
     many: dict[str, list[Sent]] = {
         "2,000 pings": [PingFrame(opaque_data=b"12345678")] * 2000, "5,000 settings": [SettingsFrame()] * 5000,
         "settings of 2,000 values": [SettingsFrame(settings=dict.fromkeys(range(100, 2100), 1))],
@@ -99,7 +99,7 @@ def floods() -> Iterator[Input]:
 
     def bomb(frames: Frames) -> Sequence[Answer]:
         frames.send(SettingsFrame())
-        name = b"\x40\x01x" + b"\x7f" + b"\x81\x1e" + b"y" * 4000  # one long field, which the table remembers
+        name = b"\x40\x01x" + b"\x7f" + b"\x81\x1e" + b"y" * 4000  # one long field, which the HPACK table keeps
         return frames.send(*header_frames(1, frames.block(fields()) + name + b"\xbe" * 60_000)).answers(1)
 
     yield Input(
@@ -109,7 +109,7 @@ def floods() -> Iterator[Input]:
 
 
 def leave_after(play: Callable[[Frames], Sequence[Answer]], frames: Frames) -> Sequence[Answer]:
-    """Do not wait for long: a server may wait for the end of such headers until its own limit of time."""
+    """Disconnect soon: a server may wait for the end of such headers until its own timeout."""
     frames.line.socket.settimeout(1)
     try:
         return play(frames)
@@ -119,7 +119,7 @@ def leave_after(play: Callable[[Frames], Sequence[Answer]], frames: Frames) -> S
 
 # Held: connection errors.
 def lies() -> Iterator[Input]:
-    """Frames that cannot be."""
+    """Invalid frames."""
     wrong: dict[str, Sent | list[Sent]] = {
         "data on stream 0": bare(0, 0, 0, b"x"), "data on no stream": DataFrame(9, b"x"),
         "headers on stream 0": bare(1, 4, 0, b"\x82"),
@@ -176,7 +176,7 @@ def lies() -> Iterator[Input]:
 
 
 def briefly(*what: Sent) -> Callable[[Address], Sequence[Answer]]:
-    """As `sent`, but leave soon: half a frame makes all that follows a part of it, for whose end a server may wait."""
+    """Like `sent`, but leave soon: half a frame swallows all that follows, and a server may wait for its end."""
     act = sent(*what, within=1.0)
 
     def short(address: Address) -> Sequence[Answer]:
@@ -190,7 +190,7 @@ def briefly(*what: Sent) -> Callable[[Address], Sequence[Answer]]:
 
 # Broke: :authority as Host.
 def heads() -> Iterator[Input]:
-    """Headers that HTTP/2 forbids, or that mean what HTTP/1.1's hostile ones do."""
+    """Headers that HTTP/2 forbids, or the counterparts of hostile HTTP/1.1 headers."""
     good = fields("POST", CHAT, len(GOOD))
     names = (":method", ":path", ":scheme", ":authority", "content-type")
     without = {name: [one for one in good if one[0] != name] for name in names}

@@ -1,7 +1,7 @@
-"""Clients that leave, at every moment and in every way, over HTTP/1.1 and HTTP/2: nobody works for them any longer.
+"""Clients that leave, at every moment and in every way, over HTTP/1.1 and HTTP/2: all work for them must stop.
 
-Broke: who left while the body was read, or before the handler ran, was worked for to the end; resets in the packet of
-their requests filled the queue. Held: who left in the middle of a stream.
+Broke: requests of clients that left while the body was read, or before the handler ran, ran to the end; requests that
+were reset in their own packet filled the queue. Held: clients that leave in the middle of a stream.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFram
 from lines_for_tests import Address, Answer, Line, head
 
 LONG = {SLOW: b"50000", TINY: b"400"}
-"""Tokens of an answer that nobody waits for to its end."""
+"""Tokens of an answer whose end no client waits for."""
 ENDS: dict[str, Callable[[Line], None]] = {
     "FIN": lambda line: line.socket.close(), "RST": Line.reset, "half-close": Line.half_close,
 }
@@ -21,7 +21,7 @@ Play = Callable[[Frames], None]
 
 
 def inputs() -> Iterator[Input]:
-    """All of them."""
+    """All leaving clients."""
     for model, path in ((SLOW, CHAT), (SLOW, TEXT), (TINY, CHAT)):
         for stream in ("false", "true"):
             yield from one_request(model, path, stream)
@@ -38,7 +38,7 @@ def inputs() -> Iterator[Input]:
 
 
 def one_request(model: str, path: str, stream: str) -> Iterator[Input]:
-    """Leave in each phase of a request, alone, and in a crowd."""
+    """Clients that leave in each phase of a request, alone and in a crowd."""
     long = with_value(path, model, "max_tokens", LONG[model])[:-1] + b',"stream":%s}' % stream.encode()
     whole = head("POST", path, length=len(long))
     of = f"{model} {path} stream {stream}"
@@ -56,7 +56,7 @@ def one_request(model: str, path: str, stream: str) -> Iterator[Input]:
 
 
 def resets(model: str, long: bytes) -> Iterator[Input]:
-    """Streams of HTTP/2 that their client resets or forgets; what is sent at once leaves in one packet."""
+    """HTTP/2 streams that their client resets or abandons; each call of `send` makes one packet."""
 
     def at_once(frames: Frames) -> None:
         frames.send(SettingsFrame(), *frames.ask(1, long), RstStreamFrame(1))
@@ -101,7 +101,7 @@ def resets(model: str, long: bytes) -> Iterator[Input]:
 def leaves(
     *parts: bytes, end: Callable[[Line], None] = Line.reset, events: int = 0,
 ) -> Callable[[Address], Sequence[Answer]]:
-    """What a client does that sends these bytes, reads this many events of the answer, and leaves."""
+    """An action that sends these bytes, reads this many events of the answer, and leaves."""
 
     def act(address: Address) -> Sequence[Answer]:
         with Line(address) as line:
@@ -119,7 +119,7 @@ def leaves(
 
 
 def crowd(data: bytes, count: int) -> Callable[[Address], Sequence[Answer]]:
-    """What many clients do that send the same bytes, and all leave then."""
+    """An action of many clients, which all send the same bytes and then leave."""
 
     def act(address: Address) -> Sequence[Answer]:
         lines = [Line(address) for _ in range(count)]

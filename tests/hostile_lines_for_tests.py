@@ -1,4 +1,4 @@
-"""Hostile HTTP/1.1: lines, headers and framings that are none, and places that are not there."""
+"""Hostile HTTP/1.1: invalid lines, headers and framings, and paths that do not exist."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -8,18 +8,18 @@ from hostile_leaving_for_tests import leaves
 from lines_for_tests import SECRET, Address, Answer, Line, chunked, head, raw, several
 
 WIRE = {*REFUSED, 501, 505}
-"""For what is no HTTP, or an HTTP that this server does not speak."""
+"""For bytes that are not HTTP, or an HTTP version that this server does not speak."""
 GOOD = json.dumps(body(CHAT, BOT)).encode()
 PLACES = (
     ("GET", "/api/v1/sessions/"), ("DELETE", "/api/v1/sessions/"), ("GET", "/api/v1/sessions?model="),
     ("DELETE", "/api/v1/sessions?model="), ("GET", "/api/v1/sessions/x?text="), ("GET", "/api/v1/sessions?"),
     ("DELETE", "/api/v1/downloads/"), ("GET", "/v1/models/"),
 )
-"""Where an id or a name stands in the address."""
+"""Paths that contain an id or a name."""
 
 
 def inputs() -> Iterator[Input]:
-    """All of them."""
+    """All hostile uses of HTTP/1.1."""
     yield from first_lines()
     yield from hosts()
     yield from headers()
@@ -29,13 +29,13 @@ def inputs() -> Iterator[Input]:
 
 
 def asks(*parts: bytes, method: str = "POST") -> Callable[[Address], list[Answer]]:
-    """What a client does that sends these bytes."""
+    """An action that sends these bytes."""
     return lambda address: raw(address, *parts, method=method)
 
 
 # Held: h11 refuses all of this.
 def first_lines() -> Iterator[Input]:
-    """Requests that do not begin as one."""
+    """Requests with an invalid first line."""
     rest = b"\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     lines = {
         "no version": b"GET /", "version 3": b"GET / HTTP/3.0", "version 0.9": b"GET / HTTP/0.9",
@@ -65,9 +65,9 @@ def first_lines() -> Iterator[Input]:
         yield Input(f"the target {target}", asks(head("GET", target, kind=None)), {*WIRE, 200, 308}, may_end=True)
 
 
-# Broke: a..b, . and long labels were a 500, with the Authorization header in the log.
+# Broke: a..b, . and long labels caused a 500, with the Authorization header in the log.
 def hosts() -> Iterator[Input]:
-    """Host headers of every shape, for routes, for what is none and for an upgrade."""
+    """Host headers of every shape, for routes, unknown paths and an upgrade."""
     names = (
         "a..b", ".", "..", "a.", ".a", "a" * 64, "a" * 63 + ".localhost", ".".join("a" * 65),
         "x." * 200 + "localhost", "a b",
@@ -94,9 +94,9 @@ def hosts() -> Iterator[Input]:
     yield Input("HTTP/1.0 without a Host", asks(old, method="GET"), {200, *WIRE})
 
 
-# Held: floods are refused by h11's limit of 16 KB.
+# Held: h11's limit of 16 KB refuses floods.
 def headers() -> Iterator[Input]:
-    """Headers that are many, long, or none."""
+    """Headers that are too many, too long, or invalid."""
     lines = {
         "1,000": [f"X-{number}: y" for number in range(1000)], "50,000": [f"X-{n}: {'y' * 20}" for n in range(50_000)],
         "one of 1 MB": ["X: " + "y" * 1_000_000], "without a colon": ["nothing"], "without a name": [": x"],
@@ -126,9 +126,9 @@ def headers() -> Iterator[Input]:
         yield Input(f"Connection: {told}", asks(data, GOOD), {200, *WIRE})
 
 
-# Broke: a chunked body without an end that the client gave up was worked on.
+# Broke: an unfinished chunked body was processed after its client had given up.
 def framings() -> Iterator[Input]:
-    """Bodies whose length is a lie."""
+    """Bodies with a false length."""
     te = "Transfer-Encoding: chunked"
     bodies = {
         "right": chunked([GOOD]), "byte by byte": chunked([GOOD[n : n + 1] for n in range(len(GOOD))]),
@@ -196,9 +196,9 @@ def framings() -> Iterator[Input]:
     )
 
 
-# Broke: a WebSocket on a POST route was a 500 and 50 KB of traceback.
+# Broke: a WebSocket on a POST route caused a 500 and 50 KB of traceback.
 def upgrades() -> Iterator[Input]:
-    """Wishes for other protocols."""
+    """Upgrades to other protocols."""
     key = (
         "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         "Sec-WebSocket-Version: 13",
@@ -238,9 +238,9 @@ def upgrades() -> Iterator[Input]:
     )
 
 
-# Held: nothing but routes is found.
+# Held: only routes are found.
 def paths() -> Iterator[Input]:
-    """Places that are none, and ids and names of nasty characters."""
+    """Paths that do not exist, and ids and names with nasty characters."""
     tricks = (
         "//", "///health", "/health/", "/./health", "/v1/../health", "/../../../etc/passwd",
         "/%2e%2e/%2e%2e/etc/passwd", "/%00", "/a%00b",
@@ -269,7 +269,7 @@ def paths() -> Iterator[Input]:
 
 
 def half_closed(*parts: bytes) -> Callable[[Address], Sequence[Answer]]:
-    """What a client does that sends these bytes, says that there is no more, and waits for an answer or the end."""
+    """An action that sends these bytes, half-closes the connection, and waits for an answer or the end."""
 
     def act(address: Address) -> Sequence[Answer]:
         with Line(address) as line:
@@ -281,7 +281,7 @@ def half_closed(*parts: bytes) -> Callable[[Address], Sequence[Answer]]:
 
 
 def upgraded(*parts: bytes) -> Callable[[Address], Sequence[Answer]]:
-    """What a client does that asks for HTTP/2, and reads only the first answer's head."""
+    """An action that asks for an upgrade to HTTP/2, and reads only the head of the first answer."""
 
     def act(address: Address) -> Sequence[Answer]:
         with Line(address) as line:

@@ -10,4 +10,4 @@ from hostile_for_tests import Input
 ALL: tuple[Input, ...] = (
     *bodies.inputs(), *work.inputs(), *lines.inputs(), *frames.inputs(), *leaving.inputs(),
 )
-"""In the order of their kinds; each has a name of its own."""
+"""Sorted by kind; each has a unique name."""

@@ -1,4 +1,4 @@
-"""Hostile work: requests that are well formed and ask for very much, or for something that is hard to compute."""
+"""Hostile work: well-formed requests that ask for very much, or for something that is hard to compute."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ HI = b'{"role":"user","content":"Hi"}'
 
 
 def inputs() -> Iterator[Input]:
-    """All of them."""
+    """All requests for hostile work."""
     yield from counts()
     yield from large_bodies()
     yield from large_texts()
@@ -35,9 +35,9 @@ def inputs() -> Iterator[Input]:
     yield from templates()
 
 
-# Broke: more than 520 prompts were a 429, for ever.
+# Broke: more than 520 prompts always got a 429.
 def counts() -> Iterator[Input]:
-    """Many answers of one request."""
+    """Many answers to one request."""
     for count in (128, 521, 2048, 2049, 100_000):
         right = TAKEN if count <= 2048 else {400}
         prompts = b"[" + b",".join([b'"a"'] * count) + b"]"
@@ -64,7 +64,7 @@ def counts() -> Iterator[Input]:
 
 # Broke: the event loop stood still for up to 5.5 s.
 def large_bodies() -> Iterator[Input]:
-    """Ten megabytes of small things."""
+    """Ten megabytes of small items."""
     contents: Mapping[str, bytes] = {
         "integers": b"1,", "strings": b'"a",', "empty arrays": b"[],", "empty objects": b"{},", "floats": b"1.5,",
         "escapes": rb'"\ud83d\ude00",', "nulls": b"null,",
@@ -83,7 +83,7 @@ def large_bodies() -> Iterator[Input]:
 
 # Broke: neighbours waited up to 47 s, or died.
 def large_texts() -> Iterator[Input]:
-    """A megabyte that a tokeniser, a template or a stop string has to look at."""
+    """A megabyte that a tokeniser, a template or a stop string has to read."""
     texts: Mapping[str, str] = {
         "one letter": "a" * MB, "spaces": " " * MB, "byte tokens": "\N{SNOWMAN}" * (MB // 3), "line breaks": "\n" * MB,
         "control tokens": "<|im_start|>" * (MB // 12), "half control tokens": "<|im_start" * (MB // 10),
@@ -98,7 +98,7 @@ def large_texts() -> Iterator[Input]:
             TEXT: ("prompt", value), CHAT: ("messages", said), TOKENIZE: ("text", value), TEMPLATE: ("messages", said),
         }
         for path, (name, what_is_said) in wanted.items():
-            # A template or a tokeniser may be asked for a text that no model could read.
+            # Templates and tokenisers may get a text that no model could read.
             right = {400, 413} if path in {TEXT, CHAT} else {*TAKEN, 413}
             data = with_value(path, TINY, name, what_is_said)
             yield Input(f"1 MB of {what} to {path}", sends(path, data), right, heavy=True)
@@ -116,7 +116,7 @@ def large_texts() -> Iterator[Input]:
 
 # Broke: 4,000 rules compiled for 40 s in the model's own thread.
 def grammars() -> Iterator[Input]:
-    """Grammars that are none, or that grow when they are compiled."""
+    """Grammars that are invalid, or that grow when compiled."""
     chain = "\n".join(f'r{number} ::= "a" r{number + 1} | "b" r{number + 1}' for number in range(4000))
     written: Mapping[str, str] = {
         "4,000 rules": f'root ::= r0\n{chain}\nr4000 ::= "c"', "left recursion": 'root ::= root "a" | "a"',
@@ -156,9 +156,9 @@ def grammars() -> Iterator[Input]:
             yield Input(f"{where}: {what}", sends(TEXT, data), TAKEN, heavy=True)
 
 
-# Broke: a schema nested 400 deep was a 500.
+# Broke: a schema nested 400 deep caused a 500.
 def schemas() -> Iterator[Input]:
-    """Schemas that are none, or very large, or refer to themselves."""
+    """Schemas that are invalid, very large, or recursive."""
     words = [f"word {number}" for number in range(20_000)]
     names = {f"name{number}": {"type": "string"} for number in range(2000)}
     written: dict[str, object] = {
@@ -207,9 +207,9 @@ def schemas() -> Iterator[Input]:
             yield Input(f"{[*forced]} with a schema: {what}, {model}", sends(CHAT, forced_data), right, heavy=True)
 
 
-# Broke: arguments of 990 brackets ended the instance.
+# Broke: arguments of 990 brackets killed the instance.
 def histories() -> Iterator[Input]:
-    """Conversations that no model has ever led."""
+    """Conversations that no model has ever had."""
     arguments = ("[" * 990, "[" * 990 + "]" * 990, '{"a":' * 990 + "1" + "}" * 990, "", "null", "1", '"x"', "{", "NaN",
                  '{"a":1e999}', '{"a":NaN}', '{"a":' + "9" * 5000 + "}", '{"a":1,"a":2}', "\0", '{"\\ud800":1}', "}{",
                  "{" * 100_000, '"' * 10_000, "\\" * 10_000, f'{{"a":"{"x" * 100_000}"}}')
@@ -254,7 +254,7 @@ def histories() -> Iterator[Input]:
 
 # Held: the sandbox of the templates.
 def templates() -> Iterator[Input]:
-    """Variables of a template that are called as its own."""
+    """Template variables with the names of the template's own variables."""
     names = ("messages", "tools", "self", "loop", "namespace", "raise_exception", "strftime_now", "range", "caller",
              "bos_token", "add_generation_prompt", "continue_final_message", "documents", "__class__", "_", "",
              "enable_thinking", "super", "cycler", "a b", "\0")
@@ -271,12 +271,12 @@ def templates() -> Iterator[Input]:
 
 
 def chained(count: int) -> dict[str, object]:
-    """Definitions each of which leads to the one before it in two ways."""
+    """A chain of definitions, each of which refers to the previous one twice."""
     return {f"d{n}": {"anyOf": [{"$ref": f"#/$defs/d{n - 1}"}] * 2} for n in range(1, count + 1)}
 
 
 def nested_schema(depth: int) -> dict[str, object]:
-    """Objects in objects."""
+    """Nested objects."""
     schema: dict[str, object] = {"type": "string"}
     for _ in range(depth):
         schema = {"type": "object", "properties": {"a": schema}, "required": ["a"]}
@@ -284,7 +284,7 @@ def nested_schema(depth: int) -> dict[str, object]:
 
 
 def doubled(times: int) -> dict[str, object]:
-    """Each definition is twice the one before."""
+    """Definitions, each twice as large as the previous one."""
     definitions: dict[str, object] = {"d0": {"type": "string"}}
     for number in range(1, times):
         below = {"$ref": f"#/$defs/d{number - 1}"}

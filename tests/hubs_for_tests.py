@@ -1,4 +1,4 @@
-"""A hub like Hugging Face's, on loopback: lists repositories and gives their files by a redirect, as the real one."""
+"""A hub like Hugging Face's, on loopback: lists repositories and serves their files by redirect, like the real one."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ class HubHandler(Handler):
         return super().answer(path.removeprefix("/cdn"))
 
     def list(self, repository: str, revision: str | None) -> Answer:
-        # Files with "-plain" in their names are held by Git itself, which knows no SHA-256.
+        # Files with "-plain" in their names are stored by Git itself, without a SHA-256.
         there = {path: data for path, data in self.site.files.items() if path.startswith(f"/{repository}/")}
         if not there:
             return Answer(404, {"X-Error-Code": "RepoNotFound", "Content-Length": "0"}, b"")
@@ -55,7 +55,7 @@ def hub(files: dict[str, bytes]) -> Iterator[Site]:
 
 
 def fill_cache(cache: Path, repository: str, files: dict[str, bytes], commit: str = COMMIT) -> None:
-    """Lay out files as Hugging Face's library keeps them."""
+    """Lay out files as Hugging Face's library caches them."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     for name, data in files.items():
         blob = folder / "blobs" / (git_hash(data) if "-plain" in name else hashlib.sha256(data).hexdigest())

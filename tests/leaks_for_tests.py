@@ -1,4 +1,4 @@
-"""A server whose engine and API do with what clients send whatever careless code does; it is run as a program."""
+"""A server, run as a program, whose engine and API mishandle what clients send as careless code does."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ def deeper(text: str, calls: int) -> str:
 
 
 def act(word: str, text: str) -> None:
-    """Do with a text what a word says."""
+    """Mishandle a text in the way that a word names."""
     match word:
         case "raise":
             raise ValueError(f"invalid literal: {text!r}")
@@ -63,7 +63,7 @@ def act(word: str, text: str) -> None:
 
 
 def leak(text: str) -> None:
-    """Write a text wherever programs write what they should not."""
+    """Write a text to every place where programs leak text."""
     print(text)  # noqa: T201  # as careless engines do
     os.write(2, f"{text}\n".encode())
     warnings.warn(text, stacklevel=1)
@@ -173,6 +173,6 @@ def main(style: str) -> None:
 
 
 if __name__ == "__main__":
-    from leaks_for_tests import main as run  # the engine's module has to have a name that workers find
+    from leaks_for_tests import main as run  # workers must find the engine's module by name
 
     run(sys.argv[1])

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by hand: a client that sends any bytes, in any parts, and leaves when and how it likes."""
+"""HTTP/1.1 by hand: a client that sends any bytes, in any pieces, and leaves when and how it likes."""
 
 import http.client
 import json
@@ -9,17 +9,16 @@ from contextlib import suppress
 from typing import Any, Self
 
 from attrs import field, frozen
+from waits_for_tests import GUARD
 
 SECRET = "sk-9f3a77c1d2e84b06"
-"""What every hostile request carries, in a header and wherever else it can: it must never reach a log."""
+"""Sent with every hostile request, in a header and wherever else it fits; it must never reach a log."""
 Address = tuple[str, int]
-GUARD = 60.0
-"""Seconds after which a client has waited in vain."""
 
 
 @frozen
 class Answer:
-    """What came back."""
+    """The server's answer."""
 
     status: int
     headers: Mapping[str, str] = field(factory=dict)
@@ -34,7 +33,7 @@ class Line:
 
     def __init__(self, address: Address, within: float = GUARD) -> None:
         self.socket = socket.create_connection(address, timeout=within)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each part leaves when it is sent
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # sends each piece at once
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +42,7 @@ class Line:
         self.socket.close()
 
     def send(self, *parts: bytes) -> Self:
-        """Send as much as the server takes: it may have closed the connection for good reasons."""
+        """Send as much as the server takes: it may rightly have closed the connection."""
         with suppress(BrokenPipeError, ConnectionResetError):
             for part in parts:
                 self.socket.sendall(part)
@@ -77,12 +76,12 @@ class Line:
         return bytes(got)
 
     def half_close(self) -> None:
-        """Send no more, but read on."""
+        """Stop sending, but keep reading."""
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        """Leave as a process does that is killed with unread data: the server gets a reset."""
+        """Leave like a process that is killed with unread data: the server gets a reset."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -91,7 +90,7 @@ def head(
     method: str = "POST", path: str = "/v1/chat/completions", *extra: str, host: str | None = "localhost",
     kind: str | None = "application/json", length: int | None = None, close: bool = False,
 ) -> bytes:
-    """The head of a request; `extra` are whole lines. Without `close` it is the client who closes the connection."""
+    """The head of a request; `extra` are whole lines. Without `close`, the client closes the connection."""
     lines = [f"{method} {path} HTTP/1.1", f"Authorization: Bearer {SECRET}", *extra]
     lines += [] if host is None else [f"Host: {host}"]
     lines += [] if kind is None else [f"Content-Type: {kind}"]
@@ -101,7 +100,7 @@ def head(
 
 
 def post(address: Address, path: str, body: bytes, *extra: str, within: float = GUARD, **fields: Any) -> list[Answer]:
-    """Send a body, and return the answer, if there is one."""
+    """Send a body, and return the answer, if any."""
     with Line(address, within) as line:
         line.send(head("POST", path, *extra, length=len(body), **fields), body)
         answer = line.answer()
@@ -109,7 +108,7 @@ def post(address: Address, path: str, body: bytes, *extra: str, within: float = 
 
 
 def get(address: Address, path: str, *extra: str, method: str = "GET", within: float = GUARD) -> Answer:
-    """Ask for something that has to be answered."""
+    """Send a request that must be answered."""
     with Line(address, within) as line:
         answer = line.send(head(method, path, *extra, kind=None)).answer(method)
     if answer is None:
@@ -118,14 +117,14 @@ def get(address: Address, path: str, *extra: str, method: str = "GET", within: f
 
 
 def raw(address: Address, *parts: bytes, method: str = "POST", within: float = GUARD) -> list[Answer]:
-    """Send any bytes, and return the answer, if there is one."""
+    """Send any bytes, and return the answer, if any."""
     with Line(address, within) as line:
         answer = line.send(*parts).answer(method)
     return [] if answer is None else [answer]
 
 
 def several(address: Address, data: bytes, within: float = GUARD) -> list[Answer]:
-    """Send any bytes, and return the answers until the server closes the connection; their bodies are not read."""
+    """Send any bytes, and return all answers until the server closes the connection; bodies are not read."""
     with Line(address, within) as line:
         got = line.send(data).rest()
     starts = [part[:3] for part in got.split(b"HTTP/1.1 ")[1:]]

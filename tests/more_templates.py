@@ -1,4 +1,4 @@
-"""More chat templates in the shapes of real ones: ids and numbers in calls, ends of their own, headings, switches."""
+"""More chat templates in the shapes of real ones: ids and numbers in calls, special ends, headings, switches."""
 # ruff: noqa: E501  # lines are the templates'
 
 CALL_IDS = r"""{{- bos_token }}

@@ -1,10 +1,11 @@
-"""Pools of scripted models, and what they are asked, for the tests of workers, the pool and the host."""
+"""Pools of scripted models, and requests to them, for the tests of workers, the pool and the host."""
 
 import asyncio
 import itertools
 from typing import Any
 
 import engines_for_tests as engines
+from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.pool.instance import PATIENCE, Patience
@@ -13,13 +14,11 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import ModelLimits, PoolLimits
 from lllms_core.types import Isolation, ModelSpec, Request, TextRequest
 
-GUARD = 60.0
-"""Seconds after which a test that waits for something has failed."""
 _numbers = itertools.count(1)
 
 
 def ask(prompt: str, model: str = "scripted", **fields: Any) -> Request:
-    """A request with an id of its own."""
+    """A request with a unique id."""
     return TextRequest(f"r{next(_numbers)}", model, prompt=prompt, **fields)
 
 
@@ -40,7 +39,7 @@ class Pools:
         engine: Engine | None = None,
         models: tuple[str, ...] = ("scripted",),
     ) -> Pool:
-        """Start a pool of models that all have these options and limits."""
+        """Start a pool whose models all have these options and limits."""
         entries = {
             name: PoolModel(
                 engine or engines.ScriptedEngine(),
@@ -57,7 +56,7 @@ class Pools:
         return pool
 
     async def close(self) -> None:
-        """Close them all at once."""
+        """Close all pools at once."""
         async with asyncio.timeout(GUARD):
             for pool in self.pools:
                 await pool.close(grace=0)

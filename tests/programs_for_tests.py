@@ -1,4 +1,4 @@
-"""The program itself, as people run it: in a pipe, as a server, on a terminal."""
+"""The program as users run it: in a pipe, as a server, on a terminal."""
 
 import os
 import pty
@@ -11,26 +11,25 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from click.testing import CliRunner
+from waits_for_tests import GUARD
 
 from lllms_core.cli import cli
 
-LIMIT = 60.0
-
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment without what speaks to lllms or Hugging Face's library, and with no configuration in it."""
+    """The environment without variables for lllms or Hugging Face's library, and without a configuration."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLLMS_", "HF_"))}
     return {**clean, "XDG_CONFIG_HOME": str(folder)}
 
 
 class Program:
-    """`lllms`, in a world of its own."""
+    """`lllms`, in its own isolated environment."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models_dir = folder / "store"
         self.errors = ""
-        """What the last command wrote to stderr."""
+        """The last command's stderr."""
         self.environ = {**environment(folder), "LLLMS_MODELS_DIR": str(self.models_dir), "HOME": str(folder)}
 
     def start(self, *arguments: str, **pipes: int) -> subprocess.Popen[str]:
@@ -41,15 +40,15 @@ class Program:
         )
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        """Run a command; returns what it wrote to stdout, and after a failure what it wrote to stderr."""
+        """Run a command and return its stdout, or its stderr if it failed."""
         process = self.start(*arguments)
-        output, self.errors = process.communicate(timeout=LIMIT)
+        output, self.errors = process.communicate(timeout=GUARD)
         assert process.returncode == code, self.errors
         assert "Traceback" not in self.errors
         return self.errors if code else output
 
     def here(self, *arguments: str, code: int = 0) -> str:
-        """Run a command in this process, which takes a tenth of the time of one of its own."""
+        """Run a command in this process, in a tenth of the time that a new process takes."""
         others = dict.fromkeys(name for name in os.environ if name.startswith(("LLLMS_", "HF_")))
         with chdir(self.folder):
             result = CliRunner(env={**others, **self.environ}).invoke(cli, arguments, prog_name="lllms")
@@ -68,7 +67,7 @@ class Program:
 def serving(
     folder: Path, *arguments: str, environ: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """Run `lllms serve` on a free port; yields the process and what it printed until it was ready."""
+    """Run `lllms serve` on a free port; yields the process and the lines it printed until it was ready."""
     argv = [sys.executable, "-m", "lllms_core", "serve", "--port", "0", *arguments]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
@@ -88,19 +87,19 @@ def serving(
 
 
 def address(printed: list[str]) -> str:
-    """Return where a server listens, from what it printed."""
+    """Return a server's address from the lines it printed."""
     return next(line.split()[-1] for line in printed if line.startswith("listening on "))
 
 
 class Terminal:
-    """What a program shows on its terminal, read up to one text after another."""
+    """A program's terminal output, read piece by piece, up to a given text each time."""
 
     def __init__(self) -> None:
         self.ours, self.theirs = pty.openpty()
         self._shown = ""
 
     def until(self, text: str) -> str:
-        """Wait until a text is shown, and return all up to it."""
+        """Wait until a text is shown, and return all output up to it."""
         while text not in self._shown:
             readable, _, _ = select.select([self.ours], [], [], 30)
             assert readable, f"{text!r} is not shown: {self._shown!r}"
@@ -109,23 +108,23 @@ class Terminal:
         return before + text
 
     def shows(self, text: str) -> bool:
-        """Whether a text is shown by now."""
+        """Whether a text has been shown yet."""
         while select.select([self.ours], [], [], 0)[0]:
             self._shown += os.read(self.ours, 1024).decode(errors="replace")
         return text in self._shown
 
     def rest(self) -> str:
-        """Wait until the program has let go of the terminal, and return what is shown and was not read yet."""
+        """Wait until the program has closed the terminal, and return its unread output."""
         shown = self._shown.encode()
-        while select.select([self.ours], [], [], LIMIT)[0]:
+        while select.select([self.ours], [], [], GUARD)[0]:
             try:
                 shown += os.read(self.ours, 65536)
-            except OSError:  # that is how a terminal ends when nobody writes to it any more
+            except OSError:  # how a terminal ends once it has no writers
                 return shown.decode(errors="replace")
         raise AssertionError(f"the program does not end: {shown.decode(errors='replace')!r}")
 
     def type(self, text: str) -> None:
-        """Press keys."""
+        """Type keys."""
         os.write(self.ours, text.encode())
 
     @contextmanager

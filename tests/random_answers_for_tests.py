@@ -1,4 +1,4 @@
-"""Answers that a grammar takes, written at random."""
+"""Random answers that a grammar accepts."""
 
 from collections.abc import Sequence
 from random import Random
@@ -14,9 +14,9 @@ _LONGEST = 600
 
 
 def random_text(constraint: Constraint | None, random: Random, ends: Sequence[str]) -> str | None:
-    """A text that a grammar takes, written byte by byte at random, the sooner ended by one of `ends`; None if too long.
+    """A text that a grammar accepts, written at random byte by byte, ended sooner by one of `ends`; None if too long.
 
-    A grammar of any text up to a mark would never end by itself, for a walk at random finds no mark.
+    A grammar of any text up to a mark would never end by itself, since a random walk finds no mark.
     """
     assert constraint is not None
     matcher = LLMatcher(_TOKENIZER, translate(constraint))
@@ -35,7 +35,7 @@ def random_text(constraint: Constraint | None, random: Random, ends: Sequence[st
 
 
 def _ending(matcher: LLMatcher, random: Random, ends: Sequence[str], *, late: bool) -> list[int]:
-    """The tokens of a mark that may come next, if any may; late in a text, rather a mark that ends something."""
+    """The tokens of a mark that may come next, if any; late in a text, preferably of one that closes something."""
     marks = [*ends, *_CLOSERS] if late else random.sample([*ends, *_CLOSERS], len(ends) + len(_CLOSERS))
     for mark in marks:
         tokens = list(mark.encode())

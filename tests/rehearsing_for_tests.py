@@ -1,4 +1,4 @@
-"""An engine whose rehearsals end as its option says."""
+"""An engine whose rehearsals end as its `end` option says."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Texts that a grammar can write, drawn at random as a model without sense would."""
+"""Random texts of a grammar, as a model with random weights would write them."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -13,9 +13,9 @@ def sample(
     matcher: LLMatcher, random: Random, ends: Sequence[str], names: Mapping[str, int] | None = None,
     longest: int = 1500,
 ) -> str | None:
-    """Return a whole text that a matcher allows, None if it does not come to an end.
+    """Return a whole text that a matcher allows; None if it finds no end.
 
-    `ends` are texts that it should write in full where it can, since chance alone rarely spells them.
+    `ends` are texts to write in full where possible, since chance alone rarely spells them.
     """
     closers = [tokens_of(end, names) for end in (*ends, *_CLOSERS) if end]
     named = {token: mark for mark, token in (names or {}).items()}
@@ -24,7 +24,7 @@ def sample(
         if matcher.is_stopped() or (matcher.is_accepting() and random.random() < 0.5):
             pieces = [named[one].encode() if one in named else bytes([one]) for one in written]
             return b"".join(pieces).decode()
-        # Half of the time, and always towards the end, write something that may close what is open.
+        # Half of the time, and always towards the end, write a text that may close what is open.
         random.shuffle(closers)
         wishes = closers if random.random() < 0.5 or len(written) > longest // 2 else []
         chances = [[random.randrange(32, 127)] for _ in range(6)] + [[*chr(random.randrange(128, 9000)).encode()]]

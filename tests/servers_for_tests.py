@@ -1,4 +1,4 @@
-"""A web server on loopback that serves files well, or as badly as a test wants."""
+"""A web server on loopback that serves files properly, or as badly as a test wants."""
 
 import contextlib
 import re
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-LIMIT = 60.0
+from waits_for_tests import GUARD
 
 
 class Site:
-    """Files by path, and what is wrong with the next answers: `faults` are used up, one for each request.
+    """Files by path, and the faults of the next answers: each request uses up one of `faults`.
 
-    A fault gets the handler and the answer that would be given, and gives another one, or ends the connection.
+    A fault takes the handler and the regular answer, and gives another answer or ends the connection.
     """
 
     def __init__(self, files: dict[str, bytes]) -> None:
@@ -30,7 +30,7 @@ class Site:
         self.reached = threading.Event()
         """Set by `hang`."""
         self.release = threading.Event()
-        """What hangs goes on when this is set."""
+        """Releases answers that hang."""
         self.lock = threading.Lock()
         self.url = ""
 
@@ -39,7 +39,7 @@ class Site:
 
 
 class Answer:
-    """What is sent."""
+    """The status, headers and body to send."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
@@ -101,7 +101,7 @@ class Ended(Exception):
 
 
 def drop(after: int) -> Callable[[Handler, Answer], None]:
-    """Close the connection after so many bytes of the body."""
+    """Close the connection after this many bytes of the body."""
 
     def fault(handler: Handler, answer: Answer) -> None:
         handler.give(answer, stop_at=after)
@@ -111,20 +111,20 @@ def drop(after: int) -> Callable[[Handler, Answer], None]:
 
 
 def hang(after: int) -> Callable[[Handler, Answer], None]:
-    """Send so many bytes of the body, and then nothing until `release` is set."""
+    """Send this many bytes of the body, and then nothing until `release` is set."""
 
     def fault(handler: Handler, answer: Answer) -> None:
         handler.give(answer, stop_at=after)
         handler.wfile.flush()
         handler.site.reached.set()
-        assert handler.site.release.wait(LIMIT)
+        assert handler.site.release.wait(GUARD)
         raise Ended
 
     return fault
 
 
 def instead(status: int, headers: dict[str, str] | None = None, body: bytes = b"") -> Callable[[Handler, Answer], None]:
-    """Answer something else."""
+    """Give another answer instead."""
 
     def fault(_: Handler, answer: Answer) -> None:
         answer.status, answer.body = status, body
@@ -134,7 +134,7 @@ def instead(status: int, headers: dict[str, str] | None = None, body: bytes = b"
 
 
 def with_headers(**headers: str) -> Callable[[Handler, Answer], None]:
-    """Answer with other headers: `Content_Length="5"`; an empty one is left out."""
+    """Answer with other headers, such as `Content_Length="5"`; an empty one is left out."""
 
     def fault(_: Handler, answer: Answer) -> None:
         answer.headers |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -165,4 +165,4 @@ def served(files: dict[str, bytes], handler: type[Handler] = Handler) -> Iterato
         site.release.set()
         server.shutdown()
         server.server_close()
-        thread.join(LIMIT)
+        thread.join(GUARD)

@@ -1,4 +1,4 @@
-"""The real server, run inside of a test."""
+"""The real server, run inside a test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -27,7 +27,7 @@ async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def published(host: Host, limits: ConnectionLimits | None = None) -> AsyncIterator[str]:
-    """Let others reach a host that runs already; yields its URL."""
+    """Serve a host that is already running; yields its URL."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     stop = asyncio.Event()

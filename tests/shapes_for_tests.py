@@ -1,4 +1,4 @@
-"""All shapes of templates that these tests have, and strategies for tools and arguments that each of them can write."""
+"""All template shapes of these tests, and strategies for the tools and arguments that each can write."""
 
 import ast
 import json
@@ -20,7 +20,7 @@ from lllms_core.types import Message, Tool, ToolCall
 _MODULES = (("", templates_for_tests), ("", more_templates), ("TOLD_", told_templates_for_tests))
 _NO_CALLS = {"GEMMA", "TOLD_UNTOLD", "NAMED_TAGS", "MANY_TYPES"}
 _QUOTES_ALL = {"QUOTED"}
-"""It writes numbers as strings, which says nothing about how its model writes them."""
+"""Writes numbers as strings, which does not show how its model writes them."""
 SHAPES: Mapping[str, str] = {
     prefix + name: getattr(module, name) for prefix, module in _MODULES for name in dir(module)
     if name.isupper() and not name.startswith("_") and prefix + name not in _NO_CALLS | _QUOTES_ALL
@@ -30,7 +30,7 @@ ENDS = (
     "</s>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<|end_of_text|>", "<|END_OF_TURN|>", "<|calls|>", "<end>",
     "<s:eos>", "<turn|>", "<｜end▁of▁sentence｜>", "<|return|>", "<|call|>",  # noqa: RUF001
 )
-"""What templates write after answers."""
+"""Texts that templates write after an answer."""
 
 
 @cache
@@ -50,7 +50,7 @@ def rendered(shape: str, messages: Sequence[Message], tools: Sequence[Tool], **f
 
 
 def written(shape: str, tools: Sequence[Tool], calls: Sequence[ToolCall]) -> str:
-    """The answer that a template writes for calls: what its model writes, without the end of the answer."""
+    """The answer that a template writes for calls: the model's own text, without the end mark."""
     said = Message("assistant", "", tool_calls=tuple(calls))
     prompt = rendered(shape, [ASK], tools).rstrip()
     whole = rendered(shape, [ASK, said], tools, add_generation_prompt=False)
@@ -76,7 +76,7 @@ def without_ends(text: str) -> str:
 
 @frozen
 class Field:
-    """An argument's schema, and the values that fit it and that a shape can write."""
+    """An argument's schema, and the fitting values that a shape can write."""
 
     schema: Mapping[str, object]
     values: st.SearchStrategy[Any]
@@ -94,17 +94,17 @@ def texts(shape: str) -> st.SearchStrategy[str]:
         " a ", "<b>", "a < b", "\u2028", "\N{GRINNING FACE}", "don't", "a, b", "x=1", "}", "]",
     ])
     if form.shape == "keyword" and form.python:
-        # These templates put a text between quotes as it is, so that quotes and escapes end it or change it.
+        # These templates put a text between quotes without escaping it: quotes and escapes in it end or change it.
         return any_text.filter(lambda text: not re.search(r"['\"\\\n\r]", text))
     if form.shape in {"tagged", "keyword"}:
-        # Nothing tells a mark inside of a value from the one that ends it.
+        # A mark inside a value cannot be told from the one that ends it.
         marks = [*_marks(form), "<![CDATA["]
         return any_text.filter(lambda text: not any(mark in text for mark in marks))
     return any_text
 
 
 def plain_texts(shape: str) -> st.SearchStrategy[str]:
-    """Those among them that are no value of another type in any notation."""
+    """Those `texts` that are no value of another type in any notation."""
     return texts(shape).filter(lambda text: not _is_literal(text.strip()))
 
 
@@ -156,7 +156,7 @@ def fields(shape: str) -> st.SearchStrategy[Field]:
 
 
 def names(shape: str) -> st.SearchStrategy[str]:
-    """Names of arguments."""
+    """Argument names."""
     usual = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,8}", fullmatch=True)
     form = form_of(shape)
     if form.shape == "keyword" and form.python:
@@ -167,7 +167,7 @@ def names(shape: str) -> st.SearchStrategy[str]:
 
 @st.composite
 def tools_with_calls(draw: st.DrawFn, shape: str) -> tuple[tuple[Tool, ...], tuple[ToolCall, ...]]:
-    """Two tools, and calls of them that fit their schemas."""
+    """Two tools, and calls that fit their schemas."""
     tools = []
     givers: list[dict[str, Field]] = []
     tool_names = st.permutations(["run", "W-get_weather", "a", "add_2"])

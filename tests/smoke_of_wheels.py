@@ -1,4 +1,4 @@
-"""Build the wheels of all distributions, install them into a clean environment, and use what they hold.
+"""Build the wheels of all distributions, install them into a clean environment, and use their contents.
 
     python tests/smoke_of_wheels.py
 
@@ -20,7 +20,7 @@ LIMIT = 900
 
 
 def run(*command: str, folder: Path) -> str:
-    """Run a command outside of the repository; return its standard output, and end the program if it fails."""
+    """Run a command outside the repository; return its standard output, and exit if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\nended with status {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -39,7 +39,7 @@ def build(folder: Path) -> list[Path]:
 
 
 def install(wheels: Sequence[Path], folder: Path) -> Path:
-    """Install wheels and what they depend on into a new environment; return its Python."""
+    """Install wheels and their dependencies into a new environment; return its Python."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     run(str(python), "-m", "pip", "install", "--quiet", *map(str, wheels), folder=folder)

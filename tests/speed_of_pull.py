@@ -1,10 +1,10 @@
 # ruff: noqa: T201  # a program that prints
-"""Not a test: how long a `pull` of 1 GiB takes from loopback, against `curl` and then `sha256sum`, in turns in one run.
+"""Not a test: compares a `pull` of 1 GiB from loopback with `curl` followed by `sha256sum`, taking turns in one run.
 
     python tests/speed_of_pull.py [MiB]
 
-Prints the ratio beside its target, 1.3, and the memory that `pull` took at most, beside 100 MiB. Needs curl, and room
-for three such files in the folder for temporary files.
+Prints the ratio with its target, 1.3, and the peak memory of `pull` with its target, 100 MiB. Needs curl, and room for
+three such files in the folder for temporary files.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ finally:
 
 
 class Files(http.server.BaseHTTPRequestHandler):
-    """Sends one file, whole or in parts, by the system's own copying."""
+    """Sends one file, whole or in parts, with `sendfile`."""
 
     protocol_version = "HTTP/1.1"
     file: Path
 
     def do_GET(self) -> None:
-        """Answer."""
+        """Send the file or the requested range."""
         size = self.file.stat().st_size
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         start, stop = (int(asked[1]), min(size, int(asked[2] or size) + 1)) if asked else (0, size)
@@ -56,7 +56,7 @@ class Files(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def served(file: Path) -> Iterator[str]:
-    """Serve a file from a process of its own, so that its work does not slow down those who fetch."""
+    """Serve a file from a separate process, so that its work does not slow down the clients."""
     command = [sys.executable, __file__, "serve", str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -74,7 +74,7 @@ def serve(file: Path) -> None:
 
 
 def timed(*command: str, **environ: str) -> tuple[float, str]:
-    """Run a command; return the seconds that it took, and what it wrote to stderr."""
+    """Run a command; return the seconds it took and its stderr."""
     begin = time.monotonic()
     done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=True)
     return time.monotonic() - begin, done.stderr

@@ -1,4 +1,4 @@
-"""A downloader whose place is a dictionary, for tests of the store."""
+"""A downloader that reads from a dictionary, for tests of the store."""
 
 import hashlib
 from pathlib import Path
@@ -14,7 +14,7 @@ def sha256(data: bytes) -> str:
 
 
 class Shelf(Downloader):
-    """`shelf:a+b` is a model of the files a and b; gives them in small blocks, and up at byte `stops_at`."""
+    """`shelf:a+b` is a model of the files a and b; delivers them in small blocks, and gives up at byte `stops_at`."""
 
     name = "shelf"
     schemes = frozenset({"shelf"})
@@ -26,7 +26,7 @@ class Shelf(Downloader):
         self.stops_at: int | None = None
         self.reachable = True
         self.given: list[tuple[str, int, int]] = []
-        """What was fetched: file, start, stop."""
+        """All fetches: file, start, stop."""
 
     def resolve(self, source: str) -> RemoteModel:
         if not self.reachable:

@@ -1,4 +1,4 @@
-"""Chat templates in the shapes of real model families, with their tools, written small for these tests."""
+"""Chat templates in the shapes of real model families, with their tools, abridged for these tests."""
 # ruff: noqa: RUF001, E501  # DeepSeek writes its tokens with characters that look like others; lines are the templates'
 
 HERMES = r"""{%- if tools %}{{- '<|im_start|>system\n' }}

@@ -31,6 +31,7 @@ def asked(schema: Any, tools: tuple[Tool, ...] = ()) -> ChatRequest:
     (['{"a": 2}', '{"a": 1}'], (NOT,), (NOT,)),
     (['{"a": 1}'], (), ()),
     (['{"b": 1}'], (NOT,), ("response_format#/properties/b/type",)),
+    (['{"b": 1}'], ("response_format#",), ("response_format#/properties/b/type",)),
     (['{"a": 1'], (NOT,), (NOT + ";unchecked",)),
     (["[" * 100_000], (NOT,), (NOT + ";unchecked",)),
     ([""], (NOT,), ()),

@@ -119,6 +119,15 @@ def test_names_of_test_files_are_unique() -> None:
     assert len(names) == len(set(names))
 
 
+def test_helpers_for_tests_are_annotated() -> None:
+    """Every function of a test helper and of a conftest.py has types for its parameters and its result."""
+    helpers = [file for file in TESTS if file.name == "conftest.py" or file.stem.endswith("_for_tests")]
+    assert not [
+        f"{file.relative_to(ROOT)}:{node.lineno} {node.name}" for file in helpers for node in ast.walk(parse(file))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not annotated(node)
+    ]
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_exports_are_sorted_and_complete(package: str) -> None:
     """`__all__` is sorted, every name in it exists, and a package that only re-exports exports all its imports."""
@@ -146,6 +155,13 @@ def test_public_api_is_what_type_checkers_see() -> None:
 def rank(name: str) -> tuple[int, str]:
     """Constants, then classes, then the rest."""
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    untyped = [one.arg for one in named if one.annotation is None]
+    return function.returns is not None and not {*untyped} - {"self", "cls"}
 
 
 def parse(file: Path) -> ast.Module:

@@ -15,7 +15,7 @@ import lllms_llamacpp
 import pytest
 import pytest_asyncio
 from attrs import frozen
-from pools_for_tests import GUARD
+from waits_for_tests import GUARD
 
 from lllms_core.answers import Answer, Stream
 from lllms_core.config import parse_config

@@ -140,6 +140,16 @@ def test_combinations_of_the_whole_arguments(form: CallFormat, name: str) -> Non
         assert not takes(form, used, shown(form, arguments)), arguments
 
 
+def test_an_alternative_of_another_type_allows_no_object() -> None:
+    """Beside strings and booleans, only the objects of their own alternative are written."""
+    point = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    used = tool("a", a={"anyOf": [{"type": "string", "maxLength": 3}, point, {"type": "boolean"}]})
+    for good in ("{x:1}", "true", '<|"|>abc<|"|>'):
+        assert takes(BRACES, used, f"<call>call:f{{a:{good}}}</call>"), good
+    for bad in ("{}", "{y:1}", '{x:<|"|>b<|"|>}', '<|"|>abcd<|"|>'):
+        assert not takes(BRACES, used, f"<call>call:f{{a:{bad}}}</call>"), bad
+
+
 @pytest.mark.parametrize(
     ("schema", "reason"),
     [

@@ -11,6 +11,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 from stores_for_tests import TINY, Shelf, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.cli import cli, transfers
 from lllms_core.cli.ls import table
@@ -18,7 +19,6 @@ from lllms_core.downloads import RemoteFile, RemoteModel
 from lllms_core.gguf import part_names
 from lllms_core.store import Download, Store, StoredModel
 
-LIMIT = 60.0
 SECRET = "https://me:sesame@example.org/tiny.gguf?token=sesame"
 SHOWN = "https://example.org/tiny.gguf?..."
 
@@ -114,7 +114,7 @@ def test_ctrl_c_waits_for_no_server(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     def ask(_: Download) -> StoredModel:
         signal.raise_signal(signal.SIGINT)
-        ended.append(answer.wait(LIMIT))
+        ended.append(answer.wait(GUARD))
         raise AssertionError
 
     with pytest.raises(click.exceptions.Exit) as left:

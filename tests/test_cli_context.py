@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from programs_for_tests import LIMIT, Program, serving
+from programs_for_tests import Program, serving
 from stores_for_tests import TINY
+from waits_for_tests import GUARD
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,7 @@ def test_a_server_tells_what_it_took(lllms: Program) -> None:
         url = next(line.split()[-1] for line in printed if line.startswith("listening on "))
         told = lllms.here("ps", "--url", url).splitlines()
         process.terminate()
-        log = process.communicate(timeout=LIMIT)[1]
+        log = process.communicate(timeout=GUARD)[1]
     instances = sorted(line for line in told if line.startswith("instance "))
     assert ["1024 tokens per request," in instances[0], "1100 tokens per request," in instances[1]] == [True, True]
     lines = log.splitlines()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from programs_for_tests import LIMIT, Program, Terminal, address, serving
+from programs_for_tests import Program, Terminal, address, serving
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY
+from waits_for_tests import GUARD
 
 from lllms_core.status import DownloadStatus, progress_text
 
@@ -55,7 +56,7 @@ def test_a_terminal_gets_bars(lllms, site):
         assert all(len(line) <= 80 for line in lines)
         site.release.set()
         lines = lines_of(terminal.rest())
-        assert process.wait(LIMIT) == 0
+        assert process.wait(GUARD) == 0
     for source in sources:
         assert any(re.fullmatch(rf"{source}: /.*\.gguf, 1\.5 MB", line) for line in lines), "what stays is not cut"
 
@@ -77,7 +78,7 @@ def test_a_pipe_gets_plain_lines(lllms, site):
         assert line
     assert re.fullmatch(rf"{source}: 26%, {HALFWAY}\n", line)
     site.release.set()
-    output, errors = process.communicate(timeout=LIMIT)
+    output, errors = process.communicate(timeout=GUARD)
     assert re.fullmatch(rf"{source}: /.*/tiny\.gguf, 1\.5 MB\n", output)
     assert "\x1b" not in line + errors + output
 
@@ -97,7 +98,7 @@ def test_serve_shows_what_it_waits_for(lllms, site, terminal):
             site.release.set()
             shows.until("listening on")
         return
-    threading.Thread(target=lambda: (site.reached.wait(LIMIT), site.release.set())).start()
+    threading.Thread(target=lambda: (site.reached.wait(GUARD), site.release.set())).start()
     with serving(lllms.folder, environ=lllms.environ) as (_, printed):
         models = httpx.get(f"{address(printed)}/").json()["models"]
     assert [model["on_disk"] for model in models] == [True]
@@ -109,7 +110,7 @@ def test_ps_shows_downloads(lllms, site):
     site.faults = [hang(400_000)]
     with serving(lllms.folder, environ=lllms.environ) as (_, printed):
         url = address(printed)
-        assert site.reached.wait(LIMIT)
+        assert site.reached.wait(GUARD)
         while (told := httpx.get(url).json()["downloads"][0])["done_bytes"] < 400_000:
             assert told["state"] in {"starting", "downloading"}
         lines = lllms("ps", "--url", url).splitlines()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from hubs_for_tests import hub
-from programs_for_tests import LIMIT, Program, Terminal
+from programs_for_tests import Program, Terminal
 from servers_for_tests import Site, hang, instead, served
 from stores_for_tests import TINY, sha256
+from waits_for_tests import GUARD
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_pull_several_then_list_run_and_remove(lllms, site):
     assert listed[tiny]["quantisation"] == "Q8_0"
     assert listed[tiny]["engine"] == "llamacpp"
     assert listed[tiny]["size"] == len(DATA)
-    assert time.time() - listed[tiny]["last_used"] < LIMIT
+    assert time.time() - listed[tiny]["last_used"] < GUARD
     assert lllms("run", listed[tiny]["path"], "Count to 3.", "--temperature", "0").strip()
     assert sha256(DATA) in lllms("verify", tiny)
     asked = len(site.requests)
@@ -68,7 +69,7 @@ def test_ctrl_c_keeps_what_has_arrived(lllms, site):
     while " 2" not in process.stderr.readline():  # 400 kB are 26 %
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=LIMIT)
+    _, errors = process.communicate(timeout=GUARD)
     assert process.returncode == 130
     assert "the bytes received are kept" in errors
     assert "Traceback" not in errors

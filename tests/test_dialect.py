@@ -11,17 +11,19 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from gates_for_tests import Gate, gated, posting, until
+from gates_for_tests import Gate, gated, posting
 from quart import Quart
 from test_architecture import FOR_PLUGINS, imports, room
+from waits_for_tests import until
 
-from lllms_core.apis import streaming
+from lllms_core.apis import Encoder, Fault, bodies, streaming
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.errors import EngineFailed
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
+from lllms_core.types import Delta
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "dialect.py"
 DIALECT = runpy.run_path(str(EXAMPLE))
@@ -121,6 +123,42 @@ async def test_a_slow_first_token_cuts_nothing(gate: Gate, monkeypatch: pytest.M
         assert (await lines(connection))[-2:] == [{"text": "one"}, {"end": "stop", "tokens": 1}]
 
 
+async def test_a_dialect_may_have_no_sign_of_life(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An encoder that writes no `ping` inherits one that says nothing; one without an end is refused when made."""
+    monkeypatch.delattr(DIALECT["LineEncoder"], "ping")
+    async with speaking(gate, patience=0, interval=0.001) as (host, app):
+        async with posting(app, "/lines", QUESTION) as connection:
+            await until(lambda: bool(host.status().waiting))
+            gate.pieces.put("one")
+            gate.pieces.put(None)
+            gate.load.set()
+        assert await lines(connection) == [{"text": "one"}, {"end": "stop", "tokens": 1}]
+
+    class Endless(Encoder):
+        content_type = "text/plain"
+
+        def delta(self, delta: Delta) -> bytes:
+            return delta.text.encode()
+
+        def fault(self, fault: Fault) -> bytes:
+            return fault.message.encode()
+
+    with pytest.raises(TypeError, match="end"):
+        Endless()  # type: ignore[abstract]
+
+
+async def test_a_large_request_is_read_like_a_small_one(gate: Gate) -> None:
+    """Members that nobody takes are refused also in a body that is read in a thread."""
+    gate.load.set()
+    gate.pieces.put(None)
+    async with speaking(gate) as (_, app):
+        large = {**QUESTION, "question": "Hi" * bodies.LARGE}
+        answer = await app.test_client().post("/lines", json={**large, "mood": "bad"})
+        assert (answer.status_code, await answer.get_json()) == (400, {"error": "Unknown parameter: 'mood'."})
+        answer = await app.test_client().post("/lines", json=large)
+        assert json.loads(await answer.get_data()) == {"end": "stop", "tokens": 0}
+
+
 @pytest.mark.parametrize("phase", ["load", "prefill", "decode"])
 async def test_a_client_that_leaves_cancels_its_request(gate: Gate, phase: str) -> None:
     """In every phase, a request ends when its client disconnects."""
@@ -140,7 +178,10 @@ async def test_the_description_names_what_is_mounted(gate: Gate) -> None:
     """`/openapi.json` includes a third-party dialect, and no disabled API."""
     async with speaking(gate) as (_, app):
         paths = (await (await app.test_client().get("/openapi.json")).get_json())["paths"]
-        assert paths["/lines"]["post"]["requestBody"]["content"]["application/json"]["schema"]["required"]
+        told = paths["/lines"]["post"]
+        assert told["requestBody"]["content"]["application/json"]["schema"]["required"]
+        assert set(told["responses"]["200"]["content"]) == {"application/x-ndjson"}
+        assert told["responses"]["default"]["content"]["application/json"]["schema"]["required"] == ["error"]
         assert "/api/v1/tokenize" in paths
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, disable=["native", "openai"])
     client = create_app(Host(parse_config({}), plugins)).test_client()

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from pools_for_tests import GUARD
 from servers_for_tests import Site, hang, instead, served
 from serving_for_tests import published
-from test_host_downloads import DATA, answer, make_host, model, reached, until
+from test_host_downloads import DATA, answer, make_host, model, reached
+from waits_for_tests import GUARD, until
 
 from lllms_core.app import create_app
 from lllms_core.cli import cli

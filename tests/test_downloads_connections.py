@@ -17,6 +17,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from servers_for_tests import Handler, served
 from stores_for_tests import sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders import connections, transfer
 from lllms_core.builtin.downloaders.http import HttpDownloader
@@ -26,7 +27,6 @@ from lllms_core.store import Store
 
 QUICK = RetryPolicy(connect=5, stall=5, pause=0.001, longest_pause=0.002)
 DATA = random.Random(4).randbytes(300_000)
-LIMIT = 60.0
 NAME = "models.invalid"
 """A host that no name server knows."""
 
@@ -86,10 +86,10 @@ def secure(tmp_path: Path) -> Iterator[Secure]:
     running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     thread = threading.Thread(target=server.run, args=(running,))
     thread.start()
-    loop, stop = running.result(LIMIT)
+    loop, stop = running.result(GUARD)
     yield server
     loop.call_soon_threadsafe(stop.set)
-    thread.join(LIMIT)
+    thread.join(GUARD)
     assert not thread.is_alive()
 
 
@@ -177,7 +177,7 @@ class Tunnel(Handler):
             back = threading.Thread(target=_copy, args=(there, self.connection))
             back.start()
             _copy(self.connection, there)
-            back.join(LIMIT)
+            back.join(GUARD)
         self.close_connection = True
 
 

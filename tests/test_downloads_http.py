@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers_for_tests import Answer, Ended, Handler, Site, drop, hang, instead, served, with_headers
 from stores_for_tests import TINY, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders import transfer
 from lllms_core.builtin.downloaders.http import HttpDownloader
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.slow
 
 QUICK = RetryPolicy(connect=5, stall=5, pause=0.001, longest_pause=0.002, longest_wait=2)
 DATA = random.Random(2).randbytes(300_000)
-LIMIT = 60.0
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_file_is_fetched(site: Site, tmp_path: Path) -> None:
 def test_a_large_file_comes_over_several_connections(site: Site, tmp_path: Path, small_segments: None) -> None:
     """Segments are fetched concurrently, each byte once, and assembled in the right order."""
     together = threading.Barrier(transfer.CONNECTIONS)
-    site.faults = [lambda *_: None] + [lambda *_: together.wait(LIMIT)] * transfer.CONNECTIONS
+    site.faults = [lambda *_: None] + [lambda *_: together.wait(GUARD)] * transfer.CONNECTIONS
     assert store(tmp_path).ensure(f"{site.url}/x").path.read_bytes() == DATA
     asked = sorted(int((part or "").removeprefix("bytes=").partition("-")[0]) for _, part in site.requests)
     assert asked == list(range(0, 300_000, 20_000))
@@ -424,7 +424,7 @@ def test_cancel_does_not_wait_for_the_server(site: Site, tmp_path: Path) -> None
 
     thread = threading.Thread(target=ensure)
     thread.start()
-    assert site.reached.wait(LIMIT)
+    assert site.reached.wait(GUARD)
     while download.status.done < 100_000:
         thread.join(0.001)
     download.cancel()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from servers_for_tests import hang, served
 from stores_for_tests import sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.store import Store
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 60.0
 DATA = random.Random(3).randbytes(3_000_000)
 ENSURE = """
 import resource, sys
@@ -45,9 +45,9 @@ def test_a_killed_download_goes_on(tmp_path: Path, after: int) -> None:
     with served({"/x.bin": DATA}) as site:
         site.faults = [hang(after)]
         first = ensure(tmp_path, f"{site.url}/x.bin")
-        assert site.reached.wait(LIMIT)
+        assert site.reached.wait(GUARD)
         notes = []
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + GUARD
         while not notes and time.monotonic() < deadline:
             notes = list(tmp_path.rglob("*.lllms-part.json"))
         first.send_signal(signal.SIGKILL)
@@ -66,10 +66,10 @@ def test_another_process_waits(tmp_path: Path) -> None:
     with served({"/x.bin": DATA}) as site:
         site.faults = [hang(1000)]
         first = ensure(tmp_path, f"{site.url}/x.bin")
-        assert site.reached.wait(LIMIT)
+        assert site.reached.wait(GUARD)
         second = ensure(tmp_path, f"{site.url}/x.bin")
         site.release.set()
-        outputs = {first.communicate(timeout=LIMIT)[0], second.communicate(timeout=LIMIT)[0]}
+        outputs = {first.communicate(timeout=GUARD)[0], second.communicate(timeout=GUARD)[0]}
         assert len(outputs) == 1
         assert len(site.requests) == 2  # one, and the rest after the drop
 
@@ -108,7 +108,7 @@ def test_a_disk_without_room_for_the_note(tmp_path: Path, free: int, kept: bool)
     """On a full disk the last megabyte makes room for the note about the rest; if even that fails, nothing is left."""
     with served({"/x.bin": DATA}) as site:
         command = [sys.executable, "-c", FULL, str(tmp_path), f"{site.url}/x.bin", str(free)]
-        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
+        output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=GUARD).stdout
         assert "the disk is full" in output
         assert "lllms gc" in output
         left = [path.name for path in (tmp_path / "models").rglob("x.bin*")]
@@ -122,7 +122,7 @@ def test_a_disk_without_room_for_the_note(tmp_path: Path, free: int, kept: bool)
 def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
     """A disk that fills up midway is an error that says what to do; the bytes received are kept."""
     with served({"/x.bin": DATA}) as site:
-        output, _ = ensure(tmp_path, f"{site.url}/x.bin", "1000000").communicate(timeout=LIMIT)
+        output, _ = ensure(tmp_path, f"{site.url}/x.bin", "1000000").communicate(timeout=GUARD)
         assert "the disk is full" in output
         assert "lllms rm" in output
         site.requests.clear()

@@ -16,7 +16,7 @@ END = 0
 
 
 class Script:
-    """Chooses one token of a text after the other; control tokens are written as they are spelt."""
+    """Chooses the tokens of a text one after another; control tokens are written as they are spelt."""
 
     def __init__(self, text, model):
         ids = {name: token for token, name in CONTROL.items()}
@@ -99,7 +99,7 @@ class Watcher:
 
 
 def answer(model, **fields):
-    """The message and the finish of an answer."""
+    """The message of an answer, and how it finished."""
     model.open(ChatRequest("r1", "typist", ASK, **fields))
     deltas = []
     while not model.idle:
@@ -108,7 +108,7 @@ def answer(model, **fields):
 
 
 def test_thoughts_that_the_prompt_opens() -> None:
-    """The answer begins inside of thoughts where the prompt ends with their mark; the tokens of both are counted."""
+    """If the prompt ends with the mark that opens thoughts, the answer begins inside them; all tokens are counted."""
     model = Typist("Hm.</think>\n\nYes.", templates.DEEPSEEK)
     message, finish = answer(model)
     assert model.prompts[0].endswith("<think>\n")
@@ -117,7 +117,7 @@ def test_thoughts_that_the_prompt_opens() -> None:
 
 
 def test_effort_reaches_the_prompt() -> None:
-    """Effort none closes the thoughts in the prompt; other variables for the template arrive, too."""
+    """Effort none closes the thoughts in the prompt; other template variables are passed on, too."""
     model = Typist("Yes.", templates.QWEN3)
     assert answer(model, reasoning_effort="none")[0].content == "Yes."
     assert model.prompts[-1].endswith("<think>\n\n</think>\n\n")
@@ -130,7 +130,7 @@ def test_effort_reaches_the_prompt() -> None:
 
 
 def test_marks_that_are_control_tokens_are_seen() -> None:
-    """Control tokens that mark calls are read, others stay hidden, and so do all where nothing is looked for."""
+    """Control tokens that mark calls are parsed; others stay hidden, as do all of them if no calls are expected."""
     model = Typist('Wait.<secret>[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}}]', templates.MISTRAL)
     message, finish = answer(model, tools=(TOOL,))
     assert (message.content, finish.reason) == ("Wait.", "tool_calls")
@@ -139,14 +139,14 @@ def test_marks_that_are_control_tokens_are_seen() -> None:
 
 
 def test_constraints_begin_behind_thoughts() -> None:
-    """A constraint is not asked about tokens of thoughts that the prompt has opened."""
+    """A constraint does not apply to the tokens of thoughts that the prompt has opened."""
     model = Typist("Hm.</think>{}", templates.DEEPSEEK)
     answer(model, constraint=Constraint("json_object"))
     assert model.matched == [ord("{"), ord("}"), END]
 
 
 def test_forced_calls_become_a_constraint() -> None:
-    """The model is constrained by a grammar of its own form of calls, and stops behind the only one that is wanted."""
+    """A grammar keeps the model to its own form of calls; it stops after the call if only one is wanted."""
     call = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
     model = Typist(call * 2, templates.HERMES)
     message, finish = answer(model, tools=(TOOL,), tool_choice="required", parallel_tool_calls=False)
@@ -157,7 +157,7 @@ def test_forced_calls_become_a_constraint() -> None:
 
 
 def test_an_answer_that_is_cut_says_so() -> None:
-    """Where `max_tokens` or a stop string cuts a call, the reason is that, and nothing of its markup is text."""
+    """If `max_tokens` or a stop string cuts off a call, the reason says so, and none of its markup becomes text."""
     raw = '<tool_call>\n{"name": "add", "arguments": {"a": 12345}}'
     message, finish = answer(Typist(raw, templates.HERMES), tools=(TOOL,), max_tokens=len(raw) - 4)
     assert (message.content, message.tool_calls[0].arguments, finish.reason) == ("", '{"a": ', "length")
@@ -166,7 +166,7 @@ def test_an_answer_that_is_cut_says_so() -> None:
 
 
 def test_tools_without_a_known_form_are_refused() -> None:
-    """A template that shows tools but no calls leaves their form unknown: that is refused with the way out."""
+    """A template that shows tools but no calls leaves their form unknown: such a request is refused, with advice."""
     source = "{{ tools | tojson }}{% for m in messages %}{{ m.content }}{% endfor %}"
     with pytest.raises(RequestError, match=r"set options\.tool_calls") as caught:
         answer(Typist("", source), tools=(TOOL,))

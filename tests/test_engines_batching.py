@@ -36,7 +36,7 @@ class PickedSampler:
 
 
 class FakeModel(BatchingModel):
-    """The next token is a function of all tokens of the sequence and of their places, as the cells have them."""
+    """The next token is a function of all tokens of the sequence and of their positions, as the cells hold them."""
 
     def __init__(self, *, slots=2, context_length=64, kv_size=100, can_trim=True, **sizes):
         super().__init__(slots=slots, context_length=context_length, kv_size=kv_size, can_trim=can_trim, **sizes)
@@ -108,7 +108,7 @@ def following(tokens):
 
 
 def reference(prompt, most):
-    """What the model says to a prompt when it is alone."""
+    """The model's answer to a prompt when it runs alone."""
     tokens = [ord(c) for c in prompt]
     answer = ""
     while len(answer) < most and (token := following(tokens)) != END:
@@ -121,8 +121,8 @@ def ask(name, prompt, most=8, **fields):
     return TextRequest(name, "fake", prompt=prompt, max_tokens=most, **fields)
 
 
-def collect(model, *, steps=1000):
-    """Step until nothing is open; the deltas of each request."""
+def finish(model, *, steps=1000):
+    """Step until no request is open; the deltas of each."""
     answers: dict[str, list[Delta]] = {}
     for _ in range(steps):
         if model.idle:
@@ -138,7 +138,7 @@ def text(deltas):
 
 def answer(model, request):
     model.open(request)
-    return collect(model)[request.id]
+    return finish(model)[request.id]
 
 
 def usage(deltas):
@@ -161,7 +161,7 @@ ACTIONS = st.lists(
 
 @define
 class Driver:
-    """Plays actions on a model, and keeps what comes out."""
+    """Runs actions against a model and collects what comes out."""
 
     model: FakeModel
     asked: dict[str, tuple[str, int]] = field(factory=dict)
@@ -215,14 +215,14 @@ class Driver:
     ACTIONS, st.integers(1, 3), st.integers(0, 3), st.integers(64, 140), st.integers(4, 40), st.booleans(),
 )
 def test_any_interleaving_answers_as_if_alone(actions, slots, spare, kv_size, batch_size, can_trim):
-    """Whatever is opened, cancelled and interrupted in whatever order: each answer is what the model says alone."""
+    """Whatever is opened, cancelled and interrupted, in any order: each answer is the same as alone."""
     model = FakeModel(
         slots=slots, sequences=slots + spare, kv_size=kv_size, batch_size=batch_size, can_trim=can_trim,
     )
     driver = Driver(model)
     for action, first, second in actions:
         driver.play(action, first, second)
-    for name, deltas in collect(model).items():
+    for name, deltas in finish(model).items():
         driver.answers.setdefault(name, []).extend(deltas)
     driver.check()
     assert all(sampler.closed for sampler in model.samplers)
@@ -231,7 +231,7 @@ def test_any_interleaving_answers_as_if_alone(actions, slots, spare, kv_size, ba
 
 
 def test_one_answer_is_the_models():
-    """A prompt is answered token by token, and its end says why it ended and what it took."""
+    """A prompt is answered token by token; the last delta gives the reason for the end, and the usage."""
     model = FakeModel()
     prompt = "tell me"
     deltas = answer(model, ask("r", prompt, 5))
@@ -243,7 +243,7 @@ def test_one_answer_is_the_models():
 
 @pytest.mark.parametrize("can_trim", [True, False])
 def test_follow_up_evaluates_only_what_is_new(can_trim):
-    """The next turn of a conversation reuses prompt and answer of the last, also where nothing can be trimmed."""
+    """The next turn of a conversation reuses the prompt and answer of the last one, even if nothing can be trimmed."""
     model = FakeModel(can_trim=can_trim)
     first = answer(model, ask("1", "hello", 5))
     # The last token of an answer cut off by its length was never evaluated.
@@ -253,7 +253,7 @@ def test_follow_up_evaluates_only_what_is_new(can_trim):
 
 
 def test_regenerated_answer_reuses_the_whole_prompt():
-    """The same prompt again evaluates one token of it, and keeps the earlier answer for who comes back to it."""
+    """A repeated prompt evaluates only one token, and keeps the earlier answer for a client that continues it."""
     model = FakeModel(sequences=4)
     first = answer(model, ask("1", "hello there", 5))
     again = answer(model, ask("2", "hello there", 5))
@@ -272,21 +272,21 @@ def test_edited_turn_reuses_what_is_equal():
 
 
 def test_shared_beginning_is_reused_from_a_running_request():
-    """A prefix can be shared with a request that is still at work, whoever came first."""
+    """A prefix can be shared with a request that is still running, whichever came first."""
     model = FakeModel(slots=3, sequences=3, kv_size=200)
     model.open(ask("1", "system: be kind. user: one", 20))
     first = {d.request_id: d for d in model.step()}
     assert "1" in first
     model.open(ask("2", "system: be kind. user: two", 5))
     model.open(ask("3", "system: be rude.", 5))
-    answers = collect(model)
+    answers = finish(model)
     assert usage(answers["2"]).cached_tokens == len("system: be kind. user: ")
     assert usage(answers["3"]).cached_tokens == len("system: be ")
     assert text(answers["2"]) == reference("system: be kind. user: two", 5)
 
 
 def test_without_trimming_a_different_prompt_starts_afresh():
-    """A model that cannot be cut evaluates an edited prompt from its beginning."""
+    """A model whose sequences cannot be cut evaluates an edited prompt from the beginning."""
     model = FakeModel(can_trim=False)
     answer(model, ask("1", "hello there", 5))
     edited = answer(model, ask("2", "hello you", 5))
@@ -295,7 +295,7 @@ def test_without_trimming_a_different_prompt_starts_afresh():
 
 
 def test_full_cache_makes_requests_wait():
-    """A request enters only when its prompt and its answer have room to their end; until then it waits."""
+    """A request is admitted only when its whole prompt and answer have room; until then it waits."""
     model = FakeModel(slots=3, context_length=60, kv_size=60)
     for name in "123":
         model.open(ask(name, f"{name}: a longish prompt", 20))
@@ -308,7 +308,7 @@ def test_full_cache_makes_requests_wait():
 
 
 def test_without_max_tokens_an_answer_may_fill_the_context():
-    """No max_tokens means as many as fit; the answer ends with `length` when the context is full."""
+    """Without `max_tokens` an answer may take all that fits; it ends with `length` when the context is full."""
     model = FakeModel(context_length=12, kv_size=24)
     prompt = next(p for n in range(99) if len(reference(p := f"p{n}", 99)) > 20)
     deltas = answer(model, ask("r", prompt, None))
@@ -318,7 +318,7 @@ def test_without_max_tokens_an_answer_may_fill_the_context():
 
 @pytest.mark.parametrize("most", [11, 2**31 - 1])
 def test_max_tokens_beyond_the_context_are_those_that_fit(most):
-    """`max_tokens` is an upper bound: more than fit mean the same as none, also for where the request has room."""
+    """`max_tokens` is an upper bound: more than fit mean the same as none, also when the request is placed."""
     model = FakeModel(context_length=12, kv_size=24)
     prompt = next(p for n in range(99) if len(reference(p := f"p{n}", 99)) > 20)
     deltas = answer(model, ask("r", prompt, most))
@@ -328,7 +328,7 @@ def test_max_tokens_beyond_the_context_are_those_that_fit(most):
 
 @pytest.mark.parametrize(("prompt", "most"), [("x" * 65, None), ("x" * 64, None), ("x" * 64, 5), ("x" * 65, 0)])
 def test_too_long_request_is_refused(prompt, most):
-    """What does not fit the context is refused at once, with the counts and the limit; never cut."""
+    """A request that does not fit the context is refused at once, with the counts and the limit; it is never cut."""
     model = FakeModel(context_length=64)
     with pytest.raises(ContextOverflow, match="64") as caught:
         model.open(ask("r", prompt, most))
@@ -337,13 +337,13 @@ def test_too_long_request_is_refused(prompt, most):
 
 
 def test_request_that_fills_the_context_exactly_fits():
-    """Prompt and answer may fill the context to its last token."""
+    """A prompt and its answer may fill the context to the last token."""
     model = FakeModel(context_length=64)
     assert text(answer(model, ask("r", "x" * 60, 4))) == reference("x" * 60, 4)
 
 
 def test_context_is_no_larger_than_the_cache():
-    """What could never enter the KV cache is refused, rather than left waiting."""
+    """A request that could never fit the KV cache is refused rather than left waiting."""
     model = FakeModel(context_length=64, kv_size=32)
     assert model.context_length == 32
     with pytest.raises(ContextOverflow):
@@ -365,14 +365,14 @@ def test_chat_needs_a_template():
 
 
 def test_no_answer_for_zero_tokens():
-    """max_tokens 0 evaluates the prompt and says nothing."""
+    """`max_tokens` 0 evaluates the prompt and generates nothing."""
     deltas = answer(FakeModel(), ask("r", "hello", 0))
     assert (text(deltas), deltas[-1].finish.reason) == ("", "length")
     assert usage(deltas).completion_tokens == 0
 
 
 def test_stop_string_ends_the_answer_before_it():
-    """A stop string over several tokens ends the answer, and no part of it is shown."""
+    """A stop string that spans several tokens ends the answer, and no part of it is shown."""
     prompt, whole = next((p, a) for n in range(99) if len(a := reference(p := f"p{n}", 20)) > 9)
     deltas = answer(FakeModel(), ask("r", prompt, 20, stop=(whole[3:6],)))
     assert text(deltas) == whole[: whole.index(whole[3:6])]
@@ -380,7 +380,7 @@ def test_stop_string_ends_the_answer_before_it():
 
 
 def test_cancel_frees_the_slot_at_once():
-    """A cancelled request ends now, wherever it is: waiting, in its prompt, or in its answer."""
+    """A cancelled request ends at once, whether it is waiting, in its prompt, or in its answer."""
     model = FakeModel(slots=1, batch_size=4)
     for name in "123":
         model.open(ask(name, f"{name}: a prompt of several chunks", 9))
@@ -399,7 +399,7 @@ def test_cancel_frees_the_slot_at_once():
 
 
 def test_cancelled_work_is_reused():
-    """What a cancelled request had evaluated serves the next one."""
+    """The tokens that a cancelled request had evaluated serve the next one."""
     model = FakeModel(slots=1, batch_size=10)
     model.open(ask("1", "a prompt of several chunks", 9))
     model.step()
@@ -408,18 +408,18 @@ def test_cancelled_work_is_reused():
 
 
 def test_interrupted_prompt_is_continued():
-    """A decode that gave up for a cancel leaves no trace: the next step evaluates the same tokens again."""
+    """A decode that was aborted for a cancel leaves no trace: the next step evaluates the same tokens again."""
     model = FakeModel()
     model.open(ask("r", "hello there", 5))
     model.interrupt.set()
     model.evaluated_before_interrupt = 4
     assert model.step() == []
     model.interrupt.clear()
-    assert text(collect(model)["r"]) == reference("hello there", 5)
+    assert text(finish(model)["r"]) == reference("hello there", 5)
 
 
 def test_long_prompt_does_not_stall_others():
-    """While others generate, every step gives each of them a token, and prompts only what is left."""
+    """While others generate, every step gives each of them a token, and prompts only the rest."""
     model = FakeModel(slots=3, context_length=4000, kv_size=12000, batch_size=32)
     names = [p for n in range(99) if len(reference(p := f"p{n}", 40)) == 40][:2]
     for name in names:
@@ -436,7 +436,7 @@ def test_long_prompt_does_not_stall_others():
 
 
 def test_requests_enter_in_their_order():
-    """First come, first served, also when a later one would be smaller."""
+    """First come, first served, even if a later request is smaller."""
     model = FakeModel(slots=1)
     for name in "1234":
         model.open(ask(name, "x" * (40 - 10 * int(name) + 5), 3))

@@ -1,10 +1,10 @@
-"""A model whose next token depends on every cell, over a link to sessions that it stores and finds again."""
+"""A model whose next token depends on every cell, linked to sessions that it stores and finds again."""
 
 import pytest
 from attrs import define, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, collect, reference, text, usage
+from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, finish, reference, text, usage
 
 from lllms_core.engines.batching import cache
 from lllms_core.engines.batching import model as batching_model
@@ -50,7 +50,7 @@ class StatefulModel(FakeModel):
 
 @define
 class Link:
-    """Keeps what is put, and answers when it is told to, or at once."""
+    """Keeps what is put, and answers at once or when told to."""
 
     model: StatefulModel
     min_tokens: int = 4
@@ -88,7 +88,7 @@ def linked(**sizes):
 
 
 class AskingDriver(Driver):
-    """Plays with a link that answers late."""
+    """Runs actions over a link that answers late."""
 
     def play(self, action, first, second):
         super().play(action, first, second)
@@ -102,7 +102,7 @@ class AskingDriver(Driver):
     st.sampled_from([(True, True), (True, False), (False, False)]), st.booleans(),
 )
 def test_sessions_change_no_answer(actions, slots, spare, kv_size, min_tokens, kept, cuts, at_once):
-    """Whatever is stored, found and moved out, in whatever order: each answer is what the model says alone."""
+    """Whatever is stored, found and evicted, in any order: each answer is the same as alone."""
     model, link = linked(
         slots=slots, sequences=slots + spare, kv_size=kv_size, can_trim=cuts[0], can_trim_imported=cuts[1],
         min_tokens=min_tokens, at_once=at_once, kept_tokens=kept,
@@ -126,21 +126,21 @@ HELLO = "hello, this is a conversation of some length"
 
 @pytest.mark.parametrize("can_trim", [True, False])
 def test_conversation_leaves_the_memory_while_another_runs(can_trim):
-    """An idle conversation is stored when another begins, its cells are free, and its follow-up gets it back."""
+    """An idle conversation is stored when another begins; its cells are freed, and its next turn gets it back."""
     model, link = linked(can_trim=can_trim, kept_tokens=0)
     first = answer(model, ask("1", HELLO, 5))
     model.open(ask("2", "something else", 5))
     model.step()
     assert [bytes(session.tokens).decode()[: len(HELLO)] for session in link.sessions] == [HELLO]
     assert len(model.cells) == len("something else")
-    collect(model)
+    finish(model)
     onwards = answer(model, ask("3", HELLO + text(first) + "?", 5))
     assert usage(onwards).cached_tokens >= len(HELLO + text(first)) - 1
     assert text(onwards) == reference(HELLO + text(first) + "?", 5)
 
 
 def test_last_conversation_stays():
-    """While nothing else runs a conversation stays where it is, and its follow-up asks for no session."""
+    """While nothing else runs, a conversation stays in place, and its next turn looks up no session."""
     model, link = linked(kept_tokens=0)
     first = answer(model, ask("1", HELLO, 5))
     assert link.finds == 1
@@ -150,7 +150,7 @@ def test_last_conversation_stays():
 
 
 def test_conversation_lingers_beside_others(monkeypatch):
-    """What ends beside running requests stays for a moment, since programs go on at once; then it leaves."""
+    """A conversation that ends while others run lingers briefly, as many programs reply at once; then it is evicted."""
     model, link = linked(slots=2, kept_tokens=0)
     model.open(ask("1", "x" * 20, 30))
     model.open(ask("2", HELLO[:30], 1))
@@ -166,7 +166,7 @@ def test_conversation_lingers_beside_others(monkeypatch):
 
 
 def test_little_gain_is_not_stored():
-    """What would be evaluated again for fewer tokens than `min_tokens` is neither stored nor asked for."""
+    """If a session would save fewer than `min_tokens` tokens, it is neither stored nor looked up."""
     model, link = linked(min_tokens=10, kept_tokens=0)
     answer(model, ask("1", "short", 3))
     answer(model, ask("2", "other", 3))
@@ -174,7 +174,7 @@ def test_little_gain_is_not_stored():
 
 
 def test_what_is_stored_is_not_stored_again():
-    """A conversation that came back and grew by little is not stored a second time."""
+    """A conversation that was restored and grew only a little is not stored a second time."""
     model, link = linked(kept_tokens=0)
     answer(model, ask("1", HELLO, 1))
     answer(model, ask("2", "something else", 1))
@@ -185,7 +185,7 @@ def test_what_is_stored_is_not_stored_again():
 
 
 def test_large_state_is_not_stored():
-    """A state of more bytes than are taken is not even exported."""
+    """A state larger than the maximum is not even exported."""
     model, link = linked(max_size=20, kept_tokens=0)
     answer(model, ask("1", HELLO, 1))
     answer(model, ask("2", "something else", 1))
@@ -193,7 +193,7 @@ def test_large_state_is_not_stored():
 
 
 def test_state_that_cannot_be_imported_is_a_miss():
-    """A session that the model does not take costs nothing but the evaluation."""
+    """A session that the model cannot import costs nothing but the evaluation."""
     model, _ = linked(kept_tokens=0)
     answer(model, ask("1", HELLO, 1))
     answer(model, ask("2", "something else", 1))
@@ -204,7 +204,7 @@ def test_state_that_cannot_be_imported_is_a_miss():
 
 
 def test_branch_uses_what_is_equal():
-    """An edited turn takes from a stored session what comes before the edit."""
+    """An edited turn reuses the part of a stored session before the edit."""
     model, _ = linked(kept_tokens=0)
     answer(model, ask("1", HELLO, 1))
     answer(model, ask("2", "something else", 1))
@@ -214,7 +214,7 @@ def test_branch_uses_what_is_equal():
 
 
 def test_recurrent_model_goes_back_to_the_end_of_a_turn():
-    """A model that cannot be cut stores each turn's end, so that an edited turn goes on from the one before it."""
+    """A model that cannot be cut stores the end of each turn, so that an edited turn resumes from the one before it."""
     model, _ = linked(can_trim=False)
     first = answer(model, ask("1", HELLO[:20], 5))
     said = HELLO[:20] + text(first)
@@ -225,14 +225,14 @@ def test_recurrent_model_goes_back_to_the_end_of_a_turn():
 
 
 def test_uncached_request_uses_and_leaves_nothing():
-    """A request with `cache_prompt` false takes from nobody, and nobody takes from it: resident, running or stored."""
+    """A request with `cache_prompt` false shares nothing in either direction: resident, running or stored."""
     model, link = linked(slots=3, kept_tokens=100, kv_size=200)
     answer(model, ask("1", HELLO, 3))
     finds = link.finds
     model.open(ask("2", HELLO, 20, cache_prompt=False))
     model.step()
     alone = answer(model, ask("3", HELLO[:43] + "abc", 2))
-    assert usage(alone).cached_tokens == 43  # of the first, not of the one that runs
+    assert usage(alone).cached_tokens == 43  # from the first, not from the one that runs
     model.cancel("2")
     assert link.finds == finds
     secret = answer(model, ask("4", "a secret that nobody sees", 3, cache_prompt=False))
@@ -240,26 +240,26 @@ def test_uncached_request_uses_and_leaves_nothing():
     assert usage(answer(model, ask("5", "a secret that nobody sees", 3))).cached_tokens == 0
     model.store_sessions()
     left = {bytes(session.tokens).decode() for session in link.sessions}
-    assert left  # of those who may leave something
+    assert left  # by those that may leave something
     longest = max(len(one) for one in left if one.startswith("hello"))
     assert longest < len(HELLO) + 4  # with the first one's answer; the second's was longer
     assert sum("secret" in one for one in left) == 1  # the fifth's
 
 
 def test_others_pass_who_waits_for_a_session():
-    """While the answer to a question for a session is awaited, the model is idle for it, and others are served."""
+    """While a session lookup is pending, the model is idle for that request and serves others."""
     model, link = linked(at_once=False)
     model.open(ask("1", HELLO, 3))
     model.step()
     assert model.idle
     model.open(ask("2", "hi", 3))
-    assert text(collect(model)["2"]) == reference("hi", 3)
+    assert text(finish(model)["2"]) == reference("hi", 3)
     link.answer()
-    assert text(collect(model)["1"]) == reference(HELLO, 3)
+    assert text(finish(model)["1"]) == reference(HELLO, 3)
 
 
 def test_cancel_while_asking():
-    """A request can be cancelled while its session is sought, and an answer that comes too late is ignored."""
+    """A request can be cancelled while its session is looked up; an answer that comes too late is ignored."""
     model, link = linked(at_once=False)
     model.open(ask("1", HELLO, 3))
     model.step()
@@ -270,7 +270,7 @@ def test_cancel_while_asking():
 
 
 def test_everything_idle_is_stored_at_the_end():
-    """Before a model is closed, what is worth it is stored, the latest first."""
+    """Before a model is closed, conversations that are worth it are stored, the latest first."""
     model, link = linked(sequences=4, kv_size=200, kept_tokens=100)
     answer(model, ask("1", HELLO, 1))
     answer(model, ask("2", "something else", 1))
@@ -280,7 +280,7 @@ def test_everything_idle_is_stored_at_the_end():
 
 
 def test_one_slow_load_is_not_held_against_all_others(monkeypatch):
-    """After a load that took very long, by whatever chance, sessions are loaded again before long."""
+    """After one very slow load, whatever the cause, sessions are soon loaded again."""
     model, _ = linked(kept_tokens=0)
     answer(model, ask("first", HELLO, 1))
     moments = iter([0.0, 1000.0])
@@ -292,11 +292,11 @@ def test_one_slow_load_is_not_held_against_all_others(monkeypatch):
         if reused.count(len(HELLO) - 1) == 2:
             break
     assert reused[0] == reused[-1] == len(HELLO) - 1
-    assert 0 in reused  # it was held against some
+    assert 0 in reused  # some lookups were skipped because of it
 
 
 def test_what_came_back_is_not_cut_where_it_cannot_be():
-    """Of a session that can only be gone on with whole, nothing else is made in the memory either."""
+    """A session that can only be resumed whole is not cut in the KV cache either."""
     model, link = linked(kept_tokens=0, can_trim_imported=False)
     answer(model, ask("1", HELLO, 1))
     answer(model, ask("2", "something else", 1))
@@ -309,14 +309,14 @@ def test_what_came_back_is_not_cut_where_it_cannot_be():
 
 
 def test_another_branch_is_stored_too():
-    """What is new behind the beginning of a stored session is stored, whether that came back or was copied."""
+    """What is new after the prefix of a stored session is stored, whether the prefix was restored or copied."""
     model, link = linked(kept_tokens=100, kv_size=200, sequences=3)
     answer(model, ask("1", HELLO, 1))
     model.store_sessions()
     for number, branch in enumerate((HELLO[:20] + "another branch", HELLO[:30] + "a third branch")):
         answer(model, ask(f"branch-{number}", branch, 1))
         model.store_sessions()
-    for number in range(3):  # so that nothing of them is in the memory
+    for number in range(3):  # so that none of them is in the KV cache
         model.forget(number)
     answer(model, ask("2", HELLO[:25] + "a branch of what came back", 1))
     model.store_sessions()
@@ -325,7 +325,7 @@ def test_another_branch_is_stored_too():
 
 
 def test_session_that_was_cut_is_stored_again_if_it_grows():
-    """A conversation that goes back behind what is stored of it, and grows anew, is stored as it is then."""
+    """A conversation that goes back to before its stored end and grows anew is stored again."""
     model, link = linked(kept_tokens=100, slots=1)
     answer(model, ask("1", HELLO, 1))
     model.store_sessions()

@@ -1,4 +1,4 @@
-"""Calls that a model makes by itself, kept to their grammar from their mark on."""
+"""Calls that a model makes unprompted are kept to their grammar from their mark on."""
 
 import json
 from concurrent.futures import Future
@@ -25,7 +25,7 @@ TEMPLATE = ChatTemplate(templates.QWEN3, eos_token="<|im_end|>")
 
 @define
 class Script:
-    """A sampler that wants to say a text, in pieces, and then the end; forbidden tokens are replaced."""
+    """A sampler that wants to write a text, in pieces, and then end; forbidden tokens are replaced."""
 
     model: "Model"
     pieces: list[bytes]
@@ -35,7 +35,7 @@ class Script:
         wants = self.pieces[0] if self.pieces else b""
         token = self.model.token_of(wants)
         if self.model.forbidden and token in self.model.forbidden:
-            token = self.model.token_of(wants[:1])  # the first byte of what it wants, alone
+            token = self.model.token_of(wants[:1])  # only the first byte of what it wants
         self.pieces[:1] = [rest] if (rest := wants[len(self.model.texts[token]) :]) else []
         self.model.forbidden = ()
         return token
@@ -46,7 +46,7 @@ class Script:
 
 @define
 class GrammarMatcher:
-    """Lets what a grammar allows pass: llguidance's, over bytes."""
+    """Accepts what a grammar allows, by llguidance over bytes."""
 
     model: "Model"
     constraint: Constraint
@@ -79,7 +79,7 @@ class GrammarMatcher:
 
 @define(init=False)
 class Model(BatchingModel):
-    """Tokens are the pieces that its scripts say; matchers are made when the test says so."""
+    """Its tokens are the pieces of its scripts; matchers are made when the test says so."""
 
     asked: list = field(factory=list)
 
@@ -142,7 +142,7 @@ def bytewise(text: str) -> list[bytes]:
 
 
 def said(model: Model, request: ChatRequest) -> tuple[str, list[tuple[str, object]]]:
-    """Text and calls of an answer whose grammar is there from the start."""
+    """Text and calls of an answer whose grammar is ready from the start."""
     model.open(request)
     model.make()
     message = gather_message(finish(model))
@@ -152,7 +152,7 @@ def said(model: Model, request: ChatRequest) -> tuple[str, list[tuple[str, objec
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(["", "Let me <see>. ", "<think>Hm, <tool_call>{</think>"]))
 def test_calls_are_kept_however_they_are_cut_into_tokens(seed: int, before: str) -> None:
-    """Whatever pieces the tokens are, a wrong name and a wrong argument cannot be written; text is as it was."""
+    """However the text is split into tokens, a wrong name or argument cannot be written; text is unchanged."""
     random = Random(seed)
     text = before + GOOD.replace("get", "W-get").replace("1", "7") + " " + GOOD
     raw, pieces = text.encode(), []
@@ -167,14 +167,14 @@ def test_calls_are_kept_however_they_are_cut_into_tokens(seed: int, before: str)
 
 
 def test_free_text_is_not_looked_at() -> None:
-    """As long as no mark comes, the matcher is never asked."""
+    """Until a mark comes, the matcher is never asked."""
     model = Model(bytewise("Hello <b>, x < y. <tool_cal"))
     assert said(model, ask()) == ("Hello <b>, x < y. <tool_cal", [])
     assert [matcher.sampled for matcher in model.made] == [0]
 
 
 def test_marks_in_thoughts_are_no_calls() -> None:
-    """A mark inside thoughts is free; the token that ends the thoughts may be the start of a mark."""
+    """A mark inside thoughts is free; the token that ends the thoughts may also begin a mark."""
     model = Model([b"<think>", b"<tool_call>", b"{]", b"</think>\n\n<tool_", b"call>", *bytewise('\n{"name": "x')])
     _, calls = said(model, ask())
     assert calls == [("get", {"a": 1})]
@@ -183,7 +183,7 @@ def test_marks_in_thoughts_are_no_calls() -> None:
 
 
 def test_a_token_that_ends_a_mark_and_goes_on_wrongly_is_replaced() -> None:
-    """The end of the mark comes without the wrong rest."""
+    """If a token completes the mark but continues wrongly, only the mark is written."""
     assert said(Model([b"<tool", b"_call>[]", b"x"]), ask()) == ("", [("get", {"a": 1})])
     good = Model([b"<tool", b'_call>\n{"name": "g', *bytewise(GOOD.partition("g")[2])])
     assert said(good, ask())[1] == [("get", {"a": 1})]
@@ -191,7 +191,7 @@ def test_a_token_that_ends_a_mark_and_goes_on_wrongly_is_replaced() -> None:
 
 @pytest.mark.parametrize("parallel", [True, False])
 def test_text_and_more_calls_may_follow_a_call(parallel: bool) -> None:
-    """After a call the text is free, and the next call is kept again, unless one call is all that is wanted."""
+    """After a call the text is free and the next call is kept again, unless only one call is wanted."""
     model = Model(bytewise(f"Well. {GOOD}\nSo: {GOOD.replace('get', 'put')} "))
     content, calls = said(model, ask(parallel_tool_calls=parallel))
     assert calls == [("get", {"a": 1})] * (2 if parallel else 1)
@@ -215,7 +215,7 @@ def test_a_grammar_that_is_not_there_is_waited_for_at_the_mark() -> None:
 
 
 def test_schemas_that_cannot_be_kept_are_left_out() -> None:
-    """If the schemas are refused, names are kept without them; if that is refused as well, the answer is free."""
+    """If the schemas are refused, names are kept without them, and the end says so; else the answer is free."""
     wrong = GOOD.replace("get", "put").replace("1", "7")
     for more in (True, False):
         model = Model(bytewise(wrong))
@@ -228,13 +228,14 @@ def test_schemas_that_cannot_be_kept_are_left_out() -> None:
             model.make()
         else:
             model.asked[1][1].set_exception(EngineFailed("no process"))
-        message = gather_message(finish(model))
-        calls = [(call.name, json.loads(call.arguments)) for call in message.tool_calls]
+        deltas = finish(model)
+        calls = [(call.name, json.loads(call.arguments)) for call in gather_message(deltas).tool_calls]
+        assert deltas[-1].unenforced == ("tools.get#",)
         assert calls == [("get" if more else "put", {"a": 7})]
 
 
 def test_a_strict_tool_is_refused_before_its_answer_begins() -> None:
-    """Where a tool is strict, the answer waits for its grammar, and an impossible one ends the request."""
+    """If a tool is strict, the answer waits for its grammar, and an impossible one ends the request."""
     model = Model(bytewise(GOOD))
     model.open(ask("a", evolve(TOOL, strict=True)))
     assert list(model.step()) == []
@@ -244,7 +245,7 @@ def test_a_strict_tool_is_refused_before_its_answer_begins() -> None:
 
 
 def test_a_strict_tool_survives_the_schemas_of_others() -> None:
-    """The schema of a tool that is not strict is left out rather than refused, the strict one stays."""
+    """The schema of a tool that is not strict is left out rather than refused; a strict one stays."""
     model = Model(bytewise(GOOD.replace("get", "put").replace("1", "9")))
     model.open(ask("a", evolve(TOOL, strict=True), Tool("x", parameters={"type": "object", "not": {}})))
     model.asked[0][1].set_exception(InvalidRequest("no such keyword", "tools"))
@@ -255,7 +256,7 @@ def test_a_strict_tool_survives_the_schemas_of_others() -> None:
 
 
 def test_the_grammar_is_given_up_with_its_request() -> None:
-    """A request that ends or is cancelled before its grammar is there cancels it, that of each of its answers."""
+    """A request that ends or is cancelled before its grammar is ready cancels the grammar of each of its answers."""
     model = Model(bytewise("Hello"), bytewise("Hello"), bytewise("Hello"))
     model.open(ask(n=2))
     finish(model)
@@ -266,7 +267,7 @@ def test_the_grammar_is_given_up_with_its_request() -> None:
 
 
 def test_each_answer_has_a_matcher_of_its_own() -> None:
-    """Several answers to one request are kept each by itself."""
+    """Each of several answers to one request is kept to the grammar separately."""
     wrong = GOOD.replace("get", "put")
     model = Model(bytewise(wrong), bytewise(f"Hello. {wrong}"))
     model.open(ask(n=2))
@@ -279,7 +280,7 @@ def test_each_answer_has_a_matcher_of_its_own() -> None:
 
 
 def test_a_stop_string_inside_a_call_ends_it() -> None:
-    """Stop strings count in calls as anywhere else."""
+    """Stop strings apply in calls as anywhere else."""
     model = Model(bytewise(GOOD))
     model.open(ask(stop=('"arg',)))
     model.make()
@@ -289,7 +290,7 @@ def test_a_stop_string_inside_a_call_ends_it() -> None:
 
 
 def test_an_engine_without_grammars_answers_freely() -> None:
-    """Where an engine makes no matchers, calls are what the model writes."""
+    """If an engine makes no matchers, calls are what the model writes."""
 
     class Plain(Model):
         matcher = None

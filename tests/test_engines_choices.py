@@ -1,4 +1,4 @@
-"""Several answers to one request, and the scores of their tokens, in both bases of engines."""
+"""Several answers to one request, and the scores of their tokens, in both base classes of engines."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,12 +9,13 @@ from test_engines_batching import FakeModel, PickedSampler, ask, reference
 
 from lllms_core.engines import SerialModel
 from lllms_core.errors import EngineFailed, InvalidRequest
+from lllms_core.testing import collect
 from lllms_core.text import OutputText, ScoreLog
 from lllms_core.types import Delta, Request, Sampling, TextRequest, TokenScore, Usage
 
 
 class SeededSampler(PickedSampler):
-    """The model's token, moved on by the seed."""
+    """The model's token, shifted by the seed."""
 
     seed = 0
 
@@ -38,7 +39,7 @@ class ScoringModel(FakeModel):
 
 
 class Talker(SerialModel):
-    """Says the prompt and its seed, a letter at a time."""
+    """Repeats the prompt and its seed, a letter at a time."""
 
     def __init__(self) -> None:
         self.seeds: list[int | None] = []
@@ -51,29 +52,17 @@ class Talker(SerialModel):
             yield TokenScore(letter.encode(), -1.0) if request.scored else letter
 
 
-def run(model, *requests: Request) -> dict[str, list[Delta]]:
-    """Open all requests, step until the last has ended, and return what each got."""
-    got: dict[str, list[Delta]] = {request.id: [] for request in requests}
-    for request in requests:
-        model.open(request)
-    while not model.idle:
-        for delta in model.step():
-            assert not any(one.last for one in got[delta.request_id]), "a delta after the last"
-            got[delta.request_id].append(delta)
-    return got
-
-
 def texts(deltas: Iterable[Delta], count: int) -> list[str]:
     return ["".join(delta.text for delta in deltas if delta.index == index) for index in range(count)]
 
 
 @pytest.mark.parametrize("slots", [1, 2, 5])
 def test_answers_share_one_evaluated_prompt(slots):
-    """All answers come, each with its own seed; the prompt is evaluated once but for its last token."""
+    """All answers come, each with its own seed; the prompt is evaluated once except for its last token."""
     model = ScoringModel(slots=slots, sequences=8, kv_size=400)
     prompt = "abcdefghij" * 3
-    got = run(model, ask("r", prompt, most=5, n=5, sampling=Sampling(seed=1)))["r"]
-    alone = [run(ScoringModel(), ask("r", prompt, most=5, sampling=Sampling(seed=1 + i)))["r"] for i in range(5)]
+    got = collect(model, ask("r", prompt, most=5, n=5, sampling=Sampling(seed=1)))["r"]
+    alone = [collect(ScoringModel(), ask("r", prompt, most=5, sampling=Sampling(seed=1 + i)))["r"] for i in range(5)]
     assert texts(got, 5) == [texts(one, 1)[0] for one in alone]
     assert len(set(texts(got, 5))) > 1
     evaluated = sum(len(feed.tokens) for decode in model.decodes for feed in decode)
@@ -85,8 +74,8 @@ def test_answers_share_one_evaluated_prompt(slots):
 
 
 def test_each_answer_ends_for_its_own_reason():
-    """Every answer but the last to end tells why it ended; with the last the request ends."""
-    got = run(ScoringModel(kv_size=400, sequences=4), ask("r", "xyz", most=4, n=3, sampling=Sampling(seed=3)))["r"]
+    """Every answer but the last to end gives its reason; with the last one the request ends."""
+    got = collect(ScoringModel(kv_size=400, sequences=4), ask("r", "xyz", most=4, n=3, sampling=Sampling(seed=3)))["r"]
     ended = [delta.index for delta in got if delta.ended]
     assert sorted([*ended, got[-1].index]) == [0, 1, 2]
     assert [delta for delta in got if delta.finish] == [got[-1]]
@@ -94,13 +83,13 @@ def test_each_answer_ends_for_its_own_reason():
 
 
 def test_models_that_cannot_copy_evaluate_again():
-    """Where a sequence cannot be cut or copied, each answer reads the prompt itself, and all come."""
-    got = run(ScoringModel(can_trim=False), ask("r", "xyz", most=4, n=3))["r"]
+    """If a sequence cannot be cut or copied, each answer evaluates the prompt itself, and all come."""
+    got = collect(ScoringModel(can_trim=False), ask("r", "xyz", most=4, n=3))["r"]
     assert texts(got, 3) == [reference("xyz", 4)] * 3
 
 
 def test_other_requests_are_not_starved():
-    """A request with many answers lets others in between them."""
+    """A request with many answers lets other requests in between."""
     model = ScoringModel(slots=2, sequences=4, kv_size=400)
     model.open(ask("many", "abc", most=8, n=20, sampling=Sampling(seed=1)))
     for _ in range(4):
@@ -115,7 +104,7 @@ def test_other_requests_are_not_starved():
 
 
 def test_a_cancel_ends_all_answers():
-    """Whatever of a request runs, waits or is held back, a cancel ends it with one last delta and frees its places."""
+    """A cancel ends a request with one last delta and frees its room, whether answers run, wait or are held back."""
     model = ScoringModel(slots=2, sequences=4, kv_size=400)
     model.open(ask("r", "abc", most=30, n=4, sampling=Sampling(seed=1)))
     for _ in range(3):
@@ -127,7 +116,7 @@ def test_a_cancel_ends_all_answers():
     assert last.finish.usage.completion_tokens > 0
     assert model.idle
     assert list(model.cancel("r")) == []
-    assert run(model, ask("s", "abc", most=3))["s"][-1].last
+    assert collect(model, ask("s", "abc", most=3))["s"][-1].last
     model.open(ask("early", "abc", n=3))
     [last] = model.cancel("early")
     assert last.finish is not None
@@ -136,38 +125,38 @@ def test_a_cancel_ends_all_answers():
 
 def test_tokens_are_a_prompt():
     """A prompt of tokens is taken as it is."""
-    got = run(ScoringModel(), ask("r", tuple(b"xyz"), most=4))["r"]
+    got = collect(ScoringModel(), ask("r", tuple(b"xyz"), most=4))["r"]
     assert texts(got, 1) == [reference("xyz", 4)]
 
 
 def test_a_suffix_is_filled_in():
-    """With a suffix, the engine makes the prompt."""
-    got = run(ScoringModel(), ask("r", "xyz", most=4, suffix="end"))["r"]
+    """With a suffix, the engine builds the prompt."""
+    got = collect(ScoringModel(), ask("r", "xyz", most=4, suffix="end"))["r"]
     assert texts(got, 1) == [reference("<end>xyz", 4)]
 
 
 def test_scores_come_with_their_tokens():
-    """Each token's score is told with the text that it begins, and so many of the likeliest."""
-    got = run(ScoringModel(), ask("r", "xyz", most=4, top_logprobs=2))["r"]
+    """Each token's score comes with the text that the token begins, and with the requested number of alternatives."""
+    got = collect(ScoringModel(), ask("r", "xyz", most=4, top_logprobs=2))["r"]
     scores = [score for delta in got for score in delta.scores]
     assert b"".join(score.piece for score in scores).decode() == texts(got, 1)[0] == reference("xyz", 4)
     assert [(score.logprob, len(score.top)) for score in scores] == [(-float(ord(c)), 2) for c in reference("xyz", 4)]
-    assert not any(delta.scores for delta in run(ScoringModel(), ask("r", "xyz", most=4))["r"])
+    assert not any(delta.scores for delta in collect(ScoringModel(), ask("r", "xyz", most=4))["r"])
 
 
 def test_best_of_needs_scores():
-    """Answers of which the best are kept have scores, whether or not a client wants to see them."""
+    """Answers of which only the best are kept have scores, even if the client does not want to see them."""
     request = ask("r", "xyz", most=4, n=1, best_of=3)
     assert (request.count, request.scored) == (3, True)
-    got = run(ScoringModel(kv_size=400, sequences=4), request)["r"]
+    got = collect(ScoringModel(kv_size=400, sequences=4), request)["r"]
     assert len(texts(got, 3)) == 3
     assert all(delta.scores for delta in got if delta.text)
 
 
 def test_serial_answers_come_one_after_another():
-    """A serial model writes its answers in their order, with seeds that differ by one."""
+    """A serial model writes its answers in order, with seeds that differ by one."""
     model = Talker()
-    got = run(model, TextRequest("r", "m", prompt="x y", n=3, sampling=Sampling(seed=7)))["r"]
+    got = collect(model, TextRequest("r", "m", prompt="x y", n=3, sampling=Sampling(seed=7)))["r"]
     assert texts(got, 3) == ["x y7", "x y8", "x y9"]
     assert model.seeds == [7, 8, 9]
     assert [delta.index for delta in got] == sorted(delta.index for delta in got)
@@ -177,14 +166,14 @@ def test_serial_answers_come_one_after_another():
 
 
 def test_a_serial_answer_that_fails_ends_the_request():
-    """An error in a later answer is the request's."""
-    got = run(Talker(), TextRequest("r", "m", prompt="fail", n=3))["r"]
+    """An error in a later answer is an error of the request."""
+    got = collect(Talker(), TextRequest("r", "m", prompt="fail", n=3))["r"]
     assert isinstance(got[-1].error, EngineFailed)
     assert got[-1].index == 1
 
 
 def test_a_serial_request_is_cancelled_as_a_whole():
-    """A cancel begins no further answer."""
+    """After a cancel no further answer begins."""
     model = Talker()
     model.open(TextRequest("r", "m", prompt="x", n=3))
     model.step()
@@ -194,14 +183,14 @@ def test_a_serial_request_is_cancelled_as_a_whole():
 
 
 def test_serial_models_refuse_tokens_that_they_cannot_read():
-    """Tokens are no prompt for a model that shows no text for them."""
+    """Tokens are refused as a prompt by a model that cannot tell their text."""
     with pytest.raises(InvalidRequest, match="texts, not tokens"):
         Talker().open(TextRequest("r", "m", prompt=(1, 2)))
 
 
 def test_serial_scores_are_told():
     """A serial model may give each token its score."""
-    got = run(Talker(), TextRequest("r", "m", prompt="x", top_logprobs=0))["r"]
+    got = collect(Talker(), TextRequest("r", "m", prompt="x", top_logprobs=0))["r"]
     assert [score.piece for delta in got for score in delta.scores] == [b"x", b"N", b"o", b"n", b"e"]
 
 
@@ -210,7 +199,7 @@ def test_serial_scores_are_told():
     st.lists(st.text("abä🙂", min_size=1, max_size=3), max_size=3),
 )
 def test_scores_never_come_before_their_text_nor_stay_behind(pieces, stops):
-    """However text is held back: a token's score is told once its first character is shown; a stop string's never."""
+    """However text is held back, a token's score comes with its first character, and a stop string's never comes."""
     output = OutputText(stops)
     log = ScoreLog(output)
     shown, told = "", []

@@ -15,7 +15,7 @@ WORD = Constraint("regex", "aab", "grammar")
 
 @define
 class Wish:
-    """A sampler that wants certain tokens, and then always one; a matcher changes its mind."""
+    """A sampler that wants certain tokens, and then always the same one; a matcher overrules it."""
 
     wants: int = ord("x")
     first: list[int] = field(factory=list)
@@ -29,7 +29,7 @@ class Wish:
 
 @define
 class WordMatcher:
-    """Lets the letters of one word pass, in their order."""
+    """Accepts the letters of one word, in order."""
 
     word: str
     said: str = ""
@@ -100,7 +100,7 @@ class Model(BatchingModel):
 
 
 def finish(model, steps=100):
-    """Step until nothing is open: the text of each request, and how it ended."""
+    """Step until no request is open: the text of each, and how it ended."""
     texts, ends = {}, {}
     for _ in range(steps):
         if model.idle:
@@ -117,7 +117,7 @@ def ask(name, most=5, constraint=WORD):
 
 
 def test_answer_ends_when_it_is_whole():
-    """A constrained answer holds what its matcher let pass, and stops with the token that makes it whole."""
+    """A constrained answer contains what its matcher accepted, and stops with the token that completes it."""
     model = Model()
     model.open(ask("a"))
     model.asked[0].set_result(WordMatcher("aab"))
@@ -125,7 +125,7 @@ def test_answer_ends_when_it_is_whole():
 
 
 def test_whole_answer_of_just_max_tokens_stops():
-    """An answer that is whole with its last allowed token has not been cut; one token fewer, and it has."""
+    """An answer that is complete with its last allowed token was not cut off; with one token fewer it was."""
     for most, expected in ((3, ("aab", "stop")), (2, ("aa", "length"))):
         model = Model()
         model.open(ask("a", most))
@@ -134,7 +134,7 @@ def test_whole_answer_of_just_max_tokens_stops():
 
 
 def test_others_generate_while_a_matcher_is_made():
-    """A request whose matcher takes its time holds up nobody, neither who runs nor who comes later."""
+    """A request whose matcher takes time delays no other request, running or later."""
     model = Model()
     model.open(ask("slow"))
     model.open(ask("other", constraint=None))
@@ -148,7 +148,7 @@ def test_others_generate_while_a_matcher_is_made():
 
 
 def test_constraint_that_cannot_be_kept_is_refused():
-    """A refusal that comes later ends its own request only, with the error."""
+    """A late refusal ends only its own request, with the error."""
     model = Model(slots=1)
     error = InvalidRequest("no such keyword", "response_format")
     model.open(ask("bad"))
@@ -158,7 +158,7 @@ def test_constraint_that_cannot_be_kept_is_refused():
 
 
 def test_constraint_that_fails_on_the_way_ends_its_request():
-    """A constraint that becomes too complex while it is kept costs its own request only, and frees its slot."""
+    """A constraint that becomes too complex during generation ends only its own request, and frees its slot."""
     model = Model(slots=1)
     model.open(ask("bad"))
     model.open(ask("good", 2, None))
@@ -169,7 +169,7 @@ def test_constraint_that_fails_on_the_way_ends_its_request():
 
 
 def test_one_failing_answer_ends_the_others():
-    """Where one of several answers to a request cannot keep its constraint, all of them end, with one error."""
+    """If one of several answers to a request cannot keep its constraint, all of them end, with one error."""
     model = Model()
     model.open(evolve(ask("bad"), sampling=Sampling(), n=2))
     model.open(ask("good", 2, None))
@@ -184,7 +184,7 @@ def test_one_failing_answer_ends_the_others():
 
 
 def test_one_refused_answer_cancels_the_matchers_of_the_others():
-    """Where one of several answers is refused while the matcher of another is being made, the request ends once."""
+    """If one of several answers is refused while the matcher of another is being made, the request ends once."""
     model = Model()
     model.open(evolve(ask("bad"), n=3))
     model.open(ask("good", 2, None))
@@ -209,13 +209,13 @@ OPENS, LEAVES = (
 
 
 @pytest.mark.parametrize(("template", "kwargs", "first", "thoughts"), [
-    (OPENS, {}, b"Hm.\0 Yes.</think>zzz", "Hm. Yes."),  # the end of the answer is no way out of the thoughts
+    (OPENS, {}, b"Hm.\0 Yes.</think>zzz", "Hm. Yes."),  # the end of the answer does not end the thoughts
     (LEAVES, {}, b"\x01Hm.</think>zzz", "Hm."),
     (LEAVES, {}, b"Hm.", ""),
     (LEAVES, {"enable_thinking": False}, b"\x01Hm.</think>", ""),
 ], ids=["opened by the prompt", "opened by the model", "not opened", "switched off"])
 def test_constraint_begins_behind_the_thoughts(template, kwargs, first, thoughts):
-    """What a model thinks is free, whoever begins it; the answer behind it is constrained from its first token."""
+    """Thoughts are free, whoever opens them; the answer after them is constrained from its first token."""
     model = Model(template=ChatTemplate(template, control_tokens=["<think>"]), first=tuple(first))
     messages = (Message("user", "hi"),)
     model.open(ChatRequest("a", "fake", messages, max_tokens=100, constraint=WORD, chat_template_kwargs=kwargs))
@@ -250,7 +250,7 @@ class ThoughtfulMatcher(WordMatcher):
 
 
 def test_a_grammar_of_channels_goes_on_behind_the_thoughts():
-    """What the grammar sees is the header of the thoughts and what follows their end; all between is free."""
+    """The grammar sees the header of the thoughts and what follows their end; everything between is free."""
     model = Model(template=ChatTemplate(templates.CHANNELS, eos_token="<|return|>"))
     tool = Tool("f", parameters={"type": "object", "properties": {}})
     chat = ChatRequest("a", "fake", (Message("user", "?"),), tools=(tool,), tool_choice="required", max_tokens=200)

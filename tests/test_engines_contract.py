@@ -1,4 +1,4 @@
-"""What an engine declares is held against what it and its models write, in sentences for their authors."""
+"""What an engine declares is compared with its methods and its models', and reported in sentences for its author."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar
@@ -21,14 +21,14 @@ PRELOADED = ModelSpec("m", NoOptions(), preload=Preload(prefix="once"))
 
 
 def changed(model: Model, **values: object) -> Model:
-    """The model with other attributes."""
+    """The model with some attributes changed."""
     for name, value in values.items():
         setattr(model, name, value)
     return model
 
 
 class Holder(Speaker):
-    """Tells of conversations, but cannot forget them."""
+    """Reports conversations, but cannot forget them."""
 
     def residents(self) -> list[Any]:
         return []
@@ -55,7 +55,7 @@ class Holder(Speaker):
     (engine_of(), "exporting", "declares a 'state_key'; its model must write `export_state` (engines.Exports)"),
 ])
 def test_a_declaration_without_its_method_fails_the_load(engine: Engine, model: object, says: str) -> None:
-    """A load fails, with the engine, what it declares and what to write, where a model cannot keep the promise."""
+    """If a model cannot keep its engine's promise, a load fails with the engine, the declaration and what to write."""
     if isinstance(model, str):
         made = Chooser()
         model = changed(made, state_key="k") if model == "exporting" else made
@@ -66,7 +66,7 @@ def test_a_declaration_without_its_method_fails_the_load(engine: Engine, model: 
 
 
 def test_preloading_is_needed_only_by_a_model_with_a_preload() -> None:
-    """An engine may declare `can_preload` for some of its models; the others fail only with a preload."""
+    """An engine may declare `can_preload` for only some of its models; the others fail only with a preload."""
     engine = engine_of(can_preload=True)
     check_model(engine, SPEC, Speaker())
     with pytest.raises(ModelLoadFailed, match=r"declares 'can_preload'; its model must write `preload`"):
@@ -81,7 +81,7 @@ def test_installed_engines_keep_what_they_declare() -> None:
 
 
 class Plain:
-    """No attrs class."""
+    """Not an attrs class."""
 
 
 @pytest.mark.parametrize(("values", "says"), [
@@ -90,7 +90,7 @@ class Plain:
     ({"Options": NoOptions()}, r"Options is NoOptions\(\); set a class"),
 ])
 def test_faulty_engines_are_reported_at_discovery(values: dict[str, object], says: str) -> None:
-    """An engine whose attributes are not what they must be is not in use, and its plugin's report says why."""
+    """An engine with invalid attributes is not in use, and its plugin's report says why."""
 
     class Plugin:
         @hookimpl
@@ -141,7 +141,7 @@ class Chooser(BatchingModel):
 
 
 class Stranger(Speaker):
-    """Its deltas are for somebody else."""
+    """Its deltas are for another request."""
 
     def step(self) -> Iterable[Delta]:
         return [Delta("somebody", "secret")]
@@ -183,6 +183,7 @@ def chooser(**values: object) -> type[Chooser]:
     (chooser(chosen="secret"), "`sample` of its sampler returned a value of type str; it must return a token"),
     (chooser(rows=staticmethod(lambda count: None)), "`decode` returned None; it must return a row for each"),
     (chooser(rows=staticmethod(lambda count: [])), "`decode` returned 0 rows; it must return a row for each"),
+    (chooser(piece=lambda self, token: "secret"), "`piece` returned a value of type str; it must return the bytes"),
     (chooser(read=staticmethod(lambda text: ["secret"])), "`tokenize` returned no tokens; it must return a list"),
 ], ids=lambda value: getattr(value, "__name__", None))
 async def test_a_broken_contract_ends_the_instance_with_a_sentence(make: Callable[[], Model], says: str) -> None:
@@ -200,7 +201,7 @@ async def test_a_broken_contract_ends_the_instance_with_a_sentence(make: Callabl
 
 
 async def test_a_failed_promise_ends_the_load() -> None:
-    """A worker reports a model that does not keep what its engine declares as a failed load, without a traceback."""
+    """A worker reports a model that breaks its engine's declaration as a failed load, without a traceback."""
     listener = Listener()
     await start_worker(Load(engine_of("logprobs", make=Chooser), SPEC), "thread", listener)
     failed = await listener.until(LoadFailed)
@@ -215,7 +216,7 @@ async def test_a_failed_promise_ends_the_load() -> None:
     ([None], "`complete` of model 'm' yielded None; it must yield str, bytes, TokenScore, Pause or Reused"),
 ])
 def test_pieces_without_scores_fail_their_request(pieces: list[Any], says: str) -> None:
-    """A serial model that yields something else than was asked for fails the request, and no other."""
+    """A serial model that yields a wrong type fails that request, and no other."""
 
     class Writer(SerialModel):
         slots = 2

@@ -14,7 +14,7 @@ from lllms_core.types import Delta, TextRequest
 
 
 class Counting(EmbeddingModel):
-    """A token is a character; the vector of an input tells its length. Keeps the sizes of all passes."""
+    """A token is a character; the vector of an input encodes its length. Records the sizes of all passes."""
 
     def __init__(self, batch_size: int = 8, sequences: int = 3, context_length: int = 6, **options: bool) -> None:
         super().__init__(
@@ -42,7 +42,7 @@ def run(model: EmbeddingModel) -> list[Delta]:
 
 @given(st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=12), min_size=1, max_size=5))
 def test_every_input_is_encoded_once(requests: list[list[int]]) -> None:
-    """Each input is in exactly one pass, none is too large but that of one long input, and each answer is complete."""
+    """Each input is in exactly one pass, only a lone long input exceeds the pass size, and each answer is complete."""
     model = Counting(context_length=12)
     for number, sizes in enumerate(requests):
         model.open_embed(EmbedRequest(str(number), "m", tuple("x" * size for size in sizes)))
@@ -65,7 +65,7 @@ def test_requests_take_turns() -> None:
 
 
 def test_a_long_input_has_a_pass_of_its_own() -> None:
-    """`batch_size` bounds what shares a pass; an input beyond it, up to the context, is read alone, in its turn."""
+    """`batch_size` bounds a shared pass; an input beyond it, up to the context, runs alone, in its turn."""
     model = Counting(batch_size=4, context_length=6)
     assert model.context_length == 6
     model.open_embed(EmbedRequest("long", "m", ("x", "xxxxxx", "xx")))
@@ -75,7 +75,7 @@ def test_a_long_input_has_a_pass_of_its_own() -> None:
 
 
 def test_too_long_inputs_are_refused_or_cut() -> None:
-    """An input beyond the context is refused by its place, with both numbers; with `truncate` it is cut."""
+    """An input beyond the context is refused by its index, with both numbers; with `truncate` it is cut."""
     with pytest.raises(ContextOverflow, match=r"'input\[1\]' has 7 tokens, but model 'm' reads 6") as raised:
         Counting().open_embed(EmbedRequest("r", "m", ("x", "xxxxxxx")))
     assert raised.value.param == "input[1]"
@@ -86,7 +86,7 @@ def test_too_long_inputs_are_refused_or_cut() -> None:
 
 
 def test_dimensions_need_a_model_that_allows_them() -> None:
-    """Fewer dimensions are refused unless the model was trained for it; its own number never is."""
+    """Fewer dimensions are refused unless the model was trained for them; its own number never is."""
     with pytest.raises(InvalidRequest, match="not trained for shorter"):
         Counting().open_embed(EmbedRequest("r", "m", ("x",), dimensions=1))
     Counting().open_embed(EmbedRequest("r", "m", ("x",), dimensions=2))
@@ -99,7 +99,7 @@ def test_dimensions_need_a_model_that_allows_them() -> None:
 
 
 def test_a_ranking_model_gives_scores_only() -> None:
-    """A model that ranks scores each document with the query, and neither embeds nor writes."""
+    """A model that ranks scores each document against the query, and neither embeds nor writes."""
     model = Counting(ranks=True)
     assert model.tasks == {"rerank"}
     model.open_rerank(RerankRequest("r", "m", "q", ("x", "xxx")))

@@ -10,7 +10,7 @@ from lllms_core.types import TextRequest
 
 
 def run_of(tokens, pending, *, scored):
-    """A run in its sequence, with so many tokens still to be evaluated."""
+    """A run in its sequence, with this many tokens still to be evaluated."""
     request = TextRequest("r", "m", prompt=(1,) * tokens)
     return Run(
         request=request, choices=Choices(request, tokens, 1), index=0, tokens=[1] * tokens, prompt_length=tokens,
@@ -29,7 +29,7 @@ RUNS = st.lists(
 
 @given(RUNS, st.integers(8, 600), st.integers(16, 600))
 def test_a_plan_keeps_its_bounds(runs, batch_size, logit_rows):
-    """A decode holds at most a batch of tokens and asks for at most the rows that there are; who generates is first."""
+    """A decode holds at most a batch of tokens and asks for no more rows than exist; generating requests come first."""
     fed = plan(runs, Pace(), batch_size, logit_rows)
     assert sum(len(feed.tokens) for _, feed in fed) <= batch_size
     assert sum(len(feed.tokens) if feed.all_logits else feed.logits for _, feed in fed) <= logit_rows
@@ -42,7 +42,7 @@ def test_a_plan_keeps_its_bounds(runs, batch_size, logit_rows):
 
 @given(st.integers(0, 1000), st.lists(st.integers(1, 500), max_size=8))
 def test_shares_are_fair_and_complete(budget, wanted):
-    """Nobody gets more than wanted, nothing is left while somebody wants more, and who gets less wanted less."""
+    """No request gets more than it wants, nothing is left while one wants more, and only smaller wishes get less."""
     shares = share_out(budget, wanted)
     assert sum(shares) == min(budget, sum(wanted))
     assert all(share <= want for share, want in zip(shares, wanted, strict=True))
@@ -51,12 +51,12 @@ def test_shares_are_fair_and_complete(budget, wanted):
 
 
 def test_what_one_leaves_goes_to_the_others():
-    """A short prompt takes what it needs, the long ones share the rest."""
+    """A short prompt takes what it needs; the long ones share the rest."""
     assert share_out(100, [10, 200, 60]) == [10, 45, 45]
 
 
 def test_prompts_get_the_whole_batch_when_nobody_generates():
-    """Nobody can be stalled, so the batch is full."""
+    """No request can be stalled, so the batch is full."""
     pace = Pace()
     pace.observe(1, 0, 0.01)
     pace.observe(0, 100, 1.0)
@@ -69,7 +69,7 @@ def test_prompts_get_the_rest_of_the_batch_until_the_pace_is_known():
 
 
 def test_prompts_may_take_so_many_token_times():
-    """Beside others, prompts get the tokens that take `STALL` times as long as a step of those others."""
+    """Beside others, prompts get as many tokens as take `STALL` times as long as a step of the others."""
     pace = Pace()
     pace.observe(1, 0, 0.010)
     pace.observe(0, 200, 0.100)
@@ -77,7 +77,7 @@ def test_prompts_may_take_so_many_token_times():
 
 
 def test_prompts_always_advance():
-    """However slow prompts are, a step holds some of one."""
+    """However slow prompts are, each step evaluates part of one."""
     pace = Pace()
     pace.observe(1, 0, 0.001)
     pace.observe(0, 100, 10.0)
@@ -85,7 +85,7 @@ def test_prompts_always_advance():
 
 
 def test_mixed_steps_correct_a_wrong_pace():
-    """A first prompt that was slow (a cold cache) does not slow down all others while somebody generates."""
+    """A first prompt that was slow (a cold cache) does not slow down all others while some request generates."""
     pace = Pace()
     pace.observe(1, 0, 0.010)
     pace.observe(0, 100, 10.0)
@@ -95,7 +95,7 @@ def test_mixed_steps_correct_a_wrong_pace():
 
 
 def test_mixed_steps_teach_nothing_while_tokens_are_unknown():
-    """Without knowing what the others' tokens cost, a mixed step cannot be told apart."""
+    """Unless the cost of the others' tokens is known, a mixed step cannot be attributed."""
     pace = Pace()
     pace.observe(2, 100, 0.5)
     assert pace == Pace()

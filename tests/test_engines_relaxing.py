@@ -34,7 +34,7 @@ def asked(**fields) -> TextRequest:
 
 
 def test_first_piece_names_what_is_left_out():
-    """Of all pieces of all answers to a request, the first names it; the matcher gets what is left of the schema."""
+    """Of all pieces of all answers to a request, only the first names it; the matcher gets the rest of the schema."""
     model = Relaxing()
     model.open(asked(constraint=Constraint("json_schema", TEXT, "json_schema"), n=2))
     assert model.last == Constraint("json_schema", LEFT, "json_schema")
@@ -60,13 +60,13 @@ def test_answer_of_one_piece_names_it():
     Constraint("lark", f"start: %json {TEXT}"),
 ])
 def test_what_is_strict_or_whole_stays_as_it_is(constraint):
-    """A request without anything to leave out, or that allows no omission, is not changed."""
+    """A request with nothing to leave out, or that allows no omission, is unchanged."""
     request = asked(constraint=constraint)
     assert relax_schemas(Relaxing(), request) == (request, ())
 
 
 def test_each_tool_is_relaxed_by_itself():
-    """A strict tool beside one that is not keeps its whole schema; names say which tool it is about."""
+    """A strict tool beside a lax one keeps its whole schema; the names say which tool they are about."""
     tools = (Tool("a", parameters=SCHEMA), Tool("b", parameters=SCHEMA, strict=True), Tool("c", parameters={}))
     request = ChatRequest("r", "fake", (Message("user", "?"),), tools=tools)
     relaxed, named = relax_schemas(Relaxing(), request)
@@ -75,7 +75,7 @@ def test_each_tool_is_relaxed_by_itself():
 
 
 def test_base_enforces_all():
-    """A model that does not say what it can enforce gets all schemas as they are."""
+    """A model that does not say what it can enforce gets all schemas unchanged."""
     model = Model(template=ChatTemplate("{{ messages[0].content }}"))
     model.open(asked(constraint=Constraint("json_schema", TEXT)))
     model.asked[0].set_result(WordMatcher("a"))

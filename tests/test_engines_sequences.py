@@ -7,7 +7,7 @@ SHORT = st.lists(st.integers(0, 2), max_size=12)
 
 
 def put(table, prompt, total):
-    """Place a prompt and note it as evaluated; returns where it went."""
+    """Place a prompt and record it as evaluated; returns its placement."""
     place = table.place(prompt, total)
     assert place is not None
     table.take(place, total)
@@ -17,7 +17,7 @@ def put(table, prompt, total):
 
 @given(SHORT, SHORT)
 def test_common_prefix_is_what_zip_finds(a, b):
-    """The number of leading tokens that are equal, found by halving as by looking at each."""
+    """Bisection finds the same common prefix as a comparison token by token."""
     expected = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     assert common_prefix(a, b) == expected
 
@@ -28,7 +28,7 @@ def test_first_request_takes_an_empty_sequence():
 
 
 def test_continuation_stays_in_its_sequence():
-    """A prompt that continues an idle sequence goes on in it, and copies nothing."""
+    """A prompt that continues an idle sequence extends it in place, and copies nothing."""
     table = SequenceTable(3, 100)
     put(table, [1, 2, 3], 10)
     table.release(0)
@@ -36,7 +36,7 @@ def test_continuation_stays_in_its_sequence():
 
 
 def test_branch_is_copied_into_an_unused_sequence():
-    """A prompt that leaves an idle sequence half-way gets a copy, so that the old end stays for others."""
+    """A prompt that branches off within an idle sequence gets a copy, so that the old end stays usable."""
     table = SequenceTable(3, 100)
     put(table, [1, 2, 3, 4], 10)
     table.release(0)
@@ -52,14 +52,14 @@ def test_one_token_is_left_to_evaluate():
 
 
 def test_busy_sequences_share_their_prefix():
-    """A request may copy from a sequence that is at work."""
+    """A request may copy from a running sequence."""
     table = SequenceTable(2, 100)
     put(table, [1, 2, 3], 10)
     assert table.place([1, 2, 4], 10) == Placement(target=1, source=0, keep=2, evict=())
 
 
 def test_shared_cells_count_once():
-    """A copied prefix costs no room, until both go on."""
+    """A copied prefix takes no room until both sequences grow."""
     table = SequenceTable(3, 100)
     put(table, [1, 2, 3, 4], 10)
     put(table, [1, 2, 3, 9, 9], 10)
@@ -70,7 +70,7 @@ def test_shared_cells_count_once():
 
 
 def test_cells_of_a_cut_sequence_stay_while_they_are_shared():
-    """Cutting frees only the cells that no other sequence holds, and what is written then is new."""
+    """Cutting frees only the cells that no other sequence holds; what is written afterwards takes new ones."""
     table = SequenceTable(2, 100)
     put(table, [1, 2, 3, 4], 10)
     put(table, [1, 2, 3, 4, 5], 10)
@@ -81,7 +81,7 @@ def test_cells_of_a_cut_sequence_stay_while_they_are_shared():
 
 
 def test_no_room_means_wait():
-    """A request has no place while the busy ones may still need the room, or every sequence is busy."""
+    """A request gets no place while running ones may still need the room, or every sequence is running."""
     table = SequenceTable(2, 20)
     put(table, [1], 15)
     assert table.place([2], 6) is None
@@ -91,7 +91,7 @@ def test_no_room_means_wait():
 
 
 def test_least_recently_used_is_evicted_first():
-    """Idle sequences are forgotten, the oldest first, and no more of them than needed."""
+    """Idle sequences are evicted, the oldest first, and no more of them than needed."""
     table = SequenceTable(4, 30)
     for token in (1, 2, 3):
         put(table, [token] * 10, 10)
@@ -102,7 +102,7 @@ def test_least_recently_used_is_evicted_first():
 
 
 def test_evicting_the_source_keeps_what_was_copied():
-    """A request may copy a prefix of a sequence whose rest must go to make room."""
+    """A request may copy a prefix of a sequence whose rest must be evicted to make room."""
     table = SequenceTable(2, 12)
     put(table, [1] * 10, 10)
     table.release(0)
@@ -114,7 +114,7 @@ def test_evicting_the_source_keeps_what_was_copied():
 
 
 def test_recurrent_sequences_are_only_continued():
-    """Where nothing can be cut, only a whole idle sequence can be gone on with."""
+    """If nothing can be cut, an idle sequence can only be resumed whole."""
     table = SequenceTable(2, 100, can_trim=False)
     put(table, [1, 2, 3], 10)
     assert table.place([1, 2, 3, 4], 10).keep == 0
@@ -124,7 +124,7 @@ def test_recurrent_sequences_are_only_continued():
 
 
 def test_idle_sequences_are_told_apart():
-    """What holds something for nobody is named, the latest first; busy ones are not, and shared cells do not count."""
+    """Idle sequences are listed, the latest first; running ones are not, and shared cells do not count."""
     table = SequenceTable(4, 100)
     put(table, [1, 2], 10)
     put(table, [3, 4], 10)
@@ -139,7 +139,7 @@ def test_idle_sequences_are_told_apart():
 
 
 def test_hidden_sequence_is_used_by_nobody():
-    """Nobody takes anything from a sequence that is to be alone."""
+    """Nothing is shared with a hidden sequence."""
     table = SequenceTable(2, 100)
     put(table, [1, 2, 3], 10)
     table.hide(0)
@@ -148,7 +148,7 @@ def test_hidden_sequence_is_used_by_nobody():
 
 
 def test_pinned_sequence_stays():
-    """What is pinned can be copied from, makes no room for others, and takes no more than it holds."""
+    """A pinned sequence can be copied from, makes no room for others, and takes no more than it holds."""
     table = SequenceTable(3, 10)
     put(table, [1, 2, 3], 10)
     table.pin(0)
@@ -159,7 +159,7 @@ def test_pinned_sequence_stays():
 
 
 def test_place_for_a_session_has_room_for_all_of_it():
-    """A session from elsewhere needs room for all its tokens, also if the request uses few of them."""
+    """A restored session needs room for all its tokens, even if the request uses few of them."""
     table = SequenceTable(3, 20)
     put(table, [1] * 10, 10)
     assert table.place_afresh(10, 4) == Placement(target=1, source=1, keep=0, evict=())
@@ -174,9 +174,9 @@ def test_place_for_a_session_has_room_for_all_of_it():
     st.integers(13, 40),
 )
 def test_cells_are_counted_as_if_one_by_one(actions, capacity):
-    """The cells that are held are those that a cache with a set of sequences for each cell would hold; none too many.
+    """The cells held are exactly those of a cache that keeps a set of sequences for each cell.
 
-    And who was let in has room to its end, whatever the others do.
+    Every admitted request has room to its end, whatever the others do.
     """
     table = SequenceTable(4, capacity)
     cells: list[list[object]] = [[] for _ in range(4)]

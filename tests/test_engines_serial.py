@@ -1,7 +1,7 @@
 """`SerialModel`: a generator becomes a model."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from time import monotonic
 
@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from lllms_core.engines.serial import Pause, Piece, Pieces, Reused, SerialModel
 from lllms_core.errors import ContextOverflow, EngineFailed, InvalidRequest
-from lllms_core.types import ChatRequest, Delta, Message, Request, TextRequest, Usage
+from lllms_core.testing import collect, text_of
+from lllms_core.types import ChatRequest, Message, Request, TextRequest, Usage
 
 TEXTS = st.text("ab é漢🙂", max_size=40)
 
 
 class Scripted(SerialModel):
-    """Answers each prompt with the pieces that the test hands over."""
+    """Answers each prompt with the pieces that the test provides."""
 
     def __init__(self, answer: Callable[[str], Pieces], context_length: int = 4096) -> None:
         self.answer = answer
@@ -33,23 +34,8 @@ def ask(
     return TextRequest(id, "m", prompt=prompt, max_tokens=max_tokens, stop=stop)
 
 
-def run(model: SerialModel, *requests: Request) -> dict[str, list[Delta]]:
-    """Open all requests, step until the last has ended, and return what each got."""
-    for request in requests:
-        model.open(request)
-    got: dict[str, list[Delta]] = {request.id: [] for request in requests}
-    while not model.idle:
-        for delta in model.step():
-            got[delta.request_id].append(delta)
-    return got
-
-
-def text_of(deltas: Iterable[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
-
 def cut_before_first(text: str, stops: Sequence[str]) -> str | None:
-    """The text before the stop string that is complete first; None if there is none in the text."""
+    """The text before the stop string that is completed first; None if the text has none."""
     for end in range(1, len(text) + 1):
         starts = [end - len(stop) for stop in stops if text[:end].endswith(stop)]
         if starts:
@@ -59,7 +45,7 @@ def cut_before_first(text: str, stops: Sequence[str]) -> str | None:
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[bytes]:
-    """Bytes of a text, cut anywhere, also within characters."""
+    """The bytes of a text, split anywhere, even within characters."""
     data = draw(TEXTS).encode()
     cuts = sorted(draw(st.lists(st.integers(0, len(data)), max_size=20)))
     return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -70,7 +56,7 @@ def test_any_pieces_stops_and_limits_give_the_text_that_they_describe(
     pieces: list[bytes], stops: list[str], limit: int | None,
 ) -> None:
     """The deltas join to the first max_tokens pieces, decoded, up to the first stop string."""
-    deltas = run(Scripted(lambda _: pieces), ask(max_tokens=limit, stop=tuple(stops)))["r"]
+    deltas = collect(Scripted(lambda _: pieces), ask(max_tokens=limit, stop=tuple(stops)))["r"]
     whole = b"".join(pieces[:limit]).decode(errors="replace")
     stopped = cut_before_first(whole, stops)
     at_limit = limit is not None and limit <= len(pieces)
@@ -86,8 +72,9 @@ def test_any_pieces_stops_and_limits_give_the_text_that_they_describe(
 
 @given(st.lists(st.lists(st.text(max_size=4), max_size=8), min_size=1, max_size=5))
 def test_open_requests_do_not_mix(answers_: list[list[str]]) -> None:
-    """Requests that run at once each get their own answer, a piece a step, and end on their own."""
-    got = run(Scripted(lambda prompt: answers_[int(prompt)]), *(ask(str(n), id=str(n)) for n in range(len(answers_))))
+    """Concurrent requests each get their own answer, a piece per step, and end independently."""
+    requests = [ask(str(n), id=str(n)) for n in range(len(answers_))]
+    got = collect(Scripted(lambda prompt: answers_[int(prompt)]), *requests)
     for n, pieces in enumerate(answers_):
         expected = "".join(pieces).encode(errors="replace").decode()
         assert text_of(got[str(n)]) == expected
@@ -95,7 +82,7 @@ def test_open_requests_do_not_mix(answers_: list[list[str]]) -> None:
 
 
 def test_a_cancel_ends_its_request_and_closes_the_generator() -> None:
-    """The cancelled request ends with what was held back; its generator runs its `finally`; the other one goes on."""
+    """The cancelled request ends with the text held back; its generator runs its `finally`; the other one continues."""
     closed: list[str] = []
 
     def answer(prompt: str) -> Iterator[str]:
@@ -117,7 +104,7 @@ def test_a_cancel_ends_its_request_and_closes_the_generator() -> None:
 
 
 def test_a_length_or_stop_closes_the_generator() -> None:
-    """A generator that has more to say is closed when nobody listens any more."""
+    """A generator with more to say is closed when its client is gone."""
     closed: list[str] = []
 
     def answer(prompt: str) -> Iterator[str]:
@@ -127,13 +114,13 @@ def test_a_length_or_stop_closes_the_generator() -> None:
         finally:
             closed.append(prompt)
 
-    run(Scripted(answer), ask("length", id="1", max_tokens=2), ask("stop", id="2", stop=("aaa",)))
+    collect(Scripted(answer), ask("length", id="1", max_tokens=2), ask("stop", id="2", stop=("aaa",)))
     assert closed == ["length", "stop"]
 
 
 @pytest.mark.parametrize("error", [EngineFailed("broken"), InvalidRequest("bad", "prompt")])
 def test_an_error_of_one_request_is_its_last_delta(error: EngineFailed | InvalidRequest) -> None:
-    """Whoever raises one of these fails alone, after the text that it had."""
+    """A request that raises one of these fails alone, after the text that it had."""
 
     def answer(prompt: str) -> Iterator[str]:
         yield "a"
@@ -141,13 +128,13 @@ def test_an_error_of_one_request_is_its_last_delta(error: EngineFailed | Invalid
             raise error
         yield "b"
 
-    got = run(Scripted(answer), ask("bad", id="bad", stop=("a!",)), ask("good", id="good"))
+    got = collect(Scripted(answer), ask("bad", id="bad", stop=("a!",)), ask("good", id="good"))
     assert (text_of(got["bad"]), got["bad"][-1].error) == ("a", error)
     assert (text_of(got["good"]), got["good"][-1].error) == ("ab", None)
 
 
 def test_other_exceptions_leave_step() -> None:
-    """Any other exception says that the model is broken, and is not swallowed."""
+    """Any other exception means that the model is broken, and is not swallowed."""
 
     def answer(_: str) -> Iterator[str]:
         yield "a"
@@ -161,7 +148,7 @@ def test_other_exceptions_leave_step() -> None:
 
 
 def test_what_does_not_fit_the_context_is_refused() -> None:
-    """A prompt that leaves no room for a token of an answer is ContextOverflow, and the message counts."""
+    """A prompt that leaves no room for one token of an answer is a ContextOverflow, whose message has the counts."""
     model = Scripted(lambda _: ["x"] * 20, context_length=10)
     for most in (None, 1, 99):
         with pytest.raises(ContextOverflow, match=r"10 tokens in its prompt.*holds 10") as caught:
@@ -170,32 +157,32 @@ def test_what_does_not_fit_the_context_is_refused() -> None:
     with pytest.raises(ContextOverflow):
         model.open(ask("word " * 11, max_tokens=0))
     assert model.idle
-    [last] = run(model, ask("word " * 10, max_tokens=0))["r"]
+    [last] = collect(model, ask("word " * 10, max_tokens=0))["r"]
     assert last.finish is not None
 
 
 @pytest.mark.parametrize("most", [None, 8, 9, 32_000, 2**31 - 1])
 def test_an_answer_ends_with_the_context(most: int | None) -> None:
-    """An answer may fill the context, however large its limit is, and then ends as too long."""
-    deltas = run(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two", max_tokens=most))["r"]
+    """An answer may fill the context, however large its limit, and then ends with `length`."""
+    deltas = collect(Scripted(lambda _: ["x"] * 20, context_length=10), ask("one two", max_tokens=most))["r"]
     assert deltas[-1].finish is not None
     assert (deltas[-1].finish.reason, deltas[-1].finish.usage) == ("length", Usage(2, 8))
 
 
 def test_a_limit_of_nothing_generates_nothing() -> None:
-    """0 is a value: the answer has no token."""
-    deltas = run(Scripted(lambda _: ["x"]), ask("one", max_tokens=0))["r"]
+    """0 is a value: the answer has no tokens."""
+    deltas = collect(Scripted(lambda _: ["x"]), ask("one", max_tokens=0))["r"]
     assert (text_of(deltas), deltas[-1].finish and deltas[-1].finish.usage) == ("", Usage(1, 0))
 
 
 def test_a_generator_may_return_the_exact_usage() -> None:
-    """Engines that count better than the base say so with their `return`."""
+    """Engines that count better than the base class give the counts with their `return`."""
 
     def answer(_: str) -> Pieces:
         yield "a"
         return Usage(17, 1, 5)
 
-    deltas = run(Scripted(answer), ask())["r"]
+    deltas = collect(Scripted(answer), ask())["r"]
     assert deltas[-1].finish is not None
     assert deltas[-1].finish.usage == Usage(17, 1, 5)
 
@@ -208,13 +195,13 @@ def test_an_engine_tells_what_it_counted_and_reused(limit: int | None, reason: s
         def prompt_tokens(self, request: Request) -> int:
             return len(request.prompt or "")
 
-    [*_, last] = run(Counting(lambda _: iter([Reused(3), "a", "b"])), ask("12345", max_tokens=limit))["r"]
+    [*_, last] = collect(Counting(lambda _: iter([Reused(3), "a", "b"])), ask("12345", max_tokens=limit))["r"]
     assert last.finish is not None
     assert (last.finish.reason, last.finish.usage) == (reason, Usage(5, limit or 2, 3))
 
 
 def test_a_pause_holds_nobody_else_up() -> None:
-    """While one answer pauses, the other goes on at every step; the pause is no token."""
+    """While one answer pauses, the other advances at every step; a pause is not a token."""
 
     def answer(prompt: str) -> Iterator[Piece]:
         if prompt == "slow":
@@ -231,7 +218,7 @@ def test_a_pause_holds_nobody_else_up() -> None:
 
 
 def test_a_pause_takes_as_long_as_it_says() -> None:
-    """The answer goes on once its seconds are over, and not before."""
+    """The answer resumes once its pause is over, and not before."""
 
     def answer(_: str) -> Iterator[Piece]:
         yield Pause(0.03)
@@ -239,12 +226,12 @@ def test_a_pause_takes_as_long_as_it_says() -> None:
 
     model = Scripted(answer)
     started = monotonic()
-    assert text_of(run(model, ask())["r"]) == "a"
+    assert text_of(collect(model, ask())["r"]) == "a"
     assert monotonic() - started >= 0.03
 
 
 def paused() -> Scripted:
-    """A model with one open request, which pauses for ever."""
+    """A model with one open request that pauses for ever."""
     model = Scripted(lambda _: [Pause(inf)])
     model.open(ask())
     model.step()
@@ -252,12 +239,12 @@ def paused() -> Scripted:
 
 
 def test_a_step_in_which_all_pause_comes_back_soon() -> None:
-    """Between two steps new requests are taken, so no step waits for long."""
+    """New requests are taken between two steps, so no step waits for long."""
     assert list(paused().step()) == []
 
 
 def test_an_interrupt_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancel that waits to be handled ends the step, however long that wanted to wait."""
+    """A pending cancel ends the step, however long it was going to wait."""
     model = paused()
     monkeypatch.setattr("lllms_core.engines.serial.LONGEST_WAIT", 1000)
     stepping = threading.Thread(target=model.step, daemon=True)
@@ -268,7 +255,7 @@ def test_an_interrupt_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tasks_are_the_methods_that_are_written() -> None:
-    """A model that only continues text refuses a chat, and the other way round, naming the route to take."""
+    """A model that only continues text refuses a chat, and vice versa, naming the right route."""
 
     class Chatty(SerialModel):
         def chat(self, request: Request) -> Pieces:
@@ -282,5 +269,5 @@ def test_tasks_are_the_methods_that_are_written() -> None:
 
 
 def test_a_lone_surrogate_breaks_nothing() -> None:
-    """JSON can carry half a surrogate pair; an engine that repeats it must not bring its model down."""
-    assert text_of(run(Scripted(lambda prompt: [prompt]), ask("a\ud800b"))["r"]) == "a?b"
+    """JSON can carry half a surrogate pair; an engine that repeats it must not break its model."""
+    assert text_of(collect(Scripted(lambda prompt: [prompt]), ask("a\ud800b"))["r"]) == "a?b"

@@ -1,4 +1,4 @@
-"""Long texts are tokenised in slices: as a whole text would be, in bounded pieces, until nobody waits."""
+"""Long texts are tokenised in bounded slices, with the same tokens as a whole text, until no client waits."""
 
 import re
 from collections.abc import Callable
@@ -20,7 +20,7 @@ texts = st.builds("".join, st.lists(words, max_size=400))
 
 
 def tokenizer(seen: list[str] | None = None) -> Callable[[str], list[int]]:
-    """A tokenizer whose tokens are words, and which notes what it was given."""
+    """A tokenizer whose tokens are words, and which records what it was given."""
 
     def tokenize(text: str) -> list[int]:
         if seen is not None:
@@ -36,13 +36,13 @@ def whole(text: str, *, size: int = SIZE) -> list[int]:
 
 @given(text=texts)
 def test_slices_change_no_token(text: str) -> None:
-    """The tokens of the slices are those of the whole text, wherever it has places between two words."""
+    """The tokens of the slices are those of the whole text, provided that it has word boundaries."""
     assert whole(text) == tokenizer()(text)
 
 
 @given(text=st.one_of(texts, st.text(max_size=3000), st.builds(str.__mul__, st.text(max_size=3), st.integers(0, 1500))))
 def test_slices_are_bounded_and_lose_nothing(text: str) -> None:
-    """The slices give the text back, and none has many more than twice the size, whatever the text is made of."""
+    """The slices add up to the text, and none is much longer than twice the size, whatever the text is made of."""
     slices = [*token_slices(text, lambda piece: [len(piece)], lambda piece: [len(piece)], size=SIZE)]
     assert sum(length for [length] in slices) == len(text)
     assert max(length for [length] in slices) <= 2 * SIZE + WINDOW
@@ -50,7 +50,7 @@ def test_slices_are_bounded_and_lose_nothing(text: str) -> None:
 
 @given(text=texts, more=texts)
 def test_cuts_do_not_depend_on_what_follows(text: str, more: str) -> None:
-    """A text that goes on has its first slices where it had them before: the prefix cache lives on that."""
+    """A text that is continued keeps its first slices: the prefix cache depends on that."""
     before, after = (
         [len(piece) for piece in token_slices(one, list, list, size=SIZE)] for one in (text, text + more)  # type: ignore[arg-type]
     )
@@ -58,7 +58,7 @@ def test_cuts_do_not_depend_on_what_follows(text: str, more: str) -> None:
 
 
 def test_only_the_beginning_is_read_as_one() -> None:
-    """The first slice is read as the beginning of a text, and all others as what follows some."""
+    """The first slice is tokenised as the beginning of a text, and all others as a continuation."""
     first: list[str] = []
     text = "word " * 1000
     pieces = [*token_slices(text, tokenizer(first), tokenizer(), size=SIZE)]
@@ -68,7 +68,7 @@ def test_only_the_beginning_is_read_as_one() -> None:
 
 
 def test_cancelled_between_slices() -> None:
-    """Work that nobody waits for ends with the slice that it is at; other threads' flags, and none, do not count."""
+    """Abandoned work ends after the current slice; other threads' flags, or no flag, have no effect."""
     flag = Event()
     with cancelled_by(flag):
         slices = token_slices("word " * 1000, tokenizer(), tokenizer(), size=SIZE)

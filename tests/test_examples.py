@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waits_for_tests import GUARD
 
 from lllms_core import Config, parse_config
 
@@ -21,7 +22,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def test_embed_pool() -> None:
-    """The pool answers two questions in a program of one's own, without HTTP."""
+    """The pool answers two questions inside a program, without HTTP."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / "embed_pool.py"], capture_output=True, text=True, timeout=60, check=True,
     )
@@ -32,7 +33,7 @@ def test_embed_pool() -> None:
 
 
 def test_server_tools() -> None:
-    """The host runs a tool of one's own, and the model answers with its result."""
+    """The host runs the program's tool, and the model answers with its result."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / "server_tools.py"], capture_output=True, text=True, timeout=60, check=True,
     )
@@ -54,7 +55,7 @@ async def test_mount_app() -> None:
 
 
 def answered(example: str, route: str, body: dict[str, object], folder: Path) -> list[Any]:
-    """The lines that a script which serves answers to one request; it has to end without a trace on Ctrl-C."""
+    """The lines that a serving script answers to one request; it must end without a traceback on Ctrl-C."""
     process = subprocess.Popen(
         [sys.executable, EXAMPLES / example],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder, env={**os.environ, "LLLMS_PORT": "0"},
@@ -85,7 +86,7 @@ def test_custom_engine(tmp_path: Path) -> None:
 
 
 def test_batching_engine(tmp_path: Path) -> None:
-    """The model in numpy continues patterns, several in one batch, and shares the prompt that they begin with."""
+    """The numpy model continues patterns, several in one batch, and shares their common prompt prefix."""
     prompts = ["tick tock tick tock tick", "one, two, one, two, one"]
     body: dict[str, object] = {"model": "induction", "prompt": prompts, "max_tokens": 10, "temperature": 0, "n": 2}
     [answer] = answered("batching_engine.py", "/v1/completions", body, tmp_path)
@@ -100,8 +101,36 @@ def test_dialect(tmp_path: Path) -> None:
     assert (end["end"], end["tokens"]) == ("stop", len(said))
 
 
+@pytest.mark.parametrize(("example", "imported"), [
+    ("dialect.py", "running_server"), ("batching_engine.py", "load_model"),
+])
+def test_recipes_of_contributing_work(example: str, imported: str, tmp_path: Path) -> None:
+    """A copy of an example, in the package of CONTRIBUTING's recipe, passes the test that the recipe has for it."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (project,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (test,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if imported in block]
+    told = tomllib.loads(project)["project"]
+    (group, points), = told["entry-points"].items()
+    ((name, module),) = points.items()
+    source, last, _ = (EXAMPLES / example).read_text().partition('if __name__ == "__main__"')
+    assert last
+    (tmp_path / module).mkdir()
+    (tmp_path / module / "__init__.py").write_text(source)
+    (tmp_path / "test_copy.py").write_text(test)
+    installed = tmp_path / f"{module}-{told['version']}.dist-info"  # as pip writes it, without its build
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {told['name']}\nVersion: {told['version']}\n")
+    (installed / "entry_points.txt").write_text(f"[{group}]\n{name} = {module}\n")
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q"], capture_output=True, text=True, timeout=GUARD, cwd=tmp_path,
+        env=variables, check=False,
+    )
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_readme_host_runs(tmp_path: Path) -> None:
-    """The README's program over a `Host` runs as it stands."""
+    """The README's program with a `Host` runs as printed."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "async with Host()" in block]
     done = subprocess.run(
@@ -111,7 +140,7 @@ def test_readme_host_runs(tmp_path: Path) -> None:
 
 
 def test_readme_configuration_is_accepted() -> None:
-    """The README's configuration is a configuration, and its [server] shows the defaults."""
+    """The README's configuration is valid, and its [server] shows the defaults."""
     (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     config = parse_config(tomllib.loads(block))
     assert config.server == Config().server

@@ -1,4 +1,4 @@
-"""The fingerprint of an answer is that of the instance that wrote it, and files that are replaced are noticed."""
+"""The fingerprint of an answer is that of the instance that wrote it; replaced files are noticed."""
 
 import json
 import os
@@ -40,7 +40,7 @@ async def ask(app: Any, *, stream: bool) -> tuple[str, str]:
 async def test_the_fingerprint_is_that_of_what_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool,
 ) -> None:
-    """Until the next load, answers come from the old file and say so, and `ps` tells that it has been replaced."""
+    """Until the next load, answers come from the old file and say so, and `ps` reports that it was replaced."""
     rules = tmp_path / "rules.toml"
     write_rules(rules, "old")
     model = {"engine": "mock", "options": {"rules": str(rules)}}
@@ -76,7 +76,7 @@ async def test_the_fingerprint_is_that_of_what_answers(
 
 
 def test_a_footprint_is_of_all_files(tmp_path: Path) -> None:
-    """Each part of the weights counts, also one that is missing; copies elsewhere are the same model."""
+    """Each part of the weights counts, even a missing one; copies elsewhere are the same model."""
     def write(folder: Path, *texts: bytes) -> list[Path]:
         folder.mkdir()
         files = [folder / f"x-0000{number}-of-00002.gguf" for number in (1, 2)]
@@ -99,5 +99,5 @@ def test_a_footprint_is_of_all_files(tmp_path: Path) -> None:
     others = [take(write(tmp_path / "c", b"one", b"three")[0]), take(write(tmp_path / "d", b"one")[0]), take(None)]
     others += [take(files[0], "hf:x/y"), take_footprint("other", "1", ModelSpec("m", Options(), files[0]), None)]
     assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 6
-    copy[1].replace(files[1])  # equal in size and time, but another file
+    copy[1].replace(files[1])  # same size and time, but another file
     assert first.replaced

@@ -1,4 +1,4 @@
-"""Paths of other APIs, and of base URLs that are not quite right: each 404 tells the way out."""
+"""Paths of other APIs, and of base URLs that are not quite right: each 404 says what to change."""
 
 import json
 import re
@@ -28,7 +28,7 @@ EXAMPLES = {
     "/v1/v1/chat/completions": "set the base URL to {base}$", "/v1/v1/models": "set the base URL to {base}$",
     "/openai/v1/v1/embeddings": "set the base URL to {base}$", "/v1/v1/messages": "set the base URL to {base}$",
     "/v1/v1": "set the base URL to {base}$",
-    # A base URL with the route.
+    # A base URL that includes the route.
     "/v1/chat/completions/chat/completions": "set the base URL to {base}/v1$",
     "/v1/completions/chat/completions": "set the base URL to {base}/v1$",
     "/v1/embeddings/embeddings": "set the base URL to {base}/v1$",
@@ -68,7 +68,7 @@ EXAMPLES = {
     "/openai/v1/files/file-1/content": "this part of OpenAI's API", "/v1/assistants": "this part of OpenAI's API",
     "/v1/chat/completions/chatcmpl-1/messages": "this part of OpenAI's API",
 }
-"""Each with what its answer says."""
+"""Each path with what its answer says."""
 
 
 class Anthropic(Api):
@@ -116,7 +116,7 @@ async def told(answer: httpx.Response) -> str:
 
 @pytest.mark.parametrize("path", EXAMPLES)
 async def test_known_foreign_paths_tell_the_way_out(http: httpx.AsyncClient, url: str, path: str) -> None:
-    """A path that other servers have, or that a base URL makes, is a 404 that says what to change, with real URLs."""
+    """A path of another server, or one made by a wrong base URL, is a 404 that says what to change, with real URLs."""
     expected = EXAMPLES[path].replace("{base}", re.escape(url))
     for answer in (await http.get(path), await http.post(path, json=CHAT), await http.post(f"{path}/", json=CHAT)):
         message = await told(answer)
@@ -125,13 +125,13 @@ async def test_known_foreign_paths_tell_the_way_out(http: httpx.AsyncClient, url
 
 
 async def test_each_line_of_the_table_is_needed() -> None:
-    """Every line is the first that matches one of the examples."""
+    """Every line is the first match of one of the examples."""
     used = {find_way_out(path, "{base}") for path in EXAMPLES}
     assert used == {one.way_out for one in TABLE}
 
 
 async def test_the_ways_out_lead_somewhere(http: httpx.AsyncClient, url: str) -> None:
-    """Every URL that the table names is served, or the base of URLs that are."""
+    """Every URL that the table names is served, or is the base of URLs that are."""
     named = {address for one in TABLE for address in re.findall(r"\{base\}[\w/.-]*", one.way_out)}
     for address in sorted({one.replace("{base}", url).rstrip(".") for one in named} - {url, f"{url}/v1"}):
         assert (await http.get(address)).status_code in {200, 405}, address
@@ -140,13 +140,13 @@ async def test_the_ways_out_lead_somewhere(http: httpx.AsyncClient, url: str) ->
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/chat", "/api/nothing", "/v1x/models", "/x" * 2000])
 async def test_unknown_paths_are_told_as_before(http: httpx.AsyncClient, path: str) -> None:
-    """Paths that nobody knows are a 404 without advice."""
+    """Unknown paths are a 404 without advice."""
     shown = path if len(path) <= 200 else f"{path[:197]}..."
     assert await told(await http.get(path)) == f"there is nothing at {shown}"
 
 
 async def test_wrong_methods_stay_405(http: httpx.AsyncClient) -> None:
-    """A route that is served and takes another method says so, with `Allow`, also with a slash at its end."""
+    """A served route that takes another method says so, with `Allow`, also with a trailing slash."""
     for path in ("/v1/chat/completions", "/v1/chat/completions/"):
         answer = await http.get(path)
         assert answer.status_code == 405
@@ -159,7 +159,7 @@ async def test_wrong_methods_stay_405(http: httpx.AsyncClient) -> None:
              "/api/v1/sessions/", "/openapi.json/"],
 )
 async def test_slashes_too_many_do_not_matter(http: httpx.AsyncClient, url: str, path: str) -> None:
-    """What has a slash at its end, or two in a row, is answered as the path without; nothing is redirected."""
+    """A path with a trailing or doubled slash is answered like the path without it; nothing is redirected."""
     answer = await http.get(f"{url}{path}")
     expected = await http.get("/" + "/".join(part for part in path.split("/") if part))
     assert (answer.status_code, answer.json()) == (200, expected.json())
@@ -167,7 +167,7 @@ async def test_slashes_too_many_do_not_matter(http: httpx.AsyncClient, url: str,
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions/", "//v1/chat/completions", "/v1//chat//completions//"])
 async def test_their_bodies_are_read(http: httpx.AsyncClient, url: str, path: str) -> None:
-    """A POST to such a path is answered at once, whole and as a stream."""
+    """A POST to such a path is answered at once, whole or as a stream."""
     answer = await http.post(f"{url}{path}", json=CHAT)
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["finish_reason"] == "stop"
@@ -175,7 +175,7 @@ async def test_their_bodies_are_read(http: httpx.AsyncClient, url: str, path: st
 
 
 async def test_the_openai_client_may_have_such_a_base_url(url: str) -> None:
-    """The official client works with a base URL of too many slashes, and raises the way out of a wrong one."""
+    """The official client works with a base URL of too many slashes; for a wrong one its error says what to change."""
     async with openai.AsyncOpenAI(base_url=f"{url}//v1//", api_key="none", max_retries=0) as client:
         assert "mock" in {model.id async for model in client.models.list()}
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
@@ -184,7 +184,7 @@ async def test_the_openai_client_may_have_such_a_base_url(url: str) -> None:
 
 
 async def test_a_plugin_that_serves_a_path_is_asked() -> None:
-    """What a plugin serves is answered by it, whatever the table says, and the rest of that API tells the way out."""
+    """A plugin's route is answered by the plugin, whatever the table says; the rest of that API gets advice."""
     host = Host(parse_config({}), Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, extra={"extra": Extra()}))
     client = create_app(host).test_client()
     for path in ("/v1/messages", "/v1/messages/", "/ends/with", "/ends/with/"):
@@ -196,7 +196,7 @@ async def test_a_plugin_that_serves_a_path_is_asked() -> None:
 
 
 async def test_the_way_out_knows_where_the_application_is() -> None:
-    """Below a root path of a proxy, the URLs have it; the paths, too, may have slashes too many there."""
+    """Below a proxy's root path, the URLs include it; paths may have extra slashes there, too."""
     host = Host(parse_config({}))
     client = create_app(host).test_client()
     answer = await client.get("/llm/chat/completions", root_path="/llm")
@@ -215,7 +215,7 @@ async def test_an_application_of_ones_own_is_left_alone() -> None:
 
 
 async def test_a_websocket_is_told_too(url: str) -> None:
-    """Whoever opens a WebSocket at a foreign path gets the same way out."""
+    """A WebSocket opened at a foreign path gets the same advice."""
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: c2VjcmV0")
     with connect(url) as client:
         client.sendall(head("GET", "/v1/realtime", *upgrade))

@@ -31,7 +31,7 @@ def put(file: Path, data: bytes | str = b"GGUF") -> Path:
 
 
 def found(home: Path, platform: str = "darwin", **environ: str) -> dict[str, tuple[str, Path, int]]:
-    """What is found, by name; darwin has no folder outside of the home."""
+    """What is found, by name; darwin has no folder outside the home directory."""
     findings = find_models(environ, home, platform)
     assert findings.problems == ()
     return {model.name: (model.place, model.path, model.size) for model in findings.models}
@@ -69,7 +69,7 @@ def test_ollama(tmp_path):
 
 
 def test_huggingface(tmp_path):
-    """Of the hub's cache the files of the current revision are found, as the links that lead to the blobs."""
+    """In the hub's cache the files of the current revision are found, as the links that lead to the blobs."""
     repo = tmp_path / ".cache" / "huggingface" / "hub" / "models--org--a--b"
     for revision, data in (("0old", b"GGUFold"), ("1new", b"GGUF")):
         blob = put(repo / "blobs" / revision, data)
@@ -86,7 +86,7 @@ def test_huggingface(tmp_path):
 
 
 def test_llamacpp_and_parts(tmp_path):
-    """A model in parts counts once, with all its bytes; projectors are no models."""
+    """A model in parts counts once, with all its bytes; projectors are not models."""
     folder = tmp_path / "llama"
     put(folder / "org_repo_tiny.gguf")
     first = put(folder / "big-00001-of-00002.gguf", b"GGUF12345")
@@ -103,7 +103,7 @@ def test_llamacpp_and_parts(tmp_path):
 
 
 def test_lmstudio(tmp_path):
-    """LM Studio's folder is where its settings say, else at its default, also behind its pointer file."""
+    """LM Studio's folder is where its settings say, else the default, also via its pointer file."""
     default = put(tmp_path / ".lmstudio" / "models" / "org" / "repo" / "a.gguf")
     assert found(tmp_path) == {"org/repo/a.gguf": ("lmstudio", default, 4)}
     moved = put(tmp_path / "moved" / "org" / "repo" / "b.gguf")
@@ -115,7 +115,7 @@ def test_lmstudio(tmp_path):
 
 
 def test_what_is_broken_is_told_and_the_rest_is_found(tmp_path):
-    """A manifest that is no JSON, a missing blob or part, a broken link: each is named, and the rest is found."""
+    """An invalid manifest, a missing blob or part, a broken link: each is named, and the rest is found."""
     folder = tmp_path / ".ollama" / "models"
     good = ollama(folder, "registry.ollama.ai", "library", "good", "latest", digest="1" * 64)
     ollama(folder, "registry.ollama.ai", "library", "gone", "latest", digest="2" * 64).unlink()
@@ -139,7 +139,7 @@ def test_what_is_broken_is_told_and_the_rest_is_found(tmp_path):
      ["/hub", "/home/me/.cache/llama.cpp", "/home/me/.ollama/models"]),
 ])
 def test_folders_follow_their_variables(environ, platform, expected):
-    """Each program's folder is the one that its variables name, else its default on that system."""
+    """Each program's folder is the one that its variables name, else the default of that system."""
     folders = [
         huggingface_folder(environ, HOME), llamacpp_folder(environ, HOME, platform),
         ollama_folders(environ, HOME, platform)[0],
@@ -157,7 +157,7 @@ JSON = st.recursive(
 
 @given(JSON)
 def test_any_manifest_is_read(manifest):
-    """Whatever a manifest holds, it gives a digest that is safe as a file name, or none."""
+    """Whatever a manifest holds, its digest is safe as a file name, or None."""
     digest = ollama_weights(manifest)
     assert digest is None or (len(digest) == 71 and "/" not in digest)
 
@@ -171,7 +171,7 @@ def test_names_of_ollama_differ(parts):
 
 
 def test_found_models_run(tmp_path):
-    """`ls --found` lists a model of Ollama, and `run` takes its path, although the file has no ending."""
+    """`ls --found` lists a model of Ollama, and `run` takes its path, although the file has no extension."""
     blob = ollama(tmp_path, "registry.ollama.ai", "library", "tiny", "latest", data=TINY.read_bytes())
     environ = {**os.environ, "OLLAMA_MODELS": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
 
@@ -191,7 +191,7 @@ def test_found_models_run(tmp_path):
 
 
 def test_nothing_found_is_said(tmp_path):
-    """Where no other program has models, `ls --found` says so, and prints no empty table."""
+    """If no other program has models, `ls --found` says so, and prints no empty table."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "lllms_core", "ls", "--found"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ, cwd=tmp_path, timeout=60)

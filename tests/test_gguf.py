@@ -60,7 +60,7 @@ def refused(tmp_path, data):
 
 
 def test_metadata_is_read(whole):
-    """Values of every kind come out as they were written."""
+    """Values of every kind are read as they were written."""
     metadata = read_gguf(whole).metadata
     expected = {
         "general.architecture": "llama", "general.name": "Tiny", "llama.context_length": 1024,
@@ -72,7 +72,7 @@ def test_metadata_is_read(whole):
 
 
 def test_metadata_is_read_by_type(whole):
-    """Asked for by type, a key of another type is as good as missing."""
+    """When a value is requested by type, a key of another type counts as missing."""
     found = read_gguf(whole)
     assert found.architecture == "llama"
     assert found.hyperparameter("context_length") == 1024
@@ -96,7 +96,7 @@ def test_tensors_are_listed_as_by_the_reference(whole):
 
 
 def test_every_truncation_is_refused(whole, tmp_path):
-    """Cut anywhere, at every byte of the header and in the data, the file is refused."""
+    """A file cut anywhere, at any byte of the header or within the data, is refused."""
     data = whole.read_bytes()
     path = tmp_path / "cut.gguf"
     last = max(t.data_offset + t.n_bytes for t in reference.GGUFReader(whole).tensors)
@@ -109,7 +109,7 @@ def test_every_truncation_is_refused(whole, tmp_path):
 @settings(max_examples=500, deadline=1000)
 @given(data=st.data())
 def test_broken_bytes_raise_its_own_error_only(whole, tmp_path_factory, data):
-    """With any bytes changed or cut, the reader returns or raises `GGUFError`, at once; and so for every value."""
+    """With any bytes changed or cut, the reader returns or raises `GGUFError`, at once; so does reading each value."""
     content = bytearray(whole.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(content) - 1))
@@ -127,7 +127,7 @@ def test_broken_bytes_raise_its_own_error_only(whole, tmp_path_factory, data):
 @settings(max_examples=200, deadline=1000)
 @given(st.binary(max_size=200))
 def test_noise_raises_its_own_error_only(tmp_path_factory, noise):
-    """Noise behind the right beginning is refused like any other broken file."""
+    """Noise after a valid beginning is refused like any other broken file."""
     path = tmp_path_factory.getbasetemp() / "noise.gguf"
     path.write_bytes(b"GGUF" + noise)
     with pytest.raises(GGUFError):
@@ -167,19 +167,19 @@ def test_noise_raises_its_own_error_only(tmp_path_factory, noise):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_fault_is_named(tmp_path, data, reason):
-    """Each fault is refused with words that say which it is, and with the file's name."""
+    """Each fault is refused with a message that identifies it, and with the file's name."""
     assert reason in refused(tmp_path, data)
 
 
 def test_vocabulary_in_several_files_may_lack_tensors(tmp_path):
-    """The first of several parts may hold no tensor; a single file without any is a vocabulary only."""
+    """The first of several parts may hold no tensors; a single file without any is only a vocabulary."""
     path = tmp_path / "part.gguf"
     path.write_bytes(header(keys=1, rest=text("split.count") + struct.pack("<IH", 2, 3)))
     assert read_gguf(path).tensors == ()
 
 
 def test_unknown_tensor_types_are_counted_and_named(tmp_path):
-    """A tensor of an unknown type has the size of its place in the file, and the description says its number."""
+    """A tensor of an unknown type has the size of its slot in the file, and the description gives the type's number."""
     path = tmp_path / "new.gguf"
     rest = tensor("a", (64,), kind=99) + tensor("b", (32,), kind=0, offset=96) + tensor("c", kind=98, offset=224)
     at = len(header(rest=rest))
@@ -192,7 +192,7 @@ def test_unknown_tensor_types_are_counted_and_named(tmp_path):
 
 
 def test_sizes_are_those_of_the_native_library():
-    """Every type that llama.cpp knows is known here, with the same blocks; those that it dropped are told as such."""
+    """Every type of llama.cpp is known, with the same blocks; those that it dropped are reported as removed."""
     library = ctypes.CDLL(str(Path(find_spec("llama_cpp").origin).parent / "lib" / "libggml-base.so"))
     library.ggml_type_size.restype = ctypes.c_size_t
     library.ggml_blck_size.restype = ctypes.c_int64
@@ -218,7 +218,7 @@ def split(folder, count=3):
 
 
 def test_a_split_model_is_described_as_a_whole(tmp_path):
-    """Parameters, bytes and types are those of all parts; a missing part, or a name that hides the others, is told."""
+    """Parameters, bytes and types are those of all parts; a missing part or a name that hides others is reported."""
     paths = split(tmp_path)
     assert [one.metadata["split.no"] for one in read_parts(paths[0])] == [0, 1, 2]
     about = describe(read_gguf(paths[0]), paths[0])
@@ -235,7 +235,7 @@ def test_a_split_model_is_described_as_a_whole(tmp_path):
 
 
 def test_recommended_sampling(tmp_path):
-    """A file's `general.sampling.*`, as llama.cpp's converter writes them, have our names and the written numbers."""
+    """A file's `general.sampling.*` keys, as llama.cpp's converter writes them, get our names and their own numbers."""
     path = tmp_path / "model.gguf"
     writer = reference.GGUFWriter(path, "llama")
     writer.add_sampling_temp(0.6)
@@ -263,7 +263,7 @@ def test_recommended_sampling(tmp_path):
 
 @pytest.mark.parametrize(("make", "reason"), [("nothing", "there is no file"), ("directory", "is a directory")])
 def test_what_is_no_file_is_named(tmp_path, make, reason):
-    """A missing file and a directory are refused as what they are, with an error of the one tree."""
+    """A missing file and a directory are refused as such, with an error of our own hierarchy."""
     path = tmp_path / "model.gguf"
     if make == "directory":
         path.mkdir()
@@ -272,7 +272,7 @@ def test_what_is_no_file_is_named(tmp_path, make, reason):
 
 
 def test_large_vocabulary_is_skipped(tmp_path):
-    """Of a vocabulary of 150,000 tokens only the length is read, until somebody asks for the strings."""
+    """Of a vocabulary of 150,000 tokens only the length is read until the strings are needed."""
     strings = b"".join(text(f"token{number}") for number in range(150_000))
     array = struct.pack("<IIQ", 9, 8, 150_000) + strings
     path = tmp_path / "large.gguf"

@@ -1,4 +1,4 @@
-"""The facade: a configuration, plugins and the pool together, without HTTP."""
+"""The facade: configuration, plugins and pool together, without HTTP."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 from engines_for_tests import RawEngine, ScriptedEngine
-from pools_for_tests import GUARD
+from waits_for_tests import GUARD
 
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine
@@ -49,7 +49,7 @@ def make_host(server: dict[str, object] | None = None, **models: dict[str, objec
 
 
 async def test_host_answers() -> None:
-    """A host that is entered answers requests by name and alias, and takes none after it is left."""
+    """A host answers requests by name and alias while it is open, and takes none after it is closed."""
     host = make_host(one={**MODEL, "aliases": ["first"]})
     assert not host.ready
     async with asyncio.timeout(GUARD):
@@ -64,14 +64,14 @@ async def test_host_answers() -> None:
 
 
 async def test_min_instances_are_loaded_at_the_start() -> None:
-    """Once a host is started, `min_instances` of every model are loaded, and no others."""
+    """Once a host has started, `min_instances` of every model are loaded, and no others."""
     kept = {**MODEL, "min_instances": 2, "max_instances": 2}
     async with asyncio.timeout(GUARD), make_host(kept=kept, other=MODEL) as host:
         assert [(one.model, one.state) for one in host.status().instances] == [("kept", "ready")] * 2
 
 
 async def test_failing_model_does_not_stop_the_host() -> None:
-    """A kept model that cannot be loaded costs only the requests for it; each of them tries again."""
+    """A preloaded model that cannot be loaded fails only the requests for it; each of them tries again."""
     bad = {**MODEL, "min_instances": 1, "options": {"load": "refuse"}}
     async with asyncio.timeout(GUARD), make_host(bad=bad, good={**MODEL, "min_instances": 1}) as host:
         assert [one.model for one in host.status().instances] == ["good"]
@@ -102,7 +102,7 @@ async def test_leaving_during_the_start_ends_the_workers(tmp_path: Path) -> None
 
 
 async def test_close_uses_the_configured_grace() -> None:
-    """Without a word about it, the running get `server.shutdown_timeout` seconds."""
+    """Unless told otherwise, running requests get `server.shutdown_timeout` seconds."""
     host = make_host({"shutdown_timeout": 0}, one=MODEL)
     async with asyncio.timeout(GUARD):
         await host.start()
@@ -115,14 +115,14 @@ async def test_close_uses_the_configured_grace() -> None:
 
 @pytest.fixture
 def host() -> Host:
-    """A host that is never started: its requests are only made."""
+    """A host that is never started; it only builds requests."""
     return make_host(
         one={**MODEL, "timeout": 5, "defaults": {"temperature": 1.5, "max_tokens": 7}}, cool={"engine": "cool"},
     )
 
 
 def test_request_is_built_over_the_defaults(host: Host) -> None:
-    """A request has the model's defaults where it says nothing, and what it says elsewhere, 0 included."""
+    """A request uses the model's defaults for what it leaves out; what it sets wins, 0 included."""
     request = host.request("one", prompt="count", parameters={"top_k": 0, "stop": ["\n"]})
     assert (request.model, request.prompt) == ("one", "count")
     assert request.sampling == Sampling(temperature=1.5, top_k=0)
@@ -131,7 +131,7 @@ def test_request_is_built_over_the_defaults(host: Host) -> None:
 
 
 def test_constraint_that_the_engine_keeps_goes_into_the_request(host: Host) -> None:
-    """An engine gets the constraints of the kinds that it declares, as they are."""
+    """An engine gets constraints of the kinds that it declares, unchanged."""
     constraint = Constraint("regex", "[ab]+", "grammar")
     assert host.request("cool", prompt="x", constraint=constraint).constraint == constraint
 
@@ -159,25 +159,25 @@ CHAT = [Message("user", "hi")]
 def test_request_that_cannot_be_served(
     host: Host, model: str, asked: dict[str, object], error: type[LllmsError], param: str | None,
 ) -> None:
-    """A request that cannot be served is refused when it is made, with the name of the field."""
+    """A request that cannot be served is refused when it is built, with the name of the field."""
     with pytest.raises(error) as raised:
         host.request(model, **asked)  # type: ignore[arg-type]  # a table of cases
     assert getattr(raised.value, "param", None) == param
 
 
 def test_parameter_that_asks_for_nothing_is_no_fault(host: Host) -> None:
-    """A parameter that the engine does not honour may be given its neutral value."""
+    """A parameter that the engine does not honour may have its neutral value."""
     assert host.request("cool", prompt="x", parameters={"top_p": 1, "temperature": 0.5}).sampling.temperature == 0.5
 
 
 def test_configuration_faults_come_before_anything_runs() -> None:
-    """A configuration that cannot work is refused when the host is made, with the path of the key."""
+    """A configuration that cannot work is refused when the host is created, with the path of the key."""
     with pytest.raises(ConfigError, match=r"models\.one\.options\.nonsense"):
         make_host(one={**MODEL, "options": {"nonsense": 1}})
 
 
 def test_what_python_gives_is_bounded_as_bodies_are() -> None:
-    """Values nested deeper than `server.max_json_depth`, and such JSON in texts, are refused and never sent."""
+    """Values nested deeper than `server.max_json_depth`, also as JSON within texts, are refused and never sent."""
     host = make_host({"max_json_depth": 10}, cool=MODEL | {"engine": "cool"})
     deep: dict[str, object] = {}
     for _ in range(2000):

@@ -1,8 +1,8 @@
-"""Hosts whose models have to be fetched: when they are, who waits, and what becomes of failures."""
+"""Hosts whose models must be downloaded: when that happens, who waits, and what follows a failure."""
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 from engines_for_tests import ScriptedEngine
-from pools_for_tests import GUARD
 from servers_for_tests import Site, drop, hang, instead, served
+from waits_for_tests import GUARD, until
 
 from lllms_core.app import create_app
 from lllms_core.builtin.downloaders.http import HttpDownloader
@@ -29,7 +29,7 @@ QUICK = RetryPolicy(connect=5, stall=20, pause=0.001, longest_pause=0.002)
 
 
 class QuickHttp(HttpDownloader):
-    """Loses patience sooner."""
+    """Gives up sooner."""
 
     name = "quick"
     schemes = frozenset({"quick+http"})
@@ -70,17 +70,12 @@ async def answer(host: Host, name: str = "m") -> str:
     return (await host.submit(host.request(name, prompt="echo hello")).gather()).text
 
 
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110  # what is watched changes in other threads, and tells nobody
-        await asyncio.sleep(0.001)
-
-
 async def reached(site: Site) -> None:
     assert await asyncio.to_thread(site.reached.wait, GUARD)
 
 
 async def test_the_first_request_fetches(site: Site, tmp_path: Path) -> None:
-    """On demand, nothing is fetched before somebody asks; then everybody who asks waits for the one download."""
+    """On demand, nothing is downloaded before the first request; then all requests wait for the one download."""
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
         assert site.requests == []
         assert not host.model("m").here
@@ -99,7 +94,7 @@ async def test_the_first_request_fetches(site: Site, tmp_path: Path) -> None:
 
 
 async def test_a_download_takes_nobody_elses_place(site: Site, tmp_path: Path) -> None:
-    """While a model is fetched its requests wait, with their position and its progress, and other models answer."""
+    """While a model is downloaded its requests wait, with their position and its progress; other models answer."""
     site.faults = [hang(30_000)]
     other = {"engine": "scripted", "isolation": "thread"}
     async with asyncio.timeout(GUARD), make_host(tmp_path, {"max_instances": 1}, m=model(site), other=other) as host:
@@ -121,7 +116,7 @@ async def test_a_download_takes_nobody_elses_place(site: Site, tmp_path: Path) -
 
 @pytest.mark.parametrize("more", [{"prepare": "blocking"}, {"min_instances": 1}])
 async def test_blocking_waits_for_the_files(site: Site, tmp_path: Path, more: dict[str, object]) -> None:
-    """With `blocking`, and for instances that are kept, the host is ready when the files are here."""
+    """With `blocking`, and for preloaded instances, the host is ready when the files have arrived."""
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, **more)) as host:
         assert host.model("m").here
         assert len(host.status().instances) == more.get("min_instances", 0)
@@ -140,7 +135,7 @@ async def test_async_fetches_meanwhile(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prepare", ["on-demand", "blocking", "async"])
 async def test_a_failure_is_told_and_not_for_ever(site: Site, tmp_path: Path, prepare: str) -> None:
-    """A failed download refuses those who wait, rests for a while, and is tried again by a later request."""
+    """A failed download refuses the waiting requests, pauses, and is retried by a later request."""
     site.faults = [instead(404)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, prepare=prepare)) as host:
         now = 1000.0
@@ -176,7 +171,7 @@ async def test_pauses_grow(site: Site, tmp_path: Path) -> None:
 
 
 async def test_a_client_that_leaves_does_not_end_a_download(site: Site, tmp_path: Path) -> None:
-    """What somebody asked for comes, for the next one who does."""
+    """A download continues after its client has gone, and serves the next one."""
     site.faults = [hang(30_000)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
         stream = host.submit(host.request("m", prompt="echo hello"))
@@ -203,7 +198,7 @@ async def test_closing_ends_downloads(site: Site, tmp_path: Path) -> None:
 
 
 async def test_waiting_has_an_end(site: Site, tmp_path: Path) -> None:
-    """A request waits for a download no longer than `queue_timeout`; the message says that it goes on."""
+    """A request waits for a download no longer than `queue_timeout`; the message says that the download continues."""
     site.faults = [hang(30_000)]
     async with asyncio.timeout(GUARD), make_host(tmp_path, {"queue_timeout": 0.05}, m=model(site)) as host:
         with pytest.raises(WaitedTooLong, match="its files are still being fetched"):
@@ -211,7 +206,7 @@ async def test_waiting_has_an_end(site: Site, tmp_path: Path) -> None:
 
 
 async def test_a_deleted_file_is_fetched_again(site: Site, tmp_path: Path) -> None:
-    """A model whose file was deleted while the server ran is fetched anew when it is loaded the next time."""
+    """A model whose file was deleted while the server ran is downloaded again at its next load."""
     async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, ttl=0)) as host:
         assert await answer(host) == "hello"
         await until(lambda: not host.status().instances)
@@ -225,7 +220,7 @@ async def test_what_was_chosen_is_told(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str], prepare: str,
 ) -> None:
-    """What a source was taken to mean is in the log, and on the terminal of who waits, however fast it came."""
+    """How a source was interpreted is in the log and on the waiting user's terminal, however fast the download was."""
     resolve = QuickHttp.resolve
     monkeypatch.setattr(QuickHttp, "resolve", lambda *given: evolve(resolve(*given), note="Q2_K, the nearest"))
     caplog.set_level("INFO", "lllms.store")
@@ -248,7 +243,7 @@ async def test_two_models_of_one_file(site: Site, tmp_path: Path) -> None:
 
 
 async def test_offline_is_an_error_at_once(site: Site, tmp_path: Path) -> None:
-    """In offline mode a model that is not here refuses its requests, and asks nobody."""
+    """In offline mode a model that is not on disk refuses its requests, and no server is contacted."""
     async with asyncio.timeout(GUARD), make_host(tmp_path, {"offline": True}, m=model(site)) as host:
         with pytest.raises(Offline):
             await answer(host)
@@ -256,13 +251,13 @@ async def test_offline_is_an_error_at_once(site: Site, tmp_path: Path) -> None:
 
 
 def test_a_source_without_downloader(tmp_path: Path) -> None:
-    """A source that no plugin is for is a fault of the configuration, by its path."""
+    """A source that no plugin handles is a fault of the configuration, reported by its path."""
     with pytest.raises(ConfigError, match=r"models\.m\.url: no downloader for 'ftp:'"):
         make_host(tmp_path, m={"engine": "scripted", "url": "ftp://x/y"})
 
 
 async def test_streams_tell_what_they_wait_for(site: Site, tmp_path: Path) -> None:
-    """A streamed answer that waits for a download says so in comments; the status tells of it in JSON and HTML."""
+    """A streamed answer that waits for a download says so in comments; the status shows it in JSON and HTML."""
     site.faults = [hang(35_000)]
     host = make_host(tmp_path, m=model(site))
     api = host.plugins.apis["openai"].object

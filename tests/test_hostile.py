@@ -1,8 +1,8 @@
-"""Nothing that one client sends can hurt another: a real server suffers all kinds of hostile inputs, one after another.
+"""Nothing that one client sends can hurt another: a real server receives all kinds of hostile inputs in turn.
 
-After each it must be as it was: `/health` answers, nobody is worked for who has left, the witnesses have got exactly
-their answers without a gap, the workers are the same processes, and the log holds a few lines and nobody's secrets. An
-input that wounds the server fails by its name, and the next one meets a new server.
+After each it must be as before: `/health` answers, no work is done for clients that have left, the witnesses have got
+exactly their answers without a gap, the workers are the same processes, and the log holds a few lines and no secrets.
+An input that damages the server fails by name, and the next one meets a new server.
 """
 
 from collections.abc import Iterator
@@ -24,9 +24,9 @@ pytestmark = pytest.mark.slow
 lllms_llamacpp = pytest.importorskip("lllms_llamacpp")
 TINY_CHAT = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 MORE_DESCRIPTORS = 6
-"""Of connections that are just being closed."""
+"""Descriptors of connections that are just being closed."""
 MORE_PROCESSES = 2
-"""In which a model tries grammars, once it has seen some; they stay."""
+"""Processes in which a model tries grammars, started once it has seen some; they stay."""
 MORE_MEMORY = 400_000_000
 """Bytes that the largest bodies may leave behind in the server's heap, and texts and grammars in a worker's."""
 
@@ -40,12 +40,12 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: one.name)
 def test_nobody_is_hurt(attacked: Siege, one: Input) -> None:
-    """The input is answered rightly, and the server, its workers, its log and all others are as before."""
+    """The input is answered correctly; the server, its workers, its log and all other clients are unaffected."""
     attacked.suffer(one)
 
 
 def test_all_is_given_back(attacked: Siege) -> None:
-    """After all of them the server holds no more descriptors and processes than before, and not much more memory."""
+    """After all inputs the server holds no more descriptors and processes than before, and not much more memory."""
     server = attacked.server
     before = server.before
     until(lambda: server.uses()["descriptors"] <= before["descriptors"] + MORE_DESCRIPTORS, "connections end", 15)
@@ -55,7 +55,7 @@ def test_all_is_given_back(attacked: Siege) -> None:
 
 
 def test_it_ends_while_it_is_attacked(attacked: Siege) -> None:
-    """SIGTERM ends the server, and all that it has started, although clients hold half requests and unread answers."""
+    """SIGTERM ends the server and all that it has started, although clients hold half requests and unread answers."""
     server = attacked.server
     long = with_value(CHAT, SLOW, "max_tokens", LONG[SLOW])[:-1] + b',"stream":true}'
     whole = head(length=len(long))
@@ -70,7 +70,7 @@ def test_it_ends_while_it_is_attacked(attacked: Siege) -> None:
 
 
 def test_the_log_for_programs(tmp_path: Path) -> None:
-    """With `log_format = "json"` the log tells no more: of each kind some inputs, on a server of its own."""
+    """With `log_format = "json"` the log reveals no more: some inputs of each kind, on a separate server."""
     wrong = {}
     with siege(lambda: Besieged(make(tmp_path), "json", file=TINY_CHAT)) as made:
         for one in [one for one in ALL if not one.heavy][::20]:
@@ -83,19 +83,19 @@ def test_the_log_for_programs(tmp_path: Path) -> None:
 
 
 def make(folder: Path) -> Path:
-    """A folder of its own for each server."""
+    """A separate folder for each server."""
     made = folder / str(len(list(folder.iterdir())))
     made.mkdir()
     return made
 
 
 def test_there_are_many() -> None:
-    """The table has far more than 250 inputs, each with a name of its own."""
+    """The table has far more than 250 inputs, each with its own name."""
     assert len({one.name for one in ALL}) == len(ALL) > 1000
 
 
 def test_every_route_is_attacked() -> None:
-    """Each route of the description is in the table; each request that it knows to be right is one of that route."""
+    """Each route of the description is in the table; each request that the table calls valid is one of that route."""
     host = Host()
     apis = [provided.object for provided in host.plugins.apis.values()]
     paths = {path: methods for api in apis for path, methods in api.describe(host).items()}

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from pools_for_tests import GUARD
+from waits_for_tests import GUARD
 
 from lllms_core import log
 
 
 @pytest.fixture(params=["console", "json"])
 def written(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What the log writes, once it is configured as a program configures it."""
+    """What the log writes, configured as a program configures it."""
     root, ours = logging.getLogger(), logging.getLogger("lllms")
     before = root.handlers, root.level, ours.level
     stream = io.StringIO()
@@ -42,7 +42,7 @@ def fail(text: str, logger: str = "lllms.x", kind: type[Exception] = ValueError)
 
 
 def test_no_locals_and_no_messages(written: io.StringIO) -> None:
-    """An exception costs one short traceback, without values, through whatever logger and however it is given."""
+    """An exception costs one short traceback, without values, whichever logger gets it, and in whatever form."""
     for logger in ("lllms.x", "quart.app", "some.library"):
         fail("secret value", logger)
     error = ValueError("secret value")
@@ -80,7 +80,7 @@ def test_what_asyncio_says_of_values_is_left_out(written: io.StringIO) -> None:
 
 
 def test_the_same_fault_is_counted(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time within a minute a fault is counted, and the count told after it; then it is shown again."""
+    """A fault repeated within a minute is only counted; the count is reported afterwards, then it is shown again."""
     monkeypatch.setattr(log, "REPEAT_SECONDS", 0.2)
     for number in range(10):
         fail(f"secret {number}")
@@ -96,7 +96,7 @@ def test_the_same_fault_is_counted(written: io.StringIO, monkeypatch: pytest.Mon
 
 
 def test_counts_are_told_at_the_end(written: io.StringIO) -> None:
-    """When the log is closed, what was counted is told."""
+    """When the log is closed, pending counts are reported."""
     for _ in range(3):
         fail("x")
     assert "more within" not in written.getvalue()
@@ -105,7 +105,7 @@ def test_counts_are_told_at_the_end(written: io.StringIO) -> None:
 
 
 def test_few_faults_are_remembered(written: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many different faults the oldest is forgotten, and its count told."""
+    """Of many different faults the oldest is forgotten, and its count is reported."""
     monkeypatch.setattr(log, "MOST_FAULTS", 2)
     for kind in (ValueError, ValueError, KeyError, OSError, TypeError):
         fail("x", kind=kind)
@@ -116,7 +116,7 @@ def test_few_faults_are_remembered(written: io.StringIO, monkeypatch: pytest.Mon
 
 
 def test_tracebacks_of_workers_are_counted_too(written: io.StringIO) -> None:
-    """A traceback that comes as a text counts as the same when it is the same."""
+    """Equal tracebacks count as the same fault when they come as texts, too."""
     for trace in ("Traceback a", "Traceback a", "Traceback b"):
         logging.getLogger("lllms.pool").error("m:1: it broke\n%s", trace, extra={"traceback": trace})
     assert written.getvalue().count("Traceback") == 2
@@ -156,7 +156,7 @@ thread.join()
 
 @pytest.mark.parametrize("style", ["console", "json"])
 def test_what_nobody_catches_is_logged_alike(style: str) -> None:
-    """Exceptions of threads and destructors are lines of the log, without what they say."""
+    """Exceptions of threads and destructors are lines of the log, without their messages."""
     done = subprocess.run(
         [sys.executable, "-c", UNCAUGHT, style, "secret value"], capture_output=True, text=True, timeout=GUARD,
         check=True,

@@ -1,4 +1,4 @@
-"""The cores that a process has, read from strings and small folders instead of this machine."""
+"""The cores available to a process, read from strings and small folders instead of this machine."""
 
 import time
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_the_tightest_quota_of_all_parents_counts(tmp_path: Path):
 
 
 def test_a_path_of_the_host_falls_back_to_the_root_that_a_container_sees(tmp_path: Path):
-    """Without a cgroup namespace the path is not there; the mounted root is the container's own group."""
+    """Without a cgroup namespace the path does not exist; the mounted root is the container's own group."""
     write(tmp_path / "cpu.max", "100000 100000")
     assert cgroup_cores("0::/docker/0123abcd", tmp_path) == 1.0
 
@@ -68,7 +68,7 @@ def test_a_version_1_quota_is_read_from_the_cpu_hierarchy(tmp_path: Path, folder
 
 
 def test_an_unlimited_version_1_group_sets_no_quota(tmp_path: Path):
-    """-1 is the kernel's word for no limit."""
+    """-1 means no limit to the kernel."""
     write(tmp_path / "cpu/cpu.cfs_quota_us", "-1\n")
     write(tmp_path / "cpu/cpu.cfs_period_us", "100000\n")
     assert cgroup_cores("1:cpu:/\n", tmp_path) is None
@@ -80,7 +80,7 @@ def test_no_cgroups_at_all_set_no_quota(tmp_path: Path):
 
 
 def test_the_tightest_memory_limit_of_all_parents_counts(tmp_path: Path):
-    """Version 2 says `max` for no limit; a group is bound by its parents' limits."""
+    """Version 2 writes `max` for no limit; a group is bound by its parents' limits."""
     write(tmp_path / "a/memory.max", "3000000\n")
     write(tmp_path / "a/b/memory.max", "max\n")
     assert cgroup_memory("0::/a/b", tmp_path) == 3_000_000
@@ -88,7 +88,7 @@ def test_the_tightest_memory_limit_of_all_parents_counts(tmp_path: Path):
 
 
 def test_a_version_1_memory_limit_is_read_from_the_memory_hierarchy(tmp_path: Path):
-    """The root's huge number, the kernel's word for no limit, does not hide the group's own limit."""
+    """The root's huge number, which means no limit to the kernel, does not hide the group's own limit."""
     write(tmp_path / "memory/memory.limit_in_bytes", "9223372036854771712\n")
     write(tmp_path / "memory/box/memory.limit_in_bytes", "5000\n")
     assert cgroup_memory("9:name=systemd:/\n4:memory:/box\n0::/\n", tmp_path) == 5000
@@ -100,7 +100,7 @@ def test_this_process_may_use_some_memory():
 
 
 def test_free_memory_is_what_the_kernel_can_give(tmp_path: Path):
-    """The kernel's own estimate counts, which contains the caches that it can drop; without it, none is known."""
+    """The kernel's own estimate, which contains the caches that it can drop, is used; without it, none is known."""
     assert available_memory("MemTotal:  100 kB\nMemFree:  10 kB\nMemAvailable:   60 kB\n") == 60 * 1024
     assert available_memory("MemTotal:  100 kB\nMemFree:  10 kB\n") is None
     assert available_memory("MemAvailable:\nMemAvailable: x kB\n") is None
@@ -125,26 +125,26 @@ def test_a_group_leaves_what_it_does_not_use(tmp_path: Path):
 
 
 def test_a_group_beyond_its_limit_leaves_nothing(tmp_path: Path):
-    """A limit that was lowered below the usage leaves 0, never less."""
+    """A limit lowered below the usage leaves 0, never less."""
     write(tmp_path / "memory.max", "100\n")
     write(tmp_path / "memory.current", "700\n")
     assert cgroup_free("0::/", tmp_path) == 0
 
 
 def test_this_machine_has_free_memory():
-    """Whatever machine the test runs on, some memory is free, and no more than there is."""
+    """Whatever machine the test runs on, some memory is free, and no more than it has."""
     assert 0 < (free_memory() or 1) <= (usable_memory() or 1)
 
 
 def test_busy_ticks_count_work_and_stolen_time_of_the_named_cpus_only():
-    """Idle and waiting for disks are not busy; guest time is in user time already."""
+    """Idle time and waiting for disks are not busy; guest time is in user time already."""
     assert busy_ticks(STAT, [0]) == 200 + 60 + 1 + 2 + 5
     assert busy_ticks(STAT, [0, 1]) == 268 + 145
     assert busy_ticks(STAT, []) == 0
 
 
 class Fakes:
-    """A machine of two CPUs whose clock and counters the test sets."""
+    """A machine of two CPUs whose clock and counters are set by the test."""
 
     def __init__(self) -> None:
         self.now = self.own = 0.0
@@ -159,7 +159,7 @@ class Fakes:
 
 
 def test_spare_cores_are_those_that_others_leave():
-    """One second in which the machine was busy for 1.5 cores, 0.9 of them ours: 1.4 of two cores were ours to use."""
+    """In one second the machine was busy for 1.5 cores, 0.9 of them ours: 1.4 of two cores were available to us."""
     fakes = Fakes()
     fakes.now, fakes.busy, fakes.own = 1.0, 150, 0.9
     assert fakes.watch.spare_cores() == pytest.approx(1.4)
@@ -168,14 +168,14 @@ def test_spare_cores_are_those_that_others_leave():
 
 
 def test_our_own_work_never_makes_more_cores_than_there_are():
-    """The two clocks differ by up to a tick; the answer stays within the machine."""
+    """The two clocks differ by up to a tick; the answer never exceeds the machine."""
     fakes = Fakes()
     fakes.now, fakes.busy, fakes.own = 1.0, 98, 1.0
     assert fakes.watch.spare_cores() == 2.0
 
 
 def test_a_look_that_comes_too_soon_answers_nothing_and_keeps_the_window():
-    """Ticks of 10 ms say nothing about a few milliseconds."""
+    """Ticks of 10 ms reveal nothing about a few milliseconds."""
     fakes = Fakes()
     fakes.now, fakes.busy = 0.05, 5
     assert fakes.watch.spare_cores() is None
@@ -184,6 +184,6 @@ def test_a_look_that_comes_too_soon_answers_nothing_and_keeps_the_window():
 
 
 def test_a_system_without_proc_stat_answers_nothing():
-    """The caller goes by its own measurements there."""
+    """The caller relies on its own measurements there."""
     watch = CpuWatch(read_stat=lambda: "", clock=time.perf_counter)
     assert watch.spare_cores() is None

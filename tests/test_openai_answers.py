@@ -58,7 +58,7 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_a_whole_chat_has_openais_shape() -> None:
-    """Every field that OpenAI's specification requires is there."""
+    """Every field that OpenAI's specification requires is present."""
     common = {"id": "chatcmpl-1", "created": 7, "model": "tiny", "system_fingerprint": "fp_1"}
     message = {"role": "assistant", "content": "Hi", "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
@@ -77,7 +77,7 @@ def test_a_whole_text_has_openais_shape() -> None:
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("asked", [CHAT, TEXT], ids=["chat", "text"])
 def test_a_stream_has_openais_shape(asked: Asked, include_usage: bool) -> None:
-    """The chunks share one head; the usage comes last, in a chunk without choices, and is null in all others."""
+    """The chunks share their head; the usage comes last, in a chunk without choices, and is null in all others."""
     encoder = Events(asked, lambda: HEAD, include_usage=include_usage)
     *chunks, done = events(encoder.delta(HI) + encoder.end(FINISH))
     assert done == "[DONE]"
@@ -107,7 +107,7 @@ CALLS = (
 
 
 def test_calls_and_thoughts_are_streamed_as_openai_does() -> None:
-    """The name of each call comes first, with empty arguments, then pieces of them; thoughts have a field of theirs."""
+    """The name of each call comes first, with empty arguments, then their pieces; thoughts have a separate field."""
     encoder = Events(CHAT, lambda: HEAD, include_usage=False)
     data = b"".join(map(encoder.delta, CALLS)) + encoder.end(Finish("tool_calls", Usage(1, 1)))
     *chunks, done = events(data)
@@ -126,7 +126,7 @@ def test_calls_and_thoughts_are_streamed_as_openai_does() -> None:
 
 
 def test_a_whole_answer_with_calls_has_openais_shape() -> None:
-    """Content is null where there are calls alone, and the deprecated form shows the first of them."""
+    """Content is null if there are only calls; the deprecated form shows the first of them."""
     message = Message("assistant", "", tool_calls=(ToolCall("c0", "add", "{}"),), reasoning="Hm.")
     said = [Choice(message, "tool_calls")]
     [choice] = whole_answer(CHAT, HEAD, said, Usage(1, 1))["choices"]
@@ -147,7 +147,7 @@ def test_a_whole_answer_with_calls_has_openais_shape() -> None:
 @settings(deadline=None)  # busy machines are slow
 @given(st.text())
 def test_any_text_survives_a_chunk(text: str) -> None:
-    """Whatever a model says, its chunk is one line of ASCII, and holds exactly that."""
+    """Whatever a model generates, its chunk is one line of ASCII with exactly that text."""
     data = Events(CHAT, lambda: HEAD, include_usage=False).delta(Delta("r", f"{text}."))
     assert len(data.decode("ascii").split("\n\n")[1].splitlines()) == 1
     assert f"{text}." == events(data)[1]["choices"][0]["delta"]["content"]
@@ -159,7 +159,7 @@ def leaves(kind: type[errors.LllmsError]) -> list[type[errors.LllmsError]]:
 
 
 def test_every_error_has_its_status() -> None:
-    """Each error of the tree is answered with the status and the code that clients act on."""
+    """Each error of the hierarchy is answered with the status and the code that clients act on."""
     assert set(ONE_OF_EACH) == set(leaves(errors.LllmsError))
     for kind, expected in ONE_OF_EACH.items():
         fault = explain(kind("what happened"))
@@ -167,7 +167,7 @@ def test_every_error_has_its_status() -> None:
 
 
 def test_errors_say_which_field_and_when_to_come_back() -> None:
-    """`param` and `code` come from the request's error, Retry-After from an overloaded server's."""
+    """`param` and `code` come from the request's error, Retry-After from that of an overloaded server."""
     fault = explain(errors.InvalidRequest("no", "messages[0]", "invalid_type"))
     expected = {"message": "no", "type": "invalid_request_error", "param": "messages[0]", "code": "invalid_type"}
     assert openai_shape(fault) == {"error": expected}
@@ -180,7 +180,7 @@ def test_errors_say_which_field_and_when_to_come_back() -> None:
 
 
 def test_unexpected_errors_tell_clients_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """What a bug says stands in the log with its traceback, not in the answer."""
+    """The message of a bug is in the log with its traceback, not in the answer."""
     fault = explain(ValueError("a secret"))
     assert (fault.status, fault.code) == (500, "internal_error")
     assert "secret" not in fault.message

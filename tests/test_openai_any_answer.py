@@ -1,4 +1,4 @@
-"""Streams equal answers, whatever a model writes: text, thoughts, calls, broken ones, cut anywhere."""
+"""Streams equal answers, whatever a model writes: text, thoughts, calls, broken ones, split anywhere."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ CHAT = "/v1/chat/completions"
 
 
 class Parrot(SerialModel):
-    """Writes the tokens that it is told."""
+    """Writes the tokens that it is given."""
 
     answer_format = AnswerFormat(HERMES, ReasoningFormat())
 
@@ -57,7 +57,7 @@ class ParrotPlugin:
 
 @frozen
 class Server:
-    """The app, in an event loop that runs when it is asked."""
+    """The app, in an event loop that runs on request."""
 
     app: Quart
     runner: asyncio.Runner
@@ -109,7 +109,7 @@ BODIES = st.fixed_dictionaries({}, optional={
 @settings(max_examples=250, deadline=None)
 @given(words=st.lists(PIECES, max_size=10), body=BODIES, data=st.data())
 def test_streams_equal_answers(server: Server, words: list[str], body: dict[str, Any], data: st.DataObject) -> None:
-    """Chunks put together are the answer, for any writing, cut into any tokens, with any parameters."""
+    """The joined chunks are the answer, for any output, split into any tokens, with any parameters."""
     text = "".join(words)
     cuts = data.draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=30))
     bounds = [0, *sorted(cut for cut in cuts if cut < len(text)), len(text)]
@@ -122,7 +122,7 @@ def test_streams_equal_answers(server: Server, words: list[str], body: dict[str,
 
 
 def check(choice: dict[str, Any], *, cut: bool) -> None:
-    """An answer with calls says so, and their arguments are JSON unless something cut them."""
+    """An answer with calls says so, and their arguments are JSON unless they were cut off."""
     message = choice["message"]
     calls = [call["function"] for call in message.get("tool_calls", ())]
     calls += [message["function_call"]] if "function_call" in message else []
@@ -138,7 +138,7 @@ def check(choice: dict[str, Any], *, cut: bool) -> None:
 @settings(max_examples=40, deadline=None)
 @given(words=st.lists(PIECES, max_size=8), body=BODIES)
 def test_the_official_client_reads_every_stream(server: Server, words: list[str], body: dict[str, Any]) -> None:
-    """Whatever is streamed, OpenAI's own types take each chunk."""
+    """OpenAI's own types accept every chunk of a stream."""
     content = json.dumps(words)
     body = {"model": "parrot", "messages": [{"role": "user", "content": content}], **body, "stream": True}
     *events, _, _ = server.post(body).split("\n\n")

@@ -35,7 +35,7 @@ MODELS: dict[str, Any] = {
 
 @contextmanager
 def running(config: dict[str, Any]) -> Iterator[str]:
-    """A server that runs beside the tests, so that they may be plain functions; yields its URL."""
+    """A server that runs beside the tests, so that they can be plain functions; yields its URL."""
     loop = asyncio.new_event_loop()
     ready: asyncio.Future[str] = asyncio.Future(loop=loop)
     done = asyncio.Event()
@@ -69,7 +69,7 @@ def http(url: str) -> Iterator[httpx.Client]:
 
 
 def strictly(kind: type[pydantic.BaseModel], data: str) -> None:
-    """The data is of this type of the `openai` package, without conversions and without anything else in it."""
+    """The data is of this type of the `openai` package, without conversions and without any extra fields."""
     parsed = kind.model_validate_json(data, strict=True)
     pending: list[Any] = [parsed]
     while pending:
@@ -84,14 +84,14 @@ def strictly(kind: type[pydantic.BaseModel], data: str) -> None:
 def whole(http: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     answer = http.post(path, json=body)
     assert answer.status_code == 200, answer.text
-    # The package's type forbids the nulls that the first token of an echoed prompt has, also in OpenAI's own answers.
+    # The package's type forbids the nulls for the first token of an echoed prompt, which OpenAI's answers have, too.
     if body.get("logprobs") is None or not body.get("echo"):
         strictly(ChatCompletion if path == CHAT else Completion, answer.text)
     return answer.json()
 
 
 def streamed(http: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The answer put together from a stream, after a look at each chunk."""
+    """The answer joined from a stream, after a check of each chunk."""
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     text = http.post(path, json=body).text
     *lines, done, end = text.split("\n\n")
@@ -132,7 +132,7 @@ def put_together(choices: dict[int, dict[str, Any]], piece: dict[str, Any], *, c
 
 
 def same(whole: dict[str, Any], streamed: dict[str, Any]) -> bool:
-    """Whether the two say the same; an answer of no token has no log-probabilities in a stream."""
+    """Whether the two agree; an answer without tokens has no log-probabilities in a stream."""
     for one, other in zip(whole["choices"], streamed["choices"], strict=True):
         if one["logprobs"] is not None and other["logprobs"] is None:
             assert not one["logprobs"].get("content", one["logprobs"].get("tokens"))
@@ -158,7 +158,7 @@ TEXTS = st.fixed_dictionaries(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=CHATS | TEXTS, model=st.sampled_from(["words", "bytes"]))
 def test_streams_equal_answers(http: httpx.Client, body: dict[str, Any], model: str) -> None:
-    """For any parameters, the chunks of a stream put together are the answer without streaming."""
+    """For any parameters, the joined chunks of a stream are the answer without streaming."""
     if "top_logprobs" in body:
         body["logprobs"] = True
     path = CHAT if "messages" in body else TEXT
@@ -167,7 +167,7 @@ def test_streams_equal_answers(http: httpx.Client, body: dict[str, Any], model: 
 
 
 def test_choices_differ_by_their_seeds(http: httpx.Client) -> None:
-    """The `n` choices are drawn apart, and the same seed draws the same ones again."""
+    """The `n` choices are sampled independently, and the same seed gives the same ones again."""
     body = {"model": "eliza", "messages": [{"role": "user", "content": "hello"}], "n": 8, "seed": 3, "temperature": 1}
     first, again = (whole(http, CHAT, body) for _ in range(2))
     texts = [choice["message"]["content"] for choice in first["choices"]]
@@ -177,7 +177,7 @@ def test_choices_differ_by_their_seeds(http: httpx.Client) -> None:
 
 
 def test_prompts_are_answered_in_their_order(http: httpx.Client) -> None:
-    """Each of several prompts gets its choices, numbered through, and echo puts it before each of them."""
+    """Each of several prompts gets its choices, numbered consecutively, and echo repeats the prompt before each."""
     body = {"model": "words", "prompt": ["a", "b"], "n": 2, "echo": True, "temperature": 0, "max_tokens": 1}
     answer = whole(http, TEXT, body)
     assert [choice["text"] for choice in answer["choices"]] == ["aone", "aone", "bone", "bone"]
@@ -187,7 +187,7 @@ def test_prompts_are_answered_in_their_order(http: httpx.Client) -> None:
 
 
 def test_text_logprobs_have_the_older_form(http: httpx.Client) -> None:
-    """Tokens, their log-probabilities, the likeliest and the places of the tokens in the text, in arrays."""
+    """Tokens, their log-probabilities, the most likely tokens and the offsets in the text, in arrays."""
     body = {"model": "words", "prompt": "Hi", "logprobs": 1, "max_tokens": 3, "temperature": 0}
     [choice] = whole(http, TEXT, body)["choices"]
     assert choice["logprobs"] == {
@@ -210,7 +210,7 @@ def test_an_echoed_prompt_has_its_log_probabilities(http: httpx.Client, stream: 
 
 
 def test_a_prompt_alone_is_scored(http: httpx.Client) -> None:
-    """With no token to write, what is told of the prompt is the whole answer; each of several prompts has its own."""
+    """If no token is to be generated, the prompt's scores are the whole answer; each of several prompts has its own."""
     body = {"model": "words", "prompt": ["a b", "c"], "logprobs": 0, "max_tokens": 0, "echo": True}
     answer = whole(http, TEXT, body)
     assert [choice["text"] for choice in answer["choices"]] == ["a b", "c"]
@@ -229,14 +229,14 @@ def test_chat_logprobs_have_bytes(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_all_choices_end_when_time_is_up(http: httpx.Client, stream: bool) -> None:
-    """Choices that were not begun when the time was up have an end, too."""
+    """Choices that had not begun when the time was up have a finish reason, too."""
     body = {"model": "slow", "messages": [{"role": "user", "content": "Hi"}], "n": 3}
     answer = streamed(http, CHAT, body) if stream else whole(http, CHAT, body)
     assert [choice["finish_reason"] for choice in answer["choices"]] == ["length"] * 3
 
 
 def test_a_timeout_of_the_request_bounds_the_models(http: httpx.Client) -> None:
-    """A request may give itself less time than the model's configuration does."""
+    """A request may set a shorter time limit than the model's configuration does."""
     body = {"model": "words", "prompt": "Hi", "timeout": 1e-9}
     assert whole(http, TEXT, {**body, "timeout": 5})["choices"][0]["finish_reason"] == "stop"
     assert http.post(TEXT, json={**body, "timeout": 0}).json()["error"]["param"] == "timeout"
@@ -257,7 +257,7 @@ def test_what_cannot_be_done_with_texts_is_refused(http: httpx.Client, body: dic
 
 
 def test_the_best_of_several_are_kept(http: httpx.Client) -> None:
-    """`best_of` writes more than it gives back, and all that was written counts."""
+    """`best_of` generates more than it returns, and everything generated counts."""
     body = {"model": "words", "prompt": "Hi", "best_of": 3, "n": 2, "max_tokens": 2, "temperature": 0}
     answer = whole(http, TEXT, body)
     assert len(answer["choices"]) == 2
@@ -266,7 +266,7 @@ def test_the_best_of_several_are_kept(http: httpx.Client) -> None:
 
 
 def test_the_official_client_streams_choices(url: str) -> None:
-    """OpenAI's own helper puts the choices of a stream together."""
+    """OpenAI's own helper joins the choices of a stream."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         messages: Any = [{"role": "user", "content": "Hi"}]
         arguments: Any = {"model": "words", "messages": messages, "n": 2, "logprobs": True, "temperature": 0}

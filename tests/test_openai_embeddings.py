@@ -54,7 +54,7 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.mark.parametrize("model", ["text-embedding-3-small", "tiny-vectors"])
 async def test_the_client_gets_vectors(client: openai.AsyncOpenAI, model: str) -> None:
-    """OpenAI's client asks for base64 by itself, and gets the numbers that it gets as floats; they have length 1."""
+    """OpenAI's client asks for base64 by default, and gets the same numbers as with floats; vectors have length 1."""
     texts = ["Hello there!", "lets count to 10", "Hello there!"]
     answer = await client.embeddings.create(model=model, input=texts, user="me")
     assert (answer.object, [one.index for one in answer.data]) == ("list", [0, 1, 2])
@@ -68,7 +68,7 @@ async def test_the_client_gets_vectors(client: openai.AsyncOpenAI, model: str) -
 
 
 async def test_one_text_and_tokens(client: openai.AsyncOpenAI, http: httpx.AsyncClient) -> None:
-    """A single text, its tokens, and a list of those give the same vector; so do both prefixes of the routes."""
+    """A single text, its tokens, and a list of those tokens give the same vector; so do both prefixes of the routes."""
     told = await http.post("/api/v1/tokenize", json={"model": "tiny-vectors", "text": "Hello there!"})
     tokens = told.json()["tokens"]
     [[text], [single], [listed]] = [
@@ -83,7 +83,7 @@ async def test_one_text_and_tokens(client: openai.AsyncOpenAI, http: httpx.Async
 
 
 async def test_as_many_as_allowed(client: openai.AsyncOpenAI) -> None:
-    """2,048 inputs are taken, one more is refused with the limit."""
+    """2,048 inputs are accepted; one more is refused with the limit."""
     answer = await client.embeddings.create(model="mock", input=[str(number) for number in range(2048)])
     assert len(answer.data) == 2048
     with pytest.raises(openai.BadRequestError, match=r"maximum length 2048, but got .* 2049") as raised:
@@ -92,7 +92,7 @@ async def test_as_many_as_allowed(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_dimensions(client: openai.AsyncOpenAI) -> None:
-    """Fewer dimensions come cut and of length 1, or are refused where the model was not trained for it."""
+    """Fewer dimensions are cut and have length 1, or are refused if the model was not trained for them."""
     answer = await client.embeddings.create(model="mock", input="red cat", dimensions=8)
     assert len(answer.data[0].embedding) == 8
     assert sum(number**2 for number in answer.data[0].embedding) == pytest.approx(1)
@@ -130,14 +130,14 @@ async def test_dimensions(client: openai.AsyncOpenAI) -> None:
 async def test_bad_input_is_named(
     http: httpx.AsyncClient, body: dict[str, object], status: int, param: str | None, code: str,
 ) -> None:
-    """Whatever cannot be embedded is refused in OpenAI's shape, with its place."""
+    """An input that cannot be embedded is refused in OpenAI's form, with its place."""
     answer = await http.post("/v1/embeddings", json={"model": "mock", "input": "a", **body})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (status, param, code)
 
 
 async def test_models_that_write_do_not_embed_and_the_reverse(client: openai.AsyncOpenAI) -> None:
-    """The refusal says what the model can do, or where to go."""
+    """The refusal says what the model can do, or which route to use."""
     with pytest.raises(openai.BadRequestError, match=r"options\.embeddings = true"):
         await client.embeddings.create(model="tiny-chat", input="a")
     with pytest.raises(openai.BadRequestError, match="/v1/embeddings"):
@@ -167,7 +167,7 @@ async def test_rankings_that_cannot_be(http: httpx.AsyncClient, body: dict[str, 
 
 
 async def test_tokens_are_told(http: httpx.AsyncClient) -> None:
-    """Tokens, their pieces and the text again; control tokens are parsed, and BOS comes when it is asked for."""
+    """Tokens, their pieces and the text again; control tokens are parsed, and BOS is added on request."""
     text = "<|im_start|>user\nHi there 🙂<|im_end|>"
     told = (await http.post("/api/v1/tokenize", json={"model": "tiny-chat", "text": text})).json()
     assert len(told["tokens"]) == len(told["pieces"])
@@ -179,7 +179,7 @@ async def test_tokens_are_told(http: httpx.AsyncClient) -> None:
 
 
 async def test_a_prompt_is_told(http: httpx.AsyncClient, client: openai.AsyncOpenAI) -> None:
-    """The prompt of a chat is what the chat is answered from: it has as many tokens as the answer's usage says."""
+    """The prompt of a chat is the one that its answer starts from: it has as many tokens as the answer's usage says."""
     messages: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi!"}]
     answer = await http.post("/api/v1/apply-template", json={"model": "tiny-chat", "messages": messages})
     prompt = answer.json()["prompt"]
@@ -193,7 +193,7 @@ async def test_a_prompt_is_told(http: httpx.AsyncClient, client: openai.AsyncOpe
 
 
 async def test_a_prompt_shows_the_tools(http: httpx.AsyncClient) -> None:
-    """The tools that a chat may call are in its prompt."""
+    """The tools of a chat are in its prompt."""
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
     body = {"model": "tiny-chat", "messages": [{"role": "user", "content": "Hi!"}], "tools": [tool]}
     answer = await http.post("/api/v1/apply-template", json=body)
@@ -219,7 +219,7 @@ async def test_a_prompt_shows_the_tools(http: httpx.AsyncClient) -> None:
 async def test_the_native_api_refuses_by_name(
     http: httpx.AsyncClient, route: str, body: dict[str, object], status: int, param: str,
 ) -> None:
-    """The native API's errors have the shape of OpenAI's, too."""
+    """The native API's errors have OpenAI's form, too."""
     answer = await http.post(f"/api/v1/{route}", json=body)
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}

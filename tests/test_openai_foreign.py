@@ -1,4 +1,4 @@
-"""Bodies as real clients send them, over HTTP: answered, with what nobody acts on named in a header and in the log."""
+"""Bodies as real clients send them, over HTTP: they are answered, and a header and the log name what is ignored."""
 
 import json
 import logging
@@ -115,7 +115,7 @@ CLIENTS: Mapping[str, tuple[dict[str, Any], str | None]] = {
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("model", ["bot", "tiny"])
 async def test_clients_are_answered(http: httpx.AsyncClient, model: str, client: str, stream: bool) -> None:
-    """What a client sends besides is no reason to refuse it; the answer is that of the plain request, and names it."""
+    """Extra fields of clients are no reason to refuse; the answer is that of the plain request, and names them."""
     extra, named = CLIENTS[client]
     options = extra.get("stream_options", {})
     outside = [] if stream or not options else ["stream_options"]
@@ -129,7 +129,7 @@ async def test_clients_are_answered(http: httpx.AsyncClient, model: str, client:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_texts_and_vectors_name_it_too(http: httpx.AsyncClient, stream: bool) -> None:
-    """The header comes with completions of texts and with embeddings."""
+    """Completions of texts and embeddings have the header, too."""
     body = {"model": "bot", "prompt": "x", "num_ctx": 9, "store": True, "stream": stream, "n_predict": 2}
     assert await post(http, TEXT, body) == ("one two", "num_ctx, store")
     answer = await http.post(EMBED, json={"model": "bot", "input": "x", "keep_alive": "5m", "user": "me"})
@@ -137,7 +137,7 @@ async def test_texts_and_vectors_name_it_too(http: httpx.AsyncClient, stream: bo
 
 
 async def test_pages_may_read_the_header(http: httpx.AsyncClient) -> None:
-    """A web page of an allowed origin is shown the header by its browser."""
+    """A browser shows the header to a web page of an allowed origin."""
     answer = await http.post(
         CHAT, json={"model": "bot", "messages": HI, "num_ctx": 1}, headers={"Origin": "https://page.example"},
     )
@@ -148,13 +148,13 @@ async def test_pages_may_read_the_header(http: httpx.AsyncClient) -> None:
     ("endless", None, 5), ("endless", 32_000, 39), ("endless", -1, 39), ("endless", 39, 39), ("endless", 38, 38),
 ])
 async def test_the_limit_is_an_upper_bound(http: httpx.AsyncClient, model: str, most: int | None, tokens: int) -> None:
-    """More than fit is as many as fit, and the answer ends with `length`; -1 is no limit, not even the model's own."""
+    """A limit beyond the context means all that fits, and the answer ends with `length`; -1 lifts even the model's."""
     answer = (await http.post(TEXT, json={"model": model, "prompt": "x", "max_tokens": most})).json()
     assert (answer["usage"]["completion_tokens"], answer["choices"][0]["finish_reason"]) == (tokens, "length")
 
 
 async def test_a_text_of_any_limit_by_another_name(http: httpx.AsyncClient) -> None:
-    """The 16 tokens of /completions are for requests that set no limit, by whichever name."""
+    """The default of 16 tokens for /completions is for requests that set no limit, under any name."""
     for name in ("max_tokens", "max_new_tokens", "n_predict", "num_predict"):
         body = {"model": "tiny", "prompt": "Once", "ignore_eos": True, "temperature": 0, name: 21}
         assert (await http.post(TEXT, json=body)).json()["usage"]["completion_tokens"] == 21
@@ -176,7 +176,7 @@ FORMS: list[tuple[dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("form", "texts"), FORMS)
 async def test_other_servers_forms_are_kept(http: httpx.AsyncClient, form: dict[str, Any], texts: list[str]) -> None:
-    """An answer is one of the choices that vLLM's parameters leave, on both routes."""
+    """An answer is one of the choices that vLLM's parameters allow, on both routes."""
     for path, said in ((CHAT, {"messages": HI}), (TEXT, {"prompt": "x"})):
         text, header = await post(http, path, {"model": "tiny", "max_tokens": 40, **said, **form})
         assert (text in texts, header) == (True, None)
@@ -187,7 +187,7 @@ async def test_other_servers_forms_are_kept(http: httpx.AsyncClient, form: dict[
     {"structured_outputs": {"json": SCHEMA}}, {"response_format": {"type": "json_object", "schema": SCHEMA}},
 ])
 async def test_other_servers_schemas_are_kept(http: httpx.AsyncClient, form: dict[str, Any]) -> None:
-    """So it is with the schemas of vLLM, Ollama and llama.cpp."""
+    """The same holds for the schemas of vLLM, Ollama and llama.cpp."""
     body = {"model": "tiny", "messages": HI, "temperature": 0, "max_tokens": 40, **form}
     text, _ = await post(http, CHAT, body)
     assert json.loads(text)["a"] in {1, 2}
@@ -202,7 +202,7 @@ async def test_other_servers_schemas_are_kept(http: httpx.AsyncClient, form: dic
 async def test_thoughts_are_switched_by_any_name(
     http: httpx.AsyncClient, said: dict[str, Any], thoughtless: bool,
 ) -> None:
-    """Each of the switches sets the variable of the model's template: its prompt has as many tokens as by ours."""
+    """Each of the switches sets the variable of the model's template: its prompt has as many tokens as with ours."""
     body = {"model": "thinker", "messages": HI, "max_tokens": 1}
     effort = {"reasoning_effort": "none"} if thoughtless else {}
     ours, theirs = [(await http.post(CHAT, json={**body, **one})).json()["usage"] for one in (effort, said)]
@@ -223,7 +223,7 @@ async def test_thoughts_are_switched_by_any_name(
 async def test_what_asks_for_another_answer_is_refused(
     http: httpx.AsyncClient, body: dict[str, Any], param: str, code: str | None,
 ) -> None:
-    """Unknown names, what asks for a text that the model would not write, and contradictions are refused as ever."""
+    """Unknown names, parameters for text that the model would not write, and contradictions are still refused."""
     answer = await http.post(CHAT, json={"model": "tiny", "messages": HI, **body})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code or "unsupported_parameter")
@@ -231,7 +231,7 @@ async def test_what_asks_for_another_answer_is_refused(
 
 
 async def test_tokens_are_embedded_only_where_they_are_the_models_own(http: httpx.AsyncClient, url: str) -> None:
-    """Ids are refused with LangChain's flag and the option that lets them in; then they mean what their text means."""
+    """Ids are refused with LangChain's flag and the option that allows them; then they mean the same as their text."""
     told = await http.post("/api/v1/tokenize", json={"model": "vectors", "text": "Hello there!"})
     tokens = told.json()["tokens"]
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
@@ -248,7 +248,7 @@ async def test_tokens_are_embedded_only_where_they_are_the_models_own(http: http
 
 
 async def test_the_table_of_a_model_has_four_verdicts(http: httpx.AsyncClient) -> None:
-    """`GET /v1/models/{id}` tells what becomes of each name, also of other servers'."""
+    """`GET /v1/models/{id}` says how each name is handled, other servers' included."""
     table = (await http.get("/v1/models/tiny")).json()["parameters"]["/chat/completions"]
     wanted = {"repetition_penalty": "honoured", "n_predict": "emulated", "num_ctx": "named", "min_tokens": "refused"}
     assert {name: table[name] for name in wanted} == wanted
@@ -256,7 +256,7 @@ async def test_the_table_of_a_model_has_four_verdicts(http: httpx.AsyncClient) -
 
 
 async def test_the_log_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One line for each model and set of names, without a word of the client's own."""
+    """One line for each model and set of names, without any content from the client."""
     config = {"server": {"port": 0, "unknown_parameters": "name"}, "models": {"bot": MODELS["bot"]}}
     with caplog.at_level(logging.INFO, "lllms.requests"):
         async with serving(config) as url, httpx.AsyncClient(base_url=url) as http:
@@ -270,7 +270,7 @@ async def test_the_log_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_names_of_clients_own_are_safe_in_the_header() -> None:
-    """With `unknown_parameters = "name"` any name is answered; one that is no name, or one too many, is counted."""
+    """With `unknown_parameters = "name"` any name is answered; invalid names, and those beyond a limit, are counted."""
     config = {"server": {"port": 0, "unknown_parameters": "name"}, "models": {"bot": MODELS["bot"]}}
     async with serving(config) as url, httpx.AsyncClient(base_url=url) as http:
         for names, header in (

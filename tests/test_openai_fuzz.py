@@ -1,4 +1,4 @@
-"""Whatever is sent to the API as its own description describes it, and beyond: never a fault of the server."""
+"""Whatever is sent to the API, following its own description or not, is never a fault of the server."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ OTHERS = {
     "/api/v1/detokenize": {"tokens"},
     "/api/v1/apply-template": {"messages", "tools", "tool_choice", "reasoning_effort", "chat_template_kwargs"},
 }
-"""Routes whose parameters are not in the table, with what they take besides a model."""
+"""Routes whose parameters are not in the table, with their parameters besides the model."""
 
 
 @pytest.fixture(scope="module")
@@ -57,14 +57,14 @@ def test_no_request_is_a_fault_of_the_server(url: str, path: str, mode: Generati
     wanted = {200} if mode is GenerationMode.POSITIVE else {400}
     fuzz()
     if path not in OTHERS:  # these models do not rank, and have no templates
-        for _ in range(9):  # chance may bring only such as are refused for what they mean
+        for _ in range(9):  # chance may produce only requests that are refused for their meaning
             if not wanted <= statuses:
                 fuzz()
         assert wanted <= statuses, "nothing was answered, or nothing refused"
 
 
 def test_the_description_has_every_parameter() -> None:
-    """Each parameter that somebody may act on is described, with its range, and the required ones are marked."""
+    """Each parameter that has an effect is described, with its range, and the required ones are marked."""
     paths: Any = describe(["tiny"], ["top_p"])
     for route, path in PATHS.items():
         schema = paths[f"/v1{path}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -76,7 +76,7 @@ def test_the_description_has_every_parameter() -> None:
 
 
 def test_what_nobody_does_is_described_as_such() -> None:
-    """Of a parameter that no model here honours, the description has the values that ask for nothing."""
+    """If no model here honours a parameter, the description lists only the values that ask for nothing."""
     paths: Any = describe(["tiny"], ["top_p"])
     chat = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
     assert chat["frequency_penalty"] == {"anyOf": [{"enum": [0.0]}, {"type": "null"}]}
@@ -86,7 +86,7 @@ def test_what_nobody_does_is_described_as_such() -> None:
 
 
 def test_the_other_routes_are_described(url: str) -> None:
-    """So are ranking and the native API, with what each takes."""
+    """Ranking and the native API are described as well, with their parameters."""
     paths = httpx.get(f"{url}/openapi.json").json()["paths"]
     for path, properties in OTHERS.items():
         schema = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]

@@ -1,4 +1,4 @@
-"""What was said comes back: fields of a conversation, as clients keep and send them."""
+"""Earlier messages are sent back: fields of a conversation, as clients keep and send them."""
 
 import json
 import logging
@@ -21,13 +21,13 @@ ASK = {"role": "user", "content": "?"}
 
 @pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool"])
 def test_fields_that_say_nothing_are_dropped(role: str) -> None:
-    """Bookkeeping of clients and SDKs in any message changes nothing, whatever its value is."""
+    """Bookkeeping of clients and SDKs in any message changes nothing, whatever its value."""
     fields = {"role": role, "content": "x", **({"tool_call_id": "c1"} if role == "tool" else {})}
     assert message(**fields, **EXTRAS).messages == message(**fields).messages
 
 
 def test_fields_inside_calls_and_parts_are_dropped() -> None:
-    """An index, parsed arguments and caching marks say nothing; a call without a type calls a function."""
+    """An index, parsed arguments and caching marks are ignored; a call without a type calls a function."""
     function = {"name": "add", "arguments": '{"a": 1}', "parsed_arguments": {"a": 1}}
     call = {"id": "c1", "index": 0, "function": function, "extra_content": {}}
     part = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}, "annotations": []}
@@ -36,7 +36,7 @@ def test_fields_inside_calls_and_parts_are_dropped() -> None:
 
 
 def test_dropped_names_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The log names each dropped field once, at debug, without its value."""
+    """The log names each dropped field once, at debug level, without its value."""
     odd = "first_seen_in_this_test"
     with caplog.at_level(logging.DEBUG, "lllms.api"):
         for _ in range(3):
@@ -63,7 +63,7 @@ THOUGHT = {"type": "reasoning.text", "text": "Hm."}
     ],
 )
 def test_thoughts_come_back_under_every_name(fields: dict[str, Any]) -> None:
-    """Thoughts need no text beside them (an answer cut in its thoughts has none), whatever field they are in."""
+    """Thoughts need no text beside them (an answer cut off in its thoughts has none), whatever field they are in."""
     assert message(**{"role": "assistant", "content": None, **fields}).messages == (
         Message("assistant", "", reasoning="Hm."),
     )
@@ -75,20 +75,20 @@ def test_thoughts_come_back_under_every_name(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("details", [[{"type": "reasoning.encrypted", "data": "x"}], [1], "x", {}, [], [{"text": 1}]])
 def test_thoughts_that_nobody_can_read_are_none(details: object) -> None:
-    """Encrypted thoughts, and forms that are unknown, are dropped."""
+    """Encrypted thoughts and unknown forms are dropped."""
     read = message(role="assistant", content="x", reasoning_details=details).messages
     assert read == (Message("assistant", "x"),)
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_empty_contents_are_empty_texts(role: str) -> None:
-    """A list of no parts is a message without text."""
+    """An empty list of parts is a message without text."""
     [read] = message(role=role, content=[], tool_call_id="c1").messages or ()
     assert (read.role, read.content) == (role, "")
 
 
 def test_an_answer_may_have_been_empty() -> None:
-    """Null as the content of an answer says that it was empty; a missing content does not."""
+    """Null content means that an answer was empty; missing content is refused."""
     assert message(role="assistant", content=None).messages == (Message("assistant", ""),)
     with pytest.raises(InvalidRequest) as caught:
         message(role="assistant")
@@ -96,7 +96,7 @@ def test_an_answer_may_have_been_empty() -> None:
 
 
 def test_tools_may_carry_caching_marks() -> None:
-    """A mark for a cache on a tool, or on its function, is taken."""
+    """A caching mark on a tool, or on its function, is accepted."""
     mark = {"cache_control": {"type": "ephemeral"}}
     tools = [{"type": "function", "function": {"name": "f", **mark}, **mark}]
     assert [tool.name for tool in TOOLS.read("tools", json.loads(json.dumps(tools)))] == ["f"]

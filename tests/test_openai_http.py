@@ -88,7 +88,7 @@ async def test_a_chat_is_answered(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_a_stream_says_the_same(client: openai.AsyncOpenAI) -> None:
-    """The pieces make up the answer; all have one id; the role comes first, the reason last, then the usage."""
+    """The pieces add up to the answer; all have one id; the role comes first, the reason last, then the usage."""
     stream = await client.chat.completions.create(
         model="tell", messages=MESSAGES, stream=True, stream_options={"include_usage": True},
     )
@@ -105,7 +105,7 @@ async def test_a_stream_says_the_same(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_text_is_completed(client: openai.AsyncOpenAI) -> None:
-    """`/completions` answers, and generates 16 tokens unless told otherwise, as in OpenAI's specification."""
+    """`/completions` answers, with 16 tokens by default, as in OpenAI's specification."""
     answer = await client.completions.create(model="endless", prompt="x")
     assert (answer.id[:13], answer.choices[0].finish_reason) == ("cmpl-endless:", "length")
     assert answer.usage is not None
@@ -115,7 +115,7 @@ async def test_text_is_completed(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_stop_and_limit_are_honoured(client: openai.AsyncOpenAI) -> None:
-    """A stop string ends the answer before itself; a limit cuts it and says so."""
+    """A stop string ends the answer before itself; a limit cuts it off, and the reason says so."""
     answer = await client.chat.completions.create(model="tell", messages=MESSAGES, stop=" three")
     assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("one two", "stop")
     answer = await client.chat.completions.create(model="tell", messages=MESSAGES, max_completion_tokens=2)
@@ -124,7 +124,7 @@ async def test_stop_and_limit_are_honoured(client: openai.AsyncOpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_answer_out_of_time_is_cut(client: openai.AsyncOpenAI, stream: bool) -> None:
-    """When a model's `timeout` is over, the answer ends as one that is too long does."""
+    """When a model's `timeout` is over, the answer ends like one that reached its limit."""
     answer: Any = await client.chat.completions.create(model="slow", messages=MESSAGES, stream=stream)
     if stream:
         answer = [chunk async for chunk in answer][-1]
@@ -132,7 +132,7 @@ async def test_an_answer_out_of_time_is_cut(client: openai.AsyncOpenAI, stream: 
 
 
 async def test_characters_come_whole(client: openai.AsyncOpenAI) -> None:
-    """A character that is made of several tokens comes in one piece, and line separators break no line."""
+    """A character made of several tokens comes in one piece, and line separators break no line."""
     stream = await client.chat.completions.create(model="emoji", messages=MESSAGES, stream=True)
     pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
     assert "".join(pieces) == "a\N{GRINNING FACE}\u2028b"
@@ -160,7 +160,7 @@ async def test_characters_come_whole(client: openai.AsyncOpenAI) -> None:
 async def test_what_cannot_be_done_is_refused_with_its_status(
     http: httpx.AsyncClient, body: dict[str, object], status: int, param: str | None, code: str, stream: bool,
 ) -> None:
-    """A refusal has OpenAI's shape and the right status, whether or not the answer would have been streamed."""
+    """A refusal has OpenAI's form and the right status, whether or not the answer would have been streamed."""
     body = {"model": "tell", "messages": MESSAGES, "stream": stream, **body}
     answer = await http.post("/v1/chat/completions", json=body)
     error = answer.json()["error"]
@@ -170,7 +170,7 @@ async def test_what_cannot_be_done_is_refused_with_its_status(
 
 
 async def test_a_chunked_body_is_bounded(http: httpx.AsyncClient) -> None:
-    """A body whose length nobody announced is refused when it grows too large."""
+    """A body of unannounced length is refused when it grows too large."""
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(50):
@@ -182,7 +182,7 @@ async def test_a_chunked_body_is_bounded(http: httpx.AsyncClient) -> None:
 
 
 async def test_bodies_must_be_json(http: httpx.AsyncClient) -> None:
-    """Bad JSON is a 400; another type, which pages of strangers could send unasked, a 415."""
+    """Bad JSON is a 400; another content type, which foreign pages could send unasked, is a 415."""
     answer = await http.post("/v1/chat/completions", content=b"{", headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
     answer = await http.post("/v1/chat/completions", content=b"{}", headers={"Content-Type": "text/plain"})
@@ -191,12 +191,12 @@ async def test_bodies_must_be_json(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize(("model", "code"), [("failing", "engine_failed"), ("dying", "engine_died")])
 async def test_a_failing_engine_is_told_of(http: httpx.AsyncClient, model: str, code: str) -> None:
-    """It is a 500, or, when the answer has begun, an event that ends the stream, with no end mark after it."""
+    """It is a 500 or, once the answer has begun, an event that ends the stream, with no end mark after it."""
     body = {"model": model, "messages": MESSAGES}
     answer = await http.post("/v1/chat/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, code)
     answer = await http.post("/v1/chat/completions", json={**body, "stream": True})
-    if answer.status_code == 500:  # it failed before anything of the answer had arrived
+    if answer.status_code == 500:  # it failed before any part of the answer had arrived
         assert answer.json()["error"]["code"] == code
     else:
         assert f'"code":"{code}"' in answer.text.rstrip().split("\n\n")[-1]
@@ -204,7 +204,7 @@ async def test_a_failing_engine_is_told_of(http: httpx.AsyncClient, model: str, 
 
 
 async def test_the_client_learns_of_an_error_in_a_stream(client: openai.AsyncOpenAI) -> None:
-    """OpenAI's own client raises what an error event says."""
+    """OpenAI's own client raises the error of an error event."""
     with pytest.raises(openai.APIError, match="fail"):
         async for _ in await client.chat.completions.create(model="failing", messages=MESSAGES, stream=True):
             pass
@@ -212,7 +212,7 @@ async def test_the_client_learns_of_an_error_in_a_stream(client: openai.AsyncOpe
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_closed_connection_cancels(http: httpx.AsyncClient, url: str, stream: bool) -> None:
-    """The server notices that a client has hung up, and frees the slot, whether or not it was sending."""
+    """The server notices that a client has hung up and frees the slot, whether or not it was sending."""
 
     async def running(count: int) -> None:
         async with asyncio.timeout(60):
@@ -231,12 +231,12 @@ async def test_a_closed_connection_cancels(http: httpx.AsyncClient, url: str, st
 
 
 async def test_both_prefixes_lead_to_the_same(http: httpx.AsyncClient) -> None:
-    """The API stands under /openai/v1 and under /v1."""
+    """The API is served under /openai/v1 and under /v1."""
     assert (await http.get("/openai/v1/models")).json() == (await http.get("/v1/models")).json()
 
 
 async def test_parameters_that_ask_for_nothing_are_taken(client: openai.AsyncOpenAI) -> None:
-    """What says nothing about the answer, or asks for what is done anyway, is no reason to refuse."""
+    """Parameters that do not affect the answer, or ask for what is done anyway, are no reason to refuse."""
     answer = await client.chat.completions.create(
         model="tell", messages=MESSAGES, user="me", metadata={"a": "b"}, store=False, service_tier="auto", n=1,
         logprobs=False, tools=[], tool_choice="none", response_format={"type": "text"}, temperature=0, seed=0,
@@ -245,7 +245,7 @@ async def test_parameters_that_ask_for_nothing_are_taken(client: openai.AsyncOpe
 
 
 async def test_the_trained_model_chats_through_everything() -> None:
-    """The model that comes with lllms-llamacpp answers OpenAI's client, and reuses the first turn in the second."""
+    """The model that ships with lllms-llamacpp answers OpenAI's client, and reuses the first turn in the second."""
     pytest.importorskip("lllms_llamacpp")
     async with (
         serving({"server": {"port": 0}}) as url,

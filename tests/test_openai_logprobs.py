@@ -16,7 +16,7 @@ def scores(first: bytes, *rest: bytes) -> PromptScores:
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=6), st.integers(1, 4))
 def test_offsets_are_where_tokens_begin(words: list[str], width: int) -> None:
-    """However a prompt is cut into tokens, also inside of characters, offsets grow and lie in the text."""
+    """However a prompt is split into tokens, even within characters, offsets increase and lie in the text."""
     text = "".join(words)
     data = text.encode(errors="replace")
     pieces = [data[at : at + width] for at in range(0, len(data), width)]
@@ -28,7 +28,7 @@ def test_offsets_are_where_tokens_begin(words: list[str], width: int) -> None:
 
 
 def test_a_token_before_the_text_is_not_shown() -> None:
-    """BOS is no part of an echoed text: the first token of the text has a probability behind it."""
+    """BOS is not part of an echoed text: the first token of the text has a probability after it."""
     written = write_prompt("Hi you", scores(b"<s>", b"Hi", b" you"))
     assert written["tokens"] == ["Hi", " you"]
     assert written["token_logprobs"] == [-1.0, -1.0]
@@ -36,7 +36,7 @@ def test_a_token_before_the_text_is_not_shown() -> None:
 
 
 def test_a_space_that_the_vocabulary_adds_is_not_shown() -> None:
-    """SentencePiece puts a space before a text, with BOS or without, which is not in what is echoed."""
+    """SentencePiece puts a space before a text, with BOS or without, which is not part of the echo."""
     with_bos = write_prompt("Hi you", scores(b"<s>", b" Hi", b" you"))
     assert (with_bos["tokens"], with_bos["text_offset"]) == (["Hi", " you"], [0, 2])
     without = write_prompt("Hi you", scores(b" Hi", b" you"))
@@ -44,12 +44,12 @@ def test_a_space_that_the_vocabulary_adds_is_not_shown() -> None:
 
 
 def test_tokens_that_do_not_spell_the_text_are_shown_as_they_are() -> None:
-    """Where tokens and text differ otherwise, nothing is guessed."""
+    """If tokens and text differ otherwise, nothing is guessed."""
     assert write_prompt("other", scores(b"a", b"b"))["tokens"] == ["a", "b"]
 
 
 def test_a_prompt_of_one_token_has_no_probabilities() -> None:
-    """Nothing stands before it."""
+    """No token precedes it."""
     written = write_prompt("Hi", scores(b"Hi"))
     assert written == {"tokens": ["Hi"], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [0]}
 

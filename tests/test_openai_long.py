@@ -17,7 +17,7 @@ NAMES = ("Xerxo", "Anna", "Bob", "Maria", "Peter")
 
 
 def question(turn: int, name: str) -> str:
-    """What is said in a turn: the name twice, and now and then it is asked for."""
+    """The message of a turn: the name twice, and now and then a question for it."""
     if turn in (1, 26):
         return f"My name is {name}."
     if turn % 10 == 0:
@@ -26,7 +26,7 @@ def question(turn: int, name: str) -> str:
 
 
 async def converse(client: openai.AsyncOpenAI, name: str, chance: Random) -> list[Any]:
-    """Hold a conversation, streamed or not as it comes; the answers to who one is, and the cached tokens of all."""
+    """Hold a conversation, streamed at random; the answers to questions for the name, with their cached tokens."""
     messages: list[Any] = []
     found = []
     for turn in range(1, TURNS + 1):
@@ -45,7 +45,7 @@ async def converse(client: openai.AsyncOpenAI, name: str, chance: Random) -> lis
 
 
 async def test_fifty_turns_keep_their_facts_apart() -> None:
-    """Five conversations of fifty turns, interleaved over two slots: each is told its own name, and no other."""
+    """Five conversations of fifty turns, interleaved over two slots: each gets its own name, and no other."""
     from lllms_llamacpp import lllms_models
 
     [offer] = lllms_models()

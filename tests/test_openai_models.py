@@ -1,4 +1,4 @@
-"""`/v1/models` tells what clients look for, without loading a model: context, tasks, aliases, state."""
+"""`/v1/models` says what clients look for, without loading a model: context, tasks, aliases, state."""
 
 import asyncio
 import shutil
@@ -12,12 +12,12 @@ import lllms_llamacpp
 import openai
 import pytest
 from attrs import evolve
-from clients_for_tests import until
 from gates_for_tests import Gate, gated
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_llamacpp import LlamaCppEngine
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.apis import Abilities, ModelCard, state_of
 from lllms_core.config import parse_config
@@ -48,13 +48,13 @@ async def serving(models: dict[str, Any], folder: Path) -> AsyncIterator[tuple[H
 
 
 async def told(client: openai.AsyncOpenAI, name: str) -> dict[str, Any]:
-    """What the list tells of a model beyond what OpenAI's own does."""
+    """What the list says of a model beyond OpenAI's own fields."""
     [model] = [model async for model in client.models.list() if model.id == name]
     return dict(model.model_extra or {})
 
 
 async def test_models_are_described_without_a_load(tmp_path: Path) -> None:
-    """The official client reads context, tasks, aliases and state of each model, of the list and of one; none loads."""
+    """The official client reads context, tasks, aliases and state of each model, listed or by name; none is loaded."""
     async with serving(MODELS, tmp_path) as (host, client):
         listed = {model.id: model for model in (await client.models.list()).data}
         found = {name: model.model_extra or {} for name, model in listed.items()}
@@ -79,7 +79,7 @@ async def test_models_are_described_without_a_load(tmp_path: Path) -> None:
 
 
 async def test_what_a_loaded_model_tells_is_the_same(tmp_path: Path) -> None:
-    """After a load, the state says so, and everything else is as it was foretold."""
+    """After a load the state says so, and everything else is as predicted."""
     models = {name: {**MODELS[name], "isolation": "thread"} for name in ("tiny", "vectors", "bot")}
     async with serving(models, tmp_path) as (host, client):
         for name in models:
@@ -91,7 +91,7 @@ async def test_what_a_loaded_model_tells_is_the_same(tmp_path: Path) -> None:
 
 
 async def test_a_load_is_seen() -> None:
-    """While a model loads, its state says so; what its engine cannot tell before is null."""
+    """While a model loads, its state says so; what its engine cannot tell in advance is null."""
     gate = Gate()
     async with gated(gate) as host, published(host) as url, httpx.AsyncClient(base_url=url) as http:
         loading = asyncio.create_task(host.load("gate"))
@@ -105,7 +105,7 @@ async def test_a_load_is_seen() -> None:
 
 
 async def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many ask at once, and again, each file is read once, until another file is in its place."""
+    """However many requests come, at once or later, each file is read once, until it is replaced."""
     file = tmp_path / "model.gguf"
     shutil.copy(TINY, file)
     looks = []
@@ -131,7 +131,7 @@ async def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def test_a_broken_file_breaks_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that can never be loaded, and one whose engine fails at it, are listed as such, beside the others."""
+    """A model that can never be loaded, and one on which its engine fails, are listed as such, beside the others."""
     file = tmp_path / "model.gguf"
     shutil.copy(TINY, file)
     models = {"m": {"engine": "llamacpp", "file": str(file)}, "bot": MODELS["bot"]}
@@ -161,7 +161,7 @@ DOWNLOADS = st.lists(st.tuples(st.sampled_from(["d", "e"]), st.sampled_from(["do
 def test_states_follow_what_the_server_knows(
     instances: list[tuple[str, Any]], downloads: list[tuple[str, Any]], here: bool, able: bool, source: str | None,
 ) -> None:
-    """A ready instance is stronger than a load, that than the files; each state is told only for its reason."""
+    """A ready instance takes precedence over a load, a load over the files; each state is given only for its reason."""
     state = state_of(
         evolve(CARD, here=here, download_id=source), ABLE if able else None,
         [InstanceStatus("i", model, state, 0, 0, 1, 0, 0, None, None) for model, state in instances],

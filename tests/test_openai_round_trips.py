@@ -1,4 +1,4 @@
-"""Every answer of a real server is sent back to it: whole, streamed, parsed, cut, as objects and as their dumps."""
+"""Every answer of a real server is sent back to it: whole, streamed, parsed, cut off, as objects and as their dumps."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -52,7 +52,7 @@ FORMS: list[Callable[[Any], Any]] = [
     lambda message: message, lambda message: message.model_dump(), lambda message: message.to_dict(),
     lambda message: message.model_dump(exclude_none=True), lambda message: json.loads(message.model_dump_json()),
 ]
-"""The ways in which programs keep a message of the client library."""
+"""The forms in which programs keep a message of the client library."""
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -68,17 +68,17 @@ async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def answers(client: openai.AsyncOpenAI, **asked: Any) -> list[Any]:
-    """The message of an answer, whole, and put together from the stream by the client."""
+    """The message of an answer, whole, and joined from the stream by the client."""
     whole = (await client.chat.completions.create(**asked)).choices[0].message
     async with client.chat.completions.stream(**asked) as stream:
         assert [event async for event in stream]
-        # The client's final completion is an error for answers that were cut.
+        # The client's final completion is an error for answers that were cut off.
         streamed = stream.current_completion_snapshot.choices[0].message
     return [whole, streamed]
 
 
 async def take_back(client: openai.AsyncOpenAI, model: str, message: Any, question: Any = ASK, **fields: Any) -> None:
-    """The conversation goes on after an answer, in each form that a program may have kept, with results and without."""
+    """The conversation continues after an answer, in each form that a program may keep, with results and without."""
     for form in FORMS:
         back = form(message)
         calls = message.tool_calls or ()
@@ -89,14 +89,14 @@ async def take_back(client: openai.AsyncOpenAI, model: str, message: Any, questi
 
 
 async def test_calls_and_thoughts_come_back(client: openai.AsyncOpenAI) -> None:
-    """Several calls with thoughts before them, as the client keeps them, are taken."""
+    """Several calls with thoughts before them are accepted as the client keeps them."""
     for message in await answers(client, model="mock", messages=[{"role": "user", "content": "both"}], tools=[LOOSE]):
         assert (len(message.tool_calls), message.reasoning_content) == (2, "Two calls.")
         await take_back(client, "mock", message, {"role": "user", "content": "both"}, tools=[LOOSE])
 
 
 async def test_thoughts_alone_come_back(client: openai.AsyncOpenAI, url: str) -> None:
-    """An answer that was cut in its thoughts has no content; its thoughts are in the prompt of the next."""
+    """An answer that was cut off in its thoughts has no content; its thoughts are in the next prompt."""
     asked: dict[str, Any] = {"messages": [ASK], "max_tokens": 4, "extra_body": {"ignore_eos": True}}
     for message in await answers(client, model="thinker", **asked):
         assert message.content is None
@@ -110,7 +110,7 @@ async def test_thoughts_alone_come_back(client: openai.AsyncOpenAI, url: str) ->
 
 @pytest.mark.parametrize("model", SHAPES)
 async def test_cut_calls_come_back(client: openai.AsyncOpenAI, model: str) -> None:
-    """Wherever a forced call was cut, in each shape of template, the conversation goes on after it."""
+    """Wherever a forced call was cut off, in each kind of template, the conversation continues after it."""
     asked: dict[str, Any] = {"model": model, "messages": [ASK], "tools": [LOOSE], "temperature": 0}
     seen = set()
     for length in (9, 17, 30):
@@ -123,7 +123,7 @@ async def test_cut_calls_come_back(client: openai.AsyncOpenAI, model: str) -> No
     assert True in seen
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer:UserWarning")  # the client's own, for its own classes
+@pytest.mark.filterwarnings("ignore:Pydantic serializer:UserWarning")  # the client's own warning, for its own classes
 async def test_parsed_messages_come_back(client: openai.AsyncOpenAI) -> None:
     """What the client parses into classes, arguments and content, is sent back with the parsed forms in it."""
     asked: dict[str, Any] = {"model": "hermes", "messages": [ASK], "temperature": 0}
@@ -137,7 +137,7 @@ async def test_parsed_messages_come_back(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_answers_come_back_as_raw_chunks_add_up(url: str) -> None:
-    """Programs that sum up the chunks by themselves keep the index of each call; that is taken, too."""
+    """Programs that join the chunks by themselves keep the index of each call; that is accepted, too."""
     body = {"model": "mock", "messages": [{"role": "user", "content": "both"}], "tools": [LOOSE], "stream": True}
     async with httpx.AsyncClient(base_url=f"{url}/v1") as http:
         text = (await http.post("/chat/completions", json=body)).text

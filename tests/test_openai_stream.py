@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from gates_for_tests import Gate, gated, posting, until
+from gates_for_tests import Gate, gated, posting
 from quart import Quart
+from waits_for_tests import until
 
 from lllms_core.app import create_app
 from lllms_core.builtin.openai import OpenAiApi
@@ -42,7 +43,7 @@ async def asking(app: Quart, *, stream: bool) -> AsyncIterator[Any]:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("phase", ["queue", "load", "prefill", "decode"])
 async def test_a_client_that_leaves_cancels_its_request(gate: Gate, phase: str, stream: bool) -> None:
-    """Wherever a request is, it ends when its client disconnects, and leaves its place to others."""
+    """Whatever its state, a request ends when its client disconnects, and leaves its place to others."""
     async with gated(gate, concurrency=1) as host:
         if phase != "load":
             gate.load.set()
@@ -66,7 +67,7 @@ async def test_a_client_that_leaves_cancels_its_request(gate: Gate, phase: str, 
 
 
 async def test_a_client_that_leaves_while_headers_are_sent_cancels_its_request(gate: Gate) -> None:
-    """Also between the view and the first byte of the body, when no code of the answer has run yet."""
+    """The same holds between the view and the first byte of the body, when no code of the answer has run yet."""
     gate.load.set()
     gate.pieces.put("one")
     async with gated(gate) as host:
@@ -84,7 +85,7 @@ async def test_a_client_that_leaves_while_headers_are_sent_cancels_its_request(g
         async def send(message: Mapping[str, Any]) -> None:
             assert message["type"] == "http.response.start"
             left.set()
-            await asyncio.get_running_loop().create_future()  # the client's line is full
+            await asyncio.get_running_loop().create_future()  # the client's connection is full
 
         async with app.test_app():
             await app(_scope(), receive, send)  # type: ignore[arg-type]  # plain dicts stand for typed ones
@@ -120,7 +121,7 @@ async def test_a_slow_stream_gets_comments(gate: Gate) -> None:
 
 
 async def test_an_error_after_the_headers_is_an_event(gate: Gate) -> None:
-    """Once the headers are out, a refusal comes as the last event, without an end mark."""
+    """After the headers, a refusal comes as the last event, without an end mark."""
     async with gated(gate) as host:
         async with asking(patient_app(host, 0.01, 0.01), stream=True) as connection:
             assert await connection.receive() == b": waiting, position 1\n\n"
@@ -151,7 +152,7 @@ async def test_a_full_queue_says_when_to_come_back(gate: Gate, stream: bool) -> 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_waiting_too_long_is_told(gate: Gate, stream: bool) -> None:
-    """Who waits for longer than the server allows gets a 503 with Retry-After."""
+    """A request that waits longer than the server allows gets a 503 with Retry-After."""
     async with gated(gate, queue_timeout=0.05) as host:
         async with asking(create_app(host), stream=stream) as connection:
             pass
@@ -171,7 +172,7 @@ async def test_a_stopping_server_refuses(gate: Gate) -> None:
 
 
 async def test_generation_has_no_time_limit_of_its_own(gate: Gate) -> None:
-    """Quart's limit for a response, which cuts it in silence, does not apply."""
+    """Quart's time limit for responses, which cuts them silently, does not apply."""
     gate.load.set()
     async with gated(gate) as host:
         app = create_app(host)

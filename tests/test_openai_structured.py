@@ -1,4 +1,4 @@
-"""Structured output through the real server, asked for by the real client."""
+"""Structured output from the real server, requested by the real client."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ MODELS: dict[str, Any] = {
 }
 
 
-class Pet(BaseModel, extra="forbid"):  # what a small model adds by itself might never end
+class Pet(BaseModel, extra="forbid"):  # extra fields of a small model might never end
     name: str = Field(max_length=10)
     kind: Literal["cat", "dog"]
     age: int = Field(ge=0, le=30)
@@ -54,7 +54,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
 async def test_parse_returns_the_pydantic_model(client: openai.AsyncOpenAI) -> None:
-    """`client.chat.completions.parse` gets an instance of the model that it was given, nested ones included."""
+    """`client.chat.completions.parse` returns an instance of the given model, nested ones included."""
     for seed in range(3):
         answer = await client.chat.completions.parse(**{**ASKED, "seed": seed}, response_format=Owner)
         [choice] = answer.choices
@@ -72,10 +72,10 @@ async def test_parse_in_a_thread_of_its_own(url: str) -> None:
     assert isinstance(await asyncio.to_thread(parse), Pet)
 
 
-@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")  # LangChain's own, about its own values
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")  # LangChain warns of its own values
 @pytest.mark.parametrize("method", ["json_schema", "json_mode", "function_calling"])
 async def test_langchain_shapes_its_answers(url: str, method: Any) -> None:
-    """LangChain's structured output works by each of its methods, also for several questions at once and streamed."""
+    """LangChain's structured output works with each of its methods, also for several questions at once and streamed."""
     chat = langchain_openai.ChatOpenAI(
         model="tiny", base_url=f"{url}/v1", api_key="none", temperature=0, max_retries=0, seed=3,
     )
@@ -90,7 +90,7 @@ async def test_langchain_shapes_its_answers(url: str, method: Any) -> None:
 
 
 async def test_stream_equals_the_answer(client: openai.AsyncOpenAI) -> None:
-    """The `stream` helper parses what it gathered, and that is what comes without streaming."""
+    """The `stream` helper parses the joined answer, which equals the one without streaming."""
     whole = await client.chat.completions.create(**ASKED, response_format=FORMAT)
     async with client.chat.completions.stream(**ASKED, response_format=Pet) as stream:
         final = await stream.get_final_completion()
@@ -108,7 +108,7 @@ async def test_every_choice_is_valid(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_logprobs_come_along(client: openai.AsyncOpenAI) -> None:
-    """Constrained answers have log-probabilities, and all of them are numbers in JSON."""
+    """Constrained answers have log-probabilities, all of which are numbers in JSON."""
     answer = await client.chat.completions.create(**ASKED, response_format=FORMAT, logprobs=True, top_logprobs=20)
     choice = answer.choices[0]
     assert choice.logprobs is not None
@@ -117,7 +117,7 @@ async def test_logprobs_come_along(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_cut_answer_says_length(client: openai.AsyncOpenAI) -> None:
-    """An answer that is cut before it is whole ends with `length`, which the client's parser reports."""
+    """An answer cut off before it is complete ends with `length`, which the client's parser reports."""
     answer = await client.chat.completions.create(**ASKED, response_format=FORMAT, max_tokens=3)
     assert answer.choices[0].finish_reason == "length"
     with pytest.raises(openai.LengthFinishReasonError):
@@ -140,7 +140,7 @@ async def test_json_object(client: openai.AsyncOpenAI) -> None:
 async def test_extensions_constrain_chats_and_texts(
     client: openai.AsyncOpenAI, extension: dict[str, Any], expected: str,
 ) -> None:
-    """`json_schema` and `grammar` constrain what `/chat/completions` and `/completions` answer."""
+    """`json_schema` and `grammar` constrain the answers of `/chat/completions` and `/completions`."""
     chat = await client.chat.completions.create(**ASKED, extra_body=extension)
     text = await client.completions.create(model="tiny", prompt="Once", extra_body=extension)
     for answer in (chat.choices[0].message.content or "", text.choices[0].text):
@@ -162,14 +162,14 @@ async def test_extensions_constrain_chats_and_texts(
 async def test_what_cannot_be_kept_is_refused_by_name(
     client: openai.AsyncOpenAI, model: str, body: dict[str, Any], param: str | None, code: str, *, stream: bool,
 ) -> None:
-    """A form that is malformed, cannot be kept, or that the engine does not do is a 400 which names the parameter."""
+    """A malformed form, or one that cannot be kept or that the engine lacks, is a 400 that names the parameter."""
     with pytest.raises(openai.BadRequestError) as raised:
         await client.chat.completions.create(**{**ASKED, "model": model}, stream=stream, extra_body=body)
     assert (raised.value.param, raised.value.code) == (param, code)
 
 
 async def test_constrained_and_free_answers_share_a_batch(client: openai.AsyncOpenAI) -> None:
-    """Constrained requests neither change nor hold up others that run beside them."""
+    """Constrained requests neither change nor delay others that run beside them."""
     count: dict[str, Any] = {
         "model": "tiny", "messages": [{"role": "user", "content": "lets count to 10"}], "temperature": 0,
     }

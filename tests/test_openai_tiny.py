@@ -43,7 +43,7 @@ CHATS = st.fixed_dictionaries({
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=CHATS)
 def test_streams_equal_answers(http: httpx.Client, body: dict[str, Any]) -> None:
-    """Chunks put together are the answer, with real tokens, stop strings across them, and characters of several."""
+    """The joined chunks are the answer, with real tokens, stop strings across them, and multi-token characters."""
     body = {**body, "model": "tiny-chat", "temperature": 0}
     assert same(without_chances(whole(http, CHAT, body)), without_chances(streamed(http, CHAT, body)))
 
@@ -54,8 +54,8 @@ def tool(name: str, *keys: str, **fields: object) -> dict[str, object]:
     return {"type": "function", "function": {"name": name, "parameters": schema, **fields}}
 
 
-# Each is asked what the model is sure of: where it is not, a close call may come out differently with every place that
-# its tokens have in the cache.
+# Each asks what the model is sure of: otherwise a close decision may come out differently depending on where in the
+# cache its tokens lie.
 SCHEMA = {
     "type": "object", "properties": {"answer": {"enum": ["Paris", "Tokyo"]}}, "required": ["answer"],
     "additionalProperties": False,
@@ -86,7 +86,7 @@ CONSTRAINED = st.one_of(*(
 @settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=CONSTRAINED)
 def test_streams_equal_constrained_answers(http: httpx.Client, body: dict[str, Any]) -> None:
-    """Chunks put together are the answer also with tools, forced calls, schemas and grammars."""
+    """The joined chunks are the answer also with tools, forced calls, schemas and grammars."""
     body = {**body, "model": "tiny-chat", "temperature": 0, "max_tokens": body.get("max_tokens", 120)}
     answers = [http.post(CHAT, json={**body, "stream": stream}) for stream in (False, True)]
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
@@ -108,7 +108,7 @@ def without_chances(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_tokens_of_a_character_are_bytes(http: httpx.Client) -> None:
-    """The four tokens of an emoji are told apart, and make it together."""
+    """The four tokens of an emoji are distinguished, and form it together."""
     body = {"model": "tiny-chat", "messages": SAY, "temperature": 0, "logprobs": True, "top_logprobs": 2}
     [choice] = whole(http, CHAT, body)["choices"]
     content = choice["logprobs"]["content"]
@@ -119,7 +119,7 @@ def test_tokens_of_a_character_are_bytes(http: httpx.Client) -> None:
 
 
 def test_prompts_of_tokens_are_echoed_as_text(http: httpx.Client) -> None:
-    """A prompt of tokens is continued as its text is, and echoed as text."""
+    """A prompt of tokens is continued like its text, and echoed as text."""
     prompt = "The capital of France is"
     tokens = http.post("/api/v1/tokenize", json={"model": "tiny-chat", "text": prompt}).json()["tokens"]
     body = {"model": "tiny-chat", "temperature": 0, "max_tokens": 4, "echo": True}
@@ -141,7 +141,7 @@ def test_the_likeliest_of_several_come_first(http: httpx.Client) -> None:
 
 
 def test_a_last_answer_is_continued(http: httpx.Client) -> None:
-    """A trailing message of the assistant is a beginning that the model goes on with."""
+    """A trailing message of the assistant is a beginning that the model continues."""
     messages = [{"role": "user", "content": "lets count to 10"}, {"role": "assistant", "content": "Sure, let's count"}]
     answer = whole(http, CHAT, {"model": "tiny-chat", "messages": messages, "temperature": 0})
     assert answer["choices"][0]["message"]["content"].startswith(" to 10")
@@ -159,7 +159,7 @@ def test_a_bias_bans_a_token(http: httpx.Client) -> None:
 
 
 async def test_the_async_client_gets_the_same(url: str) -> None:
-    """OpenAI's asynchronous client gets, whole and streamed, what the synchronous one gets."""
+    """OpenAI's asynchronous client gets, whole and streamed, the same as the synchronous one."""
     arguments: Any = {"model": "tiny-chat", "messages": SAY, "temperature": 0, "n": 2}
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         sync = [choice.message.content for choice in client.chat.completions.create(**arguments).choices]
@@ -173,7 +173,7 @@ async def test_the_async_client_gets_the_same(url: str) -> None:
 
 @pytest.mark.parametrize("prompt", ["The capital of France is Paris.", [3, 300, 301, 302], "<|im_start|>user\nHi"])
 def test_echoed_prompts_are_scored(http: httpx.Client, prompt: str | list[int]) -> None:
-    """Tokens, log-probabilities and places cover the text of the prompt and of the answer; streams say the same."""
+    """Tokens, log-probabilities and offsets cover the text of the prompt and of the answer; streams agree."""
     body = {"model": "tiny-chat", "prompt": prompt, "echo": True, "logprobs": 2, "max_tokens": 3, "temperature": 0}
     answer = whole(http, TEXT, body)
     [choice] = answer["choices"]
@@ -189,7 +189,7 @@ def test_echoed_prompts_are_scored(http: httpx.Client, prompt: str | list[int]) 
 
 
 def test_a_text_is_judged_by_its_likelihood(url: str) -> None:
-    """Programs that compare texts get the log-probabilities of prompts alone: what is true is likelier."""
+    """Programs that compare texts get the log-probabilities of prompts alone: true statements are more likely."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         texts = ["The capital of France is Paris.", "The capital of France is count."]
         answer = client.completions.create(model="tiny-chat", prompt=texts, max_tokens=0, echo=True, logprobs=0)

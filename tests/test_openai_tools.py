@@ -1,4 +1,4 @@
-"""Tools through the official client: the mock says what its script says, tiny-chat decides for itself."""
+"""Tools through the official client: the mock follows its script, tiny-chat decides for itself."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ async def client(url: str) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def ask(client: openai.AsyncOpenAI, text: Any, model: str = "mock", **fields: Any) -> Any:
-    """The whole answer's choice, after a check that the streamed one, put together by the client, is the same."""
+    """The whole answer's choice, after a check that the streamed one, joined by the client, is the same."""
     messages = text if isinstance(text, list) else [{"role": "user", "content": text}]
     asked = {"model": model, "messages": messages, "tools": [WEATHER, ADD], "temperature": 0, **fields}
     if asked["tools"] is None:
@@ -86,7 +86,7 @@ def made(choice: Any) -> list[tuple[str, object]]:
 
 
 async def test_calls_reach_the_client(client: openai.AsyncOpenAI) -> None:
-    """Name, arguments and ids arrive; the content is null, and the reason says that results are awaited."""
+    """Name, arguments and ids arrive; the content is null, and the reason says that results are expected."""
     for model in ("mock", "bytes"):
         choice = await ask(client, "both", model)
         assert made(choice) == [(call["name"], call["arguments"]) for call in CALLS]
@@ -119,7 +119,7 @@ async def test_results_go_back(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_broken_calls_are_text(client: openai.AsyncOpenAI) -> None:
-    """A call whose arguments are no JSON is text, as the model wrote it, and awaits no result; mended, it is a call."""
+    """A call whose arguments are not JSON is text, as written, and expects no result; if repaired, it is a call."""
     choice = await ask(client, "broken")
     assert (choice.message.content, choice.finish_reason) == (SCRIPT[1]["replies"][0], "stop")
     mended = await ask(client, "mended")
@@ -127,14 +127,14 @@ async def test_broken_calls_are_text(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_calls_of_tools_that_are_not_offered_reach_the_client(client: openai.AsyncOpenAI) -> None:
-    """Where no grammar keeps the names, a call of another is a call, which the client can answer."""
+    """If no grammar restricts the names, a call of an unknown tool is a call, which the client can answer."""
     choice = await ask(client, "stranger")
     assert (made(choice), choice.message.content) == ([("W-get_it", {"city": "Paris"})], None)
     assert choice.finish_reason == "tool_calls"
 
 
 async def pieces_of(client: openai.AsyncOpenAI, text: str, model: str, **fields: Any) -> tuple[str, list[str], str]:
-    """The text of a streamed answer, the pieces of its calls' arguments, and why it ended; as in the whole answer."""
+    """The text of a streamed answer, the pieces of its calls' arguments, and its reason; all as in the whole answer."""
     asked = {"model": model, "messages": [{"role": "user", "content": text}], "tools": [WEATHER], "temperature": 0}
     chunks = [chunk async for chunk in await client.chat.completions.create(**asked, **fields, stream=True)]
     deltas = [choice.delta for chunk in chunks for choice in chunk.choices]
@@ -159,7 +159,7 @@ async def test_a_call_that_is_cut_says_so(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_arguments_stream_where_they_cannot_break(client: openai.AsyncOpenAI) -> None:
-    """Where a grammar keeps calls whole, or a script writes them, arguments come in pieces; else all at once."""
+    """If a grammar keeps calls valid, or a script writes them, arguments come in pieces; otherwise all at once."""
     _, forced, _ = await pieces_of(client, "What is the weather in Paris?", "tiny", tool_choice="required")
     _, scripted, _ = await pieces_of(client, "both", "bytes")
     _, said, _ = await pieces_of(client, "stranger", "bytes")
@@ -168,7 +168,7 @@ async def test_arguments_stream_where_they_cannot_break(client: openai.AsyncOpen
 
 
 async def test_the_deprecated_form(client: openai.AsyncOpenAI) -> None:
-    """`functions` are answered with `function_call`, one at most, and its result comes back as the role function."""
+    """`functions` are answered with at most one `function_call`, and its result comes back with the role function."""
     functions = [WEATHER["function"]]
     asked: dict[str, Any] = {"model": "mock", "functions": functions, "messages": [{"role": "user", "content": "both"}]}
     choice = (await client.chat.completions.create(**asked)).choices[0]
@@ -187,7 +187,7 @@ async def test_the_deprecated_form(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_thoughts_reach_the_client(client: openai.AsyncOpenAI) -> None:
-    """Thoughts have a field and a count of their own, and effort none leaves them out."""
+    """Thoughts have their own field and count, and effort none leaves them out."""
     asked: dict[str, Any] = {"model": "mock", "messages": [{"role": "user", "content": "think"}]}
     answer = await client.chat.completions.create(**asked)
     assert shown(answer.choices[0]) == ["Yes.", "Is it so?"]
@@ -248,7 +248,7 @@ async def test_a_real_model_calls_tools(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_forced_calls_are_forced(client: openai.AsyncOpenAI) -> None:
-    """`required`, and a named function, bring calls whatever was asked, with arguments that keep to the schema."""
+    """`required`, and a named function, cause calls whatever the question, with arguments that keep to the schema."""
     schema = {
         "type": "object", "required": ["color", "count"], "additionalProperties": False,
         "properties": {"color": {"enum": ["red", "blue"]}, "count": {"type": "integer", "maximum": 9}},
@@ -269,7 +269,7 @@ async def test_forced_calls_are_forced(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_calls_in_channels_are_forced(client: openai.AsyncOpenAI) -> None:
-    """Where the template has channels, forced calls and JSON come in theirs, and headers do not show."""
+    """If the template has channels, forced calls and JSON come in theirs, and headers are not shown."""
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
     forcing = {"tools": [{"type": "function", "function": {"name": "pick", "parameters": schema}}],
                "tool_choice": "required", "max_tokens": 99}
@@ -287,7 +287,7 @@ async def test_calls_in_channels_are_forced(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_strict_tools_keep_to_their_schema(client: openai.AsyncOpenAI) -> None:
-    """A strict tool is still called only if the model wants to; its arguments keep to the schema then."""
+    """A strict tool is still called only if the model wants to; then its arguments keep to the schema."""
     lower = {"type": "object", "properties": {"city": {"enum": ["paris", "rome"]}}, "required": ["city"]}
     strict = {"type": "function", "function": {"name": "get_weather", "parameters": lower, "strict": True}}
     free = await ask(client, "Hi!", "tiny", tools=[strict])
@@ -313,7 +313,7 @@ class GetWeather(pydantic.BaseModel):
 
 
 async def test_tools_that_are_classes(client: openai.AsyncOpenAI, url: str) -> None:
-    """The client's own strict tools from pydantic's classes are parsed into them, also by the synchronous client."""
+    """The client's own strict tools from pydantic classes are parsed into those, also by the synchronous client."""
     asked: dict[str, Any] = {
         "model": "tiny", "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
         "tools": [openai.pydantic_function_tool(GetWeather, name="get_weather")],
@@ -359,7 +359,7 @@ async def test_langchain_calls_tools(url: str) -> None:
 
 
 async def test_a_real_model_reads_results(client: openai.AsyncOpenAI) -> None:
-    """The whole round: a question, a call, its result, an answer that uses it; many at once keep theirs apart."""
+    """The whole round: a question, a call, its result, an answer that uses it; concurrent rounds do not mix."""
 
     async def talk(city: str, weather: str) -> str:
         history: list[Any] = [{"role": "user", "content": f"What is the weather in {city}?"}]
@@ -375,7 +375,7 @@ async def test_a_real_model_reads_results(client: openai.AsyncOpenAI) -> None:
 
 
 async def test_efforts_that_a_model_has_no_switch_for_are_refused(client: openai.AsyncOpenAI) -> None:
-    """tiny-chat does not think: that it shall not is nothing to refuse, that it shall is."""
+    """tiny-chat does not think: turning thoughts off is accepted, asking for them is refused."""
     asked: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi!"}], "temperature": 0}
     answer = await client.chat.completions.create(**asked, reasoning_effort="none")
     assert answer.choices[0].message.content == "Hello! How can I help you?"

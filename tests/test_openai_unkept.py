@@ -1,4 +1,4 @@
-"""Restrictions of schemas that no grammar enforces: refused if strict, else left out, checked, and told."""
+"""Restrictions of schemas that no grammar enforces: refused if strict, else left out, checked, and reported."""
 
 import asyncio
 import json
@@ -76,7 +76,7 @@ async def chat(client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Respons
      "response_format#/$defs/a%2Cb/oneOf"),
 ])
 async def test_whole_answer_names_what_it_breaks(client: httpx.AsyncClient, body: dict[str, Any], name: str) -> None:
-    """The rest of a schema is kept, the answer is checked, and a header names what it breaks, whatever brought it."""
+    """The rest of a schema is kept, the answer is checked, and a header names what it breaks, whatever its use."""
     answer = await chat(client, body)
     assert answer.headers["x-lllms-unkept"] == name
     assert answer.json()["choices"][0]["finish_reason"] in {"stop", "tool_calls", "function_call"}
@@ -88,7 +88,7 @@ async def test_whole_answer_names_what_it_breaks(client: httpx.AsyncClient, body
     {**forced(BROKEN), "tool_choice": "none"}, {"model": "mock", "tools": forced(BROKEN)["tools"]},
 ])
 async def test_header_is_for_broken_restrictions(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """An answer that keeps to its schema has no header, nor has one that is cut, or of no schema."""
+    """An answer that keeps to its schema has no header; neither has one that is cut off, or without a schema."""
     assert "x-lllms-unkept" not in (await chat(client, {"max_tokens": 40, **body})).headers
 
 
@@ -99,7 +99,7 @@ async def test_header_is_for_broken_restrictions(client: httpx.AsyncClient, body
 ])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_strict_schemas_are_refused(client: httpx.AsyncClient, body: dict[str, Any], *, stream: bool) -> None:
-    """A strict schema, or one in a client's own grammar, is kept to the letter or refused with the keyword's name."""
+    """A strict schema, or one in a client's own grammar, is kept exactly or refused with the keyword's name."""
     answer = await client.post("/chat/completions", json={**ASK, **body, "stream": stream})
     assert answer.status_code == 400
     assert "'not' is not supported" in answer.json()["error"]["message"]
@@ -110,7 +110,7 @@ async def test_strict_schemas_are_refused(client: httpx.AsyncClient, body: dict[
     forced({"properties": {"a": {"anyOf": 3}}}), {"response_format": named({"const": 1, "enum": [2]})},
 ])
 async def test_malformed_schemas_are_refused(client: httpx.AsyncClient, body: dict[str, Any]) -> None:
-    """What is no schema, or allows nothing at all, is refused also where it is not strict."""
+    """An invalid schema, or one that allows nothing at all, is refused even if it is not strict."""
     assert (await client.post("/chat/completions", json={**ASK, **body})).status_code == 400
 
 
@@ -118,7 +118,7 @@ async def test_malformed_schemas_are_refused(client: httpx.AsyncClient, body: di
 async def test_stream_names_what_is_not_enforced(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, schema: Any, name: str,
 ) -> None:
-    """A stream's header names what nothing enforces; what its answer breaks stands in the log, without its words."""
+    """A stream's header names what nothing enforces; what its answer breaks is in the log, without any of its text."""
     with caplog.at_level(logging.INFO, "lllms"):
         answer = await chat(client, {"response_format": named(schema), "stream": True})
     assert answer.headers["x-lllms-unkept"] == name
@@ -128,10 +128,23 @@ async def test_stream_names_what_is_not_enforced(
     assert all("tiny" in line and line.endswith(": not") and "secretname" not in line for line in lines)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_that_the_model_makes_by_itself_are_told_of(client: httpx.AsyncClient, *, stream: bool) -> None:
+    """A call under `auto` keeps to the rest of its schema; what it breaks, or a stream might break, is named."""
+    city = {**closed(city={"enum": ["rome"]}), "not": {"required": ["city"]}}
+    asked = {
+        "model": "tiny", "messages": [{"role": "user", "content": "What is the weather in Paris?"}], "temperature": 0,
+        "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": city}}], "stream": stream,
+    }
+    answer = await chat(client, asked)
+    assert stream or "rome" in answer.text
+    assert answer.headers["x-lllms-unkept"] == "tools.get_weather#/not"
+
+
 async def test_log_has_a_line_for_a_whole_answer(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What an answer breaks is in the log as its keyword; a keyword that the client has made up is not quoted."""
+    """The log names the keyword that an answer breaks; a keyword invented by the client is not quoted."""
     schema = closed(secretname={"const": "x", "pattern": "(b)\\1"})
     with caplog.at_level(logging.INFO, "lllms"):
         await chat(client, {"response_format": named({**schema, "secretword": 1})})
@@ -142,7 +155,7 @@ async def test_log_has_a_line_for_a_whole_answer(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_several_prompts_are_checked_each(client: httpx.AsyncClient, *, stream: bool) -> None:
-    """The answers to several prompts of `/completions` are checked, and told of, together."""
+    """The answers to several prompts of `/completions` are checked and reported together."""
     body = {"model": "tiny", "prompt": ["Once", "Then"], "max_tokens": 60, "json_schema": BROKEN, "stream": stream}
     answer = await client.post("/completions", json=body)
     assert answer.status_code == 200, answer.text
@@ -150,7 +163,7 @@ async def test_several_prompts_are_checked_each(client: httpx.AsyncClient, *, st
 
 
 async def test_expression_that_never_ends_is_given_up(client: httpx.AsyncClient) -> None:
-    """The check of an expression has a time limit, and others are answered meanwhile."""
+    """The check of a regular expression has a time limit, and others are answered meanwhile."""
     schema = {"const": "a" * 60 + "!", "pattern": "^(a|aa)+\\1?$"}
 
     async def answered() -> httpx.Response:
@@ -166,7 +179,7 @@ async def test_expression_that_never_ends_is_given_up(client: httpx.AsyncClient)
 
 
 async def test_header_is_bounded(client: httpx.AsyncClient) -> None:
-    """A header names as many restrictions as it has room for, and counts the others."""
+    """A header names as many restrictions as fit, and counts the others."""
     schema = closed(**{f"property{number}": {"const": 1, "not": {}} for number in range(60)})
     answer = await chat(client, {"response_format": named(schema), "stream": True, "max_tokens": 1})
     header = answer.headers["x-lllms-unkept"]
@@ -194,7 +207,7 @@ for _ in range(400):
 async def test_schema_of_400_levels_is_a_400(
     client: httpx.AsyncClient, model: str, route: str, body: dict[str, Any],
 ) -> None:
-    """A schema that is nested far too deep is refused, however it comes, and whatever the engine."""
+    """A schema that is nested far too deep is refused, in any form and with any engine."""
     path, asked = ("/chat/completions", ASK) if route == "chat" else ("/completions", {"prompt": "a"})
     answer = await client.post(path, json={**asked, **body, "model": model})
     assert answer.status_code == 400, answer.text
@@ -202,7 +215,7 @@ async def test_schema_of_400_levels_is_a_400(
 
 
 async def test_sets_of_words_have_no_repetitions(client: httpx.AsyncClient) -> None:
-    """`uniqueItems` for a few words is kept, strict too: pydantic's `set[Literal[...]]` comes back as one."""
+    """`uniqueItems` for a few words is kept, even if strict: pydantic's `set[Literal[...]]` comes back as a set."""
     words = {"$ref": "#/$defs/Colour"}
     schema = {
         **closed(colours={"type": "array", "items": words, "uniqueItems": True, "minItems": 4}),

@@ -28,7 +28,7 @@ def message(**fields: object) -> Completion:
 
 
 def test_a_chat_is_read() -> None:
-    """Model, messages and parameters arrive as they were sent; what is null is left out."""
+    """Model, messages and parameters arrive as they were sent; nulls are left out."""
     wanted = chat(temperature=0, n=None, stop=["a"], top_k=3, stream=True, stream_options={"include_usage": True})
     parameters = {"temperature": 0, "stop": ["a"], "top_k": 3}
     messages = (Message("user", "Hi"),)
@@ -42,17 +42,17 @@ def test_a_chat_is_read() -> None:
      ("stream_options.include_obfuscation", "stream_options.continuous_usage_stats")),
 ])
 def test_options_without_effect_are_named(body: dict[str, object], unused: tuple[str, ...]) -> None:
-    """Options of a stream that are not followed, and options of none, are named."""
+    """Unsupported stream options, and stream options without a stream, are named."""
     assert chat(**body).unused == unused
 
 
 def test_a_text_is_read() -> None:
-    """A prompt is kept as it is, also an empty one."""
+    """A prompt is kept as it is, even an empty one."""
     assert Completion("m", {"echo": True}, None, ("",), stream=False, include_usage=False) == text(prompt="", echo=True)
 
 
 def test_roles_and_parts_are_read() -> None:
-    """Every role is taken, the name is kept, and text parts are joined by line breaks."""
+    """Every role is accepted, the name is kept, and text parts are joined by line breaks."""
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     messages = [
         {"role": "system", "content": "s"},
@@ -97,12 +97,12 @@ def test_deprecated_calls_are_read() -> None:
     ],
 )
 def test_a_refusal_is_what_the_assistant_said(fields: dict[str, object], content: str) -> None:
-    """Templates know no refusals, so that the text of one is the message's text."""
+    """Templates have no refusals, so the text of one becomes the message's text."""
     assert message(role="assistant", **fields).messages == (Message("assistant", content),)
 
 
 def test_media_stand_between_texts() -> None:
-    """Images, sounds and files are read with their places; the text is there without them, too."""
+    """Images, sounds and files are read with their places; the text is available without them, too."""
     parts = [
         {"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}},
         {"type": "input_audio", "input_audio": {"data": "eA==", "format": "wav"}}, {"type": "text", "text": "this"},
@@ -135,7 +135,7 @@ def test_media_stand_between_texts() -> None:
     ],
 )
 def test_a_wrong_field_is_named(body: dict[str, object], param: str, code: str) -> None:
-    """Each fault says which field it is in."""
+    """Each fault names its field."""
     with pytest.raises(InvalidRequest) as caught:
         chat(**body)
     assert (param, code) == (caught.value.param, caught.value.code)
@@ -185,7 +185,7 @@ def test_a_wrong_field_is_named(body: dict[str, object], param: str, code: str) 
     ],
 )
 def test_a_wrong_message_is_named(fields: dict[str, object], param: str, code: str) -> None:
-    """Each fault says in which field of which message it is."""
+    """Each fault names its message and field."""
     with pytest.raises(RequestError) as caught:
         message(**fields)
     assert (f"messages[0].{param}", code) == (caught.value.param, caught.value.code)
@@ -212,7 +212,7 @@ def test_a_prompt_comes_in_four_forms(prompt: object, expected: object) -> None:
     ],
 )
 def test_a_wrong_prompt_is_named(prompt: object, param: str, code: str) -> None:
-    """Whatever is no prompt is refused by its place."""
+    """An invalid prompt is refused with its place."""
     with pytest.raises(InvalidRequest) as caught:
         text(prompt=prompt)
     assert (caught.value.param, caught.value.code) == (param, code)
@@ -225,14 +225,14 @@ def test_a_wrong_prompt_is_named(prompt: object, param: str, code: str) -> None:
     ],
 )
 def test_what_is_no_json_object_is_refused(body: bytes) -> None:
-    """Bad JSON is the client's fault, however bad it is: also half characters."""
+    """Bad JSON is the client's fault, however bad it is, even half characters."""
     with pytest.raises(InvalidRequest) as caught:
         read_chat(body)
     assert caught.value.code == "invalid_json"
 
 
 def test_escaped_characters_are_fine() -> None:
-    """A character outside of the first plane may be written as two escapes."""
+    """A character outside the first plane may be written as two escapes."""
     body = b'{"model": "m", "prompt": "\\ud83d\\ude00"}'
     assert read_text(body).prompts == ("\N{GRINNING FACE}",)
 
@@ -248,7 +248,7 @@ VALUES = st.recursive(
 @settings(deadline=None)  # busy machines are slow
 @given(st.dictionaries(st.sampled_from(sorted({*ROUTES["chat"], *ROUTES["text"], "x"})), VALUES), st.booleans())
 def test_any_json_is_read_or_refused(values: dict[str, object], complete: bool) -> None:
-    """Whatever a client sends, it is taken or is a fault of the request, never of ours."""
+    """Whatever a client sends is either accepted or a fault of the request, never of the server."""
     for read, base in ((read_chat, CHAT), (read_text, TEXT)):
         with contextlib.suppress(RequestError):
             read(json.dumps({**(base if complete else {}), **values}).encode())

@@ -12,7 +12,7 @@ from lllms_core.types import Sampling
 
 
 def test_the_table_covers_every_sampling_parameter():
-    """Every field of `Sampling` can be asked for, on both routes, and its default is in range."""
+    """Every field of `Sampling` can be requested, on both routes, and its default is in range."""
     for attribute in fields(Sampling):
         assert ROUTES["chat"][attribute.name] is ROUTES["text"][attribute.name]
         default = getattr(Sampling(), attribute.name)
@@ -21,12 +21,12 @@ def test_the_table_covers_every_sampling_parameter():
 
 
 def test_each_route_has_a_parameter_once():
-    """No two lines of the table speak of the same parameter of the same route."""
+    """No two lines of the table are about the same parameter of the same route."""
     assert sum(len(parameter.routes) for parameter in TABLE) == sum(len(names) for names in ROUTES.values())
 
 
 def test_neutral_values_are_values():
-    """What a line calls neutral is a value that the parameter may have, as it is after it was checked."""
+    """A neutral value of a line is a valid value of the parameter, unchanged by its check."""
     for parameter in TABLE:
         for value in parameter.neutral:
             assert parameter.check(value) == value
@@ -42,7 +42,7 @@ def test_neutral_values_are_values():
     ],
 )
 def test_the_ends_of_a_range_belong_to_it(name, value):
-    """A value at the limit is taken, and 0 is a value."""
+    """A value at the limit is accepted, and 0 is a value."""
     checked = check(name, value)
     assert checked == value
     assert isinstance(checked, int if name in {"top_k", "seed", "max_tokens"} else float)
@@ -81,7 +81,7 @@ def test_what_is_out_of_range_is_refused_by_name(name, value, code):
 
 
 def test_messages_say_the_limit_and_the_value():
-    """A message is worded as OpenAI words it."""
+    """Messages are worded as OpenAI words them."""
     with pytest.raises(InvalidRequest) as caught:
         check("temperature", 3)
     expected = "Invalid 'temperature': decimal above maximum value. Expected a value <= 2, but got 3 instead."
@@ -90,7 +90,7 @@ def test_messages_say_the_limit_and_the_value():
 
 @pytest.mark.parametrize(("given", "expected"), [("a", ("a",)), (["a", "b"], ("a", "b")), ([], ()), ((), ())])
 def test_stop_is_a_string_or_a_list(given, expected):
-    """One stop string and a list of them come out as the same kind of value."""
+    """One stop string and a list of them become the same kind of value."""
     assert check("stop", given) == expected
 
 
@@ -100,7 +100,7 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=6) | st.dictionaries(st.text(max_s
 
 @given(parameter=st.sampled_from(TABLE), value=VALUES)
 def test_a_checked_value_is_checked_again_unchanged(parameter, value):
-    """`check` either refuses, naming the parameter, or returns what is accepted for the parameter that it means."""
+    """`check` either refuses, naming the parameter, or returns a value accepted for the parameter that it means."""
     try:
         checked = parameter.check(value)
     except RequestError as error:
@@ -127,7 +127,7 @@ def test_a_checked_value_is_checked_again_unchanged(parameter, value):
     ],
 )
 def test_every_kind_of_value_is_checked(name, value, param):
-    """A value of the wrong kind, or outside of what OpenAI's specification allows, is refused by its path."""
+    """A value of the wrong kind, or outside OpenAI's specification, is refused with its path."""
     with pytest.raises(InvalidRequest) as caught:
         ROUTES["chat"][name].check(value)
     assert caught.value.param == param
@@ -145,13 +145,13 @@ def test_schemas_are_json():
 
 
 def test_generation_overrides_only_what_is_given():
-    """A model's defaults stand on the core's, a request's values on both."""
+    """A model's defaults override the core's, and a request's values override both."""
     model = Generation().override({"temperature": 0, "max_tokens": 5, "stop": "x"})
     request = model.override({"top_k": 1, "stop": []})
     assert request == Generation(Sampling(temperature=0.0, top_k=1), max_tokens=5, stop=())
 
 
 def test_generation_refuses_unknown_names():
-    """A name that is no parameter is not passed over."""
+    """A name that is not a parameter is not ignored."""
     with pytest.raises(KeyError):
         Generation().override({"temprature": 1})

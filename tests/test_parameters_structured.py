@@ -35,7 +35,7 @@ def read(name, value):
     ("grammar", {"syntax": "regex", "definition": ""}, Constraint("regex", "", "grammar")),
 ])
 def test_what_is_asked_for_is_one_constraint(name, value, expected):
-    """Each way to ask for a form means one constraint, which knows who asked; schemas keep the order of their keys."""
+    """Each way to ask for a form means one constraint, which records its source; schemas keep the order of keys."""
     assert read(name, value) == expected
 
 
@@ -79,7 +79,7 @@ def test_two_constraints_exclude_each_other():
 
 
 def test_engines_declare_constraints_by_kind():
-    """What an engine says about kinds of constraint tells which parameters it honours."""
+    """The kinds of constraint that an engine declares determine which parameters it honours."""
 
     class Some(Engine):
         name = "some"

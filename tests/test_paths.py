@@ -1,4 +1,4 @@
-"""Where relative paths start, and the files of text that people write: one rule for all of them."""
+"""What relative paths are relative to, and how text files that people write are read: one rule for all of them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("given", ["../conf/lllms.toml", "{folder}/lllms.toml"])
 def test_paths_of_a_file_start_in_its_folder(folder: Path, given: str) -> None:
-    """Weights, options of engines and stores, and the folder of models: wherever the program was started."""
+    """Weights, options of engines and stores, and the folder of models, wherever the program was started."""
     config = load_config(Path(given.format(folder=folder)), environ={})
     plugins = Plugins.discover()
     [entry] = Catalog.build(config, plugins).entries
@@ -67,7 +67,7 @@ def test_the_file_that_is_found_has_a_folder_too(folder: Path, monkeypatch: pyte
 
 
 def test_variables_and_flags_start_in_the_working_directory(folder: Path) -> None:
-    """What is typed in a shell means what it means for other programs there."""
+    """A path typed in a shell means the same as for other programs."""
     given = folder / "lllms.toml"
     for config in (
         load_config(given, environ={"LLLMS_MODELS_DIR": "x"}),
@@ -78,7 +78,7 @@ def test_variables_and_flags_start_in_the_working_directory(folder: Path) -> Non
 
 
 def test_python_callers_start_in_the_working_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration made in Python is as the file would be if it lay there; it keeps its folder when that changes."""
+    """A configuration made in Python works like a file in its folder, and keeps the folder when it is changed."""
     monkeypatch.chdir(folder)
     table = {"engine": "mock", "file": "weights/x.gguf", "options": {"rules": Path("texts/rules.toml")}}
     config = parse_config({"models": {"m": table}})
@@ -90,7 +90,7 @@ def test_python_callers_start_in_the_working_directory(folder: Path, monkeypatch
 
 
 def test_commands_take_files_from_where_they_are_started(folder: Path) -> None:
-    """A file that is named on the command line is one of the working directory, whatever the configuration's folder."""
+    """A file named on the command line is relative to the working directory, whatever the configuration's folder."""
     lllms = Program(folder.parent)
     (folder.parent / "x.gguf").write_bytes(b"no model")
     assert str(folder.parent / "x.gguf") in lllms.here("show", "x.gguf", "--config", "conf/lllms.toml", code=1)
@@ -99,7 +99,7 @@ def test_commands_take_files_from_where_they_are_started(folder: Path) -> None:
 
 @frozen
 class Inner:
-    """Options inside of options."""
+    """Options inside options."""
 
     path: Path = Path("a")
     name: str = "a"
@@ -117,7 +117,7 @@ class Outer:
 
 
 def test_paths_are_found_wherever_they_are() -> None:
-    """Lists, tables and values in options are searched; absolute paths, `~` and other values stay."""
+    """Lists, tables and values in options are searched; absolute paths, `~` and other values are unchanged."""
     given = {"path": "~/x", "inner": {"path": "/y"}, "several": [{}, {"path": "b"}], "named": {"c": "d/../c"}}
     found = with_folder(structure(given, Outer), Path("/f"))
     assert found.path == Path.home() / "x"
@@ -137,7 +137,7 @@ ENCODINGS = ["utf-8", "utf-8-sig", "utf-16"]
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("line", ["\n", "\r\n"])
 async def test_files_of_editors_are_read(folder: Path, encoding: str, line: str) -> None:
-    """A byte order mark, UTF-16 as some shells write it, and the line ends of Windows are no fault of a file."""
+    """A byte order mark, UTF-16 as some shells write it, and Windows line ends are accepted."""
     for name in ("lllms.toml", "texts/rules.toml"):
         (folder / name).write_bytes((folder / name).read_text().replace("\n", line).encode(encoding))
     async with Host(load_config(folder / "lllms.toml", environ={"LLLMS_MODELS_DIR": "."})) as host:
@@ -146,13 +146,13 @@ async def test_files_of_editors_are_read(folder: Path, encoding: str, line: str)
 
 @pytest.mark.parametrize("data", [b"\xff\xfea", b"a\xff", b"\xfe\xff\xd8\x00"])
 def test_bytes_that_are_no_text(folder: Path, data: bytes) -> None:
-    """What is in no such encoding is a fault that names the file."""
+    """A file in no such encoding is a fault that names the file."""
     (folder / "lllms.toml").write_bytes(data)
     with pytest.raises(ConfigError, match=r"lllms\.toml is not valid TOML"):
         load_config(folder / "lllms.toml", environ={})
 
 
 def test_only_the_first_mark_goes() -> None:
-    """A mark at the start is no text; everywhere else it is what somebody wrote."""
+    """A mark at the start is not part of the text; anywhere else it is."""
     assert decode_text("\ufeffa\ufeffb".encode()) == "a\ufeffb"
     assert decode_text(b"a\r\nb\rc\n") == "a\nb\nc\n"

@@ -46,7 +46,7 @@ class Version(Api):
 
 
 class Whole:
-    """A plugin that provides one thing of each kind."""
+    """A plugin that provides one object of each kind."""
 
     @hookimpl
     def lllms_engines(self):
@@ -120,7 +120,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_each_object_is_known_to_come_from_its_plugin():
-    """Engines, offers and APIs are found by name, with the plugin they are of."""
+    """Engines, offers and APIs are found by name, with the plugin that provides them."""
     plugins = discover(whole=Whole())
     assert plugins.engines["parrot"].plugin == "whole"
     assert isinstance(plugins.engines["parrot"].object, Parrot)
@@ -131,7 +131,7 @@ def test_each_object_is_known_to_come_from_its_plugin():
 
 
 def test_builtins_come_first_and_belong_to_the_core():
-    """The core's own plugins are plugins like any other, named before all others."""
+    """The core's own plugins are ordinary plugins, listed before all others."""
     reports = discover(whole=Whole()).reports
     assert [report.name for report in reports[: len(BUILTINS)]] == list(BUILTINS)
     assert {report.distribution for report in reports[: len(BUILTINS)]} == {"lllms-core"}
@@ -147,7 +147,7 @@ def test_an_installed_distribution_is_found(install):
 
 
 def test_installed_plugins_are_asked_in_order_of_their_names(install):
-    """Which of two engines of one name is kept does not depend on sys.path."""
+    """Which of two engines with the same name is kept does not depend on sys.path."""
     install("zebra", ENGINE_SOURCE)
     install("ant", ENGINE_SOURCE)
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "zebra,ant"})
@@ -167,14 +167,14 @@ def test_a_plugin_that_cannot_be_imported_is_listed_and_harms_no_other(install):
 
 @pytest.mark.parametrize("source", ["raise SystemExit(3)", "def f(:", "raise Exception"])
 def test_whatever_an_import_raises_is_reported(install, source):
-    """Not even a module that exits ends the program."""
+    """Even a module that exits does not end the program."""
     install("broken", source)
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "broken"})
     assert report_of(plugins, "broken").error.startswith("cannot be imported: ")
 
 
 def test_a_hook_that_raises_costs_only_its_own_objects():
-    """What the other hooks of the plugin return stays in use; nothing of the failed hook does."""
+    """Objects from the plugin's other hooks stay in use; those of the failed hook do not."""
     plugins = discover(bad=raising(ValueError("no luck")), whole=Whole())
     report = report_of(plugins, "bad")
     assert report.error == "lllms_engines raised ValueError: no luck"
@@ -193,14 +193,14 @@ def test_a_hook_that_raises_costs_only_its_own_objects():
     ],
 )
 def test_a_hook_that_returns_nonsense_is_reported(answer, error):
-    """The report says what the hook should return and what it did."""
+    """The report says what the hook should return and what it returned."""
     plugins = discover(bad=returning(answer))
     assert report_of(plugins, "bad").error == error
     assert not plugins.engines
 
 
 def test_a_class_in_place_of_an_instance_is_explained():
-    """The commonest mistake of all gets a hint."""
+    """The most common mistake gets a hint."""
     error = report_of(discover(bad=returning([Parrot])), "bad").error
     assert error.endswith("it must be an instance: Parrot()")
     assert "a plugin is a module or an instance" in report_of(discover(bad=Whole), "bad").error
@@ -208,7 +208,7 @@ def test_a_class_in_place_of_an_instance_is_explained():
 
 @pytest.mark.parametrize("name", [None, "", 3])
 def test_an_object_without_a_name_is_refused(name):
-    """Every object needs a name, since that is how it is asked for."""
+    """Every object needs a name, since it is requested by name."""
 
     class Nameless(Parrot):
         pass
@@ -237,7 +237,7 @@ def test_two_objects_of_one_name_are_an_error_that_names_both_plugins():
 
 
 def test_two_plugins_of_one_name_are_a_conflict(install):
-    """The second distribution that claims a plugin's name is reported, not mixed up with the first."""
+    """The second distribution that claims a plugin's name is reported, and not confused with the first."""
     install("parrot", ENGINE_SOURCE)
     install("parrot", "raise RuntimeError('never imported')", distribution="other")
     reports = [r for r in Plugins.discover(environ={"LLLMS_PLUGINS": "parrot"}).reports if r.name == "parrot"]
@@ -245,7 +245,7 @@ def test_two_plugins_of_one_name_are_a_conflict(install):
 
 
 def test_a_misspelt_hook_is_reported():
-    """A marked function that is no hook is named, with what was probably meant."""
+    """A marked function that is not a hook is named, with the hook that was probably meant."""
 
     class Misspelt:
         @hookimpl
@@ -262,14 +262,14 @@ def test_a_misspelt_hook_is_reported():
 
 
 def test_a_hook_without_its_marker_is_reported(install):
-    """A function that looks like a hook and is not marked would never be called."""
+    """A function that looks like a hook but is not marked is reported, since it would never be called."""
     install("unmarked", "import lllms_core\ndef lllms_engines():\n    return []\n")
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "unmarked"})
     assert report_of(plugins, "unmarked").error == "lllms_engines lacks the @hookimpl marker"
 
 
 def test_a_hook_with_wrong_parameters_is_reported():
-    """A hook that wants what it does not get cannot be registered."""
+    """A hook with a parameter that does not exist cannot be registered."""
 
     class Greedy:
         @hookimpl
@@ -280,7 +280,7 @@ def test_a_hook_with_wrong_parameters_is_reported():
 
 
 def test_a_hook_wrapper_is_reported():
-    """Every plugin is asked by itself, so there is nothing to wrap."""
+    """Every plugin is called separately, so there is nothing to wrap."""
 
     class Wrapper:
         @hookimpl(wrapper=True)
@@ -302,7 +302,7 @@ def test_lllms_plugins_allows_only_what_it_names(install):
 
 
 def test_lllms_plugins_left_empty_means_the_builtins_only(install):
-    """The empty string is a value: no installed plugin at all. An embedder's own objects are not concerned."""
+    """The empty string is a value: no installed plugin at all. An embedder's own objects are not affected."""
     install("parrot", ENGINE_SOURCE)
     plugins = discover(environ={"LLLMS_PLUGINS": ""}, mine=SimpleNamespace())
     in_use = [report.name for report in plugins.reports if not report.disabled]
@@ -310,7 +310,7 @@ def test_lllms_plugins_left_empty_means_the_builtins_only(install):
 
 
 def test_plugins_can_be_disabled(install):
-    """`disable` holds for installed plugins, built-in ones and an embedder's; unknown names are reported."""
+    """`disable` applies to installed plugins, built-in ones and an embedder's; unknown names are reported."""
     install("parrot", "raise RuntimeError('imported')")
     plugins = Plugins.discover(
         environ={"LLLMS_PLUGINS": "parrot"}, disable=["parrot", "status", "mine", "nobody"], extra={"mine": Whole()},
@@ -324,7 +324,7 @@ def test_plugins_can_be_disabled(install):
 def test_strict_turns_a_failure_into_an_error(strict):
     """With LLLMS_STRICT the first failure is raised, with the plugin's name and the cause."""
     environ = {**ALONE, "LLLMS_STRICT": strict}
-    only = list(BUILTINS)  # the built-ins are not what is tested here
+    only = list(BUILTINS)  # the built-ins are not tested here
     with pytest.raises(PluginLoadFailed, match="plugin 'bad': lllms_engines raised ValueError: no luck") as caught:
         Plugins.discover(environ=environ, disable=only, extra={"bad": raising(ValueError("no luck"))})
     assert isinstance(caught.value.__cause__, ValueError)
@@ -334,19 +334,19 @@ def test_strict_turns_a_failure_into_an_error(strict):
 
 @pytest.mark.parametrize("lax", ["", "0", "false"])
 def test_strict_can_be_off(lax):
-    """An LLLMS_STRICT that says no is no."""
+    """LLLMS_STRICT can be switched off by a negative value."""
     plugins = discover({**ALONE, "LLLMS_STRICT": lax}, bad=raising(ValueError("no luck")))
     assert report_of(plugins, "bad").error
 
 
 def test_two_discoveries_share_nothing():
-    """There is no global manager: each call builds its own world."""
+    """There is no global manager: each call builds a separate one."""
     assert "parrot" in discover(whole=Whole()).engines
     assert "parrot" not in discover().engines
 
 
 def test_a_missing_engine_is_explained_by_the_plugin_that_failed():
-    """The reason why a configured engine is not there leads back to its plugin."""
+    """The error about a missing configured engine leads back to its plugin."""
     plugins = discover(parrot=raising(ValueError("no luck")), whole=Whole())
     assert "plugin 'parrot' failed: lllms_engines raised ValueError: no luck" in plugins.why_no_engine("parrot")
     disabled = Plugins.discover(environ=ALONE, disable=["parrot"], extra={"parrot": Whole()})
@@ -368,7 +368,7 @@ def test_plugins_add_commands():
 
 
 def test_a_plugin_whose_commands_fail_adds_none():
-    """A failure half-way leaves nothing behind, and the other plugins' commands work."""
+    """A partial failure leaves nothing behind, and the other plugins' commands work."""
 
     class Bad:
         @hookimpl
@@ -384,7 +384,7 @@ def test_a_plugin_whose_commands_fail_adds_none():
 
 
 def test_a_plugin_cannot_replace_a_command():
-    """A command that is there already stays; the plugin's is reported."""
+    """An existing command stays; the plugin's is reported."""
 
     class Usurper:
         @hookimpl
@@ -421,14 +421,14 @@ def test_strict_holds_for_commands_too():
     ],
 )
 def test_no_engine_library_is_imported_before_a_model_is_loaded(code):
-    """Importing, listing plugins and looking up models leave native libraries alone."""
+    """Importing, listing plugins and looking up models do not load native libraries."""
     program = f"import sys\n{code}\nassert not {{'llama_cpp', 'gpt4all', 'torch'}} & sys.modules.keys()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_one_scheme_belongs_to_one_downloader():
-    """A downloader for a scheme that another one has is left out, and the report names both."""
+    """A downloader for a scheme that is already taken is left out, and the report names both."""
 
     class Mine(FileDownloader):
         name = "mine"

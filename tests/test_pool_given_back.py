@@ -1,4 +1,4 @@
-"""What is counted is given back, whatever fails between the scheduler's decision and the worker."""
+"""Slots and counts are given back, whatever fails between the scheduler's decision and the worker."""
 
 import asyncio
 import random
@@ -9,8 +9,9 @@ import pytest
 from engines_for_tests import Options, ScriptedEngine
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
 from test_pool_work import error, reaches, running, text
+from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
 from lllms_core.pool.effects import Assign, Prepare, ShareCores, Start
@@ -25,7 +26,7 @@ from lllms_core.worker.wire import Cancel, Close, Deltas, Load, Loaded, Open, Su
 pytestmark = pytest.mark.slow
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-"""A case that fails does so by never ending: to look for a smaller one would take hours."""
+"""A case that fails does so by never ending: shrinking it would take hours."""
 
 FAULTS: list[Callable[[], Exception]] = [
     lambda: RecursionError("maximum recursion depth exceeded"), lambda: TypeError("cannot pickle"),
@@ -34,7 +35,7 @@ FAULTS: list[Callable[[], Exception]] = [
 
 
 class FickleWorker(Worker):
-    """Does what it is told as far as it can be told."""
+    """Obeys as far as messages reach it."""
 
     def __init__(self, events: WorkerEvents, chance: random.Random, fault: float) -> None:
         self._events = events
@@ -99,7 +100,7 @@ def fickle_pool(seed: int, fault: float, limits: PoolLimits) -> Pool:
 @settings(max_examples=150, deadline=None, phases=PHASES)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.2, 0.6, 1.0]), st.lists(st.integers(0, 9), max_size=25))
 def test_no_slot_is_lost(seed: int, fault: float, steps: list[int]) -> None:
-    """However sends and starts fail, each stream ends, no slot or request is left, and the pool closes."""
+    """However sends and starts fail, each stream ends, no slot or request is left over, and the pool closes."""
 
     async def run() -> None:
         pool = fickle_pool(seed, fault, PoolLimits(concurrency=3, queue_size=4, max_instances=2, cores=2))
@@ -137,7 +138,7 @@ def test_no_slot_is_lost(seed: int, fault: float, steps: list[int]) -> None:
 @settings(max_examples=50, deadline=None, phases=PHASES)
 @given(st.integers(0, 2**32), st.sampled_from([0.0, 0.3, 1.0]))
 def test_each_stream_ends_by_itself(seed: int, fault: float) -> None:
-    """Where a worker answers all that it is told, every stream comes to an end or an error without being closed."""
+    """If a worker answers all requests, every stream ends or fails without being closed."""
 
     async def run() -> None:
         pool = fickle_pool(seed, fault, PoolLimits(concurrency=3, queue_size=50, max_instances=2, cores=2))
@@ -157,7 +158,7 @@ def test_each_stream_ends_by_itself(seed: int, fault: float) -> None:
 
 
 def unsendable(**fields: Any) -> Request:
-    """A request that no process can be sent."""
+    """A request that cannot be sent to any process."""
     deep: dict[str, object] = {}
     for _ in range(2000):
         deep = {"a": deep}
@@ -166,7 +167,7 @@ def unsendable(**fields: Any) -> Request:
 
 
 async def test_a_request_that_cannot_be_sent_costs_no_slot(pools: Pools) -> None:
-    """Requests that fail to be pickled are refused, and a model with two slots serves after ten of them."""
+    """Requests that fail to be pickled are refused, and a model with two slots still serves after ten of them."""
     pool = await pools.start(Options(slots=2), isolation="process", limits=PoolLimits(concurrency=2, cores=2))
     neighbour = await running(pool)
     for _ in range(10):
@@ -181,7 +182,7 @@ async def test_a_request_that_cannot_be_sent_costs_no_slot(pools: Pools) -> None
 
 
 async def test_what_cannot_be_sent_is_known_before_it_is_queued(pools: Pools) -> None:
-    """Preparing such a request, which any thread may do, fails; what is prepared is answered as it would be."""
+    """Preparing such a request, possible in any thread, fails; other prepared requests are answered as usual."""
     pool = await pools.start(isolation="process")
     with pytest.raises(InvalidRequest, match="cannot be sent"):
         await asyncio.to_thread(pool.prepare, unsendable())
@@ -191,7 +192,7 @@ async def test_what_cannot_be_sent_is_known_before_it_is_queued(pools: Pools) ->
 
 
 async def test_a_request_whose_keys_fail_is_refused(pools: Pools) -> None:
-    """What goes wrong before the queue refuses the request, too, and leaves nothing in it."""
+    """A fault before the queue refuses the request, too, and leaves nothing in the queue."""
     pool = await pools.start()
     broken = ChatRequest("deep", "scripted", messages=(Message("user", "x"),), tools=unsendable().tools)
     assert isinstance(await error(pool.submit(broken)), InvalidRequest)
@@ -200,7 +201,7 @@ async def test_a_request_whose_keys_fail_is_refused(pools: Pools) -> None:
 
 
 async def test_a_worker_that_cannot_be_told_is_replaced(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cancel that cannot be sent ends the worker, and not after a minute; the next request gets a new one."""
+    """A cancel that cannot be sent ends the worker at once; the next request gets a new one."""
     pool = await pools.start(isolation="process")
     stream, neighbour = await running(pool), await running(pool)
     [instance] = pool._dispatcher.instances.values()
@@ -216,7 +217,7 @@ async def test_a_worker_that_cannot_be_told_is_replaced(pools: Pools, monkeypatc
 
 
 async def test_a_request_too_large_for_memory_is_told_so(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server without the memory to send a request says so of that request, and goes on."""
+    """A server without the memory to send a request fails only that request, and says why."""
     pool = await pools.start(isolation="process")
     assert await text(pool.submit(ask("echo before"))) == "before"
     [instance] = pool._dispatcher.instances.values()
@@ -230,7 +231,7 @@ async def test_a_request_too_large_for_memory_is_told_so(pools: Pools, monkeypat
 
 
 async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several decisions all but the broken one are carried out, and what was decided for it is undone."""
+    """If one of several decisions fails, the others are carried out, and that one is undone."""
     pool = await pools.start(Options(slots=4), models=("a", "b"))
     assert await text(pool.submit(ask("echo x", "a"))) == "x"
     done: list[object] = []
@@ -255,7 +256,7 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
 
 
 async def test_a_worker_that_cannot_be_started_is_no_dead_end() -> None:
-    """Whatever keeps a worker from starting is told to those who wait, and the next request tries again."""
+    """Whatever keeps a worker from starting is reported to the waiting requests, and the next request tries again."""
     attempts = 0
 
     async def start(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:

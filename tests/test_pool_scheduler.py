@@ -27,7 +27,7 @@ ONE = PoolLimits(concurrency=8, queue_size=8, queue_timeout=100, max_instances=1
 
 
 class World:
-    """A scheduler, and shorthands for what happens to it; instances are called a1, a2, b1 ..."""
+    """A scheduler, with shorthands for its events; instances are called a1, a2, b1 ..."""
 
     def __init__(self, limits: PoolLimits = ONE, /, **models: ModelLimits) -> None:
         numbers: dict[str, itertools.count[int]] = {model: itertools.count(1) for model in models}
@@ -63,7 +63,7 @@ def test_first_request_loads_and_runs() -> None:
 
 
 def test_requests_of_a_model_are_served_in_order() -> None:
-    """Requests for one model get slots in the order of their arrival, also when one in between leaves."""
+    """Requests for one model get slots in order of arrival, even if one in between leaves."""
     world = World(a=ModelLimits())
     for name in ("t1", "t2", "t3", "t4"):
         world.submit("a", name=name)
@@ -74,7 +74,7 @@ def test_requests_of_a_model_are_served_in_order() -> None:
 
 
 def test_concurrency_bounds_all_models_together() -> None:
-    """No more requests run than `concurrency` says, whatever their models, and nothing is loaded in vain."""
+    """No more than `concurrency` requests run over all models, and nothing is loaded in vain."""
     world = World(PoolLimits(concurrency=1, max_instances=2, cores=4), a=ModelLimits(), b=ModelLimits())
     world.submit("a", name="t1")
     world.serve("a1", slots=4)
@@ -103,7 +103,7 @@ def test_closing_instance_counts_until_it_is_gone() -> None:
 
 
 def test_idle_instance_expires_exactly_at_its_ttl() -> None:
-    """An idle instance is unloaded at its ttl, counted from the end of its last request, not a moment before."""
+    """An idle instance is unloaded when its ttl is over, counted from the end of its last request, and not before."""
     world = World(a=ModelLimits(ttl=10))
     world.submit("a", name="t1")
     world.serve("a1", now=1)
@@ -115,7 +115,7 @@ def test_idle_instance_expires_exactly_at_its_ttl() -> None:
 
 
 def test_a_request_may_bring_its_own_ttl() -> None:
-    """A request's `ttl` holds for its instance until the next request, which brings one again or the model's."""
+    """A request's `ttl` applies to its instance until the next request, which sets its own or restores the model's."""
     world = World(a=ModelLimits(ttl=10))
     world.submit("a", name="first", ttl=2)
     world.serve("a1")
@@ -129,7 +129,7 @@ def test_a_request_may_bring_its_own_ttl() -> None:
 
 
 def test_ttl_counts_from_the_load_of_an_unused_instance() -> None:
-    """An instance whose request left while it was loaded is not infinitely old."""
+    """An instance whose request left while it was loaded counts its ttl from the load."""
     world = World(a=ModelLimits(ttl=10))
     world.submit("a", name="t1")
     world.scheduler.leave("t1", 1)
@@ -138,7 +138,7 @@ def test_ttl_counts_from_the_load_of_an_unused_instance() -> None:
 
 
 def test_ttl_of_zero_serves_those_who_wait_first() -> None:
-    """With ttl 0 an instance is unloaded as soon as it is idle, but not while somebody waits for it."""
+    """With ttl 0 an instance is unloaded as soon as it is idle, but not while a request waits for it."""
     world = World(a=ModelLimits(ttl=0))
     world.submit("a", name="t1")
     world.submit("a", name="t2")
@@ -190,7 +190,7 @@ def test_ttl_keeps_min_instances() -> None:
 
 
 def test_queue_is_bounded() -> None:
-    """A request that finds `queue_size` others waiting is refused, and told when to come back."""
+    """A request that finds `queue_size` others waiting is refused, and told when to retry."""
     world = World(evolve(ONE, queue_size=2), a=ModelLimits())
     world.submit("a")
     world.submit("a")
@@ -203,7 +203,7 @@ def test_queue_is_bounded() -> None:
 
 
 def test_retry_after_follows_how_long_requests_take() -> None:
-    """The advice when to come back grows with the queue and with the time that requests take, up to a minute."""
+    """The advised retry time grows with the queue and with the time that requests take, up to a minute."""
     advice = []
     for seconds in (1, 100, 10_000):
         world = World(evolve(ONE, queue_size=1, concurrency=1), a=ModelLimits())
@@ -219,7 +219,7 @@ def test_retry_after_follows_how_long_requests_take() -> None:
 
 
 def test_queue_of_size_zero_still_serves_who_need_not_wait() -> None:
-    """With `queue_size` 0 a request runs if there is a slot, and is refused if not."""
+    """With `queue_size` 0 a request runs if there is a free slot, and is refused otherwise."""
     world = World(evolve(ONE, queue_size=0), a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     world.serve("a1")
@@ -228,7 +228,7 @@ def test_queue_of_size_zero_still_serves_who_need_not_wait() -> None:
 
 
 def test_queue_timeout_refuses_exactly_in_time() -> None:
-    """A request that has waited for `queue_timeout` seconds is refused, not a moment before."""
+    """A request that has waited for `queue_timeout` seconds is refused, and not before."""
     world = World(a=ModelLimits())
     world.submit("a", 5, name="t1")
     assert world.scheduler.wake_at() == 105
@@ -239,7 +239,7 @@ def test_queue_timeout_refuses_exactly_in_time() -> None:
 
 
 def test_queue_timeout_of_zero_still_serves_who_need_not_wait() -> None:
-    """With `queue_timeout` 0 a request runs if there is a slot, and is refused at once if not."""
+    """With `queue_timeout` 0 a request runs if there is a free slot, and is refused at once otherwise."""
     world = World(evolve(ONE, queue_timeout=0), a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     world.serve("a1")
@@ -248,7 +248,7 @@ def test_queue_timeout_of_zero_still_serves_who_need_not_wait() -> None:
 
 
 def test_least_recently_used_idle_instance_makes_room() -> None:
-    """When the pool is full, the instance that has been idle longest is unloaded; the new one comes when it is gone."""
+    """When the pool is full, the instance idle longest is unloaded; the new one is started when it is gone."""
     world = World(evolve(ONE, max_instances=2), **dict.fromkeys("abcd", ModelLimits()))
     for now, model in enumerate("ab"):
         world.submit(model, now, name=model)
@@ -257,7 +257,7 @@ def test_least_recently_used_idle_instance_makes_room() -> None:
     world.scheduler.finished("a", 6)
     assert world.submit("c", 7) == [Stop("b1")]
     assert world.submit("c", 7) == []
-    assert world.submit("d", 7) == [Stop("a1")]  # the place that b1 leaves is for c
+    assert world.submit("d", 7) == [Stop("a1")]  # the place of b1 is for c
     assert world.scheduler.gone("b1", "closed", 8) == [Start("c1", "c", 4)]
     assert world.scheduler.gone("a1", "closed", 9) == [Start("d1", "d", 4)]
 
@@ -300,7 +300,7 @@ def test_draining_ends_when_who_waited_leaves() -> None:
 
 
 def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
-    """The moment that the starving request is refused for its waiting time, those who waited for its sake run."""
+    """When the starving request is refused for its waiting time, the requests held back for it run."""
     world = World(a=ModelLimits(), b=ModelLimits())
     world.submit("a", 0)
     world.serve("a1", slots=2)
@@ -310,7 +310,7 @@ def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
 
 
 def test_failed_load_refuses_those_who_waited() -> None:
-    """A load that fails refuses all who wait for it, with the reason; the next request tries again."""
+    """A failed load refuses all requests that wait for it, with the reason; the next request tries again."""
     world = World(a=ModelLimits())
     world.submit("a", name="t1")
     world.submit("a", name="t2")
@@ -323,7 +323,7 @@ def test_failed_load_refuses_those_who_waited() -> None:
 
 
 def test_failed_growth_harms_nobody() -> None:
-    """When a second instance cannot be loaded, those who wait are served by the first; nothing is tried in a loop."""
+    """If a second instance cannot be loaded, waiting requests are served by the first; nothing is retried in a loop."""
     world = World(PoolLimits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
     for name in ("t1", "t2"):
         world.submit("a", name=name)
@@ -333,7 +333,7 @@ def test_failed_growth_harms_nobody() -> None:
 
 
 def test_death_at_work_is_replaced_for_those_who_wait() -> None:
-    """When an instance dies, a new one is loaded at once for those who wait for its model."""
+    """When an instance dies, a new one is loaded at once for the requests that wait for its model."""
     world = World(a=ModelLimits())
     for name in ("t1", "t2"):
         world.submit("a", name=name)
@@ -353,7 +353,7 @@ def test_death_while_nobody_waits_is_replaced_on_the_next_request() -> None:
 
 
 def test_deaths_without_end_cost_a_request_each() -> None:
-    """An instance that dies whenever it works is started no more often than there are requests, and never in vain."""
+    """An instance that dies at every request is started no more often than there are requests, and never in vain."""
     world = World(a=ModelLimits())
     for name in ("t1", "t2", "t3"):
         world.submit("a", name=name)
@@ -365,7 +365,7 @@ def test_deaths_without_end_cost_a_request_each() -> None:
 
 
 def restart(world: World, instance: str, now: float) -> float:
-    """Let a kept instance die; assert that the next one is started when `wake_at` says, and return after what pause."""
+    """Let a kept instance die; assert that the next one is started when `wake_at` says, and return the pause."""
     number = int(instance[1:]) + 1
     assert world.scheduler.gone(instance, "killed", now) == []
     at = world.scheduler.wake_at()
@@ -377,12 +377,12 @@ def restart(world: World, instance: str, now: float) -> float:
 
 
 def test_kept_instance_is_loaded_again_after_a_growing_pause() -> None:
-    """A dead instance that is kept comes back by itself: after 1 s, then twice as long each time, up to 5 minutes."""
+    """A dead instance that is kept is restarted automatically: after 1 s, then twice as long each time, up to 5 min."""
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     now, pauses = 0.0, []
     for number in range(1, 13):
-        if number % 2:  # whether it cannot be loaded, or dies soon after
+        if number % 2:  # either it cannot be loaded, or it dies soon after
             world.serve(f"a{number}", now=now)
         pauses.append(restart(world, f"a{number}", now + 5))
         now += 5 + pauses[-1]
@@ -400,7 +400,7 @@ def test_pause_never_overflows() -> None:
 
 
 def test_healthy_minute_resets_the_pause() -> None:
-    """An instance that has served for a minute before it dies is back after a second, whatever was before."""
+    """An instance that has served for a minute before it dies is restarted after a second, whatever happened before."""
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     for number in (1, 2, 3):
@@ -412,7 +412,7 @@ def test_healthy_minute_resets_the_pause() -> None:
 
 
 def test_request_does_not_wait_for_the_pause() -> None:
-    """Who asks for a kept model during the pause gets an instance at once; if that fails, the next pause is longer."""
+    """A request for a kept model during the pause gets an instance at once; if that fails, the next pause is longer."""
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     world.scheduler.gone("a1", "killed", 10)
@@ -422,7 +422,7 @@ def test_request_does_not_wait_for_the_pause() -> None:
 
 
 def test_death_refuses_nobody_who_waits() -> None:
-    """Those who wait for an instance that dies are served by the one that replaces it, kept or not."""
+    """Requests that wait for an instance that dies are served by its replacement, kept or not."""
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     world.serve("a1")
@@ -433,7 +433,7 @@ def test_death_refuses_nobody_who_waits() -> None:
 
 
 def test_nobody_takes_the_place_of_a_kept_instance() -> None:
-    """While a kept instance is away, its place stays free for it, also if others are asked for more than there is."""
+    """While a kept instance is away, its place stays reserved, even if others are requested beyond the limit."""
     world = World(evolve(ONE, max_instances=2), a=ModelLimits(1), b=ModelLimits(max_instances=2), c=ModelLimits())
     world.scheduler.start(0)
     world.serve("a1")
@@ -446,7 +446,7 @@ def test_nobody_takes_the_place_of_a_kept_instance() -> None:
 
 
 def test_files_of_a_kept_model_are_asked_for_again() -> None:
-    """Files that could not be fetched are asked for again when their source says, if the model is kept."""
+    """Files that could not be fetched are requested again when their source says, if the model is kept."""
     scheduler = Scheduler({"a": ModelLimits(1), "b": ModelLimits()}, ONE, lambda model: f"{model}1", {"a", "b"})
     assert scheduler.start(0) == [Prepare("a")]
     assert scheduler.unprepared("a", SourceUnavailable("no answer", 7), 10) == []
@@ -458,7 +458,7 @@ def test_files_of_a_kept_model_are_asked_for_again() -> None:
 
 @pytest.mark.parametrize("error", [ChecksumMismatch("other bytes"), DownloadCancelled("by you"), InvalidSource("?")])
 def test_files_that_would_come_in_vain_are_not_fetched_again(error: DownloadError) -> None:
-    """What is wrong each time, or was cancelled, is fetched again only when somebody asks for the model."""
+    """After a cancel or a permanent fault, files are fetched again only at the next request for the model."""
     scheduler = Scheduler({"a": ModelLimits(1)}, ONE, lambda model: f"{model}1", {"a"})
     scheduler.start(0)
     scheduler.unprepared("a", error, 10)
@@ -471,7 +471,7 @@ def test_files_that_would_come_in_vain_are_not_fetched_again(error: DownloadErro
 
 
 def test_cores_are_shared_among_those_at_work() -> None:
-    """The allowances of the instances at work sum to the cores, and change as others start and stop."""
+    """The core allowances of the running instances add up to the cores, and change as others start and stop."""
     world = World(evolve(ONE, max_instances=3, cores=5), a=ModelLimits(), b=ModelLimits())
     assert world.submit("a", name="t1") == [Start("a1", "a", 5)]
     assert world.serve("a1", slots=2) == [Assign("t1", "a1")]
@@ -483,7 +483,7 @@ def test_cores_are_shared_among_those_at_work() -> None:
 
 
 def test_dead_instance_gives_its_cores_back() -> None:
-    """When an instance dies at work, the others get its share."""
+    """When a running instance dies, the others get its share."""
     world = World(evolve(ONE, max_instances=2, cores=2), a=ModelLimits(), b=ModelLimits())
     for model in "ab":
         world.submit(model, name=model)
@@ -492,12 +492,12 @@ def test_dead_instance_gives_its_cores_back() -> None:
 
 
 @pytest.mark.parametrize(("prefixes", "instance"), [
-    (("x", "xy", "xyz"), "a1"),  # a1 knows two of them, a2 one
-    (("x", "xq"), "a2"),  # both know the first: a2 has less to do
+    (("x", "xy", "xyz"), "a1"),  # a1 has two of them, a2 one
+    (("x", "xq"), "a2"),  # both have the first: a2 is less loaded
     (("q",), "a2"),
 ])
 def test_routing_prefers_the_longest_known_prefix(prefixes: Sequence[str], instance: str) -> None:
-    """A request goes to the free instance that knows most of its conversation; among equals, to the least loaded."""
+    """A request goes to the free instance with most of its conversation; among equals, to the least loaded."""
     world = World(evolve(ONE, max_instances=2), a=ModelLimits(max_instances=2))
     world.submit("a", prefixes=["x", "xy"], name="t1")
     world.submit("a", prefixes=["x"], name="t2")
@@ -511,7 +511,7 @@ def test_routing_prefers_the_longest_known_prefix(prefixes: Sequence[str], insta
 
 
 def test_full_instance_is_no_target_of_routing() -> None:
-    """A request does not wait for the instance that knows its conversation while another has a free slot."""
+    """A request does not wait for the instance that has its conversation while another has a free slot."""
     world = World(evolve(ONE, max_instances=2), a=ModelLimits(max_instances=2))
     for name in ("t1", "t2"):
         world.submit("a", prefixes=["x"], name=name)

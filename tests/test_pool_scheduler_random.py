@@ -1,4 +1,4 @@
-"""What the scheduler promises, whatever happens in whatever order: a state machine plays the pool and its workers."""
+"""The scheduler's invariants, for events in any order: a state machine plays the pool and its workers."""
 
 import itertools
 
@@ -46,7 +46,7 @@ class PoolPlay(RuleBasedStateMachine):
         self.late = late
         """Whether the answers to `Measure` come later, by a rule."""
         self.measuring: set[str] = set()
-        room = limits.max_instances - 1  # a place for models that are not kept, as a configuration must leave
+        room = limits.max_instances - 1  # leave a place for models that are not kept, as a configuration must
         self.models = {}
         for name, (least, most, ttl) in models.items():
             kept = min(least, room)
@@ -62,7 +62,7 @@ class PoolPlay(RuleBasedStateMachine):
         self.now = 0.0
         self.names = itertools.count(1)
         self.waiting: dict[str, str] = {}
-        """Ticket -> model, in the order of arrival."""
+        """Ticket -> model, in order of arrival."""
         self.running: dict[str, str] = {}
         """Ticket -> instance."""
         self.refused: dict[str, LllmsError] = {}
@@ -113,7 +113,7 @@ class PoolPlay(RuleBasedStateMachine):
     @precondition(lambda self: self.known)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        """An instance is closed as it was told to, or dies, or cannot be loaded."""
+        """An instance closes as told, or dies, or cannot be loaded."""
         instance = data.draw(st.sampled_from(sorted(self.known)))
         self.known.remove(instance)
         self.running = {ticket: place for ticket, place in self.running.items() if place != instance}
@@ -126,13 +126,13 @@ class PoolPlay(RuleBasedStateMachine):
             self.now = at
             self.carry_out(self.scheduler.tick(self.now))
             following = self.scheduler.wake_at()
-            assert following is None or following > self.now  # each wake-up gets something done
+            assert following is None or following > self.now  # each wake-up does something
         self.now = until
         self.carry_out(self.scheduler.tick(self.now))
 
     @rule()
     def settle(self) -> None:
-        """When loads work and requests end, everyone who waits is served, in a number of turns that is bounded."""
+        """If loads work and requests end, every waiting request is served, in a bounded number of turns."""
         turns = 0
         while self.waiting:
             turns += 1
@@ -150,7 +150,7 @@ class PoolPlay(RuleBasedStateMachine):
 
     @rule()
     def recover(self) -> None:
-        """When loads work again, the instances that are kept are there by themselves, after the longest pause."""
+        """When loads work again, kept instances are restored automatically, after the longest pause at most."""
         for model in list(self.measuring):
             self.measured(model)
         if self.late and self.limits.memory is not None:
@@ -169,7 +169,7 @@ class PoolPlay(RuleBasedStateMachine):
         for model, limits in self.models.items():
             assert sum(i.state == "ready" for i in self.alive(model)) >= limits.min_instances
 
-    # -- what the pool does about it ----------------------------------------------------------------------------------
+    # -- how the pool reacts ------------------------------------------------------------------------------------------
 
     def carry_out(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -184,7 +184,7 @@ class PoolPlay(RuleBasedStateMachine):
                 case Assign(ticket, instance):
                     model = self.waiting[ticket]
                     assert model == self.scheduler.instances[instance].model
-                    assert ticket == next(one for one, its in self.waiting.items() if its == model)  # first come
+                    assert ticket == next(one for one, its in self.waiting.items() if its == model)  # in order
                     del self.waiting[ticket]
                     self.running[ticket] = instance
                 case Measure(model):
@@ -339,6 +339,6 @@ class PoolPlay(RuleBasedStateMachine):
 
 
 class TestPoolPlay(PoolPlay.TestCase):  # type: ignore[misc,name-defined]  # hypothesis makes the base at run time
-    """Random histories of a pool keep every promise."""
+    """Random histories of a pool keep every invariant."""
 
     settings = settings(max_examples=150, stateful_step_count=50, deadline=None)

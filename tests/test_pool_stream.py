@@ -1,9 +1,10 @@
-"""The stream of one answer: what its reader may rely on."""
+"""The stream of one answer: what its reader can rely on."""
 
 import asyncio
 
 import pytest
-from pools_for_tests import GUARD, ask
+from pools_for_tests import ask
+from waits_for_tests import GUARD
 
 from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, EngineFailed
@@ -13,7 +14,7 @@ END = Finish("stop", Usage(1, 2))
 
 
 class Reader:
-    """A stream for one request, and who closed it."""
+    """A stream for one request, and the record of its closing."""
 
     def __init__(self) -> None:
         self.cancelled: list[Stream] = []
@@ -59,7 +60,7 @@ async def test_take_waits() -> None:
 
 
 async def test_iteration_and_gather() -> None:
-    """`async for` yields the deltas one by one, `gather` returns the whole answer under the instance's name."""
+    """`async for` yields the deltas one by one; `gather` returns the whole answer under the instance's name."""
     reader = Reader()
     for text, finish in (("a", None), ("b", None), ("", END)):
         reader.put(text, finish)
@@ -73,7 +74,7 @@ async def test_iteration_and_gather() -> None:
 
 
 async def test_error_comes_after_the_deltas_before_it() -> None:
-    """A failed request's text is taken first, also what came together with the error; then its error is raised."""
+    """A failed request's text is taken first, even if it came together with the error; then the error is raised."""
     reader = Reader()
     reader.put("a")
     reader.stream.put(Delta(reader.stream.request.id, "b", error=EngineFailed("no")))
@@ -86,7 +87,7 @@ async def test_error_comes_after_the_deltas_before_it() -> None:
 
 
 async def test_nothing_follows_the_end() -> None:
-    """After the last delta nothing more is heard: an instance's death no longer matters."""
+    """After the last delta nothing else is received: an instance's death no longer matters."""
     reader = Reader()
     reader.put("a", END)
     reader.stream.fail(EngineDied("dead"))
@@ -94,7 +95,7 @@ async def test_nothing_follows_the_end() -> None:
 
 
 async def test_close_before_the_start() -> None:
-    """A stream that nobody read yet can be closed; the request is cancelled, once."""
+    """A stream that was never read can be closed; the request is cancelled, once."""
     reader = Reader()
     await reader.stream.aclose()
     await reader.stream.aclose()
@@ -112,7 +113,7 @@ async def test_close_after_the_end_cancels_nothing() -> None:
 
 
 async def test_leaving_the_block_early_cancels() -> None:
-    """`async with` closes the stream, also when its block raises."""
+    """`async with` closes the stream, even if its block raises."""
     reader = Reader()
     reader.put("a")
     with pytest.raises(KeyError):
@@ -122,7 +123,7 @@ async def test_leaving_the_block_early_cancels() -> None:
 
 
 async def test_close_wakes_who_takes() -> None:
-    """Who waits in `take` gets the empty list when another task closes the stream; `gather` says what happened."""
+    """A pending `take` returns the empty list when another task closes the stream; `gather` says what happened."""
     reader = Reader()
     taking = asyncio.create_task(reader.stream.take())
     await asyncio.sleep(0)
@@ -131,6 +132,21 @@ async def test_close_wakes_who_takes() -> None:
         assert await taking == []
         with pytest.raises(RuntimeError, match="closed before the end"):
             await reader.stream.gather()
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_answer_with_unenforced_restrictions_is_kept(*, early: bool) -> None:
+    """Any delta may name what no grammar enforces; the answer stays for a check if the first one does."""
+    reader = Reader()
+    if not early:
+        reader.put("a")
+    reader.stream.put(Delta(reader.stream.request.id, "b", unenforced=("tools.f#/not",)))
+    reader.stream.put(Delta(reader.stream.request.id, "c", finish=END, unenforced=("tools.f#/not", "tools.g#")))
+    assert reader.stream.unenforced_answer() is None
+    whole = await reader.stream.gather()
+    kept = reader.stream.unenforced_answer()
+    assert whole.unenforced == ("tools.f#/not", "tools.g#")
+    assert kept == (whole if early else None)
 
 
 async def test_cancelled_take_loses_nothing() -> None:

@@ -11,7 +11,8 @@ import engines_for_tests as engines
 import psutil
 import pytest
 from engines_for_tests import Options
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.answers import Stream
 from lllms_core.errors import EngineDied, LllmsError, ModelLoadFailed
@@ -39,7 +40,7 @@ async def error(stream: Stream) -> LllmsError:
 
 
 async def reaches(pool: Pool, **counts: int) -> None:
-    """Return when the pool's counts are these."""
+    """Return when the pool has these counts."""
     async with asyncio.timeout(GUARD):
         while any(getattr(pool.status(), name) != count for name, count in counts.items()):
             await pool._dispatcher.change()
@@ -53,7 +54,7 @@ def pid_of(pool: Pool) -> int:
 
 @pytest.fixture(autouse=True)
 def release() -> Iterator[None]:
-    """What hangs in threads of the test goes on at its end."""
+    """Threads of the test that hang are released at its end."""
     engines.RELEASE.clear()
     yield
     engines.RELEASE.set()
@@ -64,7 +65,7 @@ def release() -> Iterator[None]:
     ("look once", "process"),
 ])
 async def test_stuck_worker_is_killed_and_replaced(pools: Pools, fault: str, isolation: Isolation) -> None:
-    """A worker that says nothing while it works is killed; its requests are told, and who waits gets a new one."""
+    """A worker that is silent while it works is killed; its requests fail, and waiting ones get a new worker."""
     pool = await pools.start(Options(slots=2), isolation=isolation, model_limits=SOON)
     neighbour = pool.submit(ask("count"))
     async with asyncio.timeout(GUARD):
@@ -85,7 +86,7 @@ async def test_stuck_worker_is_killed_and_replaced(pools: Pools, fault: str, iso
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 async def test_long_step_that_looks_is_no_hang(pools: Pools, isolation: Isolation) -> None:
-    """A step that takes many times as long as the watchdog allows goes on, as long as it looks at `interrupt`."""
+    """A step that takes many times as long as the watchdog allows continues, as long as it checks `interrupt`."""
     pool = await pools.start(isolation=isolation, model_limits=ModelLimits(watchdog=0.1))
     async with asyncio.timeout(GUARD), pool.submit(ask("look", timeout=1.0)) as stream:
         answer = await stream.gather()
@@ -94,7 +95,7 @@ async def test_long_step_that_looks_is_no_hang(pools: Pools, isolation: Isolatio
 
 
 async def test_watchdog_may_be_off(pools: Pools) -> None:
-    """With a watchdog of 0 a worker may be silent for as long as it likes; a cancel still has its limit."""
+    """With a watchdog of 0 a worker may be silent for any time; a cancel still has its limit."""
     limits = ModelLimits(watchdog=0)
     pool = await pools.start(isolation="process", model_limits=limits, patience=Patience(cancel=0.3))
     stream = pool.submit(ask("hang", timeout=0.5))
@@ -105,7 +106,7 @@ async def test_watchdog_may_be_off(pools: Pools) -> None:
 
 
 async def test_worker_that_stopped_while_idle_is_found_by_its_next_request(pools: Pools) -> None:
-    """An idle worker is not watched; if it was stopped, its next request finds that out, and the one after it works."""
+    """An idle worker is not watched; if it was stopped, its next request notices, and the one after that works."""
     pool = await pools.start(isolation="process", model_limits=SOON)
     pid = int(await text(pool.submit(ask("pid"))))
     await reaches(pool, running=0)
@@ -115,7 +116,7 @@ async def test_worker_that_stopped_while_idle_is_found_by_its_next_request(pools
 
 
 async def test_stuck_worker_shows(pools: Pools) -> None:
-    """The status tells for how long an instance that works has shown no sign of life, and 0 while it does."""
+    """The status says how long a working instance has shown no sign of life, and 0 while it does."""
     pool = await pools.start(isolation="process", model_limits=ModelLimits(watchdog=3.0))
     stream = pool.submit(ask("count"))
     async with asyncio.timeout(GUARD):
@@ -134,7 +135,7 @@ async def test_stuck_worker_shows(pools: Pools) -> None:
     ("stop", "process"), ("hold-gil", "process"), ("hang", "process"), ("hang", "thread"),
 ])
 async def test_load_has_a_limit(pools: Pools, fault: str, isolation: Isolation) -> None:
-    """A load that takes longer than it may is ended; all who wait for it are told which key to raise."""
+    """A load that exceeds its limit is ended; all requests that wait for it are told which key to raise."""
     limits = ModelLimits(load_timeout=0.6)
     pool = await pools.start(Options(load=fault), isolation=isolation, model_limits=limits)  # type: ignore[arg-type]
     first, second = pool.submit(ask("count")), pool.submit(ask("count"))
@@ -188,7 +189,7 @@ async def test_late_confirmation_frees_the_slot(pools: Pools) -> None:
 
 
 async def test_client_that_leaves_a_stuck_worker_is_gone_at_once(pools: Pools) -> None:
-    """Closing a stream does not wait for the worker, and neither do those who wait for its slot, in the end."""
+    """Closing a stream does not wait for the worker, and requests that wait for its slot are served in the end."""
     pool = await pools.start(Options(slots=1), isolation="process", model_limits=SOON)
     stream = pool.submit(ask("count"))
     async with asyncio.timeout(GUARD):
@@ -199,7 +200,7 @@ async def test_client_that_leaves_a_stuck_worker_is_gone_at_once(pools: Pools) -
 
 
 async def test_survey_of_a_stuck_worker_ends(pools: Pools) -> None:
-    """A worker that owes an answer to a survey is watched, too; who asked goes on without it."""
+    """A worker that owes an answer to a survey is watched, too; the survey returns without it."""
     pool = await pools.start(isolation="process", model_limits=SOON)
     await text(pool.submit(ask("echo x")))
     await reaches(pool, running=0)
@@ -210,7 +211,7 @@ async def test_survey_of_a_stuck_worker_ends(pools: Pools) -> None:
 
 
 async def test_survey_that_nobody_waits_for_is_still_owed(pools: Pools) -> None:
-    """A stuck worker is found even if its caller has given up."""
+    """A stuck worker is detected even if its caller has given up."""
     pool = await pools.start(isolation="process", model_limits=SOON)
     await text(pool.submit(ask("echo x")))
     await reaches(pool, running=0)
@@ -224,7 +225,7 @@ async def test_survey_that_nobody_waits_for_is_still_owed(pools: Pools) -> None:
 
 
 async def test_more_work_is_no_sign_of_life(pools: Pools) -> None:
-    """A stuck worker that is given more and more to do is found all the same."""
+    """A stuck worker is detected even if it is given more and more to do."""
     pool = await pools.start(Options(slots=9), isolation="process", model_limits=SOON)
     stuck = pool.submit(ask("stop"))
 
@@ -243,7 +244,7 @@ async def test_more_work_is_no_sign_of_life(pools: Pools) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_pool_closes_over_a_stopped_worker(pools: Pools, busy: bool) -> None:
-    """A worker that is stopped, at work or idle, holds the end of the pool up for no longer than it may close."""
+    """A stopped worker, running or idle, delays the closing of the pool by no more than its grace."""
     pool = await pools.start(isolation="process", patience=Patience(close=0.1))
     stream = pool.submit(ask("count"))
     async with asyncio.timeout(GUARD):
@@ -272,7 +273,7 @@ async def test_server_that_stood_still_blames_nobody() -> None:
 
 
 async def test_kept_instance_comes_back(pools: Pools) -> None:
-    """An instance that a model keeps is there again after its death, without anybody asking; others are not."""
+    """A kept instance is restored after its death without any request; others are not."""
     pool = await pools.start(isolation="process", model_limits=ModelLimits(min_instances=1), limits=PoolLimits(cores=1))
     assert pool.lacks() == ()
     pid = pid_of(pool)
@@ -290,7 +291,7 @@ async def test_kept_instance_comes_back(pools: Pools) -> None:
 
 
 async def test_kept_model_that_cannot_load_is_told_and_tried_again(pools: Pools, gate: os.PathLike[str]) -> None:
-    """A kept model whose load fails is told with the reason, and loads once it can."""
+    """A kept model whose load fails is shown with the reason, and is loaded once it can be."""
     missing = f"{gate}-later"
     pool = await pools.start(Options(gate=missing), model_limits=ModelLimits(min_instances=1))
     [lack] = pool.lacks()

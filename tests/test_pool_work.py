@@ -9,7 +9,8 @@ import engines_for_tests as engines
 import psutil
 import pytest
 from engines_for_tests import Options
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.answers import Stream
 from lllms_core.errors import (
@@ -43,7 +44,7 @@ async def error(stream: Stream) -> LllmsError:
 
 
 async def running(pool: Pool, prompt: str = "count", model: str = "scripted") -> Stream:
-    """A request that has begun to answer."""
+    """A request whose answer has begun."""
     stream = pool.submit(ask(prompt, model))
     async with asyncio.timeout(GUARD):
         await stream.take()
@@ -51,19 +52,19 @@ async def running(pool: Pool, prompt: str = "count", model: str = "scripted") ->
 
 
 async def reaches(pool: Pool, **counts: int) -> None:
-    """Return when the pool's counts are these."""
+    """Return when the pool has these counts."""
     async with asyncio.timeout(GUARD):
         while any(getattr(pool.status(), name) != count for name, count in counts.items()):
             await pool._dispatcher.change()
 
 
 def open_gate(gate: Path) -> None:
-    """Let loads go on that wait at the gate; returns when one does."""
+    """Let loads that wait at the gate continue; returns when one does."""
     os.close(os.open(gate, os.O_WRONLY))
 
 
 async def test_ten_waiters_share_one_load(pools: Pools) -> None:
-    """Ten requests at once for a model that is not loaded cause one load, and each gets its own answer."""
+    """Ten simultaneous requests for a model that is not loaded cause one load, and each gets its own answer."""
     pool = await pools.start(Options(slots=8), model_limits=ModelLimits(max_instances=3))
     answers = await asyncio.gather(*(text(pool.submit(ask(f"echo secret {n}"))) for n in range(10)))
     assert answers == [f"secret {n}" for n in range(10)]
@@ -71,7 +72,7 @@ async def test_ten_waiters_share_one_load(pools: Pools) -> None:
 
 
 async def test_answer_is_named_after_its_instance(pools: Pools) -> None:
-    """From the id of an answer one can read the model, the instance and the request."""
+    """The id of an answer shows the model, the instance and the request."""
     pool = await pools.start()
     request = ask("echo x")
     async with asyncio.timeout(GUARD):
@@ -89,7 +90,7 @@ async def test_two_clients_two_models(pools: Pools) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_concurrency_is_enforced(pools: Pools, concurrency: int) -> None:
-    """Over all models together, never more requests run than `concurrency` says; all are served in the end."""
+    """Never more than `concurrency` requests run over all models together; all are served in the end."""
     pool = await pools.start(
         Options(slots=4), models=("a", "b"), limits=PoolLimits(concurrency=concurrency, cores=2),
         model_limits=ModelLimits(max_instances=2),
@@ -110,7 +111,7 @@ async def test_concurrency_is_enforced(pools: Pools, concurrency: int) -> None:
 
 
 async def test_cancel_while_waiting(pools: Pools) -> None:
-    """A request that is closed in the queue leaves it; those behind it are served."""
+    """A request that is closed in the queue leaves it; those after it are served."""
     pool = await pools.start(Options(slots=1))
     first = await running(pool)
     second, third = pool.submit(ask("echo second")), pool.submit(ask("echo third"))
@@ -122,7 +123,7 @@ async def test_cancel_while_waiting(pools: Pools) -> None:
 
 
 async def test_cancel_while_loading(pools: Pools, gate: Path) -> None:
-    """A request that is closed during a load leaves; the load goes on for the others."""
+    """A request that is closed during a load leaves; the load continues for the others."""
     pool = await pools.start(Options(gate=str(gate)), model_limits=ModelLimits(ttl=-1))
     first, second = pool.submit(ask("echo first")), pool.submit(ask("echo second"))
     await first.aclose()
@@ -131,7 +132,7 @@ async def test_cancel_while_loading(pools: Pools, gate: Path) -> None:
 
 
 async def test_cancel_at_work_frees_the_slot(pools: Pools) -> None:
-    """A request that is closed at work frees its slot for the next; its neighbour goes on."""
+    """A running request that is closed frees its slot for the next; its neighbour continues."""
     pool = await pools.start(Options(slots=2))
     first, neighbour = await running(pool), await running(pool)
     waiting = pool.submit(ask("echo next"))
@@ -143,7 +144,7 @@ async def test_cancel_at_work_frees_the_slot(pools: Pools) -> None:
 
 
 async def test_timeout_keeps_the_partial_answer(pools: Pools) -> None:
-    """A request whose time is up ends with what it has so far, and the reason `timeout`."""
+    """A request whose time is up ends with its answer so far, and the reason `timeout`."""
     pool = await pools.start()
     async with asyncio.timeout(GUARD):
         answer = await pool.submit(ask("count", timeout=0.02)).gather()
@@ -154,7 +155,7 @@ async def test_timeout_keeps_the_partial_answer(pools: Pools) -> None:
 
 
 async def test_request_in_time_stops_its_clock(pools: Pools) -> None:
-    """A request that ends before its time limit ends as it would without."""
+    """A request that ends before its time limit ends as it would without one."""
     pool = await pools.start()
     async with asyncio.timeout(GUARD):
         answer = await pool.submit(ask("echo ok", timeout=GUARD)).gather()
@@ -163,7 +164,7 @@ async def test_request_in_time_stops_its_clock(pools: Pools) -> None:
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 async def test_worker_that_hangs_is_given_up(pools: Pools, isolation: Isolation) -> None:
-    """A worker that does not react to a cancel is killed; who else was in it is told, and it is replaced when asked."""
+    """A worker that ignores a cancel is killed; its other requests fail, and the next request starts a new worker."""
     engines.RELEASE.clear()
     pool = await pools.start(isolation=isolation, patience=Patience(close=0.1, cancel=0.1))
     neighbour = await running(pool)
@@ -209,7 +210,7 @@ async def test_ttl_of_zero_with_a_waiter(pools: Pools) -> None:
 
 
 async def test_full_queue_refuses(pools: Pools) -> None:
-    """A request that finds the queue full is refused with the time to come back; the others are served."""
+    """A request that finds the queue full is refused with the time to retry; the others are served."""
     pool = await pools.start(Options(slots=1), limits=PoolLimits(queue_size=1, cores=2))
     first = await running(pool)
     waiting = pool.submit(ask("echo waited"))
@@ -221,7 +222,7 @@ async def test_full_queue_refuses(pools: Pools) -> None:
 
 
 async def test_waiting_too_long_refuses(pools: Pools) -> None:
-    """A request that waits longer than `queue_timeout` is refused without anybody asking."""
+    """A request that waits longer than `queue_timeout` is refused without any other event."""
     limits = PoolLimits(queue_timeout=0.02, cores=2)
     pool = await pools.start(Options(slots=1), limits=limits, model_limits=ModelLimits(1))
     first = await running(pool)
@@ -242,7 +243,7 @@ async def test_failed_load_is_no_dead_end(pools: Pools, tmp_path: Path) -> None:
 
 
 async def test_cores_are_shared(pools: Pools) -> None:
-    """The engines at work are told how many cores they may use: all, or their share."""
+    """The running engines are told how many cores they may use: all, or their share."""
     pool = await pools.start(models=("a", "b"), limits=PoolLimits(cores=4))
     assert await text(pool.submit(ask("threads", "a"))) == "4"
     busy = await running(pool, model="b")
@@ -257,7 +258,7 @@ async def test_cores_are_shared(pools: Pools) -> None:
 
 
 async def test_slow_reader_holds_nobody_up(pools: Pools) -> None:
-    """An answer that nobody reads costs the others nothing, and is whole when it is read."""
+    """An answer that is not read costs the others nothing, and is complete when it is read."""
     pool = await pools.start(isolation="process")
     unread = pool.submit(ask("echo " + "x" * 5000))
     assert await text(pool.submit(ask("echo " + "y" * 1000))) == "y" * 1000
@@ -265,7 +266,7 @@ async def test_slow_reader_holds_nobody_up(pools: Pools) -> None:
 
 
 async def test_status_tells_states_and_counts(pools: Pools, gate: Path) -> None:
-    """The status shows an instance as it loads, works and rests."""
+    """The status shows an instance while it loads, works and idles."""
     pool = await pools.start(Options(gate=str(gate)), isolation="process")
     stream = pool.submit(ask("count"))
     async with asyncio.timeout(GUARD):
@@ -287,7 +288,7 @@ async def test_status_tells_states_and_counts(pools: Pools, gate: Path) -> None:
 
 
 async def test_requests_that_nobody_can_serve(pools: Pools) -> None:
-    """An unknown model, and an id that is in use, are refused with a reason; nobody else notices."""
+    """An unknown model, and an id that is in use, are refused with a reason; other requests are unaffected."""
     pool = await pools.start()
     unknown = await error(pool.submit(ask("echo x", "nonsense")))
     assert isinstance(unknown, ModelUnknown)
@@ -299,7 +300,7 @@ async def test_requests_that_nobody_can_serve(pools: Pools) -> None:
 
 
 async def test_close_lets_the_running_finish(pools: Pools) -> None:
-    """During the grace the running go on to their end; those who wait and those who come are refused at once."""
+    """During the grace running requests finish; waiting and new ones are refused at once."""
     pool = await pools.start(Options(slots=1), isolation="process")
     first = await running(pool, "echo " + "x" * 3000)
     waiting = pool.submit(ask("echo x"))
@@ -313,7 +314,7 @@ async def test_close_lets_the_running_finish(pools: Pools) -> None:
 
 
 async def test_close_ends_what_does_not_finish(pools: Pools) -> None:
-    """After the grace the rest is told so, and no child is left; a second close with less grace hastens the first."""
+    """After the grace the rest fails, and no child is left; a second close with less grace shortens the first."""
     pool = await pools.start(isolation="process")
     endless = await running(pool)
     pid = pool.status().instances[0].pid or 0
@@ -355,7 +356,7 @@ async def test_pool_that_is_not_started_takes_nothing() -> None:
 
 
 async def test_threads_come_and_go(pools: Pools) -> None:
-    """Instances in threads leave no thread behind."""
+    """Instances in threads leave no threads behind."""
     before = set(threading.enumerate())
     for _ in range(50):
         pool = await pools.start(model_limits=ModelLimits(1))

@@ -1,4 +1,4 @@
-"""What is evaluated once for all conversations that begin so: messages, tools, texts."""
+"""Messages, tools and texts that are evaluated once for all conversations that begin with them."""
 
 import pytest
 from test_sessions import SECRETS, Store, cached, serving, tell, unload
@@ -15,7 +15,7 @@ EXAMPLES = [{"role": "user", "content": "in: red out:"}, {"role": "assistant", "
 
 
 async def chat(host, *messages, **parameters):
-    """The answer to messages as tables."""
+    """The answer to messages given as tables."""
     parameters = {"temperature": 0, "max_tokens": 20, **parameters}
     given = [Message(**message) for message in messages]
     async with host.submit(host.request("tiny", messages=given, parameters=parameters)) as stream:
@@ -24,7 +24,7 @@ async def chat(host, *messages, **parameters):
 
 @pytest.mark.parametrize("store", ["none", "memory"])
 async def test_preload_is_kept(store):
-    """Whoever begins as the preload pays for the rest only, after any number of others, who are untouched by it."""
+    """A conversation that begins with the preload evaluates only the rest, even after others, which are unaffected."""
     preload = [SYSTEM, *EXAMPLES]
     question = {"role": "user", "content": "Who are you?"}
     async with serving(store, model={"preload": {"messages": preload}}, slots=1) as host:
@@ -43,7 +43,7 @@ async def test_preload_is_kept(store):
 
 
 async def test_preload_is_restored_and_can_be_answered_for():
-    """The next instance finds the preload in the store; a message of the assistant that is begun goes on, warm."""
+    """The next instance finds the preload in the store; a started message of the assistant is continued, warm."""
     store = Store()
     preload = [SYSTEM, *EXAMPLES * 6]
     question = {"role": "user", "content": "Who are you?"}
@@ -87,7 +87,7 @@ async def test_tools_are_preloaded():
 
 
 async def test_long_preload_has_its_own_room():
-    """A preload takes nothing from the room of the requests; one that no request could begin with is refused."""
+    """A preload takes no room from the requests; one that no request could begin with is refused."""
     long = [{"role": "user", "content": "word " * 400}]
     async with serving("none", model={"preload": {"messages": long}}, slots=1) as host:
         assert "Bob" in (await chat(host, SYSTEM, {"role": "user", "content": "Who are you?"})).text

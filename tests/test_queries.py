@@ -1,4 +1,4 @@
-"""Vectors, tokens and prompts travel as completions do: queue, slot, worker, cancel, time limit, crash."""
+"""Vectors, tokens and prompts take the same path as completions: queue, slot, worker, cancel, time limit, crash."""
 
 import asyncio
 import json
@@ -11,7 +11,8 @@ import embedders_for_tests as embedders
 import pytest
 from embedders_for_tests import EmbedderEngine
 from engines_for_tests import ScriptedEngine
-from pools_for_tests import GUARD, Pools
+from pools_for_tests import Pools
+from waits_for_tests import GUARD
 
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
@@ -70,7 +71,7 @@ async def test_tokens_are_embedded_as_their_text(host: Host) -> None:
 
 
 async def test_dimensions_cut_and_renormalise(host: Host) -> None:
-    """Fewer dimensions are the first numbers, of length 1 again; more than there are, are refused with the limit."""
+    """Fewer dimensions are the first numbers, scaled to length 1 again; too many are refused with the limit."""
     [vector] = (await host.embed("rich", ["a b c"], dimensions=2)).vectors
     assert list(vector) == pytest.approx([5 / hypot(5, 2), 2 / hypot(5, 2)])
     with pytest.raises(InvalidRequest, match="have 3") as raised:
@@ -80,14 +81,14 @@ async def test_dimensions_cut_and_renormalise(host: Host) -> None:
 
 @pytest.mark.parametrize(("inputs", "param"), [([], "input"), (["a", ""], "input[1]"), ([()], "input[0]")])
 async def test_nothing_to_embed_is_refused(host: Host, inputs: list[str], param: str) -> None:
-    """No inputs, an empty text and no tokens are refused, and the message says which."""
+    """No inputs, an empty text and an empty list of tokens are refused, and the message says which."""
     with pytest.raises(InvalidRequest) as raised:
         await host.embed("rich", inputs)
     assert raised.value.param == param
 
 
 async def test_models_do_what_they_can(host: Host) -> None:
-    """A model that lacks what is asked refuses and says what it can; a model that is not there is named."""
+    """A model refuses what it cannot do and says what it can; a missing model is named."""
     with pytest.raises(InvalidRequest, match="'writer' cannot embed texts; it can continue text"):
         await host.embed("writer", ["a"])
     with pytest.raises(InvalidRequest, match="'rich' cannot rerank documents"):
@@ -101,7 +102,7 @@ async def test_models_do_what_they_can(host: Host) -> None:
 
 
 async def test_tokens_and_prompts_are_told(host: Host) -> None:
-    """A loaded model tells its tokens, the text of tokens, and the prompt of a chat."""
+    """A loaded model returns its tokens, the text of tokens, and the prompt of a chat."""
     assert await host.tokenize("rich", "é!") == Tokens((233, 33), ("é".encode(), b"!"))
     assert (await host.tokenize("rich", "a", add_special=True)).ids == (60, 97, 62)
     assert await host.detokenize("rich", [233, 33]) == "é!"
@@ -137,7 +138,7 @@ async def test_leaving_frees_the_slot(host: Host) -> None:
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 async def test_queries_wait_their_turn(pools: Pools, isolation: Isolation) -> None:
-    """Queries are bounded by `concurrency` and the slots, as completions are, and all are answered."""
+    """Queries are bounded by `concurrency` and the slots, like completions, and all are answered."""
     limits = PoolLimits(concurrency=1)
     pool = await pools.start(embedders.Options(), engine=EmbedderEngine(), isolation=isolation, limits=limits)
     streams = [pool.submit(EmbedRequest(f"q{n}", "scripted", ("x" * n,))) for n in range(1, 6)]
@@ -165,14 +166,14 @@ async def test_a_closed_connection_frees_the_slot(host: Host) -> None:
 
 
 def test_unit_vectors() -> None:
-    """A vector keeps its direction and gets length 1; the one without direction stays."""
+    """A vector keeps its direction and gets length 1; the zero vector stays."""
     assert unit([3, -4]) == [0.6, -0.8]
     assert unit([0, 0]) == [0, 0]
 
 
 @pytest.mark.parametrize("number", [nan, inf, -inf])
 def test_numbers_that_are_none_fail_the_request(number: float) -> None:
-    """What is not finite never reaches a client: the request fails, and the others go on."""
+    """Non-finite numbers never reach a client: the request fails, and the others continue."""
     model = embedders.Plain()
     model.embed = lambda texts: Embeddings([[number, 1.0]], 1)  # type: ignore[method-assign]
     model.open_embed(EmbedRequest("r", "m", ("a",)))
@@ -182,7 +183,7 @@ def test_numbers_that_are_none_fail_the_request(number: float) -> None:
 
 
 def test_long_lists_are_embedded_in_steps() -> None:
-    """A step embeds at most `embed_at_once` texts of each request, so that a cancel is not kept waiting."""
+    """A step embeds at most `embed_at_once` texts of each request, so that a cancel does not have to wait."""
     model = embedders.Plain()
     model.open_embed(EmbedRequest("r", "m", ("a",) * 40))
     while not model.idle:

@@ -1,4 +1,4 @@
-"""Whether the models are there that a server keeps loaded, as `/health`, the status and `lllms ps` tell it."""
+"""Whether the models that a server keeps loaded are ready, as `/health`, the status and `lllms ps` report it."""
 
 import asyncio
 import os
@@ -11,8 +11,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from engines_for_tests import ScriptedEngine
-from pools_for_tests import GUARD
 from serving_for_tests import published, serving
+from waits_for_tests import GUARD
 
 from lllms_core.cli import cli
 from lllms_core.config import parse_config
@@ -41,14 +41,14 @@ def make_host(**model: object) -> Host:
 
 @asynccontextmanager
 async def asking(**model: object) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server whose model `kept` is like this."""
+    """A client of a server whose model `kept` has these settings."""
     async with asyncio.timeout(GUARD), make_host(**model) as host, published(host) as url, \
             httpx.AsyncClient(base_url=url, timeout=GUARD) as client:
         yield client
 
 
 async def test_readiness_follows_a_kept_model() -> None:
-    """After the death of a kept model the server is alive but not ready, says why, and is ready again by itself."""
+    """After the death of a kept model the server is alive but not ready, says why, and recovers automatically."""
     async with asyncio.timeout(GUARD), serving({"server": {"port": 0}, "models": {"kept": KEPT}}) as url, \
             httpx.AsyncClient(base_url=url) as client:
         answer = await client.get("/health?ready=true")
@@ -71,7 +71,7 @@ async def test_readiness_follows_a_kept_model() -> None:
 
 
 async def test_a_kept_model_that_cannot_load_is_told_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`/health?ready=true`, the page, its JSON and `ps` name the kept model that is missing, why, and the next try."""
+    """`/health?ready=true`, the page, its JSON and `ps` name the missing kept model, the reason, and the next try."""
     monkeypatch.setattr("lllms_core.pool.setbacks.FIRST_PAUSE", 300.0)
     async with asking(options={"load": "refuse"}) as client:
         ready = await client.get("/health?ready=true")
@@ -87,14 +87,14 @@ async def test_a_kept_model_that_cannot_load_is_told_everywhere(monkeypatch: pyt
 
 
 async def test_models_that_are_not_kept_need_not_be_there() -> None:
-    """A server without models that it keeps is ready as soon as it takes requests."""
+    """A server that keeps no models is ready as soon as it takes requests."""
     async with asking(min_instances=0) as client:
         assert (await client.get("/health?ready=true")).status_code == 200
         assert (await client.get("/health?ready=false")).json() == {"status": "ok"}
 
 
 async def test_ready_takes_true_and_false_only() -> None:
-    """A typo in a probe's address is told, not taken for one or the other."""
+    """A typo in a probe's address is reported, not taken for one or the other."""
     async with asking(min_instances=0) as client:
         answer = await client.get("/health?ready=" + "y" * 5000)
     assert answer.status_code == 400
@@ -114,7 +114,7 @@ async def test_a_load_without_end_is_a_503_that_names_the_key() -> None:
 
 
 async def test_a_stuck_worker_is_a_500_that_names_the_key() -> None:
-    """Over HTTP a request in a worker that is stuck ends as soon as that is noticed, with the key to raise."""
+    """Over HTTP a request in a stuck worker ends as soon as that is noticed, with the key to raise."""
     limits = {"isolation": "process", "min_instances": 0, "watchdog": 0.5}
     async with asking(**limits) as client:
         answer = await client.post("/v1/completions", json={"model": "kept", "prompt": "stop"})

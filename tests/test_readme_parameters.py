@@ -10,7 +10,7 @@ from lllms_core.plugins import Plugins
 
 ROOT = Path(__file__).parent.parent
 READMES: Mapping[str, tuple[str, ...]] = {"README.md": (), "plugins/lllms-gpt4all/README.md": ("gpt4all", "llamacpp")}
-"""Each with the engines that its table compares; none: all."""
+"""Each with the engines that its table compares; none means all."""
 START, END = "<!-- parameters: written by `make readme` -->\n", "<!-- end -->\n"
 
 
@@ -25,7 +25,7 @@ def with_table(text: str, compared: tuple[str, ...]) -> str:
 
 @pytest.mark.parametrize("readme", READMES)
 def test_readme_says_what_engines_declare(readme: str) -> None:
-    """A README's table of parameters is the one that requests are checked by; `make readme` writes it."""
+    """A README's table of parameters is the one that requests are checked against; `make readme` writes it."""
     text = (ROOT / readme).read_text(encoding="utf-8")
     assert text == with_table(text, READMES[readme])
 

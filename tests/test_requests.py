@@ -1,4 +1,4 @@
-"""From what a client asks to a request: the verdicts of the table, per engine."""
+"""From a client's parameters to a request: the verdicts of the table, per engine."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -33,16 +33,16 @@ EMBEDDING_PARAMETERS = ["dimensions", "encoding_format", "input", "model", "user
 SPECIFIED = {"chat": CHAT_PARAMETERS, "text": TEXT_PARAMETERS, "embeddings": EMBEDDING_PARAMETERS}
 
 API_ONLY = {"model", "messages", "prompt", "input", "stream", "stream_options", "echo", "encoding_format"}
-"""What never reaches a request as a parameter: the API reads it."""
+"""Never passed to a request as parameters: the API reads them."""
 
 
 OTHER_NAMES = {line.name for line in TABLE if line.means}
 MERGED = {"logprobs", "functions", "function_call", *NAMES, *OTHER_NAMES}
-"""What says the same as another parameter."""
+"""Aliases of other parameters."""
 
 DONE = {"honoured", "emulated"}
 ENGINES = {name for one in Plugins.discover().engines.values() for name in one.object.parameters}
-"""What any installed engine declares."""
+"""All parameters that any installed engine declares."""
 
 
 class PlainEngine(RawEngine):
@@ -52,7 +52,7 @@ class PlainEngine(RawEngine):
 
 
 class WarmEngine(RawEngine):
-    """Declares a little."""
+    """Declares a few parameters."""
 
     name = "warm"
     parameters = frozenset({"temperature", "top_k"})
@@ -66,7 +66,7 @@ def lllms_engines() -> list[Engine]:
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    """A host that is never started: its requests are only made."""
+    """A host that is never started; it only builds requests."""
     extra = {"tests": SimpleNamespace(lllms_engines=lllms_engines)}
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra=extra)
     return Host(parse_config({"models": {name: {"engine": name} for name in ("plain", "warm")}}), plugins)
@@ -80,12 +80,12 @@ def ask(host: Host, route: str, model: str = "plain", /, **parameters: object) -
 
 @pytest.mark.parametrize("route", SPECIFIED)
 def test_the_table_is_openais_and_the_extensions(route: Route) -> None:
-    """Each parameter of the specification stands in the table, and whatever else does is marked as an extension."""
+    """Each parameter of the specification is in the table, and every other one is marked as an extension."""
     assert {name for name, line in ROUTES[route].items() if not line.extension} == set(SPECIFIED[route])
 
 
 def test_other_names_have_the_verdict_of_what_they_mean() -> None:
-    """Another name leads to a line of the same routes that leads no further, and has its verdict for any engine."""
+    """An alias points to a line of the same routes that is not an alias, and has its verdict for any engine."""
     for names in ROUTES.values():
         for line in (one for one in names.values() if one.means):
             acting = names[line.means]
@@ -96,7 +96,7 @@ def test_other_names_have_the_verdict_of_what_they_mean() -> None:
 
 @pytest.mark.parametrize("route", ["chat", "text"])
 def test_null_means_left_out(host: Host, route: Route) -> None:
-    """Null is taken for every parameter and changes nothing, supported or not."""
+    """Null is accepted for every parameter and changes nothing, supported or not."""
     changed = ask(host, route, **dict.fromkeys(ROUTES[route].keys() - {"model"}, None))
     assert changed.sampling == ask(host, route).sampling
     assert changed.max_tokens is None
@@ -104,7 +104,7 @@ def test_null_means_left_out(host: Host, route: Route) -> None:
 
 @pytest.mark.parametrize("route", ["chat", "text"])
 def test_values_that_ask_for_nothing_are_taken(host: Host, route: Route) -> None:
-    """A parameter that is refused may be sent with the values that it has anyway."""
+    """A refused parameter may be sent with the values that have no effect."""
     for name, line in ROUTES[route].items():
         if line.otherwise == "refused":
             for value in line.neutral:
@@ -131,7 +131,7 @@ def test_what_nobody_does_is_refused_by_name(host: Host, name: str, value: objec
 
 
 def test_what_the_engine_declares_reaches_the_request(host: Host) -> None:
-    """An engine that declares a parameter gets its value, 0 included; another engine's declaration is its own."""
+    """An engine that declares a parameter gets its value, 0 included; another engine's declaration has no influence."""
     assert ask(host, "chat", "warm", temperature=0, top_k=0).sampling.temperature == 0
     with pytest.raises(UnsupportedParameter):
         ask(host, "chat", "warm", top_p=0.5)
@@ -141,20 +141,20 @@ def test_what_the_engine_declares_reaches_the_request(host: Host) -> None:
     ("route", "name"), [("chat", "foo"), ("chat", "suffix"), ("text", "tools"), ("text", "max_completion_tokens")],
 )
 def test_what_the_specification_does_not_know_is_refused(host: Host, route: str, name: str) -> None:
-    """An unknown name is a fault, also one that another route knows."""
+    """An unknown name is a fault, even if another route has it."""
     with pytest.raises(InvalidRequest) as caught:
         ask(host, route, **{name: 1})
     assert (name, "unknown_parameter") == (caught.value.param, caught.value.code)
 
 
 def test_what_the_api_reads_is_no_parameter_of_a_request(host: Host) -> None:
-    """Nothing is dropped in silence: a name that means nothing to a request is a fault."""
+    """Nothing is dropped silently: a name that means nothing to a request is a fault."""
     with pytest.raises(InvalidRequest, match="says nothing about an answer"):
         ask(host, "chat", stream=True)
 
 
 def test_media_are_for_engines_that_take_them(host: Host) -> None:
-    """A message with an image is refused by its place, unless the engine says that it takes images."""
+    """A message with an image is refused with its place, unless the engine declares that it takes images."""
     image = Media("image", "https://example.org/cat.png", param="messages[0].content[1].type")
     messages = [Message("user", "See", parts=("See", image))]
     with pytest.raises(UnsupportedParameter, match="is an image, which engine 'plain'") as caught:
@@ -165,7 +165,7 @@ def test_media_are_for_engines_that_take_them(host: Host) -> None:
 
 @pytest.mark.parametrize("route", ["chat", "text"])
 def test_every_parameter_has_a_meaning(route: Route) -> None:
-    """What is emulated, or may be honoured, has a field in the request, or is read by the API."""
+    """Every parameter that is emulated, or may be honoured, has a field in the request, or is read by the API."""
     request = ChatRequest if route == "chat" else TextRequest
     read = {one.name for kind in (request, Sampling) for one in fields(kind)} | API_ONLY | MERGED
     done = {name for verdict in (set(), ENGINES) for name, what in verdicts(verdict)[route].items() if what in DONE}
@@ -183,7 +183,7 @@ def test_both_names_of_the_limit_are_taken(host: Host) -> None:
 
 
 def test_a_text_may_ask_for_no_token(host: Host) -> None:
-    """`max_tokens` 0 is a value of /completions, as OpenAI specifies it, and none of /chat/completions."""
+    """`max_tokens` 0 is valid for /completions, as OpenAI specifies it, but not for /chat/completions."""
     assert ask(host, "text", max_tokens=0).max_tokens == 0
     with pytest.raises(InvalidRequest):
         ask(host, "chat", max_tokens=0)

@@ -1,4 +1,4 @@
-"""The parameters of other servers: what is named, what means the same as ours, and what contradicts it."""
+"""The parameters of other servers: which are named, which mean the same as ours, and which contradict them."""
 
 import json
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ class PlainEngine(RawEngine):
 
 
 class AbleEngine(RawEngine):
-    """Declares what there are other names for."""
+    """Declares parameters that have aliases."""
 
     name = "able"
     parameters = frozenset({"typical_p", "repeat_penalty", "mirostat", "top_k", "logit_bias", "reasoning_effort"})
@@ -42,7 +42,7 @@ def lllms_engines() -> list[Engine]:
 
 @pytest.fixture(scope="module")
 def host() -> Host:
-    """A host that is never started: its requests are only made."""
+    """A host that is never started; it only builds requests."""
     extra = {"tests": SimpleNamespace(lllms_engines=lllms_engines)}
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra=extra)
     return Host(parse_config({"models": {name: {"engine": name} for name in ("plain", "able")}}), plugins)
@@ -66,21 +66,21 @@ NAMED: list[tuple[str, object]] = [
 
 @pytest.mark.parametrize(("name", "value"), NAMED)
 def test_what_says_nothing_about_the_text_is_named(host: Host, name: str, value: object) -> None:
-    """It changes nothing of the request, whatever its value, and the request names it."""
+    """It does not change the request, whatever its value, and the request names it."""
     request = ask(host, "plain", **{name: value})
     assert request.unused == (name,)
     assert evolve(request, id="", unused=()) == evolve(ask(host, "plain"), id="")
 
 
 def test_values_that_ask_for_nothing_are_not_named(host: Host) -> None:
-    """What is as the client asks, and nulls, are no cause to tell it anything."""
+    """Values that ask for nothing new, and nulls, are not reported."""
     parameters = {"store": False, "service_tier": "auto", "verbosity": None, "num_ctx": None, "min_tokens": 0,
                   "frequency_penalty": 0, "metadata": {}}
     assert ask(host, "plain", **parameters).unused == ()
 
 
 def test_unknown_names_are_named_where_the_configuration_says_so() -> None:
-    """With `unknown_parameters = "name"` only unknown names pass; what asks for another text is refused as before."""
+    """With `unknown_parameters = "name"` only unknown names pass; what asks for another text is still refused."""
     models = {"m": {"engine": "mock"}}
     host = Host(parse_config({"server": {"unknown_parameters": "name"}, "models": models}))
     assert ask(host, "m", colour="red", top_k=5, verbosity="low", mood=None).unused == ("colour", "verbosity")
@@ -113,7 +113,7 @@ SAME: list[tuple[str, Any, str, Any]] = [
 def test_other_names_and_words_mean_the_same(
     host: Host, name: str, value: object, means: str, canonical: object,
 ) -> None:
-    """A request by another server's name and words is the request by ours."""
+    """A request with another server's names and values equals the request with ours."""
     request = ask(host, "able", **{name: value})
     assert evolve(request, id="") == evolve(ask(host, "able", **{means: canonical}), id="")
 
@@ -135,7 +135,7 @@ CONSTRAINTS: list[tuple[str, Any, tuple[str, str] | None]] = [
 
 @pytest.mark.parametrize(("name", "value", "expected"), CONSTRAINTS)
 def test_other_servers_forms_are_constraints(host: Host, name: str, value: object, expected: object) -> None:
-    """The forms of vLLM, Ollama and llama.cpp mean our constraints, which know by which name they were asked for."""
+    """The forms of vLLM, Ollama and llama.cpp mean our constraints, which record the name that was used."""
     constraint = ask(host, "able", **{name: value}).constraint
     assert (None if constraint is None else (constraint.kind, constraint.text)) == expected
     assert constraint is None or constraint.param.startswith(name)
@@ -167,7 +167,7 @@ def test_two_names_with_different_values_are_refused(host: Host, parameters: dic
         "name": "n", "schema": JSON_SCHEMA, "strict": True}}},
 ])
 def test_two_names_that_agree_are_taken(host: Host, parameters: dict[str, Any]) -> None:
-    """Who asks for a thing in two ways gets it; of two efforts, the one that says how much; of two schemas, strict."""
+    """Asking for a thing in two ways is accepted; of two efforts the specific one counts, of two schemas the strict."""
     request = ask(host, "able", **parameters)
     assert request.reasoning_effort in {None, "high"}
     assert request.constraint is None or request.constraint.strict is ("response_format" in parameters)
@@ -183,7 +183,7 @@ UNREAD: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 
 @pytest.mark.parametrize(("parameters", "unused"), UNREAD)
 def test_members_that_nobody_reads_are_named(host: Host, parameters: dict[str, Any], unused: tuple[str, ...]) -> None:
-    """A part of a value that has no effect is named by its path, and the rest of the value acts."""
+    """A part of a value that has no effect is named by its path, and the rest of the value counts."""
     assert ask(host, "able", **parameters).unused == unused
 
 
@@ -204,7 +204,7 @@ def test_members_that_nobody_reads_are_named(host: Host, parameters: dict[str, A
     ({"guided_regex": "a", "guided_json": {}}, "guided_regex"),
 ])
 def test_a_wrong_value_is_named_as_it_was_sent(host: Host, parameters: dict[str, Any], param: str) -> None:
-    """A fault in another server's form is told by that server's name, with the place in it."""
+    """A fault in another server's form is reported by that server's name, with the place in it."""
     with pytest.raises(RequestError) as caught:
         ask(host, "able", **parameters)
     assert caught.value.param is not None
@@ -226,7 +226,7 @@ VALUES = LISTS | st.dictionaries(MEMBERS, LISTS | st.dictionaries(MEMBERS, SCALA
 def test_nothing_is_dropped_in_silence(
     route: Route, values: dict[str, Any], honoured: frozenset[str], unknown_names: UnknownNames,
 ) -> None:
-    """Whatever is sent is refused by its name, or acts by the name that it means, or is named, or asks for nothing."""
+    """Everything sent is refused by its name, acts under the name that it means, is named, or asks for nothing."""
     fault = None
     try:
         checked = check_all(route, values, honoured, "engine 'e'", unknown_names)
@@ -252,7 +252,7 @@ UNITS = {"h": 3600, "m": 60, "s": 1}
 
 @given(parts=st.lists(st.tuples(st.integers(0, 99), st.sampled_from(sorted(UNITS))), min_size=1, max_size=4))
 def test_durations_are_the_sum_of_their_parts(parts: list[tuple[int, str]]) -> None:
-    """A duration with units is as many seconds as its parts together; a negative one is without end."""
+    """A duration with units is the sum of its parts in seconds; a negative one never ends."""
     text = "".join(f"{number}{unit}" for number, unit in parts)
     seconds = sum(number * UNITS[unit] for number, unit in parts)
     assert Duration().check("ttl", text) == Duration().check("ttl", seconds) == seconds

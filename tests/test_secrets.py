@@ -1,4 +1,4 @@
-"""What clients send stands in no log and in no other client's answer, whatever fails."""
+"""What clients send appears in no log and in no other client's answer, whatever fails."""
 
 import json
 import re
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from waits_for_tests import GUARD
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parent / "leaks_for_tests.py"
-GUARD = 60.0
 WORDS = ("raise", "endless", "group", "exit", "fail", "abort")
 
 
 class Server:
-    """The program, and all that it wrote."""
+    """The program, and everything that it wrote."""
 
     def __init__(self, style: str, folder: Path) -> None:
         self.log = folder / "log"
@@ -35,12 +35,12 @@ class Server:
         self.secrets: list[str] = []
 
     def secret(self) -> str:
-        """A text that stands nowhere else."""
+        """A text that occurs nowhere else."""
         self.secrets.append(f"sEcReT{next(self.numbers)}")
         return self.secrets[-1]
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
-        """Send a request with a key of its own."""
+        """Send a request with its own key."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(
             path, content=content,
@@ -48,7 +48,7 @@ class Server:
         )
 
     def end(self) -> str:
-        """Stop it; returns all that it wrote."""
+        """Stop it; returns everything that it wrote."""
         self.client.close()
         self.process.send_signal(signal.SIGTERM)
         rest, _ = self.process.communicate(timeout=GUARD)
@@ -66,7 +66,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 def refusals(server: Server) -> None:
-    """Requests that are refused, each for another reason, with secrets wherever there is room for them."""
+    """Requests that are refused, each for a different reason, with secrets wherever there is room for them."""
     def messages(text: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": text}]
 
@@ -94,9 +94,9 @@ def refusals(server: Server) -> None:
 
 
 def test_no_secret_leaves_a_request(server: Server) -> None:
-    """Prompts, keys, arguments and names of a client stand in no line of the log, at level debug, and no other's error.
+    """A client's prompts, keys, arguments and names are in no line of the log, at level debug, and in no other's error.
 
-    Refused ones, those that an API, a task, a callback or a thread fails with, and those that end an engine.
+    This includes refused requests, failures in an API, a task, a callback or a thread, and those that end an engine.
     """
     refusals(server)
     for word in ("raise", "key", "deep", "chain", "group", "note", "task", "callback", "thread"):
@@ -112,7 +112,7 @@ def test_no_secret_leaves_a_request(server: Server) -> None:
             prompt = f"{word} {server.secret()}"
             failed = server.post("/v1/completions", {"model": "leaky", "prompt": prompt, "max_tokens": 100})
             assert failed.status_code == 500
-            if word == "fail":  # the request's own failure, which is for its client alone
+            if word == "fail":  # the request's own failure, which only its client sees
                 assert server.secrets[-2] in failed.text
                 continue
             assert not any(secret in failed.text for secret in server.secrets)
@@ -121,7 +121,7 @@ def test_no_secret_leaves_a_request(server: Server) -> None:
             assert not any(secret in rest for secret in server.secrets)
     written = server.end()
     assert [secret for secret in server.secrets if secret in written] == []
-    # What helps to find the faults is there.
+    # What helps to find the faults is in the log.
     for told in ("its engine raised ValueError", "its engine raised RecursionError", "KeyError", "because of:",
                  "Task exception was never retrieved", "Exception in callback", "a thread has failed",
                  "an exception was ignored", "in deeper", "leaks_for_tests.py", "lines that may quote requests"):
@@ -130,7 +130,7 @@ def test_no_secret_leaves_a_request(server: Server) -> None:
 
 
 def test_faults_are_counted(server: Server) -> None:
-    """A fault that every request provokes costs one traceback a minute, and the log tells how often it came."""
+    """A fault that every request provokes costs one traceback a minute, and the log says how often it occurred."""
     for _ in range(50):
         assert server.post("/broken/deep", server.secret().encode()).status_code == 500
     written = server.end()

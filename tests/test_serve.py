@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from waits_for_tests import until
 
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError
@@ -43,21 +44,15 @@ async def serving(host: Host) -> AsyncIterator[tuple[httpx.AsyncClient, "asyncio
             await asyncio.gather(server, return_exceptions=True)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110  # the status of a host has no event
-            await asyncio.sleep(0)
-
-
 async def test_it_answers_where_it_says() -> None:
-    """Port 0 takes a free port, and `on_ready` is told the URL that works."""
+    """Port 0 takes a free port, and `on_ready` gets the working URL."""
     async with serving(make_host()) as (client, _):
         assert client.base_url.port not in {None, 0}
         assert (await client.get("/health")).json() == {"status": "ok"}
 
 
 async def test_a_taken_port_is_told_before_anything_loads() -> None:
-    """A port in use is an error of the configuration, and the host was not started."""
+    """A port in use is an error of the configuration, and the host is not started."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         host = make_host(port=other.getsockname()[1])
         with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1 port {other.getsockname()[1]}.*in use"):
@@ -67,13 +62,13 @@ async def test_a_taken_port_is_told_before_anything_loads() -> None:
 
 @pytest.mark.parametrize("address", ["no-such-name.invalid", "203.0.113.7"])
 def test_an_address_of_another_machine_is_told(address: str) -> None:
-    """An address that is not this machine's cannot be listened on, and the message names it."""
+    """An address that does not belong to this machine cannot be listened on, and the message names it."""
     with pytest.raises(ConfigError, match=address):
         listen(address, 0)
 
 
 def test_all_addresses_are_listened_on() -> None:
-    """`localhost` is 127.0.0.1, where clients look for it first; brackets around IPv6 addresses are fine."""
+    """`localhost` is 127.0.0.1, where clients look for it first; brackets around IPv6 addresses are accepted."""
     with listen("localhost", 0) as listener:
         assert listener.getsockname()[0] == "127.0.0.1"
     if socket.has_ipv6:
@@ -83,7 +78,7 @@ def test_all_addresses_are_listened_on() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_the_first_signal_lets_answers_finish(number: signal.Signals) -> None:
-    """After SIGTERM or SIGHUP new requests get a 503, the running stream comes to its end, then the server ends."""
+    """After SIGTERM or SIGHUP new requests get a 503, the running stream finishes, then the server ends."""
     host = make_host(tokens_per_second=40.0)
     async with serving(host) as (client, server):
         async with client.stream("POST", CHAT, json={"model": "song", "messages": MESSAGES, "stream": True}) as answer:
@@ -124,7 +119,7 @@ async def test_a_signal_wakes_a_server_that_waits(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_signal_is_noticed_while_much_wakes_the_server() -> None:
-    """A signal counts also where there is no room to wake the event loop once more, since it is awake."""
+    """A signal counts even if the wake-up pipe is full, since the event loop is awake then."""
     wakes = asyncio.get_running_loop()._csock  # type: ignore[attr-defined]
     async with serving(make_host()) as (_, server):
         with suppress(BlockingIOError):
@@ -137,7 +132,7 @@ async def test_a_signal_is_noticed_while_much_wakes_the_server() -> None:
 
 
 async def test_an_ignored_hangup_stays_ignored() -> None:
-    """Under `nohup` the end of the terminal is no signal to stop, and after the server all is as it was."""
+    """Under `nohup` the end of the terminal does not stop the server, and afterwards all handlers are restored."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         async with serving(make_host()) as (client, server):
@@ -151,7 +146,7 @@ async def test_an_ignored_hangup_stays_ignored() -> None:
 
 @pytest.mark.parametrize("hurry", ["second signal", "timeout"])
 async def test_patience_has_an_end(hurry: str) -> None:
-    """A second signal, or the end of `shutdown_timeout`, ends what still runs; its clients are told."""
+    """A second signal, or the end of `shutdown_timeout`, ends the running requests; their clients are told."""
     patience = 60 if hurry == "second signal" else 0.1
     host = make_host(tokens_per_second=0.5, shutdown_timeout=patience)
     async with serving(host) as (client, server):
@@ -171,9 +166,9 @@ async def test_patience_has_an_end(hurry: str) -> None:
 
 
 async def test_a_client_that_does_not_read_cannot_hold_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that nobody takes is given up when the server stops."""
+    """An answer that its client does not read is given up when the server stops."""
     monkeypatch.setattr("lllms_core.serve.FLUSH_SECONDS", 0.2)
-    # Hypercorn leaves a future behind whose exception nobody reads; what asyncio says of it would be noise here.
+    # Hypercorn leaves behind a future with an unread exception; asyncio's message about it would be noise here.
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     options = {"script": [{"replies": ["la" * 500], "tokens": 20_000}], "context_length": 50_000}
     models = {"song": {"engine": "mock", "options": options}}
@@ -185,7 +180,7 @@ async def test_a_client_that_does_not_read_cannot_hold_the_server(monkeypatch: p
         head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         writer.write(head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
         assert await reader.read(1)
-        await until(lambda: not host.status().running)  # all is written, and only a part of it fits into the line
+        await until(lambda: not host.status().running)  # all is written, and only a part of it fits into the connection
         os.kill(os.getpid(), signal.SIGTERM)
         async with asyncio.timeout(60):
             await server
@@ -194,7 +189,7 @@ async def test_a_client_that_does_not_read_cannot_hold_the_server(monkeypatch: p
 
 
 async def test_a_failing_start_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the host raises when it starts comes out, after everything was closed."""
+    """An exception of the host's start is raised, after everything was closed."""
     host = make_host()
 
     async def fail() -> None:
@@ -206,7 +201,7 @@ async def test_a_failing_start_ends_the_server(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_python_twin_checks_its_settings() -> None:
-    """`serve_llms` takes the keys of `[server]`, and names what it does not know."""
+    """`serve_llms` takes the keys of `[server]`, and names unknown ones."""
     with pytest.raises(ConfigError, match=r"server\.colour"):
         serve_llms(colour="red")
     with pytest.raises(ConfigError, match=r"server\.port"):

@@ -1,4 +1,4 @@
-"""What a host offers to dialects beyond answers: counts, times, loads, and what was not used."""
+"""What a host offers to dialects besides answers: counts, times, loads, and parameters without effect."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import lllms_llamacpp
 import pytest
-from gates_for_tests import Gate, gated, until
+from gates_for_tests import Gate, gated
+from waits_for_tests import GUARD, until
 
 from lllms_core.answers import merge
 from lllms_core.config import parse_config
@@ -16,7 +17,6 @@ from lllms_core.host import Host
 from lllms_core.types import Message, Usage
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
-GUARD = 60.0
 HI = [Message("user", "Hi there, how are you?")]
 MODELS = {
     "tiny": {"engine": "llamacpp", "file": str(TINY), "isolation": "thread", "options": {"context_length": 512}},
@@ -34,7 +34,7 @@ async def hosting(**changes: object) -> AsyncIterator[Host]:
 
 @pytest.mark.parametrize("model", ["tiny", "mock"])
 async def test_prompts_are_counted_before_they_run(model: str) -> None:
-    """The count is that of the answer's usage, to the token, for chats with tools and for texts."""
+    """The count equals that of the answer's usage, to the token, for chats with tools and for texts."""
     async with hosting() as host:
         tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
         for request in (
@@ -49,7 +49,7 @@ async def test_prompts_are_counted_before_they_run(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["tiny", "mock", "apart"])
 async def test_the_first_piece_tells_what_was_admitted(model: str) -> None:
-    """One delta, the first, says how many tokens the prompt has and how many of them were not evaluated again."""
+    """One delta, the first, says how many tokens the prompt has and how many of them were cached."""
     async with hosting() as host:
         for n in (1, 2):
             request = host.request(model, messages=HI, parameters={"max_tokens": 3, "n": n, "temperature": 0})
@@ -63,7 +63,7 @@ async def test_the_first_piece_tells_what_was_admitted(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["tiny", "mock", "apart"])
 async def test_the_end_names_the_stop_string(model: str) -> None:
-    """Of several stop strings, the one that ended the answer; none if the model ended it."""
+    """Of several stop strings, the end names the one that ended the answer, or none if the model ended it."""
     async with hosting() as host:
         parameters = {"temperature": 0, "max_tokens": 40}
         async with host.submit(host.request(model, messages=HI, parameters=parameters)) as stream:
@@ -78,7 +78,7 @@ async def test_the_end_names_the_stop_string(model: str) -> None:
 
 
 async def test_the_end_tells_where_the_time_went() -> None:
-    """The load, the queue, the prompt and the answer each have their seconds, measured by whoever sees them."""
+    """The load, the queue, the prompt and the answer each have their seconds, measured where they are visible."""
     gate = Gate()
     async with asyncio.timeout(GUARD), gated(gate, concurrency=1) as host:
         first, second = [host.submit(host.request("gate", messages=HI)) for _ in range(2)]
@@ -101,7 +101,7 @@ async def test_the_end_tells_where_the_time_went() -> None:
 
 
 async def test_times_pass_through_the_wire_and_merges() -> None:
-    """An answer from a process of its own has them, and so has one that was put together from several."""
+    """An answer from a process has timings, and so has one that was merged from several."""
     async with hosting() as host:
         requests = [host.request("apart", prompt=text) for text in ("one", "two")]
         stream = merge(host.submit_all(requests), 1)
@@ -113,7 +113,7 @@ async def test_times_pass_through_the_wire_and_merges() -> None:
 
 
 async def test_models_are_loaded_and_unloaded() -> None:
-    """`load` returns when an instance is there, without a request for text; `unload` when it is gone."""
+    """`load` returns when an instance is ready, without a request for text; `unload` when it is gone."""
     async with hosting() as host:
         for model in ("tiny", "mock"):
             await host.load(model)
@@ -127,7 +127,7 @@ async def test_models_are_loaded_and_unloaded() -> None:
 
 
 async def test_a_model_at_work_is_unloaded_afterwards() -> None:
-    """Its answer ends as if nothing had been said; what a model keeps stays."""
+    """Its answer is completed undisturbed; kept instances stay."""
     gate = Gate()
     gate.load.set()
     async with asyncio.timeout(GUARD), gated(gate) as host:
@@ -146,7 +146,7 @@ async def test_a_model_at_work_is_unloaded_afterwards() -> None:
 
 
 async def test_what_has_no_effect_is_named() -> None:
-    """A request names what nobody acts on, also of what its dialect has left out; not what asks for nothing."""
+    """A request names parameters without effect, including those that its dialect left out, but not neutral values."""
     host = Host(parse_config({"models": MODELS}))
     parameters = {"temperature": 0, "user": "me", "frequency_penalty": 0, "seed": None}
     assert host.request("mock", messages=HI, parameters=parameters).unused == ("user",)
@@ -156,7 +156,7 @@ async def test_what_has_no_effect_is_named() -> None:
 
 
 async def test_what_cannot_chat_counts_no_chat() -> None:
-    """A model refuses to count the prompt of what it cannot do."""
+    """A model refuses to count the prompt of a task that it cannot do."""
     gate = Gate()
     gate.load.set()
     async with asyncio.timeout(GUARD), gated(gate) as host:
@@ -165,7 +165,7 @@ async def test_what_cannot_chat_counts_no_chat() -> None:
 
 
 async def test_abilities_are_told_before_and_after_a_load() -> None:
-    """Before a load, what the file and the engine tell; afterwards, what the model says of itself."""
+    """Before a load, what the file and the engine declare; afterwards, what the model itself reports."""
     async with hosting() as host:
         before = await host.abilities("tiny")
         assert (before.context_length, before.thinks) == (512, None)

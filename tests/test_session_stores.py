@@ -1,4 +1,4 @@
-"""Every store keeps the same promises; those of the core and the example's."""
+"""Every store keeps the same guarantees; those of the core and the example's."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def open_disk(folder):
 
 @pytest.fixture(params=["memory", "disk", "example"])
 def store(request, tmp_path):
-    """A store that was opened."""
+    """An open store."""
     if request.param == "memory":
         made = MemoryStore()
         made.open(made.Options())
@@ -53,7 +53,7 @@ def store(request, tmp_path):
 
 
 def test_what_is_put_is_got(store):
-    """Bytes come back as they were, and the list tells what was said of them."""
+    """Bytes come back unchanged, and the list has what was recorded about them."""
     one = entry()
     store.put(one, b"abc")
     assert store.get("one") == b"abc"
@@ -74,7 +74,7 @@ def test_what_is_deleted_is_gone(store):
 
 
 def test_reading_counts_as_use(store):
-    """A session that was read was used later than before."""
+    """Reading a session updates its last use."""
     store.put(entry(used=time.time() - 1000), b"abc")
     store.put(entry("two", used=time.time() - 500), b"def")
     store.get("one")
@@ -83,7 +83,7 @@ def test_reading_counts_as_use(store):
 
 
 def test_longest_prefix_is_found(store):
-    """Among sessions of the same space the one that shares most is found, whole or in part."""
+    """Among sessions of the same space the one with the longest common prefix is found, whole or in part."""
     store.put(entry("short", range(100)), b"a")
     store.put(entry("long", range(300)), b"b")
     store.put(entry("branch", [*range(200), *range(1000, 1200)]), b"c")
@@ -97,7 +97,7 @@ def test_longest_prefix_is_found(store):
 
 @given(st.lists(st.integers(0, 1), max_size=200), st.lists(st.integers(0, 1), max_size=200))
 def test_hashes_tell_what_tokens_share(one, other):
-    """What hashes tell is what the tokens share: exactly if one begins with the other, else in whole blocks."""
+    """The hashes give the common prefix: exactly if one begins with the other, otherwise in whole blocks."""
     common = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     shared = TokenChain(other).shared(entry(tokens=one))
     assert shared == (len(one) if common == len(one) else common // BLOCK * BLOCK)
@@ -112,7 +112,7 @@ def test_packed_session_is_unpacked(tokens, state):
 
 
 def test_beginnings_are_superseded():
-    """A longer session replaces its beginnings; where sessions cannot be cut, only its equals."""
+    """A longer session replaces its prefixes; if sessions cannot be cut, only exact duplicates."""
     entries = [entry("a", range(50)), entry("b", range(100)), entry("c", range(100), space="there"),
                entry("d", range(1, 60))]
     assert superseded(entries, "here", TokenChain(list(range(100))), whole=False) == ["a", "b"]
@@ -121,7 +121,7 @@ def test_beginnings_are_superseded():
 
 
 def test_old_and_least_recently_used_go():
-    """What was not used for too long goes first, then the least recently used, no more than needed."""
+    """Expired sessions go first, then the least recently used, and no more than needed."""
     entries = [entry("a", used=10.0, size=40), entry("b", used=50.0, size=40), entry("c", used=90.0, size=40)]
     assert victims(entries, 0, SessionLimits(max_size=120, ttl=-1), 100.0) == []
     assert victims(entries, 0, SessionLimits(max_size=120, ttl=60), 100.0) == ["a"]
@@ -129,7 +129,7 @@ def test_old_and_least_recently_used_go():
 
 
 def test_files_are_their_owners_alone(tmp_path):
-    """Nobody else can read the folder or the files, also if the folder was there and open to all."""
+    """Only the owner can read the folder and the files, even if the folder already existed and was open to all."""
     folder = tmp_path / "sessions"
     folder.mkdir(mode=0o777)
     store = open_disk(folder)
@@ -139,7 +139,7 @@ def test_files_are_their_owners_alone(tmp_path):
 
 
 def test_index_is_rebuilt_from_the_files(tmp_path):
-    """Another server, or the same one later, finds what was stored; and both see what the other one does."""
+    """Another server, or the same one later, finds the stored sessions; each sees the changes of the other."""
     first, second = open_disk(tmp_path), open_disk(tmp_path)
     first.put(entry(), b"abc")
     assert second.get("one") == b"abc"
@@ -151,7 +151,7 @@ def test_index_is_rebuilt_from_the_files(tmp_path):
 
 
 def test_folder_of_others_is_left_as_it_is(tmp_path):
-    """A folder that others use for other things is refused, and its rights stay; one of its owner's alone is taken."""
+    """A folder that others use is refused, and its permissions stay; one that only its owner can access is accepted."""
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o777)
@@ -164,7 +164,7 @@ def test_folder_of_others_is_left_as_it_is(tmp_path):
 
 
 def test_folder_that_is_deleted_is_made_again(tmp_path):
-    """Who deletes the whole folder while a server runs has deleted all sessions, and nothing else."""
+    """Deleting the whole folder while a server runs deletes all sessions, and nothing else."""
     store = open_disk(tmp_path / "sessions")
     store.put(entry(), b"abc")
     shutil.rmtree(tmp_path / "sessions")
@@ -176,7 +176,7 @@ def test_folder_that_is_deleted_is_made_again(tmp_path):
 
 
 def test_file_that_cannot_be_read_stands_alone(tmp_path, caplog):
-    """What is called like a session and cannot be read is told once, and the others are found."""
+    """A file that is named like a session and cannot be read is reported once, and the others are found."""
     store = open_disk(tmp_path)
     store.put(entry(), b"abc")
     (tmp_path / "two.v1.session").mkdir()
@@ -187,7 +187,7 @@ def test_file_that_cannot_be_read_stands_alone(tmp_path, caplog):
 
 
 def test_data_is_good_where_its_use_cannot_be_noted(tmp_path, monkeypatch):
-    """On a disk that may only be read, sessions are read."""
+    """On a read-only disk, sessions are read."""
     store = open_disk(tmp_path)
     store.put(entry(), b"abc")
     monkeypatch.setattr(os, "utime", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
@@ -210,7 +210,7 @@ def test_flipped_byte_is_found_out(tmp_path, at):
 
 @pytest.mark.parametrize("length", [0, 1, 50, -1])
 def test_truncated_file_is_found_out(tmp_path, length):
-    """A file that was cut anywhere is a miss."""
+    """A file cut at any place is a miss."""
     open_disk(tmp_path).put(entry(), b"abcdef")
     [file] = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:length])
@@ -237,7 +237,7 @@ def test_killed_while_writing_leaves_nothing_for_long(tmp_path):
 
 
 def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
-    """When there is no room for a file, none is left."""
+    """When there is no room for a file, no part of it is left."""
     store = open_disk(tmp_path)
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
@@ -247,7 +247,7 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_impossible_folder_is_named(tmp_path):
-    """A folder that cannot be is an error of the configuration, which names it."""
+    """An impossible folder is an error of the configuration, which names it."""
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"sessions\.options\.folder: .*file"):
         open_disk(tmp_path / "file" / "sessions")

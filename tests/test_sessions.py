@@ -14,6 +14,7 @@ import lllms_llamacpp
 import pytest
 from attrs import evolve
 from lllms_llamacpp import loading
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.config import parse_config
@@ -27,13 +28,12 @@ from lllms_core.types import Message
 pytestmark = pytest.mark.slow
 
 TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
-GUARD = 60.0
 SECRETS = ["blimp", "zebra", "apple", "robot", "tulip", "ocean", "piano", "tiger", "lemon", "cloud"]
 OPTIONS = {"slots": 2, "context_length": 512, "threads": 1, "kept_tokens": 0}
 
 
 class Store(MemoryStore):
-    """A store with a will of its own."""
+    """A store that can be told to fail."""
 
     name = "own"
 
@@ -94,7 +94,7 @@ async def serving(store="memory", file=TINY, model=None, **options):
 
 
 async def ask(host, *texts, **parameters):
-    """The answer to the last of the texts, which user and assistant say in turn."""
+    """The answer to the last of the texts, which alternate between user and assistant."""
     messages = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(texts)]
     parameters = {"temperature": 0, "max_tokens": 40, **parameters}
     async with host.submit(host.request("tiny", messages=messages, parameters=parameters)) as stream:
@@ -112,7 +112,7 @@ async def tell(host, secret):
 
 
 async def unload(host):
-    """Let every instance end as if its time were up."""
+    """End every instance as if its ttl were over."""
     pool = host.pool
     for instance in list(pool._dispatcher.instances.values()):
         pool._dispatcher.apply([pool._scheduler._stop(pool._scheduler.instances[instance.id])])
@@ -135,7 +135,7 @@ async def settled(host):
 
 
 async def test_moved_out_conversation_comes_back():
-    """A conversation that made room for another is restored for its next turn, which says what it would have said."""
+    """A conversation that was evicted for another is restored for its next turn, with the same answer as before."""
     async with serving() as host:
         said = await tell(host, "blimp")
         await tell(host, "zebra")
@@ -149,7 +149,7 @@ async def test_moved_out_conversation_comes_back():
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
 async def test_unloaded_conversation_comes_back(isolation):
-    """What an instance holds when it is unloaded is there for the next instance."""
+    """The conversations of an unloaded instance are available to the next instance."""
     async with serving(model={"isolation": isolation}) as host:
         said = await tell(host, "blimp")
         await unload(host)
@@ -159,7 +159,7 @@ async def test_unloaded_conversation_comes_back(isolation):
 
 
 async def test_conversation_survives_the_server(tmp_path):
-    """A conversation goes on warm after a restart, by files that its owner alone can read."""
+    """A conversation is resumed warm after a restart, from files that only its owner can read."""
     async with serving(tmp_path) as host:
         said = await tell(host, "blimp")
     async with serving(tmp_path) as host:
@@ -169,7 +169,7 @@ async def test_conversation_survives_the_server(tmp_path):
 
 
 async def test_killed_worker_loses_its_sessions_only():
-    """Whatever was stored before a worker died is there for the next one."""
+    """Sessions stored before a worker died are available to the next one."""
     async with serving() as host:
         said = await tell(host, "blimp")
         await tell(host, "zebra")
@@ -185,7 +185,7 @@ async def test_killed_worker_loses_its_sessions_only():
 
 @pytest.mark.parametrize("change", ["option", "engine", "library", "file", "same name"])
 async def test_what_has_changed_is_a_miss(tmp_path, caplog, monkeypatch, change):
-    """A state never reaches another option, version or file under the same name: a log line, and the right answer."""
+    """A state is never used with another option, version or file of the same name: a log line, and the right answer."""
     file, folder, options = tmp_path / "model.gguf", tmp_path / "sessions", {}
     file.write_bytes(TINY.read_bytes())
     async with serving(folder, file, {"isolation": "thread"}) as host:
@@ -260,7 +260,7 @@ async def test_failing_store_is_a_miss(caplog, monkeypatch, what, fault):
 
 
 async def test_nonsense_from_a_store_is_a_miss():
-    """Bytes that are no session are not used."""
+    """Bytes that are not a session are not used."""
     store = Store()
     async with serving(store) as host:
         said = await tell(host, "blimp")
@@ -269,7 +269,7 @@ async def test_nonsense_from_a_store_is_a_miss():
         store.faults["get"] = "nonsense"
         again = await ask(host, *said, "What is the secret word?")
         assert store.gets == 1
-        assert cached(again) < 20  # what both conversations begin with
+        assert cached(again) < 20  # the common prefix of both conversations
         assert "blimp" in again.text
 
 
@@ -288,7 +288,7 @@ async def test_wrong_tokens_are_never_used():
 
 
 async def test_room_is_bounded():
-    """Stored sessions never take more than `max_size`; the least recently used go."""
+    """Stored sessions never take more than `max_size`; the least recently used are removed."""
     store = Store()
     async with serving(store) as host:
         host.sessions.limits = evolve(host.sessions.limits, max_size=300_000)
@@ -306,7 +306,7 @@ def test_unknown_store_is_named():
 
 
 async def test_next_turn_goes_to_the_instance_that_knows():
-    """Of two instances, the one that has evaluated a conversation gets its next turn, and no other client sees it."""
+    """Of two instances, the one with a conversation in its cache gets the next turn, and no other client sees it."""
     async with serving("none", model={"min_instances": 2, "max_instances": 2}, slots=1) as host:
         fact = "My name is Bob. The secret word is blimp. Do not forget it."
         first, other = await asyncio.gather(ask(host, fact), ask(host, "What is the secret word?"))
@@ -373,7 +373,7 @@ async def test_nobody_is_told_anothers_secret(tmp_path, where, parallel):
         reused += cached(answer) > 16
 
     for _ in range(2):
-        # Threads load quicker, and what is unloaded at random is loaded often.
+        # Threads load faster, and random unloads cause many loads.
         async with serving(store, model=None if parallel else {"isolation": "thread"}) as host:
             for _ in range(2):
                 numbers = list(range(len(TALKS)))

@@ -1,4 +1,4 @@
-"""What the keeper of sessions lets go of: what somebody wants forgotten, and what is too old."""
+"""What the session keeper removes: sessions to be forgotten, and expired ones."""
 
 import asyncio
 import threading
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 from attrs import evolve
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.pool.keeper import SessionKeeper
@@ -18,18 +19,16 @@ from lllms_core.worker.wire import FindSession, PutSession, Survey
 
 pytestmark = pytest.mark.slow
 
-LIMIT = 60.0
-
 
 def line(tokens: Sequence[int]) -> bytes:
     return array("i", tokens).tobytes()
 
 
 async def written(keeper: SessionKeeper) -> None:
-    """Wait until all that is to be written is."""
+    """Wait until everything queued is written."""
     done, loop = asyncio.Event(), asyncio.get_running_loop()
     keeper._writing.run(lambda: loop.call_soon_threadsafe(done.set))
-    async with asyncio.timeout(LIMIT):
+    async with asyncio.timeout(GUARD):
         await done.wait()
 
 
@@ -45,10 +44,10 @@ async def lengths(keeper: SessionKeeper) -> list[int]:
 
 
 async def test_all_of_a_conversation_is_forgotten() -> None:
-    """With a session go those that begin with all of it and those that it begins with, and no others."""
+    """With a session go its extensions and its prefixes, and no others."""
     keeper = SessionKeeper(MemoryStore(), SessionLimits(min_tokens=1))
     talk = [*range(300)]
-    others = [*range(130), *range(900, 1100)], [*range(5000, 5170)]  # one begins alike
+    others = [*range(130), *range(900, 1100)], [*range(5000, 5170)]  # one has a common beginning
     for length, left in ((200, [170, 330]), (300, [170, 330]), (100, [170])):  # all but one begin with those 100
         await keep(keeper, talk[:100], talk[:200], talk, *others)
         gone = await keeper.forget(line(talk[:length]))
@@ -60,7 +59,7 @@ async def test_all_of_a_conversation_is_forgotten() -> None:
     await keep(keeper, talk[:30], talk[:150], [*range(31), *range(500, 700)])
     assert len(await keeper.forget(line(talk[:31]))) == 3
     assert await lengths(keeper) == []
-    await keeper.close(LIMIT)
+    await keeper.close(GUARD)
 
 
 async def test_what_waits_to_be_stored_is_forgotten_too() -> None:
@@ -69,14 +68,14 @@ async def test_what_waits_to_be_stored_is_forgotten_too() -> None:
     keeper = SessionKeeper(store, SessionLimits(min_tokens=1))
     go_on = asyncio.Event()
     loop = asyncio.get_running_loop()
-    keeper._writing.run(lambda: asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(LIMIT))  # type: ignore[arg-type]
+    keeper._writing.run(lambda: asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(GUARD))  # type: ignore[arg-type]
     keeper.put("tiny", PutSession("here", line(range(200)), whole=False, state=b"state"))
     keeper.put("tiny", PutSession("here", line(range(7, 200)), whole=False, state=b"state"))
     assert len(await keeper.forget(line(range(100)))) == 1
     go_on.set()
     await written(keeper)
     assert [entry.tokens for entry in store.list()] == [193]
-    await keeper.close(LIMIT)
+    await keeper.close(GUARD)
 
 
 async def test_what_is_just_being_stored_is_forgotten_too() -> None:
@@ -86,18 +85,18 @@ async def test_what_is_just_being_stored_is_forgotten_too() -> None:
     class Slow(MemoryStore):
         def put(self, entry: SessionEntry, data: bytes) -> None:
             begun.set()
-            assert go_on.wait(LIMIT)
+            assert go_on.wait(GUARD)
             super().put(entry, data)
 
     store = Slow()
     keeper = SessionKeeper(store, SessionLimits(min_tokens=1))
     keeper.put("tiny", PutSession("here", line(range(200)), whole=False, state=b"state"))
-    assert await asyncio.to_thread(begun.wait, LIMIT)
+    assert await asyncio.to_thread(begun.wait, GUARD)
     assert len(await keeper.forget(line(range(200)))) == 1
     go_on.set()
     await written(keeper)
     assert list(store.list()) == []
-    await keeper.close(LIMIT)
+    await keeper.close(GUARD)
 
 
 async def test_what_is_too_old_is_not_gone_on_with() -> None:
@@ -112,11 +111,11 @@ async def test_what_is_too_old_is_not_gone_on_with() -> None:
     assert not (await keeper.find("tiny", question)).tokens
     assert list(await keeper.list()) == []
     assert await keeper.tokens(old.id) is None
-    await keeper.close(LIMIT)
+    await keeper.close(GUARD)
 
 
 def test_what_is_to_be_forgotten_is_urgent() -> None:
-    """A long step is given up when something is to be forgotten, and not when somebody only looks."""
+    """A long step is interrupted when something is to be forgotten, but not for mere lookups."""
     inbox = Inbox()
     inbox.put(Survey(1))
     assert not inbox.interrupt.is_set()
@@ -138,4 +137,4 @@ async def test_what_is_too_old_is_deleted_without_anybody_asking() -> None:
     await written(keeper)
     assert [entry.id for entry in store.list()] == [fresh.id]
     assert (await keeper.find("tiny", FindSession("1", "here", line(range(200, 301)), 0, whole=True))).tokens
-    await keeper.close(LIMIT)
+    await keeper.close(GUARD)

@@ -1,4 +1,4 @@
-"""What HTTP and the command line tell of sessions, and how they forget them."""
+"""What HTTP and the command line show of sessions, and how they delete them."""
 
 import asyncio
 import os
@@ -32,12 +32,12 @@ async def host() -> AsyncIterator[Host]:
 
 @pytest.fixture
 def client(host: Host) -> HttpClient:
-    """A client of it."""
+    """A client of that server."""
     return create_app(host, manage_host=False).test_client()
 
 
 async def test_sessions_are_told_of(client: HttpClient) -> None:
-    """Model, tokens, bytes, last use and place are told, and nothing of what was said."""
+    """Model, tokens, bytes, last use and place are shown, but no text."""
     response = await client.get("/api/v1/sessions")
     listed = await response.get_json()
     assert [one["model"] for one in listed["data"]] == ["tiny", "tiny"]
@@ -49,7 +49,7 @@ async def test_sessions_are_told_of(client: HttpClient) -> None:
 
 
 async def test_sessions_are_forgotten(client: HttpClient, host: Host) -> None:
-    """One session can be forgotten by its id, or all at once; an unknown id is a 404."""
+    """One session can be deleted by its id, or all at once; an unknown id is a 404."""
     first, second = [one.id for one in await host.sessions.list()]
     assert await (await client.delete(f"/api/v1/sessions/{first}")).get_json() == {"deleted": [first]}
     assert [one.id for one in await host.sessions.list()] == [second]
@@ -59,7 +59,7 @@ async def test_sessions_are_forgotten(client: HttpClient, host: Host) -> None:
 
 
 async def test_instances_tell_what_they_hold() -> None:
-    """A conversation that no store has yet is listed, too, with its instance; a preload is not."""
+    """A conversation that is not stored yet is listed, too, with its instance; a preload is not."""
     preload = {"preload": {"prefix": "You are a friendly bot who helps people."}}
     async with serving("none", model=preload) as host:
         client = create_app(host, manage_host=False).test_client()
@@ -103,7 +103,7 @@ async def test_what_is_forgotten_is_nowhere(isolation: str, one_by_one: bool) ->
 
 
 async def test_what_an_instance_holds_is_forgotten_in_the_store_too() -> None:
-    """A conversation that is deleted where an instance holds it is deleted in the store that it came from."""
+    """A conversation that is deleted in its instance is also deleted in the store that it came from."""
     async with serving(model={"isolation": "thread"}, kept_tokens=1000) as host:
         client = create_app(host, manage_host=False).test_client()
         said = await tell(host, "blimp")
@@ -118,7 +118,7 @@ async def test_what_an_instance_holds_is_forgotten_in_the_store_too() -> None:
 
 
 async def test_running_conversation_is_forgotten_at_its_end() -> None:
-    """A conversation that is being answered when all are deleted is answered, and then gone."""
+    """A conversation that is being answered when all are deleted is completed, and then deleted."""
     async with serving("none", slots=1) as host:
         text = "My name is Bob. The secret word is blimp. Do not forget it."
         request = host.request("tiny", prompt=text, parameters={"ignore_eos": True, "max_tokens": 300})
@@ -137,7 +137,7 @@ async def test_running_conversation_is_forgotten_at_its_end() -> None:
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 async def test_instance_that_is_unloaded_meanwhile_leaves_nothing(isolation: str) -> None:
-    """What an instance stores while it is unloaded is forgotten, too, if all are deleted at that moment."""
+    """Sessions that an instance stores during its unloading are deleted, too, if all are deleted at that moment."""
     async with serving(model={"isolation": isolation}) as host:
         await tell(host, "blimp")
         [instance] = host.pool._scheduler.instances.values()
@@ -148,7 +148,7 @@ async def test_instance_that_is_unloaded_meanwhile_leaves_nothing(isolation: str
 
 
 async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
-    """The text of a session comes on request only, from the model, which is loaded for it."""
+    """The text of a session is given only on request, by the model, which is loaded for it."""
     ids = [one.id for one in await host.sessions.list()]
     for plain in (f"/api/v1/sessions/{ids[0]}", f"/api/v1/sessions/{ids[0]}?text=false"):
         assert "text" not in await (await client.get(plain)).get_json()
@@ -162,7 +162,7 @@ async def test_text_is_told_if_asked(client: HttpClient, host: Host) -> None:
 
 
 async def test_text_is_told_on_this_machine_only(client: HttpClient, host: Host) -> None:
-    """Where others may use the server, they cannot read what was said; counts and deletion are for all."""
+    """If others can use the server, they cannot read texts; counts and deletion are open to all."""
     [one, _] = await host.sessions.list()
     path = f"/api/v1/sessions/{one.id}"
     for address, status in (("127.0.0.1", 200), ("192.168.1.1", 200), ("192.168.1.7", 403)):
@@ -176,12 +176,12 @@ async def test_text_is_told_on_this_machine_only(client: HttpClient, host: Host)
     ("<local>", True), ("10.0.0.1", True), ("10.0.0.2", False), ("fe80::1%eth0", False), ("::ffff:10.0.0.2", False),
 ])
 def test_own_machine_is_told_by_address(address: str | None, here: bool) -> None:
-    """A client is on this machine if its address loops back, is the one that it called, or is none at all."""
+    """A client is on this machine if its address loops back, equals the called one, or is missing."""
     assert is_of_this_machine(address, "10.0.0.1") is here
 
 
 async def test_text_of_another_model_is_not_guessed(tmp_path: Path) -> None:
-    """Tokens of a file that was changed since, or of a model that is gone, are not made words of."""
+    """Tokens of a file that was changed since, or of a model that is gone, are not turned into text."""
     file = tmp_path / "model.gguf"
     file.write_bytes(TINY.read_bytes())
     async with serving(tmp_path / "sessions", file) as host:
@@ -208,7 +208,7 @@ async def test_wrong_questions_are_refused(client: HttpClient, query: str, statu
 
 
 async def test_command_line_shows_and_forgets(host: Host) -> None:
-    """`lllms sessions ls` shows what a running server has stored, `rm` lets it forget."""
+    """`lllms sessions ls` shows what a running server has stored, `rm` deletes sessions."""
     async with published(host) as url:
         async def lllms(*words: str, code: int = 0) -> str:
             result = await asyncio.to_thread(CliRunner().invoke, cli, ["sessions", *words, "--url", url])

@@ -1,4 +1,4 @@
-"""Sessions on disk, and processes that are killed while they write them, or find the disk full: real ones."""
+"""Sessions on disk, and real processes that are killed while they write them, or find the disk full."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from test_cli_serve import serving
 from test_session_stores import open_disk
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.sessions.disk_store import PART, SUFFIX
 
@@ -23,7 +24,6 @@ pytestmark = pytest.mark.slow
 
 SECRETS = ["blimp", "zebra", "apple"]
 ASKS = "What is the secret word?"
-GUARD = 60.0
 
 WRITER = """
 import resource, signal, sys, time
@@ -53,13 +53,13 @@ for number in range(10_000):
 
 
 def writer(folder, size, limit=0, deadly="mild"):
-    """A program that stores one session after the other, and tells of each."""
+    """A program that stores one session after another, and reports each."""
     argv = [sys.executable, "-c", WRITER, str(folder), str(size), str(limit), deadly]
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def whole_sessions(folder, size):
-    """How many sessions a new store lists; each can be got, and is what was put."""
+    """The number of sessions that a new store lists; each can be read, and equals what was put."""
     store = open_disk(folder)
     entries = store.list()
     for entry in entries:
@@ -73,7 +73,7 @@ def parts(folder):
 
 @pytest.mark.parametrize("limit", [1, 100, 400, 5000, 99_999])
 def test_kill_in_the_middle_of_a_write(tmp_path, limit):
-    """A process that the kernel ends after any byte leaves a part that no reader sees, and that is deleted once old."""
+    """A process killed after any byte leaves a partial file that no reader sees, and that is deleted once old."""
     with writer(tmp_path, 100_000, limit, "deadly") as process:
         told = process.communicate(timeout=GUARD)[0].split()
     assert process.returncode == -signal.SIGXFSZ
@@ -81,14 +81,14 @@ def test_kill_in_the_middle_of_a_write(tmp_path, limit):
     [part] = parts(tmp_path)
     assert part.stat().st_size == limit
     assert whole_sessions(tmp_path, 100_000) == 0
-    assert parts(tmp_path) == [part]  # perhaps somebody is writing it
+    assert parts(tmp_path) == [part]  # another process may be writing it
     os.utime(part, (1, 1))
     assert whole_sessions(tmp_path, 100_000) == 0
     assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_at_any_time(tmp_path):
-    """A process killed while it writes, again and again, leaves whole sessions: those it reported, and at most one."""
+    """A process killed repeatedly while it writes leaves whole sessions: those it reported, and at most one more."""
     size, cut = 20_000_000, 0
     for number in range(8):
         folder = tmp_path / str(number)
@@ -106,7 +106,7 @@ def test_killed_at_any_time(tmp_path):
 
 
 def test_no_room_for_a_file(tmp_path):
-    """A write that fails in its middle is an error, and leaves neither a part nor a session."""
+    """A write that fails half-way is an error, and leaves neither a partial file nor a session."""
     with writer(tmp_path, 100_000, 50_000) as process:
         told, said = process.communicate(timeout=GUARD)
     assert process.returncode == 0, said
@@ -148,7 +148,7 @@ def fetch(url, body=None):
 
 
 def ask(url, *texts):
-    """The next answer of a conversation, and how much of its prompt was there already."""
+    """The next answer of a conversation, and how much of its prompt was cached."""
     messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
     body = {"model": "tiny", "messages": messages, "temperature": 0, "max_tokens": 40}
     answer = fetch(f"{url}/v1/chat/completions", body)
@@ -161,7 +161,7 @@ def tell(url, secret):
 
 
 def stored(url):
-    """How many sessions are on the disk."""
+    """The number of sessions on the disk."""
     return sum(one["where"] == "disk" for one in fetch(f"{url}/api/v1/sessions")["data"])
 
 
@@ -182,7 +182,7 @@ def test_killed_server_goes_on_from_its_disk(folder):
 
 
 def test_server_killed_at_work(folder):
-    """Killed while conversations are answered and stored, a server leaves nothing by which the next one errs."""
+    """A server killed while conversations are answered and stored leaves nothing that misleads the next one."""
     chosen, warm = random.Random(3), 0
     said = {}
     for _ in range(3):
@@ -221,7 +221,7 @@ def test_server_killed_at_work(folder):
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="limits of another process can be set on Linux only")
 def test_server_on_a_full_disk(folder):
-    """Without room for sessions the server answers as ever, says in its log what is wrong, and leaves no parts."""
+    """Without room for sessions the server still answers, logs what is wrong, and leaves no partial files."""
     with serving(folder) as (process, printed):
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (4000, 4000))
         url = address(printed)

@@ -1,4 +1,4 @@
-"""Spoilt files in the folders of sessions and models: each is skipped, and neither disables nor holds up the rest."""
+"""Spoilt files in the folders of sessions and models: each is skipped, and neither disables nor delays the rest."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def nested(path: Path) -> None:
 def as_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         before = Path.cwd()
-        os.chdir(path.parent)  # the name of a socket may have few characters
+        os.chdir(path.parent)  # the path of a socket has a short length limit
         listener.bind(path.name)
         os.chdir(before)
 
@@ -87,7 +87,7 @@ def open_disk(folder: Path) -> DiskStore:
 
 
 def check(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The good session of a folder is found, got, followed by others and removed; of the bad one there is one line."""
+    """The valid session is found and read, others are added and removed; the invalid one gets at most one log line."""
     store, prompt = open_disk(folder), TokenChain(range(200))
     for _ in range(2):
         assert [one.id for one in store.list()] == ["good"]
@@ -105,7 +105,7 @@ def check(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_a_spoilt_session_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Spoil) -> None:
-    """What is called like a session, and is a pipe, a folder, a loop, a device or nonsense, is in nobody's way."""
+    """A pipe, a folder, a loop, a device or nonsense that is named like a session does no harm."""
     open_disk(tmp_path).put(entry(), b"abc")
     spoil(tmp_path / "bad.v1.session")
     spoil(tmp_path / "bad.part")
@@ -116,7 +116,7 @@ def test_a_spoilt_session_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_impossible_counts_are_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, fields: dict[str, object],
 ) -> None:
-    """A file whose head tells what cannot be, like negative counts, is no session."""
+    """A file whose header is impossible, like negative counts, is not a session."""
     open_disk(tmp_path).put(entry(), b"abc")
     (tmp_path / "bad.v1.session").write_bytes(head("bad", **fields))
     check(tmp_path, caplog)
@@ -124,14 +124,14 @@ def test_impossible_counts_are_skipped(
 
 @pytest.mark.parametrize("size", [-5, 10**30])
 def test_a_file_has_the_size_that_it_has(tmp_path: Path, size: int) -> None:
-    """What a head claims of the size of its data does not count: no claim can have other sessions removed."""
+    """The size that a header claims does not count: no claim can cause other sessions to be removed."""
     (tmp_path / "good.v1.session").write_bytes(head("good", size=size))
     [told] = open_disk(tmp_path).list()
     assert told.size == 3
 
 
 def test_what_becomes_a_pipe_is_a_miss(tmp_path: Path) -> None:
-    """A session whose file is replaced by something else while the server runs is a miss, from then on."""
+    """A session whose file is replaced by something else while the server runs is a miss from then on."""
     store = open_disk(tmp_path)
     store.put(entry(), b"abc")
     file = tmp_path / "good.v1.session"
@@ -144,7 +144,7 @@ def test_what_becomes_a_pipe_is_a_miss(tmp_path: Path) -> None:
 def test_what_cannot_be_removed_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A file that may not be removed is told once and is no session any more; the others are removed."""
+    """A file that may not be removed is reported once and is no session any more; the others are removed."""
     store = open_disk(tmp_path)
     store.put(entry("kept"), b"abc")
     store.put(entry(), b"abc")
@@ -167,7 +167,7 @@ def test_what_cannot_be_removed_is_left_alone(
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_a_spoilt_record_is_skipped(tmp_path: Path, spoil: Spoil) -> None:
-    """A record of the store that cannot be read was never written; the other models are there."""
+    """A record of the store that cannot be read counts as missing; the other models are unaffected."""
     store = Store(tmp_path, [Shelf(x=b"some bytes")])
     store.ensure("shelf:x")
     [record] = (tmp_path / "records" / "files").iterdir()
@@ -216,7 +216,7 @@ def test_what_is_no_model_file_is_told(tmp_path: Path, spoil: Spoil) -> None:
 
 
 def test_a_configuration_nested_too_deeply_is_told(tmp_path: Path) -> None:
-    """A configuration that no program wrote is an error of the configuration, not an unexpected one."""
+    """An absurdly nested configuration is an error of the configuration, not an unexpected one."""
     file = tmp_path / "lllms.toml"
     file.write_text("x = " + "[" * 5000 + "]" * 5000)
     with pytest.raises(ConfigError, match=r"lllms\.toml is nested too deeply"):
@@ -224,7 +224,7 @@ def test_a_configuration_nested_too_deeply_is_told(tmp_path: Path) -> None:
 
 
 def test_small_files_are_small(tmp_path: Path) -> None:
-    """Of what should be small no more is read than that."""
+    """Of files that should be small, no more than that size is read."""
     (tmp_path / "x").write_bytes(b"12345")
     assert read_regular(tmp_path / "x", 5) == b"12345"
     with pytest.raises(OSError, match="File too large"):

@@ -29,7 +29,7 @@ async def chat(host: Host) -> None:
 
 
 async def test_json_tells_models_instances_and_queue() -> None:
-    """Programs see what there is, what is loaded and what is going on."""
+    """Programs can read which models exist, which are loaded and what is running."""
     async with make_host() as host:
         await chat(host)
         report = await (await get(host, "/", "application/json")).get_json()
@@ -45,14 +45,14 @@ async def test_json_tells_models_instances_and_queue() -> None:
 
 @pytest.mark.parametrize("accept", ["application/json", BROWSER])
 async def test_nobodys_text_is_shown(accept: str) -> None:
-    """Neither what was asked nor what was answered can be read off the status."""
+    """The status reveals neither prompts nor answers."""
     async with make_host() as host:
         await chat(host)
         assert SECRET not in (await (await get(host, "/", accept)).get_data()).decode()
 
 
 async def test_browsers_get_a_page() -> None:
-    """Who prefers HTML gets it, without scripts or anything from elsewhere; all others get JSON."""
+    """A client that prefers HTML gets it, without scripts or external resources; all others get JSON."""
     async with make_host() as host:
         await chat(host)
         page = await get(host, "/", BROWSER)
@@ -68,7 +68,7 @@ async def test_browsers_get_a_page() -> None:
 
 
 async def test_what_plugins_and_files_say_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A description cannot bring markup into the page."""
+    """A description cannot inject markup into the page."""
     from attrs import evolve
 
     async with make_host() as host:
@@ -80,7 +80,7 @@ async def test_what_plugins_and_files_say_is_escaped(monkeypatch: pytest.MonkeyP
 
 
 async def test_health_follows_the_host() -> None:
-    """It is 200 while requests are taken, and 503 before and after."""
+    """It is 200 while requests are accepted, and 503 before and after."""
     host = make_host()
     answers = [await get(host, "/health")]
     async with host:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from stores_for_tests import TINY, Shelf, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders.file import FileDownloader
 from lllms_core.downloads import RemoteFile, RemoteModel
@@ -23,7 +24,6 @@ from lllms_core.errors import (
 from lllms_core.store import Download, Leftover, Store, hashing, part, shelf
 
 DATA = random.Random(1).randbytes(100_000)
-LIMIT = 60.0
 
 
 def store(tmp_path: Path, *downloaders: Shelf, offline: bool = False) -> Store:
@@ -35,7 +35,7 @@ def files_in(folder: Path) -> set[str]:
 
 
 def test_a_model_is_fetched_once(tmp_path: Path) -> None:
-    """The first `ensure` fetches and verifies, the next finds; the file lies under its name, and nothing else does."""
+    """The first `ensure` downloads and verifies, the next finds; the file has its own name, and no other is left."""
     shelf = Shelf(x=DATA)
     kept = store(tmp_path, shelf)
     assert kept.find("shelf:x") is None
@@ -51,7 +51,7 @@ def test_a_model_is_fetched_once(tmp_path: Path) -> None:
 
 
 def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    """What had arrived before a failure is kept, and only the rest is fetched by the next attempt."""
+    """What had arrived before a failure is kept, and the next attempt fetches only the rest."""
     shelf = Shelf(x=DATA)
     shelf.stops_at = 60_000
     kept = store(tmp_path, shelf)
@@ -66,7 +66,7 @@ def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_starts_anew(tmp_path: Path) -> None:
-    """Bytes of another version, or of none when nothing else protects them, are never mixed with new ones."""
+    """Bytes of another version, or of an unknown one without other protection, are never mixed with new ones."""
     for before, after in [("1", "2"), (None, None), ("1", None), (None, "1")]:
         shelf = Shelf(x=DATA)
         shelf.stops_at, shelf.version = 60_000, before
@@ -80,7 +80,7 @@ def test_a_changed_file_starts_anew(tmp_path: Path) -> None:
 
 
 def test_a_known_hash_protects_what_has_no_version(tmp_path: Path) -> None:
-    """With a hash to check in the end, a download is resumed also from a place that knows no versions."""
+    """With a final hash to check, a download is resumed even from a server without versions."""
     shelf = Shelf(x=DATA)
     shelf.stops_at, shelf.version, shelf.hashes = 60_000, None, {"x": sha256(DATA)}
     kept = store(tmp_path, shelf)
@@ -92,7 +92,7 @@ def test_a_known_hash_protects_what_has_no_version(tmp_path: Path) -> None:
 
 
 def test_a_wrong_hash_is_never_committed(tmp_path: Path) -> None:
-    """A file with another hash than the configuration or the hub wants is thrown away; the error names both hashes."""
+    """A file whose hash is not that of the configuration or the hub is discarded; the error names both hashes."""
     shelf = Shelf(x=DATA)
     kept = store(tmp_path, shelf)
     with pytest.raises(ChecksumMismatch, match=f"{sha256(DATA)}, but {'0' * 64} was expected"):
@@ -107,7 +107,7 @@ def test_a_wrong_hash_is_never_committed(tmp_path: Path) -> None:
 
 
 def test_another_hash_in_the_configuration_fetches_anew(tmp_path: Path) -> None:
-    """A file that was right for its old hash is replaced when the configuration wants another one, and not before."""
+    """A file that matched its old hash is replaced when the configuration has another one, and not before."""
     shelf = Shelf(x=DATA)
     kept = store(tmp_path, shelf)
     kept.ensure("shelf:x", sha256(DATA))
@@ -119,7 +119,7 @@ def test_another_hash_in_the_configuration_fetches_anew(tmp_path: Path) -> None:
 
 
 def test_a_changed_file_on_disk_is_noticed(tmp_path: Path) -> None:
-    """A file whose size or time changed is verified again: kept if it is right, fetched anew if it is not."""
+    """A file whose size or time changed is verified again: kept if it is right, otherwise downloaded again."""
     shelf = Shelf(x=DATA)
     kept = store(tmp_path, shelf)
     path = kept.ensure("shelf:x", sha256(DATA)).path
@@ -134,7 +134,7 @@ def test_a_changed_file_on_disk_is_noticed(tmp_path: Path) -> None:
 
 
 def test_verify_reads_again(tmp_path: Path) -> None:
-    """`verify` finds what changed on disk although size and time say nothing."""
+    """`verify` finds changes on disk that size and time do not show."""
     kept = store(tmp_path, Shelf(x=DATA))
     model = kept.ensure("shelf:x")
     assert kept.verify(model) == model
@@ -147,7 +147,7 @@ def test_verify_reads_again(tmp_path: Path) -> None:
 
 
 def test_a_gguf_file_is_looked_at(tmp_path: Path) -> None:
-    """A GGUF file that is cut off, or a web page under its name, is never committed, whatever its hash."""
+    """A truncated GGUF file, or a web page under its name, is never committed, whatever its hash."""
     whole = TINY.read_bytes()
     shelf = Shelf(**{"a.gguf": whole, "b.gguf": whole[:-1], "c.gguf": b"<!DOCTYPE html>" * 1000, "d.gguf": b"PK" * 999})
     kept = store(tmp_path, shelf)
@@ -159,13 +159,13 @@ def test_a_gguf_file_is_looked_at(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_is_no_model(tmp_path: Path) -> None:
-    """Nothing is never committed."""
+    """An empty file is never committed."""
     with pytest.raises(WrongFile, match="gives an empty file"):
         store(tmp_path, Shelf(x=b"")).ensure("shelf:x")
 
 
 def test_many_ask_one_fetches(tmp_path: Path) -> None:
-    """However many ask for a file at once, it is fetched once."""
+    """However many requests for a file come at once, it is downloaded once."""
     shelf = Shelf(x=DATA)
     kept = store(tmp_path, shelf)
     models = []
@@ -173,7 +173,7 @@ def test_many_ask_one_fetches(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(GUARD)
     assert len(models) == 8
     assert len(shelf.given) == 100
 
@@ -199,7 +199,7 @@ def test_cancel_ends_a_download(tmp_path: Path) -> None:
 
 
 def test_the_status_tells_how_far_it_is(tmp_path: Path) -> None:
-    """Bytes done, of all files of the model, in the end all of them."""
+    """Progress counts the bytes of all files of the model, up to all of them."""
     kept = store(tmp_path, Shelf(x=DATA, y=DATA[:500]))
     download = Download("shelf:x+y")
     kept.ensure("shelf:x+y", None, download)
@@ -208,7 +208,7 @@ def test_the_status_tells_how_far_it_is(tmp_path: Path) -> None:
 
 
 def test_speed_and_time_left() -> None:
-    """The speed is that of the last seconds, and the time left follows from it."""
+    """The speed is that of the last seconds, and the remaining time follows from it."""
     now = 0.0
     download = Download("x", lambda: now)
     download.plan({"f": 2000}, "")
@@ -220,7 +220,7 @@ def test_speed_and_time_left() -> None:
 
 
 def test_no_room_is_said_before(tmp_path: Path) -> None:
-    """A file that is larger than what the disk has free is refused before anything of it is written."""
+    """A file that exceeds the free space of the disk is refused before anything of it is written."""
 
     class Huge(Shelf):
         def resolve(self, source):
@@ -236,7 +236,7 @@ def test_no_room_is_said_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "..", "a/../../x", ""])
 def test_no_downloader_writes_outside(tmp_path: Path, name: str) -> None:
-    """A name that leads out of the store is refused, whoever made it."""
+    """A name that leads out of the store is refused, wherever it comes from."""
 
     class Sly(Shelf):
         def resolve(self, source):
@@ -248,7 +248,7 @@ def test_no_downloader_writes_outside(tmp_path: Path, name: str) -> None:
 
 
 def test_offline_serves_what_is_there(tmp_path: Path) -> None:
-    """In offline mode a model that is here is found, and another one is an error at once that says so."""
+    """In offline mode a downloaded model is found, and any other is an error at once that says so."""
     shelf = Shelf(x=DATA, y=DATA)
     model = store(tmp_path, shelf).ensure("shelf:x")
     kept = store(tmp_path, shelf, offline=True)
@@ -258,7 +258,7 @@ def test_offline_serves_what_is_there(tmp_path: Path) -> None:
 
 
 def test_files_of_this_machine_are_used_in_place(tmp_path: Path) -> None:
-    """Plain paths and `file:` sources are used where they are, verified once if a hash is given, and never deleted."""
+    """Plain paths and `file:` sources are used in place, verified once if a hash is given, and never deleted."""
     file = tmp_path / "x.gguf"
     file.write_bytes(TINY.read_bytes())
     kept = Store(tmp_path / "s", [FileDownloader()])
@@ -276,7 +276,7 @@ def test_files_of_this_machine_are_used_in_place(tmp_path: Path) -> None:
 
 
 def test_a_relative_path_starts_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plain name means a file where the caller is, as for any program."""
+    """A plain name is relative to the caller's working directory, as for any program."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here/x").write_bytes(b"x")
     monkeypatch.chdir(tmp_path / "here")
@@ -284,7 +284,7 @@ def test_a_relative_path_starts_in_the_working_directory(tmp_path: Path, monkeyp
 
 
 def test_a_plain_path_stands_for_all_parts(tmp_path: Path) -> None:
-    """A model in parts has the bytes of all of them, as far as they are there; a later part is like any other file."""
+    """A model in parts has the bytes of all existing parts; a later part is like any other file."""
     parts = [tmp_path / f"x-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
     for one in parts[:2]:
         one.write_bytes(b"12345")
@@ -296,7 +296,7 @@ def test_a_plain_path_stands_for_all_parts(tmp_path: Path) -> None:
 
 
 def test_delete_keeps_what_others_need(tmp_path: Path) -> None:
-    """A file goes when the last source that needs it is deleted; empty folders go with it."""
+    """A file is deleted with the last source that needs it; so are empty folders."""
     kept = store(tmp_path, Shelf(x=DATA, y=DATA))
     kept.ensure("shelf:x")
     kept.ensure("shelf:x+y")
@@ -309,7 +309,7 @@ def test_delete_keeps_what_others_need(tmp_path: Path) -> None:
 
 
 def test_leftovers_can_be_discarded(tmp_path: Path) -> None:
-    """Partial files and files without a source are found and discarded; what is not in the store never is."""
+    """Partial files and files without a source are found and discarded; files outside the store never are."""
     shelf = Shelf(x=DATA)
     shelf.stops_at = 60_000
     kept = store(tmp_path, shelf)
@@ -328,19 +328,19 @@ def test_leftovers_can_be_discarded(tmp_path: Path) -> None:
 
 
 def test_one_hash_is_of_one_file(tmp_path: Path) -> None:
-    """A hash for a model of several files is refused rather than guessed at."""
+    """A hash for a model of several files is refused, not guessed at."""
     with pytest.raises(InvalidSource, match="has 2 files, but sha256 is for one"):
         store(tmp_path, Shelf(x=DATA, y=DATA)).ensure("shelf:x+y", sha256(DATA))
 
 
 def test_unknown_schemes_are_named(tmp_path: Path) -> None:
-    """A source that no downloader is for is an error that says which there are."""
+    """A source that no downloader handles is an error that lists the downloaders."""
     with pytest.raises(InvalidSource, match=r"no downloader for 'ftp:' of ftp://x \(there are: shelf:\)"):
         store(tmp_path, Shelf()).find("ftp://x")
 
 
 def test_a_broken_note_is_no_note(tmp_path: Path) -> None:
-    """A partial file whose note is broken, or about another file, is fetched from the start."""
+    """A partial file whose note is broken, or about another file, is downloaded from the start."""
     for text in ["", "{", "[]", '{"url": "x", "size": 100000, "version": "1", "spans": [[0]]}', "[" * 100_000]:
         shelf = Shelf(x=DATA)
         shelf.stops_at = 60_000
@@ -355,13 +355,13 @@ def test_a_broken_note_is_no_note(tmp_path: Path) -> None:
 
 
 def test_what_lies_behind_a_gap_is_noted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While one part of a file stalls, what comes of the others is written down: a kill costs no more for it."""
+    """While one part of a file stalls, the progress of the others is recorded: a kill costs no more because of it."""
     monkeypatch.setattr(part, "NOTE_SECONDS", 0.0)
     monkeypatch.setattr(hashing, "IDLE_SECONDS", 0.01)
     note = tmp_path / "models/shelf/x.lllms-part.json"
 
     def noted(spans: str) -> bool:
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + GUARD
         while time.monotonic() < deadline:
             with suppress(FileNotFoundError):
                 if spans in note.read_text():
@@ -381,7 +381,7 @@ def test_what_lies_behind_a_gap_is_noted_too(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_full_disk_is_said_wherever_it_is_met(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full when a fetched file is to be remembered is an error that says so; the next time it is."""
+    """If the disk is full when a download is recorded, the error says so; the next time it is recorded."""
     kept = store(tmp_path, Shelf(x=DATA))
 
     def full(*_: object) -> None:

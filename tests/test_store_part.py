@@ -1,4 +1,4 @@
-"""What a partial file believes to have, when its server changes its mind at the worst of times."""
+"""What a partial file claims to contain, when its server changes its mind at the worst of times."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def part(tmp_path: Path) -> Iterator[PartialFile]:
 def test_a_note_is_about_the_bytes_that_are_there(
     part: PartialFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """If the file starts anew while a note on what was there waits for the disk, that note is never written."""
+    """If the file starts anew while a note on earlier bytes waits for the disk, that note is never written."""
     sync = part._sync
 
     def start_anew() -> None:
@@ -39,7 +39,7 @@ def test_a_note_is_about_the_bytes_that_are_there(
 def test_bytes_are_on_the_disk_before_the_note_tells_of_them(
     part: PartialFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A note is not there before the bytes that it tells of are certainly there."""
+    """A note is not written before the bytes that it describes are safely on disk."""
     noted: list[bool] = []
     monkeypatch.setattr(part, "_sync", lambda: noted.append((tmp_path / f"x.bin{NOTE}").exists()))
     part.note()
@@ -53,6 +53,6 @@ def test_bytes_are_on_the_disk_before_the_note_tells_of_them(
 def test_what_is_there_stays_only_if_it_is_of_the_same_file(
     part: PartialFile, size: int | None, version: str | None, left: int,
 ) -> None:
-    """Another size or version, or none, is another file: its bytes are not mixed with those that are there."""
+    """Another size or version, or none, means another file: its bytes are not mixed with the existing ones."""
     part.begin(size, version)
     assert sum(stop - start for start, stop in part.missing) == left

@@ -1,4 +1,4 @@
-"""What of the store others touch at the same time, or own: other processes, other programs, administrators."""
+"""Parts of the store that others use at the same time, or own: other processes, other programs, administrators."""
 
 import os
 import threading
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from stores_for_tests import TINY, Shelf, sha256
+from waits_for_tests import GUARD
 
 from lllms_core.builtin.downloaders.file import FileDownloader
 from lllms_core.downloads import Part, RemoteFile
@@ -13,11 +14,10 @@ from lllms_core.errors import DownloadCancelled, InvalidSource, SourceUnavailabl
 from lllms_core.store import Download, Store
 
 DATA = b"0123456789" * 1000
-LIMIT = 60.0
 
 
 def test_parts_that_have_come_are_not_left_behind(tmp_path: Path) -> None:
-    """While a model in parts is being fetched, nobody can discard those that are complete: the rest still comes."""
+    """While a model in parts is downloaded, its complete parts cannot be discarded: the rest still arrives."""
     refused: list[str] = []
 
     class Watched(Shelf):
@@ -36,26 +36,26 @@ def test_parts_that_have_come_are_not_left_behind(tmp_path: Path) -> None:
 
 
 def test_models_that_share_files_do_not_wait_for_each_other(tmp_path: Path) -> None:
-    """Two models of the same files, in another order, fetched at once: each file comes once, and both models do."""
+    """Two models with the same files in another order, downloaded at once: each file comes once, and both models do."""
     shelf = Shelf(x=DATA, y=DATA)
     start = threading.Barrier(2)
     downloads = [Download("shelf:x+y"), Download("shelf:y+x")]
 
     def ensure(download: Download) -> None:
-        start.wait(LIMIT)
+        start.wait(GUARD)
         Store(tmp_path, [shelf]).ensure(download.source, download=download)
 
     threads = [threading.Thread(target=ensure, args=(one,), daemon=True) for one in downloads]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(LIMIT)
+        thread.join(GUARD)
     assert [one.status.state for one in downloads] == ["done", "done"]
     assert len(shelf.given) == 20
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_verified(tmp_path: Path) -> None:
-    """Somebody who writes to a file while it is hashed makes it unverified, not verified as it was before."""
+    """A file that is written to while it is hashed is unverified, not verified as it was before."""
     file = tmp_path / "x.gguf"
     file.write_bytes(TINY.read_bytes())
     digest = sha256(file.read_bytes())
@@ -63,7 +63,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_verified(tmp_path: Path) ->
 
     class Meddling(Download):
         def checked(self, count: int) -> None:
-            with file.open("r+b") as written:  # once all was read
+            with file.open("r+b") as written:  # once everything was read
                 written.seek(-1, os.SEEK_END)
                 written.write(b"!")
             super().checked(count)
@@ -74,7 +74,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_verified(tmp_path: Path) ->
 
 
 def test_use_is_noted_where_there_is_a_record(tmp_path: Path) -> None:
-    """A model's use is noted in its record; without one none is made, and one that is not ours to write stays."""
+    """A model's use is noted in its record; without one none is created, and a read-only one stays."""
     kept = Store(tmp_path, [Shelf(x=DATA)])
     kept.ensure("shelf:x")
     record = kept.source_record("shelf:x")
@@ -88,7 +88,7 @@ def test_use_is_noted_where_there_is_a_record(tmp_path: Path) -> None:
 
 
 def test_use_of_what_others_own_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that this user may only read serves all the same."""
+    """A store that this user may only read still serves."""
     kept = Store(tmp_path, [Shelf(x=DATA)])
     kept.ensure("shelf:x")
 
@@ -108,7 +108,7 @@ def test_use_of_what_others_own_is_no_fault(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["~nobody-of-this-name/x.gguf", "x\0.gguf"])
 def test_names_that_no_file_has(tmp_path: Path, name: str) -> None:
-    """A path that cannot be, on this machine or any, is a file that is not there."""
+    """A path that is impossible, on this machine or any, is a file that does not exist."""
     kept = Store(tmp_path, [])
     assert kept.find(name) is None
     with pytest.raises(InvalidSource, match="there is no file"):

@@ -59,7 +59,7 @@ class Everything:
     ],
 )
 def test_a_value_of_the_right_type_is_taken(key, given, expected):
-    """What fits arrives in the declared type, and the type of an union's own member is kept."""
+    """Valid values arrive in the declared type; a value of a union keeps the type of its own member."""
     value = getattr(structure({key: given}, Everything), key)
     assert value == expected
     assert type(value) is type(expected)
@@ -100,14 +100,14 @@ def test_a_value_of_the_right_type_is_taken(key, given, expected):
     ],
 )
 def test_a_value_of_another_type_is_refused_with_its_path(key, given, fault):
-    """Nothing is coerced: the fault says where, what was expected, and what came."""
+    """Nothing is coerced: the fault gives the place, the expected type, and the value."""
     with pytest.raises(StructureError) as caught:
         structure({key: given}, Everything, ("x",))
     assert str(caught.value) == fault
 
 
 def test_every_fault_is_reported():
-    """Wrong types, unknown and missing keys of one table come together."""
+    """Wrong types, unknown and missing keys of one table are reported together."""
 
     @frozen
     class Needs:
@@ -136,5 +136,5 @@ def test_the_validators_of_a_class_are_asked():
 
 
 def test_paths_are_written_as_toml_writes_them():
-    """A key that is no bare key is quoted, so that a path reads in one way only."""
+    """A key that is not a bare key is quoted, so that a path is unambiguous."""
     assert dotted(("models", "llama3.2", "aliases", 0)) == 'models."llama3.2".aliases[0]'

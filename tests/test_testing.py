@@ -1,4 +1,4 @@
-"""What `lllms_core.testing` gives to the authors of engines and of programs."""
+"""What `lllms_core.testing` offers to authors of engines and of programs."""
 
 from collections.abc import Iterator
 
@@ -47,7 +47,7 @@ class EchoPlugin:
 
 
 def test_a_model_answers_without_a_server() -> None:
-    """An author loads his model with options as in a configuration, and collects the answers of several requests."""
+    """An author loads a model with options as in a configuration, and collects the answers of several requests."""
     model = load_model(EchoEngine(), {"times": 2})
     got = collect(model, *(ChatRequest(name, "test", (Message("user", name),)) for name in "ab"))
     assert {name: text_of(deltas) for name, deltas in got.items()} == {"a": "aa", "b": "bb"}
@@ -55,7 +55,7 @@ def test_a_model_answers_without_a_server() -> None:
 
 
 def test_a_model_is_held_to_its_contract() -> None:
-    """Unknown options, undeclared methods and deltas of closed requests are errors with the sentences of a worker."""
+    """Unknown options, undeclared methods and deltas of closed requests are errors with a worker's messages."""
     with pytest.raises(StructureError, match="unknown key"):
         load_model(EchoEngine(), {"time": 2})
 
@@ -94,7 +94,7 @@ def test_a_program_is_tested_with_a_real_server() -> None:
 
 
 def test_a_server_that_cannot_start_says_why() -> None:
-    """A fault of the configuration, or a port that is taken, is raised in the test."""
+    """A fault of the configuration, or a port in use, is raised in the test."""
     with pytest.raises(ConfigError, match="bot"), running_server({"bot": {"engine": "nonsense"}}):
         pass
     with (

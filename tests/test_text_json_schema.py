@@ -1,4 +1,4 @@
-"""Checks against JSON schemas: as the standard says, within a limit of time, and of nothing but the schema."""
+"""Checks against JSON schemas: as the standard says, within a time limit, and without access to anything else."""
 
 import time
 from itertools import zip_longest
@@ -42,7 +42,7 @@ values = st.recursive(plain, lambda inner: st.one_of(
 @settings(max_examples=150, deadline=None)
 @given(schemas, values)
 def test_a_check_finds_what_the_standard_forbids(schema, value):
-    """A value breaks something exactly if a validator of JSON Schema 2020-12 refuses it; the place is in the schema."""
+    """A value breaks a schema exactly if a validator of JSON Schema 2020-12 refuses it; the place is in the schema."""
     found = SchemaCheck(schema).find_violations(value)
     assert (not found) == jsonschema.Draft202012Validator(schema).is_valid(value)
     for path in found:
@@ -71,7 +71,7 @@ def test_a_check_finds_what_the_standard_forbids(schema, value):
     ({"properties": {"a": {}}, "unevaluatedProperties": False}, {"b": 1}, [("unevaluatedProperties",)]),
 ])
 def test_places_are_those_of_the_keywords(schema, value, paths):
-    """A violation is the place of its keyword in the schema, references followed; older keywords count, too."""
+    """A violation is the place of its keyword in the schema, after following references; older keywords count, too."""
     assert SchemaCheck(schema).find_violations(value) == paths
 
 
@@ -79,7 +79,7 @@ def test_places_are_those_of_the_keywords(schema, value, paths):
     {"type": "thing"}, {"properties": 1}, 5, None, {"minLength": "3"}, {"not": 5}, {"pattern": "(a"},
 ])
 def test_no_schema_is_found_out(bad):
-    """What is no schema is an error of its own."""
+    """An invalid schema has its own error."""
     with pytest.raises(NoSchema):
         SchemaCheck(bad)
 
@@ -102,16 +102,16 @@ CHAIN = {"d0": {"type": "string"}} | {
      "beside"),
 ])
 def test_a_check_ends(schema, value, word):
-    """Whatever a schema says, its check ends within its limit, says why it did, and fetches nothing."""
+    """Whatever a schema says, its check ends within its limit, gives the reason, and fetches nothing."""
     check = SchemaCheck(schema)
     started = time.monotonic()
     with pytest.raises(Unchecked, match=word):
         check.find_violations(value, 0.1)
-    assert time.monotonic() - started < 3  # of which most is for a busy machine
+    assert time.monotonic() - started < 3  # mostly an allowance for a busy machine
 
 
 def test_many_values_are_compared_quickly():
-    """Whether ten thousand objects differ is known in less time than a comparison of each pair takes."""
+    """Ten thousand objects are compared in less time than a comparison of each pair would take."""
     check = SchemaCheck({"uniqueItems": True})
     assert check.find_violations([{"a": number} for number in range(10_000)], 30) == []
 
@@ -129,13 +129,13 @@ def test_many_values_are_compared_quickly():
     ("uuid", ["01234567-89ab-cdef-0123-456789ABCDEF"], ["0123456789abcdef0123456789abcdef"]),
 ])
 def test_formats(form, right, wrong):
-    """Each format takes its own strings, and no others."""
+    """Each format accepts its own strings, and no others."""
     assert [FORMATS[form](text) for text in (*right, *wrong)] == [True] * len(right) + [False] * len(wrong)
 
 
 @given(st.lists(st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 9))))
 def test_pointers_name_their_path_in_a_header(path):
-    """A pointer is read back as it was written, indices as text; it is ASCII, fit for a list in a header."""
+    """A pointer is read back as it was written, with indices as text; it is ASCII, fit for a list in a header."""
     pointer = write_pointer(path)
     assert read_pointer(pointer) == [str(key) for key in path]
     assert pointer.isascii()

@@ -14,7 +14,7 @@ stop_lists = st.lists(st.text(alphabet=LETTERS, min_size=1, max_size=5), max_siz
 
 
 def up_to_first_stop(text: str, stops: Sequence[str]) -> str:
-    """The definition: the stop string that is complete first counts, and of those the longest."""
+    """The definition: the stop string that is completed first counts, and of those that end together the longest."""
     found = [(text.index(stop) + len(stop), text.index(stop)) for stop in stops if stop in text]
     return text[: min(found)[1]] if found else text
 
@@ -26,7 +26,7 @@ def cut(data: st.DataObject, whole: Sequence[object]) -> list[Sequence[object]]:
 
 @given(texts, stop_lists, st.data())
 def test_output_is_the_text_up_to_the_first_stop_string_however_it_is_cut(text, stops, data):
-    """Bytes cut anywhere, also inside characters, give the text up to the stop string that is complete first."""
+    """Bytes split anywhere, even within characters, give the text up to the stop string that is completed first."""
     output = OutputText(stops)
     shown = "".join(output.feed(piece) for piece in cut(data, text.encode())) + output.flush()
     assert up_to_first_stop(text, stops) == shown
@@ -35,7 +35,7 @@ def test_output_is_the_text_up_to_the_first_stop_string_however_it_is_cut(text, 
 
 @given(texts, stop_lists, st.data())
 def test_what_was_shown_never_has_to_be_taken_back(text, stops, data):
-    """At every moment the text shown is a beginning of the final one, and only the start of a stop string is held."""
+    """At every moment the shown text is a prefix of the final one, and only the start of a stop string is held back."""
     matcher = StopMatcher(stops)
     shown = seen = ""
     for piece in cut(data, text):
@@ -50,7 +50,7 @@ def test_what_was_shown_never_has_to_be_taken_back(text, stops, data):
 
 @given(st.binary(max_size=40), stop_lists, st.data())
 def test_bytes_that_are_no_utf8_become_replacement_characters(piece, stops, data):
-    """Invalid and incomplete UTF-8 never raises, and gives the same text however it is cut."""
+    """Invalid and incomplete UTF-8 never raises, and gives the same text however it is split."""
     whole = OutputText(stops)
     expected = whole.feed(piece) + whole.flush()
     output = OutputText(stops)
@@ -62,7 +62,7 @@ def test_bytes_that_are_no_utf8_become_replacement_characters(piece, stops, data
 @pytest.mark.parametrize(
     ("stops", "text", "expected"),
     [
-        (["abc", "b"], "xabc", "xa"),  # "b" is complete before "abc"
+        (["abc", "b"], "xabc", "xa"),  # "b" is completed before "abc"
         (["bc", "abc"], "xabc", "x"),  # both end here: the longer one, so that no part of it is shown
         (["aab"], "xaaab", "xa"),  # a false start inside a true one
         (["", "é"], "cafés", "caf"),  # an empty stop string asks for nothing
@@ -71,13 +71,13 @@ def test_bytes_that_are_no_utf8_become_replacement_characters(piece, stops, data
     ],
 )
 def test_which_stop_string_is_the_first(stops, text, expected):
-    """The first stop string is the one that is complete first; of several that end together, the longest."""
+    """The first stop string is the one that is completed first; of several that end together, the longest."""
     matcher = StopMatcher(stops)
     assert expected == "".join(matcher.feed(letter) for letter in text) + matcher.flush()
 
 
 def test_text_that_turns_out_to_be_no_stop_string_is_shown():
-    """The start of a stop string is held back, and comes out when the text goes on otherwise or ends."""
+    """The start of a stop string is held back, and shown when the text continues differently or ends."""
     matcher = StopMatcher(["<end>"])
     assert [matcher.feed(piece) for piece in ("a<", "en", " <", "e")] == ["a", "", "<en ", ""]
     assert matcher.flush() == "<e"
@@ -85,14 +85,14 @@ def test_text_that_turns_out_to_be_no_stop_string_is_shown():
 
 
 def test_nothing_comes_out_after_a_match():
-    """Once a stop string was met, neither more text nor the end brings anything out."""
+    """After a stop string, neither more text nor the end shows anything."""
     output = OutputText(["."])
     assert output.feed(b"one. two") == "one"
     assert (output.feed(b"three"), output.flush()) == ("", "")
 
 
 def test_a_character_is_shown_when_its_last_byte_is_there():
-    """Tokens that end inside a character show what is complete; an unfinished one ends as U+FFFD."""
+    """If a token ends within a character, only complete ones are shown; an unfinished one ends as U+FFFD."""
     output = OutputText()
     assert [output.feed(bytes([byte])) for byte in "😀".encode()] == ["", "", "", "😀"]
     assert output.feed("é".encode()[:1]) == ""
@@ -100,7 +100,7 @@ def test_a_character_is_shown_when_its_last_byte_is_there():
 
 
 def test_the_cost_of_a_character_does_not_grow_with_the_stop_strings():
-    """Four stop strings of 50,000 characters, almost met again and again, look at each character a few times only."""
+    """Four stop strings of 50,000 characters, almost matched again and again, read each character only a few times."""
     looks = 0
 
     class Letters(str):

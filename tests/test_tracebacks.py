@@ -1,4 +1,4 @@
-"""Short tracebacks: they show where exceptions come from, and nothing of their messages."""
+"""Short tracebacks: they show where exceptions come from, but not their messages."""
 
 import errno
 import json
@@ -30,7 +30,7 @@ def recurse(text: str, depth: int = 0) -> None:
 
 
 def chained(errors: list[BaseException]) -> None:
-    """Raise the first of them, each caused by the next, or while it was handled."""
+    """Raise the first of them, each caused by the next, or raised while that was handled."""
     if len(errors) > 1:
         try:
             chained(errors[1:])
@@ -51,7 +51,7 @@ ERRORS = st.recursive(
 
 @given(st.lists(ERRORS, min_size=1, max_size=6), TEXTS)
 def test_no_value_and_few_lines(errors: list[BaseException], text: str) -> None:
-    """Whatever is raised, chained and grouped, nothing that it says and no local is told, in few and short lines."""
+    """Whatever is raised, chained and grouped, no message and no local is shown, in few and short lines."""
     errors[0].add_note(text)
     told = short_traceback(caught(chained, errors))
     assert "<<" not in told.replace('f"<<{text}>>"', "")
@@ -72,7 +72,7 @@ def test_deep_recursion_is_short_and_cheap() -> None:
 
 
 def test_the_innermost_calls_are_shown_with_their_source() -> None:
-    """Each call has its file, line and function, and the line of the program; the cause stands below."""
+    """Each call has its file, line and function, and the line of the program; the cause comes below."""
     told = short_traceback(caught(chained, [ValueError("a"), KeyError("b"), OSError(errno.ENOSPC, "c")]))
     assert told.startswith(HEAD)
     assert f'  File "{__file__}", line' in told
@@ -95,14 +95,14 @@ def test_a_call_of_ours_is_shown_above_those_of_libraries() -> None:
 
 
 def test_a_circle_of_causes_ends() -> None:
-    """Exceptions that cause each other are told once."""
+    """Exceptions that cause each other are shown once."""
     one, two = ValueError("a"), KeyError("b")
     one.__cause__, two.__cause__ = two, one
     assert short_traceback(one).count("ValueError") == 1
 
 
 def test_what_an_exception_says_may_fail() -> None:
-    """An exception whose text cannot be made is named all the same."""
+    """An exception whose text cannot be produced is still named."""
     class Mute(Exception):
         def __str__(self) -> str:
             raise RuntimeError
@@ -117,12 +117,12 @@ def test_what_an_exception_says_may_fail() -> None:
     (OSError("secret"), "OSError"), (json.JSONDecodeError("secret", "secret", 0), "json.decoder.JSONDecodeError"),
 ])
 def test_kinds(error: BaseException, name: str) -> None:
-    """A type is named with its module; of errors of the operating system their number tells more."""
+    """A type is named with its module; for errors of the operating system, the error number adds a description."""
     assert kind(error) == name
 
 
 def test_the_same_fault_has_the_same_place() -> None:
-    """Two exceptions of one line have one place, whatever they say; those of other lines or types another."""
+    """Two exceptions of one line have the same place, whatever their messages; other lines or types have another."""
     one, two = (caught(throw, ValueError(text)) for text in ("a", "b"))
     assert place(one) == place(two) != place(caught(throw, KeyError("a")))
     assert place(caught(recurse, "a")) == place(caught(recurse, "b"))

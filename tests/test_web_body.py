@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from clients_for_tests import Http2, connect, head, post, read_until, until
+from clients_for_tests import Http2, connect, head, post, read_until
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.config import parse_config
 from lllms_core.host import Host
@@ -38,7 +39,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("framing", ["Content-Length: 50", "Transfer-Encoding: chunked"])
 async def test_a_body_that_stops_is_refused(framing: str) -> None:
-    """A client that stops sending is told so with 408, and its connection closed."""
+    """A client that stops sending gets a 408, and its connection is closed."""
     async with serving() as url:
         with connect(url) as client:
             client.sendall(head("POST", PATH, JSON, framing) + b"5\r\n{    \r\n")
@@ -49,7 +50,7 @@ async def test_a_body_that_stops_is_refused(framing: str) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_stream_whose_body_stops_is_refused() -> None:
-    """Over HTTP/2 likewise, and the connection's other streams are answered."""
+    """The same holds over HTTP/2, and the connection's other streams are answered."""
     async with serving() as url:
         http2 = Http2()
         http2.h2.send_data(http2.headers("POST", PATH), b"{   ")
@@ -64,7 +65,7 @@ async def test_a_stream_whose_body_stops_is_refused() -> None:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("size", "pause", "status"), [(1, 0.02, 408), (5000, 0.02, 413), (200_000, 0.0, 413)])
 async def test_a_body_without_end_is_refused(size: int, pause: float, status: int) -> None:
-    """Chunks that never end are a 4xx in bounded time: for their slowness, or for their size."""
+    """Chunks that never end are a 4xx in bounded time, because they are too slow or too large."""
     loop = asyncio.get_running_loop()
     chunk = b"%x\r\n%s\r\n" % (size, b" " * size)
 
@@ -88,7 +89,7 @@ async def test_a_body_without_end_is_refused(size: int, pause: float, status: in
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_slow_body_is_read() -> None:
-    """A body that keeps coming is read, however much longer it takes than silence may."""
+    """A body that keeps arriving is read, even if it takes much longer than a silence may."""
     text = json.dumps({**CHAT, "user": "x" * 90_000}).encode()
     async with serving() as url:
         with connect(url) as client:
@@ -104,7 +105,7 @@ async def test_a_slow_body_is_read() -> None:
 
 
 async def test_continue_is_said() -> None:
-    """A client that asks before it sends its body is told to."""
+    """A client that asks before it sends its body is told to continue."""
     request = post(PATH, CHAT).replace(b"\r\n", b"\r\nExpect: 100-continue\r\n", 1)
     top, _, rest = request.partition(b"\r\n\r\n")
     async with serving() as url:
@@ -116,7 +117,7 @@ async def test_continue_is_said() -> None:
 
 
 async def test_bodies_have_a_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What all requests hold is bounded: one more is a 503 with Retry-After, until another has ended or left."""
+    """The memory of all requests is bounded: one more is a 503 with Retry-After, until another has ended or left."""
     monkeypatch.setattr(body, "MOST", 60_000)
     monkeypatch.setattr(body_memory, "MOST", 60_000)
     monkeypatch.setattr(body, "DISCARD_SECONDS", 0.5)

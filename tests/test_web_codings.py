@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import pytest
 import pytest_asyncio
-from clients_for_tests import Http2, connect, head, read_until, until
+from clients_for_tests import Http2, connect, head, read_until
 from quart import Quart
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.app import mount
 from lllms_core.config import parse_config
@@ -39,7 +40,7 @@ PACKED = {"gzip": gzip.compress(TEXT), "x-gzip": gzip.compress(TEXT), "GZIP": gz
 
 
 def bomb(size: int) -> bytes:
-    """A small body that is large when it is unpacked."""
+    """A small body that is large when decompressed."""
     packer = zlib.compressobj(9, wbits=31)
     return b"".join(packer.compress(b" " * 2**20) for _ in range(size // 2**20)) + packer.flush()
 
@@ -51,7 +52,7 @@ async def url() -> AsyncIterator[str]:
 
 
 async def answer_of(url: str, coding: str, data: bytes, framing: str = "") -> tuple[int, bytes]:
-    """The status and the whole of what is answered to a chat with this body."""
+    """The status and the full answer to a chat with this body."""
     with connect(url) as client:
         framing = framing or f"Content-Length: {len(data)}"
         headers = ("Content-Type: application/json", f"Content-Encoding: {coding}", framing, "Connection: close")
@@ -61,14 +62,14 @@ async def answer_of(url: str, coding: str, data: bytes, framing: str = "") -> tu
 
 
 def fault(answer: bytes) -> dict[str, str]:
-    """The error in an answer."""
+    """The error of an answer."""
     found: dict[str, str] = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
     return found
 
 
 @pytest.mark.parametrize("coding", PACKED)
 async def test_compressed_bodies_are_read(url: str, coding: str) -> None:
-    """A body in gzip or deflate, with or without zlib's header, is answered as if it had not been compressed."""
+    """A body in gzip or deflate, with or without zlib's header, is answered like an uncompressed one."""
     status, answer = await answer_of(url, coding, PACKED[coding])
     assert status == 200, answer
     assert b'"finish_reason":"stop"' in answer
@@ -76,14 +77,14 @@ async def test_compressed_bodies_are_read(url: str, coding: str) -> None:
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 async def test_they_may_come_in_any_pieces(url: str, coding: str) -> None:
-    """A body is decoded however it is cut on its way, here a byte at a time, in chunks."""
+    """A body is decoded however it is split on its way, here byte by byte, in chunks."""
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in PACKED[coding]) + b"0\r\n\r\n"
     status, _ = await answer_of(url, coding, chunks, "Transfer-Encoding: chunked")
     assert status == 200
 
 
 async def test_they_are_read_over_http2(url: str) -> None:
-    """A stream of HTTP/2 may have a compressed body, too."""
+    """An HTTP/2 stream may have a compressed body, too."""
     http2 = Http2()
     stream = http2.h2.get_next_available_stream_id()
     http2.h2.send_headers(stream, [
@@ -98,7 +99,7 @@ async def test_they_are_read_over_http2(url: str) -> None:
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "gzip, gzip", "x" * 4_000, "compress"])
 async def test_other_codings_are_refused_by_name(url: str, coding: str) -> None:
-    """They are a 415, which names those that are accepted, in its text and in `Accept-Encoding`."""
+    """They are a 415, which names the accepted ones, in its text and in `Accept-Encoding`."""
     status, answer = await answer_of(url, coding, b"\x1b\x02\x80")
     assert status == 415
     assert "compressed with one of gzip, deflate" in fault(answer)["message"]
@@ -123,14 +124,14 @@ async def test_what_cannot_be_decoded_is_told(url: str, data: bytes, reason: str
     "sent", [PACKED["gzip"][:-1], PACKED["gzip"][:12], bomb(2**20)[:40]], ids=["the end", "the start", "a bomb"],
 )
 async def test_one_that_stops_is_told_so(url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that stops in the middle of a compressed body gets a 408 like any other, not the blame for its data."""
+    """A client that stops in the middle of a compressed body gets a 408 like any other, not an error about its data."""
     monkeypatch.setattr(body, "SILENCE_SECONDS", 0.2)
     status, answer = await answer_of(url, "gzip", sent, f"Content-Length: {len(sent) + 1}")
     assert (status, fault(answer)["code"]) == (408, "request_timeout")
 
 
 async def test_an_empty_body_is_none_of_any_coding(url: str) -> None:
-    """A header without a body is answered as any body that is missing."""
+    """A header without a body is answered like any missing body."""
     status, answer = await answer_of(url, "gzip", b"")
     assert (status, fault(answer)["code"]) == (400, "invalid_json")
 
@@ -148,7 +149,7 @@ async def test_the_limit_counts_decoded_bytes(url: str) -> None:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Yield a list that gets the most bytes that were allocated meanwhile."""
+    """Yield a list that receives the peak of allocated bytes at the end."""
     peak: list[int] = []
     tracemalloc.start()
     try:
@@ -159,7 +160,7 @@ def peak_memory() -> Iterator[list[int]]:
 
 
 async def test_a_bomb_takes_no_more_than_the_limit() -> None:
-    """However large a body would get, no more of it than the limit is ever decoded or kept, nor counted as held."""
+    """However large a body would get, no more than the limit is ever decoded, kept or counted as held."""
     data = bomb(64 * 2**20)
     received = PatientBody(None, 2**20)
     received.inflater = Inflater("gzip")
@@ -176,7 +177,7 @@ async def test_a_bomb_takes_no_more_than_the_limit() -> None:
 
 
 async def test_decoded_bytes_are_held(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What all requests hold is counted decoded: a small body that grows beyond that bound is a 503."""
+    """The memory of all requests is counted decoded: a small body that grows beyond that bound is a 503."""
     monkeypatch.setattr(body, "MOST", 60_000)
     monkeypatch.setattr(body_memory, "MOST", 60_000)
     status, answer = await answer_of(url, "gzip", gzip.compress(b" " * 60_001))
@@ -207,7 +208,7 @@ async def test_others_get_their_turns() -> None:
 
 
 async def test_an_application_that_decodes_nothing_says_so() -> None:
-    """Mounted into an application of somebody else, whose bodies are not decoded, a compressed body is a 415."""
+    """Mounted into a foreign application, whose bodies are not decoded, a compressed body is a 415."""
     app = Quart("mine")
     async with Host() as host:
         mount(app, host)

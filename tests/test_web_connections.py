@@ -18,11 +18,12 @@ import hypercorn.asyncio
 import hypercorn.config
 import psutil
 import pytest
-from clients_for_tests import Http2, connect, head, post, read, read_until, status_of, until
+from clients_for_tests import Http2, connect, head, post, read, read_until, status_of
 from hypothesis import given
 from hypothesis import strategies as st
 from programs_for_tests import address, environment
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
@@ -43,7 +44,7 @@ QUICK = 0.05
 
 @asynccontextmanager
 async def serving(**limits: float) -> AsyncIterator[tuple[Host, str]]:
-    """A server with other limits, of a slow model and one whose answer is long."""
+    """A server with other limits, of a slow model and one with a long answer."""
     slow = {"script": [{"replies": ["la"], "tokens": 1000}], "tokens_per_second": 1.0, "slots": 16}
     long = {"script": [{"replies": ["la" * 500], "tokens": 20_000}], "context_length": 50_000}
     models = {"song": {"engine": "mock", "options": slow}, "long": {"engine": "mock", "options": long}}
@@ -53,7 +54,7 @@ async def serving(**limits: float) -> AsyncIterator[tuple[Host, str]]:
 
 
 def states(url: str, process: int | None = None) -> list[str]:
-    """The states of the server's ends of its connections."""
+    """The states of the server's side of its connections."""
     port = urlsplit(url).port
     found = psutil.Process(process).net_connections("tcp")
     return [one.status for one in found if one.laddr.port == port and one.status != psutil.CONN_LISTEN]
@@ -64,7 +65,7 @@ def states_of_servers(url: str) -> list[str]:
 
 
 async def ask(client: socket.socket, request: bytes = HEALTH) -> bytes:
-    """Send a request over a connection that is kept, and return its answer."""
+    """Send a request over a kept connection, and return its answer."""
     await asyncio.get_running_loop().sock_sendall(client, request)
     answer = await read_until(client, b'"}')
     assert answer.startswith(b"HTTP/1.1 200")
@@ -79,7 +80,7 @@ def opened(url: str, data: bytes = b"") -> socket.socket:
 
 
 async def test_a_connection_that_its_client_closes_is_closed_at_once() -> None:
-    """No connection is left of fifty clients that ask once and close, nor of those who close in the middle."""
+    """Fifty clients that ask once and close leave no connection, nor do those that close in the middle."""
     async with serving() as (_, url):
         for data in [HEALTH] * 50 + [HALF, HALF_BODY, b"", Http2().bytes]:
             with connect(url) as client:
@@ -90,7 +91,7 @@ async def test_a_connection_that_its_client_closes_is_closed_at_once() -> None:
 
 
 async def test_answers_are_not_held_back() -> None:
-    """The parts of an answer leave at once, and do not wait 40 ms for the client to acknowledge those before."""
+    """The parts of an answer are sent at once, without waiting 40 ms for the client to acknowledge the earlier ones."""
     times = []
     async with serving() as (_, url):
         with opened(url) as client:
@@ -98,13 +99,13 @@ async def test_answers_are_not_held_back() -> None:
                 start = time.monotonic()
                 await ask(client)
                 times.append(time.monotonic() - start)
-    assert min(times[80:]) < 0.03  # a young connection acknowledges at once
+    assert min(times[80:]) < 0.03  # a new connection acknowledges at once
 
 
 async def test_hypercorn_still_keeps_connections_that_were_closed() -> None:
-    """Hypercorn by itself keeps a connection that its client has closed until the keep-alive time is over.
+    """Hypercorn alone keeps a connection that its client has closed until the keep-alive time is over.
 
-    When this fails, upstream's issue 241 is mended; `web/connection.py` may then be less.
+    When this fails, upstream's issue 241 is fixed, and `web/connection.py` can be simplified.
     """
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -140,7 +141,7 @@ async def test_headers_have_a_time_limit(data: bytes) -> None:
 
 
 async def test_idle_connections_have_a_time_limit() -> None:
-    """A kept connection is closed when nothing was asked for a while; also one that has only begun HTTP/2."""
+    """A kept connection is closed after a while without a request, even if it has only begun HTTP/2."""
     async with serving(idle=QUICK) as (_, url):
         with opened(url) as client:
             await ask(client)
@@ -168,7 +169,7 @@ async def test_waiting_for_an_answer_has_no_limit() -> None:
 
 @pytest.mark.parametrize("protocol", ["HTTP/1", "HTTP/2"])
 async def test_a_client_that_does_not_read_is_left(protocol: str) -> None:
-    """A client that takes nothing of its answer loses it, and its connection, after a while."""
+    """A client that does not read its answer loses it, and its connection, after a while."""
     async with serving(send=0.2) as (host, url):
         http2 = Http2()
         http2.post("/v1/chat/completions", LONG)
@@ -194,13 +195,13 @@ async def test_a_newcomer_finds_room(kind: str, monkeypatch: pytest.MonkeyPatch)
                     await ask(clients[-1])
             for _ in range(3):
                 assert await status_of(url, HEALTH) == 200
-            await read(clients[0])  # the server's end is that of the first
+            await read(clients[0])  # the server has closed the first one
             if kind == "idle":
                 await ask(clients[-1])
 
 
 async def test_requests_are_not_ended_for_a_newcomer() -> None:
-    """With all connections at work a newcomer waits until one is free."""
+    """While all connections are serving requests, a newcomer waits until one is free."""
     async with serving(connections=3) as (host, url):
         with ExitStack() as stack:
             clients = [stack.enter_context(opened(url, post("/v1/chat/completions", CHAT))) for _ in range(3)]
@@ -217,9 +218,9 @@ async def test_requests_are_not_ended_for_a_newcomer() -> None:
 
 @contextmanager
 def few_descriptors() -> Iterator[None]:
-    """Let no more files be opened."""
+    """Allow no more open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    spare = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free
+    spare = os.open(os.devnull, os.O_RDONLY)  # the lowest free number
     os.close(spare)
     resource.setrlimit(resource.RLIMIT_NOFILE, (spare, hard))
     try:
@@ -231,7 +232,7 @@ def few_descriptors() -> Iterator[None]:
 async def test_accepts_that_fail_neither_spin_nor_flood(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Without free descriptors accepting is tried now and then, told once, and goes on when one is free."""
+    """Without free descriptors accepting is retried at intervals, reported once, and continues when one is free."""
     monkeypatch.setattr("lllms_core.web.server.ACCEPT_PAUSE", QUICK)
     loop = asyncio.get_running_loop()
     tries: list[float] = []
@@ -259,7 +260,7 @@ async def test_accepts_that_fail_neither_spin_nor_flood(
 
 
 def test_a_kept_bound_survives_a_storm(tmp_path: Path) -> None:
-    """With 128 descriptors 300 clients are answered, one after the other, beside 100 with half a request."""
+    """With 128 descriptors 300 clients are answered, one after another, beside 100 with half a request."""
     program = [sys.executable, "-m", "lllms_core", "serve", "--port", "0"]
     limited = ["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *program]
     process = subprocess.Popen(
@@ -292,7 +293,7 @@ def test_a_kept_bound_survives_a_storm(tmp_path: Path) -> None:
 
 
 async def test_an_answer_that_comes_early_is_read() -> None:
-    """A client that is refused while it sends a large body reads why, instead of seeing a broken connection."""
+    """A client that is refused while it sends a large body can read why, instead of seeing a broken connection."""
     def send() -> int:
         parts = urlsplit(url)
         client = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
@@ -307,7 +308,7 @@ async def test_an_answer_that_comes_early_is_read() -> None:
 
 
 async def test_an_early_answer_hurts_no_other_stream() -> None:
-    """Over HTTP/2 the rest of a body that was refused is thrown away; the connection's other streams are answered."""
+    """Over HTTP/2 the rest of a refused body is discarded; the connection's other streams are answered."""
     async with serving() as (_, url):
         http2 = Http2()
         stream = http2.headers("POST", "/nowhere")
@@ -330,7 +331,7 @@ async def test_an_early_answer_hurts_no_other_stream() -> None:
 async def test_a_stream_at_fault_hurts_no_other(
     headers: list[tuple[str, str]], caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A request that HTTP/2 does not allow ends its own stream only."""
+    """A request that HTTP/2 does not allow ends only its own stream."""
     async with serving() as (_, url):
         http2 = Http2()
         http2.h2.config.validate_outbound_headers = False
@@ -342,7 +343,7 @@ async def test_a_stream_at_fault_hurts_no_other(
 
 
 async def test_bytes_that_a_protocol_does_not_survive_end_their_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever a client sends, it hurts one connection; the log tells in a line, which holds nothing of it."""
+    """Whatever a client sends affects only one connection; the log reports it in a line, which quotes nothing of it."""
     upgrade = head("GET", "/health", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: secret!")
     async with serving() as (_, url):
         for _ in range(10):
@@ -375,7 +376,7 @@ def test_connections_leave_descriptors_for_others(descriptors: int) -> None:
 
 
 def test_the_soft_limit_is_raised() -> None:
-    """A server may open as many files as its hard limit says, and the debug log tells so."""
+    """A server may open as many files as its hard limit allows, and the debug log says so."""
     program = (
         "import logging, resource; logging.basicConfig(level='DEBUG')\n"
         "from lllms_core.web.limits import raise_descriptor_limit\n"
@@ -388,7 +389,7 @@ def test_the_soft_limit_is_raised() -> None:
 
 
 def test_seldom_lines_are_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """Of many lines of a kind one is written, and the next one that is tells how many were left out."""
+    """Of many lines of a kind one is written, and the next written one says how many were left out."""
     seldom = Seldom(logging.getLogger("lllms.test"), every=3600)
     for number in range(5):
         seldom.warning("line %d", number)

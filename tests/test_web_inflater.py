@@ -21,7 +21,7 @@ def raw_deflate(data: bytes) -> bytes:
 def test_decoding_gives_back_what_was_encoded(
     data: bytes, times: int, cuts: list[int], most: int, coding: str,
 ) -> None:
-    """Whatever the data, the cuts and the slices: the pieces are those bytes, none longer than asked for."""
+    """Whatever the data, the cuts and the slices: the pieces are those bytes, none longer than requested."""
     data *= times
     packed = {"gzip": gzip.compress, "deflate": zlib.compress, "raw": raw_deflate}[coding](data)
     decoder = Inflater("gzip" if coding == "gzip" else "deflate")
@@ -38,7 +38,7 @@ def test_decoding_gives_back_what_was_encoded(
 
 @given(st.text(max_size=40))
 def test_any_header_is_taken_or_refused(text: str) -> None:
-    """No value of the header fails in another way than by its refusal."""
+    """Every value of the header is either accepted or properly refused."""
     try:
         found = inflater([text])
     except UnknownCoding as error:

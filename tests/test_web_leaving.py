@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from clients_for_tests import Http2, connect, head, post, read_until, status_of, until
+from clients_for_tests import Http2, connect, head, post, read_until, status_of
 from quart import Quart
 from serving_for_tests import published
+from waits_for_tests import until
 
 from lllms_core.app import mount
 from lllms_core.config import parse_config
@@ -49,7 +50,7 @@ async def make_host() -> AsyncIterator[Host]:
 
 
 async def all_were_seen(url: str) -> None:
-    """Wait until the server has dealt with all that was sent before."""
+    """Wait until the server has handled everything that was sent before."""
     for _ in range(3):
         assert await status_of(url, head("GET", "/health")) == 200
 
@@ -61,12 +62,12 @@ def nothing_left(host: Host) -> Callable[[], bool]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("path", BODIES)
 async def test_a_client_that_leaves_with_its_request_is_noticed(path: str, way: str) -> None:
-    """Request and end of the connection are handled together, as when the event loop was busy: nothing runs on."""
+    """The request and the end of its connection are handled together, as in a busy event loop: nothing runs on."""
     async with make_host() as host, published(host) as url:
         holder = host.submit(host.request("song", prompt="Hi"))
         await until(lambda: host.status().running)
         clients = [connect(url) for _ in range(10)]
-        for client in clients[:5]:  # these are accepted before, the others together with their request
+        for client in clients[:5]:  # these are accepted first, the others together with their request
             client.sendall(head("GET", "/health"))
             await read_until(client, b"ok")
             client.setblocking(True)
@@ -82,7 +83,7 @@ async def test_a_client_that_leaves_with_its_request_is_noticed(path: str, way: 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("sent", ["half a body", "a body", "a body and more"])
 async def test_a_client_that_leaves_a_moment_later_is_noticed(sent: str, way: str) -> None:
-    """It leaves while its body is read, while its answer is waited for, or with the next request sent already."""
+    """It leaves while its body is read, while its answer is pending, or with the next request already sent."""
     async with make_host() as host, published(host) as url:
         request = post("/v1/chat/completions", CHAT)
         client = connect(url)
@@ -111,7 +112,7 @@ async def test_a_stream_that_is_reset_with_its_request_is_noticed(path: str) -> 
             client.sendall(http2.bytes)
             await all_were_seen(url)
             await until(lambda: not host.status().waiting)
-            # The connection serves on, and its next stream is the only one.
+            # The connection still serves, and its next stream is the only one.
             http2.post(path, BODIES[path])
             client.setblocking(True)
             client.sendall(http2.bytes)
@@ -122,7 +123,7 @@ async def test_a_stream_that_is_reset_with_its_request_is_noticed(path: str) -> 
 
 
 async def test_a_client_that_leaves_with_its_streams_is_noticed() -> None:
-    """Over HTTP/2 the end of the connection is that of all its requests, also when it comes right behind them."""
+    """Over HTTP/2 the end of the connection ends all its requests, even if it comes right after them."""
     async with make_host() as host, published(host) as url:
         http2 = Http2()
         with connect(url) as client:
@@ -134,7 +135,7 @@ async def test_a_client_that_leaves_with_its_streams_is_noticed() -> None:
 
 
 async def test_a_client_of_another_application_is_noticed() -> None:
-    """Where lllms is mounted into an application with bodies of its own, those who leave are noticed, too."""
+    """If lllms is mounted into an application with its own bodies, clients that leave are noticed, too."""
     async with make_host() as host:
         app = Quart("mine")
         mount(app, host)
@@ -152,7 +153,7 @@ async def test_a_client_of_another_application_is_noticed() -> None:
 
 
 async def test_leaving_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """Clients that leave, in any way and at any moment, write nothing into the log."""
+    """Clients that leave, in any way and at any moment, cause no lines in the log."""
     caplog.set_level(logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.DEBUG)
     async with make_host() as host, published(host) as url:

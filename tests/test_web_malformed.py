@@ -1,4 +1,4 @@
-"""Requests that are no proper HTTP, or not for this server."""
+"""Requests that are not proper HTTP, or not for this server."""
 
 import asyncio
 import json
@@ -34,10 +34,10 @@ async def serving() -> AsyncIterator[str]:
 
 
 async def answer_to(url: str, request: bytes) -> tuple[int, bytes]:
-    """Send a request, and return status and body of its answer."""
+    """Send a request, and return the status and body of its answer."""
     with connect(url) as client:
         client.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
-        answer = await read_until(client, b"\0")  # never comes: until the end
+        answer = await read_until(client, b"\0")  # never comes: reads to the end
     top, _, body = answer.partition(b"\r\n\r\n")
     return int(top.split(b" ", 2)[1]), body
 
@@ -47,7 +47,7 @@ async def answer_to(url: str, request: bytes) -> tuple[int, bytes]:
              "localhost:x", "localhost:123456", "[::1", "::1", "a@b", "a,b", "%00", "<script>", "a" * 5000],
 )
 async def test_a_malformed_host_is_refused(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A Host header that is none is a 400 that says so in a few words, and nothing in the log."""
+    """An invalid Host header is a 400 that says so in a few words, with nothing in the log."""
     async with serving() as url:
         request = f"GET /health HTTP/1.1\r\nHost: {name}\r\n\r\n".encode("latin1")
         status, body = await answer_to(url, request)
@@ -69,7 +69,7 @@ async def test_a_malformed_host_is_refused(name: str, caplog: pytest.LogCaptureF
 async def test_odd_request_lines_are_answered(
     request_line: str, expected: int, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whole URLs are read as their paths; what is neither, and strange methods, are the client's fault."""
+    """Whole URLs are read as their paths; anything else, and strange methods, are the client's fault."""
     async with serving() as url:
         status, _ = await answer_to(url, head(*request_line.split(" ", 1)))
         assert status == expected
@@ -100,7 +100,7 @@ def completions(*headers: str) -> bytes:
     ids=lambda request_: repr(request_[:60]),
 )
 async def test_what_is_no_http_is_refused(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Bytes that are no request, or without end, are answered with 4xx (or 501), and nothing in the log."""
+    """Bytes that are not a request, or never end, are answered with 4xx (or 501), with nothing in the log."""
     async with serving() as url:
         status = await status_of(url, request_)
         assert 400 <= status < 500 or status == 501
@@ -109,7 +109,7 @@ async def test_what_is_no_http_is_refused(request_: bytes, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/openai/v1/embeddings", "/health", "/nowhere", "/", "?x"])
 async def test_a_websocket_is_refused(path: str, caplog: pytest.LogCaptureFixture) -> None:
-    """No route takes WebSockets: the answer is a small 4xx in JSON, and nothing in the log."""
+    """No route takes WebSockets: the answer is a small 4xx in JSON, with nothing in the log."""
     async with serving() as url:
         with connect(url) as client:
             client.sendall(head("GET", path, *UPGRADE))
@@ -126,7 +126,7 @@ async def _websocket_answer(answer: bytes) -> tuple[int, bytes]:
 
 
 async def test_websockets_are_checked_like_requests() -> None:
-    """A page from elsewhere whose name leads to this machine cannot open a WebSocket of an application's own."""
+    """A foreign page whose name resolves to this machine cannot open a WebSocket of a surrounding application."""
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     stop = asyncio.Event()
@@ -153,7 +153,7 @@ HOSTS = st.one_of(
 
 @given(HOSTS)
 def test_what_passes_as_a_host_can_be_looked_at(name: str) -> None:
-    """A Host header that passes is one that Werkzeug binds its routes to without an error."""
+    """Werkzeug binds its routes without an error to every Host header that passes."""
     if is_host(name):
         Map().bind(name)
 
@@ -163,7 +163,7 @@ def test_what_passes_as_a_host_can_be_looked_at(name: str) -> None:
     st.binary(max_size=10), st.booleans(),
 )
 def test_a_target_is_read_or_refused(target: bytes, query: bytes, known: bool) -> None:
-    """A request's target becomes a path that begins with a slash (or the asterisk), or is refused, whatever it is."""
+    """Any request target either becomes a path that begins with a slash (or the asterisk), or is refused."""
     scope: dict[str, object] = {"headers": [], "query_string": query, "path": target.decode("latin1")}
     if known:
         scope["raw_path"] = target

@@ -9,7 +9,8 @@ from pathlib import Path
 import engines_for_tests as engines
 import pytest
 from engines_for_tests import BadInfoEngine, EnvironmentEngine, Options, RawEngine, ScriptedEngine
-from pools_for_tests import GUARD, ask
+from pools_for_tests import ask
+from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.slow
 
 
 class Listener:
-    """Hears a worker out."""
+    """Collects a worker's messages."""
 
     def __init__(self) -> None:
         self.heard: asyncio.Queue[FromWorker] = asyncio.Queue()
@@ -46,7 +47,7 @@ class Listener:
         self.heard.put_nowait(message)
 
     def ended(self, reason: str) -> None:
-        self.end.set_result(reason)  # raises if it was told before
+        self.end.set_result(reason)  # raises if it was called before
 
     async def next(self) -> FromWorker:
         async with asyncio.timeout(GUARD):
@@ -58,7 +59,7 @@ class Listener:
         return message
 
     async def last_delta(self) -> tuple[str, Delta]:
-        """The text of the one request that is open, and its end."""
+        """The text of the one open request, and its last delta."""
         text = ""
         while True:
             message = await self.next()
@@ -127,7 +128,7 @@ async def test_life_of_a_worker(isolation: Isolation) -> None:
 
 
 async def test_cancel_ends_one_request(isolation: Isolation) -> None:
-    """A cancelled request ends with `cancelled`; the other goes on; unknown and double cancels do nothing."""
+    """A cancelled request ends with `cancelled`; the other continues; unknown and double cancels do nothing."""
     worker, listener = await start(isolation)
     await listener.until(Loaded)
     endless, short = ask("count"), ask("echo abc")
@@ -140,7 +141,7 @@ async def test_cancel_ends_one_request(isolation: Isolation) -> None:
 
 
 async def test_refused_requests_harm_nobody(isolation: Isolation) -> None:
-    """A request that `open` refuses, or that fails at work, ends with its error; the worker goes on."""
+    """A request that `open` refuses, or that fails while running, ends with its error; the worker continues."""
     worker, listener = await start(isolation)
     await listener.until(Loaded)
     for prompt in ("open refuse", "open fail", "refuse", "fail"):
@@ -152,7 +153,7 @@ async def test_refused_requests_harm_nobody(isolation: Isolation) -> None:
 
 
 async def test_probes_tell_whether_the_loop_gets_on(isolation: Isolation) -> None:
-    """A probe is answered while the loop waits for messages, or if its step has looked around; else by silence."""
+    """A probe is answered while the loop waits for messages, or if its step checks `interrupt`; otherwise not."""
     engines.RELEASE.clear()
     worker, listener = await start(isolation)
     await listener.until(Loaded)
@@ -178,7 +179,7 @@ async def test_probes_tell_whether_the_loop_gets_on(isolation: Isolation) -> Non
 @pytest.mark.parametrize(("fault", "kind"), [("raise", "ValueError"), ("sys-exit", "SystemExit")])
 @pytest.mark.parametrize("place", ["", "open ", "cancel "])
 async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault: str, kind: str) -> None:
-    """Whatever `step`, `open` or `cancel` raise is the worker's last message: its type and place; then it ends."""
+    """Whatever `step`, `open` or `cancel` raise is the worker's last message, with type and place; then it ends."""
     worker, listener = await start(isolation)
     await listener.until(Loaded)
     request = ask(place + fault)
@@ -199,7 +200,7 @@ async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault
     ("sys-exit", "SystemExit: enough", False),
 ])
 async def test_failed_load_is_reported(isolation: Isolation, fault: str, reason: str, meant: bool) -> None:
-    """A load that fails says why, with a traceback unless it was meant; then the worker ends."""
+    """A failed load gives the reason, with a traceback unless it was deliberate; then the worker ends."""
     _, listener = await start(isolation, Options(load=fault))  # type: ignore[arg-type]
     failure = await listener.until(LoadFailed)
     assert isinstance(failure, LoadFailed)
@@ -209,7 +210,7 @@ async def test_failed_load_is_reported(isolation: Isolation, fault: str, reason:
 
 
 async def test_failing_close_is_reported(isolation: Isolation) -> None:
-    """A model whose `close` raises ends all the same."""
+    """A model whose `close` raises still ends."""
     worker, listener = await start(isolation, Options(close="raise"))
     await listener.until(Loaded)
     worker.send(Close())
@@ -218,7 +219,7 @@ async def test_failing_close_is_reported(isolation: Isolation) -> None:
 
 
 async def test_kill_ends_a_load(isolation: Isolation, gate: Path) -> None:
-    """A worker that is killed while it loads is gone at once, and says nothing more."""
+    """A worker that is killed while it loads is gone at once, and sends nothing more."""
     worker, listener = await start(isolation, Options(gate=str(gate)))
     message = await listener.next()
     while message != Progress(0.9):
@@ -229,7 +230,7 @@ async def test_kill_ends_a_load(isolation: Isolation, gate: Path) -> None:
 
 
 async def test_kill_and_close_after_the_end_do_nothing(isolation: Isolation) -> None:
-    """A worker that is gone may be told anything."""
+    """Messages to a worker that is gone do nothing."""
     worker, listener = await start(isolation, Options(load="refuse"))
     await listener.reason()
     worker.send(Close())
@@ -237,7 +238,7 @@ async def test_kill_and_close_after_the_end_do_nothing(isolation: Isolation) -> 
 
 
 async def test_many_deltas_in_order(isolation: Isolation) -> None:
-    """Eight requests at once get each of their tokens, in order, one message per step for all of them."""
+    """Eight concurrent requests each get all their tokens, in order, with one message per step for all of them."""
     worker, listener = await start(isolation, engine=RawEngine())
     await listener.until(Loaded)
     for number in range(8):
@@ -263,7 +264,7 @@ async def test_info_that_cannot_travel_is_reported() -> None:
 
 
 async def test_a_process_starts_in_the_engines_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker process has the variables that its engine declares, but for those that the user has set."""
+    """A worker process has the variables that its engine declares, except those that the user has set."""
     monkeypatch.setenv("LLLMS_TEST_USER", "user")
     worker, listener = await start("process", engine=EnvironmentEngine())
     loaded = await listener.until(Loaded)
@@ -273,7 +274,7 @@ async def test_a_process_starts_in_the_engines_environment(monkeypatch: pytest.M
 
 
 async def test_prints_do_not_break_the_wire(caplog: pytest.LogCaptureFixture) -> None:
-    """What an engine writes to standard output and error arrives at the logger `lllms.worker`, line by line."""
+    """An engine's standard output and error arrive at the logger `lllms.worker`, line by line."""
     caplog.set_level(logging.DEBUG, "lllms.worker")
     worker, listener = await start("process", Options(load="print"))
     await listener.until(Loaded)

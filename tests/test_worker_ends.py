@@ -12,7 +12,8 @@ import pytest
 from engines_for_tests import Options
 from hypothesis import given
 from hypothesis import strategies as st
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.worker import ends
@@ -65,7 +66,7 @@ def test_known_words(line: str, words: str | None) -> None:
 
 @given(st.text(st.characters(exclude_characters="\r\n\x1e", exclude_categories=["Cs"]), min_size=1))
 def test_lines_at_work_are_not_shown(text: str) -> None:
-    """Whatever an engine prints while it serves is counted and not shown; before, it is shown."""
+    """Lines that an engine prints while it serves are counted and not shown; earlier ones are shown."""
     line = f"he said: {text}."
     shown = line.rstrip()
     assert told(f"{line}\n").last_words == "(1 lines that may quote requests are not shown)"
@@ -73,7 +74,7 @@ def test_lines_at_work_are_not_shown(text: str) -> None:
 
 
 def test_lines_before_work_do_not_explain_its_end() -> None:
-    """What was printed by the load is no last word of a worker that served afterwards."""
+    """Lines printed during the load are not the last words of a worker that served afterwards."""
     log = told("loading\n", at_work=False)
     assert log.last_words == "loading"
     log.serve()
@@ -81,7 +82,7 @@ def test_lines_before_work_do_not_explain_its_end() -> None:
 
 
 def test_an_assertion_is_told_rather_than_stacks() -> None:
-    """Of a worker that dies of an assertion its line is told, and a few calls, rather than twenty lines of stacks."""
+    """If a worker dies of an assertion, its line and a few calls are shown, rather than twenty lines of stacks."""
     log = told(f"{ASSERTION}\n{STACK}")
     assert log.cause == "ggml.c:3207: GGML_ASSERT(ggml_can_mul_mat(a, b)) failed"
     lines = log.last_words.splitlines()
@@ -101,7 +102,7 @@ def test_an_assertion_is_told_rather_than_stacks() -> None:
     "CUDA error: out of memory", "libllama.so: cannot map: Cannot allocate memory",
 ])
 def test_no_memory_is_named(line: str) -> None:
-    """What programs say when there is no memory is understood, under any stack, and told with the way out."""
+    """Messages of programs without memory are understood, under any stack, and reported with the way out."""
     log = told(f"{line}\n{STACK}")
     assert log.starved
     for status, how in ((-signal.SIGSEGV, "crashed (SIGSEGV)"), (1, "ended with status 1")):
@@ -118,7 +119,7 @@ def test_no_memory_is_named(line: str) -> None:
     (-9, True, f"the worker ran out of memory: the kernel killed it (SIGKILL); {ends.WAY_OUT}"),
 ])
 def test_reasons(status: int | None, kernel: bool | None, reason: str) -> None:
-    """How a process ended is said in words, and whether the kernel killed it for memory."""
+    """The end of a process is described in words, including whether the kernel killed it for memory."""
     assert ended(status, kernel=kernel) == reason
 
 
@@ -128,7 +129,7 @@ def test_reasons(status: int | None, kernel: bool | None, reason: str) -> None:
     (Kills(1, None), Kills(None, None), None),
 ])
 def test_kills(before: Kills, after: Kills, since: bool | None) -> None:
-    """Kills in the own control group count, those on the machine where the group's are not known."""
+    """Kills in the worker's control group count; if those are unknown, those on the machine."""
     assert after.since(before) is since
 
 
@@ -149,14 +150,14 @@ async def test_cause_of_a_death_at_work(
 
 
 async def test_a_load_without_memory_is_named(pools: Pools) -> None:
-    """A load that has no memory says so, with the way out."""
+    """A load without memory says so, with the way out."""
     pool = await pools.start(Options(load="no-memory"), isolation="process")
     with pytest.raises(ModelLoadFailed, match=r"ran out of memory \(MemoryError\); lower options.context_length"):
         await pool.submit(ask("count")).gather()
 
 
 async def test_engines_log_at_work_is_shown(pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
-    """What an engine logs with a logger of lllms is shown, what it prints while it serves is not."""
+    """An engine's records from a logger of lllms are shown; its prints while it serves are not."""
     pool = await pools.start(isolation="process")
     with pytest.raises(EngineDied):
         await pool.submit(ask("log")).gather()
@@ -166,7 +167,7 @@ async def test_engines_log_at_work_is_shown(pools: Pools, caplog: pytest.LogCapt
 
 @given(st.text(st.characters(exclude_characters="\r\x1e\x1f", exclude_categories=["Cs"])))
 def test_records_of_a_worker_arrive_as_they_were_logged(text: str) -> None:
-    """A record of a worker, also of several lines, is one record of the server, with its level, logger and model."""
+    """A record of a worker, even of several lines, is one record of the server, with its level, logger and model."""
     seen: list[logging.LogRecord] = []
     logger = logging.getLogger("lllms.of_a_worker")
     logger.addFilter(lambda record: seen.append(record) is not None)
@@ -181,7 +182,7 @@ def test_records_of_a_worker_arrive_as_they_were_logged(text: str) -> None:
 
 
 async def test_debugging_a_worker(pools: Pools, caplog: pytest.LogCaptureFixture) -> None:
-    """What an engine logs for debugging reaches the log of a server that debugs, and not that of another."""
+    """An engine's debug records reach the log of a server at debug level, and no other."""
     for level, count in ((logging.INFO, 0), (logging.DEBUG, 1)):
         caplog.set_level(level, "lllms")
         pool = await pools.start(isolation="process")
@@ -192,7 +193,7 @@ async def test_debugging_a_worker(pools: Pools, caplog: pytest.LogCaptureFixture
 
 
 async def test_workers_are_killed_before_the_server(pools: Pools) -> None:
-    """The kernel prefers workers when it has no memory; programs that they start, too."""
+    """Without memory the kernel kills workers first, and the programs that they start."""
     pool = await pools.start(isolation="process")
     await pool.submit(ask("echo x")).gather()
     [instance] = pool.status().instances
@@ -225,7 +226,7 @@ asyncio.run(main())
 
 @pytest.fixture
 def control_group() -> Iterator[Path]:
-    """A control group with 200 MB of memory, where this user may make one."""
+    """A control group with 200 MB of memory, if this user may create one."""
     for root, limit in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
         group = Path(root) / f"lllms-test-{os.getpid()}"
         try:
@@ -244,7 +245,7 @@ def control_group() -> Iterator[Path]:
 
 
 def test_killed_by_the_kernel(control_group: Path) -> None:
-    """A worker that the kernel kills for memory is told as such; the server lives, and loads it anew."""
+    """A worker that the kernel kills for memory is reported as such; the server survives, and reloads it."""
     joined = f"import os; open({str(control_group / 'cgroup.procs')!r}, 'w').write(str(os.getpid()))\n"
     script = joined + SCRIPT.format(tests=str(Path(__file__).parent))
     done = subprocess.run(
@@ -255,7 +256,7 @@ def test_killed_by_the_kernel(control_group: Path) -> None:
 
 
 def test_a_limit_on_address_space_is_suspected() -> None:
-    """Under `ulimit -v` a crash without a word is told together with the limit."""
+    """Under `ulimit -v` a silent crash is reported together with the limit."""
     limited = (
         "import resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))\n"
         "from lllms_core.worker.ends import ended\nprint(ended(-11))"

@@ -1,4 +1,4 @@
-"""Large requests are prepared beside the steps of the others, and what is wrong with one costs only that one."""
+"""Large requests are prepared beside the steps of the others, and a fault in one affects only that one."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 
 async def start_preparing(isolation: Isolation) -> tuple[Worker, Listener, Request]:
-    """A worker in which a neighbour generates without end."""
+    """A worker in which a neighbour generates endlessly."""
     worker, listener = await start(isolation, engine=PreparingEngine())
     await listener.until(Loaded)
     neighbour = ask("neighbour")
@@ -53,7 +53,7 @@ async def end_of(listener: Listener, request_id: str) -> Delta:
 
 @pytest.mark.parametrize("large", [False, True])
 async def test_large_requests_are_prepared_beside_the_steps(isolation: Isolation, large: bool) -> None:
-    """A large request is prepared in a thread of its own, a small one at once, in the thread of the model."""
+    """A large request is prepared in a separate thread, a small one at once, in the thread of the model."""
     worker, listener, _ = await start_preparing(isolation)
     request = ask("go " + PREPARES * large, max_tokens=2)
     worker.send(Open(request))
@@ -62,7 +62,7 @@ async def test_large_requests_are_prepared_beside_the_steps(isolation: Isolation
 
 
 async def test_neighbours_go_on_and_others_pass(isolation: Isolation) -> None:
-    """While a request is being prepared its neighbours generate, and large requests that came later are answered."""
+    """While a request is prepared its neighbours generate, and large requests that came later are answered."""
     worker, listener, neighbour = await start_preparing(isolation)
     endless, quick = ask(f"endless {PREPARES}"), ask(f"go {PREPARES}", max_tokens=2)
     worker.send(Open(endless))
@@ -74,7 +74,7 @@ async def test_neighbours_go_on_and_others_pass(isolation: Isolation) -> None:
 
 
 async def test_cancel_ends_a_preparation_at_once(isolation: Isolation) -> None:
-    """A request that is cancelled while it is prepared ends with `cancelled`, and is not heard of again."""
+    """A request that is cancelled during its preparation ends with `cancelled`, and sends nothing afterwards."""
     worker, listener, neighbour = await start_preparing(isolation)
     request = ask(f"endless {PREPARES}")
     worker.send(Open(request))
@@ -95,7 +95,7 @@ async def test_cancel_ends_a_preparation_at_once(isolation: Isolation) -> None:
 async def test_faults_cost_one_request(
     isolation: Isolation, word: str, error: type[LllmsError], text: str, large: bool,
 ) -> None:
-    """A request that cannot be prepared, for want of stack or of memory too, fails alone; its neighbour goes on."""
+    """A request that cannot be prepared, even for lack of stack or memory, fails alone; its neighbour continues."""
     worker, listener, neighbour = await start_preparing(isolation)
     request = ask(f"{word} {PREPARES * large}")
     worker.send(Open(request))
@@ -109,7 +109,7 @@ async def test_faults_cost_one_request(
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("fault", ["raise", "sys-exit"])
 async def test_broken_prepare_is_reported(isolation: Isolation, fault: str, large: bool) -> None:
-    """Any other exception while a request is prepared means that the model is broken, as those of `open` do."""
+    """Any other exception during a preparation means that the model is broken, as in `open`."""
     worker, listener, _ = await start_preparing(isolation)
     worker.send(Open(ask(f"{fault} {PREPARES * large}")))
     crash = await listener.until(Crashed)
@@ -119,7 +119,7 @@ async def test_broken_prepare_is_reported(isolation: Isolation, fault: str, larg
 
 
 async def test_models_are_closed_when_nothing_reads_them(caplog: pytest.LogCaptureFixture) -> None:
-    """A model is closed once its preparations have noticed their cancellation; not under one that does not notice."""
+    """A model is closed once its preparations have noticed their cancellation; if one does not, it is not closed."""
     caplog.set_level(logging.DEBUG, "lllms.worker")
     for word, closed in (("endless", True), ("deaf", False)):
         caplog.clear()
@@ -133,7 +133,7 @@ async def test_models_are_closed_when_nothing_reads_them(caplog: pytest.LogCaptu
 
 
 async def test_overridden_open_is_called(isolation: Isolation) -> None:
-    """A class that overrides `open` alone gets its large requests there, not in the `prepare` of its base."""
+    """A class that overrides only `open` gets its large requests there, not in the `prepare` of its base class."""
     worker, listener = await start(isolation, engine=ScriptedEngine())
     await listener.until(Loaded)
     refused = ask("open refuse", suffix=PREPARES)
@@ -143,7 +143,7 @@ async def test_overridden_open_is_called(isolation: Isolation) -> None:
 
 
 async def test_answers_of_too_many_tokens_are_refused(isolation: Isolation) -> None:
-    """A text of more tokens than one answer may have is refused, and says how many are allowed."""
+    """A text of more tokens than one answer may have is refused, with the limit."""
     worker, listener, _ = await start_preparing(isolation)
     most = 1 << 17
     for length in (most, most + 1):
@@ -157,7 +157,7 @@ async def test_answers_of_too_many_tokens_are_refused(isolation: Isolation) -> N
 
 @given(texts=st.lists(st.text(max_size=50), max_size=5), times=st.integers(1, 4000))
 def test_size_counts_every_part(texts: list[str], times: int) -> None:
-    """Whatever part of a request is large, the request is; texts of less than a quarter of the limit are small."""
+    """If any part of a request is large, the request is; texts of less than a quarter of the limit are small."""
     total = sum(map(len, texts)) * times
     parts = tuple(text * times for text in texts)
     calls = tuple(ToolCall(str(at), "f", part) for at, part in enumerate(parts))

@@ -1,4 +1,4 @@
-"""Worker processes that die, that are killed, and that outlive nobody."""
+"""Worker processes that die, that are killed, and that do not outlive their server."""
 
 import asyncio
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 from engines_for_tests import Options, RawEngine, ScriptedEngine, ShyEngine, StuckEngine
-from pools_for_tests import GUARD, Pools, ask
+from pools_for_tests import Pools, ask
+from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, ModelLoadFailed
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parent
 
-# A server of another process: it says who its worker is, once that is as busy as it should be.
+# A server in another process: it prints the id of its worker, once that is as busy as it should be.
 SERVER = """
 import asyncio, sys
 sys.path.insert(0, {tests!r})
@@ -47,7 +48,7 @@ asyncio.run(main())
 
 
 def serve_elsewhere(prompt: str, load: str = "", gate: str = "") -> tuple[subprocess.Popen[str], psutil.Process]:
-    """Start a server in a process of its own; return it and its busy worker."""
+    """Start a server in a separate process; return it and its busy worker."""
     script = SERVER.format(tests=str(TESTS), prompt=prompt, load=load, gate=gate)
     server = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -65,7 +66,7 @@ def kill_and_wait(server: subprocess.Popen[str], *workers: psutil.Process) -> No
 
 @pytest.mark.parametrize("prompt", ["count", "hold-gil"])
 def test_busy_worker_dies_with_its_parent(prompt: str) -> None:
-    """When the server is killed by SIGKILL, its worker is gone too, also if native code holds the interpreter in it."""
+    """When the server is killed by SIGKILL, its worker is gone too, even if native code holds the interpreter in it."""
     kill_and_wait(*serve_elsewhere(prompt))
 
 
@@ -79,7 +80,7 @@ def test_loading_worker_dies_with_its_parent(gate: Path) -> None:
     ("unreadable", "unreadable"), ("open kill", "SIGKILL"), ("open segv", "SIGSEGV"), ("open raise", "ValueError"),
 ])
 async def test_death_at_work(pools: Pools, prompt: str, reason: str) -> None:
-    """A worker that dies fails the requests in it, says why, harms no other instance, and is replaced when asked."""
+    """A worker that dies fails its requests, gives the reason, affects no other instance, and is replaced on demand."""
     pool = await pools.start(isolation="process", models=("scripted", "other"), limits=PoolLimits(cores=2))
     async with asyncio.timeout(GUARD):
         bystander = pool.submit(ask("count", "other"))
@@ -100,7 +101,7 @@ async def test_death_at_work(pools: Pools, prompt: str, reason: str) -> None:
     ("kill", "SIGKILL"), ("segv", "SIGSEGV"), ("exit", "status 7"), ("raise", "ValueError: the engine is broken"),
 ])
 async def test_death_in_load(pools: Pools, fault: str, reason: str) -> None:
-    """A worker that dies while it loads fails those who wait for it, with the reason, each time they ask."""
+    """A worker that dies while it loads fails the waiting requests, with the reason, every time."""
     pool = await pools.start(Options(load=fault), isolation="process")  # type: ignore[arg-type]
     async with asyncio.timeout(GUARD):
         for _ in range(2):
@@ -115,7 +116,7 @@ async def test_death_in_load(pools: Pools, fault: str, reason: str) -> None:
     (type("Local", (RawEngine,), {"__module__": __name__})(), "define it at the top of a module"),
 ])
 async def test_engine_that_cannot_travel(pools: Pools, engine: Engine, reason: str) -> None:
-    """An engine that cannot be pickled, or not be made in the child, is a failed load that says so."""
+    """An engine that cannot be pickled, or not be created in the child, is a failed load that says so."""
     pool = await pools.start(engine=engine, isolation="process")
     async with asyncio.timeout(GUARD):
         with pytest.raises(ModelLoadFailed, match=reason):
@@ -123,7 +124,7 @@ async def test_engine_that_cannot_travel(pools: Pools, engine: Engine, reason: s
 
 
 async def test_grandchildren_die_too(pools: Pools) -> None:
-    """A program that an engine has started does not outlive its worker."""
+    """A program started by an engine does not outlive its worker."""
     pool = await pools.start(isolation="process")
     async with asyncio.timeout(GUARD):
         stream = pool.submit(ask("child"))
@@ -134,7 +135,7 @@ async def test_grandchildren_die_too(pools: Pools) -> None:
 
 
 async def test_escaped_grandchild_holds_nobody_up(pools: Pools) -> None:
-    """A program that has left the worker's group and holds its log open does not delay the news of its death."""
+    """A program that has left the worker's group and holds its log open does not delay the report of its death."""
     pool = await pools.start(isolation="process")
     async with asyncio.timeout(GUARD):
         stream = pool.submit(ask("child daemon"))
@@ -149,7 +150,7 @@ async def test_escaped_grandchild_holds_nobody_up(pools: Pools) -> None:
 
 
 async def test_signals_for_the_server_are_not_the_workers(pools: Pools) -> None:
-    """A SIGINT or SIGTERM that reaches a worker (a service manager sends it to all) does not end what runs in it."""
+    """A SIGINT or SIGTERM that reaches a worker (a service manager sends it to all) does not end its requests."""
     pool = await pools.start(isolation="process")
     async with asyncio.timeout(GUARD), pool.submit(ask("count")) as stream:
         await stream.take()
@@ -214,7 +215,7 @@ def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_engine_of_the_main_script(script: Path) -> None:
-    """An engine that is defined in the script itself works, with the usual guard."""
+    """An engine defined in the script itself works, with the usual guard."""
     with script.open("a") as file:
         file.write('\nif __name__ == "__main__":\n    asyncio.run(main())\n')
     done = run(str(script))
@@ -222,7 +223,7 @@ def test_engine_of_the_main_script(script: Path) -> None:
 
 
 def test_engine_of_a_main_module(script: Path) -> None:
-    """So does one of a module that is run by `python -m`."""
+    """The same holds for a module that is run by `python -m`."""
     with script.open("a") as file:
         file.write('\nif __name__ == "__main__":\n    asyncio.run(main())\n')
     done = run("-m", "script", cwd=script.parent)
@@ -230,7 +231,7 @@ def test_engine_of_a_main_module(script: Path) -> None:
 
 
 def test_main_script_without_a_guard(script: Path) -> None:
-    """A script that would start itself again in each worker, without end, is told what to do instead."""
+    """A script that would start itself endlessly in each worker gets advice instead."""
     with script.open("a") as file:
         file.write("\nasyncio.run(main())\n")
     done = run(str(script))
@@ -239,14 +240,14 @@ def test_main_script_without_a_guard(script: Path) -> None:
 
 
 def test_engine_of_an_interactive_session(script: Path) -> None:
-    """An engine that is defined where no worker can import it is a clear error."""
+    """An engine defined where no worker can import it is a clear error."""
     done = run("-c", script.read_text() + "\nasyncio.run(main())\n")
     assert done.returncode == 1
     assert "it is defined in an interactive session" in done.stderr
 
 
 def test_worker_finds_the_modules_of_its_parent(tmp_path: Path) -> None:
-    """A worker imports what its parent would: files in the working directory do not get in the way."""
+    """A worker imports the same modules as its parent: files in the working directory do not shadow them."""
     for name in ("queue", "attrs", "pickle"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('the wrong module')")
     program = f"""
@@ -267,7 +268,7 @@ asyncio.run(main())
 
 
 async def test_worker_that_cannot_start(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system refuses another process, that is a failed load with the system's reason."""
+    """If the system refuses another process, the load fails with the system's reason."""
     monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: "/no/such/python")
     pool = await pools.start(isolation="process", engine=ScriptedEngine())
     async with asyncio.timeout(GUARD):

@@ -1,4 +1,4 @@
-"""A rehearsal of a load in a worker of its own, however it ends."""
+"""A rehearsal of a load in a separate worker, however it ends."""
 
 import logging
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio]
     ("raise", Finding("KeyError: 'missing'")), ("die", Finding("the worker ended with status 3")),
 ])
 async def test_a_rehearsal_finds_what_a_load_would(end: str, found: Finding, caplog: pytest.LogCaptureFixture) -> None:
-    """A rehearsal yields the warnings of the worker or the reason of its failure, and logs nothing itself."""
+    """A rehearsal returns the warnings of the worker or the reason of its failure, and logs nothing itself."""
     assert await rehearse(RehearsingEngine(), ModelSpec("m", Options(end))) == [found]
     assert caplog.records == []
     assert logging.getLogger("lllms").propagate
@@ -32,5 +32,5 @@ async def test_a_rehearsal_that_takes_too_long_is_ended(monkeypatch: pytest.Monk
 
 
 async def test_engines_without_rehearsals_start_no_worker() -> None:
-    """An engine that does not rehearse is not sent to a worker; this one could not even be."""
+    """An engine without rehearsals is not sent to a worker; this one could not even be sent."""
     assert await rehearse(engine_of(), ModelSpec("m", None)) == []

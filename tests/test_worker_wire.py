@@ -30,7 +30,7 @@ from lllms_core.types import (
 from lllms_core.worker import wire
 from lllms_core.worker.wire import FrameReader, encode
 
-TEXT = st.text(st.characters())  # lone surrogates too
+TEXT = st.text(st.characters())  # also lone surrogates
 ERRORS = [
     cls("what, the limit and the way out", *extra)
     for cls in vars(errors).values()
@@ -75,7 +75,7 @@ MESSAGES = st.one_of(
 
 @given(st.lists(MESSAGES, max_size=5), st.data())
 def test_messages_survive_any_chunking(messages: list[object], data: st.DataObject) -> None:
-    """Whatever is sent arrives equal and in order, however the bytes are cut on their way."""
+    """All messages arrive equal and in order, however the bytes are split on their way."""
     stream = b"".join(encode(message) for message in messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     reader, arrived = FrameReader(), []
@@ -85,7 +85,7 @@ def test_messages_survive_any_chunking(messages: list[object], data: st.DataObje
 
 
 def test_messages_survive_byte_by_byte() -> None:
-    """A message that arrives in single bytes is whole at its last byte, not before."""
+    """A message that arrives in single bytes is complete at its last byte, not before."""
     frame = encode(wire.Cancel("one"))
     reader = FrameReader()
     counts = [len(list(reader.feed(bytes([byte])))) for byte in frame]
@@ -108,12 +108,12 @@ PARTS: Mapping[str, object] = {
     "admitted": Usage(3, 0, 2),
     "unenforced": ("response_format#/not",),
 }
-"""A value for each field of a `Delta` that is not its default."""
+"""A non-default value for each field of a `Delta`."""
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(Delta)])
 def test_each_field_of_a_delta_travels(name: str) -> None:
-    """Whatever field a delta has arrives as it was sent, alone and beside all others."""
+    """Every field of a delta arrives as it was sent, alone and beside all others."""
     for sent in (Delta(**{"request_id": "one", name: PARTS[name]}), Delta(**PARTS)):  # type: ignore[arg-type]
         [message] = FrameReader().feed(encode(wire.Deltas((sent,))))
         assert isinstance(message, wire.Deltas)
@@ -125,7 +125,7 @@ def test_each_field_of_a_delta_travels(name: str) -> None:
 
 
 def test_what_a_delta_leaves_out_is_empty() -> None:
-    """The default of each field that may stay behind is None or empty, which is how the wire tells that it may."""
+    """The default of each optional field is None or empty, which tells the wire that it can be left out."""
     assert [one.default for one in list(fields(Delta))[wire._FIRST :] if one.default] == []
 
 
@@ -142,7 +142,7 @@ def test_every_error_travels(error: errors.LllmsError) -> None:
 
 
 def test_load_travels_with_its_engine() -> None:
-    """The engine and its options arrive as what they were."""
+    """The engine and its options arrive unchanged."""
     [message] = FrameReader().feed(encode(wire.Load(RawEngine(), ModelSpec("one", Options(slots=3), threads=2))))
     assert isinstance(message, wire.Load)
     assert type(message.engine) is RawEngine

@@ -21,13 +21,13 @@ def refuse(constant: str) -> None:
 
 
 def strictly(text: bytes) -> object:
-    """Read JSON as its standard has it, without NaN and Infinity."""
+    """Read JSON by the standard, without NaN and Infinity."""
     return json.loads(text, parse_constant=refuse)
 
 
 @given(VALUES)
 def test_whatever_is_written_is_json(value: object) -> None:
-    """No NaN or Infinity is ever written; all other values are as they were."""
+    """No NaN or Infinity is ever written; all other values are unchanged."""
     read = strictly(dumps(value))
     assert strictly(event(value)[len("data: "):]) == read
     text = json.dumps(value)
@@ -36,14 +36,14 @@ def test_whatever_is_written_is_json(value: object) -> None:
 
 
 def test_numbers_that_json_lacks_become_null() -> None:
-    """Beside a number that cannot be written, the others stay."""
+    """Values beside a number that cannot be written are kept."""
     assert strictly(dumps({"a": [nan, 1.5, inf], "b": (-inf, {"c": nan})})) == {
         "a": [None, 1.5, None], "b": [None, {"c": None}],
     }
 
 
 def test_impossible_tokens_have_a_number() -> None:
-    """A probability of 0, whose logarithm is no number in JSON, is written as -9999 in both shapes."""
+    """A probability of 0, whose logarithm is not a JSON number, is written as -9999 in both forms."""
     scores = [TokenScore(b"a", -inf, ((b"b", -0.5), (b"c", -inf)))]
     chat, text = ChatLogprobs().write(scores), TextLogprobs().write(scores)
     [one] = chat["content"]

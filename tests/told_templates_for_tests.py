@@ -1,4 +1,4 @@
-"""Chat templates that tell the form of calls in words, and show no call of a conversation; written small for tests."""
+"""Chat templates that describe the call format in words but render no past call; abridged for these tests."""
 # ruff: noqa: E501  # lines are the templates'
 
 _MESSAGES = r"""{%- for message in messages %}{{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\n' + message.content + '<|im_end|>\n' }}{%- endfor %}

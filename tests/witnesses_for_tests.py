@@ -1,4 +1,4 @@
-"""Clients beside the attackers: they know their answers, and notice when one is late, cut or another."""
+"""Clients beside the attackers: they know their answers, and notice one that is late, cut or different."""
 
 import json
 import re
@@ -11,23 +11,23 @@ from hostile_for_tests import CHAT
 from lines_for_tests import SECRET, Address, Line, head
 
 GAP_SECONDS = 2.0
-"""Between two pieces of a stream, or before its first, at most; what is wrong takes far longer."""
+"""The longest allowed gap before a piece of a stream, in seconds; real faults take far longer."""
 
 
 @define
 class Witness:
-    """A client that asks for the same answer again and again, as a stream, and notes whatever is unusual."""
+    """A client that streams the same answer again and again, and notes anything unusual."""
 
     address: Address
     request: dict[str, object]
     expected: str | None
-    """The answer; None: the first one is what all others must be."""
+    """The expected answer; None: all answers must equal the first."""
     pause: float = 0.0
     answers: int = 0
     longest: float = 0.0
-    """The longest gap since it was last looked at."""
+    """The longest gap since the last look."""
     asking: threading.Lock = field(factory=threading.Lock)
-    """Held while it is answered."""
+    """Held while an answer is running."""
     problems: list[str] = field(factory=list)
     _last: float = field(factory=time.monotonic)
     _stopped: threading.Event = field(factory=threading.Event)
@@ -39,13 +39,13 @@ class Witness:
         return self
 
     def stop(self) -> None:
-        """End with the answer that is coming."""
+        """Stop after the current answer."""
         self._stopped.set()
         if self._thread is not None:
             self._thread.join(GAP_SECONDS * 4)
 
     def gap(self) -> float:
-        """The longest gap since the last look, also one that has not ended."""
+        """The longest gap since the last look, including the current one."""
         now = time.monotonic() - self._last if self.asking.locked() else 0.0
         longest, self.longest = max(self.longest, now), 0.0
         return longest

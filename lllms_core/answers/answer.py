@@ -41,7 +41,7 @@ class Answer:
     unenforced: tuple[str, ...] = ()
     """The restrictions of the request's schemas that nothing enforced, as in `Delta`.
 
-    `lllms_core.answers.schema_violations` tells which of them the answer breaks.
+    `lllms_core.answers.schema_violations` finds those that the answer breaks.
     """
 
     @property

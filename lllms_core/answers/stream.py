@@ -24,7 +24,7 @@ class Stream:
         self.instance: str | None = None
         """The id of the instance that runs the request; None while it waits."""
         self.fingerprint = ""
-        """That of the instance: of the engine, the options and the files that answer; "" while it waits."""
+        """The instance's fingerprint of engine, options and files; "" while the request waits."""
         self.finish: Finish | None = None
         """The end of the answer, once it was taken."""
         self.frame: bytes | None = None
@@ -38,8 +38,9 @@ class Stream:
         self.unenforced: tuple[str, ...] = ()
         """The restrictions of the request's schemas that nothing enforces, as in `Delta`."""
         self._cancel = cancel
-        self._said: list[Delta] = []
-        """All deltas so far, if there are such restrictions."""
+        self._said: list[Delta] | None = None
+        """All deltas so far, if the first one named such restrictions."""
+        self._begun = False
         self._deltas: list[Delta] = []
         self._arrived: asyncio.Future[bool] | None = None
         self._closed = False
@@ -60,9 +61,12 @@ class Stream:
         if self._closed or self._ended:
             return
         self._ended = delta.last
-        if delta.unenforced or self.unenforced:
-            self.unenforced = self.unenforced or delta.unenforced
+        if delta.unenforced:
+            self.unenforced = tuple(dict.fromkeys((*self.unenforced, *delta.unenforced)))
+            self._said = self._said if self._begun else []
+        if self._said is not None:
             self._said.append(delta)
+        self._begun = True
         if delta.error is not None and (delta.text or delta.reasoning or delta.calls):
             self._deltas.append(evolve(delta, error=None))  # taken before the error is raised
         self._deltas.append(delta)
@@ -124,8 +128,8 @@ class Stream:
         return Answer(self.id, choices(self.request, deltas, self.finish), self.finish, self.unenforced)
 
     def unenforced_answer(self) -> Answer | None:
-        """Return the whole answer once it was taken, if its schemas have restrictions that nothing enforces."""
-        if self.finish is None or not self.unenforced:
+        """Return the whole answer once it has been read, if its schemas have restrictions that nothing enforces."""
+        if self.finish is None or self._said is None:
             return None
         return Answer(self.id, choices(self.request, self._said, self.finish), self.finish, self.unenforced)
 

@@ -32,7 +32,7 @@ async def read_body() -> bytes:
         raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
     coding = request.headers.get("Content-Encoding", "identity")
     if coding.strip().lower() not in {"", "identity"}:
-        # Our own server has decoded what it can; an application that lllms is mounted into may not do so.
+        # Our own server has already decoded the body; an application that mounts lllms may not.
         raise UnsupportedMediaType(f"the Content-Encoding '{cut(coding)}' is not accepted here; send the body as it is")
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     task = asyncio.current_task()
@@ -63,7 +63,7 @@ def _run(task: Callable[[], T]) -> T:
 
 
 async def read_request(server: Server, build: Callable[[dict[str, object]], T]) -> T:
-    """Return what `build` makes of the members of the body, which is JSON; those that are null are left out.
+    """Return what `build` makes of the members of the JSON body; null members are left out.
 
     `build` removes the members that it knows, as by `take_text`; any other is refused. For a large body it runs in a
     thread. Raises `InvalidRequest`, and `UnsupportedMediaType` if the body does not say that it is JSON.

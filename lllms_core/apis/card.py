@@ -23,13 +23,13 @@ class ModelCard:
     """The plugin that provides the engine."""
     description: str
     fingerprint: str
-    """Changes with the engine's version, the files and the options; of an answer, `Stream.fingerprint` counts."""
+    """Changes with the engine's version, the files and the options; an answer's own is `Stream.fingerprint`."""
     parameters: frozenset[str]
     """The names of the parameters that its engine acts on."""
     media: frozenset[MediaKind]
     """The kinds of content besides text that its engine takes."""
     max_tokens: int | None
-    """The limit of answers to requests that set none; None: as many tokens as fit the context."""
+    """The limit on answers to requests that set none; None: as many tokens as fit the context."""
     max_instances: int
     here: bool
     """Whether all its files are on this disk."""

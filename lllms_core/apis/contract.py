@@ -1,4 +1,4 @@
-"""What the author of an HTTP API implements (`Api`, `Encoder`), and what the server offers to it (`Server`)."""
+"""The interface that an HTTP API implements (`Api`, `Encoder`), and the one that the server offers it (`Server`)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,8 +25,8 @@ Paths = Mapping[str, Mapping[str, object]]
 class Api(ABC):
     """Routes over a server. The app mounts every API that the installed plugins provide.
 
-    Errors that a route raises are answered by `fault`: no blueprint needs a handler of its own. Requests that reach no
-    route, as by a wrong method, are answered in OpenAI's shape.
+    Errors raised by a route are answered by `fault`: no blueprint needs its own handler. Requests that reach no route,
+    for example because of a wrong method, are answered in OpenAI's shape.
     """
 
     name: ClassVar[str]
@@ -37,20 +37,20 @@ class Api(ABC):
         """Return the routes; called once for each app. Quart is imported in here, not at module top."""
 
     def describe(self, server: "Server") -> Paths:  # noqa: ARG002  # the base describes nothing
-        """Return this API's part of `/openapi.json`, without the prefix that it may be mounted below."""
+        """Return this API's part of `/openapi.json`, without the prefix under which it may be mounted."""
         return {}
 
     def fault(self, fault: Fault) -> object:
-        """Return the JSON that a client is told about an error; OpenAI's shape unless overridden."""
+        """Return the JSON that reports an error to a client; in OpenAI's shape unless overridden."""
         return openai_shape(fault)
 
 
 class Encoder(Protocol):
-    """Writes one streamed answer, see `lllms_core.apis.streaming.stream_answer`; a base, or only a shape to have."""
+    """Writes one streamed answer, see `lllms_core.apis.streaming.stream_answer`; inherit it, or match its shape."""
 
     @property
     def content_type(self) -> str:
-        """Of the response, like `text/event-stream` or `application/x-ndjson`."""
+        """The response's content type, like `text/event-stream` or `application/x-ndjson`."""
 
     @abstractmethod
     def delta(self, delta: Delta) -> bytes:
@@ -65,7 +65,7 @@ class Encoder(Protocol):
         """Return the end of an answer that failed after its headers were sent; the last call."""
 
     def ping(self, waiting: str) -> bytes:  # noqa: ARG002  # the base has none
-        """Return a sign of life, which may say what the answer waits for; b"" if the dialect has none."""
+        """Return a keep-alive, which may say what the answer waits for; b"" if the dialect has none."""
         return b""
 
 
@@ -73,10 +73,10 @@ class Sessions(Protocol):
     """The stored conversations. Every method raises `TimeoutError` if the store or an instance does not answer."""
 
     async def list(self, model: str | None = None) -> Sequence[SessionInfo]:
-        """Return all sessions, the last used first; of one model, if it is named."""
+        """Return all sessions, or those of one model, most recently used first."""
 
     async def forget(self, session_id: str) -> Sequence[str]:
-        """Forget a session; return the ids of all that go with it, its own first, or none if it is unknown."""
+        """Forget a session; return the ids of all sessions dropped with it, its own first; none if it is unknown."""
 
     async def forget_all(self, model: str | None = None) -> Sequence[str]:
         """Forget all sessions, or those of one model; return their ids."""
@@ -91,7 +91,7 @@ class Server(Protocol):
 
     @property
     def json_levels(self) -> int:
-        """The depth of nesting that JSON in a request may have."""
+        """The maximum nesting depth of JSON in a request."""
 
     @property
     def ready(self) -> bool:
@@ -110,10 +110,10 @@ class Server(Protocol):
         """Return the model with this name or alias. Raises `ModelUnknown`, or `ModelLoadFailed` if it has a problem."""
 
     async def load(self, name: str, *, ttl: float | None = None) -> None:
-        """Return once an instance of a model is loaded; it may be idle for `ttl` seconds (None: as configured)."""
+        """Return once an instance of a model is loaded; it may stay idle for `ttl` seconds (None: as configured)."""
 
     async def unload(self, name: str) -> None:
-        """Unload the instances of a model beyond those that it keeps; those at work, once they are idle."""
+        """Unload the instances of a model beyond its `min_instances`; busy ones, once they are idle."""
 
     async def abilities(self, name: str) -> Abilities:
         """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread."""
@@ -147,16 +147,16 @@ class Server(Protocol):
     ) -> Request:
         """Return a request; `parameters` have the names of the OpenAI API, and override the model's defaults.
 
-        `unused` names what the client sent and the dialect left out. With what nobody acts on of the parameters, it is
-        the `Request.unused` that answers name in a header: `stream_answer` by itself, the others by `reply`.
+        `unused` names what the client sent and the dialect left out. Together with the parameters that nothing acts on,
+        it becomes `Request.unused`, which answers name in a header: `stream_answer` by itself, others through `reply`.
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter`.
         """
 
     def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> Checked:
-        """Return the parameters that ask for something, checked for a route that makes no `Request`."""
+        """Return the checked parameters that ask for something, for a route that makes no `Request`."""
 
     def prepare(self, request: AnyRequest) -> Prepared:
-        """Do the costly part of submitting a large request, in any thread."""
+        """Do the costly part of submitting a large request; any thread may call this."""
 
     def submit(self, request: AnyRequest | Prepared) -> Stream:
         """Queue a request and return its answer; a refusal comes as the stream's only delta."""
@@ -176,7 +176,7 @@ class Server(Protocol):
         """Return a vector of length 1 for each text (or tuple of tokens)."""
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
-        """Return how well each document answers the query, 0 to 1."""
+        """Return each document's relevance to the query, 0 to 1."""
 
     async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
         """Return the tokens of a text."""
@@ -185,7 +185,7 @@ class Server(Protocol):
         """Return the text of tokens."""
 
     async def render(self, chat: ChatRequest) -> str:
-        """Return the prompt from which a chat would be answered."""
+        """Return the prompt that would answer a chat."""
 
     async def count(self, request: Request) -> int:
         """Return the exact number of tokens in the prompt of a request that is not submitted."""

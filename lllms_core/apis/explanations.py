@@ -48,7 +48,7 @@ def explain(error: Exception) -> Fault:
         return _explain_ours(error)
     if isinstance(error, RecursionError):
         return Fault(400, "the request is nested too deeply; flatten it", INVALID, None, "nested_too_deeply", {})
-    # Not before: it imports Quart, and plugins import this module.
+    # Imported late: it imports Quart, and plugins import this module.
     from lllms_core.apis.http_faults import explain_http
 
     fault = explain_http(error)

@@ -13,7 +13,7 @@ class Fault:
     """An error as a client sees it; each API gives it a shape."""
 
     status: int
-    """Of HTTP."""
+    """The HTTP status."""
     message: str
     type: str
     """`invalid_request_error`, `rate_limit_error` or `server_error`, as OpenAI names them."""
@@ -21,4 +21,4 @@ class Fault:
     """The place in the request that is at fault."""
     code: str
     headers: Mapping[str, str]
-    """To send with the answer, like `Retry-After`."""
+    """Headers of the answer, like `Retry-After`."""

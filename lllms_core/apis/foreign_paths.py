@@ -1,4 +1,4 @@
-"""Paths that programs ask for although nothing is there, and the way out for each: one table, and pure."""
+"""Paths that programs request although they do not exist, and the way out for each; one table, pure."""
 
 import re
 
@@ -27,7 +27,7 @@ class Foreign:
 _USE_OPENAI = "nothing installed serves it here; tell the client to speak OpenAI's API, with the base URL {base}/v1"
 
 TABLE = (
-    # -- base URLs that are not quite right ---------------------------------------------------------------------------
+    # -- slightly wrong base URLs -------------------------------------------------------------------------------------
     Foreign(
         rf"(/openai)?(/v1){{2,}}/api/({_OLLAMA})|(/openai)?/v1/api/({_OLLAMA})",
         f"this is Ollama's API below /v1, and {_USE_OPENAI}",
@@ -122,7 +122,7 @@ LONGEST = 500
 
 
 def find_way_out(path: str, base: str) -> str | None:
-    """Return what somebody should do who asks the server at the URL `base` for this path; None if that is unknown."""
+    """Return advice for a client that requests this path from the server at the URL `base`; None if there is none."""
     if len(path) > LONGEST:
         return None
     found = next((way_out for pattern, way_out in _COMPILED if pattern.fullmatch(path)), None)

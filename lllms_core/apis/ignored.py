@@ -1,4 +1,4 @@
-"""The header by which an answer names what its client sent, and nobody acts on."""
+"""The header in which an answer names what its client sent without effect."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def ignored_header(names: Sequence[str]) -> Mapping[str, str]:
-    """Return the header for these names, no header for none; names that are too many, or no names, are only counted."""
+    """Return the header for these names, no header for none; excess names, and invalid ones, are only counted."""
     if not names:
         return {}
     shown = [name for name in dict.fromkeys(names) if _NAME.fullmatch(name)][:MOST]

@@ -1,7 +1,7 @@
 """The messages of a chat, from JSON.
 
-A conversation is history: its fields tell what was said. A field that says nothing to a model asks for nothing either
-(ids, caching, the parsed forms of an SDK): it is dropped, and its name is logged once, at debug.
+A conversation is history: its fields record what was said. A field that says nothing to a model (ids, caching, the
+parsed forms of an SDK) asks for nothing either: it is dropped, and its name is logged once, at debug level.
 """
 
 import logging
@@ -20,7 +20,7 @@ LOG = logging.getLogger("lllms.api")
 ROLES = (*get_args(Role), "function")
 
 UNHEARD = frozenset({"audio", "images"})
-"""Fields that would say something, and that no model gets: they are refused unless empty."""
+"""Meaningful fields that no model gets: they are refused unless empty."""
 
 _SAID = ("refusal", "tool_calls", "function_call", "reasoning_content")
 _ALWAYS = frozenset({"content", "name"})
@@ -71,7 +71,7 @@ def _read_message(value: object, path: str, before: Sequence[Message]) -> Messag
 
 
 def _read_answer(fields: Mapping[str, object], path: str, name: str | None, *, empty_content: bool) -> Message:
-    """Read an assistant's message. It may say nothing at all, but not leave out that it does (`empty_content`)."""
+    """Read an assistant's message. It may say nothing if it has a `content`, even null (`empty_content`)."""
     calls = _read_calls(fields, path)
     content, thoughts = split_parts(fields.get("content", []))
     if "reasoning_content" in fields:
@@ -95,7 +95,7 @@ def _joined(parts: Sequence[str | Media]) -> tuple[str, tuple[str | Media, ...]]
 
 
 def _drop_others(role: str, fields: Mapping[str, object], path: str) -> None:
-    """Drop the fields that a message of this role does not have; refuse those that say something."""
+    """Drop the fields that a message of this role does not have; refuse meaningful ones."""
     known = FIELDS.get(role, _ALWAYS)
     if fields.keys() <= known:
         return

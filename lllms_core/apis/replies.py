@@ -13,17 +13,17 @@ from lllms_core.apis.writing import dumps
 
 
 def reply(value: object, unused: Sequence[str] = ()) -> Response:
-    """Answer with a value as JSON; a header names what was `unused` of the request."""
+    """Answer with a value as JSON; a header names the `unused` parts of the request."""
     return reply_json(dumps(value), unused)
 
 
 async def reply_large(size: int, value: Callable[[], object], unused: Sequence[str] = ()) -> Response:
-    """Answer as `reply` does with a value of about `size` bytes; a large one is made and written in a thread."""
+    """Answer like `reply` with a value of about `size` bytes; a large one is made and encoded in a thread."""
     return reply_json(await work(size, lambda: dumps(value())), unused)
 
 
 def reply_json(text: bytes, unused: Sequence[str] = ()) -> Response:
-    """Answer as `reply` does with a value that is already written."""
+    """Answer like `reply` with a value that is already encoded."""
     return Response(text, headers={"Content-Type": "application/json", **ignored_header(unused)})
 
 
@@ -33,7 +33,7 @@ def reply_fault(fault: Fault, shape: Callable[[Fault], object] = openai_shape) -
 
 
 def fault_handler(api: Api | None = None) -> Callable[[Exception], Response]:
-    """Return the handler that answers errors in the shape of an API; in OpenAI's for routes of none."""
+    """Return the handler that answers errors in an API's shape, or in OpenAI's without an API."""
     shape = openai_shape if api is None else api.fault
 
     def answer_error(error: Exception) -> Response:

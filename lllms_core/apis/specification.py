@@ -40,8 +40,8 @@ MESSAGES: Json = {
         _message(["tool"], ["content", "tool_call_id"], content=_CONTENT, tool_call_id=STRING),
     ]},
 }
-"""Without the deprecated forms `function_call` and role `function`, which are also accepted. Other fields of messages
-are accepted and dropped."""
+"""Without the deprecated `function_call` and the role `function`, which are also accepted. Other fields of messages are
+accepted and dropped."""
 ERROR: Json = {
     "type": "object", "required": ["error"],
     "properties": {
@@ -58,7 +58,7 @@ ERROR: Json = {
 
 
 def document(described: Iterable[Paths], version: str, prefix: str = "") -> Json:
-    """Return the document of several APIs that are mounted below `prefix`."""
+    """Return the document of several APIs that are mounted under `prefix`."""
     paths: dict[str, dict[str, object]] = {}
     for part in described:
         for path, methods in part.items():
@@ -75,9 +75,9 @@ def operation(
     summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = (),
     kind: str = "application/json", error: Json = ERROR,
 ) -> Json:
-    """Return one operation; `streams` adds server-sent events to the `kind` of its answer, a content type.
+    """Return one operation; `streams` adds server-sent events to `kind`, the content type of its answer.
 
-    `error` is the schema of its errors, of which an API may have its own.
+    `error` is the schema of its errors; an API may have its own.
     """
     kinds: Json = {kind: {"schema": {"type": "object"} if kind == "application/json" else STRING}}
     if streams:
@@ -88,12 +88,12 @@ def operation(
 
 
 def takes(operation: Json, schema: Json) -> Json:
-    """Return an operation whose body is JSON of this schema."""
+    """Return the operation with a JSON body of this schema."""
     return {**operation, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def closed_object(required: Sequence[str], properties: Mapping[str, object]) -> Json:
-    """Return the schema of an object that has no other members."""
+    """Return the schema of an object without other members."""
     return {
         "type": "object", "required": [*required], "properties": {**properties}, "additionalProperties": False,
     }
@@ -105,7 +105,7 @@ def in_path(name: str) -> Json:
 
 
 def in_query(name: str, schema: Json) -> Json:
-    """Return a parameter in the query, which may be left out."""
+    """Return an optional query parameter."""
     return {"name": name, "in": "query", "schema": schema}
 
 

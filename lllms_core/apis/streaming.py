@@ -22,14 +22,14 @@ async def stream_answer(
     server: Server, streams: Sequence[Stream], encoder: Encoder, *, patience: float = PATIENCE,
     interval: float = INTERVAL,
 ) -> Response:
-    """Return the response that streams the answers to requests which were just submitted, as one.
+    """Return one response that streams the answers to requests that were just submitted.
 
     An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
-    After that the headers are sent, errors come by `Encoder.fault`, and whenever nothing was sent for `interval`
-    seconds, a sign of life by `Encoder.ping`, so that no proxy or client takes the answer for dead. Headers name what
-    is `unused` of the request, and which restrictions of its schemas are not enforced (see `lllms_core.apis.unkept`),
-    unless they had to be sent before the answer began; what the answer then breaks is in the log. The requests are
-    cancelled when the client leaves, in whichever phase. No time limit cuts the response.
+    After that the headers are sent, errors are sent with `Encoder.fault`, and after `interval` seconds of silence a
+    keep-alive with `Encoder.ping`, so that no proxy or client takes the answer for dead. Headers name the `unused`
+    parts of the request, and the restrictions of its schemas that are not enforced (see `lllms_core.apis.unkept`),
+    unless they had to be sent before the answer began; violations are then logged. The requests are cancelled when the
+    client leaves, in any phase. No time limit cuts the response.
     """
     close_with_client(streams)
     request = streams[0].request
@@ -50,7 +50,7 @@ async def stream_answer(
 
 
 async def gather_answers(streams: Sequence[Stream]) -> list[Answer]:
-    """Return the whole answers to requests which were just submitted; they are cancelled when the client leaves.
+    """Return the whole answers to requests that were just submitted; they are cancelled when the client leaves.
 
     Raises the `LllmsError` with which the first of them failed.
     """
@@ -62,7 +62,7 @@ async def _write(
     stream: Stream, first: list[Delta] | None, encoder: Encoder, interval: float, waits: Callable[[], str],
     *, parts: Sequence[Stream],
 ) -> AsyncIterator[bytes]:
-    """Yield the answer; deltas that have arrived together make one piece. `first` are deltas already taken.
+    """Yield the answer; deltas that arrive together make one piece. `first` are the deltas already taken.
 
     `stream` has the answers of all `parts`.
     """

@@ -1,4 +1,4 @@
-"""An assistant's thoughts, in the fields and parts under which programs keep them; pure."""
+"""An assistant's thoughts, in the fields and parts where programs keep them; pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
@@ -13,9 +13,9 @@ _KEYS = ("thinking", "text", "summary", "reasoning")
 
 
 def find_thoughts(fields: Mapping[str, object]) -> str | None:
-    """Return the thoughts of an assistant's message by the first field that has some; None if none has.
+    """Return the thoughts of an assistant's message, from the first field that has some; None without any.
 
-    Encrypted ones, which only their author can read, are none.
+    Encrypted ones, which only their author can read, do not count.
     """
     for name in TEXTS:
         value = fields.get(name)

@@ -1,10 +1,10 @@
-"""The header by which an answer names the restrictions of its request's schemas that were not kept.
+"""The header in which an answer names the restrictions of its request's schemas that were not kept.
 
 Its value is a list of restrictions: a parameter, then a JSON pointer into its schema, like
 `response_format#/properties/tags/uniqueItems` or `tools.search#/not`. A whole answer has the header if it breaks
-restrictions that nothing enforced: it names those, and adds `;unchecked` to those whose check failed. The headers of a
-stream are sent before its answer: there it names the restrictions that nothing enforces. Restrictions of strict schemas
-are enforced, or the request is refused.
+unenforced restrictions: the header names those, and adds `;unchecked` to those whose check failed. A stream's headers
+are sent before its answer: there the header names all unenforced restrictions. Restrictions of strict schemas are
+enforced, or the request is refused.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from lllms_core.types import Request
 
 HEADER = "x-lllms-unkept"
 MOST_CHARACTERS = 1000
-"""Of the header; further restrictions are only counted."""
+"""The limit of the header; further restrictions are only counted."""
 
 _CHECKER = ThreadPoolExecutor(1, "lllms-checker")
 """One thread: several would only compete for the interpreter with each other and the event loop."""
@@ -38,7 +38,7 @@ def unkept_header(names: Sequence[str]) -> Mapping[str, str]:
 
 
 async def check_answers(streams: Sequence[Stream], answers: Sequence[Answer]) -> Mapping[str, str]:
-    """Return the header of whole answers to the requests of `streams`; the log gets a line for each that has some."""
+    """Return the header of whole answers to the requests of `streams`; log a line for each answer with violations."""
     found: list[str] = []
     for stream, answer in zip(streams, answers, strict=True):
         if answer.unenforced and isinstance(stream.request, Request):
@@ -47,7 +47,7 @@ async def check_answers(streams: Sequence[Stream], answers: Sequence[Answer]) ->
 
 
 async def log_unkept(streams: Sequence[Stream]) -> None:
-    """Check the answers of streams that were read to their ends: the log gets a line for each that breaks something."""
+    """Check the answers of streams that were read to the end, and log a line for each with violations."""
     for stream in streams:
         answer = stream.unenforced_answer()
         if answer is not None and isinstance(stream.request, Request):
@@ -57,7 +57,7 @@ async def log_unkept(streams: Sequence[Stream]) -> None:
 async def _check(request: Request, answer: Answer) -> Sequence[str]:
     found, keywords = await asyncio.get_running_loop().run_in_executor(_CHECKER, _find, request, answer)
     if found:
-        # Without the places, which have the client's words.
+        # Without the places, which contain the client's words.
         logger.warning(
             "answer %s does not keep, or may not, to %d restrictions of its schemas that nothing enforced: %s",
             answer.id, len(found), ", ".join(keywords),
@@ -66,8 +66,8 @@ async def _check(request: Request, answer: Answer) -> Sequence[str]:
 
 
 def _find(request: Request, answer: Answer) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the names of what an answer breaks, and its keywords."""
-    # Imported late, because it imports the library of JSON schemas, which few requests need.
+    """Return the names of the restrictions that an answer breaks, and their keywords."""
+    # Imported late, because it imports the JSON schema library, which few requests need.
     from lllms_core.answers.schema_violations import find_unkept, keywords
 
     found = find_unkept(request, answer)

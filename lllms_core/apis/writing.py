@@ -1,4 +1,4 @@
-"""How values are written into answers: as JSON, as lines of it, and as server-sent events; pure."""
+"""Encodes values for answers: as JSON, JSON lines and server-sent events; pure."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from math import isfinite
 
 
 def dumps(value: object) -> bytes:
-    """Encode compactly; ASCII, so that no reader of lines stumbles over U+2028 and its like.
+    """Encode compactly, as ASCII, so that no line reader stumbles over U+2028 and the like.
 
     Infinity and NaN, which JSON lacks, become null.
     """
@@ -28,7 +28,7 @@ def _finite(value: object) -> object:
 
 
 def event(value: object, name: str = "") -> bytes:
-    """Encode one server-sent event, with its `name` if it has one."""
+    """Encode one server-sent event, with its `name`, if any."""
     head = f"event: {name}\n" if name else ""
     return head.encode() + b"data: " + dumps(value) + b"\n\n"
 
@@ -39,5 +39,5 @@ def line(value: object) -> bytes:
 
 
 def comment(text: str) -> bytes:
-    """Encode a line that readers of event streams skip; it shows that the connection lives."""
+    """Encode a line that readers of event streams skip; it shows that the connection is alive."""
     return f": {' '.join(text.split())}\n\n".encode()

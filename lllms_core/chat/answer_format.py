@@ -140,7 +140,7 @@ class ChannelFormat:
 
     @property
     def borders(self) -> tuple[str, ...]:
-        """The marks with which a border between two messages starts."""
+        """The marks that start a border between two messages."""
         return (f"{self.opening}{self.channel}", self.channel, *self.ends)
 
     @property

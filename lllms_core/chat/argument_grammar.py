@@ -13,13 +13,13 @@ from lllms_core.errors import UnsupportedParameter
 from lllms_core.types import Tool
 
 _LONGEST_KEPT = 8192
-"""Characters of the largest schema whose rules are kept for the next request with the same tool."""
+"""The size of the largest schema whose rules are kept for the next request with the same tool, in characters."""
 
 
 def argument_rules(form: CallFormat, tool: Tool, at: int, spell: Speller) -> Sequence[str]:
     """Return the rule `call_N` of a call with arguments in tags or brackets, and the rules that it needs.
 
-    Raises `UnsupportedParameter` for a schema that this form has no grammar for.
+    Raises `UnsupportedParameter` for a schema that has no grammar in this form.
     """
     schema = json.dumps(tool.parameters)
     write = _rules if len(schema) <= _LONGEST_KEPT else _rules.__wrapped__

@@ -65,7 +65,7 @@ class ArgumentRules:
     # -- objects ------------------------------------------------------------------------------------------------------
 
     def alternatives(self, ways: Sequence[Fields], notation: Notation) -> str:
-        """Return the expression for the fields of an object, in one of these ways."""
+        """Return the expression for an object's fields, in any of these ways."""
         found = [chain for way in ways if (chain := self._fields(way, notation)) is not None]
         if not found:
             keys = ", ".join(f"'{key[:80]}'" for key in dict.fromkeys(self._unwritten))

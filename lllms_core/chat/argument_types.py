@@ -15,12 +15,12 @@ _CHOICES = ("anyOf", "oneOf")
 
 
 class ArgumentTypes:
-    """Reads the schema of a tool's arguments. What it does not understand restricts nothing."""
+    """Reads the schema of a tool's arguments. Parts that it does not understand restrict nothing."""
 
     def __init__(self, schema: Mapping[str, object]) -> None:
         self._root = schema
         self._types: dict[str, Types] = {}
-        """The types behind each reference; any, while it is being followed."""
+        """The types of each reference's target; all types while it is being followed."""
         self._values: dict[str, Sequence[object]] = {}
         self._arguments: dict[tuple[str, str], Types | None] = {}
 
@@ -36,7 +36,7 @@ class ArgumentTypes:
             return ANY
 
     def listed(self, name: str) -> Sequence[object]:
-        """Return the values that an argument may have, if the schema lists them all; else nothing."""
+        """Return the values that an argument may have, if the schema lists them all; otherwise none."""
         try:
             found = (self._listed(_properties(part)[name]) for part in self._parts() if name in _properties(part))
             return next(filter(None, found), ())
@@ -44,7 +44,7 @@ class ArgumentTypes:
             return ()
 
     def _parts(self) -> Iterator[Mapping[str, object]]:
-        """Yield the schema and all schemas that are combined in it, also by reference."""
+        """Yield the schema and all schemas combined in it, also by reference."""
         seen: set[str] = set()
         waiting: list[object] = [self._root]
         while waiting:
@@ -59,7 +59,7 @@ class ArgumentTypes:
             waiting += (part for key in ("allOf", *_CHOICES) for part in _list(schema.get(key)))
 
     def _of_argument(self, schema: object, name: str) -> Types | None:
-        """Return the types of an argument by a schema of the object that it belongs to; None if that says nothing."""
+        """Return the types that the schema of an object allows for an argument; None if it does not say."""
         if not isinstance(schema, Mapping):
             return None
         properties, others, ref = _properties(schema), schema.get("additionalProperties"), schema.get("$ref")
@@ -98,7 +98,7 @@ class ArgumentTypes:
         return _once(self._types, ref, ANY, lambda: self._of(self._target(ref)))
 
     def _listed(self, schema: object) -> Sequence[object]:
-        """Return the values of a schema that lists all."""
+        """Return the values of a schema that lists them all."""
         if not isinstance(schema, Mapping):
             return ()
         found = (schema["const"],) if "const" in schema else _list(schema.get("enum"))
@@ -159,7 +159,7 @@ def equal(one: object, other: object) -> bool:
 
 
 def _once(known: dict[K, T], key: K, meanwhile: T, find: Callable[[], T]) -> T:
-    """Return what is known for a key, or else find it; a search that leads back to itself gets `meanwhile`."""
+    """Return the known value for a key, or find it; a search that leads back to itself gets `meanwhile`."""
     if key not in known:
         known[key] = meanwhile
         known[key] = find()

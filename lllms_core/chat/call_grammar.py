@@ -21,9 +21,9 @@ _SPACE = r"SPACE: /[ \n]{0,4}/"
 def call_constraint(request: ChatRequest, form: CallFormat, names: Mapping[str, int]) -> Constraint | None:
     """Return the constraint on the whole answer to a request: calls, or JSON or calls.
 
-    None if it is free. `names` are the tokens that are not text to grammars, as most call marks are, with their ids.
-    Raises `UnsupportedParameter` for tools together with a constraint that is not JSON, or with a schema that the form
-    of calls has no grammar for.
+    None if it is free. `names` are the tokens, with their ids, that are not text to grammars, as most call marks are.
+    Raises `UnsupportedParameter` for tools together with a constraint that is not JSON, or with a schema that has no
+    grammar in this form of calls.
     """
     given = request.constraint
     if not forces_calls(request):
@@ -42,14 +42,14 @@ def call_constraint(request: ChatRequest, form: CallFormat, names: Mapping[str, 
 def lazy_calls(
     request: ChatRequest, form: CallFormat, names: Mapping[str, int], other_marks: Sequence[str] = (),
 ) -> LazyGrammar:
-    """Return the grammar of the calls in an answer that may hold some, from the mark of each on.
+    """Return the grammar of the calls in an answer that may hold some, from each call's mark on.
 
-    `other_marks` are those of its thoughts and of its text. Raises `UnsupportedParameter` for a strict tool with a
-    schema that the form of calls has no grammar for.
+    `other_marks` are those of its thoughts and its text. Raises `UnsupportedParameter` for a strict tool with a schema
+    that has no grammar in this form of calls.
     """
     cue, rests = call_cue(form, other_marks)
     spell = Speller(names, (*form.markers, *form.parts))
-    # Calls that have marks of their own each bring the cue again; others follow one another without it.
+    # Calls with their own marks repeat the cue; others follow one another without it.
     apart = bool(form.call_start.strip()) and not form.section_start.strip() and not form.section_end.strip()
     several = _several(form, request) and not apart and bool(form.mark)
     spaced = [bool(form.mark) and rest[:1] in {"", " ", "\n"} for rest in rests]
@@ -70,7 +70,7 @@ def lazy_calls(
 def lazy_grammar(
     tools: Sequence[Tool], constraint: Callable[[Sequence[Tool]], Constraint], cue: Cue,
 ) -> LazyGrammar:
-    """Return the lazy grammar of tools, of which only those that are not strict may lose their schema."""
+    """Return the lazy grammar of tools, where only tools that are not strict may lose their schema."""
     weak = [tool if tool.strict else loose(tool) for tool in tools]
     needed = any(tool.strict for tool in tools)
     return LazyGrammar(constraint(tools), cue, needed, None if weak == [*tools] else partial(constraint, weak))
@@ -113,7 +113,7 @@ def _calls(form: CallFormat, spell: Speller, *, several: bool) -> str:
 def _any_call(
     form: CallFormat, tools: Sequence[Tool], spell: Speller, *, named: bool = False, lenient: bool = False,
 ) -> Iterator[str]:
-    """Yield the rule `call`, and those that it needs: all arguments conform to their schema.
+    """Yield the rule `call` and the rules it needs: all arguments conform to their schema.
 
     With `named`, the quote before the name has been written. With `lenient`, a tool that is not strict loses a schema
     that has no grammar.

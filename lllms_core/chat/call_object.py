@@ -28,10 +28,10 @@ class Call(Protocol):
 
     @property
     def arguments(self) -> str | None:
-        """The arguments so far that are not output; None if there are none."""
+        """The arguments so far that are not output yet; None without any."""
 
     def use_name(self, name: str) -> None:
-        """Take the name. Raises `Malformed` if it is none."""
+        """Take the name. Raises `Malformed` if it is invalid."""
 
     def write(self, text: str) -> None:
         """Take more of the arguments."""
@@ -43,7 +43,7 @@ class Call(Protocol):
 class CallObject:
     """Reads an object that holds a call's name and arguments.
 
-    A `bare` call must have arguments, and nothing beside them: any other object is the text of an answer.
+    A `bare` call must have arguments and nothing else: any other object is the text of an answer.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class CallObject:
         self._beside: dict[str, str] = {}
         """The other members where the name is, as JSON."""
         self._none = False
-        """Whether it says that there are no arguments."""
+        """Whether it declares that there are no arguments."""
 
     def read(self) -> Steps[None]:
-        """Read it. Raises `Malformed` if it is no call, or if its arguments are not complete."""
+        """Read the object. Raises `Malformed` if it is no call, or if its arguments are incomplete."""
         yield from self._members(())
         call = self._call
         if call.name is None:
@@ -102,7 +102,7 @@ class CallObject:
             if char == "}":
                 return
             if char != ",":
-                # If only the end is missing, the mark after the call shows it.
+                # If only the end is missing, the mark after the call proves it.
                 if self._call.name is None or (self._call.arguments is None and not self._call.committed):
                     raise Malformed
                 reader.back(char)
@@ -126,7 +126,7 @@ class CallObject:
             yield from self._other(path)
 
     def _other(self, path: tuple[str, ...]) -> Steps[None]:
-        """Read a member that the form does not know: the arguments under another key, or one of them, or neither."""
+        """Read a member that the form does not name: the arguments under another key, one argument, or neither."""
         pieces: list[str] = []
         yield from copy_json(self._reader, pieces.append)
         value, key = "".join(pieces), path[-1]
@@ -151,9 +151,9 @@ class CallObject:
         return frozenset() if tool is None else ArgumentTypes(tool.parameters).names()
 
     def _flat(self) -> str | None:
-        """Return the members beside the name as an object, if they are the arguments; None if there are none.
+        """Return the members beside the name as an object, if they are the arguments; None without any.
 
-        Raises `Malformed` if they might be, so that it would be wrong to say that there are none.
+        Raises `Malformed` if they might be the arguments, so that a call without arguments could be wrong.
         """
         names, none = self._names(), self._none or self._call.arguments is not None
         said = {
@@ -170,7 +170,7 @@ class CallObject:
 
 
 def copy_arguments(reader: Reader, write: Callable[[str], None], *, null: str = "{}") -> Steps[bool]:
-    """Copy arguments: an object, a string that holds one, or null or an empty string, as `null`; return whether null.
+    """Copy arguments: an object, a string with one, or null or "", written as `null`; return whether they are null.
 
     Raises `Malformed` for anything else.
     """
@@ -196,7 +196,7 @@ def copy_arguments(reader: Reader, write: Callable[[str], None], *, null: str = 
 
 
 def _object(value: str) -> str | None:
-    """Return the object that a JSON value is, or that is written in it if it is a string; None if it is neither."""
+    """Return the object that a JSON value is, or that it contains if it is a string; None if neither."""
     if value.startswith('"'):
         try:
             value = mended(json.loads(value)).strip()

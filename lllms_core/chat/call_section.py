@@ -1,4 +1,4 @@
-"""Read the calls of an answer that come one after another."""
+"""Read an answer's consecutive calls."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,7 +11,7 @@ from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import Tool
 
 _BROKEN = frozenset("\"',:]}")
-"""What comes after a call that seemed to be over only because of a quote or a bracket in one of its values."""
+"""Follows a call that only seemed to be over because of a quote or a bracket in one of its values."""
 
 
 class CallSection:
@@ -29,16 +29,16 @@ class CallSection:
         self._bare = not form.trigger
         self._ends = ends_of_call(form)
         self.reread = 0
-        """How many characters were read in vain, so that they have to be read again."""
+        """The number of characters that turned out not to be a call, and must be read again."""
         self._read_at = 0
-        """Where the end of the last call starts; -1 before that."""
+        """The position where the end of the last call starts; -1 before that."""
 
     def read(
         self, answer: SortedAnswer, trigger: str, *, parallel: bool, offered: bool = False, marked: bool = False,
     ) -> Steps[bool]:
-        """Read calls, for `answer`; return False, having read nothing, if there is no call after all.
+        """Read calls for `answer`; return False, with nothing consumed, if there is no call after all.
 
-        Only the first is read unless `parallel`; then the answer is over. In doubtful places a call counts only if its
+        Unless `parallel`, only the first is read, and the answer is over. In doubtful places a call counts only if its
         tool is `offered`, or also only if its end is `marked`.
         """
         reader, form = self._reader, self._form
@@ -67,7 +67,7 @@ class CallSection:
         return any_call
 
     def _call(self, answer: SortedAnswer, *, offered: bool, marked: bool) -> Steps[bool]:
-        """Read one call; return whether it is one: if not, what was read of it is still held."""
+        """Read one call; return whether it is one: if not, the characters read are still held."""
         call = CallReader(
             self._form, self._reader, self._tools, index=answer.calls,
             call_id=f"call_{self._answer_id}_{answer.calls}", pieces=answer.pieces,
@@ -92,7 +92,7 @@ class CallSection:
         return True
 
     def is_complete(self, call: CallReader, held: str, following: str) -> bool:
-        """Whether a call is complete if a stop string, `following`, has cut the answer after the text that is held."""
+        """Whether a call is complete if the stop string `following` has cut the answer after the held text."""
         end = held[self._read_at :].strip() if self._read_at >= 0 else ""
         return call.whole or end in self._ends or any(is_beginning(end, mark, following) for mark in self._ends)
 
@@ -106,9 +106,9 @@ class CallSection:
         return False
 
     def _ends_well(self, *, whole: bool, marked: bool) -> Steps[bool]:
-        """Read the end of a call, if it is there; return whether the call is complete, to judge by what comes next.
+        """Read the end of a call, if present; return whether the call is complete, judging by what comes next.
 
-        A call that is `whole` may do without an end, but not before text that looks like the rest of its arguments.
+        A `whole` call may lack an end, but not before text that looks like the rest of its arguments.
         """
         reader, form = self._reader, self._form
         if (yield from self._end()):
@@ -125,7 +125,7 @@ class CallSection:
         return not marked and (yield from self._may_end(whole=whole))
 
     def _may_end(self, *, whole: bool) -> Steps[bool]:
-        """Whether what comes next shows that a call without a marked end is complete; nothing is read."""
+        """Whether the following text shows that a call without a marked end is complete; nothing is consumed."""
         reader, form = self._reader, self._form
         for follower in (form.separator + form.call_start, form.answer_end):
             if follower.strip() and (yield from reader.comes(follower)):

@@ -21,9 +21,9 @@ _NAME = re.compile(r"[\w./:-]{1,64}", re.ASCII)
 class CallReader:
     """Reads one call and appends its pieces to `pieces`: first its id and name, then its arguments.
 
-    While a grammar keeps the model from breaking the call (`kept`), the arguments come out as they are written; else
-    nothing comes out before `settle`, since the characters read may still turn out to be text. A tool is one of
-    `tools`, or any if `strangers` are called, too. `read` raises `Malformed` if it is no call.
+    While a grammar keeps the model from breaking the call (`kept`), arguments are output as they are written; otherwise
+    nothing is output before `settle`, since the characters read may still turn out to be text. A tool is one of
+    `tools`, or any name if `strangers` may be called. `read` raises `Malformed` if it is no call.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class CallReader:
         self.committed = False
         """Whether a part of it has been output."""
         self.whole = False
-        """Whether its arguments are complete, and it has ended where its shape shows an end of its own."""
+        """Whether its arguments are complete, and its end was read if its shape has one."""
         self.name: str | None = None
         self._form = form
         self._reader = reader
@@ -69,11 +69,11 @@ class CallReader:
 
     @property
     def arguments(self) -> str | None:
-        """The arguments so far, as far as they are not output; None if there are none yet."""
+        """The arguments so far that are not output yet; None without any."""
         return "".join(self._waiting) if self._waiting else None
 
     def use_name(self, name: str) -> None:
-        """Take the name of the tool. Raises `Malformed` if it is none."""
+        """Take the tool's name. Raises `Malformed` if it is invalid."""
         if name not in self._tools and not (self._strangers and _NAME.fullmatch(name)):
             raise Malformed
         self.name = name
@@ -95,18 +95,18 @@ class CallReader:
         self._waiting.clear()
 
     def settle(self) -> None:
-        """Output everything that is not output yet: the call is complete."""
+        """Output everything still held: the call is complete."""
         if not self.committed:
             self._commit()
 
     def cut(self) -> bool:
-        """Output the call as far as it was read, and leave it open; return whether its arguments had begun."""
+        """Output the part of the call that was read, and leave it open; return whether its arguments had begun."""
         if self.name is not None and self._waiting:
             self.settle()
         return self.committed
 
     def pass_on(self, ends: Sequence[str]) -> Steps[bool]:
-        """Output the rest of a call that broke after a part of it was output, as the model wrote it.
+        """Output the rest of a call that broke after a part of it was output, just as the model wrote it.
 
         It is read up to one of the `ends`; return whether one came.
         """
@@ -158,7 +158,7 @@ class CallReader:
             if len(name) > _LONGEST_NAME:
                 raise Malformed
         reader.back(char)
-        # The text after a name may look like part of it; the longest name that is offered is meant.
+        # The text after a name may look like part of it; the longest offered name is meant.
         cuts = [at for at in range(len(name), 0, -1) if at == len(name) or name[at] in _BEHIND_NAMES]
         for at in sorted(cuts, key=lambda at: name[:at] not in self._tools):
             reader.back(name[at:])

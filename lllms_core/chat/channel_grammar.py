@@ -20,9 +20,9 @@ def answer_constraint(
 ) -> Constraint | LazyGrammar | None:
     """Return the constraint on the answer to a request, in the format of its model; None if it is free.
 
-    If the answer only may hold calls, that is the lazy grammar of its calls. See `call_constraint`, whose errors it
-    raises. A grammar of channels starts with the answer, and omits the text of thoughts, with their end: an engine does
-    not apply it during thoughts.
+    If calls are optional, that is the lazy grammar of the calls. Raises the errors of `call_constraint`. A grammar of
+    channels starts with the answer, and omits the text and the end of thoughts: an engine does not apply it during
+    thoughts.
     """
     channels, calls, given = form.channels, form.calls, request.constraint
     if calls is None and (channels is None or request.tools):
@@ -82,7 +82,7 @@ class _Rules:
         return [start, *rules, *self._calls()]
 
     def begun(self) -> list[str]:
-        """Return all rules of one call, from the text that its cue selects: its recipient, after the channel or not."""
+        """Return all rules of one call, from the text that its cue selects: recipient after channel, or before it."""
         form, spell = self._form, self._spell
         after, before = map(literal, selectors(2))
         rules = [f"start: {after} after | {before} before"]
@@ -100,7 +100,7 @@ class _Rules:
         return rules
 
     def _ended(self, end: str) -> list[str]:
-        """Return the rule `ended`, of a text up to its end."""
+        """Return the rule `ended`: a text up to and including its end."""
         ended, rules = self._spell.until("some_text", end)
         return [f"ended: {ended}", *rules]
 

@@ -70,7 +70,7 @@ class ChannelReader:
     # -- between messages ---------------------------------------------------------------------------------------------
 
     def _header(self, *, bare: bool) -> Steps[_Header | None]:
-        """Read a header up to the body; None, and nothing read, if there is none. A `bare` one may lack the channel."""
+        """Read a header up to the body; None, with nothing consumed, without one. A `bare` one may lack the channel."""
         form, reader = self._form, self._reader
         before = len(reader.held_text())
         sure = yield from reader.accept(form.channel)
@@ -160,7 +160,7 @@ class ChannelReader:
         self._said.add(self._answer.reasoning)
 
     def _call(self, header: _Header) -> Steps[bool]:
-        """Read the arguments of a call; False, and nothing read, if it is none."""
+        """Read a call's arguments; False, with nothing consumed, if it is no call."""
         answer, reader = self._answer, self._reader
         name = header.recipient.removeprefix(self._form.namespace)
         call = CallReader(

@@ -37,8 +37,7 @@ def choose_template(given: str | Path | None, own: str | None, control_tokens: C
 def check_templates(given: str | Path | None, own: Iterable[str], tool_calls: str | None = None) -> None:
     """Raise `ModelLoadFailed` for a template that cannot be read, or does not compile.
 
-    `given` is options.chat_template, without which the model's `own` ones are used; `tool_calls` the option of that
-    name.
+    `given` is options.chat_template, which replaces the model's `own` ones; `tool_calls` is the option of that name.
     """
     if given is None:
         sources = [(source, "", "; set options.chat_template to one that does") for source in own]
@@ -52,7 +51,7 @@ def check_templates(given: str | Path | None, own: Iterable[str], tool_calls: st
             raise ModelLoadFailed(f"{before}{fault}{after}")
 
 
-@lru_cache(maxsize=64)  # compiling takes tens of milliseconds, and a file is looked at several times
+@lru_cache(maxsize=64)  # compiling takes tens of milliseconds, and a file is inspected several times
 def _fault(source: str) -> str:
     """Return why a template does not compile; "" if it does."""
     try:

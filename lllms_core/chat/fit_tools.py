@@ -24,7 +24,7 @@ _EXAMPLE = ToolCall("call00001", "name_of_the_tool", '{"name_of_an_argument": "i
 
 
 def write_calls(calls: Sequence[ToolCall], form: CallFormat = HERMES) -> str:
-    """Write calls in a form; a model without one of its own is told to use the default."""
+    """Write calls in a form; a model without its own is instructed to use the default."""
     between = form.call_end + form.separator + form.call_start
     written = between.join(
         _written(call, form).replace(ANY_ID, call.id).replace(ANY_NUMBER, str(at)) for at, call in enumerate(calls)

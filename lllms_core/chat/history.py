@@ -19,7 +19,7 @@ class CallStyle:
     """The form in which a template expects tools, and the calls and thoughts of earlier answers."""
 
     text_arguments: bool = False
-    """Arguments as JSON text, as they were written, not as an object."""
+    """Arguments are passed as JSON text, as they were written, not as an object."""
     null_content: bool = False
     """Missing content as null, not as ""; an answer with both content and calls becomes two messages."""
     ids: Literal["own", "short", "named"] = "own"

@@ -1,4 +1,4 @@
-"""Grammar rules for the items of an object in order, of which some may be left out; pure."""
+"""Grammar rules for an object's items in order, some of them optional; pure."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,10 +11,10 @@ _NOTHING = '""'
 
 @define(eq=False)
 class Chain:
-    """The rules for a list of items in order, of which some may be left out."""
+    """The rules for a list of items in order, some of them optional."""
 
     rule: Callable[[str], str]
-    """Names a new rule of this text."""
+    """Adds a rule with this text, and returns its name."""
     items: Sequence[tuple[str, bool]]
     """Each item's expression, and whether it is required."""
     others: str | None
@@ -25,7 +25,7 @@ class Chain:
     _known: dict[tuple[int, int, bool], str | None] = field(factory=dict)
 
     def start(self) -> str | None:
-        """Return the expression for all lists; None if there are none."""
+        """Return the expression for all lists; None if there is no such list."""
         required = sum(required for _, required in self.items)
         self.least = 0 if self.least <= required else self.least
         if self.most is not None and self.most >= len(self.items) and self.others is None:

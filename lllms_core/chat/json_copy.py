@@ -1,4 +1,4 @@
-"""Copy JSON while it arrives, and mend what can be mended without loss."""
+"""Copy JSON while it arrives, and repair what has only one meaning."""
 
 import re
 from collections.abc import Callable
@@ -20,10 +20,10 @@ class Malformed(Exception):
 
 
 def copy_json(reader: Reader, write: Callable[[str], None], depth: int = 0) -> Steps[None]:
-    """Copy one JSON value, which `write` gets as spelled, with the mends of `mended`.
+    """Copy one JSON value to `write` as it is spelled, with the repairs of `mended`.
 
-    Raises `Malformed` if it is not JSON, or is not complete: what was written by then is not closed, so that no shorter
-    value can be mistaken for it.
+    Raises `Malformed` if it is not JSON, or incomplete: the output is then left open, so that it cannot be mistaken for
+    a shorter value.
     """
     first = yield from reader.peek()
     if depth > _DEEPEST:
@@ -48,10 +48,10 @@ def read_string(reader: Reader) -> Steps[str]:
 
 
 def mended(text: str) -> str:
-    """Return a JSON value with everything mended that has only one meaning. Raises `Malformed` if it is still not JSON.
+    """Return a JSON value, repaired where only one meaning is possible. Raises `Malformed` if it is still not JSON.
 
-    A backslash that escapes nothing is doubled, and a control character in a string escaped; strings in single quotes,
-    the words of Python, and a comma after the last item are put right.
+    A backslash that escapes nothing is doubled, and control characters in strings are escaped; strings in single
+    quotes, Python's literals and a trailing comma become JSON.
     """
     reader, pieces = Reader(), list[str]()
     steps = _copy_whole(reader, pieces.append)
@@ -100,7 +100,7 @@ def _ends_string(reader: Reader) -> Steps[bool]:
 
 
 def _escape(reader: Reader, quote: str) -> Steps[str]:
-    """Return the spelling of a backslash, and of what it escapes: itself, if that is nothing."""
+    """Return the spelling of a backslash and what it escapes; it escapes itself if nothing valid follows."""
     char = yield from reader.peek()
     if char == "'" and quote == "'":
         return (yield from reader.next())

@@ -23,7 +23,7 @@ _COLON = "/: ?/"
 _LONGEST_KEY = 256
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 _READABLE = _PLAIN | frozenset("@$/[]:;*+#%&|!?~^ ")
-"""The characters of keys that need no quotes; a text may not start with a quote or a bracket of a value."""
+"""The characters of keys that need no quotes; a key may not start with a quote or a bracket of a value."""
 _ARRAY = NOTES | {"items", "minItems", "maxItems"}
 """Keywords of an array that has a rule of its own."""
 

@@ -10,8 +10,8 @@ from lllms_core.types import Constraint
 _ANY_TOKENS = '%llguidance {"no_forcing": true}'
 """Starts a grammar in which each text may be written in any tokens.
 
-Without it, a text that has to come is asked for in the tokenizer's tokens for it, which may end in the middle of the
-longer ones that a model was trained on.
+Without it, a required text is forced in the tokenizer's own tokens for it, whose borders may lie inside the longer
+tokens that a model was trained on.
 """
 _ANY = {ANY_ID: "/[a-zA-Z0-9]{9}/", ANY_NUMBER: "/[0-9]{1,3}/"}
 """The ids and numbers that a model may write; some templates require ids of nine characters."""
@@ -21,9 +21,9 @@ class Speller:
     """Writes a text as a piece of a grammar."""
 
     def __init__(self, names: Mapping[str, int], marks: Iterable[str]) -> None:
-        """`names` are the tokens that are not text, with their ids; those that are no part of the `marks` are letters.
+        """`names` are the tokens that are not text, with their ids; those outside the `marks` count as letters.
 
-        A vocabulary has up to thousands of them, a form of calls a few.
+        A vocabulary has up to thousands of them, a form of calls only a few.
         """
         joined = "\0".join(marks)
         self._names = {name: token for name, token in names.items() if name in joined}
@@ -31,7 +31,7 @@ class Speller:
         self._split = re.compile(f"({'|'.join(words)})")
 
     def __eq__(self, other: object) -> bool:
-        """Whether both write all texts in the same way."""
+        """Whether both write every text in the same way."""
         return isinstance(other, Speller) and self._names == other._names
 
     def __hash__(self) -> int:
@@ -54,7 +54,7 @@ class Speller:
         return f"{name} {self(rest)}" if rest else name, [definition]
 
     def _cut(self, end: str) -> tuple[str, str]:
-        """Return the letters at the start of a text, and the rest from the first token that is not text on."""
+        """Split a text before its first token that is not text."""
         at = next((found.start() for found in self._split.finditer(end) if found[0] in self._names), len(end))
         return end[:at], end[at:]
 
@@ -63,7 +63,7 @@ class Speller:
 
 
 def lark(param: str, rules: Sequence[str]) -> Constraint:
-    """Return the constraint of these rules, which the parameter `param` asks for."""
+    """Return the constraint of these rules, on behalf of the parameter `param`."""
     return Constraint("lark", "\n".join([_ANY_TOKENS, *rules]), param)
 
 

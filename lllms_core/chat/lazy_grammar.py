@@ -1,4 +1,4 @@
-"""Calls that a model makes by itself: where their grammar begins in an otherwise free answer; pure."""
+"""Calls that a model makes of its own accord: where their grammar begins in an otherwise free answer; pure."""
 
 import re
 import string
@@ -12,10 +12,10 @@ from lllms_core.chat.tags import TAG
 from lllms_core.types import Constraint
 
 _LONGEST_SPACE = 16
-"""White space between two words of a mark that is still looked through."""
+"""The most white space accepted between two words of a mark."""
 _LONGEST_CHANNEL = 64
 _JSON = re.compile(r'"[^"]*"?|[{}:,\[\]]|[^\s"{}:,\[\]]+')
-"""The words of JSON, between which there may be white space."""
+"""JSON's words, between which there may be white space."""
 _MOST_SPELLINGS = 4
 
 
@@ -24,9 +24,9 @@ class Cue:
     """A text after which only a call can follow, in one of several spellings."""
 
     pattern: re.Pattern[bytes]
-    """Each spelling is a group, in order."""
+    """Each spelling is a group, in their order."""
     longest: int
-    """The most bytes that the pattern matches, of which the last ones are remembered."""
+    """The most bytes that the pattern matches; this many are remembered."""
     first: bytes
     """The byte that starts a match; b"" if there are several."""
     selects: tuple[bytes, ...] = (b"",)
@@ -38,7 +38,7 @@ class Cue:
 
     @classmethod
     def of(cls, marks: Sequence[str], *, anchored: bool = False) -> Self:
-        """Return the cue of marks, with any white space where they have some; an anchored one is JSON, where it may."""
+        """Return the cue of marks, whose white space may vary; in an anchored one, which is JSON, between all words."""
         words = [[word.encode() for word in (_JSON.findall(mark) if anchored else mark.split())] for mark in marks]
         pattern = b"|".join(b"(%s)" % rb"\s*".join(map(re.escape, one)) for one in words)
         longest = max(sum(map(len, one)) + _LONGEST_SPACE * len(one) for one in words)
@@ -55,23 +55,23 @@ class LazyGrammar:
     constraint: Constraint
     cue: Cue
     needed: bool = False
-    """Whether a grammar that cannot be enforced refuses the request: a tool is strict."""
+    """Whether the request is refused if the grammar cannot be enforced, because a tool is strict."""
     weaker: Callable[[], Constraint] | None = None
-    """Writes the same without the schemas of tools that are not strict, for when those cannot be enforced."""
+    """Returns the grammar without the schemas of tools that are not strict, if those cannot be enforced."""
 
 
 class CallWatch:
-    """Looks for a cue in the bytes of an answer, token by token, at next to no cost."""
+    """Searches an answer's bytes for a cue, token by token, at next to no cost."""
 
     def __init__(self, cue: Cue) -> None:
         self._cue = cue
         self._tail = cue.before
         """The bytes that may be the start of a match."""
         self._over = False
-        """Whether no match can come any more: the text has begun in another way."""
+        """Whether a match has become impossible, because the text has begun in another way."""
 
     def look(self, piece: bytes) -> bytes | None:
-        """Return what follows the cue if `piece` would complete it, after the text that selects its grammar."""
+        """If `piece` would complete the cue, return the text that selects its grammar and what follows the cue."""
         if self._over or (not self._tail and not self._starts(piece)):
             return None
         text = self._tail + piece
@@ -110,8 +110,8 @@ def selectors(count: int) -> tuple[str, ...]:
 def call_cue(form: CallFormat, other_marks: Sequence[str] = ()) -> tuple[Cue, Sequence[str]]:
     """Return the cue of a form of calls, and for each of its spellings the rest of the text before a call.
 
-    The cue is the form's mark, or only the first tag of it, if that is none of the `other_marks` of the answer; a model
-    may leave out the first tags. For calls without a mark, it is the text up to the name.
+    The cue is the form's mark, or only its first tag if that is not among the answer's `other_marks`; a model may omit
+    the first tags. For calls without a mark, it is the text up to the name.
     """
     if not form.mark:
         return Cue.of([f'{form.parts[0].strip()} "'], anchored=True), [""]
@@ -148,6 +148,6 @@ def channel_cue(form: ChannelFormat, *, continued: bool) -> Cue:
 
 
 def _common(marks: Sequence[bytes]) -> bytes:
-    """Return the byte with which all marks start; b"" if they differ."""
+    """Return the first byte that all marks share; b"" if they differ."""
     first = {mark[:1] for mark in marks}
     return first.pop() if len(first) == 1 else b""

@@ -58,7 +58,7 @@ class ReasoningSupport:
         return values
 
     def _turned_on(self) -> dict[str, object]:
-        """Return the variables for thoughts of whatever length; none if the model thinks anyway."""
+        """Return the variables that enable thoughts of any length; none if the model thinks anyway."""
         if self.switch is not None:
             return dict(self.switch.on)
         if self.effort is None or not self.effort.off or not self.effort.levels:

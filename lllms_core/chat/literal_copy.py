@@ -21,15 +21,15 @@ _QUOTES = ("'", '"')
 """The quotes of Python and JSON, in which a backslash escapes."""
 _BEHIND_VALUES = frozenset(",:)]}")
 _NOT_IN_KEYS = frozenset(["\n", ",", '"', "(", ")", "{", "}"])
-"""What keys without quotes do not have, unless they are known."""
+"""Characters that unknown keys without quotes cannot contain."""
 
 
 class LiteralCopier:
-    """Copies values that are almost JSON: strings, numbers, words of Python or JSON, lists, tuples and objects.
+    """Copies values that are almost JSON: strings, numbers, Python's or JSON's words, lists, tuples and objects.
 
-    Strings are in Python's quotes, or in `quote`, without escapes. Keys of objects may lack quotes; one of the `known`
-    keys may have any characters then. `write` gets JSON. Raises `Malformed` if the text is no value, or not all of one:
-    what was written by then is not closed.
+    Strings are in Python's quotes, or in `quote`, without escapes. Keys of objects may lack quotes; `known` keys may
+    then have any characters. `write` gets JSON. Raises `Malformed` if the text is no value, or an incomplete one: the
+    output is then left open.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class LiteralCopier:
         self._known = known
 
     def members(self, end: str, key_end: str, depth: int = 0) -> Steps[None]:
-        """Copy keys and values up to `end`, which is read, as an object; write nothing before the first key or the end.
+        """Copy keys and values up to and including `end` as an object; write nothing before the first key or the end.
 
         Between a key and its value stands `key_end`.
         """
@@ -107,7 +107,7 @@ class LiteralCopier:
                 raise Malformed
 
     def _ends_key(self, key: str, end: str) -> Steps[bool]:
-        """Read the end of a key, if this is one: it may also be a part of the key, unless a value comes after it."""
+        """Read the end of a key, if this is one: unless a value follows, it may also be part of the key."""
         known = key in self._known
         if not key and not known:
             return False
@@ -124,7 +124,7 @@ class LiteralCopier:
         return False
 
     def _comes(self, text: str, end: str) -> Steps[bool]:
-        """Whether the rest of a key comes next, and its end; nothing is read."""
+        """Whether the rest of a key and its end come next; nothing is consumed."""
         place = self._reader.place
         found = True
         for char in text:
@@ -134,7 +134,7 @@ class LiteralCopier:
         return found
 
     def _value_comes(self) -> Steps[bool]:
-        """Whether a value comes next, or the start of one; nothing is read."""
+        """Whether a value or the start of one comes next; nothing is consumed."""
         reader = self._reader
         place = reader.place
         yield from reader.space()
@@ -152,12 +152,12 @@ class LiteralCopier:
         return found
 
     def _meant(self, key: str) -> str:
-        """Return the known key that this is, but for white space at its edges."""
+        """Return the known key that equals this one except for white space at its edges."""
         alike = [one for one in self._known if one.strip() == key]
         return alike[0] if len(alike) == 1 else key
 
     def _may_start(self, key: str) -> bool:
-        """Whether a key may start with this text, the last character of which is new."""
+        """Whether a key may start with this text, whose last character is new."""
         if any(one.lstrip().startswith(key) for one in self._known):
             return True
         return len(key) <= _LONGEST_KEY and key[-1:] not in _NOT_IN_KEYS and not key.endswith(self._quote)
@@ -232,7 +232,7 @@ def _spelt(text: str) -> str:
 
 
 def _scalar(reader: Reader) -> Steps[str]:
-    """Read a number or a word, once its end is known, and return it as JSON."""
+    """Read a number or a word up to its end, and return it as JSON."""
     text = ""
     while (char := (yield from reader.next())) and (char.isalnum() or char in "+-._") and len(text) < _LONGEST_NUMBER:
         text += char

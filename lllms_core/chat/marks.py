@@ -1,4 +1,4 @@
-"""The marks around calls as models really write them: some left out, some cut; pure."""
+"""The marks around calls as models really write them: with some omitted and some cut; pure."""
 
 import re
 
@@ -20,7 +20,7 @@ def late_triggers(form: CallFormat) -> tuple[str, ...]:
 
 
 def ends_of_call(form: CallFormat) -> tuple[str, ...]:
-    """Return the texts that end a call: the end that the form has, and that without its first tags, or its last."""
+    """Return the texts that end a call: the form's end, also without its first tags or its last."""
     whole = form.call_end.strip()
     tags = [*TAG.finditer(whole)]
     ends = [whole, *(whole[tag.start() :] for tag in tags), *(whole[: tag.end()] for tag in tags[:1])]
@@ -28,9 +28,9 @@ def ends_of_call(form: CallFormat) -> tuple[str, ...]:
 
 
 def is_beginning(text: str, mark: str, following: str = "") -> bool:
-    """Whether a text is a beginning of a mark, as `Reader.accept` reads it, and not all of it.
+    """Whether a text is an incomplete beginning of a mark, as `Reader.accept` reads it.
 
-    `following`: more text of which it is known that it came next.
+    `following`: further text that is known to come next.
     """
     if not text.strip() or not mark.strip():
         return False

@@ -14,21 +14,21 @@ class Fields:
     """One way in which an object conforms to a schema."""
 
     properties: Mapping[str, tuple[JsonSchema, ...]] = field(factory=dict)
-    """By key, the schemas that its value has to conform to."""
+    """By key, the schemas that its value must conform to."""
     required: tuple[str, ...] = ()
     others: tuple[JsonSchema, ...] | None = ()
-    """The schemas for the values of all other keys; None if there may be no others."""
+    """The schemas for the values of all other keys; None if other keys are not allowed."""
     patterns: Mapping[str, JsonSchema] = field(factory=dict)
     """By pattern, the schema for the values of the keys that match it; `others` does not apply to them.
 
-    Then there are no `properties`: whether those match a pattern is a question that may take forever.
+    Then there are no `properties`, since checking them against a pattern may take forever.
     """
     least: int = 0
     most: int | None = None
 
     @property
     def open(self) -> bool:
-        """Whether other keys are worth writing: the schema names none, or speaks of others."""
+        """Whether other keys are worth writing: the schema names no keys, or mentions others."""
         return bool(self.patterns) or (self.others is not None and bool(self.others or not self.properties))
 
     def of(self, key: str) -> tuple[JsonSchema, ...] | None:
@@ -37,7 +37,7 @@ class Fields:
 
 
 def fields_of(schema: Mapping[str, object]) -> Fields:
-    """Return what the keywords of a schema itself say of objects."""
+    """Return what a schema's own keywords say about objects."""
     named = schema.get("properties")
     properties = named if isinstance(named, Mapping) else {}
     patterns = schema.get("patternProperties")
@@ -60,7 +60,7 @@ def exactly(value: Mapping[str, object]) -> Fields:
 
 
 def combined(some: Sequence[Fields], others: Sequence[Fields]) -> list[Fields]:
-    """Return all ways to be one of some, and one of others. Raises `Inexpressible` for too many."""
+    """Return all ways to match one of `some` and one of `others`. Raises `Inexpressible` for too many."""
     found = [way for one in some for other in others if (way := _merged(one, other)) is not None]
     return few(found)
 
@@ -73,7 +73,7 @@ def few(ways: list[Fields]) -> list[Fields]:
 
 
 def _merged(one: Fields, other: Fields) -> Fields | None:
-    """Return the way to be both; None if there is none."""
+    """Return the way to match both; None if it is impossible."""
     for this, that in ((one, other), (other, one)):
         if this.patterns and (that.patterns or that.properties or that.required or that.others != ()):
             raise Inexpressible("it has 'patternProperties' beside other keys")

@@ -13,12 +13,12 @@ from lllms_core.chat.sorted_answer import SortedAnswer
 from lllms_core.types import CallPiece, Tool
 
 _MOST_REREAD = 1 << 17
-"""Characters read again because they were no call, after which no more calls are looked for: a bound on the time."""
+"""Once this many characters were no call and had to be read again, the search for calls stops; bounds the time."""
 _QUOTES = frozenset("`'\"")
 
 
 class Pieces(NamedTuple):
-    """The parts of an answer that more of its raw text has yielded; a tuple, since one is made for each token."""
+    """The parts of an answer that a piece of raw text has yielded; a tuple, since one is made for each token."""
 
     text: str = ""
     reasoning: str = ""
@@ -33,13 +33,13 @@ NOTHING = Pieces()
 
 
 class AnswerParser:
-    """Sorts an answer into text, thoughts and calls, however the answer is cut into pieces.
+    """Sorts an answer into text, thoughts and calls, for any split of the answer into pieces.
 
-    Calls are numbered and have the ids `call_<answer_id>_<number>`. The arguments of a call are a JSON object: a call
-    whose arguments are broken is text, as the model wrote it. So a call comes out once it is complete; while a grammar
-    keeps calls from breaking (`kept`), its arguments come out as they are written. A tool that is not offered can be
-    called, too, unless calls are unannounced. Without `parallel` the answer is over (`done`) after its first call.
-    `thinking` says that the prompt has already opened the thoughts.
+    Calls are numbered and have the ids `call_<answer_id>_<number>`. A call's arguments are a JSON object: a call with
+    broken arguments is text, as the model wrote it. So a call is output once it is complete; while a grammar keeps it
+    from breaking (`kept`), its arguments are output as they are written. A tool that is not offered can also be called,
+    unless calls are unannounced. Without `parallel` the answer is over (`done`) after its first call. `thinking` says
+    that the prompt has already opened the thoughts.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class AnswerParser:
         self._blank = True
         """Whether the answer has neither text nor calls so far."""
         self._opened = 0
-        """How many marks of the text that open thoughts are not closed in it."""
+        """The number of marks in the text that open thoughts and are not closed."""
         calls = form.calls if self._tools and form.channels is None else None
         self._section = None if calls is None else CallSection(
             calls, self._reader, self._tools, answer_id=answer_id, kept=lambda: self.kept,
         )
         self._bare = calls is not None and not calls.trigger
         self._triggers = () if calls is None else (calls.trigger or "{", *late_triggers(calls))
-        """The texts that may announce calls: the form's own first, then those after tags that a model left out."""
+        """The texts that may announce calls: the form's own first, then those that remain if tags are left out."""
         self._starts = frozenset(mark[0] for mark in self._marks() if mark)
-        """The characters with which marks start."""
+        """The first characters of marks."""
         self._harmless = re.compile(rf"(?:\s*[^\s{re.escape(''.join(sorted(self._starts)))}])+")
         """Matches text that can be passed on without a look at each character."""
         self._steps = self._messages() if form.channels is not None else self._passages()
@@ -108,8 +108,8 @@ class AnswerParser:
     def finish(self, *, complete: bool = True, following: str = "") -> Pieces:
         """Return the text held back after the last `feed`.
 
-        An answer that is not `complete` was cut, by a limit or before the stop string `following`: a call stays open
-        then, and the beginning of a mark is left out.
+        An answer that is not `complete` was cut, by a limit or before the stop string `following`: then a call stays
+        open, and the beginning of a mark is dropped.
         """
         if not self.done and (complete or not self._cut(following)):
             self._send("")
@@ -139,7 +139,7 @@ class AnswerParser:
     # -- an answer that is cut ----------------------------------------------------------------------------------------
 
     def _cut(self, following: str) -> bool:
-        """End an answer where it was cut; return False if its rest is read as if it were complete."""
+        """End an answer where it was cut; return False if its rest is to be read as if it were complete."""
         answer, call, held = self._answer, self._answer.call, self._reader.held_text()
         section = self._section
         whole = call is not None and (call.whole if section is None else section.is_complete(call, held, following))
@@ -248,7 +248,7 @@ class AnswerParser:
         self._answer.free = not self._reader.held
 
     def _mark_of_thoughts(self, char: str) -> Steps[bool]:
-        """Read a mark of thoughts in the text: one that ends none is left out, unless it is quoted."""
+        """Read a mark of thoughts in the text: an end mark without thoughts is dropped, unless it is quoted."""
         form, reader, answer = self._form.reasoning, self._reader, self._answer
         if form is None:
             return False
@@ -273,7 +273,7 @@ class AnswerParser:
     # -- calls --------------------------------------------------------------------------------------------------------
 
     def _calls(self, char: str, answer: SortedAnswer, *, parallel: bool, offered: bool = False) -> Steps[bool]:
-        """Read consecutive calls, the first character of which is known; False, and nothing read, if there are none."""
+        """Read consecutive calls, given their first character; return False, with nothing consumed, without any."""
         section = self._section
         for trigger in self._triggers:
             if section is None or trigger[0] != char or section.reread > _MOST_REREAD:
@@ -284,9 +284,9 @@ class AnswerParser:
         return False
 
     def _last_calls(self, char: str) -> Steps[bool]:
-        """Read calls with which an answer ends that has not closed its thoughts; return whether it does.
+        """Read calls at the end of an answer that has not closed its thoughts; return whether there are any.
 
-        If more thoughts follow, the model only thought of the calls.
+        If more thoughts follow, the model only thought about the calls.
         """
         answer, reader = self._answer, self._reader
         if self._bare or self._section is None:

@@ -1,4 +1,4 @@
-"""The arguments of past calls as objects, which many templates need, also of calls that were cut or broken; pure."""
+"""The arguments of past calls, even cut or broken ones, as objects, which many templates need; pure."""
 
 import json
 import re
@@ -7,18 +7,18 @@ from typing import cast
 RAW = "raw_arguments"
 """The key of arguments that are no object, as text."""
 _CUT_ESCAPE = re.compile(r"(?:\\u[dD][89abAB][0-9a-fA-F]{2})?\\(?:u[0-9a-fA-F]{0,3})?$|\\u[dD][89abAB][0-9a-fA-F]{2}$")
-"""The start of an escape at the end of a text, or half of a character."""
+"""The start of an escape, or half a character, at the end of a text."""
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+("?)|[{}\[\],]', re.DOTALL)
 _CUT_MEMBER = re.compile(r'\s*,?\s*(?:"[^"\\]*+(?:\\.[^"\\]*+)*+\\?"?\s*:?\s*)?[a-zA-Z0-9.+-]{0,24}', re.DOTALL)
-"""The start of another member of an object, or of another item, without the value."""
+"""The start of another member or item, without its value."""
 
 
 def as_object(arguments: str) -> dict[str, object]:
     """Return arguments as an object.
 
-    Cut ones are closed, without a member that had no value yet. Any others that are no object are kept as text, under
-    the key `RAW`.
+    Cut ones are closed, without a member that had no value yet. Others that are no object are kept as text under the
+    key `RAW`.
     """
     value = _loads(arguments or "{}")
     if isinstance(value, str):
@@ -45,14 +45,14 @@ def _loads(text: str) -> object:
     try:
         value: object = json.loads(text, strict=False)
         if _HALF.search(text):
-            json.dumps(value, ensure_ascii=False).encode()  # half a character is none
+            json.dumps(value, ensure_ascii=False).encode()  # half a character is invalid
     except (ValueError, RecursionError):  # a truncated answer, for example, or a thousand open brackets
         return None
     return value
 
 
 def _closed(text: str) -> dict[str, object] | None:
-    """Return the object whose text was cut; None if it is the start of none."""
+    """Return the object whose text was cut; None if it is not the start of one."""
     opened: list[str] = []
     safe, open_string = 0, False
     for token in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""Values between tags that do not tell strings from others: how they are written so that they are read back; pure."""
+"""Values between tags that do not mark strings, written so that they are read back unchanged; pure."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _LOOKS: Mapping[str, str] = {
     "number": _NUMBER, "integer": _NUMBER,
     "array": rf"/{_SPACE}\[(.|\n)*/", "object": rf"/{_SPACE}\{{(.|\n)*/",
 }
-"""By type, the texts that may be read as a value of it."""
+"""By type, the texts that may be read as a value of that type."""
 _STARTS = rf"/{_SPACE}[-+.0-9](.|\n)*/"
 """Texts that start like a number."""
 _QUOTED = rf'/{_SPACE}"(.|\n)*/'
@@ -30,9 +30,8 @@ _FREE: Mapping[str, str] = {
 def plain_value(schema: JsonSchema, inside: ToolSchema, text: str | None) -> tuple[str | None, frozenset[str]]:
     """Return the expression for a value as text, and the types of values that are to be written as JSON beside it.
 
-    `text` is the expression for its strings. A text that can be read as JSON of another type that the schema allows is
-    not written as a string. What follows a value only shows where it ends: so a text never starts like a value that has
-    a rule of its own.
+    `text` is the expression for its strings. A text that can be read as JSON of another allowed type is not written as
+    a string. Only what follows a value shows where it ends, so a text never starts like a value that has its own rule.
     """
     kinds = inside.types(schema) - {"string"}
     words = frozenset(kind for kind in kinds & {"boolean", "null"} if inside.allows_all(schema, kind))
@@ -43,7 +42,7 @@ def plain_value(schema: JsonSchema, inside: ToolSchema, text: str | None) -> tup
     values = values_of(schema) if isinstance(schema, Mapping) else None
     looks = [_QUOTED, *(_LOOKS[kind] for kind in sorted(kinds))]
     if values is not None:
-        # `strings` has looked at the other keywords; JSON of these values is compared by the engine.
+        # `strings` has checked the other keywords; the engine compares these values as JSON.
         spelled = [literal(json.dumps(one, ensure_ascii=False)) for one in values if not isinstance(one, str)]
         return either([without(text, *looks), *spelled]), frozenset()
     free = frozenset(kind for kind in kinds & _FREE.keys() if inside.allows_all(schema, kind))

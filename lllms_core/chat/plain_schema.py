@@ -1,6 +1,6 @@
-"""Tools for templates that know only plain schemas: one type, no alternatives, no references; pure.
+"""Tools for templates that support only plain schemas: one type, no alternatives, no references; pure.
 
-Of alternatives, the first that is not null is kept.
+The first alternative that is not null is kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,10 @@ _KEPT = ("description", "title", "default", "enum", "examples", "minimum", "maxi
 
 
 def plainer_tools(tools: Sequence[Tool], show: Callable[[Tool], object]) -> list[Tool]:
-    """Return the tools, with plain schemas where `show` fails otherwise: the prompt shows these, grammars the whole.
+    """Return the tools, with plain schemas where `show` fails otherwise: prompts show these, grammars the originals.
 
-    `show` renders one tool, or raises `InvalidRequest`. Raises `InvalidRequest` that names a tool for which it fails in
-    either form.
+    `show` renders one tool, or raises `InvalidRequest`. Raises `InvalidRequest` with the name of a tool that it cannot
+    render in either form.
     """
     return [tool if _failure(show, tool) is None else _plainer(tool, show) for tool in tools]
 

@@ -12,11 +12,11 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 def as_json(text: str, types: Types = ANY, listed: Sequence[object] = ()) -> str:
-    """Return the JSON that a text stands for where values of `types` are allowed.
+    """Return the JSON that a text means where values of `types` are allowed.
 
-    That is the text itself if it is JSON of one of the types, or its translation from Python's notation; else a string
-    of it, as for JSON that is nested too deeply. Where all types are allowed, quotes are those of JSON; otherwise they
-    belong to a string. `listed` are the only values allowed, if the schema lists them.
+    That is the text itself if it is JSON of one of the types, or its translation from Python's notation; otherwise, and
+    for JSON that is nested too deeply, it is the text as a string. If all types are allowed, quotes are JSON's;
+    otherwise they belong to a string. `listed` are the only values allowed, if the schema lists them.
     """
     found = _read(text.strip())
     if found is None:
@@ -30,7 +30,7 @@ def as_json(text: str, types: Types = ANY, listed: Sequence[object] = ()) -> str
 
 
 def _read(text: str) -> tuple[str, object] | None:
-    """Return a value's spelling in JSON, and the value; None if the text is none."""
+    """Return a value's JSON spelling and the value; None if the text is not a value."""
     spelled = _PYTHON_WORDS.get(text, text)
     try:
         return spelled, json.loads(spelled, parse_constant=_refuse)

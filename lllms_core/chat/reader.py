@@ -24,7 +24,7 @@ class Reader:
         self._read: list[str] = []
         self._ended = False
         self.pinned = False
-        """Whether the mark stays where it is."""
+        """Whether the mark stays in place."""
 
     @property
     def held(self) -> bool:
@@ -33,11 +33,11 @@ class Reader:
 
     @property
     def place(self) -> int:
-        """This place, for `rewind`, until the mark moves."""
+        """The current place, valid for `rewind` until the mark moves."""
         return len(self._read)
 
     def rewind(self, place: int) -> None:
-        """Go back to a place: what was read since then is read again."""
+        """Go back to a place: everything read since then is read again."""
         self._unread.extend(reversed(self._read[place:]))
         del self._read[place:]
 

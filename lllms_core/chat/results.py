@@ -12,10 +12,10 @@ from lllms_core.types import Message
 
 
 def settle_results(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """Return the conversation with each message's results in the order of its calls, and named after them.
+    """Return the conversation with each message's results in the order of its calls, and with the tools' names.
 
-    Templates tell results apart by their order. Raises `InvalidRequest` for a result without its call, a call without
-    its result, and two calls with one id. A call that was cut, so that nobody could run it, needs no result.
+    Templates tell results apart by their order. Raises `InvalidRequest` for a result without a call, a call without a
+    result, and two calls with one id. A call that was cut, and so could not be run, needs no result.
     """
     settled: list[Message] = []
     at = 0

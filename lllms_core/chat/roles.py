@@ -19,7 +19,7 @@ _RESULT = Message("tool", "probe-result", _TOOL.name, tool_call_id=_CALL.id)
 
 
 Ending = tuple[Role, bool]
-"""The role of a conversation's last message, "system" where there is no other, and whether tools are offered."""
+"""The role of a conversation's last message ("system" if it is the only one), and whether tools are offered."""
 
 
 @frozen
@@ -31,21 +31,21 @@ class RoleSupport:
     system: Literal["anywhere", "first", "nowhere"]
     """Where a system message may be and still reach the prompt."""
     hidden: frozenset[Ending] = frozenset()
-    """The endings of conversations from which it drops a system message."""
+    """The endings of conversations for which it drops a system message."""
     beside_last: bool = False
-    """Whether it shows the system message beside the last message of the user, not before all."""
+    """Whether it shows the system message with the user's last message, not at the start."""
     repeated: frozenset[Role] = frozenset({"user", "assistant"})
-    """The roles of which it takes two messages in a row."""
+    """The roles that may have two messages in a row."""
     needs_answer: bool = False
-    """Whether it takes a message of the user only after an answer in words, not after a tool's result."""
+    """Whether a user's message must follow an answer in words, not a tool's result."""
     blank: str = ""
-    """The text of an answer without text: some templates refuse an empty one."""
+    """The text for an empty answer, since some templates refuse those."""
 
 
 def probe_roles(render: Render, tools: ToolSupport, *, names_developer: bool) -> RoleSupport:
-    """Find out by rendering small conversations.
+    """Find out a template's support by rendering small conversations.
 
-    `names_developer`: the template's source contains the word. Otherwise, a template that prints any role would appear
+    `names_developer`: the template's source contains that word. Otherwise, a template that prints any role would appear
     to know this one, and the model would read a header that it was never trained on.
     """
 
@@ -71,7 +71,7 @@ def probe_roles(render: Render, tools: ToolSupport, *, names_developer: bool) ->
     offers = (False, True) if tools.declares else (False,)
     later = rendered(one, _USER, _ANSWER, _AGAIN) or ""
     rows: dict[Role, Sequence[Message]] = {"user": (_USER, _AGAIN), "assistant": (_USER, _ANSWER, _MORE, _AGAIN)}
-    alike = not shows(_USER, _ANSWER, _AGAIN)  # it rewrites texts, so that nothing can be told
+    alike = not shows(_USER, _ANSWER, _AGAIN)  # it rewrites texts, so nothing can be inferred
     blank = next((text for text in ("", " ") if shows(_USER, evolve(_ANSWER, content=text), _AGAIN)), "")
     turn = (_USER, call, _RESULT) if tools.results else (_USER, _ANSWER)
     return RoleSupport(
@@ -93,9 +93,9 @@ def fit_roles(messages: Sequence[Message], support: RoleSupport, *, offered: boo
 
     - `developer` becomes `system`, if the template does not know it.
     - If only a first system message is supported, all instructions are joined into one at the start, in order.
-    - If none is, they open a message of the user: the first, or the last if the template has them there itself. A
-      conversation that does not start with the user gets such a message.
-    - Messages in a row are joined if the template does not take them. Texts are joined by an empty line.
+    - If no system message is supported, they open a user's message: the first, or the last if the template itself puts
+      them there. A conversation that does not start with the user gets such a message.
+    - Messages in a row are joined, by an empty line, if the template does not take them.
     """
     fitted = [
         evolve(message, role="system") if message.role == "developer" and not support.developer else message
@@ -121,9 +121,9 @@ def _fit_instructions(messages: list[Message], support: RoleSupport, *, offered:
 
 
 def _take_turns(messages: list[Message], support: RoleSupport) -> list[Message]:
-    """Join messages in a row, separate a user's message from a result before it, fill answers, as the template needs.
+    """Join messages in a row, separate a user's message from an earlier result, fill answers, as the template needs.
 
-    A last answer is not filled, for it may be continued.
+    A final answer is not filled, since it may be continued.
     """
     joined: list[Message] = []
     for message in messages:
@@ -149,7 +149,7 @@ def _in_a_row(one: Message, other: Message) -> bool:
 
 
 def _together(one: Message, other: Message) -> Message:
-    """Return one message that says both."""
+    """Return one message with the content of both."""
     parts = (*_parts(one), *_parts(other)) if one.parts or other.parts else ()
     thoughts = "\n\n".join(text for text in (one.reasoning, other.reasoning) if text) or None
     text = "\n\n".join(text for text in (one.content, other.content) if text)

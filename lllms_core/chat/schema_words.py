@@ -1,4 +1,4 @@
-"""The words of JSON schemas; pure."""
+"""The vocabulary of JSON schemas; pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 JsonSchema = object
 """A JSON schema: a mapping or a boolean."""
 TYPES = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
-"""The types of JSON; an `integer` is a number without a fraction, `number` stands for all others."""
+"""The types of JSON; `integer` is a number without a fraction, `number` any other."""
 NOTES = frozenset({
     "type", "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "$comment",
     "$schema", "$id", "$defs", "definitions",
@@ -28,15 +28,15 @@ _KNOWN = NOTES.union(*OF_TYPE.values()) | {
 OF_OBJECTS = frozenset({
     "dependencies", "dependentRequired", "dependentSchemas", "propertyNames", "unevaluatedProperties",
 })
-"""Keywords that restrict only objects, and that nothing here understands."""
+"""Keywords that restrict only objects, and that are not understood here."""
 
 
 class Inexpressible(Exception):
-    """The form of calls has no grammar for a schema; its text is the reason."""
+    """A schema has no grammar in a form of calls; the text is the reason."""
 
 
 def check_known(schema: Mapping[str, object], besides: frozenset[str] = frozenset()) -> None:
-    """Raise `Inexpressible` for a schema with a keyword that nothing here understands, `besides` these."""
+    """Raise `Inexpressible` for a schema with a keyword that is not understood here, `besides` these."""
     for keyword in sorted(schema.keys() - _KNOWN - besides):
         if keyword == "propertyNames" and schema[keyword] in (True, {}, {"type": "string"}):
             continue
@@ -45,7 +45,7 @@ def check_known(schema: Mapping[str, object], besides: frozenset[str] = frozense
 
 
 def values_of(schema: Mapping[str, object]) -> Sequence[object] | None:
-    """Return the only values that `enum` and `const` allow; None without those."""
+    """Return the only values that `enum` and `const` allow; None without either."""
     values = [*listed(schema["enum"])] if "enum" in schema else None
     if "const" in schema:
         const = schema["const"]
@@ -69,10 +69,10 @@ def same(one: object, other: object) -> bool:
 
 
 def listed(value: object) -> Sequence[object]:
-    """Return a list as it is, anything else as an empty one."""
+    """Return a list unchanged, anything else as an empty one."""
     return value if isinstance(value, list | tuple) else ()
 
 
 def count(value: object) -> int | None:
-    """Return a number as an integer; None if it is none."""
+    """Return a number as an integer; None if it is not an integer."""
     return int(value) if isinstance(value, int | float) else None

@@ -15,8 +15,8 @@ _LONGEST_KEY = 256
 class TaggedArguments:
     """Reads arguments between tags, and writes them as an object with `write`.
 
-    Where tags tell strings from other values, these are JSON where possible. Otherwise a value is the JSON that it is
-    spelled as if the schema allows values of that type, and else a string.
+    If tags tell strings from other values, the others are JSON where possible. Otherwise a value is the JSON that its
+    text spells, if the schema allows that type, and else a string.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class TaggedArguments:
         self._write = write
 
     def read(self) -> Steps[None]:
-        """Read all arguments. Raises `Malformed` if one does not end; then what has been written is not closed."""
+        """Read all arguments. Raises `Malformed` if one does not end; the output is then left open."""
         self._write("{")
         before = ""
         while (yield from self._reader.accept(self._form.parameter_start)):
@@ -41,7 +41,7 @@ class TaggedArguments:
         self._write("}")
 
     def _key(self) -> Steps[tuple[str, bool | None]]:
-        """Read a key; return it, and whether its tag tells that the value is a string; None: it tells nothing."""
+        """Read a key; return it, and whether its tag marks the value as a string (None: it does not say)."""
         form, reader = self._form, self._reader
         key = ""
         while not (yield from reader.accept(form.key_end)):
@@ -69,7 +69,7 @@ class TaggedArguments:
             self._write(as_json(text.strip()))
 
     def _text(self, write: Callable[[str], None]) -> Steps[None]:
-        """Read a value without the line breaks that belong to the tags, and the text that ends it."""
+        """Read a value and the text that ends it, without the line breaks that belong to the tags."""
         reader, form = self._reader, self._form
         end = form.value_end
         yield from self._line_breaks(_trailing_space(form.key_end))

@@ -9,12 +9,12 @@ from lllms_core.chat.text_grammar import strings, whole, without
 
 _LONGEST_KEY = 256
 _CDATA = r"/[\s\x1c-\x1f]*<!\[CDATA\[(.|\n)*/"
-"""Texts that start as if they were wrapped."""
+"""Texts that start like wrapped ones."""
 
 
 @define(eq=False)
 class TaggedRules(ArgumentRules):
-    """Arguments between tags: strings are written as they are, other values as JSON."""
+    """Arguments between tags: strings are written verbatim, other values as JSON."""
 
     @property
     def notation(self) -> Notation:
@@ -38,7 +38,7 @@ class TaggedRules(ArgumentRules):
         return f"{self.spell(self.form.parameter_start)} {self.terminal(keys)} {value}"
 
     def _value(self, schema: JsonSchema) -> str | None:
-        """Return the expression for the text between a key and the end of its value; None if there is no value."""
+        """Return the expression for the text between a key and the end of its value; None if no value is possible."""
         if not self.schema.types(schema):
             return None
         return self.known(schema, lambda: self._written(schema))

@@ -47,10 +47,10 @@ class ChatTemplate:
         self, source: str, *, bos_token: str = "", eos_token: str = "", control_tokens: Collection[str] = (),
         call_template: str | None = None, reasoning: str = "auto", tool_use: str | None = None,
     ) -> None:
-        """Compile `source`, and `tool_use`, the model's own template for conversations in which tools are offered.
+        """Compile `source`, and `tool_use`, the model's own template for conversations with tools.
 
-        Two arguments override what is learnt from them. `call_template`: Jinja2 that writes `tool_calls`. `reasoning`:
-        "none" for thoughts as ordinary text, or a format for `ReasoningFormat.read`.
+        Two arguments override what is learnt from them: `call_template`, Jinja2 that writes `tool_calls`, and
+        `reasoning`, "none" for thoughts as ordinary text, or a format for `ReasoningFormat.read`.
         """
         self._template = SandboxedTemplate(source)
         self._names_developer = "developer" in source
@@ -257,7 +257,7 @@ def _disguised(given: Mapping[str, object], disguise: Disguise) -> dict[str, obj
 
 
 def _to_continue(messages: Sequence[Message]) -> Sequence[Message]:
-    """Return the conversation without the calls of a last answer, which was cut in them: the model writes them anew."""
+    """Return the conversation without the calls in which its last answer was cut, since the model writes them again."""
     if not messages or messages[-1].role != "assistant" or not messages[-1].tool_calls:
         return messages
     *before, last = messages

@@ -30,16 +30,16 @@ _FORMATS: Mapping[str, str] = {
     "uri": r"[a-zA-Z][a-zA-Z0-9+.-]{0,20}:(\/\/)?([a-zA-Z0-9._~:\/?#@!$&'()*+,;=-]|%[0-9a-fA-F]{2})+",
     "duration": f"P({_CALENDAR}(T{_CLOCK})?|T{_CLOCK}|[0-9]+W)",
 }
-"""Formats that are kept: each expression allows only strings of the format, not all of them."""
+"""Enforced formats: each expression allows only strings of the format, though not all of them."""
 _SHORTHANDS = {r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[A-Za-z0-9_]", r"\W": "[^A-Za-z0-9_]"}
 """In JSON schemas, these mean ASCII."""
 _IN_CLASS = {"/": r"\/", "\n": r"\n", "[": r"\[", "&": r"\&", "~": r"\~"}
-"""Characters that mean more in a class of Rust's expressions, or in Lark, than in one of JSON schemas."""
+"""Characters that are special in a class of Rust's expressions, or in Lark, but not in JSON schemas."""
 _DEEPEST = 32
 
 
 def both(*parts: str | None) -> str | None:
-    """Return the expression for strings that all `parts` allow; None stands for no string."""
+    """Return the expression for strings that all `parts` allow; None means no string."""
     if None in parts:
         return None
     limits = list(dict.fromkeys(part for part in parts if part))
@@ -59,17 +59,17 @@ def without(part: str | None, *unwanted: str | None) -> str | None:
     if part is None or ANY_TEXT in unwanted:
         return None
     limits = [f"~({one})" for one in unwanted if one is not None]
-    # A complement alone would hold what is not UTF-8.
+    # A complement alone would include bytes that are not UTF-8.
     return both(whole(part), *limits) if limits else part
 
 
 def containing(text: str) -> str:
-    """Return the expression for strings with this text in them, and any white space where it has some."""
+    """Return the expression for strings that contain this text, with any white space where it has some."""
     return f"/{_CHAR}*{_SPACE.join(map(escaped, text.split()))}{_CHAR}*/"
 
 
 def whole(expression: str) -> str:
-    """Return an expression that also holds for any string."""
+    """Return an expression that still matches any string."""
     return expression or f"/{_CHAR}*/"
 
 
@@ -134,7 +134,7 @@ def search(pattern: str) -> str:
 
 
 def _options(pattern: str) -> list[list[str]]:
-    """Cut a pattern at its outermost bars, into pieces as a regular expression of Lark has them.
+    """Split a pattern at its outermost bars, into pieces of Lark's regular expressions.
 
     Anchors are pieces of their own, and so are escapes; classes are one piece.
     """

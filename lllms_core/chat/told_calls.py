@@ -1,4 +1,4 @@
-"""Learn the form of calls from the words of a prompt, where a template tells it but shows no call; pure."""
+"""Learn the form of calls from a prompt whose template describes it in words but renders no call; pure."""
 
 import re
 
@@ -16,7 +16,7 @@ _EXAMPLE = re.compile(
 """A call with placeholders for its name and its arguments."""
 _LIST_END = re.compile(r"[^\[\]]{0,400}\]")
 _IN_WORDS = re.compile(rf"({TAG.pattern})[^\n.<>\[\]]{{0,60}}\bfollowed by\b[^\n.<>\[\]]{{0,60}}\b(?:list|array)\b")
-"""A mark, and the words that a list follows it."""
+"""A mark, and words that say that a list follows it."""
 _ABOUT_CALLS = re.compile(r"tool|call|action|function", re.IGNORECASE)
 _LONGEST_SENTENCE = 400
 _ENDS = (
@@ -26,9 +26,9 @@ _ENDS = (
 
 
 def learn_told(prompt: str, plain: str) -> CallFormat | None:
-    """Return the form told by a prompt with tools and not by a `plain` one; None if it tells none.
+    """Return the form described in a prompt with tools but not in a `plain` one; None if there is none.
 
-    It shows a call with placeholders, in tags or in a list; or says that a list of JSON follows a mark.
+    The prompt shows a call with placeholders, in tags or in a list, or says that a JSON list follows a mark.
     """
     start = alike(prompt, plain)
     told = prompt[start : len(prompt) - alike(prompt[start:][::-1], plain[start:][::-1])]
@@ -56,7 +56,7 @@ def _from_example(told: str, example: re.Match[str]) -> CallFormat:
 
 
 def _around(before: str, after: str) -> tuple[str, str]:
-    """Return the tags directly before and after an example, with the white space between; "" for none."""
+    """Return the tags directly before and after an example, with the white space between; "" if there are none."""
     start = re.search(rf"({TAG.pattern})\s*$", before)
     if start is None:
         return "", ""
@@ -71,7 +71,7 @@ def _from_words(told: str, mark: re.Match[str]) -> CallFormat:
     form = _object(name[1], arguments[1]) if name and arguments else _object("name", "arguments")
     closing = (mark[1].replace(one, other, 1) for one, other in _ENDS if one in mark[1])
     end = next((tag for tag in closing if tag in sentence), "")
-    # With the space, a model may write one or none.
+    # If it contains the space, a model may write one or none.
     return evolve(form, section_start=f"{mark[1]} [", separator=", ", section_end=f"]{end}")
 
 

@@ -1,4 +1,4 @@
-"""What the schema of a tool's arguments allows, without references and combinations; pure."""
+"""Resolves what the schema of a tool's arguments allows, through references and combinations; pure."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,12 +20,12 @@ from lllms_core.chat.schema_words import (
 
 _MOST_VISITS = 5000
 _LONGEST = 128 * 1024
-"""The most characters of all documents of one tool."""
+"""The most characters in all documents of one tool."""
 _DEEPEST = 64
 
 
 class ToolSchema:
-    """The schema of one tool's arguments. All methods raise `Inexpressible` for what they cannot tell."""
+    """The schema of one tool's arguments. All methods raise `Inexpressible` if they cannot decide."""
 
     def __init__(self, root: Mapping[str, object]) -> None:
         self._root = root
@@ -34,7 +34,7 @@ class ToolSchema:
         self._length = 0
 
     def document(self, schema: JsonSchema) -> str:
-        """Return a part of the schema as a document of its own, as JSON."""
+        """Return a part of the schema as a separate JSON document."""
         if not isinstance(schema, Mapping):
             schema = {} if schema is True else {"enum": []}
         text = json.dumps(schema)
@@ -63,13 +63,13 @@ class ToolSchema:
         return found
 
     def visit(self) -> None:
-        """Count a look at a part of the schema: parts that refer to parts may be looked at without end."""
+        """Count a visit of a part of the schema, since recursive parts may be visited without end."""
         self._visits += 1
         if self._visits > _MOST_VISITS:
             raise Inexpressible("it is too large")
 
     def _reachable(self, schema: object) -> Mapping[str, object]:
-        """Return the definitions that a schema refers to, or the whole schema if it refers to other parts."""
+        """Return the definitions that a schema refers to, or the whole schema if it refers to anything else."""
         found: dict[str, dict[str, object]] = {}
         waiting = [schema]
         while waiting:
@@ -133,6 +133,8 @@ class ToolSchema:
             return [] if schema is False else [Fields()]
         if depth > _DEEPEST:
             raise Inexpressible("it refers to itself without end")
+        if "object" not in self.types(schema):
+            return []
         check_known(schema)
         found = [fields_of(schema)]
         if (values := values_of(schema)) is not None:
@@ -149,14 +151,14 @@ class ToolSchema:
         return found
 
     def _both(self, schema: Mapping[str, object]) -> Iterable[JsonSchema]:
-        """Yield the schemas that all values have to conform to as well."""
+        """Yield the schemas that all values must also conform to."""
         if "$ref" in schema:
             yield self.target(schema["$ref"])
         if "allOf" in schema:
             yield from listed(schema["allOf"])
 
     def _check_disjoint(self, options: Sequence[Sequence[Fields]]) -> None:
-        """Refuse alternatives of which one object might be several: a required key tells them apart."""
+        """Refuse alternatives that one object might match at once: a required key must tell them apart."""
         for one, other in combinations(options, 2):
             if any(not self._differ(a, b) for a in one for b in other):
                 raise Inexpressible(
@@ -178,18 +180,18 @@ class ToolSchema:
 
 
 def together(schemas: Sequence[JsonSchema]) -> JsonSchema:
-    """Return one schema for values that have to conform to all of these."""
+    """Return one schema for values that must conform to all of these."""
     return schemas[0] if len(schemas) == 1 else {"allOf": [*schemas]} if schemas else True
 
 
 def _known(schemas: Iterable[JsonSchema]) -> Sequence[object] | None:
-    """Return the values that one of the schemas limits a property to, if any does."""
+    """Return the values to which one of the schemas limits a property, if any does."""
     found = (values_of(one) for one in schemas if isinstance(one, Mapping))
     return next((values for values in found if values is not None), None)
 
 
 def _moved(part: object) -> object:
-    """Return a part of a schema whose references lead to the whole schema as `#/$defs/tool`."""
+    """Return a part of a schema in which references to the whole schema become `#/$defs/tool`."""
     if isinstance(part, Mapping):
         return {
             key: "#/$defs/tool" + one[1:] if key == "$ref" and isinstance(one, str) and one.startswith("#") else

@@ -126,7 +126,7 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
 
 
 def _examine(entry: "CatalogEntry") -> list[Finding]:
-    """Describe a model, and return what its engine finds about it."""
+    """Describe a model, and return its engine's findings."""
     from lllms_core.worker.rehearsal import rehearse
 
     if not entry.here:
@@ -149,6 +149,6 @@ def _examine(entry: "CatalogEntry") -> list[Finding]:
             found += [finding for finding in rehearsed if finding not in found]
     except LllmsError as error:
         found.append(Finding(error.message))
-    except Exception as error:  # noqa: BLE001  # of a plugin; the other models are examined all the same
+    except Exception as error:  # noqa: BLE001  # a plugin's fault; the other models are still examined
         found.append(Finding(f"engine '{entry.engine.name}' could not examine it: {described(error)}"))
     return found

@@ -49,7 +49,7 @@ def parse_tables(
     """Check a merged configuration: `origins` tells where a key was set if not in `file`.
 
     The keys of `origins` are paths of two keys, like `("server", "port")`; None means that no origin is shown.
-    Relative paths start in `folder` (None: the working directory), but those with an origin in the working directory.
+    Relative paths start in `folder` (None: the working directory); those with an origin, in the working directory.
     """
     here = Path.cwd()
     folder = folder or here
@@ -87,7 +87,7 @@ def parse_tables(
 
 
 def _placed(file: str | None, folder: Path) -> str | None:
-    """Return the absolute path of a model's file; what looks like a source is left as it is, to be refused later."""
+    """Return the absolute path of a model's file; a source in its place is left unchanged, to be refused later."""
     if not file:
         return file
     path = (folder / at_home(file)).absolute()

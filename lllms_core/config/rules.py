@@ -1,4 +1,4 @@
-"""Rules between the values of a configuration; each broken one is a violation with its path; pure."""
+"""Rules between a configuration's values; each broken one is a violation with its path; pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -109,7 +109,7 @@ def _check_source(model: ModelConfig, path: Keys) -> Iterator[Violation]:
 
 
 def check_defaults(model: object, path: Keys) -> Iterator[Violation]:
-    """The `defaults` of a model, from its table as given, so that its other violations do not hide these."""
+    """Check a model's `defaults`, in its table as given, so that other violations do not hide theirs."""
     defaults = model.get("defaults") if isinstance(model, Mapping) else getattr(model, "defaults", None)
     for name, value in defaults.items() if isinstance(defaults, Mapping) else ():
         try:

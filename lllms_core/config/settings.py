@@ -36,8 +36,8 @@ class ServerConfig:
     queue_timeout: Annotated[float, Range(0)] = 600.0
     """Seconds that a request may wait."""
     models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
-    """The folder of the model files that are fetched. Relative, as every path: to the folder of the configuration file;
-    in a variable or a flag, to the working directory."""
+    """The folder of fetched model files. Like any path, it is relative to the folder of the configuration file, or, in
+    a variable or flag, to the working directory."""
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
@@ -51,8 +51,8 @@ class ServerConfig:
     max_json_depth: Annotated[int, Range(8, MOST_LEVELS)] = LEVELS
     """How deeply arrays and objects may be nested in a request, also in the arguments of calls."""
     unknown_parameters: Literal["refuse", "name"] = "refuse"
-    """What becomes of a request with a parameter that the table lacks: a 400, or it is answered without, and the header
-    `x-lllms-ignored` names it. Known ones that ask for another text than the model writes are refused either way."""
+    """How to treat a request with an unknown parameter: refuse it with a 400, or answer without the parameter and name
+    it in the header `x-lllms-ignored`. Known ones that ask for other text than the model writes are always refused."""
     shutdown_timeout: Annotated[float, Range(0)] = 10.0
     """Seconds for running completions to finish when the server stops."""
 

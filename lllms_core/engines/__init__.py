@@ -1,4 +1,7 @@
-"""The contract between the core and engines: subclass `Engine`, and `SerialModel` or `BatchingModel`."""
+"""The contract between the core and engines: subclass `Engine`, and `SerialModel` or `BatchingModel`.
+
+`examples/` has an engine on each of the two; `lllms_core.testing` tests them without a server.
+"""
 
 from lllms_core.engines.base import TEMPLATE_PARAMETERS, TOOL_PARAMETERS, Engine, Interrupt, Model, NoOptions, Progress
 from lllms_core.engines.batching import BatchingModel

@@ -10,7 +10,7 @@ PLAIN = AnswerFormat()
 
 
 class AnswerText:
-    """Bytes in; text, thoughts and calls out, as soon as they are decided.
+    """Turns bytes into text, thoughts and calls, each output as soon as it is certain.
 
     Stop strings count wherever they come. Feed it one token at a time: it counts those of the thoughts.
     """
@@ -24,7 +24,7 @@ class AnswerText:
         chat = request if isinstance(request, ChatRequest) else None
         tools = () if chat is None else chat.tools
         if form.reasoning is not None or form.text_start or form.channels is not None or tools:
-            # Ids are unique in their conversation: an answer has its number in them where there are several.
+            # Ids are unique in their conversation: with several answers, they include the answer's number.
             self._parser = AnswerParser(
                 form, tools, answer_id=f"{request.id}_{index}" if index else request.id,
                 parallel=chat is None or chat.parallel_tool_calls, thinking=thinking,
@@ -38,7 +38,7 @@ class AnswerText:
 
     @property
     def passed(self) -> int:
-        """The number of those that no stop string can hide any more."""
+        """The number of those that no stop string can hide anymore."""
         return self._output.passed
 
     @property
@@ -58,7 +58,7 @@ class AnswerText:
 
     @property
     def kept(self) -> bool:
-        """Whether a grammar keeps the next call from breaking, so that its arguments come out as they are written."""
+        """Whether a grammar keeps the next call from breaking, so that its arguments are output as they are written."""
         return self._parser is not None and self._parser.kept
 
     @kept.setter
@@ -67,13 +67,13 @@ class AnswerText:
             self._parser.kept = kept
 
     def mark(self, control: str) -> bytes:
-        """Return the bytes of a control token that marks calls or thoughts; of any other none, for nobody reads it."""
+        """Return the bytes of a control token that marks calls or thoughts; none for any other, which nothing reads."""
         return control.encode() if control and control in self._marks else b""
 
     def feed(self, piece: bytes) -> Pieces:
-        """Take the bytes of a token, and return all that is complete and safe to show.
+        """Take a token's bytes, and return everything that is complete and safe to show.
 
-        Raises `EngineFailed` for an answer that is nested more deeply than can be read.
+        Raises `EngineFailed` for an answer that is nested too deeply to be read.
         """
         text = self._output.feed(piece)
         parser = self._parser
@@ -89,7 +89,7 @@ class AnswerText:
         return pieces
 
     def end(self, reason: FinishReason) -> tuple[Pieces, FinishReason]:
-        """Return everything that was held back, once no more comes, and why the answer ended.
+        """Return everything held back, once no more comes, and why the answer ended.
 
         An answer that ended by itself with calls ended for them; one that stopped inside a call was cut.
         """

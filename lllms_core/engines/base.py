@@ -48,7 +48,7 @@ context holds more."""
 class ContractBroken(Exception):
     """A model returned something that its contract forbids, so its instance ends.
 
-    The text says which method must return what; everybody with an open request reads it, so it quotes none.
+    The text says which method must return what; all clients with open requests read it, so it quotes no request.
     """
 
 
@@ -115,7 +115,7 @@ class Engine(ABC):
     """Whether it leaves a file to another installed engine that loads it, too, unless the configuration names it."""
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:  # noqa: ARG002  # the base looks at nothing
-        """Look at a model without loading it; runs in the server, so it reads little and imports nothing heavy.
+        """Inspect a model without loading it; runs in the server, so it reads little and imports nothing heavy.
 
         Returns whatever is worth showing about it. Two keys are known: `context_length`, the tokens that a request will
         hold, and `tasks`, the model's tasks with commas between them. Raises `ModelLoadFailed` for a file that can
@@ -126,7 +126,7 @@ class Engine(ABC):
     def examine(self, spec: ModelSpec) -> Iterable[Finding]:
         """Yield everything about a model that its user should know before it is loaded: faults and warnings.
 
-        For `lllms check`, which loads nothing but has a few seconds. It tells what `load` refuses, in the same words.
+        For `lllms check`, which loads nothing but has a few seconds. It reports what `load` refuses, in the same words.
         The base yields the fault that `inspect` raises.
         """
         try:
@@ -137,20 +137,21 @@ class Engine(ABC):
     def recommended(self, spec: ModelSpec) -> Mapping[str, object]:  # noqa: ARG002  # the base looks at nothing
         """Return generation parameters that a model's file recommends, for requests and configurations that set none.
 
-        By the names of `[models.X.defaults]`; what is out of range, or not among `parameters`, is left out. Runs in the
-        server, once for each file, so it reads little. Raises `ModelLoadFailed` for a file that can never be loaded.
+        The names are those of `[models.X.defaults]`; values that are out of range, or not among `parameters`, are left
+        out. This runs in the server, once for each file, so it reads little. Raises `ModelLoadFailed` for a file that
+        can never be loaded.
         """
         return {}
 
     def rehearse(self, spec: ModelSpec) -> None:
-        """Go through a load without its memory, and raise or log what it would; in a worker, for `lllms check`.
+        """Go through a load without using its memory, and raise or log what it would; in a worker, for `lllms check`.
 
-        For what native code alone can tell of a file. It is called for models of which `examine` yields no fault. The
-        base does nothing, and then no worker is started.
+        This finds faults that only native code detects. It is called for models for which `examine` yields no fault.
+        The base does nothing, and then no worker is started.
         """
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        """Refuse an engine that declares parameters which nobody can ask for; add those that its `constraints` mean."""
+        """Refuse an engine that declares parameters that no client can send; add those implied by its `constraints`."""
         super().__init_subclass__(**kwargs)
         kinds = cls.constraints | cls.checked_constraints
         cls.parameters |= {name for name in NAMES if not kinds.isdisjoint(NAMES[name])}
@@ -186,7 +187,7 @@ class Model(ABC):
     `prepare`, `to_tokens`, `to_text`, `to_prompt` and `count_prompt` are called from any thread, several at once, and
     while the model is in any other method: they only read what does not change after the load. Their work may take
     long. It is abandoned when its request has ended, if it calls `lllms_core.cancellation.check_cancelled` every few
-    milliseconds. Running out of stack in there (`RecursionError`), or of memory, is the fault of the request.
+    milliseconds. Running out of stack (`RecursionError`) or memory there is the request's fault.
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
@@ -195,15 +196,15 @@ class Model(ABC):
     way_out: Mapping[Task, str] = {}
     """The way out for a task that it lacks, for the refusal."""
     token_inputs: bool | None = None
-    """Whether texts to embed may come as the model's own tokens; False where `options.token_inputs` can allow it, None
-    for a model that never takes any."""
+    """Whether texts to embed may be given as the model's own tokens; False if `options.token_inputs` can allow it, None
+    for a model that never takes them."""
     slots: int = 1
     """The most requests open at once."""
     context_length: int
     """The most tokens of one request, prompt and answer together."""
     state_key: str | None = None
-    """Identifies all that a session depends on besides its tokens and the model's file: versions, options. None:
-    nothing of a request outlives the model, and it is given no `SessionLink`; else it writes `Resumes`."""
+    """Identifies everything that a session depends on besides its tokens and the model's file: versions, options. None:
+    nothing of a request outlives the model, and it gets no `SessionLink`; otherwise it implements `Resumes`."""
     interrupt: Interrupt
     """Set from another thread while a cancel waits to be handled: a long `step` should look at it (`is_set`) now and
     then, and return. Each look also shows that the step is not stuck, see `Engine.watchdog`."""
@@ -273,11 +274,11 @@ class Model(ABC):
         """Whether nothing is open, so that there is nothing to `step`."""
 
     def count_prompt(self, request: Request) -> int:
-        """Return how many tokens the prompt of a request has, as `open` would count them. Raises `RequestError`."""
+        """Return the number of tokens in a request's prompt, as `open` would count them. Raises `RequestError`."""
         raise InvalidRequest(f"model '{request.model}' cannot count the tokens of a prompt before it answers", "model")
 
     def check_task(self, query: Query) -> None:
-        """Raise `InvalidRequest` if this model cannot do what is asked, or takes no tokens to embed."""
+        """Raise `InvalidRequest` if this model cannot answer the query, or takes no tokens to embed."""
         if query.task not in self.tasks:
             able = ", ".join(label for task, label in LABELS.items() if task in self.tasks)
             way_out = f"; {self.way_out[query.task]}" if query.task in self.way_out else ""
@@ -295,7 +296,7 @@ class Model(ABC):
             )
 
     def residents(self) -> Sequence[Resident]:
-        """Return the conversations that the model holds; one that has any writes `forget`, too (`Remembers`)."""
+        """Return the conversations that the model holds; one that has any also implements `forget` (`Remembers`)."""
         return ()
 
     def store_sessions(self) -> None:
@@ -308,9 +309,9 @@ class Model(ABC):
         """Free everything that the model holds. The last call."""
 
     def answer_limit(self, request: Request, prompt_tokens: int) -> int:
-        """The most tokens that the answer to a prompt of `prompt_tokens` may have: `max_tokens`, or fewer if fewer fit.
+        """Return the most tokens of an answer to a prompt of `prompt_tokens`: `max_tokens`, or fewer if fewer fit.
 
-        Raises `ContextOverflow` if there is no room for a single one, unless none is wanted.
+        Raises `ContextOverflow` if there is no room for even one, unless none is wanted.
         """
         wanted, room = request.max_tokens, self.context_length - prompt_tokens
         if room > 0 or (room == 0 and wanted == 0):

@@ -1,8 +1,7 @@
-"""The abilities that a model may have beside answering: write the methods of those that its engine declares.
+"""The abilities that a model may have besides answering: implement the methods of those that its engine declares.
 
-A class may name the protocols among its bases, so that type checkers and Python itself find a missing method, or just
-write the methods. Once a model is loaded, its worker compares them with the declarations; see
-`lllms_core.engines.promises`.
+A class may inherit from the protocols, so that type checkers and Python itself find a missing method, or just implement
+the methods. Once a model is loaded, its worker compares them with the declarations; see `lllms_core.engines.promises`.
 """
 
 from abc import abstractmethod
@@ -15,7 +14,7 @@ from lllms_core.engines.session_link import Resident, Session, SessionLink, Stat
 from lllms_core.queries import Embeddings, EmbedRequest, RerankRequest, Tokens
 from lllms_core.types import ChatRequest, Constraint, Preload, PromptScores, TextRequest, TokenScore
 
-# -- of any model, for its tasks -------------------------------------------------------------------------------------
+# -- any model, for its tasks ----------------------------------------------------------------------------------------
 
 
 class Embeds(Protocol):
@@ -39,7 +38,7 @@ class Tokenizes(Protocol):
 
     @abstractmethod
     def to_tokens(self, text: str, *, add_special: bool) -> Tokens:
-        """Return the tokens of a text, in which control tokens are parsed.
+        """Return the tokens of a text; control tokens in it are parsed.
 
         More than `most_tokens` are refused, so it may stop when it has more. Called from any thread.
         """
@@ -58,20 +57,20 @@ class Renders(Protocol):
 
     @abstractmethod
     def to_prompt(self, request: ChatRequest) -> str:
-        """Return the prompt that answers a chat. Called from any thread. Raises `RequestError`."""
+        """Return the prompt for a chat's answer. Called from any thread. Raises `RequestError`."""
 
 
-# -- of any model, for what outlives a request -----------------------------------------------------------------------
+# -- any model, for what outlives a request --------------------------------------------------------------------------
 
 
 class Preloads(Protocol):
-    """`Engine.can_preload`: a prefix of many conversations is evaluated once."""
+    """`Engine.can_preload`: a common prefix of many conversations is evaluated once."""
 
     @abstractmethod
     def preload(self, request_id: str, preload: Preload) -> None:
-        """Open a request that evaluates the prefix without an answer, and keep it for all requests that begin so.
+        """Open a request that evaluates the prefix without an answer, and keep it for all requests that begin with it.
 
-        Called once, before any other request. Raises `ModelLoadFailed` if there is no room or no place for it.
+        Called once, before any other request. Raises `ModelLoadFailed` if there is no room or no sequence for it.
         """
 
 
@@ -92,14 +91,14 @@ class Remembers(Protocol):
 
     @abstractmethod
     def residents(self) -> Sequence[Resident]:
-        """Return the conversations that the model holds, those in use included; a preload is none."""
+        """Return the conversations that the model holds, including those in use but not the preload."""
 
     @abstractmethod
     def forget(self, key: int) -> None:
-        """Never reuse this conversation again; if a request is using it, from that request's end on."""
+        """Never reuse this conversation again; if a request is using it, from the end of that request."""
 
 
-# -- of a `SerialModel` ----------------------------------------------------------------------------------------------
+# -- a `SerialModel` -------------------------------------------------------------------------------------------------
 
 
 class ScoresPrompts(Protocol):
@@ -107,7 +106,7 @@ class ScoresPrompts(Protocol):
 
     @abstractmethod
     def score_prompt(self, prompt: str, request: TextRequest) -> PromptScores:
-        """Say how likely a prompt's tokens are."""
+        """Return the scores of a prompt's tokens."""
 
 
 class EmbedsTexts(Protocol):
@@ -121,7 +120,7 @@ class EmbedsTexts(Protocol):
         """
 
 
-# -- of an `EmbeddingModel` ------------------------------------------------------------------------------------------
+# -- an `EmbeddingModel` ---------------------------------------------------------------------------------------------
 
 
 class Pairs(Protocol):
@@ -129,10 +128,10 @@ class Pairs(Protocol):
 
     @abstractmethod
     def pair(self, query: str, document: str, room: int | None) -> list[int]:
-        """Return the tokens of a query and a document, as the model reads them; the document's are cut for `room`."""
+        """Return the tokens of a query and a document, as the model reads them; the document is cut to fit `room`."""
 
 
-# -- of a `BatchingModel` --------------------------------------------------------------------------------------------
+# -- a `BatchingModel` -----------------------------------------------------------------------------------------------
 
 
 class Scores(Protocol):
@@ -140,9 +139,9 @@ class Scores(Protocol):
 
     @abstractmethod
     def score(self, row: int, token: int, top: int) -> TokenScore:
-        """Return how likely `token` was, and the `top` likeliest ones, by the logits in this row of the last decode.
+        """Return the scores of `token` and the `top` likeliest ones, by the logits in this row of the last decode.
 
-        Raises `EngineFailed` if that is no number.
+        Raises `EngineFailed` if a score is not a number.
         """
 
 
@@ -151,7 +150,7 @@ class Constrains(Protocol):
 
     @abstractmethod
     def matcher(self, constraint: Constraint) -> Future[Matcher]:
-        """Begin to make a fresh matcher, for one of the declared kinds of constraint.
+        """Start making a fresh matcher, for one of the declared kinds of constraint.
 
         For a request with tools, the calls that the model may make bring one of the kind `lark`; if it is refused, and
         no tool is strict, the calls are free.
@@ -165,7 +164,7 @@ class Infills(Protocol):
 
     @abstractmethod
     def infill(self, request: TextRequest) -> list[int]:
-        """Return the tokens of a prompt whose answer belongs between `request.prompt` and `request.suffix`.
+        """Return the tokens of a prompt for an answer between `request.prompt` and `request.suffix`.
 
         It may stop as `tokenize` does. Called from any thread. Raises `RequestError` if the model was not trained for
         that.
@@ -177,7 +176,7 @@ class Exports(Protocol):
 
     @abstractmethod
     def state_size(self, sequence: int) -> int:
-        """Return how many bytes `export_state` would return now."""
+        """Return the number of bytes that `export_state` would return now."""
 
     @abstractmethod
     def export_state(self, sequence: int) -> State:
@@ -185,13 +184,13 @@ class Exports(Protocol):
 
     @abstractmethod
     def import_state(self, sequence: int, state: State) -> bool:
-        """Fill an empty sequence with an exported state; False if that is impossible, and the sequence is still empty.
+        """Fill an empty sequence with an exported state; False, with the sequence still empty, if that is impossible.
 
         The state comes from a model of the same `state_key`, and was not damaged on its way.
         """
 
 
 def writes(cls: type, method: str) -> bool:
-    """Whether a class has a method that is more than the empty one of a protocol."""
+    """Whether a class implements a method, beyond the empty one of a protocol."""
     found = getattr(cls, method, None)
     return callable(found) and not getattr(found, "__isabstractmethod__", False)

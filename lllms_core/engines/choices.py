@@ -32,11 +32,11 @@ class Choices(Generic[RunT]):
     def end(
         self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,
         scores: tuple[TokenScore, ...], reasoning: str = "", calls: tuple[CallPiece, ...] = (),
-        usage: Usage | None = None, stop: str | None = None,
+        usage: Usage | None = None, stop: str | None = None, unenforced: tuple[str, ...] = (),
     ) -> Delta:
-        """Return the last delta of an answer that has `generated` tokens; `usage`, if its engine knows better.
+        """Return the last delta of an answer with `generated` tokens; `usage` overrides it if the engine knows better.
 
-        `stop` is the stop string that ended it.
+        `stop` is the stop string that ended it; `unenforced` is as in `Delta`, of what turned out on the way.
         """
         self.open -= 1
         if usage is not None:
@@ -44,14 +44,14 @@ class Choices(Generic[RunT]):
         self.completion_tokens += generated if usage is None else usage.completion_tokens
         ended = None if self.open == 0 else reason
         finish = Finish(reason, self.usage, stop=stop) if self.open == 0 else None
-        unenforced = self.unenforced if self.untold else ()
+        unenforced = (*self.unenforced, *unenforced) if self.untold else unenforced
         return Delta(
             self.request.id, text, tokens, finish, reasoning=reasoning, calls=calls, index=index, ended=ended,
             scores=scores, admitted=self.admitted() if self.untold else None, unenforced=unenforced,
         )
 
     def admitted(self) -> Usage:
-        """Return the counts of the prompt, for the first piece of any answer to tell."""
+        """Return the prompt's token counts, to send with the first piece of any answer."""
         self.untold = False
         return Usage(self.prompt_tokens, 0, self.cached_tokens)
 

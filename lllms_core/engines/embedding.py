@@ -25,7 +25,7 @@ class _Run(VectorRun):
 
 
 class EmbeddingModel(Model):
-    """A model that reads and does not write: it gives vectors, or scores if it is made to rank documents.
+    """A model that does not generate: it returns vectors, or scores if it ranks documents.
 
     Call `super().__init__` with its sizes, and implement `tokenize`, `encode` and, for scores, `pair` (`Pairs`). The
     inputs of all open requests share the passes, taking turns. `tokenize` and `pair` are parts of `prepare`: any thread
@@ -45,11 +45,11 @@ class EmbeddingModel(Model):
         ranks: bool = False,
         token_inputs: bool = False,
     ) -> None:
-        """Prepare passes over up to `sequences` inputs, which have together up to `batch_size` tokens.
+        """Prepare passes over up to `sequences` inputs with up to `batch_size` tokens in total.
 
-        An input of more than `batch_size` tokens has a pass of its own; one of more than `context_length` is refused,
-        or with `truncate` cut. `dimensions` is the length of the vectors; `can_shorten` says that their first numbers
-        mean much the same. `ranks`: it gives scores. `token_inputs`: texts may come as the model's own tokens.
+        An input of more than `batch_size` tokens gets its own pass; one of more than `context_length` is refused, or
+        cut with `truncate`. `dimensions` is the length of the vectors; `can_shorten`: their first numbers alone have
+        much the same meaning. `ranks`: it gives scores. `token_inputs`: texts may be given as the model's own tokens.
         """
         self.slots = slots
         self.context_length = context_length
@@ -101,11 +101,11 @@ class EmbeddingModel(Model):
         return super().prepare(request)
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Take a request that nobody has prepared."""
+        """Take a request that has not been prepared."""
         self.prepare(request)()
 
     def open_rerank(self, request: RerankRequest) -> None:
-        """Take a request that nobody has prepared."""
+        """Take a request that has not been prepared."""
         self.prepare(request)()
 
     def step(self) -> Iterable[Delta]:

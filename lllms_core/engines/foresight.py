@@ -1,4 +1,4 @@
-"""What engines of GGUF files tell about a model before it is loaded: its tasks, and the context that `"auto"` takes."""
+"""What engines for GGUF files report about a model before a load: its tasks, and the context chosen by `"auto"`."""
 
 from collections.abc import Callable
 
@@ -8,19 +8,19 @@ from lllms_core.machine import free_memory
 from lllms_core.types import Task
 
 MOST_CONTEXT = 32_768
-"""Tokens that "auto" takes at most, however many a model was trained for: few requests need more."""
+"""The most tokens that "auto" chooses, whatever the trained length: few requests need more."""
 LEAST_CONTEXT = 4096
-"""Tokens that "auto" takes at least, unless the model was trained for fewer, however little memory is free."""
+"""The fewest tokens that "auto" chooses, however little memory is free, unless the model was trained for fewer."""
 STEP = 1024
-"""Lengths between those are multiples of this: small changes of the free memory do not change them."""
+"""Lengths between those are multiples of this, so that small changes of the free memory do not matter."""
 SHARE = 4
-"""A fraction of the free memory: one part in this many is for the context."""
+"""The context gets the free memory divided by this."""
 UNKNOWN = 8 * 2**30
-"""Bytes taken for free on a system that does not tell."""
+"""Bytes assumed to be free on a system that does not report it."""
 
 
 def context_memory(weights: int) -> int:
-    """Return the bytes that "auto" may take for what grows with the context, beside `weights` bytes of weights.
+    """Return the bytes that "auto" may use for what grows with the context, beside `weights` bytes of weights.
 
     Until there is a memory budget, that is a quarter of the free memory, and no more than the weights leave.
     """
@@ -32,7 +32,7 @@ def context_memory(weights: int) -> int:
 def largest_that_fits(most: int, fits: Callable[[int], bool]) -> int:
     """Return the largest of the lengths up to `most` that fits, `most` itself or a multiple of `STEP`; 0 if none does.
 
-    Whatever is shorter than a length that fits must fit, too.
+    Every length shorter than one that fits must also fit.
     """
     if fits(most):
         return most
@@ -47,7 +47,7 @@ def largest_that_fits(most: int, fits: Callable[[int], bool]) -> int:
 
 
 def text_tasks(gguf: GGUF, *, templated: bool) -> frozenset[Task]:
-    """Return the tasks of a model that generates text, and whose engine tells tokens.
+    """Return the tasks of a model that generates text, and whose engine exposes tokens.
 
     It chats if it has a template, its own or, if `templated`, one of the options.
     """
@@ -63,5 +63,5 @@ def _has_default(gguf: GGUF) -> bool:
 
 
 def written(tasks: frozenset[Task]) -> str:
-    """Return tasks as `Engine.inspect` tells them."""
+    """Return tasks as `Engine.inspect` reports them."""
     return ", ".join(sorted(tasks))

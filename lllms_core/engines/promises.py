@@ -1,4 +1,4 @@
-"""Hold an engine to its declarations: at discovery, and once after each load; pure.
+"""Check an engine against its declarations: at discovery, and once after each load; pure.
 
 The faults are sentences for authors: they name the engine, its attribute or method, and the way out.
 """
@@ -30,7 +30,7 @@ _TASKS: dict[Task, type] = {
 
 
 def check_engine(engine: Engine) -> None:
-    """Raise `PluginLoadFailed` if the class attributes of an engine are not what they must be."""
+    """Raise `PluginLoadFailed` if an engine's class attributes are invalid."""
     kinds = get_args(Isolation)
     if engine.isolation not in kinds:
         allowed = " or ".join(f"'{kind}'" for kind in kinds)
@@ -72,7 +72,7 @@ def check_model(engine: Engine, spec: ModelSpec, model: object) -> None:
 
 
 def methods(capability: type) -> list[str]:
-    """The methods of a capability."""
+    """Return the methods of a capability."""
     return sorted(name for name in vars(capability) if getattr(vars(capability)[name], "__isabstractmethod__", False))
 
 

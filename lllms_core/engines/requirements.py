@@ -1,4 +1,4 @@
-"""What an engine cannot do without besides lllms."""
+"""An engine's requirements besides lllms."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -7,6 +7,6 @@ from lllms_core.types import Finding
 
 
 def missing(engine: str, module: str, package: str) -> Iterator[Finding]:
-    """Yield a fault if a module that an engine imports at a load is not installed; `package` provides it."""
+    """Yield a fault if a module that an engine imports for a load is not installed; `package` provides it."""
     if find_spec(module) is None:
         yield Finding(f"engine '{engine}' needs {package}, which is not installed; run pip install {package}")

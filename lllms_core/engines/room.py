@@ -6,9 +6,9 @@ from lllms_core.values.sizes import human_size
 
 
 def lack_of_memory(needed: Memory) -> str | None:
-    """Return a sentence about a model that does not fit into this machine's memory; None if it does.
+    """Return a sentence about a model that does not fit into this machine's memory; None if it fits.
 
-    Nothing is known of one that may lie in the memory of a GPU.
+    Nothing is known about one that may use the memory of a GPU.
     """
     usable = usable_memory()
     if usable is None or needed.total <= usable or needed.offloaded:

@@ -31,12 +31,12 @@ class Matcher(Protocol):
         """Let `sampler` choose any token but those that end the answer: the constrained part comes later."""
 
     def sample_except(self, sampler: Sampler, row: int, tokens: Sequence[int]) -> int:
-        """Let `sampler` choose any token but these, from logits in which they may have been forbidden before."""
+        """Let `sampler` choose any token but these, from logits in which some may already be forbidden."""
 
     def begin(self, written: bytes) -> bool:
-        """Begin anew, after the text `written`, which was chosen freely; False if no match begins with it.
+        """Restart after the freely chosen text `written`; False if no match begins with it.
 
-        Calls that a model makes by itself are constrained from their mark on, one after the other.
+        Calls that a model makes of its own accord are constrained from their mark on, one after the other.
         """
 
     @property

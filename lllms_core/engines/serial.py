@@ -61,7 +61,7 @@ class _Run:
     tokens: int = 0
     cached_tokens: int = 0
     prompt_told: bool = False
-    """Whether the scores of the prompt are told, or are not wanted."""
+    """Whether the prompt's scores have been sent, or were not requested."""
     wake: float = 0.0
     """Paused until then, on the clock of `monotonic`."""
 
@@ -76,10 +76,10 @@ class SerialModel(Model):
     """A model that writes its answers with a Python generator.
 
     Implement `chat(request)`, `complete(prompt, request)` or both; each piece that they yield counts as one token.
-    Write `embed(texts)` for vectors (`EmbedsTexts`); what else it can do is in `lllms_core.engines.capabilities`.
+    Implement `embed(texts)` for vectors (`EmbedsTexts`); further abilities are in `lllms_core.engines.capabilities`.
     `count_tokens`, `prompt_tokens` and `prompt_text` are parts of `prepare`: any thread may call them, several at once.
     Several requests (`slots`) take turns, a piece at a time. A generator that raises `RequestError` or `EngineFailed`
-    fails its own request only. One that is silent for longer than `Engine.watchdog` between two pieces looks at
+    fails only its own request. One that is silent for longer than `Engine.watchdog` between two pieces must check
     `self.interrupt.is_set()` meanwhile, or its worker is taken for stuck. Prompt and answer together, as
     `count_tokens` counts them, stay within `context_length`.
     """
@@ -125,7 +125,7 @@ class SerialModel(Model):
         return sum(self.count_tokens(text) for message in request.messages for text in _texts(message))
 
     def count_prompt(self, request: Request) -> int:
-        """How many tokens the prompt has, as `prepare` counts them."""
+        """Return the number of tokens in the prompt, as `prepare` counts them."""
         return self.prompt_tokens(request)
 
     def prompt_text(self, request: TextRequest) -> str:
@@ -174,7 +174,7 @@ class SerialModel(Model):
         self.prepare(request)()
 
     def open_embed(self, request: EmbedRequest) -> None:
-        """Take the request; the texts of tokens, if it takes any, are embedded in their place (`to_text`)."""
+        """Take the request; if it accepts tokens, their texts (`to_text`) are embedded in their place."""
         self._embedding[request.id] = VectorRun(request)
 
     def step(self) -> Iterable[Delta]:
@@ -252,7 +252,7 @@ class SerialModel(Model):
 
     def _tell_prompt(self, run: _Run) -> Delta:
         run.prompt_told = True
-        request = cast(TextRequest, run.request)  # no chat asks for its prompt's scores
+        request = cast(TextRequest, run.request)  # chats do not request their prompt's scores
         try:
             scores = cast(ScoresPrompts, self).score_prompt(self.prompt_text(request), request)
             for score in scores.rest:

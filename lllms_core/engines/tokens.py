@@ -33,12 +33,12 @@ class Feed:
 
 
 class TokenModel(Model):
-    """The token-level methods of a model; `BatchingModel` makes the rest of them.
+    """The token-level methods of a model; `BatchingModel` derives the rest from them.
 
     `tokenize`, `infill`, `longest_token`, `control_token`, `grammar_names` and `relax` are parts of `prepare`: any
     thread may call them, several at once.
 
-    An engine declares more by writing more: `Scores` for `logprobs`, `Constrains` for constraints, `Infills` for
+    An engine that declares more implements more: `Scores` for `logprobs`, `Constrains` for constraints, `Infills` for
     `suffix`, `Exports` for a `state_key`; see `lllms_core.engines.capabilities`.
     """
 
@@ -107,7 +107,7 @@ class TokenModel(Model):
     def relax(self, schema: str) -> tuple[str, Sequence[str]]:
         """Return the part of a JSON schema that a grammar can enforce, and JSON pointers to the rest.
 
-        Asked for schemas that are not strict, of models whose engine declares constraints; the base enforces all. A
-        malformed schema is returned as it is: `matcher` refuses it. Any thread may call this, several at once.
+        Called for schemas that are not strict, if the engine declares constraints; the base enforces all of a schema. A
+        malformed schema is returned unchanged: `matcher` refuses it. Any thread may call this, several at once.
         """
         return schema, ()

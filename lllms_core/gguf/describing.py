@@ -10,7 +10,7 @@ from lllms_core.gguf.parts import part_paths
 
 
 def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
-    """Return the facts worth showing about a model file, of a split model over all its parts; `gguf`: its header.
+    """Return the facts worth showing about a model file, over all parts of a split model; `gguf`: its header.
 
     Raises `GGUFError` for a part that is missing.
     """
@@ -38,7 +38,7 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
 
 
 def _quantisation(tensors: Iterable[TensorInfo]) -> str | None:
-    """Return the type of most of the weights; of an unknown one its number."""
+    """Return the type of most of the weights; an unknown one's number."""
     weights: Counter[int] = Counter()
     for tensor in tensors:
         weights[tensor.type] += tensor.elements

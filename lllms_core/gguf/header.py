@@ -54,7 +54,7 @@ class TensorInfo:
 
     @property
     def size(self) -> int:
-        """Its size in bytes; of a type that is not in `TENSOR_TYPES`, the room that the file has for it."""
+        """Its size in bytes; for a type that is not in `TENSOR_TYPES`, the room that the file has for it."""
         if self.type not in TENSOR_TYPES:
             return self.room
         _, elements, width = TENSOR_TYPES[self.type]

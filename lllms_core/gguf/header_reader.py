@@ -51,9 +51,9 @@ def read_gguf(path: Path) -> GGUF:
 
 
 def read_parts(path: Path) -> tuple[GGUF, ...]:
-    """Read the headers of all parts of a split model, by its first; of any other file, only its own.
+    """Read the headers of all parts of a split model, given its first; of any other file, just its own.
 
-    Raises `GGUFError` as `read_gguf`, and for a part that is missing.
+    Raises `GGUFError` like `read_gguf`, and for a missing part.
     """
     first = read_gguf(path)
     count = first.metadata.number("split.count") or 1
@@ -153,7 +153,7 @@ class _Header:
         return tuple(tensors.values())
 
     def _check_tensors(self, tensors: tuple[TensorInfo, ...], metadata: Metadata) -> int:
-        """Return where the data of the tensors begin."""
+        """Return the offset at which the tensors' data begin."""
         if not tensors and (metadata.number("split.count") or 1) < 2:
             self._fail("has no tensors: it holds a vocabulary only")
         alignment = metadata.get("general.alignment", 32)
@@ -208,7 +208,7 @@ class _Header:
 
 
 def _with_room(tensors: tuple[TensorInfo, ...], end: int) -> tuple[TensorInfo, ...]:
-    """Fill in the room of tensors of unknown types, whose sizes only the file's layout tells; `end`: of all data."""
+    """Fill in the room of tensors of unknown types, known only from the file's layout; `end`: of all data."""
     if all(tensor.type in TENSOR_TYPES for tensor in tensors):
         return tensors
     ends = dict(pairwise(sorted({*(tensor.offset for tensor in tensors), end})))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE | re.DOTALL)
 _COMPANIONS = ("mmproj", "imatrix", "mtp-")
-"""Words in the names of GGUF files that belong to a model, and are none: llama.cpp's list."""
+"""Words in the names of GGUF files that belong to a model, but are not models: llama.cpp's list."""
 
 
 def part_names(name: str) -> list[str]:
@@ -17,7 +17,7 @@ def part_names(name: str) -> list[str]:
 
 
 def part_paths(path: Path) -> list[Path]:
-    """Return the paths of all parts of a split GGUF file, by the name of one of them, else just `path`."""
+    """Return the paths of all parts of a split GGUF file, given any of them; otherwise just `path`."""
     return [path.with_name(name) for name in part_names(path.name)]
 
 

@@ -10,20 +10,20 @@ _NAMES: Mapping[str, str] = {
     "xtc_threshold": "xtc_threshold", "penalty_repeat": "repeat_penalty", "mirostat": "mirostat",
     "mirostat_tau": "mirostat_tau", "mirostat_eta": "mirostat_eta",
 }
-"""The names of llama.cpp, and ours."""
+"""llama.cpp's names, and ours."""
 
 
 def recommended_sampling(metadata: Metadata) -> dict[str, int | float]:
     """Return the recommended parameters by their names in `Sampling`; values may be out of range.
 
-    Left out are `general.sampling.sequence`, because the order of the samplers is fixed, and the number of tokens that
-    the penalty for repetitions considers, except that 0 means no penalty.
+    This leaves out `general.sampling.sequence`, because the order of the samplers is fixed, and the number of tokens
+    that the repetition penalty considers, except that 0 means no penalty.
     """
     found: dict[str, int | float] = {}
     for key, name in _NAMES.items():
         value = metadata.get(_PREFIX + key)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            # As it was written before it became a number of 32 bits: 0.6, not 0.6000000238418579.
+            # As it was written before it became a 32-bit float: 0.6, not 0.6000000238418579.
             found[name] = float(f"{value:.7g}") if isinstance(value, float) else value
     if metadata.number(f"{_PREFIX}penalty_last_n") == 0:
         found.pop("repeat_penalty", None)

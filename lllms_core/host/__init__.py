@@ -1,4 +1,4 @@
-"""The facade: a server without HTTP, the models as dialects see them, and tools that the host runs."""
+"""The facade: a server without HTTP, the models as APIs see them, and tools that the host runs."""
 
 from lllms_core.host.conversation import Conversation, Handler, ServerTool
 from lllms_core.host.host import Host, choose_session_store

@@ -21,12 +21,12 @@ LOG = logging.getLogger("lllms.host")
 
 Details = Mapping[str, str | int | float]
 Identity = tuple[int, ...] | None
-"""What changes when a file is replaced; None if there is no file."""
+"""A file's identity, which changes when it is replaced; None if there is no file."""
 
 
 @frozen
 class Look:
-    """What an engine told about a model whose file has this identity."""
+    """What an engine reported about a model whose file has this identity."""
 
     entry: CatalogEntry
     identity: Identity
@@ -36,7 +36,7 @@ class Look:
 
 
 class Cards:
-    """Tells what models can do; looks at a file only before its model was first loaded, and once for each file."""
+    """Reports what models can do; inspects a file only before its model's first load, and only once per file."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -60,7 +60,7 @@ class Cards:
     async def _inspect(self, entry: CatalogEntry) -> Details:
         if not entry.here:
             return {}
-        async with self._locks.setdefault(entry.name, asyncio.Lock()):  # many may ask before the first is answered
+        async with self._locks.setdefault(entry.name, asyncio.Lock()):  # many may ask before the first answer
             look = self._looks[entry.name] = await asyncio.to_thread(_look, entry, self._looks.get(entry.name))
         if look.fault:
             raise ModelLoadFailed(look.fault)
@@ -68,7 +68,7 @@ class Cards:
 
 
 def tasks_of(details: Details) -> frozenset[Task] | None:
-    """Return the tasks that `Engine.inspect` told; None if it told none."""
+    """Return the tasks that `Engine.inspect` reported; None if it reported none."""
     told = details.get("tasks")
     if not isinstance(told, str):
         return None
@@ -76,7 +76,7 @@ def tasks_of(details: Details) -> frozenset[Task] | None:
 
 
 def _look(entry: CatalogEntry, last: Look | None) -> Look:
-    """Return the last look at a model, or a new one if the model or its file is another."""
+    """Return the last look at a model, or a new one if the model or its file has changed."""
     try:
         identity = _identity(entry.spec.file)
         if last is not None and last.entry is entry and last.identity == identity:

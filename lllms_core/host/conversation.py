@@ -122,7 +122,7 @@ class Conversation:
         return answer.message if answer.finish.reason == "tool_calls" else evolve(answer.message, tool_calls=())
 
     def _handles(self, call: ToolCall) -> bool:
-        """Whether the host answers a call: one for a handler, or for a tool that is not offered."""
+        """Whether the host answers a call: it has a handler, or its tool is not offered."""
         tool = self._tools.get(call.name)
         return tool is None or (isinstance(tool, ServerTool) and tool.handler is not None)
 

@@ -129,7 +129,7 @@ class Host:
 
     @property
     def json_levels(self) -> int:
-        """The depth of nesting that JSON in a request may have."""
+        """The maximum nesting depth of JSON in a request."""
         return self.config.server.max_json_depth
 
     def models(self) -> list[ModelCard]:
@@ -173,9 +173,9 @@ class Host:
         constraint: Constraint | None = None,
         unused: Sequence[str] = (),
     ) -> Request:
-        """Make a request: `parameters` by the names of the OpenAI API, over the model's defaults.
+        """Make a request: `parameters` have the names of the OpenAI API, and override the model's defaults.
 
-        `unused` are the names of what the client sent, and is not among the parameters, for `Request.unused`.
+        `unused` names what the client sent and is not among the parameters, for `Request.unused`.
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
         server = self.config.server
@@ -187,7 +187,7 @@ class Host:
         return request
 
     def check(self, route: Route, model: str, parameters: Mapping[str, object]) -> Checked:
-        """Return the parameters that ask for something, checked for a route that makes no `Request`.
+        """Return the checked parameters that ask for something, for a route that makes no `Request`.
 
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
@@ -278,22 +278,22 @@ class Host:
         return await self.ask(RenderRequest(chat.id, chat.model, chat, chat.timeout), str)
 
     async def count(self, request: Request) -> int:
-        """Return the number of tokens in the prompt of a request that is not submitted. Raises `LllmsError`."""
+        """Return the number of tokens in a request's prompt without submitting it. Raises `LllmsError`."""
         return await self.ask(CountRequest(new_request_id(), request.model, request, request.timeout), int)
 
     async def load(self, name: str, *, ttl: float | None = None) -> None:
         """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
 
-        It may be idle for `ttl` seconds until it is unloaded; None: as the model's configuration says.
+        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says.
         """
         entry = self.catalog.get(name)
         async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
             await stream.gather()
 
     async def unload(self, name: str) -> None:
-        """Unload the instances of a model beyond its `min_instances`; those at work, once they are idle.
+        """Unload the instances of a model beyond its `min_instances`; busy ones, once they are idle.
 
-        Returns when those that were idle are gone. Raises `ModelUnknown`.
+        Returns when the idle ones are gone. Raises `ModelUnknown`.
         """
         await self.pool.unload(self.catalog.get(name).name)
 
@@ -335,7 +335,7 @@ class Host:
     async def __aenter__(self) -> Self:
         try:
             await self.start()
-        except BaseException:  # Ctrl-C during a long load, say: nobody else would end the workers
+        except BaseException:  # such as Ctrl-C during a long load: nothing else would end the workers
             await self.close(grace=0)
             raise
         return self

@@ -1,4 +1,4 @@
-"""Tells the log, once, which parameters of requests nobody acts on."""
+"""Logs, once, which parameters of requests nothing acts on."""
 
 import logging
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from lllms_core.parameters import ROUTES
 LOG = logging.getLogger("lllms.requests")
 
 MOST_LINES = 200
-"""Of one host: clients that send ever other parameters do not fill the log."""
+"""The limit of one host, so that clients that keep sending new parameters do not fill the log."""
 
 
 class UnusedLog:
@@ -18,7 +18,7 @@ class UnusedLog:
         self._told: set[tuple[str, tuple[str, ...]]] = set()
 
     def tell(self, model: str, unused: Sequence[str]) -> None:
-        """Log the names, if they are new. Those that are not in the table are a client's own words: only counted."""
+        """Log the names, if they are new. Names outside the table are a client's own words, and are only counted."""
         if not unused:
             return
         known = tuple(sorted({name for name in unused if _is_known(name)}))

@@ -1,4 +1,4 @@
-"""The machine: the cores that this process may use, the share that others leave of them, its memory and its files."""
+"""The machine: the cores that this process may use, their share that others leave it, its memory and its files."""
 
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
 from lllms_core.machine.identity import file_identity

@@ -7,12 +7,12 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def membership_text() -> str:
-    """Return the text of /proc/self/cgroup; empty on other systems."""
+    """Return the text of /proc/self/cgroup; empty on systems without it."""
     return read_text(Path("/proc/self/cgroup"))
 
 
 def control_groups(membership: str, root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's groups that may limit it by a controller.
+    """Yield the folders of this process's groups that may limit it through a controller.
 
     `membership` is the text of /proc/self/cgroup (version 1, 2 or both), `root` the mount point of the groups. A limit
     binds all groups below it, so every parent counts. Inside a container the path may be the host's, of which only

@@ -1,4 +1,4 @@
-"""Files that others can put in place: opened without waiting, of bounded size; the home folder."""
+"""Files that others may have put in place, opened without waiting and with a size limit; the home folder."""
 
 import errno
 import os
@@ -39,9 +39,9 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes) -> str:
-    """Return the text of a file that somebody wrote, with line feeds only, and without a byte order mark.
+    """Return the text of a handwritten file, with line feeds only and without a byte order mark.
 
-    It is in UTF-8, or in UTF-16 with its mark, as some editors and shells write. Raises `UnicodeDecodeError`.
+    It is UTF-8, or UTF-16 with a mark, as some editors and shells write. Raises `UnicodeDecodeError`.
     """
     encoding = "utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig"
     return data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")

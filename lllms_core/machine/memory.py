@@ -10,8 +10,8 @@ _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Limit, usage, and the line of `memory.stat` with cached files, of versions 2 and 1 of cgroups. The word of version 2
-for no limit is `max`, that of version 1 a number beyond all memory."""
+"""Limit, usage, and the line of `memory.stat` with cached files, for versions 2 and 1 of cgroups. "No limit" is `max`
+in version 2, and a number beyond all memory in version 1."""
 
 
 def usable_memory() -> int | None:
@@ -30,9 +30,9 @@ def cgroup_memory(membership: str, root: Path) -> int | None:
 
 
 def free_memory() -> int | None:
-    """Return the bytes of memory that programs can still take here without swapping; None if the system does not tell.
+    """Return the bytes of memory still available here without swapping; None if the system does not report them.
 
-    Where it tells only how much there is at all, that is returned.
+    If it reports only the total, that is returned.
     """
     if sys.platform != "linux":
         return usable_memory()
@@ -52,7 +52,7 @@ def available_memory(meminfo: str) -> int | None:
 def cgroup_free(membership: str, root: Path) -> int | None:
     """Return the bytes that this process's cgroups leave it; None without a limit. See `control_groups`.
 
-    Cached files that a group could give back count as free, as they do for the machine.
+    Cached files that a group could release count as free, as they do for the machine.
     """
     frees = []
     for group in control_groups(membership, root, "memory"):

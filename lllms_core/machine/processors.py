@@ -1,4 +1,4 @@
-"""The cores that this process may use, and the share that others leave of them."""
+"""The cores that this process may use, and their share that others leave it."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
 
 
 def yield_quickly() -> None:
-    """Let a thread of this process hold the interpreter for 1 ms when another waits for it, not for Python's 5 ms.
+    """Limit how long a thread holds the GIL while another waits for it: 1 ms instead of Python's 5 ms.
 
-    An event loop, or a step, waits several times while a large request is read beside it: `/health` took up to 0.3 s.
+    An event loop or a step waits several times while a large request is read beside it: `/health` took up to 0.3 s.
     """
     sys.setswitchinterval(0.001)
 

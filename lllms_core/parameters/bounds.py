@@ -14,7 +14,7 @@ LEVELS = 64
 """Arrays and objects inside of each other, the outermost included, unless a configuration says otherwise."""
 
 MOST_LEVELS = 256
-"""The most that a configuration may allow."""
+"""The maximum that a configuration may allow."""
 
 MOST_VALUES = 1_250_000
 """Commas: 2,048 inputs of 512 tokens have 1,048,575."""

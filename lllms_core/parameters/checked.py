@@ -1,4 +1,4 @@
-"""From a client's parameters to those that ask for something, by the verdicts of the table; pure."""
+"""Reduces a client's parameters to those that ask for something, by the verdicts of the table; pure."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -11,7 +11,7 @@ from lllms_core.parameters.table import ROUTES, Parameter, Route
 from lllms_core.parameters.wording import unknown, unsupported
 
 UnknownNames = Literal["refuse", "name"]
-"""What becomes of a parameter that the table lacks."""
+"""The treatment of a parameter that is not in the table."""
 
 
 @frozen
@@ -19,9 +19,9 @@ class Checked:
     """A client's parameters, checked."""
 
     values: Mapping[str, Any] = field(factory=dict)
-    """Those that ask for something: other names are replaced by what they mean."""
+    """Those that ask for something, with synonyms replaced by the parameters that they mean."""
     unused: tuple[str, ...] = ()
-    """The names of those that nobody acts on, and the paths of members that nobody reads, for the answer to name."""
+    """The names of those that nothing acts on, and the paths of members that nothing reads; the answer names them."""
 
 
 def check_all(
@@ -30,8 +30,8 @@ def check_all(
 ) -> Checked:
     """Check a client's parameters for an engine that declares `honoured`; `engine` describes it, for refusals.
 
-    Nulls and neutral values are left out. Raises `InvalidRequest` for an unknown name, a wrong value, or two names for
-    one thing with different values, `UnsupportedParameter` for what this engine does not do.
+    Nulls and neutral values are left out. Raises `InvalidRequest` for an unknown name, a wrong value, or synonyms with
+    different values, `UnsupportedParameter` for what this engine does not support.
     """
     table = ROUTES[route]
     asked: dict[str, Any] = {}
@@ -64,12 +64,12 @@ def check_all(
 
 
 def _joined(asked: Mapping[str, Any], sent: Mapping[str, str], means: str, name: str, value: object) -> object:
-    """Return the value of what was asked for by another name before, and now again."""
+    """Return the value of a parameter that was already given under another name."""
     if means not in asked or asked[means] == value:
         return value
     before = asked[means]
     if means == "reasoning_effort" and "on" in {before, value} and "none" not in {before, value}:
-        return before if value == "on" else value  # who says how much to think wants thoughts
+        return before if value == "on" else value  # an amount of thinking implies thinking
     raise InvalidRequest(
         f"'{sent[means]}' and '{name}' ask for the same, with different values; give one of them", name,
         "invalid_value",
@@ -77,5 +77,5 @@ def _joined(asked: Mapping[str, Any], sent: Mapping[str, str], means: str, name:
 
 
 def _accepted(line: Parameter, acting: Parameter) -> list[str]:
-    """Return the values that ask for nothing, as JSON; those of another name may be spelt otherwise."""
+    """Return the values that ask for nothing, as JSON; a synonym's may be spelt differently."""
     return [] if line.means and type(line.kind) is not type(acting.kind) else [json.dumps(v) for v in acting.neutral]

@@ -1,4 +1,4 @@
-"""The forms of answers as vLLM and Ollama ask for them: schemas, patterns, alternatives."""
+"""Forms of answers as vLLM and Ollama request them: schemas, patterns, alternatives."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class Form(Kind, Protocol):
 
 @frozen
 class JsonSchema:
-    """A JSON schema; `as_text`: or the text of one, and `words`: or "json" for any object and "" for any text."""
+    """A JSON schema; with `as_text` also the text of one, with `words` also "json" (any object) and "" (any text)."""
 
     as_text: bool = False
     words: bool = False
@@ -110,7 +110,7 @@ class Alternatives:
 
 @frozen
 class StructuredOutputs:
-    """vLLM's object: one of several forms by its name."""
+    """vLLM's object: one of several forms, by name."""
 
     forms: Mapping[str, Form]
     unread: tuple[str, ...]
@@ -144,7 +144,7 @@ class StructuredOutputs:
 
 
 def members(name: str, value: object) -> dict[str, object]:
-    """Return the members of an object, without those that are null. Raises `InvalidRequest`."""
+    """Return the members of an object, without nulls. Raises `InvalidRequest`."""
     OBJECT.check(name, value)
     return {key: member for key, member in cast("Mapping[str, object]", value).items() if member is not None}
 

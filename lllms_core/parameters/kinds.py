@@ -34,7 +34,7 @@ class Integer:
     minimum: int = -INT64 - 1
     maximum: int = INT64
     same: Mapping[int, int] = field(factory=dict)
-    """Other servers' words for values in the range, like -1 for "no limit"."""
+    """Other servers' spellings of values in the range, like -1 for "no limit"."""
 
     def check(self, name: str, value: object) -> int:
         """Return the integer."""
@@ -221,7 +221,7 @@ class Json:
 
 
 ANYTHING = Json(("object", "array", "string", "number", "boolean"))
-"""For parameters that nobody reads."""
+"""For parameters that nothing reads."""
 
 
 @frozen

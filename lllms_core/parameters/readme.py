@@ -11,8 +11,8 @@ _PATHS = {"chat": "chat", "text": "completions", "embeddings": "embeddings"}
 def markdown(engines: Mapping[str, Collection[str]]) -> str:
     """Return the table in Markdown: the verdict on each parameter for each engine (name -> declared parameters).
 
-    Parameters with equal verdicts share a row. A name is followed by its other names, and by the values accepted
-    although it is refused.
+    Parameters with equal verdicts share a row. A name is followed by its synonyms, and by the values accepted although
+    it is refused.
     """
     rows: dict[tuple[str, ...], list[str]] = {}
     for parameter in (line for line in TABLE if not line.means):

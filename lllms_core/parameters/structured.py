@@ -1,4 +1,4 @@
-"""The parameters for the form of an answer, ours and those of other servers, and the constraint that each means."""
+"""The parameters for the form of an answer, ours and other servers', and the constraint that each means."""
 
 import json
 import re
@@ -40,7 +40,7 @@ _FORMATS: Mapping[str, frozenset[str]] = {
 
 @frozen
 class ResponseFormat:
-    """OpenAI's `response_format`, or with a `schema` of its own, as llama.cpp's server takes it.
+    """OpenAI's `response_format`, also with a `schema` member, as llama.cpp's server takes it.
 
     The engine checks the contents of a JSON schema.
     """
@@ -136,7 +136,7 @@ class Grammar:
 
 
 UNREAD = ("disable_fallback", "backend")
-"""Members of `structured_outputs` about how it is done."""
+"""Members of `structured_outputs` about the method."""
 _GUIDED: Mapping[str, Form] = {
     "json": JsonSchema(as_text=True), "regex": Pattern("regex"), "choice": Alternatives(), "grammar": Pattern("gbnf"),
 }

@@ -1,6 +1,6 @@
-"""How other servers spell what our parameters say: durations with units, and switches for thoughts.
+"""Other servers' spellings of our parameters: durations with units, and switches for thoughts.
 
-Each kind checks a value, and returns the one of our parameter; None where it asks for nothing.
+Each kind checks a value, and returns our parameter's value; None if it asks for nothing.
 """
 
 import math
@@ -16,7 +16,7 @@ from lllms_core.parameters.wording import unsupported, wrong_choice, wrong_type
 from lllms_core.types import ReasoningEffort
 
 NEVER = -1.0
-"""The idle time of an instance that is not unloaded for being idle."""
+"""The idle time of an instance that is never unloaded for being idle."""
 
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|h|m|s)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -31,7 +31,7 @@ class Duration:
         """Return the seconds."""
         seconds = self._read(name, value) if isinstance(value, str) else Number().check(name, value)
         if math.isnan(seconds):
-            return Number(0).check(name, seconds)  # which refuses it
+            return Number(0).check(name, seconds)  # refuses it
         return NEVER if seconds < 0 else seconds
 
     @property
@@ -56,10 +56,10 @@ class Thoughts:
     """Whether a model thinks, or how much: a flag, a word, or an object with `type`, `enabled` or `effort`."""
 
     others: tuple[str, ...] = ()
-    """Other members that the object may have."""
+    """Other allowed members of the object."""
 
     def check(self, name: str, value: object) -> str | None:
-        """Return the effort; None if the value leaves it to the model."""
+        """Return the effort; None if the value leaves the choice to the model."""
         if isinstance(value, bool):
             return "on" if value else "none"
         if isinstance(value, str):
@@ -101,7 +101,7 @@ class Thoughts:
 
 @frozen
 class ThoughtBudget:
-    """Tokens of thoughts at most: 0 turns thinking off, a negative number is no limit, and no other limit is kept."""
+    """The most tokens of thoughts: 0 turns thinking off, a negative number is no limit; other limits are not kept."""
 
     def check(self, name: str, value: object) -> str | None:
         """Return the effort; None if there is no limit."""

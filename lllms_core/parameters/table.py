@@ -1,8 +1,8 @@
-"""The table of parameters: what clients may send to each route, and who acts on it.
+"""The table of parameters: what clients may send to each route, and what acts on it.
 
-To add one, write its line here, and a field of its name in `types.Sampling`, or in `types.ChatRequest`,
-`TextRequest` or their base, where engines read it; for another name of one that is here, a line that says what it
-`means`. Anything that a line does not accept is refused by name.
+To add one, write its line here, and a field with its name in `types.Sampling`, or in `types.ChatRequest`,
+`TextRequest` or their base, where engines read it; for a synonym, a line that says what it `means`. Anything that a
+line does not accept is refused by name.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -33,8 +33,8 @@ Route = Literal["chat", "text", "embeddings"]
 """`/chat/completions`, `/completions`, `/embeddings`."""
 
 Verdict = Literal["honoured", "emulated", "named", "refused"]
-"""What becomes of a parameter: the engine acts on it; the core does so for the engine; nobody does, because it says
-nothing about the text, and the answer names it in a header; or it is a 400."""
+"""The treatment of a parameter: the engine acts on it; the core does so for the engine; nothing does, because it does
+not concern the text, and the answer names it in a header; or it is refused with a 400."""
 
 MAX_STOPS = 64
 
@@ -53,15 +53,15 @@ class Parameter:
     extension: bool = False
     """Whether OpenAI's specification lacks it."""
     means: str = ""
-    """The parameter that this is another name for: `kind` returns values of that one, and the verdict is the same."""
+    """The parameter of which this is a synonym: `kind` returns that one's values, and the verdict is the same."""
     unread: tuple[str, ...] = ()
-    """Members of an object that are accepted, and that nobody reads: the answer names them."""
+    """Members of an object that are accepted, but that nothing reads: the answer names them."""
     fixed: bool = False
     """Whether no engine can act on it."""
 
     @property
     def own(self) -> bool:
-        """Whether we would advise clients to use it: it is no other name, and not one that nobody ever acts on."""
+        """Whether we would advise clients to use it: it is no synonym, and not one that nothing ever acts on."""
         return not (self.means or (self.fixed and self.extension))
 
     def check(self, value: object) -> object:
@@ -78,7 +78,7 @@ class Parameter:
         return any(isinstance(value, bool) == isinstance(one, bool) and value == one for one in self.neutral)
 
     def unread_members(self, value: object) -> list[str]:
-        """Return the paths of a value's members that nobody reads."""
+        """Return the paths of a value's members that nothing reads."""
         given = value if isinstance(value, Mapping) else {}
         asked = (one for one in self.unread if given.get(one) is not None and given[one] is not False)
         return [f"{self.name}.{one}" for one in asked]
@@ -181,7 +181,7 @@ TABLE: tuple[Parameter, ...] = (
         Parameter(name, FORMS[name], _BOTH, "refused", extension=True)
         for name in ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
     ),
-    # Other names, mostly of other servers.
+    # Synonyms, mostly other servers' names.
     Parameter("max_completion_tokens", _LIMIT, _CHAT, "emulated", means="max_tokens"),
     *(
         Parameter(name, kind, routes, "emulated", extension=True, means="max_tokens")
@@ -201,7 +201,7 @@ TABLE: tuple[Parameter, ...] = (
               unread=_REASONING),
     Parameter("reasoning_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
     Parameter("thinking_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
-    # They ask for another text, or for another answer, unless they have one of these values.
+    # These ask for another text or another kind of answer, unless they have one of these values.
     *_fixed("refused", _CHAT, {
         "modalities": (["text"],), "audio": (), "moderation": (), "web_search_options": (),
     }, extension=False),
@@ -218,7 +218,7 @@ TABLE: tuple[Parameter, ...] = (
         "add_special_tokens": (True,), "truncate_prompt_tokens": (-1,), "prompt_logprobs": (0,), "n_probs": (0,),
         "post_sampling_probs": (False,), "return_token_ids": (False,), "return_tokens_as_token_ids": (False,),
     }),
-    # They say nothing about the text: the bookkeeping of clients, gateways and servers ...
+    # These do not concern the text: they are the bookkeeping of clients, gateways and servers ...
     *_fixed("named", _ALL, {"user": ()}, extension=False),
     *_fixed("named", _CHAT, {
         "metadata": ({},), "safety_identifier": (), "prompt_cache_key": (), "prompt_cache_options": ({},),

@@ -15,7 +15,7 @@ MOST_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _MODES = ("none", "auto", "required")
 _CACHING = "cache_control"
-"""A field of tools that asks for what is done anyway: prompts are cached."""
+"""A field of tools that asks for what happens anyway: prompts are cached."""
 _FUNCTION: Mapping[str, object] = {
     "type": "object",
     "required": ["name"],

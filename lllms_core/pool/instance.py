@@ -110,7 +110,7 @@ class Instance:
         self.id = instance_id
         self.model = model
         self.footprint = footprint or Footprint()
-        """Of the files when the load began."""
+        """The footprint of the files when the load began."""
         self.progress = 0.0
         self.info: ModelInfo | None = None
         self._owner = owner

@@ -24,7 +24,7 @@ class ModelFiles(Protocol):
 
 
 Look = Callable[[Path | None], Footprint]
-"""Returns the footprint of a model, whose weights are the given file, as it is now."""
+"""Returns the current footprint of a model with these weights."""
 
 
 def _look_at_nothing(_file: Path | None) -> Footprint:
@@ -50,7 +50,7 @@ class PoolModel:
     blocking: bool = False
     """Whether the pool's start waits for the files."""
     look: Look = _look_at_nothing
-    """Looks at the model's files, before each load."""
+    """Looks at the model's files before each load."""
 
     @classmethod
     def of(cls, entry: CatalogEntry, files: ModelFiles | None = None, look: Look = _look_at_nothing) -> Self:

@@ -195,9 +195,9 @@ class Pool:
         return "" if setback is None else setback.reason, None if at is None else max(0.0, at - now)
 
     async def unload(self, model: str) -> None:
-        """Unload the instances of a model beyond those that it keeps; those at work, once they are idle.
+        """Unload the instances of a model beyond its `min_instances`; busy ones, once they are idle.
 
-        Returns when those that were idle are gone.
+        Returns when the idle ones are gone.
         """
         self._dispatcher.apply(self._scheduler.unload(model, time.monotonic()))
         while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):

@@ -1,4 +1,4 @@
-"""Derives from a request everything that the pool and a worker need, which is costly for a large one."""
+"""Derives everything that the pool and a worker need from a request, which is costly for a large one."""
 
 from collections.abc import Hashable, Sequence
 

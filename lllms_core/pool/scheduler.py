@@ -98,7 +98,7 @@ class Scheduler:
         self.preparing.discard(model)
         self._failed.add(model)
         if isinstance(error, InvalidSource | WrongFile | DownloadCancelled):
-            self.setbacks.give_up(model, error.message)  # it would fetch gigabytes in vain, or against a user's will
+            self.setbacks.give_up(model, error.message)  # a retry would fetch gigabytes for nothing, or unwanted
         else:
             least = error.retry_after if isinstance(error, DownloadError) else None
             self.setbacks.note(model, error.message, now, least=least or 0.0)
@@ -179,7 +179,7 @@ class Scheduler:
         return effects + self._schedule(now)
 
     def unload(self, model: str, now: float) -> list[Effect]:
-        """Somebody wants a model unloaded: what it has beyond what it keeps goes as soon as it is idle."""
+        """Unload a model's instances beyond those it keeps, each as soon as it is idle."""
         for instance in self._alive(model):
             instance.ttl = 0.0
         return self._schedule(now)

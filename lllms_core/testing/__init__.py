@@ -1,4 +1,7 @@
-"""For tests: of engines, without a server, and of programs that use a server, with a real one."""
+"""Helpers for tests: of engines, without a server, and of dialects and programs that use a server, with a real one.
+
+CONTRIBUTING.md shows both; the mock engine refuses, fails, waits and dies as a script says.
+"""
 
 from lllms_core.testing.driving import collect, load_model, text_of
 from lllms_core.testing.servers import running_server

@@ -1,4 +1,4 @@
-"""Loads and steps a model in the test's own process, held to the contract as in a worker."""
+"""Loads and steps a model in the test's own process, checked against the contract as in a worker."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,8 +15,8 @@ def load_model(
 ) -> Model:
     """Load a model as a worker would; `options` are those of its table in the configuration.
 
-    Raises `PluginLoadFailed` or `ModelLoadFailed` if the engine or the model is not what the engine declares, and
-    `StructureError` for options that it does not have.
+    Raises `PluginLoadFailed` or `ModelLoadFailed` if the engine or the model does not match the engine's declarations,
+    and `StructureError` for unknown options.
     """
     check_engine(engine)
     spec = ModelSpec(name, structure(options or {}, engine.Options), file)
@@ -28,7 +28,8 @@ def load_model(
 def collect(model: Model, *requests: Opens) -> dict[str, list[Delta]]:
     """Open requests, step until the model is idle, and return the deltas of each request, by its id.
 
-    Raises `ContractBroken` for a delta of a request that is not open.
+    Raises the `RequestError` with which the model refuses a request, and `ContractBroken` for a delta of a request that
+    is not open. A request that fails later ends with a delta that has an `error`.
     """
     deltas: dict[str, list[Delta]] = {request.id: [] for request in requests}
     for request in requests:

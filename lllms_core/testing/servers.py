@@ -1,4 +1,4 @@
-"""A real server for the tests of programs that use one: plain code, no event loop of the test's own."""
+"""A real server for tests of programs that use one: plain code, without an event loop in the test."""
 
 import asyncio
 import threading
@@ -21,9 +21,9 @@ def running_server(
         with running_server({"bot": {"engine": "mock"}}) as url:
             client = openai.OpenAI(base_url=f"{url}/v1", api_key="none")
 
-    `models` are tables as in a configuration, `server` holds keys of `[server]`, and `plugins` are objects with hooks,
-    by name, beside the installed ones. Workers are processes or threads as the models' engines say; leaving the block
-    ends them all. Raises `ConfigError`.
+    `models` are tables as in a configuration, `server` holds keys of `[server]`, and `plugins` are modules or objects
+    with hooks, by name, beside the installed ones. Workers are processes or threads as the models' engines say; leaving
+    the block ends them all. Raises `ConfigError`.
     """
     config = parse_config({"server": {"port": 0, "shutdown_timeout": 0, **server}, "models": models or {}})
     host = Host(config, Plugins.discover(disable=config.disabled_plugins, extra=plugins))

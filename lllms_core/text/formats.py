@@ -1,4 +1,4 @@
-"""The formats of strings that JSON schemas name and engines enforce, for checks of answers; pure."""
+"""String formats that JSON schemas name and engines enforce, for checks of answers; pure."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,14 +1,14 @@
 """Checks of values against JSON schemas, which clients write: within a time limit, and without the network; pure.
 
-Keywords mean what they do in the latest draft, beside those that only older drafts have. `format` is checked for the
-formats that engines enforce, and OpenAPI's `nullable` is known.
+Keywords have the meaning of the latest draft; those that only older drafts have are also supported. `format` is checked
+for the formats that engines enforce, and OpenAPI's `nullable` is supported.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from itertools import islice
-from time import monotonic
+from time import thread_time
 from typing import Any
 
 import regex
@@ -24,7 +24,9 @@ from lllms_core.text.formats import FORMATS
 from lllms_core.text.pointers import Path, read_pointer
 
 SECONDS = 0.25
-"""The time that a check may take, unless its caller says otherwise."""
+"""The processor time of a check, unless its caller says otherwise: a busy machine is no fault of a schema."""
+_PATIENCE = 2
+"""By the clock, an expression may take so many times the processor time that is left."""
 _MOST_ERRORS = 50
 _LONGEST_REASON = 300
 _LONGEST_PATTERN = 10_000
@@ -38,17 +40,17 @@ class Unchecked(Exception):
 
 
 class NoSchema(ValueError):
-    """What should be a JSON schema is none; the text says why."""
+    """A JSON schema is invalid; the text says why."""
 
 
 class SchemaCheck:
     """Checks values against one schema."""
 
     def __init__(self, schema: object, seconds: float = SECONDS) -> None:
-        """Take any JSON value. Raises `NoSchema` if it is no schema, `Unchecked` if that takes too long to see."""
+        """Take any JSON value. Raises `NoSchema` if it is no schema, `Unchecked` if that takes too long to decide."""
         if not isinstance(schema, dict | bool):
             raise NoSchema("it is neither an object nor true or false")
-        # Of the drafts without a name in the schema, this one describes all keywords that are known.
+        # Without a draft named in the schema, this one covers all supported keywords.
         kind = validator_for(schema, default=Draft201909Validator)
         meta = _bounded(kind)(kind.META_SCHEMA, registry=REGISTRY, format_checker=_formats({"regex": _is_expression}))
         for error in _run(meta, schema, seconds, most=1):
@@ -60,7 +62,7 @@ class SchemaCheck:
         self._validator = _CHECKER(schema, registry=Registry(), format_checker=_formats(FORMATS))
 
     def find_violations(self, value: object, seconds: float = SECONDS) -> list[Path]:
-        """Return the keywords that a value breaks, as far as they are not many; `if` stands before its `then`.
+        """Return the keywords that a value breaks, up to a limit; an `if` precedes its `then`.
 
         Raises `Unchecked`.
         """
@@ -71,7 +73,7 @@ class SchemaCheck:
 
 
 def _run(validator: Any, value: object, seconds: float, most: int) -> list[ValidationError]:  # untyped
-    token = _DEADLINE.set(monotonic() + seconds)
+    token = _DEADLINE.set(thread_time() + seconds)
     try:
         return list(islice(validator.iter_errors(value), most))
     except Unresolvable as error:
@@ -80,14 +82,14 @@ def _run(validator: Any, value: object, seconds: float, most: int) -> list[Valid
         raise Unchecked("it is nested too deeply") from None
     except Unchecked:
         raise
-    except Exception as error:  # the library trusts schemas, and this one may have any fault that no metaschema shows
+    except Exception as error:  # the library trusts schemas, and this one may have faults that no metaschema detects
         raise Unchecked(f"the schema has a fault ({type(error).__name__})") from error
     finally:
         _DEADLINE.reset(token)
 
 
 def _left() -> float:
-    left = _DEADLINE.get() - monotonic()
+    left = _DEADLINE.get() - thread_time()
     if left <= 0:
         raise Unchecked("it takes too long")
     return left
@@ -97,7 +99,7 @@ def _matches(pattern: str, text: str) -> bool:
     if len(pattern) > _LONGEST_PATTERN:
         raise Unchecked(f"an expression has more than {_LONGEST_PATTERN} characters")
     try:
-        return regex.search(pattern, text, timeout=_left(), concurrent=True) is not None
+        return regex.search(pattern, text, timeout=_PATIENCE * _left(), concurrent=True) is not None
     except TimeoutError:
         raise Unchecked("it takes too long") from None
     except regex.error as error:
@@ -109,13 +111,13 @@ def _matches(pattern: str, text: str) -> bool:
 
 @frozen
 class _Jump:
-    """An element of a path of keywords: here a reference leads to another part of the schema."""
+    """An element of a keyword path: a reference leads to another part of the schema here."""
 
     reference: str
 
 
 def _timed(name: str, rule: _Rule) -> _Rule:
-    """Return a rule that looks at the time, and knows `nullable`."""
+    """Return a rule that checks the time limit, and supports `nullable`."""
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:  # as the library's
         _left()
         if instance is None and schema.get("nullable") is True and name not in {"enum", "const"}:
@@ -167,7 +169,7 @@ def _items(validator: Any, items: object, instance: object, schema: object) -> I
 
 
 def _key(value: object) -> str:
-    """Return a text that two values share if JSON schemas take them for equal."""
+    """Return a text that is the same for values that JSON schemas consider equal."""
     return json.dumps(_plain(value), sort_keys=True)
 
 
@@ -201,7 +203,7 @@ KEYWORDS = frozenset(_CHECKER.VALIDATORS)
 
 def _is_expression(text: str) -> bool:
     if len(text) > _LONGEST_PATTERN:
-        return True  # which no check reads
+        return True  # no check reads it
     try:
         regex.compile(text)
     except regex.error:
@@ -217,7 +219,7 @@ def _formats(formats: Mapping[str, Callable[[str], bool]]) -> FormatChecker:
 
 
 def _path(error: ValidationError) -> Path:
-    """Return the place of the keyword that an error is about, references followed."""
+    """Return the place of the keyword that an error is about, with references followed."""
     path: list[str | int] = []
     for part in error.absolute_schema_path:
         if isinstance(part, _Jump):

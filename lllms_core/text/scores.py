@@ -30,7 +30,7 @@ class Output(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """Whether the answer has ended, so that what is held back stays hidden."""
+        """Whether the answer has ended, so that held-back scores stay hidden."""
 
 
 class ScoreLog:

@@ -28,7 +28,7 @@ class StopMatcher:
         if self.found is not None:
             return ""
         if not self._held and self._firsts.isdisjoint(text):
-            return text  # most pieces: no stop string has begun, and none begins here
+            return text  # true of most pieces: no stop string has begun, and none begins here
         held = self._held + text
         met = [(end, -needle.length) for needle in self._needles if (end := needle.advance(text))]
         if met:

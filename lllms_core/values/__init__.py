@@ -1,1 +1,1 @@
-"""Values from plain data: strict structuring, violations with their paths, sizes for people; pure."""
+"""Values from plain data: strict structuring, violations with their paths, readable sizes; pure."""

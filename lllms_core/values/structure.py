@@ -53,7 +53,7 @@ class Bytes:
 
 
 def structure(data: object, into: type[T], path: Keys = ()) -> T:
-    """Build an attrs value from a mapping; `path` is the mapping's place, for the messages.
+    """Build an attrs value from a mapping; `path` is the mapping's place, for messages.
 
     Unknown keys, missing keys, wrong types and failing validators raise `StructureError` with one violation each.
     Integers are accepted for floats, strings for paths (`~` is expanded), lists for tuples; nothing else is converted.

@@ -65,5 +65,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def kind_of(value: object) -> str:
-    """Name a value by its type, without showing it: it may quote a request."""
+    """Name a value's type, without showing the value, since it may quote a request."""
     return "None" if value is None else f"a value of type {type(value).__name__}"

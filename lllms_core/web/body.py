@@ -24,11 +24,11 @@ START_SECONDS = 30.0
 SLOWEST = 8 * 2**10
 """Bytes per second that a body must average after its first `START_SECONDS`; even a bad mobile link does."""
 SLICE = 2**18
-"""Bytes that are decompressed at once, in less than a millisecond; other requests get their turns in between."""
+"""Bytes decompressed in one go, in less than a millisecond; other requests get their turns in between."""
 
 
 class PatientBody(Body):
-    """A body that is refused for its size only after the client has sent all of it, or very much.
+    """A body that is refused for its size only after the client has sent all of it, or a great deal.
 
     A client that is refused while it sends usually sees a broken connection, not the reason. A client that stops
     sending, or sends very slowly, is refused with 408. A compressed body is decompressed as it arrives, no further than
@@ -64,7 +64,7 @@ class PatientBody(Body):
                 self.set_complete()
 
     def refuse(self, error: Exception) -> None:
-        """Raise `error` instead of returning the body; the rest of it is thrown away."""
+        """Raise `error` instead of returning the body; the rest of it is discarded."""
         self._must_raise = error
         self._refused = self._heard
         self._data.clear()
@@ -72,7 +72,7 @@ class PatientBody(Body):
         self.held.release()
 
     def _take(self, data: bytes) -> None:
-        """Keep bytes of the body, if there may be so many."""
+        """Keep bytes of the body, as far as the limits allow."""
         self._data.extend(data)
         self._has_data.set()
         waiting = 0 if self.inflater is None else self.inflater.size

@@ -15,15 +15,15 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15
 
 
 class UnknownCoding(UnsupportedMediaType):
-    """A body in a coding that is not decoded; the answer names those that are."""
+    """A body has an unsupported coding; the answer names the supported ones."""
 
     def get_headers(self, *args: Any, **fields: Any) -> list[tuple[str, str]]:
-        """Return the headers of the answer."""
+        """Return the answer's headers."""
         return [*super().get_headers(*args, **fields), ("Accept-Encoding", ", ".join(ACCEPTED))]
 
 
 class Inflater:
-    """Decompresses one body. Raises `ValueError` for data that is not of its coding."""
+    """Decompresses one body. Raises `ValueError` for data that does not match its coding."""
 
     def __init__(self, coding: str) -> None:
         self.coding = coding
@@ -31,16 +31,16 @@ class Inflater:
         self._tail = b""
         """Bytes not decompressed yet."""
         self._full = False
-        """Whether the last piece was as long as it could be, so that there may be more of it."""
+        """Whether the last piece had the maximum length, so that there may be more."""
 
     @property
     def pending(self) -> bool:
-        """Whether there may be more to read before more is fed."""
+        """Whether more can perhaps be read before more is fed."""
         return self._full or (self._zlib is not None and bool(self._tail))
 
     @property
     def size(self) -> int:
-        """Bytes that wait to be decompressed."""
+        """The number of bytes still to be decompressed."""
         return len(self._tail)
 
     def feed(self, data: bytes) -> None:
@@ -48,11 +48,11 @@ class Inflater:
         self._tail += data
 
     def read(self, most: int) -> bytes:
-        """Decompress at most `most` bytes of what was fed, at least 1."""
+        """Decompress fed bytes into at most `most` bytes, which is at least 1."""
         if self._zlib is None:
             if len(self._tail) < 2:  # the header of zlib's format
                 return b""
-            # Some clients send what RFC 1951 calls deflate, without the header that HTTP wants around it.
+            # Some clients send raw deflate (RFC 1951), without the header that HTTP requires around it.
             wrapped = self._tail[0] & 0x0F == zlib.DEFLATED and int.from_bytes(self._tail[:2], "big") % 31 == 0
             self._zlib = zlib.decompressobj(_ZLIB if wrapped else _RAW)
         try:
@@ -66,7 +66,7 @@ class Inflater:
         return data
 
     def end(self) -> None:
-        """Raise `ValueError` if the data has no end."""
+        """Raise `ValueError` if the data is incomplete."""
         if self._zlib is None or not self._zlib.eof:
             raise ValueError("it ends too early")
 

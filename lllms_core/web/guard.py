@@ -18,8 +18,8 @@ HOST = re.compile(r"(\[[0-9A-Za-z:.%_-]+\]|[0-9A-Za-z._-]*)(:[0-9]{0,5})?")
 class Guard:
     """An ASGI application around another one; answers malformed requests with 400, and counts what bodies hold.
 
-    A path that ends with a slash, or has several in a row, is answered as the one without: programs that join a base
-    URL and a path make such, and a redirect would lose the body.
+    A path that ends with a slash, or has several in a row, is answered like the one without: programs that join a base
+    URL and a path produce such paths, and a redirect would lose the body.
     """
 
     def __init__(self, app: ASGIFramework) -> None:
@@ -43,7 +43,7 @@ class Guard:
 
 
 def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
-    """Return the scope with a tidy path; of a whole URL only its path. Raises `ValueError` for a malformed request."""
+    """Return the scope with a tidy path, without the rest of a URL. Raises `ValueError` for a malformed request."""
     for name, value in scope["headers"]:
         if name.lower() == b"host" and not is_host(value.decode("latin1")):
             raise ValueError(f"the Host header is not the name of a host: '{cut(value.decode('latin1'))}'")
@@ -66,7 +66,7 @@ def check(scope: HTTPScope | WebsocketScope) -> HTTPScope | WebsocketScope:
 
 
 def tidy(path: str, root: str = "") -> str:
-    """Return a path without its empty parts; that of an application at `root` keeps its slash."""
+    """Return a path without empty parts; the path of an application mounted at `root` keeps its slash."""
     if not path.startswith("/"):
         return path
     whole = f"/{'/'.join(part for part in path.split('/') if part)}"

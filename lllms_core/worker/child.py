@@ -161,14 +161,14 @@ def log_to_parent(level: int) -> None:
 
 
 class Marked(logging.Formatter):
-    """Marks each record, and writes it in one line."""
+    """Marks each record, and writes it on one line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         return MARK + super().format(record).replace("\n", LINE_END)
 
     def formatException(self, ei: object) -> str:  # noqa: N802  # the name is logging's
-        """Return the exception as every log of lllms shows it."""
+        """Return the exception as all logs of lllms show it."""
         error = ei[1] if isinstance(ei, tuple) else None
         return short_traceback(error) if isinstance(error, BaseException) else ""
 

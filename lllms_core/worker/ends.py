@@ -19,7 +19,7 @@ from lllms_core.tracebacks import HEAD
 LOG = logging.getLogger("lllms.worker")
 
 MARK = "\x1e"
-"""Starts a line with a record of the worker's own `lllms` loggers, which quote no request: `LEVEL lllms.name: text`."""
+"""Starts a line with a record of the worker's `lllms` loggers, which quote no request: `LEVEL lllms.name: text`."""
 LINE_END = "\x1f"
 """Stands for the end of a line within a record."""
 LOG_TAIL = 20
@@ -46,7 +46,7 @@ _SOURCE_LINE = re.compile(
     r"(?:[\w./-]+: )?(?:\S*/)?(?P<place>(?P<file>[\w.+-]+)\.(?:c|cc|cpp|cxx|h|hpp|cu|cuh|m|metal):\d+): (?P<words>.*)",
 )
 _OLD_ASSERTION = re.compile(r"GGML_ASSERT: (?:.*/)?(?P<place>[\w.+-]+\.(?:c|cpp|h|cu|cuh|m):\d+): (?P<words>.*)")
-"""As the ggml of gpt4all writes it."""
+"""As gpt4all's ggml writes it."""
 _ASSERTION = re.compile(r"GGML_ASSERT\(.*\) failed|fatal error|.*: Assertion `.*' failed\.")
 _THROWN = re.compile(r"terminate called after throwing an instance of '[\w:<>, ]+'|terminate called without .*")
 _PANIC = re.compile(r"thread '[^']*' (\(\d+\) )?panicked at \S+:\d+:\d+:")
@@ -155,13 +155,13 @@ class NativeLog:
         LOG.debug("%s: %s", self._model, shown)
 
     def _relay(self, told: str) -> None:
-        """Log a record of the worker's loggers as one of this process, with the name of the model."""
+        """Log a record of the worker's loggers as a record of this process, with the model's name."""
         self._look_for_memory(told[:LONGEST_KNOWN])
         record = _RECORD.fullmatch(told)
         level = logging.getLevelNamesMapping().get(record["level"] if record else "", logging.DEBUG)
         text, _, rest = (record["text"] if record else told).partition("\n")
         logger = logging.getLogger(record["logger"]) if record else LOG
-        # By its traceback a repeated exception is recognised.
+        # A repeated exception is recognised by its traceback.
         more = {"traceback": rest} if rest.startswith(HEAD) else None
         logger.log(level, "%s: %s%s", self._model, text, f"\n{rest}" if rest else "", extra=more)
         if not logger.isEnabledFor(level):

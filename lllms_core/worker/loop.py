@@ -61,7 +61,7 @@ class Inbox:
 
     def take(self, *, wait: bool) -> list[ToWorker | PreparedOpening]:
         """Return all messages in the inbox; with `wait`, wait for at least one."""
-        # Cleared first: a cancel after this line may interrupt one step in vain, but is never overlooked.
+        # Cleared first: a cancel after this line may interrupt one step needlessly, but is never overlooked.
         self.interrupt.clear()
         messages = []
         if wait:
@@ -228,7 +228,7 @@ class WorkerLoop:
             )
 
     def _answer(self, request: AnyRequest, deltas: Iterable[Delta]) -> None:
-        """Note that the model has taken a request, or tell the answer that is known at once."""
+        """Record that the model has taken a request, or send the answer if it is known at once."""
         if isinstance(request, Opens):
             self._requests.take(request.id)
         self._tell(deltas)

@@ -1,4 +1,4 @@
-"""The requests that a worker has taken and not answered: what their model says of them is checked, and timed."""
+"""A worker's unfinished requests, whose deltas from the model are checked and timed."""
 
 from collections.abc import Iterable, Sequence
 from time import monotonic
@@ -11,22 +11,22 @@ from lllms_core.values.violations import kind_of
 
 
 class OpenRequests:
-    """Knows which requests are open, and when each arrived and began to be answered."""
+    """Knows which requests are open, when each arrived, and when its answer began."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
-        """The requests that the model has taken and not ended."""
+        """The requests that the model has taken but not ended."""
         self._arrived: dict[str, float] = {}
-        """When the requests without any answer yet arrived."""
+        """Arrival times of the requests without an answer yet."""
         self._begun: dict[str, tuple[float, float]] = {}
-        """When the others arrived, and when their answers began."""
+        """Arrival times of the others, and the times when their answers began."""
 
     def arrive(self, request_id: str) -> None:
-        """Note that a request is here; the model may not have taken it."""
+        """Record that a request has arrived; the model may not have taken it yet."""
         self._arrived[request_id] = monotonic()
 
     def take(self, request_id: str) -> None:
-        """Note that the model has taken a request."""
+        """Record that the model has taken a request."""
         self._ids.add(request_id)
 
     def checked(self, method: str, deltas: Iterable[Delta]) -> Sequence[Delta]:
@@ -49,13 +49,13 @@ class OpenRequests:
         """Return the deltas, those that end an answer with its timings."""
         told = tuple(deltas)
         # This runs for every token: most deltas neither begin an answer nor end one.
-        if self._arrived or any([delta.finish or delta.error for delta in told]):  # noqa: C419  # half as dear
+        if self._arrived or any([delta.finish or delta.error for delta in told]):  # noqa: C419  # costs half as much
             told = tuple([self._timed(delta) for delta in told])
         return told
 
     def _timed(self, delta: Delta) -> Delta:
         now = monotonic()
-        if delta.request_id in self._arrived:  # while others wait for their first piece, most are not
+        if delta.request_id in self._arrived:  # while others wait for their first piece, false for most
             self._begun[delta.request_id] = self._arrived.pop(delta.request_id), now
         if not delta.last:
             return delta

@@ -59,7 +59,7 @@ class ProcessWorker(Worker):
             data = spawn.get_preparation_data("lllms worker")
             ours, theirs = (None, None) if load.sessions is None else socket.socketpair()
             number = None if theirs is None else theirs.fileno()
-            # Warnings in any case: those of a lack of memory explain a crash.
+            # Warnings are always relayed: those about a lack of memory explain a crash.
             level = min(logging.WARNING, logging.getLogger("lllms").getEffectiveLevel())
             frames = encode((os.getpid(), number, level)) + encode(_preparation(load.engine, data)) + encode(load)
         except Exception as error:  # pickling runs code of the engine's classes

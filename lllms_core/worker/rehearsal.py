@@ -1,4 +1,4 @@
-"""A load that is only rehearsed, in a worker process: what it would fail with, and what it warns of."""
+"""Rehearses a load in a worker process, to find the reason why it would fail, and its warnings."""
 
 import asyncio
 import logging
@@ -10,11 +10,11 @@ from lllms_core.worker.process import ProcessWorker
 from lllms_core.worker.wire import FromWorker, Load, LoadFailed, Rehearsed
 
 LONGEST = 120.0
-"""Seconds; most take one or two."""
+"""The limit in seconds; most rehearsals take one or two."""
 
 
 async def rehearse(engine: Engine, spec: ModelSpec) -> list[Finding]:
-    """Return what an engine's rehearsal finds about a model; nothing if it has none."""
+    """Return what an engine's rehearsal finds about a model; nothing if the engine has no rehearsal."""
     if type(engine).rehearse is Engine.rehearse:
         return []
     listener, warnings = _Listener(), _Warnings()
@@ -48,11 +48,11 @@ class _Listener:
         self._last: FromWorker | None = None
 
     def message(self, message: FromWorker) -> None:
-        """Note the worker's last words."""
+        """Record the worker's result."""
         self._last = message
 
     def ended(self, reason: str) -> None:
-        """The worker has ended: because the rehearsal is over, or because it crashed."""
+        """Note the worker's end: the rehearsal is over, or it crashed."""
         match self._last:
             case Rehearsed():
                 self.over.set_result(None)

@@ -17,7 +17,7 @@ from lllms_core.types import Delta, ModelInfo, ModelSpec
 
 _LENGTH = struct.Struct("!I")
 _FIRST = 3
-"""So many fields of a `Delta` always travel; the others, if any of them says something."""
+"""This many fields of a `Delta` are always sent; the others only if any of them is set."""
 
 
 @frozen
@@ -39,7 +39,7 @@ class Load:
     sessions: SessionTerms | None = None
     """None: no sessions are stored."""
     rehearsal: bool = False
-    """Whether to only rehearse the load, and then to end."""
+    """Whether to only rehearse the load and then end."""
 
 
 @frozen
@@ -124,7 +124,7 @@ class LoadFailed:
 
 @frozen
 class Rehearsed:
-    """From the worker: the model could be loaded; the worker ends."""
+    """From the worker: the model could be loaded, and the worker ends."""
 
 
 @frozen
@@ -207,10 +207,10 @@ def encode(message: object) -> bytes:
 
 
 def _make_plain() -> Callable[[Delta], tuple[object, ...]]:
-    """Return a function that gives the values of a delta's fields, in their order: of most only the first ones.
+    """Return a function that gives the values of a delta's fields, in their order: for most deltas only the first ones.
 
-    It is compiled from the names of the fields, as attrs does with its methods: a loop over them would take several
-    times as long, for every token.
+    It is compiled from the fields' names, as attrs does with its methods: a loop over them would take several times as
+    long, for every token.
     """
     every: Sequence[Attribute[Any]] = fields(Delta)
     values = [f"d.{one.name}" for one in every]

@@ -1,4 +1,4 @@
-"""Answers kept to a grammar against free ones, in turns on one server: the cost of token masks."""
+"""The cost of token masks: constrained answers compared with free ones, in turns on one server."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from lllms_core.bench.traffic import ServerSilent, completion
 TARGET = 1 / 1.15
 """The masks may add 15 % to the time of a step."""
 TOOLS_TARGET = 1 / 1.03
-"""Tools that are offered and not called may add 3 %."""
+"""Tools that are offered but not called may add 3 %."""
 PROMPT = 8
 """Words of a prompt: only decoding is compared."""
 SCHEMAS: Mapping[str, Mapping[str, object]] = {

@@ -248,7 +248,7 @@ class HubDownloader(Downloader):
 
 
 def _gated(repository: str, *, token: bool) -> SourceUnavailable:
-    """Return the error for a repository with terms; `token`: whether one was sent."""
+    """Return the error for a repository with terms to accept; `token`: whether one was sent."""
     way_out = (
         "accept them there with the account of your token (HF_TOKEN), and wait if its owners have to agree; a"
         " fine-grained token needs the right to read gated repositories"
@@ -258,7 +258,7 @@ def _gated(repository: str, *, token: bool) -> SourceUnavailable:
 
 
 def _choose_there(files: list[str], wanted: HubSource) -> tuple[tuple[str, ...], str]:
-    """Choose among files of the cache, where models may be incomplete. Raises `Incomplete` if only such a one fits."""
+    """Choose among the cache's files, where models may be incomplete. Raises `Incomplete` if only such a model fits."""
     try:
         return _choose(complete(files), wanted)
     except InvalidSource:

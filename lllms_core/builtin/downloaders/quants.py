@@ -28,7 +28,7 @@ _QUANT = re.compile(
     r"|I?Q[1-8]_(?:K(?:_(?:XXL|XL|L|M|S))?|NL|XXS|XS|S|M|[01])|Q[1-8])(?![A-Z0-9]|_[0-9])",
 )
 LATEST = "latest"
-"""The tag that stands for none, as for Ollama and llama.cpp."""
+"""The tag that means "no tag", as in Ollama and llama.cpp."""
 _OTHER_NAMES = {"FP16": "F16", "FP32": "F32"}
 
 
@@ -50,16 +50,15 @@ def quant_of(file: str) -> str:
 
 
 class Incomplete(InvalidSource):
-    """A part of the model that was meant is missing."""
+    """A part of the chosen model is missing."""
 
 
 def choose(files: Sequence[str], wanted: str, where: str) -> ChosenFiles:
     """Choose the model with the tag `wanted`, or the one closest to `Q4_K_M` if that is empty.
 
-    llama.cpp finds a tag in any case anywhere in a path, before a "." or "-". Of several such files, the one where the
-    tag is a word of the name is meant; `F16` finds `BF16` only if there is no other.
-    `where` names the repository, for the messages. Raises `InvalidSource` if there is none, or more than one, and
-    `Incomplete`.
+    Like llama.cpp, this finds a tag anywhere in a path, in any case, before a "." or "-". Of several such files, the
+    one where the tag is a word of the name is chosen; `F16` matches `BF16` only if there is no other.
+    `where` names the repository in messages. Raises `InvalidSource` for no model or more than one, and `Incomplete`.
     """
     models = _models(files)
     if not models:
@@ -95,7 +94,7 @@ def choose_file(files: Sequence[str], wanted: str, where: str) -> ChosenFiles:
 
 
 def complete(files: Sequence[str]) -> list[str]:
-    """Return the files without those of models of which a part is missing."""
+    """Return the files without those of models with a missing part."""
     there = {*files}
     return [file for file in files if there.issuperset(_parts(file))]
 
@@ -121,7 +120,7 @@ _ABSENT = 4
 
 
 def _rank(file: str, tag: str) -> int:
-    """Return how well a tag fits a file, the best first; `_ABSENT` if it does not."""
+    """Return a tag's rank for a file, lowest for the best match; `_ABSENT` without a match."""
     quant = _OTHER_NAMES.get(tag.upper(), tag.upper())
     names = {tag.upper(), quant, *(other for other, name in _OTHER_NAMES.items() if name == quant)}
     any_name = "|".join(map(re.escape, names))

@@ -26,10 +26,10 @@ TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @define(auto_exc=True, eq=False, slots=False)
 class Refused(SourceUnavailable):
-    """The server wants another login, or any."""
+    """The server requires a login, or another one."""
 
     code: str = ""
-    """The hub's word for the reason (X-Error-Code)."""
+    """The hub's code for the reason (X-Error-Code)."""
 
     __str__ = SourceUnavailable.__str__
 

@@ -55,7 +55,7 @@ class Embedding:
     as_text: bool
     """Whether in base64."""
     unused: tuple[str, ...]
-    """The names of parameters that nobody acts on."""
+    """The names of parameters that nothing acts on."""
 
 
 def read_embedding(server: Server, body: bytes) -> Embedding:

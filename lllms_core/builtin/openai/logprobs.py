@@ -96,7 +96,7 @@ def shown(piece: bytes) -> str:
 
 
 def _number(logprob: float) -> float:
-    """Return the number for JSON, which has no infinity, as OpenAI writes it."""
+    """Return the number as OpenAI writes it, since JSON has no infinity."""
     return max(logprob, _IMPOSSIBLE)
 
 

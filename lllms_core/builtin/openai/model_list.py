@@ -1,4 +1,4 @@
-"""The routes that tell which models there are, and what each can do."""
+"""The routes that list the models and what each can do."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ class ModelList:
         ]
 
     async def _abilities(self, card: ModelCard) -> Abilities | None:
-        """Return the abilities of a model; None if it is broken: its state says so, and requests are told why."""
+        """Return a model's abilities; None if it is broken, as its state says; requests are refused with the reason."""
         try:
             return await self._server.abilities(card.name)
         except LllmsError:
@@ -48,7 +48,7 @@ class ModelList:
 
 
 def model_value(card: ModelCard, abilities: Abilities | None, state: ModelState, created: int) -> dict[str, object]:
-    """Return a `model` as OpenAI shows it, with what other servers add that clients read; null for what is unknown."""
+    """Return a `model` in OpenAI's form, with other servers' fields that clients read; unknown values are null."""
     context_length = None if abilities is None else abilities.context_length
     tasks = None if abilities is None or abilities.tasks is None else sorted(abilities.tasks)
     return {

@@ -26,8 +26,8 @@ _DOCUMENT: Json = {
 def describe(models: Sequence[str], honoured: Collection[str]) -> Paths:
     """Return the paths; `models` are the names that requests may name.
 
-    Of a parameter that none of them does anything about, as their engines' `honoured` ones tell, only those values are
-    described that ask for nothing. Other names, and those that nobody ever acts on, are taken without being described.
+    For a parameter that no model honours (`honoured`: those of their engines), only the values that ask for nothing are
+    described. Synonyms, and parameters that nothing ever acts on, are accepted without being described.
     """
     paths: dict[str, Json] = {
         "/v1/models": {"get": operation("List the models", "A list of models")},

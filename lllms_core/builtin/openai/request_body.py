@@ -1,4 +1,4 @@
-"""Turn the JSON of a request into a completion: nothing is ignored in silence, and each fault has its `param`."""
+"""Turn the JSON of a request into a completion: nothing is ignored silently, and each fault has its `param`."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -27,7 +27,7 @@ class Completion:
     stream: bool
     include_usage: bool
     unused: tuple[str, ...] = ()
-    """The names of the members that were read, and have no effect."""
+    """The names of the members that were read but have no effect."""
 
     @property
     def functions(self) -> bool:
@@ -65,7 +65,7 @@ def _read_flag(name: str, value: object) -> bool:
 
 
 def _read_stream_options(options: object, *, stream: bool) -> tuple[bool, tuple[str, ...]]:
-    """Return whether token counts are wanted, and what has no effect."""
+    """Return whether token counts are wanted, and the members without effect."""
     if options is None:
         return False, ()
     if not isinstance(options, dict):

@@ -28,7 +28,7 @@ DEFAULT_TEXT_TOKENS = 16
 """The number of tokens that OpenAI's `/completions` generates by default."""
 
 LIMITS = frozenset(name for name, line in ROUTES["text"].items() if "max_tokens" in {name, line.means})
-"""The names of the limit of tokens."""
+"""The names of the token limit."""
 
 SCORE_SIZE = 100
 """Bytes that a token's scores take in an answer, at least."""
@@ -46,7 +46,7 @@ class Job:
 
 
 def make_blueprint(server: Server, patience: float, interval: float) -> Blueprint:
-    """Return the routes over `server`; for the two times see `OpenAiApi`."""
+    """Return the routes over `server`; see `OpenAiApi` for the two times."""
     views, models = Views(server, patience, interval), ModelList(server)
     routes = Blueprint("openai", __name__)
     for prefix in PREFIXES:
@@ -136,7 +136,7 @@ class Views:
         return prompt if isinstance(prompt, str) else await self._server.detokenize(request.model, prompt)
 
     def _head(self, asked: Asked, streams: Sequence[Stream]) -> Head:
-        """Return the values in every part of an answer, once it has begun: then it has an instance."""
+        """Return the values that all parts of an answer share, once it has begun and so has an instance."""
         first = next((stream for stream in streams if stream.instance is not None), streams[0])
         card = self._server.model(first.request.model)
         name = completion_id("chat" if asked.chat else "text", first.id)

@@ -106,9 +106,9 @@ def usage(counts: Usage) -> dict[str, object]:
 
 
 class Events:
-    """Encodes the events of one streamed answer. All but the text is encoded once, for `delta` runs for every token.
+    """Encodes the events of one streamed answer. All but the text is encoded once, since `delta` runs for every token.
 
-    Its `head` is asked for when the answer begins: only then the instance, and so the fingerprint, is known.
+    `head` is called when the answer begins, since only then the instance, and so the fingerprint, is known.
     """
 
     content_type = "text/event-stream"

@@ -4,7 +4,7 @@ A file starts with a line of JSON that describes the session, with a checksum of
 under another name and then renamed, so that readers see all of it or nothing. The files themselves are the only index;
 their heads are cached once read.
 
-A file with the name of a session that is none, or cannot be read, is skipped and logged once: neither a damaged file
+A file that has a session's name but is not one, or cannot be read, is skipped and logged once: neither a damaged file
 nor a pipe or a folder in its place may disable or block the store.
 """
 

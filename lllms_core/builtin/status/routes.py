@@ -25,7 +25,7 @@ def make_blueprint(server: Server) -> Blueprint:
     async def status() -> Response:
         # JSON unless HTML is preferred, as browsers do: a bare `curl` takes anything.
         report = make_report(server)
-        base = f"{request.root_path}{request.path}".rstrip("/")  # these routes may be mounted below a prefix
+        base = f"{request.root_path}{request.path}".rstrip("/")  # these routes may be mounted under a prefix
         if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
             return Response(await render_template("lllms/status.html", base=base, **report), headers=PAGE_HEADERS)
         response = reply(report)

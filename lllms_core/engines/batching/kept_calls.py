@@ -1,4 +1,4 @@
-"""Calls that a model makes by itself, kept to their grammar from their mark on; all other text is free."""
+"""Calls that a model makes of its own accord, constrained from their mark on; all other text is free."""
 
 import logging
 from collections.abc import Callable
@@ -9,23 +9,23 @@ from attrs import define, field
 from lllms_core.chat import CallWatch, LazyGrammar
 from lllms_core.engines.samplers import Matcher, Sampler
 from lllms_core.errors import EngineFailed, RequestError
-from lllms_core.types import Constraint
+from lllms_core.types import ChatRequest, Constraint, Request
 
 logger = logging.getLogger("lllms.engines")
 
 MOST_TRIES = 64
-"""The tokens that may be rejected in the place of one: they end a mark in their middle, and go on in a wrong way."""
+"""The most tokens rejected in one place: such a token completes a mark in its middle, but continues wrongly."""
 
 
 @define(eq=False)
 class KeptCalls:
-    """Switches the grammar of one answer's calls on when it sees their mark, and off after each call."""
+    """Switches the grammar of an answer's calls on when it sees their mark, and off after each call."""
 
     grammar: LazyGrammar
     make: Callable[[Constraint], Future[Matcher]]
-    """Begins to make a matcher; see `Constrains.matcher`."""
+    """Starts making a matcher; see `Constrains.matcher`."""
     thinking: bool = False
-    """Whether the next token belongs to the thoughts, in which a mark is no call."""
+    """Whether the next token belongs to the thoughts, where a mark starts no call."""
     error: BaseException | None = None
     """Why no matcher could be made."""
     watch: CallWatch = field(init=False)
@@ -35,7 +35,7 @@ class KeptCalls:
     _active: Matcher | None = None
     """The matcher of the call that is being written."""
     _written: bytes | None = None
-    """What the model wrote after a mark that its matcher has not seen yet."""
+    """The text after a mark that the matcher has not seen yet."""
 
     def __attrs_post_init__(self) -> None:
         self.watch = CallWatch(self.grammar.cue)
@@ -44,7 +44,7 @@ class KeptCalls:
 
     @property
     def stalled(self) -> bool:
-        """Whether the next token has to wait for the grammar."""
+        """Whether the next token must wait for the grammar."""
         return self._written is not None and self.unmade()
 
     @property
@@ -57,8 +57,14 @@ class KeptCalls:
         """Whether the grammar chooses the tokens now: a call has begun and not ended."""
         return self._active is not None
 
+    def given_up(self, request: Request) -> tuple[str, ...]:
+        """The tools whose schemas are not enforced, because the grammar with all of them cannot be (see `Delta`)."""
+        if self.error is None or not isinstance(request, ChatRequest):
+            return ()
+        return tuple(f"tools.{tool.name}#" for tool in request.tools if not tool.strict)
+
     def unmade(self) -> bool:
-        """Whether the matcher is still being made; if that has failed, begin to make a weaker one."""
+        """Whether the matcher is still being made; if that has failed, start making a weaker one."""
         while self.making is not None and self.making.done():
             if (error := self.making.exception()) is None:
                 return False
@@ -69,7 +75,7 @@ class KeptCalls:
         return self.making is not None
 
     def sample(self, sampler: Sampler, row: int, piece: Callable[[int], bytes]) -> int:
-        """Let `sampler` choose the next token, in a call among those that its grammar allows.
+        """Let `sampler` choose the next token; in a call, among those that its grammar allows.
 
         `piece` returns the bytes of a token. Raises `RequestError` if the grammar of a strict tool turns out to be
         impossible.
@@ -94,12 +100,12 @@ class KeptCalls:
         return token
 
     def take(self, piece: bytes, *, thinking: bool) -> None:
-        """Note the bytes of the chosen token, and whether the model is thinking after it."""
+        """Record the bytes of the chosen token, and whether the model is thinking after it."""
         thought, self.thinking = self.thinking, thinking
         if self._active is not None or self._written is not None or thinking:
             self.watch.restart()
         elif thought and self.making is not None and (found := self.watch.look(piece)) is not None:
-            self._written = found  # the token that ended the thoughts completes a mark as well
+            self._written = found  # the token that ended the thoughts also completes a mark
             self.watch.restart()
         else:
             self.watch.take(piece)
@@ -117,7 +123,7 @@ class KeptCalls:
         return None if self.making is None else self.making.result()
 
     def _begin(self, written: bytes) -> bool:
-        """Begin a call after what the model wrote behind its mark; False if no call begins so."""
+        """Begin a call with the text that the model wrote after its mark; False if no call can begin so."""
         matcher = self._matcher
         if matcher is None or not matcher.begin(written):
             return False
@@ -125,7 +131,7 @@ class KeptCalls:
         return True
 
     def _sample_in_call(self, sampler: Sampler, row: int) -> int:
-        assert self._active is not None  # noqa: S101  # the caller looked
+        assert self._active is not None  # noqa: S101  # the caller has checked
         try:
             token = self._active.sample(sampler, row, None)
         except (RequestError, EngineFailed):

@@ -76,7 +76,7 @@ class BatchingModel(TokenModel):
         self._waiting = WaitingQueue()
         self._running: list[Run] = []
         self._tidy_at: float | None = None
-        """When the conversations that linger beside running requests leave, on the clock of `perf_counter`."""
+        """When conversations that linger beside running requests are moved out, on the clock of `perf_counter`."""
 
     # -- the contract of Model ----------------------------------------------------------------------------------------
 
@@ -120,11 +120,11 @@ class BatchingModel(TokenModel):
         [run], _ = open_runs(self, self.template, TextRequest(request_id, "", tuple(tokens), max_tokens=0))
         run.pin = True
         if self._cache.whole:
-            run.phase = Phase.ROOM  # a session that cannot be cut cannot be copied from either
+            run.phase = Phase.ROOM  # a session that cannot be cut cannot be copied from, either
         self._waiting.add([run])
 
     def step(self) -> Iterable[Delta]:
-        """Admit the runs that have room, evaluate one batch, choose a token for each whose logits are there."""
+        """Admit the runs that have room, evaluate one batch, and choose a token for each run with logits."""
         refused = self._refuse()
         self._admit()
         running = [run for run in self._running if not run.stalled]
@@ -189,7 +189,7 @@ class BatchingModel(TokenModel):
     # -- how it works -------------------------------------------------------------------------------------------------
 
     def _refuse(self) -> list[Delta]:
-        """End the requests whose constraint turned out to be impossible."""
+        """End the requests with an impossible constraint."""
         deltas = []
         for run, error in self._waiting.refused():
             if not run.over:  # as with the first failing answer, if several fail
@@ -198,7 +198,7 @@ class BatchingModel(TokenModel):
         return deltas
 
     def _admit(self) -> None:
-        """Give sequences to the runs that are ready, in their order, as long as they have room to their end."""
+        """Assign sequences to the ready runs, in order, as long as they have room until their end."""
         before = len(self._running)
         for run in self._waiting.ready():
             if self._waiting.blocked or len(self._running) >= self.slots:
@@ -213,10 +213,10 @@ class BatchingModel(TokenModel):
             run.admit(admission.sequence, admission.keep, self.sampler(run.request.sampling, run.tokens))
             self._running.append(run)
         if len(self._running) > before or (self._tidy_at is not None and perf_counter() >= self._tidy_at):
-            self._tidy()  # before the decode: cells are taken from the lowest on, and the highest one counts
+            self._tidy()  # before the decode: cells are taken from the lowest up, and the highest used one counts
 
     def _looks_up(self, run: Run) -> bool:
-        """Whether a session lookup is pending for a run; begin one if that may pay."""
+        """Whether a session lookup is pending for a run; start one if that may pay off."""
         link = self._cache.link
         if run.phase is not Phase.READY or run.alone or link is None:
             return run.phase is Phase.LOOKUP
@@ -225,7 +225,7 @@ class BatchingModel(TokenModel):
             return False
         run.phase = Phase.LOOKUP
         link.find(run.request.id, run.tokens, known, whole=self._cache.whole)
-        return self._looks_up(run)  # the answer may be there already
+        return self._looks_up(run)  # the answer may already be there
 
     def _place(self, run: Run) -> Admission | None:
         if run.alone:
@@ -242,7 +242,7 @@ class BatchingModel(TokenModel):
             self._cache.move_out(kept)
 
     def _evaluate(self, fed: Sequence[tuple[Run, Feed]]) -> Iterable[tuple[Run, Feed, int]]:
-        """Decode; return each run that has logits, with the row of the last ones. None if it was interrupted."""
+        """Decode; return each run with logits, and the row of the last ones. None if it was interrupted."""
         feeds = [feed for _, feed in fed]
         started = perf_counter()
         try:
@@ -270,7 +270,7 @@ class BatchingModel(TokenModel):
             return self.decode(feeds)
 
     def _take(self, evaluated: Iterable[tuple[Run, Feed, int]]) -> list[Delta]:
-        """Choose the next tokens, and free the places of the answers that are over."""
+        """Choose the next tokens, and free the places of finished answers."""
         deltas = []
         for run, feed, row in evaluated:
             if run.over:
@@ -292,12 +292,12 @@ class BatchingModel(TokenModel):
         return [run for run in self._running if run.request.id == request_id]
 
     def _drop(self, request_id: str) -> None:
-        """Free the places of all answers to a request, which get no further."""
+        """Free the places of all answers to a request that ends here."""
         self._waiting.drop(request_id)
         self._free(self._runs_of(request_id))
 
     def _free(self, runs: Iterable[Run]) -> None:
-        """Free the places of answers that are over; what they evaluated stays."""
+        """Free the places of finished answers; their evaluated tokens stay."""
         for run in runs:
             self._running.remove(run)
             if run.pin:

@@ -23,11 +23,10 @@ _SHORT = 1 << 14
 def open_runs(
     model: TokenModel, template: ChatTemplate | None, request: Request,
 ) -> tuple[list[Run], Constraint | LazyGrammar | None]:
-    """Return the runs of a request, and the constraint that each has still to be kept to.
+    """Return the runs of a request, and the constraint still to be enforced in each.
 
-    All but the first wait in its `Choices`, since they share its prompt. Raises `RequestError` for a request that can
-    never be served.
-    Any thread may call this.
+    All but the first wait in its `Choices`, since they share its prompt. Any thread may call this. Raises
+    `RequestError` for a request that can never be served.
     """
     shown = read_prompt(template, request, lambda text: _check_length(model, request, text))
     prompt = _tokens(model, request, shown)
@@ -41,14 +40,14 @@ def open_runs(
     ):
         constraint = answer_constraint(enforced, shown.form, model.grammar_names())
         if isinstance(constraint, LazyGrammar) and not writes(type(model), "matcher"):
-            constraint = None  # the engine keeps no grammars
+            constraint = None  # the engine enforces no grammars
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     choices.unenforced = () if constraint is None else unenforced
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
-        output.kept = isinstance(constraint, Constraint) and constraint is not request.constraint
+        output.kept = isinstance(constraint, Constraint) and constraint is not enforced.constraint
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,
@@ -78,7 +77,8 @@ def read_prompt(
         return Prompt([Segment(text, parse_special=True)])
     if template is None:
         raise InvalidRequest(
-            f"model '{request.model}' has no chat template; set options.chat_template or use /v1/completions",
+            f"model '{request.model}' has no chat template; use /v1/completions, or set options.chat_template if its "
+            "engine has that option",
             "messages",
         )
     return chat_prompt(template, request, check_length)

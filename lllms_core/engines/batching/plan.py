@@ -29,7 +29,7 @@ class Pace:
         generating = tokens = 0
         for feed in feeds:
             if feed.all_logits:
-                return  # these cost more, and are rare
+                return  # these cost more, but are rare
             count = len(feed.tokens)
             tokens += count
             generating += feed.logits and count == 1
@@ -53,7 +53,7 @@ class Pace:
 
 
 def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> list[tuple[Run, Feed]]:
-    """Decide who is fed how much in the next decode: first those who generate, a token each, then prompts in chunks.
+    """Decide what the next decode feeds to which run: a token to each generating run first, then prompts in chunks.
 
     A decode holds at most `batch_size` tokens, and returns the logits of at most `logit_rows` of them.
     """

@@ -1,4 +1,4 @@
-"""The schemas of a request, without the restrictions that its model cannot enforce and may leave out."""
+"""A request's schemas, without the restrictions that its model cannot enforce and may leave out."""
 
 import json
 
@@ -9,7 +9,7 @@ from lllms_core.types import ChatRequest, Request, Tool
 
 
 def relax_schemas(model: TokenModel, request: Request) -> tuple[Request, tuple[str, ...]]:
-    """Return the request with schemas that can be enforced, strict ones unchanged, and what they lack (see `Delta`)."""
+    """Return the request with enforceable schemas (strict ones unchanged), and what they leave out (see `Delta`)."""
     left_out: list[str] = []
     constraint = request.constraint
     if constraint is not None and constraint.kind == "json_schema" and not constraint.strict:

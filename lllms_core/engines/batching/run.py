@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    """What a run waits for, or does."""
+    """What a run is waiting for, or doing."""
 
     MATCHER = auto()
     """The matcher of its constraint is being made."""
     READY = auto()
-    """It can be admitted, but a session may be looked up for it first."""
+    """It can be admitted, but a session lookup may come first."""
     LOOKUP = auto()
     """A session lookup is pending."""
     ROOM = auto()
-    """It can be admitted; no session is looked up for it any more."""
+    """It can be admitted, without another session lookup."""
     RUNNING = auto()
     """It has a sequence: its prompt is evaluated, or its answer written."""
     OVER = auto()
-    """It gets no further."""
+    """It has ended."""
 
 
 @define(eq=False)
@@ -60,15 +60,15 @@ class Run:
     """How many tokens it may hold at its end."""
     output: AnswerText
     log: ScoreLog | None = None
-    """Holds back the tokens' scores, if they are wanted."""
+    """Holds back the tokens' scores, if requested."""
     matcher: Future[Matcher] | None = None
     """Done before the run is admitted."""
     calls: KeptCalls | None = None
-    """Keeps the calls of an answer that is free otherwise."""
+    """Constrains the calls of an otherwise free answer."""
     opening: int | None = None
     """The token with which a constrained answer may begin to think."""
     prompt_scores: list[TokenScore] | None = None
-    """Of the prompt's tokens from the second on, if they are wanted and were not told yet."""
+    """The scores of the prompt's tokens from the second on, if requested and not sent yet."""
     pin: bool = False
     """Whether it is the preload, which stays."""
     phase: Phase = Phase.READY
@@ -96,17 +96,17 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether it gets no further."""
+        """Whether it has ended."""
         return self.phase is Phase.OVER
 
     @property
     def stalled(self) -> bool:
-        """Whether it may not be fed yet: its next token needs a grammar that is being made."""
+        """Whether it cannot be fed yet, because its next token needs a grammar that is being made."""
         return self.calls is not None and self.calls.stalled
 
     @property
     def making(self) -> Future[Matcher] | None:
-        """The matcher that it waits for, in the queue or in the middle of its answer."""
+        """The matcher it is waiting for, in the queue or in the middle of its answer."""
         if not self.stalled and not self.lacks_matcher():
             return None
         return self.matcher if self.calls is None else self.calls.making
@@ -127,9 +127,9 @@ class Run:
     def constrain(
         self, constraint: Constraint | LazyGrammar, make: Callable[[Constraint], Future[Matcher]],
     ) -> None:
-        """Keep the answer to a constraint, for which `make` begins to make a matcher, or its calls to their grammar.
+        """Constrain the answer by a matcher that `make` starts to make, or its calls by their lazy grammar.
 
-        The matcher of a whole answer, and of calls of strict tools, is made before the run is admitted: it may be
+        The matcher of a whole answer, or of calls of strict tools, is made before the run is admitted, as it may be
         refused. That of other calls is made meanwhile.
         """
         if isinstance(constraint, Constraint):
@@ -140,13 +140,13 @@ class Run:
             self.phase = Phase.MATCHER
 
     def admit(self, sequence: int, keep: int, sampler: Sampler) -> None:
-        """Run in this sequence, which holds the first `keep` tokens already."""
+        """Run in this sequence, which already holds the first `keep` tokens."""
         self.phase, self.session = Phase.RUNNING, None
         self.sequence, self.sampler = sequence, sampler
         self._reuse(keep)
 
     def restart(self) -> None:
-        """Evaluate everything again: what the sequence held is lost."""
+        """Evaluate everything again, because the sequence has lost its tokens."""
         self._reuse(0)
         if self.prompt_scores:
             self.prompt_scores.clear()
@@ -158,9 +158,9 @@ class Run:
         return Feed(self.sequence, start, tokens, logits=scored or end == len(self.tokens), all_logits=scored)
 
     def take(self, model: TokenModel, feed: Feed, row: int) -> Delta | None:
-        """Use the logits after the tokens of a feed, which end with this row; None while the prompt has more tokens.
+        """Use the logits after a feed's tokens, the last of which are in `row`; None while the prompt has more tokens.
 
-        The run may be over afterwards; with an error, so are the others of its request.
+        The run may have ended afterwards; with an error, so have the others of its request.
         """
         try:
             if feed.all_logits:
@@ -188,11 +188,11 @@ class Run:
         return self.choices.end(
             self.index, reason, self.generated, text=pieces.text, tokens=tokens,
             scores=() if self.log is None else self.log.rest(), reasoning=pieces.reasoning, calls=pieces.calls,
-            stop=self.output.stop,
+            stop=self.output.stop, unenforced=() if self.calls is None else self.calls.given_up(self.request),
         )
 
     def fail(self, error: RequestError | EngineFailed) -> Delta:
-        """End the request for what went wrong with this answer; return its last delta."""
+        """End the request because this answer failed; return its last delta."""
         self.phase = Phase.OVER
         rest, _ = self.output.end("cancelled")
         return Delta(self.request.id, rest.text, error=error, index=self.index)
@@ -204,7 +204,7 @@ class Run:
             self.sampler.close()
 
     def drop(self) -> None:
-        """Give up the matchers that are being made; the run is over."""
+        """Cancel the matchers that are being made; the run is over."""
         self.phase = Phase.OVER
         if self.matcher is not None:
             self.matcher.cancel()
@@ -224,8 +224,8 @@ class Run:
             self.choices.cached_tokens = keep
 
     def _score_prompt(self, model: TokenModel, feed: Feed, row: int) -> None:
-        """Note the scores of the prompt's tokens that come after those of a feed."""
-        assert self.prompt_scores is not None  # noqa: S101  # all logits are asked for only then
+        """Record the scores of the prompt's tokens that follow those of a feed."""
+        assert self.prompt_scores is not None  # noqa: S101  # all logits are requested only then
         scorer = cast(Scores, model)
         first = row - len(feed.tokens) + 1
         for at, token in enumerate(self.tokens[feed.position + 1 : self.evaluated + 1]):
@@ -248,6 +248,8 @@ class Run:
         self.tokens.append(token)
         output, log = self.output, self.log
         piece = self._piece(model, token)
+        if not isinstance(piece, bytes):
+            raise ContractBroken(f"`piece` returned {kind_of(piece)}; it must return the bytes of a token")
         if log is not None:
             score = cast(Scores, model).score(row, token, self.request.top_logprobs or 0)
             log.add(evolve(score, piece=piece))
@@ -270,7 +272,7 @@ class Run:
         )
 
     def _piece(self, model: TokenModel, token: int) -> bytes:
-        """The bytes of a token of the answer; for a control token those of its text, if that is a mark."""
+        """Return the bytes of a token of the answer; for a control token, those of its text if that is a mark."""
         return model.piece(token) or self.output.mark(model.control_text(token))
 
     def _sample(self, model: TokenModel, row: int) -> tuple[int, Matcher | None]:
@@ -288,5 +290,5 @@ class Run:
 
 
 def shown(model: TokenModel, token: int) -> bytes:
-    """The bytes of a token, for a control token those of its text."""
+    """Return the bytes of a token; for a control token, those of its text."""
     return model.piece(token) or model.control_text(token).encode()

@@ -1,4 +1,4 @@
-"""The runs that have no sequence yet, first come, first served."""
+"""The runs without a sequence, first come, first served."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -13,16 +13,16 @@ LONGEST_WAIT = 0.01
 
 
 class WaitingQueue:
-    """A queue of runs. Those whose matcher is being made, or whose session is looked up, let others pass."""
+    """A queue of runs. Runs that wait for a matcher or a session lookup let others pass."""
 
     def __init__(self) -> None:
         self.blocked = False
-        """Whether the first run that is ready has no room, and nobody has left since."""
+        """Whether the first ready run has no room, and no other run has left since."""
         self._runs: deque[Run] = deque()
 
     @property
     def asleep(self) -> bool:
-        """Whether no step can advance any of them: all wait for the answers to their session lookups."""
+        """Whether no step can advance any of them, because all wait for their session lookups."""
         return all(run.phase is Phase.LOOKUP for run in self._runs)
 
     def add(self, runs: Iterable[Run]) -> None:
@@ -34,11 +34,11 @@ class WaitingQueue:
         self._runs.remove(run)
 
     def ready(self) -> list[Run]:
-        """Return the runs whose matchers are made, in their order; sessions may still be looked up for them."""
+        """Return the runs whose matchers are made, in their order; session lookups may still follow."""
         return [run for run in self._runs if not run.lacks_matcher()]
 
     def refused(self) -> list[tuple[Run, RequestError | EngineFailed]]:
-        """Return the runs whose constraint turned out to be impossible, with the reason; they stay in the queue."""
+        """Return the runs with an impossible constraint, with the reason; they stay in the queue."""
         failed = []
         for run in self._runs:
             error = run.refusal
@@ -55,7 +55,7 @@ class WaitingQueue:
                     run.phase = Phase.ROOM
 
     def drop(self, request_id: str) -> list[Run]:
-        """Remove the runs of a request, and cancel the matchers that are being made for it."""
+        """Remove a request's runs, and cancel the matchers that are being made for it."""
         dropped = [run for run in self._runs if run.request.id == request_id]
         for run in dropped:
             self._runs.remove(run)

@@ -62,7 +62,7 @@ class Gpt4AllEngine(Engine):
         yield from missing(self.name, "gpt4all", "gpt4all")
         yield from super().examine(spec)
         if spec.file is not None:
-            with suppress(ModelLoadFailed):  # already told
+            with suppress(ModelLoadFailed):  # already reported
                 yield from beyond_training(read_gguf(spec.file), cast(Options, spec.options))
 
     def recommended(self, spec: ModelSpec) -> Mapping[str, object]:

@@ -79,7 +79,7 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
 
 
 def _auto(gguf: GGUF, trained: int, path: Path) -> int:
-    """Return the trained length, as far as the memory lets it."""
+    """Return the trained length, as far as memory allows."""
     most, room = min(trained, MOST_CONTEXT), context_memory(path.stat().st_size)
     length = largest_that_fits(
         most, lambda length: context_size(length) * kv_bytes(gguf) + compute_bytes(gguf, length) <= room,
@@ -88,7 +88,7 @@ def _auto(gguf: GGUF, trained: int, path: Path) -> int:
 
 
 def beyond_training(gguf: GGUF, options: Options) -> Iterator[Finding]:
-    """Yield a warning if requests may be longer than the texts that the model was trained on."""
+    """Yield a warning if requests may be longer than the model's training texts."""
     trained, asked = gguf.hyperparameter("context_length"), options.context_length
     if trained and asked != "auto" and asked > trained and gguf.architecture not in EMBEDDING:
         yield Finding(

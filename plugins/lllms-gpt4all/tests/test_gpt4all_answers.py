@@ -1,4 +1,4 @@
-"""What the model does inside of its process: looking ahead, batches and cancels; in a process of its own, as always."""
+"""The model inside its process: lookahead, batches and cancels; each test uses a separate process, as in production."""
 
 import json
 import subprocess
@@ -31,16 +31,16 @@ def tell(value):
 
 
 def run(code: str) -> list[object]:
-    """What a program tells that loads models."""
+    """Run a program that loads models, and return what it prints."""
     done = subprocess.run([sys.executable, "-c", RUN + code], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
     return [json.loads(line[1:]) for line in done.stdout.splitlines() if line.startswith("@")]
 
 
 def test_looking_ahead_changes_no_answer(tmp_path: Path) -> None:
-    """A model that writes "#" where another writes "," says the same otherwise, token by token.
+    """A model that writes "#" where another writes "," otherwise gives the same answer, token by token.
 
-    gpt4all ends answers at "### Human" and the like, so it evaluates tokens behind each "#" before it tells of it.
+    gpt4all ends answers at "### Human" and the like, so after each "#" it evaluates more tokens before it reports it.
     """
     names = reader().fields[TOKENS].contents()
     swapped = [{",": "#", "#": ","}.get(name, name) for name in names]
@@ -53,7 +53,7 @@ def test_looking_ahead_changes_no_answer(tmp_path: Path) -> None:
 
 
 def test_a_cancel_waits_for_one_batch_of_a_prompt() -> None:
-    """A step that reads a long prompt returns after a batch if something waits, and the next one resumes from there."""
+    """A step in a long prompt returns after one batch if something is waiting, and the next step resumes from there."""
     [batches, answered, cut] = run(f"""
 model = load({str(TINY)!r}, batch_size=16)
 model.interrupt.set()
@@ -84,7 +84,7 @@ tell([end.finish.reason, ask(model, "Say pong.")[0]])
 
 
 def test_threads_follow_the_pool() -> None:
-    """The threads are what the pool grants, or fewer if the options say so."""
+    """The model uses the threads that the pool grants, or fewer if the options say so."""
     told = run(f"""
 for options in ({{}}, {{"threads": 2}}):
     model = Gpt4AllEngine().load(ModelSpec("tiny", Options(**options), Path({str(TINY)!r}), threads=1), lambda _: None)
@@ -99,7 +99,7 @@ for options in ({{}}, {{"threads": 2}}):
 
 
 def test_the_last_conversation_is_told_of_and_forgotten() -> None:
-    """The model holds one conversation; forgotten, it is gone at once, or when its request has ended."""
+    """The model holds one conversation; `forget` drops it at once, or when its request has ended."""
     told = run(f"""
 model = load({str(TINY)!r})
 ask(model, "Say pong.")

@@ -1,4 +1,4 @@
-"""The context that `context_length = "auto"` takes: what the model was trained for, as far as the memory lets it."""
+"""The context chosen by `context_length = "auto"`: the trained length, as far as memory allows."""
 
 import logging
 from pathlib import Path
@@ -21,7 +21,7 @@ GB = 10**9
 
 @pytest.fixture(scope="module")
 def trained_for(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """Tiny-chat, as if it had been trained for other lengths."""
+    """Tiny-chat, with other trained lengths in its header."""
     folder = tmp_path_factory.mktemp("trained")
     key = b"llama.context_length\x04\x00\x00\x00%b"
     files = {length: folder / f"{length}.gguf" for length in (500, 4096, 20_000, 32_768, 131_072)}
@@ -35,7 +35,7 @@ def trained_for(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 def test_auto_is_what_a_model_was_trained_for(
     trained_for: dict[int, Path], monkeypatch: pytest.MonkeyPatch, trained: int, expected: int,
 ) -> None:
-    """With enough memory it is the trained length, at most 32,768; `inspect` tells it, and the tasks."""
+    """With enough memory it is the trained length, at most 32,768; `inspect` reports it, and the tasks."""
     monkeypatch.setattr(foresight, "free_memory", lambda: 100 * GB)
     told = Gpt4AllEngine().inspect(ModelSpec("m", Options(), trained_for[trained]))
     assert told["context_length"] == expected
@@ -46,7 +46,7 @@ def test_auto_is_what_a_model_was_trained_for(
 def test_auto_follows_the_free_memory(
     trained_for: dict[int, Path], free: int | None, more: int, trained: int,
 ) -> None:
-    """The same number for the same free memory, never a smaller one for more, and its cost is within a quarter."""
+    """Equal free memory gives equal contexts, more never a smaller one, and a context costs at most a quarter of it."""
     file = trained_for[trained]
     gguf = read_gguf(file)
 
@@ -67,7 +67,7 @@ def test_auto_follows_the_free_memory(
 def test_what_is_loaded_is_what_was_told(
     trained_for: dict[int, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The loaded model holds what `inspect` told; the log says so, and warns of a context beyond the training."""
+    """The loaded model has the context that `inspect` reported, which is logged, with a warning beyond the training."""
     monkeypatch.setattr(foresight, "free_memory", lambda: 100 * GB)
     spec = ModelSpec("m", Options(threads=1), trained_for[20_000])
     with caplog.at_level(logging.INFO, logger="lllms.gpt4all"):

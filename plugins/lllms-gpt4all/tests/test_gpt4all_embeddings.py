@@ -1,4 +1,4 @@
-"""Embedding with gpt4all, beside llama.cpp on the same files; each in a worker of its own."""
+"""Embedding with gpt4all, compared with llama.cpp on the same files; each in its own worker."""
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ TASK = "search_document: "
 
 
 def write_nomic(path: Path, name: str) -> Path:
-    """A small model of random weights in the manner of Nomic's: rotary positions, gated layers."""
+    """A small model with random weights, in the style of Nomic's: rotary positions, gated layers."""
     width, inner, rng = 48, 96, np.random.default_rng(3)
     writer = gguf.GGUFWriter(path, "nomic-bert")
     writer.add_name(name)
@@ -58,7 +58,7 @@ def write_nomic(path: Path, name: str) -> Path:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def host(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
-    """Each file with both engines."""
+    """A host that serves each file with both engines."""
     folder = tmp_path_factory.mktemp("berts")
     files = {
         "mean": (BERT.write(folder / "mean.gguf", 1, **FRAMED), {"matryoshka": True, "token_inputs": True}),
@@ -85,12 +85,12 @@ async def both(host: Host, name: str, texts: list[str], **parameters: int) -> No
 
 @pytest.mark.parametrize("name", ["mean", "rotary"])
 async def test_vectors_are_those_of_llama_cpp(host: Host, name: str) -> None:
-    """A batch of texts has the same vectors and the same count of tokens in both engines."""
+    """A batch of texts has the same vectors and token counts in both engines."""
     await both(host, name, TEXTS)
 
 
 async def test_shorter_vectors(host: Host) -> None:
-    """A model that was trained for it gives the first numbers of its vectors, of length 1 again."""
+    """A model that was trained for it gives the first dimensions of its vectors, normalised to length 1 again."""
     await both(host, "mean", TEXTS[:3], dimensions=8)
     with pytest.raises(InvalidRequest, match="have 48") as refusal:
         await host.embed("mean-gpt4all", ["a"], dimensions=49)
@@ -98,19 +98,19 @@ async def test_shorter_vectors(host: Host) -> None:
 
 
 async def test_a_text_that_is_too_long_is_refused(host: Host) -> None:
-    """A text beyond the trained length is refused, with its place among the inputs."""
+    """A text beyond the trained length is refused, with its index among the inputs."""
     with pytest.raises(ContextOverflow, match="reads 64") as refusal:
         await host.embed("mean-gpt4all", ["hello", LONG])
     assert (refusal.value.param, refusal.value.code) == ("input[1]", "context_length_exceeded")
 
 
 async def test_a_text_that_is_too_long_is_cut_if_so_configured(host: Host) -> None:
-    """With `truncate` the first tokens count, framed as if they were all."""
+    """With `truncate`, the first tokens are embedded, framed like a whole text."""
     await both(host, "cls", [LONG, "hello"])
 
 
 async def test_texts_for_a_task(host: Host) -> None:
-    """A model that gpt4all knows by name takes texts that begin with one of its tasks, as they are; others not."""
+    """A model that gpt4all knows by name takes texts that begin with one of its tasks, unchanged, but no others."""
     await both(host, "nomic", [f"{TASK}hello world", f"{TASK}the cat: red", "search_query: dog"])
     for text in ("hello world", "cat: red"):
         with pytest.raises(InvalidRequest, match="start") as refusal:
@@ -120,20 +120,20 @@ async def test_texts_for_a_task(host: Host) -> None:
 
 @pytest.mark.parametrize("text", [" ", "a\0b"])
 async def test_what_gpt4all_would_misread_is_refused(host: Host, text: str) -> None:
-    """A text without tokens, for which gpt4all takes another, and one with a NUL, which it cuts, are refused."""
+    """A text without tokens, which gpt4all replaces by another, and one with a NUL, where it cuts, are refused."""
     with pytest.raises(InvalidRequest) as refusal:
         await host.embed("mean-gpt4all", ["a", text])
     assert refusal.value.param == "input[1]"
 
 
 async def test_it_does_not_write(host: Host) -> None:
-    """A request for text to an embedding model is refused, and the error names the routes that it serves."""
+    """A request for text from an embedding model is refused, and the error names the routes it serves."""
     with pytest.raises(InvalidRequest, match="/v1/embeddings"):
         await host.submit(host.request("mean-gpt4all", prompt="hello")).gather()
 
 
 async def test_tokens_of_a_text(host: Host) -> None:
-    """The tokens are shown as they are embedded, with or without their frame."""
+    """Tokens are returned as they are embedded, with or without their frame."""
     for framed in (True, False):
         ours, theirs = [
             await host.tokenize(f"mean-{one}", "hello world", add_special=framed) for one in ("gpt4all", "llamacpp")
@@ -154,13 +154,13 @@ async def test_tokens_of_a_text(host: Host) -> None:
 async def test_a_file_that_would_give_wrong_vectors_is_refused(
     tmp_path: Path, write: Callable[[Path], Path], reason: str,
 ) -> None:
-    """Without its pooling or its frame, gpt4all would compute something else: the file is refused."""
+    """A file is refused if gpt4all would compute wrong vectors because its pooling or frame is unsupported."""
     with pytest.raises(ModelLoadFailed, match=reason):
         Gpt4AllEngine().inspect(ModelSpec("m", Options(), write(tmp_path / "m.gguf")))
 
 
 async def test_less_than_a_block_is_refused(tmp_path: Path) -> None:
-    """gpt4all cuts texts where a block of 32 tokens ends; a length below that is refused."""
+    """gpt4all cuts texts to blocks of 32 tokens; a shorter length is refused."""
     spec = ModelSpec("m", Options(context_length=31), BERT.write(tmp_path / "m.gguf", 1, **FRAMED))
     with pytest.raises(ModelLoadFailed, match=r"options\.context_length"):
         Gpt4AllEngine().inspect(spec)
@@ -168,7 +168,7 @@ async def test_less_than_a_block_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["gpt4all", "llamacpp"])
 async def test_tokens_are_embedded_where_they_are_let_in(host: Host, engine: str) -> None:
-    """With `options.token_inputs`, the tokens of a text have its vector; without, they are refused by name."""
+    """With `options.token_inputs`, a text's tokens give its vector; without it, they are refused by name."""
     tokens = (await host.tokenize(f"mean-{engine}", "the cat is red")).ids
     text, same = (await host.embed(f"mean-{engine}", ["the cat is red", tokens])).vectors
     assert list(text) == pytest.approx(list(same), abs=1e-5)

@@ -1,4 +1,4 @@
-"""Files that are damaged, foreign or odd: each is refused with the reason, or put up with; the process lives on."""
+"""Damaged, foreign or odd files: each is refused with the reason, or tolerated; the process survives."""
 
 import json
 import struct
@@ -45,7 +45,7 @@ for line in sys.stdin:
 
 
 def try_to_use(*files: Path, before: str = "", **options: object) -> list[list[str]]:
-    """Load files, one after the other, in one process of its own, and ask each; an abort shows as a missing answer."""
+    """Load files one after the other in a separate process, and ask each; an abort shows as a missing answer."""
     asked = "".join(json.dumps([str(file), options]) + "\n" for file in files)
     command = [sys.executable, "-c", before + PROBE]
     done = subprocess.run(command, check=False, input=asked, capture_output=True, text=True, timeout=120)
@@ -62,7 +62,7 @@ def reader() -> gguf.GGUFReader:
 
 @cache
 def contents() -> list[tuple[str, Any, Any, Any]]:
-    """The keys of tiny-chat, but those that a writer adds by itself."""
+    """The keys of tiny-chat, except those that a writer adds by itself."""
     fields = [found for found in reader().fields.values() if not found.name.startswith("GGUF.")]
     return [
         (one.name, one.contents(), one.types[0], one.types[-1] if one.types[0] == gguf.GGUFValueType.ARRAY else None)
@@ -71,7 +71,7 @@ def contents() -> list[tuple[str, Any, Any, Any]]:
 
 
 def write(path: Path, *, architecture: str = "llama", tensors: bool = True, change: Any = None, **keys: Any) -> Path:
-    """Write tiny-chat again with other keys (`__` for a dot; None leaves one out) and other tensors."""
+    """Rewrite tiny-chat with other keys (`__` for a dot; None omits the key) and other tensors."""
     writer = gguf.GGUFWriter(path, architecture)
     changed = {name.replace("__", "."): value for name, value in keys.items()}
     for name, value, kind, sub in contents():
@@ -94,7 +94,7 @@ def write(path: Path, *, architecture: str = "llama", tensors: bool = True, chan
 
 
 def patched(path: Path, *patches: tuple[int, bytes]) -> Path:
-    """Write tiny-chat again with other bytes at some offsets."""
+    """Rewrite tiny-chat with other bytes at some offsets."""
     data = bytearray(TINY.read_bytes())
     for offset, value in patches:
         data[offset : offset + len(value)] = value
@@ -103,24 +103,24 @@ def patched(path: Path, *patches: tuple[int, bytes]) -> Path:
 
 
 def offset_of(key: str) -> int:
-    """Where the value of a scalar key is."""
+    """The offset of a scalar key's value."""
     part = reader().fields[key].parts[-1]
     return int(part.ctypes.data - reader().data.ctypes.data)
 
 
 def type_offset(index: int) -> int:
-    """Where the type of a tensor is; its number of dimensions and its place in the file stand around it."""
+    """The offset of a tensor's type; the number of dimensions and the tensor's offset stand around it."""
     part = reader().tensors[index].field.parts[4]
     return int(part.ctypes.data - reader().data.ctypes.data)
 
 
 def test_the_whole_file_answers(tmp_path: Path) -> None:
-    """The file that the broken ones are made of answers, as it is and written again."""
+    """The file from which the broken ones are made answers, both as it is and rewritten."""
     assert try_to_use(TINY, write(tmp_path / "same.gguf")) == [["answered", ""]] * 2
 
 
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
-    """Cut at many points, the file is refused each time."""
+    """A file cut at any of many points is refused."""
     data = TINY.read_bytes()
     files = []
     for length in [0, 3, 4, 8, 16, 24, 100, 1000, 10_000, 20_000, 40_000, len(data) // 2, len(data) - 64]:
@@ -132,7 +132,7 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
-    """Counts, sizes and types that gpt4all would not survive, or that no model has, are refused by name."""
+    """Counts, sizes and types that would crash gpt4all, or that no model has, are refused by name."""
     uint, real = "<I", "<f"
     cases: dict[str, tuple[int, bytes, str]] = {
         "magic": (0, b"GGML", "not a GGUF file"),
@@ -166,7 +166,7 @@ def test_wrong_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_such_model_are_refused(tmp_path: Path) -> None:
-    """Foreign files and architectures, missing parts and broken tokenizers are refused with words that say what."""
+    """Foreign files and architectures, missing parts and broken tokenizers are refused with the reason."""
     (tmp_path / "foreign.gguf").write_bytes(b"PK\x03\x04" + bytes(1000))
     (tmp_path / "folder.gguf").mkdir()
     tokens = reader().fields[TOKENS].contents()
@@ -221,14 +221,14 @@ def test_files_that_are_no_such_model_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["bos_token_id", "eos_token_id", "unknown_token_id", "padding_token_id"])
 def test_token_numbers_beyond_the_vocabulary_are_survived(tmp_path: Path, key: str) -> None:
-    """Special tokens that do not exist are refused or put up with."""
+    """Special tokens that do not exist are refused or tolerated."""
     file = write(tmp_path / "odd.gguf", **{f"tokenizer__ggml__{key}": 77_777})
     [[outcome, _]] = try_to_use(file)
     assert outcome in {"refused", "answered"}
 
 
 def test_a_cache_beyond_the_memory_is_refused(tmp_path: Path) -> None:
-    """A context whose KV cache cannot fit into the machine is refused before gpt4all tries, with the key to change."""
+    """A context whose KV cache exceeds the machine's memory is refused before gpt4all tries, with the key to change."""
     file = write(tmp_path / "large.gguf", llama__attention__key_length=2**20, llama__attention__value_length=2**20)
     with pytest.raises(ModelLoadFailed, match=r"options\.context_length is 1048576"):
         Gpt4AllEngine().inspect(ModelSpec("large", Options(context_length=2**20), file))
@@ -236,14 +236,14 @@ def test_a_cache_beyond_the_memory_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("device", "reason"), [("cuda", "backend: cuda"), ("no-such-device", "options.device")])
 def test_a_device_that_is_not_there_is_refused(device: str, reason: str) -> None:
-    """A device that gpt4all cannot use is refused, with its reason."""
+    """A device that gpt4all cannot use is refused, with the reason."""
     [[outcome, told]] = try_to_use(TINY, device=device)
     assert outcome == "refused"
     assert reason in told
 
 
 def test_a_load_is_silent_and_local(tmp_path: Path) -> None:
-    """Loading and answering writes nothing on the terminal and into the home folder, and asks nobody on the network."""
+    """Loading and answering write nothing to the terminal or the home folder, and make no network connections."""
     before = """
 import os, socket
 def no_network(*_): raise AssertionError("a connection is made")
@@ -261,7 +261,7 @@ socket.socket.connect = socket.getaddrinfo = no_network
 
 
 def test_inspect_and_estimate_tell_without_loading() -> None:
-    """Both read the file's header only, without gpt4all."""
+    """Both read only the file's header, without gpt4all."""
     code = (
         "import sys; from pathlib import Path; from lllms_core.types import ModelSpec;"
         "from lllms_gpt4all import Gpt4AllEngine, Options;"
@@ -275,7 +275,7 @@ def test_inspect_and_estimate_tell_without_loading() -> None:
 
 
 def test_progress_goes_up_to_one(tmp_path: Path) -> None:
-    """A load tells its progress, never backwards, and ends at 1; what `progress` raises ends it."""
+    """A load's progress never falls and ends at 1; an exception from `progress` ends the load."""
     code = f"""
 from pathlib import Path
 from lllms_core.types import ModelSpec
@@ -298,13 +298,13 @@ except KeyboardInterrupt:
     ("template", "says"), [("none.jinja", "none.jinja' cannot be read"), ("{% for %}", "does not compile: line 1")],
 )
 def test_templates_are_looked_at_before_a_load(template: str, says: str) -> None:
-    """`inspect`, and so `lllms check`, tells of a template that is not there or does not compile."""
+    """`inspect`, and so `lllms check`, reports a template that is missing or does not compile."""
     with pytest.raises(ModelLoadFailed, match=says):
         Gpt4AllEngine().inspect(ModelSpec("m", Options(chat_template=template), TINY))
 
 
 def test_the_files_own_templates_must_compile(tmp_path: Path) -> None:
-    """Also the one for conversations with tools, which is compiled at each load."""
+    """All of them must, also the one for conversations with tools, which each load compiles."""
     file = write(tmp_path / "model.gguf", tokenizer__chat_template__tool_use="{% for %}")
     with pytest.raises(ModelLoadFailed, match=r"does not compile: line 1: .*; set options\.chat_template"):
         Gpt4AllEngine().inspect(ModelSpec("m", Options(), file))

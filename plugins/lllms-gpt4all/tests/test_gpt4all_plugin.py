@@ -12,7 +12,7 @@ from lllms_core.types import ModelSpec
 
 
 def test_the_plugin_provides_its_engine():
-    """The plugin provides the engine `gpt4all`, whose models live in processes of their own."""
+    """The plugin provides the engine `gpt4all`, whose models run in separate processes."""
     [engine] = lllms_gpt4all.lllms_engines()
     assert (engine.name, engine.isolation, engine.needs_file) == ("gpt4all", "process", True)
 
@@ -26,7 +26,7 @@ def test_engine_and_options_travel_to_the_worker():
 
 
 def test_the_plugin_imports_no_engine_library():
-    """Importing the plugin, and looking at a file with it, leaves gpt4all alone."""
+    """Importing the plugin, and inspecting a file with it, does not import gpt4all."""
     code = "import sys, lllms_gpt4all, lllms_gpt4all.preflight; print('gpt4all' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
@@ -53,7 +53,7 @@ def test_the_plugin_imports_no_engine_library():
     ],
 )
 def test_options_are_checked_before_c_sees_them(options, name):
-    """A value that gpt4all might not survive is refused with its name."""
+    """A value that might crash gpt4all is refused by name."""
     with pytest.raises((ValueError, TypeError), match=name):
         Options(**options)
 

@@ -1,4 +1,4 @@
-"""What of a prompt is evaluated already: planned with a vocabulary of words, without gpt4all."""
+"""The reuse of evaluated prefixes, planned with a vocabulary of words, without gpt4all."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from lllms_core.chat import Segment
 
 
 class Words:
-    """A token for each special token, word with the space before it, or character; a space is put behind specials."""
+    """Each special token, word with its preceding space, or other character is a token; specials add a space."""
 
     specials = ("<s>", "<user>", "<end>")
 
@@ -54,7 +54,7 @@ def prompt(words: Words, *texts: str, parse_special: bool = True):
 
 
 def test_nothing_is_kept_of_a_strange_context():
-    """Where nothing agrees, everything is evaluated."""
+    """Without a common prefix, everything is evaluated."""
     words = Words()
     asked = prompt(words, "<user>hello you<end>")
     assert continue_from([7, 8, 9], asked, words) == (0, list(asked.segments))
@@ -62,7 +62,7 @@ def test_nothing_is_kept_of_a_strange_context():
 
 
 def test_a_next_turn_is_evaluated_alone():
-    """All that the context has of the conversation is kept, up to the new turn."""
+    """Everything that the context holds of the conversation is kept, up to the new turn."""
     words = Words()
     first = [*prompt(words, "<user>hello you<end>").tokens, *words.tokenize("fine", parse_special=False, after=[2])]
     asked = prompt(words, "<user>hello you<end>fine<end><user>more")
@@ -72,7 +72,7 @@ def test_a_next_turn_is_evaluated_alone():
 
 
 def test_the_same_prompt_leaves_a_token_to_evaluate():
-    """A prompt that is evaluated as a whole is still asked for its last tokens, for the logits behind them."""
+    """A fully evaluated prompt evaluates its last tokens again, for the logits after them."""
     words = Words()
     asked = prompt(words, "<user>hello you and me<end>")
     keep, rest = continue_from(asked.tokens, asked, words)
@@ -81,7 +81,7 @@ def test_the_same_prompt_leaves_a_token_to_evaluate():
 
 
 def test_a_text_is_cut_before_a_space():
-    """Without special tokens, too, a prompt is continued, where a word begins."""
+    """A prompt without special tokens is also resumed, at the beginning of a word."""
     words = Words()
     keep, rest = continue_from(prompt(words, "one two three").tokens, prompt(words, "one two three four"), words)
     assert (keep, rest) == (4, [Segment(" four", parse_special=True)])
@@ -89,7 +89,7 @@ def test_a_text_is_cut_before_a_space():
 
 @given(st.data())
 def test_what_is_kept_and_what_is_left_are_the_prompt(data: st.DataObject):
-    """Whatever was evaluated, the kept tokens are the prompt's first ones, and the rest gives exactly its others."""
+    """For any evaluated tokens, the kept ones are the prompt's first, and the rest is exactly its remaining ones."""
     words = Words()
     texts = st.lists(st.sampled_from(["<user>", "<end>", "<s>", " a", "b", "  ", "\n", "é", "<", "c d"]), max_size=8)
     segments = st.lists(st.tuples(texts.map("".join), st.booleans()), min_size=1, max_size=3)

@@ -1,4 +1,4 @@
-"""JSON from a model that nothing forces to write it."""
+"""JSON from a model whose output is not constrained."""
 
 import json
 from collections.abc import AsyncIterator
@@ -41,12 +41,12 @@ def schema(value: object) -> Constraint:
     ],
 )
 def test_an_object_is_found(text: str, found: str | None) -> None:
-    """The first JSON value counts, whatever stands around it, if it is whole, an object, and JSON indeed."""
+    """The first JSON value counts, whatever surrounds it, if it is complete, an object, and valid JSON."""
     assert Checker(Constraint("json_object")).find(text) == found
 
 
 def test_a_schema_is_checked() -> None:
-    """Only a value that keeps to the schema is found; also one that is no object."""
+    """Only a value that fits the schema is found, also one that is no object."""
     person = Checker(schema(PERSON))
     assert person.find('Sure! {"name": "Ann", "age": 31}') == '{"name": "Ann", "age": 31}'
     assert person.find('{"name": "Ann", "age": "31"}') is None
@@ -57,14 +57,14 @@ def test_a_schema_is_checked() -> None:
 
 @pytest.mark.parametrize("bad", [{"type": "thing"}, {"properties": 1}, 5])
 def test_a_faulty_schema_is_refused(bad: object) -> None:
-    """What is no JSON schema is refused with the parameter that brought it."""
+    """An invalid JSON schema is refused with the name of its parameter."""
     with pytest.raises(InvalidRequest, match="not a JSON schema") as refusal:
         Checker(schema(bad))
     assert refusal.value.param == "response_format"
 
 
 def test_all_restrictions_are_checked() -> None:
-    """Keywords that no grammar knows, formats and `nullable` are checked like any others; annotations are no matter."""
+    """Keywords that no grammar supports, formats and `nullable` are checked like any others; annotations are not."""
     checker = Checker(schema({
         "type": "object", "properties": {"a": {"format": "date", "type": "string", "nullable": True}}, "title": "T",
         "not": {"required": ["b"]}, "contentEncoding": "base64", "format": "int32", "x-order": 1,
@@ -79,7 +79,7 @@ def test_all_restrictions_are_checked() -> None:
     ({"pattern": "(a"}, "not a 'regex'"), ({"pattern": "(a|aa)+$"}, "too long"), ({"$ref": "#"}, "too (deeply|long)"),
 ])
 def test_what_cannot_be_checked_is_refused(bad: object, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A schema that no check comes to an end with costs its request, not the model."""
+    """A schema whose check never ends fails its request, not the model."""
     monkeypatch.setattr("lllms_gpt4all.structured._SECONDS", 0.2)
     with pytest.raises(InvalidRequest, match=word) as refusal:
         Checker(schema(bad)).find(json.dumps("a" * 60 + "b"))
@@ -87,13 +87,13 @@ def test_what_cannot_be_checked_is_refused(bad: object, word: str, monkeypatch: 
 
 
 def test_nothing_is_fetched() -> None:
-    """A schema that refers to another place is refused rather than completed from there."""
+    """A schema with a remote reference is refused, and nothing is fetched."""
     with pytest.raises(InvalidRequest, match="not in it"):
         Checker(schema({"$ref": "http://127.0.0.1:9/schema"})).find("{}")
 
 
 def test_attempts_are_bounded_and_differ() -> None:
-    """Without chance there are two ways to ask; with it each is repeated once, with another seed."""
+    """Without randomness there are two ways to ask; with it, each is repeated once with another seed."""
     checker = Checker(schema(PERSON))
     for temperature, count in ((0.0, 2), (1.0, 4)):
         sampling = Sampling(temperature=temperature, seed=3)
@@ -127,7 +127,7 @@ def named(value: object, **more: object) -> dict[str, object]:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("form", [{"type": "json_object"}, named(PERSON), named(PERSON, strict=False)])
 async def test_an_answer_is_json(host: Host, form: dict[str, object]) -> None:
-    """The answer is the JSON that was asked for and nothing else, and its usage is exact."""
+    """The answer is the requested JSON and nothing else, and its usage is exact."""
     async with host.submit(ask(host, ANN, form)) as stream:
         deltas = [delta async for delta in stream]
     assert json.loads("".join(delta.text for delta in deltas)) == {"name": "Ann", "age": 31}
@@ -139,7 +139,7 @@ async def test_an_answer_is_json(host: Host, form: dict[str, object]) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_what_the_model_cannot_write_fails(host: Host) -> None:
-    """After the last attempt the request fails, by name; the model goes on."""
+    """After the last attempt the request fails, by name; the model keeps serving."""
     with pytest.raises(EngineFailed, match="'response_format' asks for in 2 attempts"):
         await host.submit(ask(host, "Say pong.", named({"type": "array"}))).gather()
     assert (await host.submit(ask(host, "Say pong.", {"type": "text"})).gather()).text == "pong"
@@ -147,7 +147,7 @@ async def test_what_the_model_cannot_write_fails(host: Host) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_restrictions_of_all_kinds_are_kept_or_fail(host: Host) -> None:
-    """An answer is asked for again until it keeps to what no grammar enforces; if it never does, the request fails."""
+    """An answer is tried again until it fits restrictions that no grammar enforces; if none does, the request fails."""
     fits, never = ({**PERSON, "title": "P", "not": {"required": [name]}} for name in ("street", "age"))
     assert json.loads((await host.submit(ask(host, ANN, named(fits))).gather()).text) == {"name": "Ann", "age": 31}
     with pytest.raises(EngineFailed, match="in 2 attempts"):
@@ -156,7 +156,7 @@ async def test_restrictions_of_all_kinds_are_kept_or_fail(host: Host) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_expression_that_cannot_be_read_costs_its_request(host: Host) -> None:
-    """A faulty expression in a schema is the client's fault; the model goes on."""
+    """A faulty expression in a schema is the client's fault; the model keeps serving."""
     faulty = {**PERSON, "properties": {"name": {"pattern": "(a"}, "age": {}}}
     with pytest.raises(InvalidRequest, match="not a 'regex'"):
         await host.submit(ask(host, ANN, named(faulty))).gather()
@@ -165,7 +165,7 @@ async def test_expression_that_cannot_be_read_costs_its_request(host: Host) -> N
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_cancel_ends_the_attempts(host: Host) -> None:
-    """Who leaves while an endless answer is checked frees the slot."""
+    """A client that leaves while an endless answer is checked frees the slot."""
     async with host.submit(ask(host, "Count to 100.", {"type": "json_object"})) as stream:
         while not host.status().running:
             await stream.wait()
@@ -174,7 +174,7 @@ async def test_a_cancel_ends_the_attempts(host: Host) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_what_cannot_be_promised_is_refused(host: Host) -> None:
-    """`strict`, which promises a schema, is refused by name, and so are grammars."""
+    """`strict`, which would guarantee the schema, is refused by name, and so are grammars."""
     with pytest.raises(UnsupportedParameter) as refusal:
         ask(host, ANN, named(PERSON, strict=True))
     assert refusal.value.param == "response_format.json_schema.strict"

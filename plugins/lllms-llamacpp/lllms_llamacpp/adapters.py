@@ -1,4 +1,4 @@
-"""LoRA adapters that do not fit a model, found by the headers of both files."""
+"""Finds LoRA adapters that do not fit a model, by the headers of both files."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,16 +9,16 @@ from lllms_llamacpp.options import Lora, Options
 
 _A, _B = ".lora_a", ".lora_b"
 _EMBEDDING = "token_embd.weight"
-"""The matrix that llama.cpp reads by rows, so that the matrices of its adapter have other shapes."""
+"""llama.cpp reads this matrix by rows, so the matrices of its adapter have other shapes."""
 _OUTPUT = "output.weight"
-"""In models that have none, the same matrix is read both ways."""
+"""In models without this matrix, the same one is read both ways."""
 Shape = tuple[int, ...]
-"""The innermost dimension first, as in files."""
+"""Innermost dimension first, as in files."""
 
 
 def unfit_adapters(gguf: GGUF, options: Options) -> Iterator[Finding]:
     """Yield a fault for each adapter that llama.cpp would not apply to the model."""
-    # The tensors of a split model are in all its files.
+    # A split model's tensors are spread over all its files.
     split = (gguf.metadata.number("split.count") or 1) > 1
     shapes = {} if split else {tensor.name: tensor.shape for tensor in gguf.tensors}
     for lora in options.lora:
@@ -29,7 +29,7 @@ def unfit_adapters(gguf: GGUF, options: Options) -> Iterator[Finding]:
 
 
 def _check(lora: Lora, adapter: GGUF, architecture: str, shapes: Mapping[str, Shape]) -> None:
-    """Raise `ModelLoadFailed` for an adapter that does not fit; without `shapes`, only its header counts."""
+    """Raise `ModelLoadFailed` for an adapter that does not fit; without `shapes`, only its header is checked."""
     metadata = adapter.metadata
     kinds = metadata.text("general.type"), metadata.text("adapter.type")
     if kinds != ("adapter", "lora"):

@@ -9,5 +9,5 @@ _REASONS = {
 
 
 def why_not(architecture: str) -> str | None:
-    """Return why a model of this architecture is not run; None if nothing is known against it."""
+    """Return the reason for not running this architecture; None if there is no known one."""
     return _REASONS.get(architecture)

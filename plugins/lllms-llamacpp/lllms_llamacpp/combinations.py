@@ -8,12 +8,12 @@ from lllms_llamacpp.keywords import restricts
 from lllms_llamacpp.omissions import Fault
 
 COMPOSED = frozenset({"allOf", "anyOf", "oneOf", "$ref"})
-"""llguidance merges a schema with those in these keywords."""
+"""llguidance merges a schema with the schemas in these keywords."""
 _ITS_START = re.compile(r"\^[A-Za-z0-9_-](?![*?+{])")
 
 
 def find_combined(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterator[Fault]:
-    """Yield the faults; if a schema is `merged` with others, llguidance may find more than is in it."""
+    """Yield the faults; if a schema is `merged` with others, llguidance may see more than it contains."""
     if "prefixItems" in schema and isinstance(schema.get("items"), list):
         yield Fault(path, "'prefixItems' and an array in 'items' are not supported together")
     if "prefixItems" in schema and "additionalItems" in schema:
@@ -45,7 +45,7 @@ def _counts(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterat
 
 
 def _expressions(schema: Mapping[str, object], path: Path, *, merged: bool) -> Iterator[Fault]:
-    """Yield a fault for each expression that a name may match besides another one, as far as can be seen."""
+    """Yield a fault for each expression where a name may also match another one, as far as can be decided."""
     patterns = schema.get("patternProperties")
     if not isinstance(patterns, Mapping):
         return

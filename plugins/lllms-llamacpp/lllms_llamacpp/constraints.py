@@ -101,7 +101,7 @@ class TokenMatcher:
         return sampler.sample(row)
 
     def begin(self, written: bytes) -> bool:
-        """Begin anew, after a text; return False if the grammar does not allow it."""
+        """Restart after a text; return False if the grammar does not allow that text."""
         self._matcher.reset()
         if not written:
             return True

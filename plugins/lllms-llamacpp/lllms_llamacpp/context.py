@@ -1,4 +1,4 @@
-"""The context that `context_length = "auto"` takes, from a model's header and the free memory."""
+"""The context chosen by `context_length = "auto"`, from a model's header and the free memory."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from lllms_llamacpp.options import Options
 from lllms_llamacpp.pooling import pooling
 
 AT_ONCE = 2
-"""Requests of any length that run at once where the memory does not hold a cache of full length for each slot."""
+"""The number of full-length requests that can run at once if memory has no room for a full-length cache per slot."""
 
 
 def settle(parts: Sequence[GGUF], options: Options) -> Options:
     """Return the options with a number as `context_length`; the same for the same files, options and free memory.
 
-    "auto" is the length that the model was trained for, at most `MOST_CONTEXT`, if the KV cache for that many tokens in
-    each slot, and the buffers, fit into `context_memory`. Else the slots share a cache that fits, and one request may
-    hold half of it. With a `kv_size`, only that limits it.
+    "auto" is the length that the model was trained for, at most `MOST_CONTEXT`, if the buffers and a KV cache for that
+    many tokens in each slot fit into `context_memory`. Otherwise the slots share a cache that fits, and one request may
+    hold half of it. With a `kv_size`, only that limits the context.
     """
     if options.context_length != "auto":
         return options
@@ -44,7 +44,7 @@ def settle(parts: Sequence[GGUF], options: Options) -> Options:
 
 def halved(options: Options) -> Options | None:
     """Return settled options with half the context; None if that is too little to try."""
-    assert options.context_length != "auto"  # noqa: S101  # it is settled
+    assert options.context_length != "auto"  # noqa: S101  # the options are settled
     length = options.context_length // 2
     if length < LEAST_CONTEXT:
         return None

@@ -174,8 +174,8 @@ class LlamaCppEmbedder(EmbeddingModel):
             llama.llama_model_free(self._loaded.model)
 
     def _score(self, outputs: Sequence[float]) -> float:
-        # One output is a logit; models with two (yes and no) have turned them into probabilities. What is not finite
-        # is refused later, and would become a plausible score here.
+        # One output is a logit; models with two (yes and no) have turned them into probabilities. A value that is not
+        # finite is refused later, and would become a plausible score here.
         if len(outputs) > 1 or not isfinite(outputs[0]):
             return outputs[0]
         return 1 / (1 + exp(-outputs[0])) if outputs[0] > -700 else 0.0

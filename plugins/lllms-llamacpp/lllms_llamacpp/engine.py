@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("lllms.llamacpp")
 
 _REMOVED = frozenset({31, 32, 33, 36, 37, 38})
-"""Types of tensors that were laid out for one kind of processor; today that happens at load."""
+"""Tensor types that were laid out for one kind of processor; today that happens at load time."""
 _BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
@@ -118,7 +118,7 @@ class LlamaCppEngine(Engine):
 
 
 def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | float]]:
-    """Look at the file before the native library, which reads the environment when it is imported."""
+    """Inspect the file before the native library is imported, which then reads the environment."""
     refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
     details = LlamaCppEngine().inspect(spec)
     path, gguf, options = _read(spec)

@@ -14,7 +14,7 @@ _BLOCK = 32
 
 
 def _learnt(gguf: GGUF) -> bool:
-    """Whether the model has a table of positions, beyond which it knows none."""
+    """Whether the model has a table of positions, which it cannot exceed."""
     return any(tensor.name == "position_embd.weight" for tensor in gguf.tensors)
 
 
@@ -48,7 +48,7 @@ def _templates(gguf: GGUF, options: Options) -> Iterator[Finding]:
 
 
 def _head_sizes(gguf: GGUF, key: str) -> Iterator[int]:
-    """Yield how many numbers the heads of a model's layers have; those with a window may have others."""
+    """Yield the sizes of the heads in a model's layers; layers with a window may have another one."""
     own = gguf.hyperparameter(key)
     windowed = gguf.hyperparameter(f"{key}_swa")
     yield from filter(None, (own, windowed))
@@ -73,7 +73,7 @@ def _trained(gguf: GGUF, options: Options) -> Iterator[Finding]:
 
 Look = Callable[[GGUF, Options], Iterator[Finding]]
 LOOKS: Sequence[Look] = (_positions, _heads, _trained, _templates, unfit_adapters)
-"""Each yields what it finds in a model's header, given the options."""
+"""Each yields its findings about a model's header, given the options."""
 
 
 def find(gguf: GGUF, options: Options) -> Iterator[Finding]:

@@ -125,7 +125,7 @@ def _from_schema(constraint: Constraint, schema: object) -> str:
 def _fit(
     constraint: Constraint, schema: Mapping[str, object], where: str = "",
 ) -> "tuple[Mapping[str, object], JsonCompileOptions]":
-    """Return a schema in llguidance's words, with its options. Raises `InvalidRequest` for what it would ignore."""
+    """Translate a schema for llguidance, with its options. Raises `InvalidRequest` for parts that it would ignore."""
     fitted = fit(schema)
     fault = next((one for one in fitted.faults if one.sure), None)
     if fault is not None:

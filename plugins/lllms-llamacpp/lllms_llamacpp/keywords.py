@@ -1,4 +1,4 @@
-"""The keywords of JSON schemas, by what they hold and by whether llguidance enforces them; pure."""
+"""The keywords of JSON schemas, by the kind of their values and by whether llguidance enforces them; pure."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,15 +9,15 @@ MANY = frozenset({"anyOf", "oneOf", "allOf", "prefixItems", "items"})
 NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 """Their value is an object of schemas."""
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
-"""Limits of numbers."""
+"""Limits on numbers."""
 ADDRESSES = frozenset({"$schema", "$id", "id", "$anchor"})
-"""They say how references are resolved."""
+"""They determine how references are resolved."""
 OTHERS = frozenset({
     "$ref", "type", "required", "minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength",
     "pattern", "format", "const", "enum", "multipleOf",
 })
 ENFORCED = ONE | MANY | NAMED | BOUNDS | ADDRESSES | OTHERS
-"""The keywords that llguidance takes."""
+"""The keywords that llguidance accepts."""
 
 ANNOTATIONS = frozenset({
     "$comment", "$vocabulary", "$dynamicAnchor", "$recursiveAnchor", "title", "description", "markdownDescription",
@@ -30,19 +30,19 @@ ANNOTATIONS = frozenset({
 FORMATS = frozenset({
     "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
 })
-"""The formats that llguidance enforces; any other is an annotation, as JSON Schema says."""
+"""The formats that llguidance enforces; any other is an annotation, as in the standard."""
 
 EVALUATING = frozenset({
     "anyOf", "oneOf", "allOf", "$ref", "$dynamicRef", "$recursiveRef", "if", "dependentSchemas", "dependencies",
 })
-"""Keywords beside which `unevaluatedProperties` is other than `additionalProperties`."""
+"""Keywords beside which `unevaluatedProperties` differs from `additionalProperties`."""
 
 _LONGEST = 2**31
-"""Characters that no answer has."""
+"""Characters that no answer contains."""
 
 
 def restricts(schema: Mapping[str, object], keyword: str, value: object) -> bool:
-    """Whether a keyword of a schema says anything about the values that fit it."""
+    """Whether a schema's keyword restricts its values at all."""
     if keyword in ANNOTATIONS or (keyword.startswith("x-") and keyword != "x-guidance"):
         return False
     return keyword not in _SILENT or not _SILENT[keyword](schema, value)
@@ -69,7 +69,7 @@ _SILENT: Mapping[str, Callable[[Mapping[str, object], object], bool]] = {
     "maxLength": lambda _, value: isinstance(value, int) and value >= _LONGEST,
     "additionalItems": lambda schema, _: not isinstance(schema.get("items"), list),
     "if": lambda schema, _: not {"then", "else"} & schema.keys(),
-    "then": lambda *_: True,  # a part of the restriction `if`, as those of `contains`
+    "then": lambda *_: True,  # part of the restriction `if`, like those of `contains`
     "else": lambda *_: True,
     "minContains": lambda *_: True,
     "maxContains": lambda *_: True,
@@ -88,4 +88,4 @@ _SILENT: Mapping[str, Callable[[Mapping[str, object], object], bool]] = {
     "unevaluatedItems": lambda _, value: _allows_all(value),
     "unevaluatedProperties": lambda schema, value: _allows_all(value) or "additionalProperties" in schema,
 }
-"""When keywords say nothing, by their schema and their value."""
+"""Whether a keyword restricts nothing, given its schema and its value."""

@@ -78,7 +78,7 @@ class Opened:
 
 
 def load(spec: ModelSpec, gguf: GGUF, details: Details, progress: Progress) -> LlamaCppModel | LlamaCppEmbedder:
-    """Load a model whose file has this header, with `spec.threads` threads; it embeds if its `details` name a pooling.
+    """Load a model with this header, using `spec.threads` threads; it embeds if its `details` name a pooling.
 
     The options are settled (`context.settle`). The KV cache has room for `spec.preload` in addition to their size.
 
@@ -208,7 +208,7 @@ def _check_kind(model: llama.llama_model_p, file: Path) -> None:
 def _state_key(file: Path, options: Options, *, long: bool = False) -> str:
     """Return a key of everything that a state depends on: files, versions, and all options except `_ALIKE`.
 
-    Of the length of the context, which may differ between two loads if it is "auto", only LongRoPE's factors depend.
+    The context's length, which may differ between two loads if it is "auto", only affects LongRoPE's factors.
     """
     values = asdict(options, filter=lambda attribute, _: attribute.name not in _ALIKE)
     others = part_paths(file)

@@ -78,7 +78,7 @@ class _Network:
 
 
 def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
-    """Return the memory of a model in one file or several, the first of which has the metadata.
+    """Return the memory of a model in one or more files, the first of which has the metadata.
 
     The options are settled (`context.settle`).
     """

@@ -221,7 +221,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
         )
 
     def relax(self, schema: str) -> tuple[str, Sequence[str]]:
-        """Return what llguidance can enforce of a schema, and pointers to the rest."""
+        """Return the part of a schema that llguidance can enforce, and pointers to the rest."""
         return relax(schema)
 
     def matcher(self, constraint: Constraint) -> Future[Matcher]:

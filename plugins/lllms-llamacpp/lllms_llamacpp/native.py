@@ -19,24 +19,24 @@ logger = logging.getLogger("lllms.llamacpp")
 
 _ERROR, _CONTINUED = 4, 5
 _LEVELS = {2: logging.DEBUG, 3: logging.WARNING, _ERROR: logging.ERROR}
-"""llama.cpp tells a hundred lines about a load as information, which here is for debugging, and more of every tensor,
-which is not logged."""
+"""llama.cpp logs a hundred lines about a load at info level, which become debug lines here, and more about every
+tensor, which are dropped."""
 _REASONS = 20
 _KIND = 4
-"""The number of first words by which warnings of one kind are recognised: some come for each of a thousand tensors."""
+"""Warnings are of one kind if this many first words are equal: some come for each of a thousand tensors."""
 _FUNCTION = re.compile(r"[\w:()]+: +")
-"""llama.cpp begins most lines with the name of a function, which is of no interest to people."""
+"""llama.cpp begins most lines with the name of a function, which users do not need."""
 _HARMLESS = re.compile(
-    # By the cache of all requests; `fitting` looks at the context of one.
+    # About the cache of all requests; `fitting` checks the context of one.
     r"n_ctx_seq \(\d+\) > n_ctx_train"
-    # As this plugin asks for.
+    # As this plugin requests.
     r"|using full-size SWA cache|model default pooling_type is|failed to find a memory slot"
-    # Corrections of files that work without harm.
+    # Harmless corrections of files.
     r"|setting new yarn_attn_factor|control-looking token|attribute to USER_DEFINED|override .* for Gemma4"
     r"|special_eog_ids contains both|is a normal token, removing it|is a normal token here|sharing with layer"
     r"|adding \d+ dummy tokens|tensor overrides to CPU",
 )
-"""Warnings that nobody need act on."""
+"""Warnings that need no action."""
 
 
 class NativeLog:
@@ -80,7 +80,7 @@ class NativeLog:
             logger.log(shown, "llama.cpp: %s", words(line))
 
     def _is_no_news(self, line: str) -> bool:
-        """Whether a warning is harmless, or the second of its kind."""
+        """Whether a warning is harmless, or not the first of its kind."""
         kind = " ".join(re.sub(r"[\d'\"]+", "", words(line)).split()[:_KIND])
         known = kind in self._warned
         self._warned.add(kind)
@@ -137,7 +137,7 @@ def load_model(path: str, params: llama.llama_model_params, progress: Progress) 
 
 
 class NoContext(ModelLoadFailed):
-    """The model is loaded, but a context cannot be created: there may be too little memory for it."""
+    """The model is loaded, but a context cannot be created, perhaps for lack of memory."""
 
 
 def create_context(

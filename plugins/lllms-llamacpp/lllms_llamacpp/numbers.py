@@ -1,4 +1,4 @@
-"""Numbers of JSON schemas: which are written exactly, and bounds for those that are not; pure."""
+"""Numbers in JSON schemas: which ones are written exactly, and bounds for the others; pure."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,11 @@ from json import dumps
 from math import inf, isfinite, nextafter
 
 _DIGITS = 15
-"""So many digits of a decimal number survive llguidance's floats."""
+"""This many digits of a decimal number survive llguidance's floats."""
 _LARGEST_INTEGER = 2**63 - 1024
 """The largest float below llguidance's limit."""
 _LARGEST = 9_223_372_036_854_770_000
-"""The same for a bound of numbers with a fraction: with 15 digits."""
+"""The same for bounds of numbers with a fraction, with 15 digits."""
 _LARGEST_FAR = 10**18
 """The limit of a bound on the other side of zero: a minimum above it has no expression."""
 _UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
@@ -24,13 +24,13 @@ class Inexact(Exception):
 
 
 def tighten(keyword: str, value: float, types: frozenset[str]) -> float:
-    """Return the bound itself, or one that lies inside it and can be kept exactly.
+    """Return the bound itself, or a tighter one that can be kept exactly.
 
-    What keeps to it keeps to the given one; numbers between the two, beyond the digits that count, are not written.
+    Values within it are within the given one; numbers between the two, beyond the significant digits, are not written.
     Raises `Inexact`.
     """
     upper = keyword in _UPPER
-    # As an upper bound: a lower one is the upper one of the negative numbers.
+    # Treated as an upper bound: a lower one is the upper one of the negated numbers.
     bound = value if upper else -value
     if bound < -_LARGEST_FAR:
         raise Inexact("a number is too large to be exact")

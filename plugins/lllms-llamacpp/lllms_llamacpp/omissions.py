@@ -13,12 +13,12 @@ class Fault:
     """A restriction that cannot be enforced, or a malformed part."""
 
     path: Path
-    """Where it is, for people."""
+    """Its place, for messages."""
     text: str
     target: Path = ()
-    """The keyword, or the member of its value, that may be left out; () for a malformed part."""
+    """The keyword, or the member of its value, that can be left out; () for a malformed part."""
     instead: Mapping[str, object] = field(factory=dict)
-    """The keywords to add where it is left out, unless they are there."""
+    """The keywords to add in its place, unless they are already there."""
     sure: bool = True
     """Whether llguidance would ignore it; if not, it may refuse it itself."""
 
@@ -28,8 +28,8 @@ class Fault:
 
 
 def leave_out(schema: object, faults: Sequence[Fault]) -> None:
-    """Remove the targets of faults from a schema, which is changed."""
-    # Those inside of others first: what takes the place of the others is then without them.
+    """Remove the targets of faults from a schema, in place."""
+    # Nested ones first, so that the replacements of the outer ones lack them.
     for fault in sorted(faults, key=lambda one: -len(one.target)):
         *path, keyword = fault.target
         parent = _follow(schema, path)

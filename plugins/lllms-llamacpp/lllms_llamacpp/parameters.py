@@ -1,6 +1,6 @@
 """The request parameters that this engine honours, by hand: each is here because `sampling` or `model` acts on it.
 
-A file of its own, since the server reads the table, and `sampling` imports the native library. For each of them
+This is a separate file, since the server reads the table, and `sampling` imports the native library. For each parameter
 `tests/test_honoured.py` proves that it changes answers.
 """
 
@@ -11,6 +11,6 @@ SAMPLING = frozenset({
     "mirostat_tau", "mirostat_eta", "repeat_penalty", "frequency_penalty", "presence_penalty", "dry_multiplier",
     "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "logit_bias", "ignore_eos", "seed",
 })
-"""The fields of `Sampling` that the chain of samplers is built from."""
+"""The fields of `Sampling` from which the sampler chain is built."""
 HONOURED = TEMPLATE_PARAMETERS | SAMPLING | {"n", "best_of", "logprobs", "top_logprobs", "echo", "suffix"}
 """Those of constraints come with `LlamaCppEngine.constraints`."""

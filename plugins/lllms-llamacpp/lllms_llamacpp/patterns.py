@@ -1,7 +1,7 @@
-r"""Regular expressions of JSON schemas, which are JavaScript's, in the syntax of Rust, which llguidance reads; pure.
+r"""Translates the regular expressions of JSON schemas (JavaScript's) into Rust's syntax, which llguidance reads; pure.
 
-Rust's has no lookaround and no references to groups. Lookaheads at the start become expressions of their own, all of
-which a text has to match: schema libraries write them (zod 4 an e-mail address as `^(?!\.)(?!.*\.\.)...$`).
+Rust's has neither lookaround nor backreferences. Lookaheads at the start become separate expressions, all of which a
+text must match: schema libraries write them (zod 4 writes an e-mail address as `^(?!\.)(?!.*\.\.)...$`).
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from attrs import define, frozen
 
 _SPECIAL = frozenset("\\.+*?()|[]{}^$#&-~")
-"""Characters that Rust allows after a backslash, and that stand for themselves then."""
+"""Characters that Rust allows after a backslash, and that then stand for themselves."""
 _CLASSES = {"d": "0-9", "D": "[^0-9]", "w": "0-9A-Za-z_", "W": "[^0-9A-Za-z_]"}
-"""As parts of a class. In Rust these letters mean the digits and words of all scripts."""
+"""As parts of a class. In Rust these letters include the digits and words of all scripts."""
 _NUMBERS = {"n": 10, "r": 13, "t": 9, "f": 12, "v": 11, "0": 0}
 _CODE = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}")
 _PROPERTY = re.compile(r"[pP]\{[A-Za-z_=]+\}|[sS]")
@@ -39,7 +39,7 @@ class _Piece:
 
 
 def translate_pattern(pattern: str) -> list[str]:
-    """Return the expressions that a text has to match, all of them, to match this one. Raises `Unreadable`."""
+    """Return the expressions that a text must all match to match this one. Raises `Unreadable`."""
     if len(pattern) > _LONGEST:
         raise Unreadable(f"more than {_LONGEST} characters")
     flags = _FLAGS.match(pattern)
@@ -125,7 +125,7 @@ def _character(code: int) -> str:
 
 
 def _read_class(pattern: str, at: int) -> tuple[str, int]:
-    """Return a class in Rust's syntax, where brackets and doubled signs inside have a meaning, and its end."""
+    """Return a class in Rust's syntax, where inner brackets and doubled signs are special, and its end."""
     negated = pattern.startswith("[^", at)
     at += 2 if negated else 1
     parts: list[str] = []
@@ -164,21 +164,25 @@ def _has_alternatives(pieces: Sequence[_Piece]) -> bool:
 
 
 def _without(inner: Sequence[_Piece]) -> str:
-    """Return the expression of all texts that do not start with one character, or nowhere have one, or one twice."""
-    anywhere = [piece.text for piece in inner[:2]] == [".", "*"]
-    atoms = inner[2:] if anywhere else inner
-    if not atoms or len({*atoms}) > 1 or any(piece.kind != "." or piece == _ANY for piece in atoms):
-        raise Unreadable("the lookahead '(?!'")
-    one = atoms[0].text
-    other = f"[{one[2:]}" if one.startswith("[^") else f"[^{one[1:]}" if one.startswith("[") else f"[^{one}]"
-    match anywhere, len(atoms):
-        case False, 1:
-            return f"^(?:$|{other})"
-        case True, 1:
-            return f"^{other}*$"
-        case True, 2:
-            return f"^(?:{one}?{other})*{one}?$"
+    """Return the expression of all texts that do not start with a character, or do not contain one, or one twice."""
+    kinds, texts = "".join(piece.kind for piece in inner), [piece.text for piece in inner]
+    match kinds, texts:
+        case ".", [one] if one != ".":
+            return f"^(?:$|{_other(one)})"
+        case ".*.", [".", "*", one] if one != ".":
+            return f"^{_other(one)}*$"
+        case ".*..", [".", "*", one, again] if one == again != ".":
+            return f"^(?:{one}?{_other(one)})*{one}?$"
+        case "^.*$" | ".*$", [*_, one, "*", _] if one != ".":
+            return _other(one)
     raise Unreadable("the lookahead '(?!'")
+
+
+def _other(one: str) -> str:
+    """Return the class of all characters but one, or but those of a class."""
+    if one.startswith("[^"):
+        return f"[{one[2:]}"
+    return f"[^{one[1:]}" if one.startswith("[") else f"[^{one}]"
 
 
 @define
@@ -186,9 +190,9 @@ class _Group:
     """An open group, or the whole expression."""
 
     first: bool = True
-    """Whether it stands at the start of the text."""
+    """Whether it is at the start of the text."""
     last: bool = False
-    """Whether it stands after the end of the text."""
+    """Whether it comes after the end of the text."""
     ends: bool = False
     """Whether one of its alternatives so far ends the text."""
 

@@ -7,7 +7,7 @@ from lllms_core.gguf import GGUF
 from lllms_llamacpp.options import Options, Pooling
 
 POOLINGS: Mapping[int, Pooling] = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
-"""By their numbers in files; 0 is none."""
+"""By their numbers in files; 0 means none."""
 
 _FOR_TEXT = ("kv_size", "kept_tokens", "chat_template", "seed")
 _FOR_VECTORS = ("truncate", "matryoshka", "token_inputs")

@@ -1,6 +1,6 @@
-"""What a JSON schema says for certain: all of its values, or that two schemas have none in common; pure.
+"""Proofs about JSON schemas: all values of a schema, or that two schemas have none in common; pure.
 
-Each proof is a bounded search: what is not found within it is not proved.
+Each proof is a bounded search: what it does not find is not proved.
 """
 
 import json
@@ -12,9 +12,9 @@ from lllms_llamacpp.keywords import ADDRESSES, ANNOTATIONS
 
 ALL_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
 _STEPS = 5_000
-"""Schemas looked at, for all proofs about one schema: some 0.1 seconds."""
+"""The most schemas visited for all proofs about one schema: some 0.1 seconds."""
 _FEW = 64
-"""Integers of a range, at most."""
+"""The most integers in a range."""
 _OF_VALUES = (frozenset({"type", "const"}), frozenset({"type", "enum"}))
 _SILENT = ANNOTATIONS | ADDRESSES | {"$defs", "definitions"}
 _OF_RANGES = frozenset({"type", "minimum", "maximum"})
@@ -39,7 +39,7 @@ class Proofs:
         return schema
 
     def find(self, reference: object) -> object:
-        """Return the part that a reference inside the schema names by its path; None if that is not there."""
+        """Return the part that a reference inside the schema names by its path; None if it is missing."""
         keys = read_pointer(reference) if isinstance(reference, str) else None
         part = None if keys is None else self._root
         for key in keys or ():
@@ -52,7 +52,7 @@ class Proofs:
         return part
 
     def values(self, schema: object) -> list[object] | None:
-        """Return all values that a schema allows, without repetitions; None if they are many, or not certain."""
+        """Return all values that a schema allows, without repetitions; None if they are too many, or uncertain."""
         self._steps -= 1
         schema = self.resolve(schema)
         if self._steps < 0 or not isinstance(schema, Mapping):
@@ -66,6 +66,8 @@ class Proofs:
             least, most = schema["minimum"], schema["maximum"]
             if isinstance(least, int) and isinstance(most, int) and most - least < _FEW:
                 found = list(range(least, most + 1))
+        elif keys == {"type"} and types_of(schema) <= {"boolean", "null"}:
+            found = [False, True, None]
         elif any(keys <= names for names in _OF_VALUES):
             found = _listed(schema)
         types = types_of(schema)
@@ -74,7 +76,7 @@ class Proofs:
     def exclude_each_other(
         self, schemas: Sequence[object], types: frozenset[str], required: Sequence[str] = (),
     ) -> bool:
-        """Whether a value of one of these types fits at most one of the schemas, for certain.
+        """Whether a value of one of these types certainly fits at most one of the schemas.
 
         If it is an object, it has the `required` properties.
         """
@@ -85,7 +87,7 @@ class Proofs:
             return True
         objects = [one for one in resolved if isinstance(one, Mapping) and types & types_of(one) <= {"object"}]
         if objects and len(objects) == len(resolved):
-            # By one property, as discriminated unions do: quicker than each schema with each other.
+            # By one property, as in discriminated unions: quicker than comparing each pair of schemas.
             for name in [*required, *names_of(objects[0])]:
                 if all(name in required or name in names_of(one) for one in objects) and self._have_no_common_value(
                     [_property(one, name) for one in objects]
@@ -97,7 +99,7 @@ class Proofs:
         )
 
     def _have_no_common_value(self, schemas: Sequence[object]) -> bool:
-        """Whether all values of the schemas are known, and none is of two of them."""
+        """Whether all values of the schemas are known, and no value belongs to two of them."""
         known: set[str] = set()
         for one in schemas:
             values = self.values(one)
@@ -140,7 +142,7 @@ class Proofs:
     def _differ(
         self, one: object, other: object, types: frozenset[str], required: Sequence[str], depth: int = 0,
     ) -> bool:
-        """Whether two schemas of objects differ by a property that must be there."""
+        """Whether two schemas of objects differ by a required property."""
         if not isinstance(one, Mapping) or not isinstance(other, Mapping):
             return False
         return types & types_of(one) & types_of(other) <= {"object"} and any(
@@ -149,7 +151,7 @@ class Proofs:
 
 
 def types_of(schema: Mapping[str, object]) -> frozenset[str]:
-    """Return the types that a schema may have; with `number` always `integer`."""
+    """Return the types that a schema may have; `number` always comes with `integer`."""
     types = ALL_TYPES
     named = schema.get("type")
     if isinstance(named, str | list):
@@ -168,7 +170,7 @@ def type_of(value: object) -> str:
 
 
 def key_of(value: object) -> str:
-    """Return a text that two values share if JSON schemas take them for equal."""
+    """Return a text that is the same for values that JSON schemas consider equal."""
     return json.dumps(_plain(value), sort_keys=True)
 
 
@@ -210,7 +212,7 @@ def names_of(schema: Mapping[str, object]) -> list[str]:
 
 
 def _property(schema: Mapping[str, object], name: str) -> object:
-    """Return a schema for a property; any other, if it is not the only one."""
+    """Return one schema that a property must fit; there may be others."""
     properties = schema.get("properties")
     if isinstance(properties, Mapping) and name in properties:
         return properties[name]

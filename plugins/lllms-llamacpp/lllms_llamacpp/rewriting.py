@@ -9,13 +9,13 @@ from lllms_llamacpp.patterns import Unreadable, translate_pattern
 from lllms_llamacpp.proofs import Proofs
 
 _MOST_CHARACTERS = 1 << 16
-"""Of the schemas of properties that are written out, as JSON."""
+"""The most characters in the written-out schemas of properties, as JSON."""
 _OF_LENGTHS = {"minLength", "maxLength"}
 _OUTSIDE = frozenset({"$schema", "$id", "id", "$anchor", "$defs", "definitions"})
 
 
 def restrict_names(fitted: dict[str, object], names: object, proofs: Proofs) -> bool:
-    """Restrict the properties of a translated schema to those whose names fit a schema; return False if it cannot."""
+    """Restrict a translated schema to properties whose names fit a schema; return False if that is impossible."""
     if fitted.keys() & {"patternProperties", "minProperties", "maxProperties"}:
         return False
     others = fitted.get("additionalProperties", True)
@@ -37,7 +37,7 @@ def restrict_names(fitted: dict[str, object], names: object, proofs: Proofs) -> 
 
 
 def _pattern(names: object) -> str | None:
-    """Return the expression of all strings that fit a schema, if it restricts nothing but one thing."""
+    """Return the expression of all strings that fit a schema, if it has only one restriction."""
     if not isinstance(names, Mapping):
         return None
     given = {key: value for key, value in names.items() if key not in ANNOTATIONS and key != "type"}

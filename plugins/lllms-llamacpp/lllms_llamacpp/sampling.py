@@ -54,7 +54,7 @@ class Logits:
         return array
 
     def choices(self, row: int) -> Row:
-        """Return the logits in this row to choose a token by: the suppressed ones are impossible from now on."""
+        """Return the logits in this row for choosing a token; the suppressed ones are impossible from now on."""
         logits = self.row(row)
         if self._suppressed:
             logits[self._suppressed] = -np.inf
@@ -103,7 +103,7 @@ class ChainSampler:
 
     def sample(self, row: int) -> int:
         """Choose a token from the logits in this row of the last decode, and remember it for the penalties."""
-        if isnan(self._logits.choices(row).max()):  # if one of them is NaN, this is, too
+        if isnan(self._logits.choices(row).max()):  # NaN if any of them is
             raise EngineFailed(NO_NUMBERS)
         token: int = llama.llama_sampler_sample(self._chain, self._context, row)
         return token

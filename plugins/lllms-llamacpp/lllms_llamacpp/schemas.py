@@ -1,4 +1,4 @@
-"""What a grammar enforces of a JSON schema, in llguidance's words, and the restrictions that it has none for; pure."""
+"""Translates JSON schemas for llguidance, and finds the restrictions that it cannot enforce; pure."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +18,14 @@ from lllms_llamacpp.rewriting import restrict_names, with_null
 from lllms_llamacpp.unique import UniqueArrays
 
 _OF_WHOLES = frozenset({"propertyNames", "uniqueItems", "nullable"})
-"""Keywords that are translated after the others, which they change."""
+"""Keywords that are translated after the others, because they change them."""
 _OF_OBJECTS = frozenset({"properties", "patternProperties", "minProperties", "maxProperties", "additionalProperties"})
 _OF_ARRAYS = frozenset({"type", "items", "minItems", "maxItems"})
 MAX_LENGTH = 256 * 1024
 """The most characters of a schema, as of any grammar."""
 _LARGE = 8 * 1024
 _ROUNDS = 4
-"""What is left out may show other faults."""
+"""Leaving parts out may reveal other faults."""
 
 
 @frozen
@@ -33,17 +33,17 @@ class Fitted:
     """A schema for llguidance."""
 
     schema: object
-    """It allows nothing that the given schema forbids, other than by the faults."""
+    """It allows nothing that the given schema forbids, except through the faults."""
     faults: tuple[Fault, ...]
 
     @property
     def exclusive(self) -> bool:
-        """Whether the alternatives of each `oneOf` are known to exclude each other, so that it is as `anyOf`."""
+        """Whether the alternatives of each `oneOf` are known to exclude each other, so that it equals `anyOf`."""
         return not any(fault.target[-1:] == ("oneOf",) for fault in self.faults)
 
 
 def fit(schema: object) -> Fitted:
-    """Translate a schema, and find the parts that llguidance itself would silently ignore, or not keep exactly."""
+    """Translate a schema, and find the parts that llguidance would silently ignore, or not enforce exactly."""
     fitter = _Fitter(schema)
     return Fitted(fitter.fit(schema, ()), tuple(fitter.faults))
 
@@ -51,8 +51,8 @@ def fit(schema: object) -> Fitted:
 def relax(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the part of a schema that can be enforced, and JSON pointers to the restrictions that are left out.
 
-    A schema that is malformed or too long, or all of which can be enforced, is returned as it is. Any thread may call
-    this; clients send the same tools again and again, so results are kept.
+    A schema that is malformed, too long or fully enforceable is returned unchanged. Any thread may call this; clients
+    send the same tools again and again, so results are cached.
     """
     if len(text) > MAX_LENGTH:
         return text, ()
@@ -86,15 +86,15 @@ class _Fitter:
         self._arrays = UniqueArrays(self._proofs)
         self._references: set[Path] | None = None
         self._on_the_way: set[Path] = set()
-        """The places that references lead through."""
+        """The places that references pass through."""
         self._root = root
 
     def fit(
         self, schema: object, path: Path, types: frozenset[str] = ALL_TYPES, *, merged: bool = False,
     ) -> object:
-        """Return a schema in llguidance's words.
+        """Translate a schema for llguidance.
 
-        By the schemas around it, its values have these types, and it is `merged` with other restrictions of objects.
+        The schemas around it allow these types, and may have it `merged` with other restrictions of objects.
         """
         if isinstance(schema, bool):
             return schema
@@ -108,7 +108,9 @@ class _Fitter:
             if keyword in BOUNDS or keyword in _OF_WHOLES or not restricts(schema, keyword, value):
                 continue
             if keyword in MANY and isinstance(value, list):
-                fitted[keyword] = self._fit_many(schema, keyword, value, here, (types, merged))
+                parts = self._fit_many(schema, keyword, value, here, (types, merged))
+                # Those of `pattern` may be there, and come last: references count the parts.
+                fitted[keyword] = [*parts, *cast("list[object]", fitted.get(keyword, []))]
             elif keyword in NAMED and isinstance(value, Mapping):
                 fitted[keyword] = self._fit_named(keyword, value, here, schema)
             elif keyword == "pattern" and isinstance(value, str):
@@ -129,12 +131,12 @@ class _Fitter:
         self, schema: Mapping[str, object], keyword: str, parts: Sequence[object], here: Path,
         around: tuple[frozenset[str], bool],
     ) -> Sequence[object]:
-        """Return the alternatives or conditions of a schema, or the schemas of items; `around` them is as in `fit`."""
+        """Translate a schema's alternatives or conditions, or the schemas of items; `around` is as in `fit`."""
         types, merged = around
         if keyword not in COMPOSED:
             return [self.fit(one, (*here, index)) for index, one in enumerate(parts)]
         if keyword == "oneOf" and not self._proofs.exclude_each_other(parts, types, names_of(schema)):
-            # llguidance knows other proofs, of schemas that it has merged.
+            # llguidance has other proofs, for schemas that it has merged.
             text = "the alternatives of 'oneOf' do not visibly exclude each other; use 'anyOf'"
             self.faults.append(Fault(here[:-1], text, here, {"anyOf": parts}, sure=False))
         merged = merged or bool(schema.keys() & (_OF_OBJECTS | COMPOSED - {keyword})) or (
@@ -143,7 +145,7 @@ class _Fitter:
         return [self.fit(one, (*here, index), types, merged=merged) for index, one in enumerate(parts)]
 
     def _fit_value(self, keyword: str, value: object, here: Path) -> object:
-        """Return the value of a keyword that is no schema, after a look at its numbers and texts."""
+        """Return the value of a keyword that is not a schema, after checking its numbers and texts."""
         if keyword in {"const", "enum"}:
             listed = value if keyword == "enum" and isinstance(value, list) else [value]
             self._find_inexact(value, here, here, {"type": sorted({*map(type_of, listed)})} if listed else {})
@@ -162,14 +164,14 @@ class _Fitter:
             if keyword == "patternProperties":
                 key, fault = _name_pattern(name)
                 if fault or key in fitted:
-                    # Names that were to match it are not forbidden then.
+                    # Names that should match it are then not forbidden.
                     instead = {"additionalProperties": True} if schema.get("additionalProperties") is False else {}
                     self._fault(here, f"the expression {json.dumps(name)[:80]} has {fault}", inner, instead)
             fitted[key] = self.fit(one, inner)
         return fitted
 
     def _fit_container(self, value: object, here: Path) -> object:
-        """Return the values of an unknown keyword, inside of which there are schemas that references name."""
+        """Translate the value of an unknown keyword that contains schemas that references name."""
         references = self._references or set()
         if here in references:
             return self.fit(value, here)
@@ -185,7 +187,7 @@ class _Fitter:
         return here in self._on_the_way
 
     def _fit_pattern(self, pattern: str, here: Path, fitted: Mapping[str, object]) -> Mapping[str, object]:
-        """Return the keywords for an expression beside those that are there."""
+        """Return the keywords for an expression, beside the existing ones."""
         try:
             first, *others = translate_pattern(pattern)
         except Unreadable as error:
@@ -245,7 +247,7 @@ class _Fitter:
 
 
 def _name_pattern(name: str) -> tuple[str, str]:
-    """Return the expression of properties' names in llguidance's syntax, and its fault."""
+    """Return the expression for property names in llguidance's syntax, and its fault."""
     try:
         first, *others = translate_pattern(name)
     except Unreadable as error:

@@ -38,7 +38,7 @@ class Sizes:
 
 
 def sizes(options: Options, *, can_trim: bool, embeds: bool = False) -> Sizes:
-    """Return the sizes for options that `context.settle` returned; `can_trim`: the model's sequences can be cut."""
+    """Return the sizes for options from `context.settle`; `can_trim`: the model's sequences can be cut."""
     context_length = options.context_length
     assert context_length != "auto"  # noqa: S101  # it is settled
     if embeds:

@@ -1,4 +1,4 @@
-"""SentencePiece's mark of a space, in grammars for vocabularies in which it stands for one; pure."""
+"""SentencePiece's mark for a space, in grammars for vocabularies where it stands for one; pure."""
 
 import json
 import re
@@ -11,7 +11,7 @@ _MARK = re.compile(r"(?<!\\)((?:\\\\)*)\\(?:u2581|U00002581|[ux]\{2581\})|\u2581
 _CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]", re.DOTALL)
 _IN_RANGE = re.compile(rf"-(?:{_MARK.pattern})|(?:{_MARK.pattern})-")
 _VALUES = frozenset({"const", "enum", "default", "examples"})
-"""Keywords whose values are no schemas."""
+"""Keywords whose values are not schemas."""
 _JSON_IN_LARK = re.compile(r"%json\s*(?=\{)")
 
 
@@ -27,7 +27,7 @@ def spaced(constraint: Constraint) -> str:
         try:
             return json.dumps(_in_schema(json.loads(text)))
         except (ValueError, RecursionError):
-            return text  # which is refused later
+            return text  # it is refused later
     if constraint.kind != "lark":
         return text
     pieces, end = [], 0
@@ -52,7 +52,7 @@ def schemas_in(lark: str) -> Iterator[tuple[int, int, dict[str, object]]]:
 
 
 def _in_schema(schema: object) -> object:
-    """Return a schema whose expressions have spaces for escapes of the mark."""
+    """Return a schema with spaces for escaped marks in its expressions."""
     if isinstance(schema, list):
         return [_in_schema(one) for one in schema]
     if not isinstance(schema, Mapping):
@@ -69,7 +69,7 @@ def _in_keyword(key: str, value: object) -> object:
 
 
 def _in_expression(text: str) -> str:
-    """Return a regular expression with spaces for marks, other than those that begin or end a range of a class."""
+    """Return a regular expression with spaces for marks, except for those that begin or end a range in a class."""
     pieces, end = [], 0
     for found in _CLASS.finditer(text):
         inner = found[0] if _IN_RANGE.search(found[0]) else _MARK.sub(r"\1 ", found[0])

@@ -1,9 +1,9 @@
-"""Arrays without repetitions, for which grammars have no word: all their sequences, if those are few; pure.
+"""Arrays without repetitions, which grammars cannot express: writes out all their sequences, if they are few; pure.
 
-What it costs with 152,000 tokens in the vocabulary: 120 sequences of five words take 11 ms to compile (the plain array
-1 ms), once per schema, for compiled grammars are kept; a mask then takes 46 microseconds instead of 34, at worst 137
-instead of 94. 720 sequences would take ten times as long to compile, and some of their masks 5 ms, for which all
-requests of a model wait.
+The cost with 152,000 tokens in the vocabulary: 120 sequences of five words take 11 ms to compile (the plain array
+1 ms), once per schema, since compiled grammars are kept; a mask then takes 46 microseconds instead of 34, at worst 137
+instead of 94. 720 sequences would take ten times as long to compile, and some of their masks 5 ms, while all requests
+of a model wait.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,9 +17,9 @@ from lllms_llamacpp.keywords import ADDRESSES, ANNOTATIONS
 from lllms_llamacpp.proofs import Proofs, types_of
 
 MOST_SEQUENCES = 120
-"""Of one schema together: all orders of five values, or all pairs of some 50 short ones."""
+"""The limit of a whole schema: all orders of five values, or all pairs of some 50 short ones."""
 MOST_CHARACTERS = 1 << 16
-"""Of one schema's sequences together, as JSON."""
+"""The most characters in all of a schema's sequences, as JSON."""
 _TAKEN = ANNOTATIONS | ADDRESSES | {"type", "items", "minItems", "maxItems", "uniqueItems", "$defs", "definitions"}
 
 
@@ -29,11 +29,11 @@ class UniqueArrays:
 
     proofs: Proofs
     sequences: int = MOST_SEQUENCES
-    """How many are left."""
+    """The number still available."""
     characters: int = MOST_CHARACTERS
 
     def write(self, schema: Mapping[str, object]) -> Sequence[Mapping[str, object]] | None:
-        """Return the alternatives that allow what a schema with `uniqueItems` does; None if there are too many.
+        """Return alternatives equivalent to a schema with `uniqueItems`; None if there would be too many.
 
         An array of at most one element needs none.
         """
@@ -46,7 +46,7 @@ class UniqueArrays:
         if values is None:
             return None
         most = len(values) if most is None else min(most, len(values))
-        # The last element is one alternative, whatever is left for it.
+        # The last element is a single alternative, whatever values remain for it.
         count = perm(len(values), max(most - 1, 0))
         if most < max(least, 1) or count > self.sequences:
             return None
@@ -61,7 +61,7 @@ class UniqueArrays:
 
 
 def _array(head: Sequence[int], values: Sequence[object], least: int) -> Mapping[str, object]:
-    """Return the arrays that begin as this sequence of values does, and may have one more element."""
+    """Return the arrays that begin with this sequence of values, and may have one more element."""
     rest = [value for number, value in enumerate(values) if number not in head]
     elements = [*({"const": values[number]} for number in head), {"enum": rest}]
     return {"type": "array", "prefixItems": elements, "items": False, "minItems": least}

@@ -215,7 +215,7 @@ class Vocabulary:
         return [token for token in range(self.size) if self.is_end(token)]
 
     def suppressed(self) -> list[int]:
-        """Return the tokens that the model must never write, as its file says."""
+        """Return the tokens that the model's file says it must never write."""
         count = ctypes.c_int32()
         tokens = llama.llama_vocab_get_suppress_tokens(self._vocab, ctypes.byref(count))
         return list(tokens[: count.value]) if tokens else []

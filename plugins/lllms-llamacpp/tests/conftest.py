@@ -22,7 +22,7 @@ ROLES = ("user", "assistant")
 
 
 def pytest_unconfigure() -> None:
-    """Close the files that llama_cpp opens for itself when it is imported; else Python's end warns of them."""
+    """Close the files that llama_cpp opens on import, of which Python would warn at exit."""
     if library := sys.modules.get("llama_cpp._utils"):
         library.outnull_file.close()
         library.errnull_file.close()
@@ -36,7 +36,7 @@ def messages(*texts: str, system: str | None = None) -> tuple[Message, ...]:
 
 @define
 class Answer:
-    """What came of one request."""
+    """The outcome of one request."""
 
     text: str = ""
     tokens: int = 0
@@ -68,7 +68,7 @@ class Answer:
 
 @define
 class Talk:
-    """Asks a model, and collects its answers by the requests' names."""
+    """Sends requests to a model, and collects its answers by the requests' names."""
 
     model: object
     answers: dict[str, Answer] = field(factory=dict)
@@ -109,7 +109,7 @@ Loader = Callable[..., Talk]
 
 @pytest.fixture(scope="module")
 def load() -> Iterator[Loader]:
-    """Load a model with these options, tiny-chat unless told otherwise; closed at the end."""
+    """Load a model with these options, tiny-chat by default; it is closed at the end."""
     models = []
 
     def load(file: Path = TINY, preload: Preload | None = None, **options: object) -> Talk:
@@ -130,17 +130,17 @@ def shared(load: Loader) -> Talk:
 
 @pytest.fixture
 def tiny(shared: Talk) -> Iterator[Talk]:
-    """The shared model; nothing may be left open in it."""
+    """The shared model; a test may leave no request open in it."""
     yield shared
     assert shared.model.idle
 
 
 @pytest.fixture(scope="session")
 def write_random() -> Callable[..., Path]:
-    """Write a model of random weights: its keys, and the shapes of its tensors; the vocabulary is tiny-chat's.
+    """Write a model with random weights, given its keys and the shapes of its tensors; the vocabulary is tiny-chat's.
 
-    `control`: the last tokens are these control tokens instead, and the very last one ends answers. `words`: there are
-    more tokens, up to this many. `change` gets the name and the data of each tensor, and returns the data to write.
+    `control` replaces the last tokens by these control tokens, the very last of which ends answers. `words` extends the
+    vocabulary to this many tokens. `change` takes the name and data of each tensor, and returns the data to write.
     """
     more = {
         "tokenizer.ggml.tokens": "more{}".format, "tokenizer.ggml.scores": float,
@@ -171,7 +171,7 @@ def write_random() -> Callable[..., Path]:
             writer.add_key_value(found.name, value, found.types[0], sub)
         rng = np.random.default_rng(0)
         for name, shape in shapes.items():
-            # Scaled so that the products of matrices stay near 1.
+            # Scaled so that matrix products stay near 1.
             data = rng.standard_normal(shape) / np.sqrt(shape[-1] if len(shape) > 1 else 1)
             data = (-np.exp(data) if name.endswith("ssm_a") else data).astype(np.float32)
             writer.add_tensor(name, change(name, data))
@@ -191,8 +191,10 @@ def tiny_file() -> Path:
 
 
 @pytest.fixture(scope="session")
-def file_of(tmp_path_factory, write_random, tiny_file):
-    """The model file of a name, written when first asked for."""
+def file_of(
+    tmp_path_factory: pytest.TempPathFactory, write_random: Callable[..., Path], tiny_file: Path,
+) -> Callable[[str], Path]:
+    """The model file of a name, written on first use."""
     written = {"tiny-chat": tiny_file}
 
     def file_of(name: str) -> Path:

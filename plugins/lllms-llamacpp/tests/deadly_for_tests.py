@@ -1,20 +1,25 @@
-"""An engine whose workers die of an assertion of llama.cpp once they answer."""
+"""An engine whose workers die of a llama.cpp assertion when they answer."""
+
+from typing import Any
 
 import llama_cpp.llama_cpp as llama
 from lllms_llamacpp import LlamaCppEngine
 
+from lllms_core.engines import Progress
+from lllms_core.types import ModelSpec
+
 
 class EmptyChain:
-    """A chain of no samplers, of which llama.cpp asserts that it has chosen a token."""
+    """An empty sampler chain, which fails llama.cpp's assertion that a token was chosen."""
 
-    def __init__(self, context):
+    def __init__(self, context: llama.llama_context_p) -> None:
         self._context = context
         self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
 
-    def sample(self, row):
+    def sample(self, row: int) -> int:
         return llama.llama_sampler_sample(self._chain, self._context, row)
 
-    def close(self):
+    def close(self) -> None:
         llama.llama_sampler_free(self._chain)
 
 
@@ -23,7 +28,7 @@ class DeadlyEngine(LlamaCppEngine):
 
     name = "deadly"
 
-    def load(self, spec, progress):
-        model = super().load(spec, progress)
+    def load(self, spec: ModelSpec, progress: Progress) -> Any:
+        model: Any = super().load(spec, progress)
         model.sampler = lambda *_: EmptyChain(model._context)
         return model

@@ -1,4 +1,4 @@
-"""Embeds texts in a process of its own, and prints the private memory that it took after each kind of them."""
+"""Embeds texts in a separate process, and prints the private memory in use after each kind of text."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from lllms_core.types import ModelSpec
 
 
 def private() -> int:
-    """Bytes that are this process's own."""
+    """This process's private memory, in bytes."""
     line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssAnon"))
     return int(line.split()[1]) * 1024
 
 
 def main(file: Path, options: dict[str, object], kinds: list[list[int]]) -> None:
-    """Load the model, and embed texts of so many tokens, kind by kind; print the estimate, and what was taken."""
-    import lllms_llamacpp.loading  # noqa: F401  # its memory is the worker's, not the model's
+    """Load the model, embed texts of these token counts, kind by kind, and print the estimate and the memory taken."""
+    import lllms_llamacpp.loading  # noqa: F401  # its memory counts as the worker's, not the model's
 
     before = private()
     spec = ModelSpec("m", Options(threads=1, use_mmap=False, **options), file)  # type: ignore[arg-type]  # from JSON

@@ -1,4 +1,4 @@
-"""Files that differ from tiny-chat in one thing, and adapters for it."""
+"""Files that differ from tiny-chat in one respect, and adapters for it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ def rewrite(
     path: Path, source: Path, keys: Mapping[str, object] | None = None, *, part: tuple[int, int] | None = None,
     twice: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a model again, with more `keys`; of a split model only the part `(number, count)`, numbered from 0.
+    """Rewrite a model with additional `keys`; of a split model, only the part `(number, count)`, numbered from 0.
 
-    `twice`: the names of tensors that are written under another name, too.
+    `twice` maps tensors to a second name, under which they are also written.
     """
     reader = gguf.GGUFReader(source)
     keys = dict(keys or {})
@@ -40,7 +40,7 @@ def rewrite(
 def adapter(
     path: Path, shapes: Mapping[str, Sequence[int]], architecture: str = "llama", kind: str = "lora",
 ) -> Path:
-    """Write an adapter that changes nothing: `shapes` are (inputs, outputs) by the names of the matrices."""
+    """Write an adapter that changes nothing; `shapes` are (inputs, outputs) by matrix name."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type("adapter")
     writer.add_string("adapter.type", kind)

@@ -1,4 +1,4 @@
-"""A worker process of tiny-chat in which somebody generates all along, while others ask for what they like."""
+"""A worker process of tiny-chat in which one client, the neighbour, generates all the time, beside any requests."""
 
 import asyncio
 from itertools import count
@@ -16,7 +16,7 @@ GUARD = 60.0
 
 
 class Street:
-    """Hears a worker out, times the deltas of the neighbour, and lets him ask again whenever his answer ends."""
+    """Collects a worker's messages, times the neighbour's deltas, and repeats its request when an answer ends."""
 
     def __init__(self) -> None:
         self.worker = None
@@ -29,7 +29,7 @@ class Street:
 
     @classmethod
     async def start(cls, file: object, **options: object) -> "Street":
-        """Load the model and let the neighbour begin."""
+        """Load the model and start the neighbour."""
         street = cls()
         spec = ModelSpec("tiny", Options(**{"threads": 1, "slots": 4, **options}), file)
         street.worker = await start_worker(Load(LlamaCppEngine(), spec), "process", street)
@@ -58,21 +58,21 @@ class Street:
             answer.set_exception(RuntimeError(reason))
 
     def go_on(self) -> None:
-        """Let the neighbour ask."""
+        """Send the neighbour's next request."""
         name = f"neighbour-{next(self._numbers)}"
         sampling = Sampling(temperature=1.5, logit_bias={2: -100.0})
         self.worker.send(Open(TextRequest(name, "tiny", prompt="Once", sampling=sampling, max_tokens=900)))
 
     def send(self, request: AnyRequest) -> "asyncio.Future[Delta]":
-        """Ask, and time the neighbour from then on; the future is the last delta."""
+        """Send a request, and time the neighbour from now on; the future resolves to the last delta."""
         answer = self._answers[request.id] = asyncio.get_running_loop().create_future()
-        frame = encode(Open(request))  # not timed: that this takes long is not the worker's fault
+        frame = encode(Open(request))  # not timed: encoding is not the worker's work
         self.times[:] = [perf_counter()]
         self.worker._wire.write(frame)
         return answer
 
     async def heard(self) -> None:
-        """Wait until the neighbour has generated more."""
+        """Wait until the neighbour has received more deltas."""
         for _ in range(3):
             self._heard.clear()
             async with asyncio.timeout(GUARD):
@@ -85,5 +85,5 @@ class Street:
             await self.end
 
     def longest_gap(self) -> float:
-        """Seconds between two deltas of the neighbour, at most."""
+        """The longest time between two of the neighbour's deltas, in seconds."""
         return max(b - a for a, b in zip(self.times, self.times[1:], strict=False))

@@ -1,6 +1,8 @@
-"""JSON schemas of all shapes, and a model that writes at random what a grammar allows."""
+"""JSON schemas of all shapes, and a writer of random texts that a grammar allows."""
 
 import json
+from random import Random
+from typing import Any
 
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
@@ -39,12 +41,13 @@ typed = st.lists(st.sampled_from(["string", "integer", "null", "boolean", "objec
 sets = st.fixed_dictionaries({"type": st.just("array"), "uniqueItems": st.just(True), "items": chosen}, optional={
     "minItems": few, "maxItems": few,
 })
+Schemas = st.SearchStrategy[Any]
 leaves = st.one_of(
     texts, formatted, integers, numbers, chosen, typed.map(lambda types: {"type": types}), st.booleans(), sets,
 )
 
 
-def _larger(inner):
+def _larger(inner: Schemas) -> Schemas:
     objects = st.fixed_dictionaries({"type": st.just("object")}, optional={
         "properties": st.dictionaries(names, inner, max_size=3), "required": st.lists(names, max_size=2, unique=True),
         "additionalProperties": inner, "patternProperties": st.dictionaries(st.sampled_from(["^a", "b$"]), inner),
@@ -57,11 +60,14 @@ def _larger(inner):
     })
     combined = st.dictionaries(st.sampled_from(["anyOf", "oneOf", "allOf"]), st.lists(inner, min_size=1, max_size=3),
                                min_size=1, max_size=2)
-    return st.one_of(objects, arrays, combined)
+    beside = st.tuples(st.one_of(texts, integers, objects), combined, st.booleans()).map(
+        lambda three: {**three[0], **three[1]} if three[2] else {**three[1], **three[0]},
+    )
+    return st.one_of(objects, arrays, combined, beside)
 
 
-def _with_more(inner):
-    """Return schemas some of which have restrictions that no grammar enforces."""
+def _with_more(inner: Schemas) -> Schemas:
+    """Return schemas, some with restrictions that no grammar enforces."""
     more = st.fixed_dictionaries({}, optional={
         "not": inner, "if": inner, "then": inner, "contains": inner, "uniqueItems": st.just(True), "minLenght": few,
         "dependentRequired": st.just({"a": ["b"]}), "pattern": st.just("\\ba"), "const": st.just(2**60 + 1),
@@ -80,8 +86,8 @@ values = st.recursive(
 """Values, some of which fit such schemas."""
 
 
-def write(schema, random):
-    """Write a text that the grammar of a schema allows, at random; None if the schema is refused or the text long."""
+def write(schema: object, random: Random) -> str | None:
+    """Write a random text of a schema's grammar; None if the schema is refused or the text gets too long."""
     try:
         grammar = translate(Constraint("json_schema", json.dumps(schema)))
     except InvalidRequest:
@@ -93,7 +99,7 @@ def write(schema, random):
     for step in range(1000):
         bits = int.from_bytes(matcher.compute_bitmask(), "little")
         if matcher.is_error() and not step:
-            return None  # nothing matches, which the engine finds out when it compiles
+            return None  # nothing matches, as the engine finds when it compiles
         assert not matcher.is_error(), matcher.get_error()
         allowed = [byte for byte in range(256) if bits >> byte & 1]
         if bits >> END & 1 and (not allowed or step > 50 or random.random() < 0.3):

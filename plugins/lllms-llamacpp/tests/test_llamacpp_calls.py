@@ -1,4 +1,4 @@
-"""Calls that the model makes by itself: only offered names, and arguments of their schemas, at any temperature."""
+"""Calls that the model makes of its own accord: only offered names, with valid arguments, at any temperature."""
 
 import json
 
@@ -32,7 +32,7 @@ def calls_of(deltas, index=0):
 
 
 def test_only_offered_names_are_called(tiny):
-    """A model that likes other names better writes those that are offered, at its default temperature."""
+    """A model that prefers other names writes only offered ones, at its default temperature."""
     for seed in range(12):
         deltas = ask(tiny.model, sampling=Sampling(seed=seed))
         message = gather_message(deltas)
@@ -45,7 +45,7 @@ def test_only_offered_names_are_called(tiny):
 
 
 def test_arguments_keep_to_their_schema(tiny):
-    """Tools that are not strict, too, are called with the arguments that their schema names, in several answers."""
+    """Tools that are not strict are also called with the arguments of their schema, in each of several answers."""
     sampling = Sampling(seed=3, temperature=1.2)
     deltas = ask(tiny.model, Tool("near", parameters=NEAR), n=3, sampling=sampling, top_logprobs=2)
     for index in range(3):
@@ -57,7 +57,7 @@ def test_arguments_keep_to_their_schema(tiny):
 
 
 def test_text_is_what_it_is_without_a_grammar(tiny):
-    """A model that does not call says what it says; where it calls, it may call once more, or only once."""
+    """Without a call the text is the same as without a grammar; calls may be several or, on request, a single one."""
     hello = gather_message(ask(tiny.model, text="Hi!", sampling=Sampling(temperature=0)))
     assert (hello.content, hello.tool_calls) == ("Hello! How can I help you?", ())
     greedy = Sampling(temperature=0)
@@ -69,7 +69,7 @@ def test_text_is_what_it_is_without_a_grammar(tiny):
 
 
 def test_a_schema_that_cannot_be_kept_costs_only_itself(tiny):
-    """Names are still kept beside a schema with an unsupported keyword; a strict tool with one is refused."""
+    """A schema with an unsupported keyword still keeps calls to offered names; in a strict tool it is refused."""
     odd = {"type": "object", "properties": {"city": {"type": "string", "not": {"const": "x"}}}}
     [call, *_] = calls_of(ask(tiny.model, Tool("W-get_weather", parameters=odd), sampling=Sampling(seed=1)))
     assert call.name == "W-get_weather"
@@ -80,7 +80,7 @@ def test_a_schema_that_cannot_be_kept_costs_only_itself(tiny):
 
 
 def test_turns_reuse_what_calls_evaluated(tiny):
-    """The next turn of a conversation with a call finds the tokens of the last in the cache."""
+    """The turn after a call finds the previous turn's tokens in the cache."""
     deltas = ask(tiny.model, sampling=Sampling(temperature=0))
     said = gather_message(deltas)
     results = [Message("tool", "sunny", tool_call_id=call.id) for call in said.tool_calls]
@@ -93,7 +93,7 @@ def test_turns_reuse_what_calls_evaluated(tiny):
 
 
 def test_a_matcher_begins_after_any_text(tiny):
-    """Text written freely is taken byte by byte: white space, brackets, half of a character; other text is refused."""
+    """A matcher accepts earlier text byte by byte, even white space, brackets or half a character, and no other."""
     matcher = tiny.model.matcher(Constraint("lark", 'start: "\\n a{" "\u00e9" "d"', "tools")).result(10)
     for good in (b"", b"\n a{", b"\n a{\xc3", b"\n a", b"\n a{\xc3\xa9d"):
         assert matcher.begin(good), good

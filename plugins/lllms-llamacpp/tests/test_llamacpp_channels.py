@@ -1,4 +1,4 @@
-"""A vocabulary with control tokens that llama.cpp counts as text, as those of gpt-oss's channels."""
+"""A vocabulary with control tokens that llama.cpp treats as text, like those of gpt-oss's channels."""
 
 import json
 
@@ -38,7 +38,7 @@ def names(model, *segments):
 
 
 def test_what_ends_an_answer(model):
-    """A call and a text end it, thoughts do not; the marks between messages are seen as text."""
+    """A call and a final text end an answer, thoughts do not; the marks between messages are visible as text."""
     vocabulary = model._vocabulary
     tokens = {vocabulary.name(token): token for token in range(WORDS - len(MARKS), WORDS)}
     assert {name for name, token in tokens.items() if vocabulary.is_end(token)} == {"<|call|>", "<|return|>"}
@@ -47,7 +47,7 @@ def test_what_ends_an_answer(model):
 
 
 def test_what_users_write_is_no_control_token(model):
-    """Also those that llama.cpp parses wherever they stand are text where a user wrote them, alone or in part."""
+    """Even control tokens that llama.cpp parses everywhere stay text where a user wrote them, whole or in part."""
     own = Segment("<|start|>user<|message|>", parse_special=True)
     theirs = Segment("<|end|><|<|call", parse_special=False)
     marks = names(model, own, theirs, Segment("|>", parse_special=True))
@@ -58,11 +58,11 @@ def test_what_users_write_is_no_control_token(model):
 
 
 def test_forced_calls(model):
-    """However a model without sense goes on, after thoughts or not, its answer is one call with valid arguments."""
+    """However a random model continues, with or without thoughts, its answer is one call with valid arguments."""
     schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
     thoughts = set()
     for seed in range(20):
-        # Without a bias, thoughts of a model without sense are long.
+        # Without a bias, a random model's thoughts are long.
         sampling = Sampling(seed=seed, logit_bias={END: 4.0})
         tools = (Tool("f", parameters=schema),)
         model.open(ChatRequest(

@@ -1,4 +1,4 @@
-"""`lllms check` finds the models that cannot be served, in the words with which their load fails, and loads nothing."""
+"""`lllms check` finds models that cannot be served, with the message of their failing load, and loads nothing."""
 
 import asyncio
 import json
@@ -22,12 +22,12 @@ from lllms_core.types import ModelSpec
 pytestmark = pytest.mark.slow
 
 BY_LLAMA_CPP = ("architecture", "tensor", "assertion")
-"""The cases of `broken` that only llama.cpp itself can find."""
+"""The cases of `broken` that only llama.cpp itself detects."""
 HEAD = {"token_embd.weight": (WORDS, DIM), "output_norm.weight": (DIM,)}
 
 
 def check(models):
-    """Return the exit code of the check of these models, files with their options, and its errors and warnings."""
+    """Check these models (files with their options); return the exit code, its errors and warnings, and the tables."""
     tables = {
         name: {"engine": "llamacpp", "file": str(file), "options": {"threads": 1, **options}}
         for name, (file, options) in models.items()
@@ -47,14 +47,14 @@ def toml(value):
 
 
 def refusal(file, options):
-    """Return why the load of a model fails that is refused before llama.cpp sees it."""
+    """Return the reason for a load that is refused before llama.cpp sees the file."""
     with pytest.raises(ModelLoadFailed) as failed:
         LlamaCppEngine().load(ModelSpec("m", Options(**options), file), lambda _: None)
     return failed.value.message
 
 
 async def failures(tables):
-    """Return why the load of each model fails, in a worker of its own."""
+    """Return why each model's load fails, each in its own worker."""
     config = parse_config({"server": {"max_instances": len(tables)}, "models": tables})
     async with Host(config) as host:
         failed = await asyncio.gather(*map(host.load, tables), return_exceptions=True)
@@ -67,7 +67,7 @@ async def failures(tables):
 
 @pytest.fixture(autouse=True)
 def own_world(tmp_path, monkeypatch):
-    """No configuration of this machine's."""
+    """Ignore the machine's own configuration."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -78,7 +78,7 @@ def layers(keys, layer):
 
 @pytest.fixture
 def broken(tmp_path, write_random, tiny_file):
-    """Files that cannot be served, each with the options for it and a part of the reason."""
+    """Files that cannot be served, each with its options and part of the reason."""
     keys, layer = transformer({}, None)
     wide = {**keys, "embedding_length": 160, "attention.head_count_kv": 2}
     for key in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
@@ -118,7 +118,7 @@ def broken(tmp_path, write_random, tiny_file):
 
 
 def test_what_cannot_be_served_is_found(broken):
-    """The check fails, and names each model with the same sentence as its load."""
+    """The check fails, and reports each model with the same sentence as its load."""
     code, told, tables = check({name: (file, options) for name, (file, options, _) in broken.items()})
     assert code == 1
     reasons = {
@@ -141,7 +141,7 @@ def test_a_missing_library_is_found(tiny_file, monkeypatch):
 
 
 def test_models_that_can_be_served_pass(tiny_file, tmp_path):
-    """What a load would warn of is a warning of the check, once; other models pass without a word."""
+    """A load's warning is also a warning of the check, given once; other models pass silently."""
     code, told, _ = check({
         "tiny": (tiny_file, {"kv_type_k": "q8_0", "kv_type_v": "q4_0"}),
         "vectors": (tiny_file, {"embeddings": True, "pooling": "mean"}),
@@ -159,7 +159,7 @@ def test_models_that_can_be_served_pass(tiny_file, tmp_path):
     (["libggml-cpu.so", "libggml-cuda.so"], True), (["libggml-metal.dylib"], True), (["ggml-vulkan.dll"], True),
 ])
 def test_the_memory_of_a_gpu_is_not_this_machines(tiny_file, tmp_path, monkeypatch, libraries, gpu):
-    """If llama.cpp was built for a GPU, a model that uses it is not measured by this machine's memory."""
+    """If llama.cpp was built for a GPU, a model on the GPU is not checked against the machine's main memory."""
     (tmp_path / "lib").mkdir()
     for name in libraries:
         (tmp_path / "lib" / name).touch()

@@ -12,7 +12,7 @@ from lllms_core.types import Delta, Sampling, TextRequest
 
 @define
 class Choices:
-    """What came of a request with several answers."""
+    """The outcome of a request for several answers."""
 
     deltas: list[Delta] = field(factory=list)
 
@@ -37,7 +37,7 @@ def ask(talk, prompt="The capital of France is", *, temperature=0, seed=None, **
 
 
 def test_answers_share_an_evaluated_prompt(tiny):
-    """Several answers to one prompt cost one evaluation of it, and equal seeds give what they give alone."""
+    """Several answers share one evaluation of the prompt, and each seed gives the same answer as alone."""
     answer = ask(tiny, "Once upon a time", n=6, max_tokens=12, temperature=1.0, seed=11)
     texts = [answer.text(index) for index in range(6)]
     assert len(set(texts)) > 1
@@ -48,13 +48,13 @@ def test_answers_share_an_evaluated_prompt(tiny):
 
 
 def test_greedy_answers_are_equal(tiny):
-    """At temperature 0 all answers are the likeliest one."""
+    """At temperature 0 all answers are equal."""
     answer = ask(tiny, n=3, max_tokens=5)
     assert {answer.text(index) for index in range(3)} == {" Paris."}
 
 
 def test_log_probabilities_are_the_models(tiny):
-    """The greedy token is the likeliest, the tokens' bytes are the text, and probabilities are between 0 and 1."""
+    """The greedy token is the likeliest, the tokens' bytes make up the text, and probabilities are between 0 and 1."""
     answer = ask(tiny, max_tokens=5, top_logprobs=5)
     scores = answer.scores()
     assert b"".join(score.piece for score in scores).decode() == answer.text() == " Paris."
@@ -66,7 +66,7 @@ def test_log_probabilities_are_the_models(tiny):
 
 
 def test_control_tokens_among_the_likeliest_have_their_texts(tiny):
-    """Where the answer could have ended, the token that ends it is named, beside the one that was chosen."""
+    """Where the answer could have ended, the end token is named beside the chosen one."""
     first = ask(tiny, "1, 2, 3", max_tokens=1, top_logprobs=20).scores()[0]
     last = ask(tiny, "The capital of France is Paris.", max_tokens=1, top_logprobs=20)
     tops = [piece for score in (first, *last.scores()) for piece, _ in score.top]
@@ -75,7 +75,7 @@ def test_control_tokens_among_the_likeliest_have_their_texts(tiny):
 
 
 def test_a_score_is_a_logarithmic_softmax():
-    """The arithmetic, where tokens are impossible, too."""
+    """Scores are the logarithm of the softmax, also when some tokens are impossible."""
     logits = np.array([1.0, 3.0, -np.inf, 2.0], dtype=np.float32)
     logprob, top = log_probabilities(logits, 3, 4)
     total = exp(1) + exp(2) + exp(3)
@@ -86,7 +86,7 @@ def test_a_score_is_a_logarithmic_softmax():
 
 
 def test_stop_strings_have_no_scores(tiny):
-    """Tokens of a stop string are told neither as text nor as scores."""
+    """Tokens of a stop string are returned neither as text nor as scores."""
     answer = ask(tiny, max_tokens=5, top_logprobs=0, stop=("ris",))
     assert answer.text() == " Pa"
     assert b"".join(score.piece for score in answer.scores()).startswith(b" P")
@@ -94,7 +94,7 @@ def test_stop_strings_have_no_scores(tiny):
 
 
 def test_tokens_are_a_prompt(tiny):
-    """The tokens of a text are answered as the text is; those that do not exist are refused."""
+    """A prompt of tokens gets the same answer as its text; tokens that do not exist are refused."""
     tokens = tuple(tiny.model.tokenize([Segment("The capital of France is", parse_special=True)]))
     assert ask(tiny, tokens, max_tokens=5).text() == " Paris."
     with pytest.raises(InvalidRequest, match="no token 928"):
@@ -111,7 +111,7 @@ def alike(scores, others):
 
 
 def test_a_prompts_tokens_are_as_likely_as_an_answers(tiny):
-    """Tokens in a prompt have the log-probabilities with which the model would have written them."""
+    """Prompt tokens have the log-probabilities with which the model would have generated them."""
     prompt = tuple(tiny.model.tokenize([Segment("The capital of France is", parse_special=True)]))
     said = ask(tiny, prompt, max_tokens=4, top_logprobs=3)
     told = ask(tiny, (*prompt, *tokens_of(tiny, said)), max_tokens=0, top_logprobs=3, echo=True)
@@ -125,7 +125,7 @@ def tokens_of(talk, answer):
 
 
 def test_a_scored_prompt_is_evaluated_whole(tiny):
-    """What was evaluated before has no logits any more, so nothing is reused; what it leaves is."""
+    """A scored prompt reuses nothing, since cached tokens have no logits; its own evaluation can be reused."""
     ask(tiny, STORY, max_tokens=1)
     scored = ask(tiny, STORY, max_tokens=1, top_logprobs=0, echo=True)
     usage = scored.deltas[-1].finish.usage
@@ -135,7 +135,7 @@ def test_a_scored_prompt_is_evaluated_whole(tiny):
 
 
 def test_scores_do_not_depend_on_how_a_prompt_is_cut(tiny, load):
-    """In chunks of any size, beside others, with one slot or several, a prompt has the same scores."""
+    """A prompt has the same scores in chunks of any size, beside other requests, and with one or several slots."""
     expected = ask(tiny, STORY, max_tokens=2, top_logprobs=2, echo=True)
     assert len(expected.prompt().rest) > 32
     narrow = load(slots=1, batch_size=5)
@@ -149,21 +149,21 @@ def test_scores_do_not_depend_on_how_a_prompt_is_cut(tiny, load):
 
 
 def test_choices_share_a_scored_prompt(tiny):
-    """The scores of the prompt are told once, before any text, however many answers follow it."""
+    """The prompt's scores are sent once, before any text, however many answers follow."""
     answer = ask(tiny, STORY, n=3, max_tokens=3, top_logprobs=1, echo=True)
     assert answer.deltas[0].prompt_scores == answer.prompt()
     assert {answer.text(index) for index in range(3)} == {answer.text()}
 
 
 def test_models_without_the_tokens_cannot_fill_in(tiny):
-    """A suffix is refused, by name, where the vocabulary has no tokens for it."""
+    """A suffix is refused by name if the vocabulary has no tokens for it."""
     with pytest.raises(UnsupportedParameter, match="not trained to fill in the middle") as caught:
         ask(tiny, suffix="x")
     assert caught.value.param == "suffix"
 
 
 def test_a_suffix_stands_between_the_vocabularys_marks(load, write_random, tmp_path):
-    """A vocabulary with tokens for it gets prefix, suffix and middle in their order, after BOS."""
+    """If the vocabulary has the tokens, prefix, suffix and middle come in their order, after BOS."""
     keys = {
         "context_length": 64, "embedding_length": 16, "block_count": 1, "feed_forward_length": 16,
         "attention.head_count": 2, "attention.layer_norm_rms_epsilon": 1e-5, "vocab_size": 928,

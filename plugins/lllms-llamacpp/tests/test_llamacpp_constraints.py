@@ -22,11 +22,11 @@ PERSON = {
 VALIDATOR = jsonschema.Draft202012Validator(PERSON)
 SCHEMA = Constraint("json_schema", json.dumps(PERSON))
 ENDLESS = Constraint("json_schema", json.dumps({"allOf": [{"pattern": f".*{i}.*"} for i in range(30)]}))
-"""Whether any string matches is a question of years."""
+"""It would take years to decide whether any string matches."""
 
 
 def refusal(talk, constraint) -> InvalidRequest:
-    """The error that a request with this constraint ends with."""
+    """The error that ends a request with this constraint."""
     talk.model.open(ChatRequest("refused", "tiny", messages=(Message("user", "hi"),), constraint=constraint))
     deltas = []
     while not talk.model.idle:
@@ -40,7 +40,7 @@ def refusal(talk, constraint) -> InvalidRequest:
     Sampling(temperature=1.5, repeat_penalty=1.3, frequency_penalty=2, presence_penalty=2, seed=3),
 ], ids=["greedy", "default", "wild", "penalties"])
 def test_answer_is_valid_or_cut(tiny, sampling):
-    """However tokens are chosen, an answer that stops is valid for the schema; else it is cut, and says so."""
+    """With any sampling, an answer that stops is valid for the schema; otherwise it is cut, and reported as cut."""
     for seed in range(5):
         answer = tiny.ask("tell me a story", constraint=SCHEMA, sampling=sampling, max_tokens=60 + seed)
         if answer.reason == "stop":
@@ -52,7 +52,7 @@ def test_answer_is_valid_or_cut(tiny, sampling):
 
 
 def test_answer_that_is_whole_stops(tiny):
-    """An answer to which nothing can be added ends at once, with no token for the end."""
+    """An answer that cannot be extended ends at once, without an end token."""
     answer = tiny.ask("hi", constraint=Constraint("regex", "[ab]{4}"))
     assert re.fullmatch("[ab]{4}", answer.text)
     assert answer.reason == "stop"
@@ -69,14 +69,14 @@ def test_answer_that_is_whole_stops(tiny):
                         '"required": ["a"], "additionalProperties": false}'), r'call \{\s*"a"\s*:\s*1\s*\}'),
 ])
 def test_other_grammars_are_kept(tiny, constraint, expected):
-    """Answers keep to grammars of llama.cpp, of Lark, and to regular expressions."""
+    """Answers follow llama.cpp's grammars, Lark grammars and regular expressions."""
     for seed in range(3):
         answer = tiny.ask("hi", constraint=constraint, sampling=Sampling(temperature=1.5, seed=seed))
         assert (answer.reason, bool(re.fullmatch(expected, answer.text))) == ("stop", True), answer.text
 
 
 def test_json_object_is_an_object(tiny):
-    """Any JSON object is an answer where only JSON is asked for; one that is cut is the beginning of one."""
+    """If only JSON is requested, any JSON object is an answer; a cut answer is the beginning of an object."""
     answer = tiny.ask("lets count to 10", constraint=Constraint("json_object"), sampling=Sampling(seed=5))
     if answer.reason == "stop":
         assert isinstance(json.loads(answer.text), dict)
@@ -85,13 +85,13 @@ def test_json_object_is_an_object(tiny):
 
 
 def test_same_seed_gives_same_answer(tiny):
-    """A seed decides a constrained answer as it does any other; another seed gives another."""
+    """A seed determines a constrained answer like any other; another seed gives another answer."""
     texts = [tiny.ask("hi", constraint=SCHEMA, sampling=Sampling(temperature=1.5, seed=s)).text for s in (7, 7, 8)]
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_others_in_the_batch_are_untouched(tiny):
-    """Requests without a constraint, and with others, say beside a constrained one what they say alone."""
+    """Requests with other constraints or none give the same answers beside a constrained one as alone."""
     word = Constraint("regex", "[a-z]{6}")
     plain, other = tiny.ask("lets count to 10").text, tiny.ask("hi", constraint=word).text
     tiny.ask("warm up", constraint=SCHEMA)
@@ -104,13 +104,13 @@ def test_others_in_the_batch_are_untouched(tiny):
 
 
 def test_stop_string_ends_a_constrained_answer(tiny):
-    """A stop string ends a constrained answer before it, as any other."""
+    """A stop string ends a constrained answer before it, like any other."""
     answer = tiny.ask("hi", constraint=Constraint("regex", "abcdefgh"), stop=("ef",))
     assert (answer.text, answer.reason) == ("abcd", "stop")
 
 
 def test_prefill_comes_before_the_constraint(tiny):
-    """The beginning of an answer that the client gives is not part of what is constrained."""
+    """A beginning of the answer supplied by the client is not subject to the constraint."""
     answer = tiny.ask("hi", "The answer: ", constraint=Constraint("regex", "yes|no"))
     assert answer.text in {"yes", "no"}
 
@@ -128,7 +128,7 @@ def test_prefill_comes_before_the_constraint(tiny):
     (Constraint("regex", "((a{1000}){1000}){1000}", "grammar"), "too many"),
 ])
 def test_constraint_that_cannot_be_kept_is_refused(tiny, constraint, word):
-    """A constraint that cannot be kept costs its request only, with the reason and the parameter's name."""
+    """A constraint that cannot be enforced fails only its request, with the reason and the parameter's name."""
     error = refusal(tiny, constraint)
     assert word in error.message
     assert error.param == constraint.param
@@ -136,7 +136,7 @@ def test_constraint_that_cannot_be_kept_is_refused(tiny, constraint, word):
 
 
 def test_time_to_compile_is_bounded(load):
-    """A grammar that compiles for ever is refused when its time is up; meanwhile the others go on."""
+    """A grammar that never finishes compiling is refused when its time is up; meanwhile other requests continue."""
     talk = load()
     talk.ask("hi", constraint=Constraint("regex", "a"))
     talk.model._constraints._thorough.trial.patience = 2.0
@@ -158,7 +158,7 @@ def test_time_to_compile_is_bounded(load):
 
 
 def test_kernel_ends_an_endless_trial():
-    """The process that tries grammars has limited processor time for each, enforced by the kernel."""
+    """The process that tries grammars has limited CPU time for each, enforced by the kernel."""
     trial = Trial(seconds=0.5, patience=60)
     small = Constraint("lark", 'start: "a"')
     assert trial.run(small) == {"grammar": small.text, "fault": ""}
@@ -171,7 +171,7 @@ def test_kernel_ends_an_endless_trial():
 
 
 def test_closing_ends_the_trial(load):
-    """A model that is closed leaves no process behind."""
+    """A closed model leaves no process running."""
     before = set(psutil.Process().children())
     talk = load()
     talk.ask("hi", constraint=Constraint("regex", "a"))
@@ -181,14 +181,14 @@ def test_closing_ends_the_trial(load):
 
 
 def test_compiled_grammars_are_kept(tiny):
-    """A grammar is compiled once for all requests that bring it."""
+    """A grammar is compiled once for all requests that use it."""
     constraint = Constraint("regex", "[cd]{3}")
     tiny.ask("hi", constraint=constraint)
     assert tiny.model._constraints.matcher(constraint).done()
 
 
 def test_constrained_request_can_be_cancelled(tiny):
-    """A constrained request ends when it is cancelled, before and after its first token."""
+    """A constrained request ends on a cancel, before and after its first token."""
     first = tiny.open("hi", constraint=Constraint("regex", "[xyz]{200}"))
     assert tiny.cancel(first).reason == "cancelled"
     second = tiny.open("hi", constraint=Constraint("regex", "[xyz]{200}"))

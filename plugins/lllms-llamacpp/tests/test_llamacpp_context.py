@@ -1,4 +1,4 @@
-"""The context that `context_length = "auto"` takes: what the model was trained for, as far as the memory lets it."""
+"""The context chosen by `context_length = "auto"`: the trained length, as far as memory allows."""
 
 import logging
 import sys
@@ -26,7 +26,7 @@ LONG = 32_768
 
 @pytest.fixture(scope="module")
 def trained_for(tmp_path_factory, write_random):
-    """Write a model that says that it was trained for so many tokens, with keys and values of `width` numbers."""
+    """Write a model with this trained length in its header, and with keys and values of `width` numbers."""
     folder = tmp_path_factory.mktemp("trained")
 
     def trained_for(length, width=16, layers=2):
@@ -47,7 +47,7 @@ def trained_for(tmp_path_factory, write_random):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Set how much memory is free."""
+    """Set the amount of free memory."""
     def free(size):
         monkeypatch.setattr(foresight, "free_memory", lambda: size)
 
@@ -55,7 +55,7 @@ def free(monkeypatch):
 
 
 def inspect(file, **options):
-    """The context that the engine tells before it loads."""
+    """The context that the engine reports before a load."""
     return LlamaCppEngine().inspect(ModelSpec("m", Options(threads=1, **options), file))["context_length"]
 
 
@@ -63,13 +63,13 @@ def inspect(file, **options):
     ("trained", "expected"), [(512, 512), (1000, 1000), (8192, 8192), (LONG, LONG), (131_072, LONG)],
 )
 def test_auto_is_what_a_model_was_trained_for(trained_for, free, trained, expected):
-    """Where the memory has room, a request may hold as many tokens as the model was trained for, at most 32,768."""
+    """With enough memory, a request may hold as many tokens as the model was trained for, at most 32,768."""
     free(100 * GB)
     assert inspect(trained_for(trained)) == expected
 
 
 def test_a_model_trained_for_long_texts_reads_one(load, trained_for):
-    """With the options left out, a request of more than 4,096 tokens is answered."""
+    """With the default options, a request of more than 4,096 tokens is answered."""
     talk = load(trained_for(LONG))
     assert talk.model.context_length == talk.model.info.details["context_length"] == LONG
     answer = talk.ask(prompt=tuple(range(5, 505)) * 11, max_tokens=2)
@@ -77,7 +77,7 @@ def test_a_model_trained_for_long_texts_reads_one(load, trained_for):
 
 
 def test_what_is_loaded_is_what_was_told(load, trained_for, free, caplog):
-    """With little memory free, the load takes the context that `inspect` and `estimate` told, and logs it."""
+    """With little free memory, the load takes the context that `inspect` and `estimate` reported, and logs it."""
     file = trained_for(LONG, width=128, layers=16)
     free(GB)
     told = inspect(file)
@@ -105,7 +105,7 @@ def test_what_is_loaded_is_what_was_told(load, trained_for, free, caplog):
     kv_size=st.none() | st.integers(1, 200_000), kind=st.sampled_from(["f16", "q8_0"]),
 )
 def test_auto_follows_the_free_memory(trained_for, free, more, slots, trained, kv_size, kind):
-    """The same number for the same free memory, never a smaller one for more; what it costs is within the bounds."""
+    """Equal free memory gives equal contexts, more never a smaller one, and the cost stays within the bounds."""
     parts = [read_gguf(trained_for(trained, width=128, layers=16))]
     options = Options(slots=slots, kv_size=kv_size, kv_type_k=kind)
 
@@ -131,7 +131,7 @@ def test_auto_follows_the_free_memory(trained_for, free, more, slots, trained, k
 
 
 def test_weights_leave_less(trained_for, free):
-    """The context takes no memory that the weights need."""
+    """The context takes no memory away from the weights."""
     file = trained_for(LONG, width=128, layers=16)
     weights = LlamaCppEngine().estimate(ModelSpec("m", Options(), file)).weights
     free(weights + 1)
@@ -139,7 +139,7 @@ def test_weights_leave_less(trained_for, free):
 
 
 def test_a_model_that_embeds_likewise(trained_for, free):
-    """The context of a model that embeds is what its largest pass has room for."""
+    """An embedding model's context is limited by the memory of its largest pass."""
     file = trained_for(LONG)
     embeds = {"embeddings": True, "pooling": "mean"}
     free(100 * GB)
@@ -152,14 +152,14 @@ def test_a_model_that_embeds_likewise(trained_for, free):
 
 
 def test_a_system_that_tells_nothing_has_some_memory(trained_for, free):
-    """Where the free memory is unknown, a usual machine is assumed."""
+    """If the free memory is unknown, a typical machine is assumed."""
     free(None)
     assert inspect(trained_for(LONG)) == LONG
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_context_that_cannot_be_made_is_halved(trained_for):
-    """If the memory turns out to be less, "auto" takes half the context, and half again, rather than to fail."""
+    """If memory turns out to be short, "auto" halves the context, repeatedly if needed, rather than fail."""
     file = trained_for(LONG, width=128, layers=32)  # 512 MiB for 32,768 tokens
     little = (
         "import lllms_llamacpp.loading, resource; from lllms_core.engines import foresight\n"
@@ -176,7 +176,7 @@ def test_a_context_that_cannot_be_made_is_halved(trained_for):
 
 @pytest.mark.parametrize("name", ["tiny-chat", "llama", "mamba"])
 def test_sessions_outlive_a_change_of_the_context(load, file_of, name):
-    """A conversation that was stored with one context is restored with another, and says the same."""
+    """A conversation stored with one context length can be restored and resumed with another."""
     first, second = load(file_of(name), context_length=256), load(file_of(name), context_length=300, slots=1)
     assert first.model.state_key == second.model.state_key
     link = Link(first.model)
@@ -203,6 +203,6 @@ def test_states_of_other_factors_are_others(load, tmp_path, write_random):
                                                         "detokenize, embed, tokenize")],
 )
 def test_tasks_are_told_without_a_load(load, tiny_file, options, tasks):
-    """What `inspect` tells of a model's tasks is what the loaded model can do."""
+    """The tasks that `inspect` reports are those that the loaded model can do."""
     assert LlamaCppEngine().inspect(ModelSpec("m", Options(**options), tiny_file))["tasks"] == tasks
     assert sorted(load(tiny_file, **options).model.tasks) == tasks.split(", ")

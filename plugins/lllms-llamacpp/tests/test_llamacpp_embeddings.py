@@ -1,4 +1,4 @@
-"""Embedding and ranking with llama.cpp, against the same networks in numpy."""
+"""Embedding and ranking with llama.cpp, compared with the same networks in numpy."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,7 +83,7 @@ def embed(model: Model, *inputs: Text, dimensions: int | None = None) -> np.ndar
 
 
 def test_passes_show_that_they_get_on(mean: Model) -> None:
-    """A pass looks at `interrupt` many times while it computes, so that a long one is not taken for stuck."""
+    """A pass checks `interrupt` many times while it computes, so that a long pass does not look stuck."""
     before = mean.interrupt.looks
     embed(mean, *TEXTS)
     assert mean.interrupt.looks > before + 20
@@ -91,7 +91,7 @@ def test_passes_show_that_they_get_on(mean: Model) -> None:
 
 @pytest.mark.parametrize(("number", "name"), [(1, "mean"), (2, "cls"), (3, "last")])
 def test_vectors_are_those_of_the_network(load: Loader, folder: Path, number: int, name: str) -> None:
-    """Each way of pooling gives the vector that numpy computes from the same weights, of length 1."""
+    """Each pooling type gives the vector that numpy computes from the same weights, of length 1."""
     model = load(BERT.write(folder / f"{name}.gguf", pooling=number))
     vectors = embed(model, *TEXTS)
     expected = np.array([BERT.embed(BERT.tokens(text), name) for text in TEXTS])
@@ -101,7 +101,7 @@ def test_vectors_are_those_of_the_network(load: Loader, folder: Path, number: in
 
 
 def test_a_vector_does_not_depend_on_its_company(mean: Model) -> None:
-    """A text has the same vector alone, among others, and at any place among them; its tokens are counted."""
+    """A text has the same vector alone and at any place among others; its tokens are counted."""
     texts = TEXTS * 30
     together = embed(mean, *texts)
     alone = np.array([embed(mean, text)[0] for text in TEXTS])
@@ -112,7 +112,7 @@ def test_a_vector_does_not_depend_on_its_company(mean: Model) -> None:
 
 
 def test_the_published_model_gives_the_published_vectors(load: Loader, published: tuple[Bert, Path]) -> None:
-    """all-MiniLM-L6-v2, written as a GGUF file, gives the vectors of its weights, to a cosine of 0.999 and better."""
+    """all-MiniLM-L6-v2, written as a GGUF file, gives the vectors of its weights, with a cosine of at least 0.999."""
     bert, file = published
     model = load(file)
     texts = (
@@ -150,7 +150,7 @@ async def test_openai_client_and_a_published_model(published: tuple[Bert, Path])
 
 
 def test_tokens_embed_as_their_text(mean: Model) -> None:
-    """Tokens give the vector of their text, with or without those that frame it; others are refused by number."""
+    """Tokens give the vector of their text, with or without the framing tokens; unknown ones are refused by number."""
     tokens = BERT.tokens("hello world")
     text, framed, bare = embed(mean, "hello world", tuple(tokens), tuple(tokens[1:-1]))
     assert text == pytest.approx(framed, abs=1e-4)
@@ -167,7 +167,7 @@ def test_control_tokens_in_a_text_stay_text(mean: Model) -> None:
 
 
 def test_long_texts(mean: Model, load: Loader, folder: Path) -> None:
-    """A text beyond the model's positions is refused with both numbers, or with `truncate` cut and framed anew."""
+    """A text beyond the model's positions is refused with both numbers, or, with `truncate`, cut and framed anew."""
     assert mean.context_length == 64
     with pytest.raises(ContextOverflow, match=r"'input\[1\]' has 102 tokens, but model 'm' reads 64"):
         embed(mean, "hello", "x " * 100)
@@ -179,7 +179,7 @@ def test_long_texts(mean: Model, load: Loader, folder: Path) -> None:
 
 
 def test_dimensions(mean: Model, load: Loader, folder: Path) -> None:
-    """Shorter vectors are a matter of training: refused, unless the options say that the model had it."""
+    """Shorter vectors need training: they are refused unless the options declare it."""
     with pytest.raises(InvalidRequest, match="not trained for shorter"):
         embed(mean, "hello", dimensions=8)
     [whole] = embed(mean, "hello", dimensions=48)
@@ -203,7 +203,7 @@ def test_ranking_scores_pairs(ranker: Model, load: Loader, folder: Path) -> None
 
 
 def test_a_ranking_model_may_have_a_template(load: Loader, folder: Path) -> None:
-    """A model's own template puts query and document together, whatever they hold, and the document is what is cut."""
+    """A model's own template joins query and document, whatever they contain, and only the document is cut."""
     file = BERT.write(folder / "template.gguf", pooling=4, rank_template="is {document} the answer to {query}?")
     model = load(file, truncate=True)
 
@@ -223,7 +223,7 @@ def test_a_ranking_model_may_have_a_template(load: Loader, folder: Path) -> None
 
 
 async def test_rerank_over_http(ranker: Model, folder: Path) -> None:
-    """`/v1/rerank` gives the best documents first, as many as asked for, with their places and texts if wanted."""
+    """`/v1/rerank` gives the best documents first, as many as requested, with their indices and, on request, texts."""
     del ranker  # its file is used
     documents: list[object] = ["the cat is red", {"text": "hello hello"}, "blue"]
     scores = [BERT.score(BERT.tokens("which cat?") + BERT.tokens(text)[1:]) for text in TEXTS_RANKED]
@@ -245,7 +245,7 @@ async def test_rerank_over_http(ranker: Model, folder: Path) -> None:
 
 
 def test_tasks(mean: Model, ranker: Model, load: Loader, tiny_file: Path) -> None:
-    """Each model does what it was made for, and says where to go for the rest."""
+    """Each model does its own task, and refuses others with the way out."""
     assert mean.tasks == {"embed", "tokenize", "detokenize"}
     assert ranker.tasks == {"rerank", "tokenize", "detokenize"}
     writer = load(tiny_file)
@@ -257,7 +257,7 @@ def test_tasks(mean: Model, ranker: Model, load: Loader, tiny_file: Path) -> Non
 
 
 def test_a_model_that_writes_can_embed(load: Loader, tiny_file: Path) -> None:
-    """tiny-chat gives vectors when it is told to and how to pool; its vectors do not depend on their company either."""
+    """tiny-chat embeds if the options enable it and name a pooling; its vectors are also independent of other texts."""
     model = load(tiny_file, embeddings=True, pooling="mean")
     together = embed(model, "Hello there!", "lets count to 10", "Hello there!")
     assert together[0] == pytest.approx(embed(model, "Hello there!")[0], abs=1e-4)
@@ -268,7 +268,7 @@ def test_a_model_that_writes_can_embed(load: Loader, tiny_file: Path) -> None:
 def test_nomic_bert(
     load: Loader, write_random: Callable[..., Path], folder: Path, tiny_file: Path,
 ) -> None:
-    """Models with rotary positions and gates embed, too."""
+    """Models with rotary positions and gates also embed."""
     keys: dict[str, object] = {
         "context_length": 128, "embedding_length": 32, "block_count": 1, "feed_forward_length": 64,
         "attention.head_count": 2, "attention.layer_norm_epsilon": 1e-12, "attention.causal": False, "pooling_type": 1,
@@ -303,13 +303,13 @@ def test_nomic_bert(
 def test_options_that_do_not_fit_are_refused(
     load: Loader, tiny_file: Path, options: dict[str, object], message: str,
 ) -> None:
-    """What would be ignored is an error that names it; so is a model that does not say how it pools."""
+    """An option that would be ignored is refused by name; so is a model without a pooling type."""
     with pytest.raises(ModelLoadFailed, match=message):
         load(tiny_file, **options)
 
 
 def test_a_file_that_names_no_pooling(load: Loader, folder: Path) -> None:
-    """An old file of an embedding model says what to set, and embeds once it is set."""
+    """The error for an old embedding file without pooling says what to set, and the model embeds once it is set."""
     file = BERT.write(folder / "old.gguf", pooling=None)
     with pytest.raises(ModelLoadFailed, match=r"set options.pooling"):
         load(file)
@@ -318,7 +318,7 @@ def test_a_file_that_names_no_pooling(load: Loader, folder: Path) -> None:
 
 
 def test_tokens_go_there_and_back(load: Loader, tiny_file: Path, mean: Model) -> None:
-    """A model's tokens make up the text again, control tokens included; what is added comes only when asked for."""
+    """A model's tokens give back the text, control tokens included; special tokens are added only on request."""
     model = load(tiny_file)
     for text in ("Hello there! 🙂", "<|im_start|>user\nHi<|im_end|>\n", "", " two  spaces"):
         tokens = model.to_tokens(text, add_special=False)
@@ -332,7 +332,7 @@ def test_tokens_go_there_and_back(load: Loader, tiny_file: Path, mean: Model) ->
 
 
 def test_random_bert_is_a_bert() -> None:
-    """The reference takes a text apart as BERT does."""
+    """The reference splits a text as BERT does."""
     assert isinstance(BERT, Bert)
     pieces = [BERT.vocabulary[token] for token in BERT.tokens("Catx, Hélloing")]
     assert pieces == ["[CLS]", "cat", "##x", ",", "hello", "##ing", "[SEP]"]

@@ -30,7 +30,7 @@ for line in sys.stdin:
 
 
 def try_to_load(*files, before="", **options):
-    """Load files, one after the other, in one process of its own; an abort shows as a missing answer."""
+    """Load files one after the other in a separate process; an abort shows as a missing answer."""
     asked = "".join(json.dumps([str(file), options]) + "\n" for file in files)
     command = [sys.executable, "-c", before + PROBE]
     done = subprocess.run(command, check=False, input=asked, capture_output=True, text=True, timeout=120)
@@ -41,7 +41,7 @@ def try_to_load(*files, before="", **options):
 
 
 def write(path, tiny_file, *, architecture="llama", skip=(), change=None, tensors=True, keys=()):
-    """Write tiny-chat again, with something wrong with it."""
+    """Rewrite tiny-chat with a fault."""
     reader = gguf.GGUFReader(tiny_file)
     writer = gguf.GGUFWriter(path, architecture)
     for found in reader.fields.values():
@@ -65,12 +65,12 @@ def write(path, tiny_file, *, architecture="llama", skip=(), change=None, tensor
 
 
 def test_whole_file_loads(tiny_file, tmp_path):
-    """The file that the broken ones are made of loads, as it is and written again."""
+    """The file from which the broken ones are made loads, both as it is and rewritten."""
     assert try_to_load(tiny_file, write(tmp_path / "same.gguf", tiny_file)) == [["loaded", ""]] * 2
 
 
 def test_truncated_files_are_refused(tiny_file, tmp_path):
-    """Cut at many points, the file is refused each time, and the process lives on."""
+    """A file cut at any of many points is refused, and the process survives."""
     data = tiny_file.read_bytes()
     files = []
     for length in [0, 3, 4, 8, 24, 100, 1000, 10_000, 20_000, 40_000, len(data) // 2, len(data) - 64]:
@@ -82,7 +82,7 @@ def test_truncated_files_are_refused(tiny_file, tmp_path):
 
 
 def test_broken_files_are_refused_with_the_reason(tiny_file, tmp_path):
-    """Whatever is wrong with a file, before or at load, it is refused with words that say what."""
+    """A faulty file is refused with the reason, before or during the load."""
     (tmp_path / "foreign.gguf").write_bytes(b"PK\x03\x04" + bytes(1000))
     (tmp_path / "folder.gguf").mkdir()
 
@@ -112,7 +112,7 @@ def test_broken_files_are_refused_with_the_reason(tiny_file, tmp_path):
 
 @pytest.mark.parametrize("damage", ["eos", "heads", "vocabulary"])
 def test_nonsense_in_the_header_is_survived(tiny_file, tmp_path, damage):
-    """Numbers that fit nothing are refused or put up with; the process lives on."""
+    """Nonsensical numbers are refused or tolerated; the process survives."""
     reader = gguf.GGUFReader(tiny_file)
     key = {
         "eos": "tokenizer.ggml.eos_token_id", "heads": "llama.attention.head_count", "vocabulary": "llama.vocab_size",
@@ -127,7 +127,7 @@ def test_nonsense_in_the_header_is_survived(tiny_file, tmp_path, damage):
 
 
 def test_embedding_model_is_refused(tmp_path, write_random):
-    """A model that only embeds is refused as what it is."""
+    """A model that can only embed is refused with that reason."""
     words, dim, positions = 928, 32, 64
     keys = {
         "context_length": positions, "embedding_length": dim, "feed_forward_length": dim, "block_count": 1,
@@ -147,7 +147,7 @@ def test_embedding_model_is_refused(tmp_path, write_random):
 
 
 def test_inspect_tells_without_loading(tiny_file):
-    """`inspect` says what a file is, without the native library."""
+    """`inspect` describes a file without the native library."""
     code = (
         "import sys; from pathlib import Path; from lllms_core.types import ModelSpec;"
         "from lllms_llamacpp import LlamaCppEngine, Options;"
@@ -165,7 +165,7 @@ def test_model_without_a_file_is_refused():
 
 
 def test_progress_goes_up_to_one(tiny_file):
-    """A load tells its progress, never backwards, and ends at 1."""
+    """A load's progress never falls, and ends at 1."""
     told = []
     LlamaCppEngine().load(ModelSpec("tiny", Options(threads=1, slots=1), tiny_file), told.append).close()
     assert told == sorted(told)
@@ -173,7 +173,7 @@ def test_progress_goes_up_to_one(tiny_file):
 
 
 def test_progress_can_end_a_load(tiny_file):
-    """What `progress` raises ends the load, and reaches the caller."""
+    """An exception from `progress` ends the load and reaches the caller."""
     def enough(fraction):
         raise KeyboardInterrupt
 
@@ -182,7 +182,7 @@ def test_progress_can_end_a_load(tiny_file):
 
 
 def test_context_that_cannot_be_made_is_refused(tiny_file):
-    """Where the memory for a context is not to be had, the load fails with the options to look at."""
+    """If there is no memory for a context, the load fails and names the options to change."""
     little = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))"
     [[outcome, reason]] = try_to_load(tiny_file, before=little, context_length=2**20)
     assert outcome == "refused"
@@ -190,7 +190,7 @@ def test_context_that_cannot_be_made_is_refused(tiny_file):
 
 
 def spoil(name, data):
-    """Weights of which one is no number."""
+    """Replace one weight by NaN."""
     if name == "output_norm.weight":
         data = data.copy()
         data[3] = np.nan
@@ -203,7 +203,7 @@ def spoil(name, data):
     {"constraint": Constraint("regex", "[a-z]{3}")}, {"sampling": Sampling(temperature=1, top_k=0, seed=1)},
 ], ids=str)
 def test_logits_that_are_no_numbers_are_an_engine_failure(tmp_path, file_of, load, fields):
-    """A file whose logits are NaN ends each request with a failure that says so, and its model goes on."""
+    """NaN logits fail each request with an error that says so, and the model keeps serving."""
     model = load(write(tmp_path / "nan.gguf", file_of("llama"), change=spoil)).model
     kind, source = (TextRequest, {}) if "prompt" in fields else (ChatRequest, {"messages": (Message("user", "hi"),)})
     for name in ("first", "second"):
@@ -217,7 +217,7 @@ def test_logits_that_are_no_numbers_are_an_engine_failure(tmp_path, file_of, loa
 
 
 def test_more_positions_than_were_learnt_are_refused(tmp_path, write_random):
-    """A model that writes, and has learnt its positions, is refused a longer context before it is loaded."""
+    """A generating model with learnt positions is refused a longer context before it is loaded."""
     keys = {"context_length": 64, "embedding_length": 32, "block_count": 0, "attention.head_count": 2}
     shapes = {"token_embd.weight": (928, 32), "position_embd.weight": (64, 32), "output_norm.weight": (32,)}
     file = write_random(tmp_path / "gpt2.gguf", "gpt2", keys, shapes)
@@ -227,7 +227,7 @@ def test_more_positions_than_were_learnt_are_refused(tmp_path, write_random):
 
 
 def test_heads_that_do_not_fit_a_quantised_cache_are_refused(tmp_path, file_of, write_random):
-    """A quantised KV cache needs heads of whole blocks; llama.cpp would abort where flash attention is off."""
+    """A quantised KV cache needs heads of whole blocks; otherwise llama.cpp would abort without flash attention."""
     keys = {
         "context_length": 512, "embedding_length": 160, "feed_forward_length": 64, "block_count": 1,
         "attention.head_count": 2, "attention.head_count_kv": 2, "attention.layer_norm_rms_epsilon": 1e-5,

@@ -1,4 +1,4 @@
-"""What grammars cost that take long, or for ever: their own requests at most."""
+"""Grammars that take long, or forever, fail only their own requests."""
 
 import json
 from concurrent.futures import wait
@@ -13,7 +13,7 @@ from lllms_core.errors import EngineFailed, InvalidRequest
 from lllms_core.types import ChatRequest, Constraint, Message
 
 ENDLESS = Constraint("json_schema", json.dumps({"allOf": [{"pattern": f".*{i}.*"} for i in range(30)]}))
-"""Whether any string matches is a question of years."""
+"""It would take years to decide whether any string matches."""
 BACKWARDS = "root ::= r0\n" + "".join(f"r{i} ::= [a-z]+ r{i + 1}\n" for i in range(4000)) + 'r4000 ::= "x"\n'
 HEAVY = {
     "endless": ENDLESS,
@@ -22,13 +22,13 @@ HEAVY = {
     "empty lines": Constraint("lark", "\n" * 250_000 + 'start: "a"', "grammar"),
     "slashes": Constraint("lark", 'start: "a" // /' + "\\/" * 120_000, "grammar"),
 }
-"""Grammars that take 10 seconds at least, to read or to compile."""
+"""Grammars that take at least 10 seconds to read or to compile."""
 SMALL = Constraint("json_schema", json.dumps({"const": "small"}))
 
 
 @pytest.fixture(scope="module")
 def model(load):
-    """A model that has compiled a grammar before."""
+    """A model that has already compiled a grammar."""
     talk = load(slots=4)
     talk.ask("hi", constraint=Constraint("regex", "a"))
     return talk
@@ -36,7 +36,7 @@ def model(load):
 
 @pytest.fixture
 def talk(model):
-    """The model, at rest before and after."""
+    """The model, idle before and after."""
     yield model
     assert model.model.idle
 
@@ -46,7 +46,7 @@ def heavy(name, constraint):
 
 
 def watch(talk, until, seconds=60):
-    """Step until something holds: the errors by request, and the longest time of a step."""
+    """Step until a condition holds; return the errors by request, and the longest time of a step."""
     errors, longest, end = {}, 0.0, perf_counter() + seconds
     while not until():
         assert perf_counter() < end
@@ -64,13 +64,13 @@ def watch(talk, until, seconds=60):
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk, name):
     """A small grammar is ready in a few seconds, long before a heavy one is refused; no step takes half a second."""
-    # A text that no test before has brought: what was refused is remembered.
+    # A text that no earlier test has used, because refusals are remembered.
     constraint = evolve(HEAVY[name], text=HEAVY[name].text + " ")
     talk.model.open(heavy("heavy", constraint))
     started = perf_counter()
     small = talk.open("hi", constraint=evolve(SMALL, text=json.dumps({"const": name})))
     errors, longest = watch(talk, lambda: talk.answers[small].finish is not None)
-    assert not errors  # the heavy one is being tried still
+    assert not errors  # the heavy one is still being tried
     assert perf_counter() - started < 8
     assert talk.answers[small].text == json.dumps(name)
     streaming = talk.open("tell me a story", max_tokens=300)
@@ -81,7 +81,7 @@ def test_a_small_grammar_does_not_wait_for_a_heavy_one(talk, name):
 
 
 def test_a_heavy_grammar_is_refused_and_that_is_remembered(talk):
-    """What takes too much time costs its request only; the same again is refused without another trial."""
+    """A grammar that takes too long fails only its request; a repetition is refused without another trial."""
     talk.model.open(heavy("first", ENDLESS))
     errors, _ = watch(talk, lambda: talk.model.idle)
     assert isinstance(errors["first"], InvalidRequest)
@@ -92,7 +92,7 @@ def test_a_heavy_grammar_is_refused_and_that_is_remembered(talk):
 
 
 def test_a_grammar_that_would_end_the_process_is_refused(talk):
-    """A grammar whose compilation overflows the stack costs its request only."""
+    """A grammar whose compilation overflows the stack fails only its request."""
     count = 4000
     rules = "".join(f'r{i} ::= "a{i}" r{(i + 1) % count} | "c"\n' for i in range(count))
     talk.model.open(heavy("deep", Constraint("gbnf", "root ::= r0\n" + rules, "grammar")))
@@ -103,7 +103,7 @@ def test_a_grammar_that_would_end_the_process_is_refused(talk):
 
 
 def holds(condition, seconds):
-    """Whether a condition comes to hold in time."""
+    """Whether a condition becomes true in time."""
     end = perf_counter() + seconds
     while perf_counter() < end:
         if condition():
@@ -113,7 +113,7 @@ def holds(condition, seconds):
 
 
 def test_a_grammar_that_nobody_waits_for_is_given_up(talk):
-    """When the last request for a grammar is cancelled, no core is kept busy with it; one that is left has it tried."""
+    """A trial goes on while one request still wants its grammar, and is killed when the last one is cancelled."""
     constraint = evolve(ENDLESS, text=ENDLESS.text + "  ")
     trial = talk.model._constraints._thorough.trial
     for name in ("first", "second"):
@@ -125,12 +125,12 @@ def test_a_grammar_that_nobody_waits_for_is_given_up(talk):
     assert not job.abandoned
     assert process.poll() is None
     talk.model.cancel("second")
-    assert process.wait(60) == -SIGKILL  # another signal says that its time was up
+    assert process.wait(60) == -SIGKILL  # another signal would mean that its time was up
     assert not talk.model._constraints._jobs
 
 
 def test_a_grammar_that_waits_for_its_turn_is_dropped(talk):
-    """A grammar whose request is cancelled before its turn is not tried at all; each of n answers has let go of it."""
+    """A grammar whose request is cancelled before its turn is never tried; each of the n answers has dropped it."""
     for at in range(3):
         request = heavy(str(at), evolve(ENDLESS, text=ENDLESS.text + "   " + " " * at))
         talk.model.open(evolve(request, n=3) if at else request)
@@ -144,7 +144,7 @@ def test_a_grammar_that_waits_for_its_turn_is_dropped(talk):
 
 
 def test_requests_share_the_work_on_a_grammar(talk):
-    """Requests that bring the same grammar at once wait for one compilation, and each has its own matcher."""
+    """Concurrent requests with the same grammar wait for one compilation, and each gets its own matcher."""
     constraint = Constraint("regex", "[qr]{3}")
     futures = [talk.model.matcher(constraint) for _ in range(5)]
     assert len(talk.model._constraints._jobs) == 1
@@ -162,19 +162,19 @@ def test_requests_share_the_work_on_a_grammar(talk):
     Constraint("lark", r'start: %json {"anyOf": [{"pattern": "^a[\\u2581]b$", "type": "string"}]}'),
 ])
 def test_mark_of_a_space_is_one(talk, constraint):
-    """Where the vocabulary writes spaces as U+2581, a grammar that holds this character means a space."""
+    """If the vocabulary writes spaces as U+2581, this character in a grammar means a space."""
     assert talk.ask("hi", constraint=constraint).text == '"a b"'
 
 
 def test_half_a_surrogate_pair_is_refused(talk):
-    """A text that is none costs its request only, and is not called the engine's fault."""
+    """An invalid text fails only its request, and is not reported as the engine's fault."""
     error = talk.model.matcher(Constraint("regex", "\ud800", "grammar")).exception(10)
     assert isinstance(error, InvalidRequest)
     assert "surrogates" in error.message
 
 
 def test_closing_does_not_wait_for_a_heavy_grammar(load):
-    """A model that is closed ends the current trial, and the request that waits for it gets an error."""
+    """Closing the model ends the current trial, and the waiting request gets an error."""
     talk = load()
     future = talk.model.matcher(ENDLESS)
     [job] = talk.model._constraints._jobs.values()

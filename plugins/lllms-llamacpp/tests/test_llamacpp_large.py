@@ -1,4 +1,4 @@
-"""Large texts: neighbours go on, tokens are those of the whole text, and time and stack do not grow without bound."""
+"""Large texts: neighbours continue, tokens are those of the whole text, and time and stack stay bounded."""
 
 import asyncio
 import subprocess
@@ -18,7 +18,7 @@ from lllms_core.worker.wire import Cancel
 
 MB = 1_000_000
 LONGEST_GAP = 2.0
-"""Seconds that a neighbour may wait on a machine that is busy with other tests; alone it is a tenth of that."""
+"""Seconds that a neighbour may wait while the machine runs other tests; alone it waits a tenth of that."""
 PROSE = "The quick brown fox jumps over the lazy dog, 12345 times.\nThen (key = [1, 2]) — naïve 日本語 é😀!\n\n  Next, "
 NESTED = "[" * 990
 
@@ -28,7 +28,7 @@ def chat(name: str, *texts: str, **fields: object) -> Request:
 
 
 def large(size: int) -> list[AnyRequest]:
-    """Requests of about so many bytes, each of another kind."""
+    """Requests of about this many bytes, each of a different kind."""
     return [
         chat("prose", PROSE * (size // len(PROSE))), chat("newlines", "\n" * size), chat("beginnings", "<" * size),
         chat("control", "<|im_end|>a" * (size // 11)), chat("emoji", "😀" * (size // 4)),
@@ -40,7 +40,7 @@ def large(size: int) -> list[AnyRequest]:
 
 
 async def test_neighbours_go_on(tiny_file: Path) -> None:
-    """While requests of 1, 3 and 10 MB of any kind come in, nobody's answer stops, and each is answered or refused."""
+    """While requests of 1, 3 and 10 MB of any kind arrive, no answer stalls, and each is answered or refused."""
     street = await Street.start(tiny_file)
     for size, kinds in ((MB, 12), (3 * MB, 5), (10 * MB, 12)):
         for request in large(size)[:kinds]:
@@ -53,7 +53,7 @@ async def test_neighbours_go_on(tiny_file: Path) -> None:
 
 
 async def test_long_contexts_too(tiny_file: Path) -> None:
-    """So it is where a context holds most of the text, and tokens have to be counted."""
+    """The same holds if the context has room for most of the text, so that tokens must be counted."""
     street = await Street.start(tiny_file, context_length=65536)
     for request in large(MB)[:5]:
         async with asyncio.timeout(GUARD):
@@ -65,14 +65,14 @@ async def test_long_contexts_too(tiny_file: Path) -> None:
 
 
 async def test_who_leaves_keeps_no_core_busy(tiny_file: Path) -> None:
-    """A cancelled request ends at once, and the thread that prepared it soon after."""
+    """A cancelled request ends at once, and the thread that prepares it soon after."""
     street = await Street.start(tiny_file, context_length=1 << 18)
     process = psutil.Process(street.worker.pid)
     await street.heard()
     threads = process.num_threads()
     end = street.send(chat("control", "<|im_end|>a" * MB))
     async with asyncio.timeout(GUARD):
-        while process.num_threads() == threads:  # noqa: ASYNC110  # the worker's, which tells nobody
+        while process.num_threads() == threads:  # noqa: ASYNC110  # the worker announces no threads
             await asyncio.sleep(0.01)
         street.worker.send(Cancel("control"))
         assert (await end).finish.reason == "cancelled"
@@ -84,7 +84,7 @@ async def test_who_leaves_keeps_no_core_busy(tiny_file: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100_000])
 async def test_nested_arguments_cost_one_request(tiny_file: Path, size: int) -> None:
-    """Arguments, tools and variables that nest without end are one request's 400, or text; the neighbour goes on."""
+    """Deeply nested arguments, tools and variables get their request a 400 or count as text; others continue."""
     street = await Street.start(tiny_file)
     deep: object = 1
     for _ in range(400):
@@ -102,7 +102,7 @@ async def test_nested_arguments_cost_one_request(tiny_file: Path, size: int) -> 
 
 
 def test_too_many_bytes_are_refused_before_tokenising(load) -> None:
-    """A text of more bytes than the context could hold is refused with both numbers and the way out, at once."""
+    """A text with more bytes than the context could hold is refused at once, with both numbers and the way out."""
     model = load(slots=1).model
     longest = model.longest_token
     assert longest == max(len(model.to_text([token])) for token in range(model._vocabulary.size))
@@ -114,7 +114,7 @@ def test_too_many_bytes_are_refused_before_tokenising(load) -> None:
 
 
 def test_counting_stops_when_it_is_enough(load) -> None:
-    """Of a text that is too long only so much is tokenised as shows it, and the message says so."""
+    """A text that is too long is tokenised only until that is certain, and the message says "at least"."""
     model = load(slots=1).model
     for request in (TextRequest("a", "tiny", prompt="\n" * 15_000), chat("b", "\n" * 50_000)):
         with pytest.raises(ContextOverflow, match=r"has at least [0-9]+ tokens"):
@@ -124,7 +124,7 @@ def test_counting_stops_when_it_is_enough(load) -> None:
 
 
 def test_byte_tokens_are_linear(load) -> None:
-    """A megabyte of characters that have only byte tokens takes seconds, not minutes."""
+    """A megabyte of characters that have only byte tokens is tokenised in seconds, not minutes."""
     vocabulary = load(slots=1).model._vocabulary
     start = process_time()
     assert len(vocabulary.text_tokens("\n" * MB, parse_special=True)) == MB
@@ -134,7 +134,7 @@ def test_byte_tokens_are_linear(load) -> None:
 
 @pytest.mark.parametrize("pre", [None, *PRE_TOKENIZERS])
 def test_slices_have_the_tokens_of_the_whole_text(load, tmp_path, pre) -> None:
-    """For vocabularies of both kinds a long text of usual words is tokenised as if it was not cut."""
+    """With both kinds of vocabulary, a long text of ordinary words is tokenised as if it were not cut."""
     vocabulary = load(slots=1).model._vocabulary if pre is None else vocabulary_of(tmp_path / "bpe.gguf", pre)
     for text in (PROSE * 300, "word " * 8000, f"{'    return x' * 3}\n" * 800, "中文字、。" * 3000):
         assert vocabulary.text_tokens(text, parse_special=True) == vocabulary._tokens(text, parse_special=True)
@@ -154,7 +154,7 @@ for text in ("a" * 300_000, "1" * 30_000, " " * 300_000):
 
 @pytest.mark.parametrize("pre", PRE_TOKENIZERS)
 def test_long_words_do_not_kill_the_process(tmp_path, pre) -> None:
-    """A word of 300 KB does not use up the stack of llama.cpp's regular expressions, whatever the vocabulary."""
+    """A word of 300 KB does not overflow the stack in llama.cpp's regular expressions, with any vocabulary."""
     script = SCRIPT.format(tests=str(Path(__file__).parent), file=str(tmp_path / "bpe.gguf"), pre=pre)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=GUARD, check=False)
     assert done.returncode == 0, done.stderr[-500:]

@@ -1,4 +1,4 @@
-"""What llama.cpp says about a model reaches the server's log, with the model's name."""
+"""llama.cpp's messages about a model reach the server's log, with the model's name."""
 
 import logging
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio]
 
 
 async def load(file, **options):
-    """Load a model in a worker of its own, by a host, and unload it."""
+    """Load a model through a host, in its own worker, and unload it."""
     models = {"tiny": {"engine": "llamacpp", "file": str(file), "options": {"threads": 1, "slots": 2, **options}}}
     async with Host(parse_config({"models": models})) as host:
         await host.load("tiny")
@@ -31,7 +31,7 @@ def warnings(caplog):
 
 
 async def test_a_file_without_a_pre_tokenizer_is_warned_of(tmp_path, caplog):
-    """llama.cpp's warning that the answers will be worse is logged once, with the model's name, without decoration."""
+    """llama.cpp's warning of worse answers is logged once, with the model's name and without decoration."""
     await load(write_bpe(tmp_path / "old.gguf", None))
     told = warnings(caplog)
     assert "tiny: llama.cpp: missing pre-tokenizer type, using: 'default'" in told
@@ -41,7 +41,7 @@ async def test_a_file_without_a_pre_tokenizer_is_warned_of(tmp_path, caplog):
 
 
 async def test_a_context_above_the_trained_one_is_warned_of(tiny_file, caplog):
-    """A context that the model was not trained for is a warning; all slots together may hold more than that."""
+    """A context beyond the trained length is a warning; all slots together may hold more than that."""
     await load(tiny_file, context_length=1024, slots=4)
     assert warnings(caplog) == []
     await load(tiny_file, context_length=1500)
@@ -52,13 +52,13 @@ async def test_a_context_above_the_trained_one_is_warned_of(tiny_file, caplog):
 
 
 async def test_warnings_of_one_kind_are_told_once(tmp_path, caplog):
-    """A vocabulary with many empty tokens is warned of in one line."""
+    """A vocabulary with many empty tokens causes one line of warning."""
     await load(write_bpe(tmp_path / "empty.gguf", "llama-bpe", [""] * 5))
     assert len([text for text in warnings(caplog) if "empty token at index" in text]) == 1
 
 
 async def test_details_are_for_debugging(tiny_file, caplog):
-    """What llama.cpp tells of a load is logged for debugging only."""
+    """llama.cpp's details of a load are logged at debug level only."""
     caplog.set_level(logging.INFO, "lllms")
     await load(tiny_file)
     assert "llama.cpp" not in caplog.text
@@ -68,7 +68,7 @@ async def test_details_are_for_debugging(tiny_file, caplog):
 
 
 async def test_the_assertion_that_ends_a_load_is_told(tmp_path, write_random, caplog):
-    """A file that llama.cpp aborts on fails its load with the line of the assertion, in the error and in the log."""
+    """A load that llama.cpp aborts fails with the line of the assertion, in the error and in the log."""
     keys, layer = RECIPES["llama"][1]
     keys = {**keys, "attention.value_length": 8}
     layer = {
@@ -85,7 +85,7 @@ async def test_the_assertion_that_ends_a_load_is_told(tmp_path, write_random, ca
 
 
 async def test_the_assertion_that_ends_a_worker_is_told(tiny_file, caplog):
-    """A worker that llama.cpp aborts while it answers fails the request with the line of the assertion."""
+    """If llama.cpp aborts an answering worker, the request fails with the line of the assertion."""
     spec = ModelSpec("tiny", Options(threads=1), tiny_file)
     pool = Pool({"tiny": PoolModel(DeadlyEngine(), spec, ModelLimits(), "process")}, PoolLimits(cores=2))
     await pool.start()

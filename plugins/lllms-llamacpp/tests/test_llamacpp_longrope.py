@@ -14,7 +14,7 @@ PROMPT = "a man went to the river and saw " * 4
 
 @pytest.fixture(scope="module")
 def longrope(tmp_path_factory, write_random):
-    """A model in the form of Phi-3's long ones; its two sets of factors are far apart."""
+    """A model like the long-context Phi-3; its two sets of factors are far apart."""
     return write_phi(tmp_path_factory.mktemp("longrope") / "phi.gguf", write_random, 1.0, 64.0)
 
 
@@ -41,7 +41,7 @@ def write_phi(path, write_random, short, long):
 
 
 def answer(talk):
-    """The likeliest tokens of an answer, with their log-probabilities."""
+    """An answer's likeliest tokens, with their log-probabilities."""
     model = talk.model
     model.open(TextRequest("r", "phi", prompt=PROMPT, max_tokens=24, top_logprobs=1, sampling=Sampling(temperature=0)))
     scores = []
@@ -58,7 +58,7 @@ def answer(talk):
 def test_the_context_of_a_request_decides_which_factors_are_used(
     load, longrope, tmp_path, write_random, context, long,
 ):
-    """With any number of slots, and whatever is preloaded, the tokens are those of the factors for one context."""
+    """With any number of slots and any preload, the tokens are those of the factors for a single request's context."""
     factor = 64.0 if long else 1.0
     expected, sure = answer(load(write_phi(tmp_path / "same.gguf", write_random, factor, factor), slots=1))
     other, _ = answer(load(write_phi(tmp_path / "other.gguf", write_random, 65.0 - factor, 65.0 - factor), slots=1))
@@ -70,7 +70,7 @@ def test_the_context_of_a_request_decides_which_factors_are_used(
 
 
 def test_a_preload_does_not_change_the_factors(load, longrope):
-    """The cells of a preloaded prefix do not count for the length of a context either."""
+    """The cells of a preloaded prefix do not count towards the context length either."""
     expected, _ = answer(load(longrope, context_length=ORIGINAL, slots=1))
     preload = Preload(messages=(Message("system", "be brief " * 20),))
     talk = load(longrope, preload=preload, context_length=ORIGINAL, slots=1)

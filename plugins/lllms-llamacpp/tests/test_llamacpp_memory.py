@@ -98,7 +98,7 @@ MODELS = {
          (attention(4, 2) | feed_forward(512) | mamba2(384, 64, 6, 4)).items()}, UNTIED,
     ),
 }
-"""By name: architecture, heads of queries and keys, size of the feed-forward layers, more keys, a layer, the rest."""
+"""By name: architecture, query and key heads, feed-forward size, further keys, a layer's tensors, other tensors."""
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def write_model(tmp_path_factory, write_random):
 
 
 def loaded(spec, caplog):
-    """What llama.cpp says that it allocates when it loads a model, in bytes."""
+    """The bytes that llama.cpp reports to allocate when it loads a model."""
     caplog.clear()
     with caplog.at_level(logging.DEBUG, logger="lllms.llamacpp"):
         LlamaCppEngine().load(spec, lambda _: None).close()
@@ -132,7 +132,7 @@ def loaded(spec, caplog):
 
 
 def outputs(spec, words, width):
-    """Bytes that llama.cpp sets aside for outputs not when it loads, but with the largest pass."""
+    """Bytes for outputs that llama.cpp allocates only with the largest pass, not at load."""
     made = sizes(spec.options, can_trim=True, embeds=True)
     return (made.batch - made.sequences) * (words + width) * 4
 
@@ -149,7 +149,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", MODELS)
 def test_estimate_is_near_what_is_allocated(name, case, write_model, caplog):
-    """For each architecture, weights and KV cache are known to 2 %, buffers to 12 %, all together to 10 %."""
+    """For each architecture, the estimate is within 2 % for weights and KV cache, 12 % for buffers, 10 % in total."""
     spec = ModelSpec(name, Options(threads=1, **CASES[case]), write_model(name))
     told, real = LlamaCppEngine().estimate(spec), loaded(spec, caplog)
     assert told.weights == pytest.approx(real.weights, rel=0.02)
@@ -161,7 +161,7 @@ def test_estimate_is_near_what_is_allocated(name, case, write_model, caplog):
 
 @pytest.mark.parametrize("options", [{}, {"flash_attention": "on"}, {"batch_size": 1024}], ids=str)
 def test_estimate_of_an_embedding_model(options, tmp_path, caplog):
-    """For BERT, which keeps nothing of a text, weights are known to 2 %, and buffers to 12 %."""
+    """For BERT, which has no KV cache, the estimate is within 2 % for weights and 12 % for buffers."""
     bert = random_bert(width=192, heads=6, inner=768, positions=512)
     spec = ModelSpec("b", Options(threads=1, context_length=512, **options), bert.write(tmp_path / "bert.gguf"))
     told, real = LlamaCppEngine().estimate(spec), loaded(spec, caplog)
@@ -172,7 +172,7 @@ def test_estimate_of_an_embedding_model(options, tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["llama-gqa", "gemma2"])
 def test_estimate_of_a_model_that_could_write_but_embeds(name, write_model, caplog):
-    """A model with a vocabulary to choose from makes logits of all that it embeds: buffers are known to 12 %."""
+    """A generating model also computes logits of all tokens that it embeds: its buffers are estimated within 12 %."""
     spec = ModelSpec(name, Options(threads=1, embeddings=True, pooling="mean", context_length=600), write_model(name))
     told, real = LlamaCppEngine().estimate(spec), loaded(spec, caplog)
     assert told.kv == pytest.approx(real.kv, rel=0.02, abs=10_000)
@@ -180,7 +180,7 @@ def test_estimate_of_a_model_that_could_write_but_embeds(name, write_model, capl
 
 
 def taken(file, options, *kinds):
-    """The estimate for a model that embeds, and the memory that it takes after texts of so many tokens."""
+    """The estimate for an embedding model, and the memory it takes after texts of these token counts."""
     code = Path(__file__).with_name("embedding_memory_for_tests.py")
     command = [sys.executable, str(code), str(file), json.dumps(options), json.dumps(kinds)]
     environment = os.environ | LlamaCppEngine.environment
@@ -191,7 +191,7 @@ def taken(file, options, *kinds):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", ["reads", "writes"])
 def test_estimate_of_an_embedding_model_at_work(kind, tmp_path, write_random):
-    """With many words, what short texts and then one of the whole context leave behind is as told, to 10 %."""
+    """With a large vocabulary, the memory after short texts and then a full context is within 10 % of the estimate."""
     words = 100_000
     if kind == "reads":
         bert = random_bert(width=32, heads=2, layers=1, inner=64, positions=2048)
@@ -210,7 +210,7 @@ def test_estimate_of_an_embedding_model_at_work(kind, tmp_path, write_random):
 
 
 def test_estimate_follows_the_options(tiny_file):
-    """The KV cache grows with slots and context, shrinks with its types, and is as large as `kv_size` says."""
+    """The KV cache grows with slots and context, shrinks with smaller types, and has the size `kv_size` if given."""
     def kv(**options):
         return LlamaCppEngine().estimate(ModelSpec("tiny", Options(**options), tiny_file)).kv
 
@@ -222,7 +222,7 @@ def test_estimate_follows_the_options(tiny_file):
 
 
 def test_parts_of_a_split_model_are_counted_together(tmp_path, tiny_file):
-    """A model in several files is estimated as the same model in one; a part that is missing is named."""
+    """A model in several files has the same estimate as in one; a missing part is named."""
     reader = gguf.GGUFReader(tiny_file)
     files = [tmp_path / f"tiny-0000{number}-of-00002.gguf" for number in (1, 2)]
     for number, file in enumerate(files):
@@ -248,7 +248,7 @@ def test_parts_of_a_split_model_are_counted_together(tmp_path, tiny_file):
 
 
 def test_adapters_count(tmp_path, tiny_file):
-    """A LoRA adapter counts with its size; one that is not there is named."""
+    """A LoRA adapter's size is counted; a missing one is named."""
     adapter = tmp_path / "adapter.gguf"
     adapter.write_bytes(bytes(1000))
     engine = LlamaCppEngine()
@@ -279,7 +279,7 @@ def test_adapters_count(tmp_path, tiny_file):
     options=st.builds(Options, slots=st.integers(1, 256), context_length=st.integers(1, 2**31 - 1)),
 )
 def test_nonsense_in_a_header_gives_some_number(keys, shapes, options):
-    """Whatever a header says, there is an estimate, quickly, and no part of it is negative."""
+    """Any header gets a quick estimate, no part of which is negative."""
     header = GGUF(
         3, FakeMetadata({"general.architecture": "x"} | {f"x.{key}": value for key, value in keys.items()}),
         tuple(TensorInfo(name, shape, 0, 0) for name, shape in shapes.items()),

@@ -1,4 +1,4 @@
-"""Weights that are not numbers, of which nothing becomes an answer."""
+"""Weights that are NaN, which never become an answer."""
 
 import json
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory, write_random):
-    """A model with the logit of a single token that is no number."""
+    """A model in which a single token's logit is NaN."""
     keys, layer = RECIPES["llama"][1]
     shapes = {"token_embd.weight": (WORDS, DIM), "output_norm.weight": (DIM,), "output.weight": (WORDS, DIM)}
     shapes |= {f"blk.{n}.{tensor}": shape for n in range(LAYERS) for tensor, shape in layer.items()}
@@ -37,7 +37,7 @@ def spoilt(tmp_path_factory, write_random):
     Sampling(temperature=0, repeat_penalty=1.5), Sampling(temperature=1, mirostat=2, seed=1),
 ], ids=["greedy", "chain", "few", "penalties", "mirostat"])
 def test_a_single_logit_that_is_no_number_is_a_failure(load, spoilt, sampling):
-    """If the logit of any token is NaN, the request fails with a reason, however its tokens are chosen."""
+    """If any token's logit is NaN, the request fails with a reason, whatever the sampling."""
     model = load(spoilt).model
     model.open(TextRequest("r", "tiny", prompt="hello", max_tokens=5, sampling=sampling))
     deltas = []
@@ -55,7 +55,7 @@ def spoilt_bert(pooling, path):
 
 
 def test_a_score_that_is_no_number_is_a_failure(load, tmp_path):
-    """A model that ranks by NaN fails, and gives no document a plausible score."""
+    """A ranking model whose scores are NaN fails, and gives no document a plausible score."""
     model = load(spoilt_bert(4, tmp_path / "rank.gguf")).model
     model.open_rerank(RerankRequest("r", "m", "which?", ("cat", "dog")))
     [delta] = model.step()
@@ -65,7 +65,7 @@ def test_a_score_that_is_no_number_is_a_failure(load, tmp_path):
 
 @pytest.mark.asyncio
 async def test_bodies_are_json(spoilt, tmp_path):
-    """Over HTTP such models answer with errors that name the fault, in JSON that every reader takes."""
+    """Over HTTP such models answer with errors that name the fault, in standard JSON."""
     models = {
         "text": {"engine": "llamacpp", "file": str(spoilt)},
         "vectors": {"engine": "llamacpp", "file": str(spoilt_bert(1, tmp_path / "vectors.gguf"))},

@@ -17,7 +17,7 @@ from lllms_core.errors import ModelLoadFailed
     ],
 )
 def test_wrong_options_are_refused(options):
-    """A wrong type or a value out of range is refused before C code sees it, and the message names the option."""
+    """A wrong type or an out-of-range value is refused before C code sees it, and the message names the option."""
     with pytest.raises((ValueError, TypeError), match=next(iter(options))):
         Options(**options)
 
@@ -43,7 +43,7 @@ def test_wrong_loras_are_refused(options):
     ],
 )
 def test_models_answer_with_every_option(load, options):
-    """Whatever the options are, the model loads and answers."""
+    """With each of the options, the model loads and answers."""
     talk = load(**options)
     answer = talk.ask("ping", max_tokens=4)
     assert answer.text == "pong"
@@ -52,14 +52,14 @@ def test_models_answer_with_every_option(load, options):
 
 
 def test_rope_scaling_changes_the_model(load):
-    """RoPE's options reach the model: with other positions it says something else."""
+    """RoPE's options reach the model: with other positions it answers differently."""
     plain, scaled = load(), load(rope_scaling="linear", rope_freq_scale=0.1)
     assert plain.ask("lets count to 10").text != scaled.ask("lets count to 10", max_tokens=60).text
 
 
 @pytest.mark.parametrize("source", ["inline", "file"])
 def test_own_chat_template(load, tmp_path, source):
-    """`chat_template` replaces the model's own, as text or as the path of a file."""
+    """`chat_template` replaces the model's own template, as text or as a file's path."""
     template = (
         "{% for m in messages %}<|im_start|>user\n{{ m.content | replace('X', 'ping') }}<|im_end|>\n{% endfor %}"
         "{{ '<|im_start|>assistant\n' }}"
@@ -71,7 +71,7 @@ def test_own_chat_template(load, tmp_path, source):
 
 
 def test_marks_of_thoughts_by_hand(load):
-    """What stands between the configured marks is told as thoughts, also where tokens do not end with the marks."""
+    """Text between the configured marks is returned as thoughts, even where tokens do not end with the marks."""
     said = load().ask("Hi!").text
     assert said == "Hello! How can I help you?"
     talk = load(reasoning="Hello!...help")
@@ -90,13 +90,13 @@ def test_unusable_chat_template_is_refused(load, template):
 
 
 def test_missing_lora_is_refused(load):
-    """An adapter that is not there fails the load by its name."""
+    """A missing adapter fails the load and is named."""
     with pytest.raises(ModelLoadFailed, match="absent"):
         load(lora=[Lora("absent.gguf")])
 
 
 def test_threads_are_bounded_by_the_allowance(load):
-    """A fixed count is used as far as it is granted, and again in full when more is granted."""
+    """A fixed count is used as far as the pool grants it, and in full again once more is granted."""
     talk = load(threads=3)
     chosen = []
     for allowance in (8, 2, 1, 8):
@@ -107,7 +107,7 @@ def test_threads_are_bounded_by_the_allowance(load):
 
 
 def test_automatic_threads_stay_in_the_allowance(load):
-    """With "auto" the count is chosen while running, and never above what is granted."""
+    """With "auto" the count is chosen while running, and never exceeds the granted one."""
     talk = load(threads="auto")
     talk.model.use_threads(1)
     assert talk.ask("lets count to 10").text.endswith("9, 10.")

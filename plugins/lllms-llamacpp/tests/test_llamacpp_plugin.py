@@ -9,7 +9,7 @@ from lllms_core.types import ModelSpec
 
 
 def test_the_plugin_provides_its_engine_and_a_model():
-    """The plugin provides the engine for .gguf files, and a model that is there without a download."""
+    """The plugin provides the engine for .gguf files, and a model that needs no download."""
     [engine] = lllms_llamacpp.lllms_engines()
     [offer] = lllms_llamacpp.lllms_models()
     assert (engine.name, engine.file_suffixes, engine.isolation) == ("llamacpp", (".gguf",), "process")
@@ -27,7 +27,7 @@ def test_engine_and_options_travel_to_the_worker():
 
 
 def test_the_plugin_imports_no_engine_library():
-    """Importing the plugin leaves llama.cpp and numpy alone."""
+    """Importing the plugin does not import llama.cpp or numpy."""
     code = "import sys, lllms_llamacpp; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

@@ -1,4 +1,4 @@
-"""Models with a table of positions, which know none beyond it."""
+"""Models with a table of positions, which they cannot exceed."""
 
 import pytest
 from lllms_llamacpp import LlamaCppEngine, Options
@@ -14,7 +14,7 @@ POSITIONS = 64
 
 @pytest.fixture(scope="module", params=["gpt2", "starcoder"])
 def file(request, write_random, tmp_path_factory):
-    """A small model that has learnt its positions."""
+    """A small model with learnt positions."""
     keys = {
         "context_length": POSITIONS, "embedding_length": DIM, "feed_forward_length": 64, "block_count": LAYERS,
         "attention.head_count": 2, "attention.layer_norm_epsilon": 1e-5,
@@ -52,7 +52,7 @@ def test_every_learnt_position_can_be_used(load, file, preload):
 
 @pytest.mark.parametrize("options", [{}, {"slots": 1}, {"kv_size": 4096}, {"rope_scaling": "yarn"}], ids=str)
 def test_a_longer_context_is_refused(file, options):
-    """No other option makes a context possible that is longer than the table."""
+    """No option allows a context longer than the table."""
     spec = ModelSpec("m", Options(context_length=POSITIONS + 1, **options), file)
     with pytest.raises(ModelLoadFailed, match="knows only 64 positions"):
         LlamaCppEngine().load(spec, lambda _: None)

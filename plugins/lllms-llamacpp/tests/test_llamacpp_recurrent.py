@@ -5,7 +5,7 @@ WORDS, DIM, INNER, STATE, RANK, KERNEL, LAYERS = 928, 32, 64, 8, 4, 4, 2
 
 @pytest.fixture(scope="module")
 def mamba(tmp_path_factory, write_random):
-    """A Mamba model of random weights."""
+    """A Mamba model with random weights."""
     keys = {
         "context_length": 512, "embedding_length": DIM, "feed_forward_length": 0, "block_count": LAYERS,
         "attention.head_count": 0, "attention.layer_norm_rms_epsilon": 1e-5, "ssm.conv_kernel": KERNEL,
@@ -26,7 +26,7 @@ def ask(talk, prompt, most=8):
 
 
 def test_recurrent_model_answers_as_if_alone(load, mamba):
-    """Several requests at once, more than there are slots, get what each gets in a fresh model."""
+    """Concurrent requests, more than there are slots, get the same answers as in a fresh model."""
     prompts = [f"word {n} and " + "more " * n for n in range(6)]
     alone = [ask(load(mamba, slots=1), prompt).text for prompt in prompts]
     talk = load(mamba, slots=2, batch_size=16)
@@ -37,7 +37,7 @@ def test_recurrent_model_answers_as_if_alone(load, mamba):
 
 
 def test_recurrent_model_goes_on_and_starts_afresh(load, mamba):
-    """A continued text is reused as a whole; an edited one is evaluated from its beginning, and rightly."""
+    """A continued text is reused whole; an edited one is evaluated from the beginning, with the right result."""
     talk = load(mamba, slots=2)
     first = talk.ask(prompt="once upon a time", max_tokens=1)
     onwards = ask(talk, "once upon a time there was")
@@ -49,7 +49,7 @@ def test_recurrent_model_goes_on_and_starts_afresh(load, mamba):
 
 
 def test_recurrent_model_survives_cancel_and_interrupt(load, mamba):
-    """A cancel leaves no trace in what comes after it, nor does an interrupt."""
+    """Neither a cancel nor an interrupt affects later answers."""
     talk = load(mamba, slots=1, batch_size=64)
     name = talk.open(prompt="dog " * 60, max_tokens=8)
     talk.model.interrupt.set()

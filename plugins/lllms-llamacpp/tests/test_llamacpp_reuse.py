@@ -1,4 +1,4 @@
-"""What is reused of past conversations is what would have been evaluated: told by the model's own probabilities."""
+"""Reused prefixes equal freshly evaluated ones, as the model's own probabilities show."""
 
 import random
 
@@ -11,7 +11,7 @@ WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "red", 
 
 
 def scores(talk, prompts, **fields):
-    """What the model thinks comes next after each prompt, asked at once: its likeliest tokens; and what was cached."""
+    """Send all prompts at once; return the likeliest next tokens after each, and the count of cached tokens."""
     names = [talk.open(prompt=prompt, max_tokens=1, top_logprobs=8, **fields) for prompt in prompts]
     heard = {}
     while not talk.model.idle:
@@ -24,9 +24,9 @@ def scores(talk, prompts, **fields):
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("stored", [False, True])
 def test_reuse_changes_nothing(load, file_of, name, stored):
-    """After branches, edits and repetitions at any place, several at once, the model thinks what it would think afresh.
+    """Branches, edits and repetitions at any place, several at once, give the probabilities of a fresh evaluation.
 
-    Equal within what floating point does to batches of other sizes.
+    They are equal up to the rounding differences between batches of different sizes.
     """
     chosen = random.Random(name)
     fresh = load(file_of(name), slots=1, context_length=256)

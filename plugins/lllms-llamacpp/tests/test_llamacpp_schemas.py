@@ -1,5 +1,11 @@
 import json
+from datetime import datetime, timedelta
+from decimal import Decimal
+from ipaddress import IPv4Address
+from pathlib import Path
 from random import Random
+from typing import Annotated, Literal
+from uuid import UUID
 
 import jsonschema
 import pytest
@@ -9,6 +15,8 @@ from llguidance import LLMatcher
 from lllms_llamacpp.grammars import MAX_LENGTH, translate
 from lllms_llamacpp.keywords import FORMATS
 from lllms_llamacpp.schemas import fit, relax
+from lllms_llamacpp.trial import limits
+from pydantic import AnyUrl, BaseModel, Field, StringConstraints
 from schemas_for_tests import BYTES, kept_schemas, left_out_schemas, values, write
 
 from lllms_core.errors import InvalidRequest
@@ -18,10 +26,18 @@ from lllms_core.text.pointers import write_pointer
 from lllms_core.types import Constraint
 
 
+class One(BaseModel):
+    kind: Literal["one"]
+
+
+class Two(BaseModel):
+    kind: Literal["two", "three"]
+
+
 @settings(max_examples=80, deadline=None)
 @given(kept_schemas, st.integers(0, 2**32))
 def test_what_the_grammar_allows_is_valid(schema, seed):
-    """Whatever text the grammar of a schema allows is JSON, and valid for the schema; it never ends in a dead end."""
+    """Any text that a schema's grammar allows is JSON and valid for the schema; it never runs into a dead end."""
     text = write(schema, Random(seed))
     assume(text is not None)
     jsonschema.Draft202012Validator(schema).validate(json.loads(text))
@@ -30,8 +46,10 @@ def test_what_the_grammar_allows_is_valid(schema, seed):
 @settings(max_examples=80, deadline=None)
 @given(left_out_schemas, st.integers(0, 2**32))
 def test_what_is_not_enforced_is_named(schema, seed):
-    """An answer breaks no restrictions of a relaxed schema's original but those that are named."""
+    """An answer to a relaxed schema breaks only those restrictions of the original that are named."""
     relaxed, named = relax(json.dumps(schema))
+    matcher = LLMatcher(BYTES, translate(Constraint("json_schema", relaxed)), log_level=0, limits=limits())
+    assert not matcher.is_error() or "Unsatisfiable" in matcher.get_error()
     text = write(json.loads(relaxed), Random(seed))
     assume(text is not None)
     try:
@@ -46,7 +64,7 @@ def test_what_is_not_enforced_is_named(schema, seed):
 @settings(max_examples=100, deadline=None)
 @given(left_out_schemas, values)
 def test_relaxing_forbids_nothing(schema, value):
-    """A value that a schema allows is allowed without some of its restrictions, too; what is left can be enforced."""
+    """A relaxed schema still allows every value of the original; its remaining restrictions can be enforced."""
     relaxed, named = relax(json.dumps(schema))
     assert not fit(json.loads(relaxed)).faults
     assert bool(named) == (relaxed != json.dumps(schema))
@@ -60,7 +78,7 @@ def test_relaxing_forbids_nothing(schema, value):
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(FORMATS)), st.integers(0, 2**32))
 def test_formats_are_those_that_are_checked(form, seed):
-    """A string that the grammar of a format allows has that format for the check of answers."""
+    """A string that a format's grammar allows passes the check of that format."""
     text = write({"type": "string", "format": form}, Random(seed))
     assume(text is not None)
     assert CHECKED_FORMATS[form](json.loads(text)), text
@@ -94,9 +112,9 @@ def test_formats_are_those_that_are_checked(form, seed):
     ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {}}}]}, "'unevaluated", "#/unevaluatedProperties"),
 ])
 def test_what_would_be_ignored_is_refused_or_left_out(schema, word, target):
-    """A restriction that llguidance would not keep, or not exactly, is found and named, with its place.
+    """A restriction that llguidance would not enforce exactly is found, and named with its place.
 
-    A strict schema is refused for it, another loses it.
+    A strict schema is refused because of it; any other loses it.
     """
     assert any(word in str(fault) for fault in fit(schema).faults)
     constraint = Constraint("json_schema", json.dumps(schema), "tools[0].function.parameters")
@@ -117,14 +135,14 @@ def test_what_would_be_ignored_is_refused_or_left_out(schema, word, target):
     {"properties": {"a": 3}}, {"anyOf": [{}, "b"]}, {"prefixItems": [{}], "items": [{}], "not": {}},
 ])
 def test_malformed_schemas_are_left_as_they_are(schema):
-    """What is no schema is refused, strict or not."""
+    """A malformed schema is refused, strict or not."""
     assert relax(json.dumps(schema)) == (json.dumps(schema), ())
     with pytest.raises(InvalidRequest):
         translate(Constraint("json_schema", json.dumps(schema)))
 
 
 EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
-"""As in zod 4."""
+"""As zod 4 writes it."""
 
 
 @pytest.mark.parametrize(("schema", "fits", "fits_not"), [
@@ -148,6 +166,10 @@ EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za
     ({"type": "string", "format": "nanoid", "pattern": "^[a-zA-Z0-9_-]{21}$"}, ['"V1StGXR8_Z5jdHi6B-myT"'], ['"a"']),
     ({"type": "string", "format": "starts_with", "pattern": "^ab.*"}, ['"abc"'], ['"xab"']),
     ({"type": "string", "format": "email", "pattern": EMAIL}, ['"a.b@c.de"'], ['".a@c.de"', '"a..b@c.de"', '"a@c"']),
+    ({"type": "string", "pattern": "^(?!^[-+.]*$)[+-]?0*\\d*\\.?\\d*$"}, ['"-1.5"', '".5"'], ['"-."', '""', '"a"']),
+    ({"type": "string", "pattern": "^(?!.*x)[a-z]+$"}, ['"ab"'], ['"axb"', '""']),
+    ({"type": "string", "pattern": "^(?!.*x)[a-z]+$", "allOf": [{"maxLength": 3}]}, ['"ab"'], ['"axb"', '"abcd"']),
+    ({"type": "string", "allOf": [{"maxLength": 3}], "pattern": "^(?!.*x)[a-z]+$"}, ['"ab"'], ['"axb"', '"abcd"']),
     ({"type": "string", "pattern": "^(?=.*[A-Z])(?=.*\\d).{4,}$"}, ['"aB1c"'], ['"ab1c"', '"aBcd"', '"B1"']),
     ({"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "integer"}},
      ['{"a":1}'], ['{"a":"b"}']),
@@ -186,7 +208,7 @@ EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za
      ['{"k":"a"}', '{"k":"b","n":null}'], ['{"k":"b","n":1}', "1"]),
 ])
 def test_what_can_be_kept_is_taken(schema, fits, fits_not):
-    """Annotations, restrictions in other words, and bounds of many digits are taken and kept, strict or not."""
+    """Annotations, equivalent restrictions, and bounds of many digits are accepted and kept, strict or not."""
     matcher = LLMatcher(BYTES, translate(Constraint("json_schema", json.dumps(schema))), log_level=0)
     assert not matcher.is_error(), matcher.get_error()
 
@@ -199,8 +221,36 @@ def test_what_can_be_kept_is_taken(schema, fits, fits_not):
     assert relax(json.dumps(schema)) == (json.dumps(schema), ())
 
 
+class Everything(BaseModel, extra="forbid"):
+    words: set[Literal["x", "y", "z"]]
+    flags: frozenset[bool]
+    by_word: dict[Literal["k", "l"], int]
+    by_name: dict[str, Decimal]
+    by_digits: dict[Annotated[str, StringConstraints(pattern=r"^\d+$")], int]
+    price: Decimal = Field(ge=0)
+    pair: tuple[int, str]
+    moment: datetime
+    length: timedelta
+    key: UUID
+    address: IPv4Address
+    link: AnyUrl
+    path: Path
+    data: bytes
+    maybe: int | None = Field(le=2**63 - 1)
+    either: Annotated[One | Two, Field(discriminator="kind")]
+
+
+def test_models_of_pydantic_are_kept() -> None:
+    """The schema of a class with fields of many types is enforced as a whole, so that it may be strict."""
+    schema = Everything.model_json_schema()
+    assert fit(schema).faults == ()
+    matcher = LLMatcher(BYTES, translate(Constraint("json_schema", json.dumps(schema))), log_level=0)
+    matcher.compute_bitmask()
+    assert not matcher.is_error(), matcher.get_error()
+
+
 def test_name_is_not_spelt_twice():
-    """A property cannot come again under a name that is spelt with an escape, with a value of another schema."""
+    """A property cannot be repeated with its name spelt by an escape, and a value that breaks its schema."""
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "string"}}
     matcher = LLMatcher(BYTES, translate(Constraint("json_schema", json.dumps(schema))), log_level=0)
     allowed = matcher.validate_tokens(list(b'{"a":1,"\\u0061":"x"}'))
@@ -208,7 +258,7 @@ def test_name_is_not_spelt_twice():
 
 
 def test_white_space_is_bounded():
-    """Between two tokens of JSON stands at most a space, or a new line with its indentation."""
+    """Two JSON tokens are separated by at most one space, or a new line with its indentation."""
     matcher = LLMatcher(BYTES, translate(Constraint("json_object")), log_level=0)
     assert matcher.validate_tokens(list(b"{  }")) == 2
     indented = b'{\n  "a": [\n    1,\n    2\n  ]\n}'
@@ -231,7 +281,7 @@ def test_white_space_is_bounded():
     ("regex", "a" * (MAX_LENGTH + 1), "262145 characters"),
 ])
 def test_grammar_that_cannot_be_read_is_refused(kind, text, word):
-    """A grammar with a fault is refused with the reason, and with the parameter that brought it."""
+    """A faulty grammar is refused with the reason and the name of its parameter."""
     with pytest.raises(InvalidRequest) as raised:
         translate(Constraint(kind, text, "grammar"))
     assert word in raised.value.message
@@ -239,7 +289,7 @@ def test_grammar_that_cannot_be_read_is_refused(kind, text, word):
 
 
 def test_word_temperature_is_no_option():
-    """A schema, a text or an expression in a Lark grammar may speak of temperatures."""
+    """A schema, a text or an expression in a Lark grammar may contain the word "temperature"."""
     lark = 'start: "temperature=1" | /[temperature=3]/ | %json {"const": "temperature = 5"}'
     assert "temperature = 5" in translate(Constraint("lark", lark))
 
@@ -268,7 +318,7 @@ ws     ::= | " " | "\n" [ \t]{0,20}
     ('root ::= expr\nexpr ::= term ([-+*/] term)*\nterm ::= [0-9]+ | "(" expr ")"', "1+", False),
 ])
 def test_gbnf_keeps_its_meaning(grammar, text, fits):
-    """A grammar in llama.cpp's notation allows what it says."""
+    """A grammar in llama.cpp's notation keeps its meaning."""
     matcher = LLMatcher(BYTES, translate(Constraint("gbnf", grammar)), log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     tokens = list(text.encode())

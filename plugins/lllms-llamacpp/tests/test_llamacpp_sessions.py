@@ -15,7 +15,7 @@ MORE = [" and then what", " but no, rather this", ""]
 
 
 def converse(ask):
-    """Turns with branches, an edited turn and a regenerated answer, and another conversation between any two."""
+    """Turns with branches, an edited turn and a regenerated answer, with another conversation between any two."""
     said = []
     for _ in range(2):
         said.append(ask(FIRST))
@@ -28,9 +28,9 @@ def converse(ask):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_restored_conversation_says_the_same(load, file_of, name):
-    """Greedy text is the same, token for token, whether a conversation is evaluated, resident, or restored."""
+    """Greedy text is the same, token for token, whether a conversation is evaluated, resident or restored."""
     fresh = load(file_of(name), slots=1, context_length=256)
-    # What random models say are no words: in a prompt it is other tokens, which not every model can go back from.
+    # Random models do not write words: in a prompt their text gives other tokens, which not every model can trim.
     length = 1 if name in ("mamba", "sliding-window") else 12
     expected = converse(lambda prompt: fresh.ask(prompt=prompt, max_tokens=length, cache_prompt=False).text)
     talk = load(file_of(name), slots=2, context_length=256, kept_tokens=0)
@@ -50,7 +50,7 @@ def test_restored_conversation_says_the_same(load, file_of, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_preload_is_shared(load, file_of, name):
-    """What begins as the preload reuses it, in every architecture, and says what it says without."""
+    """A prompt that begins with the preload reuses it, in every architecture, and gets the same answer as without."""
     talk = load(file_of(name), slots=2, context_length=256, kv_size=600)
     talk.model.preload("preload", Preload(prefix=FIRST))
     while not talk.model.idle:
@@ -64,7 +64,7 @@ def test_preload_is_shared(load, file_of, name):
 
 
 def test_preload_without_room_is_refused(load, file_of):
-    """A preload that leaves too little room for a request is refused, with what to raise."""
+    """A preload that leaves too little room for a request is refused, with the option to raise."""
     talk = load(file_of("tiny-chat"), slots=1, context_length=256)
     with pytest.raises(ModelLoadFailed, match=r"raise options\.kv_size by \d+"):
         talk.model.preload("preload", Preload(prefix=FIRST))
@@ -72,7 +72,7 @@ def test_preload_without_room_is_refused(load, file_of):
 
 @pytest.mark.parametrize("cut", [0, 10, 1000, -1])
 def test_damaged_state_is_refused(load, file_of, cut):
-    """A state that was cut is refused, and the sequence is as empty as before: the request is evaluated."""
+    """A truncated state is refused and leaves its sequence empty: the request is evaluated."""
     talk = load(file_of("tiny-chat"), slots=1, kept_tokens=0)
     link = Link(talk.model)
     talk.model.use_sessions(link)
@@ -91,14 +91,14 @@ def test_damaged_state_is_refused(load, file_of, cut):
      ({"rope_freq_base": 500.0}, False)],
 )
 def test_state_key_tells_what_matters(load, file_of, options, same):
-    """Options by which a state becomes another one change the key of the states; others do not."""
+    """Options that affect a state change the state key; others do not."""
     keys = [load(file_of("tiny-chat"), **one).model.state_key for one in ({}, options)]
     assert (keys[0] == keys[1]) is same
 
 
 @pytest.mark.parametrize("name", ["m", "m[1]*?"])
 def test_state_key_knows_all_parts(tmp_path, name):
-    """Of a model in parts each counts, whatever its name: a state of other weights is of another key."""
+    """Each part of a split model counts, whatever its name: other weights give another state key."""
     parts = [tmp_path / f"{name}-0000{number}-of-00002.gguf" for number in (1, 2)]
     for part in parts:
         part.write_bytes(b"weights")

@@ -6,7 +6,7 @@ SECRETS = ["blimp", "zebra", "apple", "robot", "tulip", "ocean", "piano", "tiger
 
 
 def converse(secret):
-    """Tell a secret, and ask for it in the next turn; a generator of the requests to open."""
+    """Tell a secret, and ask for it in the next turn; yields the requests to open."""
     told = yield ("The secret word is " + secret + ".",)
     asked = yield ("The secret word is " + secret + ".", told, "What is the secret word?")
     again = yield (
@@ -16,7 +16,7 @@ def converse(secret):
 
 
 def play(talk, secrets):
-    """Run all conversations at once, each going on when its answer is there; their answers by secret."""
+    """Run all conversations at once, each continuing after its answer; return the answers by secret."""
     talks = {secret: converse(secret) for secret in secrets}
     open_names = {talk.open(*next(conversation)): secret for secret, conversation in talks.items()}
     said = {}
@@ -35,13 +35,13 @@ def play(talk, secrets):
 
 @pytest.fixture(scope="module")
 def alone(load):
-    """What a fresh model says in each conversation when it has only that one."""
+    """A fresh model's answers in each conversation on its own."""
     return {secret: play(load(slots=1), [secret])[secret] for secret in SECRETS}
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
 def test_conversations_keep_their_secrets(load, alone, slots):
-    """Ten conversations at once: each says, to the letter, what it says alone, and nobody learns another's secret."""
+    """Ten concurrent conversations: each gets exactly the same answers as alone, and none learns another's secret."""
     talk = load(slots=slots)
     said = play(talk, SECRETS)
     for secret in SECRETS:
@@ -53,13 +53,13 @@ def test_conversations_keep_their_secrets(load, alone, slots):
 
 
 def test_conversations_with_little_room(load, alone):
-    """With a cache for hardly more than one conversation the others wait, and all is said as before."""
+    """With a cache for barely more than one conversation the others wait, and all answers are the same."""
     talk = load(slots=4, context_length=256, kv_size=300)
     assert play(talk, SECRETS[:4]) == {secret: alone[secret] for secret in SECRETS[:4]}
 
 
 def test_follow_up_reuses_the_conversation(tiny):
-    """The second turn evaluates only what is new in it."""
+    """The second turn evaluates only its new tokens."""
     first = tiny.ask("My name is Xerxo.")
     second = tiny.ask("My name is Xerxo.", first.text, "What is my name?")
     known = first.usage.prompt_tokens + first.usage.completion_tokens
@@ -68,7 +68,7 @@ def test_follow_up_reuses_the_conversation(tiny):
 
 
 def test_regenerated_answer_reuses_the_prompt(tiny):
-    """The same prompt again evaluates one token and gives the same answer; the earlier answer can still be resumed."""
+    """A repeated prompt evaluates one token and gives the same answer; the earlier answer can still be resumed."""
     first = tiny.ask("I live in Zanzibar.")
     again = tiny.ask("I live in Zanzibar.")
     assert again.text == first.text
@@ -79,7 +79,7 @@ def test_regenerated_answer_reuses_the_prompt(tiny):
 
 
 def test_edited_turn_reuses_what_came_before(tiny):
-    """An edited last turn reuses everything before the edit, and is answered as if it had been first."""
+    """An edited last turn reuses everything before the edit, and is answered as if it had been the original."""
     first = tiny.ask("My favorite color is teal.")
     tiny.ask("My favorite color is teal.", first.text, "What is my favorite color?")
     edited = tiny.ask("My favorite color is teal.", first.text, "lets count to 10")
@@ -102,7 +102,7 @@ def test_shared_system_prompt_is_reused(load, order):
 
 
 def test_cancel_in_the_queue(load):
-    """A request that waits for a slot is cancelled without ever having run."""
+    """A request that waits for a slot can be cancelled without ever running."""
     talk = load(slots=1)
     running, waiting = talk.open("Count to 20."), talk.open("Hi!")
     talk.step()
@@ -113,7 +113,7 @@ def test_cancel_in_the_queue(load):
 
 
 def test_cancel_in_the_prompt(load):
-    """A request is cancelled between two chunks of its prompt; what was evaluated of it is reused."""
+    """A request can be cancelled between two chunks of its prompt; its evaluated prefix is reused."""
     talk = load(slots=2, batch_size=16)
     text = "dog " * 100
     name = talk.open(text, max_tokens=1)
@@ -125,7 +125,7 @@ def test_cancel_in_the_prompt(load):
 
 
 def test_cancel_in_the_answer(load):
-    """A cancelled answer ends at once; the other one goes on unharmed."""
+    """A cancelled answer ends at once; the other one continues unaffected."""
     talk = load(slots=2)
     other, name = talk.open("lets count to 10"), talk.open("Count to 100.")
     while talk.answers[name].tokens < 5:
@@ -137,7 +137,7 @@ def test_cancel_in_the_answer(load):
 
 
 def test_interrupt_gives_up_a_long_prompt(load):
-    """While `interrupt` is set, a decode of a prompt gives up at once; cleared, it is as if nothing had been."""
+    """While `interrupt` is set, a prompt's decode gives up at once; once it is cleared, the answer is as usual."""
     talk = load(slots=2)
     other = talk.open("lets count to 10")
     talk.step()
@@ -153,7 +153,7 @@ def test_interrupt_gives_up_a_long_prompt(load):
 
 
 def test_decodes_show_that_they_get_on(load):
-    """Long decodes and those of single tokens look at `interrupt` many times while they compute; each look counts."""
+    """Decodes of long prompts and of single tokens check `interrupt` many times while they compute, and are counted."""
     talk = load(slots=1)
     talk.open("dog " * 120 + "What is 3 plus 4?", max_tokens=12)
     for _ in range(2):
@@ -165,7 +165,7 @@ def test_decodes_show_that_they_get_on(load):
 
 
 def test_looks_are_never_used_up(load):
-    """A program that never clears `interrupt` may decode for ever: what counts the looks is filled up in between."""
+    """A program that never clears `interrupt` can decode forever: the budget of looks is refilled in between."""
     talk = load(slots=1)
     talk.open("dog " * 120 + "What is 3 plus 4?", max_tokens=4)
     while not talk.model.idle:
@@ -175,7 +175,7 @@ def test_looks_are_never_used_up(load):
 
 
 def test_interrupt_does_not_touch_single_tokens(load):
-    """A decode of few tokens ends before giving up would pay, so it is not given up."""
+    """A decode of a few tokens is not given up, since it ends before that would pay off."""
     talk = load(slots=1)
     name = talk.open("Hi!")
     talk.step()
@@ -187,7 +187,7 @@ def test_interrupt_does_not_touch_single_tokens(load):
 
 
 def test_long_prompt_does_not_stall_answers(load):
-    """While a long prompt is read, those who generate get a token in every step."""
+    """While a long prompt is read, generating requests get a token in every step."""
     talk = load(slots=3, batch_size=64)
     names = [talk.open("Count to 100.", max_tokens=60), talk.open("Count to 100.", max_tokens=60)]
     while not all(talk.answers[name].tokens for name in names):
@@ -202,7 +202,7 @@ def test_long_prompt_does_not_stall_answers(load):
 
 
 def test_full_cache_makes_requests_wait(load):
-    """A request enters only when its prompt and its answer have room; until then those inside are not hurt."""
+    """A request is admitted only when its prompt and answer have room; running requests are not affected."""
     talk = load(slots=4, context_length=128, kv_size=256)
     names = [talk.open("Count to 100.", max_tokens=90) for _ in range(5)]
     most = 0
@@ -215,7 +215,7 @@ def test_full_cache_makes_requests_wait(load):
 
 
 def test_kept_conversations_make_room(load):
-    """What is kept for later goes when a request needs the room, the least recently used first."""
+    """Kept conversations are evicted when a request needs room, the least recently used first."""
     talk = load(slots=2, context_length=128, kv_size=256)
     for word in SECRETS:
         talk.ask("The secret word is " + word + ".", max_tokens=100)

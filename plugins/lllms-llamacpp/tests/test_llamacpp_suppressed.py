@@ -1,4 +1,4 @@
-"""The tokens that a file says its model must never write."""
+"""Suppressed tokens, which a file says its model must never write."""
 
 import pytest
 from models_for_tests import DIM, LAYERS, RECIPES, WORDS
@@ -53,7 +53,7 @@ def free(load, write_random, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def wanted(free):
-    """The tokens that the model likes to write, and all others of the same pieces."""
+    """The tokens that the model tends to write, and all others with the same pieces."""
     found = {score.piece for sampling in SAMPLINGS.values() for score in scores(answer(free, sampling=sampling))}
     found |= {piece for score in scores(answer(free, sampling=GREEDY)) for piece, _ in score.top}
     assert len(found) > 20
@@ -68,21 +68,21 @@ def held(load, write_random, tmp_path_factory, wanted):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 def test_suppressed_tokens_are_never_written(held, wanted, sampling):
-    """However tokens are chosen, suppressed ones neither are, nor are they told among the likeliest."""
+    """With any sampling, suppressed tokens are never chosen, nor listed among the likeliest."""
     for score in scores(answer(held, sampling=sampling)):
         assert score.piece not in wanted.values()
         assert not {piece for piece, _ in score.top} & set(wanted.values())
 
 
 def test_a_bias_does_not_raise_them(held, wanted):
-    """A request cannot ask for suppressed tokens."""
+    """A request cannot enable suppressed tokens with a bias."""
     for temperature in (0, 1):
         biased = Sampling(temperature=temperature, logit_bias=dict.fromkeys(wanted, 100.0), seed=1)
         assert not {score.piece for score in scores(answer(held, sampling=biased))} & set(wanted.values())
 
 
 def test_grammars_do_not_choose_them(held, wanted):
-    """A grammar that allows suppressed tokens and others gets the others."""
+    """If a grammar allows suppressed tokens and others, only the others are written."""
     for sampling in (GREEDY, SAMPLINGS["chain"]):
         told = scores(answer(held, sampling=sampling, constraint=Constraint("regex", "(?s:.{40,})")))
         assert told
@@ -91,7 +91,7 @@ def test_grammars_do_not_choose_them(held, wanted):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
 def test_a_grammar_of_nothing_else_fails_its_request(held, wanted, sampling):
-    """A grammar that allows suppressed tokens only ends its request with a reason, and the model goes on."""
+    """A grammar that allows only suppressed tokens fails its request with a reason, and the model keeps serving."""
     piece = min(piece.decode() for piece in wanted.values() if piece.isalpha() and len(piece) == 1)
     held.model.open(TextRequest("r", "tiny", prompt=PROMPT, sampling=sampling, constraint=Constraint("regex", piece)))
     deltas = []
@@ -103,7 +103,7 @@ def test_a_grammar_of_nothing_else_fails_its_request(held, wanted, sampling):
 
 
 def test_prompts_may_have_them(held, free, wanted):
-    """Suppressed tokens in a prompt are read as ever, and have their own log-probabilities."""
+    """Suppressed tokens in a prompt are read as usual, and have their own log-probabilities."""
     prompt = (*PROMPT, *list(wanted)[:5])
     told = [
         next(delta.prompt_scores for delta in answer(talk, prompt=prompt, echo=True, sampling=GREEDY, max_tokens=1)

@@ -1,4 +1,4 @@
-"""The thread tuner on a simulated machine: what it makes of quiet, crowded and changing cores, in exact seconds."""
+"""The thread tuner on a simulated machine with quiet, crowded and changing cores, on a virtual clock."""
 
 import os
 import random
@@ -17,17 +17,17 @@ class Machine:
 
     cores: int = 2
     others: float = 0.0
-    """Cores that other programs want. Above half a core, several threads stall as spinning neighbours make them."""
+    """Cores that other programs want. Above half a core, several threads stall, as beside spinning neighbours."""
     first: float = 0.010
-    """Seconds that one thread takes for a decode, whatever it holds."""
+    """Seconds that one thread needs for any decode."""
     each: float = 0.006
-    """Seconds that each token adds."""
+    """Additional seconds per token."""
     shared: float = 0.85
-    """The part of the work that threads share."""
+    """The fraction of the work that threads share."""
     hiccups: float = 0.0
-    """The part of decodes that take 60 ms more."""
+    """The fraction of decodes that take 60 ms longer."""
     growth: float = 0.0
-    """The part by which each decode is slower than the one before, as a context fills."""
+    """The fraction by which each decode is slower than the one before, as a context fills."""
     stall: tuple[float, float] = (0.08, 1.0)
     tells: bool = True
     now: float = 0.0
@@ -62,7 +62,7 @@ class Machine:
 
 def rate(machine: Machine, choose: Callable[[int], int], seconds: float, tokens: int = 1,
          observe: Callable[[int, int, float], None] = lambda *_: None) -> float:
-    """Decodes per second over `seconds` of the machine's time; half a millisecond passes between two decodes."""
+    """Decodes per second over `seconds` of virtual time, with half a millisecond between two decodes."""
     start, decodes = machine.now, 0
     while machine.now - start < seconds:
         threads = choose(tokens)
@@ -84,25 +84,25 @@ def against_best(seconds: float = 20.0, tokens: int = 1, **machine: object) -> f
 @pytest.mark.parametrize("tells", [True, False])
 @pytest.mark.parametrize("tokens", [1, 8, 200])
 def test_a_quiet_machine_gets_nearly_the_best_fixed_count(tokens: int, tells: bool):
-    """Probing and mistakes together cost less than three percent, with or without news of the machine's load."""
+    """Probing and mistakes together cost less than three percent, with or without information about the load."""
     assert against_best(40, tokens, tells=tells) > 0.97
 
 
 @pytest.mark.parametrize("cores", [4, 16])
 def test_more_cores_are_found_to_be_better_too(cores: int):
-    """The ladder of counts costs no more than that on larger machines."""
+    """Trying more thread counts costs no more than that on larger machines."""
     assert against_best(tokens=8, cores=cores) > 0.97
 
 
 @pytest.mark.parametrize("tokens", [1, 8])
 @pytest.mark.parametrize(("tells", "least"), [(True, 0.95), (False, 0.8)])
 def test_beside_a_program_that_stalls_threads_one_thread_wins(tokens: int, tells: bool, least: float):
-    """A fixed two threads would run at a tenth and less; the tuner keeps nearly all of what one thread gives."""
+    """A fixed two threads would run at a tenth or less; the tuner keeps nearly the full speed of one thread."""
     assert against_best(seconds=60, tokens=tokens, others=2.0, tells=tells) > least
 
 
 def test_a_crowded_machine_is_recognised_before_the_first_stall():
-    """What others took while the model was loaded decides about the first decode."""
+    """The load during loading decides the thread count of the first decode."""
     machine = Machine(others=2.0)
     tuner = machine.tuner()
     machine.now = 1.0
@@ -110,7 +110,7 @@ def test_a_crowded_machine_is_recognised_before_the_first_stall():
 
 
 def test_crowded_cores_that_do_not_stall_are_used_all_the_same():
-    """Measured times decide, not the load: here two threads are faster although others are at work."""
+    """Measured times decide, not the load: here two threads are faster although other programs run."""
     machine = Machine(others=2.0, stall=(0.008, 0.009))
     tuner = machine.tuner()
     machine.now = 1.0
@@ -120,7 +120,7 @@ def test_crowded_cores_that_do_not_stall_are_used_all_the_same():
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_contention_that_starts_and_ends_is_followed(tells: bool):
-    """Half the time quiet, half crowded, in turns of eight seconds: still nearly the best count of each."""
+    """With quiet and crowded phases of eight seconds each, the rate is nearly that of the best count in each."""
     best = 0.0
     machine = Machine(tells=tells)
     tuner = machine.tuner()
@@ -134,7 +134,7 @@ def test_contention_that_starts_and_ends_is_followed(tells: bool):
 
 
 def test_the_first_stall_ends_the_use_of_several_threads():
-    """Contention may start at any moment: the step after a stall of half a second runs with one thread."""
+    """Contention may start at any moment: the decode after a stall of half a second uses one thread."""
     machine = Machine(tells=False)
     tuner = machine.tuner()
     rate(machine, tuner.choose, 5, 1, tuner.observe)
@@ -147,23 +147,23 @@ def test_the_first_stall_ends_the_use_of_several_threads():
 @pytest.mark.parametrize("others", [0.05, 0.15, 0.3])
 @pytest.mark.parametrize("tokens", [1, 8])
 def test_a_light_load_does_not_scare(others: float, tokens: int):
-    """The server and its clients use some of the same cores; several threads stay the better choice."""
+    """The server and its clients use a little of the same cores; several threads remain the better choice."""
     assert against_best(tokens=tokens, others=others, hiccups=0.01) > 0.95
 
 
 @pytest.mark.parametrize("tells", [True, False])
 def test_a_tiny_model_runs_with_one_thread(tells: bool):
-    """Where threads only cost, one is found to be best."""
+    """If more threads only cost time, the tuner settles on one."""
     assert against_best(first=0.0004, each=0.0002, shared=-0.5, tells=tells, seconds=5) > 0.95
 
 
 def test_a_filling_context_is_no_contention():
-    """Steps that grow slower by and by, up to three times, do not end the use of two threads."""
+    """Decodes that slow down gradually, by up to a factor of three, do not end the use of two threads."""
     assert against_best(growth=0.001, seconds=40) > 0.95
 
 
 def test_a_slow_decode_after_a_pause_is_forgiven():
-    """Caches are cold and cores asleep after a pause; that says nothing about the thread count."""
+    """After a pause caches are cold and cores asleep, which says nothing about the thread count."""
     machine = Machine()
     tuner = machine.tuner()
     rate(machine, tuner.choose, 5, 1, tuner.observe)
@@ -174,7 +174,7 @@ def test_a_slow_decode_after_a_pause_is_forgiven():
 
 
 def test_sizes_of_batches_are_judged_apart():
-    """One thread for single tokens, both for many, when that is what is fastest."""
+    """Single tokens use one thread and large batches both, if that is fastest."""
     machine = Machine(first=0.002, each=0.0)
     tuner = machine.tuner()
     for _ in range(2000):
@@ -187,7 +187,7 @@ def test_sizes_of_batches_are_judged_apart():
 
 
 def test_the_allowance_is_never_exceeded_and_may_change_at_any_time():
-    """Two models at work share the cores; the tuner takes at once what the pool gives."""
+    """Two busy models share the cores; the tuner follows the pool's allowance at once."""
     machine = Machine(cores=4)
     tuner = machine.tuner()
     rate(machine, tuner.choose, 5, 8, tuner.observe)
@@ -203,7 +203,7 @@ def test_the_allowance_is_never_exceeded_and_may_change_at_any_time():
 
 @define
 class Turn:
-    """What one decode of a random history is like."""
+    """One decode of a random history."""
 
     tokens: int
     seconds: float
@@ -216,7 +216,7 @@ turns = st.builds(Turn, st.integers(1, 600), st.floats(1e-5, 3.0), st.floats(0, 
 
 @given(st.integers(1, 12), st.lists(turns, max_size=200))
 def test_any_history_leaves_the_choice_within_the_allowance(allowance: int, history: list[Turn]):
-    """Whatever decodes take and others do, the count is at least 1 and at most the allowance of that moment."""
+    """For any decode times and load, the count is at least 1 and at most the current allowance."""
     now, spare = 0.0, 0.0
     tuner = ThreadTuner(allowance, clock=lambda: now, spare_cores=lambda: spare)
     for turn in history:
@@ -231,7 +231,7 @@ def test_any_history_leaves_the_choice_within_the_allowance(allowance: int, hist
 
 
 def test_equal_histories_lead_to_equal_choices():
-    """Nothing but the clock, the signal and the times that it is told enters a decision."""
+    """Decisions depend only on the clock, the load signal and the measured times."""
     def choices() -> list[int]:
         machine = Machine(hiccups=0.05)
         tuner = machine.tuner()
@@ -251,7 +251,7 @@ def test_equal_histories_lead_to_equal_choices():
 )
 def test_the_users_openmp_settings_stay(monkeypatch: pytest.MonkeyPatch, given_by_user: dict[str, str],
                                         expected: str | None):
-    """The limit on spinning is a default; a setting in the environment wins."""
+    """The limit on spinning is a default; a setting in the environment takes precedence."""
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in given_by_user.items():

@@ -1,4 +1,4 @@
-"""What can be told of files and options without a load, by `lllms check`; and what a file says beside its weights."""
+"""What `lllms check` finds in files and options without a load; and what a file contains beside its weights."""
 
 import json
 import os
@@ -22,7 +22,7 @@ WITH_TOOLS = "{%- for tool in tools %}{{ tool.function.name }}: {% endfor %}" + 
 
 @pytest.fixture
 def check(tmp_path, tiny_file):
-    """Run `lllms check` on models, each a file (None: tiny-chat) and its options as TOML; returns code and output."""
+    """Run `lllms check` on models, each a file (None: tiny-chat) with its options as TOML; returns code and output."""
     folder = tmp_path / "conf"
     folder.mkdir()
 
@@ -48,7 +48,7 @@ def shapes(tiny_file):
 
 
 def test_what_fits_is_well(check, shapes):
-    """A template and an adapter beside the configuration, with relative paths, are found and right."""
+    """A template and an adapter with paths relative to the configuration are found and accepted."""
     (check.folder / "sub").mkdir()
     (check.folder / "sub/chat.jinja").write_text("\ufeff" + TEMPLATE)
     adapter(check.folder / "sub/a.gguf", shapes)
@@ -76,7 +76,7 @@ UNFIT = [
 
 
 def test_what_does_not_fit_is_named(check, tiny_file, shapes):
-    """Templates and adapters that cannot be used are faults of `check`, each with its model."""
+    """`check` reports unusable templates and adapters, each with its model."""
     (check.folder / "bad.jinja").write_text("{% for %}")
     (check.folder / "bytes.jinja").write_bytes(b"{{ \xff }}")
     rewrite(check.folder / "model.gguf", tiny_file)
@@ -95,7 +95,7 @@ def test_what_does_not_fit_is_named(check, tiny_file, shapes):
 
 
 def test_own_templates_must_compile(check, tiny_file):
-    """A file of which a template is broken is told, with the way out, which helps."""
+    """`check` reports a file with a broken template, with a way out that works."""
     keys = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
     files = [rewrite(check.folder / f"{key}.gguf", tiny_file, {key: "{% for %}"}) for key in keys]
     code, said = check(*((file, {}) for file in files))
@@ -106,14 +106,14 @@ def test_own_templates_must_compile(check, tiny_file):
 
 
 def test_a_load_fails_for_the_same_reason(tmp_path, tiny_file):
-    """An adapter that llama.cpp would refuse is refused in the words of `check`."""
+    """A load refuses an adapter that llama.cpp would refuse, with the message of `check`."""
     other = adapter(tmp_path / "a.gguf", {"blk.0.attn_q.weight": (8, 8)})
     with pytest.raises(ModelLoadFailed, match=r"its change to 'blk\.0\.attn_q\.weight' has another shape"):
         LlamaCppEngine().load(ModelSpec("tiny", Options(lora=[Lora(other)]), tiny_file), lambda _: None)
 
 
 def test_adapters_that_fit_are_loaded(load, tmp_path, tiny_file):
-    """What passes the look at the headers is what llama.cpp takes, also for the embedding, whose rows it takes."""
+    """Adapters that pass the check of their headers load, also for the embedding, whose rows llama.cpp takes."""
     untied = rewrite(tmp_path / "model.gguf", tiny_file, twice={"token_embd.weight": "output.weight"})
     matrices = {one.name: one.shape for one in read_gguf(untied).tensors if len(one.shape) == 2}
     talk = load(untied, lora=[Lora(adapter(tmp_path / "a.gguf", matrices))])
@@ -132,7 +132,7 @@ def parts(tmp_path, tiny_file):
 
 
 def test_a_split_model_is_one_model(load, parts, tiny_file):
-    """It answers, and its description and memory are those of the model in one file."""
+    """A split model answers, and its description and memory are those of the same model in one file."""
     assert load(parts[0]).ask("ping").text == "pong"
     engine = LlamaCppEngine()
     whole, split = (engine.inspect(ModelSpec("m", Options(), file)) for file in (tiny_file, parts[0]))
@@ -144,7 +144,7 @@ def test_a_split_model_is_one_model(load, parts, tiny_file):
 
 
 def test_faults_of_parts_are_named(check, parts):
-    """A later part in place of the first, and a part that is missing, are told with the file to name or to fetch."""
+    """A later part in place of the first, and a missing part, are reported with the file to name or to fetch."""
     code, said = check((parts[1], {}))
     assert code == 1
     assert f"'{parts[1]}' is part 2 of 3; name the first, '{parts[0]}', the others are found" in said
@@ -155,7 +155,7 @@ def test_faults_of_parts_are_named(check, parts):
 
 
 def test_types_that_llama_cpp_dropped_are_named(check, tiny_file):
-    """Weights laid out for one kind of processor load nowhere any more, which `check` says."""
+    """`check` reports weights laid out for one kind of processor, which llama.cpp no longer loads."""
     file = rewrite(check.folder / "old.gguf", tiny_file)
     tensor = gguf.GGUFReader(file).tensors[-1]
     data = bytearray(file.read_bytes())
@@ -167,11 +167,11 @@ def test_types_that_llama_cpp_dropped_are_named(check, tiny_file):
     assert "has tensors of the type Q4_0_4_4, which llama.cpp no longer loads; use the same model as Q4_0" in said
 
 
-# -- what a file says --------------------------------------------------------------------------------------------------
+# -- a file's metadata -------------------------------------------------------------------------------------------------
 
 
 def test_the_template_for_tools_is_used_with_tools(load, tmp_path, tiny_file):
-    """A conversation in which tools are offered has the file's own template for that, unless one is configured."""
+    """A conversation with tools uses the file's own template for tools, unless one is configured."""
     keys = {"tokenizer.chat_template": TEMPLATE, "tokenizer.chat_template.tool_use": WITH_TOOLS}
     file = rewrite(tmp_path / "model.gguf", tiny_file, keys)
 
@@ -198,7 +198,7 @@ def test_what_a_file_recommends(tmp_path, tiny_file):
 
 
 def test_show_tells_the_defaults_of_requests(tmp_path, tiny_file):
-    """What the file recommends is shown with what the configuration sets."""
+    """`show` lists the file's recommendations with the settings of the configuration."""
     file = rewrite(tmp_path / "model.gguf", tiny_file, {"general.sampling.temp": 0.25, "general.sampling.top_k": 7})
     config = tmp_path / "lllms.toml"
     config.write_text("[models.m]\nengine = 'llamacpp'\nfile = 'model.gguf'\ndefaults = { top_k = 9 }\n")

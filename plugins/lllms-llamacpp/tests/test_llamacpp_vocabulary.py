@@ -11,7 +11,7 @@ TEXTS = ["Hi!", " Hi!", "\nHi!", "dog cat", "1, 2", "|a", "é😀", "\x01b", "  
 
 @pytest.fixture(scope="module")
 def patched(load, tiny_file, tmp_path_factory):
-    """Load tiny-chat with one of the switches of its vocabulary changed."""
+    """Load tiny-chat with one of its vocabulary's switches changed."""
     def patch(key, value):
         data = tiny_file.read_bytes()
         at = data.index(KEYS[key]) + len(KEYS[key])
@@ -37,7 +37,7 @@ def segments(*texts, parse_special=True):
 
 
 def test_bos_comes_once(tiny):
-    """BOS begins a prompt, whether or not its text does already."""
+    """A prompt begins with one BOS, whether or not its text already has it."""
     [bos, *rest] = tiny.model.tokenize(segments("Hi!"))
     assert tiny.model.piece(bos) == b""
     assert tiny.model.tokenize(segments("<s>Hi!")) == [bos, *rest]
@@ -55,14 +55,14 @@ def test_bos_is_left_out_where_the_vocabulary_does_not_want_it(patched, tiny):
 
 @pytest.mark.parametrize("value", TEXTS)
 def test_text_is_preserved(tiny, value):
-    """Tokens give their text back, byte by byte, also cut into segments."""
+    """Tokens give back their text, byte by byte, also when it is cut into segments."""
     assert text(tiny.model, tiny.model.tokenize(segments(value))) == value
     assert text(tiny.model, tiny.model.tokenize(segments("a", value, "b"))) == f"a{value}b"
 
 
 @pytest.mark.parametrize("value", TEXTS)
 def test_no_space_comes_between_segments(spaced, value):
-    """A vocabulary that begins texts with a space does so at the front only."""
+    """A vocabulary that adds a space before a text adds it only at the front."""
     assert text(spaced, spaced.tokenize(segments("a"))) == " a"
     assert text(spaced, spaced.tokenize(segments("a", value, "b", parse_special=False))) == f" a{value}b"
 
@@ -77,17 +77,17 @@ def test_control_tokens_are_parsed_where_allowed(tiny):
 
 
 def test_lone_surrogates_are_replaced(tiny):
-    """What UTF-8 cannot hold becomes a question mark, rather than an error."""
+    """A character that UTF-8 cannot encode becomes a question mark instead of an error."""
     assert text(tiny.model, tiny.model.tokenize(segments("a\ud800b"))) == "a?b"
 
 
 def test_null_bytes_are_text(tiny):
-    """A NUL does not end a prompt."""
+    """A NUL is ordinary text and does not end a prompt."""
     assert text(tiny.model, tiny.model.tokenize(segments("a\x00b"))) == "a\x00b"
 
 
 def test_control_tokens_are_known(tiny):
-    """The template learns of every text that would be parsed."""
+    """The template knows every text that would be parsed as a control token."""
     vocabulary = tiny.model._vocabulary
     assert {"<s>", "<|im_start|>", "<|im_end|>"} <= set(vocabulary.control_tokens())
     assert (vocabulary.bos_token, vocabulary.eos_token) == ("<s>", "<|im_end|>")

@@ -135,14 +135,14 @@ class MockModel(SerialModel):
         return chain(self._recall.remember(request.id, tokens), pieces)
 
     def answer_text(self, request: Request, index: int) -> AnswerText:
-        """Return the reader of an answer; the script's calls cannot break, so their arguments need not be held back."""
+        """Return an answer's reader; the script's calls cannot break, so their arguments need not be held back."""
         messages = request.messages if isinstance(request, ChatRequest) else ()
         output = super().answer_text(request, index)
         output.kept = bool(self._calls(self._heard(_asked(messages)[-1]), messages, request))
         return output
 
     def _calls(self, line: Line, messages: Sequence[Message], request: Request) -> Sequence[Call]:
-        """Return the calls with which a line answers."""
+        """Return the calls of a line's answer."""
         if not isinstance(request, ChatRequest) or messages[-1].role == "tool":
             return []
         return offered(line.calls, request.tools)

@@ -1,4 +1,4 @@
-"""What the README shows works."""
+"""The README's examples work."""
 
 import re
 import tomllib
@@ -23,7 +23,7 @@ def block(language: str, containing: str) -> str:
 
 
 def test_every_option_and_fault_is_documented() -> None:
-    """The tables have a row for each key of the options, the script's lines, and for each fault."""
+    """The tables have a row for each key of the options and of script lines, and for each fault."""
     for name in [attribute.name for kind in (Options, Line) for attribute in attrs.fields(kind)]:
         assert f"\n| `{name}` |" in README, name
     for fault in (*get_args(Fault), *get_args(LoadFault)):
@@ -31,13 +31,13 @@ def test_every_option_and_fault_is_documented() -> None:
 
 
 def test_the_script_is_one_that_the_engine_takes() -> None:
-    """Each line of the example has known keys and good values."""
+    """Each line of the example has known keys and valid values."""
     lines = tomllib.loads(block("toml", "tell me everything"))["models"]["fake"]["options"]["script"]
     assert [Line(**line).fault for line in lines] == [None, "segfault", "hang", None]
 
 
 def test_the_rules_make_the_bot_that_they_promise(tmp_path: Path) -> None:
-    """The example of a rules file is read, and remembers."""
+    """The example of a rules file can be read, and its bot remembers."""
     path = tmp_path / "bot.toml"
     path.write_text(block("toml", "[[rules]]"), encoding="utf-8")
     bot = read_rules(path)
@@ -66,6 +66,6 @@ def test_the_parrot_talks() -> None:
 
 
 def test_the_exports_are_sorted_and_there() -> None:
-    """`__all__` names what the package offers, in order."""
+    """`__all__` lists the package's exports, sorted."""
     assert sorted(lllms_mock.__all__) == lllms_mock.__all__
     assert all(hasattr(lllms_mock, name) for name in lllms_mock.__all__)

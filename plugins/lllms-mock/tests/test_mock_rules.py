@@ -1,4 +1,4 @@
-"""The chatbot: rules files, and conversations with the rules that come along."""
+"""The chatbot: rules files, and conversations with the rules that ship with the plugin."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def talk(bot: Rules, *heard: str) -> str:
 
 
 def test_the_first_rule_that_is_found_answers_with_its_captures(tmp_path: Path) -> None:
-    """Patterns are searched anywhere and without regard to case; captures come without closing punctuation."""
+    """Patterns match anywhere, ignoring case; captures lose their closing punctuation."""
     bot = rules(tmp_path, """
         rules = [
           { pattern = "tea with (?P<what>[^.!?]+)", replies = ["{what}?"] },
@@ -42,7 +42,7 @@ def test_the_first_rule_that_is_found_answers_with_its_captures(tmp_path: Path) 
 
 
 def test_places_with_a_tilde_swap_words(tmp_path: Path) -> None:
-    """`{~1}` changes whole words by [swap], also those with an apostrophe, typed straight or curly."""
+    """`{~1}` swaps whole words as in [swap], also those with a straight or curly apostrophe."""
     bot = rules(tmp_path, """
         rules = [{ pattern = "say (.*)", replies = ["{~1} / {1}"] }]
         swap = { my = "your", "I'm" = "you're", me = "you" }
@@ -51,7 +51,7 @@ def test_places_with_a_tilde_swap_words(tmp_path: Path) -> None:
 
 
 def test_memory_is_worked_out_from_the_conversation(tmp_path: Path) -> None:
-    """What a rule remembers can be said later in the same conversation, the latest value counts, and no other knows."""
+    """A remembered value can be used later in the same conversation and in no other; the latest value counts."""
     bot = rules(tmp_path, """
         otherwise = ["You like {drink}.", "What do you like?"]
         rules = [
@@ -66,7 +66,7 @@ def test_memory_is_worked_out_from_the_conversation(tmp_path: Path) -> None:
 
 
 def test_a_rule_without_replies_only_remembers(tmp_path: Path) -> None:
-    """The later rules answer, and know already what it keeps in mind."""
+    """A later rule answers, and can already use the remembered value."""
     bot = rules(tmp_path, """
         rules = [
           { pattern = "my (cat|dog)", remember = { pet = "{1}" } },
@@ -78,7 +78,7 @@ def test_a_rule_without_replies_only_remembers(tmp_path: Path) -> None:
 
 
 def test_a_group_that_took_no_part_leaves_its_replies_out(tmp_path: Path) -> None:
-    """An optional group that matched nothing is not known, one that matched "" is."""
+    """An optional group that took no part has no value; one that matched "" has."""
     bot = rules(tmp_path, """
         rules = [{ pattern = "tea( with milk)?(x*)", replies = ["{1}!", "No milk{2}."] }]
     """)
@@ -87,7 +87,7 @@ def test_a_group_that_took_no_part_leaves_its_replies_out(tmp_path: Path) -> Non
 
 
 def test_what_was_said_is_not_said_again_while_there_is_something_else(tmp_path: Path) -> None:
-    """Of several replies, those that the conversation had are left out, until all were said."""
+    """Replies already given in the conversation are skipped until all have been given."""
     bot = rules(tmp_path, 'otherwise = ["a", "b"]')
     assert bot.reply(["x"], set(), FIRST) == "a"
     assert bot.reply(["x"], {"a"}, FIRST) == "b"
@@ -118,7 +118,7 @@ def test_what_was_said_is_not_said_again_while_there_is_something_else(tmp_path:
     ],
 )
 def test_a_fault_names_the_file_and_the_rule(tmp_path: Path, text: str, fault: str) -> None:
-    """Whatever is wrong with a rules file is said when it is read, with its place."""
+    """Any fault of a rules file is reported when it is read, with its place."""
     with pytest.raises(ModelLoadFailed) as caught:
         rules(tmp_path, text)
     assert str(tmp_path / "bot.toml") in str(caught.value)
@@ -126,13 +126,13 @@ def test_a_fault_names_the_file_and_the_rule(tmp_path: Path, text: str, fault: s
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A rules file that is not there is an error of the load, not a crash."""
+    """A missing rules file fails the load without a crash."""
     with pytest.raises(ModelLoadFailed, match=r"none\.toml"):
         read_rules(tmp_path / "none.toml")
 
 
 def test_sampling_chooses_among_equally_likely_replies() -> None:
-    """Temperature 0 and top_k 1 take the first, top_p the first share, a seed always the same; others come up too."""
+    """Temperature 0 and top_k 1 choose the first, top_p the first share, a seed always the same; else any comes up."""
     replies = [str(n) for n in range(10)]
 
     def seen(**sampling: float) -> set[str]:
@@ -161,7 +161,7 @@ def test_sampling_chooses_among_equally_likely_replies() -> None:
     ],
 )
 def test_the_chatbot_listens(heard: list[str], answer: str) -> None:
-    """The rules that come along turn the user's words around, and come back to what was said before."""
+    """The shipped rules turn the user's words around, and return to earlier topics."""
     assert talk(read_rules(ELIZA), *heard) == answer
 
 
@@ -171,7 +171,7 @@ TEXTS = st.text(st.characters(exclude_characters="{")) | st.lists(st.sampled_fro
 
 @given(st.lists(TEXTS, min_size=1, max_size=5), st.integers())
 def test_the_chatbot_always_has_an_answer(heard: list[str], seed: int) -> None:
-    """Whatever is said, it answers something, the same under the same seed, and fills every place."""
+    """Any input gets an answer, the same for the same seed, with every placeholder filled."""
     bot = read_rules(ELIZA)
     answer = bot.reply(heard, set(), Sampling(seed=seed))
     assert answer == bot.reply(heard, set(), Sampling(seed=seed))

@@ -1,0 +1,14 @@
+"""How long tests wait, and how they wait for a condition that has no event."""
+
+import asyncio
+from collections.abc import Callable
+
+GUARD = 60.0
+"""Seconds after which a test fails instead of waiting on: so many that a loaded machine never needs them."""
+
+
+async def until(condition: Callable[[], object], pause: float = 0.005) -> None:
+    """Wait until a condition holds that has no event; look every `pause` seconds."""
+    async with asyncio.timeout(GUARD):
+        while not condition():  # noqa: ASYNC110  # as the docstring says
+            await asyncio.sleep(pause)
