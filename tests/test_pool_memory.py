@@ -4,22 +4,28 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from attrs import evolve
 from click.testing import CliRunner
+from engines_for_tests import Options, ScriptedEngine
 from pools_for_tests import GUARD
+from pools_for_tests import ask as request
 from serving_for_tests import serving
 
 from lllms_core.cli import cli
 from lllms_core.config import ServerConfig
 from lllms_core.errors import InsufficientMemory, LllmsError, ModelTooLarge, WaitedTooLong
+from lllms_core.footprint import take_footprint
 from lllms_core.pool import needs
 from lllms_core.pool.budget import Need
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, Start, Stop
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import SERVER, WORKER, memory_limit, need_of
+from lllms_core.pool.pool import Pool
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits
 from lllms_core.types import Memory, ModelSpec
@@ -79,6 +85,16 @@ def test_nothing_is_loaded_before_its_need_is_known() -> None:
     assert scheduler.lost("a1", 2) == [Prepare("a")]
     assert scheduler.prepared("a", 3) == [Measure("a")]
     assert scheduler.measured("a", Need(5), 4) == [Start("a2", "a", 1)]
+
+
+def test_a_changed_file_is_measured_again() -> None:
+    """A load whose files are others than those that were measured gives its room back, and waits for their need."""
+    world = World({"a": 5})
+    assert world.submit("a", 1) == [Start("a1", "a", 1)]
+    assert world.scheduler.outdated("a1", 2) == [Measure("a")]
+    assert world.scheduler.seating.used == 0
+    [error] = refusals(world.scheduler.measured("a", Need(11), 3))
+    assert isinstance(error, ModelTooLarge)
 
 
 def test_without_a_limit_nobody_asks_for_needs() -> None:
@@ -237,6 +253,29 @@ def test_the_default_limit_leaves_a_reserve(
     assert (None if limit is None else limit.total) == total
     assert limit is None or limit.own == SERVER + 5
     assert memory_limit(ServerConfig(memory_limit=GB)) == MemoryLimit(GB, SERVER, machine)
+
+
+async def test_a_file_that_was_replaced_counts_anew(tmp_path: Path) -> None:
+    """A model whose file has been replaced by a larger one needs as much as that one at its next load."""
+    engine, file = ScriptedEngine(), tmp_path / "weights"
+    file.write_bytes(b"1" * 1000)
+    spec = ModelSpec("scripted", Options(), file)
+    model = PoolModel(
+        engine, spec, isolation="thread",
+        look=lambda file: take_footprint(engine.name, None, evolve(spec, file=file), None),
+    )
+    pool = Pool({"scripted": model}, PoolLimits(memory=MemoryLimit(5000)))
+    async with asyncio.timeout(GUARD):
+        await pool.start()
+        taken = []
+        for size in (1000, 3000):
+            file.write_bytes(b"1" * size)
+            async with pool.submit(request("echo x")) as stream:
+                await stream.gather()
+            taken += [one.memory for one in pool.status().instances]
+            await pool.unload("scripted")
+        await pool.close(grace=0)
+    assert taken == [1000, 3000]
 
 
 # -- real workers -----------------------------------------------------------------------------------------------------

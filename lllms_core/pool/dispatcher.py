@@ -46,6 +46,8 @@ class Dispatcher:
         self._keeper = keeper
         self._preparing: set[asyncio.Task[None]] = set()
         self._measuring: set[asyncio.Task[None]] = set()
+        self._fingerprints: dict[str, str] = {}
+        """By model: of the files that were measured."""
         self._finding: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -145,6 +147,7 @@ class Dispatcher:
             return
         file = None if entry.files is None else entry.files.find()
         spec = entry.spec if file is None else evolve(entry.spec, file=file)
+        self._fingerprints[model] = entry.look(spec.file).fingerprint
 
         async def measure() -> None:
             self._measured(model, await asyncio.to_thread(need_of, entry, spec))
@@ -161,6 +164,11 @@ class Dispatcher:
         if instance_id in self.scheduler.instances:
             self.apply(self.scheduler.lost(instance_id, time.monotonic()))
 
+    def _outdated(self, instance_id: str) -> None:
+        """The files of an instance that was about to be loaded are others than those that were measured."""
+        if instance_id in self.scheduler.instances:
+            self.apply(self.scheduler.outdated(instance_id, time.monotonic()))
+
     def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
         entry = self._models[model]
         if entry.files is not None:
@@ -170,6 +178,9 @@ class Dispatcher:
                 return
             entry = evolve(entry, spec=evolve(entry.spec, file=file))
         footprint = entry.look(entry.spec.file)
+        if self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
+            asyncio.get_running_loop().call_soon(self._outdated, instance_id)
+            return
         LOG.info("loading %s", instance_id)
         terms = None
         if self._keeper is not None and entry.sessions:

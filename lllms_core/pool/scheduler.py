@@ -112,6 +112,11 @@ class Scheduler:
         self.seating.needs.pop(model, None)
         return self._schedule(now)
 
+    def outdated(self, instance: str, now: float) -> list[Effect]:
+        """An instance is not loaded, because the files of its model have changed since its need was found out."""
+        self.seating.needs.pop(self.instances.pop(instance).model, None)
+        return self._schedule(now)
+
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
         """The need of an instance of a model is known."""
         self.measuring.discard(model)
