@@ -121,7 +121,7 @@ class Scheduler:
         """The need of an instance of a model is known."""
         self.measuring.discard(model)
         self.seating.needs[model] = need
-        return self._schedule(now)
+        return [*self._refuse_too_large(model), *self._schedule(now)]
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
@@ -136,7 +136,7 @@ class Scheduler:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
         self._failed.discard(model)
         self.waiting[ticket] = Ticket(ticket, model, prefixes, now, ttl=ttl)
-        effects = self._schedule(now)
+        effects = [*self._refuse_too_large(model), *self._schedule(now)]
         if ticket in self.waiting and not admitted and len(self.waiting) > self.limits.queue_size:
             del self.waiting[ticket]
             effects.append(Refuse(ticket, self._queue_full()))
@@ -280,24 +280,27 @@ class Scheduler:
 
     def _make_room(self, model: str, draining: set[str], promised: list[Need]) -> list[Effect]:
         """Load an instance for the requests of a model, or do what makes room for it."""
-        alive = bool(self._alive(model))
         match self.seating.decide(model, draining, promised):
             case Admit():
                 return [self._start(model)]
-            case Never() as never:
-                return [] if alive else self._refuse_too_large(model, never)
+            case Never():
+                return self._refuse_too_large(model)
             case Evict(victims):
                 promised.append(self.seating.need(model))
                 return [self._stop(self.instances[victim]) for victim in victims]
             case Wait("closing"):
                 promised.append(self.seating.need(model))
-            case Wait() if not alive and (drained := self.seating.to_drain(model, draining, promised)):
+            case Wait() if not self._alive(model) and (drained := self.seating.to_drain(model, draining, promised)):
                 draining.update(drained)
                 promised.append(self.seating.need(model))
         return []
 
-    def _refuse_too_large(self, model: str, never: Never) -> list[Effect]:
-        text = f"model '{model}' cannot be loaded: {self.seating.refusal(model, never)}"
+    def _refuse_too_large(self, model: str) -> list[Effect]:
+        """Refuse the requests of a model that has no instance and can never have one; others wait for its slots."""
+        reason = None if self._alive(model) else self.seating.too_large(model)
+        if reason is None:
+            return []
+        text = f"model '{model}' cannot be loaded: {reason}"
         tickets = [ticket for ticket in self.waiting.values() if ticket.model == model]
         return self._refuse_waiting(lambda _: ModelTooLarge(text), tickets)
 

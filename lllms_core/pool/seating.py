@@ -71,13 +71,8 @@ class Seating:
         """Return why an instance of a model can never be loaded; None if it can, or if nothing is known of it yet."""
         if self._memory is None or model not in self.needs:
             return None
-        decision = decide(self.need(model), self._seats(model), self._room)
-        return self.refusal(model, decision) if isinstance(decision, Never) else None
-
-    def refusal(self, model: str, never: Never) -> str:
-        """Describe why a model can never be loaded, and the way out."""
-        assert self._memory is not None  # noqa: S101  # without a limit everything fits
-        return too_large(self.need(model), never.kept, self._memory)
+        decision = self.decide(model)
+        return too_large(self.need(model), decision.kept, self._memory) if isinstance(decision, Never) else None
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
