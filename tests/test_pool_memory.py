@@ -17,9 +17,10 @@ from pools_for_tests import ask as request
 from serving_for_tests import serving
 
 from lllms_core.cli import cli
-from lllms_core.config import ServerConfig
+from lllms_core.config import ServerConfig, parse_config
 from lllms_core.errors import InsufficientMemory, LllmsError, ModelTooLarge, WaitedTooLong
 from lllms_core.footprint import take_footprint
+from lllms_core.host import Host
 from lllms_core.pool import needs
 from lllms_core.pool.budget import Need
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, Start, Stop
@@ -28,6 +29,7 @@ from lllms_core.pool.needs import SERVER, WORKER, memory_limit, need_of
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits
+from lllms_core.status import MemoryUse
 from lllms_core.types import Memory, ModelSpec
 
 pytestmark = pytest.mark.slow
@@ -262,6 +264,21 @@ def test_the_default_limit_leaves_a_reserve(
     assert (None if limit is None else limit.total) == total
     assert limit is None or limit.own == SERVER + 5
     assert memory_limit(ServerConfig(memory_limit=GB)) == MemoryLimit(GB, SERVER, machine)
+
+
+def test_sessions_in_memory_take_a_share_of_the_limit(tmp_path: Path) -> None:
+    """Sessions kept in the server's memory take at most a quarter of the limit; those on a disk take nothing of it."""
+    server = {"memory_limit": "1GB"}
+    host = Host(parse_config({"server": server}))
+    assert host.sessions is not None
+    assert host.sessions.limits.max_size == GB // 4
+    status = host.pool.status().memory
+    assert status == MemoryUse(GB, SERVER + GB // 4)
+    disk = {"store": "disk", "options": {"folder": str(tmp_path)}}
+    host = Host(parse_config({"server": server, "sessions": disk}))
+    assert host.sessions is not None
+    assert host.sessions.limits.max_size == 2**30
+    assert host.pool.status().memory == MemoryUse(GB, SERVER)
 
 
 async def test_a_file_that_was_replaced_counts_anew(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Seating:
     @property
     def used(self) -> int:
         """The bytes of all instances, by estimates."""
-        return used(self._seats(""))
+        return used((), [entry.need for entry in self._instances.values()])
 
     def decide(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> Decision:
         """Decide about room for one more instance of a model.
