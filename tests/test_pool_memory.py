@@ -359,8 +359,8 @@ async def test_real_models_share_a_limit() -> None:
 
 async def test_a_wait_for_memory_ends_with_its_reason() -> None:
     """A request that finds the memory busy for `queue_timeout` gets a 503 that names need and holders, and a time."""
-    hanging = {"engine": "mock", "isolation": "process", "memory": "2GB", "options": {"script": [{"fault": "hang"}]}}
-    async with asking({"a": hanging, "b": mock(2 * GB)}, memory_limit="3GB", queue_timeout=3) as client:
+    slow = {"engine": "mock", "memory": "2GB", "options": {"first_token": 3600}}
+    async with asking({"a": slow, "b": mock(2 * GB)}, memory_limit="3GB", queue_timeout=1) as client:
         stuck = asyncio.create_task(ask(client, "a"))
         while "a" not in await loaded(client):  # noqa: ASYNC110  # as a user would look
             await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Who has which room: the instances, those that models keep, and the needs of models, as the budget sees them; pure."""
+"""Applies the budget to the pool: instances, kept instances that are missing, and the needs of models; pure."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -13,7 +13,7 @@ MOST_HOLDERS = 6
 
 
 class Seating:
-    """Decides about room for instances, from the scheduler's own tables, which only the scheduler changes."""
+    """Decides about room for instances. It reads the scheduler's table of them, which only the scheduler changes."""
 
     def __init__(
         self, models: Mapping[str, ModelLimits], limits: PoolLimits, instances: Mapping[str, InstanceEntry],
@@ -113,13 +113,13 @@ class Seating:
         ]
 
     def _held(self, model: str) -> list[InstanceEntry]:
-        """Return the instances that a model keeps: of its idle ones those that were used last, and only if need be."""
+        """Return the instances that a model keeps: loading ones first, then busy, then idle ones, the latest first."""
         alive = self.alive(model)
         alive.sort(key=lambda i: (i.state == "ready", i.idle, -i.idle_since if i.idle else -i.used))
         return alive[: self._models[model].min_instances]
 
     def _lacking(self) -> list[tuple[str, Need]]:
-        """Return the models, and needs, of the instances that are kept and missing, without those that never fit."""
+        """Return model and need of each kept instance that is missing, except those that can never fit."""
         held = [entry.need for name in self._kept for entry in self._held(name)]
         found: list[tuple[str, Need]] = []
         for model in self._kept:
