@@ -7,7 +7,8 @@
     │   └── PluginConflict       two plugins provide one name
     ├── ModelError
     │   ├── ModelUnknown         no model of this name
-    │   └── ModelLoadFailed      the model's file or options cannot be loaded
+    │   ├── ModelLoadFailed      the model's file or options cannot be loaded
+    │   └── ModelTooLarge        an instance needs more memory than it can ever get
     ├── RequestError             the request itself is at fault; `param` names the field, `code` the reason
     │   ├── InvalidRequest       a field is missing, malformed or out of range
     │   ├── UnsupportedParameter a known field asks for what this engine does not do
@@ -27,6 +28,7 @@
     └── Overloaded               the server has no room now; `retry_after` says when to try again
         ├── QueueFull            too many requests are already waiting
         ├── WaitedTooLong        the request waited for too long
+        ├── InsufficientMemory   the request waited for too long for its model's memory
         └── ShuttingDown         the server accepts no more requests
 
 Errors travel between processes by pickle, so each is rebuilt from its `args`: positional fields only.
@@ -74,6 +76,10 @@ class ModelUnknown(ModelError):
 
 class ModelLoadFailed(ModelError):
     """The model could not be loaded: its file, its options or the machine do not allow it."""
+
+
+class ModelTooLarge(ModelError):
+    """An instance of the model needs more memory than `server.memory_limit` can ever leave it."""
 
 
 @define(auto_exc=True, eq=False, slots=False)
@@ -169,6 +175,10 @@ class QueueFull(Overloaded):
 
 class WaitedTooLong(Overloaded):
     """The request waited in the queue for longer than `server.queue_timeout`."""
+
+
+class InsufficientMemory(Overloaded):
+    """The request waited for longer than `server.queue_timeout` for the memory that its model needs."""
 
 
 class ShuttingDown(Overloaded):

@@ -98,6 +98,8 @@ class SessionStore(ABC):
 
     name: ClassVar[str]
     """Its value in `[sessions] store = "..."`."""
+    in_memory: ClassVar[bool] = False
+    """Whether it keeps the data in the server's memory, so that they count against `server.memory_limit`."""
     Options: ClassVar[type] = NoOptions
     """An attrs class: the keys of `[sessions.options]`, with their types and defaults. Unknown keys are refused."""
 

@@ -37,6 +37,8 @@ class InstanceStatus:
     """The fingerprint of the engine, options and files from which it was loaded; OpenAI's `system_fingerprint`."""
     replaced: bool = False
     """Whether one of these files has been changed or replaced since."""
+    memory: int | None = None
+    """Bytes that it takes by the estimate, shared ones included; None: unknown, as there is no memory limit."""
 
 
 @frozen
@@ -50,6 +52,15 @@ class Lack:
     """The last failure of an instance; "" if there was none."""
     retry_seconds: float | None
     """Until the next try; None if one is under way, or is made only when the model is requested."""
+
+
+@frozen
+class MemoryUse:
+    """The memory of the server and all instances, in bytes, by estimates."""
+
+    limit: int
+    used: int
+    """Mapped weights of one file count once."""
 
 
 @frozen
@@ -67,6 +78,8 @@ class PoolStatus:
     """The most requests that wait."""
     cores: int
     """The cores that are divided among the busy instances."""
+    memory: MemoryUse | None = None
+    """None: there is no memory limit."""
 
 
 @frozen

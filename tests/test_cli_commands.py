@@ -377,3 +377,33 @@ def test_ls_lists_the_models(tiny_file):
     assert listed["tiny"]["on_disk"] is True
     assert listed["tiny"]["path"] == str(tiny_file)
     assert "no file" in listed["gone"]["problem"]
+
+
+def test_check_adds_up_the_memory_of_kept_models():
+    """Kept instances that exceed the memory limit together are one fault, which lists them."""
+    Path("lllms.toml").write_text(
+        '[server]\nmemory_limit = "5GB"\n[sessions]\nstore = "none"\n'
+        '[models.a]\nengine = "mock"\nmin_instances = 2\nmax_instances = 2\noptions = { memory = 2_000_000_000 }\n'
+        '[models.b]\nengine = "mock"\nmin_instances = 1\nmemory = "1500MB"\n[models.c]\nengine = "mock"\n',
+    )
+    result = lllms("check")
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert "server.memory_limit: the instances that models keep loaded (min_instances) need about 5.5 GB" in line
+    assert "(a 2 x 2.0 GB, b 1 x 1.5 GB), but all instances together may use 4.9 GB" in line
+
+
+def test_check_names_a_model_that_never_fits():
+    """A model that exceeds the limit, alone or beside what is kept, is a fault; one that may take turns is none."""
+    Path("lllms.toml").write_text(
+        '[server]\nmemory_limit = "5GB"\n[sessions]\nstore = "none"\n'
+        '[models.kept]\nengine = "mock"\nmin_instances = 1\nmemory = "2GB"\n'
+        '[models.a]\nengine = "mock"\nmemory = "2GB"\n[models.b]\nengine = "mock"\nmemory = "2GB"\n'
+        '[models.beside]\nengine = "mock"\nmemory = "3GB"\n[models.alone]\nengine = "mock"\nmemory = "6GB"\n',
+    )
+    result = lllms("check")
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert "models.beside: an instance needs about 3.0 GB of memory, but lllms may use 5.0 GB" in first
+    assert "2.0 GB for models that are kept loaded (min_instances)" in first
+    assert "models.alone: an instance needs about 6.0 GB" in second

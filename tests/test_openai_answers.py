@@ -27,6 +27,7 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.PluginConflict: (500, "internal_error"),
     errors.ModelUnknown: (404, "model_not_found"),
     errors.ModelLoadFailed: (503, "model_not_available"),
+    errors.ModelTooLarge: (503, "model_too_large"),
     errors.InvalidRequest: (400, "invalid_request"),
     errors.UnsupportedParameter: (400, "unsupported_parameter"),
     errors.ContextOverflow: (400, "context_length_exceeded"),
@@ -41,6 +42,7 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.DownloadCancelled: (503, "model_not_available"),
     errors.QueueFull: (429, "queue_full"),
     errors.WaitedTooLong: (503, "waited_too_long"),
+    errors.InsufficientMemory: (503, "insufficient_memory"),
     errors.ShuttingDown: (503, "shutting_down"),
 }
 
@@ -172,6 +174,8 @@ def test_errors_say_which_field_and_when_to_come_back() -> None:
     assert explain(errors.QueueFull("full", 9)).headers == {"Retry-After": "9"}
     assert explain(errors.SourceUnavailable("gone", 60)).headers == {"Retry-After": "60"}
     assert explain(errors.Offline("not on disk")).headers == {}
+    assert explain(errors.InsufficientMemory("busy", 5)).headers == {"Retry-After": "5"}
+    assert explain(errors.ModelTooLarge("22 GB")).headers == {"x-should-retry": "false"}
     assert explain(errors.ModelUnknown("no model 'x'")).param == "model"
 
 

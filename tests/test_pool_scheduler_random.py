@@ -6,14 +6,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lllms_core.errors import LllmsError, QueueFull, WaitedTooLong
-from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, Start, Stop
+from lllms_core.errors import InsufficientMemory, LllmsError, ModelTooLarge, QueueFull, WaitedTooLong
+from lllms_core.pool.budget import Need, used
+from lllms_core.pool.effects import Assign, Effect, Measure, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.setbacks import FIRST_PAUSE, LONGEST_PAUSE
-from lllms_core.pool.state import NEVER, InstanceEntry, ModelLimits, PoolLimits
+from lllms_core.pool.state import NEVER, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits
 
 MODELS = ("a", "b", "c")
 LONG = 10_000.0
+NEEDS = st.builds(Need, private=st.integers(0, 6), shared=st.integers(0, 4), file=st.sampled_from([None, "file"]))
 PREFIXES = st.sampled_from([(), ("x",), ("x", "xy"), ("x", "xz"), ("q",)])
 
 
@@ -28,17 +30,30 @@ class PoolPlay(RuleBasedStateMachine):
             queue_timeout=st.sampled_from([0.0, 3.0, LONG]),
             max_instances=st.integers(1, 4),
             cores=st.integers(1, 5),
+            memory=st.none() | st.builds(MemoryLimit, st.integers(3, 20)),
         ),
         models=st.fixed_dictionaries({
             name: st.tuples(st.integers(0, 1), st.integers(1, 3), st.sampled_from([0.0, 0.1, 2.5, NEVER]))
             for name in MODELS
         }),
+        needs=st.fixed_dictionaries(dict.fromkeys(MODELS, NEEDS)),
+        late=st.booleans(),
     )
-    def begin(self, limits: PoolLimits, models: dict[str, tuple[int, int, float]]) -> None:
+    def begin(
+        self, limits: PoolLimits, models: dict[str, tuple[int, int, float]], needs: dict[str, Need], late: bool,
+    ) -> None:
+        self.needs = needs
+        self.late = late
+        """Whether the answers to `Measure` come later, by a rule."""
+        self.measuring: set[str] = set()
         room = limits.max_instances - 1  # leave a place for models that are not kept, as a configuration must
         self.models = {}
         for name, (least, most, ttl) in models.items():
             kept = min(least, room)
+            if limits.memory is not None:
+                # As a configuration should have it: what is kept fits.
+                held = [needs[other] for other, its in self.models.items() for _ in range(its.min_instances)]
+                kept = kept if used((), [*held, needs[name]]) <= limits.memory.instances else 0
             room -= kept
             self.models[name] = ModelLimits(kept, most, ttl)
         numbers = itertools.count(1)
@@ -67,7 +82,7 @@ class PoolPlay(RuleBasedStateMachine):
         self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now))
         if isinstance(self.refused.get(ticket), QueueFull):
             assert waited >= self.limits.queue_size
-        if isinstance(self.refused.get(ticket), WaitedTooLong):
+        if isinstance(self.refused.get(ticket), WaitedTooLong | InsufficientMemory):
             assert self.limits.queue_timeout == 0
 
     @precondition(lambda self: self.running)
@@ -89,6 +104,11 @@ class PoolPlay(RuleBasedStateMachine):
     def load(self, data: st.DataObject, slots: int) -> None:
         instance = data.draw(st.sampled_from(self.of_state("loading")))
         self.carry_out(self.scheduler.loaded(instance.id, slots, self.now))
+
+    @precondition(lambda self: self.measuring)
+    @rule(data=st.data())
+    def measure(self, data: st.DataObject) -> None:
+        self.measured(data.draw(st.sampled_from(sorted(self.measuring))))
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -117,6 +137,8 @@ class PoolPlay(RuleBasedStateMachine):
         while self.waiting:
             turns += 1
             assert turns < 100
+            for model in list(self.measuring):
+                self.measured(model)
             for instance in self.of_state("loading"):
                 self.carry_out(self.scheduler.loaded(instance.id, 1, self.now))
             for instance in self.of_state("closing"):
@@ -129,6 +151,13 @@ class PoolPlay(RuleBasedStateMachine):
     @rule()
     def recover(self) -> None:
         """When loads work again, kept instances are restored automatically, after the longest pause at most."""
+        for model in list(self.measuring):
+            self.measured(model)
+        if self.late and self.limits.memory is not None:
+            self.settle()  # the memory of a kept instance was taken while nobody knew how much it needs
+            for ticket in list(self.running):
+                del self.running[ticket]
+                self.carry_out(self.scheduler.finished(ticket, self.now))
         until = self.now + LONGEST_PAUSE
         while (at := self.scheduler.wake_at()) is not None and at <= until:
             self.now = at
@@ -158,7 +187,13 @@ class PoolPlay(RuleBasedStateMachine):
                     assert ticket == next(one for one, its in self.waiting.items() if its == model)  # in order
                     del self.waiting[ticket]
                     self.running[ticket] = instance
+                case Measure(model):
+                    assert self.limits.memory is not None
+                    assert model not in self.measuring
+                    self.measuring.add(model)
                 case Refuse(ticket, error):
+                    if isinstance(error, ModelTooLarge):
+                        self.check_too_large(self.waiting[ticket])
                     del self.waiting[ticket]  # raises if it was answered before
                     self.refused[ticket] = error
                 case Stop(instance):
@@ -168,7 +203,24 @@ class PoolPlay(RuleBasedStateMachine):
                 case ShareCores(instance, count):
                     assert instance in self.running.values()
                     assert count == self.scheduler.instances[instance].threads
+        while self.measuring and not self.late:
+            self.measured(min(self.measuring))
         self.check_nobody_waits_in_vain()
+
+    def measured(self, model: str) -> None:
+        self.measuring.remove(model)
+        self.carry_out(self.scheduler.measured(model, self.needs[model], self.now))
+
+    def check_too_large(self, model: str) -> None:
+        assert self.limits.memory is not None
+        assert used((), [*self.kept_needs(model), self.needs[model]]) > self.limits.memory.instances
+
+    def kept_needs(self, but: str) -> list[Need]:
+        """The needs of all instances that models keep, without those that `but` lacks."""
+        return [
+            self.needs[model] for model, limits in self.models.items()
+            for _ in range(min(limits.min_instances, len(self.alive(model))) if model == but else limits.min_instances)
+        ]
 
     # -- what always holds --------------------------------------------------------------------------------------------
 
@@ -177,6 +229,12 @@ class PoolPlay(RuleBasedStateMachine):
         assert self.waiting == {ticket.id: ticket.model for ticket in self.scheduler.waiting.values()}
         assert self.running == {ticket.id: ticket.instance for ticket in self.scheduler.running.values()}
         assert self.known == self.scheduler.instances.keys()
+
+    @invariant()
+    def memory_suffices(self) -> None:
+        if self.limits.memory is not None:
+            needs = [self.needs[instance.model] for instance in self.scheduler.instances.values()]
+            assert used((), needs) <= self.limits.memory.instances
 
     @invariant()
     def limits_hold(self) -> None:
@@ -195,6 +253,8 @@ class PoolPlay(RuleBasedStateMachine):
     def kept_instances_have_their_places(self) -> None:
         assert len(self.known) + sum(map(self.missing, MODELS)) <= self.limits.max_instances
         for model in filter(self.missing, MODELS):
+            if self.late and self.limits.memory is not None:
+                continue  # it waits to be measured, or for memory that was taken before
             at = self.scheduler.wake_at()
             setback = self.scheduler.setbacks.get(model)
             assert setback is not None
@@ -232,15 +292,38 @@ class PoolPlay(RuleBasedStateMachine):
             free = [i for i in alive if i.state == "ready" and len(i.running) < i.slots]
             older = list(self.waiting)[: list(self.waiting).index(ticket)]
             starving = {self.waiting[one] for one in older if not self.alive(self.waiting[one])} - {model}
+            if self.late and self.limits.memory is not None:
+                starving |= set(filter(self.missing, MODELS)) - {model}
             assert not free or starving, "a slot is free, and nobody who came before needs the instance"
             own = sum(i.model == model for i in self.scheduler.instances.values())
-            if alive or own >= limits.max_instances:
-                continue  # it waits for a slot, a load, or the end of an instance
+            if alive or own >= limits.max_instances or model in self.measuring:
+                continue  # it waits for a slot, a load, the end of an instance, or an estimate
+            if self.limits.memory is not None:
+                if not older:  # and so nothing is promised to others
+                    self.check_no_memory(model, self.limits.memory.instances)
+                continue
             reserved = sum(self.missing(other) for other in MODELS if other != model)
             assert len(self.known) + reserved == self.limits.max_instances, "there is room for an instance"
             if not self.of_state("closing"):
                 spare = [i for i in self.scheduler.instances.values() if i.idle and i.model != model and self.spare(i)]
                 assert not spare, "an idle instance could make room"
+
+    def check_no_memory(self, model: str, limit: int) -> None:
+        """There is no room for an instance, nor could idle ones make any, as far as needs are known."""
+        reserved = [self.needs[other] for other in MODELS if other != model for _ in range(self.missing(other))]
+        here = list(self.scheduler.instances.values())
+
+        def fit(instances: list[InstanceEntry]) -> bool:
+            needs = [self.needs[model], *reserved, *(self.needs[one.model] for one in instances)]
+            return len(needs) <= self.limits.max_instances and used((), needs) <= limit
+
+        assert not fit(here), "there is room for an instance"
+        for other in MODELS:
+            if other != model:
+                idle = sorted((i for i in here if i.model == other and i.idle), key=lambda i: i.idle_since)
+                spare = len(self.alive(other)) - self.models[other].min_instances
+                here = [i for i in here if i not in idle[: max(0, spare)]]
+        assert self.of_state("closing") or not fit(here), "idle instances could make room"
 
     def of_state(self, state: str) -> list[InstanceEntry]:
         return [instance for instance in self.scheduler.instances.values() if instance.state == state]

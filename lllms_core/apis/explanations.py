@@ -23,6 +23,7 @@ def openai_shape(fault: Fault) -> dict[str, object]:
 
 TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.ModelUnknown: (404, INVALID, "model_not_found"),
+    errors.ModelTooLarge: (503, SERVER, "model_too_large"),
     errors.ModelError: (503, SERVER, "model_not_available"),
     errors.ContextOverflow: (400, INVALID, "context_length_exceeded"),
     errors.UnsupportedParameter: (400, INVALID, "unsupported_parameter"),
@@ -32,6 +33,7 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.EngineError: (500, SERVER, "engine_failed"),
     errors.DownloadError: (503, SERVER, "model_not_available"),
     errors.QueueFull: (429, "rate_limit_error", "queue_full"),
+    errors.InsufficientMemory: (503, SERVER, "insufficient_memory"),
     errors.WaitedTooLong: (503, SERVER, "waited_too_long"),
     errors.ShuttingDown: (503, SERVER, "shutting_down"),
     errors.Overloaded: (503, SERVER, "overloaded"),
@@ -64,6 +66,8 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
         param, code = error.param, error.code or code
     elif isinstance(error, errors.ModelUnknown):
         param = "model"
+    elif isinstance(error, errors.ModelTooLarge):
+        headers["x-should-retry"] = "false"  # as OpenAI's clients understand; they retry any other 503
     elif isinstance(error, errors.Overloaded | errors.DownloadError) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     return Fault(status, error.message, kind, param, code, headers)

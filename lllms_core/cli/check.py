@@ -1,6 +1,7 @@
 """`lllms check`: check the whole setup without loading a model."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,11 @@ from lllms_core.engines.room import lack_of_memory
 from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding
+from lllms_core.values.sizes import human_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lllms_core.catalog import CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
@@ -57,10 +61,15 @@ def check(config_file: Path | None) -> None:
     for problem in catalog.problems:
         problems += problem.text.splitlines()
     warnings: list[str] = []
+    sound: list[CatalogEntry] = []
     for entry in catalog.entries:
-        for finding in _examine(entry):
+        findings = _examine(entry)
+        for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
+        if entry.here and not any(finding.fatal for finding in findings):
+            sound.append(entry)
     problems += _about_sessions(config, plugins)
+    problems += _about_memory(config, plugins, sound)
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -68,6 +77,41 @@ def check(config_file: Path | None) -> None:
     if problems:
         raise click.exceptions.Exit(1)
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
+
+
+def _about_memory(config: "Config", plugins: "Plugins", entries: "Sequence[CatalogEntry]") -> list[str]:
+    """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
+    from lllms_core.host import choose_session_store
+    from lllms_core.pool.budget import used
+    from lllms_core.pool.models import PoolModel
+    from lllms_core.pool.needs import memory_limit, need_of, sessions_share
+    from lllms_core.pool.seating import too_large
+
+    sessions = 0
+    with suppress(ConfigError):  # already told
+        chosen = choose_session_store(config, plugins)
+        if chosen is not None and chosen[0].in_memory:
+            sessions = sessions_share(config.server, config.sessions.max_size)
+    limit = memory_limit(config.server, sessions)
+    if limit is None:
+        return []
+    needs = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
+    kept = {entry.name: [needs[entry.name]] * entry.config.min_instances for entry in entries}
+    total = used((), [need for all_of in kept.values() for need in all_of])
+    problems: list[str] = []
+    if total > limit.instances:
+        each = ", ".join(f"{name} {len(of)} x {human_size(of[0].total)}" for name, of in kept.items() if of)
+        problems.append(
+            f"server.memory_limit: the instances that models keep loaded (min_instances) need about {human_size(total)}"
+            f" ({each}), but all instances together may use {human_size(limit.instances)}; keep fewer, or raise the"
+            " limit",
+        )
+    for name, need in needs.items():
+        others = [one for other, all_of in kept.items() if other != name for one in all_of]
+        beside = used((), others) if total <= limit.instances else 0  # of which the line above tells
+        if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
+            problems.append(f"models.{name}: {too_large(need, beside, limit)}")
+    return problems
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.values.sizes import human_size
 
 _SILENT = 5
 """Seconds; shorter silences are usual."""
@@ -34,6 +35,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     click.echo(f"lllms {status['version']} at {url}: {status['status']}")
     click.echo(f"requests: {requests['running']} of {requests['concurrency']} running, "
                f"{requests['waiting']} of {requests['queue_size']} waiting; {status['cores']} cores")
+    if memory := status.get("memory"):
+        click.echo(f"memory: about {human_size(memory['used'])} of {human_size(memory['limit'])} used")
     for model in status["models"]:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")
@@ -48,10 +51,11 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
         silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
         replaced = ", its file has been replaced since it was loaded" if one.get("replaced") else ""
+        memory = f", about {human_size(one['memory'])}" if one.get("memory") else ""
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
         holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"
-                   f"{one['threads']} threads, {where}{idle}{silent}{replaced}")
+                   f"{one['threads']} threads, {where}{memory}{idle}{silent}{replaced}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")

@@ -19,7 +19,7 @@ T = TypeVar("T")
 # Keys planned for later versions: refused, never ignored.
 LATER: Mapping[str, frozenset[str]] = {
     "": frozenset(),
-    "server": frozenset({"memory_limit", "api_keys"}),
+    "server": frozenset({"api_keys"}),
     "models": frozenset(),
 }
 

@@ -28,6 +28,9 @@ class ServerConfig:
     """Completions processed at once, over all models; more wait."""
     max_instances: Annotated[int, Range(1)] = 4
     """Instances loaded at once, over all models; an idle one is unloaded when another model needs the place."""
+    memory_limit: Annotated[int, Bytes()] | None = None
+    """Bytes for the server, its sessions in memory and all instances, by estimates, or like "10GB"; idle instances make
+    room for others. None: the memory that lllms may use here, less 10 %, but at least 1 GiB (half of a small one)."""
     queue_size: Annotated[int, Range(1)] = 512
     """Requests that may wait; more are refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
@@ -94,6 +97,8 @@ class ModelConfig:
     watchdog: Annotated[float, Range(0)] | None = None
     """Seconds that a busy instance may show no progress (a token, a part of a prompt) before it is killed and replaced;
     0: no limit; None: the engine's default, usually 30."""
+    memory: Annotated[int, Bytes()] | None = None
+    """Bytes that an instance counts against `server.memory_limit`, or like "5GB"; None: the engine's estimate."""
 
     @property
     def blocking(self) -> bool:

@@ -10,10 +10,12 @@ from attrs import evolve
 
 from lllms_core.answers import Stream
 from lllms_core.errors import DownloadCancelled, EngineDied, LllmsError, ModelLoadFailed
-from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.budget import Need
+from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import PoolModel
+from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.types import Isolation, ModelInfo
@@ -43,6 +45,9 @@ class Dispatcher:
         self._patience = patience
         self._keeper = keeper
         self._preparing: set[asyncio.Task[None]] = set()
+        self._measuring: set[asyncio.Task[None]] = set()
+        self._fingerprints: dict[str, str] = {}
+        """By model: of the files that were measured."""
         self._finding: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -54,7 +59,7 @@ class Dispatcher:
         self.apply(self.scheduler.stop())
         if self._timer is not None:
             self._timer.cancel()
-        for task in self._preparing:
+        for task in self._preparing | self._measuring:
             task.cancel()
 
     # -- effects ------------------------------------------------------------------------------------------------------
@@ -84,6 +89,8 @@ class Dispatcher:
                 self._start_instance(instance, model, threads)
             case Prepare(model):
                 self._prepare(model)
+            case Measure(model):
+                self._measure(model)
             case Assign(ticket, instance):
                 self._assign(ticket, self.instances[instance])
             case Refuse(ticket, refusal):
@@ -103,6 +110,8 @@ class Dispatcher:
             case Prepare(model):
                 failed = ModelLoadFailed(f"could not fetch the files of model '{model}': {error}")
                 self.apply(self.scheduler.unprepared(model, failed, time.monotonic()))
+            case Measure(model):
+                self._measured(model, Need(WORKER))  # a load will tell what is wrong
 
     def _assign(self, ticket: str, instance: Instance) -> None:
         stream = self.waiting.pop(ticket)
@@ -131,10 +140,34 @@ class Dispatcher:
         self._preparing.add(task)
         task.add_done_callback(self._preparing.discard)
 
+    def _measure(self, model: str) -> None:
+        entry = self._models[model]
+        if entry.memory is not None:
+            self._measured(model, Need(entry.memory))
+            return
+        file = None if entry.files is None else entry.files.find()
+        spec = entry.spec if file is None else evolve(entry.spec, file=file)
+        self._fingerprints[model] = entry.look(spec.file).fingerprint
+
+        async def measure() -> None:
+            self._measured(model, await asyncio.to_thread(need_of, entry, spec))
+
+        task = asyncio.create_task(measure())
+        self._measuring.add(task)
+        task.add_done_callback(self._measuring.discard)
+
+    def _measured(self, model: str, need: Need) -> None:
+        self.apply(self.scheduler.measured(model, need, time.monotonic()))
+
     def _lost(self, instance_id: str) -> None:
         """The files of an instance that was about to be loaded have disappeared."""
         if instance_id in self.scheduler.instances:
             self.apply(self.scheduler.lost(instance_id, time.monotonic()))
+
+    def _outdated(self, instance_id: str) -> None:
+        """The files of an instance that was about to be loaded are others than those that were measured."""
+        if instance_id in self.scheduler.instances:
+            self.apply(self.scheduler.outdated(instance_id, time.monotonic()))
 
     def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
         entry = self._models[model]
@@ -145,6 +178,9 @@ class Dispatcher:
                 return
             entry = evolve(entry, spec=evolve(entry.spec, file=file))
         footprint = entry.look(entry.spec.file)
+        if self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
+            asyncio.get_running_loop().call_soon(self._outdated, instance_id)
+            return
         LOG.info("loading %s", instance_id)
         terms = None
         if self._keeper is not None and entry.sessions:

@@ -22,6 +22,13 @@ class Prepare:
 
 
 @frozen
+class Measure:
+    """Find out how much memory an instance of a model needs."""
+
+    model: str
+
+
+@frozen
 class Assign:
     """Give a waiting request to an instance."""
 
@@ -52,4 +59,4 @@ class ShareCores:
     count: int
 
 
-Effect = Start | Prepare | Assign | Refuse | Stop | ShareCores
+Effect = Start | Prepare | Measure | Assign | Refuse | Stop | ShareCores

@@ -45,6 +45,8 @@ class PoolModel:
     """The source of the file of `spec`; None if it has no file, or if the file is certainly here."""
     prepare: bool = False
     """Whether to fetch the files at the start, rather than at the first request."""
+    memory: int | None = None
+    """Bytes that an instance takes, in place of its engine's estimate."""
     blocking: bool = False
     """Whether the pool's start waits for the files."""
     look: Look = _look_at_nothing
@@ -64,6 +66,7 @@ class PoolModel:
             entry.isolation,
             sessions=config.sessions != "none",
             files=files,
+            memory=config.memory,
             prepare=config.prepare != "on-demand",
             blocking=config.blocking,
             look=look,

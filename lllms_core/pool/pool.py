@@ -20,12 +20,13 @@ from lllms_core.pool.dispatcher import Dispatcher, StartWorker
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import ModelFiles, PoolModel
+from lllms_core.pool.needs import memory_limit
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import PoolLimits
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
-from lllms_core.status import InstanceStatus, Lack, PoolStatus
+from lllms_core.status import InstanceStatus, Lack, MemoryUse, PoolStatus
 from lllms_core.types import ModelInfo, Request
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import HeldConversation
@@ -74,8 +75,10 @@ class Pool:
             entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
             for entry in catalog.entries
         }
+        sessions = keeper.limits.max_size if keeper is not None and keeper.store.in_memory else 0
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
+            memory_limit(server, sessions),
         )
         return cls(models, limits, keeper=keeper)
 
@@ -95,7 +98,7 @@ class Pool:
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._dispatcher.apply(self._scheduler.start(time.monotonic(), wanted))
-        while awaited & self._scheduler.preparing or any(
+        while awaited & self._scheduler.preparing or self._scheduler.measuring or any(
             entry.state == "loading" for entry in self._scheduler.instances.values()
         ):
             await self._dispatcher.change()
@@ -167,6 +170,9 @@ class Pool:
             concurrency=limits.concurrency,
             queue_size=limits.queue_size,
             cores=limits.cores,
+            memory=None if limits.memory is None else MemoryUse(
+                limits.memory.total, limits.memory.own + self._scheduler.seating.used,
+            ),
         )
 
     def lacks(self) -> tuple[Lack, ...]:
@@ -182,6 +188,8 @@ class Pool:
         return sum(entry.model == model and entry.state == "ready" for entry in entries)
 
     def _why_lacking(self, model: str, now: float) -> tuple[str, float | None]:
+        if too_large := self._scheduler.seating.too_large(model):
+            return too_large, None
         setback = self._scheduler.setbacks.get(model)
         at = self._scheduler.retry_at(model)
         return "" if setback is None else setback.reason, None if at is None else max(0.0, at - now)
@@ -240,6 +248,7 @@ class Pool:
 
     def _instance_status(self, instance: Instance, now: float) -> InstanceStatus:
         entry = self._scheduler.instances[instance.id]
+        limited = self._scheduler.limits.memory is not None
         return InstanceStatus(
             id=entry.id,
             model=entry.model,
@@ -253,6 +262,7 @@ class Pool:
             fingerprint=instance.footprint.fingerprint,
             replaced=instance.footprint.replaced,
             info=instance.info,
+            memory=entry.need.total if limited else None,
         )
 
 

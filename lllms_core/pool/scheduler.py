@@ -4,9 +4,11 @@ Each method takes an event and its time, and returns the effects to carry out. T
 
 1. a request goes to the instance of its model that has a free slot and knows most of its conversation;
 2. without such an instance a new one is loaded, one at a time for each model, up to the model's `max_instances`;
-3. if the pool is full, the least recently used idle instance of another model is unloaded to make room;
-4. if none is idle and the model has no instance, the instance that got its last request longest ago is drained: it
-   takes no requests younger than this one until it is idle, so that models that are never idle starve no others;
+3. if there is no place or no memory for it, idle instances of other models are unloaded: as few as suffice, the least
+   recently used (`budget`);
+4. if they do not suffice and the model has no instance, the instances that got their last requests longest ago are
+   drained: they take no requests younger than this one until they are idle, so that models that are never idle starve
+   no others; the room that they leave is promised to this one;
 5. a model whose files are missing takes no place; its requests wait until the files have arrived or failed to;
 6. otherwise a request waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
 
@@ -23,16 +25,20 @@ from copy import copy
 from lllms_core.errors import (
     DownloadCancelled,
     DownloadError,
+    InsufficientMemory,
     InvalidSource,
     LllmsError,
     ModelLoadFailed,
+    ModelTooLarge,
     QueueFull,
     ShuttingDown,
     WaitedTooLong,
     WrongFile,
 )
+from lllms_core.pool.budget import Admit, Evict, Need, Never, Wait
 from lllms_core.pool.cores import share_cores
-from lllms_core.pool.effects import Assign, Effect, Prepare, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.seating import Seating
 from lllms_core.pool.setbacks import Setbacks
 from lllms_core.pool.state import NEVER, InstanceEntry, ModelLimits, PoolLimits, Ticket
 
@@ -56,9 +62,12 @@ class Scheduler:
         self.running: dict[str, Ticket] = {}
         self.preparing: set[str] = set()
         """Models whose files are being fetched."""
+        self.measuring: set[str] = set()
+        """Models whose needs are being found out."""
         self.stopping = False
         self._absent = set(absent)
         self._models = models
+        self.seating = Seating(models, limits, self.instances)
         self._kept = [name for name, model in models.items() if model.min_instances > 0]
         self.setbacks = Setbacks()
         self._new_id = new_id
@@ -78,6 +87,7 @@ class Scheduler:
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
         self.preparing.discard(model)
+        self.seating.needs.pop(model, None)
         self._absent.discard(model)
         self._failed.discard(model)
         self.setbacks.clear(model)
@@ -97,8 +107,21 @@ class Scheduler:
 
     def lost(self, instance: str, now: float) -> list[Effect]:
         """An instance cannot be loaded, because the files of its model have disappeared."""
-        self._absent.add(self.instances.pop(instance).model)
+        model = self.instances.pop(instance).model
+        self._absent.add(model)
+        self.seating.needs.pop(model, None)
         return self._schedule(now)
+
+    def outdated(self, instance: str, now: float) -> list[Effect]:
+        """An instance is not loaded, because the files of its model have changed since its need was found out."""
+        self.seating.needs.pop(self.instances.pop(instance).model, None)
+        return self._schedule(now)
+
+    def measured(self, model: str, need: Need, now: float) -> list[Effect]:
+        """The need of an instance of a model is known."""
+        self.measuring.discard(model)
+        self.seating.needs[model] = need
+        return [*self._refuse_too_large(model), *self._schedule(now)]
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
@@ -113,7 +136,7 @@ class Scheduler:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
         self._failed.discard(model)
         self.waiting[ticket] = Ticket(ticket, model, prefixes, now, ttl=ttl)
-        effects = self._schedule(now)
+        effects = [*self._refuse_too_large(model), *self._schedule(now)]
         if ticket in self.waiting and not admitted and len(self.waiting) > self.limits.queue_size:
             del self.waiting[ticket]
             effects.append(Refuse(ticket, self._queue_full()))
@@ -190,7 +213,11 @@ class Scheduler:
         setback = self.setbacks.get(model)
         if setback is None or setback.retry_at == math.inf or not self._lacks(model) or model in self.preparing:
             return None
-        return setback.retry_at if model in self._absent or self._places(model) > 0 else None
+        if model in self._absent:
+            return setback.retry_at
+        if not self.seating.known(model):
+            return None if model in self.measuring else setback.retry_at
+        return setback.retry_at if isinstance(self.seating.decide(model), Admit | Evict) else None
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
@@ -199,9 +226,10 @@ class Scheduler:
             return []
         kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
         wanted = {ticket.model for ticket in self.waiting.values()} | kept
-        effects = [*self._prepare(self._absent & wanted), *self._assign_and_load(now)]
+        effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
+        effects += self._assign_and_load(kept, now)
         if refused := self._refuse_expired(now):
-            effects += [*refused, *self._assign_and_load(now)]  # the refused requests have made way
+            effects += [*refused, *self._assign_and_load(kept, now)]  # the refused requests have made way
         return [*effects, *self._load_minimum(kept), *self._unload_expired(now), *self._share_cores()]
 
     def _prepare(self, models: AbstractSet[str]) -> list[Effect]:
@@ -209,28 +237,34 @@ class Scheduler:
         self.preparing.update(new)
         return [Prepare(model) for model in new]
 
+    def _measure(self, models: AbstractSet[str]) -> list[Effect]:
+        new = sorted(model for model in models - self.measuring if not self.seating.known(model))
+        self.measuring.update(new)
+        return [Measure(model) for model in new]
+
     def _refuse_expired(self, now: float) -> list[Effect]:
         limit = self.limits.queue_timeout
         # The same sum as in wake_at: a difference could round to just below the limit forever.
         expired = [ticket for ticket in self.waiting.values() if ticket.arrived + limit <= now]
-        return self._refuse_waiting(
-            lambda ticket: WaitedTooLong(
-                f"the request waited {limit:g} s for model '{ticket.model}', as long as server.queue_timeout allows"
-                + self._why_so_long(ticket.model),
-                self._retry_after(),
-            ),
-            expired,
+        return self._refuse_waiting(self._waited_too_long, expired)
+
+    def _waited_too_long(self, ticket: Ticket) -> LllmsError:
+        text = (
+            f"the request waited {self.limits.queue_timeout:g} s for model '{ticket.model}', as long as"
+            " server.queue_timeout allows"
         )
+        if ticket.model in self.preparing:
+            return WaitedTooLong(f"{text}; its files are still being fetched", self._retry_after())
+        if shortage := self.seating.shortage(ticket.model):
+            return InsufficientMemory(f"{text}; {shortage}", self._retry_after())
+        return WaitedTooLong(text, self._retry_after())
 
-    def _why_so_long(self, model: str) -> str:
-        return "; its files are still being fetched" if model in self.preparing else ""
-
-    def _assign_and_load(self, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        coming = sum(instance.state == "closing" for instance in self.instances.values())
-        """Places that closing instances will free, and that are not yet promised to a model."""
+    def _assign_and_load(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         full: set[str] = set()
         draining: set[str] = set()
+        effects = self._make_room_for_kept(kept, draining)
+        promised: list[Need] = []
+        """Room that is not free yet, for models whose requests came first."""
         for ticket in list(self.waiting.values()):
             if len(self.running) >= self.limits.concurrency:
                 break  # nor is there a reason to load anything
@@ -240,17 +274,46 @@ class Scheduler:
                 effects.append(self._assign(ticket, instance, now))
                 continue
             full.add(ticket.model)
-            if not self._may_grow(ticket.model):
-                continue
-            places = self._places(ticket.model)
-            if places > 0:
-                effects.append(self._start(ticket.model))
-            elif places + coming > 0:
-                coming -= 1
-            elif victim := self._least_recently_used(ticket.model):
-                effects.append(self._stop(victim))
-            elif not self._alive(ticket.model) and (busy := self._to_drain(ticket.model, draining)):
-                draining.add(busy.id)
+            if self._may_grow(ticket.model):
+                effects += self._make_room(ticket.model, draining, promised)
+        return effects
+
+    def _make_room(self, model: str, draining: set[str], promised: list[Need]) -> list[Effect]:
+        """Load an instance for the requests of a model, or do what makes room for it."""
+        match self.seating.decide(model, draining, promised):
+            case Admit():
+                return [self._start(model)]
+            case Never():
+                return self._refuse_too_large(model)
+            case Evict(victims):
+                promised.append(self.seating.need(model))
+                return [self._stop(self.instances[victim]) for victim in victims]
+            case Wait("closing"):
+                promised.append(self.seating.need(model))
+            case Wait() if not self._alive(model) and (drained := self.seating.to_drain(model, draining, promised)):
+                draining.update(drained)
+                promised.append(self.seating.need(model))
+        return []
+
+    def _refuse_too_large(self, model: str) -> list[Effect]:
+        """Refuse the requests of a model that has no instance and can never have one; others wait for its slots."""
+        reason = None if self._alive(model) else self.seating.too_large(model)
+        if reason is None:
+            return []
+        text = f"model '{model}' cannot be loaded: {reason}"
+        tickets = [ticket for ticket in self.waiting.values() if ticket.model == model]
+        return self._refuse_waiting(lambda _: ModelTooLarge(text), tickets)
+
+    def _make_room_for_kept(self, kept: AbstractSet[str], draining: set[str]) -> list[Effect]:
+        """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
+        effects: list[Effect] = []
+        for model in self._kept:
+            if model in kept and self._may_be_kept(model):
+                match self.seating.decide(model):
+                    case Evict(victims):
+                        effects += [self._stop(self.instances[victim]) for victim in victims]
+                    case Wait("busy"):
+                        draining.update(self.seating.to_drain(model, draining))
         return effects
 
     def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> InstanceEntry | None:
@@ -275,8 +338,7 @@ class Scheduler:
         return Assign(ticket.id, instance.id)
 
     def _alive(self, model: str) -> list[InstanceEntry]:
-        """The instances of a model that are ready or loading."""
-        return [i for i in self.instances.values() if i.model == model and i.state != "closing"]
+        return self.seating.alive(model)
 
     def _may_grow(self, model: str) -> bool:
         """Whether one more instance of this model may be loaded now: only one is loaded at a time."""
@@ -284,45 +346,28 @@ class Scheduler:
         own = sum(instance.model == model for instance in self.instances.values())
         return (
             model not in self._absent
+            and self.seating.known(model)
             and own < self._models[model].max_instances
             and not any(instance.state == "loading" for instance in alive)
             and not (alive and model in self._failed)
         )
 
-    def _places(self, model: str) -> int:
-        # A memory budget would belong here: how many more instances of a model the machine has room for.
-        kept = sum(max(0, -self._spare(other)) for other in self._kept if other != model)
-        return self.limits.max_instances - len(self.instances) - kept
-
-    def _least_recently_used(self, model: str) -> InstanceEntry | None:
-        """The idle instance to unload for `model`: of another model, and not one that its model keeps."""
-        idle = [i for i in self.instances.values() if i.idle and i.model != model and self._spare(i.model) > 0]
-        return min(idle, key=lambda instance: instance.idle_since, default=None)
-
-    def _to_drain(self, model: str, draining: AbstractSet[str]) -> InstanceEntry | None:
-        """The busy instance to drain for `model`: the same one each time, until it is idle and makes room."""
-        taken = [self.instances[instance].model for instance in draining]
-        busy = [
-            instance
-            for instance in self.instances.values()
-            if instance.running and instance.model != model and instance.id not in draining
-            and self._spare(instance.model) > taken.count(instance.model)
-        ]
-        return min(busy, key=lambda instance: instance.used, default=None)
-
     def _spare(self, model: str) -> int:
-        """How many instances a model has beyond those that it keeps; negative if it has too few."""
-        return len(self._alive(model)) - self._models[model].min_instances
+        return self.seating.spare(model)
 
     def _lacks(self, model: str) -> bool:
         """Whether a model has fewer instances than it keeps, and none is being loaded."""
         return self._spare(model) < 0 and not any(i.state == "loading" for i in self._alive(model))
 
+    def _may_be_kept(self, model: str) -> bool:
+        """Whether a missing instance that a model keeps may be loaded, if there is room."""
+        return self._lacks(model) and model not in self._absent and self.seating.known(model)
+
     def _load_minimum(self, kept: AbstractSet[str]) -> list[Effect]:
         return [
             self._start(model)
             for model in self._kept
-            if model in kept - self._absent and self._lacks(model) and self._places(model) > 0
+            if model in kept and self._may_be_kept(model) and self.seating.decide(model) == Admit()
         ]
 
     def _unload_expired(self, now: float) -> list[Effect]:
@@ -354,7 +399,7 @@ class Scheduler:
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, ShareCores) else 0)
 
     def _start(self, model: str) -> Effect:
-        instance = InstanceEntry(self._new_id(model), model, threads=self.limits.cores)
+        instance = InstanceEntry(self._new_id(model), model, self.limits.cores, self.seating.need(model))
         self.instances[instance.id] = instance
         return Start(instance.id, model, instance.threads)
 

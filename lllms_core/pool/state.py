@@ -4,11 +4,30 @@ from collections.abc import Hashable, Sequence
 
 from attrs import Factory, define, frozen
 
+from lllms_core.pool.budget import Need
 from lllms_core.pool.prefixes import SeenPrefixes
 from lllms_core.status import InstanceState
 
 NEVER = -1.0
 """The `ttl` of instances and sessions that are never dropped for being idle."""
+
+NOTHING = Need()
+
+
+@frozen
+class MemoryLimit:
+    """The memory that a server may use, in bytes, by estimates."""
+
+    total: int
+    own: int = 0
+    """What of it is for the server itself and the sessions it keeps in memory."""
+    machine: int | None = None
+    """All memory of this machine, or of its control group; None: unknown."""
+
+    @property
+    def instances(self) -> int:
+        """What all instances together may take."""
+        return max(0, self.total - self.own)
 
 
 @frozen
@@ -21,6 +40,8 @@ class PoolLimits:
     max_instances: int = 4
     """Of all models together; when more are needed, idle ones are unloaded."""
     cores: int = 1
+    memory: MemoryLimit | None = None
+    """None: no limit."""
 
 
 @frozen
@@ -56,6 +77,7 @@ class InstanceEntry:
     id: str
     model: str
     threads: int
+    need: Need = NOTHING
     state: InstanceState = "loading"
     slots: int = 0
     running: dict[str, Ticket] = Factory(dict)

@@ -13,6 +13,7 @@ class MemoryStore(SessionStore):
     """Keeps sessions in a dictionary."""
 
     name = "memory"
+    in_memory = True
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -27,6 +27,7 @@ def make_report(server: Server) -> Report:
             "queue_size": pool.queue_size,
         },
         "cores": pool.cores,
+        "memory": None if pool.memory is None else {"limit": pool.memory.limit, "used": pool.memory.used},
     }
 
 
@@ -82,6 +83,7 @@ def _instance(instance: InstanceStatus) -> Report:
         "threads": instance.threads,
         "idle_seconds": round(instance.idle_seconds, 1),
         "silent_seconds": round(instance.silent_seconds, 1),
+        "memory": instance.memory,
         "pid": instance.pid,
         "fingerprint": instance.fingerprint,
         "replaced": instance.replaced,
