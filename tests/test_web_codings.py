@@ -35,7 +35,7 @@ def raw_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-PACKED = {"gzip": gzip.compress(TEXT), "x-gzip": gzip.compress(TEXT), "GZIP": gzip.compress(TEXT),
+PACKED = {"gzip": gzip.compress(TEXT, mtime=0), "x-gzip": gzip.compress(TEXT, mtime=0), "GZIP": gzip.compress(TEXT, mtime=0),
           "deflate": zlib.compress(TEXT), "Deflate, identity": raw_deflate(TEXT), "identity": TEXT, "": TEXT}
 
 
@@ -112,6 +112,7 @@ async def test_other_codings_are_refused_by_name(url: str, coding: str) -> None:
     [(TEXT, "incorrect header check"), (PACKED["gzip"][:-9], "it ends too early"), (b"\x1f", "it ends too early"),
      (PACKED["gzip"] + b"x", "there are bytes after its end"), (PACKED["gzip"] * 2, "there are bytes after its end"),
      (PACKED["gzip"][:-8] + bytes(8), "incorrect data check")],
+    ids=["not packed", "cut", "one byte", "a byte more", "two members", "another sum"],
 )
 async def test_what_cannot_be_decoded_is_told(url: str, data: bytes, reason: str) -> None:
     """Data that is not gzip, or not one whole stream of it, is a 400 that says what is wrong with it."""
