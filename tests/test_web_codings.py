@@ -35,7 +35,8 @@ def raw_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-PACKED = {"gzip": gzip.compress(TEXT, mtime=0), "x-gzip": gzip.compress(TEXT, mtime=0), "GZIP": gzip.compress(TEXT, mtime=0),
+GZIPPED = gzip.compress(TEXT, mtime=0)  # the time would be a part of it
+PACKED = {"gzip": GZIPPED, "x-gzip": GZIPPED, "GZIP": GZIPPED,
           "deflate": zlib.compress(TEXT), "Deflate, identity": raw_deflate(TEXT), "identity": TEXT, "": TEXT}
 
 
