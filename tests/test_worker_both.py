@@ -242,7 +242,7 @@ async def test_many_deltas_in_order(isolation: Isolation) -> None:
     worker, listener = await start(isolation, engine=RawEngine())
     await listener.until(Loaded)
     for number in range(8):
-        worker.send(Open(ask("x", max_tokens=1000 + number)))
+        worker.send(Open(ask("x", max_tokens=5000 + number)))
     ends, most = 0, 0
     while ends < 8:
         message = await listener.next()
