@@ -14,7 +14,7 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
-	$(BIN)/python -m pytest -q -m 'not slow and not chaos and not clients' tests plugins/lllms-mock
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients' tests plugins/lllms-mock
 
 chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py

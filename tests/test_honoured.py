@@ -19,7 +19,7 @@ from lllms_core.parameters import ROUTES
 from lllms_core.plugins import Plugins
 from lllms_core.types import Message
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 TINY = str(Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf")
 THINKING = (
