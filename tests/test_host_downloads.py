@@ -182,7 +182,7 @@ async def test_a_client_that_leaves_does_not_end_a_download(site: Site, tmp_path
 
 
 async def test_closing_ends_downloads(site: Site, tmp_path: Path) -> None:
-    """A host that closes ends its downloads at once, and keeps what has arrived for the next one."""
+    """A host that closes ends its downloads at once, and keeps the bytes received for the next one."""
     site.faults = [hang(30_000)]
     async with asyncio.timeout(GUARD):
         async with make_host(tmp_path, m=model(site)) as host:

@@ -157,7 +157,7 @@ async def test_load_within_its_limit_is_left_alone(pools: Pools) -> None:
 
 
 async def test_timeout_ends_its_request_on_time(pools: Pools) -> None:
-    """The client of a stuck worker gets what has arrived when its time is up; only the slot waits for the worker."""
+    """When its time is up, the client of a stuck worker gets the answer so far; only the slot waits for the worker."""
     patience = Patience(timeout=0.1, cancel=GUARD)
     pool = await pools.start(Options(slots=1), isolation="process", patience=patience)
     started = time.monotonic()

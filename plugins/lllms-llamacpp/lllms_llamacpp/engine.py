@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from lllms_core.engines import Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
@@ -52,16 +52,7 @@ class LlamaCppEngine(Engine):
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:
         """Return the description of the file. Raises `ModelLoadFailed` if it can never be loaded."""
-        path, gguf, options = _read(spec)
-        pools = pooling(gguf, options)
-        refuse(find(gguf, options))
-        if pools is None:
-            tasks = text_tasks(gguf, templated=options.chat_template is not None)
-        else:
-            tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
-        settled = settle(_parts(path, gguf), options)
-        told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settled)}
-        return describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
+        return _look(spec).details
 
     def examine(self, spec: ModelSpec) -> Iterator[Finding]:
         """Yield what is wrong with the installation, the file, or the options for it."""
@@ -87,14 +78,14 @@ class LlamaCppEngine(Engine):
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
-        settled, gguf, details = _prepare(spec)
+        look = _prepare(spec)
         from lllms_llamacpp.loading import load
         from lllms_llamacpp.native import NoContext
 
-        auto = cast(Options, spec.options).context_length == "auto"
+        settled, auto = look.settled, cast(Options, spec.options).context_length == "auto"
         while True:
             try:
-                model = load(evolve(spec, options=settled), gguf, {**details, **_context(settled)}, progress)
+                model = load(evolve(spec, options=settled), look.gguf, look.details | _context(settled), progress)
             except NoContext as error:
                 smaller = halved(settled) if auto else None
                 if smaller is None:
@@ -105,36 +96,61 @@ class LlamaCppEngine(Engine):
                 logger.info(
                     "a request may hold %d tokens%s; the model was trained for %s", model.context_length,
                     ' (context_length is "auto")' if auto else "",
-                    gguf.hyperparameter("context_length") or "an unknown number",
+                    look.gguf.hyperparameter("context_length") or "an unknown number",
                 )
                 return model
 
     def rehearse(self, spec: ModelSpec) -> None:
         """Let llama.cpp read the header and plan a context. Raises `ModelLoadFailed` with its reason."""
-        settled, gguf, details = _prepare(spec)
+        look = _prepare(spec)
         from lllms_llamacpp.loading import rehearse
 
-        rehearse(evolve(spec, options=settled), gguf, details)
+        rehearse(evolve(spec, options=look.settled), look.gguf, look.details)
 
 
-def _prepare(spec: ModelSpec) -> tuple[Options, GGUF, Mapping[str, str | int | float]]:
-    """Inspect the file before the native library is imported, which then reads the environment."""
-    refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
-    details = LlamaCppEngine().inspect(spec)
+@frozen
+class _Look:
+    """The findings of one reading of a model's files."""
+
+    gguf: GGUF
+    parts: Sequence[GGUF]
+    settled: Options
+    warnings: Sequence[Finding]
+    details: dict[str, str | int | float]
+
+
+def _look(spec: ModelSpec) -> _Look:
+    """Read the headers of a model's files. Raises `ModelLoadFailed` if it can never be loaded."""
     path, gguf, options = _read(spec)
+    pools = pooling(gguf, options)
+    findings = [*find(gguf, options)]
+    refuse(findings)
+    if pools is None:
+        tasks = text_tasks(gguf, templated=options.chat_template is not None)
+    else:
+        tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
     parts = _parts(path, gguf)
     settled = settle(parts, options)
-    memory = _memory(parts, settled)
+    told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settled)}
+    details = describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
+    return _Look(gguf, parts, settled, findings, details)
+
+
+def _prepare(spec: ModelSpec) -> _Look:
+    """Look at the files before the native library is imported, which then reads the environment."""
+    refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
+    look = _look(spec)
+    memory = _memory(look.parts, look.settled)
     # The rest can be reclaimed, or is estimated.
     certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
     if lack_of_memory(certain) is not None:
         raise ModelLoadFailed(str(lack_of_memory(memory)))
-    for finding in find(gguf, options):
+    for finding in look.warnings:
         logger.warning("%s", finding.text)
     limit_spinning()
     # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    return settled, gguf, details
+    return look
 
 
 def has_gpu() -> bool:
