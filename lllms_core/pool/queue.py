@@ -9,7 +9,7 @@
 Only requests that a loaded instance can take have turns. `claims` says whose model is loaded next.
 """
 
-from collections import Counter
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
 
@@ -47,6 +47,10 @@ class Queue:
         """By model, then by client and rank; none is empty."""
         self._clients: dict[str, _Client] = {}
         """Those with requests."""
+        self._limited: dict[str, Ticket] = {}
+        """Those of `waiting` that brought a limit of their own."""
+        self._patient: dict[str, Ticket] = {}
+        """The others: the first of them reaches its limit first."""
         self._number = 0
         self._turn = 1
 
@@ -57,6 +61,7 @@ class Queue:
         self._number += 1
         ticket.number = self._number
         self.waiting[ticket.id] = ticket
+        (self._patient if ticket.patience is None else self._limited)[ticket.id] = ticket
         lines = self._lines.setdefault(ticket.model, {})
         lines.setdefault((ticket.client, ticket.rank), {})[ticket.id] = ticket
         self._clients.setdefault(ticket.client, _Client(turn=self._turn - 1.5)).waiting += 1
@@ -64,6 +69,7 @@ class Queue:
     def remove(self, ticket: Ticket) -> None:
         """Let a waiting request go."""
         del self.waiting[ticket.id]
+        del (self._patient if ticket.patience is None else self._limited)[ticket.id]
         lines, key = self._lines[ticket.model], (ticket.client, ticket.rank)
         del lines[key][ticket.id]
         if not lines[key]:
@@ -120,7 +126,13 @@ class Queue:
 
     def next_limit(self) -> float | None:
         """Return when the first of the waiting requests has waited for too long."""
-        return min((ticket.until for ticket in self.waiting.values()), default=None)
+        first = itertools.islice(self._patient.values(), 1)
+        return min((ticket.until for ticket in itertools.chain(first, self._limited.values())), default=None)
+
+    def expired(self, now: float) -> list[Ticket]:
+        """Return the requests that have waited for too long."""
+        first = itertools.takewhile(lambda ticket: ticket.until <= now, self._patient.values())
+        return [*first, *(ticket for ticket in self._limited.values() if ticket.until <= now)]
 
     def last_of_largest(self, client: str) -> Ticket | None:
         """Return the request that makes way for one of `client` in a full queue; None if nobody has more waiting.
@@ -163,12 +175,12 @@ class Queue:
 
     def _turns(self, now: float, models: Iterable[str]) -> Iterator[Ticket]:
         """Yield the requests for these models in the order of their turns, if each took its turn."""
-        given: Counter[str] = Counter()
+        given: dict[str, int] = {}
         last: dict[str, float] = {}
 
         def key(ticket: Ticket) -> tuple[int, int, float, int]:
             name, client = ticket.client, self._clients[ticket.client]
-            return ticket.rank, client.running + given[name], last.get(name, client.turn), ticket.number
+            return ticket.rank, client.running + given.get(name, 0), last.get(name, client.turn), ticket.number
 
         lines = [iter(line.values()) for model in models for line in self._lines[model].values()]
         heap = [(key(ticket), index, ticket) for index, line in enumerate(lines) for ticket in [next(line)]]
@@ -186,7 +198,7 @@ class Queue:
                     heappush(heap, (key(ticket), index, ticket))
                     continue
             yield ticket
-            given[ticket.client] += 1
+            given[ticket.client] = given.get(ticket.client, 0) + 1
             last[ticket.client] = turn
             turn += 1
             following = next(lines[index], None)

@@ -37,8 +37,8 @@ from lllms_core.errors import (
     WrongFile,
 )
 from lllms_core.pool.budget import Admit, Evict, Need
-from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.durations import Durations
+from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
 from lllms_core.pool.refusals import queue_full, waited_too_long
@@ -146,7 +146,8 @@ class Scheduler:
         rank = RANKS[caller.priority or self._models[model].priority]
         until = now + min(self.limits.queue_timeout, math.inf if caller.patience is None else caller.patience)
         new = Ticket(
-            ticket, model, prefixes, now, ttl=ttl, client=caller.client, rank=rank, until=until, admitted=admitted,
+            ticket, model, prefixes, now, ttl=ttl, client=caller.client, rank=rank, patience=caller.patience,
+            until=until, admitted=admitted,
         )
         self.queue.add(new)
         effects = [*self.placing.refuse_too_large(model), *self._schedule(now)]
@@ -266,13 +267,12 @@ class Scheduler:
         return [Measure(model) for model in new]
 
     def _refuse_expired(self, now: float) -> list[Effect]:
-        expired = [ticket for ticket in self.waiting.values() if ticket.until <= now]
         return self.placing.refuse(
             lambda ticket: waited_too_long(
                 ticket, self.limits, self._retry_after(ticket), fetching=ticket.model in self.preparing,
                 shortage=self.seating.shortage(ticket.model),
             ),
-            expired,
+            self.queue.expired(now),
         )
 
     def _unload_expired(self, now: float) -> list[Effect]:

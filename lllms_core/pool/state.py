@@ -79,8 +79,10 @@ class Ticket:
     client: str = ""
     rank: int = 1
     """Of its priority; 0 is served first."""
+    patience: float | None = None
+    """Seconds that it may wait by its own limit; None: it has none."""
     until: float = inf
-    """When it has waited for too long."""
+    """When it has waited for too long, by that limit or by the pool's."""
     admitted: bool = False
     """Whether it belongs to a group whose first request was accepted: it is never refused for a full queue."""
     number: int = 0
