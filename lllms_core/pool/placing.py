@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
+from attrs import Factory, define
+
 from lllms_core.errors import LllmsError, ModelTooLarge
 from lllms_core.pool.budget import Admit, Evict, Need, Never, Wait
 from lllms_core.pool.cores import share_cores
@@ -11,6 +13,18 @@ from lllms_core.pool.queue import Queue
 from lllms_core.pool.residency import staying
 from lllms_core.pool.seating import Seating
 from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolLimits, Ticket
+
+
+@define
+class _Plan:
+    """What is decided so far for models without an instance, in the order of their claims."""
+
+    leaving: set[str]
+    """Instances that will make room as soon as they may, and are idle."""
+    promised: list[Need] = Factory(list)
+    """The needs of the models that wait for it."""
+    staying: AbstractSet[str] = frozenset()
+    """Instances that make no room yet."""
 
 
 class Placing:
@@ -29,7 +43,7 @@ class Placing:
         """Models whose last load failed, or whose instance died. Beyond `min_instances` they grow again only at a new
         request, or if their waiting requests have no other instance."""
         self.draining: set[str] = set()
-        """Instances that take no requests."""
+        """Instances that take no requests, so that they make room for others."""
         self.working: list[str] = []
         """Busy instances, in the order in which they became busy."""
         self.kept = [name for name, model in models.items() if model.min_instances > 0]
@@ -43,50 +57,47 @@ class Placing:
 
     def fill(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Assign requests to free slots, and load instances for others; those of the models `kept` first get theirs."""
-        draining: set[str] = set()
-        self.draining = draining
-        effects = self._make_room_for_kept(kept, draining)
-        promised: list[Need] = []
-        """Room that is not free yet, for models whose requests came first."""
+        self.draining.clear()
+        effects = self._make_room_for_kept(kept)
+        plan = _Plan(set(self.draining))
         if len(self.queue.running) < self.limits.concurrency:  # else there is no reason to load anything
             for claim in self.queue.claims(now, [name for name in self.queue.models if not self.seating.alive(name)]):
-                stay: Collection[str] = staying(self.instances.values(), claim, self.queue, self.limits, now)
-                effects += self._make_room(claim.model, draining, promised, stay, now)
+                plan.staying = staying(self.instances.values(), claim, self.queue, self.limits, now)
+                effects += self._make_room(claim.model, plan, now)
         full: set[str] = set()
         while len(self.queue.running) < self.limits.concurrency and (ticket := self.queue.next(now, full)):
-            if instance := self._free_instance(ticket, draining):
+            if instance := self._free_instance(ticket):
                 effects.append(self._assign(ticket, instance, now))
                 continue
             full.add(ticket.model)  # earlier requests for its model go first
             if self.seating.alive(ticket.model):
-                stay = {entry.id for entry in self.instances.values() if entry.model in self.queue.models}
-                effects += self._make_room(ticket.model, draining, promised, stay, now)
+                plan.staying = {entry.id for entry in self.instances.values() if entry.model in self.queue.models}
+                effects += self._make_room(ticket.model, plan, now)
         return effects
 
-    def _make_room(
-        self, model: str, draining: set[str], promised: list[Need], stay: Collection[str], now: float,
-    ) -> list[Effect]:
-        """Load an instance for the requests of a model, or do what makes room for it; `stay` make none."""
+    def _make_room(self, model: str, plan: _Plan, now: float) -> list[Effect]:
+        """Load an instance for the requests of a model, or do what makes room for it."""
         if not self._may_grow(model):
             return []
-        match self.seating.decide(model, draining, promised, stay):
+        match self.seating.decide(model, plan.leaving, plan.promised, plan.staying):
             case Admit():
                 return [self.start(model, now)]
             case Never():
                 return self.refuse_too_large(model)
             case Evict(victims):
-                promised.append(self.seating.need(model))
+                plan.promised.append(self.seating.need(model))
                 return [self.stop(self.instances[victim]) for victim in victims]
             case Wait("closing"):
-                promised.append(self.seating.need(model))
-            case Wait() if not self.seating.alive(model):
-                drained = self.seating.to_drain(model, draining, promised, stay)
-                if drained or self.seating.to_drain(model, draining, promised):
-                    promised.append(self.seating.need(model))
-                draining.update(drained)
+                plan.promised.append(self.seating.need(model))
+            case Wait() if not self.seating.alive(model) and (
+                drained := self.seating.to_drain(model, plan.leaving, plan.promised, plan.staying)
+            ):
+                plan.leaving.update(drained)
+                plan.promised.append(self.seating.need(model))
+                self.draining.update(set(drained) - plan.staying)
         return []
 
-    def _make_room_for_kept(self, kept: AbstractSet[str], draining: set[str]) -> list[Effect]:
+    def _make_room_for_kept(self, kept: AbstractSet[str]) -> list[Effect]:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
         effects: list[Effect] = []
         for model in self.kept:
@@ -95,15 +106,15 @@ class Placing:
                     case Evict(victims):
                         effects += [self.stop(self.instances[victim]) for victim in victims]
                     case Wait("busy"):
-                        draining.update(self.seating.to_drain(model, draining))
+                        self.draining.update(self.seating.to_drain(model, self.draining))
         return effects
 
-    def _free_instance(self, ticket: Ticket, draining: AbstractSet[str]) -> InstanceEntry | None:
+    def _free_instance(self, ticket: Ticket) -> InstanceEntry | None:
         """The instance with a free slot that knows most of the conversation; among equals, the least busy one."""
         free = [
             instance
             for instance in self.seating.alive(ticket.model)
-            if instance.state == "ready" and len(instance.running) < instance.slots and instance.id not in draining
+            if instance.state == "ready" and len(instance.running) < instance.slots and instance.id not in self.draining
         ]
         return max(free, key=lambda i: (i.seen.longest(ticket.prefixes), -len(i.running), i.idle_since), default=None)
 

@@ -62,16 +62,15 @@ class Seating:
     ) -> list[str]:
         """Return the instances to drain for a model: the same ones each time, until they are idle and make room.
 
-        They go in the order in which they got their last requests, except those that are `staying`.
+        They go in the order in which they got their last requests, those that are `staying` last.
         """
         seats = self._seats(model, leaving, promised)
-        others = [
-            seat for seat in seats
-            if seat.state in {"ready", "loading"} and not seat.kept and seat.instance not in staying
-        ]
+        others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         order = sorted(
             (seat for seat in others if self._instances[seat.instance].model != model),
-            key=lambda seat: (seat.state == "loading", self._instances[seat.instance].used),
+            key=lambda seat: (
+                seat.instance in staying, seat.state == "loading", self._instances[seat.instance].used,
+            ),
         )
         return [seat.instance for seat in to_drain(self.need(model), seats, order, self._room)]
 
