@@ -97,6 +97,11 @@ class PoolPlay(RuleBasedStateMachine):
         if isinstance(self.refused.get(ticket), WaitedTooLong | InsufficientMemory):
             assert self.limits.queue_timeout == 0
 
+    @rule(models=st.lists(st.sampled_from(MODELS), min_size=2, max_size=6), caller=CALLERS)
+    def submit_many(self, models: list[str], caller: Caller) -> None:
+        for model in models:
+            self.submit(model, (), caller)
+
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def finish(self, data: st.DataObject) -> None:
@@ -372,4 +377,4 @@ class PoolPlay(RuleBasedStateMachine):
 class TestPoolPlay(PoolPlay.TestCase):  # type: ignore[misc,name-defined]  # hypothesis makes the base at run time
     """Random histories of a pool keep every invariant."""
 
-    settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+    settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
