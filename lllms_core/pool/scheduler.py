@@ -4,8 +4,9 @@ Each method takes an event and its time, and returns the effects to carry out. T
 
 1. a request goes to the instance of its model that has a free slot and knows most of its conversation;
 2. without such an instance a new one is loaded, one at a time for each model, up to the model's `max_instances`;
-3. if there is no place or no memory for it, idle instances of other models are unloaded: as few as suffice, the least
-   recently used (`budget`);
+3. if there is no place or no memory for it, stored sessions in memory are given up, then idle instances of other models
+   are unloaded: the cheapest set that suffices (`budget`); memory that other programs hold is waited for, and looked
+   for every few seconds;
 4. if they do not suffice and the model has no instance, the instances that got their last requests longest ago are
    drained: they take no requests younger than this one until they are idle, so that models that are never idle starve
    no others; the room that they leave is promised to this one;
@@ -14,7 +15,11 @@ Each method takes an event and its time, and returns the effects to carry out. T
 
 The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
 after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. For other
-models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive.
+models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive;
+only a load that fails for lack of memory is tried once more, with a larger need, before its requests are refused.
+
+Instances that take more memory than they were told to count for that. If that exceeds the limit, idle ones are unloaded
+and nothing is loaded; busy ones are never harmed.
 """
 
 import math
@@ -35,14 +40,16 @@ from lllms_core.errors import (
     WaitedTooLong,
     WrongFile,
 )
-from lllms_core.pool.budget import Admit, Evict, Need, Never, Wait
+from lllms_core.pool.budget import Admit, Evict, Need, Never, Shrink, Wait
 from lllms_core.pool.cores import share_cores
-from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.seating import Seating
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import NEVER, InstanceEntry, ModelLimits, PoolLimits, Ticket
+from lllms_core.pool.state import ALONE, NEVER, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
 
 LONGEST_RETRY_AFTER = 60
+LOOK_AGAIN = 2.0
+"""Seconds between looks for memory that other programs hold."""
 
 
 class Scheduler:
@@ -54,8 +61,12 @@ class Scheduler:
         limits: PoolLimits,
         new_id: Callable[[str], str],
         absent: Collection[str] = (),
+        look: Callable[[], Surroundings] = lambda: ALONE,
     ) -> None:
-        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing."""
+        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing.
+
+        `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
+        """
         self.limits = limits
         self.instances: dict[str, InstanceEntry] = {}
         self.waiting: dict[str, Ticket] = {}
@@ -67,13 +78,19 @@ class Scheduler:
         self.stopping = False
         self._absent = set(absent)
         self._models = models
-        self.seating = Seating(models, limits, self.instances)
+        self.seating = Seating(models, limits, self.instances, look)
         self._kept = [name for name, model in models.items() if model.min_instances > 0]
         self.setbacks = Setbacks()
         self._new_id = new_id
         self._failed: set[str] = set()
         """Models whose last load failed, or whose instance died. Beyond `min_instances` they grow again only at a new
         request, or if their waiting requests have no other instance."""
+        self._again: set[str] = set()
+        """Models whose last load failed for lack of memory and is to be tried once more."""
+        self._shrinking = False
+        """Whether sessions are being given up."""
+        self._look_at: float | None = None
+        """When to look again for memory that other programs hold."""
         self._working: list[str] = []
         """Busy instances, in the order in which they became busy."""
         self._seconds_per_request = 1.0
@@ -87,7 +104,7 @@ class Scheduler:
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
         self.preparing.discard(model)
-        self.seating.needs.pop(model, None)
+        self.seating.forget(model)
         self._absent.discard(model)
         self._failed.discard(model)
         self.setbacks.clear(model)
@@ -109,12 +126,12 @@ class Scheduler:
         """An instance cannot be loaded, because the files of its model have disappeared."""
         model = self.instances.pop(instance).model
         self._absent.add(model)
-        self.seating.needs.pop(model, None)
+        self.seating.forget(model)
         return self._schedule(now)
 
     def outdated(self, instance: str, now: float) -> list[Effect]:
         """An instance is not loaded, because the files of its model have changed since its need was found out."""
-        self.seating.needs.pop(self.instances.pop(instance).model, None)
+        self.seating.forget(self.instances.pop(instance).model)
         return self._schedule(now)
 
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
@@ -164,14 +181,33 @@ class Scheduler:
             self._working.remove(instance.id)
         return self._schedule(now)
 
-    def gone(self, instance: str, reason: str, now: float) -> list[Effect]:
-        """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten."""
+    def takes(self, instance: str, private: int, now: float) -> list[Effect]:
+        """An instance was measured to take this much private memory, in bytes."""
+        return self._schedule(now) if self.seating.measured(self.instances[instance], private) else []
+
+    def shrunk(self, now: float, *, enough: bool) -> list[Effect]:
+        """Stored sessions have been given up; if not `enough`, those that are left cannot be."""
+        self._shrinking = False
+        if not enough:
+            self.seating.kept_sessions()
+        return self._schedule(now)
+
+    def gone(self, instance: str, reason: str, now: float, *, starved: bool = False) -> list[Effect]:
+        """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten.
+
+        `starved`: for lack of memory. Then its model counts for more; a load is tried again at once, but only once.
+        """
         entry = self.instances.pop(instance)
         for ticket in entry.running:
             del self.running[ticket]
         if entry.running:
             self._working.remove(instance)
         effects: list[Effect] = []
+        if starved and entry.state != "closing":
+            self.seating.learn(entry.model, self.seating.after_death(entry))
+            if entry.state == "loading" and not entry.again:
+                self._again.add(entry.model)
+                return self._schedule(now)
         if entry.state != "closing":
             self._failed.add(entry.model)
             served = now - entry.ready_since if entry.state == "ready" else 0.0
@@ -206,6 +242,7 @@ class Scheduler:
         if not self.stopping:
             times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
             times += [at for model in self._kept if (at := self.retry_at(model)) is not None]
+            times += [] if self._look_at is None else [self._look_at]
         return min(times, default=None)
 
     def retry_at(self, model: str) -> float | None:
@@ -217,17 +254,19 @@ class Scheduler:
             return setback.retry_at
         if not self.seating.known(model):
             return None if model in self.measuring else setback.retry_at
-        return setback.retry_at if isinstance(self.seating.decide(model), Admit | Evict) else None
+        return setback.retry_at if isinstance(self.seating.decide(model), Admit | Shrink | Evict) else None
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Effect]:
         if self.stopping:
             return []
+        self._look_at = None
         kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
         wanted = {ticket.model for ticket in self.waiting.values()} | kept
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
-        effects += self._assign_and_load(kept, now)
+        self._again &= wanted
+        effects += [*self._assign_and_load(kept, now), *self._shed()]
         if refused := self._refuse_expired(now):
             effects += [*refused, *self._assign_and_load(kept, now)]  # the refused requests have made way
         return [*effects, *self._load_minimum(kept), *self._unload_expired(now), *self._share_cores()]
@@ -262,7 +301,7 @@ class Scheduler:
     def _assign_and_load(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         full: set[str] = set()
         draining: set[str] = set()
-        effects = self._make_room_for_kept(kept, draining)
+        effects = self._make_room_for_kept(kept, draining, now)
         promised: list[Need] = []
         """Room that is not free yet, for models whose requests came first."""
         for ticket in list(self.waiting.values()):
@@ -275,24 +314,40 @@ class Scheduler:
                 continue
             full.add(ticket.model)
             if self._may_grow(ticket.model):
-                effects += self._make_room(ticket.model, draining, promised)
+                effects += self._make_room(ticket.model, draining, promised, now)
         return effects
 
-    def _make_room(self, model: str, draining: set[str], promised: list[Need]) -> list[Effect]:
+    def _shed(self) -> list[Effect]:
+        """Unload idle instances if all together have grown above the limit."""
+        return [self._stop(self.instances[victim]) for victim in self.seating.to_shed()]
+
+    def _shrink(self, size: int) -> list[Effect]:
+        if self._shrinking:
+            return []
+        self._shrinking = True
+        return [ShrinkSessions(size)]
+
+    def _make_room(self, model: str, draining: set[str], promised: list[Need], now: float) -> list[Effect]:
         """Load an instance for the requests of a model, or do what makes room for it."""
         match self.seating.decide(model, draining, promised):
             case Admit():
                 return [self._start(model)]
             case Never():
                 return self._refuse_too_large(model)
+            case Shrink(size):
+                promised.append(self.seating.need(model))
+                return self._shrink(size)
             case Evict(victims):
                 promised.append(self.seating.need(model))
                 return [self._stop(self.instances[victim]) for victim in victims]
             case Wait("closing"):
                 promised.append(self.seating.need(model))
-            case Wait() if not self._alive(model) and (drained := self.seating.to_drain(model, draining, promised)):
-                draining.update(drained)
-                promised.append(self.seating.need(model))
+            case Wait(reason):
+                if reason == "machine":
+                    self._look_at = now + LOOK_AGAIN
+                if not self._alive(model) and (drained := self.seating.to_drain(model, draining, promised)):
+                    draining.update(drained)
+                    promised.append(self.seating.need(model))
         return []
 
     def _refuse_too_large(self, model: str) -> list[Effect]:
@@ -304,12 +359,16 @@ class Scheduler:
         tickets = [ticket for ticket in self.waiting.values() if ticket.model == model]
         return self._refuse_waiting(lambda _: ModelTooLarge(text), tickets)
 
-    def _make_room_for_kept(self, kept: AbstractSet[str], draining: set[str]) -> list[Effect]:
+    def _make_room_for_kept(self, kept: AbstractSet[str], draining: set[str], now: float) -> list[Effect]:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
         effects: list[Effect] = []
         for model in self._kept:
             if model in kept and self._may_be_kept(model):
                 match self.seating.decide(model):
+                    case Shrink(size):
+                        effects += self._shrink(size)
+                    case Wait("machine"):
+                        self._look_at = now + LOOK_AGAIN
                     case Evict(victims):
                         effects += [self._stop(self.instances[victim]) for victim in victims]
                     case Wait("busy"):
@@ -399,7 +458,9 @@ class Scheduler:
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, ShareCores) else 0)
 
     def _start(self, model: str) -> Effect:
-        instance = InstanceEntry(self._new_id(model), model, self.limits.cores, self.seating.need(model))
+        need = self.seating.need(model)
+        instance = InstanceEntry(self._new_id(model), model, self.limits.cores, need, need, again=model in self._again)
+        self._again.discard(model)
         self.instances[instance.id] = instance
         return Start(instance.id, model, instance.threads)
 
