@@ -21,10 +21,9 @@ def memory_text(memory: Memory) -> str:
 
 def learnt_of(entry: "CatalogEntry", config: "Config") -> "Learnt":
     """Return what servers have learnt of a model as it is configured now."""
-    from lllms_core.pool.learnt import FILE, LearntStore
-    from lllms_core.pool.memory_watch import key
+    from lllms_core.pool.learnt import LearntStore
 
-    return LearntStore(config.server.models_dir / FILE).get(key(entry.engine.name, entry.name, entry.fingerprint))
+    return LearntStore.of(config.server).latest(entry.engine.name, entry.fingerprint)
 
 
 def learnt_text(learnt: "Learnt") -> str:

@@ -25,6 +25,8 @@ class Need:
     """Mapped weights."""
     file: Hashable | None = None
     """Instances with this file share the mapped weights; None: with no other."""
+    estimate: int | None = None
+    """The private bytes by the estimate, if `private` is more because of what was learnt."""
 
     @property
     def total(self) -> int:
@@ -33,7 +35,12 @@ class Need:
 
     def raised(self, private: int) -> "Need":
         """Return the need of an instance that was seen to take this much private memory; never a smaller one."""
-        return self if private <= self.private else evolve(self, private=private)
+        return self if private <= self.private else evolve(self, private=private, estimate=self.told)
+
+    @property
+    def told(self) -> int:
+        """The private bytes by the estimate, which also tell the sizes of a model apart."""
+        return self.private if self.estimate is None else self.estimate
 
 
 SeatState = Literal["loading", "ready", "closing", "reserved"]
@@ -166,9 +173,8 @@ def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
         return Never(used(kept))
     shrunk = _without_sessions(room)
     if fits(wanted, lasting, shrunk, closing):
-        if not fits(wanted, here, shrunk):
-            return Wait("closing")
-        return Shrink(max(lacking(wanted, here, room), lacking(wanted, lasting, room, closing)))
+        size = max(lacking(wanted, here, room), lacking(wanted, lasting, room, closing))
+        return Shrink(size) if fits(wanted, here, shrunk) else Wait("closing")
     idle = [seat for seat in lasting if _may_go(seat)]
     if victims := _victims(wanted, lasting, idle, shrunk, closing):
         return Evict(tuple(seat.instance for seat in victims))

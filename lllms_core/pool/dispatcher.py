@@ -14,7 +14,7 @@ from lllms_core.pool.budget import Need
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
-from lllms_core.pool.memory_watch import MEASURE_SECONDS, MemoryWatch, key
+from lllms_core.pool.memory_watch import MEASURE_SECONDS, MemoryWatch
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
@@ -35,7 +35,7 @@ class Dispatcher:
 
     def __init__(
         self, models: Mapping[str, PoolModel], scheduler: Scheduler, start: StartWorker, patience: Patience,
-        keeper: SessionKeeper | None, watch: MemoryWatch,
+        *, keeper: SessionKeeper | None, watch: MemoryWatch,
     ) -> None:
         self.scheduler = scheduler
         self.instances: dict[str, Instance] = {}
@@ -159,9 +159,7 @@ class Dispatcher:
             return
         file = None if entry.files is None else entry.files.find()
         spec = entry.spec if file is None else evolve(entry.spec, file=file)
-        self._fingerprints[model] = fingerprint = entry.look(spec.file).fingerprint
-        learnt = self._watch.store.get(key(entry.engine.name, model, fingerprint))
-        self.scheduler.seating.learn(model, learnt.private, learnt.load_seconds)
+        self._fingerprints[model] = entry.look(spec.file).fingerprint
 
         async def measure() -> None:
             self._measured(model, await asyncio.to_thread(need_of, entry, spec))
@@ -171,14 +169,18 @@ class Dispatcher:
         task.add_done_callback(self._measuring.discard)
 
     def _measured(self, model: str, need: Need) -> None:
+        engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
+        learnt = self._watch.known(engine, model, fingerprint, need.told)
+        self.scheduler.seating.learn(model, need.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
         """Learn from a worker that died for lack of memory: it needs more than it was told to."""
         private = self.scheduler.seating.after_death(entry)
         again = "; its load is tried once more" if entry.state == "loading" and not entry.again else ""
-        LOG.warning("%s counts for %s of memory from now on%s", entry.model, human_size(private), again)
-        self._watch.learn(self._models[entry.model].engine.name, instance, private)
+        if entry.model not in self.scheduler.seating.fixed:
+            LOG.warning("%s counts for %s of memory from now on%s", entry.model, human_size(private), again)
+        self._watch.learn(self._models[entry.model].engine.name, instance, entry.told.told, private)
         self._watch.save_now()
 
     def _shrink_sessions(self, size: int) -> None:
@@ -196,9 +198,10 @@ class Dispatcher:
         if private is None and load_seconds is None:
             return
         entry = self.scheduler.instances[instance.id]
-        learnt = self._watch.learn(self._models[instance.model].engine.name, instance, private or 0, load_seconds)
-        if instance.footprint.fingerprint == self._fingerprints.get(instance.model):
-            self.scheduler.seating.learn(instance.model, learnt.private, learnt.load_seconds)
+        told = entry.told.told
+        learnt = self._watch.learn(self._models[entry.model].engine.name, instance, told, private or 0, load_seconds)
+        if instance.footprint.fingerprint == self._fingerprints.get(entry.model):
+            self.scheduler.seating.learn(entry.model, told, learnt.private, learnt.load_seconds)
         if private is not None:
             self.apply(self.scheduler.takes(instance.id, private, time.monotonic()))
             self._watch.report_growth(entry)

@@ -1,4 +1,4 @@
-"""What was learnt of each configuration: the memory that its workers took, and the time of its loads; kept on the disk."""
+"""What was learnt of each configuration, kept on the disk: the memory of its workers, and the time of its loads."""
 
 import json
 import logging
@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import time
+from typing import Self
 
 from attrs import frozen
 from filelock import FileLock, Timeout
 
+from lllms_core.config import ServerConfig
 from lllms_core.machine import read_regular
 from lllms_core.tracebacks import kind
 
@@ -68,10 +70,21 @@ class LearntStore:
         self.changed = False
         """Whether there is something worth a write."""
 
+    @classmethod
+    def of(cls, server: ServerConfig) -> Self:
+        """Return what the servers with this `models_dir` have learnt."""
+        return cls(server.models_dir / FILE)
+
     def get(self, key: str) -> Learnt:
         """Return what is known of a configuration, see `key_of`."""
         with self._lock:
             return self._known.get(key, NOTHING_LEARNT)
+
+    def latest(self, engine: str, fingerprint: str) -> Learnt:
+        """Return what is known of a configuration in the size that was loaded last."""
+        with self._lock:
+            sizes = [known for key, known in self._known.items() if key.startswith(key_of(engine, fingerprint))]
+        return max(sizes, key=lambda known: known.used, default=NOTHING_LEARNT)
 
     def learn(self, key: str, private: int = 0, load_seconds: float | None = None) -> Learnt:
         """Remember a measured peak, and the time of a load, and return what is known now.
@@ -109,9 +122,13 @@ class LearntStore:
             self._known = _latest(self._known)
 
 
-def key_of(engine: str, fingerprint: str) -> str:
-    """Return the key of a configuration: the name of its engine, and the fingerprint of its footprint."""
-    return f"{engine} {fingerprint}"
+def key_of(engine: str, fingerprint: str, told: int | None = None) -> str:
+    """Return the key of a configuration: the name of its engine, the fingerprint of its footprint, and its size.
+
+    That is the private bytes that it was estimated to take: automatic options may give one configuration several.
+    Without a size, it is what the keys of all sizes begin with.
+    """
+    return f"{engine} {fingerprint} {'' if told is None else told}"
 
 
 def _add(file: Path, mine: Mapping[str, Learnt]) -> dict[str, Learnt]:

@@ -51,7 +51,7 @@ class MemoryWatch:
         return Surroundings(0 if self._keeper is None else self._keeper.held, self._looked[1])
 
     async def shrink_sessions(self, size: int) -> bool:
-        """Give up this many bytes of sessions; return whether that was possible. None may take their place meanwhile."""
+        """Give up this many bytes of sessions, which no others replace; return whether that was possible."""
         if self._keeper is None:
             return False
         self._keeper.room = max(0, self._keeper.held - size)
@@ -80,9 +80,12 @@ class MemoryWatch:
         self._measured[instance.id] = now
         return private_memory(instance.pid)
 
-    def learn(self, engine: str, instance: Instance, private: int, load_seconds: float | None = None) -> Learnt:
-        """Remember what an instance took, and return what is known of its configuration now."""
-        known = self.store.learn(key(engine, instance.model, instance.footprint.fingerprint), private, load_seconds)
+    def learn(
+        self, engine: str, instance: Instance, told: int, private: int, load_seconds: float | None = None,
+    ) -> Learnt:
+        """Remember what an instance took that was `told` to need that much; return what is known of its like now."""
+        key = key_of(engine, instance.footprint.fingerprint or instance.model, told)
+        known = self.store.learn(key, private, load_seconds)
         if self.store.changed:
             self._save(SAVE_SECONDS)
         return known
@@ -91,10 +94,15 @@ class MemoryWatch:
         """Log once that an instance takes a fifth more than it was told to need."""
         if entry.grown and entry.id not in self._reported:
             self._reported.add(entry.id)
+            counts = "it counts for that" if entry.need != entry.told else f"raise models.{entry.model}.memory"
             LOG.warning(
-                "%s takes %s of memory of its own, and was told to need %s; the next instances of %s count for that",
-                entry.id, human_size(entry.measured or 0), human_size(entry.told.private), entry.model,
+                "%s takes %s of memory of its own, and was told to need %s; %s",
+                entry.id, human_size(entry.measured or 0), human_size(entry.told.private), counts,
             )
+
+    def known(self, engine: str, model: str, fingerprint: str, told: int) -> Learnt:
+        """Return what is known of the instances of a model that were told to need that much."""
+        return self.store.get(key_of(engine, fingerprint or model, told))
 
     def forget(self, instance: Instance) -> None:
         """An instance is gone, and its memory is free."""
@@ -126,8 +134,3 @@ class MemoryWatch:
 
         if self._saving is None:
             self._saving = asyncio.get_running_loop().create_task(save())
-
-
-def key(engine: str, model: str, fingerprint: str) -> str:
-    """Return the key of a configuration; a model without a fingerprint is known by its name."""
-    return key_of(engine, fingerprint or model)

@@ -19,7 +19,6 @@ from lllms_core.parameters.wording import cut
 from lllms_core.pool.dispatcher import Dispatcher, StartWorker
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
-from lllms_core.pool.learnt import FILE as LEARNT_FILE
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
@@ -55,6 +54,7 @@ class Pool:
         start: StartWorker = start_worker,
         patience: Patience = PATIENCE,
         keeper: SessionKeeper | None = None,
+        *,
         learnt: LearntStore | None = None,
     ) -> None:
         """Prepare a pool; nothing runs yet. `learnt` remembers what models need; without it, that is forgotten."""
@@ -65,7 +65,7 @@ class Pool:
         self._watch = MemoryWatch(learnt, keeper)
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
-        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper, self._watch)
+        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper=keeper, watch=self._watch)
         self._started = False
 
     @classmethod
@@ -85,7 +85,7 @@ class Pool:
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
             memory_limit(server),
         )
-        return cls(models, limits, keeper=keeper, learnt=LearntStore(server.models_dir / LEARNT_FILE))
+        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server))
 
     @property
     def open(self) -> bool:

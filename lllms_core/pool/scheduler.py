@@ -204,7 +204,7 @@ class Scheduler:
             self._working.remove(instance)
         effects: list[Effect] = []
         if starved and entry.state != "closing":
-            self.seating.learn(entry.model, self.seating.after_death(entry))
+            self.seating.learn(entry.model, entry.told.told, self.seating.after_death(entry))
             if entry.state == "loading" and not entry.again:
                 self._again.add(entry.model)
                 return self._schedule(now)

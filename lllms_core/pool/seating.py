@@ -28,8 +28,8 @@ class Seating:
         """By model, as estimated or configured, as far as known; without a memory limit nobody asks for them."""
         self.fixed: set[str] = set()
         """Models whose need is configured: whatever is measured, they count for that."""
-        self.learnt: dict[str, int] = {}
-        """By model: the private bytes that its instances are known to take."""
+        self._learnt: dict[str, dict[int, int]] = {}
+        """By model, and by what its instances are told to need: the private bytes that they are known to take."""
         self.load_seconds: dict[str, float] = {}
         """By model: the time that its loads took."""
         self._models = models
@@ -55,18 +55,23 @@ class Seating:
     def need(self, model: str) -> Need:
         """Return what an instance of this model counts for; nothing while unknown."""
         need = self.needs.get(model, Need())
-        return need if model in self.fixed else need.raised(self.learnt.get(model, 0))
+        return need if model in self.fixed else need.raised(self._learnt.get(model, {}).get(need.told, 0))
 
-    def learn(self, model: str, private: int = 0, load_seconds: float | None = None) -> None:
-        """Count the next instances of a model with what is known of earlier ones; that only raises their need."""
-        self.learnt[model] = max(private, self.learnt.get(model, 0))
+    def learn(self, model: str, told: int, private: int, load_seconds: float | None = None) -> None:
+        """Count the next instances of a model that are `told` to need that much with what is known of earlier ones.
+
+        What is learnt only raises a need.
+        """
+        known = self._learnt.setdefault(model, {})
+        known[told] = max(private, known.get(told, 0))
         if load_seconds is not None:
             self.load_seconds[model] = load_seconds
 
     def forget(self, model: str) -> None:
         """Forget a model's need: its files may have changed."""
-        for known in (self.needs, self.learnt, self.load_seconds):
-            known.pop(model, None)
+        self.needs.pop(model, None)
+        self._learnt.pop(model, None)
+        self.load_seconds.pop(model, None)
 
     def measured(self, entry: InstanceEntry, private: int) -> bool:
         """Record what an instance takes; return whether it counts for more than before."""
@@ -83,7 +88,7 @@ class Seating:
         """
         least = max(entry.need.private, entry.measured or 0)
         raised = int(least * AFTER_DEATH)
-        known = max(self.needs.get(entry.model, entry.told).private, entry.measured or 0)
+        known = max(entry.told.told, entry.measured or 0)
         raised = max(least, min(raised, int(known * MOST_AFTER_DEATHS)))
         if self._memory is None:
             return raised
