@@ -19,11 +19,14 @@ def memory_text(memory: Memory) -> str:
             f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}")
 
 
-def learnt_of(entry: "CatalogEntry", config: "Config") -> "Learnt":
-    """Return what servers have learnt of a model as it is configured now."""
-    from lllms_core.pool.learnt import LearntStore
+def learnt_of(entry: "CatalogEntry", config: "Config", told: int | None = None) -> "Learnt":
+    """Return what servers have learnt of a model as it is configured now; `told`: of instances of that size only."""
+    from lllms_core.pool.learnt import LearntStore, key_of
 
-    return LearntStore.of(config.server).latest(entry.engine.name, entry.fingerprint)
+    store = LearntStore.of(config.server)
+    if told is None:
+        return store.latest(entry.engine.name, entry.fingerprint)
+    return store.get(key_of(entry.engine.name, entry.fingerprint, told))
 
 
 def learnt_text(learnt: "Learnt") -> str:

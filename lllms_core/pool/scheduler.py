@@ -91,6 +91,8 @@ class Scheduler:
         """Whether sessions are being given up."""
         self._look_at: float | None = None
         """When to look again for memory that other programs hold."""
+        self._now = 0.0
+        """The time of the last event."""
         self._working: list[str] = []
         """Busy instances, in the order in which they became busy."""
         self._seconds_per_request = 1.0
@@ -254,14 +256,18 @@ class Scheduler:
             return setback.retry_at
         if not self.seating.known(model):
             return None if model in self.measuring else setback.retry_at
-        return setback.retry_at if isinstance(self.seating.decide(model), Admit | Shrink | Evict) else None
+        decision = self.seating.decide(model)
+        if isinstance(decision, Shrink) or decision == Wait("machine"):
+            # Once the pause is over, it waits for the sessions, or for the next look.
+            return setback.retry_at if setback.retry_at > self._now else None
+        return setback.retry_at if isinstance(decision, Admit | Evict) else None
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Effect]:
         if self.stopping:
             return []
-        self._look_at = None
+        self._now, self._look_at = now, None
         kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
         wanted = {ticket.model for ticket in self.waiting.values()} | kept
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
