@@ -229,7 +229,7 @@ def test_what_is_quickly_loaded_again_goes_first() -> None:
 
 
 def test_instances_that_have_grown_above_the_limit_make_room() -> None:
-    """The cheapest idle ones go that suffice, all if none do; busy, kept and loading ones stay; closing ones count not."""
+    """The cheapest idle ones go that suffice, all if none do; busy, kept and loading ones stay."""
     assert to_shed([busy("a", 6), idle("b", 4)], 10) == ()
     assert to_shed([busy("a", 7), idle("b", 2, 1), idle("c", 2, 2)], 10) == [idle("b", 2, 1)]
     assert to_shed([busy("a", 12), idle("b", 2, 1), idle("c", 2, 2, kept=True)], 10) == [idle("b", 2, 1)]
@@ -305,9 +305,8 @@ def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Roo
         case Shrink(size):
             assert 0 < size <= freed
             assert not fits(wanted, present, room) or not fits(wanted, lasting, room, closing)
-            smaller = evolve(
-                room, sessions=room.sessions - size, available=None if room.available is None else room.available + size,
-            )
+            available = None if room.available is None else room.available + size
+            smaller = evolve(room, sessions=room.sessions - size, available=available)
             assert decide(wanted, seats, smaller) == Admit()
         case Evict(victims):
             assert victims

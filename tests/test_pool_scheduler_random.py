@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from lllms_core.errors import InsufficientMemory, LllmsError, ModelLoadFailed, ModelTooLarge, QueueFull, WaitedTooLong
 from lllms_core.pool.budget import Need, used
 from lllms_core.pool.effects import Assign, Effect, Measure, Refuse, ShareCores, ShrinkSessions, Start, Stop
-from lllms_core.pool.scheduler import LOOK_AGAIN, Scheduler
+from lllms_core.pool.placing import LOOK_AGAIN
+from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.setbacks import FIRST_PAUSE, LONGEST_PAUSE
 from lllms_core.pool.state import NEVER, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
 
@@ -175,7 +176,7 @@ class PoolPlay(RuleBasedStateMachine):
 
     @rule()
     def settle(self) -> None:
-        """If loads work, requests and other programs end, every waiting request is served in a bounded number of turns."""
+        """If loads work, and requests and other programs end, every waiting request is served in some turns."""
         turns = 0
         self.around = Surroundings()
         self.carry_out(self.scheduler.tick(self.now))
@@ -282,8 +283,9 @@ class PoolPlay(RuleBasedStateMachine):
         if self.around.available is not None:
             held = []
             for one in here:
-                private = one.measured if one.measured is not None else 0 if one.state == "loading" else one.need.private
-                shared = 0 if one.state == "loading" else one.need.shared
+                loads = one.state == "loading"
+                private = (0 if loads else one.need.private) if one.measured is None else one.measured
+                shared = 0 if loads else one.need.shared
                 held.append(Need(min(private, one.need.private), shared, one.need.file))
             assert taken - used((), held) <= self.around.available
 

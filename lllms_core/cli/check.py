@@ -90,8 +90,9 @@ def _about_memory(config: "Config", entries: "Sequence[CatalogEntry]") -> list[s
         return []
     told = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
     needs = {
-        entry.name: need if entry.config.memory is not None else need.raised(learnt_of(entry, config, need.told).private)
-        for entry, need in zip(entries, told.values(), strict=True)
+        entry.name: told[entry.name].raised(learnt_of(entry, config, told[entry.name].told).private)
+        if entry.config.memory is None else told[entry.name]
+        for entry in entries
     }
     kept = {entry.name: [needs[entry.name]] * entry.config.min_instances for entry in entries}
     total = used((), [need for all_of in kept.values() for need in all_of])
