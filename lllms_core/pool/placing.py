@@ -15,7 +15,7 @@ from lllms_core.pool.seating import Seating
 from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
 
 LOOK_AGAIN = 2.0
-"""Seconds between looks for memory that other programs hold."""
+"""Seconds between looks for memory that other programs hold, or sessions that could not be given up."""
 
 
 @define
@@ -54,7 +54,7 @@ class Placing:
         self.shrinking = False
         """Whether sessions are being given up."""
         self.look_at: float | None = None
-        """When to look again for memory that other programs hold."""
+        """When to look again for memory that is not the instances'."""
         self.kept = [name for name, model in models.items() if model.min_instances > 0]
         self.limits = limits
         self._models = models
@@ -102,7 +102,7 @@ class Placing:
             case Wait("closing"):
                 plan.promised.append(self.seating.need(model))
             case Wait(reason):
-                if reason == "machine":
+                if reason == "machine" or self.seating.firm:
                     self.look_at = now + LOOK_AGAIN
                 if not self.seating.alive(model) and (
                     drained := self.seating.to_drain(model, plan.leaving, plan.promised, plan.staying)
@@ -131,12 +131,13 @@ class Placing:
                 match self.seating.decide(model):
                     case Shrink(size):
                         effects += self._shrink(size)
-                    case Wait("machine"):
-                        self.look_at = now + LOOK_AGAIN
                     case Evict(victims):
                         effects += [self.stop(self.instances[victim]) for victim in victims]
-                    case Wait("busy"):
-                        self.draining.update(self.seating.to_drain(model, self.draining))
+                    case Wait(reason):
+                        if reason == "machine" or self.seating.firm:
+                            self.look_at = now + LOOK_AGAIN
+                        if reason == "busy":
+                            self.draining.update(self.seating.to_drain(model, self.draining))
         return effects
 
     def _free_instance(self, ticket: Ticket) -> InstanceEntry | None:

@@ -272,7 +272,8 @@ class Scheduler:
         if not self.seating.known(model):
             return None if model in self.measuring else setback.retry_at
         decision = self.seating.decide(model)
-        if isinstance(decision, Shrink) or decision == Wait("machine"):
+        looks = decision == Wait("machine") or (isinstance(decision, Wait) and self.seating.firm > 0)
+        if isinstance(decision, Shrink) or looks:
             # Once the pause is over, it waits for the sessions, or for the next look.
             return setback.retry_at if setback.retry_at > self._now else None
         return setback.retry_at if isinstance(decision, Admit | Evict) else None

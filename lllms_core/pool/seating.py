@@ -38,7 +38,8 @@ class Seating:
         self._places = limits.max_instances
         self._instances = instances
         self._look = look
-        self._firm = 0
+        self.firm = 0
+        """Bytes of stored sessions that could not be given up."""
 
     def alive(self, model: str) -> list[InstanceEntry]:
         """Return the instances of a model that are ready or loading."""
@@ -124,7 +125,7 @@ class Seating:
 
     def kept_sessions(self) -> None:
         """Record that the sessions left cannot be given up."""
-        self._firm = self._look().sessions
+        self.firm = self._look().sessions
 
     def to_drain(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
@@ -184,8 +185,8 @@ class Seating:
         if self._memory is None:
             return Room(None, self._places)
         now = self._look()
-        self._firm = min(self._firm, now.sessions)
-        return Room(self._memory.instances, self._places, now.sessions, self._firm, now.available)
+        self.firm = min(self.firm, now.sessions)
+        return Room(self._memory.instances, self._places, now.sessions, self.firm, now.available)
 
     def _seats(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
