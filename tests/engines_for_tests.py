@@ -105,8 +105,9 @@ def strike(fault: str) -> None:
 class ScriptedModel(SerialModel):
     """Continues "count" with numbers, "echo TEXT" with the text; the name of a fault triggers it in the second step.
 
-    "take N" takes N megabytes of memory for good. "open FAULT" triggers it in `open`, "cancel FAULT" counts and triggers it in `cancel`, "child" starts a program. The
-    second step of "look" checks for an interruption until one comes, that of "look once" checks only once.
+    "take N" takes N megabytes of memory for good. "open FAULT" triggers it in `open`, "cancel FAULT" counts and
+    triggers it in `cancel`, "child" starts a program. The second step of "look" checks for an interruption until one
+    comes, that of "look once" checks only once.
     """
 
     context_length = 1_000_000

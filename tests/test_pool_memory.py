@@ -353,7 +353,7 @@ def test_deaths_never_make_a_model_too_large() -> None:
 
 
 def test_a_worker_that_died_for_memory_at_work_needs_more() -> None:
-    """The need is raised to a quarter more than it was measured to take, and the model is loaded again when asked for."""
+    """The need is raised to a quarter more than it was measured to take; the model is loaded when it is asked for."""
     world = World({"a": 4})
     world.busy("a", 1)
     world.scheduler.takes("a1", 6, 2)
@@ -515,7 +515,7 @@ def test_sessions_in_memory_take_a_share_of_the_limit(tmp_path: Path) -> None:
 def test_a_margin_stays_free(
     free: int | None, usable: int | None, available: int | None, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the machine can give now is its free memory without a quarter of the reserve; unknown if it does not tell."""
+    """The machine can give its free memory now, less a quarter of the reserve; unknown if it does not tell."""
     monkeypatch.setattr(needs, "free_memory", lambda: free)
     monkeypatch.setattr(needs, "usable_memory", lambda: usable)
     assert memory_available() == available
