@@ -178,7 +178,7 @@ class Dispatcher:
         """Learn from a worker that died for lack of memory: it needs more than it was told to."""
         private = self.scheduler.seating.after_death(entry)
         again = "; its load is tried once more" if entry.state == "loading" and not entry.again else ""
-        if entry.model not in self.scheduler.seating.fixed:
+        if self.scheduler.limits.memory is not None and entry.model not in self.scheduler.seating.fixed:
             LOG.warning("%s counts for %s of memory from now on%s", entry.model, human_size(private), again)
         self._watch.learn(self._models[entry.model].engine.name, instance, entry.told.told, private)
         self._watch.save_now()

@@ -38,6 +38,8 @@ class MemoryWatch:
         self._measured: dict[str, float] = {}
         """By instance: when it was last measured."""
         self._reported: set[str] = set()
+        self._making_room = False
+        """Whether sessions are being given up for an instance."""
         self._saving: asyncio.Task[None] | None = None
         self._shrinking: set[asyncio.Task[bool]] = set()
 
@@ -55,15 +57,20 @@ class MemoryWatch:
         if self._keeper is None:
             return False
         self._keeper.room = max(0, self._keeper.held - size)
-        enough = await self._keeper.shrink(size)
-        self._looked = None
-        return enough
+        self._making_room = True
+        try:
+            return await self._keeper.shrink(size)
+        finally:
+            self._making_room = False
+            self._looked = None
 
     def leave(self, room: int | None) -> None:
         """Leave this many bytes of memory to sessions; None: no limit."""
         keeper = self._keeper
         if keeper is None or keeper.room == room:
             return
+        if self._making_room and keeper.room is not None and (room is None or room > keeper.room):
+            return  # what is being given up is not theirs again
         keeper.room = room
         if room is not None and (excess := keeper.held - room) > 0:
             task = asyncio.get_running_loop().create_task(keeper.shrink(excess))
