@@ -12,7 +12,8 @@ from werkzeug.exceptions import Forbidden
 
 from lllms_core.apis import Api, Paths
 from lllms_core.apis.ignored import HEADER
-from lllms_core.apis.replies import fault_handler, reply
+from lllms_core.apis.replies import fault_handler, outer_fault_handler, reply
+from lllms_core.apis.same_paths import choose_by_header
 from lllms_core.apis.specification import document
 from lllms_core.config import ServerConfig
 from lllms_core.host import Host
@@ -43,7 +44,7 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     app.request_class = PatientRequest
     app.config["MAX_CONTENT_LENGTH"] = server.max_body
     app.config["BODY_TIMEOUT"] = None  # the body of a PatientRequest has limits of its own
-    app.register_error_handler(Exception, fault_handler())
+    app.register_error_handler(Exception, outer_fault_handler([one.object for one in host.plugins.apis.values()]))
     app.before_request(_host_check(server))
     app.before_websocket(_host_check(server))
     if server.cors_origins:
@@ -57,10 +58,11 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
 def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     """Add the routes of every API to an application, under `prefix`; the caller starts and closes the host.
 
-    `/openapi.json` describes them together. The checks of `create_app` (Host header, size of bodies, origins) are not
-    included. An API whose plugin fails to make its routes is left out, and the reason is logged.
+    `/openapi.json` describes them together. Where several serve one path, a header decides (`apis.same_paths`). The
+    checks of `create_app` (Host header, size of bodies, origins) are not included. An API whose plugin fails to make
+    its routes is left out, and the reason is logged.
     """
-    mounted: list[Api] = []
+    mounted: dict[str, Api] = {}
     for name, provided in sorted(host.plugins.apis.items()):
         api = provided.object
         try:
@@ -71,8 +73,9 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
             told = described(error)  # no request is being served yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
         else:
-            mounted.append(api)
-    app.register_blueprint(_description(mounted, host), url_prefix=prefix)
+            mounted[routes.name] = api
+    choose_by_header(app, mounted)
+    app.register_blueprint(_description([*mounted.values()], host), url_prefix=prefix)
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:

@@ -19,6 +19,7 @@ from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
+from lllms_core.text.wildcards import NamePattern
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
 from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError, Violation, closest
@@ -71,10 +72,20 @@ class Catalog:
     entries: tuple[CatalogEntry, ...] = ()
     problems: tuple[Problem, ...] = ()
     _by_name: dict[str, CatalogEntry] = field(init=False, repr=False)
+    """By names and aliases, without the patterns."""
+    _patterns: tuple[tuple[NamePattern, str], ...] = field(init=False, repr=False)
+    """The aliases that are patterns, each with its model's name, the longest first."""
 
     @_by_name.default
     def _index(self) -> dict[str, CatalogEntry]:
-        return {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
+        names = ((name, entry) for entry in self.entries for name in (entry.name, *entry.aliases))
+        return {name: entry for name, entry in names if "*" not in name}
+
+    @_patterns.default
+    def _find_patterns(self) -> tuple[tuple[NamePattern, str], ...]:
+        aliases = ((alias, entry.name) for entry in self.entries for alias in entry.aliases)
+        patterns = [(NamePattern(alias), name) for alias, name in aliases if "*" in alias]
+        return tuple(sorted(patterns, key=lambda one: -one[0].length))
 
     @classmethod
     def build(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
@@ -117,13 +128,19 @@ class Catalog:
         return footprint
 
     def get(self, name: str) -> CatalogEntry:
-        """Look up a model by name or alias. Raises `ModelUnknown`, `ModelLoadFailed` for an offer with a problem."""
+        """Look up a model by name or alias, then by the aliases that are patterns, the longest first.
+
+        Raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem.
+        """
         entry = self._by_name.get(name)
         if entry is not None:
             return entry
         for problem in self.problems:
             if problem.name == name:
                 raise ModelLoadFailed(f"model '{name}' cannot be served: {problem.text}")
+        model = next((model for pattern, model in self._patterns if pattern.fits(name)), None)
+        if model is not None:
+            return self._by_name[model]
         shown = cut(name)
         if not self._by_name:
             raise ModelUnknown(f"no model '{shown}': none is configured, and no plugin offers one")
