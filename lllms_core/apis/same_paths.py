@@ -7,6 +7,7 @@ reaches no route has the shape of the API whose header the request has.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import cast
 
 from quart import Quart, has_request_context, request, websocket
@@ -21,26 +22,31 @@ def find_speaker(apis: Iterable[Api]) -> Api | None:
     return next((api for api in apis if api.header is not None and api.header in headers), None)
 
 
-def choose_by_header(app: Quart, apis: Mapping[str, Api]) -> None:
-    """Let each request to an application reach the API that its headers tell; `apis`: by the names of their blueprints.
+class SamePaths:
+    """Lets each request to an application reach the API that its headers tell.
 
     Two routes have the same path if they are written the same, like `/v1/models/<path:name>`.
     """
-    routes: dict[str, list[tuple[QuartRule, Api]]] = {}
-    for rule in cast("Iterator[QuartRule]", app.url_map.iter_rules()):
-        api = apis.get(rule.endpoint.partition(".")[0])
-        if api is not None:
-            routes.setdefault(rule.rule, []).append((rule, api))
-    shared = {path: found for path, found in routes.items() if len({api.name for _, api in found}) > 1}
 
-    def choose(_endpoint: str | None, _arguments: dict[str, object] | None) -> None:
-        rule = request.url_rule if has_request_context() else None
-        if rule is not None and rule.rule in shared:
-            request.url_rule = _chosen(shared[rule.rule], request.method) or rule
+    def __init__(self, app: Quart) -> None:
+        self.apis: dict[str, Api] = {}
+        """By the names of their blueprints; complete before the first request."""
+        self._app = app
 
-    if shared:
-        # These run before everything else that looks at the route: a refusal by a check is told by the right API, too.
-        app.url_value_preprocessor(choose)
+    async def choose(self) -> None:
+        """Choose the route of the current request; runs before everything that looks at it, as a refusal does."""
+        rule = request.url_rule
+        if rule is not None and rule.rule in self._shared:
+            request.url_rule = _chosen(self._shared[rule.rule], request.method) or rule
+
+    @cached_property
+    def _shared(self) -> Mapping[str, Sequence[tuple[QuartRule, Api]]]:
+        routes: dict[str, list[tuple[QuartRule, Api]]] = {}
+        for rule in cast("Iterator[QuartRule]", self._app.url_map.iter_rules()):
+            api = self.apis.get(rule.endpoint.partition(".")[0])
+            if api is not None:
+                routes.setdefault(rule.rule, []).append((rule, api))
+        return {path: found for path, found in routes.items() if len({api.name for _, api in found}) > 1}
 
 
 def _chosen(routes: Sequence[tuple[QuartRule, Api]], method: str) -> QuartRule | None:

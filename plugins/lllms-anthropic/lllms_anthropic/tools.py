@@ -31,7 +31,7 @@ def read_tools(tools: object, choice: object) -> ToolParameters:
     values: dict[str, object] = {}
     unused: list[str] = []
     if tools is not None:
-        read = []
+        read: dict[str, object] = {}
         for index, one in enumerate(read_list(tools, "tools")):
             path = f"tools[{index}]"
             fields = read_fields(one, path)
@@ -40,15 +40,18 @@ def read_tools(tools: object, choice: object) -> ToolParameters:
                 unused.append(f"tools.{kind}")  # by its name, which is its version, too: web_search_20250305
                 continue
             unused += (f"tools.{name}" for name in fields if name not in READ)
-            read.append({"type": "function", "function": _read_tool(fields, path)})
-        _check_names(read)
-        values["tools"] = read
+            name, function = _read_tool(fields, path)
+            if name in read:
+                raise InvalidRequest(f"Invalid 'tools': several are named '{name}'.", "tools", "invalid_value")
+            read[name] = {"type": "function", "function": function}
+        values["tools"] = [*read.values()]
     if choice is not None:
         values |= _read_choice(choice)
     return ToolParameters(values, tuple(dict.fromkeys(unused)))
 
 
-def _read_tool(fields: Mapping[str, object], path: str) -> dict[str, object]:
+def _read_tool(fields: Mapping[str, object], path: str) -> tuple[str, Mapping[str, object]]:
+    """Return a tool's name, and its function in OpenAI's form."""
     name = read_string(fields, "name", path)
     if not NAME.fullmatch(name):
         text = f"Invalid '{path}.name': '{name[:80]}' is not 1 to 64 letters, digits, '_' and '-'."
@@ -63,19 +66,8 @@ def _read_tool(fields: Mapping[str, object], path: str) -> dict[str, object]:
         raise InvalidRequest(text, f"{path}.input_schema", "invalid_value")
     strict = Flag().check(f"{path}.strict", fields.get("strict", False))
     described = Text().check(f"{path}.description", fields.get("description", ""))
-    return {
-        "name": name, "parameters": schema, "strict": strict, **({"description": described} if described else {}),
-    }
-
-
-def _check_names(tools: list[dict[str, object]]) -> None:
-    seen: set[object] = set()
-    for tool in tools:
-        function = tool["function"]
-        assert isinstance(function, dict)  # noqa: S101  # as made above
-        if function["name"] in seen:
-            raise InvalidRequest(f"Invalid 'tools': several are named '{function['name']}'.", "tools", "invalid_value")
-        seen.add(function["name"])
+    function = {"name": name, "parameters": schema, "strict": strict}
+    return name, {**function, "description": described} if described else function
 
 
 def _read_choice(value: object) -> dict[str, object]:
