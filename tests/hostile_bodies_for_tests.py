@@ -81,9 +81,9 @@ def deep() -> Iterator[Input]:
             hi, b'{"type":"tool_use","id":"c","name":"f","input":{"a":@}}',
         )),
         "a block": (MESSAGES, "messages", b'[{"role":"user","content":[@]}]'),
-        "a result": (
-            MESSAGES, "messages", b'[{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":[@]}]}]',
-        ),
+        "a result": (MESSAGES, "messages", b'[{"role":"user","content":[%s]}]' % (
+            b'{"type":"tool_result","tool_use_id":"c","content":[@]}'
+        )),
         "output_config": (COUNT_TOKENS, "output_config", b'{"format":{"type":"json_schema","schema":%s}}' % schema),
     }
     for place, (path, name, value) in places.items():
