@@ -14,6 +14,9 @@ TYPES: Mapping[int, str] = {
 }
 """By status; others are `invalid_request_error` below 500, and `api_error` above."""
 
+UNTHREADED = "thread_unsupported_request"
+"""The code by which clients learn that a server keeps no conversations: they send whole ones from then on."""
+
 
 def status_of(fault: Fault) -> int:
     """Return the HTTP status of a fault."""
@@ -24,4 +27,7 @@ def fault_value(fault: Fault) -> dict[str, object]:
     """Return `{"type": "error", "error": {"type", "message"}}`."""
     status = status_of(fault)
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": "error", "error": {"type": kind, "message": short_message(fault)}}
+    told: dict[str, object] = {"type": kind, "message": short_message(fault)}
+    if fault.code == UNTHREADED:
+        told["details"] = {"error_code": UNTHREADED}
+    return {"type": "error", "error": told}

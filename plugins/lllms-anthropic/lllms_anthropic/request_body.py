@@ -7,11 +7,12 @@ from typing import cast
 from attrs import evolve, field, fields, frozen
 
 from lllms_anthropic.conversation import read_conversation
+from lllms_anthropic.faults import UNTHREADED
 from lllms_anthropic.tools import read_tools
 from lllms_core.apis import Server
 from lllms_core.apis.bodies import take, take_text
 from lllms_core.apis.fields import read_fields
-from lllms_core.errors import InvalidRequest, RequestError
+from lllms_core.errors import InvalidRequest, RequestError, UnsupportedParameter
 from lllms_core.parameters import ROUTES
 from lllms_core.parameters.kinds import Flag, Json, OneOf, Strings
 from lllms_core.parameters.table import MAX_STOPS
@@ -21,7 +22,8 @@ from lllms_core.types import ChatRequest, Constraint, ReasoningEffort, Sampling,
 NAMED: Mapping[str, tuple[object, ...]] = {
     "metadata": ({},), "service_tier": ("auto", "standard_only"), "speed": ("standard",), "container": (),
     "inference_geo": (), "context_management": ({}, {"edits": []}), "diagnostics": (), "user_profile_id": (),
-    "workspace_id": (), "anthropic_version": (), "anthropic_beta": ([],),
+    "workspace_id": (), "anthropic_version": (), "anthropic_beta": ([],), "compaction": (), "fallbacks": ([],),
+    "fallback_credit_token": (), "billing_policy": (),
 }
 """Members that do not concern the text, with the values that ask for nothing."""
 OURS = frozenset(attribute.name for attribute in fields(Sampling)) | {
@@ -112,6 +114,9 @@ def _read_parameters(values: dict[str, object]) -> _Read:
     constraint = _read_format(config, values.pop("output_format", None))
     if values.pop("mcp_servers", []) != []:
         raise unsupported("mcp_servers", "[]")
+    if "thread" in values:
+        text = "'thread' is not supported: no conversation is kept here; leave it out, and send the whole conversation"
+        raise UnsupportedParameter(text, "thread", UNTHREADED)
     for name, neutral in NAMED.items():
         if name in values and values.pop(name) not in neutral:
             unused.append(name)

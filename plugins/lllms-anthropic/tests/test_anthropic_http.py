@@ -145,6 +145,21 @@ def test_an_effort_that_a_template_does_not_know_is_named(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("model", ["bot", "tiny"])
+def test_the_clients_tool_runner(client: anthropic.Anthropic, model: str) -> None:
+    """The runner first asks the server to keep the conversation, is told that it does not, and sends all of it."""
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """Get the weather in a city."""
+        return "sunny, 21 degrees" if city == "Paris" else "unknown"
+
+    runner = client.beta.messages.tool_runner(
+        model=model, max_tokens=500, messages=[ASK], tools=[get_weather], extra_body={"temperature": 0},
+    )
+    assert runner.until_done().content[-1].text == "It is sunny in Paris, 21 degrees."
+
+
+@pytest.mark.parametrize("model", ["bot", "tiny"])
 def test_tokens_are_counted_exactly(client: anthropic.Anthropic, model: str) -> None:
     """The count of a prompt is that of the answer's usage, to the token, with and without tools and a system prompt."""
     for more in ({}, {"system": "Be brief."}, {"tools": [WEATHER]}):

@@ -142,7 +142,8 @@ def test_parameters_of_ours() -> None:
     ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema"),
     ({"output_config": {"format": {"type": "json_schema", "schema": {}}}, "output_format":
       {"type": "json_schema", "schema": SCHEMA}}, "output_format"),
-    ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"), ({"novelty": 1}, "novelty"), ({"n": 3}, "n"),
+    ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"), ({"thread": {"type": "create"}}, "thread"),
+    ({"novelty": 1}, "novelty"), ({"n": 3}, "n"),
     ({"logprobs": True}, "logprobs"), ({"stop": ["x"]}, "stop"), ({"stream_options": {}}, "stream_options"),
 ])
 def test_faults_name_the_field(members: dict[str, Any], param: str) -> None:
