@@ -27,7 +27,10 @@ def fault_value(fault: Fault) -> dict[str, object]:
     """Return `{"type": "error", "error": {"type", "message"}}`."""
     status = status_of(fault)
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    told: dict[str, object] = {"type": kind, "message": short_message(fault)}
+    message = short_message(fault)
+    if fault.code == "context_length_exceeded":
+        message = f"prompt is too long: {message}"  # the words by which clients know that they must shorten it
+    told: dict[str, object] = {"type": kind, "message": message}
     if fault.code == UNTHREADED:
         told["details"] = {"error_code": UNTHREADED}
     return {"type": "error", "error": told}

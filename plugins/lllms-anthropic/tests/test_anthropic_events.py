@@ -162,7 +162,8 @@ def test_a_cut_call_is_left_out() -> None:
 
 @pytest.mark.parametrize(("error", "status", "kind"), [
     (errors.InvalidRequest("x"), 400, "invalid_request_error"), (errors.ModelUnknown("x"), 404, "not_found_error"),
-    (errors.ContextOverflow("x"), 400, "invalid_request_error"), (errors.QueueFull("x"), 429, "rate_limit_error"),
+    (errors.ContextOverflow("x", None, "context_length_exceeded"), 400, "invalid_request_error"),
+    (errors.QueueFull("x"), 429, "rate_limit_error"),
     (errors.WaitedTooLong("x"), 529, "overloaded_error"), (errors.InsufficientMemory("x"), 529, "overloaded_error"),
     (errors.ShuttingDown("x"), 529, "overloaded_error"), (errors.ModelTooLarge("x"), 503, "api_error"),
     (errors.ModelLoadFailed("x"), 503, "api_error"), (errors.EngineFailed("x"), 500, "api_error"),
@@ -171,6 +172,7 @@ def test_a_cut_call_is_left_out() -> None:
 def test_each_error_has_its_type(error: errors.LllmsError, status: int, kind: str) -> None:
     """Errors have Anthropic's types and statuses, whole and in a stream."""
     api, fault = AnthropicApi(), explain(error)
-    shape = {"type": "error", "error": {"type": kind, "message": "x"}}
+    message = "prompt is too long: x" if isinstance(error, errors.ContextOverflow) else "x"
+    shape = {"type": "error", "error": {"type": kind, "message": message}}
     assert (api.status(fault), api.fault(fault)) == (status, shape)
     assert events(MessageEvents(lambda: ("m", "bot"), ()).fault(fault)) == [shape]
