@@ -35,6 +35,8 @@ class MessageEvents(Encoder):
 
     def delta(self, delta: Delta) -> bytes:
         """Return the events for a piece: thoughts, text, calls, in this order."""
+        if self._open == "text" and not (delta.reasoning or delta.calls):
+            return self._write(delta.text) if delta.text else b""  # most pieces: this runs for every token
         said = b"" if self._begun else self._start(delta.admitted)
         if delta.reasoning:
             said += self._piece("thinking", thinking_block(""), "thinking", delta.reasoning)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from lllms_anthropic.conversation import ROLES
 from lllms_anthropic.model_list import MOST
 from lllms_anthropic.request_body import EFFORTS, THINKING
 from lllms_anthropic.tools import CHOICES, NAME
@@ -35,10 +34,15 @@ _SOURCE: Json = {"anyOf": [
     _block("base64", ["media_type", "data"], media_type=STRING, data=STRING), _block("url", ["url"], url=STRING),
 ]}
 _IMAGE = _block("image", ["source"], source=_SOURCE)
-MESSAGES: Json = {"type": "array", "minItems": 1, "items": _object(
-    ["role", "content"], role={"enum": [*ROLES]},
-    content={"anyOf": [STRING, {"type": "array", "items": {"anyOf": [_TEXT, _THOUGHTS, _CALL, _RESULT, _IMAGE]}}]},
-)}
+_BLOCKS: Mapping[str, Sequence[Json]] = {
+    "user": (_TEXT, _IMAGE, _RESULT), "assistant": (_TEXT, _THOUGHTS, _CALL), "system": (_TEXT,),
+}
+MESSAGES: Json = {"type": "array", "minItems": 1, "items": {"anyOf": [
+    _object(["role", "content"], role={"const": role}, content={
+        "anyOf": [STRING, {"type": "array", "items": {"anyOf": [*blocks]}}],
+    })
+    for role, blocks in _BLOCKS.items()
+]}}
 _TOOL = _object(
     ["name", "input_schema"], name={"type": "string", "pattern": f"^{NAME.pattern}$"}, description=STRING,
     input_schema={"type": "object", "properties": {"type": {"const": "object"}}}, type={"const": "custom"},

@@ -352,7 +352,7 @@ def test_the_description_is_true(url: str, path: str, mode: GenerationMode) -> N
     operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path]["POST"]
     statuses = set()
 
-    @settings(max_examples=25, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+    @settings(max_examples=4, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
               suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def fuzz(case: Any) -> None:
@@ -363,8 +363,12 @@ def test_the_description_is_true(url: str, path: str, mode: GenerationMode) -> N
         assert answer.status_code < 500, (case.body, answer.text)
         case.validate_response(answer, checks=[schemathesis.checks.response_schema_conformance])
 
-    fuzz()
-    assert statuses & ({200} if mode is GenerationMode.POSITIVE else {400})
+    wanted = 200 if mode is GenerationMode.POSITIVE else 400
+    for _ in range(20):  # chance may produce only requests that are refused for their meaning
+        fuzz()
+        if wanted in statuses:
+            return
+    raise AssertionError("nothing was answered, or nothing refused")
 
 
 def test_the_models_fit_their_description(url: str) -> None:
