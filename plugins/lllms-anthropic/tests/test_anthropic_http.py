@@ -1,6 +1,7 @@
 """The real server, asked by the official client and by plain HTTP: the mock, and a trained model."""
 
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from schemathesis import GenerationMode
 from lllms_core.apis import Api
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
+from lllms_core.engines import Engine, SerialModel
+from lllms_core.engines.base import TOOL_PARAMETERS
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
 from lllms_core.testing import running_server
+from lllms_core.types import ChatRequest, Media
 
 pytestmark = pytest.mark.slow
 
@@ -319,6 +323,54 @@ def test_a_large_request_is_read_like_a_small_one(url: str) -> None:
     wrong = httpx.post(f"{url}/v1/messages", json={**body, "tools": [*tools, tools[0]]}, timeout=60)
     assert (wrong.status_code, wrong.json()["error"]["type"]) == (400, "invalid_request_error")
     assert "tool0" in wrong.json()["error"]["message"]
+
+
+class Seer(SerialModel):
+    """Says where the images of a conversation come from."""
+
+    def chat(self, request: ChatRequest) -> Iterator[str]:
+        parts = (part for message in request.messages for part in message.parts)
+        yield " ".join(part.source for part in parts if isinstance(part, Media))
+
+
+class Eyes(Engine):
+    name = "eyes"
+    isolation = "thread"
+    needs_file = False
+    media = frozenset({"image"})
+    parameters = TOOL_PARAMETERS
+
+    def load(self, spec: object, progress: object) -> Seer:
+        return Seer()
+
+
+class Optician:
+    @hookimpl
+    def lllms_engines(self) -> list[Engine]:
+        return [Eyes()]
+
+
+def test_images_reach_an_engine_that_sees() -> None:
+    """Images of users and of tools' results, by URL or in base64, reach an engine that takes them."""
+    png = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
+    link = {"type": "image", "source": {"type": "url", "url": "https://x.test/y.png"}}
+    call = {"type": "tool_use", "id": "t1", "name": "look", "input": {}}
+    body = {"model": "eyes", "max_tokens": 99, "messages": [
+        {"role": "user", "content": [{"type": "text", "text": "What is it?"}, png]},
+        {"role": "assistant", "content": [call]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": [link]}]},
+    ]}
+    with running_server({"eyes": {"engine": "eyes"}}, {"optician": Optician()}) as url:
+        answer = httpx.post(f"{url}/v1/messages", json=body).json()
+    assert answer["content"][0]["text"] == "data:image/png;base64,AAAA https://x.test/y.png"
+
+
+def test_the_readmes_configuration() -> None:
+    """The configuration that the README shows is one, and its alias takes the names of Claude Code's models."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    shown = tomllib.loads(readme.partition("```toml\n")[2].partition("```")[0])
+    config = parse_config(shown)
+    assert config.models["coder"].aliases == ("claude-*",)
 
 
 class Impatient:
