@@ -73,19 +73,11 @@ class Catalog:
     problems: tuple[Problem, ...] = ()
     _by_name: dict[str, CatalogEntry] = field(init=False, repr=False)
     """By names and aliases, without the patterns."""
-    _patterns: tuple[tuple[NamePattern, str], ...] = field(init=False, repr=False)
-    """The aliases that are patterns, each with its model's name, the longest first."""
 
     @_by_name.default
     def _index(self) -> dict[str, CatalogEntry]:
         names = ((name, entry) for entry in self.entries for name in (entry.name, *entry.aliases))
         return {name: entry for name, entry in names if "*" not in name}
-
-    @_patterns.default
-    def _find_patterns(self) -> tuple[tuple[NamePattern, str], ...]:
-        aliases = ((alias, entry.name) for entry in self.entries for alias in entry.aliases)
-        patterns = [(NamePattern(alias), name) for alias, name in aliases if "*" in alias]
-        return tuple(sorted(patterns, key=lambda one: -one[0].length))
 
     @classmethod
     def build(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
@@ -138,15 +130,20 @@ class Catalog:
         for problem in self.problems:
             if problem.name == name:
                 raise ModelLoadFailed(f"model '{name}' cannot be served: {problem.text}")
-        model = next((model for pattern, model in self._patterns if pattern.fits(name)), None)
-        if model is not None:
-            return self._by_name[model]
+        entry = self._find_by_pattern(name)
+        if entry is not None:
+            return entry
         shown = cut(name)
         if not self._by_name:
             raise ModelUnknown(f"no model '{shown}': none is configured, and no plugin offers one")
         close = closest(name, self._by_name)
         meant = f" (did you mean '{close}'?)" if close else ""
         raise ModelUnknown(f"no model '{shown}'{meant}; there are: {', '.join(entry.name for entry in self.entries)}")
+
+    def _find_by_pattern(self, name: str) -> CatalogEntry | None:
+        aliases = ((NamePattern(alias), entry) for entry in self.entries for alias in entry.aliases if "*" in alias)
+        fitting = [(pattern.length, entry) for pattern, entry in aliases if pattern.fits(name)]
+        return max(fitting, key=lambda one: one[0])[1] if fitting else None  # of equal ones, the first
 
 
 def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:
