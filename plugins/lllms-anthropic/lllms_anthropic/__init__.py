@@ -23,7 +23,7 @@ class AnthropicApi(Api):
     name = "anthropic"
     header = "anthropic-version"
 
-    def __init__(self, patience: float = 5.0, interval: float = 15.0) -> None:
+    def __init__(self, patience: float = 2.0, interval: float = 15.0) -> None:
         self.patience = patience
         self.interval = interval
 
