@@ -80,7 +80,8 @@ class ModelConfig:
     timeout: float | None = None
     """Seconds for one completion; None: no limit."""
     aliases: tuple[str, ...] = ()
-    """Other names for the same model."""
+    """Other names for the same model. `*` stands for any text: `claude-*` takes every name that begins so, and that no
+    model has; of several patterns that fit, the longest counts."""
     isolation: Isolation | None = None
     """Where instances live; None: the engine's default."""
     defaults: Mapping[str, object] = field(factory=dict)
