@@ -41,8 +41,8 @@ TABLE = (
         "the client appends the route to its base URL, which has one already; set the base URL to {base}/v1",
     ),
     Foreign(
-        rf"(/openai|/api|/api/openai|/ollama)?/(chat/completions|completions|embeddings|models(/.*)?|responses(/.*)?|rerank|"
-        rf"({_OTHERS})(/.*)?)",
+        r"(/openai|/api|/api/openai|/ollama)?/(chat/completions|completions|embeddings|models(/.*)?|responses(/.*)?|"
+        rf"rerank|({_OTHERS})(/.*)?)",
         "OpenAI's API begins with /v1 here; set the client's base URL to {base}/v1",
     ),
     Foreign(

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from lllms_core.answers import Stream
 from lllms_core.apis import explain
 from lllms_core.apis.writing import comment
-from lllms_core.builtin.openai.responses.progress import Progress
+from lllms_core.builtin.openai.responses.progress import ResponseProgress
 from lllms_core.builtin.openai.responses.response_events import ResponseEvents
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Delta
@@ -20,7 +20,9 @@ MOST_ENDED = 16
 class BackgroundResponse:
     """One response that is being written, or was, with its events."""
 
-    def __init__(self, stream: Stream, progress: Progress, waits: Callable[[], bool], buffer: int = BUFFER) -> None:
+    def __init__(
+        self, stream: Stream, progress: ResponseProgress, waits: Callable[[], bool], buffer: int = BUFFER,
+    ) -> None:
         self.progress = progress
         self._stream = stream
         self._waits = waits

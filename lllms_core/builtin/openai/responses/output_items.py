@@ -74,7 +74,7 @@ class OutputItem:
 
 
 @define
-class Output:
+class ResponseOutput:
     """All items of a response."""
 
     response_id: str

@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from lllms_core.apis import Fault
 from lllms_core.apis.writing import dumps
-from lllms_core.builtin.openai.responses.output_items import Event, Output
+from lllms_core.builtin.openai.responses.output_items import Event, ResponseOutput
 from lllms_core.types import ChatRequest, Delta, Finish, FinishReason, Usage
 
 ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -30,7 +30,7 @@ def new_response_id() -> str:
 
 
 @frozen
-class Head:
+class ResponseHead:
     """What is known of a response before it is written."""
 
     request: ChatRequest
@@ -59,19 +59,19 @@ class Head:
 
 
 @define
-class Progress:
+class ResponseProgress:
     """One response. `on_end` gets its last value, before the event that tells it."""
 
-    head: Head
+    head: ResponseHead
     on_end: Callable[[Mapping[str, object]], None] | None = None
     status: ResponseStatus = "queued"
-    output: Output = field(init=False)
+    output: ResponseOutput = field(init=False)
     _usage: Usage | None = field(default=None, init=False)
     _error: Mapping[str, object] | None = field(default=None, init=False)
     _completed: int | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.output = Output(self.head.id, self.head.origins, self.head.request.top_logprobs is not None)
+        self.output = ResponseOutput(self.head.id, self.head.origins, self.head.request.top_logprobs is not None)
 
     @property
     def ended(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from lllms_core.apis import Encoder, Fault
 from lllms_core.apis.writing import comment, dumps, event
 from lllms_core.builtin.openai.responses.output_items import Event
-from lllms_core.builtin.openai.responses.progress import Progress
+from lllms_core.builtin.openai.responses.progress import ResponseProgress
 from lllms_core.types import Delta, Finish
 
 
@@ -14,7 +14,7 @@ class ResponseEvents(Encoder):
 
     content_type = "text/event-stream"
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: ResponseProgress) -> None:
         self.progress = progress
         self.number = 0
         """The sequence number of the next event."""

@@ -22,7 +22,7 @@ from lllms_core.builtin.openai.responses.input_items import (
 )
 from lllms_core.builtin.openai.responses.kept_responses import KeptResponse, KeptResponses, ResponseUnknown
 from lllms_core.builtin.openai.responses.listing import list_items
-from lllms_core.builtin.openai.responses.progress import Head, Progress
+from lllms_core.builtin.openai.responses.progress import ResponseHead, ResponseProgress
 from lllms_core.builtin.openai.responses.query import read_number, read_switch, take_arguments
 from lllms_core.builtin.openai.responses.response_body import Creation, in_our_words, read_creation
 from lllms_core.builtin.openai.responses.response_events import ResponseEvents
@@ -48,13 +48,13 @@ def add_response_routes(
 
 
 @frozen
-class Job:
+class ResponseJob:
     """A client's request, checked."""
 
     creation: Creation
     request: ChatRequest
     submitted: ChatRequest | Prepared
-    head: Head
+    head: ResponseHead
     items: Sequence[Item]
     """Its own input, as it is kept."""
 
@@ -72,7 +72,7 @@ class ResponseViews:
     async def create(self) -> Response:
         """Answer a conversation."""
         job = await self._read()
-        progress = Progress(job.head, lambda value: self._keep(job, value))
+        progress = ResponseProgress(job.head, lambda value: self._keep(job, value))
         stream = self._server.submit(job.submitted)
         try:
             if job.creation.background:
@@ -144,7 +144,7 @@ class ResponseViews:
 
     # -- a request ----------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> Job:
+    async def _read(self) -> ResponseJob:
         body = await read_body()
         size = len(body)
         creation = await work(size, lambda: read_creation(body, self._server.json_levels))
@@ -157,7 +157,9 @@ class ResponseViews:
         except RequestError as error:
             raise in_our_words(error) from None
 
-    def _check(self, creation: Creation, before: Sequence[Item], items: Sequence[Placed], *, large: bool) -> Job:
+    def _check(
+        self, creation: Creation, before: Sequence[Item], items: Sequence[Placed], *, large: bool,
+    ) -> ResponseJob:
         """Check the request, and prepare it if it is large. Raises `LllmsError`."""
         said = [*(Placed(item, "previous_response_id") for item in before), *items]
         messages = read_conversation(said, creation.toolbox.names)
@@ -169,19 +171,19 @@ class ResponseViews:
             creation.model, messages=messages, parameters=creation.parameters, constraint=creation.constraint,
             unused=creation.unused,
         )
-        head = Head(made, creation.echo, creation.instructions, creation.previous, creation.toolbox.origins)
+        head = ResponseHead(made, creation.echo, creation.instructions, creation.previous, creation.toolbox.origins)
         if large:
             assert head.encoded  # noqa: S101  # now, in a thread
         submitted = self._server.prepare(made) if large else made
-        return Job(creation, made, submitted, head, kept_items(items, head.id) if creation.store else ())
+        return ResponseJob(creation, made, submitted, head, kept_items(items, head.id) if creation.store else ())
 
-    def _keep(self, job: Job, value: Mapping[str, object]) -> None:
+    def _keep(self, job: ResponseJob, value: Mapping[str, object]) -> None:
         if job.creation.store:
             self._kept.keep(KeptResponse(value, job.items, job.creation.previous))
 
     # -- its answer ---------------------------------------------------------------------------------------------------
 
-    async def _answer_whole(self, job: Job, stream: Stream, progress: Progress) -> Response:
+    async def _answer_whole(self, job: ResponseJob, stream: Stream, progress: ResponseProgress) -> Response:
         close_with_client([stream])
         for _ in progress.begin(told=True):
             pass
@@ -202,7 +204,7 @@ class ResponseViews:
             response.headers.update(await check_answers([stream], [answer]))
         return response
 
-    async def _answer_later(self, job: Job, stream: Stream, progress: Progress) -> Response:
+    async def _answer_later(self, job: ResponseJob, stream: Stream, progress: ResponseProgress) -> Response:
         """Answer at once, or stream what may be streamed again; what is refused at once is an error."""
         begun = await stream.take() if await stream.wait(0) else []
 
