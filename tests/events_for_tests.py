@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 from attrs import Factory, define
@@ -129,7 +130,7 @@ def read_events(events: Iterable[dict[str, Any]], *, whole: bool = True) -> dict
     """Return the response that the events of a stream tell; `whole`: to its end."""
     reader = StrictReader()
     for event in events:
-        reader.take({**event})
+        reader.take(deepcopy(event))
     assert reader.ended or not whole
     return reader.response
 

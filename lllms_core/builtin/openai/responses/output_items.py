@@ -104,7 +104,7 @@ class ResponseOutput:
         """Close the last item. An answer of nothing is an empty message."""
         if not self.items:
             yield from self._begin(OutputItem("message", self._id("message")))
-        yield from self._close(status)
+        yield from self.close(status)
 
     @property
     def _last(self) -> OutputItem | None:
@@ -116,12 +116,12 @@ class ResponseOutput:
     def _continue(self, kind: ItemKind) -> Iterator[Event]:
         """Let the last item be an open one of this kind."""
         if self._last is None or self._last.kind != kind:
-            yield from self._close("completed")
+            yield from self.close("completed")
             yield from self._begin(OutputItem(kind, self._id(kind)))
 
     def _call(self, piece: CallPiece) -> Iterator[Event]:
         if self._last is None or self._last.call != piece.index:
-            yield from self._close("completed")
+            yield from self.close("completed")
             namespace, name = self.origins.get(piece.name, (None, piece.name))
             item = OutputItem("function_call", self._id("function_call"), name, namespace, piece.id, piece.index)
             yield from self._begin(item)
@@ -141,7 +141,8 @@ class ResponseOutput:
         more = {"logprobs": logprobs} if item.kind == "message" else {}
         return f"{_TEXT[item.kind]}.delta", {**self._place(), "delta": text, **more}
 
-    def _close(self, status: ItemStatus) -> Iterator[Event]:
+    def close(self, status: ItemStatus) -> Iterator[Event]:
+        """Close the last item, if it is open."""
         item = self._last
         if item is None:
             return

@@ -114,28 +114,22 @@ class ResponseProgress:
         status = STATUS[finish.reason]
         yield from self.output.end("completed" if status == "completed" else "incomplete")
         self._usage = finish.usage
-        if status == "cancelled":
-            self.cancel()
-            return
         self._end(status)
-        yield status, {"response": self.state}
+        if status != "cancelled":
+            yield status, {"response": self.state}
 
     def fail(self, fault: Fault) -> Iterator[Event]:
         """End the response with an error; its last item stays as far as it came."""
         self._error = {"code": ERROR_CODES.get(fault.type, "server_error"), "message": fault.message}
-        self._cut()
+        yield from self.output.close("incomplete")
         self._end("failed")
         yield "failed", {"response": self.state}
 
     def cancel(self) -> None:
         """End the response because its client wants no more of it."""
-        self._cut()
+        for _ in self.output.close("incomplete"):
+            pass
         self._end("cancelled")
-
-    def _cut(self) -> None:
-        for item in self.output.items:
-            if item.status == "in_progress":
-                item.status = "incomplete"
 
     def _end(self, status: ResponseStatus) -> None:
         self.status = status
