@@ -15,6 +15,7 @@ from hostile_for_tests import (
     POSTS,
     REFUSED,
     RERANK,
+    RESPOND,
     TAKEN,
     TEMPLATE,
     TEXT,
@@ -73,6 +74,8 @@ def deep() -> Iterator[Input]:
         "tokens": (DETOKENIZE, "tokens", b"[@]"),
         "kwargs of the template": (TEMPLATE, "chat_template_kwargs", b'{"a":@}'),
         "model": (TOKENIZE, "model", b"@"),
+        "an item": (RESPOND, "input", b'[{"role":"user","content":[@]}]'),
+        "metadata of a response": (RESPOND, "metadata", b'{"a":@}'),
         "an unknown field": (CHAT, "unknown", b"@"),
     }
     for place, (path, name, value) in places.items():
@@ -154,7 +157,12 @@ def wrong_types() -> Iterator[Input]:
     members = {CHAT: ROUTES["chat"], TEXT: ROUTES["text"], EMBED: ROUTES["embeddings"],
                RERANK: ("model", "query", "documents", "top_n", "return_documents"),
                TOKENIZE: ("model", "text", "add_special"), DETOKENIZE: ("model", "tokens"),
-               TEMPLATE: ("model", "messages", "tools", "tool_choice", "reasoning_effort", "chat_template_kwargs")}
+               TEMPLATE: ("model", "messages", "tools", "tool_choice", "reasoning_effort", "chat_template_kwargs"),
+               RESPOND: (
+                   "model", "input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "metadata",
+                   "max_output_tokens", "previous_response_id", "store", "stream", "stream_options", "background",
+                   "truncation", "conversation", "prompt", "top_logprobs", "client_metadata", "parallel_tool_calls",
+               )}
     for path, names in members.items():
         model = BOT if path == EMBED else TINY
         for name in names:
@@ -167,6 +175,12 @@ def wrong_types() -> Iterator[Input]:
         said = [(shape % (role, field, value)).encode() for field in fields for value in values]
         bodies = [with_value(CHAT, TINY, "messages", one) for one in said]
         yield Input(f"any type in a message of {role}", each(CHAT, bodies), TAKEN)
+    for kind in ("message", "reasoning", "function_call", "function_call_output", "item_reference"):
+        fields = ("role", "content", "summary", "call_id", "name", "arguments", "output", "namespace", "id", "status")
+        shape = '[{"role":"user","content":"Hi"},{"type":"%s","%s":%s,"role":"user"}]'
+        said = [(shape % (kind, field, value)).encode() for field in fields for value in values]
+        bodies = [with_value(RESPOND, TINY, "input", one) for one in said]
+        yield Input(f"any type in an item of kind {kind}", each(RESPOND, bodies), TAKEN)
     for where in ("tools", "response_format", "tool_choice", "functions"):
         shapes = [b'{"type":%s}', b'{"type":"function","function":%s}', b'{"type":"json_schema","json_schema":%s}',
                   b'{"type":"function","function":{"name":"f","parameters":%s}}', b'{"name":"f","parameters":%s}',
@@ -193,6 +207,12 @@ def long_names() -> Iterator[Input]:
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":@,"type":@,"function":{}}]}]' % hi, {400}),
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":"c","type":"function","function":'
                            b'{"name":@,"arguments":@}}]}]' % hi, TAKEN),
+        (RESPOND, "input", b'[{"type":@}]', {400}), (RESPOND, "input", b'[{"role":@,"content":"x"}]', {400}),
+        (RESPOND, "input", b'[{"id":@}]', {400}), (RESPOND, "previous_response_id", b"@", {400}),
+        (RESPOND, "tools", b'[{"type":@}]', {400}), (RESPOND, "tools", b'[{"type":"function","name":@}]', {400}),
+        (RESPOND, "text", b'{"format":{"type":@}}', {400}), (RESPOND, "text", b"{@:1}", {400}),
+        (RESPOND, "include", b"[@]", {400}), (RESPOND, "tool_choice", b'{"type":@}', {400}),
+        (RESPOND, "truncation", b"@", {400}), (RESPOND, "metadata", b"{@:@}", TAKEN),
         (CHAT, "tools", b'[{"type":@}]', {400}),
         (CHAT, "tools", b'[{"type":"function","function":{"name":@}}]', {400}),
         (CHAT, "tools", b'[{"type":"function","function":{"name":"f","description":@}}]', TAKEN),

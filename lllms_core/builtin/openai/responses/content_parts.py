@@ -9,7 +9,7 @@ from lllms_core.types import Media
 TEXTS: Mapping[str, str] = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 """Parts that are text, with the member that holds it; to a model, a refusal is an answer."""
 MEDIA = ("input_image", "input_file", "input_audio")
-_THOUGHTS = frozenset({"reasoning_text", "summary_text", "text"})
+_THOUGHTS = ("reasoning_text", "summary_text", "text")
 
 Content = tuple[str, tuple[str | Media, ...]]
 """The text of all parts, and the parts themselves if some are media."""
