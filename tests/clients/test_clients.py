@@ -23,8 +23,8 @@ COMMON = ("chat", "stream", "tools", "structured", "history")
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "openai_client.py": (*COMMON, "parsed_tools"),
     "openai_responses_client.py": (*COMMON, "background"),
-    "langchain_client.py": (*COMMON, "forced_tools", "agent"),
-    "litellm_client.py": COMMON,
+    "langchain_client.py": (*COMMON, "forced_tools", "agent", "responses"),
+    "litellm_client.py": (*COMMON, "responses"),
     "pydantic_ai_client.py": COMMON,
     "openai_agents_client.py": COMMON,
     "openai_agents_responses_client.py": COMMON,
