@@ -217,4 +217,7 @@ async def test_documents_live_as_long_as_sessions(sessions: dict[str, object], k
         host.documents.keep("a", {"a": 1})
         await host.close()
     if kind is DiskDrawer:
+        (tmp_path / "sessions").chmod(0o755)
+        Host(parse_config({"sessions": sessions}))  # it takes the folder, in which only its own files lie, back
+        assert stat.S_IMODE((tmp_path / "sessions").stat().st_mode) == 0o700
         assert files(tmp_path / "sessions" / "documents") == [f"a{SUFFIX}"]

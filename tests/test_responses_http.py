@@ -217,6 +217,18 @@ def test_what_is_left_out_is_named(http: httpx.Client) -> None:
         assert answer.headers["x-lllms-ignored"] == f"{expected}prompt_cache_key"
 
 
+def test_unkept_restrictions_are_named(http: httpx.Client) -> None:
+    """What no grammar enforces of `text.format` is named: if it is broken, and in a stream's header in any case."""
+    schema = {"type": "object", "properties": {"a": {"const": "x"}}, "required": ["a"], "additionalProperties": False,
+              "not": {"required": ["a"]}}
+    body = {"model": "tiny-chat", "input": "Hi", "text": {"format": {"type": "json_schema", "name": "n",
+                                                                     "schema": schema}}}
+    for more in ({}, {"stream": True}):
+        assert http.post(PATH, json={**body, **more}).headers["x-lllms-unkept"] == "text.format#/not"
+    strict = {"format": {"type": "json_schema", "name": "n", "schema": schema, "strict": True}}
+    assert create(http, 400, model="tiny-chat", input="Hi", text=strict)["error"]["param"].startswith("text.format")
+
+
 def test_log_probabilities(client: openai.OpenAI) -> None:
     """They come with `include`, for each token of the text, with the alternatives that were requested."""
     said = client.responses.create(model="tiny-chat", input="Hi!", temperature=0, top_logprobs=2,

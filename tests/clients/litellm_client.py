@@ -68,7 +68,7 @@ def history(url: str, model: str) -> None:
 
 
 def responses(url: str, model: str) -> None:
-    """litellm's own function for Responses, whole and streamed."""
+    """Whole and streamed, by the function that litellm has for Responses."""
     asked: dict[str, Any] = {"model": f"openai/{model}", "api_base": url, "api_key": KEY, "temperature": 0}
     equal(litellm.responses(**asked, input=ASKED.say).output[0].content[0].text, ASKED.said)
     events = list(litellm.responses(**asked, input=ASKED.count, stream=True))
