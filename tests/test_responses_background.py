@@ -219,6 +219,24 @@ async def test_a_server_that_ends_fails_its_responses(gate: Gate, closes: bool, 
     await again.close()
 
 
+async def test_what_ends_while_the_server_stops_is_kept(gate: Gate, tmp_path: Path) -> None:
+    """A response that is completed within the grace of a stopping server is there after the restart."""
+    sessions = {"store": "disk", "options": {"folder": str(tmp_path)}}
+    gate.load.set()
+    async with gated(gate, sessions=sessions) as host, asyncio.timeout(60):
+        made = await ask(create_app(host), "POST", PATH, ASKED)
+        await until(lambda: host.status().running == 1)
+        closing = asyncio.create_task(host.close(60))
+        await asyncio.sleep(0)
+        gate.pieces.put("one")
+        gate.pieces.put(None)
+        await closing
+    again = Host(parse_config({"sessions": sessions}))
+    found = await ask(create_app(again), "GET", f"{PATH}/{made['id']}")
+    assert (found["status"], found["output"][0]["content"][0]["text"]) == ("completed", "one")
+    await again.close()
+
+
 # -- the buffer -------------------------------------------------------------------------------------------------------
 
 def background(*texts: str, buffer: int = 10**6) -> tuple[BackgroundResponse, Stream]:
@@ -273,6 +291,18 @@ async def test_the_buffer_is_bounded() -> None:
     [oldest, *_] = await followed(response, first - 1)
     assert oldest["sequence_number"] == first
     assert await followed(response, first - 2) == []
+
+
+async def test_a_stream_can_be_read_again_for_a_time() -> None:
+    """Once a response has ended, its events are dropped after a while; the response itself is in the store."""
+    responses = BackgroundResponses(seconds_ended=0.01)
+    response, stream = background()
+    response.start([])
+    responses.add(response)
+    response_id = response.progress.head.id
+    assert responses.get(response_id) is response
+    stream.put(END)
+    await until(lambda: responses.get(response_id) is None)
 
 
 async def test_few_that_have_ended_can_be_streamed_again() -> None:

@@ -15,6 +15,8 @@ BUFFER = 2 * 2**20
 """Bytes of events of one response that can be read again."""
 MOST_ENDED = 16
 """Responses that have ended and can still be streamed again."""
+SECONDS_ENDED = 600.0
+"""The time for which they can be."""
 
 
 class BackgroundResponse:
@@ -44,6 +46,11 @@ class BackgroundResponse:
         """Begin to read the answer; `begun` was already taken."""
         self._put(self._events.queued())
         self._task = asyncio.create_task(self._read(begun))
+
+    def when_ended(self, act: Callable[[], object]) -> None:
+        """Call `act` once the started response has ended."""
+        assert self._task is not None  # noqa: S101  # it was started
+        self._task.add_done_callback(lambda _: act())
 
     async def cancel(self) -> None:
         """Stop the answer, unless it has ended."""
@@ -110,15 +117,18 @@ class BackgroundResponse:
 class BackgroundResponses:
     """All of them, by id: those that are being written, and some that have ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds_ended: float = SECONDS_ENDED) -> None:
+        self._seconds_ended = seconds_ended
         self._responses: dict[str, BackgroundResponse] = {}
 
     def add(self, response: BackgroundResponse) -> None:
-        """Add one; the first ones that have ended make room."""
+        """Add one that was started; the first ones that have ended make room."""
         ended = [name for name, one in self._responses.items() if one.progress.ended]
         for name in ended[: max(0, len(ended) - MOST_ENDED + 1)]:
             del self._responses[name]
-        self._responses[response.progress.head.id] = response
+        response_id, loop = response.progress.head.id, asyncio.get_running_loop()
+        self._responses[response_id] = response
+        response.when_ended(lambda: loop.call_later(self._seconds_ended, self._responses.pop, response_id, None))
 
     def get(self, response_id: str) -> BackgroundResponse | None:
         """Return one, if it is here."""

@@ -11,7 +11,7 @@ from lllms_core.builtin.openai.request_body import read_flag, read_stream_option
 from lllms_core.builtin.openai.responses.input_items import Placed, left_out, read_input
 from lllms_core.builtin.openai.responses.toolbox import Toolbox, read_choice, read_tools
 from lllms_core.errors import InvalidRequest, RequestError
-from lllms_core.parameters.kinds import OneOf
+from lllms_core.parameters.kinds import Integer, OneOf
 from lllms_core.parameters.structured import check_named
 from lllms_core.parameters.wording import missing, unknown, unsupported, wrong_choice, wrong_type
 from lllms_core.types import Constraint
@@ -24,6 +24,7 @@ INCLUDES = (
 """The first is done; the others are about encrypted thoughts, which we have not, or other servers' tools."""
 ELSEWHERE = frozenset({"messages", "n", "functions", "function_call", "logprobs"})
 """Parameters of chats that answers of this API cannot show."""
+LIKELIEST = Integer(0, 20)
 OURS: Mapping[str, str] = {
     "max_tokens": "max_output_tokens", "logprobs": "include", "messages": "input",
     "reasoning_effort": "reasoning.effort",
@@ -156,8 +157,8 @@ def _read_others(made: Creation, values: dict[str, object]) -> Creation:
         parameters["max_tokens"] = echo["max_output_tokens"] = values.pop("max_output_tokens")
     wanted, others = _read_include(values.pop("include", []))
     unused += others
-    likeliest = values.pop("top_logprobs", 0)
-    if wanted or likeliest != 0:
+    likeliest = LIKELIEST.check("top_logprobs", values.pop("top_logprobs", 0))
+    if wanted or likeliest:
         parameters |= {"logprobs": True, "top_logprobs": likeliest}
     echo["top_logprobs"] = likeliest
     echo["truncation"] = OneOf(("auto", "disabled")).check("truncation", values.pop("truncation", "disabled"))

@@ -213,8 +213,8 @@ class ResponseViews:
 
         running = BackgroundResponse(stream, progress, waits)
         self._keep(job, progress.value)  # should the server end before the response does
-        self._background.add(running)
         running.start(begun)
+        self._background.add(running)
         if job.creation.stream:
             response = self._follow(running, -1)
             response.headers.update(ignored_header(job.request.unused))
