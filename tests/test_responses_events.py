@@ -41,7 +41,7 @@ def tokens(words: list[str], data: st.DataObject) -> str:
     return json.dumps([text[one:other] for one, other in pairwise(bounds)])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(words=st.lists(PIECES, max_size=10), body=BODIES, data=st.data())
 def test_events_tell_the_answer(server: Server, words: list[str], body: dict[str, Any], data: st.DataObject) -> None:
     """The events are in order, without gaps or contradictions, and their response is the one of a whole answer."""
@@ -55,7 +55,7 @@ def test_events_tell_the_answer(server: Server, words: list[str], body: dict[str
     assert whole["incomplete_details"] == ({"reason": "max_output_tokens"} if cut else None)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(words=st.lists(PIECES, max_size=10), body=BODIES, data=st.data())
 def test_items_are_a_chats_answer(server: Server, words: list[str], body: dict[str, Any], data: st.DataObject) -> None:
     """The texts, thoughts, calls and scores of all items are those of a chat's answer to the same conversation."""

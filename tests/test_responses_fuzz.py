@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 MODELS: dict[str, Any] = {"eliza": {"engine": "mock", "timeout": 1}}
 CREATE, COUNT, ONE = "/v1/responses", "/v1/responses/input_tokens", "/v1/responses/{response_id}"
-OPERATIONS = [(CREATE, "POST", 15), (COUNT, "POST", 8), (ONE, "GET", 8), (f"{ONE}/input_items", "GET", 8)]
+OPERATIONS = [(CREATE, "POST", 12), (COUNT, "POST", 5), (ONE, "GET", 5), (f"{ONE}/input_items", "GET", 5)]
 ONLY_AN_ID = [(ONE, "DELETE", 3), (f"{ONE}/cancel", "POST", 3)]
 POSITIVE, NEGATIVE = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
 NAMES = {"createResponse", "countInputTokens", "getResponse", "deleteResponse", "cancelResponse", "listInputItems"}

@@ -102,7 +102,7 @@ def joined(conversation: list[tuple[list[dict[str, Any]], list[dict[str, Any]]]]
     return fit
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(conversation=st.lists(turns(), min_size=1, max_size=6).map(joined), instructions=st.none() | TEXTS)
 def test_items_and_messages_are_the_same_request(host: Host, conversation: Any, instructions: str | None) -> None:
     """A conversation as items, and as a chat's messages, gives the same request to an engine."""
@@ -115,7 +115,7 @@ def test_items_and_messages_are_the_same_request(host: Host, conversation: Any, 
     assert evolve(built(host, input=items, instructions=instructions), id=expected.id) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(conversation=st.lists(turns(), min_size=1, max_size=6).map(joined))
 def test_kept_items_are_read_the_same(conversation: Any) -> None:
     """Items as they are kept, with ids and parts, mean the same as those that were sent."""
