@@ -71,11 +71,13 @@ class GatePlugin:
 
 @asynccontextmanager
 async def gated(
-    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), **server: object,
+    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), sessions: Mapping[str, object] | None = None,
+    **server: object,
 ) -> AsyncIterator[Host]:
     """Run a host whose only model obeys a gate; `extra` are more plugins."""
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate), **extra})
-    host = Host(parse_config({"server": server, "models": {"gate": {"engine": "gate"}}}), plugins)
+    models = {"gate": {"engine": "gate"}}
+    host = Host(parse_config({"server": server, "models": models, "sessions": sessions or {}}), plugins)
     await host.start()
     try:
         yield host

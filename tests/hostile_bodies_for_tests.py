@@ -17,6 +17,7 @@ from hostile_for_tests import (
     POSTS,
     REFUSED,
     RERANK,
+    RESPOND,
     TAKEN,
     TEMPLATE,
     TEXT,
@@ -75,6 +76,8 @@ def deep() -> Iterator[Input]:
         "tokens": (DETOKENIZE, "tokens", b"[@]"),
         "kwargs of the template": (TEMPLATE, "chat_template_kwargs", b'{"a":@}'),
         "model": (TOKENIZE, "model", b"@"),
+        "an item": (RESPOND, "input", b'[{"role":"user","content":[@]}]'),
+        "metadata of a response": (RESPOND, "metadata", b'{"a":@}'),
         "an unknown field": (CHAT, "unknown", b"@"),
         "input_schema": (MESSAGES, "tools", b'[{"name":"f","input_schema":%s}]' % schema),
         "the input of a call": (MESSAGES, "messages", b'[%s,{"role":"assistant","content":[%s]}]' % (
@@ -169,7 +172,12 @@ def wrong_types() -> Iterator[Input]:
                MESSAGES: ("model", "messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice",
                           "stream", "thinking", "output_config", "output_format", "metadata", "mcp_servers",
                           "cache_control"),
-               COUNT_TOKENS: ("model", "messages", "system", "tools", "tool_choice", "thinking")}
+               COUNT_TOKENS: ("model", "messages", "system", "tools", "tool_choice", "thinking"),
+               RESPOND: (
+                   "model", "input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "metadata",
+                   "max_output_tokens", "previous_response_id", "store", "stream", "stream_options", "background",
+                   "truncation", "conversation", "prompt", "top_logprobs", "client_metadata", "parallel_tool_calls",
+               )}
     for path, names in members.items():
         model = BOT if path == EMBED else TINY
         for name in names:
@@ -189,6 +197,12 @@ def wrong_types() -> Iterator[Input]:
         said = [shape % (role, kind, field, value) for kind in blocks for field in fields for value in values]
         bodies = [with_value(MESSAGES, TINY, "messages", one.encode()) for one in said]
         yield Input(f"any type in a block of {role}", each(MESSAGES, bodies), TAKEN)
+    for kind in ("message", "reasoning", "function_call", "function_call_output", "item_reference"):
+        fields = ("role", "content", "summary", "call_id", "name", "arguments", "output", "namespace", "id", "status")
+        shape = '[{"role":"user","content":"Hi"},{"type":"%s","%s":%s,"role":"user"}]'
+        said = [(shape % (kind, field, value)).encode() for field in fields for value in values]
+        bodies = [with_value(RESPOND, TINY, "input", one) for one in said]
+        yield Input(f"any type in an item of kind {kind}", each(RESPOND, bodies), TAKEN)
     for where in ("tools", "response_format", "tool_choice", "functions"):
         shapes = [b'{"type":%s}', b'{"type":"function","function":%s}', b'{"type":"json_schema","json_schema":%s}',
                   b'{"type":"function","function":{"name":"f","parameters":%s}}', b'{"name":"f","parameters":%s}',
@@ -215,6 +229,12 @@ def long_names() -> Iterator[Input]:
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":@,"type":@,"function":{}}]}]' % hi, {400}),
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":"c","type":"function","function":'
                            b'{"name":@,"arguments":@}}]}]' % hi, TAKEN),
+        (RESPOND, "input", b'[{"type":@}]', {400}), (RESPOND, "input", b'[{"role":@,"content":"x"}]', {400}),
+        (RESPOND, "input", b'[{"id":@}]', {400}), (RESPOND, "previous_response_id", b"@", {400}),
+        (RESPOND, "tools", b'[{"type":@}]', {400}), (RESPOND, "tools", b'[{"type":"function","name":@}]', {400}),
+        (RESPOND, "text", b'{"format":{"type":@}}', {400}), (RESPOND, "text", b"{@:1}", {400}),
+        (RESPOND, "include", b"[@]", {400}), (RESPOND, "tool_choice", b'{"type":@}', {400}),
+        (RESPOND, "truncation", b"@", {400}), (RESPOND, "metadata", b"{@:@}", TAKEN),
         (CHAT, "tools", b'[{"type":@}]', {400}),
         (CHAT, "tools", b'[{"type":"function","function":{"name":@}}]', {400}),
         (CHAT, "tools", b'[{"type":"function","function":{"name":"f","description":@}}]', TAKEN),

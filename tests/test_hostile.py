@@ -99,12 +99,17 @@ def test_every_route_is_attacked() -> None:
     host = Host()
     apis = [provided.object for provided in host.plugins.apis.values()]
     paths = {path: methods for api in apis for path, methods in api.describe(host).items()}
-    described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert {path for method, path in described if method == "POST"} == set(POSTS)
+    described = {
+        (method.upper(), path.replace("{model}", "{id}").replace("{response_id}", "{id}"))
+        for path, methods in paths.items() for method in methods
+    }
+    assert {path for method, path in described if method == "POST" and "{" not in path} == set(POSTS)
     assert all(body(path, SLOW)["model"] == SLOW for path in POSTS)
     sessions = "/api/v1/sessions"
     models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
     bare = {*models, ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
-    others = {(method, path.replace("{model}", "{id}")) for method, path in described if method != "POST"}
+    inside = [(method, path.partition("?")[0]) for method, path in PLACES if "resp_1" in path]
+    with_ids |= {(method, path.replace("resp_1", "{id}")) for method, path in inside}
+    others = {(method, path) for method, path in described if method != "POST" or "{" in path}
     assert others == bare | with_ids

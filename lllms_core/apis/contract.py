@@ -89,6 +89,23 @@ class Sessions(Protocol):
         """Forget all sessions, or those of one model; return their ids."""
 
 
+class Documents(Protocol):
+    """What APIs keep for their clients, such as answers that a later request continues: JSON values by name.
+
+    They are bounded in number, bytes and time (`sessions.responses_size`, `responses_ttl`), and outlive the server if
+    its sessions do. Names consist of 1 to 100 letters, digits, `_` and `-`; begin them with the name of your API.
+    """
+
+    def keep(self, name: str, value: object) -> None:
+        """Keep a value, which must not change any more; it can be found at once, and is written in a thread."""
+
+    async def find(self, name: str) -> object:
+        """Return a value; None if it is unknown or expired, or has made room for others."""
+
+    async def drop(self, name: str) -> bool:
+        """Delete a value; return whether it existed."""
+
+
 class Server(Protocol):
     """What a server offers to APIs; `lllms_core.Host` is one.
 
@@ -107,6 +124,10 @@ class Server(Protocol):
     @property
     def session_index(self) -> Sessions:
         """The stored conversations."""
+
+    @property
+    def documents(self) -> Documents:
+        """What APIs keep for their clients."""
 
     # -- models -------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
+from lllms_core.host.documents import open_documents
 from lllms_core.host.unused_log import UnusedLog
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
@@ -101,6 +102,10 @@ class Host:
         self.sessions = open_keeper(self.config, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self.session_index = SessionIndex(self.pool, self.sessions)
+        kept, chosen = self.config.sessions, choose_session_store(self.config, self.plugins)
+        self.documents = open_documents(
+            kept.responses_size, kept.responses_ttl, None if chosen is None else chosen[0].documents_folder,
+        )
         self._cards = Cards(self.pool)
         self._unused = UnusedLog()
         self._started = False
@@ -123,6 +128,7 @@ class Host:
         """
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
+        await self.documents.close()
 
     @property
     def json_levels(self) -> int:

@@ -1,4 +1,4 @@
-"""The OpenAI API: models, chat completions and completions, under `/openai/v1` and `/v1`."""
+"""The OpenAI API: models, chats, responses, texts, embeddings and ranking, under `/openai/v1` and `/v1`."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
