@@ -10,7 +10,16 @@ from lllms_core.apis.explanations import openai_shape
 from lllms_core.apis.fault import Fault
 from lllms_core.parameters import Checked, Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Relevance, Text, Tokens
-from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo, Waiting
+from lllms_core.status import (
+    DownloadStatus,
+    FailedLoad,
+    Lack,
+    PoolStatus,
+    Problem,
+    RequestStatus,
+    SessionInfo,
+    Waiting,
+)
 from lllms_core.types import ChatRequest, Constraint, Delta, Finish, Message, Request, TextRequest
 
 if TYPE_CHECKING:
@@ -165,7 +174,13 @@ class Server(Protocol):
         """Queue requests that belong together, a few at a time."""
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
-        """Return what a submitted request waits for; None if it runs, or has ended."""
+        """Return why a submitted request has no answer yet; None if its answer has begun, or if it has ended."""
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the running requests, then the waiting ones; nothing of their texts."""
+
+    def cancel_request(self, request_id: str) -> bool:
+        """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one."""
 
     # -- queries ------------------------------------------------------------------------------------------------------
 
@@ -197,6 +212,9 @@ class Server(Protocol):
 
     def lacks(self) -> tuple[Lack, ...]:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
+
+    def failed_loads(self) -> tuple[FailedLoad, ...]:
+        """Return the models whose last load failed, with the causes and the next tries."""
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""

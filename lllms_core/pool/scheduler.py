@@ -13,8 +13,9 @@ Each method takes an event and its time, and returns the effects to carry out. T
 6. otherwise a request waits its turn, in the order of arrival, for at most `queue_timeout` seconds.
 
 The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
-after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. For other
-models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive.
+after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. After a
+failed load any model cools down: while it has no instance, its requests are refused at once, with the cause. For models
+that are not kept each death ends at least one request, so they are loaded no more often than requests arrive.
 """
 
 import math
@@ -125,15 +126,19 @@ class Scheduler:
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
-        *, admitted: bool = False,
+        *, admitted: bool = False, retry: bool = False,
     ) -> list[Effect]:
         """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first.
 
         After it, its instance may be idle for `ttl` seconds; None: the model's `ttl`. A full queue does not refuse the
-        request of a client that was already `admitted`.
+        request of a client that was already `admitted`; with `retry` a failed load is forgotten first.
         """
         if self.stopping:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
+        if retry:
+            self.setbacks.clear(model)
+        elif (refusal := self._cooling(model, now)) is not None:
+            return [Refuse(ticket, refusal)]
         self._failed.discard(model)
         self.waiting[ticket] = Ticket(ticket, model, prefixes, now, ttl=ttl)
         effects = [*self._refuse_too_large(model), *self._schedule(now)]
@@ -151,6 +156,7 @@ class Scheduler:
         """An instance is ready for requests."""
         entry = self.instances[instance]
         entry.state, entry.slots, entry.ready_since, entry.idle_since = "ready", slots, now, now
+        self.setbacks.loaded(entry.model)
         return self._schedule(now)
 
     def finished(self, ticket: str, now: float) -> list[Effect]:
@@ -174,14 +180,33 @@ class Scheduler:
         effects: list[Effect] = []
         if entry.state != "closing":
             self._failed.add(entry.model)
-            served = now - entry.ready_since if entry.state == "ready" else 0.0
-            self.setbacks.note(entry.model, reason, now, served=served)
+        if entry.state == "ready":
+            self.setbacks.note(entry.model, reason, now, served=now - entry.ready_since)
+        elif entry.state == "loading":
+            self.setbacks.note_load(entry.model, reason, now)
         if entry.state == "loading" and not self._alive(entry.model):
             effects += self._refuse_waiting(
                 lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
                 [ticket for ticket in self.waiting.values() if ticket.model == entry.model],
             )
         return effects + self._schedule(now)
+
+    def keep(self, model: str, ttl: float | None, now: float) -> str | None:
+        """Let the loaded instances of a model be idle for `ttl` seconds, from now on if they are; return the id of one.
+
+        None for `ttl`: as the model's configuration says. None returned: no instance is loaded.
+        """
+        ready = [instance for instance in self._alive(model) if instance.state == "ready"]
+        for instance in ready:
+            instance.ttl = ttl
+            if instance.idle:
+                instance.idle_since = now
+        return max(ready, key=lambda instance: instance.used).id if ready else None
+
+    def forgive(self, model: str, now: float) -> list[Effect]:
+        """Forget the failures of a model: their cause may be gone."""
+        self.setbacks.clear(model)
+        return self._schedule(now)
 
     def unload(self, model: str, now: float) -> list[Effect]:
         """Unload a model's instances beyond those it keeps, each as soon as it is idle."""
@@ -274,7 +299,7 @@ class Scheduler:
                 effects.append(self._assign(ticket, instance, now))
                 continue
             full.add(ticket.model)
-            if self._may_grow(ticket.model):
+            if self._may_grow(ticket.model, now):
                 effects += self._make_room(ticket.model, draining, promised)
         return effects
 
@@ -340,8 +365,12 @@ class Scheduler:
     def _alive(self, model: str) -> list[InstanceEntry]:
         return self.seating.alive(model)
 
-    def _may_grow(self, model: str) -> bool:
-        """Whether one more instance of this model may be loaded now: only one is loaded at a time."""
+    def _may_grow(self, model: str, now: float) -> bool:
+        """Whether one more instance of this model may be loaded now: only one is loaded at a time.
+
+        During a cooldown the model does not grow. Requests that were waiting before, and have lost their last instance,
+        are worth a try.
+        """
         alive = self._alive(model)
         own = sum(instance.model == model for instance in self.instances.values())
         return (
@@ -349,7 +378,7 @@ class Scheduler:
             and self.seating.known(model)
             and own < self._models[model].max_instances
             and not any(instance.state == "loading" for instance in alive)
-            and not (alive and model in self._failed)
+            and not (alive and (model in self._failed or self.cooldown(model, now) > 0))
         )
 
     def _spare(self, model: str) -> int:
@@ -413,6 +442,22 @@ class Scheduler:
             del self.waiting[ticket.id]
             effects.append(Refuse(ticket.id, error(ticket)))
         return effects
+
+    def cooldown(self, model: str, now: float) -> float:
+        """Return for how many seconds a model is not loaded, because its last load failed."""
+        last = self.setbacks.failed_load(model)
+        return 0.0 if last is None else max(0.0, last.retry_at - now)
+
+    def _cooling(self, model: str, now: float) -> LllmsError | None:
+        """Return the refusal of a request for a model without an instance that cools down."""
+        last, seconds = self.setbacks.failed_load(model), math.ceil(self.cooldown(model, now))
+        if last is None or not seconds or self._alive(model):
+            return None
+        return ModelLoadFailed(
+            f"model '{model}' cannot be loaded: {last.reason}; next try in {seconds} s (`lllms load {model}` tries at"
+            " once)",
+            seconds,
+        )
 
     def _queue_full(self) -> LllmsError:
         size = self.limits.queue_size
