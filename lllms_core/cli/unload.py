@@ -30,7 +30,7 @@ def unload(models: tuple[str, ...], url: str | None, config_file: Path | None) -
     for name in models:
         told = client.post(f"{ROUTE}/{quote(name, safe='')}/unload", {})
         if not isinstance(told, Mapping) or "unloaded" not in told:
-            raise ServerError("the server describes what it has unloaded in an unknown form; does it have this version?")
+            raise ServerError("the server answers in an unknown form; does it have this version?")
         click.echo(f"{name}: {_described(told)}")
 
 

@@ -127,6 +127,7 @@ class Host:
         The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
         once; the bytes received are kept.
         """
+        self.pool.stop()  # first, so that those who wait for a download learn the true reason
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
 

@@ -285,9 +285,13 @@ class Pool:
             for instance, answer in zip(asked, answers, strict=True) if answer is not None
         ]
 
+    def stop(self) -> None:
+        """Refuse the waiting requests and all that come; the running ones go on. Safe to call again."""
+        self._dispatcher.stop()
+
     async def close(self, grace: float) -> None:
         """Refuse waiting requests, give running ones `grace` seconds to finish, then end everything."""
-        self._dispatcher.stop()
+        self.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while self._scheduler.running:
