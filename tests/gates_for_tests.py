@@ -12,7 +12,7 @@ from attrs import define, field
 from quart import Quart
 
 from lllms_core.config import parse_config
-from lllms_core.engines import Engine
+from lllms_core.engines import Engine, Progress
 from lllms_core.engines.serial import Pause, Piece, SerialModel
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
@@ -26,6 +26,8 @@ class Gate:
     """Lets a model load, and its answers continue, when a test says so."""
 
     load: threading.Event = field(factory=threading.Event)
+    loaded: float = 0.0
+    """How much of the load is done until then."""
     pieces: "queue.SimpleQueue[str | Exception | None]" = field(factory=queue.SimpleQueue)
     """A piece of the running answer, an error of the engine, or None for the end of the answer."""
     answering: int = 0
@@ -72,8 +74,9 @@ class GateEngine(Engine):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    def load(self, spec: object, progress: object) -> GateModel:
-        self._gate.load.wait()
+    def load(self, spec: object, progress: Progress) -> GateModel:
+        while not self._gate.load.wait(0.01):
+            progress(self._gate.loaded)
         return GateModel(self._gate)
 
 
@@ -88,11 +91,12 @@ class GatePlugin:
 
 @asynccontextmanager
 async def gated(
-    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), **server: object,
+    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}),
+    models: Mapping[str, object] = MappingProxyType({"gate": {"engine": "gate"}}), **server: object,
 ) -> AsyncIterator[Host]:
-    """Run a host whose only model obeys a gate; `extra` are more plugins."""
+    """Run a host whose only model obeys a gate; `extra` are more plugins, `models` other models."""
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate), **extra})
-    host = Host(parse_config({"server": server, "models": {"gate": {"engine": "gate"}}}), plugins)
+    host = Host(parse_config({"server": server, "models": models}), plugins)
     await host.start()
     try:
         yield host

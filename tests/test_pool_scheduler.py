@@ -310,7 +310,7 @@ def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
 
 
 def test_failed_load_refuses_those_who_waited() -> None:
-    """A failed load refuses all requests that wait for it, with the reason; a request after the cooldown tries again."""
+    """A failed load refuses all requests that wait for it, with the reason; one after the cooldown tries again."""
     world = World(a=ModelLimits())
     world.submit("a", name="t1")
     world.submit("a", name="t2")
@@ -395,7 +395,7 @@ def test_a_death_is_no_failed_load() -> None:
 
 
 def test_a_model_that_cools_down_serves_with_what_it_has() -> None:
-    """While another instance cannot be loaded, requests queue for the one that is there; it grows after the cooldown."""
+    """While another instance cannot be loaded, requests queue for the one there is; it grows after the cooldown."""
     world = World(PoolLimits(max_instances=4, cores=1), a=ModelLimits(max_instances=3))
     for name in ("t1", "t2"):
         world.submit("a", name=name)

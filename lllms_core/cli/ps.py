@@ -47,7 +47,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         again = f"; next try in {one['retry_seconds']:.0f} s" if one["retry_seconds"] is not None else ""
         click.echo(f"model {one['model']} has {one['ready']} of {one['min_instances']} kept instances: "
                    f"{one['problem'] or 'not loaded yet'}{again}")
-    for one in status.get("failed_loads", ()):
+    told = {one["model"] for one in status["lacking"]}
+    for one in [one for one in status.get("failed_loads", ()) if one["model"] not in told]:
         click.echo(f"model {one['model']} could not be loaded{_times(one['failures'])}: {one['problem']}; "
                    f"{_next_try(one['retry_seconds'], one['model'])}")
     for one in status.get("waiting", ()):

@@ -276,7 +276,10 @@ class Dispatcher:
         elif state == "loading":
             self._tried[instance.model] = instance.footprint
             pause = self.scheduler.cooldown(instance.model, now)
-            LOG.error("%s cannot be loaded: %s; it is tried again after %.0f s", instance.id, reason, pause)
+            LOG.error(
+                "%s cannot be loaded: %s; next try in %.0f s (`lllms load %s` tries at once)",
+                instance.id, reason, pause, instance.model,
+            )
         else:
             LOG.error("%s died: %s", instance.id, reason)
         self.apply(effects)
