@@ -62,6 +62,8 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
 
 
 POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE)
+NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload")
+"""Posts with the model's name in their path."""
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:
