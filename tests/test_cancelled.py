@@ -191,3 +191,21 @@ async def test_a_query(way: str, weights: str, tmp_path: Path) -> None:
             expected = {"delete": "cancelled", "timeout": "timeout", "shutdown": "shutting_down"}[way]
             assert told(await case.reading) == expected
         await nothing_left(case)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_to_several_prompts(stream: bool) -> None:
+    """A prompt is a request; if one of those that share an answer is deleted, the whole answer ends with that error."""
+    options = {"slots": 2, "tokens_per_second": 5, "script": [{"replies": ["one two three four five"] * 4}]}
+    host = Host(parse_config({"models": {"bot": {"engine": "mock", "options": options}}}))
+    async with asyncio.timeout(GUARD), host, published(host) as url, \
+            httpx.AsyncClient(base_url=url, timeout=GUARD) as client:
+        body = {"model": "bot", "prompt": ["a", "b", "c", "d"], "max_tokens": 90, "stream": stream}
+        reading = asyncio.create_task(client.post("/v1/completions", json=body))
+        await until(lambda: host.status().running == 2)
+        listed = (await client.get(REQUESTS)).json()["data"]
+        assert sorted(one["task"] for one in listed) == ["text"] * 4
+        await client.delete(f"{REQUESTS}/{listed[1]['id']}")
+        assert told(await reading) == "cancelled"
+        await until(lambda: host.requests() == ())
+        await until(lambda: (host.status().running, host.status().waiting) == (0, 0))
