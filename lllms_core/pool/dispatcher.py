@@ -275,10 +275,10 @@ class Dispatcher:
             LOG.info("unloaded %s", instance.id)
         elif state == "loading":
             self._tried[instance.model] = instance.footprint
-            pause = self.scheduler.cooldown(instance.model, now)
+            last = self.scheduler.setbacks.cooling(instance.model, now)
             LOG.error(
                 "%s cannot be loaded: %s; next try in %.0f s (`lllms load %s` tries at once)",
-                instance.id, reason, pause, instance.model,
+                instance.id, reason, 0 if last is None else last.retry_at - now, instance.model,
             )
         else:
             LOG.error("%s died: %s", instance.id, reason)

@@ -66,10 +66,10 @@ class Setbacks:
         last = self._last.get(model)
         return last is not None and last.retry_at > now
 
-    def failed_load(self, model: str) -> Setback | None:
-        """Return the failure of the model's last load; None if that did not fail."""
+    def cooling(self, model: str, now: float) -> Setback | None:
+        """Return the failure of the model's last load while the model cools down; None if it does not."""
         last = self._last.get(model)
-        return last if last is not None and last.failed_loads else None
+        return last if last is not None and last.failed_loads and last.retry_at > now else None
 
     def failed_loads(self) -> dict[str, Setback]:
         """Return the models whose last load failed."""

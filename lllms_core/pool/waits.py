@@ -27,10 +27,10 @@ def waiting(
 
 def _why_alone(scheduler: Scheduler, model: str, now: float) -> str:
     """Return why a model whose instances are all busy gets no more of them, if that is because of a failed load."""
-    last, seconds = scheduler.setbacks.failed_load(model), scheduler.cooldown(model, now)
-    if last is None or not seconds:
+    last = scheduler.setbacks.cooling(model, now)
+    if last is None:
         return ""
-    return f"another instance cannot be loaded: {last.reason}; next try in {seconds:.0f} s at the earliest"
+    return f"another instance cannot be loaded: {last.reason}; next try in {last.retry_at - now:.0f} s at the earliest"
 
 
 def _why_none(scheduler: Scheduler, model: str) -> str:
