@@ -4,7 +4,7 @@ import asyncio
 import runpy
 import threading
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -82,15 +82,15 @@ async def hears(lines: Any, comment: str) -> None:
 async def test_the_place_in_the_queue_is_told(gate: Gate) -> None:
     """A stream that waits for its turn says which place it has, and says so again when that changes."""
     gate.load.set()
-    async with gated(gate, concurrency=1) as host, asking(host) as client:
-        running = host.submit(host.request("gate", messages=SAID))
-        await until(lambda: host.status().running == 1)
-        before = host.submit(host.request("gate", messages=SAID))
-        async with streamed(client) as lines:
-            await hears(lines, "queued 2")
-            await before.aclose()
-            await hears(lines, "queued 1")
-        await running.aclose()
+    async with gated(gate, concurrency=1) as host, asking(host) as client, streamed(client) as running:
+        await hears(running, "reading the prompt")
+        async with AsyncExitStack() as stack:
+            before = await stack.enter_async_context(streamed(client))
+            await hears(before, "queued 1")
+            async with streamed(client) as last:
+                await hears(last, "queued 2")
+                await stack.aclose()
+                await hears(last, "queued 1")
 
 
 async def test_the_progress_of_a_load_is_told_everywhere(gate: Gate) -> None:
