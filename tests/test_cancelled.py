@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from attrs import define
-from gates_for_tests import Gate, GatePlugin
+from gates_for_tests import Gate, GatePlugin, gated
 from servers_for_tests import hang, served
 from serving_for_tests import published
 from waits_for_tests import GUARD, until
@@ -209,3 +209,30 @@ async def test_an_answer_to_several_prompts(stream: bool) -> None:
         assert told(await reading) == "cancelled"
         await until(lambda: host.requests() == ())
         await until(lambda: (host.status().running, host.status().waiting) == (0, 0))
+
+
+async def test_answers_name_their_requests() -> None:
+    """The header `X-Request-Id` has the id of the request, in whole answers, streams and errors; others have none."""
+    gate = Gate()
+    gate.load.set()
+    async with gated(gate, cors_origins=["http://page.example"]) as host, asyncio.timeout(GUARD), \
+            published(host) as url, httpx.AsyncClient(base_url=url, timeout=GUARD) as client:
+        for piece in ("one", None):
+            gate.pieces.put(piece)
+        whole = await client.post(CHAT, json={"model": "gate", "messages": SAID})
+        assert whole.json()["id"].endswith(f"-{whole.headers['x-request-id']}")
+        vectors = await client.post(EMBED, json={"model": "gate", "input": "x"})
+        failed = await client.post("/v1/completions", json={"model": "gate", "prompt": "x"})
+        assert (vectors.status_code, failed.status_code) == (200, 400)
+        ids = {one.headers["x-request-id"] for one in (whole, vectors, failed)}
+        gate.pieces.put("one")
+        headers = {"Origin": "http://page.example"}
+        async with client.stream(
+            "POST", CHAT, json={"model": "gate", "messages": SAID, "stream": True}, headers=headers,
+        ) as stream:
+            ids.add(stream.headers["x-request-id"])
+            assert [one.id for one in host.requests()] == [stream.headers["x-request-id"]]
+            assert "X-Request-Id" in stream.headers["access-control-expose-headers"]
+        assert len(ids) == 4
+        for path in ("/v1/models", "/", REQUESTS):
+            assert "x-request-id" not in (await client.get(path)).headers

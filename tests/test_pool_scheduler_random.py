@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lllms_core.errors import InsufficientMemory, LllmsError, ModelTooLarge, QueueFull, WaitedTooLong
+from lllms_core.errors import InsufficientMemory, LllmsError, ModelLoadFailed, ModelTooLarge, QueueFull, WaitedTooLong
 from lllms_core.pool.budget import Need, used
 from lllms_core.pool.effects import Assign, Effect, Measure, Refuse, ShareCores, Start, Stop
 from lllms_core.pool.scheduler import Scheduler
@@ -74,12 +74,20 @@ class PoolPlay(RuleBasedStateMachine):
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES)
-    def submit(self, model: str, prefixes: tuple[str, ...]) -> None:
+    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES, retry=st.booleans())
+    def submit(self, model: str, prefixes: tuple[str, ...], retry: bool) -> None:
         ticket = f"t{next(self.names)}"
-        waited = len(self.waiting)
+        waited, known = len(self.waiting), set(self.known)
+        cooling = None if retry or self.alive(model) else self.scheduler.setbacks.cooling(model, self.now)
         self.waiting[ticket] = model
-        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now))
+        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, retry=retry))
+        refusal = self.refused.get(ticket)
+        if cooling is not None:
+            assert isinstance(refusal, ModelLoadFailed)
+            assert refusal.retry_after is not None
+            assert cooling.retry_at - self.now <= refusal.retry_after <= LONGEST_PAUSE
+            assert self.known == known, "nothing is loaded for a request that is refused"
+        assert (cooling is not None) == isinstance(refusal, ModelLoadFailed)
         if isinstance(self.refused.get(ticket), QueueFull):
             assert waited >= self.limits.queue_size
         if isinstance(self.refused.get(ticket), WaitedTooLong | InsufficientMemory):

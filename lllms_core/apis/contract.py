@@ -74,7 +74,10 @@ class Encoder(Protocol):
         """Return the end of an answer that failed after its headers were sent; the last call."""
 
     def ping(self, waiting: str) -> bytes:  # noqa: ARG002  # the base has none
-        """Return a keep-alive, which may say what the answer waits for; b"" if the dialect has none."""
+        """Return a keep-alive, which may say what the answer waits for; b"" if the dialect has none.
+
+        `waiting` is the text of `Server.waiting(request)`, which dialects with events of their own may ask for values.
+        """
         return b""
 
 
@@ -119,7 +122,10 @@ class Server(Protocol):
         """Return the model with this name or alias. Raises `ModelUnknown`, or `ModelLoadFailed` if it has a problem."""
 
     async def load(self, name: str, *, ttl: float | None = None) -> None:
-        """Return once an instance of a model is loaded; it may stay idle for `ttl` seconds (None: as configured)."""
+        """Return once an instance of a model is loaded; it may stay idle for `ttl` seconds (None: as configured).
+
+        A failed load does not hold this one up, as it does requests for a while.
+        """
 
     async def unload(self, name: str) -> None:
         """Unload the instances of a model beyond its `min_instances`; busy ones, once they are idle."""

@@ -292,7 +292,8 @@ class Host:
     async def load(self, name: str, *, ttl: float | None = None) -> None:
         """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
 
-        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says.
+        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says. After a failed
+        load, for which requests are refused for a while, this tries again at once.
         """
         entry = self.catalog.get(name)
         async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
