@@ -14,6 +14,7 @@ from hostile_for_tests import (
     DETOKENIZE,
     EMBED,
     MESSAGES,
+    NAMED,
     POSTS,
     REFUSED,
     RERANK,
@@ -43,6 +44,7 @@ def inputs() -> Iterator[Input]:
     """All hostile bodies."""
     yield from deep()
     yield from no_json()
+    yield from loads()
     yield from wrong_types()
     yield from long_names()
     yield from kinds_of_content()
@@ -160,6 +162,26 @@ def no_json() -> Iterator[Input]:
         yield Input(f"a message of {what}", sends(CHAT, with_value(CHAT, TINY, "messages", said)), TAKEN)
 
 
+# Held: each of these is refused before anything is loaded or unloaded.
+def loads() -> Iterator[Input]:
+    """Bodies for a load, and for an unload, of a model that is kept loaded."""
+    whole: Mapping[str, bytes | Callable[[], bytes]] = {
+        "empty": b"", "an array": b"[]", "an open one": b"{", "a name": b'{"model":"bot"}', "a stream": b'{"stream":1}',
+        "ttl soon": b'{"ttl":"soon"}', "ttl []": b'{"ttl":[]}', "ttl 1e999": b'{"ttl":1e999}',
+        "5 MB of ttl": lambda: b'{"ttl":"%s"}' % (b"9" * 5 * MB),
+        "10,000 members": lambda: b"{" + many_members(10_000)[1:],
+        "10,000 levels": lambda: b'{"ttl":' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    }
+    for path in NAMED:
+        place = path.format(name=BOT)
+        for what, data in whole.items():
+            right = TAKEN if what.startswith("ttl 1e999") else {400}
+            yield Input(f"{path}: {what}", sends(place, data), right)
+        for kind in ("text/plain", "application/x-www-form-urlencoded", None):
+            yield Input(f"{path}: Content-Type {kind}", sends(place, b"{}", kind=kind), {415})
+        yield Input(f"{path}: no body, but an Origin", sends(place, b"", "Origin: http://evil", kind=None), {415})
+
+
 # Held: values of other types.
 def wrong_types() -> Iterator[Input]:
     """Each parameter of each route with values of every type, a few of which are right."""
@@ -273,6 +295,9 @@ def long_names() -> Iterator[Input]:
             return with_value(path, TINY, name, value.replace(b"@", long))
 
         yield Input(f"5 MB: {path} {name} {number} {shown}", sends(path, large), {*right, 413}, heavy=True)
+    # Broke: the pattern of durations was tried at each of the digits, to the end of them.
+    digits = partial(with_value, CHAT, TINY, "ttl", b'"%s"' % (b"9" * 1_000_000))
+    yield Input("1 MB: digits of a ttl without a unit", sends(CHAT, digits), {400}, heavy=True)
     yield Input("5 MB: the name of a member", sends(CHAT, lambda: b'{%s:1,"model":"bot"}' % long), {400}, heavy=True)
 
 

@@ -66,6 +66,8 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
 
 
 POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS, RESPOND, COUNT)
+NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload")
+"""Posts with the model's name in their path."""
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:
