@@ -119,7 +119,7 @@ class PoolPlay(RuleBasedStateMachine):
     @rule(models=st.lists(st.sampled_from(MODELS), min_size=2, max_size=6), caller=CALLERS)
     def submit_many(self, models: list[str], caller: Caller) -> None:
         for model in models:
-            self.submit(model, (), caller)
+            self.submit(model, (), caller, False)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

@@ -177,7 +177,7 @@ async def test_the_reading_of_a_long_prompt_is_told(gate: Gate, monkeypatch: pyt
     monkeypatch.setattr(loop, "REPORT_SECONDS", 0.0)
     plugin = SimpleNamespace(lllms_engines=hookimpl(lambda: [PatientEngine()]))
     models = {"patient": {"engine": "patient"}}
-    async with gated(gate, {"patient": plugin}, models) as host, asking(host) as client:
+    async with gated(gate, {"patient": plugin}, models=models) as host, asking(host) as client:
         body = {"model": "patient", "max_tokens": 2, "temperature": 0}
         async with streamed(client, **body, prompt="tick tock " * 102 + "tic") as lines:  # 1,023 tokens
             await hears(lines, "reading the prompt")
