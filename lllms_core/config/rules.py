@@ -40,7 +40,7 @@ def check_server(server: ServerConfig) -> Iterator[Violation]:
         try:
             ip_network(one)
         except ValueError as error:
-            text = f"expected an address or a network like 10.0.0.0/8, got {one!r}: {error}"
+            text = f"{error}; expected an address or a network like 10.0.0.0/8"
             yield Violation(("server", "trusted_clients", index), text)
 
 
