@@ -6,10 +6,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from lllms_core.caller import Caller
 from lllms_core.errors import InsufficientMemory, LllmsError, ModelLoadFailed, ModelTooLarge, QueueFull, WaitedTooLong
 from lllms_core.pool.budget import Need, used
 from lllms_core.pool.effects import Assign, Effect, Measure, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.placing import LOOK_AGAIN
+from lllms_core.pool.queue import RANKS
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.setbacks import FIRST_PAUSE, LONGEST_PAUSE
 from lllms_core.pool.state import NEVER, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
@@ -17,6 +19,9 @@ from lllms_core.pool.state import NEVER, InstanceEntry, MemoryLimit, ModelLimits
 MODELS = ("a", "b", "c")
 LONG = 10_000.0
 NEEDS = st.builds(Need, private=st.integers(0, 6), shared=st.integers(0, 4), file=st.sampled_from([None, "file"]))
+CALLERS = st.builds(
+    Caller, st.sampled_from(["", "x", "y"]), st.sampled_from([None, "high", "low"]), st.sampled_from([None, 2.0]),
+)
 AROUND = st.builds(Surroundings, st.integers(0, 5), st.none() | st.integers(0, 20))
 PREFIXES = st.sampled_from([(), ("x",), ("x", "xy"), ("x", "xz"), ("q",)])
 
@@ -33,6 +38,8 @@ class PoolPlay(RuleBasedStateMachine):
             max_instances=st.integers(1, 4),
             cores=st.integers(1, 5),
             memory=st.none() | st.builds(MemoryLimit, st.integers(3, 20)),
+            max_wait_before_swap=st.sampled_from([0.0, 4.0, LONG]),
+            min_residency=st.sampled_from([0.0, 2.0]),
         ),
         models=st.fixed_dictionaries({
             name: st.tuples(st.integers(0, 1), st.integers(1, 3), st.sampled_from([0.0, 0.1, 2.5, NEVER]))
@@ -74,6 +81,7 @@ class PoolPlay(RuleBasedStateMachine):
         self.names = itertools.count(1)
         self.waiting: dict[str, str] = {}
         """Ticket -> model, in order of arrival."""
+        self.callers: dict[str, Caller] = {}
         self.running: dict[str, str] = {}
         """Ticket -> instance."""
         self.refused: dict[str, LllmsError] = {}
@@ -85,16 +93,25 @@ class PoolPlay(RuleBasedStateMachine):
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES)
-    def submit(self, model: str, prefixes: tuple[str, ...]) -> None:
+    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES, caller=CALLERS)
+    def submit(self, model: str, prefixes: tuple[str, ...], caller: Caller) -> None:
         ticket = f"t{next(self.names)}"
-        waited = len(self.waiting)
+        waited, refused = len(self.waiting), len(self.refused)
         self.waiting[ticket] = model
-        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now))
-        if isinstance(self.refused.get(ticket), QueueFull):
+        self.callers[ticket] = caller
+        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, caller=caller))
+        for full in [one for one in list(self.refused)[refused:] if isinstance(self.refused[one], QueueFull)]:
             assert waited >= self.limits.queue_size
+            whose = self.callers[full].client
+            others = [one for one in self.waiting if self.callers[one].client == caller.client]
+            assert full == ticket or len(others) <= 1 + sum(self.callers[one].client == whose for one in self.waiting)
         if isinstance(self.refused.get(ticket), WaitedTooLong | InsufficientMemory):
             assert self.limits.queue_timeout == 0
+
+    @rule(models=st.lists(st.sampled_from(MODELS), min_size=2, max_size=6), caller=CALLERS)
+    def submit_many(self, models: list[str], caller: Caller) -> None:
+        for model in models:
+            self.submit(model, (), caller)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -242,7 +259,8 @@ class PoolPlay(RuleBasedStateMachine):
                 case Assign(ticket, instance):
                     model = self.waiting[ticket]
                     assert model == self.scheduler.instances[instance].model
-                    assert ticket == next(one for one, its in self.waiting.items() if its == model)  # in order
+                    alike = [one for one, its in self.waiting.items() if its == model and self.alike(one, ticket)]
+                    assert ticket == alike[0]  # in order
                     del self.waiting[ticket]
                     self.running[ticket] = instance
                 case Measure(model):
@@ -306,6 +324,12 @@ class PoolPlay(RuleBasedStateMachine):
     # -- what always holds --------------------------------------------------------------------------------------------
 
     @invariant()
+    def every_waiting_request_has_a_position(self) -> None:
+        positions = self.scheduler.positions(self.now)
+        assert positions.keys() == self.waiting.keys()
+        assert sorted(positions.values()) == list(range(1, len(self.waiting) + 1))
+
+    @invariant()
     def counts_agree(self) -> None:
         assert self.waiting == {ticket.id: ticket.model for ticket in self.scheduler.waiting.values()}
         assert self.running == {ticket.id: ticket.instance for ticket in self.scheduler.running.values()}
@@ -364,7 +388,8 @@ class PoolPlay(RuleBasedStateMachine):
         at = self.scheduler.wake_at()
         assert at is None or at > self.now
         for ticket in self.scheduler.waiting.values():
-            assert ticket.arrived + self.limits.queue_timeout > self.now
+            patience = self.callers[ticket.id].patience
+            assert ticket.arrived + min(self.limits.queue_timeout, LONG if patience is None else patience) > self.now
         for model, limits in self.models.items():
             spare = len(self.alive(model)) - limits.min_instances
             if limits.ttl != NEVER and model not in self.waiting.values():
@@ -377,18 +402,22 @@ class PoolPlay(RuleBasedStateMachine):
         for ticket, model in self.waiting.items():
             alive, limits = self.alive(model), self.models[model]
             free = [i for i in alive if i.state == "ready" and len(i.running) < i.slots]
-            older = list(self.waiting)[: list(self.waiting).index(ticket)]
-            starving = {self.waiting[one] for one in older if not self.alive(self.waiting[one])} - {model}
+            starving = {
+                its for other, its in self.waiting.items() if not self.alive(its) and (
+                    self.rank(other) < self.rank(ticket)
+                    or self.scheduler.waiting[other].arrived + self.limits.max_wait_before_swap <= self.now
+                )
+            }
             if self.late and self.limits.memory is not None:
                 starving |= set(filter(self.missing, MODELS)) - {model}
-            assert not free or starving, "a slot is free, and nobody who came before needs the instance"
+            assert not free or starving, "a slot is free, and nobody needs the instance more"
             own = sum(i.model == model for i in self.scheduler.instances.values())
             if alive or own >= limits.max_instances or model in self.measuring:
                 continue  # it waits for a slot, a load, the end of an instance, or an estimate
             if self.limits.memory is not None:
                 if self.around.available is not None:
                     self.check_looks_again()
-                elif not older and self.shrinking is None:  # and so nothing is promised to others
+                elif set(self.waiting.values()) == {model} and self.shrinking is None:  # nothing is promised to others
                     self.check_no_memory(model, self.limits.memory.instances)
                 continue
             reserved = sum(self.missing(other) for other in MODELS if other != model)
@@ -423,6 +452,13 @@ class PoolPlay(RuleBasedStateMachine):
                 here = [i for i in here if i not in idle[: max(0, spare)]]
         assert self.of_state("closing") or not fit(here), "idle instances could make room"
 
+    def rank(self, ticket: str) -> int:
+        return RANKS[self.callers[ticket].priority or "normal"]
+
+    def alike(self, one: str, other: str) -> bool:
+        """Whether two requests have the same client and priority."""
+        return self.rank(one) == self.rank(other) and self.callers[one].client == self.callers[other].client
+
     def of_state(self, state: str) -> list[InstanceEntry]:
         return [instance for instance in self.scheduler.instances.values() if instance.state == state]
 
@@ -439,4 +475,4 @@ class PoolPlay(RuleBasedStateMachine):
 class TestPoolPlay(PoolPlay.TestCase):  # type: ignore[misc,name-defined]  # hypothesis makes the base at run time
     """Random histories of a pool keep every invariant."""
 
-    settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+    settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
