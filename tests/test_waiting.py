@@ -231,7 +231,8 @@ async def test_quick_prompts_are_not_reported(gate: Gate, monkeypatch: pytest.Mo
     asked: list[object] = []
     monkeypatch.setattr(EXAMPLE["Induction"], "prompt_progress", asked.append)
     plugin = SimpleNamespace(lllms_engines=hookimpl(lambda: [EXAMPLE["InductionEngine"]()]))
-    async with gated(gate, {"x": plugin}, {"x": {"engine": "induction", "isolation": "thread"}}) as host:
+    models = {"x": {"engine": "induction", "isolation": "thread"}}
+    async with gated(gate, {"x": plugin}, models=models) as host:
         request = host.request("x", prompt="tick tock tick", parameters={"max_tokens": 200, "temperature": 0})
         async with host.submit(request) as stream:
             assert (await stream.gather()).finish.usage.completion_tokens == 200
