@@ -1,0 +1,28 @@
+"""What only programs on the server's own machine may ask for."""
+
+from ipaddress import IPv6Address, ip_address
+
+from quart import request
+from werkzeug.exceptions import Forbidden
+
+
+def refuse_other_machines(what: str) -> None:
+    """Raise `Forbidden`, which names `what` was asked for, if the current request comes from another machine."""
+    called = request.scope.get("server")
+    if not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
+        raise Forbidden(f"{what} is only for programs on the server's own machine")
+
+
+def is_of_this_machine(address: str | None, called: str | None) -> bool:
+    """Whether a client is on this machine, judging by its address and the one that it has `called`.
+
+    A client without an address counts as being on this machine.
+    """
+    if address == called:
+        return True
+    try:
+        client = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return True
+    mapped = client.ipv4_mapped if isinstance(client, IPv6Address) else None
+    return (mapped or client).is_loopback
