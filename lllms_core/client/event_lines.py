@@ -45,7 +45,7 @@ class EventLines:
 def _read(block: str) -> ServerEvent:
     name, event_id = "", ""
     data = []
-    for line in block.replace("\r\n", "\n").split("\n"):
+    for line in block.split("\n"):
         field, _, value = line.partition(":")
         value = value.removeprefix(" ")
         match field:
