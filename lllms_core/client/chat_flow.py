@@ -17,7 +17,7 @@ from lllms_core.client.chat_values import (
 from lllms_core.client.event_lines import EventLines
 from lllms_core.client.server_error import ServerError, told_error
 
-TRIES = 5
+TRIES = 4
 PAUSE = 0.25
 """Seconds before the second try, doubled for each further one: together less than the server waits for a reader."""
 

@@ -67,7 +67,7 @@ _TOOL: Json = {
 
 def describe(models: Sequence[str]) -> Paths:
     """Return the paths; `models` are the names that requests may name."""
-    chat, conversation = in_path("chat_id"), in_path("conversation_id")
+    of_id = in_path("id")
     last: Json = {"name": "Last-Event-ID", "in": "header", "schema": STRING}
     events: Json = {"oneOf": [_object(event={"const": name}, data=DATA[name]) for name in EVENTS]}
     create = operation(
@@ -76,7 +76,7 @@ def describe(models: Sequence[str]) -> Paths:
     )
     resume = operation(
         "Resume an answer after the event that Last-Event-ID names", "The rest of its events",
-        kind="text/event-stream", error=ERROR, schema=events, operation_id="resumeChat", parameters=[chat, last],
+        kind="text/event-stream", error=ERROR, schema=events, operation_id="resumeChat", parameters=[of_id, last],
     )
     resume["responses"] = {
         **_responses(resume), "204": {"description": "The answer has ended, and its last event was the one named"},
@@ -85,25 +85,25 @@ def describe(models: Sequence[str]) -> Paths:
     deleted = _object(deleted=_array(STRING))
     return {
         "/api/v1/chat": {"post": takes(create, _body(models))},
-        "/api/v1/chat/{chat_id}": {
+        "/api/v1/chat/{id}": {
             "get": resume,
             "delete": operation(
                 "Stop an answer", "Its id", error=ERROR, schema=_object(stopped=STRING), operation_id="stopChat",
-                parameters=[chat],
+                parameters=[of_id],
             ),
         },
         "/api/v1/conversations": {"get": operation(
             "List the kept conversations, for programs on the server's own machine", "A list", error=ERROR,
             schema=listed, operation_id="listConversations",
         )},
-        "/api/v1/conversations/{conversation_id}": {
+        "/api/v1/conversations/{id}": {
             "get": operation(
                 "Show a kept conversation", "It", error=ERROR, schema=CONVERSATION, operation_id="getConversation",
-                parameters=[conversation],
+                parameters=[of_id],
             ),
             "delete": operation(
                 "Delete a kept conversation", "Its id", error=ERROR, schema=deleted,
-                operation_id="deleteConversation", parameters=[conversation],
+                operation_id="deleteConversation", parameters=[of_id],
             ),
         },
         **{f"/api/v1/{name}": {"get": operation(

@@ -26,7 +26,7 @@ class ChatLimits:
     """Of silence, after which a comment shows that the connection is alive."""
     look: float = 0.25
     """Between two looks at what an answer that has not begun waits for."""
-    grace: float = 15.0
+    grace: float = 5.0
     """That an answer goes on after its last reader has left; then it is cancelled."""
     kept: float = 60.0
     """That the events of an answer that has ended can be read again."""

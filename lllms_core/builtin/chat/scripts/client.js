@@ -11,7 +11,7 @@
 // Each event is the data of an event of POST /api/v1/chat, with its `type`: queued, loading, prompt, thoughts, text,
 // call, usage, done. If the connection breaks, the answer is resumed where it broke. Errors are thrown as ServerError.
 
-const TRIES = 5;
+const TRIES = 4; // within the time that the server waits for a reader to return
 const PAUSE = 250; // milliseconds before the second try, doubled for each further one
 
 /** The server cannot be reached, or answers with an error. */
