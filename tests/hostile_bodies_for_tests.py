@@ -238,7 +238,7 @@ def wrong_types() -> Iterator[Input]:
     for role in ("system", "user", "assistant", "tool"):
         shape = '{"role":"%s","content":"x","%s":%s}'
         said = [shape % (role, field, value) for field in ("thoughts", "call", "calls", "name") for value in values]
-        said += [shape % (role, "calls", '[{"id":"c","name":"f","%s":%s}]' % (field, value))
+        said += [shape % (role, "calls", f'[{{"id":"c","name":"f","{field}":{value}}}]')
                  for field in ("id", "name", "arguments") for value in values]
         bodies = [with_value(NATIVE, TINY, "message", one.encode()) for one in said]
         yield Input(f"any type in a native message of {role}", each(NATIVE, bodies), TAKEN)

@@ -58,7 +58,8 @@ def one_request(model: str, path: str, stream: str) -> Iterator[Input]:
 
 def resumable() -> Iterator[Input]:
     """Clients that leave an answer that waits for their return: few, since each costs that time."""
-    for how, stream, events, many in (("in the stream", b"true", 2, 1), ("at once", b"true", 0, 30), ("whole", b"false", 0, 30)):
+    ways = ("in the stream", b"true", 2, 1), ("at once", b"true", 0, 30), ("whole", b"false", 0, 30)
+    for how, stream, events, many in ways:
         long = with_value(NATIVE, SLOW, "max_tokens", LONG[SLOW])[:-1] + b',"stream":%s}' % stream
         whole = head("POST", NATIVE, length=len(long)) + long
         act = leaves(whole, events=events) if many == 1 else crowd(whole, many)

@@ -39,7 +39,9 @@ class Patient:
 
 
 @asynccontextmanager
-async def serving(gate: Gate, limits: ChatLimits = LIMITS, **server: object) -> AsyncIterator[tuple[Host, httpx.AsyncClient]]:
+async def serving(
+    gate: Gate, limits: ChatLimits = LIMITS, **server: object,
+) -> AsyncIterator[tuple[Host, httpx.AsyncClient]]:
     """A server whose model obeys a gate, and a client of it."""
     async with (
         asyncio.timeout(GUARD), gated(gate, {"patient": Patient(limits)}, disable=["chat"], **server) as host,
@@ -238,7 +240,7 @@ async def test_ended_answers_expire() -> None:
     gate.pieces.put(None)
     async with serving(gate, evolve(LIMITS, kept=0.01)) as (_, client):
         events = EventLines().read((await client.post(CHAT, json=ASKED)).content)
-        while (await client.get(f"{CHAT}/{chat_id(events)}")).status_code != 404:
+        while (await client.get(f"{CHAT}/{chat_id(events)}")).status_code != 404:  # noqa: ASYNC110  # there is no event
             await asyncio.sleep(0.005)
 
 

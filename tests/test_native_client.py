@@ -35,7 +35,7 @@ from lllms_core.testing import running_server
 
 pytestmark = pytest.mark.slow
 
-ADD = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+ADD = {"name": "add", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
 LONG = " ".join(f"word{number}" for number in range(40))
 MODELS: dict[str, Any] = {
     "bot": {"engine": "mock", "options": {"script": [

@@ -8,10 +8,13 @@ from typing import Any
 import httpx
 import lllms_llamacpp
 import pytest
+from attrs import evolve
 from gates_for_tests import Gate
-from test_native_chat import ASKED, CHAT, Reader, chat_id, serving
+from serving_for_tests import serving as serve
+from test_native_chat import ASKED, CHAT, LIMITS, Reader, chat_id, serving
 from waits_for_tests import until
 
+from lllms_core.builtin.chat import kept_conversations
 from lllms_core.client import AsyncClient, Client, ServerError
 from lllms_core.client.event_lines import EventLines
 from lllms_core.errors import EngineFailed
@@ -98,9 +101,6 @@ async def test_one_turn_at_a_time() -> None:
 @pytest.mark.parametrize("how", ["failed", "refused", "left", "left whole", "stopped", "stopped early"])
 async def test_what_is_kept_of_an_answer_without_an_end(how: str) -> None:
     """A turn that failed, or whose reader left, leaves the conversation as it was; one that was stopped is kept."""
-    from attrs import evolve
-    from test_native_chat import LIMITS
-
     gate = Gate()
     gate.load.set()
     asked: dict[str, Any] = {**ASKED, "conversation": "mine"}
@@ -144,8 +144,6 @@ async def settled(client: httpx.AsyncClient) -> Any:
 
 async def test_a_full_conversation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A conversation beyond its limit is refused with the way out, and stays as it is."""
-    from lllms_core.builtin.chat import kept_conversations
-
     monkeypatch.setattr(kept_conversations, "MOST_MESSAGES", 2)
     gate = Gate()
     gate.load.set()
@@ -160,8 +158,6 @@ async def test_a_full_conversation_is_refused(monkeypatch: pytest.MonkeyPatch) -
 
 async def test_the_list_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list holds the last conversations only, and none whose document has made room for others."""
-    from lllms_core.builtin.chat import kept_conversations
-
     monkeypatch.setattr(kept_conversations, "MOST_LISTED", 2)
     gate = Gate()
     gate.load.set()
@@ -183,9 +179,9 @@ async def test_looking_is_no_use(tmp_path: Path, on_disk: bool) -> None:
     documents.keep("b", 2)
     assert list(await documents.there(["a", "c", "b", "not a name"])) == ["a", "b"]
     drawer: Any = documents._drawer
-    before = [file.stat().st_mtime_ns for file in tmp_path.iterdir()]
+    before = times(tmp_path)
     assert await documents.there(["a"]) == ["a"]
-    assert [file.stat().st_mtime_ns for file in tmp_path.iterdir()] == before
+    assert times(tmp_path) == before
     clock = drawer._clock
     drawer._clock = lambda: clock() + 1001
     assert list(await documents.there(["a", "b"])) == []
@@ -193,10 +189,12 @@ async def test_looking_is_no_use(tmp_path: Path, on_disk: bool) -> None:
     assert list(await documents.there(["a"])) == []
 
 
+def times(folder: Path) -> list[int]:
+    return [file.stat().st_mtime_ns for file in folder.iterdir()]
+
+
 async def test_it_outlives_the_server_where_sessions_do(tmp_path: Path) -> None:
     """With a store on disk, a conversation and the list are there again after a restart."""
-    from serving_for_tests import serving as serve
-
     config: dict[str, Any] = {
         "server": {"port": 0}, "models": THINKER, "sessions": {"store": "disk", "options": {"folder": str(tmp_path)}},
     }

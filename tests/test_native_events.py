@@ -58,7 +58,8 @@ def test_events_are_the_answer(groups: list[list[Delta]], thoughts: bool) -> Non
     """The pieces of an answer's events are together what the whole answer is, in either client's eyes."""
     deltas = [delta for group in groups for delta in group]
     request = ChatRequest("r", "bot", (Message("user", "Hi"),))
-    whole: Any = whole_value("chat_1", "bot", "c", Answer("a", choices(request, deltas, FINISH), FINISH), thoughts=thoughts)
+    answer = Answer("a", choices(request, deltas, FINISH), FINISH)
+    whole: Any = whole_value("chat_1", "bot", "c", answer, thoughts=thoughts)
     flow = ChatFlow({})
     told = list(flow.read(written(groups, thoughts=thoughts)))
     assert flow.ended
@@ -118,7 +119,8 @@ def test_what_is_waited_for_is_told_once() -> None:
     events = ChatEvents("c", None, thoughts=True)
     waits = [
         Waiting("queued", 2), Waiting("queued", 2), Waiting("memory", 1, reason="big holds it"),
-        Waiting("downloading", progress=0.5), Waiting("loading", progress=0.25), Waiting("prompt", progress=0.125), None,
+        Waiting("downloading", progress=0.5), Waiting("loading", progress=0.25), Waiting("prompt", progress=0.125),
+        None,
     ]
     told = EventLines().read(b"".join(event for one in waits for event in events.waits(one)))
     assert [(one.name, json.loads(one.data)) for one in told] == [
@@ -136,7 +138,8 @@ def test_a_cut_call_keeps_its_words() -> None:
     data = b"".join([*events.add([Delta("r", calls=pieces)]), *events.end(FINISH)])
     calls = [json.loads(one.data) for one in EventLines().read(data) if one.name == "call"]
     assert calls == [
-        {"id": "1", "name": "add", "arguments": {"a": 1}}, {"id": "2", "name": "add", "arguments": None, "text": '{"a":'},
+        {"id": "1", "name": "add", "arguments": {"a": 1}},
+        {"id": "2", "name": "add", "arguments": None, "text": '{"a":'},
     ]
     assert [call.id for call in events.message.tool_calls] == ["1"]
 
@@ -158,12 +161,14 @@ def test_a_kept_answer_is_read_as_it_was(text: str, thoughts: str | None, argume
 @pytest.mark.parametrize(("body", "parameter"), [
     ({}, "model"), ({"model": "m"}, "message"), ({"model": "m", "message": "a", "messages": []}, "message"),
     ({"model": "m", "messages": []}, "messages"), ({"model": "m", "message": 3}, "message"),
-    ({"model": "m", "message": {"role": "x"}}, "message.role"), ({"model": "m", "message": {"role": "user"}}, "message.content"),
+    ({"model": "m", "message": {"role": "x"}}, "message.role"),
+    ({"model": "m", "message": {"role": "user"}}, "message.content"),
     ({"model": "m", "messages": [{"role": "assistant", "calls": [{"id": "1", "name": "a", "arguments": "{}"}]}]},
      "messages[0].calls[0].arguments"),
     ({"model": "m", "messages": [{"role": "assistant", "content": "", "thoughts": 3}]}, "messages[0].thoughts"),
     ({"model": "m", "messages": [{"role": "tool", "content": "3"}]}, "messages[0].call"),
-    ({"model": "m", "message": "a", "conversation": "a b"}, "conversation"), ({"model": "m", "message": "a", "n": 2}, "n"),
+    ({"model": "m", "message": "a", "conversation": "a b"}, "conversation"),
+    ({"model": "m", "message": "a", "n": 2}, "n"),
     ({"model": "m", "message": "a", "stream": 1}, "stream"), ({"model": "m", "message": "a", "system": 1}, "system"),
 ])
 def test_bodies_are_refused_by_place(body: dict[str, object], parameter: str) -> None:

@@ -16,7 +16,8 @@ class EventBuffer:
         """Whether no more events will come."""
         self._most = most
         self._written: list[bytes] = []
-        self._more = asyncio.Event()
+        self._waiting: set[asyncio.Future[bool]] = set()
+        """The readers that have read everything."""
 
     @property
     def next(self) -> int:
@@ -47,27 +48,36 @@ class EventBuffer:
         A reader that is too slow for the buffer gets `lost`, and no more.
         """
         while number >= self.first:
-            more = self._more
             new = self._written[number - self.first :]
             if new:
                 number += len(new)
                 yield b"".join(new)
             elif self.ended:
                 return
-            elif not await _wait(more, interval):
+            elif not await self._wait(interval):
                 yield ping
         if lost:
             yield lost
 
     def _wake(self) -> None:
-        self._more.set()
-        self._more = asyncio.Event()
+        waiting, self._waiting = self._waiting, set()
+        for one in waiting:
+            _set(one, more=True)
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait until there is more; return whether it came in time."""
+        loop = asyncio.get_running_loop()
+        more: asyncio.Future[bool] = loop.create_future()
+        self._waiting.add(more)
+        # This runs for every token, and asyncio.timeout would cost several times as much.
+        timer = loop.call_later(seconds, _set, more)
+        try:
+            return await more
+        finally:
+            timer.cancel()
+            self._waiting.discard(more)
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
+def _set(future: asyncio.Future[bool], *, more: bool = False) -> None:
+    if not future.done():
+        future.set_result(more)
