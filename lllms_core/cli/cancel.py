@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, examples, open_client, read_config, server_url
 from lllms_core.errors import ConfigError
 
 
@@ -20,9 +20,7 @@ def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -
 
     The bytes received are kept: the next request resumes from them, at once even after a failed attempt.
     """
-    from lllms_core.client import Client
-
-    client = Client(url or server_url(read_config(config_file)), timeout=10)
+    client = open_client(url or server_url(read_config(config_file)), timeout=10)
     downloads = client.downloads()
     wanted = {name: [one.id for one in downloads if name in one.models] for name in models}
     for name, ids in wanted.items():

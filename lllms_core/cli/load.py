@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from lllms_core.cli.figures import printable
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, examples, open_client, read_config, server_url
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -44,9 +44,7 @@ def load(models: tuple[str, ...], ttl: str | None, url: str | None, config_file:
     Files that are missing are fetched. After a failed load this tries again at once, where requests would be refused
     for a while; a model that is loaded stays so. Ctrl-C gives up waiting, and keeps the bytes received.
     """
-    from lllms_core.client import Client
-
-    client = Client(url or server_url(read_config(config_file)), timeout=_SILENCE)
+    client = open_client(url or server_url(read_config(config_file)), timeout=_SILENCE)
     for name in models:
         with _display(name) as shown:
             loaded = client.load(name, ttl=ttl, on_progress=shown.show)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, examples, open_client, read_config, server_url
 from lllms_core.values.sizes import human_size
 
 _SILENT = 5
@@ -23,10 +23,10 @@ _SILENT = 5
 @config_option
 def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     """Show the instances of a running server, what its requests wait for, failed loads, and downloads."""
-    from lllms_core.client import Client, ServerError
+    from lllms_core.client import ServerError
 
     url = url or server_url(read_config(config_file))
-    status = Client(url, timeout=10).get("/")
+    status = open_client(url, timeout=10).get("/")
     if not isinstance(status, Mapping) or status.get("name") != "lllms":
         raise ServerError(f"{url} is not an lllms server")
     if as_json:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, examples, open_client, read_config, server_url
 
 if TYPE_CHECKING:
     from lllms_core.client import Client
@@ -111,6 +111,4 @@ def _line(one: Mapping[str, Any]) -> str:
 
 
 def _client(url: str | None, config_file: Path | None, timeout: float = ANSWERS_WITHIN) -> "Client":
-    from lllms_core.client import Client
-
-    return Client(url or server_url(read_config(config_file)), timeout=timeout)
+    return open_client(url or server_url(read_config(config_file)), timeout=timeout)

@@ -12,6 +12,7 @@ from lllms_core.errors import ConfigError, ModelUnknown
 from lllms_core.machine import at_home
 
 if TYPE_CHECKING:
+    from lllms_core.client import Client
     from lllms_core.config import Config, ModelConfig
     from lllms_core.plugins import Plugins
 
@@ -105,3 +106,10 @@ def start_log(config: "Config", level: str | None = None) -> None:
     from lllms_core.log import configure_logging
 
     configure_logging(level or config.server.log_level, config.server.log_format)
+
+
+def open_client(url: str, timeout: float) -> "Client":
+    """Return a client of a server, which is closed when the command ends. Raises `ServerError` for a bad address."""
+    from lllms_core.client import Client
+
+    return click.get_current_context().with_resource(Client(url, timeout=timeout))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, examples, open_client, read_config, server_url
 
 if TYPE_CHECKING:
     from lllms_core.client import Unloaded
@@ -23,9 +23,7 @@ def unload(models: tuple[str, ...], url: str | None, config_file: Path | None) -
 
     The instances that a model keeps (min_instances) stay. The next request loads a model again.
     """
-    from lllms_core.client import Client
-
-    client = Client(url or server_url(read_config(config_file)), timeout=60)
+    client = open_client(url or server_url(read_config(config_file)), timeout=60)
     for name in models:
         click.echo(f"{name}: {_described(client.unload(name))}")
 

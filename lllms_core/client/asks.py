@@ -9,9 +9,9 @@ from attrs import fields_dict, frozen
 
 from lllms_core.client.chat_values import (
     ChatHistory,
-    Download,
-    Loaded,
+    LoadedModel,
     LoadStep,
+    ServedDownload,
     ServedModel,
     StoredSession,
     Unloaded,
@@ -94,12 +94,12 @@ def load_ask(model: str, ttl: float | str | None) -> Ask[object]:
     return Ask("POST", f"{API}/models/{segment(model)}/load", same, body)
 
 
-def read_load(data: str) -> LoadStep | Loaded:
+def read_load(data: str) -> LoadStep | LoadedModel:
     """Read an event of a load. Raises `ServerError` if it has failed."""
     value = json.loads(data)
     if value.get("error"):
         raise told_error(value)
-    return members(Loaded, value) if value["state"] == "loaded" else members(LoadStep, value)
+    return members(LoadedModel, value) if value["state"] == "loaded" else members(LoadStep, value)
 
 
 def unload_ask(model: str) -> Ask[Unloaded]:
@@ -109,7 +109,7 @@ def unload_ask(model: str) -> Ask[Unloaded]:
 
 MODELS: Ask[list[ServedModel]] = Ask("GET", "/v1/models", listed(ServedModel))
 STATUS: Ask[Mapping[str, Any]] = Ask("GET", "/", same)
-DOWNLOADS: Ask[list[Download]] = Ask("GET", f"{API}/downloads", listed(Download))
+DOWNLOADS: Ask[list[ServedDownload]] = Ask("GET", f"{API}/downloads", listed(ServedDownload))
 CONVERSATIONS: Ask[list[ChatHistory]] = Ask("GET", f"{API}/conversations", listed(ChatHistory))
 
 

@@ -14,9 +14,9 @@ from lllms_core.client.chat_values import (
     ChatEvent,
     ChatHistory,
     ChatResult,
-    Download,
-    Loaded,
+    LoadedModel,
     LoadStep,
+    ServedDownload,
     ServedModel,
     StoredSession,
     Unloaded,
@@ -81,7 +81,7 @@ class AsyncClient:
 
     async def load(
         self, model: str, *, ttl: float | str | None = None, on_progress: Callable[[LoadStep], object] | None = None,
-    ) -> Loaded:
+    ) -> LoadedModel:
         """Load a model, and return when it is loaded; it may stay idle for `ttl` (seconds, or like "5m").
 
             await client.load("phi3", on_progress=lambda step: print(step.text))
@@ -91,7 +91,7 @@ class AsyncClient:
             async for part in parts:
                 for event in lines.read(part):
                     step = asks.read_load(event.data)
-                    if isinstance(step, Loaded):
+                    if isinstance(step, LoadedModel):
                         return step
                     if on_progress is not None:
                         on_progress(step)
@@ -101,7 +101,7 @@ class AsyncClient:
         """Unload a model; its busy instances end once they are idle."""
         return await self.send(asks.unload_ask(model))
 
-    async def downloads(self) -> list[Download]:
+    async def downloads(self) -> list[ServedDownload]:
         """Return the running downloads, then those that failed last time."""
         return await self.send(asks.DOWNLOADS)
 

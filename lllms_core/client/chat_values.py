@@ -150,7 +150,7 @@ class LoadStep:
 
 
 @frozen
-class Loaded:
+class LoadedModel:
     """A model that is loaded."""
 
     model: str
@@ -185,7 +185,7 @@ class ServedModel:
 
 
 @frozen
-class Download:
+class ServedDownload:
     """A download of model files."""
 
     id: str
