@@ -39,6 +39,8 @@ class InstanceStatus:
     """Whether one of these files has been changed or replaced since."""
     memory: int | None = None
     """Bytes that it takes by the estimate, shared ones included; None: unknown, as there is no memory limit."""
+    ttl: float | None = None
+    """The idle seconds after which it is unloaded; None: never."""
 
 
 @frozen
@@ -115,6 +117,8 @@ class DownloadStatus:
     """Bytes per second: received, or read while verifying."""
     seconds_left: float | None
     """At this speed; None while unknown."""
+    sha256: str = ""
+    """The expected hash of `file`, in hexadecimal; "" if its source publishes none."""
 
 
 @frozen

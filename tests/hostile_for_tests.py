@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Sequence
 from attrs import frozen
 from lines_for_tests import SECRET, Address, Answer, post
 
+OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
+
 BOT, TINY, SLOW = "bot", "tiny", "slow"
 """A mock, the trained model in llama.cpp, and a slow mock; each in its own process."""
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
@@ -47,7 +49,8 @@ class Input:
             assert len(answer.body) <= self.most, f"an error of {len(answer.body)} bytes"
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
-                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+                error = answer.json()["error"]
+                assert isinstance(error, str) or set(error) == {"message", "type", "param", "code"}
 
 
 def body(path: str, model: str, **more: object) -> dict[str, object]:
@@ -57,6 +60,9 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         CHAT: {"messages": said, "max_tokens": 1}, TEXT: {"prompt": f"Hi! {SECRET}", "max_tokens": 1},
         EMBED: {"input": SECRET}, RERANK: {"query": SECRET, "documents": ["a", "b"]}, TOKENIZE: {"text": SECRET},
         DETOKENIZE: {"tokens": [1, 2, 3]}, TEMPLATE: {"messages": said},
+        "/api/chat": {"messages": said, "options": {"num_predict": 1}}, "/api/embed": {"input": SECRET},
+        "/api/generate": {"prompt": f"Hi! {SECRET}", "options": {"num_predict": 1}}, "/api/show": {}, "/api/pull": {},
+        "/api/embeddings": {"prompt": SECRET},
     }
     return {"model": model, **fits[path], **more}
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from besieged_for_tests import Besieged, Siege, siege, until
 from frames_for_tests import PREFACE
-from hostile_for_tests import CHAT, POSTS, SLOW, Input, body, with_value
+from hostile_for_tests import CHAT, OLLAMA, POSTS, SLOW, Input, body, with_value
 from hostile_leaving_for_tests import LONG
 from hostile_lines_for_tests import PLACES
+from hostile_ollama_for_tests import BARE
 from hostile_table_for_tests import ALL
 from lines_for_tests import Line, head
 
@@ -100,10 +101,11 @@ def test_every_route_is_attacked() -> None:
     apis = [provided.object for provided in host.plugins.apis.values()]
     paths = {path: methods for api in apis for path, methods in api.describe(host).items()}
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert {path for method, path in described if method == "POST"} == set(POSTS)
-    assert all(body(path, SLOW)["model"] == SLOW for path in POSTS)
+    assert {path for method, path in described if method == "POST"} == {*POSTS, *OLLAMA}
+    assert all(body(path, SLOW)["model"] == SLOW for path in (*POSTS, *OLLAMA))
     sessions = "/api/v1/sessions"
     bare = {("GET", "/v1/models"), ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
+    bare |= {("GET", path) for path in BARE}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
     others = {(method, path.replace("{model}", "{id}")) for method, path in described if method != "POST"}
     assert others == bare | with_ids

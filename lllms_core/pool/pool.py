@@ -82,6 +82,11 @@ class Pool:
         )
         return cls(models, limits, keeper=keeper)
 
+    def add(self, name: str, model: PoolModel) -> None:
+        """Accept requests for another model, whose files are here, and which keeps no instances."""
+        self._models[name] = model
+        self._scheduler.add(name, model.limits)
+
     @property
     def open(self) -> bool:
         """Whether the pool accepts requests."""
@@ -263,6 +268,7 @@ class Pool:
             replaced=instance.footprint.replaced,
             info=instance.info,
             memory=entry.need.total if limited else None,
+            ttl=self._scheduler.idle_limit(entry),
         )
 
 

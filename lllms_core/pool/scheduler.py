@@ -66,8 +66,8 @@ class Scheduler:
         """Models whose needs are being found out."""
         self.stopping = False
         self._absent = set(absent)
-        self._models = models
-        self.seating = Seating(models, limits, self.instances)
+        self._models = dict(models)
+        self.seating = Seating(self._models, limits, self.instances)
         self._kept = [name for name, model in models.items() if model.min_instances > 0]
         self.setbacks = Setbacks()
         self._new_id = new_id
@@ -83,6 +83,10 @@ class Scheduler:
     def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
         """The pool opens: load `min_instances` of every model, and fetch the files of those in `prepare`."""
         return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
+
+    def add(self, model: str, limits: ModelLimits) -> None:
+        """There is another model, whose files are here, and which keeps no instances."""
+        self._models[model] = limits
 
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
@@ -385,6 +389,11 @@ class Scheduler:
             and self._spare(instance.model) > 0
             and not any(ticket.model == instance.model for ticket in self.waiting.values())
         )
+
+    def idle_limit(self, instance: InstanceEntry) -> float | None:
+        """Return the idle seconds after which an instance is unloaded; None: never."""
+        ttl = self._ttl(instance)
+        return None if ttl == NEVER or self._spare(instance.model) <= 0 else ttl
 
     def _ttl(self, instance: InstanceEntry) -> float:
         return self._models[instance.model].ttl if instance.ttl is None else instance.ttl
