@@ -24,7 +24,7 @@ from lllms_ollama.messages import parts_of, read_images, read_messages
 from lllms_ollama.names import find_model
 
 MOST_SCORES = 20
-_CHAT = frozenset({"format", "think", "tools", "logprobs", "top_logprobs"})
+_CHAT = frozenset({"format", "think", "tools", "tool_choice", "logprobs", "top_logprobs"})
 _GENERATE = frozenset({"format", "think", "logprobs", "top_logprobs"})
 _BOUNDS = ("truncate", "shift")
 """What Ollama drops of a prompt that is too long; here such a prompt is refused."""

@@ -21,6 +21,9 @@ NAMED = frozenset({
 """Options without effect here, which answers name: about the instance, which the configuration decides, or without a
 counterpart in today's llama.cpp."""
 
+MISPLACED: Mapping[str, str] = {"max_output_tokens": "num_predict"}
+"""Members by which the AI SDK's providers mean options."""
+
 
 def take_name(values: dict[str, object]) -> str:
     """Take the model's name: `model`, or `name` as older clients say. Raises `InvalidRequest`."""
@@ -79,14 +82,20 @@ def take_options(values: dict[str, object]) -> tuple[dict[str, object], list[str
 
 
 def take_others(values: dict[str, object], known: frozenset[str]) -> dict[str, object]:
-    """Take the other members: those `known`, and unknown ones, to be treated as the server is configured to.
+    """Take the other members: those `known`, options, and unknown ones, to be treated as the server is configured to.
 
-    Raises `InvalidRequest` for a parameter of another API.
+    Some clients send options as members, where Ollama overlooks them. Raises `InvalidRequest` for a parameter of another
+    API.
     """
-    for name in values:
-        if name not in known and name in ROUTES["chat"]:
+    taken: dict[str, object] = {}
+    for name, value in values.items():
+        meant = MISPLACED.get(name, name)
+        if meant in HONOURED:
+            taken |= _meant(meant, value)
+        elif name not in known and name in ROUTES["chat"]:
             raise unknown(name)
-    taken = dict(values)
+        else:
+            taken[name] = value
     values.clear()
     return taken
 
