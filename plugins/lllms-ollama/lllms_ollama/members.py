@@ -84,8 +84,8 @@ def take_options(values: dict[str, object]) -> tuple[dict[str, object], list[str
 def take_others(values: dict[str, object], known: frozenset[str]) -> dict[str, object]:
     """Take the other members: those `known`, options, and unknown ones, to be treated as the server is configured to.
 
-    Some clients send options as members, where Ollama overlooks them. Raises `InvalidRequest` for a parameter of another
-    API.
+    Some clients send options as members, where Ollama overlooks them. Raises `InvalidRequest` for a parameter of
+    another API.
     """
     taken: dict[str, object] = {}
     for name, value in values.items():
