@@ -4,6 +4,8 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quote
 
 from attrs import define, field, frozen
 
@@ -48,7 +50,10 @@ class Head:
 
 
 class LineEncoder(Encoder):
-    """Writes one streamed answer. A call is written when it is whole, since its arguments are an object."""
+    """Writes one streamed answer. A call is written when it is whole, since its arguments are an object.
+
+    The constant parts of a line of text are encoded once, since `delta` runs for every token.
+    """
 
     content_type = "application/x-ndjson"
 
@@ -56,9 +61,15 @@ class LineEncoder(Encoder):
         self._head = head
         self._calls = Calls()
         self._written = 0
+        self._before = f'{{"model":{quote(head.name)},"created_at":"'
+        self._between = '","message":{"role":"assistant","content":' if head.chat else '","response":'
+        self._after = '},"done":false}\n' if head.chat else ',"done":false}\n'
 
     def delta(self, delta: Delta) -> bytes:
         """Write a piece."""
+        if not (delta.reasoning or delta.calls or delta.scores):
+            text = delta.text
+            return f"{self._before}{now()}{self._between}{quote(text)}{self._after}".encode() if text else b""
         whole = self._calls.add(delta.calls) if delta.calls else []
         return self._piece(delta, whole) if delta.text or delta.reasoning or delta.scores or whole else b""
 
@@ -164,12 +175,18 @@ def nanoseconds(seconds: float) -> int:
 
 def moment(seconds: float) -> str:
     """Return a time since 1970 as Ollama writes it."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
 
 
 def now() -> str:
     """Return the time."""
     return moment(time.time())
+
+
+@lru_cache(8)
+def _second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _score(score: TokenScore) -> dict[str, object]:

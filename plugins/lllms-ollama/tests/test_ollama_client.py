@@ -215,6 +215,23 @@ def test_errors_are_errors_of_the_client(client: ollama.Client) -> None:
         assert caught.value.status_code == 404
 
 
+def test_a_wrong_base_url_is_told(url: str) -> None:
+    """Below /v1 or /ollama the way out is the base URL, no longer the plugin, which is installed."""
+    for path in ("/v1/api/chat", "/ollama/api/tags"):
+        message = httpx.post(f"{url}{path}").json()["error"]["message"]
+        assert message.endswith(f"set the client's base URL to {url}")
+
+
+def test_misplaced_options_act(url: str) -> None:
+    """Options that a client sends as members, as the AI SDK's providers do, act; so does its choice of tools."""
+    body = {"model": "tiny-chat", "messages": say(COUNT), "temperature": 0, "max_output_tokens": 3, "stream": False}
+    assert httpx.post(f"{url}/api/chat", json=body).json()["eval_count"] == 3
+    tool = {"type": "function", "function": {"name": "look"}}
+    forced = {"model": "mock", "messages": say(COUNT), "tools": [tool], "tool_choice": "required", "stream": False}
+    [call] = httpx.post(f"{url}/api/chat", json=forced).json()["message"]["tool_calls"]
+    assert call["function"]["name"] == "look"
+
+
 def test_what_had_no_effect_is_named(url: str) -> None:
     """A header names the options that nothing acts on, of whole answers and of streams."""
     for stream in (True, False):
