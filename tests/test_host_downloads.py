@@ -314,6 +314,7 @@ async def test_a_download_ends_with_its_last_watcher(site: Site, tmp_path: Path)
         assert [one.state for one in host.downloads()] == ["downloading"]
         second.cancel()
         await until(lambda: host.downloads() == ())
+        assert len(site.requests) == 1, "it was tried again, and so not cancelled"
         site.release.set()
         assert (await host.pull("m")).here
         assert site.requests[-1][1] is not None  # the rest was asked for

@@ -1,6 +1,6 @@
 """The requests of `/api/chat` and `/api/generate`: what a client wants, as values of the core; pure but for checks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import frozen
 
@@ -44,6 +44,8 @@ class Job:
     """Idle seconds until the model is unloaded; 0 without a request: at once."""
     plain: Callable[[], Prepared] | None = None
     """Makes the request for a model without a chat template, where that is possible."""
+    thinking: Callable[[], Prepared] | None = None
+    """Makes the request for a model that always thinks, if it asks for an answer without thoughts."""
 
 
 def read_chat(server: Server, values: dict[str, object]) -> Job:
@@ -55,8 +57,8 @@ def read_chat(server: Server, values: dict[str, object]) -> Job:
     parameters, unused = _parameters(values, _CHAT, ttl)
     if not messages:
         return Job(name, card, stream, None, ttl)
-    made = server.request(card.name, messages=messages, parameters=parameters, unused=unused)
-    return Job(name, card, stream, server.prepare(made), ttl)
+    made, thinking = _chats(server, card, messages, parameters, unused)
+    return Job(name, card, stream, made, ttl, thinking=thinking)
 
 
 def read_generate(server: Server, values: dict[str, object]) -> Job:
@@ -93,8 +95,29 @@ def read_generate(server: Server, values: dict[str, object]) -> Job:
     said = ([Message("system", system)] if system else []) + [
         Message("user", prompt, parts=parts_of(prompt, images)),
     ]
-    made = server.request(card.name, messages=said, parameters=parameters, unused=unused)
-    return Job(name, card, stream, server.prepare(made), ttl, None if system or images else text)
+    made, thinking = _chats(server, card, said, parameters, unused)
+    return Job(name, card, stream, made, ttl, None if system or images else text, thinking)
+
+
+def _chats(
+    server: Server, card: ModelCard, messages: Sequence[Message], parameters: Mapping[str, object],
+    unused: Sequence[str],
+) -> tuple[Prepared, Callable[[], Prepared] | None]:
+    """Return the request for a chat, and what makes the one that allows thoughts, if this one does not.
+
+    `think: false` has no effect on a model that always thinks, as in Ollama: clients send it to any model.
+    """
+    def allowing() -> Prepared:
+        rest = {name: value for name, value in parameters.items() if name != "think"}
+        return server.prepare(
+            server.request(card.name, messages=messages, parameters=rest, unused=[*unused, "think"]),
+        )
+
+    silent = parameters.get("think") is False
+    if silent and "reasoning_effort" not in card.parameters:
+        return allowing(), None
+    made = server.prepare(server.request(card.name, messages=messages, parameters=parameters, unused=unused))
+    return made, allowing if silent else None
 
 
 def _parameters(

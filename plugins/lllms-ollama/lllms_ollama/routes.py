@@ -10,8 +10,10 @@ from lllms_core.apis import Fault, ModelCard, Server
 from lllms_core.apis.bodies import read_request
 from lllms_core.apis.fault import INVALID
 from lllms_core.apis.replies import reply, reply_fault, reply_large
-from lllms_core.apis.streaming import gather_answers, stream_answer
+from lllms_core.apis.streaming import PATIENCE, gather_answers, stream_answer
 from lllms_core.apis.unkept import check_answers
+from lllms_core.errors import UnsupportedParameter
+from lllms_core.queries import Prepared
 from lllms_core.types import Request
 from lllms_ollama.embedding import embed, embed_one
 from lllms_ollama.jobs import Job, read_chat, read_generate
@@ -32,6 +34,9 @@ WHY_ABSENT = (
     "is not served: lllms builds, copies, deletes and pushes no models; they are configured, fetched by `lllms pull` "
     "and deleted by `lllms rm`"
 )
+
+LONG_PATIENCE = 240.0
+"""Seconds until the headers of a stream are sent whose request may be refused for its `think: false`."""
 
 Read = Callable[[Server, dict[str, object]], Job]
 
@@ -90,15 +95,28 @@ async def complete(server: Server, read: Read, *, chat: bool) -> Response:
         tasks = (await server.abilities(job.card.name)).tasks
         if tasks is not None and "chat" not in tasks and "text" in tasks:
             wanted = job.plain()
-    stream = server.submit(wanted)
-    if job.stream:
-        return await stream_answer(server, [stream], LineEncoder(head))
-    [answer] = await gather_answers([stream])
+    if job.thinking is None or (await server.abilities(job.card.name)).thinks is False:
+        return await _answer(server, wanted, head, stream=job.stream)
+    try:
+        return await _answer(server, wanted, head, stream=job.stream, patience=LONG_PATIENCE)
+    except UnsupportedParameter as error:
+        if error.param != "reasoning_effort":
+            raise
+        return await _answer(server, job.thinking(), head, stream=job.stream)
+
+
+async def _answer(
+    server: Server, wanted: Prepared, head: Head, *, stream: bool, patience: float = PATIENCE,
+) -> Response:
+    submitted = server.submit(wanted)
+    if stream:
+        return await stream_answer(server, [submitted], LineEncoder(head), patience=patience)
+    [answer] = await gather_answers([submitted])
     size = len(answer.text) + 100 * len(answer.choices[0].scores)
-    unused = stream.request.unused if isinstance(stream.request, Request) else ()
+    unused = submitted.request.unused if isinstance(submitted.request, Request) else ()
     response = await reply_large(size, lambda: whole_answer(head, answer.choices[0], answer.finish), unused)
     response.timeout = None  # a slow reader is no reason to cut an answer
-    response.headers.update(await check_answers([stream], [answer]))
+    response.headers.update(await check_answers([submitted], [answer]))
     return response
 
 

@@ -26,11 +26,16 @@ SCRIPT = [
     {"when": "bob", "replies": ['{"name": "Bob", "age": 42}']},
     {"when": "refuse", "fault": "refuse"}, {"when": "break", "replies": ["one two"], "fault": "fail", "after": 1},
 ]
+THINKING = """{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}
+{%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}
+{{- m.content + '<|im_end|>\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>' }}{%- endif %}"""
 TINY_CHAT = {"engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "context_length": 512}}
 MODELS = {
     "mock": {"engine": "mock", "options": {"script": SCRIPT}},
     "short": {"engine": "mock", "options": {"context_length": 20}, "ttl": -1, "defaults": {"seed": 7, "stop": ["END"]}},
     "tiny-chat": TINY_CHAT,
+    "thinker": {"engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "chat_template": THINKING}},
 }
 
 
@@ -120,6 +125,22 @@ def test_tools_and_thoughts(client: ollama.Client) -> None:
     assert client.chat("mock", [*asked, whole, *results], tools=[get_weather]).message.content == "Sunny."
 
 
+def test_think_as_far_as_the_model_can(client: ollama.Client, url: str) -> None:
+    """Thinking is refused where a model cannot; silence from one that always thinks is named, also before its load."""
+    with pytest.raises(ollama.ResponseError, match="no switch"):
+        client.chat("tiny-chat", say(COUNT), think=True)
+    assert client.chat("tiny-chat", say(COUNT), think=False, options=GREEDY).message.content == COUNTED
+    for path in ("chat", "generate"):
+        for stream in (True, False):
+            body = {"model": "thinker", "messages": say("Hi"), "stream": stream, "options": {"num_predict": 3}}
+            if path == "generate":
+                body["prompt"] = body.pop("messages")[0]["content"]
+            answer = httpx.post(f"{url}/api/{path}", json={**body, "think": False}, timeout=60)
+            assert answer.status_code == 200
+            assert answer.headers["x-lllms-ignored"] == "think"
+    assert "thinking" in (client.show("thinker").capabilities or ())
+
+
 @pytest.mark.parametrize("model", ["mock", "tiny-chat"])
 def test_structured_answers(client: ollama.Client, model: str) -> None:
     """A schema, and "json", are kept."""
@@ -155,7 +176,7 @@ def test_embeddings(client: ollama.Client) -> None:
 def test_models_are_listed_and_described(client: ollama.Client, url: str) -> None:
     """Lists name each model once, with its tag; a description has what clients look for."""
     listed = {model.model: model for model in client.list().models}
-    assert [*listed] == ["mock:latest", "short:latest", "tiny-chat:latest"]
+    assert [*listed] == ["mock:latest", "short:latest", "tiny-chat:latest", "thinker:latest"]
     tiny = listed["tiny-chat:latest"]
     assert tiny.size == TINY.stat().st_size
     assert len(tiny.digest or "") == 64

@@ -12,6 +12,7 @@ import ollama
 import openai
 import pytest
 from hubs_for_tests import hub
+from programs_for_tests import Program
 from servers_for_tests import Site, hang, instead
 from stores_for_tests import TINY
 from waits_for_tests import GUARD, until
@@ -134,12 +135,14 @@ def test_a_server_may_fetch_nothing_for_clients(site: Site, tmp_path: Path, serv
 
 
 def test_a_model_that_was_deleted_is_not_offered(site: Site, tmp_path: Path) -> None:
-    """After its files are gone, the next server starts without the model, and it can be pulled again."""
-    with served(tmp_path) as url, ollama.Client(url) as client:
+    """`lllms rm` knows the pulled name; the next server starts without the model, and it can be pulled again."""
+    lllms = Program(tmp_path)
+    lllms.environ["HF_ENDPOINT"] = site.url
+    with served(lllms.models_dir) as url, ollama.Client(url) as client:
         client.pull(NAME)
-    for file in tmp_path.rglob("*.gguf"):
-        file.unlink()
-    with served(tmp_path) as url, ollama.Client(url) as client:
+    assert "hf:org/tiny-GGUF:Q8_0" in lllms.here("ls")
+    assert "deleted hf:org/tiny-GGUF:Q8_0" in lllms.here("rm", "-y", NAME)
+    with served(lllms.models_dir) as url, ollama.Client(url) as client:
         assert [model.model for model in client.list().models] == ["mock:latest"]
         assert client.pull(NAME).status == "success"
         assert len(client.list().models) == 2
