@@ -34,7 +34,11 @@ class Api(ABC):
 
     @abstractmethod
     def blueprint(self, server: "Server") -> "Blueprint":
-        """Return the routes; called once for each app. Quart is imported in here, not at module top."""
+        """Return the routes; called once for each app. Quart is imported in here, not at module top.
+
+        If the blueprint has the name by which `foreign_paths` knows the API, clients with a wrong base URL are told the
+        right one.
+        """
 
     def describe(self, server: "Server") -> Paths:  # noqa: ARG002  # the base describes nothing
         """Return this API's part of `/openapi.json`, without the prefix under which it may be mounted."""

@@ -30,12 +30,13 @@ THINKING = """{%- for m in messages %}{{- '<|im_start|>' + m.role + '\\n' }}
 {%- if m.reasoning_content %}{{- '<think>' + m.reasoning_content + '</think>' }}{%- endif %}
 {{- m.content + '<|im_end|>\\n' }}{%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>' }}{%- endif %}"""
-TINY_CHAT = {"engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "context_length": 512}}
+OWN = {"engine": "llamacpp", "file": str(TINY)}
+TINY_CHAT = {**OWN, "options": {"threads": 1, "context_length": 512}}
 MODELS = {
     "mock": {"engine": "mock", "options": {"script": SCRIPT}},
     "short": {"engine": "mock", "options": {"context_length": 20}, "ttl": -1, "defaults": {"seed": 7, "stop": ["END"]}},
     "tiny-chat": TINY_CHAT,
-    "thinker": {"engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "chat_template": THINKING}},
+    "thinker": {**OWN, "options": {"threads": 1, "chat_template": THINKING}},
 }
 
 

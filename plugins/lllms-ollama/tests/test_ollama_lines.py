@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_ollama.lines import Head, LineEncoder, whole_answer
 
@@ -56,6 +56,7 @@ def end(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key.endswith(("duration", "count", "reason")) or key == "done"}
 
 
+@settings(deadline=None)
 @given(answer=answers(), chat=st.booleans())
 def test_lines_together_are_the_whole_answer(answer: tuple[list[Delta], Finish], *, chat: bool) -> None:
     """The joined lines of any answer are the answer that is not streamed: text, thoughts, whole calls, scores, end."""

@@ -33,7 +33,7 @@ def test_answers_fit_the_description(url: str, path: str, mode: GenerationMode) 
     statuses = set()
 
     @settings(
-        max_examples=8, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+        max_examples=5, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy(generation_mode=mode))

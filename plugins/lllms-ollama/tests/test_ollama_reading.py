@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_ollama.jobs import read_chat, read_generate
 from lllms_ollama.members import NAMED
@@ -77,6 +77,7 @@ def as_openai(said: list[tuple[str, Any]]) -> list[dict[str, Any]]:
     return messages
 
 
+@settings(max_examples=60, deadline=None)
 @given(said=turns(), limit=st.none() | st.integers(1, 99), think=st.none() | st.booleans() | st.just("low"))
 def test_both_shapes_of_a_conversation_are_one_request(
     said: list[tuple[str, Any]], limit: int | None, think: object,
