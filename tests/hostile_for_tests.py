@@ -11,6 +11,7 @@ OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/s
 BOT, TINY, SLOW = "bot", "tiny", "slow"
 """A mock, the trained model in llama.cpp, and a slow mock; each in its own process."""
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
+MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
 TOKENIZE, DETOKENIZE, TEMPLATE = "/api/v1/tokenize", "/api/v1/detokenize", "/api/v1/apply-template"
 
 REFUSED = range(400, 500)
@@ -50,7 +51,8 @@ class Input:
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
                 error = answer.json()["error"]
-                assert isinstance(error, str) or set(error) == {"message", "type", "param", "code"}
+                shapes = ({"message", "type", "param", "code"}, {"type", "message"})
+                assert isinstance(error, str) or set(error) in shapes
 
 
 def body(path: str, model: str, **more: object) -> dict[str, object]:
@@ -63,11 +65,12 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         "/api/chat": {"messages": said, "options": {"num_predict": 1}}, "/api/embed": {"input": SECRET},
         "/api/generate": {"prompt": f"Hi! {SECRET}", "options": {"num_predict": 1}}, "/api/show": {}, "/api/pull": {},
         "/api/embeddings": {"prompt": SECRET},
+        MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
     }
     return {"model": model, **fits[path], **more}
 
 
-POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE)
+POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS)
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:

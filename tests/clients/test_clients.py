@@ -35,6 +35,11 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "litellm_ollama_client.py": COMMON,
     "ollama_client.mjs": (*COMMON, "models"),
     "ai_sdk_ollama_client.mjs": COMMON,
+    "anthropic_client.py": (*COMMON, "tool_runner"),
+    "langchain_anthropic_client.py": (*COMMON, "agent"),
+    "litellm_anthropic_client.py": (*COMMON, "bridge"),
+    "anthropic_client.mjs": (*COMMON, "toolRunner"),
+    "ai_sdk_anthropic_client.mjs": COMMON,
 }
 """Each with the checks that it makes with every model."""
 BEFORE_OPENAI_3 = {"instructor_client.py", "llama_index_client.py"}

@@ -21,7 +21,7 @@ class OllamaApi(Api):
         """Return the routes."""
         from lllms_ollama.routes import make_blueprint
 
-        return make_blueprint(server)
+        return make_blueprint(server, self)
 
     def describe(self, server: Server) -> Paths:
         """Return the routes."""

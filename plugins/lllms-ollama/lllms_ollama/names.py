@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from lllms_core.apis import ModelCard, Server
 from lllms_core.errors import InvalidRequest, ModelUnknown
@@ -17,14 +18,19 @@ _HUB = re.compile(
 def find_model(server: Server, name: str) -> ModelCard:
     """Return the model that a client calls so: a name without a tag means `:latest`, and vice versa.
 
-    Raises `ModelUnknown` or `ModelLoadFailed`.
+    Aliases that are patterns come last. Raises `ModelUnknown` or `ModelLoadFailed`.
     """
+    return find_named(server, name) or server.model(name)
+
+
+def find_named(server: Server, name: str) -> ModelCard | None:
+    """Return the model with this name or alias, in any spelling; None if at most a pattern fits."""
     for spelling in _spellings(name):
-        try:
-            return server.model(spelling)
-        except ModelUnknown:
-            continue
-    return server.model(name)  # raises, and names the models that there are
+        with suppress(ModelUnknown):
+            card = server.model(spelling)
+            if spelling in {card.name, *card.aliases}:
+                return card
+    return None
 
 
 def listed_name(card: ModelCard) -> str:
@@ -35,6 +41,11 @@ def listed_name(card: ModelCard) -> str:
 def pulled_name(name: str) -> str:
     """Return the name under which a pulled model is served: the client's own, without scheme and `:latest`."""
     return re.sub(r"^https?://(?:www\.)?", "", name).removesuffix(LATEST)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name to pull is one of the hub's repositories."""
+    return _HUB.fullmatch(name) is not None
 
 
 def hub_source(name: str) -> str:

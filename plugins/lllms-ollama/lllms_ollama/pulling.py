@@ -15,7 +15,7 @@ from lllms_core.errors import ModelUnknown
 from lllms_core.status import DownloadStatus, moved
 from lllms_ollama.lines import fault_value
 from lllms_ollama.members import take_flag, take_name
-from lllms_ollama.names import find_model, hub_source, pulled_name
+from lllms_ollama.names import find_named, hub_source, is_repository, pulled_name
 
 INTERVAL = 0.25
 """Seconds between two looks at the progress."""
@@ -55,10 +55,14 @@ def read_pull(server: Server, values: dict[str, object]) -> Wanted:
     unused = ("insecure",) if take_flag(values, "insecure", default=False) else ()
     for given in ("username", "password"):
         values.pop(given, None)  # of Ollama's first versions; the hub's token is the server's
-    try:
-        card = find_model(server, name)
-    except ModelUnknown:
+    card = find_named(server, name)
+    if card is None and is_repository(name):
         return Wanted(pulled_name(name), hub_source(name), stream, unused)
+    if card is None:
+        try:
+            card = server.model(name)  # by a pattern
+        except ModelUnknown:
+            return Wanted(name, hub_source(name), stream, unused)  # which says what can be pulled
     return Wanted(card.name, None, stream, unused, card)
 
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from quart import Blueprint, Response, request
 
-from lllms_core.apis import Fault, ModelCard, Server
+from lllms_core.apis import Api, Fault, ModelCard, Server
 from lllms_core.apis.bodies import read_request
 from lllms_core.apis.fault import INVALID
 from lllms_core.apis.replies import reply, reply_fault, reply_large
@@ -17,7 +17,7 @@ from lllms_core.queries import Prepared
 from lllms_core.types import Request
 from lllms_ollama.embedding import embed, embed_one
 from lllms_ollama.jobs import Job, read_chat, read_generate
-from lllms_ollama.lines import Head, LineEncoder, empty_answer, fault_value, whole_answer
+from lllms_ollama.lines import Head, LineEncoder, empty_answer, whole_answer
 from lllms_ollama.members import take_flag, take_name
 from lllms_ollama.models import list_loaded, list_models, show_model
 from lllms_ollama.names import find_model
@@ -41,8 +41,8 @@ LONG_PATIENCE = 240.0
 Read = Callable[[Server, dict[str, object]], Job]
 
 
-def make_blueprint(server: Server) -> Blueprint:
-    """Return the routes over `server`."""
+def make_blueprint(server: Server, api: Api) -> Blueprint:
+    """Return the routes of `api` over `server`."""
     routes = Blueprint("ollama", __name__)
 
     async def tags() -> Response:
@@ -59,7 +59,8 @@ def make_blueprint(server: Server) -> Blueprint:
         return reply(await show_model(server, card))
 
     async def absent(**_: str) -> Response:
-        return reply_fault(Fault(404, f"{request.path} {WHY_ABSENT}", INVALID, None, "not_found", {}), fault_value)
+        fault = Fault(404, f"{request.path} {WHY_ABSENT}", INVALID, None, "not_found", {})
+        return reply_fault(fault, api)
 
     gets: dict[str, Callable[[], Awaitable[Response]]] = {
         "/api/tags": tags, "/api/ps": running, "/api/version": told_version,

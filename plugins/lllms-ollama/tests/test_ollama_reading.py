@@ -11,6 +11,7 @@ from lllms_ollama.jobs import read_chat, read_generate
 from lllms_ollama.members import NAMED
 from lllms_ollama.messages import read_messages
 from lllms_ollama.names import hub_source, pulled_name
+from lllms_ollama.pulling import read_pull
 
 from lllms_core.apis.messages import read_messages as read_openai
 from lllms_core.config import parse_config
@@ -189,6 +190,16 @@ def test_a_model_is_found_with_and_without_latest(name: str, model: str) -> None
     """`:latest` may be added or left out, as with Ollama; a repository of the hub has several spellings."""
     job = read_chat(HOST, {"model": name, "messages": HI})
     assert (job.card.name, job.name) == (model, name)
+
+
+def test_patterns_come_last() -> None:
+    """A model's own name, with or without `:latest`, comes before another model's alias that is a pattern."""
+    host = Host(parse_config({"models": {"all": {"engine": "mock", "aliases": ["*"]}, "mock": {"engine": "mock"}}}))
+    for name, model in (("mock:latest", "mock"), ("mock", "mock"), ("gpt-5", "all"), ("a/b", "all")):
+        assert read_chat(host, {"model": name, "messages": HI}).card.name == model
+    assert read_pull(host, {"model": "mock:latest"}).source is None
+    assert read_pull(host, {"model": "gpt-oss:20b"}).name == "all"
+    assert read_pull(host, {"model": "hf.co/a/b"}).source == "hf:a/b"
 
 
 @pytest.mark.parametrize("name", ["big", "big:latest", "mock:8b", "", "hf.co/a/b"])
