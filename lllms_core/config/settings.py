@@ -49,6 +49,9 @@ class ServerConfig:
     a variable or flag, to the working directory."""
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
+    pull: bool | None = None
+    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. None: only if
+    no other machine can reach the server (`allow_remote`)."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["console", "json"] = "console"
     allowed_hosts: tuple[str, ...] = ()
@@ -64,6 +67,11 @@ class ServerConfig:
     it in the header `x-lllms-ignored`. Known ones that ask for other text than the model writes are always refused."""
     shutdown_timeout: Annotated[float, Range(0)] = 10.0
     """Seconds for running completions to finish when the server stops."""
+
+    @property
+    def may_pull(self) -> bool:
+        """Whether clients may fetch models that are not configured."""
+        return not self.allow_remote if self.pull is None else self.pull
 
 
 @frozen

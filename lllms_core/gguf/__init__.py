@@ -3,7 +3,7 @@
 Values are decoded on access, so a vocabulary of 150,000 strings only costs the time to skip it.
 """
 
-from lllms_core.gguf.describing import describe
+from lllms_core.gguf.describing import TEMPLATE, Scalar, describe, scalars
 from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
 from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts
 from lllms_core.gguf.parts import is_model_file, part_names, part_paths
@@ -11,9 +11,11 @@ from lllms_core.gguf.recommended import recommended_sampling
 
 __all__ = [
     "GGUF",
+    "TEMPLATE",
     "TENSOR_TYPES",
     "GGUFError",
     "Metadata",
+    "Scalar",
     "TensorInfo",
     "Value",
     "describe",
@@ -24,4 +26,5 @@ __all__ = [
     "read_gguf",
     "read_parts",
     "recommended_sampling",
+    "scalars",
 ]

@@ -89,6 +89,11 @@ class Pool:
         )
         return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server))
 
+    def add(self, name: str, model: PoolModel) -> None:
+        """Accept requests for another model, whose files are here, and which keeps no instances."""
+        self._models[name] = model
+        self._scheduler.add(name, model.limits)
+
     @property
     def open(self) -> bool:
         """Whether the pool accepts requests."""
@@ -343,6 +348,7 @@ class Pool:
             load_seconds=instance.load_seconds,
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
+            ttl=self._scheduler.idle_limit(entry),
         )
 
 
