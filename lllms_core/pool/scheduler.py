@@ -57,7 +57,6 @@ class Scheduler:
         absent: Collection[str] = (),
     ) -> None:
         """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing."""
-        self.limits = limits
         self.placing = Placing(models, limits, new_id, absent)
         self.instances = self.placing.instances
         self.queue = self.placing.queue
@@ -75,6 +74,11 @@ class Scheduler:
         self._kept = self.placing.kept
         self._positions: dict[str, int] | None = None
         """Of the waiting requests; None: not known since the last event."""
+
+    @property
+    def limits(self) -> PoolLimits:
+        """The limits of the pool."""
+        return self.placing.limits
 
     @property
     def waiting(self) -> Mapping[str, Ticket]:
