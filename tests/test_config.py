@@ -273,6 +273,10 @@ def test_what_does_not_fit_is_refused(data, fault):
         ({"isolation": "none"}, "models.m.isolation: expected 'process' or 'thread', got 'none'"),
         ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is already a name of models.m"),
         ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is already a name of models.m"),
+        ({"aliases": ["a b-*"]}, (
+            "models.m.aliases[0]: 'a b-*' is not a valid model name: beside its '*', letters, digits and _ . - : /"
+        )),
+        ({"aliases": ["*", "*"]}, "models.m.aliases[1]: '*' is already a name of models.m"),
         ({"defaults": {"temprature": 1}}, "models.m.defaults.temprature: unknown key (did you mean 'temperature'?)"),
         ({"options": 3}, "models.m.options: expected a table, got 3"),
     ],
@@ -292,10 +296,11 @@ def test_defaults_have_the_ranges_of_requests():
 def test_two_models_cannot_share_a_name():
     """A name that is already taken, as a name or an alias, is an error that names both models."""
     data = {"models": {name: {"engine": "mock", "aliases": aliases} for name, aliases in
-                       {"a": ["b", "x"], "b": ["x"]}.items()}}
+                       {"a": ["b", "x", "gpt-*"], "b": ["x", "gpt-*"]}.items()}}
     assert faults(data) == [
         "models.a.aliases[0]: 'b' is already a name of models.b",
         "models.b.aliases[0]: 'x' is already a name of models.a",
+        "models.b.aliases[1]: 'gpt-*' is already a name of models.a",
     ]
 
 
