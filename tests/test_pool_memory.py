@@ -142,7 +142,7 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
 def test_a_full_server_does_not_delay_the_refusal() -> None:
     """What can never fit is refused at once even if `concurrency` lets nothing else run."""
     world = World({"a": 5, "big": 11})
-    world.scheduler.limits = evolve(world.scheduler.limits, concurrency=1)
+    world.scheduler.placing.limits = evolve(world.scheduler.limits, concurrency=1)
     world.busy("a", 1)
     assert isinstance(refusals(world.submit("big", 2))[0], ModelTooLarge)
     assert isinstance(refusals(world.submit("big", 3))[0], ModelTooLarge)

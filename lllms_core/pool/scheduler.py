@@ -67,7 +67,6 @@ class Scheduler:
 
         `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
         """
-        self.limits = limits
         self._models = dict(models)
         self.placing = Placing(self._models, limits, new_id, absent, look)
         self.instances = self.placing.instances
@@ -87,6 +86,11 @@ class Scheduler:
         """Of the waiting requests; None: not known since the last event."""
         self._now = 0.0
         """The time of the last event."""
+
+    @property
+    def limits(self) -> PoolLimits:
+        """The limits of the pool."""
+        return self.placing.limits
 
     @property
     def waiting(self) -> Mapping[str, Ticket]:
