@@ -8,14 +8,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
-from lllms_core.web.server import serve_app
 
 LOG = logging.getLogger("lllms.serve")
 
@@ -122,6 +120,11 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
 
 
 async def _serve_http(host: Host, listener: socket.socket, stopped: asyncio.Event) -> None:
+    await host.warm()
+    # Imported now, while the spare workers import their engines: Quart and Hypercorn take half a second.
+    from lllms_core.app import create_app
+    from lllms_core.web.server import serve_app
+
     yield_quickly()  # lets the event loop interrupt the thread that reads large bodies
     limits = ConnectionLimits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
     await serve_app(create_app(host, manage_host=False), listener, stopped.wait, limits)

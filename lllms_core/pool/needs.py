@@ -45,8 +45,8 @@ def need_of(model: PoolModel, spec: ModelSpec) -> Need:
     return Need(worker + memory.total)
 
 
-def memory_limit(server: ServerConfig, sessions: int = 0) -> MemoryLimit | None:
-    """Return the limit for a server whose sessions take up to `sessions` bytes of memory.
+def memory_limit(server: ServerConfig, sessions: int = 0, spares: int = 0) -> MemoryLimit | None:
+    """Return the limit for a server whose sessions take up to `sessions` bytes of memory, with this many spare workers.
 
     None if none is configured and the system does not tell how much memory there is.
     """
@@ -56,7 +56,7 @@ def memory_limit(server: ServerConfig, sessions: int = 0) -> MemoryLimit | None:
             return None
         # A small machine, or container, is not left without memory for models.
         total = usable - min(max(usable // RESERVE, LEAST_RESERVE), usable // 2)
-    return MemoryLimit(total, SERVER + sessions, usable)
+    return MemoryLimit(total, SERVER + sessions + spares * WORKER, usable)
 
 
 def sessions_share(server: ServerConfig, size: int) -> int:

@@ -16,7 +16,7 @@ from lllms_core.config import ServerConfig
 from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.dispatcher import Dispatcher, StartWorker
+from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import ModelFiles, PoolModel
@@ -24,11 +24,12 @@ from lllms_core.pool.needs import memory_limit
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import PoolLimits
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import InstanceStatus, Lack, MemoryUse, PoolStatus
 from lllms_core.types import ModelInfo, Request
-from lllms_core.worker.start import start_worker
+from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
 STORE_SECONDS = 5.0
@@ -59,7 +60,9 @@ class Pool:
         absent = {name for name, model in models.items() if model.files is not None and model.spec.file is None}
         all_limits = {name: model.limits for name, model in models.items()}
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent)
-        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper)
+        engines = [model.engine for model in models.values() if model.isolation == "process"]
+        self._spares = Spares(limits.spare_workers, engines, start)
+        self._dispatcher = Dispatcher(self._models, self._scheduler, self._spares, patience, keeper)
         self._started = False
 
     @classmethod
@@ -76,9 +79,10 @@ class Pool:
             for entry in catalog.entries
         }
         sessions = keeper.limits.max_size if keeper is not None and keeper.store.in_memory else 0
+        spares = server.spare_workers if any(model.isolation == "process" for model in models.values()) else 0
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server, sessions),
+            memory_limit(server, sessions, spares), spares,
         )
         return cls(models, limits, keeper=keeper)
 
@@ -86,6 +90,11 @@ class Pool:
     def open(self) -> bool:
         """Whether the pool accepts requests."""
         return self._started and not self._scheduler.stopping
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        self._spares.settle(time.monotonic(), loading=False, running=False)
+        await self._spares.started()
 
     async def start(self) -> None:
         """Load the instances that models keep; return once each is loaded or has failed to load.
@@ -243,6 +252,7 @@ class Pool:
             instance.close()
         while self._dispatcher.instances:
             await self._dispatcher.change()
+        await self._spares.close()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
 

@@ -42,6 +42,8 @@ class PoolLimits:
     cores: int = 1
     memory: MemoryLimit | None = None
     """None: no limit."""
+    spare_workers: int = 0
+    """Processes that are ready to load a model."""
 
 
 @frozen

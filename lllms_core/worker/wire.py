@@ -31,8 +31,29 @@ class SessionTerms:
 
 
 @frozen
+class Hello:
+    """To the worker process, as its first message: what it must know before it can unpickle any other."""
+
+    parent: int
+    """The id of the server's process."""
+    channel: int
+    """The descriptor of its socket for sessions."""
+    level: int
+    """The level of the log records that it sends."""
+    quiet: bool = False
+    """Whether it prepares itself (`Warm`) with the lowest priority."""
+
+
+@frozen
+class Warm:
+    """To a spare worker process: import what this engine's loads need, and wait for `Load`."""
+
+    engine: Engine
+
+
+@frozen
 class Load:
-    """To the worker, as its first message: load this model."""
+    """To the worker: load this model."""
 
     engine: Engine
     spec: ModelSpec
@@ -97,6 +118,11 @@ class Probe:
 @frozen
 class Close:
     """To the worker: free the model and end."""
+
+
+@frozen
+class Warmed:
+    """From a spare worker process: its engine's libraries are imported."""
 
 
 @frozen
@@ -192,7 +218,9 @@ class Crashed:
 
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
-FromWorker = Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
+FromWorker = (
+    Warmed | Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
+)
 
 
 def encode(message: object) -> bytes:
