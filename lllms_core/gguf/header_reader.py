@@ -134,7 +134,7 @@ class _Header:
         at, data, unpack = self._at, self._data, LENGTH.unpack_from
         while count:
             try:
-                for count in range(count, 0, -1):  # noqa: B020, PLR1704  # it goes on where it stopped
+                for count in range(count, 0, -1):  # noqa: B007, B020, PLR1704  # it goes on where it stopped
                     at += 8 + unpack(data, at)[0]
                 break
             except (struct.error, OverflowError):
