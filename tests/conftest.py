@@ -14,6 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pools_for_tests import Pools
 
+from lllms_core.pool import pool
+
+# A spare worker is a second of work for the server of each test. Tests of spare workers ask for some.
+os.environ.setdefault("LLLMS_SPARE_WORKERS", "0")
+pool.spare_workers = lambda server, models: 0  # type: ignore[assignment]
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A background start of the tests ignores Ctrl-C, which programs started here would inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)

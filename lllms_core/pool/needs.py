@@ -1,7 +1,7 @@
 """How much memory there is for instances, and how much an instance of a model needs, by its engine's estimate."""
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from lllms_core.config import ServerConfig
@@ -57,6 +57,11 @@ def memory_limit(server: ServerConfig, sessions: int = 0, spares: int = 0) -> Me
         # A small machine, or container, is not left without memory for models.
         total = usable - min(max(usable // RESERVE, LEAST_RESERVE), usable // 2)
     return MemoryLimit(total, SERVER + sessions + spares * WORKER, usable)
+
+
+def spare_workers(server: ServerConfig, models: Iterable[PoolModel]) -> int:
+    """Return how many spare workers a server keeps: none if no model's instances are processes."""
+    return server.spare_workers if any(model.isolation == "process" for model in models) else 0
 
 
 def sessions_share(server: ServerConfig, size: int) -> int:

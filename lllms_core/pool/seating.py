@@ -47,23 +47,30 @@ class Seating:
         """The bytes of all instances, by estimates."""
         return used((), [entry.need for entry in self._instances.values()])
 
-    def decide(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> Decision:
+    def decide(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> Decision:
         """Decide about room for one more instance of a model.
 
-        `leaving` are the instances that are drained for others; what these were `promised` is theirs.
+        `leaving` are the instances that are drained for others; what these were `promised` is theirs. Those that are
+        `staying` make no room, even if they are idle.
         """
-        return decide(self.need(model), self._seats(model, leaving, promised), self._room)
+        return decide(self.need(model), self._seats(model, leaving, promised, staying), self._room)
 
-    def to_drain(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> list[str]:
+    def to_drain(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> list[str]:
         """Return the instances to drain for a model: the same ones each time, until they are idle and make room.
 
-        They go in the order in which they got their last requests.
+        They go in the order in which they got their last requests, those that are `staying` last.
         """
         seats = self._seats(model, leaving, promised)
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         order = sorted(
             (seat for seat in others if self._instances[seat.instance].model != model),
-            key=lambda seat: (seat.state == "loading", self._instances[seat.instance].used),
+            key=lambda seat: (
+                seat.instance in staying, seat.state == "loading", self._instances[seat.instance].used,
+            ),
         )
         return [seat.instance for seat in to_drain(self.need(model), seats, order, self._room)]
 
@@ -97,13 +104,16 @@ class Seating:
         state = "busy" if entry.running else "kept" if seat.kept else "idle" if entry.idle else entry.state
         return f"{entry.model} ({human_size(seat.need.total)}, {state})"
 
-    def _seats(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> list[Seat]:
+    def _seats(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> list[Seat]:
         kept = {entry.id for name in self._kept for entry in self._held(name)}
         return [
             *(
                 Seat(
                     entry.id, entry.need, "closing" if entry.id in leaving else entry.state,
-                    busy=bool(entry.running) or entry.model == model,  # a model does not make room for itself
+                    # A model does not make room for itself.
+                    busy=bool(entry.running) or entry.model == model or entry.id in staying,
                     kept=entry.id in kept, idle_since=entry.idle_since,
                 )
                 for entry in self._instances.values()
