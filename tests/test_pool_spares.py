@@ -42,9 +42,11 @@ def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-@pytest.fixture
-async def pool(pools: Pools, starts: Path) -> Pool:
-    """A pool of two models with room for one, and a spare worker that is ready."""
+async def start(pools: Pools) -> Pool:
+    """Start a pool of two models with room for one, whose spare worker is ready.
+
+    Not a fixture: pytest changes a variable of the environment before the test, which outdates a spare.
+    """
     made = await pools.start(engine=WarmEngine(), isolation="process", limits=LIMITS, models=("scripted", "other"))
     await ready(made)
     return made
@@ -161,8 +163,9 @@ def test_background_work_lowers_only_its_own_priority():
 # -- real processes ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_load_uses_the_spare(pool, starts):
+async def test_a_load_uses_the_spare(pools, starts):
     """Each load is taken over by the spare that waits, and the next spare starts once it is used."""
+    pool = await start(pools)
     first = await ready(pool)
     assert await load(pool) == first
     second = await ready(pool)
@@ -186,8 +189,9 @@ async def test_a_quiet_spare_works_at_full_priority(pools, starts):
         assert {os.getpriority(os.PRIO_PROCESS, one.id) for one in psutil.Process(pid).threads()} == {usual}
 
 
-async def test_a_changed_environment_outdates_a_spare(pool, monkeypatch):
+async def test_a_changed_environment_outdates_a_spare(pools, starts, monkeypatch):
     """A worker has the environment of the moment in which its model is loaded, not that of an older spare."""
+    pool = await start(pools)
     spare = await ready(pool)
     monkeypatch.setenv("LLLMS_TEST_CHANGE", "1")
     assert await load(pool) != spare
@@ -202,15 +206,35 @@ async def test_no_spares_at_zero(pools, starts):
     assert starts.read_text() == ""
 
 
-async def test_a_dead_spare_is_replaced(pool, starts, caplog):
+async def test_a_dead_spare_is_replaced(pools, starts, caplog):
     """A spare that is killed is replaced after a pause, which is logged once; loads go on without it meanwhile."""
     caplog.set_level(logging.INFO, "lllms.pool")
+    pool = await start(pools)
     killed = await ready(pool)
     os.kill(killed, signal.SIGKILL)
     await until(lambda: not pool._spares.pids)
     assert await load(pool) != killed
     assert await ready(pool) != killed
     assert sum("a spare worker of engine 'scripted' has ended" in text for text in caplog.messages) == 1
+
+
+async def test_a_spare_that_dies_when_it_is_needed(pools, starts):
+    """If the spare dies before it has taken its model, the load begins anew in another process."""
+    pool = await start(pools)
+    spare = await ready(pool)
+    os.kill(spare, signal.SIGSTOP)
+    loading = asyncio.create_task(load(pool))
+    await until(lambda: not pool._spares._spares)  # the spare has been sent the model
+    os.kill(spare, signal.SIGKILL)
+    assert await loading != spare
+
+
+async def test_a_spare_that_cannot_warm_up_loads_all_the_same(pools, starts, monkeypatch):
+    """A load that waits for a spare whose imports then fail goes on in it: the load itself may not need them."""
+    monkeypatch.setenv(BROKEN, "1")
+    pool = await pools.start(engine=WarmEngine(), isolation="process", limits=LIMITS)
+    [spare] = pool._spares._spares
+    assert await load(pool) == spare.worker.pid
 
 
 async def test_a_spare_that_fails_is_no_loop(pools, starts, monkeypatch, caplog):

@@ -39,13 +39,13 @@ class Spare:
     launch: Launch
     quiet: bool
     """Whether it prepares itself with the lowest priority."""
-    over: Callable[["Spare"], None]
-    """Called when it is gone."""
+    changed: Callable[["Spare"], None]
+    """Called when it is ready, has failed to get ready (`reason`), or is gone."""
     worker: ProcessWorker | None = None
     starting: asyncio.Task[None] | None = None
     ready_at: float | None = None
     reason: str = ""
-    ended_at: asyncio.Event = field(factory=asyncio.Event)
+    gone: asyncio.Event = field(factory=asyncio.Event)
 
     @property
     def usable(self) -> bool:
@@ -55,16 +55,20 @@ class Spare:
     def message(self, message: FromWorker) -> None:
         """Note that it is ready, or why it will end."""
         match message:
-            case Warmed():
+            case Warmed(""):
                 self.ready_at = time.monotonic()
+                self.changed(self)
+            case Warmed(reason):
+                self.reason = reason
+                self.changed(self)
             case LoadFailed(reason):
                 self.reason = reason
 
     def ended(self, reason: str) -> None:
         """The process is gone."""
         self.reason = self.reason or reason
-        self.ended_at.set()
-        self.over(self)
+        self.gone.set()
+        self.changed(self)
 
 
 class Spares:
@@ -98,13 +102,13 @@ class Spares:
         """Start a worker that loads a model; see `start_worker`."""
         if isolation == "process" and load.engine.name in self._engines:
             self._use(load.engine.name)
-            if (worker := await self._take(load.engine)) is not None:
+            while (worker := await self._take(load.engine)) is not None:
                 try:
-                    worker.load(load, events)
+                    if await worker.load(load, events):
+                        return worker
                 except BaseException:
                     worker.kill()
                     raise
-                return worker
         return await self._start(load, isolation, events)
 
     def settle(self, now: float, *, loading: bool, running: bool, awaited: Sequence[str] = ()) -> None:
@@ -153,7 +157,7 @@ class Spares:
             if spare.starting is not None:
                 await asyncio.wait([spare.starting])
             if spare.worker is not None:
-                await spare.ended_at.wait()
+                await spare.gone.wait()
 
     def _use(self, name: str) -> None:
         if self._order[0] != name:
@@ -170,7 +174,7 @@ class Spares:
                 except asyncio.CancelledError:
                     self._spares.append(spare)
                     raise
-            if spare.worker is not None and not spare.ended_at.is_set():
+            if spare.worker is not None and not spare.gone.is_set():
                 return spare.worker
         return None
 
@@ -186,7 +190,7 @@ class Spares:
 
     def _begin(self, engine: Engine, *, quiet: bool) -> None:
         try:
-            spare = Spare(engine, Launch.of(engine), quiet, self._over)
+            spare = Spare(engine, Launch.of(engine), quiet, self._changed)
         except LllmsError as error:
             self._failed(engine.name, error.message, 0.0)
             return
@@ -210,16 +214,18 @@ class Spares:
         if spare.worker is not None:
             spare.worker.kill()
 
-    def _over(self, spare: Spare) -> None:
-        """A spare is gone: ended by us, or by itself."""
-        if spare in self._leaving:
-            self._leaving.remove(spare)
-            return
-        if spare in self._spares:
-            self._spares.remove(spare)
-        served = 0.0 if spare.ready_at is None else time.monotonic() - spare.ready_at
-        self._failed(spare.engine.name, spare.reason, served)
-        self.changed()
+    def _changed(self, spare: Spare) -> None:
+        """A spare is ready, or of no use, or gone: ended by us, or by itself."""
+        if spare.gone.is_set():
+            self._leaving.discard(spare)
+        if spare in self._spares and spare.reason:
+            if spare.gone.is_set():
+                self._spares.remove(spare)
+            else:
+                self._end(spare)
+            served = 0.0 if spare.ready_at is None else time.monotonic() - spare.ready_at
+            self._failed(spare.engine.name, spare.reason, served)
+            self.changed()
 
     def _failed(self, engine: str, reason: str, served: float) -> None:
         self._setbacks.note(engine, reason, time.monotonic(), served=served)

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import cast
 
+from lllms_core.engines import Engine
 from lllms_core.machine import yield_quickly
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.background import background
@@ -32,6 +33,7 @@ from lllms_core.worker.wire import (
     Probe,
     PutSession,
     Surveyed,
+    Taken,
     Warm,
     Warmed,
     encode,
@@ -159,14 +161,25 @@ def warm(arrived: Iterator[object], wire: ParentLink, *, quiet: bool) -> Load:
             case Load() as load:
                 loads.append(load)
             case Warm(engine):
-                engine.warm()
-                wire.send(Warmed())
+                wire.send(Warmed(warming_failure(engine)))
 
     if quiet:
         background(take)
     else:
         take()
-    return loads[0] if loads else cast(Load, next(arrived))
+    if not loads:
+        loads.append(cast(Load, next(arrived)))
+        wire.send(Taken())
+    return loads[0]
+
+
+def warming_failure(engine: Engine) -> str:
+    """Import what the engine's loads need; return why that fails, "" if it does not."""
+    try:
+        engine.warm()
+    except BaseException as error:  # noqa: BLE001  # a library may raise anything
+        return load_failed(error).reason
+    return ""
 
 
 def rather_me() -> None:

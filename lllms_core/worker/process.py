@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self, cast
 
 from lllms_core.engines import Engine
@@ -24,6 +24,7 @@ from lllms_core.worker.wire import (
     Open,
     PutSession,
     Surveyed,
+    Taken,
     ToWorker,
     Warm,
     encode,
@@ -67,12 +68,19 @@ class ProcessWorker(Worker):
         about = f"a spare worker of engine '{engine.name}'"
         return cls(*await _spawn(launch, f"lllms-worker ({engine.name})", about, frame, events, quiet=quiet))
 
-    def load(self, load: Load, events: WorkerEvents) -> None:
-        """Send a spare the model to load. Raises `ModelLoadFailed` if that fails; then it is still a spare."""
+    async def load(self, load: Load, events: WorkerEvents) -> bool:
+        """Send a spare the model to load; return False if it ended before it took that, True once it has.
+
+        Until then its end is an event of the spare. Raises `ModelLoadFailed` if the model cannot be sent.
+        """
         with sendable(load.engine):
             frame = encode(load)
-        self._pipes.serve(load.spec.name, events, sessions=load.sessions is not None)
-        self._wire.write(frame)
+        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pipes.taken = taken
+        self._pipes.taker = lambda: self._pipes.serve(load.spec.name, events, sessions=load.sessions is not None)
+        if not self._wire.is_closing():
+            self._wire.write(frame)
+        return await taken
 
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Write the message to the wire, or to the channel for sessions."""
@@ -103,6 +111,10 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._patience: asyncio.TimerHandle | None = None
         self._reason: str | None = None
         self._end: socket.socket | None = end
+        self.taker: Callable[[], None] = lambda: None
+        """Called when a spare takes its model."""
+        self.taken: asyncio.Future[bool] | None = None
+        """Whether it has."""
         self.channel: Channel | None = None
 
     def serve(self, model: str, events: WorkerEvents, *, sessions: bool) -> None:
@@ -147,8 +159,21 @@ class _Pipes(asyncio.SubprocessProtocol):
             self._unreadable = f"the worker sent an unreadable message ({kind(error)}), and was killed"
             self.kill()
             return
-        for message in messages:
+        self._deliver(messages)
+
+    def _deliver(self, messages: Sequence[object]) -> None:
+        for place, message in enumerate(messages):
+            if isinstance(message, Taken):
+                self.taker()
+                self._settle(taken=True)
+                # Only after this does the caller of `load` have the worker that the next messages are about.
+                asyncio.get_running_loop().call_soon(self._deliver, messages[place + 1 :])
+                return
             self._events.message(cast(FromWorker, message))
+
+    def _settle(self, *, taken: bool) -> None:
+        if self.taken is not None and not self.taken.done():
+            self.taken.set_result(taken)
 
     def process_exited(self) -> None:
         # Processes that the worker has started must not outlive it.
@@ -162,6 +187,7 @@ class _Pipes(asyncio.SubprocessProtocol):
         if self._end is not None:
             self._end.close()
             self._end = None
+        self._settle(taken=False)
         self.native.end()
         status, words = self._transport.get_returncode(), self.native.last_words
         if status and words and not self._killed:

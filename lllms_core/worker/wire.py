@@ -122,7 +122,14 @@ class Close:
 
 @frozen
 class Warmed:
-    """From a spare worker process: its engine's libraries are imported."""
+    """From a spare worker process: its engine's libraries are imported, or why they are not; it can load a model."""
+
+    failure: str = ""
+
+
+@frozen
+class Taken:
+    """From a spare worker process: it has got its `Load`, and is a worker like any other from now on."""
 
 
 @frozen
@@ -219,7 +226,8 @@ class Crashed:
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
 FromWorker = (
-    Warmed | Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
+    Warmed | Taken | Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed
+    | Crashed
 )
 
 
