@@ -22,7 +22,7 @@ from waits_for_tests import GUARD, until
 from lllms_core.config import ServerConfig
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.pool import spares as spares_module
-from lllms_core.pool.needs import WORKER, memory_limit, spare_workers
+from lllms_core.pool.needs import SPARE, memory_limit, spare_workers
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.spares import CALM, Spares, allot
 from lllms_core.pool.state import PoolLimits
@@ -81,12 +81,12 @@ def test_spares_are_shared_among_engines(count, engines):
 
 
 def test_spares_count_against_the_memory_limit():
-    """Each spare worker takes the room of a worker without a model."""
+    """Each spare worker takes its part of the memory for instances."""
     server = ServerConfig(memory_limit=10**9)
     none, two = memory_limit(server), memory_limit(server, spares=2)
     assert none is not None
     assert two is not None
-    assert none.instances - two.instances == 2 * WORKER
+    assert none.instances - two.instances == 2 * SPARE
 
 
 def test_threads_need_no_spares():

@@ -16,6 +16,8 @@ LOG = logging.getLogger("lllms.pool")
 
 WORKER = 40 * 2**20
 """Bytes of a worker process beside its model: Python and the engine's libraries."""
+SPARE = 50 * 2**20
+"""Bytes of a spare worker with llama.cpp's libraries, pages of which it shares with no other process."""
 SERVER = 50 * 2**20
 """Bytes of the server's own process, without sessions."""
 RESERVE = 10
@@ -56,7 +58,7 @@ def memory_limit(server: ServerConfig, sessions: int = 0, spares: int = 0) -> Me
             return None
         # A small machine, or container, is not left without memory for models.
         total = usable - min(max(usable // RESERVE, LEAST_RESERVE), usable // 2)
-    return MemoryLimit(total, SERVER + sessions + spares * WORKER, usable)
+    return MemoryLimit(total, SERVER + sessions + spares * SPARE, usable)
 
 
 def spare_workers(server: ServerConfig, models: Iterable[PoolModel]) -> int:
