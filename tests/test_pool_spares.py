@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import lllms_llamacpp
 import psutil
 import pytest
 from engines_for_tests import Options, RawEngine, ScriptedEngine
@@ -19,8 +20,10 @@ from pools_for_tests import Pools, ask
 from spares_for_tests import BROKEN, STARTS, WarmEngine
 from waits_for_tests import GUARD, until
 
-from lllms_core.config import ServerConfig
+from lllms_core.config import ServerConfig, parse_config
 from lllms_core.errors import ModelLoadFailed
+from lllms_core.host import Host
+from lllms_core.pool import pool as pool_module
 from lllms_core.pool import spares as spares_module
 from lllms_core.pool.needs import SPARE, memory_limit, spare_workers
 from lllms_core.pool.pool import Pool
@@ -30,6 +33,7 @@ from lllms_core.worker.background import LOWEST, background
 
 pytestmark = pytest.mark.slow
 
+TINY = str(Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf")
 LIMITS = PoolLimits(cores=2, max_instances=1, spare_workers=1)
 
 
@@ -89,12 +93,13 @@ def test_spares_count_against_the_memory_limit():
     assert none.instances - two.instances == 2 * SPARE
 
 
-def test_threads_need_no_spares():
-    """Without models in processes there is nothing to keep ready; otherwise the configuration says how many."""
+def test_threads_and_small_servers_need_no_spares():
+    """The configuration says how many are kept, but none without models in processes, and few with little memory."""
     thread, process = SimpleNamespace(isolation="thread"), SimpleNamespace(isolation="process")
-    server = ServerConfig(spare_workers=3)
-    assert spare_workers(server, [thread]) == 0
-    assert spare_workers(server, [thread, process]) == 3
+    large, small = (ServerConfig(spare_workers=3, memory_limit=size) for size in (10**10, 10**9))
+    assert spare_workers(large, [thread]) == 0
+    assert spare_workers(large, [thread, process]) == 3
+    assert spare_workers(small, [thread, process]) == 1
 
 
 class Recorder:
@@ -267,6 +272,24 @@ async def test_a_closed_pool_leaves_no_spare(pools, starts):
             await ready(pool)
         await pool.close(grace=0)
         assert psutil.Process().children(recursive=True) == []
+
+
+async def test_spares_exchange_sessions(monkeypatch):
+    """A model that is loaded by a spare stores its sessions, and one that another spare loads finds them."""
+    monkeypatch.setattr(pool_module, "spare_workers", lambda server, models: 1)
+    tables = {"models": {"tiny": {"engine": "llamacpp", "file": TINY}}, "sessions": {"min_tokens": 8}}
+    used, cached = set(), []
+    async with asyncio.timeout(GUARD), Host(parse_config(tables)) as host:
+        for _ in range(2):
+            used.add(await ready(host.pool))
+            asked = host.request("tiny", prompt="one two " * 20, parameters={"max_tokens": 1})
+            async with host.submit(asked) as stream:
+                cached.append((await stream.gather()).finish.usage.cached_tokens)
+            used.discard(host.status().instances[0].pid)
+            await host.unload("tiny")
+    assert used == set()
+    assert cached[0] == 0
+    assert cached[1] > 8
 
 
 SERVER = """

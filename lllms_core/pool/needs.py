@@ -23,6 +23,8 @@ SERVER = 50 * 2**20
 RESERVE = 10
 """A fraction of the memory: one part in this many is left to other programs, but at least `LEAST_RESERVE`."""
 LEAST_RESERVE = 2**30
+SPARES = 16
+"""A fraction of the limit: spare workers take at most one part in this many."""
 SESSIONS = 4
 """A fraction of the limit: sessions in memory take at most one part in this many."""
 
@@ -62,8 +64,14 @@ def memory_limit(server: ServerConfig, sessions: int = 0, spares: int = 0) -> Me
 
 
 def spare_workers(server: ServerConfig, models: Iterable[PoolModel]) -> int:
-    """Return how many spare workers a server keeps: none if no model's instances are processes."""
-    return server.spare_workers if any(model.isolation == "process" for model in models) else 0
+    """Return how many spare workers a server keeps: none if no model's instances are processes.
+
+    They take little of the memory, so a small server keeps fewer.
+    """
+    if all(model.isolation == "thread" for model in models):
+        return 0
+    limit = memory_limit(server)
+    return server.spare_workers if limit is None else min(server.spare_workers, limit.total // (SPARES * SPARE))
 
 
 def sessions_share(server: ServerConfig, size: int) -> int:
