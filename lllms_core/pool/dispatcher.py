@@ -55,6 +55,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Refuse the waiting requests, and begin nothing more."""
+        self._spares.stop()
         self.apply(self.scheduler.stop())
         if self._timer is not None:
             self._timer.cancel()

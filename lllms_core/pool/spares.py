@@ -142,6 +142,10 @@ class Spares:
             else:
                 self._begin(self._engines[name], quiet=running and name not in awaited)
 
+    def stop(self) -> None:
+        """Start no more."""
+        self._closed, self.wake_at = True, None
+
     async def started(self) -> None:
         """Return once the processes of all spares have begun."""
         if starting := [spare.starting for spare in self._spares if spare.starting is not None]:
@@ -149,7 +153,7 @@ class Spares:
 
     async def close(self) -> None:
         """End all spares, and keep no more."""
-        self._closed = True
+        self.stop()
         gone = self._leaving | {*self._spares}
         for spare in list(self._spares):
             self._end(spare)

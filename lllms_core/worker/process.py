@@ -111,6 +111,8 @@ class _Pipes(asyncio.SubprocessProtocol):
         self._patience: asyncio.TimerHandle | None = None
         self._reason: str | None = None
         self._end: socket.socket | None = end
+        self._serving = False
+        """Whether it is no spare: the end of a spare is no error."""
         self.taker: Callable[[], None] = lambda: None
         """Called when a spare takes its model."""
         self.taken: asyncio.Future[bool] | None = None
@@ -119,6 +121,7 @@ class _Pipes(asyncio.SubprocessProtocol):
 
     def serve(self, model: str, events: WorkerEvents, *, sessions: bool) -> None:
         """From now on the process works for this model, and perhaps exchanges sessions."""
+        self._serving = True
         self._about = self.native.about = model
         self._events = events
         self._kills = Kills.count()
@@ -191,7 +194,8 @@ class _Pipes(asyncio.SubprocessProtocol):
         self.native.end()
         status, words = self._transport.get_returncode(), self.native.last_words
         if status and words and not self._killed:
-            LOG.error("the last words of the worker of %s:\n%s", self._about, words)
+            level = logging.ERROR if self._serving else logging.DEBUG
+            LOG.log(level, "the last words of the worker of %s:\n%s", self._about, words)
         kernel = Kills.count().since(self._kills) if status == -signal.SIGKILL and not self._killed else None
         self._reason = self._unreadable or ended(
             status, self.native.cause, starved=self.native.starved, kernel=kernel,
