@@ -21,7 +21,7 @@ from spares_for_tests import BROKEN, STARTS, WarmEngine
 from waits_for_tests import GUARD, until
 
 from lllms_core.config import ServerConfig, parse_config
-from lllms_core.errors import ModelLoadFailed
+from lllms_core.errors import ModelLoadFailed, ShuttingDown
 from lllms_core.host import Host
 from lllms_core.pool import pool as pool_module
 from lllms_core.pool import spares as spares_module
@@ -29,6 +29,7 @@ from lllms_core.pool.needs import SPARE, memory_limit, spare_workers
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.spares import CALM, Spares, allot
 from lllms_core.pool.state import PoolLimits
+from lllms_core.worker import process
 from lllms_core.worker.background import LOWEST, background
 
 pytestmark = pytest.mark.slow
@@ -95,11 +96,11 @@ def test_spares_count_against_the_memory_limit():
 
 def test_threads_and_small_servers_need_no_spares():
     """The configuration says how many are kept, but none without models in processes, and few with little memory."""
-    thread, process = SimpleNamespace(isolation="thread"), SimpleNamespace(isolation="process")
+    threads, processes = SimpleNamespace(isolation="thread"), SimpleNamespace(isolation="process")
     large, small = (ServerConfig(spare_workers=3, memory_limit=size) for size in (10**10, 10**9))
-    assert spare_workers(large, [thread]) == 0
-    assert spare_workers(large, [thread, process]) == 3
-    assert spare_workers(small, [thread, process]) == 1
+    assert spare_workers(large, [threads]) == 0
+    assert spare_workers(large, [threads, processes]) == 3
+    assert spare_workers(small, [threads, processes]) == 1
 
 
 class Recorder:
@@ -223,15 +224,29 @@ async def test_a_dead_spare_is_replaced(pools, starts, caplog):
     assert sum("a spare worker of engine 'scripted' has ended" in text for text in caplog.messages) == 1
 
 
-async def test_a_spare_that_dies_when_it_is_needed(pools, starts):
-    """If the spare dies before it has taken its model, the load begins anew in another process."""
+@pytest.mark.parametrize("dies", [True, False])
+async def test_a_spare_that_fails_when_it_is_needed(pools, starts, monkeypatch, dies):
+    """If the spare dies before it has taken its model, or does nothing, the load begins anew in another process."""
     pool = await start(pools)
     spare = await ready(pool)
     os.kill(spare, signal.SIGSTOP)
+    monkeypatch.setattr(process, "TAKE_SECONDS", GUARD if dies else 0.1)
     loading = asyncio.create_task(load(pool))
-    await until(lambda: not pool._spares._spares)  # the spare has been sent the model
-    os.kill(spare, signal.SIGKILL)
+    await until(lambda: pool._spares._loading)
+    if dies:
+        os.kill(spare, signal.SIGKILL)
     assert await loading != spare
+
+
+async def test_closing_waits_for_no_stuck_spare(pools, starts):
+    """A pool closes at once, even if a spare does not react that a load waits for."""
+    pool = await start(pools)
+    os.kill(await ready(pool), signal.SIGSTOP)
+    loading = asyncio.create_task(load(pool))
+    await until(lambda: pool._spares._loading)
+    await pool.close(grace=0)
+    with pytest.raises(ShuttingDown):
+        await loading
 
 
 async def test_a_spare_that_cannot_warm_up_loads_all_the_same(pools, starts, monkeypatch):

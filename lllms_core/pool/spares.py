@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from attrs import define, field
 
 from lllms_core.engines import Engine
-from lllms_core.errors import LllmsError
+from lllms_core.errors import LllmsError, ModelLoadFailed
 from lllms_core.pool.setbacks import Setbacks
 from lllms_core.tracebacks import kind
 from lllms_core.types import Isolation
@@ -83,6 +83,8 @@ class Spares:
         self._count = count if self._engines else 0
         self._spares: list[Spare] = []
         self._leaving: set[Spare] = set()
+        self._loading: set[ProcessWorker] = set()
+        """Former spares that have yet to take their models."""
         self._setbacks = Setbacks()
         self._told: dict[str, str] = {}
         """By engine: the last failure that was logged."""
@@ -103,12 +105,17 @@ class Spares:
         if isolation == "process" and load.engine.name in self._engines:
             self._use(load.engine.name)
             while (worker := await self._take(load.engine)) is not None:
+                self._loading.add(worker)
                 try:
                     if await worker.load(load, events):
                         return worker
                 except BaseException:
                     worker.kill()
                     raise
+                finally:
+                    self._loading.discard(worker)
+                if self._closed:
+                    raise ModelLoadFailed("the server is shutting down")
         return await self._start(load, isolation, events)
 
     def settle(self, now: float, *, loading: bool, running: bool, awaited: Sequence[str] = ()) -> None:
@@ -143,8 +150,10 @@ class Spares:
                 self._begin(self._engines[name], quiet=running and name not in awaited)
 
     def stop(self) -> None:
-        """Start no more."""
+        """Start no more, and give up the loads that have not begun."""
         self._closed, self.wake_at = True, None
+        for worker in self._loading:
+            worker.kill()
 
     async def started(self) -> None:
         """Return once the processes of all spares have begun."""

@@ -33,6 +33,8 @@ from lllms_core.worker.wire import (
 LOG = logging.getLogger("lllms.worker")
 LAST_WORDS_SECONDS = 1.0
 """How long the output of a dead worker is read at most, if programs that it started keep its pipes open."""
+TAKE_SECONDS = 30.0
+"""A ready spare takes a model in milliseconds, one that is on its way in seconds, unless it is stuck."""
 WIRE_IN, WIRE_OUT, NATIVE_LOG = 0, 1, 2
 
 
@@ -71,7 +73,8 @@ class ProcessWorker(Worker):
     async def load(self, load: Load, events: WorkerEvents) -> bool:
         """Send a spare the model to load; return False if it ended before it took that, True once it has.
 
-        Until then its end is an event of the spare. Raises `ModelLoadFailed` if the model cannot be sent.
+        One that does not take it within `TAKE_SECONDS` is killed. Its end is an event of the spare until then. Raises
+        `ModelLoadFailed` if the model cannot be sent.
         """
         with sendable(load.engine):
             frame = encode(load)
@@ -80,7 +83,11 @@ class ProcessWorker(Worker):
         self._pipes.taker = lambda: self._pipes.serve(load.spec.name, events, sessions=load.sessions is not None)
         if not self._wire.is_closing():
             self._wire.write(frame)
-        return await taken
+        timer = asyncio.get_running_loop().call_later(TAKE_SECONDS, self.kill)
+        try:
+            return await taken  # directly: further messages follow as soon as this task has run
+        finally:
+            timer.cancel()
 
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Write the message to the wire, or to the channel for sessions."""
