@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Worker processes find the tests' engines by the same path.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -19,6 +20,10 @@ from lllms_core.pool import pool
 # A spare worker is a second of work for the server of each test. Tests of spare workers ask for some.
 os.environ.setdefault("LLLMS_SPARE_WORKERS", "0")
 pool.spare_workers = lambda server, models: 0  # type: ignore[assignment]
+
+# How fast a busy machine draws examples proves nothing.
+settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lllms")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A background start of the tests ignores Ctrl-C, which programs started here would inherit.

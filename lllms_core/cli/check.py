@@ -1,13 +1,12 @@
 """`lllms check`: check the whole setup without loading a model."""
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.figures import memory_text
+from lllms_core.cli.figures import learnt_of, learnt_text, memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
 from lllms_core.engines.room import lack_of_memory
@@ -63,13 +62,13 @@ def check(config_file: Path | None) -> None:
     warnings: list[str] = []
     sound: list[CatalogEntry] = []
     for entry in catalog.entries:
-        findings = _examine(entry)
+        findings = _examine(entry, config)
         for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
     problems += _about_sessions(config, plugins)
-    problems += _about_memory(config, plugins, sound)
+    problems += _about_memory(config, sound)
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -79,23 +78,22 @@ def check(config_file: Path | None) -> None:
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
 
 
-def _about_memory(config: "Config", plugins: "Plugins", entries: "Sequence[CatalogEntry]") -> list[str]:
+def _about_memory(config: "Config", entries: "Sequence[CatalogEntry]") -> list[str]:
     """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
-    from lllms_core.host import choose_session_store
     from lllms_core.pool.budget import used
     from lllms_core.pool.models import PoolModel
-    from lllms_core.pool.needs import memory_limit, need_of, sessions_share
+    from lllms_core.pool.needs import memory_limit, need_of
     from lllms_core.pool.seating import too_large
 
-    sessions = 0
-    with suppress(ConfigError):  # already told
-        chosen = choose_session_store(config, plugins)
-        if chosen is not None and chosen[0].in_memory:
-            sessions = sessions_share(config.server, config.sessions.max_size)
-    limit = memory_limit(config.server, sessions)
+    limit = memory_limit(config.server)
     if limit is None:
         return []
-    needs = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
+    told = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
+    needs = {
+        entry.name: told[entry.name].raised(learnt_of(entry, config, told[entry.name].told).private)
+        if entry.config.memory is None else told[entry.name]
+        for entry in entries
+    }
     kept = {entry.name: [needs[entry.name]] * entry.config.min_instances for entry in entries}
     total = used((), [need for all_of in kept.values() for need in all_of])
     problems: list[str] = []
@@ -110,7 +108,7 @@ def _about_memory(config: "Config", plugins: "Plugins", entries: "Sequence[Catal
         others = [one for other, all_of in kept.items() if other != name for one in all_of]
         beside = used((), others) if total <= limit.instances else 0  # of which the line above tells
         if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
-            problems.append(f"models.{name}: {too_large(need, beside, limit)}")
+            problems.append(f"models.{name}: {too_large(need, beside, limit, told[name])}")
     return problems
 
 
@@ -125,7 +123,7 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     return []
 
 
-def _examine(entry: "CatalogEntry") -> list[Finding]:
+def _examine(entry: "CatalogEntry", config: "Config") -> list[Finding]:
     """Describe a model, and return its engine's findings."""
     from lllms_core.worker.rehearsal import rehearse
 
@@ -142,6 +140,8 @@ def _examine(entry: "CatalogEntry") -> list[Finding]:
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
+            if learnt := learnt_text(learnt_of(entry, config)):
+                click.echo(f"model {entry.name}: {learnt}")
             lack = lack_of_memory(memory)
             found += [] if lack is None else [Finding(lack)]
         if not any(finding.fatal for finding in found):

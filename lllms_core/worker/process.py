@@ -13,7 +13,7 @@ from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.tracebacks import kind
 from lllms_core.worker.channel import Channel, Heavy
-from lllms_core.worker.ends import Kills, NativeLog, ended
+from lllms_core.worker.ends import Kills, NativeLog, ended, for_memory
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.launch import Launch, sendable
 from lllms_core.worker.wire import (
@@ -89,6 +89,11 @@ class ProcessWorker(Worker):
         finally:
             timer.cancel()
 
+    @property
+    def starved(self) -> bool:
+        """Whether the process has ended for lack of memory."""
+        return self._pipes.starved
+
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Write the message to the wire, or to the channel for sessions."""
         if isinstance(message, FoundSession) and message.tokens and self._pipes.channel is not None:
@@ -114,6 +119,7 @@ class _Pipes(asyncio.SubprocessProtocol):
         self.native = NativeLog(about)
         self._kills = Kills.count()
         self._killed = False
+        self.starved = False
         self._unreadable: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._reason: str | None = None
@@ -204,6 +210,7 @@ class _Pipes(asyncio.SubprocessProtocol):
             level = logging.ERROR if self._serving else logging.DEBUG
             LOG.log(level, "the last words of the worker of %s:\n%s", self._about, words)
         kernel = Kills.count().since(self._kills) if status == -signal.SIGKILL and not self._killed else None
+        self.starved = not self._killed and for_memory(status, starved=self.native.starved, kernel=kernel)
         self._reason = self._unreadable or ended(
             status, self.native.cause, starved=self.native.starved, kernel=kernel,
         )
