@@ -118,6 +118,7 @@ def test_every_server_key_has_a_variable():
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
+        "spare_workers": "2",
         "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
         "pull": "1",
     }
@@ -125,7 +126,7 @@ def test_every_server_key_has_a_variable():
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
-        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0,
+        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0, spare_workers=2,
         trusted_clients=("127.0.0.1", "10.0.0.0/8"), pull=True,
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()

@@ -82,13 +82,14 @@ def _about_memory(config: "Config", entries: "Sequence[CatalogEntry]") -> list[s
     """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
     from lllms_core.pool.budget import used
     from lllms_core.pool.models import PoolModel
-    from lllms_core.pool.needs import memory_limit, need_of
+    from lllms_core.pool.needs import memory_limit, need_of, spare_workers
     from lllms_core.pool.seating import too_large
 
-    limit = memory_limit(config.server)
+    models = {entry.name: PoolModel.of(entry) for entry in entries}
+    limit = memory_limit(config.server, spare_workers(config.server, models.values()))
     if limit is None:
         return []
-    told = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
+    told = {entry.name: need_of(models[entry.name], entry.spec) for entry in entries}
     needs = {
         entry.name: told[entry.name].raised(learnt_of(entry, config, told[entry.name].told).private)
         if entry.config.memory is None else told[entry.name]

@@ -175,6 +175,13 @@ class Engine(ABC):
         except OSError as error:
             raise ModelLoadFailed(f"'{spec.file}' cannot be read: {error.strerror}") from None
 
+    def warm(self) -> None:
+        """Import what `load` will need, in a spare worker that does not know its model yet.
+
+        It takes as little memory as it can, and starts no threads: they might keep a low priority for ever. Whatever it
+        raises ends the spare, and loads do without. The base does nothing: the engine's module is imported anyway.
+        """
+
     @abstractmethod
     def load(self, spec: ModelSpec, progress: Progress) -> "Model":
         """Load the model and return it; blocking. Runs in the worker: heavy imports belong in here.

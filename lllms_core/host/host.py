@@ -122,6 +122,10 @@ class Host:
         """Whether every model that should be preloaded is loaded, and the host is not shutting down."""
         return self._started and self.pool.open
 
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        await self.pool.warm()
+
     async def start(self) -> None:
         """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
         await self.pool.start()

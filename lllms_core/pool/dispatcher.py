@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -20,10 +20,10 @@ from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import InstanceEntry
-from lllms_core.types import Isolation, ModelInfo
+from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
-from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
 
 if TYPE_CHECKING:
@@ -31,14 +31,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("lllms.pool")
 
-StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
-
 
 class Dispatcher:
     """Carries out the scheduler's effects, and reports to it what happens to instances and requests."""
 
     def __init__(
-        self, models: Mapping[str, PoolModel], scheduler: Scheduler, start: StartWorker, patience: Patience,
+        self, models: Mapping[str, PoolModel], scheduler: Scheduler, spares: Spares, patience: Patience,
         *, keeper: SessionKeeper | None, watch: MemoryWatch,
     ) -> None:
         self.scheduler = scheduler
@@ -48,7 +46,8 @@ class Dispatcher:
         self.infos: dict[str, ModelInfo] = {}
         """By model: the report of the instance that was loaded last."""
         self._models = models
-        self._start_worker = start
+        self._spares = spares
+        spares.changed = lambda: self.apply([])
         self._patience = patience
         self._keeper = keeper
         self._watch = watch
@@ -68,6 +67,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Refuse the waiting requests, and begin nothing more."""
+        self._spares.stop()
         self.apply(self.scheduler.stop())
         for timer in (self._timer, self._weighing):
             if timer is not None:
@@ -94,6 +94,7 @@ class Dispatcher:
         finally:
             self._applying = False
         self._watch.leave(self.scheduler.seating.left)
+        self._settle_spares()
         self._set_timer()
         self._changed.set()
 
@@ -253,14 +254,23 @@ class Dispatcher:
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance
-        instance.start(self._start_worker(load, entry.isolation, instance))
+        instance.start(self._spares.start(load, entry.isolation, instance))
+
+    def _settle_spares(self) -> None:
+        """Keep as many spare workers as wanted, while they are not in the way."""
+        states = {entry.state for entry in self.scheduler.instances.values()}
+        waiting = {ticket.model for ticket in self.scheduler.waiting.values()} if "closing" in states else ()
+        self._spares.settle(
+            time.monotonic(), loading="loading" in states, running=bool(self.scheduler.running),
+            awaited=[self._models[one].engine.name for one in waiting if not self.scheduler.seating.alive(one)],
+        )
 
     def _set_timer(self) -> None:
         """Wake the scheduler when the next time limit is reached."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at = self.scheduler.wake_at()
+        at = min((at for at in (self.scheduler.wake_at(), self._spares.wake_at) if at is not None), default=None)
         if at is not None:
             delay = max(0.0, at - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)

@@ -1,7 +1,7 @@
 """How much memory there is for instances and sessions, and how much an instance needs, by its engine's estimate."""
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
 from attrs import evolve
@@ -19,11 +19,15 @@ LOG = logging.getLogger("lllms.pool")
 
 WORKER = 40 * 2**20
 """Bytes of a worker process beside its model: Python and the engine's libraries."""
+SPARE = 50 * 2**20
+"""Bytes of a spare worker with llama.cpp's libraries, pages of which it shares with no other process."""
 SERVER = 50 * 2**20
 """Bytes of the server's own process, without sessions."""
 RESERVE = 10
 """A fraction of the memory: one part in this many is left to other programs, but at least `LEAST_RESERVE`."""
 LEAST_RESERVE = 2**30
+SPARES = 16
+"""A fraction of the limit: spare workers take at most one part in this many."""
 SESSIONS, WAITING = 4, 16
 """Fractions of the limit: sessions in memory take at most one part in the first many, and as much as the models leave;
 those that wait for the store, in the server and in each worker, one part in the second many."""
@@ -52,14 +56,28 @@ def need_of(model: PoolModel, spec: ModelSpec) -> Need:
     return Need(worker + memory.total)
 
 
-def memory_limit(server: ServerConfig) -> MemoryLimit | None:
-    """Return the limit; None if none is configured and the system does not tell how much memory there is."""
+def memory_limit(server: ServerConfig, spares: int = 0) -> MemoryLimit | None:
+    """Return the limit for a server with this many spare workers.
+
+    None if none is configured and the system does not tell how much memory there is.
+    """
     total, usable = server.memory_limit, usable_memory()
     if total is None:
         if usable is None:
             return None
         total = usable - _reserve(usable)
-    return MemoryLimit(total, SERVER, usable)
+    return MemoryLimit(total, SERVER + spares * SPARE, usable)
+
+
+def spare_workers(server: ServerConfig, models: Iterable[PoolModel]) -> int:
+    """Return how many spare workers a server keeps: none if no model's instances are processes.
+
+    They take little of the memory, so a small server keeps fewer.
+    """
+    if all(model.isolation == "thread" for model in models):
+        return 0
+    limit = memory_limit(server)
+    return server.spare_workers if limit is None else min(server.spare_workers, limit.total // (SPARES * SPARE))
 
 
 def memory_available() -> int | None:

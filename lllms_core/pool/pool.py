@@ -17,22 +17,23 @@ from lllms_core.config import ServerConfig
 from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestCancelled, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.dispatcher import Dispatcher, StartWorker
+from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import memory_limit
+from lllms_core.pool.needs import memory_limit, spare_workers
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
 from lllms_core.types import Delta, Finish, ModelInfo, Request, Usage
-from lllms_core.worker.start import start_worker
+from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
 STORE_SECONDS = 5.0
@@ -67,7 +68,11 @@ class Pool:
         self._watch = MemoryWatch(learnt, keeper)
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
-        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper=keeper, watch=self._watch)
+        engines = [model.engine for model in models.values() if model.isolation == "process"]
+        self._spares = Spares(limits.spare_workers, engines, start)
+        self._dispatcher = Dispatcher(
+            self._models, self._scheduler, self._spares, patience, keeper=keeper, watch=self._watch,
+        )
         self._started = False
 
     @classmethod
@@ -83,9 +88,10 @@ class Pool:
             entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
             for entry in catalog.entries
         }
+        spares = spare_workers(server, models.values())
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server), server.max_wait_before_swap, server.min_residency,
+            memory_limit(server, spares), server.max_wait_before_swap, server.min_residency, spares,
         )
         return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server))
 
@@ -98,6 +104,11 @@ class Pool:
     def open(self) -> bool:
         """Whether the pool accepts requests."""
         return self._started and not self._scheduler.stopping
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        self._spares.settle(time.monotonic(), loading=False, running=False)
+        await self._spares.started()
 
     async def start(self) -> None:
         """Load the instances that models keep; return once each is loaded or has failed to load.
@@ -322,6 +333,7 @@ class Pool:
             instance.close()
         while self._dispatcher.instances:
             await self._dispatcher.change()
+        await self._spares.close()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
         await self._watch.close()

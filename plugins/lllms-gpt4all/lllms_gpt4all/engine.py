@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -77,6 +78,10 @@ class Gpt4AllEngine(Engine):
         length = context_length(gguf, cast(Options, spec.options), path)
         kv = kv_bytes(gguf) * context_size(length)
         return Memory(path.stat().st_size, kv, compute_bytes(gguf, length), mapped=True)
+
+    def warm(self) -> None:
+        """Import gpt4all and what surrounds it."""
+        import_module("lllms_gpt4all.loading")
 
     def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel | Gpt4AllEmbedder":
         """Load the file into a new context."""

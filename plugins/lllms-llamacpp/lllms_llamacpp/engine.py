@@ -4,6 +4,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -76,6 +77,15 @@ class LlamaCppEngine(Engine):
         parts = _parts(path, gguf)
         return _memory(parts, settle(parts, options))
 
+    def warm(self) -> None:
+        """Import llama.cpp and what surrounds it, and start it, unless that would take memory of a GPU."""
+        _before_import()
+        import_module("lllms_llamacpp.loading")
+        if not has_gpu():
+            from lllms_llamacpp.native import native_log
+
+            native_log()
+
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
         look = _prepare(spec)
@@ -147,10 +157,15 @@ def _prepare(spec: ModelSpec) -> _Look:
         raise ModelLoadFailed(str(lack_of_memory(memory)))
     for finding in look.warnings:
         logger.warning("%s", finding.text)
+    _before_import()
+    return look
+
+
+def _before_import() -> None:
+    """Set what the native library reads from the environment."""
     limit_spinning()
     # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    return look
 
 
 def has_gpu() -> bool:
