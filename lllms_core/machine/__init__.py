@@ -8,6 +8,7 @@ from lllms_core.machine.processors import (
     available_cores,
     busy_ticks,
     cgroup_cores,
+    processor_features,
     usable_cpus,
     yield_quickly,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "file_identity",
     "free_memory",
     "open_regular",
+    "processor_features",
     "read_regular",
     "read_text",
     "usable_cpus",

@@ -23,6 +23,15 @@ def yield_quickly() -> None:
     sys.setswitchinterval(0.001)
 
 
+def processor_features() -> frozenset[str] | None:
+    """Return the names that Linux has for what the processor can do, like `avx2` or `asimddp`; None if it is unknown."""
+    for line in read_text(Path("/proc/cpuinfo")).splitlines():
+        name, _, rest = line.partition(":")
+        if name.strip() in {"flags", "Features"}:
+            return frozenset(rest.split())
+    return None
+
+
 def available_cores() -> int:
     """Return the cores that this process may use, at least 1: its CPU affinity, limited by a cgroup quota."""
     cores = len(usable_cpus())

@@ -14,8 +14,8 @@ from lllms_core.types import ModelSpec
 
 LOG = logging.getLogger("lllms.pool")
 
-WORKER = 40 * 2**20
-"""Bytes of a worker process beside its model: Python and the engine's libraries."""
+WORKER = 34 * 2**20
+"""Bytes of a worker process beside its model and its engine's libraries, of which `Memory.overhead` tells."""
 SERVER = 50 * 2**20
 """Bytes of the server's own process, without sessions."""
 RESERVE = 10
@@ -41,7 +41,7 @@ def need_of(model: PoolModel, spec: ModelSpec) -> Need:
     if memory.offloaded:
         return Need(worker)
     if memory.mapped and (file := _identity(spec.file)) is not None:
-        return Need(worker + memory.kv + memory.compute, memory.weights, file)
+        return Need(worker + memory.total - memory.shared, memory.shared, file)
     return Need(worker + memory.total)
 
 

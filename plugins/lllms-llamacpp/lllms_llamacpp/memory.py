@@ -4,8 +4,8 @@ Weights and KV cache are what llama.cpp allocates. Its compute buffer is the lar
 the tensors that are alive at the same time are counted for attention, feed-forward, recurrent layers and logits; the
 holes that the allocator leaves between them are estimated from practice.
 
-Each weight counts once. The weights that llama.cpp repacks for the processor (Q4_0 and Q4_K on most) are not known
-here: each instance has its own memory for them even if the file is mapped, and their mapped pages can be reclaimed.
+Each weight counts once. Those that llama.cpp repacks for the processor (Q4_0 and Q4_K on most) are private to each
+instance, and their mapped pages, which nobody reads any more, count as free: the system can take them back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,9 @@ from attrs import evolve, frozen
 from lllms_core.gguf import GGUF, TENSOR_TYPES, TensorInfo
 from lllms_core.types import Memory
 from lllms_llamacpp.options import Options
+from lllms_llamacpp.overhead import overhead
 from lllms_llamacpp.pooling import pooling
+from lllms_llamacpp.repacking import kinds_here, repacked
 from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 
 _FLOAT = 4
@@ -89,12 +91,16 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     compute = _compute(network, made, flash=flash, embeds=embeds)
     # The buffers of a model that embeds grow with the largest pass so far.
     shared = evolve(made, batch=made.shared, micro_batch=min(made.micro_batch, made.shared))
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    copied, more = repacked(tensors, kinds_here())
     return Memory(
-        weights=sum(tensor.size for part in parts for tensor in part.tensors),
+        weights=sum(tensor.size for tensor in tensors) + more,
         kv=_kv(network, options, made),
         compute=compute,
         longest=compute - _compute(network, shared, flash=flash, embeds=embeds),
+        overhead=overhead(parts[0]),
         mapped=options.use_mmap,
+        copied=copied,
     )
 
 
