@@ -24,7 +24,7 @@ def yield_quickly() -> None:
 
 
 def processor_features() -> frozenset[str] | None:
-    """Return the names that Linux has for what the processor can do, like `avx2` or `asimddp`; None if it is unknown."""
+    """Return Linux's names of the processor's features, like `avx2` or `asimddp`; None if they are unknown."""
     for line in read_text(Path("/proc/cpuinfo")).splitlines():
         name, _, rest = line.partition(":")
         if name.strip() in {"flags", "Features"}:

@@ -22,11 +22,22 @@ class Need:
     """Mapped weights."""
     file: Hashable | None = None
     """Instances with this file share the mapped weights; None: with no other."""
+    memory: int | None = None
+    """The `ModelSpec.memory` with which it is loaded."""
+    smaller: tuple["Need", ...] = ()
+    """Needs of the same model with less context, or fewer slots, in descending order; where these are automatic."""
+    way_out: tuple[str, ...] | None = None
+    """Options, in words, each of which would let it fit into the limit; None: it fits, or nobody has looked."""
 
     @property
     def total(self) -> int:
         """What it takes alone."""
         return self.private + self.shared
+
+    @property
+    def least(self) -> "Need":
+        """The smallest of its needs."""
+        return self.smaller[-1] if self.smaller else self
 
 
 SeatState = Literal["loading", "ready", "closing", "reserved"]

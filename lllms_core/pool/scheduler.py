@@ -22,6 +22,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from collections.abc import Set as AbstractSet
 from copy import copy
 
+from attrs import evolve
+
 from lllms_core.errors import (
     DownloadCancelled,
     DownloadError,
@@ -280,19 +282,20 @@ class Scheduler:
 
     def _make_room(self, model: str, draining: set[str], promised: list[Need]) -> list[Effect]:
         """Load an instance for the requests of a model, or do what makes room for it."""
-        match self.seating.decide(model, draining, promised):
+        need, decision = self.seating.choose(model, draining, promised)
+        match decision:
             case Admit():
-                return [self._start(model)]
+                return [self._start(model, need)]
             case Never():
                 return self._refuse_too_large(model)
             case Evict(victims):
-                promised.append(self.seating.need(model))
+                promised.append(need)
                 return [self._stop(self.instances[victim]) for victim in victims]
             case Wait("closing"):
-                promised.append(self.seating.need(model))
+                promised.append(need)
             case Wait() if not self._alive(model) and (drained := self.seating.to_drain(model, draining, promised)):
                 draining.update(drained)
-                promised.append(self.seating.need(model))
+                promised.append(need)
         return []
 
     def _refuse_too_large(self, model: str) -> list[Effect]:
@@ -364,11 +367,13 @@ class Scheduler:
         return self._lacks(model) and model not in self._absent and self.seating.known(model)
 
     def _load_minimum(self, kept: AbstractSet[str]) -> list[Effect]:
-        return [
-            self._start(model)
-            for model in self._kept
-            if model in kept and self._may_be_kept(model) and self.seating.decide(model) == Admit()
-        ]
+        effects: list[Effect] = []
+        for model in self._kept:
+            if model in kept and self._may_be_kept(model):
+                need, decision = self.seating.choose(model)
+                if decision == Admit():
+                    effects.append(self._start(model, need))
+        return effects
 
     def _unload_expired(self, now: float) -> list[Effect]:
         return [
@@ -398,10 +403,10 @@ class Scheduler:
         # Reductions come first, so that the sum never exceeds the number of cores.
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, ShareCores) else 0)
 
-    def _start(self, model: str) -> Effect:
-        instance = InstanceEntry(self._new_id(model), model, self.limits.cores, self.seating.need(model))
+    def _start(self, model: str, need: Need) -> Effect:
+        instance = InstanceEntry(self._new_id(model), model, self.limits.cores, evolve(need, smaller=()))
         self.instances[instance.id] = instance
-        return Start(instance.id, model, instance.threads)
+        return Start(instance.id, model, instance.threads, need.memory)
 
     def _stop(self, instance: InstanceEntry) -> Effect:
         instance.state = "closing"

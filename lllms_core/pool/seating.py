@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from attrs import evolve
 
-from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, decide, fits, to_drain, used
+from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, fits, to_drain, used
+from lllms_core.pool.choosing import choose
 from lllms_core.pool.state import InstanceEntry, MemoryLimit, ModelLimits, PoolLimits
 from lllms_core.values.sizes import human_size
 
@@ -48,11 +49,26 @@ class Seating:
         return used((), [entry.need for entry in self._instances.values()])
 
     def decide(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> Decision:
-        """Decide about room for one more instance of a model.
+        """Decide about room for one more instance of a model, see `choose`."""
+        return self.choose(model, leaving, promised)[1]
+
+    def choose(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (),
+    ) -> tuple[Need, Decision]:
+        """Decide about room for one more instance of a model, and about its size if that is automatic.
 
         `leaving` are the instances that are drained for others; what these were `promised` is theirs.
         """
-        return decide(self.need(model), self._seats(model, leaving, promised), self._room)
+        return choose(self._wanted(model), self._seats(model, leaving, promised), self._room)
+
+    def _wanted(self, model: str) -> Need:
+        """Return what the next instance of a model may need: all of its instances hold requests of the same length."""
+        need = self.need(model)
+        for entry in self.alive(model):
+            for size in (need, *need.smaller):
+                if size.memory == entry.need.memory:
+                    return evolve(size, smaller=())
+        return need
 
     def to_drain(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> list[str]:
         """Return the instances to drain for a model: the same ones each time, until they are idle and make room.
@@ -60,25 +76,26 @@ class Seating:
         They go in the order in which they got their last requests.
         """
         seats = self._seats(model, leaving, promised)
+        need, _ = choose(self._wanted(model), seats, self._room)
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         order = sorted(
             (seat for seat in others if self._instances[seat.instance].model != model),
             key=lambda seat: (seat.state == "loading", self._instances[seat.instance].used),
         )
-        return [seat.instance for seat in to_drain(self.need(model), seats, order, self._room)]
+        return [seat.instance for seat in to_drain(need, seats, order, self._room)]
 
     def too_large(self, model: str) -> str | None:
         """Return why an instance of a model can never be loaded; None if it can, or if nothing is known of it yet."""
         if self._memory is None or model not in self.needs:
             return None
         decision = self.decide(model)
-        return too_large(self.need(model), decision.kept, self._memory) if isinstance(decision, Never) else None
+        return too_large(self.need(model).least, decision.kept, self._memory) if isinstance(decision, Never) else None
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
         if self._memory is None or model not in self.needs or self.alive(model):
             return None
-        seats, need = self._seats(model), self.need(model)
+        seats, need = self._seats(model), self.need(model).least
         if fits(need, seats, evolve(self._room, places=len(seats) + 1)):
             return None
         free = max(0, self._memory.instances - used(seats))
@@ -124,9 +141,12 @@ class Seating:
         found: list[tuple[str, Need]] = []
         for model in self._kept:
             for _ in range(-self.spare(model)):
-                needs = [*held, *(need for _, need in found), self.need(model)]
-                if self._room.limit is None or used((), needs) <= self._room.limit:
-                    found.append((model, self.need(model)))
+                need = self.need(model)
+                others = [*held, *(need for _, need in found)]
+                for size in (need, *need.smaller):
+                    if self._room.limit is None or used((), [*others, size]) <= self._room.limit:
+                        found.append((model, size))
+                        break
         return found
 
 
@@ -137,6 +157,13 @@ def too_large(need: Need, kept: int, memory: MemoryLimit) -> str:
     beside = f", {human_size(kept)} for models that are kept loaded (min_instances)" if kept else ""
     return (
         f"an instance needs about {human_size(need.total)} of memory, but lllms may use"
-        f" {human_size(memory.total)}{machine}{own}{beside}; lower options.context_length or slots, or raise"
-        " server.memory_limit"
+        f" {human_size(memory.total)}{machine}{own}{beside}; {_way_out(need)}, or raise server.memory_limit"
     )
+
+
+def _way_out(need: Need) -> str:
+    if need.way_out is None:
+        return "lower options.context_length or slots"
+    if not need.way_out:
+        return "no smaller context makes it fit: choose a smaller model or quantisation"
+    return f"it would fit with {', or with '.join(need.way_out)}: set that"

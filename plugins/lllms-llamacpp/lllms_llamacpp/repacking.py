@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Collection, Iterable
+from functools import cache
 
 from lllms_core.gguf import TENSOR_TYPES, TensorInfo
 from lllms_core.machine import processor_features
@@ -27,6 +28,7 @@ def repacked_kinds(machine: str, features: Collection[str] | None) -> frozenset[
     return frozenset()
 
 
+@cache
 def kinds_here() -> frozenset[str]:
     """Return the types of tensors that are repacked on this machine."""
     return repacked_kinds(platform.machine(), processor_features())
@@ -46,4 +48,5 @@ def repacked(tensors: Iterable[TensorInfo], kinds: Collection[str]) -> tuple[int
 
 
 def _fits(tensor: TensorInfo, kinds: Collection[str]) -> bool:
-    return TENSOR_TYPES[tensor.type][0] in kinds and len(tensor.shape) > 1 and tensor.shape[1] % ROWS == 0
+    kind, *_ = TENSOR_TYPES.get(tensor.type, ("",))
+    return kind in kinds and len(tensor.shape) > 1 and tensor.shape[1] % ROWS == 0
