@@ -70,10 +70,14 @@ def write_sized(path: Path, shape: Shape, kind: str = "Q8_0", spm: bool = False)
 
 
 def _write_matrix(writer: gguf.GGUFWriter, name: str, shape: tuple[int, int], kind: str) -> None:
-    """Write a matrix whose rows repeat, as only their number matters here."""
+    """Write a matrix whose rows repeat, as only their number matters here; of zeros if gguf cannot quantise it."""
     rows, columns = shape
     few = np.random.default_rng(0).standard_normal((16, columns), dtype=np.float32) / np.sqrt(columns)
-    stored = few.astype(np.float16) if kind == "F16" else gguf.quants.quantize(few, GGMLQuantizationType[kind])
+    if kind in {"Q4_0", "Q8_0"}:
+        stored = gguf.quants.quantize(few, GGMLQuantizationType[kind])
+    else:
+        elements, width = gguf.GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
+        stored = np.zeros((16, columns // elements * width), np.uint8)
     whole = np.tile(stored, (-(-rows // len(stored)), 1))[:rows]
     writer.add_tensor(name, whole, raw_dtype=GGMLQuantizationType[kind])
 
