@@ -46,7 +46,7 @@ def test_the_whole_size_is_taken_if_idle_ones_make_room() -> None:
 
 
 def test_who_must_wait_waits_for_the_largest_that_can_fit() -> None:
-    """What no size can have at once waits for the largest size that fits beside what is kept; if none does, it never will."""
+    """What no size can have at once waits for the largest that fits beside what is kept, if any does."""
     wanted = sizes(12, 8, 4)
     assert choose(wanted, [seat("a", 9, busy=True)], TEN) == (wanted.smaller[0], Wait("busy"))
     assert choose(wanted, [seat("a", 5, kept=True), seat("b", 4, busy=True)], TEN) == (wanted.smaller[1], Wait("busy"))
@@ -138,7 +138,7 @@ class Stretching(Engine):
         tokens = self.most if spec.memory is None else max(2, min(self.most, (spec.memory - self.weights - 5) // 10))
         return Memory(weights=self.weights, kv=10 * tokens, overhead=5)
 
-    def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterable[str]:  # noqa: ARG002
+    def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterable[str]:
         return [f"tokens = {n}" for n in (1, 0) if fits(Memory(self.weights, kv=10 * n, overhead=5))][:1]
 
     def load(self, *_: object) -> Any:
@@ -153,7 +153,7 @@ def need(engine: Engine, room: int | None, **fields: Any) -> Need:
 
 @pytest.mark.parametrize(("alone", "share"), [(True, ALONE), (False, AMONG_OTHERS)])
 def test_automatic_sizes_take_a_share(alone: bool, share: int) -> None:
-    """What grows takes one part of what the weights leave, more if the model is the only one, and smaller ones follow."""
+    """What grows takes one part of what the weights leave, a larger one if the model is alone; smaller ones follow."""
     found = need(Stretching(10**9), 10_105, alone=alone)
     assert found.total == 105 + 10_000 // share
     assert found.memory == found.total

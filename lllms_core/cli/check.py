@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
+    from lllms_core.pool.state import MemoryLimit
 
 
 @click.command(epilog=examples(
@@ -62,14 +63,15 @@ def check(config_file: Path | None) -> None:
         problems += problem.text.splitlines()
     warnings: list[str] = []
     sound: list[CatalogEntry] = []
+    limit = _memory_limit(config, plugins)
     for entry in catalog.entries:
-        findings = _examine(entry)
+        findings = _examine(entry, limit, alone=len(catalog.entries) == 1)
         for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
     problems += _about_sessions(config, plugins)
-    problems += _about_memory(config, plugins, sound)
+    problems += _about_memory(sound, limit, alone=len(catalog.entries) == 1)
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -79,24 +81,29 @@ def check(config_file: Path | None) -> None:
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
 
 
-def _about_memory(config: "Config", plugins: "Plugins", entries: "Sequence[CatalogEntry]") -> list[str]:
-    """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
+def _memory_limit(config: "Config", plugins: "Plugins") -> "MemoryLimit | None":
     from lllms_core.host import choose_session_store
-    from lllms_core.pool.budget import used
-    from lllms_core.pool.models import PoolModel
-    from lllms_core.pool.needs import memory_limit, need_of, sessions_share
-    from lllms_core.pool.seating import too_large
+    from lllms_core.pool.needs import memory_limit, sessions_share
 
     sessions = 0
-    with suppress(ConfigError):  # already told
+    with suppress(ConfigError):  # told later
         chosen = choose_session_store(config, plugins)
         if chosen is not None and chosen[0].in_memory:
             sessions = sessions_share(config.server, config.sessions.max_size)
-    limit = memory_limit(config.server, sessions)
+    return memory_limit(config.server, sessions)
+
+
+def _about_memory(entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None", *, alone: bool) -> list[str]:
+    """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
+    from lllms_core.pool.budget import used
+    from lllms_core.pool.models import PoolModel
+    from lllms_core.pool.needs import need_of
+    from lllms_core.pool.seating import too_large
+
     if limit is None:
         return []
-    needs = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
-    kept = {entry.name: [needs[entry.name]] * entry.config.min_instances for entry in entries}
+    needs = {entry.name: need_of(PoolModel.of(entry), entry.spec, limit.instances, alone=alone) for entry in entries}
+    kept = {entry.name: [needs[entry.name].least] * entry.config.min_instances for entry in entries}
     total = used((), [need for all_of in kept.values() for need in all_of])
     problems: list[str] = []
     if total > limit.instances:
@@ -106,11 +113,14 @@ def _about_memory(config: "Config", plugins: "Plugins", entries: "Sequence[Catal
             f" ({each}), but all instances together may use {human_size(limit.instances)}; keep fewer, or raise the"
             " limit",
         )
-    for name, need in needs.items():
-        others = [one for other, all_of in kept.items() if other != name for one in all_of]
+    for entry in entries:
+        need = needs[entry.name].least
+        others = [one for other, all_of in kept.items() if other != entry.name for one in all_of]
         beside = used((), others) if total <= limit.instances else 0  # of which the line above tells
         if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
-            problems.append(f"models.{name}: {too_large(need, beside, limit)}")
+            if beside:
+                need = need_of(PoolModel.of(entry), entry.spec, limit.instances - beside, alone=alone).least
+            problems.append(f"models.{entry.name}: {too_large(need, beside, limit)}")
     return problems
 
 
@@ -125,8 +135,10 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     return []
 
 
-def _examine(entry: "CatalogEntry") -> list[Finding]:
+def _examine(entry: "CatalogEntry", limit: "MemoryLimit | None", *, alone: bool) -> list[Finding]:
     """Describe a model, and return its engine's findings."""
+    from lllms_core.pool.models import PoolModel
+    from lllms_core.pool.needs import planned
     from lllms_core.worker.rehearsal import rehearse
 
     if not entry.here:
@@ -137,7 +149,8 @@ def _examine(entry: "CatalogEntry") -> list[Finding]:
     try:
         found += entry.engine.examine(entry.spec)
         if not any(finding.fatal for finding in found):
-            details, memory = entry.engine.inspect(entry.spec), entry.engine.estimate(entry.spec)
+            spec = planned(PoolModel.of(entry), entry.spec, limit, alone=alone)
+            details, memory = entry.engine.inspect(spec), entry.engine.estimate(spec)
             about = ", ".join(f"{key} {value}" for key, value in details.items())
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
             if memory.total:

@@ -6,10 +6,14 @@ from lllms_core.values.sizes import human_size
 
 def memory_text(memory: Memory) -> str:
     """Format an estimate in one line."""
-    mapped = " (mapped: instances share them)" if memory.mapped else ""
+    mapped = ""
+    if memory.mapped:
+        own = f", each has its own {human_size(memory.copied)} of them" if memory.copied else ""
+        mapped = f" (mapped: instances share them{own})"
     longest = f" ({human_size(memory.longest)} of them once a text fills the context)" if memory.longest else ""
+    overhead = f", libraries and vocabulary {human_size(memory.overhead)}" if memory.overhead else ""
     return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
-            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}")
+            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}{overhead}")
 
 
 def count_text(count: int) -> str:

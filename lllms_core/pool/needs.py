@@ -7,6 +7,7 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from lllms_core.config import ServerConfig
+from lllms_core.gguf import reading_once
 from lllms_core.machine import usable_memory
 from lllms_core.pool.budget import Need
 from lllms_core.pool.models import PoolModel
@@ -44,10 +45,18 @@ def need_of(model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone
         return Need(model.memory, memory=max(0, model.memory - worker))
     sizes = Sizes(model, spec, worker)
     try:
-        return sizes.need() if room is None else sizes.automatic(room, ALONE if alone else AMONG_OTHERS)
+        with reading_once():
+            return sizes.need() if room is None else sizes.automatic(room, ALONE if alone else AMONG_OTHERS)
     except Exception as error:  # noqa: BLE001  # of a plugin; a load reports its faults
         LOG.warning("the memory of %s cannot be estimated: %s", spec.name, kind(error))
         return Need(worker)
+
+
+def planned(model: PoolModel, spec: ModelSpec, limit: MemoryLimit | None, *, alone: bool) -> ModelSpec:
+    """Return the spec with the memory that an instance gets for its automatic sizes, if there is room for it."""
+    if limit is None:
+        return spec
+    return evolve(spec, memory=need_of(model, spec, limit.instances, alone=alone).memory)
 
 
 @frozen

@@ -20,14 +20,14 @@ from lllms_core.pool.dispatcher import Dispatcher, StartWorker
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import memory_limit
+from lllms_core.pool.needs import memory_limit, planned
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.state import PoolLimits
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import InstanceStatus, Lack, MemoryUse, PoolStatus
-from lllms_core.types import ModelInfo, Request
+from lllms_core.types import ModelInfo, ModelSpec, Request
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import HeldConversation
 
@@ -202,6 +202,14 @@ class Pool:
         self._dispatcher.apply(self._scheduler.unload(model, time.monotonic()))
         while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
             await self._dispatcher.change()
+
+    def planned(self, model: str, spec: ModelSpec) -> ModelSpec:
+        """Return the spec with the memory that an instance gets for its automatic sizes if there is room.
+
+        May read the file's header; in any thread.
+        """
+        limit = self._scheduler.limits.memory
+        return planned(self._models[model], spec, limit, alone=len(self._models) == 1)
 
     def position(self, request_id: str) -> int | None:
         """Return the position of a waiting request: 1 is next; None if it does not wait."""

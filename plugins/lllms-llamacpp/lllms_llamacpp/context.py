@@ -89,22 +89,25 @@ def halved(options: Options) -> Options | None:
 def smaller(
     parts: Sequence[GGUF], options: Options, given: int | None, fits: Callable[[Memory], bool],
 ) -> Iterator[str]:
-    """Yield changes of single options, in words, with which the model's memory `fits`; those that keep most of it."""
+    """Yield changes of options, in words, each of which makes a model that `fits`: the largest of its kind."""
     settled = settle(parts, options, given)
     slots, length = settled.slots, settled.context_length
     assert slots != "auto" and length != "auto"  # noqa: PT018, S101  # they are settled
 
-    def with_length(length: int) -> Options:
-        kv_size = None if settled.kv_size is None else min(settled.kv_size, max(length, 1) * slots)
-        return evolve(settled, context_length=max(length, 1), kv_size=kv_size)
+    def fit(options: Options) -> bool:
+        return fits(estimate(parts, settle(parts, options, given)))
 
-    if found := largest_that_fits(length, lambda length: fits(estimate(parts, with_length(length)))):
-        size = "" if settled.kv_size is None else f" and kv_size = {with_length(found).kv_size}"
-        yield f"options.context_length = {found}{size}"
-    if settled.kv_size is None and (found := largest_that_fits(
-        slots, lambda slots: fits(estimate(parts, evolve(settled, slots=max(1, slots)))), 1,
+    def shorter(length: int) -> Options:
+        kv_size = None if options.kv_size is None else min(options.kv_size, length * slots)
+        return evolve(options, context_length=length, kv_size=kv_size)
+
+    if found := largest_that_fits(length, lambda length: fit(shorter(max(1, length)))):
+        kv_size = shorter(found).kv_size
+        yield f"options.context_length = {found}{'' if kv_size == options.kv_size else f' and kv_size = {kv_size}'}"
+    if options.slots != "auto" and (fewer := largest_that_fits(
+        slots, lambda slots: fit(evolve(options, slots=max(1, slots))), 1,
     )):
-        yield f"options.slots = {found}"
+        yield f"options.slots = {fewer}"
 
 
 def _cost(parts: Sequence[GGUF], options: Options) -> int:

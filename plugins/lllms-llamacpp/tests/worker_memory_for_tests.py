@@ -13,7 +13,6 @@ from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import need_of
 from lllms_core.types import TextRequest
 
-
 LIBRARY_PAGES = 11 * 2**20
 """Counted for the pages of programs and libraries, of which a worker's share depends on who else uses them."""
 
@@ -48,7 +47,7 @@ async def at_work(file: Path, options: Mapping[str, object], prompts: int, token
     Returns what is told of the worker, and what it took.
     """
     embeds = "pooling" in options
-    given = {"threads": 2, **options, **({"token_inputs": True} if embeds else {})}
+    given = {"threads": 1, **options, **({"token_inputs": True} if embeds else {})}
     model = {"engine": "llamacpp", "file": str(file), "options": given, "sessions": "none"}
     async with Host(parse_config({"models": {"m": model}})) as host:
         [entry] = host.catalog.entries
