@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from socket import gethostname
 
 from quart import Blueprint, Quart, Response, has_request_context, request, websocket
@@ -18,6 +18,7 @@ from lllms_core.config import ServerConfig
 from lllms_core.host import Host
 from lllms_core.tracebacks import described
 from lllms_core.web.body import PatientRequest
+from lllms_core.web.callers import know_callers
 from lllms_core.web.guard import Guard
 
 LOG = logging.getLogger("lllms.app")
@@ -61,11 +62,13 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     included. An API whose plugin fails to make its routes is left out, and the reason is logged.
     """
     mounted: list[Api] = []
+    trusted = [ip_network(one) for one in host.config.server.trusted_clients]
     for name, provided in sorted(host.plugins.apis.items()):
         api = provided.object
         try:
             routes = api.blueprint(host)
             routes.register_error_handler(Exception, fault_handler(api))
+            know_callers(routes, trusted)
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
             told = described(error)  # no request is being served yet

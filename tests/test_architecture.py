@@ -26,6 +26,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "queries"),
     (
         "values", "text", "chat", "gguf", "machine", "parameters", "tracebacks", "cancellation", "status", "answers",
+        "caller",
     ),
     ("hookspecs", "engines", "apis", "downloads", "sessions"),
     ("config", "plugins", "footprint", "catalog", "requests"),

@@ -243,7 +243,7 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
 
     monkeypatch.setattr(pool._dispatcher, "_carry_out", carry_out)
     [instance] = pool._scheduler.instances.values()
-    pool._scheduler._start("b")
+    pool._scheduler.placing.start("b", 0.0)
     started = next(one for one in pool._scheduler.instances.values() if one.model == "b")
     pool._dispatcher.apply([
         ShareCores(instance.id, 1), Start(started.id, "b", 1), Prepare("b"), Assign("first", instance.id),

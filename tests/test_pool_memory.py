@@ -44,7 +44,9 @@ class World:
     def __init__(self, needs: Mapping[str, Need | int], places: int = 9, /, **models: ModelLimits) -> None:
         self.needs = {name: Need(need) if isinstance(need, int) else need for name, need in needs.items()}
         numbers: dict[str, itertools.count[int]] = {model: itertools.count(1) for model in needs}
-        limits = PoolLimits(queue_timeout=100, max_instances=places, memory=MemoryLimit(10))
+        limits = PoolLimits(
+            queue_timeout=100, max_instances=places, memory=MemoryLimit(10), max_wait_before_swap=0, min_residency=0,
+        )
         all_limits = {name: models.get(name, ONE) for name in needs}
         self.scheduler = Scheduler(all_limits, limits, lambda model: f"{model}{next(numbers[model])}")
 

@@ -205,7 +205,7 @@ def test_queue_is_bounded() -> None:
 def test_retry_after_follows_how_long_requests_take() -> None:
     """The advised retry time grows with the queue and with the time that requests take, up to a minute."""
     advice = []
-    for seconds in (1, 100, 10_000):
+    for seconds in (1, 10, 10_000):
         world = World(evolve(ONE, queue_size=1, concurrency=1), a=ModelLimits())
         world.submit("a", name="t1")
         world.serve("a1")
@@ -215,7 +215,7 @@ def test_retry_after_follows_how_long_requests_take() -> None:
         error = refusal(world.submit("a", seconds))
         assert isinstance(error, QueueFull)
         advice.append(error.retry_after)
-    assert advice == [2, 22, 60]
+    assert advice == [2, 20, 60]
 
 
 def test_queue_of_size_zero_still_serves_who_need_not_wait() -> None:
@@ -274,19 +274,23 @@ def test_instances_that_are_kept_make_no_room() -> None:
 
 
 def test_nobody_starves_behind_models_that_are_never_idle() -> None:
-    """A model without a place gets one although the others are always busy: one of them takes no later requests."""
+    """A model gets a place although the others are always busy: after the longest wait, one takes no requests."""
     world = World(evolve(ONE, max_instances=2), a=ModelLimits(), b=ModelLimits(), c=ModelLimits())
     for model in "ab":
         world.submit(model, 0, name=f"{model}-old")
         world.serve(f"{model}1", slots=2)
     world.submit("b", 1, name="b-later")
     assert world.submit("c", 2, name="c") == []
-    assert world.submit("a", 3, name="a-new") == []  # waits although a1 has a free slot: c was here first
-    world.scheduler.finished("b-old", 4)
-    assert world.submit("b", 4, name="b-new") == [Assign("b-new", "b1")]  # only one instance is drained
-    assert world.scheduler.finished("a-old", 5) == [Stop("a1"), ShareCores("b1", 4)]
-    assert world.scheduler.gone("a1", "closed", 6) == [Start("c1", "c", 4)]
-    assert Assign("c", "c1") in world.serve("c1", now=7)
+    assert world.submit("a", 31.9, name="a-young") == [Assign("a-young", "a1")]
+    world.scheduler.finished("a-young", 31.9)
+    world.scheduler.finished("b-old", 31.9)
+    assert world.submit("b", 31.9, name="b-new") == [Assign("b-new", "b1")]
+    assert world.submit("a", 32, name="a-new") == []  # waits although a1 has a free slot: c has waited for 30 s
+    world.scheduler.finished("b-later", 33)
+    assert world.submit("b", 33, name="b-newer") == [Assign("b-newer", "b1")]  # only one instance is drained
+    assert world.scheduler.finished("a-old", 34) == [Stop("a1"), ShareCores("b1", 4)]
+    assert world.scheduler.gone("a1", "closed", 35) == [Start("c1", "c", 4)]
+    assert Assign("c", "c1") in world.serve("c1", now=36)
 
 
 def test_draining_ends_when_who_waited_leaves() -> None:
@@ -295,8 +299,8 @@ def test_draining_ends_when_who_waited_leaves() -> None:
     world.submit("a", 0)
     world.serve("a1", slots=2)
     world.submit("b", 1, name="b")
-    assert world.submit("a", 2, name="late") == []
-    assert world.scheduler.leave("b", 3) == [Assign("late", "a1")]
+    assert world.submit("a", 32, name="late") == []
+    assert world.scheduler.leave("b", 33) == [Assign("late", "a1")]
 
 
 def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
@@ -305,7 +309,7 @@ def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
     world.submit("a", 0)
     world.serve("a1", slots=2)
     world.submit("b", 1, name="b")
-    world.submit("a", 2, name="late")
+    world.submit("a", 32, name="late")
     assert [type(effect) for effect in world.scheduler.tick(101)] == [Refuse, Assign]
 
 

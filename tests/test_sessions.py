@@ -115,7 +115,7 @@ async def unload(host):
     """End every instance as if its ttl were over."""
     pool = host.pool
     for instance in list(pool._dispatcher.instances.values()):
-        pool._dispatcher.apply([pool._scheduler._stop(pool._scheduler.instances[instance.id])])
+        pool._dispatcher.apply([pool._scheduler.placing.stop(pool._scheduler.instances[instance.id])])
     while pool._dispatcher.instances:
         await pool._dispatcher.change()
 

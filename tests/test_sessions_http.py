@@ -141,7 +141,7 @@ async def test_instance_that_is_unloaded_meanwhile_leaves_nothing(isolation: str
     async with serving(model={"isolation": isolation}) as host:
         await tell(host, "blimp")
         [instance] = host.pool._scheduler.instances.values()
-        host.pool._dispatcher.apply([host.pool._scheduler._stop(instance)])
+        host.pool._dispatcher.apply([host.pool._scheduler.placing.stop(instance)])
         await host.session_index.forget_all()
         assert host.pool.status().instances == ()
         assert await host.session_index.list() == []

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from lllms_core.config.settings import ModelConfig, ServerConfig, SessionsConfig
 from lllms_core.errors import InvalidRequest
@@ -20,7 +20,7 @@ def is_model_name(name: str) -> bool:
 
 
 def check_server(server: ServerConfig) -> Iterator[Violation]:
-    """`[server]` by itself: who may reach it."""
+    """`[server]` by itself: who may reach it, and whom it trusts."""
     if not server.host:
         yield Violation(("server", "host"), "is empty; use 127.0.0.1")
     elif not server.allow_remote and not _is_loopback(server.host):
@@ -29,6 +29,12 @@ def check_server(server: ServerConfig) -> Iterator[Violation]:
             f"other machines can reach '{server.host}', and could use the models, because there are no API keys yet;"
             " to allow that, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), or use 127.0.0.1",
         )
+    for index, one in enumerate(server.trusted_clients):
+        try:
+            ip_network(one)
+        except ValueError as error:
+            text = f"expected an address or a network like 10.0.0.0/8, got {one!r}: {error}"
+            yield Violation(("server", "trusted_clients", index), text)
 
 
 def _is_loopback(host: str) -> bool:

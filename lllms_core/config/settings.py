@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from attrs import field, frozen
 
+from lllms_core.caller import Priority
 from lllms_core.machine import at_home
 from lllms_core.parameters.bounds import LEVELS, MOST_LEVELS
 from lllms_core.types import Isolation, Preload
@@ -34,7 +35,14 @@ class ServerConfig:
     queue_size: Annotated[int, Range(1)] = 512
     """Requests that may wait; more are refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
-    """Seconds that a request may wait."""
+    """Seconds that a request may wait; one may set less for itself, by the header `X-Queue-Timeout`."""
+    max_wait_before_swap: Annotated[float, Range(0)] = 30.0
+    """Requests for a loaded model go before those whose model would take its place, until one of these has waited for
+    this many seconds."""
+    min_residency: Annotated[float, Range(0)] = 10.0
+    """Seconds after its load for which an instance that is in use makes no room for another model."""
+    trusted_clients: tuple[str, ...] = ()
+    """Addresses or networks (`10.0.0.0/8`) of the clients whose header `X-Priority` has an effect."""
     models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
     """The folder of fetched model files. Like any path, it is relative to the folder of the configuration file, or, in
     a variable or flag, to the working directory."""
@@ -97,6 +105,8 @@ class ModelConfig:
     watchdog: Annotated[float, Range(0)] | None = None
     """Seconds that a busy instance may show no progress (a token, a part of a prompt) before it is killed and replaced;
     0: no limit; None: the engine's default, usually 30."""
+    priority: Priority = "normal"
+    """Which requests get free slots first: "high", "normal" or "low"."""
     memory: Annotated[int, Bytes()] | None = None
     """Bytes that an instance counts against `server.memory_limit`, or like "5GB"; None: the engine's estimate."""
 

@@ -61,7 +61,7 @@ class PoolModel:
             entry.spec,
             ModelLimits(
                 config.min_instances, config.max_instances, config.ttl, config.load_timeout,
-                entry.engine.watchdog if config.watchdog is None else config.watchdog,
+                entry.engine.watchdog if config.watchdog is None else config.watchdog, config.priority,
             ),
             entry.isolation,
             sessions=config.sessions != "none",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Self
 
 from lllms_core.answers import Stream
+from lllms_core.caller import CALLER, Caller
 from lllms_core.catalog import Catalog
 from lllms_core.config import ServerConfig
 from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
@@ -78,7 +79,7 @@ class Pool:
         sessions = keeper.limits.max_size if keeper is not None and keeper.store.in_memory else 0
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server, sessions),
+            memory_limit(server, sessions), server.max_wait_before_swap, server.min_residency,
         )
         return cls(models, limits, keeper=keeper)
 
@@ -114,7 +115,7 @@ class Pool:
     def submit(self, request: AnyRequest | Prepared) -> Stream:
         """Queue a request and return the stream of its answer. A refusal comes as the stream's only delta."""
         stream = self._stream(request)
-        self._enter(stream, request)
+        self._enter(CALLER.get(), stream, request)
         return stream
 
     def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
@@ -126,7 +127,7 @@ class Pool:
         streams = [self._stream(request) for request in requests]
         limits = self._scheduler.limits
         RequestGroup(
-            zip(streams, requests, strict=True), self._enter,
+            zip(streams, requests, strict=True), partial(self._enter, CALLER.get()),
             lambda: len(self._scheduler.waiting) < limits.queue_size, 2 * limits.concurrency,
         ).feed()
         return streams
@@ -134,7 +135,9 @@ class Pool:
     def _stream(self, request: AnyRequest | Prepared) -> Stream:
         return Stream(request.request if isinstance(request, Prepared) else request, self._dispatcher.cancel)
 
-    def _enter(self, stream: Stream, given: AnyRequest | Prepared, admitted: bool = False) -> None:  # noqa: FBT001, FBT002
+    def _enter(
+        self, caller: Caller, stream: Stream, given: AnyRequest | Prepared, admitted: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
         request = stream.request
         if request.model not in self._models:
             there_are = ", ".join(sorted(self._models))
@@ -156,7 +159,9 @@ class Pool:
         ttl = request.ttl if isinstance(request, Request | LoadRequest) else None
         now = stream.submitted = time.monotonic()
         prefixes = prepared.prefixes
-        effects = self._scheduler.submit(request.id, request.model, prefixes, now, ttl, admitted=admitted)
+        effects = self._scheduler.submit(
+            request.id, request.model, prefixes, now, ttl, admitted=admitted, caller=caller,
+        )
         self._dispatcher.apply(effects)
 
     def status(self) -> PoolStatus:
@@ -212,10 +217,8 @@ class Pool:
         return planned(self._models[model], spec, limit, alone=len(self._models) == 1)
 
     def position(self, request_id: str) -> int | None:
-        """Return the position of a waiting request: 1 is next; None if it does not wait."""
-        if request_id not in self._dispatcher.waiting:
-            return None
-        return list(self._dispatcher.waiting).index(request_id) + 1
+        """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""
+        return self._scheduler.positions(time.monotonic()).get(request_id)
 
     def info(self, model: str) -> ModelInfo | None:
         """What an instance of this model reported when it was last loaded; None if it never was."""

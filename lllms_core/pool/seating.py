@@ -48,18 +48,21 @@ class Seating:
         """The bytes of all instances, by estimates."""
         return used((), [entry.need for entry in self._instances.values()])
 
-    def decide(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> Decision:
+    def decide(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> Decision:
         """Decide about room for one more instance of a model, see `choose`."""
-        return self.choose(model, leaving, promised)[1]
+        return self.choose(model, leaving, promised, staying)[1]
 
     def choose(
-        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (),
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
     ) -> tuple[Need, Decision]:
         """Decide about room for one more instance of a model, and about its size if that is automatic.
 
-        `leaving` are the instances that are drained for others; what these were `promised` is theirs.
+        `leaving` are the instances that are drained for others; what these were `promised` is theirs. Those that are
+        `staying` make no room, even if they are idle.
         """
-        return choose(self._wanted(model), self._seats(model, leaving, promised), self._room)
+        return choose(self._wanted(model), self._seats(model, leaving, promised, staying), self._room)
 
     def _wanted(self, model: str) -> Need:
         """Return what the next instance of a model may need: all of its instances hold requests of the same length."""
@@ -70,17 +73,21 @@ class Seating:
                     return evolve(size, smaller=())
         return need
 
-    def to_drain(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> list[str]:
+    def to_drain(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> list[str]:
         """Return the instances to drain for a model: the same ones each time, until they are idle and make room.
 
-        They go in the order in which they got their last requests.
+        They go in the order in which they got their last requests, those that are `staying` last.
         """
         seats = self._seats(model, leaving, promised)
         need, _ = choose(self._wanted(model), seats, self._room)
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         order = sorted(
             (seat for seat in others if self._instances[seat.instance].model != model),
-            key=lambda seat: (seat.state == "loading", self._instances[seat.instance].used),
+            key=lambda seat: (
+                seat.instance in staying, seat.state == "loading", self._instances[seat.instance].used,
+            ),
         )
         return [seat.instance for seat in to_drain(need, seats, order, self._room)]
 
@@ -114,13 +121,16 @@ class Seating:
         state = "busy" if entry.running else "kept" if seat.kept else "idle" if entry.idle else entry.state
         return f"{entry.model} ({human_size(seat.need.total)}, {state})"
 
-    def _seats(self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = ()) -> list[Seat]:
+    def _seats(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> list[Seat]:
         kept = {entry.id for name in self._kept for entry in self._held(name)}
         return [
             *(
                 Seat(
                     entry.id, entry.need, "closing" if entry.id in leaving else entry.state,
-                    busy=bool(entry.running) or entry.model == model,  # a model does not make room for itself
+                    # A model does not make room for itself.
+                    busy=bool(entry.running) or entry.model == model or entry.id in staying,
                     kept=entry.id in kept, idle_since=entry.idle_since,
                 )
                 for entry in self._instances.values()

@@ -1,9 +1,11 @@
 """The scheduler's state: limits, requests, instances."""
 
 from collections.abc import Hashable, Sequence
+from math import inf
 
 from attrs import Factory, define, frozen
 
+from lllms_core.caller import Priority
 from lllms_core.pool.budget import Need
 from lllms_core.pool.prefixes import SeenPrefixes
 from lllms_core.status import InstanceState
@@ -42,6 +44,10 @@ class PoolLimits:
     cores: int = 1
     memory: MemoryLimit | None = None
     """None: no limit."""
+    max_wait_before_swap: float = 30.0
+    """After this many seconds in the queue a request gets its model loaded at the cost of busier ones."""
+    min_residency: float = 10.0
+    """Seconds for which an instance that is in use makes no room for other models after its load."""
 
 
 @frozen
@@ -55,6 +61,8 @@ class ModelLimits:
     """Seconds for a load, not counting the fetching of files; 0: no limit."""
     watchdog: float = 30.0
     """Seconds that an instance with work may show no sign of progress; 0: no limit."""
+    priority: Priority = "normal"
+    """That of its requests, unless they have their own."""
 
 
 @define(eq=False)
@@ -68,6 +76,17 @@ class Ticket:
     instance: str | None = None
     started: float = 0.0
     ttl: float | None = None
+    client: str = ""
+    rank: int = 1
+    """Of its priority; 0 is served first."""
+    patience: float | None = None
+    """Seconds that it may wait by its own limit; None: it has none."""
+    until: float = inf
+    """When it has waited for too long, by that limit or by the pool's."""
+    admitted: bool = False
+    """Whether it belongs to a group whose first request was accepted: it is never refused for a full queue."""
+    number: int = 0
+    """Counts the requests, in the order of their arrival."""
 
 
 @define(eq=False)
@@ -81,6 +100,7 @@ class InstanceEntry:
     state: InstanceState = "loading"
     slots: int = 0
     running: dict[str, Ticket] = Factory(dict)
+    load_began: float = 0.0
     ready_since: float = 0.0
     idle_since: float = 0.0
     used: float = 0.0

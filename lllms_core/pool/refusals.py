@@ -1,0 +1,30 @@
+"""The words with which waiting requests are refused; pure."""
+
+from lllms_core.errors import InsufficientMemory, LllmsError, QueueFull, WaitedTooLong
+from lllms_core.pool.state import PoolLimits, Ticket
+
+
+def queue_full(limits: PoolLimits, retry_after: int) -> LllmsError:
+    """Return the refusal of a request that finds no place in the queue."""
+    return QueueFull(
+        f"{limits.queue_size} requests wait already, as many as server.queue_size allows; try again later", retry_after,
+    )
+
+
+def waited_too_long(
+    ticket: Ticket, limits: PoolLimits, retry_after: int, *, fetching: bool, shortage: str | None,
+) -> LllmsError:
+    """Return the refusal of a request whose time in the queue is over.
+
+    `fetching`: the files of its model are being fetched. `shortage`: which memory is missing for its model, if any is.
+    """
+    own = ticket.until < ticket.arrived + limits.queue_timeout
+    text = (
+        f"the request waited {ticket.until - ticket.arrived:g} s for model '{ticket.model}', as long as"
+        f" {'its header X-Queue-Timeout' if own else 'server.queue_timeout'} allows"
+    )
+    if fetching:
+        return WaitedTooLong(f"{text}; its files are still being fetched", retry_after)
+    if shortage:
+        return InsufficientMemory(f"{text}; {shortage}", retry_after)
+    return WaitedTooLong(text, retry_after)
