@@ -10,7 +10,7 @@ import click
 from lllms_core.cli.figures import memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
-from lllms_core.engines.room import lack_of_memory
+from lllms_core.engines.room import fits_here, lack_of_memory
 from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding
@@ -155,7 +155,7 @@ def _examine(entry: "CatalogEntry", limit: "MemoryLimit | None", *, alone: bool)
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
-            lack = lack_of_memory(memory)
+            lack = lack_of_memory(memory, entry.engine.smaller(spec, fits_here))
             found += [] if lack is None else [Finding(lack)]
         if not any(finding.fatal for finding in found):
             rehearsed = asyncio.run(rehearse(entry.engine, entry.spec))

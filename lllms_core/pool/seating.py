@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from attrs import evolve
 
+from lllms_core.engines.room import way_out
 from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, fits, to_drain, used
 from lllms_core.pool.choosing import choose
 from lllms_core.pool.state import InstanceEntry, MemoryLimit, ModelLimits, PoolLimits
@@ -165,15 +166,8 @@ def too_large(need: Need, kept: int, memory: MemoryLimit) -> str:
     machine = f" of this machine's {human_size(memory.machine)}" if memory.machine is not None else ""
     own = f", {human_size(memory.own)} of them for itself and its sessions" if memory.own else ""
     beside = f", {human_size(kept)} for models that are kept loaded (min_instances)" if kept else ""
+    advice = "lower options.context_length or slots" if need.way_out is None else way_out(need.way_out)
     return (
         f"an instance needs about {human_size(need.total)} of memory, but lllms may use"
-        f" {human_size(memory.total)}{machine}{own}{beside}; {_way_out(need)}, or raise server.memory_limit"
+        f" {human_size(memory.total)}{machine}{own}{beside}; {advice}, or raise server.memory_limit"
     )
-
-
-def _way_out(need: Need) -> str:
-    if need.way_out is None:
-        return "lower options.context_length or slots"
-    if not need.way_out:
-        return "no smaller context makes it fit: choose a smaller model or quantisation"
-    return f"it would fit with {', or with '.join(need.way_out)}: set that"

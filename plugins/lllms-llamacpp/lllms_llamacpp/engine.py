@@ -13,7 +13,7 @@ from attrs import evolve, frozen
 from lllms_core.engines import Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
 from lllms_core.engines.requirements import missing
-from lllms_core.engines.room import lack_of_memory
+from lllms_core.engines.room import fits_here, lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec
@@ -146,7 +146,8 @@ def _prepare(spec: ModelSpec) -> _Look:
     # The rest can be reclaimed, or is estimated.
     certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
     if lack_of_memory(certain) is not None:
-        raise ModelLoadFailed(str(lack_of_memory(memory)))
+        ways = smaller(look.parts, cast(Options, spec.options), spec.memory, fits_here)
+        raise ModelLoadFailed(str(lack_of_memory(memory, ways)))
     for finding in look.warnings:
         logger.warning("%s", finding.text)
     limit_spinning()
