@@ -405,10 +405,18 @@ class Memory:
     reads faster, say."""
     offloaded: bool = False
     """Whether part of it may be in the memory of a GPU."""
+    device: int = 0
+    """What the memory of all GPUs together will take of weights, KV cache and buffers; the other fields are about
+    main memory."""
 
     @property
     def total(self) -> int:
         """The sum, for one instance."""
+        return self.main + self.device
+
+    @property
+    def main(self) -> int:
+        """The sum in main memory, for one instance."""
         return self.weights + self.kv + self.compute + self.overhead
 
     @property

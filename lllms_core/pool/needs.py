@@ -74,6 +74,8 @@ class Sizes:
     def automatic(self, room: int, share: int) -> Need:
         """Return the need of an instance that takes one part in `share` of the room beside its weights."""
         smallest = self.model.engine.estimate(evolve(self.spec, memory=0))
+        if smallest.offloaded:
+            return self.need()  # how much memory the GPUs have is not known here
         least = self._of(smallest, 0)
         if least.total > room:
             ways = self.model.engine.smaller(
@@ -92,11 +94,9 @@ class Sizes:
         return evolve(needs[0], smaller=tuple(needs[1:]))
 
     def _of(self, memory: Memory, given: int | None) -> Need:
-        if memory.offloaded:
-            return Need(self.worker, memory=given)
         file = _identity(self.spec.file) if memory.shared else None
         shared = 0 if file is None else memory.shared
-        return Need(self.worker + memory.total - shared, shared, file, given)
+        return Need(self.worker + memory.main - shared, shared, file, given)
 
 
 def memory_limit(server: ServerConfig, sessions: int = 0) -> MemoryLimit | None:

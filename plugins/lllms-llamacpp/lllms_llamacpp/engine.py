@@ -21,7 +21,7 @@ from lllms_core.values.sizes import human_size
 from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.context import halved, settle, smaller
 from lllms_llamacpp.fitting import find
-from lllms_llamacpp.memory import estimate
+from lllms_llamacpp.memory import estimate, offloaded
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
 from lllms_llamacpp.pooling import pooling
@@ -202,7 +202,8 @@ def _parts(path: Path, first: GGUF) -> Sequence[GGUF]:
 def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
     memory = estimate(parts, settled)
     adapters = sum(_size(lora.path) for lora in settled.lora)
-    return evolve(memory, weights=memory.weights + adapters, offloaded=settled.gpu_layers != 0 and has_gpu())
+    memory = evolve(memory, weights=memory.weights + adapters)
+    return offloaded(parts, settled, memory) if settled.gpu_layers != 0 and has_gpu() else memory
 
 
 def _context(settled: Options) -> dict[str, int]:

@@ -69,6 +69,8 @@ class _Network:
     width: int
     vocabulary: int
     heads: int
+    tied: int
+    """Bytes of the embedding if it is also the output; 0 if there is a matrix for that."""
 
     def number(self, name: str, default: int = 0) -> int:
         value = self.gguf.hyperparameter(name)
@@ -104,6 +106,46 @@ def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     )
 
 
+def offloaded(parts: Sequence[GGUF], options: Options, memory: Memory) -> Memory:
+    """Return an estimate split over main memory and the memory of GPUs, of which `options.gpu_layers` layers make use.
+
+    The output counts as the last layer. The embedding of the tokens stays in main memory, as do masks and logits; the
+    buffers for what the GPUs compute are estimated from those of the processor.
+    """
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    network = _network(parts)
+    count = len(network.layers)
+    used = count + 1 if options.gpu_layers < 0 else min(options.gpu_layers, count + 1)
+    if not used:
+        return memory
+    moved = [tensor for tensor in tensors if _layer_of(tensor.name, count) > count - used]
+    weights = sum(tensor.size for tensor in moved)
+    kv = memory.kv * min(used - 1, count) // max(1, count)
+    embeds = pooling(parts[0], options) is not None
+    made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
+    flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
+    cells = _cells(made)
+    read = _read(network, made, embeds=embeds) * _FLOAT
+    host = min(memory.compute, read + _masks(network, cells, min(cells, made.micro_batch), flash=flash))
+    # The output is on a GPU, even if it is a copy of the embedding.
+    _, more = repacked(tensors, kinds_here())
+    left = [tensor for tensor in tensors if _layer_of(tensor.name, count) <= count - used]
+    copied, again = repacked(left, kinds_here())
+    return evolve(
+        memory, weights=memory.weights - more - weights, kv=memory.kv - kv, compute=host,
+        longest=min(memory.longest, host), copied=copied - again, offloaded=True,
+        device=weights + network.tied + kv + memory.compute - host,
+    )
+
+
+def _layer_of(name: str, output: int) -> int:
+    """Return the number of a tensor's layer; -1 for the embedding."""
+    block, _, _ = name.removeprefix("blk.").partition(".")
+    if name.startswith("blk.") and block.isdecimal():
+        return int(block)
+    return output if name.startswith("output") else -1
+
+
 def _network(parts: Sequence[GGUF]) -> _Network:
     gguf = parts[0]
     tensors = {tensor.name: tensor for part in parts for tensor in part.tensors}
@@ -122,6 +164,7 @@ def _network(parts: Sequence[GGUF]) -> _Network:
         gguf.hyperparameter("embedding_length") or 0,
         embedding.shape[1] if embedding is not None and len(embedding.shape) > 1 else 0,
         gguf.hyperparameter("attention.head_count") or 1,
+        embedding.size if embedding is not None and "output.weight" not in tensors else 0,
     )
 
 
@@ -184,9 +227,17 @@ def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> in
     vocabulary = 0 if network.gguf.architecture in _NO_LOGITS else network.vocabulary
     outputs = tokens if embeds else min(tokens, made.sequences)
     logits = outputs * (vocabulary + 4 * network.width) if vocabulary else 0
-    # For a model that embeds, llama.cpp reserves a row of logits per token of a pass, even if it computes none.
-    read = made.batch * (network.vocabulary + network.width) if embeds else made.sequences * vocabulary
-    return max(inside, logits * _FLOAT) + read * _FLOAT
+    return max(inside, logits * _FLOAT) + _read(network, made, embeds=embeds) * _FLOAT
+
+
+def _read(network: _Network, made: Sizes, *, embeds: bool) -> int:
+    """Return how many numbers of output are kept until they are read.
+
+    For a model that embeds, llama.cpp reserves a row of logits per token of a pass, even if it computes none.
+    """
+    if embeds:
+        return made.batch * (network.vocabulary + network.width)
+    return 0 if network.gguf.architecture in _NO_LOGITS else made.sequences * network.vocabulary
 
 
 def _different(layers: Iterable[_Layer]) -> Iterable[_Layer]:
