@@ -227,7 +227,21 @@ def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> in
     vocabulary = 0 if network.gguf.architecture in _NO_LOGITS else network.vocabulary
     outputs = tokens if embeds else min(tokens, made.sequences)
     logits = outputs * (vocabulary + 4 * network.width) if vocabulary else 0
-    return max(inside, logits * _FLOAT) + _read(network, made, embeds=embeds) * _FLOAT
+    work = 0 if flash else scores_in_half(network.heads, cells, tokens) * _attends(network)
+    return max(inside, logits * _FLOAT) + _read(network, made, embeds=embeds) * _FLOAT + work
+
+
+def scores_in_half(heads: int, cells: int, tokens: int) -> int:
+    """Return the bytes of attention scores that are converted to multiply them with values in half precision.
+
+    That is done without flash attention, in a buffer of the processor's own.
+    """
+    return heads * cells * tokens * 2
+
+
+def _attends(network: _Network) -> bool:
+    """Whether the model has a KV cache that attention reads."""
+    return network.gguf.architecture not in _NO_CACHE and any("attn_output" in one.tensors for one in network.layers)
 
 
 def _read(network: _Network, made: Sizes, *, embeds: bool) -> int:

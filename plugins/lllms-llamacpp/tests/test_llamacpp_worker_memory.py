@@ -24,8 +24,9 @@ NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
     (evolve(TINY, layers=2), "Q8_0", False, {"slots": 4, "context_length": 2048}, (4, 2040)),
     (SMALL, "Q8_0", False, {"slots": 1, "context_length": 1024, "kv_type_k": "q8_0", "kv_type_v": "q8_0"}, (1, 900)),
     (SMALL, "Q4_0", True, {"slots": 1, "context_length": 1024}, (1, 900)),
+    (SMALL, "Q8_0", False, {"slots": 2, "context_length": 1280, "flash_attention": "off"}, (2, 1200)),
     (evolve(SMALL, tied=True), "Q4_0", False, {"slots": 1, "context_length": 1024, "use_mmap": False}, (1, 900)),
-], ids=["four slots", "quantised KV", "repacked", "read"])
+], ids=["four slots", "quantised KV", "repacked", "no flash attention", "read"])
 def test_a_worker_takes_what_was_told(shape, kind, spm, options, prompts, tmp_path):
     """A worker at work takes within 10 % of what is told, with its vocabulary and the weights repacked for the CPU."""
     file = write_sized(tmp_path / "model.gguf", shape, kind, spm=spm)
