@@ -1,4 +1,7 @@
-"""The memory that llama.cpp takes beside weights, cache and buffers: its libraries, and a model's vocabulary."""
+"""The memory that llama.cpp takes beside weights, cache and buffers: its libraries, and a model's vocabulary.
+
+The tables for grammars are not counted: some 500 bytes a token, once a request has one.
+"""
 
 from lllms_core.gguf import GGUF
 
