@@ -53,9 +53,8 @@ async def test_a_busy_neighbour_leaves_less_context(long_file, caplog):
         assert whole == expected
         await host.unload("long")
         stream = host.submit(TextRequest("stuck", "busy", prompt="a"))
-        async with aclosing(stream):
-            while not host.status().running:
-                await host.load("busy")
+        async with aclosing(stream), asyncio.timeout(120):
+            await host.load("busy")
             with caplog.at_level(logging.INFO, logger="lllms"):
                 assert await answered(host, "second")
             assert {one.model for one in host.status().instances} == {"busy", "long"}
