@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_gpt4all import Gpt4AllEngine, Options
 from lllms_gpt4all.preflight import compute_bytes, context_length, context_size, kv_bytes
@@ -64,6 +64,7 @@ def test_auto_follows_the_free_memory(
         assert length <= 4096 or cost <= free // 4
 
 
+@settings(deadline=None, max_examples=50)
 @given(given_memory=st.integers(0, GB), trained=st.sampled_from([500, 4096, 131_072]))
 def test_auto_follows_the_memory_it_is_given(trained_for: dict[int, Path], given_memory: int, trained: int) -> None:
     """A model takes no more than `ModelSpec.memory`, unless with the shortest context; what is told would fit, fits."""

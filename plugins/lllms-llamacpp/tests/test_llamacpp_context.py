@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_llamacpp import LlamaCppEngine, Options
 from lllms_llamacpp.context import MOST_SLOTS, settle
@@ -138,6 +138,7 @@ def test_auto_follows_the_free_memory(trained_for, free, more, slots, trained, k
         assert cells >= min(slots, 2) * made.context_length
 
 
+@settings(deadline=None)
 @given(
     memory=st.integers(0, 4 * GB), more=st.integers(0, GB), slots=st.integers(1, 16) | st.just("auto"),
     trained=st.sampled_from([300, 4096, 10_000, 131_072]), kv_size=st.none() | st.integers(1, 200_000),
@@ -203,6 +204,7 @@ def test_automatic_slots_run(trained_for, caplog):
     ) in caplog.text
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     room=st.integers(0, GB), slots=st.integers(1, 8), length=st.sampled_from(["auto", 3000, 20_000]),
     kv_size=st.sampled_from([None, 30_000]),
