@@ -12,7 +12,8 @@ from werkzeug.exceptions import Forbidden
 
 from lllms_core.apis import Api, Paths
 from lllms_core.apis.ignored import HEADER
-from lllms_core.apis.replies import fault_handler, reply
+from lllms_core.apis.replies import fault_handler, outer_fault_handler, reply
+from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
 from lllms_core.config import ServerConfig
 from lllms_core.host import Host
@@ -44,24 +45,32 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     app.request_class = PatientRequest
     app.config["MAX_CONTENT_LENGTH"] = server.max_body
     app.config["BODY_TIMEOUT"] = None  # the body of a PatientRequest has limits of its own
-    app.register_error_handler(Exception, fault_handler())
+    app.register_error_handler(Exception, outer_fault_handler([one.object for one in host.plugins.apis.values()]))
+    same_paths = SamePaths(app)
+    app.before_request(same_paths.choose)
     app.before_request(_host_check(server))
     app.before_websocket(_host_check(server))
     if server.cors_origins:
         _allow_origins(app, frozenset(server.cors_origins))
     if manage_host:
         _manage(app, host)
-    mount(app, host)
+    _mount(app, host, same_paths, None)
     return app
 
 
 def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     """Add the routes of every API to an application, under `prefix`; the caller starts and closes the host.
 
-    `/openapi.json` describes them together. The checks of `create_app` (Host header, size of bodies, origins) are not
-    included. An API whose plugin fails to make its routes is left out, and the reason is logged.
+    `/openapi.json` describes them together. Where several serve one path, a header decides (`apis.same_paths`). The
+    checks of `create_app` (Host header, size of bodies, origins) are not included. An API whose plugin fails to make
+    its routes is left out, and the reason is logged.
     """
-    mounted: list[Api] = []
+    same_paths = SamePaths(app)
+    app.before_request(same_paths.choose)
+    _mount(app, host, same_paths, prefix)
+
+
+def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) -> None:
     trusted = [ip_network(one) for one in host.config.server.trusted_clients]
     for name, provided in sorted(host.plugins.apis.items()):
         api = provided.object
@@ -74,8 +83,8 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
             told = described(error)  # no request is being served yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
         else:
-            mounted.append(api)
-    app.register_blueprint(_description(mounted, host), url_prefix=prefix)
+            same_paths.apis[routes.name] = api
+    app.register_blueprint(_description([*same_paths.apis.values()], host), url_prefix=prefix)
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:

@@ -23,4 +23,5 @@ class Caller:
 NOBODY = Caller()
 
 CALLER: ContextVar[Caller] = ContextVar("lllms_caller", default=NOBODY)
-"""The sender of the requests that are submitted in this context; the web application sets it."""
+"""The sender of the requests that are submitted in this context. The web application sets it; a program that embeds the
+host for several users may."""

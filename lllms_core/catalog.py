@@ -19,6 +19,7 @@ from lllms_core.parameters import DEFAULTS, Generation
 from lllms_core.parameters.wording import cut
 from lllms_core.plugins import Plugins, Provided
 from lllms_core.status import Problem
+from lllms_core.text.wildcards import NamePattern
 from lllms_core.types import Isolation, ModelOffer, ModelSpec
 from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError, Violation, closest
@@ -71,10 +72,12 @@ class Catalog:
     entries: tuple[CatalogEntry, ...] = ()
     problems: tuple[Problem, ...] = ()
     _by_name: dict[str, CatalogEntry] = field(init=False, repr=False)
+    """By names and aliases, without the patterns."""
 
     @_by_name.default
     def _index(self) -> dict[str, CatalogEntry]:
-        return {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
+        names = ((name, entry) for entry in self.entries for name in (entry.name, *entry.aliases))
+        return {name: entry for name, entry in names if "*" not in name}
 
     @classmethod
     def build(cls, config: Config, plugins: Plugins, find: Find = find_nothing) -> Self:
@@ -117,19 +120,30 @@ class Catalog:
         return footprint
 
     def get(self, name: str) -> CatalogEntry:
-        """Look up a model by name or alias. Raises `ModelUnknown`, `ModelLoadFailed` for an offer with a problem."""
+        """Look up a model by name or alias, then by the aliases that are patterns, the longest first.
+
+        Raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem.
+        """
         entry = self._by_name.get(name)
         if entry is not None:
             return entry
         for problem in self.problems:
             if problem.name == name:
                 raise ModelLoadFailed(f"model '{name}' cannot be served: {problem.text}")
+        entry = self._find_by_pattern(name)
+        if entry is not None:
+            return entry
         shown = cut(name)
         if not self._by_name:
             raise ModelUnknown(f"no model '{shown}': none is configured, and no plugin offers one")
         close = closest(name, self._by_name)
         meant = f" (did you mean '{close}'?)" if close else ""
         raise ModelUnknown(f"no model '{shown}'{meant}; there are: {', '.join(entry.name for entry in self.entries)}")
+
+    def _find_by_pattern(self, name: str) -> CatalogEntry | None:
+        aliases = ((NamePattern(alias), entry) for entry in self.entries for alias in entry.aliases if "*" in alias)
+        fitting = [(pattern.length, entry) for pattern, entry in aliases if pattern.fits(name)]
+        return max(fitting, key=lambda one: one[0])[1] if fitting else None  # of equal ones, the first
 
 
 def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:

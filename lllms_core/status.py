@@ -38,7 +38,11 @@ class InstanceStatus:
     replaced: bool = False
     """Whether one of these files has been changed or replaced since."""
     memory: int | None = None
-    """Bytes that it takes by the estimate, shared ones included; None: unknown, as there is no memory limit."""
+    """Bytes that it was told to need, mapped weights included; None: unknown, as there is no memory limit."""
+    measured: int | None = None
+    """Bytes that it was last measured to take, with its mapped weights; None: unknown, as for one in a thread."""
+    grown: bool = False
+    """Whether it takes a fifth more than it was told to need."""
 
 
 @frozen
@@ -56,11 +60,17 @@ class Lack:
 
 @frozen
 class MemoryUse:
-    """The memory of the server and all instances, in bytes, by estimates."""
+    """The memory of the server, its sessions and all instances, in bytes."""
 
     limit: int
     used: int
-    """Mapped weights of one file count once."""
+    """As told, or as measured if that is more; mapped weights of one file count once."""
+    sessions: int = 0
+    """What of `used` is stored sessions, which give way to instances."""
+    measured: int | None = None
+    """Private bytes that all workers together were measured to take; None: nothing was measured."""
+    available: int | None = None
+    """What the machine can give now, less a margin for other programs; None: unknown."""
 
 
 @frozen

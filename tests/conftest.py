@@ -8,11 +8,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Worker processes find the tests' engines by the same path.
 sys.path.insert(0, str(Path(__file__).parent))
 
 from pools_for_tests import Pools
+
+# How fast a busy machine draws examples proves nothing.
+settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lllms")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A background start of the tests ignores Ctrl-C, which programs started here would inherit.

@@ -38,6 +38,8 @@ class Options:
     slots: int = 2
     gate: str = ""
     """A pipe (fifo) that the load reads to its end, and so waits until the test has opened and closed it."""
+    once: str = ""
+    """A file that the load creates before its fault; if it is there already, there is no fault."""
 
 
 class UnreadableError(InvalidRequest):
@@ -103,8 +105,9 @@ def strike(fault: str) -> None:
 class ScriptedModel(SerialModel):
     """Continues "count" with numbers, "echo TEXT" with the text; the name of a fault triggers it in the second step.
 
-    "open FAULT" triggers it in `open`, "cancel FAULT" counts and triggers it in `cancel`, "child" starts a program. The
-    second step of "look" checks for an interruption until one comes, that of "look once" checks only once.
+    "take N" takes N megabytes of memory for good. "open FAULT" triggers it in `open`, "cancel FAULT" counts and
+    triggers it in `cancel`, "child" starts a program. The second step of "look" checks for an interruption until one
+    comes, that of "look once" checks only once.
     """
 
     context_length = 1_000_000
@@ -113,6 +116,7 @@ class ScriptedModel(SerialModel):
         self.slots = options.slots
         self._close = options.close
         self._threads = 0
+        self._taken: list[bytes] = []
         self._cancel_faults: dict[str, str] = {}
 
     def use_threads(self, count: int) -> None:
@@ -140,6 +144,10 @@ class ScriptedModel(SerialModel):
             return
         if word == "echo":
             yield from rest
+            return
+        if word == "take":
+            self._taken.append(b"x" * (int(rest) << 20))
+            yield "taken"
             return
         if word == "child":
             new_session = rest == "daemon"
@@ -172,7 +180,10 @@ class ScriptedEngine(Engine):
             Path(options.gate).read_bytes()
         if options.load == "refuse":
             raise ModelLoadFailed("this file is no model")
-        strike(options.load)
+        if not options.once or not Path(options.once).exists():
+            if options.once:
+                Path(options.once).touch()
+            strike(options.load)
         return ScriptedModel(options)
 
 

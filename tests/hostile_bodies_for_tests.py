@@ -10,8 +10,10 @@ from hostile_for_tests import (
     ANY,
     BOT,
     CHAT,
+    COUNT_TOKENS,
     DETOKENIZE,
     EMBED,
+    MESSAGES,
     POSTS,
     REFUSED,
     RERANK,
@@ -74,6 +76,15 @@ def deep() -> Iterator[Input]:
         "kwargs of the template": (TEMPLATE, "chat_template_kwargs", b'{"a":@}'),
         "model": (TOKENIZE, "model", b"@"),
         "an unknown field": (CHAT, "unknown", b"@"),
+        "input_schema": (MESSAGES, "tools", b'[{"name":"f","input_schema":%s}]' % schema),
+        "the input of a call": (MESSAGES, "messages", b'[%s,{"role":"assistant","content":[%s]}]' % (
+            hi, b'{"type":"tool_use","id":"c","name":"f","input":{"a":@}}',
+        )),
+        "a block": (MESSAGES, "messages", b'[{"role":"user","content":[@]}]'),
+        "a result": (MESSAGES, "messages", b'[{"role":"user","content":[%s]}]' % (
+            b'{"type":"tool_result","tool_use_id":"c","content":[@]}'
+        )),
+        "output_config": (COUNT_TOKENS, "output_config", b'{"format":{"type":"json_schema","schema":%s}}' % schema),
     }
     for place, (path, name, value) in places.items():
         for depth in DEPTHS:
@@ -154,7 +165,11 @@ def wrong_types() -> Iterator[Input]:
     members = {CHAT: ROUTES["chat"], TEXT: ROUTES["text"], EMBED: ROUTES["embeddings"],
                RERANK: ("model", "query", "documents", "top_n", "return_documents"),
                TOKENIZE: ("model", "text", "add_special"), DETOKENIZE: ("model", "tokens"),
-               TEMPLATE: ("model", "messages", "tools", "tool_choice", "reasoning_effort", "chat_template_kwargs")}
+               TEMPLATE: ("model", "messages", "tools", "tool_choice", "reasoning_effort", "chat_template_kwargs"),
+               MESSAGES: ("model", "messages", "system", "max_tokens", "stop_sequences", "tools", "tool_choice",
+                          "stream", "thinking", "output_config", "output_format", "metadata", "mcp_servers",
+                          "cache_control"),
+               COUNT_TOKENS: ("model", "messages", "system", "tools", "tool_choice", "thinking")}
     for path, names in members.items():
         model = BOT if path == EMBED else TINY
         for name in names:
@@ -167,6 +182,13 @@ def wrong_types() -> Iterator[Input]:
         said = [(shape % (role, field, value)).encode() for field in fields for value in values]
         bodies = [with_value(CHAT, TINY, "messages", one) for one in said]
         yield Input(f"any type in a message of {role}", each(CHAT, bodies), TAKEN)
+    blocks = ("text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking", "document", "x")
+    fields = ("text", "source", "id", "input", "tool_use_id", "content", "is_error", "thinking", "cache_control")
+    for role in ("system", "user", "assistant"):
+        shape = '[{"role":"user","content":"Hi"},{"role":"%s","content":[{"type":"%s","name":"f","%s":%s}]}]'
+        said = [shape % (role, kind, field, value) for kind in blocks for field in fields for value in values]
+        bodies = [with_value(MESSAGES, TINY, "messages", one.encode()) for one in said]
+        yield Input(f"any type in a block of {role}", each(MESSAGES, bodies), TAKEN)
     for where in ("tools", "response_format", "tool_choice", "functions"):
         shapes = [b'{"type":%s}', b'{"type":"function","function":%s}', b'{"type":"json_schema","json_schema":%s}',
                   b'{"type":"function","function":{"name":"f","parameters":%s}}', b'{"name":"f","parameters":%s}',
@@ -213,6 +235,15 @@ def long_names() -> Iterator[Input]:
         (CHAT, "temperature", b"@", {400}), (CHAT, "stream_options", b"{@:1}", {400}), (CHAT, "audio", b"{@:@}", {400}),
         (CHAT, "grammar", b"@", {400}), (TEXT, "grammar", b'{"type":@,"value":"x"}', {400}),
         (TEXT, "suffix", b"@", {400}), (TEXT, "dry_sequence_breakers", b"[@]", TAKEN),
+        (MESSAGES, "messages", b'[{"role":@,"content":"x"}]', {400}), (MESSAGES, "tools", b'[{"type":@}]', TAKEN),
+        (MESSAGES, "messages", b'[{"role":"user","content":[{"type":@}]}]', {400}),
+        (MESSAGES, "messages", b'[%s,{"role":"assistant","content":[{"type":"tool_use","id":@,"name":"f"}]}]' % hi,
+         {400}),
+        (MESSAGES, "messages", b'[{"role":"user","content":[{"type":"tool_result","tool_use_id":@}]}]', {400}),
+        (MESSAGES, "tools", b'[{"name":@,"input_schema":{}}]', {400}), (MESSAGES, "tool_choice", b'{"type":@}', {400}),
+        (MESSAGES, "tools", b'[{"name":"f","input_schema":{},@:1}]', TAKEN),
+        (MESSAGES, "thinking", b'{"type":@}', {400}),
+        (MESSAGES, "output_config", b'{"effort":@}', {400}), (MESSAGES, "stop_sequences", b"[@]", TAKEN),
         (EMBED, "encoding_format", b"@", {400}), (RERANK, "top_n", b"@", {400}), (DETOKENIZE, "tokens", b"[@]", {400}),
     ]
     for number, (path, name, value, right) in enumerate(places):

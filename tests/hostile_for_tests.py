@@ -9,6 +9,7 @@ from lines_for_tests import SECRET, Address, Answer, post
 BOT, TINY, SLOW = "bot", "tiny", "slow"
 """A mock, the trained model in llama.cpp, and a slow mock; each in its own process."""
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
+MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
 TOKENIZE, DETOKENIZE, TEMPLATE = "/api/v1/tokenize", "/api/v1/detokenize", "/api/v1/apply-template"
 
 REFUSED = range(400, 500)
@@ -47,7 +48,7 @@ class Input:
             assert len(answer.body) <= self.most, f"an error of {len(answer.body)} bytes"
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
-                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+                assert set(answer.json()["error"]) in ({"message", "type", "param", "code"}, {"type", "message"})
 
 
 def body(path: str, model: str, **more: object) -> dict[str, object]:
@@ -57,11 +58,12 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         CHAT: {"messages": said, "max_tokens": 1}, TEXT: {"prompt": f"Hi! {SECRET}", "max_tokens": 1},
         EMBED: {"input": SECRET}, RERANK: {"query": SECRET, "documents": ["a", "b"]}, TOKENIZE: {"text": SECRET},
         DETOKENIZE: {"tokens": [1, 2, 3]}, TEMPLATE: {"messages": said},
+        MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
     }
     return {"model": model, **fits[path], **more}
 
 
-POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE)
+POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS)
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:

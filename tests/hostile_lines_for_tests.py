@@ -13,7 +13,8 @@ GOOD = json.dumps(body(CHAT, BOT)).encode()
 PLACES = (
     ("GET", "/api/v1/sessions/"), ("DELETE", "/api/v1/sessions/"), ("GET", "/api/v1/sessions?model="),
     ("DELETE", "/api/v1/sessions?model="), ("GET", "/api/v1/sessions/x?text="), ("GET", "/api/v1/sessions?"),
-    ("DELETE", "/api/v1/downloads/"), ("GET", "/v1/models/"),
+    ("DELETE", "/api/v1/downloads/"), ("GET", "/v1/models/"), ("GET", "/anthropic/v1/models/"),
+    ("GET", "/anthropic/v1/models?after_id="),
 )
 """Paths that contain an id or a name."""
 

@@ -1,9 +1,12 @@
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
 from attrs import frozen
+from hypothesis import strategies as st
 
 from lllms_core.catalog import Catalog, model_from_file, model_from_source
 from lllms_core.config import Config, ModelConfig, parse_config, with_model
@@ -13,6 +16,7 @@ from lllms_core.hookspecs import hookimpl
 from lllms_core.parameters import Generation
 from lllms_core.plugins import Plugins
 from lllms_core.requests import build_request
+from lllms_core.text.wildcards import NamePattern
 from lllms_core.types import ModelOffer, Sampling
 
 
@@ -213,6 +217,37 @@ def test_an_unknown_model_is_answered_with_those_there_are():
         catalog.get("x")
     with pytest.raises(ModelUnknown, match="none is configured, and no plugin offers one"):
         Catalog().get("x")
+
+
+def test_patterns_take_the_names_that_no_model_has():
+    """A name decides, then an alias, then the longest pattern that fits; of equal ones, the first."""
+    aliases = {
+        "big": ["claude-*", "*"], "small": ["claude-haiku-*", "fixed", "*-mini"], "tiny-mini": ["gpt-*", "a*b*c"],
+    }
+    catalog = Catalog.build(
+        config("/", **{name: {"engine": "thinker", "aliases": own} for name, own in aliases.items()}), plugins(),
+    )
+    expected = {
+        "claude-opus-4-8": "big", "claude-haiku-4-5-20251001": "small", "fixed": "small", "tiny-mini": "tiny-mini",
+        "x-mini": "small", "gpt-5-mini": "small", "gpt-6": "tiny-mini", "org/model:latest": "big", "claude-": "big",
+        "claude-haiku": "big", "abc": "tiny-mini", "a-b-b-c": "tiny-mini", "acb": "big", "": "big", "claude-*": "big",
+    }
+    assert {name: catalog.get(name).name for name in expected} == expected
+    assert catalog.get("fixed").aliases == ("claude-haiku-*", "fixed", "*-mini")
+
+
+def test_patterns_are_no_names_to_suggest():
+    """An unknown name is compared with names, not with patterns."""
+    catalog = Catalog.build(config("/", polly={"engine": "thinker", "aliases": ["claude-*"]}), plugins())
+    with pytest.raises(ModelUnknown, match=r"no model 'claud'; there are: polly$"):
+        catalog.get("claud")
+
+
+@hypothesis.given(st.lists(st.sampled_from("ab*"), max_size=8), st.text("ab", max_size=12))
+def test_stars_stand_for_any_text(pattern, name):
+    """A pattern fits exactly the names that it fits as a regular expression whose stars are `.*`."""
+    text = "".join(["*", *pattern])
+    assert NamePattern(text).fits(name) is (re.fullmatch(text.replace("*", ".*"), name) is not None)
 
 
 def test_without_configured_models_the_offers_are_served(weights):

@@ -18,6 +18,9 @@ concurrency = 2
 max_instances = 3
 queue_size = 5
 queue_timeout = 60
+max_wait_before_swap = 20
+min_residency = 5
+trusted_clients = ["::1"]
 memory_limit = "10GB"
 models_dir = "~/models"
 log_level = "debug"
@@ -40,6 +43,7 @@ timeout = 120
 load_timeout = 600
 watchdog = 0
 memory = "5GiB"
+priority = "high"
 aliases = ["llama3", "org/llama-3.0"]
 isolation = "thread"
 [models."llama3:8b".defaults]
@@ -80,7 +84,8 @@ def test_every_key_of_a_file_arrives(tmp_path):
     assert config.server == ServerConfig(
         port=3001, concurrency=2, max_instances=3, queue_size=5, queue_timeout=60.0, models_dir=Path.home() / "models",
         log_level="debug", log_format="json", allowed_hosts=("box.local",), cors_origins=("*",), max_body=2**20,
-        shutdown_timeout=0.0, memory_limit=10_000_000_000,
+        shutdown_timeout=0.0, memory_limit=10_000_000_000, max_wait_before_swap=20.0, min_residency=5.0,
+        trusted_clients=("::1",),
     )
     assert config.disabled_plugins == ("mock",)
     assert config.path == file
@@ -88,7 +93,7 @@ def test_every_key_of_a_file_arrives(tmp_path):
         "llama3:8b": ModelConfig(
             "llamacpp", str(tmp_path / "llama.gguf"), 1, 2, -1.0, 120.0, ("llama3", "org/llama-3.0"), "thread",
             {"temperature": 0, "stop": "END"}, {"context_length": 4096}, load_timeout=600.0, watchdog=0.0,
-            memory=5 * 2**30,
+            memory=5 * 2**30, priority="high",
         ),
     }
     defaults = Generation().override(config.models["llama3:8b"].defaults)
@@ -113,12 +118,14 @@ def test_every_server_key_has_a_variable():
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
+        "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
-        memory_limit=10_000_000_000,
+        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0,
+        trusted_clients=("127.0.0.1", "10.0.0.0/8"),
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected
@@ -239,6 +246,10 @@ def test_sources_that_make_no_sense(model, fault):
         ({"server": {"log_format": "xml"}}, "server.log_format: expected 'console' or 'json', got 'xml'"),
         ({"server": {"concurrency": 0}}, "server.concurrency: expected at least 1, got 0"),
         ({"server": {"port": -1}}, "server.port: expected 0 to 65535, got -1"),
+        (
+            {"server": {"trusted_clients": ["::1", "10.0.0.1/8"]}},
+            "server.trusted_clients[1]: 10.0.0.1/8 has host bits set; expected an address or a network like 10.0.0.0/8",
+        ),
         ({"server": {"max_body": "big"}}, "server.max_body: expected a size like 1048576 or \"10MiB\", got 'big'"),
     ],
 )
@@ -258,9 +269,14 @@ def test_what_does_not_fit_is_refused(data, fault):
         ({"timeout": 0}, "models.m.timeout: expected more than 0 seconds, got 0.0; leave it out for no limit"),
         ({"load_timeout": -1}, "models.m.load_timeout: expected at least 0, got -1.0"),
         ({"watchdog": -1}, "models.m.watchdog: expected at least 0, got -1.0"),
+        ({"priority": 1}, "models.m.priority: expected 'low', 'normal' or 'high', got 1"),
         ({"isolation": "none"}, "models.m.isolation: expected 'process' or 'thread', got 'none'"),
         ({"aliases": ["m"]}, "models.m.aliases[0]: 'm' is already a name of models.m"),
         ({"aliases": ["x", "x"]}, "models.m.aliases[1]: 'x' is already a name of models.m"),
+        ({"aliases": ["a b-*"]}, (
+            "models.m.aliases[0]: 'a b-*' is not a valid model name: beside its '*', letters, digits and _ . - : /"
+        )),
+        ({"aliases": ["*", "*"]}, "models.m.aliases[1]: '*' is already a name of models.m"),
         ({"defaults": {"temprature": 1}}, "models.m.defaults.temprature: unknown key (did you mean 'temperature'?)"),
         ({"options": 3}, "models.m.options: expected a table, got 3"),
     ],
@@ -280,10 +296,11 @@ def test_defaults_have_the_ranges_of_requests():
 def test_two_models_cannot_share_a_name():
     """A name that is already taken, as a name or an alias, is an error that names both models."""
     data = {"models": {name: {"engine": "mock", "aliases": aliases} for name, aliases in
-                       {"a": ["b", "x"], "b": ["x"]}.items()}}
+                       {"a": ["b", "x", "gpt-*"], "b": ["x", "gpt-*"]}.items()}}
     assert faults(data) == [
         "models.a.aliases[0]: 'b' is already a name of models.b",
         "models.b.aliases[0]: 'x' is already a name of models.a",
+        "models.b.aliases[1]: 'gpt-*' is already a name of models.a",
     ]
 
 

@@ -98,7 +98,7 @@ class Extra:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def url() -> AsyncIterator[str]:
-    async with Host(parse_config({})) as host, published(host) as url:
+    async with Host(parse_config({"plugins": {"disable": ["anthropic"]}})) as host, published(host) as url:
         yield url
 
 

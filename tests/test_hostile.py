@@ -103,7 +103,8 @@ def test_every_route_is_attacked() -> None:
     assert {path for method, path in described if method == "POST"} == set(POSTS)
     assert all(body(path, SLOW)["model"] == SLOW for path in POSTS)
     sessions = "/api/v1/sessions"
-    bare = {("GET", "/v1/models"), ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
+    models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
+    bare = {*models, ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
     others = {(method, path.replace("{model}", "{id}")) for method, path in described if method != "POST"}
     assert others == bare | with_ids

@@ -1,5 +1,6 @@
 """The cores available to a process, read from strings and small folders instead of this machine."""
 
+import os
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lllms_core.machine import (
     cgroup_free,
     cgroup_memory,
     free_memory,
+    private_bytes,
+    private_memory,
     usable_cpus,
     usable_memory,
 )
@@ -187,3 +190,33 @@ def test_a_system_without_proc_stat_answers_nothing():
     """The caller relies on its own measurements there."""
     watch = CpuWatch(read_stat=lambda: "", clock=time.perf_counter)
     assert watch.spare_cores() is None
+
+
+STATUS = """\
+Name:\tpython
+VmHWM:\t   50000 kB
+RssAnon:\t    3000 kB
+RssFile:\t   40000 kB
+RssShmem:\t      20 kB
+VmSwap:\t     100 kB
+"""
+
+
+def test_private_memory_is_what_a_file_cannot_give_back():
+    """Anonymous and shared pages count, those in swap too, those of files not; a dead process has none."""
+    assert private_bytes(STATUS) == 3120 * 1024
+    assert private_bytes("Name:\tpython\nState:\tZ (zombie)\n") is None
+    assert private_bytes("RssAnon:\t kB\nVmSwap: much kB") is None
+    assert private_bytes("") is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system has no /proc")
+def test_private_memory_grows_with_what_is_taken():
+    """What a process takes is seen at once; no such process, no figure."""
+    before = private_memory(os.getpid())
+    taken = b"x" * (32 << 20)
+    after = private_memory(os.getpid())
+    assert before is not None
+    assert after is not None
+    assert after - before > 0.9 * len(taken)
+    assert private_memory(2**22 + 1) is None

@@ -17,10 +17,14 @@ from lllms_core.pool.budget import (
     Never,
     Room,
     Seat,
+    Shrink,
     Wait,
+    costs,
     decide,
     fits,
+    lacking,
     to_drain,
+    to_shed,
     used,
 )
 
@@ -140,6 +144,99 @@ def test_as_many_are_drained_as_are_needed() -> None:
     assert to_drain(Need(4), [a, b, c], [a, c, b], TEN) == [c]
 
 
+def test_what_was_learnt_only_raises_a_need() -> None:
+    """A need is raised to a higher measured use, a lower one does not count; the estimate is still known."""
+    raised = Need(4, 5, "file").raised(6)
+    assert (raised.private, raised.total, raised.told) == (6, 11, 4)
+    assert raised.raised(7).told == 4
+    assert Need(4).raised(3) == Need(4)
+    assert Need().raised(7).private == 7  # an engine that tells nothing is measured
+
+
+def test_stored_sessions_give_way_first() -> None:
+    """As many bytes of sessions are given up as are missing, before any idle instance goes; then both are."""
+    room = Room(10, 99, sessions=4)
+    assert decide(Need(3), [idle("a", 3)], room) == Admit()
+    assert decide(Need(5), [idle("a", 3)], room) == Shrink(2)
+    assert decide(Need(8), [idle("a", 3)], room) == Evict(("a",))
+    assert decide(Need(8), [], room) == Shrink(2)
+    assert decide(Need(11), [], room) == Never(0)
+    assert decide(Need(8), [idle("a", 3, state="closing")], room) == Wait("closing")
+
+
+def test_sessions_that_cannot_be_given_up_count() -> None:
+    """Firm sessions stay, so that an idle instance goes, or the model waits; they never make it hopeless."""
+    assert decide(Need(5), [idle("a", 3)], Room(10, 99, sessions=4, firm=4)) == Evict(("a",))
+    assert decide(Need(7), [], Room(10, 99, sessions=4, firm=4)) == Wait("busy")
+
+
+def test_memory_that_others_hold_is_waited_for() -> None:
+    """If the machine has less than the limit leaves, idle instances go, or it waits; that is never a `Never`."""
+    few = Room(100, 99, available=4)
+    assert decide(Need(4), [], few) == Admit()
+    assert decide(Need(5), [], few) == Wait("machine")
+    assert decide(Need(5), [idle("a", 3)], few) == Evict(("a",))
+    assert decide(Need(5), [busy("a", 3)], few) == Wait("machine")
+    assert decide(Need(5), [idle("a", 3, state="closing")], few) == Wait("closing")
+    assert decide(Need(101), [], few) == Never(0)
+    assert decide(Need(5), [], Room(100, 99, sessions=1, available=4)) == Shrink(1)
+
+
+def test_what_instances_have_yet_to_take_is_theirs() -> None:
+    """The machine's free memory is less by what loading and grown-up instances will still take of it."""
+    room = Room(100, 99, available=10)
+    loading = idle("a", 6, state="loading")
+    assert decide(Need(4), [loading], room) == Admit()
+    assert decide(Need(5), [loading], room) == Wait("machine")
+    assert decide(Need(5), [evolve(loading, taken=1)], room) == Admit()
+    lazy = busy("b", 9, taken=2)
+    assert lacking(Need(4), [lazy], room) == 1
+    assert lacking(Need(4), [evolve(lazy, taken=20)], room) == 0  # an override: it takes more than it counts for
+    assert lacking(Need(4), [busy("c", 9)], room) == 0  # it was not measured, and is assumed to have taken all
+    assert decide(Need(9, 3, "file"), [], room) == Wait("machine")
+    assert decide(Need(9, 3, "file"), [idle("d", 0, need=Need(0, 3, "file"), busy=True)], room) == Admit()
+
+
+def test_what_a_victim_was_measured_to_take_comes_free() -> None:
+    """Unloading an instance gives back what it takes, swapped pages included, not what it was told to."""
+    room, seats = Room(100, 99, available=2), [idle("a", 3, taken=2), idle("b", 9, 1, taken=4)]
+    assert decide(Need(5), seats, room) == Evict(("b",))
+    assert decide(Need(7), seats, room) == Evict(("a", "b"))
+    assert decide(Need(9), seats, room) == Wait("machine")
+
+
+def test_kept_instances_that_wait_for_others_memory_block_nobody() -> None:
+    """Room in the limit is reserved for a kept instance, but not memory that the machine does not have."""
+    kept = Seat("", Need(50), "reserved", kept=True)
+    assert decide(Need(5), [kept], Room(60, 99, available=6)) == Admit()
+    assert decide(Need(5), [kept], Room(54, 99, available=6)) == Never(50)
+
+
+def test_only_instances_that_suffice_are_drained_for_others_memory() -> None:
+    """If other programs are in the way, busy instances are drained only if that makes room."""
+    room = Room(100, 99, available=1)
+    assert to_drain(Need(4), [busy("a", 3)], [busy("a", 3)], room) == [busy("a", 3)]
+    assert to_drain(Need(9), [busy("a", 3)], [busy("a", 3)], room) == ()
+
+
+def test_what_is_quickly_loaded_again_goes_first() -> None:
+    """The set with the cheapest reloads goes, even if it has more instances; use long ago makes a reload cheap."""
+    slow, quick = idle("slow", 4, reload=9.0), [idle(f"q{number}", 2, reload=1.0) for number in range(2)]
+    assert wants(6, slow, *quick) == Evict(("q0", "q1"))
+    assert wants(6, evolve(slow, reload=1.5), *quick) == Evict(("slow",))
+    assert wants(6, evolve(slow, idle_since=-3600), *quick) == Evict(("slow",))
+    assert list(costs([idle("a", 1, 0, reload=8), idle("b", 1, 60, reload=4)]).values()) == [4, 4]
+
+
+def test_instances_that_have_grown_above_the_limit_make_room() -> None:
+    """The cheapest idle ones go that suffice, all if none do; busy, kept and loading ones stay."""
+    assert to_shed([busy("a", 6), idle("b", 4)], 10) == ()
+    assert to_shed([busy("a", 7), idle("b", 2, 1), idle("c", 2, 2)], 10) == [idle("b", 2, 1)]
+    assert to_shed([busy("a", 12), idle("b", 2, 1), idle("c", 2, 2, kept=True)], 10) == [idle("b", 2, 1)]
+    assert to_shed([busy("a", 12), idle("b", 2, state="loading")], 10) == []
+    assert to_shed([busy("a", 7), idle("b", 2), idle("c", 2, state="closing")], 10) == ()
+
+
 @pytest.mark.parametrize("room", [Room(0, 99), Room(10, 0)])
 def test_nothing_fits_into_nothing(room: Room) -> None:
     """Without bytes or places, nothing is admitted; only missing bytes make it hopeless."""
@@ -157,7 +254,9 @@ def all_seats(draw: st.DrawFn) -> list[Seat]:
         Seat(
             "" if state == "reserved" else f"i{number}", draw(NEEDS), state,  # type: ignore[arg-type]
             busy=state == "ready" and draw(st.booleans()),
-            kept=state != "closing" and draw(st.integers(0, 3)) == 0, idle_since=draw(st.integers(0, 3)),
+            kept=state != "closing" and draw(st.integers(0, 3)) == 0, idle_since=draw(st.sampled_from([0, 1, 60, 300])),
+            reload=draw(st.sampled_from([0.5, 1, 9])),
+            taken=None if state == "reserved" else draw(st.none() | st.integers(0, 8)),
         )
         for number, state in enumerate(states)
     ]
@@ -167,38 +266,79 @@ def without(seats: Sequence[Seat], names: Sequence[str]) -> list[Seat]:
     return [seat for seat in seats if not seat.instance or seat.instance not in names]
 
 
-@given(NEEDS, all_seats(), st.builds(Room, st.none() | st.integers(0, 20), st.integers(0, 8)))
+@st.composite
+def all_rooms(draw: st.DrawFn) -> Room:
+    sessions = draw(st.integers(0, 5))
+    return Room(
+        draw(st.none() | st.integers(0, 20)), draw(st.integers(0, 8)), sessions, draw(st.integers(0, sessions)),
+        draw(st.none() | st.integers(0, 20)),
+    )
+
+
+@given(NEEDS, all_seats(), all_rooms())
 def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Room) -> None:
-    """Never over the limit, never a busy or kept victim, no needless victim, and nobody waits in vain."""
+    """Never over the limit, never a busy or kept victim, no needless victim or session, and nobody waits in vain."""
     decision = decide(wanted, seats, room)
     present = [seat for seat in seats if seat.state != "reserved" or seat.kept]
     lasting = [seat for seat in seats if seat.state != "closing"]
+    closing = [seat for seat in seats if seat.state == "closing"]
+    freed = room.sessions - room.firm
+    bare = evolve(
+        room, sessions=room.firm, available=None if room.available is None else room.available + freed,
+    )
+
+    def gone(names: Sequence[str]) -> list[Seat]:
+        return [*closing, *(seat for seat in seats if seat.instance and seat.instance in names)]
+
     idle_ones = [seat for seat in seats if seat.state == "ready" and not seat.busy and not seat.kept]
     names = [seat.instance for seat in idle_ones]
     helpful = [
         one for count in range(len(names) + 1) for one in combinations(names, count)
-        if fits(wanted, without(lasting, one), room)
+        if fits(wanted, without(lasting, one), bare, gone(one))
     ]
+    price = dict(zip(names, costs(idle_ones).values(), strict=True))
     match decision:
         case Admit():
             assert len(present) < room.places
-            assert room.limit is None or used(present, [wanted]) <= room.limit
-            assert fits(wanted, lasting, room)
+            assert room.limit is None or used(present, [wanted]) + room.sessions <= room.limit
+            assert fits(wanted, lasting, room, closing)
+        case Shrink(size):
+            assert 0 < size <= freed
+            assert not fits(wanted, present, room) or not fits(wanted, lasting, room, closing)
+            available = None if room.available is None else room.available + size
+            smaller = evolve(room, sessions=room.sessions - size, available=available)
+            assert decide(wanted, seats, smaller) == Admit()
         case Evict(victims):
             assert victims
             assert set(victims) <= set(names)
-            assert len(victims) == min(map(len, helpful))
-            assert fits(wanted, without(lasting, victims), room)
-            alike = [one for one in helpful if len(one) == len(victims)]
-            since = {seat.instance: seat.idle_since for seat in idle_ones}
-            assert max(since[one] for one in victims) == min(max(since[one] for one in some) for some in alike)
+            assert () not in helpful
+            assert fits(wanted, without(lasting, victims), bare, gone(victims))
+            cheapest = min(sum(price[one] for one in some) for some in helpful)
+            assert sum(price[one] for one in victims) == pytest.approx(cheapest)
+            for one in victims:
+                spared = [other for other in victims if other != one]
+                assert not fits(wanted, without(lasting, spared), bare, gone(spared))
         case Wait("closing"):
-            assert fits(wanted, lasting, room)
-            assert not fits(wanted, present, room)
-        case Wait():
+            assert fits(wanted, lasting, bare, closing)
+            assert not fits(wanted, present, bare)
+        case Wait(reason):
             assert not helpful
+            assert (reason == "machine") == fits(wanted, lasting, evolve(bare, available=None))
         case Never(kept):
             assert room.limit is not None
             held = [seat for seat in seats if seat.kept]
             assert kept == used(held)
             assert used(held, [wanted]) > room.limit
+
+
+@given(all_seats(), st.integers(0, 20))
+def test_what_is_shed_is_idle_and_needed(seats: list[Seat], limit: int) -> None:
+    """Above the limit only idle instances are unloaded that are not kept, and none that others make needless."""
+    shed = to_shed(seats, limit)
+    assert all(seat.state == "ready" and not seat.busy and not seat.kept for seat in shed)
+    here = [seat for seat in seats if seat.state in {"loading", "ready"}]
+    left = [seat for seat in here if seat not in shed]
+    if used(left) > limit:
+        assert not [seat for seat in left if seat.state == "ready" and not seat.busy and not seat.kept]
+    else:
+        assert all(used([*left, seat]) > limit for seat in shed)

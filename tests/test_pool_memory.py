@@ -18,24 +18,30 @@ from serving_for_tests import serving
 
 from lllms_core.cli import cli
 from lllms_core.config import ServerConfig, parse_config
-from lllms_core.errors import InsufficientMemory, LllmsError, ModelTooLarge, WaitedTooLong
+from lllms_core.errors import InsufficientMemory, LllmsError, ModelLoadFailed, ModelTooLarge, WaitedTooLong
 from lllms_core.footprint import take_footprint
 from lllms_core.host import Host
-from lllms_core.pool import needs
+from lllms_core.pool import memory_watch, needs
 from lllms_core.pool.budget import Need
-from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, Start, Stop
+from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShrinkSessions, Start, Stop
 from lllms_core.pool.models import PoolModel
-from lllms_core.pool.needs import SERVER, WORKER, memory_limit, need_of
+from lllms_core.pool.needs import SERVER, WORKER, memory_available, memory_limit, need_of
+from lllms_core.pool.placing import LOOK_AGAIN
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits
-from lllms_core.status import MemoryUse
+from lllms_core.pool.state import ALONE, MemoryLimit, ModelLimits, PoolLimits, Surroundings
 from lllms_core.types import Memory, ModelSpec
 
 pytestmark = pytest.mark.slow
 
 GB = 10**9
 ONE = ModelLimits()
+
+
+@pytest.fixture(autouse=True)
+def roomy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' models find memory, whatever runs beside them."""
+    monkeypatch.setattr(memory_watch, "memory_available", lambda: 100 * GB)
 
 
 class World:
@@ -48,7 +54,10 @@ class World:
             queue_timeout=100, max_instances=places, memory=MemoryLimit(10), max_wait_before_swap=0, min_residency=0,
         )
         all_limits = {name: models.get(name, ONE) for name in needs}
-        self.scheduler = Scheduler(all_limits, limits, lambda model: f"{model}{next(numbers[model])}")
+        self.around = ALONE
+        self.scheduler = Scheduler(
+            all_limits, limits, lambda model: f"{model}{next(numbers[model])}", look=lambda: self.around,
+        )
 
     def answer(self, effects: list[Effect], now: float = 0) -> list[Effect]:
         """Tell the needs that are asked for; return the other effects."""
@@ -222,6 +231,223 @@ def test_who_waits_too_long_for_memory_is_told_who_holds_it() -> None:
     assert isinstance(refusals(world.scheduler.tick(203))[0], WaitedTooLong)
 
 
+# -- measured use, at the scheduler ------------------------------------------------------------------------------------
+
+
+def test_an_instance_that_grew_counts_for_what_it_takes() -> None:
+    """What an instance takes beyond its need is nobody else's; less than its need changes nothing."""
+    world = World({"a": 4, "b": 5, "c": 6})
+    world.busy("a", 1)
+    assert world.scheduler.takes("a1", 3, 2) == []
+    assert world.scheduler.seating.used == 4
+    assert world.scheduler.takes("a1", 6, 2) == []
+    assert world.scheduler.seating.used == 6
+    assert world.submit("b", 3) == []
+    entry = world.scheduler.instances["a1"]
+    assert (entry.told.private, entry.need.private, entry.measured, entry.grown) == (4, 6, 6, True)
+    world.scheduler.takes("a1", 4, 4)
+    assert (entry.need.private, entry.measured, entry.grown) == (6, 4, False)  # the peak counts
+
+
+def test_growth_above_the_limit_unloads_idle_ones_and_starts_nothing() -> None:
+    """If one grows above the limit, idle instances leave that are not kept, and busy ones go on."""
+    world = World({"kept": 2, "a": 3, "b": 3, "c": 2}, kept=ModelLimits(1))
+    world.answer(world.scheduler.start(0))
+    world.scheduler.loaded("kept1", 1, 0)
+    world.busy("a", 1)
+    world.idle("b", 2)
+    assert world.scheduler.takes("a1", 8, 3) == [Stop("b1")]
+    assert world.submit("c", 4) == []
+    assert world.scheduler.gone("b1", "closed", 5) == []
+    assert world.scheduler.takes("a1", 20, 6) == []  # nothing is left to unload, and nothing is killed
+    assert world.scheduler.instances["a1"].running
+    [error] = refusals(world.scheduler.tick(104))
+    assert isinstance(error, InsufficientMemory)
+    assert "a (20 bytes, busy)" in error.message
+
+
+def test_what_grew_above_the_limit_leaves_when_it_is_idle() -> None:
+    """An instance that alone exceeds the limit serves its requests to the end, and is unloaded then."""
+    world = World({"a": 4, "b": 5})
+    world.busy("a", 1)
+    world.scheduler.takes("a1", 12, 2)
+    world.submit("b", 3)
+    assert world.scheduler.finished("a", 4) == [Stop("a1")]
+    assert world.scheduler.gone("a1", "closed", 5) == [Start("b1", "b", 1)]
+
+
+def test_what_was_learnt_counts_the_next_time() -> None:
+    """The next instance counts for what earlier ones took, if that is more; a changed file is another model."""
+    world = World({"a": 4, "b": 5})
+    world.scheduler.seating.learn("a", 4, 3)
+    world.busy("a", 1)
+    assert world.scheduler.instances["a1"].need == Need(4)
+    world.scheduler.seating.learn("a", 4, 7)
+    world.scheduler.gone("a1", "killed", 2)
+    world.submit("a", 3)
+    assert world.scheduler.instances["a2"].need.private == 7
+    assert world.scheduler.seating.need("b") == Need()
+    world.scheduler.outdated("a2", 4)
+    world.scheduler.measured("a", Need(4), 5)
+    assert world.scheduler.instances["a3"].need == Need(4)
+
+
+def test_a_model_that_was_measured_to_be_too_large_says_so() -> None:
+    """The refusal names both figures, and the estimate is no longer believed."""
+    world = World({"a": 4})
+    world.scheduler.seating.learn("a", 4, 12)
+    [error] = refusals(world.submit("a", 1))
+    assert isinstance(error, ModelTooLarge)
+    assert "an instance needs about 12 bytes of memory (as measured; 4 bytes by the estimate), but" in error.message
+
+
+def test_a_configured_need_is_final() -> None:
+    """`models.X.memory` is neither raised by what was learnt nor by what is measured, which is told nevertheless."""
+    world = World({"a": 4})
+    world.scheduler.seating.fixed.add("a")
+    world.scheduler.seating.learn("a", 4, 9)
+    world.busy("a", 1)
+    assert world.scheduler.takes("a1", 9, 2) == []
+    entry = world.scheduler.instances["a1"]
+    assert (entry.need, entry.measured, entry.grown) == (Need(4), 9, True)
+    assert world.scheduler.seating.used == 4
+
+
+def test_a_load_that_died_for_memory_makes_room_and_is_tried_once_more() -> None:
+    """Its need is raised by a quarter, for which an idle instance leaves; after a second death its requests fail."""
+    world = World({"a": 4, "b": 5})
+    world.idle("b", 1)
+    assert world.submit("a", 2) == [Start("a1", "a", 1)]
+    assert world.scheduler.gone("a1", "no memory", 3, starved=True) == [Start("a2", "a", 1)]
+    assert world.scheduler.seating.need("a") == Need(5, estimate=4)
+    [refused] = world.scheduler.gone("a2", "no memory", 4, starved=True)
+    assert refusals([refused])[0].message == "model 'a' cannot be loaded: no memory"
+    assert world.submit("a", 5) == [Stop("b1")]  # six bytes by now
+    assert world.scheduler.gone("b1", "closed", 6) == [Start("a3", "a", 1)]
+    assert world.scheduler.gone("a3", "no memory", 7, starved=True) == [Start("a4", "a", 1)]
+    world.scheduler.loaded("a4", 1, 8)
+    assert world.scheduler.instances["a4"].running
+
+
+def test_a_load_that_failed_otherwise_is_not_tried_again() -> None:
+    """Only a lack of memory is worth another try at once."""
+    world = World({"a": 4})
+    world.submit("a", 1)
+    assert isinstance(refusals(world.scheduler.gone("a1", "no such file", 2))[0], ModelLoadFailed)
+
+
+def test_deaths_never_make_a_model_too_large() -> None:
+    """However often it dies, it counts for at most twice its estimate, and for no more than all memory."""
+    world = World({"a": 4, "b": 9})
+    for number in range(9):
+        world.submit("a", number, f"t{number}")
+        [instance] = world.scheduler.instances
+        world.scheduler.gone(instance, "killed", number, starved=True)
+        for entry in list(world.scheduler.instances):
+            world.scheduler.gone(entry, "killed", number, starved=True)
+    assert world.scheduler.seating.need("a").private == 8
+    world.submit("b", 10)
+    world.scheduler.gone("b1", "killed", 11, starved=True)
+    assert world.scheduler.seating.need("b").private == 10
+    assert world.scheduler.seating.too_large("b") is None
+
+
+def test_a_worker_that_died_for_memory_at_work_needs_more() -> None:
+    """The need is raised to a quarter more than it was measured to take; the model is loaded when it is asked for."""
+    world = World({"a": 4})
+    world.busy("a", 1)
+    world.scheduler.takes("a1", 6, 2)
+    world.scheduler.gone("a1", "killed", 3, starved=True)
+    assert world.scheduler.seating.need("a").private == 7
+    assert world.submit("a", 4) == [Start("a2", "a", 1)]
+
+
+def surrounded(world: World, **around: int) -> None:
+    world.around = Surroundings(**around)
+
+
+def test_sessions_give_way_before_instances() -> None:
+    """Sessions are given up once, as many as are missing, then the model is loaded; the idle instance stays."""
+    world = World({"a": 4, "b": 4})
+    world.idle("a", 1)
+    surrounded(world, sessions=4)
+    assert world.submit("b", 2) == [ShrinkSessions(2)]
+    assert world.scheduler.tick(3) == []  # it is under way
+    surrounded(world, sessions=2)
+    assert world.scheduler.shrunk(4, enough=True) == [Start("b1", "b", 1)]
+    assert world.scheduler.seating.left == 2
+
+
+def test_sessions_that_cannot_be_given_up_cost_an_instance() -> None:
+    """If the store does not delete them, an idle instance goes; nobody asks again and again."""
+    world = World({"a": 4, "b": 4})
+    world.idle("a", 1)
+    surrounded(world, sessions=4)
+    assert world.submit("b", 2) == [ShrinkSessions(2)]
+    assert world.scheduler.shrunk(4, enough=False) == [Stop("a1")]
+    assert world.scheduler.gone("a1", "closed", 5) == [Start("b1", "b", 1)]
+
+
+def test_memory_of_other_programs_is_waited_for() -> None:
+    """A model waits for memory that others hold, with looks at intervals; who waits too long is told that."""
+    world = World({"a": 8, "small": 2})
+    surrounded(world, available=3)
+    assert world.submit("a", 1) == []
+    assert world.scheduler.wake_at() == 1 + LOOK_AGAIN
+    assert world.submit("small", 2) == [Start("small1", "small", 1)]  # it is not held up
+    world.scheduler.loaded("small1", 1, 3)
+    world.scheduler.takes("small1", 2, 3)
+    world.scheduler.finished("small@2", 3)
+    surrounded(world, available=1)
+    assert world.scheduler.tick(5) == []
+    surrounded(world, available=6)
+    assert world.scheduler.tick(7) == [Stop("small1")]
+    surrounded(world, available=2)
+    assert world.scheduler.gone("small1", "closed", 8) == []
+    [error] = refusals(world.scheduler.tick(101))
+    assert isinstance(error, InsufficientMemory)
+    assert error.message.endswith(
+        "; it needs about 8 bytes of memory, and this machine has only 2 bytes free now; other programs hold the rest",
+    )
+    world.submit("a", 110)
+    surrounded(world, available=8)
+    assert world.scheduler.tick(world.scheduler.wake_at() or 0) == [Start("a1", "a", 1)]
+
+
+def test_busy_instances_are_not_drained_in_vain_for_others_memory() -> None:
+    """If unloading a busy instance could not make room on the machine, it goes on taking requests."""
+    world = World({"a": 2, "big": 8})
+    world.busy("a", 1)
+    world.scheduler.takes("a1", 2, 1)
+    surrounded(world, available=3)
+    assert world.submit("big", 2) == []
+    assert world.submit("a", 3, "t2") == [Assign("t2", "a1")]
+    surrounded(world, available=6)
+    world.scheduler.tick(4)
+    world.scheduler.finished("t2", 5)
+    assert world.scheduler.finished("a", 6)[:1] == [Stop("a1")]
+
+
+def test_a_kept_model_waits_for_others_memory() -> None:
+    """A kept instance is loaded as soon as the machine has memory for it, and holds up nobody until then."""
+    world = World({"kept": 6, "a": 2}, kept=ModelLimits(1))
+    surrounded(world, available=3)
+    assert world.answer(world.scheduler.start(0)) == []
+    assert world.submit("a", 1) == [Start("a1", "a", 1)]
+    surrounded(world, available=9)
+    assert world.scheduler.tick(world.scheduler.wake_at() or 0) == [Start("kept1", "kept", 1)]
+
+
+def test_quickly_loaded_models_make_room_first() -> None:
+    """Among idle instances the one whose loads were measured to be quick goes, though the other was used before."""
+    world = World({"slow": 5, "quick": 5, "c": 5})
+    world.idle("slow", 1)
+    world.idle("quick", 2)
+    world.scheduler.seating.learn("slow", 5, 0, 30.0)
+    world.scheduler.seating.learn("quick", 5, 0, 0.5)
+    assert world.submit("c", 20) == [Stop("quick1")]
+
+
 class Estimating:
     """Stands for an engine whose estimate is given."""
 
@@ -262,25 +488,37 @@ def test_the_default_limit_leaves_a_reserve(
 ) -> None:
     """A tenth is left to others, at least 1 GiB, at most half; without figures only a configured limit holds."""
     monkeypatch.setattr(needs, "usable_memory", lambda: machine)
-    limit = memory_limit(ServerConfig(), 5)
+    limit = memory_limit(ServerConfig())
     assert (None if limit is None else limit.total) == total
-    assert limit is None or limit.own == SERVER + 5
+    assert limit is None or limit.own == SERVER
     assert memory_limit(ServerConfig(memory_limit=GB)) == MemoryLimit(GB, SERVER, machine)
 
 
 def test_sessions_in_memory_take_a_share_of_the_limit(tmp_path: Path) -> None:
-    """Sessions kept in the server's memory take at most a quarter of the limit; those on a disk take nothing of it."""
+    """Sessions in memory take at most a quarter of the limit, those that wait for any store a sixteenth."""
     server = {"memory_limit": "1GB"}
-    host = Host(parse_config({"server": server}))
-    assert host.sessions is not None
-    assert host.sessions.limits.max_size == GB // 4
-    status = host.pool.status().memory
-    assert status == MemoryUse(GB, SERVER + GB // 4)
     disk = {"store": "disk", "options": {"folder": str(tmp_path)}}
-    host = Host(parse_config({"server": server, "sessions": disk}))
-    assert host.sessions is not None
-    assert host.sessions.limits.max_size == 2**30
-    assert host.pool.status().memory == MemoryUse(GB, SERVER)
+    for sessions, size in (({}, GB // 4), (disk, 2**30)):
+        host = Host(parse_config({"server": server, "sessions": sessions}))
+        assert host.sessions is not None
+        assert host.sessions.limits.max_size == size
+        assert host.sessions.limits.waiting == GB // 16
+        status = host.pool.status().memory
+        assert status is not None
+        assert (status.limit, status.used, status.sessions) == (GB, SERVER, 0)  # nothing is stored yet
+
+
+@pytest.mark.parametrize(("free", "usable", "available"), [
+    (None, 8 * 2**30, None), (2**30, None, None),
+    (10 * 2**30, 80 * 2**30, 8 * 2**30), (2**30, 8 * 2**30, 3 * 2**28), (2**20, 8 * 2**30, 0),
+])
+def test_a_margin_stays_free(
+    free: int | None, usable: int | None, available: int | None, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The machine can give its free memory now, less a quarter of the reserve; unknown if it does not tell."""
+    monkeypatch.setattr(needs, "free_memory", lambda: free)
+    monkeypatch.setattr(needs, "usable_memory", lambda: usable)
+    assert memory_available() == available
 
 
 async def test_a_file_that_was_replaced_counts_anew(tmp_path: Path) -> None:
@@ -354,9 +592,16 @@ async def test_real_models_share_a_limit() -> None:
         shown = await asyncio.to_thread(CliRunner().invoke, cli, ["ps", "--url", str(client.base_url)])
     takes = {one["model"]: one["memory"] for one in report["instances"]}
     assert takes == {"kept": GB + WORKER, "a": 2 * GB + WORKER, "c": 1 + WORKER, "told": 10**6}
-    assert report["memory"] == {"limit": 4 * GB, "used": SERVER + sum(takes.values())}
-    assert "memory: about 3.2 GB of 4.0 GB used" in shown.output
-    assert ", about 1.0 GB, idle for" in shown.output
+    measured = {one["model"]: one["measured"] for one in report["instances"]}
+    assert all(2**20 < size < 2**30 for size in measured.values())
+    memory = report["memory"]
+    assert (memory["limit"], memory["used"], memory["sessions"]) == (4 * GB, SERVER + sum(takes.values()), 0)
+    assert memory["measured"] == sum(measured.values())
+    assert memory["available"] == 100 * GB
+    assert "memory: about 3.2 GB of 4.0 GB used, workers measured at " in shown.output
+    assert "100.0 GB available on the machine" in shown.output
+    assert ", about 1.0 GB, measured " in shown.output
+    assert "more than its share" in next(line for line in shown.output.splitlines() if "instance told:" in line)
 
 
 async def test_a_wait_for_memory_ends_with_its_reason() -> None:

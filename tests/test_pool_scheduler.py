@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from attrs import evolve
 
+from lllms_core.caller import Caller
 from lllms_core.errors import (
     ChecksumMismatch,
     DownloadCancelled,
@@ -36,8 +38,10 @@ class World:
 
     def submit(
         self, model: str, now: float = 0.0, prefixes: Sequence[str] = (), name: str = "", ttl: float | None = None,
+        **caller: Any,
     ) -> list[Effect]:
-        return self.scheduler.submit(name or f"{model}-{next(self.tickets)}", model, prefixes, now, ttl)
+        ticket = name or f"{model}-{next(self.tickets)}"
+        return self.scheduler.submit(ticket, model, prefixes, now, ttl, caller=Caller(**caller))
 
     def serve(self, instance: str, slots: int = 1, now: float = 0.0) -> list[Effect]:
         return self.scheduler.loaded(instance, slots, now)
@@ -311,6 +315,125 @@ def test_draining_ends_when_who_waited_has_waited_too_long() -> None:
     world.submit("b", 1, name="b")
     world.submit("a", 32, name="late")
     assert [type(effect) for effect in world.scheduler.tick(101)] == [Refuse, Assign]
+
+
+def test_waiters_of_a_loaded_model_go_before_a_swap() -> None:
+    """Requests for the loaded model are served before another takes its place, even if they came later."""
+    world = World(a=ModelLimits(), b=ModelLimits())
+    world.submit("a", 0, name="a1")
+    world.serve("a1")
+    for now, model in enumerate("bababa", 1):
+        world.submit(model, now)
+    for now in range(20, 23):
+        assert isinstance(world.scheduler.finished(next(iter(world.scheduler.running)), now)[0], Assign)
+    assert world.scheduler.finished(next(iter(world.scheduler.running)), 23) == [Stop("a1")]
+    assert world.scheduler.gone("a1", "closed", 24) == [Start("b1", "b", 4)]
+    assert len(world.serve("b1", slots=4, now=25)) == 3  # one load for all that wait
+
+
+def test_an_instance_that_was_just_loaded_serves_its_own_first() -> None:
+    """For `min_residency` seconds an instance in use makes no room, however long others have waited."""
+    world = World(a=ModelLimits(), b=ModelLimits())
+    world.submit("a", 0, name="t1")
+    world.submit("b", 0, name="b")
+    assert world.serve("a1", now=40) == [Assign("t1", "a1")]
+    world.submit("a", 41, name="t2")
+    world.submit("a", 42, name="t3")
+    assert world.scheduler.finished("t1", 49.9) == [Assign("t2", "a1")]
+    assert world.scheduler.finished("t2", 50) == [Stop("a1")]
+
+
+def test_an_idle_instance_makes_room_at_once() -> None:
+    """An instance that has served all that wait for it stays no longer, even right after its load."""
+    world = World(a=ModelLimits(), b=ModelLimits())
+    world.submit("a", 0, name="a")
+    world.submit("b", 0, name="b")
+    world.serve("a1", now=1)
+    assert world.scheduler.finished("a", 1.5) == [Stop("a1")]
+
+
+def test_urgent_requests_do_not_wait_for_others_to_end() -> None:
+    """For a better priority an instance takes no requests at once, unless it was just loaded."""
+    world = World(a=ModelLimits(), b=ModelLimits(priority="high"))
+    world.submit("a", 0, name="a")
+    world.serve("a1", slots=2, now=1)
+    world.submit("b", 2, name="b")
+    assert world.submit("a", 10.9, name="young") == [Assign("young", "a1")]
+    world.scheduler.finished("young", 11)
+    assert world.submit("a", 11, name="late") == []
+    assert world.submit("a", 12, name="urgent", priority="high") == [Assign("urgent", "a1")]
+    world.scheduler.finished("urgent", 13)
+    assert world.scheduler.finished("a", 13) == [Stop("a1")]
+    world.scheduler.gone("a1", "closed", 14)
+    assert world.serve("b1", now=15) == [Assign("b", "b1")]
+    assert world.scheduler.positions(15) == {"late": 1}
+
+
+def test_positions_follow_the_turns() -> None:
+    """A request's position counts those that will be served before it, not those that came before."""
+    world = World(a=ModelLimits(), b=ModelLimits())
+    world.submit("a", 0, name="runs", client="x")
+    world.serve("a1")
+    world.submit("b", 1, name="swap", client="z")
+    for name, client, priority in (
+        ("x1", "x", None), ("x2", "x", None), ("y1", "y", None), ("low", "y", "low"), ("high", "x", "high"),
+    ):
+        world.submit("a", 2, name=name, client=client, priority=priority)
+    assert world.scheduler.positions(2) == {"high": 1, "y1": 2, "x1": 3, "x2": 4, "low": 5, "swap": 6}
+    assert world.scheduler.finished("runs", 3) == [Assign("high", "a1")]
+    assert world.scheduler.positions(3)["y1"] == 1
+
+
+def test_a_full_queue_is_shared() -> None:
+    """A client that fills the queue keeps no other out: its newest request is refused instead."""
+    world = World(evolve(ONE, queue_size=3), a=ModelLimits())
+    for name in ("x1", "x2", "x3"):
+        world.submit("a", name=name, client="x")
+    [effect] = world.submit("a", name="y1", client="y")
+    assert isinstance(effect, Refuse)
+    assert (effect.ticket, type(effect.error)) == ("x3", QueueFull)
+    assert list(world.scheduler.waiting) == ["x1", "x2", "y1"]
+    [effect] = world.submit("a", name="y2", client="y")
+    assert isinstance(effect, Refuse)
+    assert effect.ticket == "y2"  # both would have two
+
+
+def test_a_request_may_bring_its_own_patience() -> None:
+    """A request waits for as long as it says, but not for longer than `queue_timeout`; the refusal says whose limit."""
+    world = World(a=ModelLimits())
+    for name, patience in (("short", 5.0), ("none", None), ("long", 1000.0)):
+        world.submit("a", 0, name=name, patience=patience)
+    assert world.scheduler.wake_at() == 5
+    error = refusal(world.scheduler.tick(5))
+    assert isinstance(error, WaitedTooLong)
+    assert error.message == (
+        "the request waited 5 s for model 'a', as long as its header X-Queue-Timeout allows"
+    )
+    assert world.scheduler.wake_at() == 100
+    effects = world.scheduler.tick(100)
+    assert {effect.ticket for effect in effects if isinstance(effect, Refuse)} == {"none", "long"}
+    assert all("server.queue_timeout" in effect.error.message for effect in effects if isinstance(effect, Refuse))
+
+
+def test_retry_after_counts_the_loads_ahead() -> None:
+    """The advised time includes the load of the request's model, and of those before it, as long as loads took."""
+    world = World(evolve(ONE, queue_size=1, concurrency=4), a=ModelLimits(), b=ModelLimits())
+    for model, loaded in (("a", 20.0), ("b", 50.0)):
+        world.submit(model, loaded - 10, name=model)
+        if model == "b":
+            world.scheduler.gone("a1", "closed", 40.0)
+        world.serve(f"{model}1", slots=4, now=loaded)
+        world.scheduler.finished(model, loaded + 2)
+    world.submit("a", 60)
+    error = refusal(world.submit("a", 60))
+    assert isinstance(error, QueueFull)
+    assert error.retry_after == 10 + 1  # a's load, and two requests of 2 s in four slots
+    world.scheduler.gone("b1", "closed", 61)
+    world.serve("a2", slots=4, now=62)
+    world.submit("b", 63)
+    error = refusal(world.submit("b", 63))
+    assert isinstance(error, QueueFull)
+    assert error.retry_after == 10 + 1
 
 
 def test_failed_load_refuses_those_who_waited() -> None:

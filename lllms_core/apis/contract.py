@@ -26,11 +26,14 @@ class Api(ABC):
     """Routes over a server. The app mounts every API that the installed plugins provide.
 
     Errors raised by a route are answered by `fault`: no blueprint needs its own handler. Requests that reach no route,
-    for example because of a wrong method, are answered in OpenAI's shape.
+    for example because of a wrong method, are answered in OpenAI's shape, unless they have the `header` of another API.
     """
 
     name: ClassVar[str]
     """Unique among APIs; `lllms plugins` shows it."""
+    header: ClassVar[str | None] = None
+    """A header that all clients of this dialect send, and no others. It tells who is meant by a request for a path that
+    other APIs serve, too (`lllms_core.apis.same_paths`)."""
 
     @abstractmethod
     def blueprint(self, server: "Server") -> "Blueprint":
@@ -43,6 +46,10 @@ class Api(ABC):
     def fault(self, fault: Fault) -> object:
         """Return the JSON that reports an error to a client; in OpenAI's shape unless overridden."""
         return openai_shape(fault)
+
+    def status(self, fault: Fault) -> int:
+        """Return the HTTP status of an error; the usual one unless overridden."""
+        return fault.status
 
 
 class Encoder(Protocol):

@@ -17,8 +17,12 @@ LONGEST_MESSAGE = 1200
 def openai_shape(fault: Fault) -> dict[str, object]:
     """Return `{"error": {"message", "type", "param", "code"}}`; small, whatever the client or an engine wrote."""
     param = None if fault.param is None else _shortened(cut(fault.param), LONGEST_MESSAGE // 2)
-    message = _shortened(fault.message, LONGEST_MESSAGE)
-    return {"error": {"message": message, "type": fault.type, "param": param, "code": fault.code}}
+    return {"error": {"message": short_message(fault), "type": fault.type, "param": param, "code": fault.code}}
+
+
+def short_message(fault: Fault) -> str:
+    """Return the message for an answer: at most `LONGEST_MESSAGE` bytes of JSON."""
+    return _shortened(fault.message, LONGEST_MESSAGE)
 
 
 TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {

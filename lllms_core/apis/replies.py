@@ -9,6 +9,7 @@ from lllms_core.apis.contract import Api
 from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
 from lllms_core.apis.ignored import ignored_header
+from lllms_core.apis.same_paths import find_speaker
 from lllms_core.apis.writing import dumps
 
 
@@ -27,16 +28,25 @@ def reply_json(text: bytes, unused: Sequence[str] = ()) -> Response:
     return Response(text, headers={"Content-Type": "application/json", **ignored_header(unused)})
 
 
-def reply_fault(fault: Fault, shape: Callable[[Fault], object] = openai_shape) -> Response:
-    """Answer with a fault, in this shape."""
-    return Response(dumps(shape(fault)), fault.status, {"Content-Type": "application/json", **fault.headers})
+def reply_fault(fault: Fault, api: Api | None = None) -> Response:
+    """Answer with a fault, in an API's shape, or in OpenAI's without an API."""
+    value, status = (openai_shape(fault), fault.status) if api is None else (api.fault(fault), api.status(fault))
+    return Response(dumps(value), status, {"Content-Type": "application/json", **fault.headers})
 
 
 def fault_handler(api: Api | None = None) -> Callable[[Exception], Response]:
     """Return the handler that answers errors in an API's shape, or in OpenAI's without an API."""
-    shape = openai_shape if api is None else api.fault
 
     def answer_error(error: Exception) -> Response:
-        return reply_fault(explain(error), shape)
+        return reply_fault(explain(error), api)
+
+    return answer_error
+
+
+def outer_fault_handler(apis: Sequence[Api]) -> Callable[[Exception], Response]:
+    """Return the handler of errors outside of any API: in the shape of the one whose header the request has."""
+
+    def answer_error(error: Exception) -> Response:
+        return reply_fault(explain(error), find_speaker(apis))
 
     return answer_error

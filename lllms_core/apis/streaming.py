@@ -33,9 +33,10 @@ async def stream_answer(
     """
     close_with_client(streams)
     request = streams[0].request
-    count, unused = (request.n, request.unused) if isinstance(request, Request) else (1, ())
-    stream = streams[0] if len(streams) == 1 else merge(streams, count)
+    stream = streams[0] if len(streams) == 1 else merge(streams, request.n if isinstance(request, Request) else 1)
     first = await stream.take() if await stream.wait(patience) else None
+    request = streams[0].request  # another one, if a wish was in vain
+    unused = request.unused if isinstance(request, Request) else ()
 
     def waits() -> str:
         return next((str(known) for one in streams if (known := server.waiting(one.request)) is not None), "waiting")

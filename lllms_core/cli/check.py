@@ -1,13 +1,12 @@
 """`lllms check`: check the whole setup without loading a model."""
 
 import asyncio
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.figures import memory_text
+from lllms_core.cli.figures import learnt_of, learnt_text, memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
 from lllms_core.engines.room import fits_here, lack_of_memory
@@ -38,6 +37,7 @@ def check(config_file: Path | None) -> None:
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
+    from lllms_core.pool.needs import memory_limit
     from lllms_core.store.weights import finder, open_store
 
     problems: list[str] = []
@@ -63,15 +63,15 @@ def check(config_file: Path | None) -> None:
         problems += problem.text.splitlines()
     warnings: list[str] = []
     sound: list[CatalogEntry] = []
-    limit = _memory_limit(config, plugins)
+    limit = memory_limit(config.server)
     for entry in catalog.entries:
-        findings = _examine(entry, limit, alone=len(catalog.entries) == 1)
+        findings = _examine(entry, config, limit, alone=len(catalog.entries) == 1)
         for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
     problems += _about_sessions(config, plugins)
-    problems += _about_memory(sound, limit, alone=len(catalog.entries) == 1)
+    problems += _about_memory(config, sound, limit, alone=len(catalog.entries) == 1)
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -81,19 +81,9 @@ def check(config_file: Path | None) -> None:
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
 
 
-def _memory_limit(config: "Config", plugins: "Plugins") -> "MemoryLimit | None":
-    from lllms_core.host import choose_session_store
-    from lllms_core.pool.needs import memory_limit, sessions_share
-
-    sessions = 0
-    with suppress(ConfigError):  # told later
-        chosen = choose_session_store(config, plugins)
-        if chosen is not None and chosen[0].in_memory:
-            sessions = sessions_share(config.server, config.sessions.max_size)
-    return memory_limit(config.server, sessions)
-
-
-def _about_memory(entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None", *, alone: bool) -> list[str]:
+def _about_memory(
+    config: "Config", entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None", *, alone: bool,
+) -> list[str]:
     """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
     from lllms_core.pool.budget import used
     from lllms_core.pool.models import PoolModel
@@ -102,8 +92,15 @@ def _about_memory(entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None"
 
     if limit is None:
         return []
-    needs = {entry.name: need_of(PoolModel.of(entry), entry.spec, limit.instances, alone=alone) for entry in entries}
-    kept = {entry.name: [needs[entry.name].least] * entry.config.min_instances for entry in entries}
+    told = {
+        entry.name: need_of(PoolModel.of(entry), entry.spec, limit.instances, alone=alone).least for entry in entries
+    }
+    needs = {
+        entry.name: told[entry.name].raised(learnt_of(entry, config, told[entry.name].told).private)
+        if entry.config.memory is None else told[entry.name]
+        for entry in entries
+    }
+    kept = {entry.name: [needs[entry.name]] * entry.config.min_instances for entry in entries}
     total = used((), [need for all_of in kept.values() for need in all_of])
     problems: list[str] = []
     if total > limit.instances:
@@ -114,13 +111,14 @@ def _about_memory(entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None"
             " limit",
         )
     for entry in entries:
-        need = needs[entry.name].least
+        need = needs[entry.name]
         others = [one for other, all_of in kept.items() if other != entry.name for one in all_of]
         beside = used((), others) if total <= limit.instances else 0  # of which the line above tells
         if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
-            if beside:
+            if beside and need == told[entry.name]:
                 need = need_of(PoolModel.of(entry), entry.spec, limit.instances - beside, alone=alone).least
-            problems.append(f"models.{entry.name}: {too_large(need, beside, limit)}")
+                told[entry.name] = need
+            problems.append(f"models.{entry.name}: {too_large(need, beside, limit, told[entry.name])}")
     return problems
 
 
@@ -135,7 +133,9 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     return []
 
 
-def _examine(entry: "CatalogEntry", limit: "MemoryLimit | None", *, alone: bool) -> list[Finding]:
+def _examine(
+    entry: "CatalogEntry", config: "Config", limit: "MemoryLimit | None", *, alone: bool,
+) -> list[Finding]:
     """Describe a model, and return its engine's findings."""
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import planned
@@ -155,6 +155,8 @@ def _examine(entry: "CatalogEntry", limit: "MemoryLimit | None", *, alone: bool)
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
+            if learnt := learnt_text(learnt_of(entry, config)):
+                click.echo(f"model {entry.name}: {learnt}")
             lack = lack_of_memory(memory, entry.engine.smaller(spec, fits_here))
             found += [] if lack is None else [Finding(lack)]
         if not any(finding.fatal for finding in found):

@@ -1,7 +1,14 @@
 """Human-readable numbers and text."""
 
+from typing import TYPE_CHECKING
+
 from lllms_core.types import Memory
 from lllms_core.values.sizes import human_size
+
+if TYPE_CHECKING:
+    from lllms_core.catalog import CatalogEntry
+    from lllms_core.config import Config
+    from lllms_core.pool.learnt import Learnt
 
 
 def memory_text(memory: Memory) -> str:
@@ -15,6 +22,27 @@ def memory_text(memory: Memory) -> str:
     device = f", in the memory of GPUs {human_size(memory.device)}" if memory.device else ""
     return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
             f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}{overhead}{device}")
+
+
+def learnt_of(entry: "CatalogEntry", config: "Config", told: int | None = None) -> "Learnt":
+    """Return what servers have learnt of a model as it is configured now; `told`: of instances of that size only."""
+    from lllms_core.pool.learnt import LearntStore, key_of
+
+    store = LearntStore.of(config.server)
+    if told is None:
+        return store.latest(entry.engine.name, entry.fingerprint)
+    return store.get(key_of(entry.engine.name, entry.fingerprint, told))
+
+
+def learnt_text(learnt: "Learnt") -> str:
+    """Format what was learnt of a model in one line; empty if that is nothing."""
+    if not learnt.private:
+        return ""
+    load = "" if learnt.load_seconds is None else f"; a load takes {learnt.load_seconds:.1f} s"
+    return (
+        f"measured here: a worker takes up to {human_size(learnt.private)} of its own, "
+        f"mapped weights not included{load}"
+    )
 
 
 def count_text(count: int) -> str:

@@ -36,7 +36,12 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     click.echo(f"requests: {requests['running']} of {requests['concurrency']} running, "
                f"{requests['waiting']} of {requests['queue_size']} waiting; {status['cores']} cores")
     if memory := status.get("memory"):
-        click.echo(f"memory: about {human_size(memory['used'])} of {human_size(memory['limit'])} used")
+        parts = [f"about {human_size(memory['used'])} of {human_size(memory['limit'])} used"]
+        parts += [f"{human_size(memory['sessions'])} of it by stored sessions"] if memory.get("sessions") else []
+        parts += [f"workers measured at {human_size(memory['measured'])}"] if memory.get("measured") else []
+        free = memory.get("available")
+        parts += [] if free is None else [f"{human_size(free)} available on the machine"]
+        click.echo(f"memory: {', '.join(parts)}")
     for model in status["models"]:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")
@@ -52,6 +57,9 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
         replaced = ", its file has been replaced since it was loaded" if one.get("replaced") else ""
         memory = f", about {human_size(one['memory'])}" if one.get("memory") else ""
+        if one.get("measured"):
+            grown = ", more than its share" if one.get("grown") else ""
+            memory += f", measured {human_size(one['measured'])}{grown}"
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
         holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
-from lllms_core.cli.figures import count_text, memory_text, printable
+from lllms_core.cli.figures import count_text, learnt_of, learnt_text, memory_text, printable
 from lllms_core.cli.setup import config_option, examples, read_config, select
 from lllms_core.downloads import shown
 from lllms_core.errors import ConfigError
@@ -58,9 +58,9 @@ def show(
     file = entry.spec.file
     gguf = read_gguf(file) if file is not None and is_gguf(file) else None
     if as_json:
-        click.echo(json.dumps(_tables(entry, gguf), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(_tables(entry, config, gguf), indent=2, ensure_ascii=False))
     else:
-        for line in _lines(entry, gguf):
+        for line in _lines(entry, config, gguf):
             click.echo(line)
 
 
@@ -80,7 +80,7 @@ def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":
     return with_model(config, name, attrs.evolve(model, options={**model.options, **options}))
 
 
-def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
+def _lines(entry: "CatalogEntry", config: "Config", gguf: "GGUF | None") -> Iterator[str]:
     yield f"model: {entry.name}"
     yield f"engine: {entry.engine.name} of plugin {entry.plugin}"
     if entry.source is not None:
@@ -93,6 +93,8 @@ def _lines(entry: "CatalogEntry", gguf: "GGUF | None") -> Iterator[str]:
     memory = entry.engine.estimate(entry.spec)
     if memory.total:
         yield f"memory of an instance: about {memory_text(memory)}"
+    if learnt := learnt_text(learnt_of(entry, config)):
+        yield learnt
     chosen = [f"{key} = {value!r}" for key, value in entry.config.options.items()]
     yield f"options: {', '.join(chosen) or 'the defaults'}"
     if defaults := _defaults(entry):
@@ -122,8 +124,8 @@ def _text(gguf: "GGUF", key: str) -> str:
     return text if len(text) <= _LONG_TEXT else f"{text[:_LONG_TEXT]}... ({len(text)} characters)"
 
 
-def _tables(entry: "CatalogEntry", gguf: "GGUF | None") -> dict[str, object]:
-    memory = entry.engine.estimate(entry.spec)
+def _tables(entry: "CatalogEntry", config: "Config", gguf: "GGUF | None") -> dict[str, object]:
+    memory, learnt = entry.engine.estimate(entry.spec), learnt_of(entry, config)
     return {
         "name": entry.name, "aliases": list(entry.aliases), "engine": entry.engine.name, "plugin": entry.plugin,
         "source": None if entry.source is None else shown(entry.source),
@@ -131,6 +133,7 @@ def _tables(entry: "CatalogEntry", gguf: "GGUF | None") -> dict[str, object]:
         "details": dict(entry.engine.inspect(entry.spec)), "options": dict(entry.config.options),
         "defaults": _defaults(entry),
         "memory": {**attrs.asdict(memory), "total": memory.total},
+        "measured": {"private": learnt.private, "load_seconds": learnt.load_seconds} if learnt.private else None,
         "metadata": None if gguf is None else {key: _plain(gguf, key) for key in gguf.metadata},
     }
 

@@ -12,11 +12,18 @@ from lllms_core.values.violations import Keys, Violation, did_you_mean, dotted
 
 NAME_RULE = "letters, digits and _ . - : in parts that start with a letter or digit, with / between parts"
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]*(/[A-Za-z0-9][A-Za-z0-9_.:-]*)*")
+PATTERN = re.compile(r"[A-Za-z0-9_.:/*-]+")
+PATTERN_RULE = "beside its '*', letters, digits and _ . - : /"
 
 
 def is_model_name(name: str) -> bool:
     """Whether a model may have this name: `llama3:8b`, `org/model-1.5`; no spaces, no `..`."""
     return MODEL_NAME.fullmatch(name) is not None and ".." not in name
+
+
+def is_alias(name: str) -> bool:
+    """Whether a model may have this alias: a name, or a pattern like `claude-*`, whose stars stand for any text."""
+    return is_model_name(name) or ("*" in name and PATTERN.fullmatch(name) is not None and ".." not in name)
 
 
 def check_server(server: ServerConfig) -> Iterator[Violation]:
@@ -33,7 +40,7 @@ def check_server(server: ServerConfig) -> Iterator[Violation]:
         try:
             ip_network(one)
         except ValueError as error:
-            text = f"expected an address or a network like 10.0.0.0/8, got {one!r}: {error}"
+            text = f"{error}; expected an address or a network like 10.0.0.0/8"
             yield Violation(("server", "trusted_clients", index), text)
 
 
@@ -64,8 +71,9 @@ def check_models(models: Mapping[str, ModelConfig]) -> Iterator[Violation]:
             yield Violation(path, f"{name!r} is not a valid model name: {NAME_RULE}")
         for index, alias in enumerate(model.aliases):
             here = (*path, "aliases", index)
-            if not is_model_name(alias):
-                yield Violation(here, f"{alias!r} is not a valid model name: {NAME_RULE}")
+            if not is_alias(alias):
+                rule = PATTERN_RULE if "*" in alias else NAME_RULE
+                yield Violation(here, f"{alias!r} is not a valid model name: {rule}")
             elif alias in holders:
                 yield Violation(here, f"'{alias}' is already a name of {dotted(('models', holders[alias]))}")
             holders.setdefault(alias, name)

@@ -30,8 +30,9 @@ class ServerConfig:
     max_instances: Annotated[int, Range(1)] = 4
     """Instances loaded at once, over all models; an idle one is unloaded when another model needs the place."""
     memory_limit: Annotated[int, Bytes()] | None = None
-    """Bytes for the server, its sessions in memory and all instances, by estimates, or like "10GB"; idle instances make
-    room for others. None: the memory that lllms may use here, less 10 %, but at least 1 GiB (half of a small one)."""
+    """Bytes for the server, its sessions in memory and all instances, as estimated or as measured if that is more, or
+    like "10GB"; sessions and idle instances make room for others. None: the memory that lllms may use here, less 10 %,
+    but at least 1 GiB (half of a small one)."""
     queue_size: Annotated[int, Range(1)] = 512
     """Requests that may wait; more are refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
@@ -80,7 +81,8 @@ class ModelConfig:
     timeout: float | None = None
     """Seconds for one completion; None: no limit."""
     aliases: tuple[str, ...] = ()
-    """Other names for the same model."""
+    """Other names for the same model. `*` stands for any text: `claude-*` takes every name that begins so, and that no
+    model has; of several patterns that fit, the longest counts."""
     isolation: Isolation | None = None
     """Where instances live; None: the engine's default."""
     defaults: Mapping[str, object] = field(factory=dict)
@@ -108,7 +110,8 @@ class ModelConfig:
     priority: Priority = "normal"
     """Which requests get free slots first: "high", "normal" or "low"."""
     memory: Annotated[int, Bytes()] | None = None
-    """Bytes that an instance counts against `server.memory_limit`, or like "5GB"; None: the engine's estimate."""
+    """Bytes that an instance counts against `server.memory_limit`, or like "5GB"; None: the engine's estimate, or what
+    was measured if that is more."""
 
     @property
     def blocking(self) -> bool:

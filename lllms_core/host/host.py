@@ -15,10 +15,9 @@ from lllms_core.host.unused_log import UnusedLog
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
-from lllms_core.pool.needs import sessions_share
+from lllms_core.pool.needs import session_limits
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.session_index import SessionIndex
-from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.queries import (
     AnyRequest,
     CountRequest,
@@ -77,9 +76,7 @@ def open_keeper(config: Config, plugins: Plugins) -> SessionKeeper | None:
         return None
     store, options = chosen
     store.open(options)
-    size = sessions_share(config.server, config.sessions.max_size) if store.in_memory else config.sessions.max_size
-    limits = SessionLimits(size, config.sessions.ttl, config.sessions.min_tokens)
-    return SessionKeeper(store, limits)
+    return SessionKeeper(store, session_limits(config.server, config.sessions, in_memory=store.in_memory))
 
 
 class Host:

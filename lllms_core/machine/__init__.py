@@ -3,6 +3,7 @@
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
 from lllms_core.machine.identity import file_identity
 from lllms_core.machine.memory import available_memory, cgroup_free, cgroup_memory, free_memory, usable_memory
+from lllms_core.machine.processes import private_bytes, private_memory
 from lllms_core.machine.processors import (
     CpuWatch,
     available_cores,
@@ -26,6 +27,8 @@ __all__ = [
     "file_identity",
     "free_memory",
     "open_regular",
+    "private_bytes",
+    "private_memory",
     "processor_features",
     "read_regular",
     "read_text",

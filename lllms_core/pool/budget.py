@@ -1,16 +1,19 @@
-"""The memory budget: whether an instance may be loaded, and what must be unloaded for it; pure.
+"""The memory budget: whether an instance may be loaded, and what must give way for it; pure.
 
-The budget counts estimates, not measured use. Mapped weights are shared by the instances of one file and count once.
+Instances count with what they are told to need, or with what was measured if that is more. Mapped weights are shared by
+the instances of one file and count once. Stored sessions give way first, then idle instances.
 """
 
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from itertools import combinations
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 MOST_SETS = 10
 """Up to this many idle instances, all sets of victims are compared."""
+FORGOTTEN = 60.0
+"""Seconds that an instance must be idle longer than another for its reload to weigh half as much, see `costs`."""
 
 
 @frozen
@@ -28,6 +31,8 @@ class Need:
     """Needs of the same model with less context, or fewer slots, in descending order; where these are automatic."""
     way_out: tuple[str, ...] | None = None
     """Options, in words, each of which would let it fit into the limit; None: it fits, or nobody has looked."""
+    estimate: int | None = None
+    """The private bytes by the estimate, if `private` is more because of what was learnt."""
 
     @property
     def total(self) -> int:
@@ -38,6 +43,15 @@ class Need:
     def least(self) -> "Need":
         """The smallest of its needs."""
         return self.smaller[-1] if self.smaller else self
+
+    def raised(self, private: int) -> "Need":
+        """Return the need of an instance that was seen to take this much private memory; never a smaller one."""
+        return self if private <= self.private else evolve(self, private=private, estimate=self.told)
+
+    @property
+    def told(self) -> int:
+        """The private bytes by the estimate, which also tell the sizes of a model apart."""
+        return self.private if self.estimate is None else self.estimate
 
 
 SeatState = Literal["loading", "ready", "closing", "reserved"]
@@ -56,6 +70,23 @@ class Seat:
     kept: bool = False
     """Whether it may not be unloaded (`min_instances`)."""
     idle_since: float = 0.0
+    reload: float = 1.0
+    """Seconds that it would take to load it again."""
+    taken: int | None = None
+    """Private bytes that it was measured to take; None: not measured."""
+
+    @property
+    def private(self) -> int:
+        """The private bytes that the machine has given it by now."""
+        if self.taken is not None:
+            return self.taken
+        return self.need.private if self.state in {"ready", "closing"} else 0
+
+    @property
+    def held(self) -> Need:
+        """The part of its need that the machine has given it by now."""
+        shared = self.need.shared if self.state in {"ready", "closing"} else 0
+        return Need(min(self.private, self.need.private), shared, self.need.file)
 
 
 @frozen
@@ -66,6 +97,12 @@ class Room:
     """Bytes; None: no limit."""
     places: int
     """The most instances."""
+    sessions: int = 0
+    """Bytes of stored sessions, which are within the limit and give way."""
+    firm: int = 0
+    """What of `sessions` could not be given up."""
+    available: int | None = None
+    """Bytes that the machine can give now, whatever the limit says; None: unknown."""
 
 
 @frozen
@@ -74,17 +111,24 @@ class Admit:
 
 
 @frozen
+class Shrink:
+    """Give up this many bytes of stored sessions; then there is room."""
+
+    size: int
+
+
+@frozen
 class Evict:
-    """Unload these idle instances; once they are gone there is room."""
+    """Unload these idle instances; once they are gone there is room, perhaps after a `Shrink`."""
 
     instances: tuple[str, ...]
 
 
 @frozen
 class Wait:
-    """Wait for instances that are closing, loading, or busy."""
+    """Wait for instances that are closing, loading, or busy, or for memory that other programs hold (`machine`)."""
 
-    reason: Literal["closing", "loading", "busy"]
+    reason: Literal["closing", "loading", "busy", "machine"]
 
 
 @frozen
@@ -95,7 +139,7 @@ class Never:
     """Bytes of what is kept."""
 
 
-Decision = Admit | Evict | Wait | Never
+Decision = Admit | Shrink | Evict | Wait | Never
 
 
 def used(seats: Iterable[Seat], wanted: Iterable[Need] = ()) -> int:
@@ -103,63 +147,137 @@ def used(seats: Iterable[Seat], wanted: Iterable[Need] = ()) -> int:
     return _sum([*(seat.need for seat in seats), *wanted])
 
 
-def fits(wanted: Need, seats: Collection[Seat], room: Room) -> bool:
-    """Whether there is room for `wanted` beside all `seats`."""
-    return len(seats) < room.places and (room.limit is None or used(seats, [wanted]) <= room.limit)
+def lacking(wanted: Need, seats: Collection[Seat], room: Room, gone: Iterable[Seat] = ()) -> int:
+    """Return how many bytes are missing for `wanted` beside `seats`, once `gone` have given back theirs.
+
+    What the machine has yet to give to `seats` is theirs; but memory that other programs hold is not kept for instances
+    that wait for it.
+    """
+    missing = [0]
+    if room.limit is not None:
+        missing.append(used(seats, [wanted]) + room.sessions - room.limit)
+    if room.available is not None:
+        free = room.available + sum(seat.private for seat in gone)
+        real = [seat for seat in seats if seat.state != "reserved" or not seat.kept]
+        missing.append(used(real, [wanted]) - _sum([seat.held for seat in real]) - free)
+    return max(missing)
+
+
+def fits(wanted: Need, seats: Collection[Seat], room: Room, gone: Iterable[Seat] = ()) -> bool:
+    """Whether there is room for `wanted` beside all `seats`, once `gone` have given back theirs."""
+    return len(seats) < room.places and not lacking(wanted, seats, room, gone)
 
 
 def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
     """Decide what to do for an instance that needs `wanted`.
 
-    Victims are idle and not kept: as few as suffice, and among sets of this size the least recently used. Only memory
-    makes a `Never`: what exceeds the `places` waits.
+    Stored sessions give way first. Victims are idle and not kept: the cheapest set that suffices, see `costs`. Only the
+    limit makes a `Never`: what exceeds the `places`, or finds its memory held by other programs, waits.
     """
     lasting = [seat for seat in seats if seat.state != "closing"]
+    closing = [seat for seat in seats if seat.state == "closing"]
     here = [seat for seat in seats if seat.state != "reserved" or seat.kept]
-    if fits(wanted, here, room) and fits(wanted, lasting, room):
+    if fits(wanted, here, room) and fits(wanted, lasting, room, closing):
         return Admit()
     kept = [seat for seat in seats if seat.kept]
     if room.limit is not None and used(kept, [wanted]) > room.limit:
         return Never(used(kept))
-    if fits(wanted, lasting, room):
-        return Wait("closing")
-    idle = [seat for seat in lasting if seat.state == "ready" and not seat.busy and not seat.kept]
-    if victims := _victims(wanted, lasting, sorted(idle, key=lambda seat: seat.idle_since), room):
+    shrunk = _without_sessions(room)
+    if fits(wanted, lasting, shrunk, closing):
+        size = max(lacking(wanted, here, room), lacking(wanted, lasting, room, closing))
+        return Shrink(size) if fits(wanted, here, shrunk) else Wait("closing")
+    idle = [seat for seat in lasting if _may_go(seat)]
+    if victims := _victims(wanted, lasting, idle, shrunk, closing):
         return Evict(tuple(seat.instance for seat in victims))
+    if fits(wanted, lasting, evolve(shrunk, available=None)):
+        return Wait("machine")
     return Wait("loading" if any(seat.state == "loading" for seat in seats) else "busy")
 
 
-def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: Room) -> Sequence[Seat]:
-    """Return those of `oldest` that must go, once they are idle, to make room for `wanted`; all if none suffice.
+def to_shed(seats: Sequence[Seat], limit: int) -> Sequence[Seat]:
+    """Return the idle instances to unload because all together have grown above the limit.
 
-    `oldest` are in the order in which they should go.
+    That is the cheapest set that suffices, or all if none does; sessions have nothing left by then.
     """
-    return _victims_in_order(wanted, [seat for seat in seats if seat.state != "closing"], oldest, room) or oldest
+    lasting = [seat for seat in seats if seat.state in {"loading", "ready"}]
+    room = Room(limit, len(seats) + 1)
+    if fits(Need(), lasting, room):
+        return ()
+    idle = [seat for seat in lasting if _may_go(seat)]
+    return _victims(Need(), lasting, idle, room) or idle
 
 
-def _victims(wanted: Need, seats: Sequence[Seat], idle: Sequence[Seat], room: Room) -> Sequence[Seat]:
+def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: Room) -> Sequence[Seat]:
+    """Return those of `oldest` that must go, once they are idle, to make room for `wanted`.
+
+    `oldest` are in the order in which they should go. If none suffice it is all of them, unless only other programs are
+    in the way: their memory may never come back.
+    """
+    lasting = [seat for seat in seats if seat.state != "closing"]
+    closing = [seat for seat in seats if seat.state == "closing"]
+    room = _without_sessions(room)
+    if victims := _victims_in_order(wanted, lasting, oldest, room, closing):
+        return victims
+    return () if fits(wanted, lasting, evolve(room, available=None)) else oldest
+
+
+def costs(idle: Sequence[Seat]) -> dict[int, float]:
+    """Return the cost of unloading each of these, by its place.
+
+    It is the time of its reload, weighted by how likely that is needed: half for one that has been idle `FORGOTTEN`
+    seconds longer than the last used of them, a third for twice as long. So among equals the least recently used goes.
+    """
+    last = max((seat.idle_since for seat in idle), default=0.0)
+    return {
+        place: max(seat.reload, 0.001) * FORGOTTEN / (FORGOTTEN + last - seat.idle_since)
+        for place, seat in enumerate(idle)
+    }
+
+
+def _may_go(seat: Seat) -> bool:
+    return seat.state == "ready" and not seat.busy and not seat.kept
+
+
+def _without_sessions(room: Room) -> Room:
+    """Return the room once all sessions have been given up that can be."""
+    freed = max(0, room.sessions - room.firm)
+    available = None if room.available is None else room.available + freed
+    return evolve(room, sessions=room.sessions - freed, available=available)
+
+
+def _victims(
+    wanted: Need, seats: Sequence[Seat], idle: Sequence[Seat], room: Room, closing: Sequence[Seat] = (),
+) -> Sequence[Seat]:
     """Return the cheapest of the `idle` seats that suffice; the least recently used come first. Empty if none do."""
+    if not fits(wanted, _without(seats, idle), room, [*closing, *idle]):
+        return ()
+    order = sorted(idle, key=lambda seat: seat.idle_since)
+    price = costs(order)
     if len(idle) > MOST_SETS:
-        return _victims_in_order(wanted, seats, idle, room)
-    for count in range(1, len(idle) + 1):
-        sets = [one for one in combinations(idle, count) if fits(wanted, _without(seats, one), room)]
-        if sets:
-            return min(sets, key=lambda one: [seat.idle_since for seat in reversed(one)])
+        cheapest = [order[place] for place in sorted(price, key=price.__getitem__)]
+        return _victims_in_order(wanted, seats, cheapest, room, closing)
+    places = [some for count in range(1, len(order) + 1) for some in combinations(range(len(order)), count)]
+    for some in sorted(places, key=lambda some: sum(price[place] for place in some)):
+        victims = [order[place] for place in some]
+        if fits(wanted, _without(seats, victims), room, [*closing, *victims]):
+            return victims
     return ()
 
 
-def _victims_in_order(wanted: Need, seats: Sequence[Seat], order: Sequence[Seat], room: Room) -> Sequence[Seat]:
+def _victims_in_order(
+    wanted: Need, seats: Sequence[Seat], order: Sequence[Seat], room: Room, closing: Sequence[Seat] = (),
+) -> Sequence[Seat]:
     """Return the first of `order` that suffice, without those that a later one makes needless; empty if none do."""
     victims: list[Seat] = []
     for seat in order:
         victims.append(seat)
-        if fits(wanted, _without(seats, victims), room):
+        if fits(wanted, _without(seats, victims), room, [*closing, *victims]):
             break
     else:
         return ()
     for seat in list(reversed(victims)):
         fewer = [one for one in victims if one is not seat]
-        if fits(wanted, _without(seats, fewer), room):
+        if fits(wanted, _without(seats, fewer), room, [*closing, *fewer]):
             victims = fewer
     return victims
 

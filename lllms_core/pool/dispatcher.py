@@ -11,14 +11,17 @@ from attrs import evolve
 from lllms_core.answers import Stream
 from lllms_core.errors import DownloadCancelled, EngineDied, LllmsError, ModelLoadFailed
 from lllms_core.pool.budget import Need
-from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.memory_watch import MEASURE_SECONDS, MemoryWatch
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.state import InstanceEntry
 from lllms_core.types import Isolation, ModelInfo
+from lllms_core.values.sizes import human_size
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
 
@@ -32,7 +35,7 @@ class Dispatcher:
 
     def __init__(
         self, models: Mapping[str, PoolModel], scheduler: Scheduler, start: StartWorker, patience: Patience,
-        keeper: SessionKeeper | None,
+        *, keeper: SessionKeeper | None, watch: MemoryWatch,
     ) -> None:
         self.scheduler = scheduler
         self.instances: dict[str, Instance] = {}
@@ -44,6 +47,9 @@ class Dispatcher:
         self._start_worker = start
         self._patience = patience
         self._keeper = keeper
+        self._watch = watch
+        self._weighing: asyncio.TimerHandle | None = None
+        self._shrinking: set[asyncio.Task[None]] = set()
         self._preparing: set[asyncio.Task[None]] = set()
         self._measuring: set[asyncio.Task[None]] = set()
         self._fingerprints: dict[str, str] = {}
@@ -57,8 +63,9 @@ class Dispatcher:
     def stop(self) -> None:
         """Refuse the waiting requests, and begin nothing more."""
         self.apply(self.scheduler.stop())
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._weighing):
+            if timer is not None:
+                timer.cancel()
         for task in self._preparing | self._measuring:
             task.cancel()
 
@@ -80,6 +87,7 @@ class Dispatcher:
                     self._undo(effect, error)
         finally:
             self._applying = False
+        self._watch.leave(self.scheduler.seating.left)
         self._set_timer()
         self._changed.set()
 
@@ -91,6 +99,8 @@ class Dispatcher:
                 self._prepare(model)
             case Measure(model):
                 self._measure(model)
+            case ShrinkSessions(size):
+                self._shrink_sessions(size)
             case Assign(ticket, instance):
                 self._assign(ticket, self.instances[instance])
             case Refuse(ticket, refusal):
@@ -112,6 +122,8 @@ class Dispatcher:
                 self.apply(self.scheduler.unprepared(model, failed, time.monotonic()))
             case Measure(model):
                 self._measured(model, Need(WORKER))  # a load will tell what is wrong
+            case ShrinkSessions():
+                self.apply(self.scheduler.shrunk(time.monotonic(), enough=False))
 
     def _assign(self, ticket: str, instance: Instance) -> None:
         stream = self.waiting.pop(ticket)
@@ -157,7 +169,53 @@ class Dispatcher:
         task.add_done_callback(self._measuring.discard)
 
     def _measured(self, model: str, need: Need) -> None:
+        engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
+        for size in (*need.smaller, need):
+            learnt = self._watch.known(engine, model, fingerprint, size.told)
+            self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
+
+    def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
+        """Learn from a worker that died for lack of memory: it needs more than it was told to."""
+        private = self.scheduler.seating.after_death(entry)
+        again = "; its load is tried once more" if entry.state == "loading" and not entry.again else ""
+        if self.scheduler.limits.memory is not None and entry.model not in self.scheduler.seating.fixed:
+            LOG.warning("%s counts for %s of memory from now on%s", entry.model, human_size(private), again)
+        self._watch.learn(self._models[entry.model].engine.name, instance, entry.told.told, private)
+        self._watch.save_now()
+
+    def _shrink_sessions(self, size: int) -> None:
+        async def shrink() -> None:
+            enough = await self._watch.shrink_sessions(size)
+            self.apply(self.scheduler.shrunk(time.monotonic(), enough=enough))
+
+        task = asyncio.create_task(shrink())
+        self._shrinking.add(task)
+        task.add_done_callback(self._shrinking.discard)
+
+    def _weigh(self, instance: Instance, load_seconds: float | None = None) -> None:
+        """Measure the memory of an instance, if that is due, and learn from it."""
+        private = self._watch.measure(instance)
+        if private is None and load_seconds is None:
+            return
+        entry = self.scheduler.instances[instance.id]
+        told = entry.told.told
+        learnt = self._watch.learn(self._models[entry.model].engine.name, instance, told, private or 0, load_seconds)
+        if instance.footprint.fingerprint == self._fingerprints.get(entry.model):
+            self.scheduler.seating.learn(entry.model, told, learnt.private, learnt.load_seconds)
+        if private is not None:
+            self.apply(self.scheduler.takes(instance.id, private, time.monotonic()))
+            self._watch.report_growth(entry)
+
+    def _weigh_all(self) -> None:
+        self._weighing = None
+        for instance in list(self.instances.values()):
+            self._weigh(instance)
+        self._weigh_later()
+
+    def _weigh_later(self) -> None:
+        if self._weighing is None and self.instances and not self.scheduler.stopping:
+            self._weighing = asyncio.get_running_loop().call_later(MEASURE_SECONDS, self._weigh_all)
 
     def _lost(self, instance_id: str) -> None:
         """The files of an instance that was about to be loaded have disappeared."""
@@ -185,7 +243,8 @@ class Dispatcher:
         LOG.info("loading %s", instance_id)
         terms = None
         if self._keeper is not None and entry.sessions:
-            terms = SessionTerms(self._keeper.limits.min_tokens, self._keeper.limits.max_size)
+            limits = self._keeper.limits
+            terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
         load = Load(entry.engine, evolve(entry.spec, threads=start.threads, memory=start.memory), terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
@@ -225,10 +284,15 @@ class Dispatcher:
         LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
         self.infos[instance.model] = info
         self.apply(self.scheduler.loaded(instance.id, info.slots, time.monotonic()))
+        self._weigh(instance, instance.load_seconds)
+        self._weigh_later()
 
     def finished(self, request_id: str) -> None:
         """A request has left its slot."""
+        instance = self.scheduler.running[request_id].instance
         self.apply(self.scheduler.finished(request_id, time.monotonic()))
+        if instance in self.instances:
+            self._weigh(self.instances[instance])
 
     def find_session(self, instance: Instance, question: FindSession) -> None:
         """An instance looks for a session."""
@@ -252,7 +316,11 @@ class Dispatcher:
             LOG.info("unloaded %s", instance.id)
         else:
             LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
+        starved = instance.starved and entry.state != "closing" and not self.scheduler.stopping
+        if starved:
+            self._starved(instance, entry)
         del self.instances[instance.id]
-        self.apply(self.scheduler.gone(instance.id, reason, time.monotonic()))
+        self._watch.forget(instance)
+        self.apply(self.scheduler.gone(instance.id, reason, time.monotonic(), starved=starved))
         # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
         instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))

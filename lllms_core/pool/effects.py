@@ -31,6 +31,13 @@ class Measure:
 
 
 @frozen
+class ShrinkSessions:
+    """Give up this many bytes of stored sessions, the least recently used first, and tell the scheduler (`shrunk`)."""
+
+    size: int
+
+
+@frozen
 class Assign:
     """Give a waiting request to an instance."""
 
@@ -61,4 +68,4 @@ class ShareCores:
     count: int
 
 
-Effect = Start | Prepare | Measure | Assign | Refuse | Stop | ShareCores
+Effect = Start | Prepare | Measure | ShrinkSessions | Assign | Refuse | Stop | ShareCores

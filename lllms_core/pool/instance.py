@@ -122,6 +122,8 @@ class Instance:
         self._closing = False
         self._ended = False
         self._failure: str | None = None
+        self._starved = False
+        self._began = monotonic()
         self._starting: asyncio.Task[None] | None = None
         self._ready_at = 0.0
         self._killer: asyncio.TimerHandle | None = None
@@ -134,6 +136,16 @@ class Instance:
     def silent_seconds(self) -> float:
         """For how long the worker has had work and shown no sign of progress."""
         return self._watchdog.silent
+
+    @property
+    def load_seconds(self) -> float | None:
+        """How long its load took; None until it is loaded."""
+        return None if self.info is None else self._ready_at - self._began
+
+    @property
+    def starved(self) -> bool:
+        """Whether its worker has ended for lack of memory, as far as is known."""
+        return self._starved or (self._worker is not None and self._worker.starved)
 
     @property
     def pid(self) -> int | None:
@@ -248,8 +260,8 @@ class Instance:
                 if self._load_timer is not None:
                     self._load_timer.cancel()
                 self._owner.loaded(self, info)
-            case LoadFailed(reason, traceback) | Crashed(reason, traceback):
-                self._failure = reason
+            case LoadFailed(reason, traceback, starved) | Crashed(reason, traceback, starved):
+                self._failure, self._starved = reason, starved
                 if traceback:  # for the operator; clients get the reason
                     LOG.error("%s: %s\n%s", self.id, reason, traceback, extra={"traceback": traceback})
                 if isinstance(message, Crashed) and self._worker is not None:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from secrets import token_hex
 from typing import TypeVar
 
+from attrs import evolve
+
 from lllms_core.pool.session_rules import (
     HEAD,
     SessionLimits,
@@ -34,8 +36,6 @@ T = TypeVar("T")
 
 FIND_SECONDS = 2.0
 """The longest that a request waits for its session."""
-WAITING_SIZE = 1 << 29
-"""The most bytes that may wait to be stored; sessions beyond that are dropped."""
 LOG_SECONDS = 60.0
 """The shortest time between two log lines about the same trouble."""
 
@@ -79,11 +79,15 @@ class SessionKeeper:
     def __init__(self, store: SessionStore, limits: SessionLimits) -> None:
         self.store = store
         self.limits = limits
+        self.room: int | None = None
+        """Bytes of this process's memory that sessions may take now; None: no limit."""
         self._writing = _Line("lllms sessions put")
         self._reading = _Line("lllms sessions get")
         self._lock = threading.Lock()
         self._waiting: dict[str, tuple[SessionEntry, PutSession]] = {}
         """Sessions that are not stored yet, by id."""
+        self._stored = 0
+        """Bytes of the stored sessions, if these are in memory."""
         self._spaces: set[str] = set()
         """The spaces in which sessions have been looked up."""
         self._told: dict[str, float] = {}
@@ -99,15 +103,36 @@ class SessionKeeper:
 
         self._tending = asyncio.create_task(tend())
 
+    @property
+    def held(self) -> int:
+        """The bytes of this process's memory that sessions take: stored there, or waiting to be stored."""
+        with self._lock:
+            return self._stored + sum(entry.size for entry, _ in self._waiting.values())
+
+    async def shrink(self, size: int) -> bool:
+        """Give up `size` bytes of sessions in memory, the least recently used first; return whether that was possible.
+
+        Those that wait for a store on a disk are written.
+        """
+        target = self.held - size
+        try:
+            return await self._ask(self._writing, lambda: self._shrink(target), otherwise=False)
+        except TimeoutError:
+            return False
+
     def put(self, model: str, message: PutSession) -> None:
         """Have a session stored; returns at once."""
         size = HEAD.size + len(message.tokens) + len(message.state)
+        held = self.held
         with self._lock:
             waiting = sum(entry.size for entry, _ in self._waiting.values())
             if self._closed or size > self.limits.max_size:
                 return
-            if waiting + size > WAITING_SIZE:
+            if waiting and waiting + size > self.limits.waiting:
                 self._complain("put", "sessions come faster than they are stored, and some are lost")
+                return
+            if self.room is not None and size + (0 if self.store.in_memory else held) > self.room:
+                self._complain("room", "the models leave no memory to sessions (server.memory_limit); some are lost")
                 return
             tokens = TokenChain(memoryview(message.tokens).cast("i").tolist())
             entry = SessionEntry(
@@ -161,7 +186,9 @@ class SessionKeeper:
             with self._lock:
                 waited = self._waiting.pop(session_id, None) is not None
             there = any(entry.id == session_id for entry in self.store.list())
-            return (there and self.store.delete(session_id)) or waited
+            gone = there and self.store.delete(session_id)
+            self._count()
+            return gone or waited
 
         return await self._read(forget, otherwise=False)
 
@@ -177,7 +204,9 @@ class SessionKeeper:
                 for key in waited:
                     del self._waiting[key]
             related = [entry for entry in self.store.list() if self._is_related(entry, tokens, line)]
-            return [*waited, *(entry.id for entry in related if self.store.delete(entry.id))]
+            gone = [*waited, *(entry.id for entry in related if self.store.delete(entry.id))]
+            self._count()
+            return gone
 
         nothing: Sequence[str] = ()
         return await self._read(forget, nothing)
@@ -210,10 +239,33 @@ class SessionKeeper:
 
     def _sweep(self) -> None:
         try:
-            for session_id in victims(self.store.list(), 0, self.limits, time.time()):
+            for session_id in victims(self.store.list(), 0, self._limits, time.time()):
                 self.store.delete(session_id)
+            self._count()
         except Exception as error:  # noqa: BLE001  # as in _store
             self._complain("sweep", f"could not evict sessions from store '{self.store.name}': {kind(error)}")
+
+    @property
+    def _limits(self) -> SessionLimits:
+        """The limits, with what the models leave to sessions."""
+        if self.room is None or not self.store.in_memory:
+            return self.limits
+        return evolve(self.limits, max_size=min(self.limits.max_size, self.room))
+
+    def _count(self) -> None:
+        """Count the stored sessions again, after some were put or deleted."""
+        if self.store.in_memory:
+            self._stored = self.store.size()
+
+    def _shrink(self, target: int) -> bool:
+        """Delete sessions until they take no more than `target` bytes of memory."""
+        if self.store.in_memory:
+            for entry in sorted(self.store.list(), key=lambda entry: entry.used):
+                if self.held <= target:
+                    break
+                self.store.delete(entry.id)
+                self._count()
+        return self.held <= target
 
     def _store(self, entry: SessionEntry, message: PutSession, tokens: TokenChain) -> None:
         try:
@@ -223,7 +275,7 @@ class SessionKeeper:
             entries = self.store.list()
             useless = superseded(entries, entry.space, tokens, whole=message.whole)
             rest = [one for one in entries if one.id not in set(useless)]
-            for session_id in [*useless, *victims(rest, entry.size, self.limits, time.time())]:
+            for session_id in [*useless, *victims(rest, entry.size, self._limits, time.time())]:
                 self.store.delete(session_id)
             self.store.put(entry, pack(message.tokens, message.state))
         except Exception as error:  # noqa: BLE001  # a store may raise anything, and a lost session is a miss
@@ -231,9 +283,10 @@ class SessionKeeper:
         finally:
             with self._lock:
                 deleted = self._waiting.pop(entry.id, None) is None
-            if deleted:
-                with suppress(Exception):
+            with suppress(Exception):
+                if deleted:
                     self.store.delete(entry.id)
+                self._count()
 
     def _find(self, model: str, message: FindSession, prompt: TokenChain) -> FoundSession:
         nothing = FoundSession(message.request_id)
@@ -279,7 +332,11 @@ class SessionKeeper:
         return self.limits.ttl != NEVER and entry.used + self.limits.ttl <= time.time()
 
     async def _read(self, job: Callable[[], T], otherwise: T) -> T:
-        """Run a job in the reading thread; if the store fails, log that and return `otherwise`.
+        """Run a job in the reading thread, see `_ask`."""
+        return await self._ask(self._reading, job, otherwise)
+
+    async def _ask(self, line: _Line, job: Callable[[], T], otherwise: T) -> T:
+        """Run a job in one of the threads; if the store fails, log that and return `otherwise`.
 
         Raises `TimeoutError`.
         """
@@ -300,7 +357,7 @@ class SessionKeeper:
             with suppress(RuntimeError):  # the loop may be gone
                 loop.call_soon_threadsafe(give, result)
 
-        self._reading.run(work)
+        line.run(work)
         async with asyncio.timeout(FIND_SECONDS):
             return await answer
 

@@ -1,4 +1,4 @@
-"""How much memory there is for instances, and how much an instance of a model needs, by its engine's estimate."""
+"""How much memory there is for instances and sessions, and how much an instance needs, by its engine's estimate."""
 
 import logging
 from collections.abc import Hashable
@@ -6,11 +6,12 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
-from lllms_core.config import ServerConfig
+from lllms_core.config import ServerConfig, SessionsConfig
 from lllms_core.gguf import reading_once
-from lllms_core.machine import usable_memory
+from lllms_core.machine import free_memory, usable_memory
 from lllms_core.pool.budget import Need
 from lllms_core.pool.models import PoolModel
+from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.state import MemoryLimit
 from lllms_core.tracebacks import kind
 from lllms_core.types import Memory, ModelSpec
@@ -29,8 +30,12 @@ ALONE, AMONG_OTHERS = 2, 4
 many if it is the only configured model, or one of several."""
 STEPS = 7
 """The sizes to try after that, at most: each has half the memory of the one before, and the last the least."""
-SESSIONS = 4
-"""A fraction of the limit: sessions in memory take at most one part in this many."""
+SESSIONS, WAITING = 4, 16
+"""Fractions of the limit: sessions in memory take at most one part in the first many, and as much as the models leave;
+those that wait for the store, in the server and in each worker, one part in the second many."""
+MARGIN = 4
+"""A fraction of the reserve: one part in this many must stay free at the moment of a load. The programs for which the
+reserve is left are counted by then."""
 
 
 def need_of(model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone: bool = False) -> Need:
@@ -99,24 +104,35 @@ class Sizes:
         return Need(self.worker + memory.main - shared, shared, file, given)
 
 
-def memory_limit(server: ServerConfig, sessions: int = 0) -> MemoryLimit | None:
-    """Return the limit for a server whose sessions take up to `sessions` bytes of memory.
-
-    None if none is configured and the system does not tell how much memory there is.
-    """
+def memory_limit(server: ServerConfig) -> MemoryLimit | None:
+    """Return the limit; None if none is configured and the system does not tell how much memory there is."""
     total, usable = server.memory_limit, usable_memory()
     if total is None:
         if usable is None:
             return None
-        # A small machine, or container, is not left without memory for models.
-        total = usable - min(max(usable // RESERVE, LEAST_RESERVE), usable // 2)
-    return MemoryLimit(total, SERVER + sessions, usable)
+        total = usable - _reserve(usable)
+    return MemoryLimit(total, SERVER, usable)
 
 
-def sessions_share(server: ServerConfig, size: int) -> int:
-    """Return the bytes that sessions in memory may take, if `size` are configured."""
+def memory_available() -> int | None:
+    """Return the bytes that the machine can give to instances at this moment; None if it does not tell."""
+    free, usable = free_memory(), usable_memory()
+    return None if free is None or usable is None else max(0, free - _reserve(usable) // MARGIN)
+
+
+def session_limits(server: ServerConfig, sessions: SessionsConfig, *, in_memory: bool) -> SessionLimits:
+    """Return the limits of the sessions of a store, which keeps them `in_memory` or elsewhere."""
+    limits = SessionLimits(sessions.max_size, sessions.ttl, sessions.min_tokens)
     limit = memory_limit(server)
-    return size if limit is None else min(size, limit.total // SESSIONS)
+    if limit is None:
+        return limits
+    size = min(limits.max_size, limit.total // SESSIONS) if in_memory else limits.max_size
+    return evolve(limits, max_size=size, waiting=min(limits.waiting, limit.total // WAITING))
+
+
+def _reserve(usable: int) -> int:
+    """Return what is left to other programs; a small machine, or container, is not left without memory for models."""
+    return min(max(usable // RESERVE, LEAST_RESERVE), usable // 2)
 
 
 def _identity(file: Path | None) -> Hashable | None:

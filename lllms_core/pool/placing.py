@@ -6,13 +6,16 @@ from collections.abc import Set as AbstractSet
 from attrs import Factory, define, evolve
 
 from lllms_core.errors import LllmsError, ModelTooLarge
-from lllms_core.pool.budget import Admit, Evict, Need, Never, Wait
+from lllms_core.pool.budget import Admit, Evict, Need, Never, Shrink, Wait
 from lllms_core.pool.cores import share_cores
-from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, Start, Stop
+from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.queue import Queue
 from lllms_core.pool.residency import staying
 from lllms_core.pool.seating import Seating
-from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolLimits, Ticket
+from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+
+LOOK_AGAIN = 2.0
+"""Seconds between looks for memory that other programs hold, or sessions that could not be given up."""
 
 
 @define
@@ -32,11 +35,11 @@ class Placing:
 
     def __init__(
         self, models: Mapping[str, ModelLimits], limits: PoolLimits, new_id: Callable[[str], str],
-        absent: Collection[str],
+        absent: Collection[str], look: Callable[[], Surroundings],
     ) -> None:
         self.instances: dict[str, InstanceEntry] = {}
         self.queue = Queue(limits.max_wait_before_swap)
-        self.seating = Seating(models, limits, self.instances)
+        self.seating = Seating(models, limits, self.instances, look)
         self.absent = set(absent)
         """Models whose files are missing."""
         self.failed: set[str] = set()
@@ -46,6 +49,12 @@ class Placing:
         """Instances that take no requests, so that they make room for others."""
         self.working: list[str] = []
         """Busy instances, in the order in which they became busy."""
+        self.again: set[str] = set()
+        """Models whose last load failed for lack of memory and is to be tried once more."""
+        self.shrinking = False
+        """Whether sessions are being given up."""
+        self.look_at: float | None = None
+        """When to look again for memory that is not the instances'."""
         self.kept = [name for name, model in models.items() if model.min_instances > 0]
         self.limits = limits
         self._models = models
@@ -58,7 +67,7 @@ class Placing:
     def fill(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Assign requests to free slots, and load instances for others; those of the models `kept` first get theirs."""
         self.draining.clear()
-        effects = self._make_room_for_kept(kept)
+        effects = self._make_room_for_kept(kept, now)
         plan = _Plan(set(self.draining))
         if len(self.queue.running) < self.limits.concurrency:  # else there is no reason to load anything
             for claim in self.queue.claims(now, [name for name in self.queue.models if not self.seating.alive(name)]):
@@ -85,29 +94,51 @@ class Placing:
                 return [self.start(model, need, now)]
             case Never():
                 return self.refuse_too_large(model)
+            case Shrink(size):
+                plan.promised.append(need)
+                return self._shrink(size)
             case Evict(victims):
                 plan.promised.append(need)
                 return [self.stop(self.instances[victim]) for victim in victims]
             case Wait("closing"):
                 plan.promised.append(need)
-            case Wait() if not self.seating.alive(model) and (
-                drained := self.seating.to_drain(model, plan.leaving, plan.promised, plan.staying)
-            ):
-                plan.leaving.update(drained)
-                plan.promised.append(need)
-                self.draining.update(set(drained) - plan.staying)
+            case Wait(reason):
+                if reason == "machine" or self.seating.firm:
+                    self.look_at = now + LOOK_AGAIN
+                if not self.seating.alive(model) and (
+                    drained := self.seating.to_drain(model, plan.leaving, plan.promised, plan.staying)
+                ):
+                    plan.leaving.update(drained)
+                    plan.promised.append(need)
+                    self.draining.update(set(drained) - plan.staying)
         return []
 
-    def _make_room_for_kept(self, kept: AbstractSet[str]) -> list[Effect]:
+    def _shrink(self, size: int) -> list[Effect]:
+        """Give up sessions, unless that is under way."""
+        if self.shrinking:
+            return []
+        self.shrinking = True
+        return [ShrinkSessions(size)]
+
+    def shed(self) -> list[Effect]:
+        """Unload idle instances if all together have grown above the limit."""
+        return [self.stop(self.instances[victim]) for victim in self.seating.to_shed()]
+
+    def _make_room_for_kept(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
         effects: list[Effect] = []
         for model in self.kept:
             if model in kept and self._may_be_kept(model):
                 match self.seating.decide(model):
+                    case Shrink(size):
+                        effects += self._shrink(size)
                     case Evict(victims):
                         effects += [self.stop(self.instances[victim]) for victim in victims]
-                    case Wait("busy"):
-                        self.draining.update(self.seating.to_drain(model, self.draining))
+                    case Wait(reason):
+                        if reason == "machine" or self.seating.firm:
+                            self.look_at = now + LOOK_AGAIN
+                        if reason == "busy":
+                            self.draining.update(self.seating.to_drain(model, self.draining))
         return effects
 
     def _free_instance(self, ticket: Ticket) -> InstanceEntry | None:
@@ -181,7 +212,10 @@ class Placing:
     def start(self, model: str, need: Need, now: float) -> Effect:
         """Load an instance of this size."""
         need = evolve(need, smaller=())
-        instance = InstanceEntry(self._new_id(model), model, self.limits.cores, need, load_began=now)
+        instance = InstanceEntry(
+            self._new_id(model), model, self.limits.cores, need, need, load_began=now, again=model in self.again,
+        )
+        self.again.discard(model)
         self.instances[instance.id] = instance
         return Start(instance.id, model, instance.threads, need.memory)
 

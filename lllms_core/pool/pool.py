@@ -20,12 +20,14 @@ from lllms_core.parameters.wording import cut
 from lllms_core.pool.dispatcher import Dispatcher, StartWorker
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.learnt import LearntStore
+from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
 from lllms_core.pool.needs import memory_limit, planned
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.state import PoolLimits
+from lllms_core.pool.state import MemoryLimit, PoolLimits
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import InstanceStatus, Lack, MemoryUse, PoolStatus
 from lllms_core.types import ModelInfo, ModelSpec, Request
@@ -53,14 +55,18 @@ class Pool:
         start: StartWorker = start_worker,
         patience: Patience = PATIENCE,
         keeper: SessionKeeper | None = None,
+        *,
+        learnt: LearntStore | None = None,
     ) -> None:
-        """Prepare a pool; nothing runs yet."""
+        """Prepare a pool; nothing runs yet. `learnt` remembers what models need; without it, that is forgotten."""
         self._models = dict(models)
         self._keeper = keeper
         absent = {name for name, model in models.items() if model.files is not None and model.spec.file is None}
         all_limits = {name: model.limits for name, model in models.items()}
-        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent)
-        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper)
+        self._watch = MemoryWatch(learnt, keeper)
+        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
+        self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
+        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper=keeper, watch=self._watch)
         self._started = False
 
     @classmethod
@@ -76,12 +82,11 @@ class Pool:
             entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
             for entry in catalog.entries
         }
-        sessions = keeper.limits.max_size if keeper is not None and keeper.store.in_memory else 0
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server, sessions), server.max_wait_before_swap, server.min_residency,
+            memory_limit(server), server.max_wait_before_swap, server.min_residency,
         )
-        return cls(models, limits, keeper=keeper)
+        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server))
 
     @property
     def open(self) -> bool:
@@ -175,9 +180,18 @@ class Pool:
             concurrency=limits.concurrency,
             queue_size=limits.queue_size,
             cores=limits.cores,
-            memory=None if limits.memory is None else MemoryUse(
-                limits.memory.total, limits.memory.own + self._scheduler.seating.used,
-            ),
+            memory=None if limits.memory is None else self._memory_use(limits.memory),
+        )
+
+    def _memory_use(self, limit: MemoryLimit) -> MemoryUse:
+        around = self._watch.look()
+        measured = [one.measured for one in self._scheduler.instances.values() if one.measured is not None]
+        return MemoryUse(
+            limit=limit.total,
+            used=limit.own + around.sessions + self._scheduler.seating.used,
+            sessions=around.sessions,
+            measured=sum(measured) if measured else None,
+            available=around.available,
         )
 
     def lacks(self) -> tuple[Lack, ...]:
@@ -256,6 +270,7 @@ class Pool:
             await self._dispatcher.change()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
+        await self._watch.close()
 
     def _instance_status(self, instance: Instance, now: float) -> InstanceStatus:
         entry = self._scheduler.instances[instance.id]
@@ -273,7 +288,9 @@ class Pool:
             fingerprint=instance.footprint.fingerprint,
             replaced=instance.footprint.replaced,
             info=instance.info,
-            memory=entry.need.total if limited else None,
+            memory=entry.told.total if limited else None,
+            measured=None if entry.measured is None else entry.measured + entry.told.shared,
+            grown=entry.grown,
         )
 
 

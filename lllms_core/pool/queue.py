@@ -116,13 +116,26 @@ class Queue:
         """Return the number of requests that wait for each model."""
         return {model: sum(map(len, lines.values())) for model, lines in self._lines.items()}
 
-    def rank(self, model: str) -> int | None:
-        """Return the best rank of the requests that wait for a model; None if none do."""
-        return min((rank for _, rank in self._lines.get(model, ())), default=None)
-
     def aged(self, ticket: Ticket, now: float) -> bool:
         """Whether a request has waited for so long that its model is loaded at the cost of others."""
         return ticket.arrived + self._max_wait <= now
+
+    def urgency(self, ticket: Ticket, now: float) -> tuple[int, int]:
+        """Return how urgent it is to load the model of a request: the least is first.
+
+        First come the requests that have aged (-1), then those of each rank, and among these the oldest.
+        """
+        return -1 if self.aged(ticket, now) else ticket.rank, ticket.number
+
+    def claim(self, model: str, now: float) -> Ticket | None:
+        """Return the most urgent request for a model; None if no request waits for it."""
+        heads = (next(iter(line.values())) for line in self._lines.get(model, {}).values())
+        return min(heads, key=lambda ticket: self.urgency(ticket, now), default=None)
+
+    def claims(self, now: float, models: Iterable[str]) -> list[Ticket]:
+        """Return the most urgent request for each of these models, in the order in which they should be loaded."""
+        found = (claim for model in models if (claim := self.claim(model, now)) is not None)
+        return sorted(found, key=lambda ticket: self.urgency(ticket, now))
 
     def next_limit(self) -> float | None:
         """Return when the first of the waiting requests has waited for too long."""
@@ -151,16 +164,6 @@ class Queue:
         """Return the request whose turn it is, without those for the models `but`."""
         return next(self._turns(now, (model for model in self._lines if model not in but)), None)
 
-    def claims(self, now: float, models: Iterable[str]) -> list[Ticket]:
-        """Return the most urgent request for each of these models, in the order in which they should be loaded.
-
-        Those who have waited for `max_wait` go first, the oldest of them before others; then priority and age count.
-        """
-        def urgency(ticket: Ticket) -> tuple[int, int]:
-            return -1 if self.aged(ticket, now) else ticket.rank, ticket.number
-
-        return sorted((min(self._heads(model), key=urgency) for model in models), key=urgency)
-
     def order(self, now: float, takes: Callable[[str], bool]) -> Iterator[Ticket]:
         """Yield all waiting requests in the order in which they would get slots, as far as it is known now.
 
@@ -169,9 +172,6 @@ class Queue:
         yield from self._turns(now, filter(takes, self._lines))
         for claim in self.claims(now, (model for model in self._lines if not takes(model))):
             yield from self._turns(now, [claim.model])
-
-    def _heads(self, model: str) -> Iterator[Ticket]:
-        return (next(iter(line.values())) for line in self._lines[model].values())
 
     def _turns(self, now: float, models: Iterable[str]) -> Iterator[Ticket]:
         """Yield the requests for these models in the order of their turns, if each took its turn."""

@@ -11,16 +11,19 @@ def staying(
 ) -> frozenset[str]:
     """Return the instances that make no room yet for the model of `claim`, which has no instance.
 
-    An instance that is in use stays for `min_residency` seconds after its load; then as long as equally urgent requests
-    wait for its model, until `claim` has waited for `max_wait_before_swap` seconds.
+    An instance that is in use stays for `min_residency` seconds after its load; then as long as requests wait for its
+    model that are as urgent as `claim`, or older if both have waited for `max_wait_before_swap` seconds.
     """
     return frozenset(entry.id for entry in instances if _stays(entry, claim, queue, limits, now))
 
 
 def _stays(entry: InstanceEntry, claim: Ticket, queue: Queue, limits: PoolLimits, now: float) -> bool:
-    rank = queue.rank(entry.model)
-    if rank is None and not entry.running:
+    own = queue.claim(entry.model, now)
+    if own is None and not entry.running:
         return False
     if entry.state == "loading" or now < entry.ready_since + limits.min_residency:
         return True
-    return rank is not None and rank <= claim.rank and not queue.aged(claim, now)
+    if own is None:
+        return False
+    ours, theirs = queue.urgency(own, now), queue.urgency(claim, now)
+    return ours < theirs if queue.aged(claim, now) else ours[0] <= theirs[0]

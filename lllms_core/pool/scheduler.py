@@ -6,8 +6,9 @@ Each method takes an event and its time, and returns the effects to carry out. T
    conversation; requests for a model with an instance do not wait for those without;
 2. for a model without an instance one is loaded, and more for a model whose slots are full, one at a time, up to the
    model's `max_instances`;
-3. if there is no place or no memory for it, idle instances of other models are unloaded: as few as suffice, the least
-   recently used (`budget`);
+3. if there is no place or no memory for it, stored sessions in memory are given up, then idle instances of other models
+   are unloaded: the cheapest set that suffices (`budget`); memory that other programs hold is waited for, and looked
+   for every few seconds;
 4. if they do not suffice and the model has no instance, the instances that got their last requests longest ago are
    drained: they take no requests until they are idle, and the room that they leave is promised. But an instance serves
    its own requests first, for a bounded time (`residency`): that saves swaps, and nobody starves;
@@ -18,7 +19,11 @@ Each method takes an event and its time, and returns the effects to carry out. T
 
 The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
 after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. For other
-models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive.
+models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive;
+only a load that fails for lack of memory is tried once more, with a larger need, before its requests are refused.
+
+Instances that take more memory than they were told to count for that. If that exceeds the limit, idle ones are unloaded
+and nothing is loaded; busy ones are never harmed.
 """
 
 import math
@@ -36,14 +41,14 @@ from lllms_core.errors import (
     ShuttingDown,
     WrongFile,
 )
-from lllms_core.pool.budget import Admit, Evict, Need
+from lllms_core.pool.budget import Admit, Evict, Need, Shrink, Wait
 from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
 from lllms_core.pool.refusals import queue_full, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import NEVER, InstanceEntry, ModelLimits, PoolLimits, Ticket
+from lllms_core.pool.state import ALONE, NEVER, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
 
 
 class Scheduler:
@@ -55,10 +60,14 @@ class Scheduler:
         limits: PoolLimits,
         new_id: Callable[[str], str],
         absent: Collection[str] = (),
+        look: Callable[[], Surroundings] = lambda: ALONE,
     ) -> None:
-        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing."""
+        """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing.
+
+        `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
+        """
         self.limits = limits
-        self.placing = Placing(models, limits, new_id, absent)
+        self.placing = Placing(models, limits, new_id, absent, look)
         self.instances = self.placing.instances
         self.queue = self.placing.queue
         self.seating = self.placing.seating
@@ -75,6 +84,8 @@ class Scheduler:
         self._kept = self.placing.kept
         self._positions: dict[str, int] | None = None
         """Of the waiting requests; None: not known since the last event."""
+        self._now = 0.0
+        """The time of the last event."""
 
     @property
     def waiting(self) -> Mapping[str, Ticket]:
@@ -95,7 +106,7 @@ class Scheduler:
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
         self.preparing.discard(model)
-        self.seating.needs.pop(model, None)
+        self.seating.forget(model)
         self._absent.discard(model)
         self._failed.discard(model)
         self.setbacks.clear(model)
@@ -116,12 +127,12 @@ class Scheduler:
         """An instance cannot be loaded, because the files of its model have disappeared."""
         model = self.instances.pop(instance).model
         self._absent.add(model)
-        self.seating.needs.pop(model, None)
+        self.seating.forget(model)
         return self._schedule(now)
 
     def outdated(self, instance: str, now: float) -> list[Effect]:
         """An instance is not loaded, because the files of its model have changed since its need was found out."""
-        self.seating.needs.pop(self.instances.pop(instance).model, None)
+        self.seating.forget(self.instances.pop(instance).model)
         return self._schedule(now)
 
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
@@ -180,14 +191,33 @@ class Scheduler:
             self.placing.working.remove(instance.id)
         return self._schedule(now)
 
-    def gone(self, instance: str, reason: str, now: float) -> list[Effect]:
-        """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten."""
+    def takes(self, instance: str, private: int, now: float) -> list[Effect]:
+        """An instance was measured to take this much private memory, in bytes."""
+        return self._schedule(now) if self.seating.measured(self.instances[instance], private) else []
+
+    def shrunk(self, now: float, *, enough: bool) -> list[Effect]:
+        """Stored sessions have been given up; if not `enough`, those that are left cannot be."""
+        self.placing.shrinking = False
+        if not enough:
+            self.seating.kept_sessions()
+        return self._schedule(now)
+
+    def gone(self, instance: str, reason: str, now: float, *, starved: bool = False) -> list[Effect]:
+        """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten.
+
+        `starved`: for lack of memory. Then its model counts for more; a load is tried again at once, but only once.
+        """
         entry = self.instances.pop(instance)
         for ticket in entry.running:
             self.queue.end(ticket)
         if entry.running:
             self.placing.working.remove(instance)
         effects: list[Effect] = []
+        if starved and entry.state != "closing":
+            self.seating.learn(entry.model, entry.told.told, self.seating.after_death(entry))
+            if entry.state == "loading" and not entry.again:
+                self.placing.again.add(entry.model)
+                return self._schedule(now)
         if entry.state != "closing":
             self._failed.add(entry.model)
             served = now - entry.ready_since if entry.state == "ready" else 0.0
@@ -222,6 +252,7 @@ class Scheduler:
         if not self.stopping:
             times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
             times += [at for model in self._kept if (at := self.retry_at(model)) is not None]
+            times += [] if self.placing.look_at is None else [self.placing.look_at]
         return min(times, default=None)
 
     def positions(self, now: float) -> Mapping[str, int]:
@@ -240,7 +271,12 @@ class Scheduler:
             return setback.retry_at
         if not self.seating.known(model):
             return None if model in self.measuring else setback.retry_at
-        return setback.retry_at if isinstance(self.seating.decide(model), Admit | Evict) else None
+        decision = self.seating.decide(model)
+        looks = decision == Wait("machine") or (isinstance(decision, Wait) and self.seating.firm > 0)
+        if isinstance(decision, Shrink) or looks:
+            # Once the pause is over, it waits for the sessions, or for the next look.
+            return setback.retry_at if setback.retry_at > self._now else None
+        return setback.retry_at if isinstance(decision, Admit | Evict) else None
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
@@ -248,10 +284,12 @@ class Scheduler:
         self._positions = None
         if self.stopping:
             return []
+        self._now, self.placing.look_at = now, None
         kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
         wanted = {*self.queue.models, *kept}
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
-        effects += self.placing.fill(kept, now)
+        self.placing.again &= wanted
+        effects += [*self.placing.fill(kept, now), *self.placing.shed()]
         if refused := self._refuse_expired(now):
             effects += [*refused, *self.placing.fill(kept, now)]  # the refused requests have made way
         return [*effects, *self.placing.load_kept(kept, now), *self._unload_expired(now), *self.placing.share_cores()]

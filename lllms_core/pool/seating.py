@@ -1,17 +1,22 @@
 """Applies the budget to the pool: instances, kept instances that are missing, and the needs of models; pure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from attrs import evolve
 
 from lllms_core.engines.room import way_out
-from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, fits, to_drain, used
+from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, fits, to_drain, to_shed, used
 from lllms_core.pool.choosing import choose
-from lllms_core.pool.state import InstanceEntry, MemoryLimit, ModelLimits, PoolLimits
+from lllms_core.pool.state import ALONE, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
 from lllms_core.values.sizes import human_size
 
 MOST_HOLDERS = 6
 """Instances that a message lists at most."""
+LOAD_START, LOAD_SPEED = 1.0, 2**30
+"""The assumed time of a load that was never measured: seconds to start a worker, and bytes per second after that."""
+AFTER_DEATH, MOST_AFTER_DEATHS = 1.25, 2.0
+"""A model whose worker died for lack of memory counts for this many times its need; after several deaths, for at most
+this many times what it was told to need, or measured to take."""
 
 
 class Seating:
@@ -19,14 +24,24 @@ class Seating:
 
     def __init__(
         self, models: Mapping[str, ModelLimits], limits: PoolLimits, instances: Mapping[str, InstanceEntry],
+        look: Callable[[], Surroundings] = lambda: ALONE,
     ) -> None:
         self.needs: dict[str, Need] = {}
-        """By model, as far as known; without a memory limit nobody asks for them."""
+        """By model, as estimated or configured, as far as known; without a memory limit nobody asks for them."""
+        self.fixed: set[str] = set()
+        """Models whose need is configured: whatever is measured, they count for that."""
+        self._learnt: dict[str, dict[int, int]] = {}
+        """By model, and by what its instances are told to need: the private bytes that they are known to take."""
+        self.load_seconds: dict[str, float] = {}
+        """By model: the time that its loads took."""
         self._models = models
         self._kept = [name for name, model in models.items() if model.min_instances > 0]
         self._memory = limits.memory
-        self._room = Room(None if limits.memory is None else limits.memory.instances, limits.max_instances)
+        self._places = limits.max_instances
         self._instances = instances
+        self._look = look
+        self.firm = 0
+        """Bytes of stored sessions that could not be given up."""
 
     def alive(self, model: str) -> list[InstanceEntry]:
         """Return the instances of a model that are ready or loading."""
@@ -41,12 +56,56 @@ class Seating:
         return self._memory is None or model in self.needs
 
     def need(self, model: str) -> Need:
-        """Return the need of an instance of this model; nothing while unknown."""
-        return self.needs.get(model, Need())
+        """Return what an instance of this model counts for; nothing while unknown."""
+        need = self.needs.get(model, Need())
+        if model in self.fixed:
+            return need
+        learnt = self._learnt.get(model, {})
+        smaller = tuple(one.raised(learnt.get(one.told, 0)) for one in need.smaller)
+        return evolve(need.raised(learnt.get(need.told, 0)), smaller=smaller)
+
+    def learn(self, model: str, told: int, private: int, load_seconds: float | None = None) -> None:
+        """Count the next instances of a model that are `told` to need that much with what is known of earlier ones.
+
+        What is learnt only raises a need.
+        """
+        known = self._learnt.setdefault(model, {})
+        known[told] = max(private, known.get(told, 0))
+        if load_seconds is not None:
+            self.load_seconds[model] = load_seconds
+
+    def forget(self, model: str) -> None:
+        """Forget a model's need: its files may have changed."""
+        self.needs.pop(model, None)
+        self._learnt.pop(model, None)
+        self.load_seconds.pop(model, None)
+
+    def measured(self, entry: InstanceEntry, private: int) -> bool:
+        """Record what an instance takes; return whether it counts for more than before."""
+        entry.measured = private
+        if entry.model in self.fixed or entry.need.raised(private) == entry.need:
+            return False
+        entry.need = entry.need.raised(private)
+        return True
+
+    def after_death(self, entry: InstanceEntry) -> int:
+        """Return the private bytes for which a model counts once its instance died for lack of memory.
+
+        Never more than all instances together may take: then it is loaded when nothing else is.
+        """
+        least = max(entry.need.private, entry.measured or 0)
+        raised = int(least * AFTER_DEATH)
+        known = max(entry.told.told, entry.measured or 0)
+        raised = max(least, min(raised, int(known * MOST_AFTER_DEATHS)))
+        if self._memory is None:
+            return raised
+        kept = [self.need(name) for name in self._kept if name != entry.model for _ in range(self._min(name))]
+        room = self._memory.instances - used((), [*kept, evolve(entry.need, private=0)])
+        return max(least, min(raised, room))
 
     @property
     def used(self) -> int:
-        """The bytes of all instances, by estimates."""
+        """The bytes of all instances, as told or measured."""
         return used((), [entry.need for entry in self._instances.values()])
 
     def decide(
@@ -63,7 +122,7 @@ class Seating:
         `leaving` are the instances that are drained for others; what these were `promised` is theirs. Those that are
         `staying` make no room, even if they are idle.
         """
-        return choose(self._wanted(model), self._seats(model, leaving, promised, staying), self._room)
+        return choose(self._wanted(model), self._seats(model, leaving, promised, staying), self._room())
 
     def _wanted(self, model: str) -> Need:
         """Return what the next instance of a model may need: all of its instances hold requests of the same length."""
@@ -74,6 +133,21 @@ class Seating:
                     return evolve(size, smaller=())
         return need
 
+    def to_shed(self) -> list[str]:
+        """Return the idle instances to unload because all together have grown above the limit."""
+        if self._memory is None or self.used <= self._memory.instances:
+            return []
+        return [seat.instance for seat in to_shed(self._seats(""), self._memory.instances)]
+
+    @property
+    def left(self) -> int | None:
+        """The bytes that instances leave to sessions; None: no limit."""
+        return None if self._memory is None else max(0, self._memory.instances - self.used)
+
+    def kept_sessions(self) -> None:
+        """Record that the sessions left cannot be given up."""
+        self.firm = self._look().sessions
+
     def to_drain(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
     ) -> list[str]:
@@ -82,7 +156,7 @@ class Seating:
         They go in the order in which they got their last requests, those that are `staying` last.
         """
         seats = self._seats(model, leaving, promised)
-        need, _ = choose(self._wanted(model), seats, self._room)
+        need, _ = choose(self._wanted(model), seats, self._room())
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         order = sorted(
             (seat for seat in others if self._instances[seat.instance].model != model),
@@ -90,29 +164,36 @@ class Seating:
                 seat.instance in staying, seat.state == "loading", self._instances[seat.instance].used,
             ),
         )
-        return [seat.instance for seat in to_drain(need, seats, order, self._room)]
+        return [seat.instance for seat in to_drain(need, seats, order, self._room())]
 
     def too_large(self, model: str) -> str | None:
         """Return why an instance of a model can never be loaded; None if it can, or if nothing is known of it yet."""
         if self._memory is None or model not in self.needs:
             return None
         decision = self.decide(model)
-        return too_large(self.need(model).least, decision.kept, self._memory) if isinstance(decision, Never) else None
+        if not isinstance(decision, Never):
+            return None
+        return too_large(self.need(model).least, decision.kept, self._memory, self.needs[model].least)
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
         if self._memory is None or model not in self.needs or self.alive(model):
             return None
-        seats, need = self._seats(model), self.need(model).least
-        if fits(need, seats, evolve(self._room, places=len(seats) + 1)):
+        seats, need, room = self._seats(model), self.need(model).least, self._room()
+        room = evolve(room, places=len(seats) + 1)
+        if fits(need, seats, room):
             return None
-        free = max(0, self._memory.instances - used(seats))
+        needs = f"it needs about {human_size(need.total)} of memory"
+        if fits(need, seats, evolve(room, available=None)):
+            free = human_size(max(0, room.available or 0))
+            return f"{needs}, and this machine has only {free} free now; other programs hold the rest"
+        free = human_size(max(0, self._memory.instances - used(seats) - room.sessions))
         holders = [self._holder(seat) for seat in seats]
         more = [f"{len(holders) - MOST_HOLDERS} more"] if len(holders) > MOST_HOLDERS else []
+        stored = [f"stored sessions ({human_size(room.sessions)})"] if room.sessions else []
         return (
-            f"it needs about {human_size(need.total)} of memory, and of the {human_size(self._memory.instances)} for"
-            f" instances (server.memory_limit) {human_size(free)} are free; the rest is held by"
-            f" {', '.join([*holders[:MOST_HOLDERS], *more])}"
+            f"{needs}, and of the {human_size(self._memory.instances)} for instances (server.memory_limit) {free} are"
+            f" free; the rest is held by {', '.join([*holders[:MOST_HOLDERS], *more, *stored])}"
         )
 
     def _holder(self, seat: Seat) -> str:
@@ -121,6 +202,13 @@ class Seating:
         entry = self._instances[seat.instance]
         state = "busy" if entry.running else "kept" if seat.kept else "idle" if entry.idle else entry.state
         return f"{entry.model} ({human_size(seat.need.total)}, {state})"
+
+    def _room(self) -> Room:
+        if self._memory is None:
+            return Room(None, self._places)
+        now = self._look()
+        self.firm = min(self.firm, now.sessions)
+        return Room(self._memory.instances, self._places, now.sessions, self.firm, now.available)
 
     def _seats(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
@@ -132,7 +220,8 @@ class Seating:
                     entry.id, entry.need, "closing" if entry.id in leaving else entry.state,
                     # A model does not make room for itself.
                     busy=bool(entry.running) or entry.model == model or entry.id in staying,
-                    kept=entry.id in kept, idle_since=entry.idle_since,
+                    kept=entry.id in kept, idle_since=entry.idle_since, reload=self._reload(entry),
+                    taken=entry.measured,
                 )
                 for entry in self._instances.values()
             ),
@@ -140,11 +229,17 @@ class Seating:
             *(Seat("", need, "reserved") for need in promised),
         ]
 
+    def _reload(self, entry: InstanceEntry) -> float:
+        return self.load_seconds.get(entry.model, LOAD_START + entry.need.total / LOAD_SPEED)
+
+    def _min(self, model: str) -> int:
+        return self._models[model].min_instances
+
     def _held(self, model: str) -> list[InstanceEntry]:
         """Return the instances that a model keeps: loading ones first, then busy, then idle ones, the latest first."""
         alive = self.alive(model)
         alive.sort(key=lambda i: (i.state == "ready", i.idle, -i.idle_since if i.idle else -i.used))
-        return alive[: self._models[model].min_instances]
+        return alive[: self._min(model)]
 
     def _lacking(self) -> list[tuple[str, Need]]:
         """Return model and need of each kept instance that is missing, except those that can never fit."""
@@ -155,19 +250,20 @@ class Seating:
                 need = self.need(model)
                 others = [*held, *(need for _, need in found)]
                 for size in (need, *need.smaller):
-                    if self._room.limit is None or used((), [*others, size]) <= self._room.limit:
+                    if self._memory is None or used((), [*others, size]) <= self._memory.instances:
                         found.append((model, size))
                         break
         return found
 
 
-def too_large(need: Need, kept: int, memory: MemoryLimit) -> str:
-    """Describe an instance that can never fit, and the way out."""
+def too_large(need: Need, kept: int, memory: MemoryLimit, told: Need | None = None) -> str:
+    """Describe an instance that can never fit, and the way out; `told` is its need before anything was measured."""
     machine = f" of this machine's {human_size(memory.machine)}" if memory.machine is not None else ""
-    own = f", {human_size(memory.own)} of them for itself and its sessions" if memory.own else ""
+    own = f", {human_size(memory.own)} of them for itself" if memory.own else ""
     beside = f", {human_size(kept)} for models that are kept loaded (min_instances)" if kept else ""
     advice = "lower options.context_length or slots" if need.way_out is None else way_out(need.way_out)
+    grown = f" (as measured; {human_size(told.total)} by the estimate)" if told is not None and told != need else ""
     return (
-        f"an instance needs about {human_size(need.total)} of memory, but lllms may use"
+        f"an instance needs about {human_size(need.total)} of memory{grown}, but lllms may use"
         f" {human_size(memory.total)}{machine}{own}{beside}; {advice}, or raise server.memory_limit"
     )

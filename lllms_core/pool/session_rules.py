@@ -21,6 +21,8 @@ class SessionLimits:
     ttl: float = 86400.0
     """Seconds since the last use; -1: no limit."""
     min_tokens: int = 128
+    waiting: int = 2**29
+    """Bytes that may wait for the store in memory, in the server and in each worker; a single session may be larger."""
 
 
 def pack(tokens: bytes, state: bytes | memoryview) -> bytes:

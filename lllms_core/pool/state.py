@@ -17,18 +17,31 @@ NOTHING = Need()
 
 
 @frozen
+class Surroundings:
+    """What else takes memory on this machine, in bytes."""
+
+    sessions: int = 0
+    """Those in this server's memory: stored there, or waiting to be stored."""
+    available: int | None = None
+    """What the machine can give now, without the margin that is left to other programs; None: unknown."""
+
+
+ALONE = Surroundings()
+
+
+@frozen
 class MemoryLimit:
     """The memory that a server may use, in bytes, by estimates."""
 
     total: int
     own: int = 0
-    """What of it is for the server itself and the sessions it keeps in memory."""
+    """What of it is for the server itself, without the sessions that it keeps in memory."""
     machine: int | None = None
     """All memory of this machine, or of its control group; None: unknown."""
 
     @property
     def instances(self) -> int:
-        """What all instances together may take."""
+        """What all instances together may take, beside the sessions in memory, which give way."""
         return max(0, self.total - self.own)
 
 
@@ -97,6 +110,11 @@ class InstanceEntry:
     model: str
     threads: int
     need: Need = NOTHING
+    """What it counts for: as told when the load began, or as measured if that is more."""
+    told: Need = NOTHING
+    """Its need when the load began."""
+    measured: int | None = None
+    """The private bytes that it was last measured to take; None: it was not measured."""
     state: InstanceState = "loading"
     slots: int = 0
     running: dict[str, Ticket] = Factory(dict)
@@ -107,7 +125,14 @@ class InstanceEntry:
     """When it got its last request."""
     ttl: float | None = None
     """How long it may be idle after that request; None: the `ttl` of its model."""
+    again: bool = False
+    """Whether its load is the second try, after one that failed for lack of memory."""
     seen: SeenPrefixes = Factory(SeenPrefixes)
+
+    @property
+    def grown(self) -> bool:
+        """Whether it takes a fifth more private memory than it was told to need."""
+        return self.measured is not None and 0 < 1.2 * self.told.private < self.measured
 
     @property
     def idle(self) -> bool:

@@ -38,8 +38,6 @@ PR_SET_PDEATHSIG = 1
 FULL_COLLECTIONS = 1000
 """Python's garbage collector scans all objects a hundred times less often than by default: a scan stops every
 thread, for half a second while a request has a million objects. A worker's garbage is nearly always young."""
-WAITING_SIZE = 1 << 29
-"""The most bytes of sessions that may wait to be sent; sessions beyond that are lost."""
 OOM_SCORE, OOM_SCORE_MOST = 500, 1000
 """How much more readily than the server a worker is killed when memory runs out, and the kernel's maximum."""
 FLUSH_SECONDS = 2.0
@@ -82,6 +80,7 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001  # the engine's modules, and the main script, may raise anything
         wire.send(load_failed(error))
     else:
+        wire.most_waiting = 0 if load.sessions is None else load.sessions.waiting
         Thread(target=fill_inbox, name="wire", daemon=True).start()
         WorkerLoop(inbox, wire.send).run(load)
         if wire.channel is not None:
@@ -97,11 +96,14 @@ class ParentLink:
         self._lock = Lock()
         self.channel: Channel | None = None
         """The channel for sessions."""
+        self.most_waiting = 0
+        """Bytes of sessions that may wait in the channel."""
 
     def send(self, message: FromWorker) -> None:
         """Write a message; ends the process if the parent is gone."""
         if isinstance(message, PutSession):
-            if self.channel is not None and self.channel.waiting + len(message.state) <= WAITING_SIZE:
+            waiting = 0 if self.channel is None else self.channel.waiting
+            if self.channel is not None and (not waiting or waiting + len(message.state) <= self.most_waiting):
                 self.channel.send(message)
             return
         if isinstance(message, Surveyed) and self.channel is not None:

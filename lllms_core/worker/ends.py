@@ -210,6 +210,11 @@ def ended(status: int | None, cause: str | None = None, *, starved: bool = False
     return f"the worker {how}" + (f": {cause}" if cause else "")
 
 
+def for_memory(status: int | None, *, starved: bool, kernel: bool | None) -> bool:
+    """Whether a process that was not killed by this one ended for lack of memory, as far as is known; see `ended`."""
+    return starved or (status == -signal.SIGKILL and kernel is not False)
+
+
 def raised(error: BaseException) -> str | None:
     """Describe an exception that means a lack of memory; None for any other."""
     number = error.errno if isinstance(error, OSError) else None

@@ -22,6 +22,11 @@ class Worker(ABC):
     pid: int | None = None
     """The id of its process; None for a thread."""
 
+    @property
+    def starved(self) -> bool:
+        """Whether it has ended for lack of memory, as far as is known; settled when `WorkerEvents.ended` is called."""
+        return False
+
     @abstractmethod
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Send the worker a message; nothing happens if it is gone.

@@ -118,7 +118,7 @@ class WorkerLoop:
                 reason = f"engine '{self._engine}': {error}"
             else:
                 reason = raised(error) or f"its engine raised {kind(error)}; the server's log says where"
-            self._send(Crashed(reason, short_traceback(error)))
+            self._send(Crashed(reason, short_traceback(error), raised(error) is not None))
 
     def _load(self, load: Load) -> Model | None:
         """Return the loaded model; None if the worker has nothing to serve."""
@@ -242,4 +242,5 @@ def load_failed(error: BaseException) -> LoadFailed:
     """Report the exception that is being handled: with its traceback, unless it was raised on purpose."""
     if isinstance(error, LllmsError):
         return LoadFailed(error.message, "")
-    return LoadFailed(raised(error) or described(error), short_traceback(error))
+    lack = raised(error)
+    return LoadFailed(lack or described(error), short_traceback(error), lack is not None)

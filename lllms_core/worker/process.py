@@ -14,7 +14,7 @@ from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.tracebacks import kind
 from lllms_core.worker.channel import Channel, Heavy
-from lllms_core.worker.ends import Kills, NativeLog, ended
+from lllms_core.worker.ends import Kills, NativeLog, ended, for_memory
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import (
     FoundSession,
@@ -87,6 +87,11 @@ class ProcessWorker(Worker):
         worker._wire.write(frames)
         return worker
 
+    @property
+    def starved(self) -> bool:
+        """Whether the process has ended for lack of memory."""
+        return self._pipes.starved
+
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Write the message to the wire, or to the channel for sessions."""
         if isinstance(message, FoundSession) and message.tokens and self._pipes.channel is not None:
@@ -111,6 +116,7 @@ class _Pipes(asyncio.SubprocessProtocol):
         self.native = NativeLog(model)
         self._kills = Kills.count()
         self._killed = False
+        self.starved = False
         self._unreadable: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._reason: str | None = None
@@ -163,6 +169,7 @@ class _Pipes(asyncio.SubprocessProtocol):
         if status and words and not self._killed:
             LOG.error("the last words of the worker of %s:\n%s", self._model, words)
         kernel = Kills.count().since(self._kills) if status == -signal.SIGKILL and not self._killed else None
+        self.starved = not self._killed and for_memory(status, starved=self.native.starved, kernel=kernel)
         self._reason = self._unreadable or ended(
             status, self.native.cause, starved=self.native.starved, kernel=kernel,
         )

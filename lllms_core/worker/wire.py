@@ -28,6 +28,8 @@ class SessionTerms:
     """A session that saves the evaluation of fewer is neither looked up nor put."""
     max_size: int
     """Bytes; a larger session is not put."""
+    waiting: int = 2**29
+    """Bytes of sessions that may wait in the worker to be sent; more are lost, unless it is a single one."""
 
 
 @frozen
@@ -120,6 +122,8 @@ class LoadFailed:
     reason: str
     traceback: str
     """Of an exception that the engine did not raise on purpose; empty for one that it did."""
+    starved: bool = False
+    """Whether it is for lack of memory."""
 
 
 @frozen
@@ -189,6 +193,8 @@ class Crashed:
 
     reason: str
     traceback: str
+    starved: bool = False
+    """Whether it is for lack of memory."""
 
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close

@@ -1,4 +1,4 @@
-"""Real clients of the OpenAI API, the newest of each, against a real server; `make clients` installs and runs them."""
+"""Real clients of the OpenAI API and of Anthropic's, the newest of each, against a real server (`make clients`)."""
 
 import json
 import os
@@ -30,6 +30,11 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "llama_index_client.py": COMMON,
     "openai_client.mjs": (*COMMON, "runTools"),
     "ai_sdk_client.mjs": COMMON,
+    "anthropic_client.py": (*COMMON, "tool_runner"),
+    "langchain_anthropic_client.py": (*COMMON, "agent"),
+    "litellm_anthropic_client.py": (*COMMON, "bridge"),
+    "anthropic_client.mjs": (*COMMON, "toolRunner"),
+    "ai_sdk_anthropic_client.mjs": COMMON,
 }
 """Each with the checks that it makes with every model."""
 BEFORE_OPENAI_3 = {"instructor_client.py", "llama_index_client.py"}

@@ -2,6 +2,8 @@
 
 from importlib.metadata import version
 
+from attrs import asdict
+
 from lllms_core.apis import ModelCard, Server
 from lllms_core.status import DownloadStatus, InstanceStatus, Lack, progress_text
 
@@ -27,7 +29,7 @@ def make_report(server: Server) -> Report:
             "queue_size": pool.queue_size,
         },
         "cores": pool.cores,
-        "memory": None if pool.memory is None else {"limit": pool.memory.limit, "used": pool.memory.used},
+        "memory": None if pool.memory is None else asdict(pool.memory),
     }
 
 
@@ -84,6 +86,8 @@ def _instance(instance: InstanceStatus) -> Report:
         "idle_seconds": round(instance.idle_seconds, 1),
         "silent_seconds": round(instance.silent_seconds, 1),
         "memory": instance.memory,
+        "measured": instance.measured,
+        "grown": instance.grown,
         "pid": instance.pid,
         "fingerprint": instance.fingerprint,
         "replaced": instance.replaced,
