@@ -92,6 +92,16 @@ def test_a_start_tells_the_chosen_size() -> None:
     assert world.scheduler.gone("a1", "closed", 8) == [Start("b2", "b", 1, 8)]
 
 
+def test_each_size_counts_for_what_was_learnt_of_it() -> None:
+    """The peak of one size raises neither a larger nor a smaller one."""
+    seating = World({"a": sizes(8, 6, 4)}).scheduler.seating
+    seating.needs["a"] = sizes(8, 6, 4)
+    seating.learn("a", 6, 7)
+    need = seating.need("a")
+    assert [one.private for one in (need, *need.smaller)] == [8, 7, 4]
+    assert [one.told for one in (need, *need.smaller)] == [8, 6, 4]
+
+
 def test_all_instances_of_a_model_have_one_size() -> None:
     """A second instance, which any request of the model may get, is as large as the first, or is not loaded."""
     world = World({"a": sizes(6, 4, 2)}, a=ModelLimits(0, 2))

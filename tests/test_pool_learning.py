@@ -172,7 +172,8 @@ async def test_a_load_killed_for_memory_is_tried_once_more(
         [instance] = pool.status().instances
         assert (instance.model, instance.memory) == ("scripted", int(1.25 * WORKER))
     assert caplog.text.count("loading scripted") == 2
-    assert f"scripted counts for {human_size(int(1.25 * WORKER))} of memory from now on; its load is tried once more" in caplog.text
+    counts = f"scripted counts for {human_size(int(1.25 * WORKER))} of memory from now on"
+    assert f"{counts}; its load is tried once more" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["kill", "no-memory", "bad-alloc"])
