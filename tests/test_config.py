@@ -407,6 +407,8 @@ def test_faults_of_a_preload_are_named(preload, fault):
         ({"max_size": "much"}, "sessions.max_size: expected a size like 1048576 or \"10MiB\", got 'much'"),
         ({"ttl": -0.5}, "sessions.ttl: expected seconds, or -1 for never, got -0.5"),
         ({"min_tokens": 0}, "sessions.min_tokens: expected at least 1, got 0"),
+        ({"responses_size": 0}, "sessions.responses_size: expected at least 1, got 0"),
+        ({"responses_ttl": -0.5}, "sessions.responses_ttl: expected seconds, or -1 for never, got -0.5"),
         ({"store": 3}, "sessions.store: expected a string, got 3"),
     ],
 )

@@ -14,6 +14,7 @@ from test_pool_work import error, reaches, running, text
 from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
+from lllms_core.pool import setbacks
 from lllms_core.pool.budget import Need
 from lllms_core.pool.effects import Assign, Prepare, ShareCores, Start
 from lllms_core.pool.instance import Patience
@@ -256,8 +257,9 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
     assert await text(pool.submit(ask("echo y", "b"))) == "y"
 
 
-async def test_a_worker_that_cannot_be_started_is_no_dead_end() -> None:
-    """Whatever keeps a worker from starting is reported to the waiting requests, and the next request tries again."""
+async def test_a_worker_that_cannot_be_started_is_no_dead_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever keeps a worker from starting is told to the waiting requests; one after the cooldown tries again."""
+    monkeypatch.setattr(setbacks, "FIRST_COOLDOWN", 0.0)
     attempts = 0
 
     async def start(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:

@@ -1,6 +1,7 @@
 """Real workers that take more memory than they were told to, or die for lack of it, and what the pool learns."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -337,7 +338,7 @@ async def test_a_restarted_server_uses_what_it_has_learnt(tmp_path: Path, nothin
     assert not second["grown"]
 
 
-async def test_show_and_check_tell_what_was_measured(tmp_path: Path) -> None:
+async def test_show_and_check_tell_what_was_measured(tmp_path: Path, nothing_learnt: Path) -> None:
     """After a server has run a model, `show` and `check` tell what its workers took, and `check` counts it."""
     config = tmp_path / "lllms.toml"
     config.write_text(
@@ -352,10 +353,17 @@ async def test_show_and_check_tell_what_was_measured(tmp_path: Path) -> None:
     async with asyncio.timeout(GUARD), Host(load_config(config)) as host:
         async with host.submit(host.request("tiny", messages=[Message("user", "Hi!")])) as stream:
             await stream.gather()
-        measured = host.pool.status().instances[0].measured
-    assert measured is not None
+        [instance] = host.pool.status().instances
+        assert instance.measured is not None
     told = "measured here: a worker takes up to "
     shown = await asyncio.to_thread(run, "show", "tiny")
     assert told in shown
     assert "mapped weights not included; a load takes " in shown
     assert f"model tiny: {told}" in await asyncio.to_thread(run, "check")
+    [key] = json.loads(await asyncio.to_thread(nothing_learnt.read_text))["learnt"]
+    assert instance.fingerprint in key
+    store = LearntStore(nothing_learnt)
+    store.learn(key, 5 * GB)
+    store.write()
+    checked = await asyncio.to_thread(run, "check")
+    assert "models.tiny: an instance needs about 5.4 GB of memory (as measured; " in checked

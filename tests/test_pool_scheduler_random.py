@@ -93,13 +93,21 @@ class PoolPlay(RuleBasedStateMachine):
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES, caller=CALLERS)
-    def submit(self, model: str, prefixes: tuple[str, ...], caller: Caller) -> None:
+    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES, caller=CALLERS, retry=st.booleans())
+    def submit(self, model: str, prefixes: tuple[str, ...], caller: Caller, retry: bool) -> None:
         ticket = f"t{next(self.names)}"
-        waited, refused = len(self.waiting), len(self.refused)
+        waited, refused, known = len(self.waiting), len(self.refused), set(self.known)
+        cooling = None if retry or self.alive(model) else self.scheduler.setbacks.cooling(model, self.now)
         self.waiting[ticket] = model
         self.callers[ticket] = caller
-        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, caller=caller))
+        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, caller=caller, retry=retry))
+        refusal = self.refused.get(ticket)
+        if cooling is not None:
+            assert isinstance(refusal, ModelLoadFailed)
+            assert refusal.retry_after is not None
+            assert cooling.retry_at - self.now <= refusal.retry_after <= LONGEST_PAUSE
+            assert self.known == known, "nothing is loaded for a request that is refused"
+        assert (cooling is not None) == isinstance(refusal, ModelLoadFailed)
         for full in [one for one in list(self.refused)[refused:] if isinstance(self.refused[one], QueueFull)]:
             assert waited >= self.limits.queue_size
             whose = self.callers[full].client
@@ -111,7 +119,7 @@ class PoolPlay(RuleBasedStateMachine):
     @rule(models=st.lists(st.sampled_from(MODELS), min_size=2, max_size=6), caller=CALLERS)
     def submit_many(self, models: list[str], caller: Caller) -> None:
         for model in models:
-            self.submit(model, (), caller)
+            self.submit(model, (), caller, False)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())

@@ -140,6 +140,11 @@ class SessionsConfig:
     """A session that would save the evaluation of fewer tokens is neither stored nor loaded."""
     options: Mapping[str, object] = field(factory=dict)
     """The store's own options."""
+    responses_size: Annotated[int, Bytes()] = 64 * 2**20
+    """Bytes of the answers that the Responses API keeps for `previous_response_id`, or like "64MiB"; the least recently
+    used make room. They are kept on disk if the sessions are, else in memory."""
+    responses_ttl: Annotated[float, Range(-1)] = 86400.0
+    """Seconds since its last use until such an answer is deleted; -1: never."""
 
 
 @frozen

@@ -307,6 +307,13 @@ class Model(ABC):
                 "input", "unsupported_parameter",
             )
 
+    def prompt_progress(self) -> Mapping[str, float]:
+        """Return how much of the prompts that are being read has been read, 0 to 1, by request; as far as known.
+
+        Called between steps, a few times a second, while an answer has not begun; clients see it.
+        """
+        return {}
+
     def residents(self) -> Sequence[Resident]:
         """Return the conversations that the model holds; one that has any also implements `forget` (`Remembers`)."""
         return ()

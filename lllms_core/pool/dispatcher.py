@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
@@ -24,6 +25,9 @@ from lllms_core.types import Isolation, ModelInfo
 from lllms_core.values.sizes import human_size
 from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
+
+if TYPE_CHECKING:
+    from lllms_core.footprint import Footprint
 
 LOG = logging.getLogger("lllms.pool")
 
@@ -52,6 +56,8 @@ class Dispatcher:
         self._shrinking: set[asyncio.Task[None]] = set()
         self._preparing: set[asyncio.Task[None]] = set()
         self._measuring: set[asyncio.Task[None]] = set()
+        self._tried: dict[str, Footprint] = {}
+        """By model: the files of its last failed load."""
         self._fingerprints: dict[str, str] = {}
         """By model: of the files that were measured."""
         self._finding: set[asyncio.Task[None]] = set()
@@ -269,6 +275,22 @@ class Dispatcher:
         self._changed.clear()
         await self._changed.wait()
 
+    def stream(self, request_id: str) -> Stream | None:
+        """Return the stream of a waiting or running request; None for any other."""
+        found = self.waiting.get(request_id)
+        if found is None and (ticket := self.scheduler.running.get(request_id)) is not None:
+            instance = self.instances.get(ticket.instance or "")
+            found = None if instance is None else instance.stream(request_id)
+        return found
+
+    def look_again(self) -> None:
+        """Forget the failed loads of models whose files have been changed since."""
+        for model in self.scheduler.setbacks.failed_loads():
+            if model in self._tried and self._tried[model].replaced:
+                LOG.info("the files of %s have changed since it could not be loaded; it will be tried again", model)
+                del self._tried[model]
+                self.apply(self.scheduler.forgive(model, time.monotonic()))
+
     def cancel(self, stream: Stream) -> None:
         """A stream was closed before its end."""
         request = stream.request
@@ -311,16 +333,26 @@ class Dispatcher:
 
     def gone(self, instance: Instance, reason: str) -> None:
         """An instance's worker has ended."""
-        entry = self.scheduler.instances[instance.id]
-        if entry.state == "closing" or self.scheduler.stopping:
-            LOG.info("unloaded %s", instance.id)
-        else:
-            LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
-        starved = instance.starved and entry.state != "closing" and not self.scheduler.stopping
+        entry, now = self.scheduler.instances[instance.id], time.monotonic()
+        state, stopping = entry.state, self.scheduler.stopping
+        starved = instance.starved and state != "closing" and not stopping
         if starved:
             self._starved(instance, entry)
         del self.instances[instance.id]
         self._watch.forget(instance)
-        self.apply(self.scheduler.gone(instance.id, reason, time.monotonic(), starved=starved))
+        effects = self.scheduler.gone(instance.id, reason, now, starved=starved)
+        if state == "closing" or stopping:
+            LOG.info("unloaded %s", instance.id)
+        elif state == "loading":
+            self._tried[instance.model] = instance.footprint
+            last = self.scheduler.setbacks.cooling(instance.model, now)
+            LOG.error(
+                "%s cannot be loaded: %s; next try %s", instance.id, reason,
+                "at once" if last is None else
+                f"in {last.retry_at - now:.0f} s (`lllms load {instance.model}` tries at once)",
+            )
+        else:
+            LOG.error("%s died: %s", instance.id, reason)
+        self.apply(effects)
         # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
         instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))

@@ -44,7 +44,7 @@ class Placing:
         """Models whose files are missing."""
         self.failed: set[str] = set()
         """Models whose last load failed, or whose instance died. Beyond `min_instances` they grow again only at a new
-        request, or if their waiting requests have no other instance."""
+        request, after their cooldown, or if their waiting requests have no other instance."""
         self.draining: set[str] = set()
         """Instances that take no requests, so that they make room for others."""
         self.working: list[str] = []

@@ -5,7 +5,7 @@ Both ends are the same version of one program on one machine, so pickle is safe 
 
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from attrs import Attribute, field, fields, frozen
@@ -139,6 +139,13 @@ class Deltas:
 
 
 @frozen
+class Reading:
+    """From the worker: how much of long prompts has been read, 0 to 1, by request; a few times a second at most."""
+
+    shares: Mapping[str, float]
+
+
+@frozen
 class Alive:
     """From the worker: the answer to `Probe`; its absence reveals a stuck loop."""
 
@@ -198,7 +205,10 @@ class Crashed:
 
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
-FromWorker = Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
+FromWorker = (
+    Progress | Loaded | LoadFailed | Rehearsed | Deltas | Reading | Alive | FindSession | PutSession | Surveyed
+    | Crashed
+)
 
 
 def encode(message: object) -> bytes:
