@@ -471,9 +471,9 @@ def test_needs_follow_the_estimate(tmp_path: Any) -> None:
     parts = {"weights": 100, "kv": 10, "compute": 1}
     assert need(Memory(**parts)) == Need(111 + WORKER)
     assert need(Memory(**parts), isolation="thread") == Need(111)
-    assert need(Memory(**parts, offloaded=True)) == Need(WORKER)
+    assert need(Memory(**parts, offloaded=True, device=10**6)) == Need(111 + WORKER)
     assert need(None) == Need(WORKER)
-    assert need(Memory(**parts), memory=7) == Need(7)
+    assert need(Memory(**parts), memory=7) == Need(7, memory=0)
     file, link = tmp_path / "a.gguf", tmp_path / "b.gguf"
     file.write_bytes(b"weights")
     link.symlink_to(file)

@@ -30,7 +30,7 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.spares import CALM, Spares, allot
 from lllms_core.pool.state import PoolLimits
 from lllms_core.worker import process
-from lllms_core.worker.background import LOWEST, background
+from lllms_core.worker.niceness import LOWEST, background
 
 pytestmark = pytest.mark.slow
 

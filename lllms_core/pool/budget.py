@@ -25,6 +25,12 @@ class Need:
     """Mapped weights."""
     file: Hashable | None = None
     """Instances with this file share the mapped weights; None: with no other."""
+    memory: int | None = None
+    """The `ModelSpec.memory` with which it is loaded."""
+    smaller: tuple["Need", ...] = ()
+    """Needs of the same model with less context, or fewer slots, in descending order; where these are automatic."""
+    way_out: tuple[str, ...] | None = None
+    """Options, in words, each of which would let it fit into the limit; None: it fits, or nobody has looked."""
     estimate: int | None = None
     """The private bytes by the estimate, if `private` is more because of what was learnt."""
 
@@ -32,6 +38,11 @@ class Need:
     def total(self) -> int:
         """What it takes alone."""
         return self.private + self.shared
+
+    @property
+    def least(self) -> "Need":
+        """The smallest of its needs."""
+        return self.smaller[-1] if self.smaller else self
 
     def raised(self, private: int) -> "Need":
         """Return the need of an instance that was seen to take this much private memory; never a smaller one."""

@@ -100,8 +100,8 @@ class Dispatcher:
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Start(instance, model, threads):
-                self._start_instance(instance, model, threads)
+            case Start():
+                self._start_instance(effect)
             case Prepare(model):
                 self._prepare(model)
             case Measure(model):
@@ -161,15 +161,15 @@ class Dispatcher:
 
     def _measure(self, model: str) -> None:
         entry = self._models[model]
-        if entry.memory is not None:
-            self._measured(model, Need(entry.memory))
-            return
         file = None if entry.files is None else entry.files.find()
         spec = entry.spec if file is None else evolve(entry.spec, file=file)
         self._fingerprints[model] = entry.look(spec.file).fingerprint
 
         async def measure() -> None:
-            self._measured(model, await asyncio.to_thread(need_of, entry, spec))
+            memory = self.scheduler.limits.memory
+            room = None if memory is None else memory.instances
+            need = await asyncio.to_thread(need_of, entry, spec, room, alone=len(self._models) == 1)
+            self._measured(model, need)
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)
@@ -177,8 +177,9 @@ class Dispatcher:
 
     def _measured(self, model: str, need: Need) -> None:
         engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
-        learnt = self._watch.known(engine, model, fingerprint, need.told)
-        self.scheduler.seating.learn(model, need.told, learnt.private, learnt.load_seconds)
+        for size in (*need.smaller, need):
+            learnt = self._watch.known(engine, model, fingerprint, size.told)
+            self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
@@ -233,7 +234,8 @@ class Dispatcher:
         if instance_id in self.scheduler.instances:
             self.apply(self.scheduler.outdated(instance_id, time.monotonic()))
 
-    def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
+    def _start_instance(self, start: Start) -> None:
+        instance_id, model = start.instance, start.model
         entry = self._models[model]
         if entry.files is not None:
             file = entry.files.find()
@@ -250,7 +252,7 @@ class Dispatcher:
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
+        load = Load(entry.engine, evolve(entry.spec, threads=start.threads, memory=start.memory), terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance

@@ -23,7 +23,7 @@ from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import memory_limit, spare_workers
+from lllms_core.pool.needs import memory_limit, planned, spare_workers
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
@@ -32,7 +32,7 @@ from lllms_core.pool.state import MemoryLimit, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
-from lllms_core.types import Delta, Finish, ModelInfo, Request, Usage
+from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
@@ -256,6 +256,14 @@ class Pool:
         self._dispatcher.apply(self._scheduler.unload(model, time.monotonic()))
         while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
             await self._dispatcher.change()
+
+    def planned(self, model: str, spec: ModelSpec) -> ModelSpec:
+        """Return the spec with the memory that an instance gets for its automatic sizes if there is room.
+
+        May read the file's header; in any thread.
+        """
+        limit = self._scheduler.limits.memory
+        return planned(self._models[model], spec, limit, alone=len(self._models) == 1)
 
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""

@@ -15,7 +15,7 @@ from lllms_core.worker.wire import Hello, encode
 
 # Not `-m lllms_core.worker.child`: from its first import the child must find the same modules as this process.
 _BOOT = "import sys; sys.path[:] = sys.argv[2:]; {}from lllms_core.worker.child import main; main()"
-_QUIETLY = "from lllms_core.worker.background import background, import_child; background(import_child); "
+_QUIETLY = "from lllms_core.worker.niceness import background, import_child; background(import_child); "
 
 
 @frozen
