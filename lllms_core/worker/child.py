@@ -19,10 +19,10 @@ from typing import cast
 from lllms_core.engines import Engine
 from lllms_core.machine import yield_quickly
 from lllms_core.tracebacks import short_traceback
-from lllms_core.worker.niceness import background
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import LINE_END, MARK
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
+from lllms_core.worker.niceness import background
 from lllms_core.worker.wire import (
     Alive,
     FoundSession,
