@@ -189,8 +189,8 @@ def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
     idle = [seat for seat in lasting if _may_go(seat)]
     if victims := _victims(wanted, lasting, idle, shrunk, closing):
         return Evict(tuple(seat.instance for seat in victims))
-    if fits(wanted, lasting, evolve(shrunk, available=None)):
-        return Wait("machine")
+    if _others_hold(wanted, lasting, shrunk) or _others_hold(wanted, lasting, shrunk, closing, away=lasting):
+        return Wait("machine")  # also if that much would be missing without all that can be unloaded
     return Wait("loading" if any(seat.state == "loading" for seat in seats) else "busy")
 
 
@@ -218,7 +218,7 @@ def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: 
     room = _without_sessions(room)
     if victims := _victims_in_order(wanted, lasting, oldest, room, closing):
         return victims
-    return () if fits(wanted, lasting, evolve(room, available=None)) else oldest
+    return () if _others_hold(wanted, lasting, room, closing, away=oldest) else oldest
 
 
 def costs(idle: Sequence[Seat]) -> dict[int, float]:
@@ -236,6 +236,16 @@ def costs(idle: Sequence[Seat]) -> dict[int, float]:
 
 def _may_go(seat: Seat) -> bool:
     return seat.state == "ready" and not seat.busy and not seat.kept
+
+
+def _others_hold(
+    wanted: Need, seats: Sequence[Seat], room: Room, closing: Sequence[Seat] = (), away: Sequence[Seat] = (),
+) -> bool:
+    """Whether only other programs are in the way, once those seats that are `away` and not kept have left."""
+    leaving = [seat for seat in away if not seat.kept]
+    rest = _without(seats, leaving)
+    gone = [*closing, *(seat for seat in leaving if seat.state != "reserved")]
+    return fits(wanted, rest, evolve(room, available=None)) and not fits(wanted, rest, room, gone)
 
 
 def _without_sessions(room: Room) -> Room:
