@@ -11,8 +11,8 @@ from lllms_core.types import Excerpt, TextRequest
 LONG = 16
 """Characters per token that are tokenised of a text of which only an end may be used; code has 3 to 4."""
 STEPS = 8
-"""A prompt's beginning is left out in steps of an eighth of the room, so that a text that grows keeps its beginning, and
-so its evaluated tokens, for a while."""
+"""A prompt's beginning is left out in steps of an eighth of the room, so that a text that grows keeps its beginning for
+a while, and with it its evaluated tokens."""
 
 
 @frozen
@@ -75,7 +75,7 @@ def gap_prompt(vocabulary: Vocabulary, request: TextRequest, context_length: int
 
 
 def fit(prompt: Sequence[int], behind: Sequence[int], room: int) -> tuple[list[int], list[int]]:
-    """Return the end of a prompt and the beginning of a suffix that fit together; the suffix gets a quarter at least."""
+    """Return the end of a prompt and the beginning of a suffix that fit; the suffix may have a quarter at least."""
     room = max(room, 0)
     behind = behind[: max(room // 4, room - len(prompt))]
     excess = len(prompt) - (room - len(behind))

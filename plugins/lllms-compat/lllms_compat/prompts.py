@@ -1,0 +1,44 @@
+"""The prompts of llama-server: a text, tokens, a list of both, or an array of such prompts; pure."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from lllms_core.parameters.kinds import INT32, Integer
+from lllms_core.parameters.wording import empty, wrong_type, wrong_value
+
+Prompt = str | tuple[int, ...]
+Mixed = list[str | int]
+"""A prompt of texts and tokens; each text is still to be tokenised."""
+
+MOST = 2048
+"""Prompts of one request."""
+
+
+def read_prompts(value: object) -> tuple[Sequence[Prompt | Mixed], bool]:
+    """Return the prompts, at least one, and whether they came as an array. Raises `InvalidRequest`."""
+    parts = cast("list[object]", value) if isinstance(value, list) else []
+    several = any(isinstance(one, list) for one in parts) or (
+        len(parts) > 0 and all(isinstance(one, str) for one in parts)
+    )
+    if not several:
+        return [read_prompt("prompt", value)], False
+    if len(parts) > MOST:
+        limit, got = f"an array with maximum length {MOST}", f"an array with length {len(parts)}"
+        raise wrong_value("prompt", "array too long", limit, got, "array_above_max_length")
+    return [read_prompt(f"prompt[{index}]", one) for index, one in enumerate(parts)], True
+
+
+def read_prompt(path: str, value: object) -> Prompt | Mixed:
+    """Return one prompt. Raises `InvalidRequest`."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise wrong_type(path, "a string, or an array of tokens and strings", value)
+    if not value:
+        raise empty(path)
+    kind = Integer(0, INT32)
+    for index, one in enumerate(value):
+        if not isinstance(one, str):
+            kind.check(f"{path}[{index}]", one)
+    mixed = any(isinstance(one, str) for one in value)
+    return cast("Mixed", value) if mixed else tuple(cast("list[int]", value))
