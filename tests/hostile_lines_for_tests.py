@@ -14,7 +14,8 @@ PLACES = (
     ("GET", "/api/v1/sessions/"), ("DELETE", "/api/v1/sessions/"), ("GET", "/api/v1/sessions?model="),
     ("DELETE", "/api/v1/sessions?model="), ("GET", "/api/v1/sessions/x?text="), ("GET", "/api/v1/sessions?"),
     ("DELETE", "/api/v1/downloads/"), ("GET", "/v1/models/"), ("GET", "/anthropic/v1/models/"),
-    ("GET", "/anthropic/v1/models?after_id="),
+    ("GET", "/anthropic/v1/models?after_id="), ("GET", "/api/v0/models/"), ("GET", "/props?model="),
+    ("GET", "/slots?model="),
 )
 """Paths that contain an id or a name."""
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from besieged_for_tests import Besieged, Siege, siege, until
 from frames_for_tests import PREFACE
-from hostile_for_tests import CHAT, OLLAMA, POSTS, SLOW, Input, body, with_value
+from hostile_compat_for_tests import BARE as COMPAT_BARE
+from hostile_for_tests import CHAT, COMPAT, OLLAMA, POSTS, SLOW, Input, body, with_value
 from hostile_leaving_for_tests import LONG
 from hostile_lines_for_tests import PLACES
 from hostile_ollama_for_tests import BARE
@@ -101,12 +102,12 @@ def test_every_route_is_attacked() -> None:
     apis = [provided.object for provided in host.plugins.apis.values()]
     paths = {path: methods for api in apis for path, methods in api.describe(host).items()}
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert {path for method, path in described if method == "POST"} == {*POSTS, *OLLAMA}
-    assert all(body(path, SLOW)["model"] == SLOW for path in (*POSTS, *OLLAMA))
+    assert {path for method, path in described if method == "POST"} == {*POSTS, *OLLAMA, *COMPAT}
+    assert all(body(path, SLOW)["model"] == SLOW for path in (*POSTS, *OLLAMA, *COMPAT))
     sessions = "/api/v1/sessions"
     models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
     bare = {*models, ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
-    bare |= {("GET", path) for path in BARE}
+    bare |= {("GET", path) for path in (*BARE, *COMPAT_BARE)}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
     others = {(method, path.replace("{model}", "{id}")) for method, path in described if method != "POST"}
     assert others == bare | with_ids

@@ -35,8 +35,8 @@ class CompletionEvents(Encoder):
         if delta.scores:
             more = f',"completion_probabilities":{dumps(probabilities(delta.scores)).decode()}'
         return (
-            f'data: {{"index":0,"content":{quote(delta.text)},"tokens":[],"stop":false,"tokens_predicted":{self._tokens},'
-            f'"tokens_evaluated":{self._prompt_tokens}{more}}}\n\n'
+            f'data: {{"index":0,"content":{quote(delta.text)},"tokens":[],"stop":false,'
+            f'"tokens_predicted":{self._tokens},"tokens_evaluated":{self._prompt_tokens}{more}}}\n\n'
         ).encode()
 
     def end(self, finish: Finish) -> bytes:

@@ -54,9 +54,10 @@ def choose(cards: Sequence[ModelCard], loaded: Collection[str], *, fills: bool) 
     names = [card.name for card in (rounds["able"] or cards)]
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
     alias = INFILL if fills else DEFAULT
-    raise InvalidRequest(
-        f"the request names no model, and there are {len(names)}: {shown}; name one as 'model', or give one of them the "
-        f'alias "{alias}" (aliases = ["{alias}"] in its configuration)' if names
-        else "the request names no model, and there is none; configure one",
-        "model", "missing_required_parameter",
-    )
+    text = "the request names no model, and there is none; configure one"
+    if names:
+        text = (
+            f"the request names no model, and there are {len(names)}: {shown}; name one as 'model', or give one of "
+            f'them the alias "{alias}" (aliases = ["{alias}"] in its configuration)'
+        )
+    raise InvalidRequest(text, "model", "missing_required_parameter")

@@ -64,7 +64,8 @@ def describe(models: Sequence[str]) -> Paths:
     model = one_of(models)
     common: Mapping[str, Json] = {
         "model": model, "n_predict": {"type": "integer", "minimum": -INT64, "maximum": INT64}, "stream": FLAG,
-        "stop": {"type": "array", "items": STRING, "maxItems": MAX_STOPS}, "samplers": {"type": "array", "items": STRING},
+        "stop": {"type": "array", "items": STRING, "maxItems": MAX_STOPS},
+        "samplers": {"type": "array", "items": STRING},
         "response_fields": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": 100},
         "n_probs": {"type": "integer", "minimum": 0, "maximum": INT32},
         "n_indent": {"type": "integer", "minimum": 0, "maximum": INT32},
@@ -103,7 +104,6 @@ def describe(models: Sequence[str]) -> Paths:
         )},
         "/props": {
             "get": {**_told("Describe the model", "Its properties", "getProps", PROPS), "parameters": asked},
-            "post": _told("Refused: properties are configured", "Never", "changeProps", {"type": "object"}),
         },
         "/slots": {"get": {
             **_told("Show the slots", "All slots of the loaded models", "getSlots", SLOTS),

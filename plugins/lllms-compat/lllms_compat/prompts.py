@@ -14,18 +14,18 @@ MOST = 2048
 """Prompts of one request."""
 
 
-def read_prompts(value: object) -> tuple[Sequence[Prompt | Mixed], bool]:
-    """Return the prompts, at least one, and whether they came as an array. Raises `InvalidRequest`."""
+def read_prompts(value: object) -> Sequence[Prompt | Mixed]:
+    """Return the prompts, at least one. Raises `InvalidRequest`."""
     parts = cast("list[object]", value) if isinstance(value, list) else []
     several = any(isinstance(one, list) for one in parts) or (
         len(parts) > 0 and all(isinstance(one, str) for one in parts)
     )
     if not several:
-        return [read_prompt("prompt", value)], False
+        return [read_prompt("prompt", value)]
     if len(parts) > MOST:
         limit, got = f"an array with maximum length {MOST}", f"an array with length {len(parts)}"
         raise wrong_value("prompt", "array too long", limit, got, "array_above_max_length")
-    return [read_prompt(f"prompt[{index}]", one) for index, one in enumerate(parts)], True
+    return [read_prompt(f"prompt[{index}]", one) for index, one in enumerate(parts)]
 
 
 def read_prompt(path: str, value: object) -> Prompt | Mixed:

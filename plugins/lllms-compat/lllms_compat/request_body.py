@@ -42,7 +42,7 @@ class Asked:
 
     requests: tuple[TextRequest, ...]
     several: bool = False
-    """Whether the prompts came as an array, so that the answer is one."""
+    """Whether the answer is an array."""
     stream: bool = False
     fields: tuple[str, ...] | None = None
     """The fields of the answer to return, as paths; None: all."""
@@ -81,13 +81,17 @@ def read_infill(server: Server, card: ModelCard, prompt: Prompt, values: dict[st
 
 
 def read_completion(
-    server: Server, card: ModelCard, prompts: Sequence[Prompt], values: dict[str, object], *, several: bool = False,
+    server: Server, card: ModelCard, prompts: Sequence[Prompt], values: dict[str, object],
 ) -> Asked:
     """Read the body of `/completion`, without its model and prompts. Raises `LllmsError`."""
-    asked = evolve(_read(server, card, prompts, values), several=several)
-    if asked.stream and len(asked.requests) > 1:
+    asked = _read(server, card, prompts, values)
+    if len(prompts) == 1:
+        return asked
+    if asked.stream:
         raise InvalidRequest("several prompts cannot be streamed; send them in several requests", "stream")
-    return asked
+    vain = {"n_indent": asked.indent, "t_max_predict_ms": asked.seconds}
+    unused = (*asked.first.unused, *(name for name, value in vain.items() if value))
+    return evolve(asked, several=True, requests=tuple(evolve(one, unused=unused) for one in asked.requests))
 
 
 def _read(

@@ -59,10 +59,10 @@ class Views:
         """Continue a text."""
         body, values = await self._read()
         card = take_model(self._server, values)
-        prompts, several = read_prompts(take(values, "prompt"))
+        prompts = read_prompts(take(values, "prompt"))
         plain = [one if isinstance(one, str | tuple) else await self._tokens(card, one) for one in prompts]
         asked, ready = await work(len(body), lambda: self._ready(
-            read_completion(self._server, card, plain, values, several=several), len(body),
+            read_completion(self._server, card, plain, values), len(body),
         ))
         return await self._answer(card, asked, ready)
 
