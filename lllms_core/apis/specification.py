@@ -82,7 +82,7 @@ def operation(
     """
     kinds: Json = {kind: {"schema": schema or ({"type": "object"} if kind == "application/json" else STRING)}}
     if streams:
-        kinds["text/event-stream"] = {"schema": STRING}
+        kinds["text/event-stream"] = {"schema": {}}  # readers differ on what it describes: the text, or each event
     fault = {"description": "What is wrong", "content": {"application/json": {"schema": error}}}
     told: Json = {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
     if operation_id:

@@ -32,6 +32,12 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "t_max_prompt_ms": (0, -1), "n_discard": (0,), "min_keep": (0,), "return_tokens": (False,),
 }
 """Members without effect, with the values that ask for nothing; `t_max_prompt_ms` has none in llama-server either."""
+IDLE: Mapping[str, tuple[int, Sequence[str]]] = {
+    "repeat_penalty": (1, ("repeat_last_n",)), "xtc_probability": (0, ("xtc_threshold",)),
+    "dry_multiplier": (0, ("dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers")),
+    "mirostat": (0, ("mirostat_tau", "mirostat_eta")),
+}
+"""Parameters with the value that turns each off, and those that then say nothing."""
 MOST_PROBABILITIES = 20
 MOST_FIELDS = 100
 
@@ -99,8 +105,7 @@ def _read(
     more: Mapping[str, object] = {},  # nothing changes it
 ) -> Asked:
     stream = Flag().check("stream", values.pop("stream", False))
-    paths = values.pop("response_fields", None)
-    shown = None if paths is None or paths == [] else Strings(MOST_FIELDS).check("response_fields", paths)
+    shown = _read_fields(values.pop("response_fields", []))
     indent = Integer(0, INT32).check("n_indent", values.pop("n_indent", 0))
     most = Integer(-1, INT64).check("t_max_predict_ms", values.pop("t_max_predict_ms", 0))
     probabilities = Integer(0, INT32).check("n_probs", values.pop("n_probs", 0))
@@ -135,7 +140,7 @@ def _read_parameters(values: dict[str, object], read: _Read) -> None:
         if values.get(name) == "":
             del values[name]
     samplers = read_samplers(values.pop("samplers", []))
-    _drop_window(values)
+    _drop_idle(values)
     for name, neutral in NEUTRAL.items():
         if name in values and values.pop(name) not in neutral:
             unused.append(name)
@@ -150,6 +155,17 @@ def _read_parameters(values: dict[str, object], read: _Read) -> None:
             unused.append(name)
     parameters.update(samplers.values)
     unused += samplers.unused
+
+
+def _read_fields(value: object) -> tuple[str, ...] | None:
+    """Return the paths of the fields to return, "" for none of them; None for all."""
+    if value == []:
+        return None
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list):
+        raise wrong_type("response_fields", "an array of strings", value)
+    found = [one for one in given if one != ""]
+    return Strings(MOST_FIELDS).check("response_fields", found) if found else ()
 
 
 def _read_stops(value: object) -> list[str]:
@@ -180,10 +196,12 @@ def _read_biases(value: object) -> object:
     return biases
 
 
-def _drop_window(values: dict[str, object]) -> None:
-    """Drop the length of the window for penalties if there are none."""
-    if values.get("repeat_penalty", 1) == 1:
-        values.pop("repeat_last_n", None)
+def _drop_idle(values: dict[str, object]) -> None:
+    """Drop the details of what is turned off."""
+    for name, (off, details) in IDLE.items():
+        if name in values and values[name] == off:
+            for detail in details:
+                values.pop(detail, None)
 
 
 def _text(values: dict[str, object], name: str) -> str | None:
