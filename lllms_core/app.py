@@ -13,6 +13,8 @@ from werkzeug.exceptions import Forbidden
 from lllms_core.apis import Api, Paths
 from lllms_core.apis.ignored import HEADER
 from lllms_core.apis.replies import fault_handler, outer_fault_handler, reply
+from lllms_core.apis.request_ids import HEADER as REQUEST_ID
+from lllms_core.apis.request_ids import noted_request
 from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
 from lllms_core.config import ServerConfig
@@ -25,7 +27,7 @@ from lllms_core.web.guard import Guard
 LOG = logging.getLogger("lllms.app")
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
-CORS_EXPOSED = f"Retry-After, {HEADER}"
+CORS_EXPOSED = f"Retry-After, {HEADER}, {REQUEST_ID}"
 CORS_SECONDS = "600"
 NOT_PUBLIC = (".localhost", ".local", ".internal")
 """Suffixes of names that no public name server resolves: by RFC 6761, by RFC 6762 (a network's devices announce them),
@@ -77,6 +79,7 @@ def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) ->
         try:
             routes = api.blueprint(host)
             routes.register_error_handler(Exception, fault_handler(api))
+            routes.after_request(_name_request)
             know_callers(routes, trusted)
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
@@ -85,6 +88,14 @@ def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) ->
         else:
             same_paths.apis[routes.name] = api
     app.register_blueprint(_description([*same_paths.apis.values()], host), url_prefix=prefix)
+
+
+async def _name_request(response: Response) -> Response:
+    """Tell the client the id of the request that it has made, if it has."""
+    request_id = noted_request()
+    if request_id is not None:
+        response.headers[REQUEST_ID] = request_id
+    return response
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:

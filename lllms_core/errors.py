@@ -25,6 +25,7 @@
     │   │   └── ChecksumMismatch a file with another hash
     │   ├── DiskFull             there is no room for the file
     │   └── DownloadCancelled    the download was cancelled
+    ├── RequestCancelled         somebody other than the reader of the answer has cancelled the request
     └── Overloaded               the server has no room now; `retry_after` says when to try again
         ├── QueueFull            too many requests are already waiting
         ├── WaitedTooLong        the request waited for too long
@@ -74,8 +75,17 @@ class ModelUnknown(ModelError):
     """No model of this name is configured or offered by a plugin."""
 
 
+@define(auto_exc=True, eq=False, slots=False)
 class ModelLoadFailed(ModelError):
-    """The model could not be loaded: its file, its options or the machine do not allow it."""
+    """The model could not be loaded: its file, its options or the machine do not allow it.
+
+    If a load has failed a short time ago, it is tried again after `retry_after` seconds.
+    """
+
+    text: str
+    retry_after: int | None = None
+
+    __str__ = LllmsError.__str__
 
 
 class ModelTooLarge(ModelError):
@@ -157,6 +167,10 @@ class DiskFull(DownloadError):
 
 class DownloadCancelled(DownloadError):
     """The download was cancelled; the bytes received are kept for the next time."""
+
+
+class RequestCancelled(LllmsError):
+    """The request was cancelled, by somebody other than the reader of its answer."""
 
 
 @define(auto_exc=True, eq=False, slots=False)

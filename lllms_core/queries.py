@@ -129,6 +129,7 @@ class LoadRequest:
     ttl: float | None = None
     """The idle seconds after this request before the instance is unloaded; None: as the model's configuration says."""
     timeout: float | None = None
+    task: Literal["load"] = "load"
 
 
 Query = EmbedRequest | RerankRequest | TokenizeRequest | DetokenizeRequest | RenderRequest | CountRequest

@@ -14,6 +14,7 @@ BOT, TINY, SLOW = "bot", "tiny", "slow"
 """A mock, the trained model in llama.cpp, and a slow mock; each in its own process."""
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
 MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
+RESPOND, COUNT = "/v1/responses", "/v1/responses/input_tokens"
 TOKENIZE, DETOKENIZE, TEMPLATE = "/api/v1/tokenize", "/api/v1/detokenize", "/api/v1/apply-template"
 
 REFUSED = range(400, 500)
@@ -71,11 +72,14 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         "/completion": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/detokenize": {"tokens": [1, 2, 3]},
         "/completions": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/apply-template": {"messages": said},
         MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
+        RESPOND: {"input": f"Hi! {SECRET}", "max_output_tokens": 1}, COUNT: {"input": SECRET},
     }
     return {"model": model, **fits[path], **more}
 
 
-POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS)
+POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS, RESPOND, COUNT)
+NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload")
+"""Posts with the model's name in their path."""
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:

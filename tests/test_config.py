@@ -118,6 +118,7 @@ def test_every_server_key_has_a_variable():
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
+        "spare_workers": "2",
         "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
         "pull": "1",
     }
@@ -125,7 +126,7 @@ def test_every_server_key_has_a_variable():
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
-        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0,
+        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0, spare_workers=2,
         trusted_clients=("127.0.0.1", "10.0.0.0/8"), pull=True,
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
@@ -408,6 +409,8 @@ def test_faults_of_a_preload_are_named(preload, fault):
         ({"max_size": "much"}, "sessions.max_size: expected a size like 1048576 or \"10MiB\", got 'much'"),
         ({"ttl": -0.5}, "sessions.ttl: expected seconds, or -1 for never, got -0.5"),
         ({"min_tokens": 0}, "sessions.min_tokens: expected at least 1, got 0"),
+        ({"responses_size": 0}, "sessions.responses_size: expected at least 1, got 0"),
+        ({"responses_ttl": -0.5}, "sessions.responses_ttl: expected seconds, or -1 for never, got -0.5"),
         ({"store": 3}, "sessions.store: expected a string, got 3"),
     ],
 )

@@ -290,7 +290,7 @@ async def test_streams_tell_what_they_wait_for(site: Site, tmp_path: Path) -> No
             heard = ""
             while "35.0 kB of 70.0 kB" not in heard:
                 heard = (await connection.receive()).decode()
-            assert heard.startswith(": waiting, position 1; the model is being fetched: 35.0 kB of 70.0 kB")
+            assert heard.startswith(": downloading 50 %: 35.0 kB of 70.0 kB")
             [told] = (await (await client.get("/")).get_json())["downloads"]
             assert (told["models"], told["state"], told["done_bytes"]) == (["m"], "downloading", 35_000)
             assert "35.0 kB of 70.0 kB" in await (

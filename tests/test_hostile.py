@@ -12,7 +12,7 @@ import pytest
 from besieged_for_tests import Besieged, Siege, siege, until
 from frames_for_tests import PREFACE
 from hostile_compat_for_tests import BARE as COMPAT_BARE
-from hostile_for_tests import CHAT, COMPAT, OLLAMA, POSTS, SLOW, Input, body, with_value
+from hostile_for_tests import CHAT, COMPAT, NAMED, OLLAMA, POSTS, SLOW, Input, body, with_value
 from hostile_leaving_for_tests import LONG
 from hostile_lines_for_tests import PLACES
 from hostile_ollama_for_tests import BARE
@@ -101,13 +101,20 @@ def test_every_route_is_attacked() -> None:
     host = Host()
     apis = [provided.object for provided in host.plugins.apis.values()]
     paths = {path: methods for api in apis for path, methods in api.describe(host).items()}
-    described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
-    assert {path for method, path in described if method == "POST"} == {*POSTS, *OLLAMA, *COMPAT}
-    assert all(body(path, SLOW)["model"] == SLOW for path in (*POSTS, *OLLAMA, *COMPAT))
+    described = {
+        (method.upper(), path.replace("{model}", "{id}").replace("{response_id}", "{id}"))
+        for path, methods in paths.items() for method in methods if path not in NAMED
+    }
+    assert set(NAMED) <= set(paths)
+    posts = {path for method, path in described if method == "POST" and "{" not in path}
+    assert posts == {*POSTS, *OLLAMA, *COMPAT}
+    assert all(body(path, SLOW)["model"] == SLOW for path in posts)
     sessions = "/api/v1/sessions"
     models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
-    bare = {*models, ("GET", "/api/v1/downloads"), ("GET", sessions), ("DELETE", sessions)}
-    bare |= {("GET", path) for path in (*BARE, *COMPAT_BARE)}
+    bare = {*models, ("GET", "/api/v1/downloads"), ("GET", "/api/v1/requests")}
+    bare |= {("GET", sessions), ("DELETE", sessions)} | {("GET", path) for path in (*BARE, *COMPAT_BARE)}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
-    others = {(method, path.replace("{model}", "{id}")) for method, path in described if method != "POST"}
+    inside = [(method, path.partition("?")[0]) for method, path in PLACES if "resp_1" in path]
+    with_ids |= {(method, path.replace("resp_1", "{id}")) for method, path in inside}
+    others = {(method, path) for method, path in described if method != "POST" or "{" in path}
     assert others == bare | with_ids

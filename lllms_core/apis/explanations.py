@@ -36,6 +36,7 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.EngineDied: (500, SERVER, "engine_died"),
     errors.EngineError: (500, SERVER, "engine_failed"),
     errors.DownloadError: (503, SERVER, "model_not_available"),
+    errors.RequestCancelled: (499, SERVER, "cancelled"),
     errors.QueueFull: (429, "rate_limit_error", "queue_full"),
     errors.InsufficientMemory: (503, SERVER, "insufficient_memory"),
     errors.WaitedTooLong: (503, SERVER, "waited_too_long"),
@@ -70,9 +71,11 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
         param, code = error.param, error.code or code
     elif isinstance(error, errors.ModelUnknown):
         param = "model"
-    elif isinstance(error, errors.ModelTooLarge):
+    elif isinstance(error, errors.ModelTooLarge | errors.RequestCancelled):
         headers["x-should-retry"] = "false"  # as OpenAI's clients understand; they retry any other 503
-    elif isinstance(error, errors.Overloaded | errors.DownloadError) and error.retry_after is not None:
+    elif isinstance(error, errors.Overloaded | errors.DownloadError | errors.ModelLoadFailed) and (
+        error.retry_after is not None
+    ):
         headers["Retry-After"] = str(error.retry_after)
     return Fault(status, error.message, kind, param, code, headers)
 

@@ -52,8 +52,8 @@ TABLE = (
         "the client appends the route to its base URL, which has one already; set the base URL to {base}/v1",
     ),
     Foreign(
-        rf"(/openai|/api|/api/openai|/ollama)?/(chat/completions|completions|embeddings|models(/.*)?|rerank|({_OTHERS})"
-        r"(/.*)?)",
+        r"(/openai|/api|/api/openai|/ollama)?/(chat/completions|completions|embeddings|models(/.*)?|responses(/.*)?|"
+        rf"rerank|({_OTHERS})(/.*)?)",
         "OpenAI's API begins with /v1 here; set the client's base URL to {base}/v1",
     ),
     Foreign(
@@ -70,11 +70,6 @@ TABLE = (
         "a base URL for clients is {base}/v1, and has nothing at itself; {base}/v1/models lists the models",
     ),
     # -- other APIs ---------------------------------------------------------------------------------------------------
-    Foreign(
-        r"(/openai)?(/v1)?/responses(/.*)?",
-        "this is OpenAI's Responses API, and nothing installed serves it here; tell the client to use Chat Completions "
-        "instead ({base}/v1/chat/completions)",
-    ),
     Foreign(
         r"(/v1)?/(messages(/.*)?|complete)",
         f"this is Anthropic's API, and {_ANTHROPIC_LACKS}",
@@ -141,7 +136,7 @@ TABLE = (
     ),
     # -- the rest of OpenAI's -----------------------------------------------------------------------------------------
     Foreign(
-        rf"(/openai)?/v1/({_OTHERS}|chat/completions/.+|completions/.+|embeddings/.+)(/.*)?",
+        rf"(/openai)?/v1/({_OTHERS}|chat/completions/.+|completions/.+|embeddings/.+|responses/.+)(/.*)?",
         "nothing installed serves this part of OpenAI's API; {base}/openapi.json lists what is served",
     ),
 )

@@ -17,7 +17,7 @@ def explain_http(error: Exception) -> Fault | None:
     message = error.description or error.name
     headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
     path = cut(request.path if has_request_context() else websocket.path)
-    if isinstance(error, NotFound):
+    if type(error) is NotFound:  # subclasses bring their own words
         asked = request if has_request_context() else websocket
         base = f"{asked.scheme.replace('ws', 'http')}://{cut(asked.host)}{asked.root_path}"
         way_out = find_way_out(asked.path, base, current_app.blueprints)

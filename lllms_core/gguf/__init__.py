@@ -5,7 +5,7 @@ Values are decoded on access, so a vocabulary of 150,000 strings only costs the 
 
 from lllms_core.gguf.describing import MARKS, TEMPLATE, Scalar, describe, scalars
 from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
-from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts
+from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts, reading_once
 from lllms_core.gguf.parts import is_model_file, part_names, part_paths
 from lllms_core.gguf.recommended import recommended_sampling
 
@@ -26,6 +26,7 @@ __all__ = [
     "part_paths",
     "read_gguf",
     "read_parts",
+    "reading_once",
     "recommended_sampling",
     "scalars",
 ]

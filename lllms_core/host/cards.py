@@ -11,7 +11,7 @@ from attrs import field, frozen
 from lllms_core.apis import Abilities, ModelCard
 from lllms_core.catalog import CatalogEntry, context_length
 from lllms_core.errors import LllmsError, ModelLoadFailed
-from lllms_core.gguf import TEMPLATE, GGUFError, Scalar, read_gguf, scalars
+from lllms_core.gguf import TEMPLATE, GGUFError, Scalar, read_gguf, reading_once, scalars
 from lllms_core.machine import read_regular
 from lllms_core.pool.pool import Pool
 from lllms_core.queries import LABELS
@@ -70,7 +70,8 @@ class Cards:
         if not entry.here:
             return {}
         async with self._locks.setdefault(entry.name, asyncio.Lock()):  # many may ask before the first answer
-            look = self._looks[entry.name] = await asyncio.to_thread(_look, entry, self._looks.get(entry.name))
+            last = self._looks.get(entry.name)
+            look = self._looks[entry.name] = await asyncio.to_thread(_look, entry, last, self._pool)
         if look.fault:
             raise ModelLoadFailed(look.fault)
         return look.details
@@ -84,13 +85,14 @@ def tasks_of(details: Details) -> frozenset[Task] | None:
     return frozenset(cast(Task, task) for task in told.split(", ") if task in LABELS)
 
 
-def _look(entry: CatalogEntry, last: Look | None) -> Look:
+def _look(entry: CatalogEntry, last: Look | None, pool: Pool) -> Look:
     """Return the last look at a model, or a new one if the model or its file has changed."""
     try:
         identity = _identity(entry.spec.file)
         if last is not None and last.entry is entry and last.identity == identity:
             return last
-        return Look(entry, identity, entry.engine.inspect(entry.spec))
+        with reading_once():
+            return Look(entry, identity, entry.engine.inspect(pool.planned(entry.name, entry.spec)))
     except OSError as error:
         return Look(entry, None, fault=f"'{entry.spec.file}' cannot be read: {error.strerror}")
     except LllmsError as error:

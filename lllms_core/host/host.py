@@ -8,12 +8,14 @@ from attrs import evolve
 
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
+from lllms_core.apis.request_ids import note_request
 from lllms_core.catalog import Catalog
 from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
+from lllms_core.host.documents import open_documents
 from lllms_core.host.pulls import Pulls
 from lllms_core.host.unused_log import UnusedLog
 from lllms_core.parameters import Checked, Route
@@ -40,7 +42,7 @@ from lllms_core.queries import (
 )
 from lllms_core.requests import build_request, check_parameters
 from lllms_core.sessions import SessionStore
-from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
+from lllms_core.status import DownloadStatus, FailedLoad, Lack, PoolStatus, Problem, RequestStatus, Waiting, moved
 from lllms_core.store import Fetcher
 from lllms_core.store.weights import Weights, finder, open_store
 from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
@@ -107,6 +109,10 @@ class Host:
         self.sessions = open_keeper(self.config, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
         self.session_index = SessionIndex(self.pool, self.sessions)
+        kept, chosen = self.config.sessions, choose_session_store(self.config, self.plugins)
+        self.documents = open_documents(
+            kept.responses_size, kept.responses_ttl, None if chosen is None else chosen[0].documents_folder,
+        )
         self._cards = Cards(self.pool)
         self._unused = UnusedLog()
         self._started = False
@@ -115,6 +121,10 @@ class Host:
     def ready(self) -> bool:
         """Whether every model that should be preloaded is loaded, and the host is not shutting down."""
         return self._started and self.pool.open
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        await self.pool.warm()
 
     async def start(self) -> None:
         """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
@@ -127,8 +137,10 @@ class Host:
         The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
         once; the bytes received are kept.
         """
+        self.pool.stop()  # first, so that those who wait for a download learn the true reason
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
+        await self.documents.close()
 
     @property
     def json_levels(self) -> int:
@@ -212,11 +224,15 @@ class Host:
 
     def submit(self, request: AnyRequest | Prepared) -> Stream:
         """Queue a request and return the stream of its answer; a refusal is the stream's only delta."""
-        return self.pool.submit(request)
+        stream = self.pool.submit(request)
+        note_request(stream.request.id)
+        return stream
 
     def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
         """Queue requests that belong together, a few at a time: no number of them is too large for the queue."""
-        return self.pool.submit_all(requests)
+        streams = self.pool.submit_all(requests)
+        note_request(streams[0].request.id)
+        return streams
 
     def converse(
         self,
@@ -297,7 +313,8 @@ class Host:
     async def load(self, name: str, *, ttl: float | None = None) -> None:
         """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
 
-        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says.
+        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says. After a failed
+        load, for which requests are refused for a while, this tries again at once.
         """
         entry = self.catalog.get(name)
         async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
@@ -345,6 +362,10 @@ class Host:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
         return self.pool.lacks()
 
+    def failed_loads(self) -> tuple[FailedLoad, ...]:
+        """Return the models whose last load failed, with the causes and the next tries."""
+        return self.pool.failed_loads()
+
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
         return self.fetcher.statuses
@@ -358,10 +379,27 @@ class Host:
         return self.fetcher.cancel(download_id)
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
-        """Return what a submitted request waits for; None if it runs, or has ended."""
-        position = self.pool.position(request.id)
-        source = None if position is None else self.catalog.get(request.model).source
-        return None if position is None else Waiting(position, None if source is None else self.fetcher.status(source))
+        """Return why a submitted request has no answer yet; None if its answer has begun, or if it has ended."""
+        return self._with_download(request.model, self.pool.waiting(request.id))
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the running requests, then the waiting ones; nothing of their texts."""
+        return tuple(
+            evolve(one, waiting=self._with_download(one.model, one.waiting)) for one in self.pool.requests()
+        )
+
+    def cancel_request(self, request_id: str) -> bool:
+        """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one."""
+        return self.pool.cancel(request_id)
+
+    def _with_download(self, model: str, waiting: Waiting | None) -> Waiting | None:
+        if waiting is None or waiting.state != "downloading":
+            return waiting
+        source = self.catalog.get(model).source
+        download = None if source is None else self.fetcher.status(source)
+        if download is None:
+            return waiting
+        return evolve(waiting, progress=moved(download) / download.total if download.total else None, download=download)
 
     async def __aenter__(self) -> Self:
         try:

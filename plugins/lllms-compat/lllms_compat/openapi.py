@@ -38,6 +38,8 @@ ANSWER = _object(
     timings=TIMINGS, completion_probabilities={"type": "array", "items": {"type": "object"}},
 )
 """All members are there unless `response_fields` chooses some."""
+EVENT = _object(["data"], data=STRING)
+"""Its data is a piece of the answer (`content`, `stop` is false), the end of it (all members of an answer), or an error."""
 PROPS = _all(
     default_generation_settings=_all(n_ctx={"type": ["integer", "null"]}, params=SETTINGS), total_slots=COUNT,
     model_alias=STRING, model_path=STRING, modalities=_all(vision=FLAG, audio=FLAG), chat_template=STRING,
@@ -127,4 +129,6 @@ def describe_lm_studio() -> Paths:
 
 
 def _told(summary: str, answer: str, operation_id: str, schema: Json, *, streams: bool = False) -> Json:
-    return operation(summary, answer, streams=streams, error=ERROR, schema=schema, operation_id=operation_id)
+    return operation(
+        summary, answer, streams=streams, error=ERROR, schema=schema, operation_id=operation_id, events=EVENT,
+    )
