@@ -39,7 +39,7 @@ ANSWER = _object(
 )
 """All members are there unless `response_fields` chooses some."""
 EVENT = _object(["data"], data=STRING)
-"""Its data is a piece of the answer (`content`, `stop` is false), the end of it (all members of an answer), or an error."""
+"""Its data is a piece of the answer (`stop` is false), the end of it, with all members of an answer, or an error."""
 PROPS = _all(
     default_generation_settings=_all(n_ctx={"type": ["integer", "null"]}, params=SETTINGS), total_slots=COUNT,
     model_alias=STRING, model_path=STRING, modalities=_all(vision=FLAG, audio=FLAG), chat_template=STRING,

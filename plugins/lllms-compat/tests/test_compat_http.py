@@ -203,6 +203,7 @@ def test_silly_tavern(http: httpx.Client) -> None:
     assert "<|im_start|>" in props["chat_template"]
     assert (props["bos_token"], props["eos_token"]) == ("<s>", "<|im_end|>")
     assert props["default_generation_settings"]["n_ctx"] == 1024
+    assert props["model_path"] == "tiny-chat.gguf"
     probable = http.post("/completion", json={**TAVERN, "n_probs": 2}).json()
     assert [one["token"] for one in probable["completion_probabilities"]] == ["one", " two", " three"]
 
