@@ -12,6 +12,8 @@ Mixed = list[str | int]
 
 MOST = 2048
 """Prompts of one request."""
+MOST_TEXTS = 64
+"""Texts between the tokens of all its prompts: each is tokenised by a query of its own."""
 
 
 def read_prompts(value: object) -> Sequence[Prompt | Mixed]:
@@ -20,12 +22,16 @@ def read_prompts(value: object) -> Sequence[Prompt | Mixed]:
     several = any(isinstance(one, list) for one in parts) or (
         len(parts) > 0 and all(isinstance(one, str) for one in parts)
     )
-    if not several:
-        return [read_prompt("prompt", value)]
-    if len(parts) > MOST:
+    if several and len(parts) > MOST:
         limit, got = f"an array with maximum length {MOST}", f"an array with length {len(parts)}"
         raise wrong_value("prompt", "array too long", limit, got, "array_above_max_length")
-    return [read_prompt(f"prompt[{index}]", one) for index, one in enumerate(parts)]
+    given = {f"prompt[{index}]": one for index, one in enumerate(parts)} if several else {"prompt": value}
+    prompts = [read_prompt(path, one) for path, one in given.items()]
+    texts = sum(isinstance(part, str) for one in prompts if isinstance(one, list) for part in one)
+    if texts > MOST_TEXTS:
+        limit, got = f"at most {MOST_TEXTS} texts between tokens", f"{texts}; send one text, or tokens only"
+        raise wrong_value("prompt", "array too long", limit, got, "array_above_max_length")
+    return prompts
 
 
 def read_prompt(path: str, value: object) -> Prompt | Mixed:

@@ -8,7 +8,7 @@ from gap_models_for_tests import TINY
 from hypothesis import given
 from hypothesis import strategies as st
 from lllms_compat.model_choice import choose
-from lllms_compat.prompts import read_prompts
+from lllms_compat.prompts import MOST, MOST_TEXTS, read_prompts
 from lllms_compat.request_body import read_completion, read_infill
 from lllms_compat.samplers import LETTERS, NEUTRAL, read_samplers
 
@@ -87,7 +87,9 @@ def test_the_forms_of_prompts() -> None:
     assert read_prompts([1, "a"]) == [[1, "a"]]
     assert read_prompts(["a", "b"]) == ["a", "b"]
     assert read_prompts(["a", [1], [2, "b"]]) == ["a", (1,), [2, "b"]]
-    for wrong in ([], [[]], [1, None], [-1], 1, {}, [True]):
+    assert len(read_prompts(["a"] * MOST)) == MOST
+    for wrong in ([], [[]], [1, None], [-1], 1, {}, [True], ["a"] * (MOST + 1), [1, "a"] * (MOST_TEXTS + 1),
+                  [[1, "a"]] * (MOST_TEXTS + 1)):
         with pytest.raises(InvalidRequest):
             read_prompts(wrong)
 
