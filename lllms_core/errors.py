@@ -25,7 +25,9 @@
     │   │   └── ChecksumMismatch a file with another hash
     │   ├── DiskFull             there is no room for the file
     │   └── DownloadCancelled    the download was cancelled
+    ├── KeyRefused               the request has no API key, or one that the server does not know
     └── Overloaded               the server has no room now; `retry_after` says when to try again
+        ├── RateLimited          the client's API key allows no more requests now
         ├── QueueFull            too many requests are already waiting
         ├── WaitedTooLong        the request waited for too long
         ├── InsufficientMemory   the request waited for too long for its model's memory
@@ -159,6 +161,10 @@ class DownloadCancelled(DownloadError):
     """The download was cancelled; the bytes received are kept for the next time."""
 
 
+class KeyRefused(LllmsError):
+    """The request has no API key, or one that the server does not know."""
+
+
 @define(auto_exc=True, eq=False, slots=False)
 class Overloaded(LllmsError):
     """The server has no room now; try again after `retry_after` seconds."""
@@ -167,6 +173,10 @@ class Overloaded(LllmsError):
     retry_after: int = 1
 
     __str__ = LllmsError.__str__
+
+
+class RateLimited(Overloaded):
+    """The client's API key allows no more requests now."""
 
 
 class QueueFull(Overloaded):

@@ -6,12 +6,14 @@ from typing import Self, TypeVar, overload
 
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
-from lllms_core.catalog import Catalog
+from lllms_core.caller import CALLER
+from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
 from lllms_core.host.unused_log import UnusedLog
+from lllms_core.host.visibility import Visibility, VisibleSessions
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
@@ -100,7 +102,9 @@ class Host:
         }
         self.sessions = open_keeper(self.config, self.plugins)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
-        self.session_index = SessionIndex(self.pool, self.sessions)
+        self._visibility = Visibility(self.catalog)
+        self._index = SessionIndex(self.pool, self.sessions)
+        self.session_index = VisibleSessions(self._index, self._visibility)
         self._cards = Cards(self.pool)
         self._unused = UnusedLog()
         self._started = False
@@ -131,22 +135,22 @@ class Host:
 
     def models(self) -> list[ModelCard]:
         """Return all models that can be served."""
-        return [card(entry) for entry in self.catalog.entries]
+        return [card(entry) for entry in self.catalog.usable(CALLER.get())]
 
     def model(self, name: str) -> ModelCard:
         """Look up a model by name or alias; raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem."""
-        return card(self.catalog.get(name))
+        return card(self._entry(name))
 
     async def abilities(self, name: str) -> Abilities:
         """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread.
 
         Raises `ModelUnknown`, or `ModelLoadFailed` for a file that can never be loaded.
         """
-        return await self._cards.abilities(self.catalog.get(name))
+        return await self._cards.abilities(self._entry(name))
 
     def problems(self) -> tuple[Problem, ...]:
         """Return the models that cannot be served."""
-        return self.catalog.problems
+        return self._visibility.of_problems(self.catalog.problems)
 
     @overload
     def request(
@@ -177,7 +181,7 @@ class Host:
         """
         server = self.config.server
         request = build_request(
-            self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
+            self._entry(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
             levels=server.max_json_depth, unknown_names=server.unknown_parameters, unused=unused,
         )
         self._unused.tell(request.model, request.unused)
@@ -188,7 +192,7 @@ class Host:
 
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         checked = check_parameters(route, entry, parameters, self.config.server.unknown_parameters)
         self._unused.tell(entry.name, checked.unused)
         return checked
@@ -228,7 +232,7 @@ class Host:
 
         The model keeps only the first `dimensions` numbers, if it was trained for that.
         """
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         empty = next((index for index, one in enumerate(inputs) if not one), None)
         if empty is not None or not inputs:
             name = "input" if empty is None else f"input[{empty}]"
@@ -238,7 +242,7 @@ class Host:
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
         """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         if not documents:
             raise InvalidRequest("'documents' is empty; there is nothing to rank", "documents", "empty_array")
         asked = RerankRequest(new_request_id(), entry.name, query, tuple(documents), entry.config.timeout)
@@ -246,13 +250,13 @@ class Host:
 
     async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
         """Return the tokens of a text, on request with those that the model adds around it. Raises `LllmsError`."""
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         query = TokenizeRequest(new_request_id(), entry.name, text, add_special, entry.config.timeout)
         return await self.ask(query, Tokens)
 
     async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as their texts. Raises `LllmsError`."""
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         query = DetokenizeRequest(new_request_id(), entry.name, tuple(tokens), entry.config.timeout)
         return await self.ask(query, str)
 
@@ -262,10 +266,10 @@ class Host:
         Loads its model if necessary. Raises `LllmsError`, also if the session belongs to another file or version of the
         model, and `TimeoutError` if the store does not answer.
         """
-        found = await self.session_index.tokens(session_id)
-        if found is None:
+        found = await self._index.tokens(session_id)
+        if found is None or not self._visibility.of_models([found]):
             return None
-        entry = self.catalog.get(found.model)
+        entry = self._entry(found.model)
         return await self.ask(
             DetokenizeRequest(new_request_id(), entry.name, found.tokens, entry.config.timeout, found.space), str,
         )
@@ -283,7 +287,7 @@ class Host:
 
         It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says.
         """
-        entry = self.catalog.get(name)
+        entry = self._entry(name)
         async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
             await stream.gather()
 
@@ -292,7 +296,7 @@ class Host:
 
         Returns when the idle ones are gone. Raises `ModelUnknown`.
         """
-        await self.pool.unload(self.catalog.get(name).name)
+        await self.pool.unload(self._entry(name).name)
 
     async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
         """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""
@@ -309,25 +313,29 @@ class Host:
 
     def status(self) -> PoolStatus:
         """Return the loaded instances, and the counts of running and waiting requests."""
-        return self.pool.status()
+        return self._visibility.of_status(self.pool.status())
 
     def lacks(self) -> tuple[Lack, ...]:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
-        return self.pool.lacks()
+        return self._visibility.of_models(self.pool.lacks())
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
-        return self.fetcher.statuses
+        return self._visibility.of_downloads(self.fetcher.statuses)
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
-        return self.fetcher.cancel(download_id)
+        return self._visibility.shows_download(download_id) and self.fetcher.cancel(download_id)
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
         """Return what a submitted request waits for; None if it runs, or has ended."""
         position = self.pool.position(request.id)
-        source = None if position is None else self.catalog.get(request.model).source
+        source = None if position is None else self._entry(request.model).source
         return None if position is None else Waiting(position, None if source is None else self.fetcher.status(source))
+
+    def _entry(self, name: str) -> CatalogEntry:
+        """Look up a model that the caller may use; to others it is unknown. Raises as `Catalog.get`."""
+        return self.catalog.get(name, CALLER.get())
 
     async def __aenter__(self) -> Self:
         try:

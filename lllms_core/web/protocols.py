@@ -13,7 +13,14 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedEr
 
 
 class Protocols(ProtocolWrapper):
-    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade."""
+    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade; or HTTP/2 by TLS."""
+
+    async def initiate(self) -> None:
+        """Begin; with HTTP/2 at once if the client has asked for it in the TLS handshake."""
+        if isinstance(self.protocol, H2Protocol):
+            await self._switch(b"")
+        else:
+            await self.protocol.initiate()
 
     async def handle(self, event: Event) -> None:
         """Handle an event of the connection."""
