@@ -76,8 +76,8 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     """Add the routes of every API to an application, under `prefix`; the caller starts and closes the host.
 
     `/openapi.json` describes them together. Where several serve one path, a header decides (`apis.same_paths`). The
-    checks of `create_app` (Host header, size of bodies, origins) are not included, but these routes need the keys of the
-    configuration. An API whose plugin fails to make its routes is left out, and the reason is logged.
+    checks of `create_app` (Host header, size of bodies, origins) are not included, but requests need a key if the
+    configuration has keys. An API whose plugin fails to make its routes is left out, and the reason is logged.
 
     Raises `ConfigError` if the file of keys cannot be used.
     """

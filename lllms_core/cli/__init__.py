@@ -8,6 +8,7 @@ from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
 from lllms_core.cli.gc import gc
 from lllms_core.cli.group import Commands
+from lllms_core.cli.key import key
 from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
@@ -38,7 +39,7 @@ def cli(debug: bool) -> None:
     del debug  # read from the context where errors are shown
 
 
-for command in (bench, cancel, chat, check, gc, ls, plugins, ps, pull, rm, run, serve, sessions, show, verify):
+for command in (bench, cancel, chat, check, gc, key, ls, plugins, ps, pull, rm, run, serve, sessions, show, verify):
     cli.add_command(command)
 
 

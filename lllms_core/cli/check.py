@@ -35,6 +35,7 @@ def check(config_file: Path | None) -> None:
     """
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
+    from lllms_core.config.key_file import exposed
     from lllms_core.plugins import Plugins
     from lllms_core.store.weights import finder, open_store
 
@@ -59,7 +60,7 @@ def check(config_file: Path | None) -> None:
     catalog = Catalog.examine(config, plugins, find) if readable else Catalog()
     for problem in catalog.problems:
         problems += problem.text.splitlines()
-    warnings: list[str] = []
+    warnings = [text] if (text := exposed(config.server.api_keys_file)) else []
     sound: list[CatalogEntry] = []
     for entry in catalog.entries:
         findings = _examine(entry, config)
@@ -67,6 +68,7 @@ def check(config_file: Path | None) -> None:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
+    problems += _about_access(config)
     problems += _about_sessions(config, plugins)
     problems += _about_memory(config, sound)
     for text in warnings:
@@ -110,6 +112,20 @@ def _about_memory(config: "Config", entries: "Sequence[CatalogEntry]") -> list[s
         if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
             problems.append(f"models.{name}: {too_large(need, beside, limit, told[name])}")
     return problems
+
+
+def _about_access(config: "Config") -> list[str]:
+    """Return the faults of the keys and the certificate."""
+    from lllms_core.config import open_keyring
+    from lllms_core.web.tls import open_tls
+
+    found: list[str] = []
+    for step in (open_keyring, open_tls):
+        try:
+            step(config.server)
+        except ConfigError as error:
+            found += error.message.splitlines()
+    return found
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:

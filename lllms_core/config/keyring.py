@@ -14,9 +14,9 @@ from lllms_core.values.violations import Keys, StructureError, Violation
 
 HASHED = "sha256:"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.@-]{0,63}")
-NAME_FORM = "a name of at most 64 letters, digits and _ . @ -, which starts with a letter"
-SECRET = re.compile(r"[!-~]{1,512}")
-SECRET_FORM = "1 to 512 characters of ASCII without spaces, or sha256: and the 64 hexadecimal digits of its hash"
+NAME_IN_WORDS = "a name of at most 64 letters, digits and _ . @ -, which starts with a letter"
+FORM = re.compile(r"[!-~]{1,512}")
+FORM_IN_WORDS = "1 to 512 characters of ASCII without spaces, or sha256: and the 64 hexadecimal digits of its hash"
 
 
 @frozen
@@ -139,7 +139,7 @@ def _read_key(value: object, name: str) -> ApiKey:
     except StructureError as error:
         violations += error.violations
     if table.name is not None and NAME.fullmatch(table.name) is None:
-        violations.append(Violation(("name",), f"expected {NAME_FORM}"))
+        violations.append(Violation(("name",), f"expected {NAME_IN_WORDS}"))
     if table.models == ():
         violations.append(Violation(("models",), "is empty, so the key could use no model; leave it out for all"))
     if violations:
@@ -153,7 +153,7 @@ def _read_text(text: str, name: str) -> ApiKey:
     if not colon:
         return ApiKey(name, _read_digest(text))
     if NAME.fullmatch(before) is None:
-        raise StructureError([Violation((), f"expected {NAME_FORM}, before the colon")])
+        raise StructureError([Violation((), f"expected {NAME_IN_WORDS}, before the colon")])
     return ApiKey(before, _read_digest(secret.strip()))
 
 
@@ -162,8 +162,8 @@ def _read_digest(value: object) -> bytes:
         raise StructureError([Violation((), "missing; expected a string" if value is None else "expected a string")])
     if value.startswith(HASHED) and re.fullmatch(r"[0-9a-fA-F]{64}", value.removeprefix(HASHED)):
         return bytes.fromhex(value.removeprefix(HASHED))
-    if value.startswith(HASHED) or SECRET.fullmatch(value) is None:
-        raise StructureError([Violation((), f"expected a key: {SECRET_FORM}")])
+    if value.startswith(HASHED) or FORM.fullmatch(value) is None:
+        raise StructureError([Violation((), f"expected a key: {FORM_IN_WORDS}")])
     return digest_of(value)
 
 

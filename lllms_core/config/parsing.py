@@ -16,13 +16,6 @@ from lllms_core.values.violations import Key, Keys, StructureError, Violation, d
 
 T = TypeVar("T")
 
-# Keys planned for later versions: refused, never ignored.
-LATER: Mapping[str, frozenset[str]] = {
-    "": frozenset(),
-    "server": frozenset(),
-    "models": frozenset(),
-}
-
 
 def parse_config(data: Mapping[str, object]) -> Config:
     """Check a configuration given as Python mappings in the file's shape; attrs values may stand for tables.
@@ -54,15 +47,14 @@ def parse_tables(
     here = Path.cwd()
     folder = folder or here
     violations: list[Violation] = []
-    data = _without_later(data, (), LATER[""], violations)
-    server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], violations)
-    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), violations)
-    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), frozenset(), violations)
+    server = _table(data.get("server", {}), ServerConfig, ("server",), violations)
+    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), violations)
+    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), violations)
     tables = data.get("models", {})
     models: dict[str, ModelConfig] = {}
     if isinstance(tables, Mapping):
         for name, table in tables.items():
-            model = _table(table, ModelConfig, ("models", str(name)), LATER["models"], violations)
+            model = _table(table, ModelConfig, ("models", str(name)), violations)
             if model is not None:
                 models[str(name)] = model
             violations += rules.check_defaults(table, ("models", str(name), "defaults"))
@@ -107,21 +99,12 @@ def _line(violation: Violation, origin: str | None) -> str:
     return f"{violation} ({origin})" if origin else str(violation)
 
 
-def _table(value: object, into: type[T], path: Keys, later: frozenset[str], violations: list[Violation]) -> T | None:
+def _table(value: object, into: type[T], path: Keys, violations: list[Violation]) -> T | None:
     """Build one table's value; on failure, extend `violations` and return None."""
     if isinstance(value, into):
         value = asdict(cast("AttrsInstance", value), recurse=False)
-    if isinstance(value, Mapping):
-        value = _without_later(value, path, later, violations)
     try:
         return structure(value, into, path)
     except StructureError as error:
         violations += error.violations
         return None
-
-
-def _without_later(
-    table: Mapping[str, object], path: Keys, later: frozenset[str], violations: list[Violation],
-) -> dict[str, object]:
-    violations += [Violation((*path, key), "not supported yet") for key in table if key in later]
-    return {key: value for key, value in table.items() if key not in later}

@@ -62,7 +62,7 @@ def _remove_dead(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"server.host: there is a file at {path} that is no socket; remove it, or choose another path")
+        raise ConfigError(f"server.host: {path} is a file, but no socket; remove it, or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
         caller.setblocking(False)  # noqa: FBT003  # a method of the standard library
         result = caller.connect_ex(str(path))
