@@ -307,8 +307,8 @@ async def test_places_count_running_and_waiting_requests() -> None:
                 assert "'two' allows 2 requests at once" in answer.json()["error"]["message"]
             return answer.status_code == 429
 
+        gate.pieces.put("la")
         async with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as running:
-            gate.pieces.put("la")
             lines = running.aiter_lines()
             await anext(lines)
             assert not await refused()
@@ -319,6 +319,7 @@ async def test_places_count_running_and_waiting_requests() -> None:
             other = await client.post("/v1/embeddings", json={"model": "x", "input": "x"}, headers=bearer("sk-other"))
             assert other.status_code == 404
             waiting.cancel()
+            await asyncio.wait([waiting])
             await until(lambda: host.status().waiting == 0)
             while await refused():  # the server is about to end the task of the client that left
                 pass
@@ -329,6 +330,7 @@ async def test_places_count_running_and_waiting_requests() -> None:
             await until(lambda: host.status().running == 1)
             assert not await refused()
             left.cancel()
+            await asyncio.wait([left])
             await until(lambda: host.status().running == 0)
 
 
