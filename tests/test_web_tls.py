@@ -23,10 +23,10 @@ from waits_for_tests import GUARD, until
 
 from lllms_core.cli import cli
 from lllms_core.client import Client, ServerError
-from lllms_core.config import ServerConfig, parse_config
+from lllms_core.config import ApiKey, ServerConfig, parse_config
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host
-from lllms_core.serve import serve
+from lllms_core.serve import _warn, serve
 from lllms_core.testing import running_server
 from lllms_core.web.limits import ConnectionLimits
 from lllms_core.web.tls import open_tls
@@ -321,6 +321,31 @@ def test_check_names_keys_and_certificates(files: Files, tmp_path: Path) -> None
     assert "line 1: expected a key" in more
     assert "can read" not in more
     assert secret not in told + more
+    config.write_text("""
+[server]
+api_keys = [{ name = "kid", key = "sk-4711", models = ["bot", "b*", "tiny", "x*"] }]
+[models.bot]
+engine = "mock"
+""")
+    warned = [line for line in lllms("check", "--config", str(config)).splitlines() if line.startswith("Warning")]
+    assert [line.partition(", which the key 'kid' may use, fits no model")[1] != "" for line in warned] == [True, True]
+    assert "'tiny'" in warned[0]
+    assert "'x*'" in warned[1]
+
+
+def test_what_lets_others_in_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server warns at its start if anybody may use it, or read its keys; not if only this machine can reach it."""
+    keys = tmp_path / "keys"
+    keys.write_text("sk-home")
+    keys.chmod(0o644)
+    _warn(ServerConfig())
+    _warn(ServerConfig(host="unix:/s"))
+    _warn(ServerConfig(host="0.0.0.0", api_keys=(ApiKey("a", b""),)))
+    assert caplog.text == ""
+    _warn(ServerConfig(host="0.0.0.0", insecure=True))
+    assert "there are no API keys: whoever reaches 0.0.0.0 port 3000 may use the models" in caplog.text
+    _warn(ServerConfig(api_keys_file=keys))
+    assert f"chmod 600 {keys}" in caplog.text
 
 
 def test_serve_suggests_a_key(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lllms_core.values.sizes import human_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lllms_core.catalog import CatalogEntry
+    from lllms_core.catalog import Catalog, CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
 
@@ -69,6 +69,7 @@ def check(config_file: Path | None) -> None:
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
     problems += _about_access(config)
+    warnings += _about_models_of_keys(config, catalog)
     problems += _about_sessions(config, plugins)
     problems += _about_memory(config, sound)
     for text in warnings:
@@ -126,6 +127,21 @@ def _about_access(config: "Config") -> list[str]:
         except ConfigError as error:
             found += error.message.splitlines()
     return found
+
+
+def _about_models_of_keys(config: "Config", catalog: "Catalog") -> list[str]:
+    """Return the names in the keys' lists of models that fit no model."""
+    from lllms_core.caller import Caller
+    from lllms_core.config import open_keyring
+
+    try:
+        keys = open_keyring(config.server).keys
+    except ConfigError:
+        return []
+    return [
+        f"server.api_keys: '{name}', which the key '{key.name}' may use, fits no model"
+        for key in keys for name in key.models or () if not catalog.usable(Caller(models=(name,)))
+    ]
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:

@@ -63,7 +63,7 @@ class VisibleSessions:
 
     async def list(self, model: str | None = None) -> Sequence[SessionInfo]:
         """Return all sessions, or those of one model, most recently used first."""
-        return self._visibility.of_models(await self._index.list(model))
+        return [*self._visibility.of_models(await self._index.list(model))]
 
     async def forget(self, session_id: str) -> Sequence[str]:
         """Forget a session; return the ids of all sessions dropped with it, its own first; none if it is unknown."""
