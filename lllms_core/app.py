@@ -14,6 +14,8 @@ from werkzeug.exceptions import Forbidden
 from lllms_core.apis import Api, Paths
 from lllms_core.apis.ignored import HEADER
 from lllms_core.apis.replies import fault_handler, outer_fault_handler, reply
+from lllms_core.apis.request_ids import HEADER as REQUEST_ID
+from lllms_core.apis.request_ids import noted_request
 from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
 from lllms_core.config import ServerConfig, open_keyring
@@ -28,7 +30,7 @@ from lllms_core.web.key_check import KeyCheck
 LOG = logging.getLogger("lllms.app")
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
-CORS_EXPOSED = f"Retry-After, {HEADER}"
+CORS_EXPOSED = f"Retry-After, {HEADER}, {REQUEST_ID}"
 CORS_SECONDS = "600"
 WEB = ("http", "https")
 """The schemes of web pages."""
@@ -96,6 +98,7 @@ def _mount(
         try:
             routes = api.blueprint(host)
             routes.register_error_handler(Exception, fault_handler(api))
+            routes.after_request(_name_request)
             if key_check is not None:
                 key_check.guard(routes)
             know_callers(routes, trusted, by_key=host.config.server.has_keys)
@@ -109,6 +112,14 @@ def _mount(
     if key_check is not None:
         key_check.guard(description)
     app.register_blueprint(description, url_prefix=prefix)
+
+
+async def _name_request(response: Response) -> Response:
+    """Tell the client the id of the request that it has made, if it has."""
+    request_id = noted_request()
+    if request_id is not None:
+        response.headers[REQUEST_ID] = request_id
+    return response
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:

@@ -22,6 +22,8 @@ class Caller:
     """Seconds that the request may wait, if that is less than `server.queue_timeout`; None: no limit of its own."""
     models: tuple[str, ...] | None = None
     """The names of the models that it may use, with `*` for any text; all others are unknown to it. None: all."""
+    key: str | None = None
+    """The name of its API key; None: it is not known by one."""
     known: bool = True
     """False: it has shown no key to a server that has keys, and learns only whether the server is well."""
 

@@ -58,8 +58,12 @@ class Client:
         """Delete the resource at a path, and return the JSON document of the answer. Raises `ServerError`."""
         return self._fetch("DELETE", path)
 
-    def _fetch(self, method: str, path: str) -> object:
-        connection, response = self._send(method, path)
+    def post(self, path: str, body: Mapping[str, object]) -> object:
+        """Send a JSON document, and return that of the answer. Raises `ServerError`."""
+        return self._fetch("POST", path, body)
+
+    def _fetch(self, method: str, path: str, body: Mapping[str, object] | None = None) -> object:
+        connection, response = self._send(method, path, body)
         try:
             document: object = json.load(response)
         except (ValueError, OSError, HTTPException) as error:

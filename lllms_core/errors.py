@@ -26,6 +26,7 @@
     │   ├── DiskFull             there is no room for the file
     │   └── DownloadCancelled    the download was cancelled
     ├── KeyRefused               the request has no API key, or one that the server does not know
+    ├── RequestCancelled         somebody other than the reader of the answer has cancelled the request
     └── Overloaded               the server has no room now; `retry_after` says when to try again
         ├── RateLimited          the client's API key allows no more requests now
         ├── QueueFull            too many requests are already waiting
@@ -76,8 +77,17 @@ class ModelUnknown(ModelError):
     """No model of this name is configured or offered by a plugin."""
 
 
+@define(auto_exc=True, eq=False, slots=False)
 class ModelLoadFailed(ModelError):
-    """The model could not be loaded: its file, its options or the machine do not allow it."""
+    """The model could not be loaded: its file, its options or the machine do not allow it.
+
+    If a load has failed a short time ago, it is tried again after `retry_after` seconds.
+    """
+
+    text: str
+    retry_after: int | None = None
+
+    __str__ = LllmsError.__str__
 
 
 class ModelTooLarge(ModelError):
@@ -163,6 +173,10 @@ class DownloadCancelled(DownloadError):
 
 class KeyRefused(LllmsError):
     """The request has no API key, or one that the server does not know."""
+
+
+class RequestCancelled(LllmsError):
+    """The request was cancelled, by somebody other than the reader of its answer."""
 
 
 @define(auto_exc=True, eq=False, slots=False)

@@ -188,7 +188,7 @@ def _check_constraint(constraint: Constraint, entry: CatalogEntry, levels: int) 
             raise UnsupportedParameter(
                 f"engine '{entry.engine.name}' of model '{entry.name}' checks answers against a JSON schema, and makes "
                 "no model keep to one; leave out 'strict'",
-                f"{constraint.param}.json_schema.strict",
+                f"{constraint.param}{'.json_schema' if constraint.param == 'response_format' else ''}.strict",
                 "unsupported_parameter",
             )
         return

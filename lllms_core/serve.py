@@ -10,10 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from quart import Quart
-
-from lllms_core.app import create_app
-from lllms_core.config import ServerConfig, parse_config
+from lllms_core.config import ServerConfig, open_keyring, parse_config
 from lllms_core.config.key_file import exposed
 from lllms_core.config.rules import is_loopback
 from lllms_core.config.settings import UNIX
@@ -22,8 +19,6 @@ from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
-from lllms_core.web.server import serve_app
-from lllms_core.web.tls import open_tls
 from lllms_core.web.unix_socket import SocketFile, listen_at
 
 LOG = logging.getLogger("lllms.serve")
@@ -67,16 +62,17 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
     finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
     """
     server = host.config.server
-    app, tls = create_app(host, manage_host=False), open_tls(server)
+    open_keyring(server)  # now, as everything that can be wrong
+    tls = _open_tls(server)
     listener = listen(server.host, server.port)
     file = None if server.socket_path is None else SocketFile(server.socket_path)
     url = server.host if file is not None else _url(listener, "http" if tls is None else "https")
     _warn(server)
     with _signals() as signals:
-        stopped = asyncio.Event()
-        web = asyncio.create_task(_serve_http(app, listener, stopped, tls))
+        up, stopped = asyncio.Event(), asyncio.Event()
+        web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
         try:
-            await _run(host, web, signals, on_ready, url)
+            await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
         finally:
             stopped.set()
             # A client that does not read its answer must not delay the end of the server.
@@ -109,17 +105,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    host: Host, web: asyncio.Task[None], signals: "asyncio.Queue[None]", on_ready: OnReady | None, url: str,
+    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", ready: Callable[[], None],
 ) -> None:
     """Start the host, wait for a signal, and close the host."""
     stop = asyncio.create_task(signals.get())
-    start = asyncio.create_task(host.start())
+    start = asyncio.create_task(_start(host, up))
     try:
         await asyncio.wait([start, stop, web], return_when=asyncio.FIRST_COMPLETED)
         if start.done():
             start.result()
-            if on_ready is not None:
-                on_ready(url)
+            ready()
             await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
         if web.done():
             web.result()
@@ -128,6 +123,11 @@ async def _run(
         stop.cancel()
         await _close(host, signals)
         await asyncio.gather(start, stop, return_exceptions=True)
+
+
+async def _start(host: Host, up: asyncio.Event) -> None:
+    await host.start()
+    await up.wait()
 
 
 async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
@@ -142,16 +142,31 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
 
 
 async def _serve_http(
-    app: Quart, listener: socket.socket, stopped: asyncio.Event, tls: ssl.SSLContext | None,
+    host: Host, listener: socket.socket, tls: ssl.SSLContext | None, up: asyncio.Event, stopped: asyncio.Event,
 ) -> None:
+    await host.warm()
+    # Imported now, while the spare workers import their engines: Quart and Hypercorn take half a second.
+    from lllms_core.app import create_app
+    from lllms_core.web.server import serve_app
+
     yield_quickly()  # lets the event loop interrupt the thread that reads large bodies
     limits = ConnectionLimits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
+    app = create_app(host, manage_host=False)
+    up.set()
     await serve_app(app, listener, stopped.wait, limits, tls)
 
 
 def _url(listener: socket.socket, scheme: str) -> str:
     name, port = listener.getsockname()[:2]
     return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+
+
+def _open_tls(server: ServerConfig) -> ssl.SSLContext | None:
+    if server.tls_certificate is None:
+        return None
+    from lllms_core.web.tls import open_tls  # imports Hypercorn, which takes a while
+
+    return open_tls(server)
 
 
 def _warn(server: ServerConfig) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from hashlib import sha256
 from itertools import takewhile
+from pathlib import Path
 from typing import ClassVar
 
 from attrs import frozen
@@ -102,6 +103,14 @@ class SessionStore(ABC):
     """Whether it keeps the data in the server's memory, so that they count against `server.memory_limit`."""
     Options: ClassVar[type] = NoOptions
     """An attrs class: the keys of `[sessions.options]`, with their types and defaults. Unknown keys are refused."""
+
+    @property
+    def documents_folder(self) -> Path | None:
+        """A folder for the server's other private files that should live as long as sessions; None: keep none.
+
+        Read after `open`.
+        """
+        return None
 
     def open(self, options: object) -> None:
         """Start; called once, with an instance of `Options`. Raises `ConfigError` if that is not possible."""

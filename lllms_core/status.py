@@ -8,6 +8,9 @@ from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size, human_time
 
 InstanceState = Literal["loading", "ready", "closing"]
+WaitState = Literal["queued", "memory", "downloading", "loading", "prompt"]
+"""What a request waits for: its turn, memory that others hold, the files of its model, the load of its model, or, once
+it runs, the reading of its prompt."""
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
 """`waiting`: another process is fetching the same file."""
 
@@ -43,6 +46,14 @@ class InstanceStatus:
     """Bytes that it was last measured to take, with its mapped weights; None: unknown, as for one in a thread."""
     grown: bool = False
     """Whether it takes a fifth more than it was told to need."""
+    load_seconds: float = 0.0
+    """How long its load has taken, so far or in all."""
+    load_timeout: float = 0.0
+    """The most seconds that its load may take; 0: no limit."""
+    watchdog: float = 0.0
+    """The `silent_seconds` after which it is killed; 0: no limit."""
+    ttl: float | None = None
+    """The idle seconds after which it is unloaded; None: never."""
 
 
 @frozen
@@ -56,6 +67,19 @@ class Lack:
     """The last failure of an instance; "" if there was none."""
     retry_seconds: float | None
     """Until the next try; None if one is under way, or is made only when the model is requested."""
+
+
+@frozen
+class FailedLoad:
+    """A model whose last load failed."""
+
+    model: str
+    problem: str
+    """The cause."""
+    failures: int
+    """The number of consecutive failed loads."""
+    retry_seconds: float
+    """Requests for the model are refused for this long; 0: the next one makes it load again."""
 
 
 @frozen
@@ -125,6 +149,8 @@ class DownloadStatus:
     """Bytes per second: received, or read while verifying."""
     seconds_left: float | None
     """At this speed; None while unknown."""
+    sha256: str = ""
+    """The expected hash of `file`, in hexadecimal; "" if its source publishes none."""
 
 
 @frozen
@@ -144,16 +170,51 @@ class SessionInfo:
 
 @frozen
 class Waiting:
-    """What a request waits for."""
+    """Why a request has no answer yet, and how far that is; as text, a few words for people."""
 
-    position: int
-    """In the queue; 1 is next."""
-    download: DownloadStatus | None
+    state: WaitState
+    position: int | None = None
+    """In the queue; 1 is next. None once it runs."""
+    progress: float | None = None
+    """How much is done of the download, the load, or the reading of the prompt, 0 to 1; None: unknown."""
+    reason: str = ""
+    """For `memory`, what is needed and who holds it; for `queued`, why no instance is loaded for it, if none is."""
+    download: DownloadStatus | None = None
     """That of its model's files, if they are being fetched."""
 
     def __str__(self) -> str:
-        fetching = "" if self.download is None else f"; the model is being fetched: {progress_text(self.download)}"
-        return f"waiting, position {self.position}{fetching}"
+        share = "" if self.progress is None else f" {int(100 * self.progress)} %"
+        match self.state:
+            case "queued":
+                return f"queued {self.position}{f', {self.reason}' if self.reason else ''}"
+            case "memory":
+                return f"queued {self.position}, waits for memory: {self.reason}"
+            case "downloading":
+                return f"downloading{share}{'' if self.download is None else f': {progress_text(self.download)}'}"
+            case "loading":
+                return f"loading{share}"
+            case "prompt":
+                return f"reading the prompt{share}"
+
+
+@frozen
+class RequestStatus:
+    """A request that waits or runs. It shows nothing of its text."""
+
+    id: str
+    model: str
+    task: str
+    """`load` for a request that only loads the model; others as in `lllms_core.types.Task`."""
+    state: WaitState | Literal["answering", "ending"]
+    """`ending`: it was cancelled, but its instance has yet to notice."""
+    seconds: float
+    """Since it was submitted."""
+    tokens: int = 0
+    """Generated so far."""
+    instance: str | None = None
+    """The instance that runs it."""
+    waiting: Waiting | None = None
+    """What it waits for; None once its answer has begun."""
 
 
 def progress_text(status: DownloadStatus) -> str:

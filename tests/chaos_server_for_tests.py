@@ -20,6 +20,7 @@ from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.plugins import Plugins
+from lllms_core.pool import setbacks
 from lllms_core.serve import serve
 
 
@@ -31,6 +32,7 @@ def lllms_engines() -> list[Engine]:
 
 def main() -> None:
     """Serve the configuration read as JSON from standard input; print the address when ready."""
+    setbacks.FIRST_COOLDOWN = 0.1  # loading workers are killed, too; their models are to be tried again soon
     config = parse_config(json.load(sys.stdin))
     configure_logging(config.server.log_level, config.server.log_format)
     plugins = Plugins.discover(extra={"scripted": SimpleNamespace(lllms_engines=lllms_engines)})

@@ -3,7 +3,7 @@
 import json
 import queue
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import MappingProxyType
 from typing import Any
@@ -12,11 +12,12 @@ from attrs import define, field
 from quart import Quart
 
 from lllms_core.config import parse_config
-from lllms_core.engines import Engine
+from lllms_core.engines import Engine, Progress
 from lllms_core.engines.serial import Pause, Piece, SerialModel
 from lllms_core.hookspecs import hookimpl
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
+from lllms_core.queries import Embeddings
 from lllms_core.types import Request
 
 
@@ -25,15 +26,28 @@ class Gate:
     """Lets a model load, and its answers continue, when a test says so."""
 
     load: threading.Event = field(factory=threading.Event)
+    loaded: float = 0.0
+    """How much of the load is done until then."""
     pieces: "queue.SimpleQueue[str | Exception | None]" = field(factory=queue.SimpleQueue)
     """A piece of the running answer, an error of the engine, or None for the end of the answer."""
+    answering: int = 0
+    """The answers that the model is writing."""
 
 
 class GateModel(SerialModel):
+    embed_at_once = 1
+
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
     def chat(self, request: Request) -> Iterator[Piece]:
+        self._gate.answering += 1
+        try:
+            yield from self._pieces()
+        finally:
+            self._gate.answering -= 1
+
+    def _pieces(self) -> Iterator[Piece]:
         while True:
             try:
                 piece = self._gate.pieces.get_nowait()
@@ -46,6 +60,11 @@ class GateModel(SerialModel):
                 raise piece
             yield piece
 
+    def embed(self, texts: Sequence[str]) -> Embeddings:
+        """Take a moment for each text."""
+        self.interrupt.wait(0.01)
+        return Embeddings([[1.0]] * len(texts), len(texts))
+
 
 class GateEngine(Engine):
     name = "gate"
@@ -55,8 +74,9 @@ class GateEngine(Engine):
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
 
-    def load(self, spec: object, progress: object) -> GateModel:
-        self._gate.load.wait()
+    def load(self, spec: object, progress: Progress) -> GateModel:
+        while not self._gate.load.wait(0.01):
+            progress(self._gate.loaded)
         return GateModel(self._gate)
 
 
@@ -71,11 +91,12 @@ class GatePlugin:
 
 @asynccontextmanager
 async def gated(
-    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), **server: object,
+    gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), sessions: Mapping[str, object] | None = None,
+    models: Mapping[str, object] = MappingProxyType({"gate": {"engine": "gate"}}), **server: object,
 ) -> AsyncIterator[Host]:
-    """Run a host whose only model obeys a gate; `extra` are more plugins."""
+    """Run a host whose only model obeys a gate; `extra` are more plugins, `models` other models."""
     plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate), **extra})
-    host = Host(parse_config({"server": server, "models": {"gate": {"engine": "gate"}}}), plugins)
+    host = Host(parse_config({"server": server, "models": models, "sessions": sessions or {}}), plugins)
     await host.start()
     try:
         yield host

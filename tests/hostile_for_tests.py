@@ -6,10 +6,13 @@ from collections.abc import Callable, Container, Sequence
 from attrs import frozen
 from lines_for_tests import SECRET, Address, Answer, post
 
+OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
+
 BOT, TINY, SLOW = "bot", "tiny", "slow"
 """A mock, the trained model in llama.cpp, and a slow mock; each in its own process."""
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
 MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
+RESPOND, COUNT = "/v1/responses", "/v1/responses/input_tokens"
 TOKENIZE, DETOKENIZE, TEMPLATE = "/api/v1/tokenize", "/api/v1/detokenize", "/api/v1/apply-template"
 
 REFUSED = range(400, 500)
@@ -48,7 +51,9 @@ class Input:
             assert len(answer.body) <= self.most, f"an error of {len(answer.body)} bytes"
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
-                assert set(answer.json()["error"]) in ({"message", "type", "param", "code"}, {"type", "message"})
+                error = answer.json()["error"]
+                shapes = ({"message", "type", "param", "code"}, {"type", "message"})
+                assert isinstance(error, str) or set(error) in shapes
 
 
 def body(path: str, model: str, **more: object) -> dict[str, object]:
@@ -58,12 +63,18 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         CHAT: {"messages": said, "max_tokens": 1}, TEXT: {"prompt": f"Hi! {SECRET}", "max_tokens": 1},
         EMBED: {"input": SECRET}, RERANK: {"query": SECRET, "documents": ["a", "b"]}, TOKENIZE: {"text": SECRET},
         DETOKENIZE: {"tokens": [1, 2, 3]}, TEMPLATE: {"messages": said},
+        "/api/chat": {"messages": said, "options": {"num_predict": 1}}, "/api/embed": {"input": SECRET},
+        "/api/generate": {"prompt": f"Hi! {SECRET}", "options": {"num_predict": 1}}, "/api/show": {}, "/api/pull": {},
+        "/api/embeddings": {"prompt": SECRET},
         MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
+        RESPOND: {"input": f"Hi! {SECRET}", "max_output_tokens": 1}, COUNT: {"input": SECRET},
     }
     return {"model": model, **fits[path], **more}
 
 
-POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS)
+POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS, RESPOND, COUNT)
+NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload")
+"""Posts with the model's name in their path."""
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-from hostile_for_tests import BOT, CHAT, POSTS, REFUSED, Input, body
+from hostile_for_tests import BOT, CHAT, NAMED, POSTS, REFUSED, Input, body
 from hostile_leaving_for_tests import leaves
 from lines_for_tests import SECRET, Address, Answer, Line, chunked, head, raw, several
 
@@ -13,8 +13,10 @@ GOOD = json.dumps(body(CHAT, BOT)).encode()
 PLACES = (
     ("GET", "/api/v1/sessions/"), ("DELETE", "/api/v1/sessions/"), ("GET", "/api/v1/sessions?model="),
     ("DELETE", "/api/v1/sessions?model="), ("GET", "/api/v1/sessions/x?text="), ("GET", "/api/v1/sessions?"),
-    ("DELETE", "/api/v1/downloads/"), ("GET", "/v1/models/"), ("GET", "/anthropic/v1/models/"),
-    ("GET", "/anthropic/v1/models?after_id="),
+    ("DELETE", "/api/v1/downloads/"), ("DELETE", "/api/v1/requests/"), ("GET", "/v1/models/"),
+    ("GET", "/anthropic/v1/models/"), ("GET", "/anthropic/v1/models?after_id="), ("GET", "/v1/responses/"),
+    ("DELETE", "/v1/responses/"), ("GET", "/v1/responses/resp_1/input_items?after="),
+    ("POST", "/v1/responses/resp_1/cancel?"),
 )
 """Paths that contain an id or a name."""
 
@@ -264,7 +266,12 @@ def paths() -> Iterator[Input]:
         for one in ids:
             act = asks(head(method, path + one, kind=None), method=method)
             yield Input(f"{method} {path} {one[:20]}", act, REFUSED)
-    for path in ("/", "/health", "/openapi.json", "/v1/models", "/api/v1/sessions", "/api/v1/downloads"):
+    for path in NAMED:
+        for one in (*ids, f"{BOT}/x", f"{BOT}%00"):
+            act = asks(head("POST", path.format(name=one), length=2), b"{}")
+            yield Input(f"POST {path.format(name=one[:20])}", act, REFUSED)
+    plain = "/", "/health", "/openapi.json", "/v1/models", "/api/v1/sessions", "/api/v1/downloads", "/api/v1/requests"
+    for path in plain:
         act = asks(head("GET", f"{path}?text=1&model={BOT}&x={SECRET}", kind=None), method="GET")
         yield Input(f"GET {path} with anything", act, {200, *REFUSED})
 

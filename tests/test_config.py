@@ -129,15 +129,17 @@ def test_every_server_key_has_a_variable():
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
+        "spare_workers": "2",
         "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
         "api_keys": "open-sesame, phone: sk-123", "api_keys_file": "~/k", "tls_certificate": "~/c", "tls_key": "~/d",
+        "pull": "1",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         insecure=True,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
-        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0,
+        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0, spare_workers=2, pull=True,
         trusted_clients=("127.0.0.1", "10.0.0.0/8"), api_keys_file=Path.home() / "k", tls_certificate=Path.home() / "c",
         tls_key=Path.home() / "d",
         api_keys=(ApiKey("key-1", digest_of("open-sesame")), ApiKey("phone", digest_of("sk-123"))),
@@ -417,9 +419,19 @@ def test_faults_of_a_preload_are_named(preload, fault):
         ({"max_size": "much"}, "sessions.max_size: expected a size like 1048576 or \"10MiB\", got 'much'"),
         ({"ttl": -0.5}, "sessions.ttl: expected seconds, or -1 for never, got -0.5"),
         ({"min_tokens": 0}, "sessions.min_tokens: expected at least 1, got 0"),
+        ({"responses_size": 0}, "sessions.responses_size: expected at least 1, got 0"),
+        ({"responses_ttl": -0.5}, "sessions.responses_ttl: expected seconds, or -1 for never, got -0.5"),
         ({"store": 3}, "sessions.store: expected a string, got 3"),
     ],
 )
 def test_faults_of_sessions_are_named(sessions, fault):
     """`[sessions]` is checked like every other table."""
     assert faults({"sessions": sessions}) == [fault]
+
+
+@pytest.mark.parametrize(("server", "may"), [
+    ({}, True), ({"allow_remote": True}, False), ({"allow_remote": True, "pull": True}, True), ({"pull": False}, False),
+])
+def test_clients_may_pull_unless_others_reach_the_server(server, may):
+    """By default only the clients of a server that no other machine reaches may add models."""
+    assert parse_config({"server": server}).server.may_pull is may

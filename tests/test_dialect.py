@@ -116,7 +116,7 @@ async def test_a_slow_first_token_cuts_nothing(gate: Gate, monkeypatch: pytest.M
             for seconds in (5, 15, 15, 15, 15, 15):
                 await asyncio.sleep(0)
                 turned[0] += seconds
-                assert json.loads(await connection.receive()) == {"waiting": "waiting, position 1"}
+                assert json.loads(await connection.receive()) == {"waiting": "loading 0 %"}
             gate.pieces.put("one")
             gate.pieces.put(None)
             gate.load.set()
@@ -188,6 +188,7 @@ async def test_the_description_names_what_is_mounted(gate: Gate) -> None:
     paths = (await (await client.get("/openapi.json")).get_json())["paths"]
     assert set(paths) == {
         "/api/v1/downloads", "/api/v1/downloads/{id}", "/api/v1/sessions", "/api/v1/sessions/{id}",
+        "/api/v1/models/{name}/load", "/api/v1/models/{name}/unload", "/api/v1/requests", "/api/v1/requests/{id}",
     }
 
 

@@ -40,6 +40,7 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.ChecksumMismatch: (503, "model_not_available"),
     errors.DiskFull: (503, "model_not_available"),
     errors.DownloadCancelled: (503, "model_not_available"),
+    errors.RequestCancelled: (499, "cancelled"),
     errors.QueueFull: (429, "queue_full"),
     errors.WaitedTooLong: (503, "waited_too_long"),
     errors.InsufficientMemory: (503, "insufficient_memory"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -62,9 +63,9 @@ class Server:
     app: Quart
     runner: asyncio.Runner
 
-    def post(self, body: Mapping[str, object]) -> str:
+    def post(self, body: Mapping[str, object], path: str = CHAT) -> str:
         async def ask() -> str:
-            answer = await self.app.test_client().post(CHAT, json=body)
+            answer = await self.app.test_client().post(path, json=body)
             data: str = await answer.get_data(as_text=True)
             assert answer.status_code == 200, data
             return data
@@ -72,14 +73,21 @@ class Server:
         return self.runner.run(ask())
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+@contextmanager
+def parrot() -> Iterator[Server]:
+    """A server whose only model says what it is told to."""
     with asyncio.Runner() as runner:
         plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"parrot": ParrotPlugin()})
         host = Host(parse_config({"models": {"parrot": {"engine": "parrot"}}}), plugins)
         runner.run(host.start())
         yield Server(create_app(host), runner)
         runner.run(host.close(0))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with parrot() as made:
+        yield made
 
 
 def whole(server: Server, body: Mapping[str, object]) -> list[dict[str, Any]]:

@@ -96,7 +96,7 @@ async def test_one_who_waits_gets_headers_and_comments(gate: Gate) -> None:
     """While a model loads, the client of a stream sees signs of life, then the whole answer."""
     async with gated(gate) as host, asking(patient_app(host, 0.01, 0.01), stream=True) as connection:
         for _ in range(3):
-            assert await connection.receive() == b": waiting, position 1\n\n"
+            assert await connection.receive() == b": loading 0 %\n\n"
         for piece in ("one", " two", None):
             gate.pieces.put(piece)
         gate.load.set()
@@ -124,7 +124,7 @@ async def test_an_error_after_the_headers_is_an_event(gate: Gate) -> None:
     """After the headers, a refusal comes as the last event, without an end mark."""
     async with gated(gate) as host:
         async with asking(patient_app(host, 0.01, 0.01), stream=True) as connection:
-            assert await connection.receive() == b": waiting, position 1\n\n"
+            assert await connection.receive() == b": loading 0 %\n\n"
             gate.pieces.put(EngineFailed("out of ink"))
             gate.load.set()
         answer = await connection.as_response()

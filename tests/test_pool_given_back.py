@@ -14,6 +14,8 @@ from test_pool_work import error, reaches, running, text
 from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
+from lllms_core.pool import setbacks
+from lllms_core.pool.budget import Need
 from lllms_core.pool.effects import Assign, Prepare, ShareCores, Start
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.models import PoolModel
@@ -243,7 +245,7 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
 
     monkeypatch.setattr(pool._dispatcher, "_carry_out", carry_out)
     [instance] = pool._scheduler.instances.values()
-    pool._scheduler.placing.start("b", 0.0)
+    pool._scheduler.placing.start("b", Need(), 0.0)
     started = next(one for one in pool._scheduler.instances.values() if one.model == "b")
     pool._dispatcher.apply([
         ShareCores(instance.id, 1), Start(started.id, "b", 1), Prepare("b"), Assign("first", instance.id),
@@ -255,8 +257,9 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
     assert await text(pool.submit(ask("echo y", "b"))) == "y"
 
 
-async def test_a_worker_that_cannot_be_started_is_no_dead_end() -> None:
-    """Whatever keeps a worker from starting is reported to the waiting requests, and the next request tries again."""
+async def test_a_worker_that_cannot_be_started_is_no_dead_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever keeps a worker from starting is told to the waiting requests; one after the cooldown tries again."""
+    monkeypatch.setattr(setbacks, "FIRST_COOLDOWN", 0.0)
     attempts = 0
 
     async def start(load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:

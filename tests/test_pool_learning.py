@@ -1,6 +1,7 @@
 """Real workers that take more memory than they were told to, or die for lack of it, and what the pool learns."""
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -38,6 +39,7 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits
 from lllms_core.types import Message, ModelSpec
+from lllms_core.values.sizes import human_size
 from lllms_core.worker.ends import Kills
 from lllms_core.worker.wire import PutSession
 
@@ -101,7 +103,7 @@ async def test_a_worker_that_grows_is_measured_told_and_remembered(
         assert use is not None
         assert use.used >= (after.measured or 0)
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "of memory of its own, and was told to need 41.9 MB; it counts for that" in warning
+    assert f"of memory of its own, and was told to need {human_size(WORKER)}; it counts for that" in warning
     learnt = LearntStore(file).get(key_of("scripted", model().look(None).fingerprint, WORKER))
     assert learnt.private == pytest.approx(after.measured, rel=0.05)
     assert 0 < (learnt.load_seconds or 0) < GUARD
@@ -136,7 +138,7 @@ async def test_a_worker_killed_while_it_serves_is_learnt_from(
             with pytest.raises(EngineDied, match="memory"):
                 await say(pool, "kill")
             assert await other.take()  # nothing else is harmed
-        assert "scripted counts for 52.4 MB of memory from now on" in caplog.text
+        assert f"scripted counts for {human_size(int(1.25 * WORKER))} of memory from now on" in caplog.text
         await until(file.exists)  # at once: this server may be the next to die
         await say(pool, "echo x")
         instance = next(one for one in pool.status().instances if one.model == "scripted")
@@ -171,7 +173,8 @@ async def test_a_load_killed_for_memory_is_tried_once_more(
         [instance] = pool.status().instances
         assert (instance.model, instance.memory) == ("scripted", int(1.25 * WORKER))
     assert caplog.text.count("loading scripted") == 2
-    assert "scripted counts for 52.4 MB of memory from now on; its load is tried once more" in caplog.text
+    counts = f"scripted counts for {human_size(int(1.25 * WORKER))} of memory from now on"
+    assert f"{counts}; its load is tried once more" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["kill", "no-memory", "bad-alloc"])
@@ -335,7 +338,7 @@ async def test_a_restarted_server_uses_what_it_has_learnt(tmp_path: Path, nothin
     assert not second["grown"]
 
 
-async def test_show_and_check_tell_what_was_measured(tmp_path: Path) -> None:
+async def test_show_and_check_tell_what_was_measured(tmp_path: Path, nothing_learnt: Path) -> None:
     """After a server has run a model, `show` and `check` tell what its workers took, and `check` counts it."""
     config = tmp_path / "lllms.toml"
     config.write_text(
@@ -350,10 +353,17 @@ async def test_show_and_check_tell_what_was_measured(tmp_path: Path) -> None:
     async with asyncio.timeout(GUARD), Host(load_config(config)) as host:
         async with host.submit(host.request("tiny", messages=[Message("user", "Hi!")])) as stream:
             await stream.gather()
-        measured = host.pool.status().instances[0].measured
-    assert measured is not None
+        [instance] = host.pool.status().instances
+        assert instance.measured is not None
     told = "measured here: a worker takes up to "
     shown = await asyncio.to_thread(run, "show", "tiny")
     assert told in shown
     assert "mapped weights not included; a load takes " in shown
     assert f"model tiny: {told}" in await asyncio.to_thread(run, "check")
+    [key] = json.loads(await asyncio.to_thread(nothing_learnt.read_text))["learnt"]
+    assert instance.fingerprint in key
+    store = LearntStore(nothing_learnt)
+    store.learn(key, 5 * GB)
+    store.write()
+    checked = await asyncio.to_thread(run, "check")
+    assert "models.tiny: an instance needs about 5.4 GB of memory (as measured; " in checked

@@ -29,6 +29,7 @@ from lllms_core.pool.needs import SERVER, WORKER, memory_available, memory_limit
 from lllms_core.pool.placing import LOOK_AGAIN
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.setbacks import FIRST_COOLDOWN, LONGEST_PAUSE
 from lllms_core.pool.state import ALONE, MemoryLimit, ModelLimits, PoolLimits, Surroundings
 from lllms_core.types import Memory, ModelSpec
 
@@ -141,7 +142,7 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
 def test_a_full_server_does_not_delay_the_refusal() -> None:
     """What can never fit is refused at once even if `concurrency` lets nothing else run."""
     world = World({"a": 5, "big": 11})
-    world.scheduler.limits = evolve(world.scheduler.limits, concurrency=1)
+    world.scheduler.placing.limits = evolve(world.scheduler.limits, concurrency=1)
     world.busy("a", 1)
     assert isinstance(refusals(world.submit("big", 2))[0], ModelTooLarge)
     assert isinstance(refusals(world.submit("big", 3))[0], ModelTooLarge)
@@ -322,10 +323,11 @@ def test_a_load_that_died_for_memory_makes_room_and_is_tried_once_more() -> None
     assert world.scheduler.seating.need("a") == Need(5, estimate=4)
     [refused] = world.scheduler.gone("a2", "no memory", 4, starved=True)
     assert refusals([refused])[0].message == "model 'a' cannot be loaded: no memory"
-    assert world.submit("a", 5) == [Stop("b1")]  # six bytes by now
-    assert world.scheduler.gone("b1", "closed", 6) == [Start("a3", "a", 1)]
-    assert world.scheduler.gone("a3", "no memory", 7, starved=True) == [Start("a4", "a", 1)]
-    world.scheduler.loaded("a4", 1, 8)
+    later = 4 + FIRST_COOLDOWN
+    assert world.submit("a", later) == [Stop("b1")]  # six bytes by now
+    assert world.scheduler.gone("b1", "closed", later) == [Start("a3", "a", 1)]
+    assert world.scheduler.gone("a3", "no memory", later, starved=True) == [Start("a4", "a", 1)]
+    world.scheduler.loaded("a4", 1, later)
     assert world.scheduler.instances["a4"].running
 
 
@@ -339,15 +341,15 @@ def test_a_load_that_failed_otherwise_is_not_tried_again() -> None:
 def test_deaths_never_make_a_model_too_large() -> None:
     """However often it dies, it counts for at most twice its estimate, and for no more than all memory."""
     world = World({"a": 4, "b": 9})
-    for number in range(9):
+    for number in range(0, 9 * int(LONGEST_PAUSE), int(LONGEST_PAUSE)):
         world.submit("a", number, f"t{number}")
         [instance] = world.scheduler.instances
         world.scheduler.gone(instance, "killed", number, starved=True)
         for entry in list(world.scheduler.instances):
             world.scheduler.gone(entry, "killed", number, starved=True)
     assert world.scheduler.seating.need("a").private == 8
-    world.submit("b", 10)
-    world.scheduler.gone("b1", "killed", 11, starved=True)
+    world.submit("b", number)
+    world.scheduler.gone("b1", "killed", number, starved=True)
     assert world.scheduler.seating.need("b").private == 10
     assert world.scheduler.seating.too_large("b") is None
 
@@ -469,9 +471,9 @@ def test_needs_follow_the_estimate(tmp_path: Any) -> None:
     parts = {"weights": 100, "kv": 10, "compute": 1}
     assert need(Memory(**parts)) == Need(111 + WORKER)
     assert need(Memory(**parts), isolation="thread") == Need(111)
-    assert need(Memory(**parts, offloaded=True)) == Need(WORKER)
+    assert need(Memory(**parts, offloaded=True, device=10**6)) == Need(111 + WORKER)
     assert need(None) == Need(WORKER)
-    assert need(Memory(**parts), memory=7) == Need(7)
+    assert need(Memory(**parts), memory=7) == Need(7, memory=0)
     file, link = tmp_path / "a.gguf", tmp_path / "b.gguf"
     file.write_bytes(b"weights")
     link.symlink_to(file)

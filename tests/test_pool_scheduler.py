@@ -437,7 +437,7 @@ def test_retry_after_counts_the_loads_ahead() -> None:
 
 
 def test_failed_load_refuses_those_who_waited() -> None:
-    """A failed load refuses all requests that wait for it, with the reason; the next request tries again."""
+    """A failed load refuses all requests that wait for it, with the reason; one after the cooldown tries again."""
     world = World(a=ModelLimits())
     world.submit("a", name="t1")
     world.submit("a", name="t2")
@@ -446,7 +446,116 @@ def test_failed_load_refuses_those_who_waited() -> None:
     assert isinstance(effects[0], Refuse)
     assert isinstance(effects[0].error, ModelLoadFailed)
     assert "no such file" in effects[0].error.message
-    assert world.submit("a", 2) == [Start("a2", "a", 4)]
+    assert world.submit("a", 11) == [Start("a2", "a", 4)]
+
+
+def fail_load(world: World, instance: str, now: float) -> float:
+    """Let a load fail; return how long the model cools down."""
+    world.scheduler.gone(instance, "no such file", now)
+    last = world.scheduler.setbacks.cooling(instance[0], now)
+    assert last is not None
+    return last.retry_at - now
+
+
+def test_a_failed_load_cools_down() -> None:
+    """Requests within 10 s of a failed load are refused at once, with the cause and the time of the next try."""
+    world = World(a=ModelLimits())
+    world.submit("a")
+    assert fail_load(world, "a1", 1) == 10
+    for now, left in ((1, 10), (4.5, 7), (10.999, 1)):
+        error = refusal(world.submit("a", now))
+        assert isinstance(error, ModelLoadFailed)
+        assert error.retry_after == left
+        assert f"no such file; next try in {left} s (`lllms load a` tries at once)" in error.message
+    assert (world.scheduler.instances, world.scheduler.waiting) == ({}, {})
+    assert world.submit("a", 11) == [Start("a2", "a", 4)]
+
+
+def test_consecutive_failed_loads_double_the_cooldown() -> None:
+    """10 s, doubling up to 5 minutes; a load that succeeds, and later fails again, begins anew."""
+    world = World(a=ModelLimits())
+    now, pauses = 0.0, []
+    for number in range(1, 8):
+        world.submit("a", now)
+        pauses.append(fail_load(world, f"a{number}", now))
+        now += pauses[-1]
+    assert pauses == [10, 20, 40, 80, 160, 300, 300]
+    world.submit("a", now, name="served")
+    world.serve("a8", now=now)
+    assert world.scheduler.setbacks.failed_loads() == {}
+    world.scheduler.finished("served", now)
+    world.scheduler.unload("a", now)
+    world.scheduler.gone("a8", "closed", now)
+    world.submit("a", now)
+    assert fail_load(world, "a9", now) == 10
+
+
+def test_an_explicit_load_does_not_wait_for_the_cooldown() -> None:
+    """A request with `retry` forgets the failure and loads; others wait with it instead of being refused."""
+    world = World(a=ModelLimits())
+    world.submit("a")
+    fail_load(world, "a1", 1)
+    assert world.scheduler.submit("load", "a", (), 2, retry=True) == [Start("a2", "a", 4)]
+    assert world.submit("a", 3) == []
+    assert fail_load(world, "a2", 4) == 10
+
+
+def test_changed_files_end_the_cooldown() -> None:
+    """`forgive` forgets a failed load; a kept instance is then loaded at once, others at the next request."""
+    for kept in (0, 1):
+        world = World(a=ModelLimits(min_instances=kept))
+        if kept:
+            world.scheduler.start(0)
+        else:
+            world.submit("a")
+        fail_load(world, "a1", 1)
+        assert world.scheduler.forgive("a", 2) == [Start("a2", "a", 4)] * kept
+        assert world.submit("a", 2) == [Start("a2", "a", 4)] * (1 - kept)
+
+
+def test_a_death_is_no_failed_load() -> None:
+    """After a death at work the next request loads the model at once."""
+    world = World(a=ModelLimits())
+    world.submit("a")
+    world.serve("a1")
+    world.scheduler.gone("a1", "killed", 1)
+    assert world.scheduler.setbacks.failed_loads() == {}
+    assert world.submit("a", 1) == [Start("a2", "a", 4)]
+
+
+def test_a_model_that_cools_down_serves_with_what_it_has() -> None:
+    """While another instance cannot be loaded, requests queue for the one there is; it grows after the cooldown."""
+    world = World(PoolLimits(max_instances=4, cores=1), a=ModelLimits(max_instances=3))
+    for name in ("t1", "t2"):
+        world.submit("a", name=name)
+    world.serve("a1")
+    assert fail_load(world, "a2", 1) == 10
+    assert world.submit("a", 2, name="t3") == []
+    assert world.scheduler.finished("t1", 3) == [Assign("t2", "a1")]
+    assert world.submit("a", 11) == [Start("a3", "a", 1)]
+
+
+def test_those_who_waited_are_worth_a_try() -> None:
+    """If the only instance dies during a cooldown, the requests that were admitted before get another load at once."""
+    world = World(PoolLimits(max_instances=4, cores=1), a=ModelLimits(max_instances=2))
+    for name in ("t1", "t2"):
+        world.submit("a", name=name)
+    world.serve("a1")
+    fail_load(world, "a2", 1)
+    assert world.scheduler.gone("a1", "killed", 2) == [Start("a3", "a", 1)]
+
+
+def test_an_explicit_load_keeps_what_is_loaded() -> None:
+    """`keep` sets the ttl of the loaded instances, and their idle time begins anew; there is nothing to wait for."""
+    world = World(a=ModelLimits(ttl=10))
+    assert world.scheduler.keep("a", 50, 0) is None
+    world.submit("a", name="t1")
+    world.serve("a1")
+    world.scheduler.finished("t1", 1)
+    assert world.scheduler.keep("a", 50, 5) == "a1"
+    assert world.scheduler.wake_at() == 55
+    world.scheduler.keep("a", None, 6)
+    assert world.scheduler.wake_at() == 16
 
 
 def test_failed_growth_harms_nobody() -> None:
@@ -509,21 +618,33 @@ def test_kept_instance_is_loaded_again_after_a_growing_pause() -> None:
     world.scheduler.start(0)
     now, pauses = 0.0, []
     for number in range(1, 13):
-        if number % 2:  # either it cannot be loaded, or it dies soon after
-            world.serve(f"a{number}", now=now)
+        world.serve(f"a{number}", now=now)
         pauses.append(restart(world, f"a{number}", now + 5))
         now += 5 + pauses[-1]
     assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
+def test_kept_instance_that_cannot_be_loaded_is_tried_again_after_its_cooldown() -> None:
+    """A kept instance whose load fails is loaded again automatically: after 10 s, then twice as long, up to 5 min."""
+    world = World(a=ModelLimits(min_instances=1))
+    world.scheduler.start(0)
+    now, pauses = 0.0, []
+    for number in range(1, 8):
+        pauses.append(restart(world, f"a{number}", now + 5))
+        now += 5 + pauses[-1]
+    assert pauses == [10, 20, 40, 80, 160, 300, 300]
+
+
 def test_pause_never_overflows() -> None:
-    """After days of failures the pause is still 5 minutes."""
+    """After days of failures, of either kind, the pause is still 5 minutes."""
     setbacks = Setbacks()
     for _ in range(5000):
         setbacks.note("a", "killed", 0)
-    last = setbacks.get("a")
-    assert last is not None
-    assert (last.count, last.retry_at) == (5000, 300)
+        setbacks.note_load("b", "no such file", 0)
+    for model in "ab":
+        last = setbacks.get(model)
+        assert last is not None
+        assert (last.count, last.retry_at) == (5000, 300)
 
 
 def test_healthy_minute_resets_the_pause() -> None:
@@ -531,7 +652,8 @@ def test_healthy_minute_resets_the_pause() -> None:
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
     for number in (1, 2, 3):
-        restart(world, f"a{number}", number * 100)
+        world.serve(f"a{number}", now=number * 100)
+        restart(world, f"a{number}", number * 100 + 1)
     world.serve("a4", now=1000)
     assert restart(world, "a4", 1060) == 1
     world.serve("a5", now=2000)
@@ -539,13 +661,14 @@ def test_healthy_minute_resets_the_pause() -> None:
 
 
 def test_request_does_not_wait_for_the_pause() -> None:
-    """A request for a kept model during the pause gets an instance at once; if that fails, the next pause is longer."""
+    """A request for a kept model after a death gets an instance at once; if its load fails, the model cools down."""
     world = World(a=ModelLimits(min_instances=1))
     world.scheduler.start(0)
+    world.serve("a1")
     world.scheduler.gone("a1", "killed", 10)
     assert world.submit("a", 10.1) == [Start("a2", "a", 4)]
     assert isinstance(refusal(world.scheduler.gone("a2", "broken", 10.2)), ModelLoadFailed)
-    assert world.scheduler.wake_at() == pytest.approx(12.2)
+    assert world.scheduler.wake_at() == pytest.approx(20.2)
 
 
 def test_death_refuses_nobody_who_waits() -> None:

@@ -93,13 +93,23 @@ class PoolPlay(RuleBasedStateMachine):
 
     # -- what happens -------------------------------------------------------------------------------------------------
 
-    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES, caller=CALLERS)
-    def submit(self, model: str, prefixes: tuple[str, ...], caller: Caller) -> None:
+    @rule(model=st.sampled_from(MODELS), prefixes=PREFIXES, caller=CALLERS, retry=st.booleans())
+    def submit(self, model: str, prefixes: tuple[str, ...], caller: Caller, retry: bool) -> None:
         ticket = f"t{next(self.names)}"
-        waited, refused = len(self.waiting), len(self.refused)
+        waited, refused, known = len(self.waiting), len(self.refused), set(self.known)
+        cooling = None if retry or self.alive(model) else self.scheduler.setbacks.cooling(model, self.now)
         self.waiting[ticket] = model
         self.callers[ticket] = caller
-        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, caller=caller))
+        if retry:  # a kept instance may follow its failed load at once
+            self.restored = [one for one in self.restored if one[0] != model]
+        self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, caller=caller, retry=retry))
+        refusal = self.refused.get(ticket)
+        if cooling is not None:
+            assert isinstance(refusal, ModelLoadFailed)
+            assert refusal.retry_after is not None
+            assert cooling.retry_at - self.now <= refusal.retry_after <= LONGEST_PAUSE
+            assert self.known == known, "nothing is loaded for a request that is refused"
+        assert (cooling is not None) == isinstance(refusal, ModelLoadFailed)
         for full in [one for one in list(self.refused)[refused:] if isinstance(self.refused[one], QueueFull)]:
             assert waited >= self.limits.queue_size
             whose = self.callers[full].client
@@ -111,7 +121,7 @@ class PoolPlay(RuleBasedStateMachine):
     @rule(models=st.lists(st.sampled_from(MODELS), min_size=2, max_size=6), caller=CALLERS)
     def submit_many(self, models: list[str], caller: Caller) -> None:
         for model in models:
-            self.submit(model, (), caller)
+            self.submit(model, (), caller, False)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
@@ -408,7 +418,7 @@ class PoolPlay(RuleBasedStateMachine):
                     or self.scheduler.waiting[other].arrived + self.limits.max_wait_before_swap <= self.now
                 )
             }
-            if self.late and self.limits.memory is not None:
+            if (self.late or self.grown) and self.limits.memory is not None:
                 starving |= set(filter(self.missing, MODELS)) - {model}
             assert not free or starving, "a slot is free, and nobody needs the instance more"
             own = sum(i.model == model for i in self.scheduler.instances.values())

@@ -23,6 +23,7 @@ from lllms_core.errors import (
     ShuttingDown,
     WaitedTooLong,
 )
+from lllms_core.pool import setbacks
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.state import ModelLimits, PoolLimits
@@ -231,8 +232,9 @@ async def test_waiting_too_long_refuses(pools: Pools) -> None:
     await first.aclose()
 
 
-async def test_failed_load_is_no_dead_end(pools: Pools, tmp_path: Path) -> None:
-    """A model that could not be loaded is tried again on the next request."""
+async def test_failed_load_is_no_dead_end(pools: Pools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that could not be loaded is tried again on the next request after its cooldown."""
+    monkeypatch.setattr(setbacks, "FIRST_COOLDOWN", 0.0)
     missing = tmp_path / "gate"
     pool = await pools.start(Options(gate=str(missing)))
     failed = await error(pool.submit(ask("echo x")))

@@ -257,3 +257,9 @@ def test_durations_are_the_sum_of_their_parts(parts: list[tuple[int, str]]) -> N
     seconds = sum(number * UNITS[unit] for number, unit in parts)
     assert Duration().check("ttl", text) == Duration().check("ttl", seconds) == seconds
     assert Duration().check("ttl", f"-{text}") == NEVER
+
+
+def test_a_duration_of_very_many_digits_is_refused_at_once():
+    """The time to refuse it does not grow with the square of its length: a megabyte takes no seconds."""
+    with pytest.raises(InvalidRequest):
+        Duration().check("ttl", "9" * 1_000_000)

@@ -89,6 +89,13 @@ def refusals(server: Server) -> None:
     answer = server.post("/v1/chat/completions", {"model": "template", "messages": messages(secret())})
     assert "chat template cannot render" in answer.json()["error"]["message"]
     server.post("/v1/embeddings", {"model": "leaky", "input": secret()})
+    items = [{"type": "message", "role": "user", "content": secret(), secret(): secret()}, {"id": secret()}]
+    server.post("/v1/responses", {"model": "template", "input": items, "previous_response_id": secret()})
+    server.post("/v1/responses", {"model": "template", "input": items, "tools": [{"type": secret()}]})
+    server.post("/v1/responses", {"model": "template", "input": items[:1], "metadata": {secret(): secret()},
+                                  "instructions": secret(), "background": True})
+    server.client.get(f"/v1/responses/{secret()}", params={"include": secret()})
+    server.client.delete(f"/v1/responses/{secret()}")
     server.client.get(f"/v1/models/{secret()}", params={"key": secret()})
     server.client.get(f"/{secret()}", headers={"Host": f"{secret()}.example", "Cookie": secret()})
     server.client.get("/v1/models", headers={"Host": f"{secret()}..{secret()}"})
@@ -114,7 +121,7 @@ def test_no_secret_leaves_a_request(server: Server) -> None:
             "model": "leaky", "prompt": "wait", "max_tokens": 900_000, "stream": True,
         }) as neighbour:
             lines = neighbour.iter_lines()
-            assert "begun" in next(lines)
+            assert "begun" in next(line for line in lines if line.startswith("data"))
             prompt = f"{word} {server.secret()}"
             failed = server.post("/v1/completions", {"model": "leaky", "prompt": prompt, "max_tokens": 100})
             assert failed.status_code == 500

@@ -5,10 +5,15 @@ import pytest
 from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.host import Host
+from lllms_core.status import DownloadStatus, Waiting
 from lllms_core.types import Message
 
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 SECRET = "the moon is made of cheese"
+DOWNLOAD = DownloadStatus(
+    id="1", source="hf:x/y", state="downloading", file="x", note="", done=350, checked=0, total=1000, speed=0,
+    seconds_left=None,
+)
 NASTY = "<script>alert(1)</script>"
 
 
@@ -77,6 +82,24 @@ async def test_what_plugins_and_files_say_is_escaped(monkeypatch: pytest.MonkeyP
         text = (await (await get(host, "/", BROWSER)).get_data()).decode()
     assert NASTY not in text
     assert "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(("waiting", "text"), [
+    (Waiting("queued", 3), "queued 3"),
+    (Waiting("queued", 3, reason="all are busy"), "queued 3, all are busy"),
+    (Waiting("memory", 1, reason="it needs 5 GB"), "queued 1, waits for memory: it needs 5 GB"),
+    (Waiting("loading", 1, 0.409), "loading 40 %"),
+    (Waiting("loading", 1), "loading"),
+    (Waiting("downloading", 2), "downloading"),
+    (Waiting("downloading", 2, 0.35, download=DOWNLOAD), "downloading 35 %: 350 bytes of 1.0 kB"),
+    (Waiting("prompt", progress=0.6), "reading the prompt 60 %"),
+    (Waiting("prompt", progress=0.999), "reading the prompt 99 %"),
+    (Waiting("prompt", progress=0.0), "reading the prompt 0 %"),
+    (Waiting("prompt"), "reading the prompt"),
+])
+def test_what_is_waited_for_is_a_few_words(waiting: Waiting, text: str) -> None:
+    """The text says the state, with the position or the progress if known; 100 % is said only when all is done."""
+    assert str(waiting) == text
 
 
 async def test_health_follows_the_host() -> None:

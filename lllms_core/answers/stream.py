@@ -52,6 +52,11 @@ class Stream:
         return f"{self.instance or self.request.model}-{self.request.id}"
 
     @property
+    def begun(self) -> bool:
+        """Whether a delta was put."""
+        return self._begun
+
+    @property
     def ended(self) -> bool:
         """Whether the last delta was put or the stream closed: there is nothing left to cancel."""
         return self._ended or self._closed

@@ -5,13 +5,14 @@ API imports them where it makes its blueprint. `examples/dialect.py` is a whole 
 """
 
 from lllms_core.apis.card import Abilities, ModelCard, ModelState, state_of
-from lllms_core.apis.contract import Api, Encoder, Paths, Server, Sessions
+from lllms_core.apis.contract import Api, Documents, Encoder, Paths, Server, Sessions
 from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
 
 __all__ = [
     "Abilities",
     "Api",
+    "Documents",
     "Encoder",
     "Fault",
     "ModelCard",

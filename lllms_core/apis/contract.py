@@ -10,7 +10,16 @@ from lllms_core.apis.explanations import openai_shape
 from lllms_core.apis.fault import Fault
 from lllms_core.parameters import Checked, Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Relevance, Text, Tokens
-from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo, Waiting
+from lllms_core.status import (
+    DownloadStatus,
+    FailedLoad,
+    Lack,
+    PoolStatus,
+    Problem,
+    RequestStatus,
+    SessionInfo,
+    Waiting,
+)
 from lllms_core.types import ChatRequest, Constraint, Delta, Finish, Message, Request, TextRequest
 
 if TYPE_CHECKING:
@@ -37,7 +46,11 @@ class Api(ABC):
 
     @abstractmethod
     def blueprint(self, server: "Server") -> "Blueprint":
-        """Return the routes; called once for each app. Quart is imported in here, not at module top."""
+        """Return the routes; called once for each app. Quart is imported in here, not at module top.
+
+        If the blueprint has the name by which `foreign_paths` knows the API, clients with a wrong base URL are told the
+        right one.
+        """
 
     def describe(self, server: "Server") -> Paths:  # noqa: ARG002  # the base describes nothing
         """Return this API's part of `/openapi.json`, without the prefix under which it may be mounted."""
@@ -72,7 +85,10 @@ class Encoder(Protocol):
         """Return the end of an answer that failed after its headers were sent; the last call."""
 
     def ping(self, waiting: str) -> bytes:  # noqa: ARG002  # the base has none
-        """Return a keep-alive, which may say what the answer waits for; b"" if the dialect has none."""
+        """Return a keep-alive, which may say what the answer waits for; b"" if the dialect has none.
+
+        `waiting` is the text of `Server.waiting(request)`, which dialects with events of their own may ask for values.
+        """
         return b""
 
 
@@ -87,6 +103,23 @@ class Sessions(Protocol):
 
     async def forget_all(self, model: str | None = None) -> Sequence[str]:
         """Forget all sessions, or those of one model; return their ids."""
+
+
+class Documents(Protocol):
+    """What APIs keep for their clients, such as answers that a later request continues: JSON values by name.
+
+    They are bounded in number, bytes and time (`sessions.responses_size`, `responses_ttl`), and outlive the server if
+    its sessions do. Names consist of 1 to 100 letters, digits, `_` and `-`; begin them with the name of your API.
+    """
+
+    def keep(self, name: str, value: object) -> None:
+        """Keep a value, which must not change any more; it can be found at once, and is written in a thread."""
+
+    async def find(self, name: str) -> object:
+        """Return a value; None if it is unknown or expired, or has made room for others."""
+
+    async def drop(self, name: str) -> bool:
+        """Delete a value; return whether it existed."""
 
 
 class Server(Protocol):
@@ -108,6 +141,10 @@ class Server(Protocol):
     def session_index(self) -> Sessions:
         """The stored conversations."""
 
+    @property
+    def documents(self) -> Documents:
+        """What APIs keep for their clients."""
+
     # -- models -------------------------------------------------------------------------------------------------------
 
     def models(self) -> Sequence[ModelCard]:
@@ -117,13 +154,25 @@ class Server(Protocol):
         """Return the model with this name or alias. Raises `ModelUnknown`, or `ModelLoadFailed` if it has a problem."""
 
     async def load(self, name: str, *, ttl: float | None = None) -> None:
-        """Return once an instance of a model is loaded; it may stay idle for `ttl` seconds (None: as configured)."""
+        """Return once an instance of a model is loaded; it may stay idle for `ttl` seconds (None: as configured).
+
+        A failed load does not hold this one up, as it does requests for a while.
+        """
 
     async def unload(self, name: str) -> None:
         """Unload the instances of a model beyond its `min_instances`; busy ones, once they are idle."""
 
     async def abilities(self, name: str) -> Abilities:
         """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread."""
+
+    async def metadata(self, name: str) -> Mapping[str, str | int | float]:
+        """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any."""
+
+    async def pull(self, name: str, source: str | None = None) -> ModelCard:
+        """Fetch the missing files of a model; an unknown one from `source`, and it is served as `name` from now on.
+
+        If the caller is cancelled, so is the download, unless others wait for it.
+        """
 
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""
@@ -172,7 +221,13 @@ class Server(Protocol):
         """Queue requests that belong together, a few at a time."""
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
-        """Return what a submitted request waits for; None if it runs, or has ended."""
+        """Return why a submitted request has no answer yet; None if its answer has begun, or if it has ended."""
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the running requests, then the waiting ones; nothing of their texts."""
+
+    def cancel_request(self, request_id: str) -> bool:
+        """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one."""
 
     # -- queries ------------------------------------------------------------------------------------------------------
 
@@ -205,8 +260,14 @@ class Server(Protocol):
     def lacks(self) -> tuple[Lack, ...]:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
 
+    def failed_loads(self) -> tuple[FailedLoad, ...]:
+        """Return the models whose last load failed, with the causes and the next tries."""
+
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
+
+    def download_of(self, source: str) -> DownloadStatus | None:
+        """Return the progress of a source's running download; None if there is none."""
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""

@@ -37,6 +37,7 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.EngineError: (500, SERVER, "engine_failed"),
     errors.DownloadError: (503, SERVER, "model_not_available"),
     errors.KeyRefused: (401, UNKNOWN, "invalid_api_key"),
+    errors.RequestCancelled: (499, SERVER, "cancelled"),
     errors.RateLimited: (429, LIMIT, "rate_limit_exceeded"),
     errors.QueueFull: (429, LIMIT, "queue_full"),
     errors.InsufficientMemory: (503, SERVER, "insufficient_memory"),
@@ -74,9 +75,11 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
         param = "model"
     elif isinstance(error, errors.KeyRefused):
         headers["WWW-Authenticate"] = "Bearer"
-    elif isinstance(error, errors.ModelTooLarge):
+    elif isinstance(error, errors.ModelTooLarge | errors.RequestCancelled):
         headers["x-should-retry"] = "false"  # as OpenAI's clients understand; they retry any other 503
-    elif isinstance(error, errors.Overloaded | errors.DownloadError) and error.retry_after is not None:
+    elif isinstance(error, errors.Overloaded | errors.DownloadError | errors.ModelLoadFailed) and (
+        error.retry_after is not None
+    ):
         headers["Retry-After"] = str(error.retry_after)
     return Fault(status, error.message, kind, param, code, headers)
 

@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import cast, get_args
 
+from lllms_core.apis.fields import read_fields, read_string
 from lllms_core.apis.thoughts import LISTS, TEXTS, find_thoughts, split_parts
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut, empty, missing, unknown, unsupported, wrong_choice, wrong_type
@@ -52,10 +53,10 @@ def read_messages(value: object) -> tuple[Message, ...]:
 
 
 def _read_message(value: object, path: str, before: Sequence[Message]) -> Message:
-    fields = _read_object(value, path)
+    fields = read_fields(value, path)
     role = _read_role(fields.pop("role", None), f"{path}.role")
     _drop_others(role, fields, path)
-    name = _read_string(fields, "name", path) if "name" in fields else None
+    name = read_string(fields, "name", path) if "name" in fields else None
     if role == "assistant":
         empty_content = "content" in cast("dict[str, object]", value)
         return _read_answer(fields, path, name, empty_content=empty_content)
@@ -64,9 +65,9 @@ def _read_message(value: object, path: str, before: Sequence[Message]) -> Messag
     parts = _read_content(fields.get("content", []), f"{path}.content", role)
     content, media = _joined(parts)
     if role == "tool":
-        return Message("tool", content, name, tool_call_id=_read_string(fields, "tool_call_id", path))
+        return Message("tool", content, name, tool_call_id=read_string(fields, "tool_call_id", path))
     if role == "function":
-        return Message("tool", content, _read_string(fields, "name", path), tool_call_id=_called(before, path))
+        return Message("tool", content, read_string(fields, "name", path), tool_call_id=_called(before, path))
     return Message(cast("Role", role), content, name, parts=media)
 
 
@@ -75,7 +76,7 @@ def _read_answer(fields: Mapping[str, object], path: str, name: str | None, *, e
     calls = _read_calls(fields, path)
     content, thoughts = split_parts(fields.get("content", []))
     if "reasoning_content" in fields:
-        thoughts = _read_string(fields, "reasoning_content", path)
+        thoughts = read_string(fields, "reasoning_content", path)
     elif thoughts is None:
         thoughts = find_thoughts(fields)
     if not calls and thoughts is None and "refusal" not in fields and not empty_content:
@@ -83,7 +84,7 @@ def _read_answer(fields: Mapping[str, object], path: str, name: str | None, *, e
     parts = _read_content(content, f"{path}.content", "assistant")
     if "refusal" in fields:
         # Templates know no refusals: to the model, a refusal is its answer.
-        parts = (*(part for part in parts if part), _read_string(fields, "refusal", path))
+        parts = (*(part for part in parts if part), read_string(fields, "refusal", path))
     text, media = _joined(parts)
     return Message("assistant", text, name, calls, reasoning=thoughts, parts=media)
 
@@ -122,21 +123,6 @@ def _note(field: str) -> None:
     LOG.debug("the field %s of a conversation says nothing to a model and is dropped", field)
 
 
-def _read_object(value: object, path: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise wrong_type(path, "an object", value)
-    return {name: field for name, field in cast("dict[str, object]", value).items() if field is not None}
-
-
-def _read_string(fields: Mapping[str, object], name: str, path: str) -> str:
-    value = fields.get(name)
-    if value is None:
-        raise missing(f"{path}.{name}")
-    if not isinstance(value, str):
-        raise wrong_type(f"{path}.{name}", "a string", value)
-    return value
-
-
 def _read_calls(fields: Mapping[str, object], path: str) -> tuple[ToolCall, ...]:
     value = fields.get("tool_calls", [])
     if not isinstance(value, list):
@@ -149,20 +135,20 @@ def _read_calls(fields: Mapping[str, object], path: str) -> tuple[ToolCall, ...]
 
 
 def _read_call(value: object, path: str) -> ToolCall:
-    fields = _read_object(value, path)
-    kind = _read_string(fields, "type", path) if "type" in fields or "function" not in fields else "function"
+    fields = read_fields(value, path)
+    kind = read_string(fields, "type", path) if "type" in fields or "function" not in fields else "function"
     if kind == "custom":
         raise unsupported(f"{path}.type", '"function"')
     if kind != "function":
         raise wrong_choice(f"{path}.type", kind, "function")
     _drop(fields, _CALL, "messages[].tool_calls[]")
-    return _read_function(fields.get("function", {}), f"{path}.function", _read_string(fields, "id", path))
+    return _read_function(fields.get("function", {}), f"{path}.function", read_string(fields, "id", path))
 
 
 def _read_function(value: object, path: str, call_id: str) -> ToolCall:
-    fields = _read_object(value, path)
+    fields = read_fields(value, path)
     _drop(fields, _FUNCTION, "messages[].tool_calls[].function")
-    return ToolCall(call_id, _read_string(fields, "name", path), _read_string(fields, "arguments", path))
+    return ToolCall(call_id, read_string(fields, "name", path), read_string(fields, "arguments", path))
 
 
 def _called(before: Sequence[Message], path: str) -> str:
@@ -191,7 +177,7 @@ def _read_content(value: object, path: str, role: str) -> tuple[str | Media, ...
 
 
 def _read_part(value: object, path: str, role: str) -> str | Media:
-    part = _read_object(value, path)
+    part = read_fields(value, path)
     kind = part.get("type")
     if kind is None:
         raise missing(f"{path}.type")
@@ -202,16 +188,16 @@ def _read_part(value: object, path: str, role: str) -> str | Media:
         raise wrong_choice(f"{path}.type", kind, *allowed)
     _drop(part, {"type", kind}, "messages[].content[]")
     if kind in {"text", "refusal"}:
-        return _read_string(part, kind, path)
+        return read_string(part, kind, path)
     if kind not in part:
         raise missing(f"{path}.{kind}")
-    return _read_media(kind, _read_object(part[kind], f"{path}.{kind}"), f"{path}.{kind}", f"{path}.type")
+    return _read_media(kind, read_fields(part[kind], f"{path}.{kind}"), f"{path}.{kind}", f"{path}.type")
 
 
 def _read_media(kind: str, fields: Mapping[str, object], path: str, param: str) -> Media:
     if kind == "image_url":
-        return Media("image", _read_string(fields, "url", path), param=param)
+        return Media("image", read_string(fields, "url", path), param=param)
     if kind == "input_audio":
-        return Media("audio", _read_string(fields, "data", path), _read_string(fields, "format", path), param)
+        return Media("audio", read_string(fields, "data", path), read_string(fields, "format", path), param)
     name = "file_data" if "file_data" in fields else "file_id"
-    return Media("file", _read_string(fields, name, path), param=param)
+    return Media("file", read_string(fields, name, path), param=param)

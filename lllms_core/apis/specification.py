@@ -74,15 +74,16 @@ def document(described: Iterable[Paths], version: str, prefix: str = "") -> Json
 def operation(
     summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = (),
     kind: str = "application/json", error: Json = ERROR, schema: Json | None = None, operation_id: str = "",
+    events: Json = STRING,
 ) -> Json:
     """Return one operation; `streams` adds server-sent events to `kind`, the content type of its answer.
 
     `error` is the schema of its errors; an API may have its own. `schema` is the one of its answer; None: any object,
-    or any text.
+    or any text. `events` is the one of each event, which has `event` and `data`.
     """
     kinds: Json = {kind: {"schema": schema or ({"type": "object"} if kind == "application/json" else STRING)}}
     if streams:
-        kinds["text/event-stream"] = {"schema": STRING}
+        kinds["text/event-stream"] = {"schema": events}
     fault = {"description": "What is wrong", "content": {"application/json": {"schema": error}}}
     told: Json = {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
     if operation_id:

@@ -12,8 +12,10 @@ from lllms_core.apis.ignored import ignored_header
 from lllms_core.apis.unkept import log_unkept, unkept_header
 from lllms_core.types import Delta, Request
 
-PATIENCE = 5.0
+PATIENCE = 2.0
 INTERVAL = 15.0
+LOOK = 1.0
+"""Seconds between two looks at what an answer that has not begun waits for."""
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -25,8 +27,9 @@ async def stream_answer(
     """Return one response that streams the answers to requests that were just submitted.
 
     An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
-    After that the headers are sent, errors are sent with `Encoder.fault`, and after `interval` seconds of silence a
-    keep-alive with `Encoder.ping`, so that no proxy or client takes the answer for dead. Headers name the `unused`
+    After that the headers are sent, and errors are sent with `Encoder.fault`. Until the answer begins, the client is
+    told what it waits for with `Encoder.ping`, within about a second of each change; and after `interval` seconds of
+    silence it gets another ping, so that no proxy or client takes the answer for dead. Headers name the `unused`
     parts of the request, and the restrictions of its schemas that are not enforced (see `lllms_core.apis.unkept`),
     unless they had to be sent before the answer began; violations are then logged. The requests are cancelled when the
     client leaves, in any phase. No time limit cuts the response.
@@ -70,9 +73,8 @@ async def _write(
     try:
         deltas = first or []
         if not deltas:
-            yield encoder.ping(waits())
-            while not await stream.wait(interval):
-                yield encoder.ping(waits())
+            async for ping in _pings(stream, encoder, interval, waits):
+                yield ping
             deltas = await stream.take()
         while deltas:
             data = b"".join([encoder.delta(delta) for delta in deltas])
@@ -88,6 +90,22 @@ async def _write(
             deltas = await stream.take()
     except Exception as error:  # noqa: BLE001  # the headers are out: whatever happens is told in the stream
         yield encoder.fault(explain(error))
+
+
+async def _pings(
+    stream: Stream, encoder: Encoder, interval: float, waits: Callable[[], str],
+) -> AsyncIterator[bytes]:
+    """Yield a ping now, at each change of what is waited for, and after each interval; end when the answer begins."""
+    clock = asyncio.get_running_loop().time
+    told = None
+    at = clock()
+    while True:
+        text, now = waits(), clock()
+        if text != told or now - at >= interval:
+            told, at = text, now
+            yield encoder.ping(text)
+        if await stream.wait(min(LOOK, interval)):
+            return
 
 
 _CLOSING: set[asyncio.Task[None]] = set()  # the event loop holds tasks only weakly

@@ -9,6 +9,7 @@ from lllms_core.cli.check import check
 from lllms_core.cli.gc import gc
 from lllms_core.cli.group import Commands
 from lllms_core.cli.key import key
+from lllms_core.cli.load import load
 from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
@@ -19,6 +20,7 @@ from lllms_core.cli.serve import serve
 from lllms_core.cli.sessions import sessions
 from lllms_core.cli.setup import examples
 from lllms_core.cli.show import show
+from lllms_core.cli.unload import unload
 from lllms_core.cli.verify import verify
 
 
@@ -39,7 +41,9 @@ def cli(debug: bool) -> None:
     del debug  # read from the context where errors are shown
 
 
-for command in (bench, cancel, chat, check, gc, key, ls, plugins, ps, pull, rm, run, serve, sessions, show, verify):
+for command in (
+    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, serve, sessions, show, unload, verify,
+):
     cli.add_command(command)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -21,7 +22,7 @@ _SILENT = 5
 @click.option("--json", "as_json", is_flag=True, help="Print the server's full status as JSON.")
 @config_option
 def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
-    """Show the instances of a running server, its queue and its downloads."""
+    """Show the instances of a running server, what its requests wait for, failed loads, and downloads."""
     from lllms_core.client import ServerError
 
     client = connect(url, config_file, timeout=10)
@@ -51,10 +52,17 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         again = f"; next try in {one['retry_seconds']:.0f} s" if one["retry_seconds"] is not None else ""
         click.echo(f"model {one['model']} has {one['ready']} of {one['min_instances']} kept instances: "
                    f"{one['problem'] or 'not loaded yet'}{again}")
+    told = {one["model"] for one in status["lacking"]}
+    for one in [one for one in status.get("failed_loads", ()) if one["model"] not in told]:
+        click.echo(f"model {one['model']} could not be loaded{_times(one['failures'])}: {one['problem']}; "
+                   f"{_next_try(one['retry_seconds'], one['model'])}")
+    for one in status.get("waiting", ()):
+        others = f" (the first of {one['requests']} requests)" if one["requests"] > 1 else ""
+        click.echo(f"waiting for model {one['model']}: {one['text']}{others}")
     for one in status["instances"]:
-        state = f"loading, {one['progress']:.0%}" if one["state"] == "loading" else one["state"]
+        state = _loading(one) if one["state"] == "loading" else one["state"]
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
-        silent = f", silent for {one['silent_seconds']:.0f} s" if one["silent_seconds"] >= _SILENT else ""
+        silent = _silence(one) if one["silent_seconds"] >= _SILENT else ""
         replaced = ", its file has been replaced since it was loaded" if one.get("replaced") else ""
         memory = f", about {human_size(one['memory'])}" if one.get("memory") else ""
         if one.get("measured"):
@@ -67,3 +75,23 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")
+
+
+def _times(count: int) -> str:
+    return f" {count} times" if count > 1 else ""
+
+
+def _next_try(seconds: float, model: str) -> str:
+    if seconds <= 0:
+        return "the next request tries again"
+    return f"next try in {seconds:.0f} s (`lllms load {model}` tries at once)"
+
+
+def _loading(one: Mapping[str, Any]) -> str:
+    limit = f" of at most {one['load_timeout']:.0f} s" if one.get("load_timeout") else " s"
+    return f"loading, {one['progress']:.0%}, for {one.get('load_seconds', 0):.0f}{limit}"
+
+
+def _silence(one: Mapping[str, Any]) -> str:
+    limit = f" of at most {one['watchdog']:.0f} s" if one.get("watchdog") else " s"
+    return f", silent for {one['silent_seconds']:.0f}{limit}"

@@ -108,12 +108,13 @@ def check_models(models: Mapping[str, ModelConfig]) -> Iterator[Violation]:
 
 def check_sessions(sessions: SessionsConfig) -> Iterator[Violation]:
     """`[sessions]`."""
-    return _check_ttl(sessions.ttl, ("sessions",))
+    yield from _check_ttl(sessions.ttl, ("sessions",))
+    yield from _check_ttl(sessions.responses_ttl, ("sessions",), "responses_ttl")
 
 
-def _check_ttl(ttl: float, path: Keys) -> Iterator[Violation]:
+def _check_ttl(ttl: float, path: Keys, name: str = "ttl") -> Iterator[Violation]:
     if -1 < ttl < 0:
-        yield Violation((*path, "ttl"), f"expected seconds, or -1 for never, got {ttl}")
+        yield Violation((*path, name), f"expected seconds, or -1 for never, got {ttl}")
 
 
 def _check_preload(preload: Preload, path: Keys) -> Iterator[Violation]:

@@ -50,6 +50,10 @@ class ServerConfig:
     """Bytes for the server, its sessions in memory and all instances, as estimated or as measured if that is more, or
     like "10GB"; sessions and idle instances make room for others. None: the memory that lllms may use here, less 10 %,
     but at least 1 GiB (half of a small one)."""
+    spare_workers: Annotated[int, Range(0)] = 1
+    """Worker processes kept ready, with the libraries of the engines used last imported, so that loads begin at once;
+    each takes some 50 MB, all together at most a sixteenth of `memory_limit`. 0: none. Models with isolation "thread"
+    have none."""
     queue_size: Annotated[int, Range(1)] = 512
     """Requests that may wait; more are refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
@@ -66,6 +70,9 @@ class ServerConfig:
     a variable or flag, to the working directory."""
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
+    pull: bool | None = None
+    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. None: only if
+    no other machine can reach the server, and it has no API keys."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["console", "json"] = "console"
     allowed_hosts: tuple[str, ...] = ()
@@ -96,6 +103,11 @@ class ServerConfig:
     def socket_path(self) -> Path | None:
         """The path of the Unix socket to listen on; None: it listens on a port."""
         return Path(self.host.removeprefix(UNIX)) if self.host.startswith(UNIX) else None
+
+    @property
+    def may_pull(self) -> bool:
+        """Whether clients may fetch models that are not configured."""
+        return not (self.allow_remote or self.insecure or self.has_keys) if self.pull is None else self.pull
 
 
 @frozen
@@ -172,6 +184,11 @@ class SessionsConfig:
     """A session that would save the evaluation of fewer tokens is neither stored nor loaded."""
     options: Mapping[str, object] = field(factory=dict)
     """The store's own options."""
+    responses_size: Annotated[int, Bytes()] = 64 * 2**20
+    """Bytes of the answers that the Responses API keeps for `previous_response_id`, or like "64MiB"; the least recently
+    used make room. They are kept on disk if the sessions are, else in memory."""
+    responses_ttl: Annotated[float, Range(-1)] = 86400.0
+    """Seconds since its last use until such an answer is deleted; -1: never."""
 
 
 @frozen

@@ -1,7 +1,7 @@
 """The base for engines that turn many texts into vectors in one forward pass."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from attrs import define
@@ -126,6 +126,10 @@ class EmbeddingModel(Model):
                 del self._runs[run.request.id]
                 finished.append(run.finish())
         return finished
+
+    def prompt_progress(self) -> Mapping[str, float]:
+        """How many of the inputs of each request are encoded."""
+        return {request_id: run.done / run.total for request_id, run in self._runs.items()}
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """End a request; its encoded inputs are discarded."""

@@ -1,6 +1,6 @@
 """The base for engines that answer one piece of text at a time: write a generator, get a model."""
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from inspect import isgenerator
 from time import monotonic
 from typing import cast
@@ -188,6 +188,10 @@ class SerialModel(Model):
             pause = min(run.wake for run in runs) - monotonic()
             self.interrupt.wait(min(max(pause, 0), LONGEST_WAIT))
         return deltas
+
+    def prompt_progress(self) -> Mapping[str, float]:
+        """How many of the texts of each query have their vectors."""
+        return {request_id: len(run.results) / run.total for request_id, run in self._embedding.items()}
 
     def cancel(self, request_id: str) -> Iterable[Delta]:
         """Close the generator of this request."""

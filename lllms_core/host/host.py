@@ -4,16 +4,22 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
+from attrs import evolve
+
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
+from lllms_core.apis.request_ids import note_request
 from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
+from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
+from lllms_core.host.documents import open_documents
+from lllms_core.host.pulls import Pulls
 from lllms_core.host.unused_log import UnusedLog
-from lllms_core.host.visibility import Visibility, VisibleSessions
+from lllms_core.host.visibility import OwnDocuments, Visibility, VisibleSessions
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
@@ -38,10 +44,10 @@ from lllms_core.queries import (
 )
 from lllms_core.requests import build_request, check_parameters
 from lllms_core.sessions import SessionStore
-from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, Waiting
+from lllms_core.status import DownloadStatus, FailedLoad, Lack, PoolStatus, Problem, RequestStatus, Waiting, moved
 from lllms_core.store import Fetcher
 from lllms_core.store.weights import Weights, finder, open_store
-from lllms_core.types import ChatRequest, Constraint, Message, Request, TextRequest, Tool, new_request_id
+from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
 from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
 
@@ -96,6 +102,8 @@ class Host:
         self.store = open_store(self.config, self.plugins)
         self.fetcher = Fetcher(self.store)
         self.catalog = Catalog.build(self.config, self.plugins, finder(self.store))
+        self._pulls = Pulls(self.config, self.plugins, self.fetcher, self.catalog)
+        self._pulls.restore()
         files = {
             entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
             for entry in self.catalog.entries if entry.source is not None
@@ -105,6 +113,11 @@ class Host:
         self._visibility = Visibility(self.catalog)
         self._index = SessionIndex(self.pool, self.sessions)
         self.session_index = VisibleSessions(self._index, self._visibility)
+        kept, chosen = self.config.sessions, choose_session_store(self.config, self.plugins)
+        self._documents = open_documents(
+            kept.responses_size, kept.responses_ttl, None if chosen is None else chosen[0].documents_folder,
+        )
+        self.documents = OwnDocuments(self._documents)
         self._cards = Cards(self.pool)
         self._unused = UnusedLog()
         self._started = False
@@ -113,6 +126,10 @@ class Host:
     def ready(self) -> bool:
         """Whether every model that should be preloaded is loaded, and the host is not shutting down."""
         return self._started and self.pool.open
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        await self.pool.warm()
 
     async def start(self) -> None:
         """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
@@ -125,8 +142,10 @@ class Host:
         The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
         once; the bytes received are kept.
         """
+        self.pool.stop()  # first, so that those who wait for a download learn the true reason
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
+        await self._documents.close()
 
     @property
     def json_levels(self) -> int:
@@ -147,6 +166,13 @@ class Host:
         Raises `ModelUnknown`, or `ModelLoadFailed` for a file that can never be loaded.
         """
         return await self._cards.abilities(self._entry(name))
+
+    async def metadata(self, name: str) -> Mapping[str, Scalar]:
+        """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any.
+
+        Empty if there is no such file. Raises `ModelUnknown`.
+        """
+        return await self._cards.metadata(self._entry(name))
 
     def problems(self) -> tuple[Problem, ...]:
         """Return the models that cannot be served."""
@@ -203,11 +229,15 @@ class Host:
 
     def submit(self, request: AnyRequest | Prepared) -> Stream:
         """Queue a request and return the stream of its answer; a refusal is the stream's only delta."""
-        return self.pool.submit(request)
+        stream = self.pool.submit(request)
+        note_request(stream.request.id)
+        return stream
 
     def submit_all(self, requests: Sequence[AnyRequest | Prepared]) -> list[Stream]:
         """Queue requests that belong together, a few at a time: no number of them is too large for the queue."""
-        return self.pool.submit_all(requests)
+        streams = self.pool.submit_all(requests)
+        note_request(streams[0].request.id)
+        return streams
 
     def converse(
         self,
@@ -238,7 +268,10 @@ class Host:
             name = "input" if empty is None else f"input[{empty}]"
             raise InvalidRequest(f"'{name}' is empty; there is nothing to embed", name, "invalid_value")
         query = EmbedRequest(new_request_id(), entry.name, tuple(inputs), dimensions, entry.config.timeout)
-        return await self.ask(query, Embeddings)
+        finish = await self._finish(query)
+        found = finish.result
+        assert isinstance(found, Embeddings)  # noqa: S101  # what the engine's contract says
+        return evolve(found, timings=finish.timings)
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
         """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
@@ -285,7 +318,8 @@ class Host:
     async def load(self, name: str, *, ttl: float | None = None) -> None:
         """Return once an instance of a model is loaded, fetching its files if necessary. Raises `LllmsError`.
 
-        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says.
+        It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says. After a failed
+        load, for which requests are refused for a while, this tries again at once.
         """
         entry = self._entry(name)
         async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
@@ -298,8 +332,25 @@ class Host:
         """
         await self.pool.unload(self._entry(name).name)
 
+    async def pull(self, name: str, source: str | None = None) -> ModelCard:
+        """Fetch the missing files of a model, and return it; an unknown one is fetched from `source`.
+
+        That one is served as `name` from now on, also by later servers. `download_of` tells the progress. Cancelling
+        the caller cancels the download, unless others wait for it; the bytes received are kept. Raises `ModelUnknown`
+        for an unknown model without a source, `InvalidRequest` if clients may not add models (`server.pull`),
+        `DownloadError`.
+        """
+        if CALLER.get().models is not None:
+            self._entry(name)  # a key with a list of models adds none to it
+        return card(await self._pulls.pull(name, source, self.pool))
+
     async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
         """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""
+        finish = await self._finish(asked)
+        assert isinstance(finish.result, kind)  # noqa: S101  # what the engine's contract says
+        return finish.result
+
+    async def _finish(self, asked: Query | Prepared) -> Finish:
         query = asked.request if isinstance(asked, Prepared) else asked
         async with self.submit(asked) as stream:
             finish = (await stream.gather()).finish
@@ -308,8 +359,7 @@ class Host:
                 f"model '{query.model}' did not finish within its timeout of {query.timeout:g} s; "
                 f"ask for less at once, or raise models.{query.model}.timeout",
             )
-        assert isinstance(finish.result, kind)  # noqa: S101  # what the engine's contract says
-        return finish.result
+        return finish
 
     def status(self) -> PoolStatus:
         """Return the loaded instances, and the counts of running and waiting requests."""
@@ -319,19 +369,43 @@ class Host:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
         return self._visibility.of_models(self.pool.lacks())
 
+    def failed_loads(self) -> tuple[FailedLoad, ...]:
+        """Return the models whose last load failed, with the causes and the next tries."""
+        return self._visibility.of_models(self.pool.failed_loads())
+
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
         return self._visibility.of_downloads(self.fetcher.statuses)
+
+    def download_of(self, source: str) -> DownloadStatus | None:
+        """Return the progress of a source's running download; None if there is none."""
+        return self.fetcher.status(self.store.canonical(source))
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
         return self._visibility.shows_download(download_id) and self.fetcher.cancel(download_id)
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
-        """Return what a submitted request waits for; None if it runs, or has ended."""
-        position = self.pool.position(request.id)
-        source = None if position is None else self._entry(request.model).source
-        return None if position is None else Waiting(position, None if source is None else self.fetcher.status(source))
+        """Return why a submitted request has no answer yet; None if its answer has begun, or if it has ended."""
+        return self._with_download(request.model, self.pool.waiting(request.id))
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the running requests, then the waiting ones; nothing of their texts."""
+        requests = self._visibility.of_models(self.pool.requests())
+        return tuple(evolve(one, waiting=self._with_download(one.model, one.waiting)) for one in requests)
+
+    def cancel_request(self, request_id: str) -> bool:
+        """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one."""
+        return any(one.id == request_id for one in self.requests()) and self.pool.cancel(request_id)
+
+    def _with_download(self, model: str, waiting: Waiting | None) -> Waiting | None:
+        if waiting is None or waiting.state != "downloading":
+            return waiting
+        source = self.catalog.get(model).source
+        download = None if source is None else self.fetcher.status(source)
+        if download is None:
+            return waiting
+        return evolve(waiting, progress=moved(download) / download.total if download.total else None, download=download)
 
     def _entry(self, name: str) -> CatalogEntry:
         """Look up a model that the caller may use; to others it is unknown. Raises as `Catalog.get`."""

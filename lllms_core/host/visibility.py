@@ -1,17 +1,19 @@
 """What a caller sees of a host: only what concerns the models that it may use."""
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from typing import TypeVar
 
 from attrs import evolve
 
 from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog
+from lllms_core.host.documents import KeptDocuments
 from lllms_core.pool.session_index import SessionIndex, SessionTokens
-from lllms_core.status import DownloadStatus, Lack, PoolStatus, Problem, SessionInfo
+from lllms_core.status import DownloadStatus, FailedLoad, Lack, PoolStatus, Problem, RequestStatus, SessionInfo
 from lllms_core.store import download_id
 
-T = TypeVar("T", Lack, SessionInfo, SessionTokens)
+T = TypeVar("T", FailedLoad, Lack, RequestStatus, SessionInfo, SessionTokens)
 
 
 class Visibility:
@@ -81,3 +83,27 @@ class VisibleSessions:
     async def knows(self, session_id: str) -> bool:
         """Whether there is such a session for the caller."""
         return any(one.id == session_id for one in await self.list())
+
+
+class OwnDocuments:
+    """The documents that were kept for the caller's API key; those of other keys are unknown to it."""
+
+    def __init__(self, documents: KeptDocuments) -> None:
+        self._documents = documents
+
+    def keep(self, name: str, value: object) -> None:
+        """Keep a JSON value, which must not change any more, in place of one with the same name."""
+        self._documents.keep(_own(name), value)
+
+    async def find(self, name: str) -> object:
+        """Return the value with this name; None if it is unknown, or has been dropped to make room."""
+        return await self._documents.find(_own(name))
+
+    async def drop(self, name: str) -> bool:
+        """Delete the value with this name; return whether it existed."""
+        return await self._documents.drop(_own(name))
+
+
+def _own(name: str) -> str:
+    key = CALLER.get().key
+    return name if key is None else f"{sha256(key.encode()).hexdigest()[:12]}-{name}"

@@ -64,7 +64,7 @@ class ResponseFormat:
             return given
         if "json_schema" not in given:
             raise missing(f"{name}.json_schema")
-        return {**given, "json_schema": _check_named(f"{name}.json_schema", given["json_schema"])}
+        return {**given, "json_schema": check_named(f"{name}.json_schema", given["json_schema"])}
 
     def read(self, name: str, value: object) -> Constraint | None:
         """Return the constraint; none for text."""
@@ -161,7 +161,8 @@ def take_constraint(checked: dict[str, object]) -> Constraint | None:
     return next((one for one in wanted if one.strict), wanted[0]) if wanted else None
 
 
-def _check_named(path: str, value: object) -> Mapping[str, object]:
+def check_named(path: str, value: object) -> Mapping[str, object]:
+    """Return a named JSON schema without its null members. Raises `RequestError`."""
     given = members(path, value)
     for key in ("name", "schema"):
         if key not in given:

@@ -19,6 +19,8 @@ NEVER = -1.0
 """The idle time of an instance that is never unloaded for being idle."""
 
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|h|m|s)")
+_LONGEST = 100
+"""Characters of a duration."""
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _EFFORTS: tuple[str, ...] = get_args(ReasoningEffort)
 
@@ -41,7 +43,7 @@ class Duration:
 
     def _read(self, name: str, text: str) -> float:
         own = text.strip().removeprefix("-")
-        parts = _PART.findall(own)
+        parts = _PART.findall(own) if len(own) <= _LONGEST else []  # it would try each start of very many digits
         if own and "".join(number + unit for number, unit in parts) == own:
             total = sum(float(number) * _SECONDS[unit] for number, unit in parts)
         elif own.isascii() and own.isdigit() and len(own) < 10:

@@ -65,7 +65,7 @@ class Tools:
 
     def _read_one(self, value: object, path: str) -> Tool:
         if not self.wrapped:
-            return _read_function(value, path)
+            return read_function(value, path)
         fields = _fields(value, path)
         kind = fields.get("type")
         if kind is None:
@@ -78,7 +78,7 @@ class Tools:
             raise unknown(f"{path}.{name}")
         if "function" not in fields:
             raise missing(f"{path}.function")
-        return _read_function(fields["function"], f"{path}.function")
+        return read_function(fields["function"], f"{path}.function")
 
 
 @frozen
@@ -191,7 +191,8 @@ def _fields(value: object, path: str) -> dict[str, object]:
     return {str(name): field for name, field in value.items() if field is not None}
 
 
-def _read_function(value: object, path: str) -> Tool:
+def read_function(value: object, path: str) -> Tool:
+    """Return the function that an object at `path` describes. Raises `RequestError`."""
     fields = _fields(value, path)
     for name in fields.keys() - {"name", "description", "parameters", "strict", _CACHING}:
         raise unknown(f"{path}.{name}")

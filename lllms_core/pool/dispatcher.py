@@ -4,7 +4,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from attrs import evolve
 
@@ -19,22 +20,23 @@ from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import InstanceEntry
-from lllms_core.types import Isolation, ModelInfo
+from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
-from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
 
-LOG = logging.getLogger("lllms.pool")
+if TYPE_CHECKING:
+    from lllms_core.footprint import Footprint
 
-StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
+LOG = logging.getLogger("lllms.pool")
 
 
 class Dispatcher:
     """Carries out the scheduler's effects, and reports to it what happens to instances and requests."""
 
     def __init__(
-        self, models: Mapping[str, PoolModel], scheduler: Scheduler, start: StartWorker, patience: Patience,
+        self, models: Mapping[str, PoolModel], scheduler: Scheduler, spares: Spares, patience: Patience,
         *, keeper: SessionKeeper | None, watch: MemoryWatch,
     ) -> None:
         self.scheduler = scheduler
@@ -44,7 +46,8 @@ class Dispatcher:
         self.infos: dict[str, ModelInfo] = {}
         """By model: the report of the instance that was loaded last."""
         self._models = models
-        self._start_worker = start
+        self._spares = spares
+        spares.changed = lambda: self.apply([])
         self._patience = patience
         self._keeper = keeper
         self._watch = watch
@@ -52,6 +55,8 @@ class Dispatcher:
         self._shrinking: set[asyncio.Task[None]] = set()
         self._preparing: set[asyncio.Task[None]] = set()
         self._measuring: set[asyncio.Task[None]] = set()
+        self._tried: dict[str, Footprint] = {}
+        """By model: the files of its last failed load."""
         self._fingerprints: dict[str, str] = {}
         """By model: of the files that were measured."""
         self._finding: set[asyncio.Task[None]] = set()
@@ -62,6 +67,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Refuse the waiting requests, and begin nothing more."""
+        self._spares.stop()
         self.apply(self.scheduler.stop())
         for timer in (self._timer, self._weighing):
             if timer is not None:
@@ -88,13 +94,14 @@ class Dispatcher:
         finally:
             self._applying = False
         self._watch.leave(self.scheduler.seating.left)
+        self._settle_spares()
         self._set_timer()
         self._changed.set()
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Start(instance, model, threads):
-                self._start_instance(instance, model, threads)
+            case Start():
+                self._start_instance(effect)
             case Prepare(model):
                 self._prepare(model)
             case Measure(model):
@@ -154,15 +161,15 @@ class Dispatcher:
 
     def _measure(self, model: str) -> None:
         entry = self._models[model]
-        if entry.memory is not None:
-            self._measured(model, Need(entry.memory))
-            return
         file = None if entry.files is None else entry.files.find()
         spec = entry.spec if file is None else evolve(entry.spec, file=file)
         self._fingerprints[model] = entry.look(spec.file).fingerprint
 
         async def measure() -> None:
-            self._measured(model, await asyncio.to_thread(need_of, entry, spec))
+            memory = self.scheduler.limits.memory
+            room = None if memory is None else memory.instances
+            need = await asyncio.to_thread(need_of, entry, spec, room, alone=len(self._models) == 1)
+            self._measured(model, need)
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)
@@ -170,8 +177,9 @@ class Dispatcher:
 
     def _measured(self, model: str, need: Need) -> None:
         engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
-        learnt = self._watch.known(engine, model, fingerprint, need.told)
-        self.scheduler.seating.learn(model, need.told, learnt.private, learnt.load_seconds)
+        for size in (*need.smaller, need):
+            learnt = self._watch.known(engine, model, fingerprint, size.told)
+            self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
@@ -226,7 +234,8 @@ class Dispatcher:
         if instance_id in self.scheduler.instances:
             self.apply(self.scheduler.outdated(instance_id, time.monotonic()))
 
-    def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
+    def _start_instance(self, start: Start) -> None:
+        instance_id, model = start.instance, start.model
         entry = self._models[model]
         if entry.files is not None:
             file = entry.files.find()
@@ -243,18 +252,27 @@ class Dispatcher:
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
+        load = Load(entry.engine, evolve(entry.spec, threads=start.threads, memory=start.memory), terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance
-        instance.start(self._start_worker(load, entry.isolation, instance))
+        instance.start(self._spares.start(load, entry.isolation, instance))
+
+    def _settle_spares(self) -> None:
+        """Keep as many spare workers as wanted, while they are not in the way."""
+        states = {entry.state for entry in self.scheduler.instances.values()}
+        waiting = {ticket.model for ticket in self.scheduler.waiting.values()} if "closing" in states else ()
+        self._spares.settle(
+            time.monotonic(), loading="loading" in states, running=bool(self.scheduler.running),
+            awaited=[self._models[one].engine.name for one in waiting if not self.scheduler.seating.alive(one)],
+        )
 
     def _set_timer(self) -> None:
         """Wake the scheduler when the next time limit is reached."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at = self.scheduler.wake_at()
+        at = min((at for at in (self.scheduler.wake_at(), self._spares.wake_at) if at is not None), default=None)
         if at is not None:
             delay = max(0.0, at - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
@@ -266,6 +284,22 @@ class Dispatcher:
         """Wait until something in the pool has changed."""
         self._changed.clear()
         await self._changed.wait()
+
+    def stream(self, request_id: str) -> Stream | None:
+        """Return the stream of a waiting or running request; None for any other."""
+        found = self.waiting.get(request_id)
+        if found is None and (ticket := self.scheduler.running.get(request_id)) is not None:
+            instance = self.instances.get(ticket.instance or "")
+            found = None if instance is None else instance.stream(request_id)
+        return found
+
+    def look_again(self) -> None:
+        """Forget the failed loads of models whose files have been changed since."""
+        for model in self.scheduler.setbacks.failed_loads():
+            if model in self._tried and self._tried[model].replaced:
+                LOG.info("the files of %s have changed since it could not be loaded; it will be tried again", model)
+                del self._tried[model]
+                self.apply(self.scheduler.forgive(model, time.monotonic()))
 
     def cancel(self, stream: Stream) -> None:
         """A stream was closed before its end."""
@@ -309,16 +343,26 @@ class Dispatcher:
 
     def gone(self, instance: Instance, reason: str) -> None:
         """An instance's worker has ended."""
-        entry = self.scheduler.instances[instance.id]
-        if entry.state == "closing" or self.scheduler.stopping:
-            LOG.info("unloaded %s", instance.id)
-        else:
-            LOG.error("%s %s: %s", instance.id, "cannot be loaded" if entry.state == "loading" else "died", reason)
-        starved = instance.starved and entry.state != "closing" and not self.scheduler.stopping
+        entry, now = self.scheduler.instances[instance.id], time.monotonic()
+        state, stopping = entry.state, self.scheduler.stopping
+        starved = instance.starved and state != "closing" and not stopping
         if starved:
             self._starved(instance, entry)
         del self.instances[instance.id]
         self._watch.forget(instance)
-        self.apply(self.scheduler.gone(instance.id, reason, time.monotonic(), starved=starved))
+        effects = self.scheduler.gone(instance.id, reason, now, starved=starved)
+        if state == "closing" or stopping:
+            LOG.info("unloaded %s", instance.id)
+        elif state == "loading":
+            self._tried[instance.model] = instance.footprint
+            last = self.scheduler.setbacks.cooling(instance.model, now)
+            LOG.error(
+                "%s cannot be loaded: %s; next try %s", instance.id, reason,
+                "at once" if last is None else
+                f"in {last.retry_at - now:.0f} s (`lllms load {instance.model}` tries at once)",
+            )
+        else:
+            LOG.error("%s died: %s", instance.id, reason)
+        self.apply(effects)
         # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
         instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))

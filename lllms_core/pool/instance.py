@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import count
 from time import monotonic
 from typing import Protocol
@@ -13,6 +13,7 @@ from lllms_core.answers import Stream
 from lllms_core.errors import LllmsError
 from lllms_core.footprint import Footprint
 from lllms_core.pool.watchdog import Watchdog
+from lllms_core.status import RequestStatus, Waiting
 from lllms_core.types import Delta, Finish, ModelInfo, Usage
 from lllms_core.worker.handle import Worker
 from lllms_core.worker.wire import (
@@ -30,6 +31,7 @@ from lllms_core.worker.wire import (
     Probe,
     Progress,
     PutSession,
+    Reading,
     Survey,
     Surveyed,
     ToWorker,
@@ -85,9 +87,18 @@ class _Run:
     timed_out: bool = False
     tokens: int = 0
     """Tokens that have arrived."""
+    read: float | None = None
+    """How much of the prompt has been read; None: unknown."""
     queued: float = 0.0
     load: float = 0.0
     """Seconds, see `Timings`."""
+
+    @property
+    def waiting(self) -> Waiting | None:
+        if self.stream.begun or self.stream.ended:
+            return None
+        loads = self.stream.request.task == "load"
+        return Waiting("loading", progress=1.0) if loads else Waiting("prompt", progress=self.read)
 
     def timed(self, finish: Finish) -> Finish:
         return evolve(finish, timings=evolve(finish.timings, queued=self.queued, load=self.load))
@@ -123,9 +134,8 @@ class Instance:
         self._ended = False
         self._failure: str | None = None
         self._starved = False
-        self._began = monotonic()
         self._starting: asyncio.Task[None] | None = None
-        self._ready_at = 0.0
+        self._began, self._ready_at = monotonic(), 0.0
         self._killer: asyncio.TimerHandle | None = None
         self._load_timer: asyncio.TimerHandle | None = None
         self._watchdog = Watchdog(
@@ -138,14 +148,19 @@ class Instance:
         return self._watchdog.silent
 
     @property
-    def load_seconds(self) -> float | None:
-        """How long its load took; None until it is loaded."""
-        return None if self.info is None else self._ready_at - self._began
+    def load_seconds(self) -> float:
+        """How long the load has taken, so far or in all."""
+        return (self._ready_at or monotonic()) - self._began
 
     @property
     def starved(self) -> bool:
         """Whether its worker has ended for lack of memory, as far as is known."""
         return self._starved or (self._worker is not None and self._worker.starved)
+
+    @property
+    def limits(self) -> Patience:
+        """How long the worker may fail to react."""
+        return self._patience
 
     @property
     def pid(self) -> int | None:
@@ -194,6 +209,23 @@ class Instance:
         if run is not None:
             self._send(Cancel(request_id))
             run.set_timer(self._patience.cancel, self._give_up)
+
+    def stream(self, request_id: str) -> Stream | None:
+        """Return the stream of a running request; None for any other."""
+        run = self._runs.get(request_id)
+        return None if run is None else run.stream
+
+    def waiting(self, request_id: str) -> Waiting | None:
+        """Return what a running request waits for before its first piece; None if it does not."""
+        run = self._runs.get(request_id)
+        return None if run is None else run.waiting
+
+    def requests(self, now: float) -> Iterator[RequestStatus]:
+        """Describe the running requests."""
+        for run in self._runs.values():
+            request, waiting, age = run.stream.request, run.waiting, now - run.stream.submitted
+            state = "ending" if run.stream.ended else "answering" if waiting is None else waiting.state
+            yield RequestStatus(request.id, request.model, request.task, state, age, run.tokens, self.id, waiting)
 
     def found(self, answer: FoundSession) -> None:
         """Answer the worker's session lookup."""
@@ -253,13 +285,12 @@ class Instance:
                 self._owner.put_session(self, message)
             case Alive():
                 pass  # the sign of life is noted above
+            case Reading(shares):
+                self._note_reading(shares)
             case Progress(fraction):
                 self.progress = fraction
             case Loaded(info):
-                self.progress, self.info, self._ready_at = 1.0, info, monotonic()
-                if self._load_timer is not None:
-                    self._load_timer.cancel()
-                self._owner.loaded(self, info)
+                self._loaded(info)
             case LoadFailed(reason, traceback, starved) | Crashed(reason, traceback, starved):
                 self._failure, self._starved = reason, starved
                 if traceback:  # for the operator; clients get the reason
@@ -277,6 +308,16 @@ class Instance:
         for number in list(self._surveys):
             self._answer(number, None)
         self._owner.gone(self, self._failure or reason)
+
+    def _loaded(self, info: ModelInfo) -> None:
+        self.progress, self.info, self._ready_at = 1.0, info, monotonic()
+        if self._load_timer is not None:
+            self._load_timer.cancel()
+        self._owner.loaded(self, info)
+
+    def _note_reading(self, shares: Mapping[str, float]) -> None:
+        for request_id in shares.keys() & self._runs.keys():
+            self._runs[request_id].read = shares[request_id]
 
     def _answer(self, number: int, answer: Surveyed | None) -> None:
         asked = self._surveys.pop(number, None)

@@ -14,24 +14,26 @@ from lllms_core.answers import Stream
 from lllms_core.caller import CALLER, Caller
 from lllms_core.catalog import Catalog
 from lllms_core.config import ServerConfig
-from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, ShuttingDown
+from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestCancelled, ShuttingDown
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.dispatcher import Dispatcher, StartWorker
+from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import memory_limit
+from lllms_core.pool.needs import memory_limit, planned, spare_workers
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolLimits
+from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
-from lllms_core.status import InstanceStatus, Lack, MemoryUse, PoolStatus
-from lllms_core.types import ModelInfo, Request
-from lllms_core.worker.start import start_worker
+from lllms_core.status import FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
+from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
+from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
 STORE_SECONDS = 5.0
@@ -66,7 +68,11 @@ class Pool:
         self._watch = MemoryWatch(learnt, keeper)
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
-        self._dispatcher = Dispatcher(self._models, self._scheduler, start, patience, keeper=keeper, watch=self._watch)
+        engines = [model.engine for model in models.values() if model.isolation == "process"]
+        self._spares = Spares(limits.spare_workers, engines, start)
+        self._dispatcher = Dispatcher(
+            self._models, self._scheduler, self._spares, patience, keeper=keeper, watch=self._watch,
+        )
         self._started = False
 
     @classmethod
@@ -82,16 +88,27 @@ class Pool:
             entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
             for entry in catalog.entries
         }
+        spares = spare_workers(server, models.values())
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server), server.max_wait_before_swap, server.min_residency,
+            memory_limit(server, spares), server.max_wait_before_swap, server.min_residency, spares,
         )
         return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server))
+
+    def add(self, name: str, model: PoolModel) -> None:
+        """Accept requests for another model, whose files are here, and which keeps no instances."""
+        self._models[name] = model
+        self._scheduler.add(name, model.limits)
 
     @property
     def open(self) -> bool:
         """Whether the pool accepts requests."""
         return self._started and not self._scheduler.stopping
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        self._spares.settle(time.monotonic(), loading=False, running=False)
+        await self._spares.started()
 
     async def start(self) -> None:
         """Load the instances that models keep; return once each is loaded or has failed to load.
@@ -159,13 +176,21 @@ class Pool:
         except LllmsError as error:
             stream.fail(error)
             return
+        self._dispatcher.look_again()
         stream.frame = prepared.frame
         self._dispatcher.waiting[request.id] = stream
         ttl = request.ttl if isinstance(request, Request | LoadRequest) else None
         now = stream.submitted = time.monotonic()
         prefixes = prepared.prefixes
+        if isinstance(request, LoadRequest) and (instance := self._scheduler.keep(request.model, ttl, now)):
+            del self._dispatcher.waiting[request.id]
+            stream.instance = instance  # even if all its slots are taken
+            stream.put(Delta(request.id, finish=Finish("stop", Usage(0, 0))))
+            self._dispatcher.apply(self._scheduler.tick(now))
+            return
         effects = self._scheduler.submit(
-            request.id, request.model, prefixes, now, ttl, admitted=admitted, caller=caller,
+            request.id, request.model, prefixes, now, ttl, admitted=admitted,
+            retry=isinstance(request, LoadRequest), caller=caller,
         )
         self._dispatcher.apply(effects)
 
@@ -196,10 +221,20 @@ class Pool:
 
     def lacks(self) -> tuple[Lack, ...]:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
+        self._dispatcher.look_again()
         now = time.monotonic()
         return tuple(
             Lack(name, self._ready(name), model.limits.min_instances, *self._why_lacking(name, now))
             for name, model in self._models.items() if self._ready(name) < model.limits.min_instances
+        )
+
+    def failed_loads(self) -> tuple[FailedLoad, ...]:
+        """Return the models whose last load failed, with the causes; files that have changed since excuse theirs."""
+        self._dispatcher.look_again()
+        now = time.monotonic()
+        return tuple(
+            FailedLoad(model, last.reason, last.failed_loads, max(0.0, last.retry_at - now))
+            for model, last in self._scheduler.setbacks.failed_loads().items()
         )
 
     def _ready(self, model: str) -> int:
@@ -222,9 +257,51 @@ class Pool:
         while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
             await self._dispatcher.change()
 
+    def planned(self, model: str, spec: ModelSpec) -> ModelSpec:
+        """Return the spec with the memory that an instance gets for its automatic sizes if there is room.
+
+        May read the file's header; in any thread.
+        """
+        limit = self._scheduler.limits.memory
+        return planned(self._models[model], spec, limit, alone=len(self._models) == 1)
+
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""
         return self._scheduler.positions(time.monotonic()).get(request_id)
+
+    def waiting(self, request_id: str) -> Waiting | None:
+        """Return why a request has no answer yet; None if its answer has begun, or if it has ended."""
+        if (ticket := self._scheduler.waiting.get(request_id)) is not None:
+            progress = self._dispatcher.instances
+            return waiting(
+                self._scheduler, ticket, self.position(request_id), lambda one: progress[one].progress,
+                time.monotonic(),
+            )
+        ticket = self._scheduler.running.get(request_id)
+        instance = None if ticket is None else self._dispatcher.instances.get(ticket.instance or "")
+        return None if instance is None else instance.waiting(request_id)
+
+    def requests(self) -> tuple[RequestStatus, ...]:
+        """Return the running requests, then the waiting ones in the order of their arrival."""
+        now = time.monotonic()
+        running = [one for instance in self._dispatcher.instances.values() for one in instance.requests(now)]
+        queued = []
+        for request_id, stream in self._dispatcher.waiting.items():
+            request, why = stream.request, self.waiting(request_id)
+            if why is not None:
+                queued.append(RequestStatus(
+                    request_id, request.model, request.task, why.state, now - stream.submitted, waiting=why,
+                ))
+        return (*running, *queued)
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancel a waiting or running request: its answer ends with `RequestCancelled`. Return whether it existed."""
+        stream = self._dispatcher.stream(request_id)
+        if stream is None or stream.ended:
+            return False
+        self._dispatcher.cancel(stream)
+        stream.fail(RequestCancelled(f"the request {request_id} was cancelled"))
+        return True
 
     def info(self, model: str) -> ModelInfo | None:
         """What an instance of this model reported when it was last loaded; None if it never was."""
@@ -248,9 +325,13 @@ class Pool:
             for instance, answer in zip(asked, answers, strict=True) if answer is not None
         ]
 
+    def stop(self) -> None:
+        """Refuse the waiting requests and all that come; the running ones go on. Safe to call again."""
+        self._dispatcher.stop()
+
     async def close(self, grace: float) -> None:
         """Refuse waiting requests, give running ones `grace` seconds to finish, then end everything."""
-        self._dispatcher.stop()
+        self.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace):
                 while self._scheduler.running:
@@ -260,6 +341,7 @@ class Pool:
             instance.close()
         while self._dispatcher.instances:
             await self._dispatcher.change()
+        await self._spares.close()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
         await self._watch.close()
@@ -283,6 +365,10 @@ class Pool:
             memory=entry.told.total if limited else None,
             measured=None if entry.measured is None else entry.measured + entry.told.shared,
             grown=entry.grown,
+            load_seconds=instance.load_seconds,
+            load_timeout=instance.limits.load,
+            watchdog=instance.limits.watchdog,
+            ttl=self._scheduler.idle_limit(entry),
         )
 
 

@@ -1,7 +1,17 @@
 """The words with which waiting requests are refused; pure."""
 
-from lllms_core.errors import InsufficientMemory, LllmsError, QueueFull, WaitedTooLong
+from math import ceil
+
+from lllms_core.errors import InsufficientMemory, LllmsError, ModelLoadFailed, QueueFull, WaitedTooLong
 from lllms_core.pool.state import PoolLimits, Ticket
+
+
+def cooling_down(model: str, reason: str, seconds: float) -> LllmsError:
+    """Return the refusal of a request for a model whose last load failed; it is tried again after some seconds."""
+    left = ceil(seconds)
+    return ModelLoadFailed(
+        f"model '{model}' cannot be loaded: {reason}; next try in {left} s (`lllms load {model}` tries at once)", left,
+    )
 
 
 def queue_full(limits: PoolLimits, retry_after: int) -> LllmsError:

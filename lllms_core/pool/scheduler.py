@@ -18,9 +18,10 @@ Each method takes an event and its time, and returns the effects to carry out. T
 `Placing` carries these out; here are the events, and what time brings.
 
 The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
-after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. For other
-models each failed load, or death, ends at least one request, so they are tried no more often than requests arrive;
-only a load that fails for lack of memory is tried once more, with a larger need, before its requests are refused.
+after a pause that grows with each consecutive failure (`Setbacks`); their places stay reserved meanwhile. After a
+failed load any model cools down: while it has no instance, its requests are refused at once, with the cause. For models
+that are not kept each death ends at least one request, so they are loaded no more often than requests arrive. Only a
+load that fails for lack of memory is tried once more, with a larger need, before its requests are refused.
 
 Instances that take more memory than they were told to count for that. If that exceeds the limit, idle ones are unloaded
 and nothing is loaded; busy ones are never harmed.
@@ -46,7 +47,7 @@ from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
-from lllms_core.pool.refusals import queue_full, waited_too_long
+from lllms_core.pool.refusals import cooling_down, queue_full, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
 from lllms_core.pool.state import ALONE, NEVER, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
 
@@ -66,8 +67,8 @@ class Scheduler:
 
         `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
         """
-        self.limits = limits
-        self.placing = Placing(models, limits, new_id, absent, look)
+        self._models = dict(models)
+        self.placing = Placing(self._models, limits, new_id, absent, look)
         self.instances = self.placing.instances
         self.queue = self.placing.queue
         self.seating = self.placing.seating
@@ -80,12 +81,16 @@ class Scheduler:
         self.stopping = False
         self._absent = self.placing.absent
         self._failed = self.placing.failed
-        self._models = models
         self._kept = self.placing.kept
         self._positions: dict[str, int] | None = None
         """Of the waiting requests; None: not known since the last event."""
         self._now = 0.0
         """The time of the last event."""
+
+    @property
+    def limits(self) -> PoolLimits:
+        """The limits of the pool."""
+        return self.placing.limits
 
     @property
     def waiting(self) -> Mapping[str, Ticket]:
@@ -102,6 +107,10 @@ class Scheduler:
     def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
         """The pool opens: load `min_instances` of every model, and fetch the files of those in `prepare`."""
         return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
+
+    def add(self, model: str, limits: ModelLimits) -> None:
+        """There is another model, whose files are here, and which keeps no instances."""
+        self._models[model] = limits
 
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
@@ -143,17 +152,22 @@ class Scheduler:
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
-        *, admitted: bool = False, caller: Caller = NOBODY,
+        *, admitted: bool = False, retry: bool = False, caller: Caller = NOBODY,
     ) -> list[Effect]:
         """A request arrives; `prefixes` are the keys of its conversation's prefixes, shortest first.
 
         After it, its instance may be idle for `ttl` seconds; None: the model's `ttl`. A full queue does not refuse the
         request of a client that was already `admitted`; instead of another one it refuses the newest request of the
-        client that has the most, if that has more than this `caller`.
+        client that has the most, if that has more than this `caller`. With `retry` a failed load is forgotten first.
         """
         if self.stopping:
             return [Refuse(ticket, ShuttingDown("the server is shutting down and takes no more requests"))]
-        self._failed.discard(model)
+        if retry:
+            self.setbacks.clear(model)
+        if (last := self.setbacks.cooling(model, now)) is None:
+            self._failed.discard(model)
+        elif not self.seating.alive(model):
+            return [Refuse(ticket, cooling_down(model, last.reason, last.retry_at - now))]
         rank = RANKS[caller.priority or self._models[model].priority]
         until = now + min(self.limits.queue_timeout, math.inf if caller.patience is None else caller.patience)
         new = Ticket(
@@ -177,6 +191,7 @@ class Scheduler:
         """An instance is ready for requests."""
         entry = self.instances[instance]
         entry.state, entry.slots, entry.ready_since, entry.idle_since = "ready", slots, now, now
+        self.setbacks.loaded(entry.model)
         self.durations.loaded(entry.model, now - entry.load_began)
         return self._schedule(now)
 
@@ -220,14 +235,33 @@ class Scheduler:
                 return self._schedule(now)
         if entry.state != "closing":
             self._failed.add(entry.model)
-            served = now - entry.ready_since if entry.state == "ready" else 0.0
-            self.setbacks.note(entry.model, reason, now, served=served)
+        if entry.state == "ready":
+            self.setbacks.note(entry.model, reason, now, served=now - entry.ready_since)
+        if entry.state == "loading":
+            self.setbacks.note_load(entry.model, reason, now)
         if entry.state == "loading" and not self.seating.alive(entry.model):
             effects += self.placing.refuse(
                 lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
                 self.queue.of(entry.model),
             )
         return effects + self._schedule(now)
+
+    def keep(self, model: str, ttl: float | None, now: float) -> str | None:
+        """Let the loaded instances of a model be idle for `ttl` seconds, from now on if they are; return the id of one.
+
+        None for `ttl`: as the model's configuration says. None returned: no instance is loaded.
+        """
+        ready = [instance for instance in self.seating.alive(model) if instance.state == "ready"]
+        for instance in ready:
+            instance.ttl = ttl
+            if instance.idle:
+                instance.idle_since = now
+        return max(ready, key=lambda instance: instance.used).id if ready else None
+
+    def forgive(self, model: str, now: float) -> list[Effect]:
+        """Forget the failures of a model: their cause may be gone."""
+        self.setbacks.clear(model)
+        return self._schedule(now)
 
     def unload(self, model: str, now: float) -> list[Effect]:
         """Unload a model's instances beyond those it keeps, each as soon as it is idle."""
@@ -328,6 +362,11 @@ class Scheduler:
             and self.seating.spare(instance.model) > 0
             and instance.model not in self.queue.models
         )
+
+    def idle_limit(self, instance: InstanceEntry) -> float | None:
+        """Return the idle seconds after which an instance is unloaded; None: never."""
+        ttl = self._ttl(instance)
+        return None if ttl == NEVER or self.seating.spare(instance.model) <= 0 else ttl
 
     def _ttl(self, instance: InstanceEntry) -> float:
         return self._models[instance.model].ttl if instance.ttl is None else instance.ttl

@@ -40,7 +40,7 @@ class Trusted:
 
     def include_sender(self) -> bool:
         """Whether the sender of the current request is one of them."""
-        if CALLER.get().client in self.keys:
+        if CALLER.get().key in self.keys:
             return True
         try:
             address = ip_address((request.remote_addr or "").partition("%")[0])

@@ -44,7 +44,7 @@ class KeyCheck:
         secrets = list(sent_secrets(asked.headers))
         key = next((found for one in secrets if (found := self._keyring.find(one)) is not None), None)
         if key is not None:
-            CALLER.set(Caller(key.name, models=key.models))
+            CALLER.set(Caller(key.name, models=key.models, key=key.name))
             if asked.method == "POST":
                 self._enter(key)
         elif asked.path == self._open:

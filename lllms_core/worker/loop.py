@@ -3,6 +3,7 @@
 import queue
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import cast
 
 from lllms_core.engines import Interrupt, Model, Preloads, Resumes
@@ -28,6 +29,7 @@ from lllms_core.worker.wire import (
     Open,
     Probe,
     Progress,
+    Reading,
     Rehearsed,
     Survey,
     ToWorker,
@@ -40,6 +42,10 @@ PRELOAD = "preload"
 
 SMALLEST_PROGRESS = 0.01
 """Engines may report every tensor; one message per percent is enough."""
+LONG_PROMPT = 0.5
+"""Seconds after which the reading of a prompt is reported, for the client to see."""
+REPORT_SECONDS = 0.25
+"""The pause between two such reports."""
 
 
 class Inbox:
@@ -95,6 +101,8 @@ class WorkerLoop:
         self._space: str | None = None
         self._engine = ""
         self._requests = OpenRequests()
+        self._report_at = 0.0
+        """When the reading of prompts may be reported again, on the clock of `monotonic`."""
 
     def run(self, load: Load) -> None:
         """Load the model and serve until `Close`, or until the engine breaks; then the last message says why."""
@@ -170,6 +178,19 @@ class WorkerLoop:
         while self._take(model):
             if not model.idle:
                 self._tell(self._requests.checked("step", model.step()))
+                if self._requests.awaited:  # while all answers have begun, a token costs no more than this
+                    self._report_reading(model)
+
+    def _report_reading(self, model: Model) -> None:
+        now = monotonic()
+        if now < self._report_at:
+            return
+        late = self._requests.late(now - LONG_PROMPT)
+        if late:
+            self._report_at = now + REPORT_SECONDS
+            shares = {request: share for request, share in model.prompt_progress().items() if request in late}
+            if shares:
+                self._send(Reading(shares))
 
     def _take(self, model: Model) -> bool:
         """Handle the messages in the inbox, or wait for one if the model is idle; False to close."""

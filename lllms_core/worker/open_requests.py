@@ -1,6 +1,6 @@
 """A worker's unfinished requests, whose deltas from the model are checked and timed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from time import monotonic
 
 from attrs import evolve
@@ -24,6 +24,15 @@ class OpenRequests:
     def arrive(self, request_id: str) -> None:
         """Record that a request has arrived; the model may not have taken it yet."""
         self._arrived[request_id] = monotonic()
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the answer to any request has yet to begin."""
+        return bool(self._arrived)
+
+    def late(self, since: float) -> Collection[str]:
+        """Return the requests that arrived before `since` and have no answer yet."""
+        return {request_id for request_id, arrived in self._arrived.items() if arrived <= since}
 
     def take(self, request_id: str) -> None:
         """Record that the model has taken a request."""

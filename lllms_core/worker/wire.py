@@ -5,7 +5,7 @@ Both ends are the same version of one program on one machine, so pickle is safe 
 
 import pickle
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from attrs import Attribute, field, fields, frozen
@@ -33,8 +33,29 @@ class SessionTerms:
 
 
 @frozen
+class Hello:
+    """To the worker process, as its first message: what it must know before it can unpickle any other."""
+
+    parent: int
+    """The id of the server's process."""
+    channel: int
+    """The descriptor of its socket for sessions."""
+    level: int
+    """The level of the log records that it sends."""
+    quiet: bool = False
+    """Whether it prepares itself (`Warm`) with the lowest priority."""
+
+
+@frozen
+class Warm:
+    """To a spare worker process: import what this engine's loads need, and wait for `Load`."""
+
+    engine: Engine
+
+
+@frozen
 class Load:
-    """To the worker, as its first message: load this model."""
+    """To the worker: load this model."""
 
     engine: Engine
     spec: ModelSpec
@@ -102,6 +123,18 @@ class Close:
 
 
 @frozen
+class Warmed:
+    """From a spare worker process: its engine's libraries are imported, or why they are not; it can load a model."""
+
+    failure: str = ""
+
+
+@frozen
+class Taken:
+    """From a spare worker process: it has got its `Load`, and is a worker like any other from now on."""
+
+
+@frozen
 class Progress:
     """From the worker: how much of the load is done, 0 to 1."""
 
@@ -136,6 +169,13 @@ class Deltas:
     """From the worker: the output of one step, for all requests that it advanced."""
 
     deltas: tuple[Delta, ...]
+
+
+@frozen
+class Reading:
+    """From the worker: how much of long prompts has been read, 0 to 1, by request; a few times a second at most."""
+
+    shares: Mapping[str, float]
 
 
 @frozen
@@ -198,7 +238,10 @@ class Crashed:
 
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
-FromWorker = Progress | Loaded | LoadFailed | Rehearsed | Deltas | Alive | FindSession | PutSession | Surveyed | Crashed
+FromWorker = (
+    Warmed | Taken | Progress | Loaded | LoadFailed | Rehearsed | Deltas | Reading | Alive | FindSession | PutSession
+    | Surveyed | Crashed
+)
 
 
 def encode(message: object) -> bytes:

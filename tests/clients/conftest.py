@@ -15,6 +15,14 @@ CONFIG = """
 [models.mock]
 engine = "mock"
 
+[models.mock.options]
+context_length = 100000
+
+[[models.mock.options.script]]
+when = "what the folder holds"
+calls = [{{ name = "exec_command", arguments = {{ cmd = "ls" }} }}]
+replies = ["The folder holds one file."]
+
 [[models.mock.options.script]]
 when = "banana"
 replies = ["{said}"]

@@ -85,6 +85,17 @@ def history(url: str, model: str) -> None:
     contains(str(llm(url, model).invoke(messages).content), ASKED.remembered)
 
 
+def responses(url: str, model: str) -> None:
+    """The same model and agent over Responses, with turns that the server keeps."""
+    asked = llm(url, model, use_responses_api=True, use_previous_response_id=True)
+    first = [HumanMessage(ASKED.introduction)]
+    said = asked.invoke(first)
+    contains(asked.invoke([*first, said, HumanMessage(ASKED.question)]).text, ASKED.remembered)
+    in_pieces([piece.text for piece in asked.stream(ASKED.count)], ASKED.counted)
+    over = create_agent(llm(url, model, use_responses_api=True), [get_weather])
+    equal(over.invoke({"messages": [HumanMessage(ASKED.weather)]})["messages"][-1].text, ASKED.forecast)
+
+
 if __name__ == "__main__":
     run({"chat": chat, "stream": stream, "tools": tools, "forced_tools": forced_tools, "agent": agent,
-         "structured": structured, "history": history})
+         "structured": structured, "history": history, "responses": responses})

@@ -67,5 +67,14 @@ def history(url: str, model: str) -> None:
         contains(answer.choices[0].message.content, ASKED.remembered)
 
 
+def responses(url: str, model: str) -> None:
+    """Whole and streamed, by the function that litellm has for Responses."""
+    asked: dict[str, Any] = {"model": f"openai/{model}", "api_base": url, "api_key": KEY, "temperature": 0}
+    equal(litellm.responses(**asked, input=ASKED.say).output[0].content[0].text, ASKED.said)
+    events = list(litellm.responses(**asked, input=ASKED.count, stream=True))
+    in_pieces([one.delta for one in events if one.type == "response.output_text.delta"], ASKED.counted)
+
+
 if __name__ == "__main__":
-    run({"chat": chat, "stream": stream, "tools": tools, "structured": structured, "history": history})
+    run({"chat": chat, "stream": stream, "tools": tools, "structured": structured, "history": history,
+         "responses": responses})

@@ -9,6 +9,7 @@ from openai import AsyncOpenAI
 from pydantic import BaseModel
 
 set_tracing_disabled(disabled=True)
+MODEL: Any = OpenAIChatCompletionsModel
 
 
 class Person(BaseModel):
@@ -26,7 +27,7 @@ def get_weather(city: str) -> str:
 def agent(url: str, model: str, choice: str | None = None, **fields: Any) -> Agent[Any]:
     client = AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0)
     return Agent(
-        name="Tiny", model=OpenAIChatCompletionsModel(model=model, openai_client=client),
+        name="Tiny", model=MODEL(model=model, openai_client=client),
         model_settings=ModelSettings(temperature=0, tool_choice=choice), **fields,
     )
 
@@ -66,5 +67,7 @@ def history(url: str, model: str) -> None:
     contains(ask(agent(url, model), again).final_output, ASKED.remembered)
 
 
+CHECKS = {"chat": chat, "stream": stream, "tools": tools, "structured": structured, "history": history}
+
 if __name__ == "__main__":
-    run({"chat": chat, "stream": stream, "tools": tools, "structured": structured, "history": history})
+    run(CHECKS)

@@ -1,4 +1,4 @@
-"""Real clients of the OpenAI API and of Anthropic's, the newest of each, against a real server (`make clients`)."""
+"""Real clients of every API, the newest of each, against a real server; `make clients` installs and runs them."""
 
 import json
 import os
@@ -22,19 +22,27 @@ LIMIT = 240
 COMMON = ("chat", "stream", "tools", "structured", "history")
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "openai_client.py": (*COMMON, "parsed_tools"),
-    "langchain_client.py": (*COMMON, "forced_tools", "agent"),
-    "litellm_client.py": COMMON,
+    "openai_responses_client.py": (*COMMON, "background"),
+    "langchain_client.py": (*COMMON, "forced_tools", "agent", "responses"),
+    "litellm_client.py": (*COMMON, "responses"),
     "pydantic_ai_client.py": COMMON,
     "openai_agents_client.py": COMMON,
+    "openai_agents_responses_client.py": COMMON,
     "instructor_client.py": COMMON,
     "llama_index_client.py": COMMON,
     "openai_client.mjs": (*COMMON, "runTools"),
     "ai_sdk_client.mjs": COMMON,
+    "ollama_client.py": (*COMMON, "models"),
+    "langchain_ollama_client.py": (*COMMON, "agent", "embeddings"),
+    "litellm_ollama_client.py": COMMON,
+    "ollama_client.mjs": (*COMMON, "models"),
+    "ai_sdk_ollama_client.mjs": COMMON,
     "anthropic_client.py": (*COMMON, "tool_runner"),
     "langchain_anthropic_client.py": (*COMMON, "agent"),
     "litellm_anthropic_client.py": (*COMMON, "bridge"),
     "anthropic_client.mjs": (*COMMON, "toolRunner"),
     "ai_sdk_anthropic_client.mjs": COMMON,
+    "ai_sdk_openai_client.mjs": COMMON,
 }
 """Each with the checks that it makes with every model."""
 BEFORE_OPENAI_3 = {"instructor_client.py", "llama_index_client.py"}
@@ -43,7 +51,7 @@ BEFORE_OPENAI_3 = {"instructor_client.py", "llama_index_client.py"}
 def command(program: str) -> list[str]:
     """How a client is run; those of node lie beside their packages."""
     if program.endswith(".mjs"):
-        for name in ("asking.mjs", "asked.json", program):
+        for name in ("asking.mjs", "asked.json", "ai_sdk.mjs", program):
             shutil.copy(HERE / name, INSTALLED / name)
         return ["node", str(INSTALLED / program)]
     python = INSTALLED / ("openai-2" if program in BEFORE_OPENAI_3 else "newest") / "bin" / "python"

@@ -1,4 +1,4 @@
-"""The OpenAI API: models, chat completions and completions, under `/openai/v1` and `/v1`."""
+"""The OpenAI API: models, chats, responses, texts, embeddings and ranking, under `/openai/v1` and `/v1`."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -16,13 +16,13 @@ class OpenAiApi(Api):
     """The routes of OpenAI's API that lllms serves.
 
     A streamed answer whose first token takes longer than `patience` seconds (it waits, or its model loads) gets its
-    headers then, and an SSE comment each `interval` seconds in which nothing else is sent, so that no proxy or client
-    takes it for dead.
+    headers then. SSE comments say what it waits for, within about a second of each change, and each `interval` seconds
+    in which nothing else is sent, so that no proxy or client takes it for dead.
     """
 
     name = "openai"
 
-    def __init__(self, patience: float = 5.0, interval: float = 15.0) -> None:
+    def __init__(self, patience: float = 2.0, interval: float = 15.0) -> None:
         self.patience = patience
         self.interval = interval
 

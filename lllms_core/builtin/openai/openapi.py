@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from lllms_core.apis import Paths
 from lllms_core.apis.specification import MESSAGES, STRING, Json, closed_object, in_path, one_of, operation, takes
 from lllms_core.builtin.openai.prompts import MOST
+from lllms_core.builtin.openai.responses.openapi import describe_responses
 from lllms_core.parameters import ROUTES, Parameter, Route
 from lllms_core.parameters.kinds import INT32
 
@@ -29,7 +30,7 @@ def describe(models: Sequence[str], honoured: Collection[str]) -> Paths:
     For a parameter that no model honours (`honoured`: those of their engines), only the values that ask for nothing are
     described. Synonyms, and parameters that nothing ever acts on, are accepted without being described.
     """
-    paths: dict[str, Json] = {
+    paths: dict[str, Mapping[str, object]] = {
         "/v1/models": {"get": operation("List the models", "A list of models")},
         "/v1/models/{model}": {
             "get": operation(
@@ -42,6 +43,8 @@ def describe(models: Sequence[str], honoured: Collection[str]) -> Paths:
             SUMMARIES[route], "The answer, or the events of a stream", streams="stream" in ROUTES[route],
         )
         paths[f"/v1{path}"] = {"post": takes(answered, _request(route, models, honoured))}
+    lines = ROUTES["chat"].items()
+    paths |= describe_responses(models, {name: _value(line, honoured) for name, line in lines})
     ranked = operation("Rank documents by how well they answer a query", "The answer")
     paths["/v1/rerank"] = {"post": takes(ranked, closed_object(["model", "query", "documents"], {
         "model": one_of(models),

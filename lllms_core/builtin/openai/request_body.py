@@ -53,18 +53,19 @@ def _read_rest(
     values: dict[str, object], messages: tuple[Message, ...] | None, prompts: tuple[Prompt, ...],
 ) -> Completion:
     model = take_text(values, "model")
-    stream = _read_flag("stream", values.pop("stream", False))
-    include_usage, unused = _read_stream_options(values.pop("stream_options", None), stream=stream)
+    stream = read_flag("stream", values.pop("stream", False))
+    include_usage, unused = read_stream_options(values.pop("stream_options", None), stream=stream)
     return Completion(model, values, messages, prompts, stream, include_usage, unused)
 
 
-def _read_flag(name: str, value: object) -> bool:
+def read_flag(name: str, value: object) -> bool:
+    """Return a boolean. Raises `InvalidRequest`."""
     if not isinstance(value, bool):
         raise wrong_type(name, "a boolean", value)
     return value
 
 
-def _read_stream_options(options: object, *, stream: bool) -> tuple[bool, tuple[str, ...]]:
+def read_stream_options(options: object, *, stream: bool) -> tuple[bool, tuple[str, ...]]:
     """Return whether token counts are wanted, and the members without effect."""
     if options is None:
         return False, ()
@@ -74,7 +75,7 @@ def _read_stream_options(options: object, *, stream: bool) -> tuple[bool, tuple[
     wanted = {name: value for name, value in cast("dict[str, object]", options).items() if value is not None}
     for name in wanted.keys() - {"include_usage", *line.unread}:
         raise unknown(f"stream_options.{name}")
-    include_usage = _read_flag("stream_options.include_usage", wanted.get("include_usage", False))
+    include_usage = read_flag("stream_options.include_usage", wanted.get("include_usage", False))
     if not stream:
         return False, (("stream_options",) if wanted else ())
     return include_usage, tuple(line.unread_members(wanted))

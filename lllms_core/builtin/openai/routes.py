@@ -16,6 +16,7 @@ from lllms_core.builtin.openai.embeddings import add_routes
 from lllms_core.builtin.openai.model_list import ModelList
 from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.builtin.openai.request_body import Completion, read_chat, read_text
+from lllms_core.builtin.openai.responses.routes import add_response_routes
 from lllms_core.builtin.openai.shapes import Asked, Events, Head, completion_id, whole_answer
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters import ROUTES
@@ -55,6 +56,7 @@ def make_blueprint(server: Server, patience: float, interval: float) -> Blueprin
         routes.add_url_rule(f"{prefix}/chat/completions", "chat", views.chat_completions, methods=["POST"])
         routes.add_url_rule(f"{prefix}/completions", "text", views.completions, methods=["POST"])
     add_routes(routes, server, PREFIXES)
+    add_response_routes(routes, server, PREFIXES, patience, interval)
     return routes
 
 

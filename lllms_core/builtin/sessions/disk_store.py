@@ -32,6 +32,7 @@ LOG = logging.getLogger("lllms.sessions")
 
 SUFFIX, PART = ".v1.session", ".part"
 """The version of the file format; files of other versions are left alone."""
+DOCUMENTS = "documents"
 LONGEST_HEAD = 1 << 20
 MOST_TOKENS = 1 << 31
 OTHERS = 0o077
@@ -71,6 +72,11 @@ class DiskStore(SessionStore):
         self._lasting: set[str] = set()
         """Files that could not be removed and no longer count as sessions."""
 
+    @property
+    def documents_folder(self) -> Path:
+        """A folder inside that of the sessions."""
+        return self._folder / DOCUMENTS
+
     def open(self, options: object) -> None:
         """Create the folder, and remove the parts left by servers that were killed while they wrote."""
         assert isinstance(options, DiskOptions)  # noqa: S101  # the configuration was parsed into it
@@ -78,7 +84,7 @@ class DiskStore(SessionStore):
         try:
             self._make_folder()
             if self._folder.stat().st_mode & OTHERS:
-                if any(not file.name.endswith((SUFFIX, PART)) for file in self._folder.iterdir()):
+                if any(not _is_ours(file.name) for file in self._folder.iterdir()):
                     raise ConfigError(
                         f"sessions.options.folder: {self._folder} holds other files, and other users may access it; "
                         "name a folder only for sessions",
@@ -197,6 +203,10 @@ class DiskStore(SessionStore):
 
     def _path(self, session_id: str) -> Path:
         return self._folder / f"{session_id}{SUFFIX}"
+
+
+def _is_ours(name: str) -> bool:
+    return name == DOCUMENTS or name.endswith((SUFFIX, PART))
 
 
 def _read_head(file: BinaryIO) -> _Head | None:

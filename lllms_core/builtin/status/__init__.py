@@ -15,7 +15,8 @@ __all__ = ["StatusApi", "lllms_apis"]
 class StatusApi(Api):
     """`GET /`: models, instances and the queue; `GET /health`: whether requests are accepted; neither shows text.
 
-    `GET /api/v1/downloads` tells of downloads, `DELETE /api/v1/downloads/{id}` ends one.
+    `GET /api/v1/downloads` and `GET /api/v1/requests` tell of downloads and requests, `DELETE` with an id ends one.
+    `POST /api/v1/models/{name}/load` and `/unload` load and unload a model.
     """
 
     name = "status"
@@ -27,17 +28,10 @@ class StatusApi(Api):
         return make_blueprint(server)
 
     def describe(self, server: Server) -> Paths:  # noqa: ARG002  # it does not depend on the models
-        """Return the routes under `/api/v1/downloads`."""
-        from lllms_core.apis.specification import in_path, operation
+        """Return the routes under `/api/v1`."""
+        from lllms_core.builtin.status.openapi import describe
 
-        return {
-            "/api/v1/downloads": {"get": operation("List the downloads of model files", "A list")},
-            "/api/v1/downloads/{id}": {
-                "delete": operation(
-                    "Cancel a download; the bytes received are kept", "Its id", parameters=[in_path("id")],
-                ),
-            },
-        }
+        return describe()
 
 
 @hookimpl

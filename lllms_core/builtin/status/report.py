@@ -5,7 +5,7 @@ from importlib.metadata import version
 from attrs import asdict
 
 from lllms_core.apis import ModelCard, Server
-from lllms_core.status import DownloadStatus, InstanceStatus, Lack, progress_text
+from lllms_core.status import DownloadStatus, FailedLoad, InstanceStatus, Lack, Waiting, progress_text
 
 Report = dict[str, object]
 
@@ -20,6 +20,7 @@ def make_report(server: Server) -> Report:
         "models": [_model(card, pool.instances) for card in server.models()],
         "problems": [{"model": problem.name, "problem": problem.text} for problem in server.problems()],
         "lacking": lacking(server),
+        "failed_loads": [_failed(one) for one in server.failed_loads()],
         "instances": [_instance(instance) for instance in pool.instances],
         "downloads": downloads(server),
         "requests": {
@@ -28,8 +29,39 @@ def make_report(server: Server) -> Report:
             "concurrency": pool.concurrency,
             "queue_size": pool.queue_size,
         },
+        "waiting": _waiting(server),
         "cores": pool.cores,
         "memory": None if pool.memory is None else asdict(pool.memory),
+    }
+
+
+def waiting_values(waiting: Waiting | None) -> Report:
+    """Return what a request waits for in JSON's types, and as a text for people; None: for nothing."""
+    return {
+        "state": None if waiting is None else waiting.state,
+        "position": None if waiting is None else waiting.position,
+        "progress": None if waiting is None or waiting.progress is None else round(waiting.progress, 3),
+        "reason": None if waiting is None else waiting.reason or None,
+        "text": None if waiting is None else str(waiting),
+    }
+
+
+def _waiting(server: Server) -> list[Report]:
+    """Return for each model with queued requests how many there are, and what the first of them waits for."""
+    queued: dict[str, list[Waiting]] = {}
+    for one in server.requests():
+        if one.waiting is not None and one.waiting.position is not None:
+            queued.setdefault(one.model, []).append(one.waiting)
+    return [
+        {"model": model, "requests": len(waits), **waiting_values(min(waits, key=lambda one: one.position or 0))}
+        for model, waits in queued.items()
+    ]
+
+
+def _failed(one: FailedLoad) -> Report:
+    return {
+        "model": one.model, "problem": one.problem, "failures": one.failures,
+        "retry_seconds": round(one.retry_seconds, 1),
     }
 
 
@@ -84,7 +116,10 @@ def _instance(instance: InstanceStatus) -> Report:
         "context_length": None if info is None else info.context_length,
         "threads": instance.threads,
         "idle_seconds": round(instance.idle_seconds, 1),
+        "load_seconds": round(instance.load_seconds, 1),
+        "load_timeout": instance.load_timeout,
         "silent_seconds": round(instance.silent_seconds, 1),
+        "watchdog": instance.watchdog,
         "memory": instance.memory,
         "measured": instance.measured,
         "grown": instance.grown,

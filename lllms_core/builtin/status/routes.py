@@ -5,7 +5,9 @@ from quart import Blueprint, Response, render_template, request
 from lllms_core.apis import Server
 from lllms_core.apis.replies import reply
 from lllms_core.builtin.status.download_routes import make_downloads
+from lllms_core.builtin.status.model_routes import make_models
 from lllms_core.builtin.status.report import Report, health, lacking, make_report
+from lllms_core.builtin.status.request_routes import make_requests
 from lllms_core.caller import CALLER
 from lllms_core.errors import InvalidRequest
 
@@ -46,5 +48,6 @@ def make_blueprint(server: Server) -> Blueprint:
         response.status_code = 200 if server.ready and not missing else 503
         return response
 
-    routes.register_blueprint(make_downloads(server))
+    for more in (make_downloads(server), make_models(server), make_requests(server)):
+        routes.register_blueprint(more)
     return routes

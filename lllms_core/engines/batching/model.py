@@ -4,7 +4,7 @@ The rest: continuous batching, chunked prompts, reuse of evaluated prefixes, adm
 cancelling, usage.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import cast
 
@@ -153,6 +153,10 @@ class BatchingModel(TokenModel):
     def found(self, request_id: str, session: Session | None) -> None:
         """Deliver the result of a session lookup."""
         self._waiting.found(request_id, session)
+
+    def prompt_progress(self) -> Mapping[str, float]:
+        """How much of the prompts that are being read has been read."""
+        return {run.request.id: run.read for run in self._running if run.index == 0 and not run.generated}
 
     def residents(self) -> Sequence[Resident]:
         """The conversations in the KV cache, past and running."""

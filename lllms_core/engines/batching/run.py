@@ -90,6 +90,11 @@ class Run:
         return self.prompt_scores is not None or not self.request.cache_prompt
 
     @property
+    def read(self) -> float:
+        """How much of the prompt has been evaluated, 0 to 1, not counting what was reused."""
+        return (self.evaluated - self.cached) / max(1, self.prompt_length - self.cached)
+
+    @property
     def pending(self) -> int:
         """How many tokens are still to be evaluated."""
         return len(self.tokens) - self.evaluated

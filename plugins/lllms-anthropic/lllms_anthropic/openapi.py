@@ -78,6 +78,10 @@ MESSAGE = _object(
     content={"type": "array", "items": {"anyOf": [_TEXT, _THOUGHTS, _CALL]}},
     stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]}, stop_sequence=MAYBE, usage=_USAGE,
 )
+EVENT = _object(["event", "data"], data=STRING, event={"enum": [
+    "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
+    "message_stop", "ping", "error",
+]})
 MODEL = _object(
     ["type", "id", "display_name", "created_at"], type={"const": "model"}, id=STRING, display_name=STRING,
     created_at={"type": "string", "format": "date-time"}, max_input_tokens={"type": ["integer", "null"]},
@@ -114,4 +118,6 @@ def describe(models: Sequence[str]) -> Paths:
 
 
 def _told(summary: str, answer: str, operation_id: str, schema: Json, *, streams: bool = False) -> Json:
-    return operation(summary, answer, streams=streams, error=ERROR, schema=schema, operation_id=operation_id)
+    return operation(
+        summary, answer, streams=streams, error=ERROR, schema=schema, operation_id=operation_id, events=EVENT,
+    )

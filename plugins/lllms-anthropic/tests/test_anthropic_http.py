@@ -280,7 +280,7 @@ def test_a_full_server_is_overloaded() -> None:
     """A request that has waited for too long is 529, on which clients come back later."""
     models = {"bot": MODELS["bot"]}
     with (
-        running_server(models, concurrency=1, queue_timeout=0.05) as url,
+        running_server(models, concurrency=1) as url,
         anthropic.Anthropic(base_url=url, api_key="none", max_retries=0) as client,
         httpx.Client(timeout=60) as other,
     ):
@@ -289,7 +289,9 @@ def test_a_full_server_is_overloaded() -> None:
             lines = running.iter_lines()
             assert next(lines) == "event: message_start"
             with pytest.raises(anthropic.APIStatusError) as caught:
-                client.messages.create(model="bot", max_tokens=9, messages=[user("Count")])
+                client.messages.create(
+                    model="bot", max_tokens=9, messages=[user("Count")], extra_headers={"X-Queue-Timeout": "0.01"},
+                )
     assert caught.value.status_code == 529
     assert caught.value.body["error"]["type"] == "overloaded_error"  # type: ignore[index]
     assert caught.value.response.headers["Retry-After"]

@@ -1,0 +1,151 @@
+"""Responses that are written whether somebody listens or not: their events wait in bounded buffers to be read."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from lllms_core.answers import Stream
+from lllms_core.apis import explain
+from lllms_core.apis.writing import comment
+from lllms_core.builtin.openai.responses.progress import ResponseProgress
+from lllms_core.builtin.openai.responses.response_events import ResponseEvents
+from lllms_core.errors import InvalidRequest
+from lllms_core.types import Delta
+
+BUFFER = 2 * 2**20
+"""Bytes of events of one response that can be read again."""
+MOST_ENDED = 16
+"""Responses that have ended and can still be streamed again."""
+SECONDS_ENDED = 600.0
+"""The time for which they can be."""
+
+
+class BackgroundResponse:
+    """One response that is being written, or was, with its events."""
+
+    def __init__(
+        self, stream: Stream, progress: ResponseProgress, waits: Callable[[], bool], buffer: int = BUFFER,
+    ) -> None:
+        self.progress = progress
+        self._stream = stream
+        self._waits = waits
+        self._events = ResponseEvents(progress)
+        self._written: list[bytes] = []
+        self._first = 0
+        """The sequence number of the oldest event here."""
+        self._size, self._most = 0, buffer
+        self._more = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def value(self) -> Mapping[str, object]:
+        """The response as far as it has come."""
+        value = self.progress.value
+        return {**value, "status": "in_progress"} if value["status"] == "queued" and not self._waits() else value
+
+    def start(self, begun: Sequence[Delta]) -> None:
+        """Begin to read the answer; `begun` was already taken."""
+        self._put(self._events.queued())
+        self._task = asyncio.create_task(self._read(begun))
+
+    def when_ended(self, act: Callable[[], object]) -> None:
+        """Call `act` once the started response has ended."""
+        assert self._task is not None  # noqa: S101  # it was started
+        self._task.add_done_callback(lambda _: act())
+
+    async def cancel(self) -> None:
+        """Stop the answer, unless it has ended."""
+        if not self.progress.ended:
+            self.progress.cancel()
+            await self._stream.aclose()
+            self._more.set()
+
+    def check(self, after: int) -> None:
+        """Raise `InvalidRequest` if events after this number are no longer here."""
+        if after + 1 < self._first:
+            raise InvalidRequest(
+                f"the events up to {self._first - 1} are no longer kept; send 'starting_after' of at least "
+                f"{self._first - 1}, or retrieve the response without 'stream'", "starting_after", "invalid_value",
+            )
+
+    async def follow(self, after: int, interval: float) -> AsyncIterator[bytes]:
+        """Yield the events after this number as they come; a comment after each `interval` seconds of silence.
+
+        A reader that is too slow for the buffer gets no more.
+        """
+        number = after + 1
+        while number >= self._first:
+            more = self._more
+            new = self._written[number - self._first :]
+            if new:
+                number += len(new)
+                yield b"".join(new)
+            elif self.progress.ended:
+                return
+            elif not await _wait(more, interval):
+                yield comment("waiting")
+
+    async def _read(self, begun: Sequence[Delta]) -> None:
+        try:
+            deltas = begun or await self._stream.take()
+            while deltas and not self.progress.ended:
+                for delta in deltas:
+                    self._put(self._events.added(delta))
+                if self._stream.finish is not None:
+                    self._put(self._events.ended(self._stream.finish))
+                    return
+                deltas = await self._stream.take()
+        except Exception as error:  # noqa: BLE001  # nobody waits for this task: the response tells what happened
+            if not self.progress.ended:
+                self._put(self._events.failed(explain(error)))
+        finally:
+            await self._stream.aclose()
+
+    def _put(self, events: Sequence[bytes]) -> None:
+        self._written += events
+        self._size += sum(map(len, events))
+        surplus = 0
+        while self._size > self._most and surplus < len(self._written):
+            self._size -= len(self._written[surplus])
+            surplus += 1
+        if surplus:
+            del self._written[:surplus]
+            self._first += surplus
+        self._more.set()
+        self._more = asyncio.Event()
+
+
+class BackgroundResponses:
+    """All of them, by id: those that are being written, and some that have ended."""
+
+    def __init__(self, seconds_ended: float = SECONDS_ENDED) -> None:
+        self._seconds_ended = seconds_ended
+        self._responses: dict[str, BackgroundResponse] = {}
+
+    def add(self, response: BackgroundResponse) -> None:
+        """Add one that was started; the first ones that have ended make room."""
+        ended = [name for name, one in self._responses.items() if one.progress.ended]
+        for name in ended[: max(0, len(ended) - MOST_ENDED + 1)]:
+            del self._responses[name]
+        response_id, loop = response.progress.head.id, asyncio.get_running_loop()
+        self._responses[response_id] = response
+        response.when_ended(lambda: loop.call_later(self._seconds_ended, self._responses.pop, response_id, None))
+
+    def get(self, response_id: str) -> BackgroundResponse | None:
+        """Return one, if it is here."""
+        return self._responses.get(response_id)
+
+    async def drop(self, response_id: str) -> bool:
+        """Cancel one and forget it; return whether it was here."""
+        found = self._responses.pop(response_id, None)
+        if found is not None:
+            await found.cancel()
+        return found is not None
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,45 @@
+"""What a queued request waits for; pure."""
+
+from collections.abc import Callable
+
+from lllms_core.pool.budget import Wait
+from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.state import Ticket
+from lllms_core.status import Waiting
+
+
+def waiting(
+    scheduler: Scheduler, ticket: Ticket, position: int | None, progress: Callable[[str], float], now: float,
+) -> Waiting:
+    """Describe it; `progress` returns how much of an instance's load is done, 0 to 1."""
+    model = ticket.model
+    if model in scheduler.preparing:
+        return Waiting("downloading", position)
+    alive = scheduler.seating.alive(model)
+    if alive and all(instance.state == "loading" for instance in alive):
+        return Waiting("loading", position, max(progress(instance.id) for instance in alive))
+    if alive:
+        return Waiting("queued", position, reason=_why_alone(scheduler, model, now))
+    if shortage := scheduler.seating.shortage(model):
+        return Waiting("memory", position, reason=shortage)
+    return Waiting("queued", position, reason=_why_none(scheduler, model))
+
+
+def _why_alone(scheduler: Scheduler, model: str, now: float) -> str:
+    """Return why a model whose instances are all busy gets no more of them, if that is because of a failed load."""
+    last = scheduler.setbacks.cooling(model, now)
+    if last is None:
+        return ""
+    return f"another instance cannot be loaded: {last.reason}; next try in {last.retry_at - now:.0f} s at the earliest"
+
+
+def _why_none(scheduler: Scheduler, model: str) -> str:
+    """Return why no instance is being loaded for a model that has none."""
+    running, limits = len(scheduler.running), scheduler.limits
+    if running >= limits.concurrency:
+        return f"{running} of {limits.concurrency} requests (server.concurrency) are running"
+    if not scheduler.seating.known(model) or not isinstance(scheduler.seating.decide(model), Wait):
+        return ""
+    if any(instance.state == "closing" for instance in scheduler.instances.values()):
+        return "an instance is being unloaded to make room for its model"
+    return f"its model needs one of {limits.max_instances} places (server.max_instances), and all are taken"
