@@ -204,7 +204,7 @@ async def test_other_models_are_unknown_to_a_key() -> None:
         await host.load("large")
         await host.load("tiny")
         app = create_app(host, manage_host=False)
-        for path in ("/v1/models", "/", "/openapi.json", "/anthropic/v1/models", "/strange"):
+        for path in ("/v1/models", "/", "/openapi.json", "/anthropic/v1/models", "/strange", "/api/tags", "/api/ps"):
             shown = await (await ask(app, path, headers=bearer("sk-little"))).get_data(as_text=True)
             assert "tiny" in shown, path
             assert "large" not in shown, path
@@ -263,6 +263,52 @@ async def test_sessions_of_other_models_are_unknown() -> None:
         assert (await ask(app, f"/api/v1/sessions/{hidden[0]}", "DELETE", bearer("sk-little"))).status_code == 404
         assert (await ask(app, "/api/v1/sessions", "DELETE", bearer("sk-little"))).status_code == 200
         assert set((await listed("sk-all")).values()) == {"large"}
+
+
+async def test_requests_for_other_models_are_unknown() -> None:
+    """A key neither sees nor cancels the requests for models that it may not use."""
+    gate = Gate()
+    gate.load.set()
+    keys = [{"name": "gate", "key": "sk-gate", "models": ["gate"]}, {"name": "x", "key": "sk-x", "models": ["x"]}]
+    async with asyncio.timeout(GUARD), gated(gate, api_keys=keys) as host:
+        app = create_app(host, manage_host=False)
+        async with host.submit(host.request("gate", messages=[Message("user", "Hi")])) as stream:
+            path = f"/api/v1/requests/{stream.request.id}"
+            for secret, seen in (("sk-x", 0), ("sk-gate", 1)):
+                listed = await (await ask(app, "/api/v1/requests", headers=bearer(secret))).get_json()
+                assert len(listed["data"]) == seen
+            assert (await ask(app, path, "DELETE", bearer("sk-x"))).status_code == 404
+            assert host.requests()
+            assert (await ask(app, path, "DELETE", bearer("sk-gate"))).status_code == 200
+            await until(lambda: not host.requests())
+
+
+async def test_a_key_keeps_its_responses_to_itself() -> None:
+    """A stored response is found, continued and deleted with the key that asked for it, and with no other."""
+    keys = ["one: sk-one", "two: sk-two"]
+    async with make_host(api_keys=keys) as host:
+        app = create_app(host, manage_host=False)
+        body = {"model": "tiny", "input": "Hi"}
+        made = await (await ask(app, "/v1/responses", "POST", bearer("sk-one"), json=body)).get_json()
+        path = f"/v1/responses/{made['id']}"
+        more = {**body, "previous_response_id": made["id"]}
+        assert (await ask(app, path, headers=bearer("sk-two"))).status_code == 404
+        assert (await ask(app, path, "DELETE", bearer("sk-two"))).status_code == 404
+        assert (await ask(app, "/v1/responses", "POST", bearer("sk-two"), json=more)).status_code == 400
+        assert (await ask(app, "/v1/responses", "POST", bearer("sk-one"), json=more)).status_code == 200
+        assert (await ask(app, path, headers=bearer("sk-one"))).status_code == 200
+        assert (await ask(app, path, "DELETE", bearer("sk-one"))).status_code == 200
+
+
+async def test_a_limited_key_adds_no_models() -> None:
+    """A key with a list of models cannot let the server fetch others; of its own it may fetch missing files."""
+    async with make_host(pull=True) as host:
+        app = create_app(host, manage_host=False)
+        for name, status in (("hf:org/repo", 404), ("large", 400), ("nothing", 400)):
+            answer = await ask(app, "/api/pull", "POST", bearer("sk-little"), json={"model": name, "stream": False})
+            assert answer.status_code == status, await answer.get_data(as_text=True)
+        answer = await ask(app, "/api/pull", "POST", bearer("sk-little"), json={"model": "tiny", "stream": False})
+        assert answer.status_code == 200
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------

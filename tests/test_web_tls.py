@@ -270,6 +270,8 @@ def test_commands_find_a_closed_server(closed: str, monkeypatch: pytest.MonkeyPa
     assert "model bot: engine mock" in lllms("ps", "--config", closed, "--api-key", "sk-home")
     monkeypatch.setenv("LLLMS_API_KEY", "sk-home")
     assert "model bot: engine mock" in lllms("ps", "--config", closed)
+    assert "bot: loaded" in lllms("load", "bot", "--config", closed)
+    assert "bot: unloaded bot" in lllms("unload", "bot", "--config", closed)
     assert "0 sessions" in lllms("sessions", "ls", "--config", closed)
     assert "no download of bot is running" in lllms("cancel", "bot", "--config", closed)
 
