@@ -116,7 +116,7 @@ async def test_unfinished_handshakes_are_ended(files: Files) -> None:
             silent = Line(("127.0.0.1", int(url.rpartition(":")[2])))
             assert await asyncio.to_thread(silent.ended)
             silent.socket.close()
-        async with published(host, ConnectionLimits(connections=4), tls) as url:
+        async with published(host, ConnectionLimits(headers=600, connections=4), tls) as url:
             address = ("127.0.0.1", int(url.rpartition(":")[2]))
             held = [Line(address) for _ in range(6)]
             async with httpx.AsyncClient(base_url=url, verify=files.trust, timeout=GUARD) as client:

@@ -89,12 +89,11 @@ class Connection:
             socket = self.transport.get_extra_info("socket")
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
-            tls = self.transport.get_extra_info("ssl_object")
-            alpn = None if tls is None else tls.selected_alpn_protocol()
+            secure = self.transport.get_extra_info("ssl_object") is not None
             async with TaskGroup(self._loop) as group:
                 self._protocol = protocol = Protocols(
-                    self.app, self.config, self.context, group, ConnectionState({}), ssl=tls is not None,
-                    client=client, server=server, send=self._send, alpn_protocol=alpn or "http/1.1",
+                    self.app, self.config, self.context, group, ConnectionState({}), ssl=secure,
+                    client=client, server=server, send=self._send, alpn_protocol="http/1.1",
                 )
                 await protocol.initiate()
                 reading = self._loop.create_task(self._read(protocol))

@@ -13,14 +13,10 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedEr
 
 
 class Protocols(ProtocolWrapper):
-    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade; or HTTP/2 by TLS."""
+    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade.
 
-    async def initiate(self) -> None:
-        """Begin; with HTTP/2 at once if the client has asked for it in the TLS handshake."""
-        if isinstance(self.protocol, H2Protocol):
-            await self._switch(b"")
-        else:
-            await self.protocol.initiate()
+    A client that chose HTTP/2 in its TLS handshake sends the preface, too.
+    """
 
     async def handle(self, event: Event) -> None:
         """Handle an event of the connection."""
