@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Sequence
 from attrs import frozen
 from lines_for_tests import SECRET, Address, Answer, post
 
+COMPAT = ("/infill", "/completion", "/completions", "/tokenize", "/detokenize", "/apply-template")
+"""llama-server's routes."""
 OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
 
 BOT, TINY, SLOW = "bot", "tiny", "slow"
@@ -28,8 +30,9 @@ ECHO = 3000
 
 SHAPES = (
     {"message", "type", "param", "code"}, {"type", "message"}, {"code", "message", "parameter", "retry_after"},
+    {"message", "type", "code"},
 )
-"""The members of errors in OpenAI's shape, in Anthropic's and in our own."""
+"""The members of errors in OpenAI's shape, in Anthropic's, in our own and in llama.cpp's."""
 
 
 @frozen
@@ -72,6 +75,9 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         "/api/chat": {"messages": said, "options": {"num_predict": 1}}, "/api/embed": {"input": SECRET},
         "/api/generate": {"prompt": f"Hi! {SECRET}", "options": {"num_predict": 1}}, "/api/show": {}, "/api/pull": {},
         "/api/embeddings": {"prompt": SECRET},
+        "/infill": {"input_prefix": SECRET, "input_suffix": "", "n_predict": 1}, "/tokenize": {"content": SECRET},
+        "/completion": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/detokenize": {"tokens": [1, 2, 3]},
+        "/completions": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/apply-template": {"messages": said},
         MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
         RESPOND: {"input": f"Hi! {SECRET}", "max_output_tokens": 1}, COUNT: {"input": SECRET},
         NATIVE: {"message": f"Hi! {SECRET}", "max_tokens": 1, "stream": False},

@@ -18,6 +18,7 @@ PLACES = (
     ("DELETE", "/v1/responses/"), ("GET", "/v1/responses/resp_1/input_items?after="),
     ("POST", "/v1/responses/resp_1/cancel?"), ("GET", "/api/v1/chat/"), ("DELETE", "/api/v1/chat/"),
     ("GET", "/api/v1/conversations/"), ("DELETE", "/api/v1/conversations/"),
+    ("GET", "/api/v0/models/"), ("GET", "/props?model="), ("GET", "/slots?model="),
 )
 """Paths that contain an id or a name."""
 

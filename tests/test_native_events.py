@@ -14,9 +14,9 @@ from lllms_core.builtin.chat.chat_body import read_chat_body
 from lllms_core.builtin.chat.chat_events import EVENTS, ChatEvents, whole_value
 from lllms_core.builtin.chat.said_messages import answer_value, read_said
 from lllms_core.client import ServerError
-from lllms_core.client.asks import server_address
 from lllms_core.client.chat_flow import ChatFlow
 from lllms_core.client.event_lines import EventLines
+from lllms_core.client.server_place import server_address
 from lllms_core.errors import RequestError
 from lllms_core.status import Waiting
 from lllms_core.types import CallPiece, ChatRequest, Delta, Finish, Message, Timings, ToolCall, Usage

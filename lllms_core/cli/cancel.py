@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, open_client, read_config, server_url
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 from lllms_core.errors import ConfigError
 
 
@@ -13,14 +13,14 @@ from lllms_core.errors import ConfigError
     "lllms cancel phi3 --url http://127.0.0.1:8080",
 ))
 @click.argument("models", nargs=-1, required=True)
-@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@server_options
 @config_option
 def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -> None:
     """Cancel the downloads of MODELS in a running server, and the requests that wait for them; `lllms ps` lists them.
 
     The bytes received are kept: the next request resumes from them, at once even after a failed attempt.
     """
-    client = open_client(url or server_url(read_config(config_file)), timeout=10)
+    client = connect(url, config_file, timeout=10)
     downloads = client.downloads()
     wanted = {name: [one.id for one in downloads if name in one.models] for name in models}
     for name, ids in wanted.items():

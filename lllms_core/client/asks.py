@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from attrs import fields_dict, frozen
 
@@ -45,20 +45,6 @@ class Ask(Generic[T]):
             raise ServerError(
                 f"the answer of {self.path} has an unknown form; does the server have this version?", "unreadable",
             ) from error
-
-
-def server_address(url: str) -> str:
-    """Return the address of a server, without /v1 at its end. Raises `ServerError` if it is none."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise ServerError(f"{url} is not a server address: {error}") from error
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ServerError(f"{url} is not a server address like http://127.0.0.1:3000")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    path = parts.path.rstrip("/").removesuffix("/v1").removesuffix("/api")
-    return f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
 
 
 def same(value: Any) -> Any:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping
 
-from attrs import define
+from attrs import define, evolve
 
 from lllms_core.errors import LllmsError
+
+HINTS = {401: " (on the command line: by --api-key, or in the variable LLLMS_API_KEY)"}
 
 
 @define(auto_exc=True, eq=False, slots=False)
@@ -42,6 +44,8 @@ def refused(status: int, text: str, url: str) -> ServerError:
     """Return the error for an answer with another status than 200."""
     place = f"{url} answers {status}: "
     try:
-        return told_error(json.loads(text), status, place)
+        error = told_error(json.loads(text), status, place)
     except ValueError:
-        return ServerError(f"{place}{text[:500]}", "unreadable", status=status)
+        error = ServerError(f"{place}{text[:500]}", "unreadable", status=status)
+    error.text += HINTS.get(status, "")
+    return evolve(error)

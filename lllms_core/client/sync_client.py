@@ -4,11 +4,12 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from lllms_core.client import asks
-from lllms_core.client.asks import Ask, server_address
+from lllms_core.client.asks import Ask
 from lllms_core.client.chat_flow import ChatFlow
 from lllms_core.client.chat_values import (
     ChatEvent,
@@ -23,27 +24,32 @@ from lllms_core.client.chat_values import (
 )
 from lllms_core.client.event_lines import EventLines
 from lllms_core.client.server_error import ServerError, refused, told_error
+from lllms_core.client.server_place import find_place
 
 T = TypeVar("T")
 
 
 class Client:
-    """Talks to the server at `url`, with or without `/v1` at its end; several threads may share it.
+    """Talks to the server at `url`, with or without `/v1` at its end, or at `unix:PATH`.
 
-    Every method raises `ServerError`. Close it (`with`) to close its connections.
+    Several threads may share it. Every method raises `ServerError`. Close it (`with`) to close its connections.
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:3000", api_key: str | None = None, timeout: float = 600.0) -> None:
-        """Prepare; nothing is sent yet. `timeout` are seconds of silence. Raises `ServerError` for a bad address."""
+    def __init__(
+        self, url: str = "http://127.0.0.1:3000", api_key: str | None = None, timeout: float = 600.0,
+        certificate: Path | None = None,
+    ) -> None:
+        """Prepare; nothing is sent yet. `timeout` are seconds of silence.
+
+        Of an HTTPS server with this `certificate` no other proof is needed. Raises `ServerError` for an invalid address
+        or certificate.
+        """
         import httpx
 
-        self._url = url
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        # The environment's proxies are for the internet; a server of one's own is not there.
+        self.url = url
+        place = find_place(url, certificate)
         try:
-            self._http = httpx.Client(
-                base_url=server_address(url), headers=headers, timeout=timeout, trust_env=False,
-            )
+            self._http = httpx.Client(transport=place.transport(), **place.options(api_key, timeout))
         except httpx.InvalidURL as error:
             raise ServerError(f"{url} is not a server address: {error}") from error
 
@@ -185,10 +191,10 @@ class Client:
         try:
             with self._http.stream(ask.method, ask.path, content=ask.content, headers=headers) as response:
                 if response.status_code != 200:
-                    raise refused(response.status_code, response.read().decode(errors="replace"), self._url)
+                    raise refused(response.status_code, response.read().decode(errors="replace"), self.url)
                 yield response.iter_raw()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServerError(f"no server answers at {self._url}: {error or type(error).__name__}") from error
+            raise ServerError(f"no server answers at {self.url}: {error or type(error).__name__}") from error
 
     def close(self) -> None:
         """Close the connections."""

@@ -14,6 +14,7 @@ from werkzeug.exceptions import Conflict, NotFound
 from lllms_core.apis import Documents
 from lllms_core.apis.writing import dumps
 from lllms_core.builtin.chat.said_messages import Said
+from lllms_core.caller import CALLER
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut
 
@@ -97,18 +98,21 @@ class KeptConversations:
 
     def __init__(self, documents: Documents) -> None:
         self._documents = documents
-        self._busy: dict[str, object] = {}
-        self._listed: dict[str, Mapping[str, object]] | None = None
+        self._busy: dict[tuple[str | None, str], object] = {}
+        """By the API key of their caller, who alone finds his documents, and by their ids."""
+        self._lists: dict[str | None, dict[str, Mapping[str, object]]] = {}
+        """By the API key of the caller."""
 
     def claim(self, name: str) -> Callable[[], None]:
         """Reserve a conversation for one answer, until the returned function is called. Raises `ConversationBusy`."""
-        if name in self._busy:
+        place = CALLER.get().key, name
+        if place in self._busy:
             raise ConversationBusy(name)
-        claim = self._busy[name] = object()
+        claim = self._busy[place] = object()
 
         def release() -> None:
-            if self._busy.get(name) is claim:  # it may be called again when another answer has claimed it
-                del self._busy[name]
+            if self._busy.get(place) is claim:  # it may be called again when another answer has claimed it
+                del self._busy[place]
 
         return release
 
@@ -121,39 +125,38 @@ class KeptConversations:
             name, found["model"], found["created"], found["used"], found["system"], found["messages"],
         )
 
-    async def prepare(self) -> None:
-        """Read the list, which `keep` extends."""
-        if self._listed is None:
+    async def prepare(self) -> dict[str, Mapping[str, object]]:
+        """Return the caller's list, which `keep` extends, after it was read once."""
+        key = CALLER.get().key
+        if key not in self._lists:
             found = await self._documents.find(_LIST)
-            if self._listed is None:  # unless another one was faster
-                self._listed = cast("dict[str, Mapping[str, object]]", dict(found)) if isinstance(found, dict) else {}
+            read = cast("dict[str, Mapping[str, object]]", dict(found)) if isinstance(found, dict) else {}
+            self._lists.setdefault(key, read)  # unless another one was faster
+        return self._lists[key]
 
     def keep(self, conversation: KeptConversation) -> None:
         """Keep a conversation, in place of its earlier state; `prepare` was awaited before."""
-        assert self._listed is not None  # noqa: S101  # as the docstring says
+        listed = self._lists[CALLER.get().key]
         self._documents.keep(_PREFIX + conversation.id, conversation.value)
-        self._listed.pop(conversation.id, None)
-        self._listed[conversation.id] = conversation.head
-        while len(self._listed) > MOST_LISTED:
-            del self._listed[next(iter(self._listed))]
-        self._documents.keep(_LIST, dict(self._listed))
+        listed.pop(conversation.id, None)
+        listed[conversation.id] = conversation.head
+        while len(listed) > MOST_LISTED:
+            del listed[next(iter(listed))]
+        self._documents.keep(_LIST, dict(listed))
 
     async def drop(self, name: str) -> bool:
         """Delete a conversation; return whether it existed. Raises `ConversationBusy`."""
         release = self.claim(name)
         try:
-            await self.prepare()
-            assert self._listed is not None  # noqa: S101  # it was read
-            if self._listed.pop(name, None) is not None:
-                self._documents.keep(_LIST, dict(self._listed))
+            listed = await self.prepare()
+            if listed.pop(name, None) is not None:
+                self._documents.keep(_LIST, dict(listed))
             return await self._documents.drop(_PREFIX + name)
         finally:
             release()
 
     async def list(self) -> Sequence[Mapping[str, object]]:
         """Return what is known of the last ones, the most recently used first."""
-        await self.prepare()
-        assert self._listed is not None  # noqa: S101  # it was read
-        listed = {_PREFIX + name: head for name, head in self._listed.items()}
+        listed = {_PREFIX + name: head for name, head in (await self.prepare()).items()}
         there = set(await self._documents.there([*listed]))
         return [head for name, head in reversed(listed.items()) if name in there]
