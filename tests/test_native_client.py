@@ -158,16 +158,22 @@ def test_a_server_that_is_gone_is_given_up(url: str, monkeypatch: pytest.MonkeyP
 
 def test_leaving_early_stops_the_answer(client: Client) -> None:
     """Closing an answer frees its place at once; closing it again, or one that never began, does nothing."""
+    idle(client)  # answers that other tests have left wait for their readers' return
     with client.chat("bot", "hang") as answer:
         next(event for event in answer if isinstance(event, TextEvent))
         assert client.status()["requests"]["running"] == 1
-    end = time.monotonic() + GUARD
-    while client.status()["requests"]["running"]:
-        assert time.monotonic() < end
+    idle(client)
     assert answer.result.text == "one"
     answer.close()
     assert list(answer) == []
     client.chat("bot", "Hi").close()
+
+
+def idle(client: Client) -> None:
+    """Wait until the server runs no request."""
+    end = time.monotonic() + GUARD
+    while client.status()["requests"]["running"]:
+        assert time.monotonic() < end
 
 
 async def test_cancelling_a_task_stops_its_answer(url: str) -> None:
