@@ -290,9 +290,10 @@ def test_a_certificate_of_somebody_else_is_not_trusted(files: Files, tmp_path: P
         with Client(url, certificate=files.certificate) as client:
             assert client.get("/health") == {"status": "ok"}
         for trusted in (None, tmp_path / "other.pem"):
-            with pytest.raises(ServerError, match="certificate verify failed"):
-                with Client(url, certificate=trusted) as client:
-                    client.get("/health")
+            with Client(url, certificate=trusted) as client, pytest.raises(
+                ServerError, match="certificate verify failed",
+            ):
+                client.get("/health")
     with pytest.raises(ServerError, match="holds no certificate"):
         Client("https://127.0.0.1:1", certificate=files.key)
 
