@@ -378,7 +378,8 @@ class Chaos:
         self.expect(not left, f"processes are left: {left}")
         scratch = [file.name for file in (self.folder / SCRATCH).rglob("*")]
         self.expect(not scratch, f"temporary files are left: {scratch[:5]}")
-        parts = [file.name for file in session_files(self._sessions) if not file.name.endswith((".session", ".document"))]
+        names = [file.name for file in session_files(self._sessions)]
+        parts = [name for name in names if not name.endswith((".session", ".document"))]
         self.expect(not parts, f"parts of sessions are left: {parts[:5]}")
         self.expect(not (self.folder / FULL).exists(), "the disk is still full")
         text = log.read_bytes()

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO
+from typing import BinaryIO, Self
 from urllib.parse import SplitResult, urlsplit
 
 import psutil
@@ -32,7 +32,7 @@ _PLUGIN = find_spec("lllms_llamacpp")
 TINY_FILE = Path(_PLUGIN.origin).parent / "models" / "tiny-chat.gguf" if _PLUGIN and _PLUGIN.origin else None
 """The trained model, if its plugin is installed."""
 FULL, SCRATCH = "disk-is-full", "scratch"
-"""A file in the server's folder while which exists its disk takes no sessions; and the folder of its temporary files."""
+"""In the server's folder: a file during whose existence its disk takes no sessions, and its temporary files."""
 
 
 @hookimpl
@@ -47,7 +47,7 @@ class FillingFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
-    def __enter__(self) -> "FillingFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

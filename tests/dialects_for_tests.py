@@ -118,7 +118,8 @@ CHATS = (
         _response_text, _responses,
     ),
     Dialect(
-        MESSAGES, lambda said, most: {"messages": said, "max_tokens": most, "temperature": 0}, _message_text, _anthropic,
+        MESSAGES, lambda said, most: {"messages": said, "max_tokens": most, "temperature": 0},
+        _message_text, _anthropic,
     ),
     Dialect(
         "/api/chat", lambda said, most: {"messages": said, "options": {"num_predict": most, "temperature": 0}},

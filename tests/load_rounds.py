@@ -1,8 +1,8 @@
 """Loads and unloads models over and over by the server's routes, and looks for what is left of them.
 
-`python tests/load_rounds.py` runs 1,000 rounds of the mock and 100 of tiny-chat, prints the server's memory, descriptors
-and children on the way, and exits with 1 if the memory has grown by more than 5 % since the warm-up, or anything else
-at all. `--spares 0` does it without spare workers.
+`python tests/load_rounds.py` runs 1,000 rounds of the mock and 100 of tiny-chat, prints the server's memory,
+descriptors and children on the way, and exits with 1 if the memory has grown by more than 5 % since the warm-up, or
+anything else at all. `--spares 0` does it without spare workers, `--isolation thread` with the mock in a thread.
 """
 
 import argparse
@@ -117,9 +117,11 @@ class Rounds:
 
 
 @contextmanager
-def started(folder: Path, spares: int, tell: Callable[[str], object] = print) -> Iterator[Rounds]:
-    """Run a server with a mock and, if its plugin is installed, tiny-chat."""
-    models: dict[str, object] = {MOCK: {"engine": "mock", "isolation": "process"}}
+def started(
+    folder: Path, spares: int, tell: Callable[[str], object] = print, isolation: str = "process",
+) -> Iterator[Rounds]:
+    """Run a server with a mock and, if its plugin is installed, tiny-chat, which is in a process."""
+    models: dict[str, object] = {MOCK: {"engine": "mock", "isolation": isolation}}
     if TINY_FILE is not None:
         options = {"slots": 2, "context_length": 256, "threads": 1}
         models[TINY] = {"engine": "llamacpp", "file": str(TINY_FILE), "options": options}
@@ -139,8 +141,12 @@ def main() -> int:
     parser.add_argument("--tiny", type=int, default=100, help="rounds of tiny-chat")
     parser.add_argument("--warm-up", type=int, default=20, help="rounds of each before the first look")
     parser.add_argument("--spares", type=int, default=1, help="spare workers")
+    parser.add_argument("--isolation", default="process", choices=["process", "thread"], help="of the mock")
     told = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, started(Path(folder), told.spares) as rounds:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started(Path(folder), told.spares, isolation=told.isolation) as rounds,
+    ):
         rounds.run(MOCK, told.mock, told.warm_up)
         if TINY_FILE is not None:
             rounds.run(TINY, told.tiny, told.warm_up)

@@ -172,25 +172,26 @@ def write_to_wire(pid: int, data: bytes) -> bool:
 
     A worker has two pipes for output: one has number 2, the other is the wire.
     """
+    ends = Path(f"/proc/{pid}/fd")
     try:
-        log = os.readlink(f"/proc/{pid}/fd/2")
-        for name in sorted(os.listdir(f"/proc/{pid}/fd"), key=int):  # noqa: PTH208  # no paths are wanted
-            end = f"/proc/{pid}/fd/{name}"
-            if int(name) > 2 and os.readlink(end).startswith("pipe:") and os.readlink(end) != log and is_written(end):
+        log = (ends / "2").readlink()
+        for end in sorted(ends.iterdir(), key=lambda end: int(end.name)):
+            where = end.readlink()
+            if int(end.name) > 2 and str(where).startswith("pipe:") and where != log and is_written(end):
                 pipe = os.open(end, os.O_WRONLY | os.O_NONBLOCK)
                 try:
                     os.write(pipe, data)
                 finally:
                     os.close(pipe)
                 return True
-    except (FileNotFoundError, ProcessLookupError, BlockingIOError, BrokenPipeError, OSError):
+    except OSError:
         return False  # the worker has just ended, or its pipe is full
     return False
 
 
-def is_written(end: str) -> bool:
+def is_written(end: Path) -> bool:
     """Whether a descriptor, by its path in /proc, was opened to be written."""
-    return bool(os.lstat(end).st_mode & 0o200)
+    return bool(end.lstat().st_mode & 0o200)
 
 
 def limit_memory(pid: int) -> bool:
