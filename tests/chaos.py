@@ -41,7 +41,7 @@ CALM_SECONDS = 90.0
 """Seconds in which everything returns to normal after the last fault."""
 POOLED = 6
 """Threads that the event loop's executor may have started meanwhile."""
-SLOWEST = 45.0
+SLOWEST = 60.0
 """Seconds in which even a request that meets a stuck worker, or several dying ones, gets an answer or an error."""
 FAULTS = (
     "fail", "raise", "exit", "kill", "segv", "abort", "sys-exit", "refuse", "hang", "unreadable", "no-memory",
@@ -52,8 +52,9 @@ WATCHDOG = 3.0
 """Seconds after which a stuck worker is killed."""
 FAULT = "fault: "
 """Begins the names of counts that are faults."""
-LEFT_BYTES = 8 << 20
-"""By how much the server's memory may have grown: allocators and caches keep some of what many clients needed."""
+LEFT_BYTES = 32 << 20
+"""By how much the server's memory may have grown: after a few seconds of large hostile inputs in many threads, the
+allocator keeps 10 to 25 MiB, and no more after many minutes. `load_rounds.py` looks for what models leave."""
 QUICK = tuple(one for one in ALL if not one.heavy)
 DOING = {"plain": 8.0, "engine": 2.0, "leave": 3.0, "hostile": 2.0, "cancel": 1.0, "load": 0.5, "unload": 0.5}
 """What clients do, and how often."""
@@ -319,13 +320,13 @@ class Chaos:
 
     def _rounds(self, kind: str) -> None:
         """Send each client's request to each model until all answers are right."""
-        end = time.monotonic() + CALM_SECONDS
         for number in range(self.clients):
             secret = f"q{number}x{'0' * 11}{number % 10}"
             for one in plain(number, secret, stream=bool(number % 2), chat=number // 2):
-                while self._ask(one, kind) != 200 and time.monotonic() < end:
+                end = time.monotonic() + CALM_SECONDS
+                while (status := self._ask(one, kind)) != 200 and time.monotonic() < end:
                     time.sleep(0.2)  # a model that has just died is reloaded after a pause
-        self.expect(time.monotonic() < end, f"the {kind} round does not get its answers")
+                self.expect(status == 200, f"{kind} round: {one.model} does not answer")
 
     def _calm(self, server: psutil.Process, like: Use | None = None) -> Use:
         """Unload all that may be unloaded, and return what is left, as few as it becomes."""

@@ -195,10 +195,10 @@ def is_written(end: Path) -> bool:
 
 
 def limit_memory(pid: int) -> bool:
-    """Let a process have hardly more address space than it has now; return whether it exists."""
+    """Let a process have hardly more address space than it has now; return whether it had more before."""
     try:
         most = psutil.Process(pid).memory_info().vms + LITTLE
         resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
-    except (psutil.NoSuchProcess, ProcessLookupError):
-        return False
+    except (psutil.NoSuchProcess, ProcessLookupError, PermissionError):
+        return False  # it is gone, or has a lower limit already
     return True
