@@ -323,7 +323,7 @@ def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Roo
             assert not fits(wanted, present, bare)
         case Wait(reason):
             assert not helpful
-            assert (reason == "machine") == fits(wanted, lasting, evolve(bare, available=None))
+            assert (reason == "machine") == fits(wanted, lasting, bare.undisturbed)
         case Never(kept):
             assert room.limit is not None
             held = [seat for seat in seats if seat.kept]
