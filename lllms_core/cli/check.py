@@ -18,7 +18,7 @@ from lllms_core.values.sizes import human_size
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from lllms_core.catalog import CatalogEntry
+    from lllms_core.catalog import Catalog, CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
     from lllms_core.pool.budget import DeviceRoom, Need
@@ -38,7 +38,6 @@ def check(config_file: Path | None) -> None:
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
-    from lllms_core.pool.devices import device_rooms
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import memory_limit, spare_workers
     from lllms_core.store.weights import finder, open_store
@@ -67,9 +66,7 @@ def check(config_file: Path | None) -> None:
     warnings: list[str] = []
     sound: list[CatalogEntry] = []
     limit = memory_limit(config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)))
-    devices = device_rooms(config.server, [entry.engine for entry in catalog.entries])
-    for name, room in devices.items():
-        click.echo(f"GPU {name}: {human_size(room.total)} of memory, of which lllms may use {human_size(room.limit)}")
+    devices = _gpus(config, catalog)
     for entry in catalog.entries:
         findings = _examine(entry, config, limit, devices, alone=len(catalog.entries) == 1)
         for finding in findings:
@@ -85,6 +82,16 @@ def check(config_file: Path | None) -> None:
     if problems:
         raise click.exceptions.Exit(1)
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
+
+
+def _gpus(config: "Config", catalog: "Catalog") -> "Mapping[str, DeviceRoom]":
+    """Return the memory of the GPUs that the models' engines use, and describe it."""
+    from lllms_core.pool.devices import device_rooms
+
+    devices = device_rooms(config.server, [entry.engine for entry in catalog.entries])
+    for name, room in devices.items():
+        click.echo(f"GPU {name}: {human_size(room.total)} of memory, of which lllms may use {human_size(room.limit)}")
+    return devices
 
 
 def _about_memory(

@@ -217,18 +217,15 @@ def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
     """Decide what to do for an instance that needs `wanted`.
 
     Stored sessions give way first. Victims are idle and not kept: the cheapest set that suffices, see `costs`. Only the
-    limit makes a `Never`: what exceeds the `places`, or finds its memory held by other programs, waits.
+    limits make a `Never`: what exceeds the `places`, or finds its memory held by other programs, waits.
     """
     lasting = [seat for seat in seats if seat.state != "closing"]
     closing = [seat for seat in seats if seat.state == "closing"]
     here = [seat for seat in seats if seat.state != "reserved" or seat.kept]
     if fits(wanted, here, room) and fits(wanted, lasting, room, closing):
         return Admit()
-    kept = [seat for seat in seats if seat.kept]
-    if room.limit is not None and used(kept, [wanted]) > room.limit:
-        return Never(used(kept))
-    if devices := scarce(wanted, kept, room.undisturbed):
-        return Never(on_device(devices[0], kept), devices[0])
+    if never := _never(wanted, [seat for seat in seats if seat.kept], room):
+        return never
     shrunk = _without_sessions(room)
     if fits(wanted, lasting, shrunk, closing):
         size = max(lacking(wanted, here, room), lacking(wanted, lasting, room, closing))
@@ -284,6 +281,14 @@ def costs(idle: Sequence[Seat]) -> dict[int, float]:
         place: max(seat.reload, 0.001) * FORGOTTEN / (FORGOTTEN + last - seat.idle_since)
         for place, seat in enumerate(idle)
     }
+
+
+def _never(wanted: Need, kept: Sequence[Seat], room: Room) -> Never | None:
+    if room.limit is not None and used(kept, [wanted]) > room.limit:
+        return Never(used(kept))
+    if devices := scarce(wanted, kept, room.undisturbed):
+        return Never(on_device(devices[0], kept), devices[0])
+    return None
 
 
 def _may_go(seat: Seat) -> bool:

@@ -45,7 +45,8 @@ def find_devices(engines: Iterable[Engine]) -> list[Device]:
         try:
             found.update((one.name, one) for one in engine.devices())
         except Exception as error:  # noqa: BLE001  # of a plugin; its models do without the limit
-            LOG.warning("the GPUs of the engine %s cannot be told: %s; their memory has no limit", engine.name, kind(error))
+            told = "the GPUs of the engine %s cannot be told: %s; their memory has no limit"
+            LOG.warning(told, engine.name, kind(error))
     return list(found.values())
 
 

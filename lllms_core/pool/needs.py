@@ -52,8 +52,8 @@ def need_of(
     """Return what an instance takes; may read the file's header, from any thread.
 
     `room` are the bytes for all instances together, of which automatic sizes take a share, a larger one if the model is
-    `alone`; None: as the engine sees fit. `devices` are the bytes for them on each GPU. Where nothing is known it is only what a worker takes: whatever is wrong, the
-    load will tell.
+    `alone`; None: as the engine sees fit. `devices` are the bytes for them on each GPU. Where nothing is known it is
+    only what a worker takes: whatever is wrong, the load will tell.
     """
     worker = WORKER if model.isolation == "process" else 0
     given = None if model.memory is None else max(0, model.memory - worker)

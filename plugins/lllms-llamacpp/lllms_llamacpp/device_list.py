@@ -1,4 +1,4 @@
-"""Prints the GPUs that llama.cpp would use, and their memory, as JSON; a process of its own (`lllms_llamacpp.devices`)."""
+"""Prints the GPUs that llama.cpp would use, and their memory, as JSON; a process that `devices` starts."""
 
 import ctypes
 import json

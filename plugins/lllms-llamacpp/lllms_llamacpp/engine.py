@@ -162,9 +162,8 @@ def _prepare(spec: ModelSpec) -> _Look:
     # The rest can be reclaimed, or is estimated.
     certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
     if lack_of_memory(certain) is not None:
-        ways = smaller(
-            look.parts, cast(Options, spec.options), spec.memory, fits_here, lambda settled: _memory(look.parts, settled),
-        )
+        options = cast(Options, spec.options)
+        ways = smaller(look.parts, options, spec.memory, fits_here, lambda settled: _memory(look.parts, settled))
         raise ModelLoadFailed(str(lack_of_memory(memory, ways)))
     for finding in look.warnings:
         logger.warning("%s", finding.text)
