@@ -237,7 +237,7 @@ async def test_a_pool_counts_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch
         for name in ("a", "c", "b", "big"):
             async with pool.submit(evolve(request("echo x"), model=name)) as stream:
                 if name == "big":
-                    with pytest.raises(ModelTooLarge, match="the GPU 'CUDA0', of whose 10.0 GB"):
+                    with pytest.raises(ModelTooLarge, match=r"the GPU 'CUDA0', of whose 10\.0 GB"):
                         await stream.gather()
                 else:
                     await stream.gather()
