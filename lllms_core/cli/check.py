@@ -37,6 +37,7 @@ def check(config_file: Path | None) -> None:
     """
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
+    from lllms_core.config.key_file import exposed
     from lllms_core.plugins import Plugins
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import memory_limit, spare_workers
@@ -63,7 +64,7 @@ def check(config_file: Path | None) -> None:
     catalog = Catalog.examine(config, plugins, find) if readable else Catalog()
     for problem in catalog.problems:
         problems += problem.text.splitlines()
-    warnings: list[str] = []
+    warnings = [text] if (text := exposed(config.server.api_keys_file)) else []
     sound: list[CatalogEntry] = []
     limit = memory_limit(config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)))
     devices = _gpus(config, catalog)
@@ -73,6 +74,8 @@ def check(config_file: Path | None) -> None:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
+    problems += _about_access(config)
+    warnings += _about_models_of_keys(config, catalog)
     problems += _about_sessions(config, plugins)
     problems += _about_memory(config, sound, limit, devices, alone=len(catalog.entries) == 1)
     for text in warnings:
@@ -161,6 +164,35 @@ def _about_gpus(
             beside = on_device(device, (), others) if total <= room.limit else 0
             if need.devices.get(device) and need.devices[device] + beside > room.limit:
                 yield f"models.{name}: {too_large_for(device, need, beside, room)}"
+
+
+def _about_access(config: "Config") -> list[str]:
+    """Return the faults of the keys and the certificate."""
+    from lllms_core.config import open_keyring
+    from lllms_core.web.tls import open_tls
+
+    found: list[str] = []
+    for step in (open_keyring, open_tls):
+        try:
+            step(config.server)
+        except ConfigError as error:
+            found += error.message.splitlines()
+    return found
+
+
+def _about_models_of_keys(config: "Config", catalog: "Catalog") -> list[str]:
+    """Return the names in the keys' lists of models that fit no model."""
+    from lllms_core.caller import Caller
+    from lllms_core.config import open_keyring
+
+    try:
+        keys = open_keyring(config.server).keys
+    except ConfigError:
+        return []
+    return [
+        f"server.api_keys: '{name}', which the key '{key.name}' may use, fits no model"
+        for key in keys for name in key.models or () if not catalog.usable(Caller(models=(name,)))
+    ]
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
