@@ -342,6 +342,8 @@ class Chaos:
 
         with suppress(AssertionError):
             until(calm, "only what is kept is left", CALM_SECONDS)
+        server.send_signal(signal.SIGUSR1)  # what the allocator could give back is not kept
+        get(self.address, "/")
         return Use.of(server)
 
     def _after(self, server: psutil.Process, before: Use) -> None:

@@ -1,9 +1,12 @@
 """The real server in its own process, with the tests' scripted engine and a disk that fills up."""
 
 import asyncio
+import ctypes
 import errno
+import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -69,11 +72,18 @@ def fill_disk() -> None:
     disk_store.open = filling  # type: ignore[attr-defined]  # in place of the built-in function
 
 
+def give_back(*_: object) -> None:
+    """Give memory that nothing uses back to the system, so that what the process has is what it keeps."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+
+
 def main() -> None:
     """Serve the configuration read as JSON from standard input; print the address when ready."""
     setbacks.FIRST_COOLDOWN = 0.1  # loading workers are killed, too; their models are to be tried again soon
     setbacks.LONGEST_PAUSE = 1.0
     fill_disk()
+    signal.signal(signal.SIGUSR1, give_back)
     config = parse_config(json.load(sys.stdin))
     configure_logging(config.server.log_level, config.server.log_format)
     plugins = Plugins.discover(extra={"scripted": SimpleNamespace(lllms_engines=lllms_engines)})
