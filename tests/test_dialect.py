@@ -183,7 +183,7 @@ async def test_the_description_names_what_is_mounted(gate: Gate) -> None:
         assert set(told["responses"]["200"]["content"]) == {"application/x-ndjson"}
         assert told["responses"]["default"]["content"]["application/json"]["schema"]["required"] == ["error"]
         assert "/api/v1/tokenize" in paths
-    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, disable=["native", "openai"])
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, disable=["chat", "native", "openai"])
     client = create_app(Host(parse_config({}), plugins)).test_client()
     paths = (await (await client.get("/openapi.json")).get_json())["paths"]
     assert set(paths) == {
