@@ -6,6 +6,7 @@ from importlib.metadata import version
 from ipaddress import ip_address, ip_network
 from socket import gethostname
 
+from attrs import evolve
 from quart import Blueprint, Quart, Response, has_request_context, request, websocket
 from quart.typing import ResponseReturnValue
 from werkzeug.exceptions import Forbidden
@@ -14,10 +15,12 @@ from lllms_core.apis import Api, Paths
 from lllms_core.apis.ignored import HEADER
 from lllms_core.apis.replies import fault_handler, outer_fault_handler, reply
 from lllms_core.apis.request_ids import HEADER as REQUEST_ID
-from lllms_core.apis.request_ids import noted_request
+from lllms_core.apis.request_ids import TRACE, noted_request, valid_id, valid_trace
 from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
+from lllms_core.caller import CALLER
 from lllms_core.config import ServerConfig
+from lllms_core.events import RequestRefused
 from lllms_core.host import Host
 from lllms_core.tracebacks import described
 from lllms_core.web.body import PatientRequest
@@ -79,8 +82,9 @@ def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) ->
         try:
             routes = api.blueprint(host)
             routes.register_error_handler(Exception, fault_handler(api))
-            routes.after_request(_name_request)
+            routes.after_request(_name_request(host))
             know_callers(routes, trusted)
+            routes.before_request(_know_ids)
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
             told = described(error)  # no request is being served yet
@@ -90,12 +94,29 @@ def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) ->
     app.register_blueprint(_description([*same_paths.apis.values()], host), url_prefix=prefix)
 
 
-async def _name_request(response: Response) -> Response:
-    """Tell the client the id of the request that it has made, if it has."""
-    request_id = noted_request()
-    if request_id is not None:
-        response.headers[REQUEST_ID] = request_id
-    return response
+async def _know_ids() -> None:
+    """Let observers know how the client calls the request."""
+    headers = request.headers
+    if REQUEST_ID in headers or TRACE in headers:
+        CALLER.set(evolve(
+            CALLER.get(), request_id=valid_id(headers.get(REQUEST_ID)), trace=valid_trace(headers.get(TRACE)),
+        ))
+
+
+def _name_request(host: Host) -> Callable[[Response], Awaitable[Response]]:
+    async def name_request(response: Response) -> Response:
+        """Tell the client the id of the request that it has made, if it has, and observers of a refusal."""
+        request_id, client_id = noted_request(), valid_id(request.headers.get(REQUEST_ID))
+        if client_id or request_id is not None:
+            response.headers[REQUEST_ID] = client_id or request_id
+        if response.status_code >= 400 and request_id is None:
+            rule = request.url_rule
+            host.observers(RequestRefused(
+                request.method, "" if rule is None else rule.rule, response.status_code, CALLER.get().key, client_id,
+            ))
+        return response
+
+    return name_request
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:

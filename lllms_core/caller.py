@@ -18,6 +18,12 @@ class Caller:
     """None: that of the request's model."""
     patience: float | None = None
     """Seconds that the request may wait, if that is less than `server.queue_timeout`; None: no limit of its own."""
+    key: str = ""
+    """The name of its API key, for logs and metrics; "" without one."""
+    request_id: str = ""
+    """Its own name for the request (`X-Request-Id`); "" if it gave none."""
+    trace: str = ""
+    """Its `traceparent`, for traces; "" if it sent none."""
 
 
 NOBODY = Caller()

@@ -1,7 +1,6 @@
 """The routes for sessions."""
 
 from collections.abc import Awaitable
-from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 
 from quart import Blueprint, Response, request
@@ -9,6 +8,7 @@ from werkzeug.exceptions import Forbidden, NotFound
 
 from lllms_core.apis import Server
 from lllms_core.apis.replies import reply
+from lllms_core.apis.this_machine import asks_from_here
 from lllms_core.errors import InvalidRequest, Overloaded
 from lllms_core.parameters.wording import cut
 from lllms_core.status import SessionInfo
@@ -38,8 +38,7 @@ def make_blueprint(server: Server) -> Blueprint:
         if told is None:
             raise NotFound
         if wanted == "true":
-            called = request.scope.get("server")
-            if not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
+            if not asks_from_here():
                 raise Forbidden("the text of a session is only for programs on the server's own machine")
             text = await _in_time(server.session_text(session_id))
             if text is None:
@@ -60,21 +59,6 @@ def make_blueprint(server: Server) -> Blueprint:
         return reply({"deleted": deleted})
 
     return routes
-
-
-def is_of_this_machine(address: str | None, called: str | None) -> bool:
-    """Whether a client is on this machine, judging by its address and the one that it has `called`.
-
-    A client without an address counts as being on this machine.
-    """
-    if address == called:
-        return True
-    try:
-        client = ip_address((address or "").partition("%")[0])
-    except ValueError:
-        return True
-    mapped = client.ipv4_mapped if isinstance(client, IPv6Address) else None
-    return (mapped or client).is_loopback
 
 
 def _arguments(*known: str) -> dict[str, str]:

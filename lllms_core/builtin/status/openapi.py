@@ -1,7 +1,7 @@
 """The description of the routes of the status; pure."""
 
 from lllms_core.apis import Paths
-from lllms_core.apis.specification import Json, closed_object, in_path, operation, takes
+from lllms_core.apis.specification import Json, closed_object, in_path, in_query, operation, takes
 from lllms_core.parameters import ROUTES
 
 
@@ -16,7 +16,9 @@ def describe() -> Paths:
         "Unload the instances of a model that it does not keep (min_instances); busy ones, once they are idle",
         "Which are unloaded, which are busy, and which are kept", parameters=[in_path("name")],
     )
+    metrics = operation("Everything that Prometheus can scrape", "Metrics in its text format", kind="text/plain")
     return {
+        "/metrics": {"get": metrics},
         "/api/v1/downloads": {"get": operation("List the downloads of model files", "A list")},
         "/api/v1/downloads/{id}": {
             "delete": operation(
@@ -25,8 +27,17 @@ def describe() -> Paths:
         },
         "/api/v1/models/{name}/load": {"post": _may_take(load, options)},
         "/api/v1/models/{name}/unload": {"post": _may_take(unload, closed_object([], {}))},
-        "/api/v1/requests": {"get": operation("List the requests that run or wait, without their texts", "A list")},
+        "/api/v1/requests": {
+            "get": operation(
+                "List the requests that run or wait, and those that ended last, without their texts", "A list",
+            ),
+        },
         "/api/v1/requests/{id}": {
+            "get": operation(
+                "Tell the timeline of a request: what it waited for, and how much of its prompt was cached",
+                "The request, without its text",
+                parameters=[in_path("id"), in_query("text", {"type": "boolean", "default": False})],
+            ),
             "delete": operation(
                 "Cancel a request; its client is told", "Its id, from the header X-Request-Id of its answer",
                 parameters=[in_path("id")],

@@ -46,6 +46,11 @@ def make_blueprint(server: Server) -> Blueprint:
         response.status_code = 200 if server.ready and not missing else 503
         return response
 
+    @routes.get("/metrics")
+    async def measure() -> Response:
+        body, content_type = server.measurements(request.headers.get("Accept", ""))
+        return Response(body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+
     for more in (make_downloads(server), make_models(server), make_requests(server)):
         routes.register_blueprint(more)
     return routes
