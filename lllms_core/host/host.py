@@ -18,8 +18,8 @@ from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
 from lllms_core.host.documents import open_documents
 from lllms_core.host.unused_log import UnusedLog
-from lllms_core.observers.history import History
 from lllms_core.observers.metrics import Metrics, Now
+from lllms_core.observers.request_history import History
 from lllms_core.observers.request_log import RequestLog
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
