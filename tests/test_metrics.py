@@ -113,13 +113,13 @@ def test_names_keep_to_the_conventions(work: tuple[Scrape, list[Mapping[str, Any
         assert not re.search(r"milli|micro|kilo|mega|_ms\b|gauge|counter|histogram|summary", one.name), one.name
         names = {sample.name for sample in one.samples}
         if one.type == "counter":
-            assert all(name.endswith(("_total", "_created")) for name in names), one.name
+            assert all(name.endswith("_total") for name in names), one.name
         else:
             assert not any(name.endswith("_total") for name in names), one.name
         if one.type == "histogram":
             assert one.name.endswith(("_seconds", "_tokens")), one.name
         if one.type == "gauge":
-            assert one.name.removesuffix("_created").endswith(UNITS), one.name
+            assert one.name.endswith(UNITS), one.name
         for sample in one.samples:
             assert sample.labels.keys() <= LABELS, sample
             assert sample.labels.get("model") in {None, "tiny", "other"}, sample
@@ -130,7 +130,6 @@ def test_names_keep_to_the_conventions(work: tuple[Scrape, list[Mapping[str, Any
 def test_the_dashboard_asks_for_what_exists(work: tuple[Scrape, list[Mapping[str, Any]], str]) -> None:
     """Each metric in the Grafana dashboard is one of the server's, with the labels by which it is grouped."""
     scrape, _, _ = work
-    # Memory is told with a memory limit only, which this server has.
     board = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     targets = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
     assert len(targets) > 30

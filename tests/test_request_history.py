@@ -13,8 +13,8 @@ from lllms_core.events import (
     RequestAssigned,
     RequestBegun,
     RequestEnded,
-    RequestsWait,
     RequestSubmitted,
+    RequestsWait,
     UnloadBegun,
 )
 from lllms_core.observers.request_history import MOST_MOMENTS, History
@@ -36,7 +36,8 @@ def heard(*events: object) -> History:
 def test_a_timeline_tells_each_step() -> None:
     """A request that waited for a load and an eviction says so in order, with the seconds since its submission."""
     history = heard(
-        SUBMITTED, RequestsWait("m", "memory", "first holds it", 10.1), UnloadBegun("first:1", "first", "room", 10.2, "m"),
+        SUBMITTED, RequestsWait("m", "memory", "first holds it", 10.1),
+        UnloadBegun("first:1", "first", "room", 10.2, "m"),
         RequestsWait("m", "memory", "first holds it", 10.2), LoadBegun("m:1", "m", 10.3),
         RequestsWait("m", "loading", "", 10.3), LoadEnded("m:1", "m", 1.0, 11.3), RequestAssigned("r1", "m:1", 11.5),
         UnloadBegun("x:1", "x", "room", 11.6, "m"), RequestBegun("r1", Usage(20, 0, 12), 11.75),

@@ -117,7 +117,7 @@ async def test_each_request_has_one_line(lines: Lines) -> None:
 
 
 async def test_requests_without_an_answer_have_their_line(lines: Lines) -> None:
-    """A client that leaves while it waits or reads, a cancelled request, and an engine that fails: each has one line."""
+    """A client that leaves, a cancelled request that waited, and an engine that fails: each has one line."""
     gate = Gate()
     gate.load.set()
     async with asyncio.timeout(GUARD), gated(gate, concurrency=1) as host, published(host) as url, \

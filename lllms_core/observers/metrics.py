@@ -6,6 +6,7 @@ scrape. Labels have few values: names of models, states, causes, HTTP statuses.
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import cast
 
 from attrs import frozen
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
@@ -122,7 +123,19 @@ class Metrics:
     def write(self, accept: str) -> tuple[bytes, str]:
         """Return all measurements, in the format that a scraper accepts, and the type of their content."""
         encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return encode(cast(CollectorRegistry, _WithoutBirths(self._registry))), content_type
+
+
+class _WithoutBirths(Collector):
+    """Leaves out when each series began, which nobody asks for and doubles what a scrape transfers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [one for one in metric.samples if not one.name.endswith("_created")]
+            yield metric
 
 
 class _Present(Collector):

@@ -233,6 +233,7 @@ class Dispatcher:
         learnt = self._watch.known(engine, model, fingerprint, need.told)
         self.scheduler.seating.learn(model, need.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
+        self._tell_waits()
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
         """Learn from a worker that died for lack of memory: it needs more than it was told to."""
