@@ -4,6 +4,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from attrs import define, evolve, field
 
@@ -23,6 +24,7 @@ from lllms_core.events import (
     UnloadBegun,
 )
 from lllms_core.status import Moment, RequestRecord
+from lllms_core.types import Timings
 
 KEPT = 256
 """The ended requests that are remembered."""
@@ -45,13 +47,16 @@ class _Open:
     waits: bool = True
     wait: tuple[str, str] = ("", "")
     """What it was last said to wait for, and why."""
+    known: dict[str, Any] = field(factory=dict)
+    """What has become known since: fields of the record."""
 
     def note(self, at: float, what: str, detail: str = "") -> None:
         if len(self.moments) < MOST_MOMENTS or what == "ended":
             self.moments.append(Moment(max(0.0, at - self.began), what, detail))
 
     def shown(self, now: float) -> RequestRecord:
-        return evolve(self.record, seconds=max(0.0, now - self.began), moments=tuple(self.moments))
+        seconds = max(0.0, now - self.began)
+        return evolve(self.record, seconds=seconds, moments=tuple(self.moments), **self.known)
 
 
 class History:
@@ -99,7 +104,7 @@ class History:
             case RequestEnded():
                 self._end(event)
             case RequestAssigned(id=request_id, instance=instance, at=at) if one := self._open.get(request_id):
-                one.waits, one.record = False, evolve(one.record, instance=instance)
+                one.waits, one.known["instance"] = False, instance
                 one.note(at, "assigned", instance)
             case RequestBegun() if one := self._open.get(event.id):
                 self._begin(one, event)
@@ -121,35 +126,35 @@ class History:
 
     def _begin(self, one: _Open, event: RequestBegun) -> None:
         known = event.admitted
-        one.record = evolve(one.record, first_piece=event.at - one.began)
+        one.known["first_piece"] = event.at - one.began
         if known is None:
             one.note(event.at, "answering")
             return
-        one.record = evolve(one.record, prompt_tokens=known.prompt_tokens, cached_tokens=known.cached_tokens)
+        one.known |= {"prompt_tokens": known.prompt_tokens, "cached_tokens": known.cached_tokens}
         one.note(event.at, "answering", f"{known.cached_tokens} of {known.prompt_tokens} prompt tokens were cached")
 
     def _end(self, event: RequestEnded) -> None:
         one = self._open.pop(event.id, None)
         if one is None:
             return
-        record = evolve(one.record, tokens=event.tokens)
         why = ""
         if event.error is not None:
             outcome, status = outcome_of(event.error)
             why = event.error.message if isinstance(event.error, ModelError | DownloadError | Overloaded) else ""
+            one.known["tokens"] = event.tokens
+            if one.waits:
+                one.known["timings"] = Timings(queued=event.at - one.began)
         elif event.finish is not None:
             finish, usage = event.finish, event.finish.usage
             outcome, status = finish.reason, CLIENT_LEFT if finish.reason == "cancelled" else 200
-            record = evolve(
-                record, timings=finish.timings, reuse=finish.reuse, prompt_tokens=usage.prompt_tokens,
-                cached_tokens=usage.cached_tokens, tokens=max(event.tokens, usage.completion_tokens),
-            )
+            one.known |= {
+                "timings": finish.timings, "reuse": finish.reuse, "prompt_tokens": usage.prompt_tokens,
+                "cached_tokens": usage.cached_tokens, "tokens": max(event.tokens, usage.completion_tokens),
+            }
         else:
             raise ValueError("an end needs a finish or an error")
-        if record.instance is None and event.finish is None:
-            record = evolve(record, timings=evolve(record.timings, queued=event.at - one.began))
+        one.known |= {"outcome": outcome, "status": status}
         one.note(event.at, "ended", f"{outcome}: {why}" if why else outcome)
-        one.record = evolve(record, outcome=outcome, status=status)
         done = one.shown(event.at)
         self._ended.append(done)
         for call in self._on_end:

@@ -85,9 +85,11 @@ class _Text:
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
+        self._text: str | None = None
 
     def __str__(self) -> str:
-        return as_text(self._fields)
+        self._text = self._text or as_text(self._fields)  # formatters ask several times
+        return self._text
 
 
 def _ms(seconds: float) -> int:
