@@ -104,6 +104,28 @@ class Catalog:
                 problems.append(Problem(name, f"{error}{source}", configured=provided is None))
         return cls(tuple(entries), tuple(problems))
 
+    def add(self, name: str, model: ModelConfig, config: Config, plugins: Plugins, find: Find) -> CatalogEntry:
+        """Add a model to those of the configuration; aliases that are taken are left out.
+
+        Raises `ConfigError` with all reasons if it cannot be served.
+        """
+        free = tuple(alias for alias in model.aliases if alias not in self._by_name)
+        try:
+            entry = _entry(name, attrs.evolve(model, aliases=free), None, config, plugins, find=find)
+        except StructureError as error:
+            raise ConfigError(str(error)) from error
+        self.entries = (*self.entries, entry)
+        self._by_name = self._index()
+        return entry
+
+    def add_alias(self, name: str, alias: str) -> CatalogEntry:
+        """Give a model another name, and return it."""
+        entry = self._by_name[name]
+        named = attrs.evolve(entry, aliases=(*entry.aliases, alias))
+        self.entries = tuple(named if one is entry else one for one in self.entries)
+        self._by_name = self._index()
+        return named
+
     def place(self, name: str, file: Path | None) -> Footprint:
         """Look at a model's files, which are about to be loaded or have just arrived; `file` holds its weights.
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from lllms_core.types import ChatRequest, Request, Task
+from lllms_core.types import ChatRequest, Request, Task, Timings
 
 Text = str | tuple[int, ...]
 """An input to embed: a text, or its tokens."""
@@ -36,6 +36,8 @@ class Embeddings:
     vectors: Sequence[Sequence[float]]
     tokens: int
     """Of all inputs together, including those that the model adds."""
+    timings: Timings = field(default=Timings(), eq=False)
+    """Filled in by the host; not compared, as in `Finish`."""
 
 
 @frozen

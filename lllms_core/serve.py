@@ -8,14 +8,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from lllms_core.app import create_app
 from lllms_core.config import parse_config
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
-from lllms_core.web.server import serve_app
 
 LOG = logging.getLogger("lllms.serve")
 
@@ -60,10 +58,10 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
     listener = listen(host.config.server.host, host.config.server.port)
     url = _url(listener)
     with _signals() as signals:
-        stopped = asyncio.Event()
-        web = asyncio.create_task(_serve_http(host, listener, stopped))
+        up, stopped = asyncio.Event(), asyncio.Event()
+        web = asyncio.create_task(_serve_http(host, listener, up, stopped))
         try:
-            await _run(host, web, signals, on_ready, url)
+            await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
         finally:
             stopped.set()
             # A client that does not read its answer must not delay the end of the server.
@@ -89,17 +87,16 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    host: Host, web: asyncio.Task[None], signals: "asyncio.Queue[None]", on_ready: OnReady | None, url: str,
+    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", ready: Callable[[], None],
 ) -> None:
     """Start the host, wait for a signal, and close the host."""
     stop = asyncio.create_task(signals.get())
-    start = asyncio.create_task(host.start())
+    start = asyncio.create_task(_start(host, up))
     try:
         await asyncio.wait([start, stop, web], return_when=asyncio.FIRST_COMPLETED)
         if start.done():
             start.result()
-            if on_ready is not None:
-                on_ready(url)
+            ready()
             await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
         if web.done():
             web.result()
@@ -108,6 +105,11 @@ async def _run(
         stop.cancel()
         await _close(host, signals)
         await asyncio.gather(start, stop, return_exceptions=True)
+
+
+async def _start(host: Host, up: asyncio.Event) -> None:
+    await host.start()
+    await up.wait()
 
 
 async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
@@ -121,10 +123,17 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
     await closing
 
 
-async def _serve_http(host: Host, listener: socket.socket, stopped: asyncio.Event) -> None:
+async def _serve_http(host: Host, listener: socket.socket, up: asyncio.Event, stopped: asyncio.Event) -> None:
+    await host.warm()
+    # Imported now, while the spare workers import their engines: Quart and Hypercorn take half a second.
+    from lllms_core.app import create_app
+    from lllms_core.web.server import serve_app
+
     yield_quickly()  # lets the event loop interrupt the thread that reads large bodies
     limits = ConnectionLimits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
-    await serve_app(create_app(host, manage_host=False), listener, stopped.wait, limits)
+    app = create_app(host, manage_host=False)
+    up.set()
+    await serve_app(app, listener, stopped.wait, limits)
 
 
 def _url(listener: socket.socket) -> str:

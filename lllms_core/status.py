@@ -52,6 +52,8 @@ class InstanceStatus:
     """The most seconds that its load may take; 0: no limit."""
     watchdog: float = 0.0
     """The `silent_seconds` after which it is killed; 0: no limit."""
+    ttl: float | None = None
+    """The idle seconds after which it is unloaded; None: never."""
 
 
 @frozen
@@ -147,6 +149,8 @@ class DownloadStatus:
     """Bytes per second: received, or read while verifying."""
     seconds_left: float | None
     """At this speed; None while unknown."""
+    sha256: str = ""
+    """The expected hash of `file`, in hexadecimal; "" if its source publishes none."""
 
 
 @frozen

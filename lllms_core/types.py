@@ -397,6 +397,9 @@ class ModelSpec:
     """The cores that the pool grants initially; `Model.use_threads` reports changes."""
     preload: Preload | None = None
     """A prefix to evaluate once and keep for all requests that begin with it; `Model.preload` triggers it."""
+    memory: int | None = None
+    """Bytes that the model may take, for the options that are "auto"; None: as the engine sees fit. An engine settles
+    such options so that `Engine.estimate(spec).total` is no more than this, if it can be."""
 
 
 @frozen
@@ -410,16 +413,34 @@ class Memory:
     """The buffers of the largest step, and its logits."""
     longest: int = 0
     """What of `compute` is taken only once a text as long as the context has come, and kept from then on."""
+    overhead: int = 0
+    """What the engine takes beside these: its libraries, the model's vocabulary."""
     mapped: bool = False
     """Whether the weights stay in their file's pages: instances of one model share them, and the system may evict and
     reread them."""
+    copied: int = 0
+    """What of `weights` each instance holds for itself even if the others are `mapped`, in a form that the processor
+    reads faster, say."""
     offloaded: bool = False
     """Whether part of it may be in the memory of a GPU."""
+    device: int = 0
+    """What the memory of all GPUs together will take of weights, KV cache and buffers; the other fields are about
+    main memory."""
 
     @property
     def total(self) -> int:
         """The sum, for one instance."""
-        return self.weights + self.kv + self.compute
+        return self.main + self.device
+
+    @property
+    def main(self) -> int:
+        """The sum in main memory, for one instance."""
+        return self.weights + self.kv + self.compute + self.overhead
+
+    @property
+    def shared(self) -> int:
+        """What all instances of the file share."""
+        return self.weights - self.copied if self.mapped else 0
 
 
 @frozen

@@ -15,6 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from pools_for_tests import Pools
 
+from lllms_core.pool import pool
+
+# A spare worker is a second of work for the server of each test. Tests of spare workers ask for some.
+os.environ.setdefault("LLLMS_SPARE_WORKERS", "0")
+pool.spare_workers = lambda server, models: 0  # type: ignore[assignment]
+
 # How fast a busy machine draws examples proves nothing.
 settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("lllms")

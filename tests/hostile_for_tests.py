@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Sequence
 from attrs import frozen
 from lines_for_tests import SECRET, Address, Answer, post
 
+OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
+
 BOT, TINY, SLOW = "bot", "tiny", "slow"
 """A mock, the trained model in llama.cpp, and a slow mock; each in its own process."""
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
@@ -49,7 +51,9 @@ class Input:
             assert len(answer.body) <= self.most, f"an error of {len(answer.body)} bytes"
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
-                assert set(answer.json()["error"]) in ({"message", "type", "param", "code"}, {"type", "message"})
+                error = answer.json()["error"]
+                shapes = ({"message", "type", "param", "code"}, {"type", "message"})
+                assert isinstance(error, str) or set(error) in shapes
 
 
 def body(path: str, model: str, **more: object) -> dict[str, object]:
@@ -59,6 +63,9 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         CHAT: {"messages": said, "max_tokens": 1}, TEXT: {"prompt": f"Hi! {SECRET}", "max_tokens": 1},
         EMBED: {"input": SECRET}, RERANK: {"query": SECRET, "documents": ["a", "b"]}, TOKENIZE: {"text": SECRET},
         DETOKENIZE: {"tokens": [1, 2, 3]}, TEMPLATE: {"messages": said},
+        "/api/chat": {"messages": said, "options": {"num_predict": 1}}, "/api/embed": {"input": SECRET},
+        "/api/generate": {"prompt": f"Hi! {SECRET}", "options": {"num_predict": 1}}, "/api/show": {}, "/api/pull": {},
+        "/api/embeddings": {"prompt": SECRET},
         MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
         RESPOND: {"input": f"Hi! {SECRET}", "max_output_tokens": 1}, COUNT: {"input": SECRET},
     }

@@ -17,9 +17,12 @@ from lllms_core.cli import cli
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The environment without variables for lllms or Hugging Face's library, and without a configuration."""
+    """The environment without variables for lllms or Hugging Face's library, and without a configuration.
+
+    Servers keep no spare worker, so that each process of theirs has a model.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("LLLMS_", "HF_"))}
-    return {**clean, "XDG_CONFIG_HOME": str(folder)}
+    return {**clean, "XDG_CONFIG_HOME": str(folder), "LLLMS_SPARE_WORKERS": "0"}
 
 
 class Program:

@@ -14,7 +14,7 @@ from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Pee
 from lllms_core.bench.comparisons import Comparison, best
 from lllms_core.bench.load import LoadTest, first_model, prompts, run
 from lllms_core.bench.suite_plan import Plan
-from lllms_core.bench.suites import SUITES, busy, wire
+from lllms_core.bench.suites import SUITES, busy, swap, wire
 from lllms_core.bench.tables import findings_table, load_table
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate, percentile, summarise
 from lllms_core.bench.traffic import Reply, ServerSilent, exchange, read_stream
@@ -259,6 +259,7 @@ async def test_every_suite_runs(name, tiny, monkeypatch):
     """Each comparison, on a model too small to mean anything, finds a figure in each of its rounds."""
     monkeypatch.setattr(wire, "TOKENS", 20)
     monkeypatch.setattr(busy, "LONGEST", 0.5)
+    monkeypatch.setattr(swap, "PAUSE", 0)
     for finding in await SUITES[name](Plan(tiny, rounds=1, max_tokens=8, prompt_tokens=8, clients=(1,))):
         assert len(finding.ours) == len(finding.reference) == 1
         assert finding.ours[0] >= 0

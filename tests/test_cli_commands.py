@@ -342,7 +342,7 @@ def test_show_tells_about_a_model(tiny_file):
         json.loads(lllms("show", "tiny-chat", "--json", "--slots", slots).stdout)["memory"] for slots in ("1", "4")
     )
     assert many["kv"] == 4 * one["kv"]
-    assert one["total"] == one["weights"] + one["kv"] + one["compute"]
+    assert one["total"] == one["weights"] + one["kv"] + one["compute"] + one["overhead"]
 
 
 def test_show_says_what_an_engine_has_no_option_for():

@@ -118,14 +118,16 @@ def test_every_server_key_has_a_variable():
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
+        "spare_workers": "2",
         "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
+        "pull": "1",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
-        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0,
-        trusted_clients=("127.0.0.1", "10.0.0.0/8"),
+        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0, spare_workers=2,
+        trusted_clients=("127.0.0.1", "10.0.0.0/8"), pull=True,
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected
@@ -415,3 +417,11 @@ def test_faults_of_a_preload_are_named(preload, fault):
 def test_faults_of_sessions_are_named(sessions, fault):
     """`[sessions]` is checked like every other table."""
     assert faults({"sessions": sessions}) == [fault]
+
+
+@pytest.mark.parametrize(("server", "may"), [
+    ({}, True), ({"allow_remote": True}, False), ({"allow_remote": True, "pull": True}, True), ({"pull": False}, False),
+])
+def test_clients_may_pull_unless_others_reach_the_server(server, may):
+    """By default only the clients of a server that no other machine reaches may add models."""
+    assert parse_config({"server": server}).server.may_pull is may

@@ -43,12 +43,14 @@ EXAMPLES = {
     "/openai/deployments/gpt-4o/chat/completions": "Azure.* base URL {base}/v1$",
     "/v1/engines/davinci/completions": "before 2023.* base URL {base}/v1$",
     # Other APIs.
-    "/api/chat": "Ollama's API.* base URL {base}/v1$", "/api/generate": "Ollama's API.* base URL {base}/v1$",
+    "/api/chat": "Ollama's API.* pip install lllms-ollama .* base URL {base}/v1$",
+    "/api/generate": "Ollama's API.* base URL {base}/v1$",
     "/api/tags": "Ollama's API.* base URL {base}/v1$", "/api/version": "Ollama's API", "/api/show": "Ollama's API",
     "/api/blobs/sha256:12": "Ollama's API", "/ollama/api/tags": "Ollama's API",
     "/v1/api/chat": "Ollama's API below /v1.* base URL {base}/v1$",
     "/v1/api/tags": "Ollama's API below /v1.* base URL {base}/v1$",
-    "/v1/messages": "Anthropic's API.* base URL {base}/v1$", "/v1/messages/count_tokens": "Anthropic's API",
+    "/v1/messages": "Anthropic's API.* pip install lllms-anthropic .* base URL {base}/v1$",
+    "/v1/messages/count_tokens": "Anthropic's API",
     "/messages": "Anthropic's API", "/v1/complete": "Anthropic's API",
     "/responses": "begins with /v1.*{base}/v1", "/api/responses/resp_1": "begins with /v1.*{base}/v1",
     "/v1/responses/resp_1/outputs": "nothing installed serves this part of OpenAI's API",
@@ -98,7 +100,8 @@ class Extra:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def url() -> AsyncIterator[str]:
-    async with Host(parse_config({"plugins": {"disable": ["anthropic"]}})) as host, published(host) as url:
+    config = parse_config({"plugins": {"disable": ["anthropic", "ollama"]}})
+    async with Host(config) as host, published(host) as url:
         yield url
 
 
@@ -128,6 +131,19 @@ async def test_each_line_of_the_table_is_needed() -> None:
     """Every line is the first match of one of the examples."""
     used = {find_way_out(path, "{base}") for path in EXAMPLES}
     assert used == {one.way_out for one in TABLE}
+
+
+@pytest.mark.parametrize(("path", "api"), [
+    ("/v1/api/chat", "ollama"), ("/ollama/api/tags", "ollama"), ("/messages", "anthropic"),
+])
+async def test_an_installed_api_is_no_longer_to_be_installed(path: str, api: str) -> None:
+    """If the plugin that serves such paths is installed, only the base URL is wrong."""
+    lacking, served = find_way_out(path, "http://h"), find_way_out(path, "http://h", {"openai", api})
+    assert lacking is not None
+    assert f"pip install lllms-{api}" in lacking
+    assert served is not None
+    assert served.endswith("set the client's base URL to http://h")
+    assert "install" not in served
 
 
 async def test_the_ways_out_lead_somewhere(http: httpx.AsyncClient, url: str) -> None:

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core.errors import LllmsError
-from lllms_core.gguf import TENSOR_TYPES, GGUFError, describe, read_gguf, read_parts, recommended_sampling
+from lllms_core.gguf import (
+    TENSOR_TYPES,
+    GGUFError,
+    describe,
+    read_gguf,
+    read_parts,
+    reading_once,
+    recommended_sampling,
+)
 
 
 @pytest.fixture(scope="session")
@@ -280,3 +288,18 @@ def test_large_vocabulary_is_skipped(tmp_path):
     path.write_bytes(header(tensors=1, keys=2, rest=keys + tensor() + bytes(300)))
     found = read_gguf(path)
     assert found.metadata.length("tokens") == 150_000
+
+
+def test_a_header_is_read_once_while_that_is_wanted(whole, tmp_path):
+    """Within `reading_once` a header is the same object; faults, and files read after it, are looked at anew."""
+    missing = tmp_path / "later.gguf"
+    with reading_once():
+        assert read_gguf(whole) is read_gguf(whole)
+        with reading_once():
+            inner = read_gguf(whole)
+        assert read_gguf(whole) is not inner
+        with pytest.raises(GGUFError, match="later"):
+            read_gguf(missing)
+        missing.write_bytes(whole.read_bytes())
+        assert read_gguf(missing).architecture == "llama"
+    assert read_gguf(whole) is not read_gguf(whole)

@@ -19,9 +19,18 @@ from lllms_core.builtin.downloaders.retry_policy import RetryPolicy
 from lllms_core.builtin.openai import OpenAiApi
 from lllms_core.cli.startup import started
 from lllms_core.config import parse_config
-from lllms_core.errors import ConfigError, DownloadError, InvalidSource, LllmsError, Offline, WaitedTooLong
+from lllms_core.errors import (
+    ConfigError,
+    DownloadError,
+    InvalidRequest,
+    InvalidSource,
+    LllmsError,
+    ModelUnknown,
+    Offline,
+    WaitedTooLong,
+)
 from lllms_core.hookspecs import hookimpl
-from lllms_core.host import Host
+from lllms_core.host import Host, pulls
 from lllms_core.plugins import Plugins
 
 DATA = b"weights" * 10_000
@@ -38,9 +47,16 @@ class QuickHttp(HttpDownloader):
         return super().resolve(source.removeprefix("quick+"))
 
 
+class FileEngine(ScriptedEngine):
+    """Loads the weights of this file, without being configured for it."""
+
+    file_suffixes = (".bin",)
+    isolation = "thread"
+
+
 @hookimpl
 def lllms_engines() -> list[ScriptedEngine]:
-    return [ScriptedEngine()]
+    return [FileEngine()]
 
 
 @hookimpl
@@ -285,3 +301,66 @@ async def test_streams_tell_what_they_wait_for(site: Site, tmp_path: Path) -> No
                 heard += (await connection.receive()).decode()
         [one] = (await (await client.get("/")).get_json())["models"]
         assert one["on_disk"]
+
+
+async def test_a_download_ends_with_its_last_watcher(site: Site, tmp_path: Path) -> None:
+    """If one of two clients that pull a model leaves, the download goes on; if the last one leaves, it is cancelled."""
+    site.faults = [hang(20_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        first, second = (asyncio.create_task(host.pull("m")) for _ in range(2))
+        await reached(site)
+        first.cancel()
+        assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], asyncio.CancelledError)
+        assert [one.state for one in host.downloads()] == ["downloading"]
+        second.cancel()
+        await until(lambda: host.downloads() == ())
+        assert len(site.requests) == 1, "it was tried again, and so not cancelled"
+        site.release.set()
+        assert (await host.pull("m")).here
+        assert site.requests[-1][1] is not None  # the rest was asked for
+        assert await answer(host) == "hello"
+
+
+async def test_a_request_keeps_the_download_of_a_pull(site: Site, tmp_path: Path) -> None:
+    """A client that pulls a model, and leaves, does not end the download that another client's request waits for."""
+    site.faults = [hang(20_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        pulling = asyncio.create_task(host.pull("m"))
+        await reached(site)
+        waiting = asyncio.create_task(answer(host))
+        await until(lambda: host.status().waiting == 1)
+        pulling.cancel()
+        await asyncio.gather(pulling, return_exceptions=True)
+        site.release.set()
+        assert await waiting == "hello"
+
+
+async def test_a_pulled_model_joins_those_that_are_served(site: Site, tmp_path: Path) -> None:
+    """A model that is fetched from a new source is served by its name and its source's other names, also next time."""
+    source = f"quick+{site.url}/x.bin"
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, "/other.bin")) as host:
+        card = await host.pull("new/one", source)
+        assert (card.name, card.here, card.engine) == ("new/one", True, "scripted")
+        assert await answer(host, "new/one") == "hello"
+        again = await host.pull("new/two", source)
+        assert (again.name, again.aliases) == ("new/one", ("new/two",))
+        assert await answer(host, "new/two") == "hello"
+        assert len(site.requests) == 1
+        with pytest.raises(InvalidRequest, match="is not a name"):
+            await host.pull("a b", source)
+        with pytest.raises(ModelUnknown):
+            await host.pull("unknown")
+    host = make_host(tmp_path, m=model(site, "/other.bin"))
+    assert {name for card in host.models() for name in (card.name, *card.aliases)} == {"m", "new/one", "new/two"}
+    assert [card.name for card in make_host(tmp_path, {"pull": False}, m=model(site, "/other.bin")).models()] == ["m"]
+
+
+async def test_clients_add_no_more_names_than_fit(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of names that clients add is limited; the known ones can be pulled again."""
+    monkeypatch.setattr(pulls, "MOST", 1)
+    source = f"quick+{site.url}/x.bin"
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site, "/other.bin")) as host:
+        await host.pull("one", source)
+        with pytest.raises(InvalidRequest, match="already added 1 names"):
+            await host.pull("two", source)
+        assert (await host.pull("one", source)).name == "one"

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from besieged_for_tests import Besieged, Siege, siege, until
 from frames_for_tests import PREFACE
-from hostile_for_tests import CHAT, NAMED, POSTS, SLOW, Input, body, with_value
+from hostile_for_tests import CHAT, NAMED, OLLAMA, POSTS, SLOW, Input, body, with_value
 from hostile_leaving_for_tests import LONG
 from hostile_lines_for_tests import PLACES
+from hostile_ollama_for_tests import BARE
 from hostile_table_for_tests import ALL
 from lines_for_tests import Line, head
 
@@ -104,12 +105,13 @@ def test_every_route_is_attacked() -> None:
         for path, methods in paths.items() for method in methods if path not in NAMED
     }
     assert set(NAMED) <= set(paths)
-    assert {path for method, path in described if method == "POST" and "{" not in path} == set(POSTS)
-    assert all(body(path, SLOW)["model"] == SLOW for path in POSTS)
+    posts = {path for method, path in described if method == "POST" and "{" not in path}
+    assert posts == {*POSTS, *OLLAMA}
+    assert all(body(path, SLOW)["model"] == SLOW for path in posts)
     sessions = "/api/v1/sessions"
     models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
     bare = {*models, ("GET", "/api/v1/downloads"), ("GET", "/api/v1/requests")}
-    bare |= {("GET", sessions), ("DELETE", sessions)}
+    bare |= {("GET", sessions), ("DELETE", sessions)} | {("GET", path) for path in BARE}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
     inside = [(method, path.partition("?")[0]) for method, path in PLACES if "resp_1" in path]
     with_ids |= {(method, path.replace("resp_1", "{id}")) for method, path in inside}

@@ -39,6 +39,7 @@ from lllms_core.pool.pool import Pool
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits
 from lllms_core.types import Message, ModelSpec
+from lllms_core.values.sizes import human_size
 from lllms_core.worker.ends import Kills
 from lllms_core.worker.wire import PutSession
 
@@ -102,7 +103,7 @@ async def test_a_worker_that_grows_is_measured_told_and_remembered(
         assert use is not None
         assert use.used >= (after.measured or 0)
     [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "of memory of its own, and was told to need 41.9 MB; it counts for that" in warning
+    assert f"of memory of its own, and was told to need {human_size(WORKER)}; it counts for that" in warning
     learnt = LearntStore(file).get(key_of("scripted", model().look(None).fingerprint, WORKER))
     assert learnt.private == pytest.approx(after.measured, rel=0.05)
     assert 0 < (learnt.load_seconds or 0) < GUARD
@@ -137,7 +138,7 @@ async def test_a_worker_killed_while_it_serves_is_learnt_from(
             with pytest.raises(EngineDied, match="memory"):
                 await say(pool, "kill")
             assert await other.take()  # nothing else is harmed
-        assert "scripted counts for 52.4 MB of memory from now on" in caplog.text
+        assert f"scripted counts for {human_size(int(1.25 * WORKER))} of memory from now on" in caplog.text
         await until(file.exists)  # at once: this server may be the next to die
         await say(pool, "echo x")
         instance = next(one for one in pool.status().instances if one.model == "scripted")
@@ -172,7 +173,8 @@ async def test_a_load_killed_for_memory_is_tried_once_more(
         [instance] = pool.status().instances
         assert (instance.model, instance.memory) == ("scripted", int(1.25 * WORKER))
     assert caplog.text.count("loading scripted") == 2
-    assert "scripted counts for 52.4 MB of memory from now on; its load is tried once more" in caplog.text
+    counts = f"scripted counts for {human_size(int(1.25 * WORKER))} of memory from now on"
+    assert f"{counts}; its load is tried once more" in caplog.text
 
 
 @pytest.mark.parametrize("fault", ["kill", "no-memory", "bad-alloc"])

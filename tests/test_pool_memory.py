@@ -142,7 +142,7 @@ def test_what_can_never_fit_is_refused_at_once() -> None:
 def test_a_full_server_does_not_delay_the_refusal() -> None:
     """What can never fit is refused at once even if `concurrency` lets nothing else run."""
     world = World({"a": 5, "big": 11})
-    world.scheduler.limits = evolve(world.scheduler.limits, concurrency=1)
+    world.scheduler.placing.limits = evolve(world.scheduler.limits, concurrency=1)
     world.busy("a", 1)
     assert isinstance(refusals(world.submit("big", 2))[0], ModelTooLarge)
     assert isinstance(refusals(world.submit("big", 3))[0], ModelTooLarge)
@@ -471,9 +471,9 @@ def test_needs_follow_the_estimate(tmp_path: Any) -> None:
     parts = {"weights": 100, "kv": 10, "compute": 1}
     assert need(Memory(**parts)) == Need(111 + WORKER)
     assert need(Memory(**parts), isolation="thread") == Need(111)
-    assert need(Memory(**parts, offloaded=True)) == Need(WORKER)
+    assert need(Memory(**parts, offloaded=True, device=10**6)) == Need(111 + WORKER)
     assert need(None) == Need(WORKER)
-    assert need(Memory(**parts), memory=7) == Need(7)
+    assert need(Memory(**parts), memory=7) == Need(7, memory=0)
     file, link = tmp_path / "a.gguf", tmp_path / "b.gguf"
     file.write_bytes(b"weights")
     link.symlink_to(file)

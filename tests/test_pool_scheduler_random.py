@@ -100,6 +100,8 @@ class PoolPlay(RuleBasedStateMachine):
         cooling = None if retry or self.alive(model) else self.scheduler.setbacks.cooling(model, self.now)
         self.waiting[ticket] = model
         self.callers[ticket] = caller
+        if retry:  # a kept instance may follow its failed load at once
+            self.restored = [one for one in self.restored if one[0] != model]
         self.carry_out(self.scheduler.submit(ticket, model, prefixes, self.now, caller=caller, retry=retry))
         refusal = self.refused.get(ticket)
         if cooling is not None:
@@ -416,7 +418,7 @@ class PoolPlay(RuleBasedStateMachine):
                     or self.scheduler.waiting[other].arrived + self.limits.max_wait_before_swap <= self.now
                 )
             }
-            if self.late and self.limits.memory is not None:
+            if (self.late or self.grown) and self.limits.memory is not None:
                 starving |= set(filter(self.missing, MODELS)) - {model}
             assert not free or starving, "a slot is free, and nobody needs the instance more"
             own = sum(i.model == model for i in self.scheduler.instances.values())

@@ -24,10 +24,13 @@ _READER = ThreadPoolExecutor(1, "lllms-reader")
 """One thread: several would only compete for the interpreter with each other and the event loop."""
 
 
-async def read_body() -> bytes:
-    """Return the body. Raises `UnsupportedMediaType` if it is compressed, or does not say that it is JSON."""
+async def read_body(*, any_type: bool = False) -> bytes:
+    """Return the body. Raises `UnsupportedMediaType` if it is compressed, or does not say that it is JSON.
+
+    With `any_type`, programs may leave out the type; web pages may not.
+    """
     # Web pages of strangers can send any other type without asking the server first.
-    if not request.is_json:
+    if not request.is_json and not (any_type and _from_program()):
         got = f"not {cut(request.mimetype)}" if request.mimetype else "and there is none"
         raise UnsupportedMediaType(f"the Content-Type must be application/json, {got}")
     coding = request.headers.get("Content-Encoding", "identity")
@@ -41,6 +44,11 @@ async def read_body() -> bytes:
         # bodies by `wait_for`, which in Python 3.11 swallows that.
         raise asyncio.CancelledError
     return body
+
+
+def _from_program() -> bool:
+    """Whether no browser sent this request: browsers name the page's origin in each POST."""
+    return "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site", "none") == "none"
 
 
 async def work(size: int, task: Callable[[], T]) -> T:
@@ -62,13 +70,15 @@ def _run(task: Callable[[], T]) -> T:
         raise error.with_traceback(None)  # noqa: B904  # as above
 
 
-async def read_request(server: Server, build: Callable[[dict[str, object]], T]) -> T:
+async def read_request(
+    server: Server, build: Callable[[dict[str, object]], T], *, any_type: bool = False,
+) -> T:
     """Return what `build` makes of the members of the JSON body; null members are left out.
 
     `build` removes the members that it knows, as by `take_text`; any other is refused. For a large body it runs in a
-    thread. Raises `InvalidRequest`, and `UnsupportedMediaType` if the body does not say that it is JSON.
+    thread. Raises `InvalidRequest`, and `UnsupportedMediaType` as `read_body` does.
     """
-    body = await read_body()
+    body = await read_body(any_type=any_type)
 
     def read() -> T:
         values = read_object(body, server.json_levels)

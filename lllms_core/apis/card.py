@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
+from lllms_core.parameters import Generation
 from lllms_core.status import DownloadStatus, InstanceStatus
 from lllms_core.types import MediaKind, Task
 
@@ -35,6 +36,10 @@ class ModelCard:
     """Whether all its files are on this disk."""
     download_id: str | None
     """The id of the downloads of its files; None if they are never fetched."""
+    modified: float | None = None
+    """When its files were last changed, in seconds since 1970; None if it has none."""
+    defaults: Generation = field(factory=Generation)
+    """The parameters of answers to requests that set none."""
 
 
 @frozen

@@ -47,7 +47,11 @@ class Api(ABC):
 
     @abstractmethod
     def blueprint(self, server: "Server") -> "Blueprint":
-        """Return the routes; called once for each app. Quart is imported in here, not at module top."""
+        """Return the routes; called once for each app. Quart is imported in here, not at module top.
+
+        If the blueprint has the name by which `foreign_paths` knows the API, clients with a wrong base URL are told the
+        right one.
+        """
 
     def describe(self, server: "Server") -> Paths:  # noqa: ARG002  # the base describes nothing
         """Return this API's part of `/openapi.json`, without the prefix under which it may be mounted."""
@@ -162,6 +166,15 @@ class Server(Protocol):
     async def abilities(self, name: str) -> Abilities:
         """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread."""
 
+    async def metadata(self, name: str) -> Mapping[str, str | int | float]:
+        """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any."""
+
+    async def pull(self, name: str, source: str | None = None) -> ModelCard:
+        """Fetch the missing files of a model; an unknown one from `source`, and it is served as `name` from now on.
+
+        If the caller is cancelled, so is the download, unless others wait for it.
+        """
+
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""
 
@@ -262,6 +275,9 @@ class Server(Protocol):
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
+
+    def download_of(self, source: str) -> DownloadStatus | None:
+        """Return the progress of a source's running download; None if there is none."""
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""

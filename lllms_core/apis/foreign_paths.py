@@ -1,6 +1,7 @@
 """Paths that programs request although they do not exist, and the way out for each; one table, pure."""
 
 import re
+from collections.abc import Collection
 
 from attrs import frozen
 
@@ -22,15 +23,23 @@ class Foreign:
     """A regular expression for whole paths."""
     way_out: str
     """`{base}` stands for the URL of this server."""
+    api: str = ""
+    """The API that would serve such a path, by the name of its blueprint; "" if there is none."""
+    installed: str = ""
+    """The way out if that API is installed, so that only the base URL is wrong."""
 
 
 _USE_OPENAI = "nothing installed serves it here; tell the client to speak OpenAI's API, with the base URL {base}/v1"
+_INSTALL = "nothing installed serves it here; pip install lllms-{} where it runs, or tell the client to speak OpenAI's"
+_OLLAMA_LACKS = f"{_INSTALL.format('ollama')} API, with the base URL {{base}}/v1"
+_ANTHROPIC_LACKS = f"{_INSTALL.format('anthropic')} API, with the base URL {{base}}/v1"
 
 TABLE = (
     # -- slightly wrong base URLs -------------------------------------------------------------------------------------
     Foreign(
         rf"(/openai)?(/v1){{2,}}/api/({_OLLAMA})|(/openai)?/v1/api/({_OLLAMA})",
-        f"this is Ollama's API below /v1, and {_USE_OPENAI}",
+        f"this is Ollama's API below /v1, and {_OLLAMA_LACKS}",
+        "ollama", "Ollama's API begins with /api here, not below /v1; set the client's base URL to {base}",
     ),
     Foreign(
         r"(/openai)?(/v1){2,}(/.*)?",
@@ -61,11 +70,13 @@ TABLE = (
     # -- other APIs ---------------------------------------------------------------------------------------------------
     Foreign(
         r"(/v1)?/(messages(/.*)?|complete)",
-        f"this is Anthropic's API, and {_USE_OPENAI}",
+        f"this is Anthropic's API, and {_ANTHROPIC_LACKS}",
+        "anthropic", "Anthropic's API begins with /v1 here; set the client's base URL to {base}",
     ),
     Foreign(
         rf"(/ollama)?/api/({_OLLAMA})",
-        f"this is Ollama's API, and {_USE_OPENAI}",
+        f"this is Ollama's API, and {_OLLAMA_LACKS}",
+        "ollama", "Ollama's API begins with /api here; set the client's base URL to {base}",
     ),
     Foreign(
         r"/(v1beta|v1beta1|v1alpha|v1)/(models|projects|publishers)/.+:\w+",
@@ -111,14 +122,20 @@ TABLE = (
     ),
 )
 """The first line that matches counts. It is read only for paths that no plugin serves."""
-_COMPILED = tuple((re.compile(one.pattern), one.way_out) for one in TABLE)
+_COMPILED = tuple((re.compile(one.pattern), one) for one in TABLE)
 LONGEST = 500
 """No path of the table is longer."""
 
 
-def find_way_out(path: str, base: str) -> str | None:
-    """Return advice for a client that requests this path from the server at the URL `base`; None if there is none."""
+def find_way_out(path: str, base: str, installed: Collection[str] = ()) -> str | None:
+    """Return advice for a client that requests this path from the server at the URL `base`; None if there is none.
+
+    `installed` are the names of the blueprints of the installed APIs.
+    """
     if len(path) > LONGEST:
         return None
-    found = next((way_out for pattern, way_out in _COMPILED if pattern.fullmatch(path)), None)
-    return None if found is None else found.format(base=base)
+    found = next((one for pattern, one in _COMPILED if pattern.fullmatch(path)), None)
+    if found is None:
+        return None
+    way_out = found.installed if found.api and found.api in installed else found.way_out
+    return way_out.format(base=base)

@@ -20,7 +20,7 @@ def explain_http(error: Exception) -> Fault | None:
     if type(error) is NotFound:  # subclasses bring their own words
         asked = request if has_request_context() else websocket
         base = f"{asked.scheme.replace('ws', 'http')}://{cut(asked.host)}{asked.root_path}"
-        way_out = find_way_out(asked.path, base)
+        way_out = find_way_out(asked.path, base, current_app.blueprints)
         message = f"there is nothing at {path}{'' if way_out is None else f': {way_out}'}"
     elif isinstance(error, WebsocketMismatch):
         message = f"{path} is no WebSocket; send a plain HTTP request"

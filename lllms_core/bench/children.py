@@ -128,16 +128,16 @@ class ServerProcess(Child):
 
 
 class OurServer(ServerProcess):
-    """`lllms serve` with these models and `[sessions]`, on a free port."""
+    """`lllms serve` with these models, `[sessions]` and `[server]`, on a free port."""
 
     def __init__(
         self, models: Mapping[str, Mapping[str, object]], sessions: Mapping[str, object] | None = None,
-        name: str = "lllms",
+        name: str = "lllms", server: Mapping[str, object] | None = None,
     ) -> None:
         self.name = name
         self._folder = tempfile.TemporaryDirectory()
         file = Path(self._folder.name) / "lllms.toml"
-        tables = {"models": models, "sessions": sessions or {}}
+        tables = {"models": models, "sessions": sessions or {}, "server": server or {}}
         file.write_text("".join(f"{key} = {toml(table)}\n" for key, table in tables.items()))
         self.model = next(iter(models))
         flags = ["--config", str(file), "--host", "127.0.0.1", "--port", "0", "--log-level", "warning"]
@@ -159,7 +159,9 @@ class OurServer(ServerProcess):
 class Peer(ServerProcess):
     """Another server: a command in which `{file}` and `{port}` stand for the model file and the port to listen on."""
 
-    def __init__(self, command: str, file: Path) -> None:
+    def __init__(self, command: str, file: Path, look_every: float = 0.2) -> None:
+        """Prepare to start it; until it is ready, look every so many seconds whether it is."""
+        self._look_every = look_every
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         self.name = command
@@ -174,7 +176,7 @@ class Peer(ServerProcess):
             except ServerSilent:
                 if self._process.returncode is not None:
                     raise self.failure("ended") from None
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(self._look_every)
             else:
                 return
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lllms_core.bench.comparisons import Comparison
 
-NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks")
+NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks", "swap", "start")
 OWN_MODEL = "135m"
 
 
@@ -33,7 +33,9 @@ Suites; each compares in turns, in one run, and shows ratios with their targets:
   http        our server on the mock engine against a bare handler
   wire        CPU time per token between worker and server
   cancel      from cancel to idle slot
-  masks       answers constrained by a JSON schema against free ones, with a vocabulary of 152,000 tokens"""
+  masks       answers constrained by a JSON schema against free ones, with a vocabulary of 152,000 tokens
+  swap        from a request for a model that is not loaded to its first token, with room for one of two models
+  start       from `lllms serve` to the first token"""
 
 
 def _counts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -75,7 +77,7 @@ def _counts(_context: click.Context, _parameter: click.Parameter, value: str | N
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds of each comparison.")
 @click.option(
     "--peer", "peers", multiple=True, metavar="COMMAND",
-    help="Another server for the suite raw; {file} and {port} are filled in. May be given several times.",
+    help="Another server for the suites raw, swap and start; {file} and {port} are filled in. Several are possible.",
 )
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Also write all figures there; - writes them to stdout instead of the tables.")

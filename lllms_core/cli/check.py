@@ -9,7 +9,7 @@ import click
 from lllms_core.cli.figures import learnt_of, learnt_text, memory_text
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
-from lllms_core.engines.room import lack_of_memory
+from lllms_core.engines.room import fits_here, lack_of_memory
 from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
+    from lllms_core.pool.state import MemoryLimit
 
 
 @click.command(epilog=examples(
@@ -36,6 +37,8 @@ def check(config_file: Path | None) -> None:
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
+    from lllms_core.pool.models import PoolModel
+    from lllms_core.pool.needs import memory_limit, spare_workers
     from lllms_core.store.weights import finder, open_store
 
     problems: list[str] = []
@@ -61,14 +64,15 @@ def check(config_file: Path | None) -> None:
         problems += problem.text.splitlines()
     warnings: list[str] = []
     sound: list[CatalogEntry] = []
+    limit = memory_limit(config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)))
     for entry in catalog.entries:
-        findings = _examine(entry, config)
+        findings = _examine(entry, config, limit, alone=len(catalog.entries) == 1)
         for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
     problems += _about_sessions(config, plugins)
-    problems += _about_memory(config, sound)
+    problems += _about_memory(config, sound, limit, alone=len(catalog.entries) == 1)
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -78,17 +82,20 @@ def check(config_file: Path | None) -> None:
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
 
 
-def _about_memory(config: "Config", entries: "Sequence[CatalogEntry]") -> list[str]:
+def _about_memory(
+    config: "Config", entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None", *, alone: bool,
+) -> list[str]:
     """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
     from lllms_core.pool.budget import used
     from lllms_core.pool.models import PoolModel
-    from lllms_core.pool.needs import memory_limit, need_of
+    from lllms_core.pool.needs import need_of
     from lllms_core.pool.seating import too_large
 
-    limit = memory_limit(config.server)
     if limit is None:
         return []
-    told = {entry.name: need_of(PoolModel.of(entry), entry.spec) for entry in entries}
+    told = {
+        entry.name: need_of(PoolModel.of(entry), entry.spec, limit.instances, alone=alone).least for entry in entries
+    }
     needs = {
         entry.name: told[entry.name].raised(learnt_of(entry, config, told[entry.name].told).private)
         if entry.config.memory is None else told[entry.name]
@@ -104,11 +111,15 @@ def _about_memory(config: "Config", entries: "Sequence[CatalogEntry]") -> list[s
             f" ({each}), but all instances together may use {human_size(limit.instances)}; keep fewer, or raise the"
             " limit",
         )
-    for name, need in needs.items():
-        others = [one for other, all_of in kept.items() if other != name for one in all_of]
+    for entry in entries:
+        need = needs[entry.name]
+        others = [one for other, all_of in kept.items() if other != entry.name for one in all_of]
         beside = used((), others) if total <= limit.instances else 0  # of which the line above tells
         if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
-            problems.append(f"models.{name}: {too_large(need, beside, limit, told[name])}")
+            if beside and need == told[entry.name]:
+                need = need_of(PoolModel.of(entry), entry.spec, limit.instances - beside, alone=alone).least
+                told[entry.name] = need
+            problems.append(f"models.{entry.name}: {too_large(need, beside, limit, told[entry.name])}")
     return problems
 
 
@@ -123,8 +134,12 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
     return []
 
 
-def _examine(entry: "CatalogEntry", config: "Config") -> list[Finding]:
+def _examine(
+    entry: "CatalogEntry", config: "Config", limit: "MemoryLimit | None", *, alone: bool,
+) -> list[Finding]:
     """Describe a model, and return its engine's findings."""
+    from lllms_core.pool.models import PoolModel
+    from lllms_core.pool.needs import planned
     from lllms_core.worker.rehearsal import rehearse
 
     if not entry.here:
@@ -135,14 +150,15 @@ def _examine(entry: "CatalogEntry", config: "Config") -> list[Finding]:
     try:
         found += entry.engine.examine(entry.spec)
         if not any(finding.fatal for finding in found):
-            details, memory = entry.engine.inspect(entry.spec), entry.engine.estimate(entry.spec)
+            spec = planned(PoolModel.of(entry), entry.spec, limit, alone=alone)
+            details, memory = entry.engine.inspect(spec), entry.engine.estimate(spec)
             about = ", ".join(f"{key} {value}" for key, value in details.items())
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
             if learnt := learnt_text(learnt_of(entry, config)):
                 click.echo(f"model {entry.name}: {learnt}")
-            lack = lack_of_memory(memory)
+            lack = lack_of_memory(memory, entry.engine.smaller(spec, fits_here))
             found += [] if lack is None else [Finding(lack)]
         if not any(finding.fatal for finding in found):
             rehearsed = asyncio.run(rehearse(entry.engine, entry.spec))

@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 def memory_text(memory: Memory) -> str:
     """Format an estimate in one line."""
-    mapped = " (mapped: instances share them)" if memory.mapped else ""
+    mapped = ""
+    if memory.mapped:
+        own = f", each has its own {human_size(memory.copied)} of them" if memory.copied else ""
+        mapped = f" (mapped: instances share them{own})"
     longest = f" ({human_size(memory.longest)} of them once a text fills the context)" if memory.longest else ""
+    overhead = f", libraries and vocabulary {human_size(memory.overhead)}" if memory.overhead else ""
+    device = f", in the memory of GPUs {human_size(memory.device)}" if memory.device else ""
     return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
-            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}")
+            f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}{overhead}{device}")
 
 
 def learnt_of(entry: "CatalogEntry", config: "Config", told: int | None = None) -> "Learnt":

@@ -15,6 +15,7 @@ from lllms_core.downloads import scheme, shown
 from lllms_core.errors import InvalidSource, LllmsError, ModelUnknown
 from lllms_core.plugins import Plugins
 from lllms_core.store import Store, StoredModel
+from lllms_core.store.pulled import read_pulled
 from lllms_core.store.weights import finder, open_store
 from lllms_core.types import ModelSpec
 from lllms_core.values.violations import closest
@@ -78,12 +79,16 @@ class Inventory:
     def source(self, name: str) -> tuple[str | None, str | None]:
         """Return the source of a model, and the SHA-256 configured for its file, if any.
 
-        `name` is a model of `known`, an alias, or a source. Raises `ModelUnknown`.
+        `name` is a model of `known`, an alias, a name by which a client pulled a model, or a source. Raises
+        `ModelUnknown`.
         """
         name = self.name(name)
         if name in self.known:
             configured = self.config.models.get(name)
             return self.known[name], None if configured is None else configured.sha256
+        pulled = next((one.source for one in read_pulled(self.store) if one.name == name), None)
+        if pulled is not None:
+            return pulled, None
         if scheme(name) or "/" in name or name.endswith(".gguf"):
             source = self.store.canonical(name)
             # `ls` hides passwords and queries: accept its form of a source if it is unambiguous.

@@ -68,7 +68,8 @@ def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Conf
         name, model = _find(config, plugins, one)
         if chosen.setdefault(name, model) is not model:
             raise ConfigError(f"two models are called '{name}'; configure them under different names")
-    return evolve(config, models=chosen) if chosen else config
+    # Only these: no model that clients fetch, or have fetched.
+    return evolve(config, models=chosen, server=evolve(config.server, pull=False)) if chosen else config
 
 
 def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":

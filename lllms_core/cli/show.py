@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lllms_core.catalog import CatalogEntry
     from lllms_core.config import Config
     from lllms_core.gguf import GGUF, Value
+    from lllms_core.types import ModelSpec
 
 _TEMPLATE = "tokenizer.chat_template"
 _LONG_LIST, _LONG_TEXT = 16, 200
@@ -46,12 +47,14 @@ def show(
     from lllms_core.store.weights import finder, open_store
 
     config = read_config(config_file)
+    alone = len(config.models) < 2
     plugins = Plugins.discover(disable=config.disabled_plugins)
     sizes = {"context_length": context_length, "slots": slots}
     config = _with_options(select(config, plugins, [model]), {key: value for key, value in sizes.items() if value})
     [entry] = Catalog.build(config, plugins, finder(open_store(config, plugins))).entries
     if not entry.here:
         raise ConfigError(f"{shown(model)} is not on this disk, or not verified; run lllms pull {shown(model)}")
+    entry = attrs.evolve(entry, spec=_planned(entry, config, alone=alone))
     file = entry.spec.file
     gguf = read_gguf(file) if file is not None and is_gguf(file) else None
     if as_json:
@@ -59,6 +62,15 @@ def show(
     else:
         for line in _lines(entry, config, gguf):
             click.echo(line)
+
+
+def _planned(entry: "CatalogEntry", config: "Config", *, alone: bool) -> "ModelSpec":
+    """Return the spec with the memory that the model gets in a server with this configuration."""
+    from lllms_core.pool.models import PoolModel
+    from lllms_core.pool.needs import memory_limit, planned, spare_workers
+
+    model = PoolModel.of(entry)
+    return planned(model, entry.spec, memory_limit(config.server, spare_workers(config.server, [model])), alone=alone)
 
 
 def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import attrs
@@ -34,6 +35,9 @@ def is_true(text: str) -> bool:
 
 
 def _value(text: str, kind: Any) -> object:
+    members = set(get_args(kind)) - {NoneType}
+    if get_origin(kind) is UnionType and len(members) == 1:
+        [kind] = members  # a variable cannot say "none"
     if get_origin(kind) is Annotated:
         kind, *markers = get_args(kind)
         if any(isinstance(marker, Bytes) for marker in markers):

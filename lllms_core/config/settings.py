@@ -33,6 +33,10 @@ class ServerConfig:
     """Bytes for the server, its sessions in memory and all instances, as estimated or as measured if that is more, or
     like "10GB"; sessions and idle instances make room for others. None: the memory that lllms may use here, less 10 %,
     but at least 1 GiB (half of a small one)."""
+    spare_workers: Annotated[int, Range(0)] = 1
+    """Worker processes kept ready, with the libraries of the engines used last imported, so that loads begin at once;
+    each takes some 50 MB, all together at most a sixteenth of `memory_limit`. 0: none. Models with isolation "thread"
+    have none."""
     queue_size: Annotated[int, Range(1)] = 512
     """Requests that may wait; more are refused."""
     queue_timeout: Annotated[float, Range(0)] = 600.0
@@ -49,6 +53,9 @@ class ServerConfig:
     a variable or flag, to the working directory."""
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
+    pull: bool | None = None
+    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. None: only if
+    no other machine can reach the server (`allow_remote`)."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["console", "json"] = "console"
     allowed_hosts: tuple[str, ...] = ()
@@ -64,6 +71,11 @@ class ServerConfig:
     it in the header `x-lllms-ignored`. Known ones that ask for other text than the model writes are always refused."""
     shutdown_timeout: Annotated[float, Range(0)] = 10.0
     """Seconds for running completions to finish when the server stops."""
+
+    @property
+    def may_pull(self) -> bool:
+        """Whether clients may fetch models that are not configured."""
+        return not self.allow_remote if self.pull is None else self.pull
 
 
 @frozen

@@ -166,7 +166,8 @@ class Engine(ABC):
     def estimate(self, spec: ModelSpec) -> Memory:
         """How much memory the model will take, without loading it; the base counts the bytes of its file.
 
-        Runs in the server, like `inspect`, and raises `ModelLoadFailed` as that does.
+        Options that are "auto" are settled so that this is no more than `spec.memory`, if they can be, and `load`
+        settles them likewise. Runs in the server, like `inspect`, and raises `ModelLoadFailed` as that does.
         """
         if spec.file is None:
             return Memory()
@@ -174,6 +175,20 @@ class Engine(ABC):
             return Memory(weights=spec.file.stat().st_size)
         except OSError as error:
             raise ModelLoadFailed(f"'{spec.file}' cannot be read: {error.strerror}") from None
+
+    def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterable[str]:  # noqa: ARG002  # no options
+        """Yield changes of the options, in words, each of which would make an estimate that `fits`.
+
+        For a model that is too large; like `options.context_length = 8192`, the largest that fits. The base has none.
+        """
+        return ()
+
+    def warm(self) -> None:
+        """Import what `load` will need, in a spare worker that does not know its model yet.
+
+        It takes as little memory as it can, and starts no threads: they might keep a low priority for ever. Whatever it
+        raises ends the spare, and loads do without. The base does nothing: the engine's module is imported anyway.
+        """
 
     @abstractmethod
     def load(self, spec: ModelSpec, progress: Progress) -> "Model":

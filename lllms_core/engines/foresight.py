@@ -5,45 +5,50 @@ from collections.abc import Callable
 from lllms_core.chat.default import default_template
 from lllms_core.gguf import GGUF
 from lllms_core.machine import free_memory
-from lllms_core.types import Task
+from lllms_core.types import Memory, Task
 
-MOST_CONTEXT = 32_768
-"""The most tokens that "auto" chooses, whatever the trained length: few requests need more."""
+USUAL_CONTEXT = 32_768
+"""Few requests need more tokens: with "auto", a cache has room for this many per slot, or the trained length if that is
+shorter; a request that needs more takes room that others could have."""
 LEAST_CONTEXT = 4096
 """The fewest tokens that "auto" chooses, however little memory is free, unless the model was trained for fewer."""
 STEP = 1024
 """Lengths between those are multiples of this, so that small changes of the free memory do not matter."""
 SHARE = 4
-"""The context gets the free memory divided by this."""
+"""The context gets the free memory divided by this, if nobody has said how much memory the model may take."""
 UNKNOWN = 8 * 2**30
 """Bytes assumed to be free on a system that does not report it."""
 
 
-def context_memory(weights: int) -> int:
-    """Return the bytes that "auto" may use for what grows with the context, beside `weights` bytes of weights.
+def context_memory(least: Memory, given: int | None) -> int:
+    """Return the bytes that "auto" may use for what grows with the context, and with the slots.
 
-    Until there is a memory budget, that is a quarter of the free memory, and no more than the weights leave.
+    `least` is an estimate for the smallest context; `given` is `ModelSpec.memory`. Without that, it is a quarter of the
+    free memory, and no more than the weights leave.
     """
+    fixed = least.weights + least.overhead
+    if given is not None:
+        return max(0, given - fixed)
     free = free_memory()
     free = UNKNOWN if free is None else free
-    return max(0, min(free // SHARE, free - weights))
+    return max(0, min(free // SHARE, free - fixed))
 
 
-def largest_that_fits(most: int, fits: Callable[[int], bool]) -> int:
-    """Return the largest of the lengths up to `most` that fits, `most` itself or a multiple of `STEP`; 0 if none does.
+def largest_that_fits(most: int, fits: Callable[[int], bool], step: int = STEP) -> int:
+    """Return the largest of the sizes up to `most` that fits, `most` itself or a multiple of `step`; 0 if none does.
 
-    Every length shorter than one that fits must also fit.
+    Every size smaller than one that fits must also fit.
     """
     if fits(most):
         return most
-    fitting, failing = 0, -(-most // STEP)
+    fitting, failing = 0, -(-most // step)
     while failing - fitting > 1:
         middle = (fitting + failing) // 2
-        if fits(middle * STEP):
+        if fits(middle * step):
             fitting = middle
         else:
             failing = middle
-    return fitting * STEP
+    return fitting * step
 
 
 def text_tasks(gguf: GGUF, *, templated: bool) -> frozenset[Task]:

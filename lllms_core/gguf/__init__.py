@@ -3,17 +3,19 @@
 Values are decoded on access, so a vocabulary of 150,000 strings only costs the time to skip it.
 """
 
-from lllms_core.gguf.describing import describe
+from lllms_core.gguf.describing import TEMPLATE, Scalar, describe, scalars
 from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
-from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts
+from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts, reading_once
 from lllms_core.gguf.parts import is_model_file, part_names, part_paths
 from lllms_core.gguf.recommended import recommended_sampling
 
 __all__ = [
     "GGUF",
+    "TEMPLATE",
     "TENSOR_TYPES",
     "GGUFError",
     "Metadata",
+    "Scalar",
     "TensorInfo",
     "Value",
     "describe",
@@ -23,5 +25,7 @@ __all__ = [
     "part_paths",
     "read_gguf",
     "read_parts",
+    "reading_once",
     "recommended_sampling",
+    "scalars",
 ]

@@ -8,6 +8,11 @@ from lllms_core.gguf.header import GGUF, TENSOR_TYPES, TensorInfo
 from lllms_core.gguf.header_reader import read_parts
 from lllms_core.gguf.parts import part_paths
 
+Scalar = str | int | float
+"""A value that is no array; a bool is an int."""
+TEMPLATE = "tokenizer.chat_template"
+"""The key of the chat template."""
+
 
 def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
     """Return the facts worth showing about a model file, over all parts of a split model; `gguf`: its header.
@@ -35,6 +40,12 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
         "license": gguf.metadata.text("general.license") or None,
     }
     return {key: value for key, value in facts.items() if value is not None}
+
+
+def scalars(gguf: GGUF) -> dict[str, Scalar]:
+    """Return the values of a header, without arrays such as the vocabulary; those may be very long."""
+    keys = (key for key in gguf.metadata if not gguf.metadata.kind(key).startswith("array"))
+    return {key: value for key in keys if isinstance(value := gguf.metadata[key], str | int | float)}
 
 
 def _quantisation(tensors: Iterable[TensorInfo]) -> str | None:

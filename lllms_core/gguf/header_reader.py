@@ -4,6 +4,9 @@ Counts and lengths are checked against its size before anything is allocated; ev
 """
 
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -32,6 +35,19 @@ def is_gguf(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
+_seen: ContextVar[dict[Path, GGUF] | None] = ContextVar("headers that were read", default=None)
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Read each file's header only once until this ends, in this thread or task."""
+    before = _seen.set({})
+    try:
+        yield
+    finally:
+        _seen.reset(before)
+
+
 def read_gguf(path: Path) -> GGUF:
     """Read the header of a GGUF file, and check that the file holds all the data that its header announces.
 
@@ -39,15 +55,21 @@ def read_gguf(path: Path) -> GGUF:
     vocabulary), unless it is part of a split model. A vocabulary of 150,000 tokens takes about 0.1 s; the `gguf`
     package, which makes an array of each token and merge, takes more than ten seconds.
     """
+    seen = _seen.get()
+    if seen is not None and path in seen:
+        return seen[path]
     try:
         with open_regular(path) as file:
-            return _Header(file, path).read()
+            header = _Header(file, path).read()
     except FileNotFoundError:
         raise GGUFError(f"there is no file '{path}'") from None
     except IsADirectoryError:
         raise GGUFError(f"'{path}' is a directory; name the GGUF file in it") from None
     except OSError as error:
         raise GGUFError(f"'{path}' cannot be read: {error.strerror}") from None
+    if seen is not None:
+        seen[path] = header
+    return header
 
 
 def read_parts(path: Path) -> tuple[GGUF, ...]:
@@ -130,11 +152,15 @@ class _Header:
             self._fail(f"has a value of the unknown kind {kind} under the key '{key}'")
 
     def _skip_strings(self, count: int) -> None:
+        # This loop is most of what reading a header takes: a vocabulary has 100,000 tokens and as many merges.
         at, data, unpack = self._at, self._data, LENGTH.unpack_from
-        for _ in range(count):
-            if at + 8 > len(data):
+        while count:
+            try:
+                for count in range(count, 0, -1):  # noqa: B007, B020, PLR1704  # it goes on where it stopped
+                    at += 8 + unpack(data, at)[0]
+                break
+            except (struct.error, OverflowError):
                 self._need(at + 8)
-            at += 8 + unpack(data, at)[0]
         self._need(at)
         self._at = at
 

@@ -11,6 +11,8 @@ from attrs import field, frozen
 from lllms_core.apis import Abilities, ModelCard
 from lllms_core.catalog import CatalogEntry, context_length
 from lllms_core.errors import LllmsError, ModelLoadFailed
+from lllms_core.gguf import TEMPLATE, GGUFError, Scalar, read_gguf, reading_once, scalars
+from lllms_core.machine import read_regular
 from lllms_core.pool.pool import Pool
 from lllms_core.queries import LABELS
 from lllms_core.store import download_id
@@ -57,11 +59,19 @@ class Cards:
             details=details,
         )
 
+    async def metadata(self, entry: CatalogEntry) -> Mapping[str, Scalar]:
+        """Return the header of a model's GGUF file, without arrays; empty if there is none, or it cannot be read."""
+        file = entry.spec.file
+        if file is None or not entry.here:
+            return {}
+        return await asyncio.to_thread(_read_header, file, getattr(entry.spec.options, "chat_template", None))
+
     async def _inspect(self, entry: CatalogEntry) -> Details:
         if not entry.here:
             return {}
         async with self._locks.setdefault(entry.name, asyncio.Lock()):  # many may ask before the first answer
-            look = self._looks[entry.name] = await asyncio.to_thread(_look, entry, self._looks.get(entry.name))
+            last = self._looks.get(entry.name)
+            look = self._looks[entry.name] = await asyncio.to_thread(_look, entry, last, self._pool)
         if look.fault:
             raise ModelLoadFailed(look.fault)
         return look.details
@@ -75,13 +85,14 @@ def tasks_of(details: Details) -> frozenset[Task] | None:
     return frozenset(cast(Task, task) for task in told.split(", ") if task in LABELS)
 
 
-def _look(entry: CatalogEntry, last: Look | None) -> Look:
+def _look(entry: CatalogEntry, last: Look | None, pool: Pool) -> Look:
     """Return the last look at a model, or a new one if the model or its file has changed."""
     try:
         identity = _identity(entry.spec.file)
         if last is not None and last.entry is entry and last.identity == identity:
             return last
-        return Look(entry, identity, entry.engine.inspect(entry.spec))
+        with reading_once():
+            return Look(entry, identity, entry.engine.inspect(pool.planned(entry.name, entry.spec)))
     except OSError as error:
         return Look(entry, None, fault=f"'{entry.spec.file}' cannot be read: {error.strerror}")
     except LllmsError as error:
@@ -89,6 +100,16 @@ def _look(entry: CatalogEntry, last: Look | None) -> Look:
     except Exception as error:
         LOG.exception("engine '%s' could not inspect model '%s'", entry.engine.name, entry.name)
         return Look(entry, identity, fault=f"engine '{entry.engine.name}' could not inspect it: {described(error)}")
+
+
+def _read_header(file: Path, template: object) -> Mapping[str, Scalar]:
+    """Return the scalars of a GGUF file's header; `template` replaces its template: a text, or a file with one."""
+    try:
+        values = scalars(read_gguf(file))
+        given = read_regular(template).decode(errors="replace") if isinstance(template, Path) else template
+    except (GGUFError, OSError):
+        return {}
+    return {**values, TEMPLATE: given} if isinstance(given, str) else values
 
 
 def _identity(file: Path | None) -> Identity:
@@ -113,4 +134,6 @@ def card(entry: CatalogEntry) -> ModelCard:
         max_instances=entry.config.max_instances,
         here=entry.here,
         download_id=None if entry.source is None else download_id(entry.source),
+        modified=max((state[1] / 1e9 for state in entry.footprint.files.values() if state is not None), default=None),
+        defaults=entry.defaults,
     )

@@ -14,9 +14,11 @@ from lllms_core.catalog import Catalog
 from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.events import Observers
+from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
 from lllms_core.host.documents import open_documents
+from lllms_core.host.pulls import Pulls
 from lllms_core.host.unused_log import UnusedLog
 from lllms_core.observers.metrics import Metrics, Now
 from lllms_core.observers.request_history import History
@@ -58,7 +60,7 @@ from lllms_core.status import (
 )
 from lllms_core.store import Fetcher
 from lllms_core.store.weights import Weights, finder, open_store
-from lllms_core.types import ChatRequest, Constraint, Message, Request, TextRequest, Tool, new_request_id
+from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
 from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
 
@@ -113,6 +115,8 @@ class Host:
         self.store = open_store(self.config, self.plugins)
         self.fetcher = Fetcher(self.store)
         self.catalog = Catalog.build(self.config, self.plugins, finder(self.store))
+        self._pulls = Pulls(self.config, self.plugins, self.fetcher, self.catalog)
+        self._pulls.restore()
         files = {
             entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
             for entry in self.catalog.entries if entry.source is not None
@@ -136,6 +140,10 @@ class Host:
     def ready(self) -> bool:
         """Whether every model that should be preloaded is loaded, and the host is not shutting down."""
         return self._started and self.pool.open
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        await self.pool.warm()
 
     async def start(self) -> None:
         """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
@@ -172,6 +180,13 @@ class Host:
         Raises `ModelUnknown`, or `ModelLoadFailed` for a file that can never be loaded.
         """
         return await self._cards.abilities(self.catalog.get(name))
+
+    async def metadata(self, name: str) -> Mapping[str, Scalar]:
+        """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any.
+
+        Empty if there is no such file. Raises `ModelUnknown`.
+        """
+        return await self._cards.metadata(self.catalog.get(name))
 
     def problems(self) -> tuple[Problem, ...]:
         """Return the models that cannot be served."""
@@ -267,7 +282,10 @@ class Host:
             name = "input" if empty is None else f"input[{empty}]"
             raise InvalidRequest(f"'{name}' is empty; there is nothing to embed", name, "invalid_value")
         query = EmbedRequest(new_request_id(), entry.name, tuple(inputs), dimensions, entry.config.timeout)
-        return await self.ask(query, Embeddings)
+        finish = await self._finish(query)
+        found = finish.result
+        assert isinstance(found, Embeddings)  # noqa: S101  # what the engine's contract says
+        return evolve(found, timings=finish.timings)
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
         """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
@@ -328,8 +346,23 @@ class Host:
         """
         await self.pool.unload(self.catalog.get(name).name)
 
+    async def pull(self, name: str, source: str | None = None) -> ModelCard:
+        """Fetch the missing files of a model, and return it; an unknown one is fetched from `source`.
+
+        That one is served as `name` from now on, also by later servers. `download_of` tells the progress. Cancelling
+        the caller cancels the download, unless others wait for it; the bytes received are kept. Raises `ModelUnknown`
+        for an unknown model without a source, `InvalidRequest` if clients may not add models (`server.pull`),
+        `DownloadError`.
+        """
+        return card(await self._pulls.pull(name, source, self.pool))
+
     async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
         """Return the answer to a query, which is of this `kind`. Raises `LllmsError`."""
+        finish = await self._finish(asked)
+        assert isinstance(finish.result, kind)  # noqa: S101  # what the engine's contract says
+        return finish.result
+
+    async def _finish(self, asked: Query | Prepared) -> Finish:
         query = asked.request if isinstance(asked, Prepared) else asked
         async with self.submit(asked) as stream:
             finish = (await stream.gather()).finish
@@ -338,8 +371,7 @@ class Host:
                 f"model '{query.model}' did not finish within its timeout of {query.timeout:g} s; "
                 f"ask for less at once, or raise models.{query.model}.timeout",
             )
-        assert isinstance(finish.result, kind)  # noqa: S101  # what the engine's contract says
-        return finish.result
+        return finish
 
     def status(self) -> PoolStatus:
         """Return the loaded instances, and the counts of running and waiting requests."""
@@ -356,6 +388,10 @@ class Host:
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
         return self.fetcher.statuses
+
+    def download_of(self, source: str) -> DownloadStatus | None:
+        """Return the progress of a source's running download; None if there is none."""
+        return self.fetcher.status(self.store.canonical(source))
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""

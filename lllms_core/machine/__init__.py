@@ -9,6 +9,7 @@ from lllms_core.machine.processors import (
     available_cores,
     busy_ticks,
     cgroup_cores,
+    processor_features,
     usable_cpus,
     yield_quickly,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "open_regular",
     "private_bytes",
     "private_memory",
+    "processor_features",
     "read_regular",
     "read_text",
     "usable_cpus",

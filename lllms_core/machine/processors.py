@@ -23,6 +23,15 @@ def yield_quickly() -> None:
     sys.setswitchinterval(0.001)
 
 
+def processor_features() -> frozenset[str] | None:
+    """Return Linux's names of the processor's features, like `avx2` or `asimddp`; None if they are unknown."""
+    for line in read_text(Path("/proc/cpuinfo")).splitlines():
+        name, _, rest = line.partition(":")
+        if name.strip() in {"flags", "Features"}:
+            return frozenset(rest.split())
+    return None
+
+
 def available_cores() -> int:
     """Return the cores that this process may use, at least 1: its CPU affinity, limited by a cgroup quota."""
     cores = len(usable_cpus())

@@ -25,6 +25,12 @@ class Need:
     """Mapped weights."""
     file: Hashable | None = None
     """Instances with this file share the mapped weights; None: with no other."""
+    memory: int | None = None
+    """The `ModelSpec.memory` with which it is loaded."""
+    smaller: tuple["Need", ...] = ()
+    """Needs of the same model with less context, or fewer slots, in descending order; where these are automatic."""
+    way_out: tuple[str, ...] | None = None
+    """Options, in words, each of which would let it fit into the limit; None: it fits, or nobody has looked."""
     estimate: int | None = None
     """The private bytes by the estimate, if `private` is more because of what was learnt."""
 
@@ -32,6 +38,11 @@ class Need:
     def total(self) -> int:
         """What it takes alone."""
         return self.private + self.shared
+
+    @property
+    def least(self) -> "Need":
+        """The smallest of its needs."""
+        return self.smaller[-1] if self.smaller else self
 
     def raised(self, private: int) -> "Need":
         """Return the need of an instance that was seen to take this much private memory; never a smaller one."""
@@ -178,8 +189,8 @@ def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
     idle = [seat for seat in lasting if _may_go(seat)]
     if victims := _victims(wanted, lasting, idle, shrunk, closing):
         return Evict(tuple(seat.instance for seat in victims))
-    if fits(wanted, lasting, evolve(shrunk, available=None)):
-        return Wait("machine")
+    if _others_hold(wanted, lasting, shrunk) or _others_hold(wanted, lasting, shrunk, closing, away=lasting):
+        return Wait("machine")  # also if that much would be missing without all that can be unloaded
     return Wait("loading" if any(seat.state == "loading" for seat in seats) else "busy")
 
 
@@ -207,7 +218,7 @@ def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: 
     room = _without_sessions(room)
     if victims := _victims_in_order(wanted, lasting, oldest, room, closing):
         return victims
-    return () if fits(wanted, lasting, evolve(room, available=None)) else oldest
+    return () if _others_hold(wanted, lasting, room, closing, away=oldest) else oldest
 
 
 def costs(idle: Sequence[Seat]) -> dict[int, float]:
@@ -225,6 +236,16 @@ def costs(idle: Sequence[Seat]) -> dict[int, float]:
 
 def _may_go(seat: Seat) -> bool:
     return seat.state == "ready" and not seat.busy and not seat.kept
+
+
+def _others_hold(
+    wanted: Need, seats: Sequence[Seat], room: Room, closing: Sequence[Seat] = (), away: Sequence[Seat] = (),
+) -> bool:
+    """Whether only other programs are in the way, once those seats that are `away` and not kept have left."""
+    leaving = [seat for seat in away if not seat.kept]
+    rest = _without(seats, leaving)
+    gone = [*closing, *(seat for seat in leaving if seat.state != "reserved")]
+    return fits(wanted, rest, evolve(room, available=None)) and not fits(wanted, rest, room, gone)
 
 
 def _without_sessions(room: Room) -> Room:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -32,11 +32,11 @@ from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import InstanceEntry, Ticket
 from lllms_core.pool.waits import waiting
-from lllms_core.types import Isolation, ModelInfo
+from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
-from lllms_core.worker.handle import Worker, WorkerEvents
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
 
 if TYPE_CHECKING:
@@ -44,14 +44,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("lllms.pool")
 
-StartWorker = Callable[[Load, Isolation, WorkerEvents], Awaitable[Worker]]
-
 
 class Dispatcher:
     """Carries out the scheduler's effects, and reports to it what happens to instances and requests."""
 
     def __init__(
-        self, models: Mapping[str, PoolModel], scheduler: Scheduler, start: StartWorker, patience: Patience,
+        self, models: Mapping[str, PoolModel], scheduler: Scheduler, spares: Spares, patience: Patience,
         *, keeper: SessionKeeper | None, watch: MemoryWatch, observer: Observer,
     ) -> None:
         self.scheduler = scheduler
@@ -62,7 +60,8 @@ class Dispatcher:
         self.infos: dict[str, ModelInfo] = {}
         """By model: the report of the instance that was loaded last."""
         self._models = models
-        self._start_worker = start
+        self._spares = spares
+        spares.changed = lambda: self.apply([])
         self._patience = patience
         self._keeper = keeper
         self._watch = watch
@@ -82,6 +81,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Refuse the waiting requests, and begin nothing more."""
+        self._spares.stop()
         self.apply(self.scheduler.stop())
         for timer in (self._timer, self._weighing):
             if timer is not None:
@@ -112,13 +112,14 @@ class Dispatcher:
         if changed:
             self._tell_waits()
         self._watch.leave(self.scheduler.seating.left)
+        self._settle_spares()
         self._set_timer()
         self._changed.set()
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
-            case Start(instance, model, threads):
-                self._start_instance(instance, model, threads)
+            case Start():
+                self._start_instance(effect)
             case Prepare(model):
                 self._prepare(model)
             case Measure(model):
@@ -214,15 +215,15 @@ class Dispatcher:
 
     def _measure(self, model: str) -> None:
         entry = self._models[model]
-        if entry.memory is not None:
-            self._measured(model, Need(entry.memory))
-            return
         file = None if entry.files is None else entry.files.find()
         spec = entry.spec if file is None else evolve(entry.spec, file=file)
         self._fingerprints[model] = entry.look(spec.file).fingerprint
 
         async def measure() -> None:
-            self._measured(model, await asyncio.to_thread(need_of, entry, spec))
+            memory = self.scheduler.limits.memory
+            room = None if memory is None else memory.instances
+            need = await asyncio.to_thread(need_of, entry, spec, room, alone=len(self._models) == 1)
+            self._measured(model, need)
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)
@@ -230,8 +231,9 @@ class Dispatcher:
 
     def _measured(self, model: str, need: Need) -> None:
         engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
-        learnt = self._watch.known(engine, model, fingerprint, need.told)
-        self.scheduler.seating.learn(model, need.told, learnt.private, learnt.load_seconds)
+        for size in (*need.smaller, need):
+            learnt = self._watch.known(engine, model, fingerprint, size.told)
+            self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
         self._tell_waits()
 
@@ -287,7 +289,8 @@ class Dispatcher:
         if instance_id in self.scheduler.instances:
             self.apply(self.scheduler.outdated(instance_id, time.monotonic()))
 
-    def _start_instance(self, instance_id: str, model: str, threads: int) -> None:
+    def _start_instance(self, start: Start) -> None:
+        instance_id, model = start.instance, start.model
         entry = self._models[model]
         if entry.files is not None:
             file = entry.files.find()
@@ -305,18 +308,27 @@ class Dispatcher:
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(entry.spec, threads=threads), terms)
+        load = Load(entry.engine, evolve(entry.spec, threads=start.threads, memory=start.memory), terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance
-        instance.start(self._start_worker(load, entry.isolation, instance))
+        instance.start(self._spares.start(load, entry.isolation, instance))
+
+    def _settle_spares(self) -> None:
+        """Keep as many spare workers as wanted, while they are not in the way."""
+        states = {entry.state for entry in self.scheduler.instances.values()}
+        waiting = {ticket.model for ticket in self.scheduler.waiting.values()} if "closing" in states else ()
+        self._spares.settle(
+            time.monotonic(), loading="loading" in states, running=bool(self.scheduler.running),
+            awaited=[self._models[one].engine.name for one in waiting if not self.scheduler.seating.alive(one)],
+        )
 
     def _set_timer(self) -> None:
         """Wake the scheduler when the next time limit is reached."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        at = self.scheduler.wake_at()
+        at = min((at for at in (self.scheduler.wake_at(), self._spares.wake_at) if at is not None), default=None)
         if at is not None:
             delay = max(0.0, at - time.monotonic())
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)

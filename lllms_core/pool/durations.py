@@ -25,10 +25,6 @@ class Durations:
         """Note how long a load took."""
         _note(self._loads, model, seconds)
 
-    def load_seconds(self, model: str) -> float | None:
-        """Return how long a load of this model takes; None: it was not loaded yet."""
-        return self._loads.get(model)
-
     def retry_after(
         self, model: str, waiting: Mapping[str, int], slots: Mapping[str, int], concurrency: int,
     ) -> int:

@@ -13,6 +13,8 @@ class Start:
     instance: str
     model: str
     threads: int
+    memory: int | None = None
+    """The `ModelSpec.memory` for its automatic sizes."""
 
 
 @frozen

@@ -1,29 +1,39 @@
 """How much memory there is for instances and sessions, and how much an instance needs, by its engine's estimate."""
 
 import logging
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from lllms_core.config import ServerConfig, SessionsConfig
+from lllms_core.gguf import reading_once
 from lllms_core.machine import free_memory, usable_memory
 from lllms_core.pool.budget import Need
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.session_rules import SessionLimits
 from lllms_core.pool.state import MemoryLimit
 from lllms_core.tracebacks import kind
-from lllms_core.types import ModelSpec
+from lllms_core.types import Memory, ModelSpec
 
 LOG = logging.getLogger("lllms.pool")
 
-WORKER = 40 * 2**20
-"""Bytes of a worker process beside its model: Python and the engine's libraries."""
+WORKER = 34 * 2**20
+"""Bytes of a worker process beside its model and its engine's libraries, of which `Memory.overhead` tells."""
+SPARE = 50 * 2**20
+"""Bytes of a spare worker with llama.cpp's libraries, pages of which it shares with no other process."""
 SERVER = 50 * 2**20
 """Bytes of the server's own process, without sessions."""
 RESERVE = 10
 """A fraction of the memory: one part in this many is left to other programs, but at least `LEAST_RESERVE`."""
 LEAST_RESERVE = 2**30
+SPARES = 16
+"""A fraction of the limit: spare workers take at most one part in this many."""
+ALONE, AMONG_OTHERS = 2, 4
+"""Fractions of what the weights of a model leave of the memory for instances: automatic sizes take one part in this
+many if it is the only configured model, or one of several."""
+STEPS = 7
+"""The sizes to try after that, at most: each has half the memory of the one before, and the last the least."""
 SESSIONS, WAITING = 4, 16
 """Fractions of the limit: sessions in memory take at most one part in the first many, and as much as the models leave;
 those that wait for the store, in the server and in each worker, one part in the second many."""
@@ -32,34 +42,94 @@ MARGIN = 4
 reserve is left are counted by then."""
 
 
-def need_of(model: PoolModel, spec: ModelSpec) -> Need:
+def need_of(model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone: bool = False) -> Need:
     """Return what an instance takes; may read the file's header, from any thread.
 
-    Where nothing is known it is only what a worker takes: whatever is wrong, the load will tell.
+    `room` are the bytes for all instances together, of which automatic sizes take a share, a larger one if the model is
+    `alone`; None: as the engine sees fit. Where nothing is known it is only what a worker takes: whatever is wrong, the
+    load will tell.
     """
-    if model.memory is not None:
-        return Need(model.memory)
     worker = WORKER if model.isolation == "process" else 0
+    if model.memory is not None:
+        return Need(model.memory, memory=max(0, model.memory - worker))
+    sizes = Sizes(model, spec, worker)
     try:
-        memory = model.engine.estimate(spec)
+        with reading_once():
+            return sizes.need() if room is None else sizes.automatic(room, ALONE if alone else AMONG_OTHERS)
     except Exception as error:  # noqa: BLE001  # of a plugin; a load reports its faults
         LOG.warning("the memory of %s cannot be estimated: %s", spec.name, kind(error))
         return Need(worker)
-    if memory.offloaded:
-        return Need(worker)
-    if memory.mapped and (file := _identity(spec.file)) is not None:
-        return Need(worker + memory.kv + memory.compute, memory.weights, file)
-    return Need(worker + memory.total)
 
 
-def memory_limit(server: ServerConfig) -> MemoryLimit | None:
-    """Return the limit; None if none is configured and the system does not tell how much memory there is."""
+def planned(model: PoolModel, spec: ModelSpec, limit: MemoryLimit | None, *, alone: bool) -> ModelSpec:
+    """Return the spec with the memory that an instance gets for its automatic sizes, if there is room for it."""
+    if limit is None:
+        return spec
+    return evolve(spec, memory=need_of(model, spec, limit.instances, alone=alone).memory)
+
+
+@frozen
+class Sizes:
+    """The needs of one model, by how much memory it may take."""
+
+    model: PoolModel
+    spec: ModelSpec
+    worker: int
+
+    def need(self, given: int | None = None) -> Need:
+        """Return the need of an instance that may take this much."""
+        return self._of(self.model.engine.estimate(evolve(self.spec, memory=given)), given)
+
+    def automatic(self, room: int, share: int) -> Need:
+        """Return the need of an instance that takes one part in `share` of the room beside its weights."""
+        smallest = self.model.engine.estimate(evolve(self.spec, memory=0))
+        if smallest.offloaded:
+            return self.need()  # how much memory the GPUs have is not known here
+        least = self._of(smallest, 0)
+        if least.total > room:
+            ways = self.model.engine.smaller(
+                evolve(self.spec, memory=0), lambda memory: self._of(memory, 0).total <= room,
+            )
+            return evolve(least, way_out=tuple(ways))
+        fixed = smallest.weights + smallest.overhead
+        more = max(0, room - self.worker - fixed) // share
+        needs = [self.need(fixed + more)]
+        for step in range(1, STEPS + 1):
+            smaller = least if step == STEPS else self.need(fixed + (more >> step))
+            if smaller.total < needs[-1].total:
+                needs.append(smaller)
+            if smaller.total <= least.total:
+                break
+        return evolve(needs[0], smaller=tuple(needs[1:]))
+
+    def _of(self, memory: Memory, given: int | None) -> Need:
+        file = _identity(self.spec.file) if memory.shared else None
+        shared = 0 if file is None else memory.shared
+        return Need(self.worker + memory.main - shared, shared, file, given)
+
+
+def memory_limit(server: ServerConfig, spares: int = 0) -> MemoryLimit | None:
+    """Return the limit for a server with this many spare workers.
+
+    None if none is configured and the system does not tell how much memory there is.
+    """
     total, usable = server.memory_limit, usable_memory()
     if total is None:
         if usable is None:
             return None
         total = usable - _reserve(usable)
-    return MemoryLimit(total, SERVER, usable)
+    return MemoryLimit(total, SERVER + spares * SPARE, usable)
+
+
+def spare_workers(server: ServerConfig, models: Iterable[PoolModel]) -> int:
+    """Return how many spare workers a server keeps: none if no model's instances are processes.
+
+    They take little of the memory, so a small server keeps fewer.
+    """
+    if all(model.isolation == "thread" for model in models):
+        return 0
+    limit = memory_limit(server)
+    return server.spare_workers if limit is None else min(server.spare_workers, limit.total // (SPARES * SPARE))
 
 
 def memory_available() -> int | None:

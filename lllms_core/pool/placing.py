@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
-from attrs import Factory, define
+from attrs import Factory, define, evolve
 
 from lllms_core.errors import LllmsError, ModelTooLarge
 from lllms_core.events import UnloadCause
@@ -89,19 +89,20 @@ class Placing:
         """Load an instance for the requests of a model, or do what makes room for it."""
         if not self._may_grow(model):
             return []
-        match self.seating.decide(model, plan.leaving, plan.promised, plan.staying):
+        need, decision = self.seating.choose(model, plan.leaving, plan.promised, plan.staying)
+        match decision:
             case Admit():
-                return [self.start(model, now)]
+                return [self.start(model, need, now)]
             case Never():
                 return self.refuse_too_large(model)
             case Shrink(size):
-                plan.promised.append(self.seating.need(model))
+                plan.promised.append(need)
                 return self._shrink(size)
             case Evict(victims):
-                plan.promised.append(self.seating.need(model))
+                plan.promised.append(need)
                 return [self.stop(self.instances[victim], "room", model) for victim in victims]
             case Wait("closing"):
-                plan.promised.append(self.seating.need(model))
+                plan.promised.append(need)
             case Wait(reason):
                 if reason == "machine" or self.seating.firm:
                     self.look_at = now + LOOK_AGAIN
@@ -109,7 +110,7 @@ class Placing:
                     drained := self.seating.to_drain(model, plan.leaving, plan.promised, plan.staying)
                 ):
                     plan.leaving.update(drained)
-                    plan.promised.append(self.seating.need(model))
+                    plan.promised.append(need)
                     self.draining.update(set(drained) - plan.staying)
         return []
 
@@ -191,11 +192,13 @@ class Placing:
 
     def load_kept(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Load the missing instances that these models keep, as far as there is room."""
-        return [
-            self.start(model, now)
-            for model in self.kept
-            if model in kept and self._may_be_kept(model) and self.seating.decide(model) == Admit()
-        ]
+        effects: list[Effect] = []
+        for model in self.kept:
+            if model in kept and self._may_be_kept(model):
+                need, decision = self.seating.choose(model)
+                if decision == Admit():
+                    effects.append(self.start(model, need, now))
+        return effects
 
     def share_cores(self) -> list[Effect]:
         """Divide the cores among the busy instances."""
@@ -207,15 +210,15 @@ class Placing:
         # Reductions come first, so that the sum never exceeds the number of cores.
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, ShareCores) else 0)
 
-    def start(self, model: str, now: float) -> Effect:
-        """Load an instance."""
-        need = self.seating.need(model)
+    def start(self, model: str, need: Need, now: float) -> Effect:
+        """Load an instance of this size."""
+        need = evolve(need, smaller=())
         instance = InstanceEntry(
             self._new_id(model), model, self.limits.cores, need, need, load_began=now, again=model in self.again,
         )
         self.again.discard(model)
         self.instances[instance.id] = instance
-        return Start(instance.id, model, instance.threads)
+        return Start(instance.id, model, instance.threads, need.memory)
 
     def stop(self, instance: InstanceEntry, cause: UnloadCause = "idle", room_for: str | None = None) -> Effect:
         """Unload an instance."""

@@ -18,22 +18,23 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.pool.dispatcher import Dispatcher, StartWorker
+from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import memory_limit
+from lllms_core.pool.needs import memory_limit, planned, spare_workers
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
-from lllms_core.types import Delta, Finish, ModelInfo, Request, Usage
-from lllms_core.worker.start import start_worker
+from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
+from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
 STORE_SECONDS = 5.0
@@ -77,8 +78,11 @@ class Pool:
         self._watch = MemoryWatch(learnt, keeper)
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
+        engines = [model.engine for model in models.values() if model.isolation == "process"]
+        self._spares = Spares(limits.spare_workers, engines, start)
         self._dispatcher = Dispatcher(
-            self._models, self._scheduler, start, patience, keeper=keeper, watch=self._watch, observer=observer,
+            self._models, self._scheduler, self._spares, patience, keeper=keeper, watch=self._watch,
+            observer=observer,
         )
         self._started = False
 
@@ -96,16 +100,27 @@ class Pool:
             entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
             for entry in catalog.entries
         }
+        spares = spare_workers(server, models.values())
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server), server.max_wait_before_swap, server.min_residency,
+            memory_limit(server, spares), server.max_wait_before_swap, server.min_residency, spares,
         )
         return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer)
+
+    def add(self, name: str, model: PoolModel) -> None:
+        """Accept requests for another model, whose files are here, and which keeps no instances."""
+        self._models[name] = model
+        self._scheduler.add(name, model.limits)
 
     @property
     def open(self) -> bool:
         """Whether the pool accepts requests."""
         return self._started and not self._scheduler.stopping
+
+    async def warm(self) -> None:
+        """Start the spare workers already; `close` ends them, even without a `start`."""
+        self._spares.settle(time.monotonic(), loading=False, running=False)
+        await self._spares.started()
 
     async def start(self) -> None:
         """Load the instances that models keep; return once each is loaded or has failed to load.
@@ -266,6 +281,14 @@ class Pool:
         while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
             await self._dispatcher.change()
 
+    def planned(self, model: str, spec: ModelSpec) -> ModelSpec:
+        """Return the spec with the memory that an instance gets for its automatic sizes if there is room.
+
+        May read the file's header; in any thread.
+        """
+        limit = self._scheduler.limits.memory
+        return planned(self._models[model], spec, limit, alone=len(self._models) == 1)
+
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""
         return self._scheduler.positions(time.monotonic()).get(request_id)
@@ -342,6 +365,7 @@ class Pool:
             instance.close()
         while self._dispatcher.instances:
             await self._dispatcher.change()
+        await self._spares.close()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
         await self._watch.close()
@@ -368,6 +392,7 @@ class Pool:
             load_seconds=instance.load_seconds,
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
+            ttl=self._scheduler.idle_limit(entry),
         )
 
 

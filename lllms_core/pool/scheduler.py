@@ -67,8 +67,8 @@ class Scheduler:
 
         `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
         """
-        self.limits = limits
-        self.placing = Placing(models, limits, new_id, absent, look)
+        self._models = dict(models)
+        self.placing = Placing(self._models, limits, new_id, absent, look)
         self.instances = self.placing.instances
         self.queue = self.placing.queue
         self.seating = self.placing.seating
@@ -81,12 +81,16 @@ class Scheduler:
         self.stopping = False
         self._absent = self.placing.absent
         self._failed = self.placing.failed
-        self._models = models
         self._kept = self.placing.kept
         self._positions: dict[str, int] | None = None
         """Of the waiting requests; None: not known since the last event."""
         self._now = 0.0
         """The time of the last event."""
+
+    @property
+    def limits(self) -> PoolLimits:
+        """The limits of the pool."""
+        return self.placing.limits
 
     @property
     def waiting(self) -> Mapping[str, Ticket]:
@@ -103,6 +107,10 @@ class Scheduler:
     def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
         """The pool opens: load `min_instances` of every model, and fetch the files of those in `prepare`."""
         return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
+
+    def add(self, model: str, limits: ModelLimits) -> None:
+        """There is another model, whose files are here, and which keeps no instances."""
+        self._models[model] = limits
 
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
@@ -354,6 +362,11 @@ class Scheduler:
             and self.seating.spare(instance.model) > 0
             and instance.model not in self.queue.models
         )
+
+    def idle_limit(self, instance: InstanceEntry) -> float | None:
+        """Return the idle seconds after which an instance is unloaded; None: never."""
+        ttl = self._ttl(instance)
+        return None if ttl == NEVER or self.seating.spare(instance.model) <= 0 else ttl
 
     def _ttl(self, instance: InstanceEntry) -> float:
         return self._models[instance.model].ttl if instance.ttl is None else instance.ttl

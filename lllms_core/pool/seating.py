@@ -4,7 +4,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from attrs import evolve
 
-from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, decide, fits, to_drain, to_shed, used
+from lllms_core.engines.room import way_out
+from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, fits, to_drain, to_shed, used
+from lllms_core.pool.choosing import choose
 from lllms_core.pool.state import ALONE, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
 from lllms_core.values.sizes import human_size
 
@@ -56,7 +58,11 @@ class Seating:
     def need(self, model: str) -> Need:
         """Return what an instance of this model counts for; nothing while unknown."""
         need = self.needs.get(model, Need())
-        return need if model in self.fixed else need.raised(self._learnt.get(model, {}).get(need.told, 0))
+        if model in self.fixed:
+            return need
+        learnt = self._learnt.get(model, {})
+        smaller = tuple(one.raised(learnt.get(one.told, 0)) for one in need.smaller)
+        return evolve(need.raised(learnt.get(need.told, 0)), smaller=smaller)
 
     def learn(self, model: str, told: int, private: int, load_seconds: float | None = None) -> None:
         """Count the next instances of a model that are `told` to need that much with what is known of earlier ones.
@@ -105,12 +111,27 @@ class Seating:
     def decide(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
     ) -> Decision:
-        """Decide about room for one more instance of a model.
+        """Decide about room for one more instance of a model, see `choose`."""
+        return self.choose(model, leaving, promised, staying)[1]
+
+    def choose(
+        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    ) -> tuple[Need, Decision]:
+        """Decide about room for one more instance of a model, and about its size if that is automatic.
 
         `leaving` are the instances that are drained for others; what these were `promised` is theirs. Those that are
         `staying` make no room, even if they are idle.
         """
-        return decide(self.need(model), self._seats(model, leaving, promised, staying), self._room())
+        return choose(self._wanted(model), self._seats(model, leaving, promised, staying), self._room())
+
+    def _wanted(self, model: str) -> Need:
+        """Return what the next instance of a model may need: all of its instances hold requests of the same length."""
+        need = self.need(model)
+        for entry in self.alive(model):
+            for size in (need, *need.smaller):
+                if size.memory == entry.need.memory:
+                    return evolve(size, smaller=())
+        return need
 
     def to_shed(self) -> list[str]:
         """Return the idle instances to unload because all together have grown above the limit."""
@@ -135,6 +156,7 @@ class Seating:
         They go in the order in which they got their last requests, those that are `staying` last.
         """
         seats = self._seats(model, leaving, promised)
+        need, _ = choose(self._wanted(model), seats, self._room())
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
         order = sorted(
             (seat for seat in others if self._instances[seat.instance].model != model),
@@ -142,7 +164,7 @@ class Seating:
                 seat.instance in staying, seat.state == "loading", self._instances[seat.instance].used,
             ),
         )
-        return [seat.instance for seat in to_drain(self.need(model), seats, order, self._room())]
+        return [seat.instance for seat in to_drain(need, seats, order, self._room())]
 
     def too_large(self, model: str) -> str | None:
         """Return why an instance of a model can never be loaded; None if it can, or if nothing is known of it yet."""
@@ -151,13 +173,13 @@ class Seating:
         decision = self.decide(model)
         if not isinstance(decision, Never):
             return None
-        return too_large(self.need(model), decision.kept, self._memory, self.needs[model])
+        return too_large(self.need(model).least, decision.kept, self._memory, self.needs[model].least)
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
         if self._memory is None or model not in self.needs or self.alive(model):
             return None
-        seats, need, room = self._seats(model), self.need(model), self._room()
+        seats, need, room = self._seats(model), self.need(model).least, self._room()
         room = evolve(room, places=len(seats) + 1)
         if fits(need, seats, room):
             return None
@@ -225,9 +247,12 @@ class Seating:
         found: list[tuple[str, Need]] = []
         for model in self._kept:
             for _ in range(-self.spare(model)):
-                needs = [*held, *(need for _, need in found), self.need(model)]
-                if self._memory is None or used((), needs) <= self._memory.instances:
-                    found.append((model, self.need(model)))
+                need = self.need(model)
+                others = [*held, *(need for _, need in found)]
+                for size in (need, *need.smaller):
+                    if self._memory is None or used((), [*others, size]) <= self._memory.instances:
+                        found.append((model, size))
+                        break
         return found
 
 
@@ -236,9 +261,9 @@ def too_large(need: Need, kept: int, memory: MemoryLimit, told: Need | None = No
     machine = f" of this machine's {human_size(memory.machine)}" if memory.machine is not None else ""
     own = f", {human_size(memory.own)} of them for itself" if memory.own else ""
     beside = f", {human_size(kept)} for models that are kept loaded (min_instances)" if kept else ""
+    advice = "lower options.context_length or slots" if need.way_out is None else way_out(need.way_out)
     grown = f" (as measured; {human_size(told.total)} by the estimate)" if told is not None and told != need else ""
     return (
         f"an instance needs about {human_size(need.total)} of memory{grown}, but lllms may use"
-        f" {human_size(memory.total)}{machine}{own}{beside}; lower options.context_length or slots, or raise"
-        " server.memory_limit"
+        f" {human_size(memory.total)}{machine}{own}{beside}; {advice}, or raise server.memory_limit"
     )

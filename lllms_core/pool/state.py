@@ -61,6 +61,8 @@ class PoolLimits:
     """After this many seconds in the queue a request gets its model loaded at the cost of busier ones."""
     min_residency: float = 10.0
     """Seconds for which an instance that is in use makes no room for other models after its load."""
+    spare_workers: int = 0
+    """Processes that are ready to load a model."""
 
 
 @frozen

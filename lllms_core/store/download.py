@@ -31,6 +31,7 @@ class Download:
         self._callbacks: list[Callable[[], None]] = []
         self._state: DownloadState = "starting"
         self._file = ""
+        self._sha256 = ""
         self._note = ""
         self._done: dict[str, int] = {}
         self._sizes: dict[str, int | None] = {}
@@ -50,6 +51,7 @@ class Download:
             left = None if total is None or speed <= 0 else max(0, total - (checked or done)) / speed
             return DownloadStatus(
                 self.id, shown(self.source), self._state, self._file, self._note, done, checked, total, speed, left,
+                self._sha256,
             )
 
     def cancel(self) -> None:
@@ -80,13 +82,14 @@ class Download:
         with self._lock:
             self._sizes, self._note = sizes, note
 
-    def enter(self, state: DownloadState, file: str = "") -> None:
-        """Change the state."""
+    def enter(self, state: DownloadState, file: str = "", sha256: str | None = None) -> None:
+        """Change the state; `file` is being fetched now, and is expected to have this hash."""
         with self._lock:
             if state != self._state:
                 self._points.clear()
                 self._checked = 0
             self._state, self._file = state, file or self._file
+            self._sha256 = sha256 or self._sha256
 
     def here(self, file: str, done: int, size: int | None) -> None:
         """Report that `done` bytes of a file are on the disk."""

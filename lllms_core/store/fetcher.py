@@ -51,6 +51,7 @@ class _Failure:
 class _Job:
     download: Download
     task: "asyncio.Task[StoredModel]"
+    waiters: int = 0
 
 
 class Fetcher:
@@ -78,16 +79,27 @@ class Fetcher:
         """The progress of a source's download; None if none is running."""
         return next((job.download.status for key, job in self._jobs.items() if key[0] == source), None)
 
-    async def get(self, source: str, sha256: str | None = None) -> StoredModel:
+    async def get(self, source: str, sha256: str | None = None, *, watched: bool = False) -> StoredModel:
         """Return the model once all its files are here and verified; a waiter that is cancelled does not stop the rest.
 
-        Raises `DownloadError`; during the pause after a failure the same error, with the seconds left.
+        If the waiter has `watched` it, and is cancelled while nobody else waits, the download is cancelled; the bytes
+        received are kept. Raises `DownloadError`; during the pause after a failure the same error, with the seconds
+        left.
         """
         key = source, sha256
         if key not in self._jobs:
             self._check_cooldown(key)
             self._jobs[key] = self._start(key)
-        return await asyncio.shield(self._jobs[key].task)
+        job = self._jobs[key]
+        job.waiters += 1
+        try:
+            return await asyncio.shield(job.task)
+        except asyncio.CancelledError:
+            if watched and job.waiters == 1:
+                job.download.cancel()
+            raise
+        finally:
+            job.waiters -= 1
 
     def cancel(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried at once; return whether any existed.

@@ -227,7 +227,7 @@ class Store(Shelf):
     ) -> None:
         if self.offline:
             raise Offline(f"{shown(file.url)} is not on this disk, and offline mode is on; fetch it once online")
-        download.enter("downloading", file.name)
+        download.enter("downloading", file.name, sha256)
         try:
             part = PartialFile(path, file, sha256, download)
         except OSError as error:
@@ -244,7 +244,7 @@ class Store(Shelf):
 
     def _verify(self, path: Path, sha256: str | None, download: Download, url: str) -> None:
         """Hash a file and remember the result. Raises `ChecksumMismatch` or `WrongFile`."""
-        download.enter("verifying", path.name)
+        download.enter("verifying", path.name, sha256)
         before = path.stat()
         hasher = Hasher(path, download.checked)
         try:

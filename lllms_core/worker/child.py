@@ -16,20 +16,26 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import cast
 
+from lllms_core.engines import Engine
 from lllms_core.machine import yield_quickly
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import LINE_END, MARK
 from lllms_core.worker.loop import Inbox, WorkerLoop, load_failed
+from lllms_core.worker.niceness import background
 from lllms_core.worker.wire import (
     Alive,
     FoundSession,
     FrameReader,
     FromWorker,
+    Hello,
     Load,
     Probe,
     PutSession,
     Surveyed,
+    Taken,
+    Warm,
+    Warmed,
     encode,
 )
 
@@ -59,12 +65,11 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, leave_to_parent)
     arrived = receive(incoming)
-    parent, number, level = cast("tuple[int, int | None, int]", next(arrived))
-    die_with(parent)
-    log_to_parent(level)
+    hello = cast(Hello, next(arrived))
+    die_with(hello.parent)
+    log_to_parent(hello.level)
+    os.set_inheritable(hello.channel, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
     inbox = Inbox()
-    if number is not None:
-        wire.channel = open_channel(number, inbox)
 
     def fill_inbox() -> None:
         for message in arrived:
@@ -75,12 +80,15 @@ def main() -> None:
 
     try:
         prepare(next(arrived))
-        load = next(arrived)
-        assert isinstance(load, Load)  # noqa: S101  # the parent's third message
+        load = warm(arrived, wire, quiet=hello.quiet)
     except BaseException as error:  # noqa: BLE001  # the engine's modules, and the main script, may raise anything
         wire.send(load_failed(error))
     else:
-        wire.most_waiting = 0 if load.sessions is None else load.sessions.waiting
+        if load.sessions is None:
+            os.close(hello.channel)
+        else:
+            wire.most_waiting = load.sessions.waiting
+            wire.channel = open_channel(hello.channel, inbox)
         Thread(target=fill_inbox, name="wire", daemon=True).start()
         WorkerLoop(inbox, wire.send).run(load)
         if wire.channel is not None:
@@ -125,7 +133,6 @@ def open_channel(number: int, inbox: Inbox) -> Channel:
         assert isinstance(message, FoundSession)  # noqa: S101  # the parent sends no other
         inbox.put(message)
 
-    os.set_inheritable(number, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
     return Channel(socket.socket(fileno=number), put_heavy, lambda: None)
 
 
@@ -145,6 +152,36 @@ def prepare(preparation: object) -> None:
     this._inheriting = True  # type: ignore[attr-defined]  # noqa: SLF001  # the mark that multiprocessing looks for
     spawn.prepare(preparation)
     del this._inheriting  # type: ignore[attr-defined]  # noqa: SLF001  # as above
+
+
+def warm(arrived: Iterator[object], wire: ParentLink, *, quiet: bool) -> Load:
+    """Return the parent's third message, which says what to load; a spare first imports what a load will need."""
+    loads: list[Load] = []
+
+    def take() -> None:  # reading the message imports the engine's module
+        match next(arrived):
+            case Load() as load:
+                loads.append(load)
+            case Warm(engine):
+                wire.send(Warmed(warming_failure(engine)))
+
+    if quiet:
+        background(take)
+    else:
+        take()
+    if not loads:
+        loads.append(cast(Load, next(arrived)))
+        wire.send(Taken())
+    return loads[0]
+
+
+def warming_failure(engine: Engine) -> str:
+    """Import what the engine's loads need; return why that fails, "" if it does not."""
+    try:
+        engine.warm()
+    except BaseException as error:  # noqa: BLE001  # a library may raise anything
+        return load_failed(error).reason
+    return ""
 
 
 def rather_me() -> None:

@@ -87,10 +87,11 @@ class Kills:
 class NativeLog:
     """The output of a worker on standard output and error."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, about: str) -> None:
+        self.about = about
+        """What the records are about: a model's name."""
         self.at_work = False
         """Whether the worker has received requests, which its lines may then quote."""
-        self._model = model
         self._rest = b""
         self._tail: deque[str] = deque(maxlen=LOG_TAIL)
         self._memory_was: int | None = None
@@ -152,7 +153,7 @@ class NativeLog:
             return
         shown = (words or line)[:LONGEST_LINE]
         self._tail.append(shown)
-        LOG.debug("%s: %s", self._model, shown)
+        LOG.debug("%s: %s", self.about, shown)
 
     def _relay(self, told: str) -> None:
         """Log a record of the worker's loggers as a record of this process, with the model's name."""
@@ -163,7 +164,7 @@ class NativeLog:
         logger = logging.getLogger(record["logger"]) if record else LOG
         # A repeated exception is recognised by its traceback.
         more = {"traceback": rest} if rest.startswith(HEAD) else None
-        logger.log(level, "%s: %s%s", self._model, text, f"\n{rest}" if rest else "", extra=more)
+        logger.log(level, "%s: %s%s", self.about, text, f"\n{rest}" if rest else "", extra=more)
         if not logger.isEnabledFor(level):
             self._tail.append(told)
 

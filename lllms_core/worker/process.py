@@ -6,8 +6,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
-from multiprocessing import process, spawn
+from collections.abc import Callable, Sequence
 from typing import Self, cast
 
 from lllms_core.engines import Engine
@@ -16,6 +15,7 @@ from lllms_core.tracebacks import kind
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import Kills, NativeLog, ended, for_memory
 from lllms_core.worker.handle import Worker, WorkerEvents
+from lllms_core.worker.launch import Launch, sendable
 from lllms_core.worker.wire import (
     FoundSession,
     FrameReader,
@@ -24,17 +24,18 @@ from lllms_core.worker.wire import (
     Open,
     PutSession,
     Surveyed,
+    Taken,
     ToWorker,
+    Warm,
     encode,
 )
 
 LOG = logging.getLogger("lllms.worker")
 LAST_WORDS_SECONDS = 1.0
 """How long the output of a dead worker is read at most, if programs that it started keep its pipes open."""
+TAKE_SECONDS = 30.0
+"""A ready spare takes a model in milliseconds, one that is on its way in seconds, unless it is stuck."""
 WIRE_IN, WIRE_OUT, NATIVE_LOG = 0, 1, 2
-
-# Not `-m lllms_core.worker.child`: from its first import the child must find the same modules as this process.
-BOOT = "import sys; sys.path[:] = sys.argv[2:]; from lllms_core.worker.child import main; main()"
 
 
 class ProcessWorker(Worker):
@@ -48,44 +49,45 @@ class ProcessWorker(Worker):
 
     @classmethod
     async def start(cls, load: Load, events: WorkerEvents) -> Self:
-        """Start the process and send it the model to load. Raises `ModelLoadFailed` if that fails."""
-        model, engine = load.spec.name, load.engine.name
-        if getattr(process.current_process(), "_inheriting", False):
-            raise ModelLoadFailed(
-                f"a worker imports the main script again to find an engine in it, and the script loads model '{model}' "
-                "while it is imported; put its actions under `if __name__ == \"__main__\":`",
-            )
+        """Start a process and send it the model to load. Raises `ModelLoadFailed` if that fails."""
+        launch = Launch.of(load.engine)
+        with sendable(load.engine):
+            frame = encode(load)
+        name = load.spec.name
+        transport, pipes = await _spawn(launch, f"lllms-worker {name}", f"model '{name}'", frame, events)
+        pipes.serve(name, events, sessions=load.sessions is not None)
+        return cls(transport, pipes)
+
+    @classmethod
+    async def spare(cls, launch: Launch, engine: Engine, events: WorkerEvents, *, quiet: bool) -> Self:
+        """Start a process that imports what the engine's loads need, sends `Warmed`, and waits for `load`.
+
+        With `quiet` it does so with the lowest priority. `events` are its callbacks until then. Raises
+        `ModelLoadFailed` if that fails.
+        """
+        with sendable(engine):
+            frame = encode(Warm(engine))
+        about = f"a spare worker of engine '{engine.name}'"
+        return cls(*await _spawn(launch, f"lllms-worker ({engine.name})", about, frame, events, quiet=quiet))
+
+    async def load(self, load: Load, events: WorkerEvents) -> bool:
+        """Send a spare the model to load; return False if it ended before it took that, True once it has.
+
+        One that does not take it within `TAKE_SECONDS` is killed. Its end is an event of the spare until then. Raises
+        `ModelLoadFailed` if the model cannot be sent.
+        """
+        with sendable(load.engine):
+            frame = encode(load)
+        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pipes.taken = taken
+        self._pipes.taker = lambda: self._pipes.serve(load.spec.name, events, sessions=load.sessions is not None)
+        if not self._wire.is_closing():
+            self._wire.write(frame)
+        timer = asyncio.get_running_loop().call_later(TAKE_SECONDS, self.kill)
         try:
-            data = spawn.get_preparation_data("lllms worker")
-            ours, theirs = (None, None) if load.sessions is None else socket.socketpair()
-            number = None if theirs is None else theirs.fileno()
-            # Warnings are always relayed: those about a lack of memory explain a crash.
-            level = min(logging.WARNING, logging.getLogger("lllms").getEffectiveLevel())
-            frames = encode((os.getpid(), number, level)) + encode(_preparation(load.engine, data)) + encode(load)
-        except Exception as error:  # pickling runs code of the engine's classes
-            raise ModelLoadFailed(
-                f"engine '{engine}' cannot be sent to a worker process ({error}); "
-                'define it at the top of a module, or let it say isolation = "thread"',
-            ) from error
-        inherited = () if theirs is None else (theirs.fileno(),)
-        path = [entry for entry in cast(list[object], data["sys_path"]) if isinstance(entry, str)]
-        try:
-            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
-                lambda: _Pipes(model, events),
-                spawn.get_executable(), "-c", BOOT, f"lllms-worker {model}", *path,
-                env={**load.engine.environment, **os.environ}, pass_fds=inherited,
-                start_new_session=True,  # a terminal's Ctrl-C is for the server, which then closes its workers
-            )
-        except OSError as error:
-            raise ModelLoadFailed(f"could not start a worker process for model '{model}': {error}") from error
+            return await taken  # directly: further messages follow as soon as this task has run
         finally:
-            if theirs is not None:
-                theirs.close()
-        worker = cls(transport, pipes)
-        if ours is not None:
-            pipes.open_channel(ours)
-        worker._wire.write(frames)
-        return worker
+            timer.cancel()
 
     @property
     def starved(self) -> bool:
@@ -109,21 +111,42 @@ class ProcessWorker(Worker):
 class _Pipes(asyncio.SubprocessProtocol):
     """Turns the output of the process into events."""
 
-    def __init__(self, model: str, events: WorkerEvents) -> None:
-        self._model = model
+    def __init__(self, about: str, events: WorkerEvents, end: socket.socket) -> None:
+        """Start for a process whose logs are `about` this; `end` is our end of the socket for sessions."""
+        self._about = about
         self._events = events
         self._frames = FrameReader()
-        self.native = NativeLog(model)
+        self.native = NativeLog(about)
         self._kills = Kills.count()
         self._killed = False
         self.starved = False
         self._unreadable: str | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._reason: str | None = None
+        self._end: socket.socket | None = end
+        self._serving = False
+        """Whether it is no spare: the end of a spare is no error."""
+        self.taker: Callable[[], None] = lambda: None
+        """Called when a spare takes its model."""
+        self.taken: asyncio.Future[bool] | None = None
+        """Whether it has."""
         self.channel: Channel | None = None
 
-    def open_channel(self, end: socket.socket) -> None:
-        """Exchange sessions with the process over this socket."""
+    def serve(self, model: str, events: WorkerEvents, *, sessions: bool) -> None:
+        """From now on the process works for this model, and perhaps exchanges sessions."""
+        self._serving = True
+        self._about = self.native.about = model
+        self._events = events
+        self._kills = Kills.count()
+        end, self._end = self._end, None
+        if end is None:
+            return  # the process has ended
+        if sessions:
+            self._open_channel(end)
+        else:
+            end.close()
+
+    def _open_channel(self, end: socket.socket) -> None:
         loop = asyncio.get_running_loop()
 
         def tell(function: Callable[..., None], *arguments: object) -> None:
@@ -148,12 +171,25 @@ class _Pipes(asyncio.SubprocessProtocol):
             messages = list(self._frames.feed(data))
         except Exception as error:
             # Perhaps an engine's exception that cannot be unpickled; the request that it belongs to is unknown.
-            LOG.exception("the worker of %s sent an unreadable message", self._model)
+            LOG.exception("the worker of %s sent an unreadable message", self._about)
             self._unreadable = f"the worker sent an unreadable message ({kind(error)}), and was killed"
             self.kill()
             return
-        for message in messages:
+        self._deliver(messages)
+
+    def _deliver(self, messages: Sequence[object]) -> None:
+        for place, message in enumerate(messages):
+            if isinstance(message, Taken):
+                self.taker()
+                self._settle(taken=True)
+                # Only after this does the caller of `load` have the worker that the next messages are about.
+                asyncio.get_running_loop().call_soon(self._deliver, messages[place + 1 :])
+                return
             self._events.message(cast(FromWorker, message))
+
+    def _settle(self, *, taken: bool) -> None:
+        if self.taken is not None and not self.taken.done():
+            self.taken.set_result(taken)
 
     def process_exited(self) -> None:
         # Processes that the worker has started must not outlive it.
@@ -164,10 +200,15 @@ class _Pipes(asyncio.SubprocessProtocol):
         if self._patience is not None:
             self._patience.cancel()
         self._transport.close()
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+        self._settle(taken=False)
         self.native.end()
         status, words = self._transport.get_returncode(), self.native.last_words
         if status and words and not self._killed:
-            LOG.error("the last words of the worker of %s:\n%s", self._model, words)
+            level = logging.ERROR if self._serving else logging.DEBUG
+            LOG.log(level, "the last words of the worker of %s:\n%s", self._about, words)
         kernel = Kills.count().since(self._kills) if status == -signal.SIGKILL and not self._killed else None
         self.starved = not self._killed and for_memory(status, starved=self.native.starved, kernel=kernel)
         self._reason = self._unreadable or ended(
@@ -194,12 +235,23 @@ class _Pipes(asyncio.SubprocessProtocol):
             os.killpg(self._transport.get_pid(), signal.SIGKILL)
 
 
-def _preparation(engine: Engine, data: dict[str, object]) -> dict[str, object]:
-    """Return what the child needs before it can unpickle the engine: the main script, if that defines the engine."""
-    wanted = {"orig_dir"}
-    if type(engine).__module__ == "__main__":
-        main = {"init_main_from_path", "init_main_from_name"}
-        if not main & data.keys():
-            raise TypeError("it is defined in an interactive session")
-        wanted |= main
-    return {key: data[key] for key in wanted & data.keys()}
+async def _spawn(
+    launch: Launch, title: str, about: str, frame: bytes, events: WorkerEvents, *, quiet: bool = False,
+) -> tuple[asyncio.SubprocessTransport, _Pipes]:
+    """Start a process, and send it what it inherits and then `frame`. Raises `ModelLoadFailed` if it does not start."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        first = launch.frames(theirs.fileno(), quiet=quiet)
+        try:
+            transport, pipes = await asyncio.get_running_loop().subprocess_exec(
+                lambda: _Pipes(about, events, ours), *launch.command(title, quiet=quiet),
+                env=launch.environment, pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # a terminal's Ctrl-C is for the server, which then closes its workers
+            )
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError):
+                raise ModelLoadFailed(f"could not start a worker process for {about}: {error}") from error
+            raise
+    cast(asyncio.WriteTransport, transport.get_pipe_transport(WIRE_IN)).write(first + frame)
+    return transport, pipes

@@ -33,8 +33,29 @@ class SessionTerms:
 
 
 @frozen
+class Hello:
+    """To the worker process, as its first message: what it must know before it can unpickle any other."""
+
+    parent: int
+    """The id of the server's process."""
+    channel: int
+    """The descriptor of its socket for sessions."""
+    level: int
+    """The level of the log records that it sends."""
+    quiet: bool = False
+    """Whether it prepares itself (`Warm`) with the lowest priority."""
+
+
+@frozen
+class Warm:
+    """To a spare worker process: import what this engine's loads need, and wait for `Load`."""
+
+    engine: Engine
+
+
+@frozen
 class Load:
-    """To the worker, as its first message: load this model."""
+    """To the worker: load this model."""
 
     engine: Engine
     spec: ModelSpec
@@ -99,6 +120,18 @@ class Probe:
 @frozen
 class Close:
     """To the worker: free the model and end."""
+
+
+@frozen
+class Warmed:
+    """From a spare worker process: its engine's libraries are imported, or why they are not; it can load a model."""
+
+    failure: str = ""
+
+
+@frozen
+class Taken:
+    """From a spare worker process: it has got its `Load`, and is a worker like any other from now on."""
 
 
 @frozen
@@ -206,8 +239,8 @@ class Crashed:
 
 ToWorker = Load | Open | Cancel | UseThreads | FoundSession | Survey | Probe | Close
 FromWorker = (
-    Progress | Loaded | LoadFailed | Rehearsed | Deltas | Reading | Alive | FindSession | PutSession | Surveyed
-    | Crashed
+    Warmed | Taken | Progress | Loaded | LoadFailed | Rehearsed | Deltas | Reading | Alive | FindSession | PutSession
+    | Surveyed | Crashed
 )
 
 

@@ -1,4 +1,4 @@
-"""Real clients of the OpenAI API and of Anthropic's, the newest of each, against a real server (`make clients`)."""
+"""Real clients of every API, the newest of each, against a real server; `make clients` installs and runs them."""
 
 import json
 import os
@@ -32,6 +32,11 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "llama_index_client.py": COMMON,
     "openai_client.mjs": (*COMMON, "runTools"),
     "ai_sdk_client.mjs": COMMON,
+    "ollama_client.py": (*COMMON, "models"),
+    "langchain_ollama_client.py": (*COMMON, "agent", "embeddings"),
+    "litellm_ollama_client.py": COMMON,
+    "ollama_client.mjs": (*COMMON, "models"),
+    "ai_sdk_ollama_client.mjs": COMMON,
     "anthropic_client.py": (*COMMON, "tool_runner"),
     "langchain_anthropic_client.py": (*COMMON, "agent"),
     "litellm_anthropic_client.py": (*COMMON, "bridge"),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.suite_plan import Plan
-from lllms_core.bench.suites import busy, cancel, http, masks, raw, sessions, turns, two_models, wire
+from lllms_core.bench.suites import busy, cancel, http, masks, raw, sessions, start, swap, turns, two_models, wire
 
 Suite = Callable[[Plan], Coroutine[None, None, list[Comparison]]]
 
@@ -18,6 +18,8 @@ SUITES: Mapping[str, Suite] = {
     "wire": wire.run,
     "cancel": cancel.run,
     "masks": masks.run,
+    "swap": swap.run,
+    "start": start.run,
 }
 """By name, in the order in which they run."""
 

@@ -1,28 +1,21 @@
 """The gpt4all engine: checks a GGUF file, and loads it."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from lllms_core.chat import check_templates
 from lllms_core.engines import TEMPLATE_PARAMETERS, Engine, Progress
-from lllms_core.engines.foresight import text_tasks, written
+from lllms_core.engines.foresight import largest_that_fits, text_tasks, written
 from lllms_core.engines.requirements import missing
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import describe, read_gguf, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec, Task
 from lllms_gpt4all.options import Options
-from lllms_gpt4all.preflight import (
-    EMBEDDING,
-    beyond_training,
-    check,
-    compute_bytes,
-    context_length,
-    context_size,
-    kv_bytes,
-)
+from lllms_gpt4all.preflight import EMBEDDING, beyond_training, check, context_length, estimate
 
 if TYPE_CHECKING:
     from lllms_gpt4all.embedder import Gpt4AllEmbedder
@@ -49,7 +42,7 @@ class Gpt4AllEngine(Engine):
         gguf = read_gguf(path)
         check(gguf, path)
         options = cast(Options, spec.options)
-        length = context_length(gguf, options, path)
+        length = context_length(gguf, options, path, spec.memory)
         own = [gguf.metadata.text(key) for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")]
         check_templates(options.chat_template, filter(None, own), options.tool_calls)
         tasks: frozenset[Task] = frozenset({"embed"}) if gguf.architecture in EMBEDDING else (
@@ -70,13 +63,24 @@ class Gpt4AllEngine(Engine):
         return recommended_sampling(read_gguf(_file(spec)).metadata)
 
     def estimate(self, spec: ModelSpec) -> Memory:
-        """Estimate weights, which are mapped, and KV cache from the header; gpt4all's buffers by their usual size."""
+        """Return the memory that the file's header implies; see `lllms_gpt4all.preflight`."""
         path = _file(spec)
         gguf = read_gguf(path)
         check(gguf, path)
-        length = context_length(gguf, cast(Options, spec.options), path)
-        kv = kv_bytes(gguf) * context_size(length)
-        return Memory(path.stat().st_size, kv, compute_bytes(gguf, length), mapped=True)
+        return estimate(gguf, path, context_length(gguf, cast(Options, spec.options), path, spec.memory))
+
+    def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterator[str]:
+        """Yield a context with which the model would fit."""
+        path = _file(spec)
+        gguf = read_gguf(path)
+        check(gguf, path)
+        length = context_length(gguf, cast(Options, spec.options), path, spec.memory)
+        if found := largest_that_fits(length, lambda length: fits(estimate(gguf, path, length))):
+            yield f"options.context_length = {found}"
+
+    def warm(self) -> None:
+        """Import gpt4all and what surrounds it."""
+        import_module("lllms_gpt4all.loading")
 
     def load(self, spec: ModelSpec, progress: Progress) -> "Gpt4AllModel | Gpt4AllEmbedder":
         """Load the file into a new context."""
@@ -86,7 +90,7 @@ class Gpt4AllEngine(Engine):
         gguf = read_gguf(path)
         check(gguf, path)
         options = cast(Options, spec.options)
-        length = context_length(gguf, options, path)
+        length = context_length(gguf, options, path, spec.memory)
         for finding in beyond_training(gguf, options):
             logger.warning("%s", finding.text)
         # Imported late, because it imports gpt4all.

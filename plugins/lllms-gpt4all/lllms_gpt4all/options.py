@@ -18,8 +18,9 @@ class Options:
     """The keys of `[models.X.options]` for the gpt4all engine."""
 
     context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, MAX_CONTEXT, "auto"))
-    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, at most 32,768, as far
-    as a quarter of the free memory lets the KV cache grow."""
+    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, as far as the KV cache
+    and the buffers fit into half of the memory that the weights leave free, or a quarter if several models are
+    configured."""
     threads: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 1024, "auto"))
     """"auto" uses what the pool grants. A number is used as given, up to what the pool grants."""
     batch_size: int = field(default=MAX_BATCH, validator=whole_number(1, MAX_BATCH))

@@ -9,17 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, cast
 
-from lllms_core.engines.foresight import LEAST_CONTEXT, MOST_CONTEXT, context_memory, largest_that_fits
+from lllms_core.engines.foresight import LEAST_CONTEXT, context_memory, largest_that_fits
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, Value
 from lllms_core.machine import usable_memory
-from lllms_core.types import Finding
+from lllms_core.types import Finding, Memory
 from lllms_gpt4all.options import MAX_BATCH, Options
 
 _LOOKAHEAD = 32
 """Tokens of room after the longest answer, for gpt4all's look-ahead: it drops old tokens if there is no room."""
 _BLOCK = 32
 """gpt4all rounds the size of a context up to a multiple of this."""
+
+LIBRARIES = 26 * 2**20
+"""Bytes of the libraries and what they need, in each worker."""
+TOKEN = 150
+"""Bytes of a token of the vocabulary."""
 
 GENERATING = frozenset({
     "llama", "falcon", "grok", "gpt2", "gptneox", "mpt", "baichuan", "starcoder", "refact", "bloom", "stablelm", "qwen",
@@ -56,10 +61,13 @@ def check(gguf: GGUF, path: Path) -> None:
     _Preflight(gguf, path).check()
 
 
-def context_length(gguf: GGUF, options: Options, path: Path) -> int:
-    """Return the tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache exceeds the memory."""
+def context_length(gguf: GGUF, options: Options, path: Path, given: int | None = None) -> int:
+    """Return the tokens that one request may hold. Raises `ModelLoadFailed` if their KV cache exceeds the memory.
+
+    `given` are the bytes that the model may take, for an automatic length (`ModelSpec.memory`).
+    """
     trained = gguf.hyperparameter("context_length") or LEAST_CONTEXT
-    length = _auto(gguf, trained, path) if options.context_length == "auto" else options.context_length
+    length = _auto(gguf, trained, path, given) if options.context_length == "auto" else options.context_length
     if gguf.architecture in EMBEDDING:
         # There are no positions beyond the trained ones, and gpt4all truncates texts at the end of a block.
         length = min(length, trained) // _BLOCK * _BLOCK
@@ -78,13 +86,24 @@ def context_length(gguf: GGUF, options: Options, path: Path) -> int:
     return length
 
 
-def _auto(gguf: GGUF, trained: int, path: Path) -> int:
+def _auto(gguf: GGUF, trained: int, path: Path, given: int | None) -> int:
     """Return the trained length, as far as memory allows."""
-    most, room = min(trained, MOST_CONTEXT), context_memory(path.stat().st_size)
-    length = largest_that_fits(
-        most, lambda length: context_size(length) * kv_bytes(gguf) + compute_bytes(gguf, length) <= room,
-    )
-    return max(length, min(most, LEAST_CONTEXT))
+    least = min(trained, LEAST_CONTEXT)
+    room = context_memory(estimate(gguf, path, least), given)
+
+    def fits(length: int) -> bool:
+        memory = estimate(gguf, path, length)
+        return memory.kv + memory.compute <= room
+
+    return max(least, largest_that_fits(trained, fits))
+
+
+def estimate(gguf: GGUF, path: Path, length: int) -> Memory:
+    """Estimate weights, which are mapped, and KV cache from the header; gpt4all's buffers by their usual size."""
+    kv = kv_bytes(gguf) * context_size(length)
+    tokens = gguf.metadata.length("tokenizer.ggml.tokens")
+    overhead = LIBRARIES + TOKEN * tokens
+    return Memory(path.stat().st_size, kv, compute_bytes(gguf, length), overhead=overhead, mapped=True)
 
 
 def beyond_training(gguf: GGUF, options: Options) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_gpt4all import Gpt4AllEngine, Options
 from lllms_gpt4all.preflight import compute_bytes, context_length, context_size, kv_bytes
@@ -31,11 +31,11 @@ def trained_for(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return files
 
 
-@pytest.mark.parametrize(("trained", "expected"), [(500, 500), (20_000, 20_000), (32_768, 32_768), (131_072, 32_768)])
+@pytest.mark.parametrize(("trained", "expected"), [(500, 500), (20_000, 20_000), (131_072, 131_072)])
 def test_auto_is_what_a_model_was_trained_for(
     trained_for: dict[int, Path], monkeypatch: pytest.MonkeyPatch, trained: int, expected: int,
 ) -> None:
-    """With enough memory it is the trained length, at most 32,768; `inspect` reports it, and the tasks."""
+    """With enough memory it is the trained length; `inspect` reports it, and the tasks."""
     monkeypatch.setattr(foresight, "free_memory", lambda: 100 * GB)
     told = Gpt4AllEngine().inspect(ModelSpec("m", Options(), trained_for[trained]))
     assert told["context_length"] == expected
@@ -57,11 +57,25 @@ def test_auto_follows_the_free_memory(
 
     length = taken(free)
     assert length == taken(free)
-    assert min(trained, 4096) <= length <= min(trained, 32_768)
+    assert min(trained, 4096) <= length <= trained
     if free is not None:
         assert taken(free + more) >= length
         cost = context_size(length) * kv_bytes(gguf) + compute_bytes(gguf, length)
         assert length <= 4096 or cost <= free // 4
+
+
+@settings(deadline=None, max_examples=50)
+@given(given_memory=st.integers(0, GB), trained=st.sampled_from([500, 4096, 131_072]))
+def test_auto_follows_the_memory_it_is_given(trained_for: dict[int, Path], given_memory: int, trained: int) -> None:
+    """A model takes no more than `ModelSpec.memory`, unless with the shortest context; what is told would fit, fits."""
+    engine, file = Gpt4AllEngine(), trained_for[trained]
+    spec = ModelSpec("m", Options(), file, memory=given_memory)
+    length, memory = engine.inspect(spec)["context_length"], engine.estimate(spec)
+    assert length == min(trained, 4096) or memory.total <= given_memory
+    for told in engine.smaller(spec, lambda memory: memory.total <= given_memory):
+        shorter = int(told.removeprefix("options.context_length = "))
+        fitting = engine.estimate(ModelSpec("m", Options(context_length=shorter), file))
+        assert fitting.total <= given_memory
 
 
 def test_what_is_loaded_is_what_was_told(

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -13,14 +14,15 @@ from attrs import evolve, frozen
 from lllms_core.engines import Engine, Progress
 from lllms_core.engines.foresight import text_tasks, written
 from lllms_core.engines.requirements import missing
-from lllms_core.engines.room import lack_of_memory
+from lllms_core.engines.room import fits_here, lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
 from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_core.values.sizes import human_size
 from lllms_llamacpp.architectures import why_not
-from lllms_llamacpp.context import halved, settle
+from lllms_llamacpp.context import halved, settle, smaller
 from lllms_llamacpp.fitting import find
-from lllms_llamacpp.memory import estimate
+from lllms_llamacpp.memory import estimate, offloaded
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
 from lllms_llamacpp.pooling import pooling
@@ -74,7 +76,21 @@ class LlamaCppEngine(Engine):
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
         path, gguf, options = _read(spec)
         parts = _parts(path, gguf)
-        return _memory(parts, settle(parts, options))
+        return _memory(parts, settle(parts, options, spec.memory))
+
+    def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterator[str]:
+        """Yield a context, and a number of slots, with which the model would fit."""
+        path, gguf, options = _read(spec)
+        yield from smaller(_parts(path, gguf), options, spec.memory, fits)
+
+    def warm(self) -> None:
+        """Import llama.cpp and what surrounds it, and start it, unless that would take memory of a GPU."""
+        _before_import()
+        import_module("lllms_llamacpp.loading")
+        if not has_gpu():
+            from lllms_llamacpp.native import native_log
+
+            native_log()
 
     def load(self, spec: ModelSpec, progress: Progress) -> "LlamaCppModel | LlamaCppEmbedder":
         """Load the file into a new context."""
@@ -93,11 +109,7 @@ class LlamaCppEngine(Engine):
                 logger.warning("a context of %s tokens is too large: %s", settled.context_length, error.message)
                 settled = smaller
             else:
-                logger.info(
-                    "a request may hold %d tokens%s; the model was trained for %s", model.context_length,
-                    ' (context_length is "auto")' if auto else "",
-                    look.gguf.hyperparameter("context_length") or "an unknown number",
-                )
+                _report(look, spec, model)
                 return model
 
     def rehearse(self, spec: ModelSpec) -> None:
@@ -130,7 +142,7 @@ def _look(spec: ModelSpec) -> _Look:
     else:
         tasks = frozenset({"rerank" if pools == "rank" else "embed", "tokenize", "detokenize"})
     parts = _parts(path, gguf)
-    settled = settle(parts, options)
+    settled = settle(parts, options, spec.memory)
     told: dict[str, str | int | float] = {"tasks": written(tasks), **_context(settled)}
     details = describe(gguf, path) | told | ({} if pools is None else {"pooling": pools})
     return _Look(gguf, parts, settled, findings, details)
@@ -144,13 +156,34 @@ def _prepare(spec: ModelSpec) -> _Look:
     # The rest can be reclaimed, or is estimated.
     certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
     if lack_of_memory(certain) is not None:
-        raise ModelLoadFailed(str(lack_of_memory(memory)))
+        ways = smaller(look.parts, cast(Options, spec.options), spec.memory, fits_here)
+        raise ModelLoadFailed(str(lack_of_memory(memory, ways)))
     for finding in look.warnings:
         logger.warning("%s", finding.text)
+    _before_import()
+    return look
+
+
+def _before_import() -> None:
+    """Set what the native library reads from the environment."""
     limit_spinning()
     # Without this, an abort in native code starts a debugger for a backtrace, which takes seconds.
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-    return look
+
+
+def _report(look: _Look, spec: ModelSpec, model: "LlamaCppModel | LlamaCppEmbedder") -> None:
+    """Log what "auto" has chosen."""
+    options, trained = cast(Options, spec.options), look.gguf.hyperparameter("context_length")
+    text = f"a request may hold {model.context_length} tokens"
+    if options.context_length == "auto":
+        text += ' (context_length is "auto")'
+    text += f"; the model was trained for {trained or 'an unknown number'}"
+    if options.context_length == "auto" and trained and model.context_length < trained:
+        share = "fit into the free memory" if spec.memory is None else f"fit into {human_size(spec.memory)}"
+        text += f", but no more {share}"
+    if options.slots == "auto":
+        text += f'; {model.slots} may run at once (slots is "auto")'
+    logger.info("%s", text)
 
 
 def has_gpu() -> bool:
@@ -184,7 +217,8 @@ def _parts(path: Path, first: GGUF) -> Sequence[GGUF]:
 def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
     memory = estimate(parts, settled)
     adapters = sum(_size(lora.path) for lora in settled.lora)
-    return evolve(memory, weights=memory.weights + adapters, offloaded=settled.gpu_layers != 0 and has_gpu())
+    memory = evolve(memory, weights=memory.weights + adapters)
+    return offloaded(parts, settled, memory) if settled.gpu_layers != 0 and has_gpu() else memory
 
 
 def _context(settled: Options) -> dict[str, int]:

@@ -148,7 +148,7 @@ def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
     return LlamaCppModel(Loaded(
         model=opened.model, context=opened.context, vocabulary=opened.vocabulary, template=opened.template,
         threads=opened.threads, context_length=made.context_length, kv_size=made.kv_size,
-        kept_tokens=options.kept_tokens, slots=options.slots, sequences=made.sequences, batch_size=made.batch,
+        kept_tokens=options.kept_tokens, slots=made.slots, sequences=made.sequences, batch_size=made.batch,
         can_trim=opened.can_trim,
         # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported=not llama.llama_model_n_swa(opened.model),
@@ -161,7 +161,7 @@ def _embedder(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppEmbe
     template = llama.llama_model_chat_template(opened.model, b"rerank") if ranks else None
     return LlamaCppEmbedder(LoadedEmbedder(
         model=opened.model, context=opened.context, vocabulary=opened.vocabulary, threads=opened.threads,
-        sizes=opened.sizes, slots=options.slots, ranks=ranks,
+        sizes=opened.sizes, slots=opened.sizes.slots, ranks=ranks,
         rank_template=None if template is None else template.decode(errors="replace"),
         truncate=options.truncate, matryoshka=options.matryoshka, token_inputs=options.token_inputs, details=details,
     ))

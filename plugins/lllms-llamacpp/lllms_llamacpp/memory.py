@@ -4,26 +4,27 @@ Weights and KV cache are what llama.cpp allocates. Its compute buffer is the lar
 the tensors that are alive at the same time are counted for attention, feed-forward, recurrent layers and logits; the
 holes that the allocator leaves between them are estimated from practice.
 
-Each weight counts once. The weights that llama.cpp repacks for the processor (Q4_0 and Q4_K on most) are not known
-here: each instance has its own memory for them even if the file is mapped, and their mapped pages can be reclaimed.
+Each weight counts once. Those that llama.cpp repacks for the processor (Q4_0 and Q4_K on most) are private to each
+instance, and their mapped pages, which nobody reads any more, count as free: the system can take them back.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from attrs import evolve, frozen
+from attrs import evolve
 
-from lllms_core.gguf import GGUF, TENSOR_TYPES, TensorInfo
+from lllms_core.gguf import GGUF, TENSOR_TYPES
 from lllms_core.types import Memory
+from lllms_llamacpp.network import Layer, Network, read_network
 from lllms_llamacpp.options import Options
+from lllms_llamacpp.overhead import overhead
 from lllms_llamacpp.pooling import pooling
+from lllms_llamacpp.repacking import kinds_here, repacked
 from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 
 _FLOAT = 4
 _CELLS = 256
 """The cells of a KV cache are a multiple of this."""
 _BLOCKS = {name.lower(): (elements, width) for name, elements, width in TENSOR_TYPES.values()}
-_RECURRENT = ("ssm_", "time_mix_", "shortconv.")
-"""Prefixes of the tensors of layers with a state."""
 _NO_CACHE = frozenset({
     "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe", "modern-bert",
     "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1",
@@ -37,93 +38,76 @@ _UNNAMED_WINDOW = frozenset({"gemma2", "llama4"})
 """Architectures that have a sliding window even if their file names none."""
 
 
-@frozen
-class _Layer:
-    """The tensors of one layer, by their names without `blk.N.` and `.weight`."""
-
-    tensors: Mapping[str, TensorInfo]
-
-    def rows(self, *names: str) -> int:
-        """Return how many numbers these matrices output; absent ones count 0."""
-        return sum(self.tensors[name].shape[1] for name in names if name in self.tensors)
-
-    def columns(self, name: str) -> int:
-        """Return how many numbers a matrix takes as input."""
-        return self.tensors[name].shape[0] if name in self.tensors else 0
-
-    @property
-    def recurrent(self) -> bool:
-        return any(name.startswith(_RECURRENT) for name in self.tensors)
-
-
-@frozen
-class _Network:
-    """The parts of a header that the estimates use."""
-
-    gguf: GGUF
-    layers: tuple[_Layer, ...]
-    caching: int
-    """The number of layers, from the first, that have a KV cache of their own."""
-    width: int
-    vocabulary: int
-    heads: int
-
-    def number(self, name: str, default: int = 0) -> int:
-        value = self.gguf.hyperparameter(name)
-        return default if value is None else value
-
-    @property
-    def recurrent(self) -> bool:
-        return any(layer.recurrent for layer in self.layers)
-
-
 def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     """Return the memory of a model in one or more files, the first of which has the metadata.
 
     The options are settled (`context.settle`).
     """
-    network = _network(parts)
+    network = read_network(parts)
     embeds = pooling(parts[0], options) is not None
     made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
     flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
     compute = _compute(network, made, flash=flash, embeds=embeds)
     # The buffers of a model that embeds grow with the largest pass so far.
     shared = evolve(made, batch=made.shared, micro_batch=min(made.micro_batch, made.shared))
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    copied, more = repacked(tensors, kinds_here())
     return Memory(
-        weights=sum(tensor.size for part in parts for tensor in part.tensors),
+        weights=sum(tensor.size for tensor in tensors) + more,
         kv=_kv(network, options, made),
         compute=compute,
         longest=compute - _compute(network, shared, flash=flash, embeds=embeds),
+        overhead=overhead(parts[0]),
         mapped=options.use_mmap,
+        copied=copied,
     )
 
 
-def _network(parts: Sequence[GGUF]) -> _Network:
-    gguf = parts[0]
-    tensors = {tensor.name: tensor for part in parts for tensor in part.tensors}
-    # Layers that predict further tokens come last, and are not loaded.
-    count = (gguf.hyperparameter("block_count") or 0) - (gguf.hyperparameter("nextn_predict_layers") or 0)
-    layers: dict[int, dict[str, TensorInfo]] = {}
-    for name, tensor in tensors.items():
-        block, _, rest = name.removeprefix("blk.").partition(".")
-        if name.startswith("blk.") and block.isdecimal() and int(block) < count and len(tensor.shape) > 1:
-            layers.setdefault(int(block), {})[rest.removesuffix(".weight")] = tensor
-    embedding = tensors.get("token_embd.weight")
-    return _Network(
-        gguf,
-        tuple(_Layer(layer) for _, layer in sorted(layers.items())),
-        max(0, count - (gguf.hyperparameter("attention.shared_kv_layers") or 0)),
-        gguf.hyperparameter("embedding_length") or 0,
-        embedding.shape[1] if embedding is not None and len(embedding.shape) > 1 else 0,
-        gguf.hyperparameter("attention.head_count") or 1,
+def offloaded(parts: Sequence[GGUF], options: Options, memory: Memory) -> Memory:
+    """Return an estimate split over main memory and the memory of GPUs, of which `options.gpu_layers` layers make use.
+
+    The output counts as the last layer. The embedding of the tokens stays in main memory, as do masks and logits; the
+    buffers for what the GPUs compute are estimated from those of the processor.
+    """
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    network = read_network(parts)
+    count = len(network.layers)
+    used = count + 1 if options.gpu_layers < 0 else min(options.gpu_layers, count + 1)
+    if not used:
+        return memory
+    moved = [tensor for tensor in tensors if _layer_of(tensor.name, count) > count - used]
+    weights = sum(tensor.size for tensor in moved)
+    kv = memory.kv * min(used - 1, count) // max(1, count)
+    embeds = pooling(parts[0], options) is not None
+    made = sizes(options, can_trim=not network.recurrent, embeds=embeds)
+    flash = flash_for_vectors(options, made) if embeds else options.flash_attention != "off"
+    cells = _cells(made)
+    read = _read(network, made, embeds=embeds) * _FLOAT
+    host = min(memory.compute, read + _masks(network, cells, min(cells, made.micro_batch), flash=flash))
+    # The output is on a GPU, even if it is a copy of the embedding.
+    _, more = repacked(tensors, kinds_here())
+    left = [tensor for tensor in tensors if _layer_of(tensor.name, count) <= count - used]
+    copied, again = repacked(left, kinds_here())
+    return evolve(
+        memory, weights=memory.weights - more - weights, kv=memory.kv - kv, compute=host,
+        longest=min(memory.longest, host), copied=copied - again, offloaded=True,
+        device=weights + network.tied + kv + memory.compute - host,
     )
+
+
+def _layer_of(name: str, output: int) -> int:
+    """Return the number of a tensor's layer; -1 for the embedding."""
+    block, _, _ = name.removeprefix("blk.").partition(".")
+    if name.startswith("blk.") and block.isdecimal():
+        return int(block)
+    return output if name.startswith("output") else -1
 
 
 def _cells(made: Sizes) -> int:
     return -(-made.kv_size // _CELLS) * _CELLS
 
 
-def _kv(network: _Network, options: Options, made: Sizes) -> int:
+def _kv(network: Network, options: Options, made: Sizes) -> int:
     cells = _cells(made)
     cache = 0
     for layer in () if network.gguf.architecture in _NO_CACHE else network.layers[: network.caching]:
@@ -138,7 +122,7 @@ def _stored(width: int, kind: str, cells: int) -> int:
     return width // elements * size * cells
 
 
-def _kv_widths(network: _Network, layer: _Layer) -> tuple[int, int]:
+def _kv_widths(network: Network, layer: Layer) -> tuple[int, int]:
     """Return how many numbers a layer stores per token, as keys and as values."""
     if "attn_kv_a_mqa" in layer.tensors:
         if "attn_k_b" in layer.tensors:
@@ -154,7 +138,7 @@ def _kv_widths(network: _Network, layer: _Layer) -> tuple[int, int]:
     return 0, 0
 
 
-def _state(network: _Network) -> int:
+def _state(network: Network) -> int:
     """Return how many numbers a recurrent layer keeps per sequence."""
     number, width = network.number, network.width
     if head := number("wkv.head_size"):
@@ -168,7 +152,7 @@ def _state(network: _Network) -> int:
     return past * (inner + 2 * number("ssm.group_count") * state) + state * inner
 
 
-def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> int:
+def _compute(network: Network, made: Sizes, *, flash: bool, embeds: bool) -> int:
     cells = _cells(made)
     tokens = min(cells, made.micro_batch)
     parts = [_layer(network, layer, made, tokens, 0 if flash else cells) for layer in _different(network.layers)]
@@ -178,17 +162,39 @@ def _compute(network: _Network, made: Sizes, *, flash: bool, embeds: bool) -> in
     vocabulary = 0 if network.gguf.architecture in _NO_LOGITS else network.vocabulary
     outputs = tokens if embeds else min(tokens, made.sequences)
     logits = outputs * (vocabulary + 4 * network.width) if vocabulary else 0
-    # For a model that embeds, llama.cpp reserves a row of logits per token of a pass, even if it computes none.
-    read = made.batch * (network.vocabulary + network.width) if embeds else made.sequences * vocabulary
-    return max(inside, logits * _FLOAT) + read * _FLOAT
+    work = 0 if flash else scores_in_half(network.heads, cells, tokens) * _attends(network)
+    return max(inside, logits * _FLOAT) + _read(network, made, embeds=embeds) * _FLOAT + work
 
 
-def _different(layers: Iterable[_Layer]) -> Iterable[_Layer]:
+def scores_in_half(heads: int, cells: int, tokens: int) -> int:
+    """Return the bytes of attention scores that are converted to multiply them with values in half precision.
+
+    That is done without flash attention, in a buffer of the processor's own.
+    """
+    return heads * cells * tokens * 2
+
+
+def _attends(network: Network) -> bool:
+    """Whether the model has a KV cache that attention reads."""
+    return network.gguf.architecture not in _NO_CACHE and any("attn_output" in one.tensors for one in network.layers)
+
+
+def _read(network: Network, made: Sizes, *, embeds: bool) -> int:
+    """Return how many numbers of output are kept until they are read.
+
+    For a model that embeds, llama.cpp reserves a row of logits per token of a pass, even if it computes none.
+    """
+    if embeds:
+        return made.batch * (network.vocabulary + network.width)
+    return 0 if network.gguf.architecture in _NO_LOGITS else made.sequences * network.vocabulary
+
+
+def _different(layers: Iterable[Layer]) -> Iterable[Layer]:
     """Return one layer of each shape."""
     return {frozenset((name, tensor.shape) for name, tensor in one.tensors.items()): one for one in layers}.values()
 
 
-def _masks(network: _Network, cells: int, tokens: int, *, flash: bool) -> int:
+def _masks(network: Network, cells: int, tokens: int, *, flash: bool) -> int:
     """Return the size of the attention masks in bytes; models with sliding windows have a second one."""
     if not any("attn_output" in layer.tensors for layer in network.layers):
         return 0
@@ -200,7 +206,7 @@ def _masks(network: _Network, cells: int, tokens: int, *, flash: bool) -> int:
     return masks * cells * tokens * (2 if flash else _FLOAT)
 
 
-def _layer(network: _Network, layer: _Layer, made: Sizes, tokens: int, scores: int) -> int:
+def _layer(network: Network, layer: Layer, made: Sizes, tokens: int, scores: int) -> int:
     """Return how many numbers per token are alive at once in the part of a layer that needs most.
 
     `scores`: the number of cells for which each head keeps a score.
@@ -215,7 +221,7 @@ def _layer(network: _Network, layer: _Layer, made: Sizes, tokens: int, scores: i
     return max(attention, _feed_forward(network, layer), state)
 
 
-def _feed_forward(network: _Network, layer: _Layer) -> int:
+def _feed_forward(network: Network, layer: Layer) -> int:
     width = network.width
     entering, inner = layer.rows("ffn_up", "ffn_gate"), layer.columns("ffn_down")
     # Without a gate, the activation overwrites its input.
@@ -231,7 +237,7 @@ def _feed_forward(network: _Network, layer: _Layer) -> int:
     return max(dense, experts)
 
 
-def _recurrent(network: _Network, layer: _Layer, made: Sizes, tokens: int) -> int:
+def _recurrent(network: Network, layer: Layer, made: Sizes, tokens: int) -> int:
     number = network.number
     inner = number("ssm.inner_size")
     convolved = inner + 2 * number("ssm.group_count") * number("ssm.state_size")

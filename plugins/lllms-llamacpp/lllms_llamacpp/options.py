@@ -56,10 +56,12 @@ class Options:
     """The keys of `[models.X.options]` for the llama.cpp engine."""
 
     context_length: int | Literal["auto"] = field(default="auto", validator=whole_number(1, 2**31 - 1, "auto"))
-    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, at most 32,768, as far
-    as a quarter of the free memory lets the KV cache grow; if not for all slots at once, they share what there is."""
-    slots: int = field(default=4, validator=whole_number(1, MAX_SEQUENCES))
-    """Requests that run at once."""
+    """Tokens that one request may hold, prompt and answer together. "auto": the trained length, as far as the KV cache
+    and the buffers fit into half of the memory that the weights leave free, or a quarter if several models are
+    configured. That is a cache of up to 32,768 tokens per slot, and of the trained length for two requests; with less
+    memory, the slots share what there is."""
+    slots: int | Literal["auto"] = field(default=4, validator=whole_number(1, MAX_SEQUENCES, "auto"))
+    """Requests that run at once. "auto": as many as that memory has room for with the context, at most 8."""
     kv_size: int | None = field(default=None, validator=validators.optional(whole_number(1)))
     """Tokens of KV cache that all slots share; by default `context_length` times `slots`. With less, requests whose
     prompt and answer do not fit wait for others to end."""
@@ -123,7 +125,7 @@ class Options:
     """The seed of requests without one; by default each draws its own."""
 
     def __attrs_post_init__(self) -> None:
-        if self.batch_size < self.slots:
+        if self.slots != "auto" and self.batch_size < self.slots:
             raise ValueError(f"batch_size is {self.batch_size}, but {self.slots} slots need a token each in every step")
         if self.kv_type_v not in UNQUANTISED and self.flash_attention == "off":
             raise ValueError(

@@ -23,6 +23,8 @@ class Sizes:
     """Tokens of one request."""
     kv_size: int
     """Tokens of all sequences together."""
+    slots: int
+    """Requests at once."""
     sequences: int
     batch: int
     """The most tokens of one step; of a model that embeds, those of the longest text if it is longer than `shared`."""
@@ -39,19 +41,20 @@ class Sizes:
 
 def sizes(options: Options, *, can_trim: bool, embeds: bool = False) -> Sizes:
     """Return the sizes for options from `context.settle`; `can_trim`: the model's sequences can be cut."""
-    context_length = options.context_length
-    assert context_length != "auto"  # noqa: S101  # it is settled
+    context_length, slots = options.context_length, options.slots
+    assert context_length != "auto" and slots != "auto"  # noqa: PT018, S101  # they are settled
     if embeds:
         # A text is read in one pass, and nothing of it is kept. Short ones share passes of at most `batch_size`:
         # llama.cpp reserves a row of logits for each token of the largest pass, although they are never read.
         sequences = min(EMBEDDED, options.batch_size)
         # llama.cpp reserves the same number of tokens for each sequence, and aborts if that exceeds the batch.
         batch = -(-max(options.batch_size, context_length) // sequences) * sequences
-        return Sizes(context_length, batch, sequences, batch, options.batch_size, batch)
+        return Sizes(context_length, batch, slots, sequences, batch, options.batch_size, batch)
     return Sizes(
         context_length=context_length,
-        kv_size=options.kv_size or context_length * options.slots,
-        sequences=min(MAX_SEQUENCES, max(options.slots, SEQUENCES)) if can_trim else options.slots,
+        kv_size=options.kv_size or context_length * slots,
+        slots=slots,
+        sequences=min(MAX_SEQUENCES, max(slots, SEQUENCES)) if can_trim else slots,
         batch=options.batch_size,
         shared=options.batch_size,
         micro_batch=min(options.micro_batch_size, options.batch_size),

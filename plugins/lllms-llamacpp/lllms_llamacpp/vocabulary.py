@@ -4,7 +4,7 @@ import ctypes
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import pairwise, repeat
 
 import llama_cpp.llama_cpp as llama
 
@@ -20,6 +20,8 @@ _ROOM = 64
 _BYTE_EXACT = (llama.LLAMA_VOCAB_TYPE_SPM, llama.LLAMA_VOCAB_TYPE_BPE)
 """Vocabularies whose tokens spell their text exactly."""
 _PARSED_FROM_TEXT = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+_STRIPS = llama.LLAMA_TOKEN_ATTR_LSTRIP | llama.LLAMA_TOKEN_ATTR_RSTRIP
+_UNUSUAL = _PARSED_FROM_TEXT | _STRIPS | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
 
 
 def _extend(tokens: list[int], slices: Iterable[list[int]], most: int | None) -> list[int]:
@@ -73,10 +75,9 @@ class Vocabulary:
 
         Such vocabularies normalise texts, have one token for anything unknown, or strip space around control tokens.
         """
-        strips = llama.LLAMA_TOKEN_ATTR_LSTRIP | llama.LLAMA_TOKEN_ATTR_RSTRIP
         if llama.llama_vocab_type(self._vocab) not in _BYTE_EXACT:
             return None
-        if any(llama.llama_vocab_get_attr(self._vocab, token) & strips for token in range(self.size)):
+        if any(attributes & _STRIPS for attributes in self._marked.values()):
             return None
         # As they are spelt in the file, in which some bytes take two.
         return max(len(llama.llama_vocab_get_text(self._vocab, token)) for token in range(self.size))
@@ -231,16 +232,23 @@ class Vocabulary:
 
     def control_tokens(self) -> list[str]:
         """Return the texts that become control tokens wherever a prompt's control tokens are parsed."""
-        attributes = llama.llama_vocab_get_attr
-        parsed = (token for token in range(self.size) if attributes(self._vocab, token) & _PARSED_FROM_TEXT)
-        return [*map(self._text, parsed), *self._always_parsed]
+        return [*self._texts_of(_PARSED_FROM_TEXT), *self._always_parsed]
 
     @cached_property
     def _always_parsed(self) -> list[str]:
         """Control tokens that llama.cpp counts as text, like some of gpt-oss: it parses them everywhere."""
-        user_defined = llama.LLAMA_TOKEN_ATTR_USER_DEFINED
-        shown = (token for token in range(self.size) if llama.llama_vocab_get_attr(self._vocab, token) & user_defined)
-        return [text for text in map(self._text, shown) if text.startswith("<|") and text.endswith("|>")]
+        shown = self._texts_of(llama.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        return [text for text in shown if text.startswith("<|") and text.endswith("|>")]
+
+    def _texts_of(self, kind: int) -> list[str]:
+        """Return the texts of all tokens with an attribute of this kind."""
+        return [self._text(token) for token, attributes in self._marked.items() if attributes & kind]
+
+    @cached_property
+    def _marked(self) -> dict[int, int]:
+        """The attributes of the tokens that have unusual ones; a pass over all tokens takes a load some 20 ms."""
+        attributes = map(llama.llama_vocab_get_attr, repeat(self._vocab), range(self.size))
+        return {token: one for token, one in enumerate(attributes) if one & _UNUSUAL}
 
     def _first(self, text: str, parse_special: bool) -> list[int]:  # noqa: FBT001  # as C
         """Return the tokens of the start of a prompt."""

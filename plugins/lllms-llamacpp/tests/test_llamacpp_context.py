@@ -4,10 +4,11 @@ import logging
 import sys
 
 import pytest
-from hypothesis import given
+from attrs import evolve
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lllms_llamacpp import LlamaCppEngine, Options
-from lllms_llamacpp.context import settle
+from lllms_llamacpp.context import MOST_SLOTS, settle
 from lllms_llamacpp.memory import estimate
 from models_for_tests import DIM, RECIPES, WORDS, Link
 from test_llamacpp_files import try_to_load
@@ -60,12 +61,19 @@ def inspect(file, **options):
 
 
 @pytest.mark.parametrize(
-    ("trained", "expected"), [(512, 512), (1000, 1000), (8192, 8192), (LONG, LONG), (131_072, LONG)],
+    ("trained", "cells"),
+    [(512, 4 * 512), (1000, 4 * 1000), (8192, 4 * 8192), (LONG, 4 * LONG), (131_072, 2 * 131_072)],
 )
-def test_auto_is_what_a_model_was_trained_for(trained_for, free, trained, expected):
-    """With enough memory, a request may hold as many tokens as the model was trained for, at most 32,768."""
+def test_auto_is_what_a_model_was_trained_for(trained_for, free, trained, cells):
+    """With enough memory, a request may hold as many tokens as the model was trained for.
+
+    The KV cache has room for 32,768 tokens per slot, and for two requests of the trained length.
+    """
     free(100 * GB)
-    assert inspect(trained_for(trained)) == expected
+    file = trained_for(trained)
+    assert inspect(file) == trained
+    settled = settle([read_gguf(file)], Options())
+    assert (settled.kv_size or 4 * settled.context_length) == cells
 
 
 def test_a_model_trained_for_long_texts_reads_one(load, trained_for):
@@ -117,7 +125,7 @@ def test_auto_follows_the_free_memory(trained_for, free, more, slots, trained, k
     made = settled(free)
     assert made == settled(free)
     least = min(trained, foresight.LEAST_CONTEXT, kv_size or LONG)
-    assert least <= made.context_length <= min(trained, LONG, kv_size or LONG)
+    assert least <= made.context_length <= min(trained, kv_size or trained)
     assert settled(free + more).context_length >= made.context_length
     assert settle(parts, made) == made
     memory = estimate(parts, made)
@@ -126,8 +134,100 @@ def test_auto_follows_the_free_memory(trained_for, free, more, slots, trained, k
     if kv_size is not None:
         assert made.kv_size == kv_size
     elif made.context_length > least:
-        assert memory.kv + memory.compute <= max(0, min(free // 4, free - memory.weights))
+        assert memory.kv + memory.compute <= max(0, min(free // 4, free - memory.weights - memory.overhead))
         assert cells >= min(slots, 2) * made.context_length
+
+
+@settings(deadline=None)
+@given(
+    memory=st.integers(0, 4 * GB), more=st.integers(0, GB), slots=st.integers(1, 16) | st.just("auto"),
+    trained=st.sampled_from([300, 4096, 10_000, 131_072]), kv_size=st.none() | st.integers(1, 200_000),
+    length=st.sampled_from(["auto", 100, 5000]), embeds=st.booleans(),
+)
+def test_auto_takes_no_more_than_it_is_given(trained_for, memory, more, slots, trained, kv_size, length, embeds):
+    """With `ModelSpec.memory`, the estimate stays within it, unless the sizes are the least; more never gives less."""
+    if kv_size is not None and length != "auto":
+        kv_size = max(kv_size, length)
+    kv_size = None if embeds else kv_size
+    parts = [read_gguf(trained_for(trained, width=128, layers=16))]
+    kind = {"embeddings": True, "pooling": "mean"} if embeds else {}
+    options = Options(slots=slots, context_length=length, kv_size=kv_size, **kind)
+    made, richer = settle(parts, options, memory), settle(parts, options, memory + more)
+    assert made == settle(parts, options, memory)
+    assert settle(parts, made, 0) == made
+    assert richer.context_length >= made.context_length
+    assert estimate(parts, richer).total >= estimate(parts, made).total
+    assert 1 <= made.slots <= (MOST_SLOTS if slots == "auto" else slots)
+    assert made.slots == slots or slots == "auto"
+    assert made.context_length == length or made.context_length <= trained
+    if estimate(parts, made).total > memory:
+        assert made == settle(parts, options, 0)
+
+
+def test_slots_are_as_many_as_fit(trained_for):
+    """With automatic slots there is one per context that fits, or per 4,096 tokens if the context is automatic, too."""
+    file = trained_for(LONG, width=128, layers=16)
+
+    def slots(given, **options):
+        settled = settle([read_gguf(file)], Options(slots="auto", **options), given)
+        return settled.slots, settled.context_length, settled.kv_size
+
+    fixed = estimate([read_gguf(file)], Options(context_length=4096, slots=1))
+    fixed = fixed.weights + fixed.overhead + fixed.compute
+    each = 4096 * 16 * 128 * 4
+    assert slots(0, context_length=4096) == (1, 4096, None)
+    assert slots(fixed + 3 * each + each // 2, context_length=4096) == (3, 4096, None)
+    assert slots(100 * GB, context_length=4096) == (8, 4096, None)
+    assert slots(100 * GB) == (8, LONG, None)
+    assert slots(0) == (1, 4096, 4096)
+    some, length, cells = slots(fixed + 5 * each + each // 2)
+    assert some in {4, 5}
+    assert cells >= 2 * length
+    assert slots(0, kv_size=10_000, context_length=5000) == (2, 5000, 10_000)
+
+
+def test_automatic_slots_run(trained_for, caplog):
+    """A model with automatic slots and context says at its load what it took, and why no more."""
+    file = trained_for(LONG, width=128, layers=16)
+    spec = ModelSpec("m", Options(threads=1, slots="auto"), file, memory=200_000_000)
+    with caplog.at_level(logging.INFO, logger="lllms.llamacpp"):
+        model = LlamaCppEngine().load(spec, lambda _: None)
+    model.close()
+    told = LlamaCppEngine().estimate(spec)
+    assert told.total <= 200_000_000
+    assert model.context_length == LlamaCppEngine().inspect(spec)["context_length"]
+    assert 4096 < model.context_length < LONG
+    assert 1 < model.slots < 8
+    assert (
+        f'a request may hold {model.context_length} tokens (context_length is "auto"); the model was trained for'
+        f' {LONG}, but no more fit into 200.0 MB; {model.slots} may run at once (slots is "auto")'
+    ) in caplog.text
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    room=st.integers(0, GB), slots=st.integers(1, 8), length=st.sampled_from(["auto", 3000, 20_000]),
+    kv_size=st.sampled_from([None, 30_000]),
+)
+def test_what_would_fit_fits(trained_for, room, slots, length, kv_size):
+    """Each change that is told makes the model fit, and a larger one of its kind would not."""
+    file = trained_for(LONG, width=128, layers=16)
+    options = Options(slots=slots, context_length=length, kv_size=kv_size)
+    engine = LlamaCppEngine()
+
+    def total(**changes):
+        return engine.estimate(ModelSpec("m", evolve(options, **changes), file, memory=0)).total
+
+    ways = list(engine.smaller(ModelSpec("m", options, file, memory=0), lambda memory: memory.total <= room))
+    for way in ways:
+        changes = {name.removeprefix("options."): int(value) for name, _, value in
+                   (one.partition(" = ") for one in way.split(" and "))}
+        assert total(**changes) <= room
+        if total() > room and list(changes) == ["slots"]:
+            assert total(slots=changes["slots"] + 1) > room
+        if total() > room and list(changes) == ["context_length"]:
+            assert total(context_length=changes["context_length"] + 1024) > room
+    assert ways or total(slots=1) > room
 
 
 def test_weights_leave_less(trained_for, free):

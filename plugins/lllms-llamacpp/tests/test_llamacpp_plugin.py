@@ -26,6 +26,23 @@ def test_engine_and_options_travel_to_the_worker():
     assert same == options
 
 
+def test_a_spare_worker_has_imported_what_a_load_needs():
+    """After `warm`, a load imports nothing more of llama.cpp, numpy, the core or this plugin."""
+    code = """if True:
+        import sys
+        import lllms_core.worker.child
+        import lllms_llamacpp
+        from lllms_core.types import ModelSpec
+        [engine], [offer] = lllms_llamacpp.lllms_engines(), lllms_llamacpp.lllms_models()
+        engine.warm()
+        before = {*sys.modules}
+        engine.load(ModelSpec(offer.name, engine.Options(), offer.file), lambda fraction: None).close()
+        print(*({name.partition(".")[0] for name in {*sys.modules} - before}))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"llama_cpp", "lllms_core", "lllms_llamacpp", "numpy"}.isdisjoint(done.stdout.split())
+
+
 def test_the_plugin_imports_no_engine_library():
     """Importing the plugin does not import llama.cpp or numpy."""
     code = "import sys, lllms_llamacpp; print('llama_cpp' in sys.modules, 'numpy' in sys.modules)"
