@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +16,8 @@ import httpx
 import lllms_llamacpp
 import pytest
 from gates_for_tests import Gate, gated
+from programs_for_tests import address
+from programs_for_tests import serving as program
 from serving_for_tests import published
 from waits_for_tests import GUARD, until
 
@@ -141,3 +144,15 @@ async def test_requests_without_an_answer_have_their_line(lines: Lines) -> None:
     same(left, finish="cancelled", status=499, tokens=1)
     same(failed, finish="engine_died", status=500)
     assert "sEcReT" not in lines.stream.getvalue()
+
+
+def test_verbose_tells_each_step(tmp_path: Path) -> None:
+    """`lllms serve --verbose` logs when a request comes, gets its slot, begins to answer, and ends."""
+    (tmp_path / "lllms.toml").write_text('[models.bot]\nengine = "mock"\n')
+    with program(tmp_path, "--verbose") as (process, printed):
+        body = {"model": "bot", "messages": SAID}
+        assert httpx.post(f"{address(printed)}{CHAT}", json=body, timeout=GUARD).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        written = process.stderr.read()
+    assert re.findall(r"\] (\w+) id=", written) == ["submitted", "assigned", "answering", "request"]
