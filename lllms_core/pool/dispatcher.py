@@ -180,6 +180,11 @@ class Dispatcher:
         """Tell what a waiting request waits for."""
         self._tell_wait(self.scheduler.waiting[request_id], request_id)
 
+    def load_progress(self, instance_id: str) -> float:
+        """Return how much of an instance's load is done; one whose files have changed is not being loaded, for now."""
+        instance = self.instances.get(instance_id)
+        return 0.0 if instance is None else instance.progress
+
     def _tell_waits(self) -> None:
         """Tell what the requests for each model wait for, since instances have changed."""
         firsts = {ticket.model: ticket for ticket in reversed([*self.scheduler.waiting.values()])}
@@ -188,7 +193,7 @@ class Dispatcher:
 
     def _tell_wait(self, ticket: Ticket, request_id: str | None) -> None:
         now = time.monotonic()
-        known = waiting(self.scheduler, ticket, None, lambda one: self.instances[one].progress, now)
+        known = waiting(self.scheduler, ticket, None, self.load_progress, now)
         self.tell(RequestsWait(ticket.model, known.state, known.reason, now, request_id))
 
     def _prepare(self, model: str) -> None:

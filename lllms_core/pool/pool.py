@@ -296,10 +296,8 @@ class Pool:
     def waiting(self, request_id: str) -> Waiting | None:
         """Return why a request has no answer yet; None if its answer has begun, or if it has ended."""
         if (ticket := self._scheduler.waiting.get(request_id)) is not None:
-            progress = self._dispatcher.instances
             return waiting(
-                self._scheduler, ticket, self.position(request_id), lambda one: progress[one].progress,
-                time.monotonic(),
+                self._scheduler, ticket, self.position(request_id), self._dispatcher.load_progress, time.monotonic(),
             )
         ticket = self._scheduler.running.get(request_id)
         instance = None if ticket is None else self._dispatcher.instances.get(ticket.instance or "")
