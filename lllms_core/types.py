@@ -219,6 +219,15 @@ class ChatRequest(CompletionRequest):
 
 
 @frozen
+class Excerpt:
+    """A piece of another text, which helps to fill a gap in this one."""
+
+    text: str
+    name: str = ""
+    """The name of its file, "" if it has none."""
+
+
+@frozen
 class TextRequest(CompletionRequest):
     """A text to be continued."""
 
@@ -231,8 +240,19 @@ class TextRequest(CompletionRequest):
     """A text, or its tokens."""
     suffix: str | None = field(default=None, kw_only=True)
     """The answer is the text between the prompt and this suffix; None: no suffix."""
+    input_extra: tuple[Excerpt, ...] | None = field(default=None, kw_only=True)
+    """Excerpts for a model that fills the gap after the prompt, even without a suffix; the last ones matter most.
+
+    Whatever does not fit the context is left out: excerpts, the prompt's beginning, the suffix's end, in this order.
+    None: there are none, and nothing is left out.
+    """
     echo: bool = field(default=False, kw_only=True)
     """Whether to return the prompt, too; if tokens have log-probabilities, so do its own."""
+
+    @property
+    def fills_gap(self) -> bool:
+        """Whether the answer belongs into a gap after the prompt."""
+        return self.suffix is not None or self.input_extra is not None
 
     @property
     def scores_prompt(self) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Sequence
 from attrs import frozen
 from lines_for_tests import SECRET, Address, Answer, post
 
+COMPAT = ("/infill", "/completion", "/completions", "/tokenize", "/detokenize", "/apply-template")
+"""llama-server's routes."""
 OLLAMA = ("/api/chat", "/api/generate", "/api/embed", "/api/embeddings", "/api/show", "/api/pull")
 
 BOT, TINY, SLOW = "bot", "tiny", "slow"
@@ -52,7 +54,7 @@ class Input:
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
                 error = answer.json()["error"]
-                shapes = ({"message", "type", "param", "code"}, {"type", "message"})
+                shapes = ({"message", "type", "param", "code"}, {"type", "message"}, {"message", "type", "code"})
                 assert isinstance(error, str) or set(error) in shapes
 
 
@@ -66,6 +68,9 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         "/api/chat": {"messages": said, "options": {"num_predict": 1}}, "/api/embed": {"input": SECRET},
         "/api/generate": {"prompt": f"Hi! {SECRET}", "options": {"num_predict": 1}}, "/api/show": {}, "/api/pull": {},
         "/api/embeddings": {"prompt": SECRET},
+        "/infill": {"input_prefix": SECRET, "input_suffix": "", "n_predict": 1}, "/tokenize": {"content": SECRET},
+        "/completion": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/detokenize": {"tokens": [1, 2, 3]},
+        "/completions": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/apply-template": {"messages": said},
         MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
         RESPOND: {"input": f"Hi! {SECRET}", "max_output_tokens": 1}, COUNT: {"input": SECRET},
     }

@@ -17,6 +17,7 @@ PLACES = (
     ("GET", "/anthropic/v1/models/"), ("GET", "/anthropic/v1/models?after_id="), ("GET", "/v1/responses/"),
     ("DELETE", "/v1/responses/"), ("GET", "/v1/responses/resp_1/input_items?after="),
     ("POST", "/v1/responses/resp_1/cancel?"),
+    ("GET", "/api/v0/models/"), ("GET", "/props?model="), ("GET", "/slots?model="),
 )
 """Paths that contain an id or a name."""
 

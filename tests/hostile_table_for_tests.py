@@ -1,6 +1,7 @@
 """The table of all hostile inputs, and which routes they reach."""
 
 import hostile_bodies_for_tests as bodies
+import hostile_compat_for_tests as compat
 import hostile_frames_for_tests as frames
 import hostile_leaving_for_tests as leaving
 import hostile_lines_for_tests as lines
@@ -9,7 +10,7 @@ import hostile_work_for_tests as work
 from hostile_for_tests import Input
 
 ALL: tuple[Input, ...] = (
-    *bodies.inputs(), *work.inputs(), *lines.inputs(), *frames.inputs(), *leaving.inputs(),
+    *bodies.inputs(), *work.inputs(), *lines.inputs(), *frames.inputs(), *leaving.inputs(), *compat.inputs(),
     *ollama.inputs(),
 )
 """Sorted by kind; each has a unique name."""

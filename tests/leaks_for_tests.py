@@ -119,7 +119,8 @@ class BrokenApi(Api):
 
         @blueprint.post("/broken/<word>")
         async def broken(word: str) -> str:
-            text = (await request.get_data(as_text=True)) + request.headers.get("Authorization", "")
+            keys = [request.headers.get(name, "") for name in ("Authorization", "X-Api-Key")]
+            text = " ".join([await request.get_data(as_text=True), *keys])
             if word == "task":
                 tasks.add(asyncio.create_task(fail("raise", text)))
                 await asyncio.sleep(0)
@@ -160,12 +161,12 @@ class Plugin:
         return [BrokenApi()]
 
 
-def main(style: str) -> None:
+def main(style: str, key: str) -> None:
     models = {
         "leaky": {"engine": "leaky", "isolation": "process"},
         "template": {"engine": "llamacpp", "file": TINY, "options": {"threads": 1, "chat_template": TEMPLATE}},
     }
-    server = {"port": 0, "log_level": "debug", "log_format": style, "shutdown_timeout": 0}
+    server = {"port": 0, "log_level": "debug", "log_format": style, "shutdown_timeout": 0, "api_keys": [key]}
     config = parse_config({"server": server, "models": models})
     configure_logging(config.server.log_level, config.server.log_format)
     host = Host(config, Plugins.discover(extra={"extra": Plugin()}))
@@ -175,4 +176,4 @@ def main(style: str) -> None:
 if __name__ == "__main__":
     from leaks_for_tests import main as run  # workers must find the engine's module by name
 
-    run(sys.argv[1])
+    run(*sys.argv[1:])

@@ -1,6 +1,7 @@
 """The real server, run inside a test."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
@@ -26,12 +27,14 @@ async def serving(config: Mapping[str, object]) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def published(host: Host, limits: ConnectionLimits | None = None) -> AsyncIterator[str]:
+async def published(
+    host: Host, limits: ConnectionLimits | None = None, tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
     """Serve a host that is already running; yields its URL."""
     listener = listen("127.0.0.1", 0)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    url = f"{'http' if tls is None else 'https'}://127.0.0.1:{listener.getsockname()[1]}"
     stop = asyncio.Event()
-    server = asyncio.create_task(serve_app(create_app(host, manage_host=False), listener, stop.wait, limits))
+    server = asyncio.create_task(serve_app(create_app(host, manage_host=False), listener, stop.wait, limits, tls))
     try:
         yield url
     finally:

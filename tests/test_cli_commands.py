@@ -202,7 +202,7 @@ def test_run_honours_sampling_options():
     (["ps", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
     (["ps", "--url", "ftp://x"], 1, "is not a server address"),
     (["run", "mock", "hi", "--url", "http://127.0.0.1:1"], 1, "no server answers"),
-    (["serve", "--host", "0.0.0.0"], 1, "allow_remote"),
+    (["serve", "--host", "0.0.0.0"], 1, "--insecure"),
     (["serve", "--config", "gone.toml"], 2, "gone.toml"),
     (["bench"], 2, "--base-url"),
     (["bench", "--raw", "--base-url", "http://127.0.0.1:1/v1"], 2, "--base-url"),

@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lllms_core.config import Config, ModelConfig, ServerConfig, is_model_name, load_config, parse_config, with_model
+from lllms_core.config import (
+    ApiKey,
+    Config,
+    ModelConfig,
+    ServerConfig,
+    is_model_name,
+    load_config,
+    parse_config,
+    with_model,
+)
+from lllms_core.config.keyring import digest_of
 from lllms_core.errors import ConfigError
 from lllms_core.parameters import Generation
 from lllms_core.types import Sampling
@@ -115,19 +125,24 @@ def test_every_server_key_has_a_variable():
     """`LLLMS_*` variables can set all keys of `[server]`, for every type of value."""
     given = {
         "host": "::1", "port": "0", "allow_remote": "true", "concurrency": "3", "max_instances": "2", "queue_size": "5",
+        "insecure": "1",
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
         "spare_workers": "2",
         "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
+        "api_keys": "open-sesame, phone: sk-123", "api_keys_file": "~/k", "tls_certificate": "~/c", "tls_key": "~/d",
         "pull": "1",
     }
     expected = ServerConfig(
         host="::1", port=0, allow_remote=True, concurrency=3, max_instances=2, queue_size=5, queue_timeout=1.5,
+        insecure=True,
         models_dir=Path.home() / "m", log_level="error", log_format="json", allowed_hosts=("a", "b"), cors_origins=(),
         max_body=2048, shutdown_timeout=0.0, offline=True, max_json_depth=32, unknown_parameters="name",
-        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0, spare_workers=2,
-        trusted_clients=("127.0.0.1", "10.0.0.0/8"), pull=True,
+        memory_limit=10_000_000_000, max_wait_before_swap=5.0, min_residency=0.0, spare_workers=2, pull=True,
+        trusted_clients=("127.0.0.1", "10.0.0.0/8"), api_keys_file=Path.home() / "k", tls_certificate=Path.home() / "c",
+        tls_key=Path.home() / "d",
+        api_keys=(ApiKey("key-1", digest_of("open-sesame")), ApiKey("phone", digest_of("sk-123"))),
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected
@@ -192,18 +207,6 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path):
         load_config(tmp_path / "none.toml", environ={})
 
 
-@pytest.mark.parametrize(
-    ("data", "fault"),
-    [
-        ({"server": {"api_keys": ["a"]}}, "server.api_keys: not supported yet"),
-        ({"server": {"api_keys": []}}, "server.api_keys: not supported yet"),
-    ],
-)
-def test_keys_of_later_versions_are_refused(data, fault):
-    """Keys that the design promises, but this version does not support, are never ignored."""
-    assert faults(data) == [fault]
-
-
 HASH = "0" * 64
 
 
@@ -250,7 +253,10 @@ def test_sources_that_make_no_sense(model, fault):
         ({"server": {"port": -1}}, "server.port: expected 0 to 65535, got -1"),
         (
             {"server": {"trusted_clients": ["::1", "10.0.0.1/8"]}},
-            "server.trusted_clients[1]: 10.0.0.1/8 has host bits set; expected an address or a network like 10.0.0.0/8",
+            (
+                "server.trusted_clients[1]: 10.0.0.1/8 has host bits set; expected an address, a network like"
+                " 10.0.0.0/8, or the name of a key"
+            ),
         ),
         ({"server": {"max_body": "big"}}, "server.max_body: expected a size like 1048576 or \"10MiB\", got 'big'"),
     ],
@@ -337,9 +343,13 @@ def test_a_model_name_is_safe_in_a_path(name):
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "box.local"])
 def test_a_host_that_others_reach_must_be_allowed(host):
-    """Without API keys, listening for other machines needs explicit permission."""
-    assert "server.allow_remote = true" in faults({"server": {"host": host}})[0]
-    assert parse_config({"server": {"host": host, "allow_remote": True}}).server.host == host
+    """Listening for other machines needs API keys, or explicit permission, also by its old name."""
+    [fault] = faults({"server": {"host": host}})
+    assert fault.startswith(f"server.host: other machines can reach '{host}', and there are no API keys")
+    assert "server.insecure = true (--insecure" in fault
+    assert faults({"server": {"host": host, "api_keys": []}}) == [fault]
+    for allowed in ({"insecure": True}, {"allow_remote": True}, {"api_keys": ["k"]}, {"api_keys_file": "/keys"}):
+        assert parse_config({"server": {"host": host, **allowed}}).server.host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])

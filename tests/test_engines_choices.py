@@ -135,6 +135,14 @@ def test_a_suffix_is_filled_in():
     assert texts(got, 1) == [reference("<end>xyz", 4)]
 
 
+def test_tokens_and_excerpts_are_filled_in_too():
+    """A prompt of tokens is no reason to ignore the suffix; excerpts ask for a gap by themselves."""
+    got = collect(ScoringModel(), ask("r", (7, 8), most=4, suffix="end"))["r"]
+    assert texts(got, 1) == [reference("<end>(7, 8)", 4)]
+    got = collect(ScoringModel(), ask("r", "xyz", most=4, input_extra=()))["r"]
+    assert texts(got, 1) == [reference("<None>xyz", 4)]
+
+
 def test_scores_come_with_their_tokens():
     """Each token's score comes with the text that the token begins, and with the requested number of alternatives."""
     got = collect(ScoringModel(), ask("r", "xyz", most=4, top_logprobs=2))["r"]

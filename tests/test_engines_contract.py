@@ -51,6 +51,7 @@ class Holder(Speaker):
     (engine_of("logprobs"), "batching", "declares 'logprobs'; its model must write `score` (engines.Scores)"),
     (engine_of("best_of"), "batching", "declares 'best_of'; its model must write `score` (engines.Scores)"),
     (engine_of("suffix"), "batching", "declares 'suffix'; its model must write `infill` (engines.Infills)"),
+    (engine_of("input_extra"), "batching", "declares 'input_extra'; its model must write `infill` (engines.Infills)"),
     (engine_of(constraints=frozenset({"regex"})), "batching", "declares 'constraints'; its model must write `matcher`"),
     (engine_of(), "exporting", "declares a 'state_key'; its model must write `export_state` (engines.Exports)"),
 ])

@@ -55,14 +55,16 @@ EXAMPLES = {
     "/responses": "begins with /v1.*{base}/v1", "/api/responses/resp_1": "begins with /v1.*{base}/v1",
     "/v1/responses/resp_1/outputs": "nothing installed serves this part of OpenAI's API",
     "/v1beta/models/gemini-pro:generateContent": "Google's API.* base URL {base}/v1$",
-    "/api/v0/models": "LM Studio's API.* base URL {base}/v1$", "/api/v1/chat": "LM Studio's API",
+    "/api/v0/models": "LM Studio's API.* pip install lllms-compat .* base URL {base}/v1$",
+    "/api/v1/chat": "LM Studio's API",
     "/api/v1/models/load": "LM Studio's API", "/api/v1/generate": "KoboldCpp", "/api/extra/version": "KoboldCpp",
     "/generate_stream": "TGI.* base URL {base}/v1$",
     # llama-server's and vLLM's.
-    "/completion": "{base}/v1/completions", "/infill": "{base}/v1/completions.* suffix",
+    "/completion": "{base}/v1/completions.* pip install lllms-compat ", "/infill": "{base}/v1/completions.* suffix",
     "/tokenize": "{base}/api/v1/tokenize", "/v1/apply-template": "{base}/api/v1/apply-template",
     "/embedding": "{base}/v1/embeddings", "/reranking": "{base}/v1/rerank$", "/v2/rerank": "{base}/v1/rerank$",
-    "/v1/score": "{base}/v1/rerank$", "/props": "{base}/v1/models$", "/slots": "{base}/ ", "/metrics": "{base}/ ",
+    "/v1/score": "{base}/v1/rerank$", "/props": "{base}/v1/models; or pip", "/slots": "{base}/ ",
+    "/slots/0": "{base}/v1/models$", "/metrics": "{base}/ ",
     # The rest of OpenAI's.
     "/v1/audio/transcriptions": "nothing installed serves this part of OpenAI's API; {base}/openapi.json",
     "/v1/audio/speech": "this part of OpenAI's API", "/v1/images/generations": "this part of OpenAI's API",
@@ -100,7 +102,7 @@ class Extra:
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def url() -> AsyncIterator[str]:
-    config = parse_config({"plugins": {"disable": ["anthropic", "ollama"]}})
+    config = parse_config({"plugins": {"disable": ["anthropic", "compat", "ollama"]}})
     async with Host(config) as host, published(host) as url:
         yield url
 
@@ -135,12 +137,13 @@ async def test_each_line_of_the_table_is_needed() -> None:
 
 @pytest.mark.parametrize(("path", "api"), [
     ("/v1/api/chat", "ollama"), ("/ollama/api/tags", "ollama"), ("/messages", "anthropic"),
+    *((f"/v1{path}", "llama-server") for path in ("/infill", "/completion", "/tokenize", "/props", "/slots")),
 ])
 async def test_an_installed_api_is_no_longer_to_be_installed(path: str, api: str) -> None:
     """If the plugin that serves such paths is installed, only the base URL is wrong."""
     lacking, served = find_way_out(path, "http://h"), find_way_out(path, "http://h", {"openai", api})
     assert lacking is not None
-    assert f"pip install lllms-{api}" in lacking
+    assert f"pip install lllms-{api.replace('llama-server', 'compat')}" in lacking
     assert served is not None
     assert served.endswith("set the client's base URL to http://h")
     assert "install" not in served

@@ -79,6 +79,19 @@ def test_metadata_is_read(whole):
     assert dict(metadata) == expected
 
 
+def test_one_text_of_an_array_is_read(whole):
+    """An item of an array of texts is found without the others; there is none beyond it, or in anything else."""
+    metadata = read_gguf(whole).metadata
+    for key in metadata:
+        value = metadata[key]
+        if metadata.kind(key) == "array of string":
+            assert [metadata.item(key, index) for index in range(len(value))] == value
+            assert metadata.item(key, len(value)) is metadata.item(key, -1) is None
+        else:
+            assert metadata.item(key, 0) is None
+    assert metadata.item("nowhere", 0) is None
+
+
 def test_metadata_is_read_by_type(whole):
     """When a value is requested by type, a key of another type counts as missing."""
     found = read_gguf(whole)

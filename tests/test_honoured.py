@@ -92,6 +92,7 @@ CASES: Mapping[str, Case] = {
     "top_logprobs": Case(2, {**WILD, "logprobs": True}),
     "echo": Case(True, {**WILD, "logprobs": 0}, chat=False),
     "suffix": Case("the end", chat=False, may_fail=True),
+    "input_extra": Case([{"text": "the end"}], chat=False, may_fail=True),
     "tools": Case([TOOL], GREEDY, WEATHER),
     "tool_choice": Case("none", TOOLS, WEATHER),
     "parallel_tool_calls": Case(False, TOOLS, f"{WEATHER} What is the weather in Rome?"),

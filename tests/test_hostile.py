@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from besieged_for_tests import Besieged, Siege, siege, until
 from frames_for_tests import PREFACE
-from hostile_for_tests import CHAT, NAMED, OLLAMA, POSTS, SLOW, Input, body, with_value
+from hostile_compat_for_tests import BARE as COMPAT_BARE
+from hostile_for_tests import CHAT, COMPAT, NAMED, OLLAMA, POSTS, SLOW, Input, body, with_value
 from hostile_leaving_for_tests import LONG
 from hostile_lines_for_tests import PLACES
 from hostile_ollama_for_tests import BARE
@@ -106,12 +107,12 @@ def test_every_route_is_attacked() -> None:
     }
     assert set(NAMED) <= set(paths)
     posts = {path for method, path in described if method == "POST" and "{" not in path}
-    assert posts == {*POSTS, *OLLAMA}
+    assert posts == {*POSTS, *OLLAMA, *COMPAT}
     assert all(body(path, SLOW)["model"] == SLOW for path in posts)
     sessions = "/api/v1/sessions"
     models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
     bare = {*models, ("GET", "/api/v1/downloads"), ("GET", "/api/v1/requests")}
-    bare |= {("GET", sessions), ("DELETE", sessions)} | {("GET", path) for path in BARE}
+    bare |= {("GET", sessions), ("DELETE", sessions)} | {("GET", path) for path in (*BARE, *COMPAT_BARE)}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
     inside = [(method, path.partition("?")[0]) for method, path in PLACES if "resp_1" in path]
     with_ids |= {(method, path.replace("resp_1", "{id}")) for method, path in inside}

@@ -22,17 +22,19 @@ class Server:
     """The program, and everything that it wrote."""
 
     def __init__(self, style: str, folder: Path) -> None:
+        self.numbers = iter(range(10_000, 100_000))
+        self.secrets: list[str] = []
+        self.key = self.secret()
         self.log = folder / "log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(PROGRAM), style], stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder,
+                [sys.executable, str(PROGRAM), style, self.key], stdout=subprocess.PIPE, stderr=log, text=True,
+                cwd=folder,
             )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url, self.log.read_text()
-        self.client = httpx.Client(base_url=self.url, timeout=GUARD)
-        self.numbers = iter(range(10_000, 100_000))
-        self.secrets: list[str] = []
+        self.client = httpx.Client(base_url=self.url, timeout=GUARD, headers={"X-Api-Key": self.key})
 
     def secret(self) -> str:
         """A text that occurs nowhere else."""
@@ -40,7 +42,7 @@ class Server:
         return self.secrets[-1]
 
     def post(self, path: str, body: object, **headers: str) -> httpx.Response:
-        """Send a request with its own key."""
+        """Send a request with the server's key, and one of its own."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self.client.post(
             path, content=content,
@@ -98,6 +100,10 @@ def refusals(server: Server) -> None:
     server.client.get(f"/{secret()}", headers={"Host": f"{secret()}.example", "Cookie": secret()})
     server.client.get("/v1/models", headers={"Host": f"{secret()}..{secret()}"})
     server.client.delete(f"/api/v1/sessions/{secret()}")
+    refused = server.post(f"/v1/{secret()}", {"model": secret()}, **{"X-Api-Key": secret()})
+    assert refused.status_code == 401
+    assert not any(one in refused.text for one in server.secrets)
+    server.client.get("/", headers={"Origin": f"https://{secret()}.example"})
 
 
 def test_no_secret_leaves_a_request(server: Server) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from quart import request
@@ -54,11 +55,12 @@ def _from_program() -> bool:
 async def work(size: int, task: Callable[[], T]) -> T:
     """Return `task()`; for a large `size` (bytes of JSON) it runs in a thread, one task at a time.
 
-    If the caller is cancelled meanwhile, `CancelledError` is raised, and a task that has not begun never does.
+    If the caller is cancelled meanwhile, `CancelledError` is raised, and a task that has not begun never does. In the
+    thread, too, context variables have their values: a key that may not use a model may not in a large request either.
     """
     if size <= LARGE:
         return task()
-    return await asyncio.get_running_loop().run_in_executor(_READER, _run, task)
+    return await asyncio.get_running_loop().run_in_executor(_READER, copy_context().run, _run, task)
 
 
 def _run(task: Callable[[], T]) -> T:

@@ -36,6 +36,8 @@ class ModelCard:
     """Whether all its files are on this disk."""
     download_id: str | None
     """The id of the downloads of its files; None if they are never fetched."""
+    file_name: str = ""
+    """The name of the file of its weights, without folders; "" if it has none."""
     modified: float | None = None
     """When its files were last changed, in seconds since 1970; None if it has none."""
     defaults: Generation = field(factory=Generation)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from lllms_core import errors
-from lllms_core.apis.fault import INVALID, SERVER, Fault
+from lllms_core.apis.fault import INVALID, LIMIT, SERVER, UNKNOWN, Fault
 from lllms_core.apis.writing import dumps
 from lllms_core.parameters.wording import cut
 
@@ -36,8 +36,10 @@ TABLE: Mapping[type[errors.LllmsError], tuple[int, str, str]] = {
     errors.EngineDied: (500, SERVER, "engine_died"),
     errors.EngineError: (500, SERVER, "engine_failed"),
     errors.DownloadError: (503, SERVER, "model_not_available"),
+    errors.KeyRefused: (401, UNKNOWN, "invalid_api_key"),
     errors.RequestCancelled: (499, SERVER, "cancelled"),
-    errors.QueueFull: (429, "rate_limit_error", "queue_full"),
+    errors.RateLimited: (429, LIMIT, "rate_limit_exceeded"),
+    errors.QueueFull: (429, LIMIT, "queue_full"),
     errors.InsufficientMemory: (503, SERVER, "insufficient_memory"),
     errors.WaitedTooLong: (503, SERVER, "waited_too_long"),
     errors.ShuttingDown: (503, SERVER, "shutting_down"),
@@ -71,6 +73,8 @@ def _explain_ours(error: errors.LllmsError) -> Fault:
         param, code = error.param, error.code or code
     elif isinstance(error, errors.ModelUnknown):
         param = "model"
+    elif isinstance(error, errors.KeyRefused):
+        headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(error, errors.ModelTooLarge | errors.RequestCancelled):
         headers["x-should-retry"] = "false"  # as OpenAI's clients understand; they retry any other 503
     elif isinstance(error, errors.Overloaded | errors.DownloadError | errors.ModelLoadFailed) and (

@@ -6,6 +6,8 @@ from attrs import frozen
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
+LIMIT = "rate_limit_error"
+UNKNOWN = "authentication_error"
 
 
 @frozen
@@ -16,7 +18,7 @@ class Fault:
     """The HTTP status."""
     message: str
     type: str
-    """`invalid_request_error`, `rate_limit_error` or `server_error`, as OpenAI names them."""
+    """`invalid_request_error`, `authentication_error`, `rate_limit_error` or `server_error`."""
     param: str | None
     """The place in the request that is at fault."""
     code: str

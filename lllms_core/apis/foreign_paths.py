@@ -33,6 +33,8 @@ _USE_OPENAI = "nothing installed serves it here; tell the client to speak OpenAI
 _INSTALL = "nothing installed serves it here; pip install lllms-{} where it runs, or tell the client to speak OpenAI's"
 _OLLAMA_LACKS = f"{_INSTALL.format('ollama')} API, with the base URL {{base}}/v1"
 _ANTHROPIC_LACKS = f"{_INSTALL.format('anthropic')} API, with the base URL {{base}}/v1"
+_OWN = ("llama-server", "llama-server's own routes have no prefix here; set the client's base URL to {base}")
+_OR_COMPAT = "or pip install lllms-compat where this runs, for llama-server's own form"
 
 TABLE = (
     # -- slightly wrong base URLs -------------------------------------------------------------------------------------
@@ -83,7 +85,13 @@ TABLE = (
         f"this is Google's API, and {_USE_OPENAI}",
     ),
     Foreign(
-        r"/api/v0(/.*)?|/api/v1/(chat|completions|embeddings|models|models/.+)",
+        r"/api/v0(/.*)?",
+        f"this is LM Studio's API, and {_INSTALL.format('compat')} API, with the base URL {{base}}/v1",
+        "lm-studio", "of LM Studio's API, only {base}/api/v0/models is served here; for answers, tell the client to "
+        "speak OpenAI's API, with the base URL {base}/v1",
+    ),
+    Foreign(
+        r"/api/v1/(chat|completions|embeddings|models|models/.+)",
         f"this is LM Studio's API, and {_USE_OPENAI}",
     ),
     Foreign(
@@ -93,15 +101,20 @@ TABLE = (
     # -- llama-server's and vLLM's own routes -------------------------------------------------------------------------
     Foreign(
         r"(/v1)?/completion",
-        "texts are continued at {base}/v1/completions, in OpenAI's form",
+        f"texts are continued at {{base}}/v1/completions, in OpenAI's form; {_OR_COMPAT}",
+        *_OWN,
     ),
     Foreign(
         r"(/v1)?/infill",
-        "gaps are filled at {base}/v1/completions, with the text before as prompt and the one after as suffix",
+        "gaps are filled at {base}/v1/completions, with the text before as prompt and the one after as suffix; "
+        f"{_OR_COMPAT}",
+        *_OWN,
     ),
     Foreign(
         r"(/v1)?/(tokenize|detokenize|apply-template)",
-        "tokens and prompts are at {base}/api/v1/tokenize, {base}/api/v1/detokenize and {base}/api/v1/apply-template",
+        "tokens and prompts are at {base}/api/v1/tokenize, {base}/api/v1/detokenize and {base}/api/v1/apply-template; "
+        f"{_OR_COMPAT}",
+        *_OWN,
     ),
     Foreign(
         r"/embedding|/pooling|/v1/embed|/v2/embed",
@@ -112,7 +125,13 @@ TABLE = (
         "documents are ranked at {base}/v1/rerank",
     ),
     Foreign(
-        r"/props|/slots(/.*)?|/metrics|/lora-adapters|/version|/ping|/server_info|/get_model_info",
+        r"(/v1)?/(props|slots)",
+        f"the state of this server is at {{base}}/ (as JSON, unless asked for HTML), its models at {{base}}/v1/models; "
+        f"{_OR_COMPAT}",
+        *_OWN,
+    ),
+    Foreign(
+        r"/slots/.*|/metrics|/lora-adapters|/version|/ping|/server_info|/get_model_info",
         "the state of this server is at {base}/ (as JSON, unless asked for HTML), its models at {base}/v1/models",
     ),
     # -- the rest of OpenAI's -----------------------------------------------------------------------------------------

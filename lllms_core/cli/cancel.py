@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 from lllms_core.errors import ConfigError
 
 ROUTE = "/api/v1/downloads"
@@ -16,16 +16,14 @@ ROUTE = "/api/v1/downloads"
     "lllms cancel phi3 --url http://127.0.0.1:8080",
 ))
 @click.argument("models", nargs=-1, required=True)
-@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@server_options
 @config_option
 def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -> None:
     """Cancel the downloads of MODELS in a running server, and the requests that wait for them; `lllms ps` lists them.
 
     The bytes received are kept: the next request resumes from them, at once even after a failed attempt.
     """
-    from lllms_core.client import Client
-
-    client = Client(url or server_url(read_config(config_file)), timeout=10)
+    client = connect(url, config_file, timeout=10)
     document = client.get(ROUTE)
     downloads = document.get("data", []) if isinstance(document, Mapping) else []
     wanted = {name: [one["id"] for one in downloads if name in one["models"]] for name in models}

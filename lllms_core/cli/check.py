@@ -18,7 +18,7 @@ from lllms_core.values.sizes import human_size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lllms_core.catalog import CatalogEntry
+    from lllms_core.catalog import Catalog, CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
     from lllms_core.pool.state import MemoryLimit
@@ -36,6 +36,7 @@ def check(config_file: Path | None) -> None:
     """
     from lllms_core.catalog import Catalog
     from lllms_core.config import Config
+    from lllms_core.config.key_file import exposed
     from lllms_core.plugins import Plugins
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import memory_limit, spare_workers
@@ -62,7 +63,7 @@ def check(config_file: Path | None) -> None:
     catalog = Catalog.examine(config, plugins, find) if readable else Catalog()
     for problem in catalog.problems:
         problems += problem.text.splitlines()
-    warnings: list[str] = []
+    warnings = [text] if (text := exposed(config.server.api_keys_file)) else []
     sound: list[CatalogEntry] = []
     limit = memory_limit(config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)))
     for entry in catalog.entries:
@@ -71,6 +72,8 @@ def check(config_file: Path | None) -> None:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
             sound.append(entry)
+    problems += _about_access(config)
+    warnings += _about_models_of_keys(config, catalog)
     problems += _about_sessions(config, plugins)
     problems += _about_memory(config, sound, limit, alone=len(catalog.entries) == 1)
     for text in warnings:
@@ -121,6 +124,35 @@ def _about_memory(
                 told[entry.name] = need
             problems.append(f"models.{entry.name}: {too_large(need, beside, limit, told[entry.name])}")
     return problems
+
+
+def _about_access(config: "Config") -> list[str]:
+    """Return the faults of the keys and the certificate."""
+    from lllms_core.config import open_keyring
+    from lllms_core.web.tls import open_tls
+
+    found: list[str] = []
+    for step in (open_keyring, open_tls):
+        try:
+            step(config.server)
+        except ConfigError as error:
+            found += error.message.splitlines()
+    return found
+
+
+def _about_models_of_keys(config: "Config", catalog: "Catalog") -> list[str]:
+    """Return the names in the keys' lists of models that fit no model."""
+    from lllms_core.caller import Caller
+    from lllms_core.config import open_keyring
+
+    try:
+        keys = open_keyring(config.server).keys
+    except ConfigError:
+        return []
+    return [
+        f"server.api_keys: '{name}', which the key '{key.name}' may use, fits no model"
+        for key in keys for name in key.models or () if not catalog.usable(Caller(models=(name,)))
+    ]
 
 
 def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:

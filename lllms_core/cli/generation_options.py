@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from lllms_core.cli.setup import config_option
+from lllms_core.cli.setup import api_key_option, config_option, given_key
 from lllms_core.cli.voices import LocalVoice, RemoteVoice, Voice
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
@@ -19,12 +19,13 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; up to four times."),
     click.option("--url", metavar="URL", help="Ask this running server, instead of loading the model here."),
+    api_key_option,
     config_option,
 )
 
 
 def generation_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of sampling, `--system`, `--url` and `--config`."""
+    """Add the options of sampling, `--system`, `--url`, `--api-key` and `--config`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -39,6 +40,6 @@ def parameters(given: Mapping[str, object]) -> dict[str, object]:
 def open_voice(model: str, url: str | None, config_file: Path | None) -> Voice:
     """Return the voice that answers: a server if there is a URL, else the model, loaded in this process."""
     if url is not None:
-        return RemoteVoice(model, url)
+        return RemoteVoice(model, url, given_key())
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     return LocalVoice(model, config_file, debug=debug)

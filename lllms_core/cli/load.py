@@ -10,7 +10,7 @@ from urllib.parse import quote
 import click
 
 from lllms_core.cli.figures import printable
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -36,7 +36,7 @@ class _Shown(Protocol):
     help="How long each may be idle before it is unloaded: seconds, or like 5m or 1h30m; -1 for ever; by default as "
     "its configuration says.",
 )
-@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@server_options
 @config_option
 def load(models: tuple[str, ...], ttl: str | None, url: str | None, config_file: Path | None) -> None:
     """Load MODELS in a running server, one after the other, and return when they are ready for requests.
@@ -44,9 +44,7 @@ def load(models: tuple[str, ...], ttl: str | None, url: str | None, config_file:
     Files that are missing are fetched. After a failed load this tries again at once, where requests would be refused
     for a while; a model that is loaded stays so. Ctrl-C gives up waiting, and keeps the bytes received.
     """
-    from lllms_core.client import Client
-
-    client = Client(url or server_url(read_config(config_file)), timeout=_SILENCE)
+    client = connect(url, config_file, timeout=_SILENCE)
     for name in models:
         body = {} if ttl is None else {"ttl": ttl}
         click.echo(_follow(name, client.stream(f"{ROUTE}/{quote(name, safe='')}/load", body)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 from lllms_core.values.sizes import human_size
 
 _SILENT = 5
@@ -18,22 +18,22 @@ _SILENT = 5
     "lllms ps",
     "lllms ps --url http://127.0.0.1:8080 --json",
 ))
-@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the server's full status as JSON.")
 @config_option
 def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
     """Show the instances of a running server, what its requests wait for, failed loads, and downloads."""
-    from lllms_core.client import Client, ServerError
+    from lllms_core.client import ServerError
 
-    url = url or server_url(read_config(config_file))
-    status = Client(url, timeout=10).get("/")
+    client = connect(url, config_file, timeout=10)
+    status = client.get("/")
     if not isinstance(status, Mapping) or status.get("name") != "lllms":
-        raise ServerError(f"{url} is not an lllms server")
+        raise ServerError(f"{client.url} is not an lllms server")
     if as_json:
         click.echo(json.dumps(status, indent=2, ensure_ascii=False))
         return
     requests = status["requests"]
-    click.echo(f"lllms {status['version']} at {url}: {status['status']}")
+    click.echo(f"lllms {status['version']} at {client.url}: {status['status']}")
     click.echo(f"requests: {requests['running']} of {requests['concurrency']} running, "
                f"{requests['waiting']} of {requests['queue_size']} waiting; {status['cores']} cores")
     if memory := status.get("memory"):

@@ -22,14 +22,17 @@ if TYPE_CHECKING:
     "lllms serve --config lllms.toml --model phi3 --model mock",
 ))
 @config_option
-@click.option("--host", help="The address to listen on; by default 127.0.0.1.")
+@click.option("--host", help="The address to listen on, or unix:PATH; by default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port; by default 3000; 0: any free one.")
 @click.option(
     "--model", "models", multiple=True, metavar="NAME|FILE|SOURCE",
     help="Offer only this: a configured model, a plugin's own, a model file, or a source to fetch (hf:org/repo, "
     "https://...). May be given several times.",
 )
-@click.option("--allow-remote", is_flag=True, default=None, help="Allow a --host that other machines can reach.")
+@click.option(
+    "--insecure", "--allow-remote", "insecure", is_flag=True, default=None,
+    help="Allow a --host that other machines can reach without API keys.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each step of each request: --log-level debug.")
 def serve(
@@ -38,7 +41,7 @@ def serve(
     host: str | None,
     port: int | None,
     models: tuple[str, ...],
-    allow_remote: bool | None,
+    insecure: bool | None,
     log_level: str | None,
     verbose: bool,
 ) -> None:
@@ -49,7 +52,7 @@ def serve(
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
 
-    flags = {"host": host, "port": port, "allow_remote": allow_remote, "log_level": "debug" if verbose else log_level}
+    flags = {"host": host, "port": port, "insecure": insecure, "log_level": "debug" if verbose else log_level}
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)
@@ -98,8 +101,14 @@ def curl(host: "Host", address: str) -> str | None:
     if not host.catalog.entries:
         return None
     body = {"model": host.catalog.entries[0].name, "messages": [{"role": "user", "content": "Hi!"}]}
-    url = f"{address.rstrip('/')}/v1/chat/completions"
-    return shlex.join(["curl", url, "-H", "Content-Type: application/json", "-d", json.dumps(body)])
+    server = host.config.server
+    where = [f"{address.rstrip('/')}/v1/chat/completions"]
+    if server.socket_path is not None:
+        where = ["--unix-socket", str(server.socket_path), "http://localhost/v1/chat/completions"]
+    if server.tls_certificate is not None:
+        where = ["--cacert", str(server.tls_certificate), *where]
+    line = shlex.join(["curl", *where, "-H", "Content-Type: application/json", "-d", json.dumps(body)])
+    return f'{line} -H "Authorization: Bearer $LLLMS_API_KEY"' if server.has_keys else line
 
 
 def _offers(host: "Host") -> list[tuple[str, str, str, str]]:

@@ -4,21 +4,15 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
-
-if TYPE_CHECKING:
-    from lllms_core.client import Client
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 
 ROUTE = "/api/v1/sessions"
 ANSWERS_WITHIN, LOADS_WITHIN = 30.0, 600.0
-url_option = click.option(
-    "--url", metavar="URL", help="The server; by default the one that the configuration describes.",
-)
 model_option = click.option("--model", metavar="NAME", help="Only those of this model.")
 
 
@@ -34,12 +28,12 @@ def sessions() -> None:
 
 @sessions.command()
 @model_option
-@url_option
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the server's full answer as JSON.")
 @config_option
 def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | None) -> None:
     """List the sessions, the most recently used first."""
-    document = _client(url, config_file).get(_path(model))
+    document = connect(url, config_file, ANSWERS_WITHIN).get(_path(model))
     data = document.get("data") if isinstance(document, Mapping) else None
     if as_json or not isinstance(data, list):
         click.echo(json.dumps(document, indent=2))
@@ -52,12 +46,12 @@ def ls(model: str | None, url: str | None, as_json: bool, config_file: Path | No
 @sessions.command()
 @click.argument("session_id", metavar="ID")
 @click.option("--text", is_flag=True, help="Also its text, as the model reads it; loads the model if necessary.")
-@url_option
+@server_options
 @config_option
 def show(session_id: str, text: bool, url: str | None, config_file: Path | None) -> None:
     """Show one session."""
     path = f"{ROUTE}/{quote(session_id, safe='')}"
-    client = _client(url, config_file, LOADS_WITHIN if text else ANSWERS_WITHIN)
+    client = connect(url, config_file, LOADS_WITHIN if text else ANSWERS_WITHIN)
     document = client.get(f"{path}?text=true" if text else path)
     if not isinstance(document, Mapping):
         raise click.ClickException("the server describes sessions in an unknown form; does it have this version?")
@@ -70,7 +64,7 @@ def show(session_id: str, text: bool, url: str | None, config_file: Path | None)
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all", "everything", is_flag=True, help="All of them.")
 @model_option
-@url_option
+@server_options
 @config_option
 def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | None, config_file: Path | None) -> None:
     """Delete sessions: their next turn is evaluated from the start.
@@ -81,7 +75,7 @@ def rm(ids: tuple[str, ...], everything: bool, model: str | None, url: str | Non
 
     if bool(ids) == everything or (ids and model is not None):
         raise click.UsageError("give either ids, or --all (with --model NAME for those of one model)")
-    client = _client(url, config_file)
+    client = connect(url, config_file, ANSWERS_WITHIN)
     paths = {one: f"{ROUTE}/{quote(one, safe='')}" for one in ids} or {"": _path(model)}
     deleted: set[str] = set()
     failed = False
@@ -108,9 +102,3 @@ def _line(one: Mapping[str, Any]) -> str:
     ago = max(0.0, time.time() - one["last_used"])
     size = "" if one["bytes"] is None else f" {one['bytes'] / 2**20:.1f} MiB,"
     return f"{one['id']}  model {one['model']}: {one['tokens']} tokens,{size} used {ago:.0f} s ago, in {one['where']}"
-
-
-def _client(url: str | None, config_file: Path | None, timeout: float = ANSWERS_WITHIN) -> "Client":
-    from lllms_core.client import Client
-
-    return Client(url or server_url(read_config(config_file)), timeout=timeout)

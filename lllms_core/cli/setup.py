@@ -12,11 +12,16 @@ from lllms_core.errors import ConfigError, ModelUnknown
 from lllms_core.machine import at_home
 
 if TYPE_CHECKING:
+    from lllms_core.client import Client
     from lllms_core.config import Config, ModelConfig
     from lllms_core.plugins import Plugins
 
 OFFLINE = "lllms.offline"
 """The key in a command's context for whether `--offline` was given."""
+
+
+API_KEY = "lllms.api_key"
+"""The key in a command's context for the API key of a running server."""
 
 
 def examples(*lines: str) -> str:
@@ -41,6 +46,42 @@ def _remember_offline(context: click.Context, _: click.Parameter, offline: bool)
     context.meta[OFFLINE] = offline
 
 
+def api_key_option(function: Callable[..., None]) -> Callable[..., None]:
+    """Add `--api-key`, for `connect` and `given_key`."""
+    return click.option(
+        "--api-key", metavar="KEY", expose_value=False, callback=_remember_key,
+        envvar="LLLMS_API_KEY", show_envvar=True,
+        help="The server's API key; others on this machine may see a command line, but not a variable.",
+    )(function)
+
+
+def server_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add `--url` and `--api-key`, for `connect`."""
+    return click.option(
+        "--url", metavar="URL", help="The server; by default the one that the configuration describes.",
+    )(api_key_option(function))
+
+
+def _remember_key(context: click.Context, _: click.Parameter, key: str | None) -> None:
+    context.meta[API_KEY] = key
+
+
+def given_key() -> str | None:
+    """Return the API key that the current command was given."""
+    key: str | None = click.get_current_context().meta.get(API_KEY)
+    return key
+
+
+def connect(url: str | None, config_file: Path | None, timeout: float) -> "Client":
+    """Return a client of the server at a URL, or of the one that a configuration describes."""
+    from lllms_core.client import Client
+
+    if url is not None:
+        return Client(url, given_key(), timeout)
+    config = read_config(config_file)
+    return Client(server_url(config), given_key(), timeout, certificate=config.server.tls_certificate)
+
+
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
     """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given."""
     from lllms_core.config import load_config
@@ -55,7 +96,10 @@ def read_config(file: Path | None, server: Mapping[str, object] | None = None) -
 def server_url(config: "Config") -> str:
     """Return the address where the server of a configuration listens."""
     host = config.server.host
-    return f"http://{f'[{host}]' if ':' in host else host}:{config.server.port}"
+    if config.server.socket_path is not None:
+        return host
+    scheme = "http" if config.server.tls_certificate is None else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{config.server.port}"
 
 
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 
 ROUTE = "/api/v1/models"
 
@@ -17,16 +17,16 @@ ROUTE = "/api/v1/models"
     "lllms unload phi3 --url http://127.0.0.1:8080",
 ))
 @click.argument("models", nargs=-1, required=True)
-@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@server_options
 @config_option
 def unload(models: tuple[str, ...], url: str | None, config_file: Path | None) -> None:
     """Unload MODELS in a running server: their idle instances now, the busy ones as soon as they are idle.
 
     The instances that a model keeps (min_instances) stay. The next request loads a model again.
     """
-    from lllms_core.client import Client, ServerError
+    from lllms_core.client import ServerError
 
-    client = Client(url or server_url(read_config(config_file)), timeout=60)
+    client = connect(url, config_file, timeout=60)
     for name in models:
         told = client.post(f"{ROUTE}/{quote(name, safe='')}/unload", {})
         if not isinstance(told, Mapping) or "unloaded" not in told:

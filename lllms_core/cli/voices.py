@@ -91,10 +91,10 @@ class LocalVoice(Voice):
 class RemoteVoice(Voice):
     """A model of a running server."""
 
-    def __init__(self, model: str, url: str) -> None:
+    def __init__(self, model: str, url: str, api_key: str | None = None) -> None:
         """Prepare to ask the server. Raises `ServerError` for an invalid address."""
         self._model = model
-        self._client = Client(url)
+        self._client = Client(url, api_key)
 
     def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
         """Answer a conversation."""

@@ -2,26 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from attrs import AttrsInstance, asdict, evolve
 
 from lllms_core.config import rules
-from lllms_core.config.settings import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config.settings import UNIX, Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
 from lllms_core.downloads import scheme
 from lllms_core.errors import ConfigError
 from lllms_core.machine import at_home
 from lllms_core.values.structure import structure, with_folder
-from lllms_core.values.violations import Keys, StructureError, Violation, did_you_mean
+from lllms_core.values.violations import Key, Keys, StructureError, Violation, did_you_mean
 
 T = TypeVar("T")
-
-# Keys planned for later versions: refused, never ignored.
-LATER: Mapping[str, frozenset[str]] = {
-    "": frozenset(),
-    "server": frozenset({"api_keys"}),
-    "models": frozenset(),
-}
 
 
 def parse_config(data: Mapping[str, object]) -> Config:
@@ -54,15 +47,14 @@ def parse_tables(
     here = Path.cwd()
     folder = folder or here
     violations: list[Violation] = []
-    data = _without_later(data, (), LATER[""], violations)
-    server = _table(data.get("server", {}), ServerConfig, ("server",), LATER["server"], violations)
-    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), frozenset(), violations)
-    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), frozenset(), violations)
+    server = _table(data.get("server", {}), ServerConfig, ("server",), violations)
+    plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), violations)
+    sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), violations)
     tables = data.get("models", {})
     models: dict[str, ModelConfig] = {}
     if isinstance(tables, Mapping):
         for name, table in tables.items():
-            model = _table(table, ModelConfig, ("models", str(name)), LATER["models"], violations)
+            model = _table(table, ModelConfig, ("models", str(name)), violations)
             if model is not None:
                 models[str(name)] = model
             violations += rules.check_defaults(table, ("models", str(name), "defaults"))
@@ -81,9 +73,18 @@ def parse_tables(
         violations += rules.check_sessions(sessions)
     if violations or server is None or sessions is None or plugins is None:
         raise ConfigError("\n".join(_line(one, origins.get(one.path[:2], file)) for one in violations))
-    server = with_folder(server, here if ("server", "models_dir") in origins else folder)
+    server = _server_placed(server, {key: here for table, key in origins if table == "server"}, folder)
     models = {name: evolve(model, file=_placed(model.file, folder)) for name, model in models.items()}
     return Config(server, models, sessions, plugins, folder=folder)
+
+
+def _server_placed(server: ServerConfig, folders: Mapping[Key, Path], folder: Path) -> ServerConfig:
+    """Return `[server]` with absolute paths; each starts in the folder of its key, else in `folder`."""
+    paths = {key: path for key, path in asdict(server, recurse=False).items() if isinstance(path, Path)}
+    changes: dict[str, Any] = {key: with_folder(path, folders.get(key, folder)) for key, path in paths.items()}
+    if server.socket_path is not None:
+        changes["host"] = f"{UNIX}{with_folder(at_home(server.socket_path), folders.get('host', folder))}"
+    return evolve(server, **changes)
 
 
 def _placed(file: str | None, folder: Path) -> str | None:
@@ -98,21 +99,12 @@ def _line(violation: Violation, origin: str | None) -> str:
     return f"{violation} ({origin})" if origin else str(violation)
 
 
-def _table(value: object, into: type[T], path: Keys, later: frozenset[str], violations: list[Violation]) -> T | None:
+def _table(value: object, into: type[T], path: Keys, violations: list[Violation]) -> T | None:
     """Build one table's value; on failure, extend `violations` and return None."""
     if isinstance(value, into):
         value = asdict(cast("AttrsInstance", value), recurse=False)
-    if isinstance(value, Mapping):
-        value = _without_later(value, path, later, violations)
     try:
         return structure(value, into, path)
     except StructureError as error:
         violations += error.violations
         return None
-
-
-def _without_later(
-    table: Mapping[str, object], path: Keys, later: frozenset[str], violations: list[Violation],
-) -> dict[str, object]:
-    violations += [Violation((*path, key), "not supported yet") for key in table if key in later]
-    return {key: value for key, value in table.items() if key not in later}

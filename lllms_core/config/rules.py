@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
-from lllms_core.config.settings import ModelConfig, ServerConfig, SessionsConfig
+from lllms_core.config.origins import fault_of_origin
+from lllms_core.config.settings import UNIX, ModelConfig, ServerConfig, SessionsConfig
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters import DEFAULTS, check
 from lllms_core.types import Preload
@@ -30,21 +31,37 @@ def check_server(server: ServerConfig) -> Iterator[Violation]:
     """`[server]` by itself: who may reach it, and whom it trusts."""
     if not server.host:
         yield Violation(("server", "host"), "is empty; use 127.0.0.1")
-    elif not server.allow_remote and not _is_loopback(server.host):
+    elif server.host == UNIX:
+        yield Violation(("server", "host"), 'there is no path after "unix:"; expected one like unix:/run/lllms.sock')
+    elif not is_loopback(server.host) and not (server.has_keys or server.insecure or server.allow_remote):
         yield Violation(
             ("server", "host"),
-            f"other machines can reach '{server.host}', and could use the models, because there are no API keys yet;"
-            " to allow that, set server.allow_remote = true (LLLMS_ALLOW_REMOTE=1), or use 127.0.0.1",
+            f"other machines can reach '{server.host}', and there are no API keys, so anyone could use the models; set"
+            " server.api_keys (LLLMS_API_KEYS; lllms key makes one), or allow it by server.insecure = true (--insecure,"
+            " LLLMS_INSECURE=1), or use 127.0.0.1",
         )
     for index, one in enumerate(server.trusted_clients):
+        if one in server.trusted_keys:
+            if server.api_keys_file is None and one not in {key.name for key in server.api_keys}:
+                yield Violation(("server", "trusted_clients", index), f"there is no key named '{one}'")
+            continue
         try:
             ip_network(one)
         except ValueError as error:
-            text = f"{error}; expected an address or a network like 10.0.0.0/8"
+            text = f"{error}; expected an address, a network like 10.0.0.0/8, or the name of a key"
             yield Violation(("server", "trusted_clients", index), text)
+    for index, one in enumerate(server.cors_origins):
+        fault = fault_of_origin(one)
+        if fault is not None:
+            yield Violation(("server", "cors_origins", index), fault)
+    if server.tls_key is not None and server.tls_certificate is None:
+        yield Violation(("server", "tls_key"), "there is no certificate for it; set server.tls_certificate, too")
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server with this `host`."""
+    if host.startswith(UNIX):
+        return True
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

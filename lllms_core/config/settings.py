@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 from attrs import field, frozen
 
 from lllms_core.caller import Priority
+from lllms_core.config.keyring import NAME, ApiKey, read_keys
 from lllms_core.machine import at_home
 from lllms_core.parameters.bounds import LEVELS, MOST_LEVELS
 from lllms_core.types import Isolation, Preload
-from lllms_core.values.structure import Bytes, Range
+from lllms_core.values.structure import Bytes, Range, Reads
+
+UNIX = "unix:"
+"""What the `host` of a server that listens on a Unix socket begins with."""
 
 PrepareWhen = Literal["on-demand", "blocking", "async"]
 
@@ -20,11 +24,24 @@ class ServerConfig:
     """`[server]`: where it listens, and its limits."""
 
     host: str = "127.0.0.1"
+    """An address or a name of this machine, or `unix:PATH` for a socket that only its owner can use."""
     port: Annotated[int, Range(0, 65535)] = 3000
     """0: a free port that the system chooses."""
+    api_keys: Annotated[tuple[ApiKey, ...], Reads(read_keys)] = ()
+    """The keys of which every request needs one, except for `/health`: strings ("KEY" or "NAME: KEY"), or tables with
+    `key`, and if you like `name`, `models` (names with `*`), `requests_per_minute` and `concurrency`. "sha256:..." may
+    stand for a KEY; it is as safe as the key is random (`lllms key` makes one). In a variable, commas separate them."""
+    api_keys_file: Path | None = None
+    """A file with further keys, one a line: "KEY" or "NAME: KEY"."""
+    insecure: bool = False
+    """Must be true for a `host` that other machines can reach if there are no keys: whoever reaches the port may use
+    the models."""
     allow_remote: bool = False
-    """Must be true for a `host` that other machines can reach: there are no API keys yet, so anyone who reaches the
-    port may use the models."""
+    """The name of `insecure` before there were keys; it means the same."""
+    tls_certificate: Path | None = None
+    """A PEM file with the server's certificate and those between it and its authority; the server then speaks HTTPS."""
+    tls_key: Path | None = None
+    """A PEM file with the certificate's private key; None: it is in the same file as the certificate."""
     concurrency: Annotated[int, Range(1)] = 8
     """Completions processed at once, over all models; more wait."""
     max_instances: Annotated[int, Range(1)] = 4
@@ -47,7 +64,7 @@ class ServerConfig:
     min_residency: Annotated[float, Range(0)] = 10.0
     """Seconds after its load for which an instance that is in use makes no room for another model."""
     trusted_clients: tuple[str, ...] = ()
-    """Addresses or networks (`10.0.0.0/8`) of the clients whose header `X-Priority` has an effect."""
+    """The clients whose header `X-Priority` has an effect: addresses, networks (`10.0.0.0/8`) or names of keys."""
     models_dir: Path = field(factory=lambda: at_home("~/.cache/lllms"))
     """The folder of fetched model files. Like any path, it is relative to the folder of the configuration file, or, in
     a variable or flag, to the working directory."""
@@ -55,13 +72,13 @@ class ServerConfig:
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
     pull: bool | None = None
     """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. None: only if
-    no other machine can reach the server (`allow_remote`)."""
+    no other machine can reach the server, and it has no API keys."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["console", "json"] = "console"
     allowed_hosts: tuple[str, ...] = ()
     """Names accepted in the Host header besides this machine's own; `*` accepts any."""
     cors_origins: tuple[str, ...] = ()
-    """Origins of web pages that may call the API; `*` allows any."""
+    """Origins of web pages that may call the API, like `https://app.example`; `*` allows any, `null` pages in files."""
     max_body: Annotated[int, Bytes()] = 10 * 2**20
     """Bytes of a request body at most; a configuration may also write "10MiB"."""
     max_json_depth: Annotated[int, Range(8, MOST_LEVELS)] = LEVELS
@@ -73,9 +90,24 @@ class ServerConfig:
     """Seconds for running completions to finish when the server stops."""
 
     @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self.api_keys) or self.api_keys_file is not None
+
+    @property
+    def trusted_keys(self) -> tuple[str, ...]:
+        """The names of keys in `trusted_clients`."""
+        return tuple(one for one in self.trusted_clients if NAME.fullmatch(one) is not None)
+
+    @property
+    def socket_path(self) -> Path | None:
+        """The path of the Unix socket to listen on; None: it listens on a port."""
+        return Path(self.host.removeprefix(UNIX)) if self.host.startswith(UNIX) else None
+
+    @property
     def may_pull(self) -> bool:
         """Whether clients may fetch models that are not configured."""
-        return not self.allow_remote if self.pull is None else self.pull
+        return not (self.allow_remote or self.insecure or self.has_keys) if self.pull is None else self.pull
 
 
 @frozen

@@ -160,11 +160,13 @@ class Constrains(Protocol):
 
 
 class Infills(Protocol):
-    """The parameter `suffix`: answers fill a gap."""
+    """The parameters `suffix` and `input_extra`: answers fill a gap."""
 
     @abstractmethod
     def infill(self, request: TextRequest) -> list[int]:
-        """Return the tokens of a prompt for an answer between `request.prompt` and `request.suffix`.
+        """Return the tokens of a prompt for an answer between `request.prompt` and `request.suffix`, if there is one.
+
+        A model that honours `input_extra` puts the excerpts first, and leaves out what does not fit.
 
         It may stop as `tokenize` does. Called from any thread. Raises `RequestError` if the model was not trained for
         that.

@@ -105,8 +105,9 @@ def _serial(engine: Engine, model: SerialModel) -> Iterator[tuple[str, type]]:
 def _batching(engine: Engine, model: TokenModel) -> Iterator[tuple[str, type]]:
     for name in sorted(engine.parameters & {"logprobs", "best_of"}):
         yield f"'{name}'", capabilities.Scores
-    if "suffix" in engine.parameters:
-        yield "'suffix'", capabilities.Infills
+    for name in ("suffix", "input_extra"):
+        if name in engine.parameters:
+            yield f"'{name}'", capabilities.Infills
     if engine.constraints:
         yield "'constraints'", capabilities.Constrains
     if model.state_key is not None:

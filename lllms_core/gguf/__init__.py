@@ -3,7 +3,7 @@
 Values are decoded on access, so a vocabulary of 150,000 strings only costs the time to skip it.
 """
 
-from lllms_core.gguf.describing import TEMPLATE, Scalar, describe, scalars
+from lllms_core.gguf.describing import MARKS, TEMPLATE, Scalar, describe, scalars
 from lllms_core.gguf.header import GGUF, TENSOR_TYPES, Metadata, TensorInfo, Value
 from lllms_core.gguf.header_reader import GGUFError, is_gguf, read_gguf, read_parts, reading_once
 from lllms_core.gguf.parts import is_model_file, part_names, part_paths
@@ -11,6 +11,7 @@ from lllms_core.gguf.recommended import recommended_sampling
 
 __all__ = [
     "GGUF",
+    "MARKS",
     "TEMPLATE",
     "TENSOR_TYPES",
     "GGUFError",

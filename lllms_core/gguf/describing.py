@@ -12,6 +12,8 @@ Scalar = str | int | float
 """A value that is no array; a bool is an int."""
 TEMPLATE = "tokenizer.chat_template"
 """The key of the chat template."""
+MARKS = ("tokenizer.ggml.bos_token", "tokenizer.ggml.eos_token")
+"""With `_id`, the keys of these tokens; without, those of their texts among `scalars`."""
 
 
 def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
@@ -43,9 +45,15 @@ def describe(gguf: GGUF, path: Path) -> dict[str, str | int | float]:
 
 
 def scalars(gguf: GGUF) -> dict[str, Scalar]:
-    """Return the values of a header, without arrays such as the vocabulary; those may be very long."""
+    """Return the values of a header, without arrays such as the vocabulary; those may be very long.
+
+    Beside the ids of the tokens around a prompt stand their texts (`MARKS`).
+    """
     keys = (key for key in gguf.metadata if not gguf.metadata.kind(key).startswith("array"))
-    return {key: value for key in keys if isinstance(value := gguf.metadata[key], str | int | float)}
+    values = {key: value for key in keys if isinstance(value := gguf.metadata[key], str | int | float)}
+    ids = {mark: gguf.metadata.number(f"{mark}_id") for mark in MARKS}
+    texts = {mark: gguf.metadata.item("tokenizer.ggml.tokens", at) for mark, at in ids.items() if at is not None}
+    return values | {mark: text for mark, text in texts.items() if text is not None}
 
 
 def _quantisation(tensors: Iterable[TensorInfo]) -> str | None:

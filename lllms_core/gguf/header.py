@@ -95,6 +95,16 @@ class Metadata(Mapping[str, Value]):
         kind, _, _, count = self._places.get(key, (0, 0, 0, 0))
         return count if kind == ARRAY else 0
 
+    def item(self, key: str, index: int) -> str | None:
+        """Return one text of a key's array, decoding no other; None if there is none."""
+        kind, item, at, count = self._places.get(key, (0, 0, 0, 0))
+        if kind != ARRAY or item != STRING or not 0 <= index < count:
+            return None
+        for _ in range(index):
+            (length,) = LENGTH.unpack_from(self._header, at)
+            at += LENGTH.size + length
+        return self._strings(at, 1)[0]
+
     def kind(self, key: str) -> str:
         """Return the stored type of a key, like `uint32`, `string` or `array of float32`; "" if there is none."""
         if key not in self._places:

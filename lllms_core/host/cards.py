@@ -134,6 +134,7 @@ def card(entry: CatalogEntry) -> ModelCard:
         max_instances=entry.config.max_instances,
         here=entry.here,
         download_id=None if entry.source is None else download_id(entry.source),
+        file_name="" if entry.spec.file is None else entry.spec.file.name,
         modified=max((state[1] / 1e9 for state in entry.footprint.files.values() if state is not None), default=None),
         defaults=entry.defaults,
     )

@@ -15,7 +15,7 @@ from lllms_core.tracebacks import kind
 
 LOG = logging.getLogger("lllms.documents")
 
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,120}")
 
 
 class KeptDocuments:

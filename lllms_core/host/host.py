@@ -10,7 +10,8 @@ from attrs import evolve
 from lllms_core.answers import Stream
 from lllms_core.apis import Abilities, ModelCard
 from lllms_core.apis.request_ids import note_request
-from lllms_core.catalog import Catalog
+from lllms_core.caller import CALLER
+from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.events import Observers
@@ -20,6 +21,7 @@ from lllms_core.host.conversation import Conversation
 from lllms_core.host.documents import open_documents
 from lllms_core.host.pulls import Pulls
 from lllms_core.host.unused_log import UnusedLog
+from lllms_core.host.visibility import OwnDocuments, Visibility, VisibleSessions
 from lllms_core.observers.metrics import Metrics, Now
 from lllms_core.observers.request_history import History
 from lllms_core.observers.request_log import RequestLog
@@ -127,11 +129,14 @@ class Host:
         self.history.on_end(self.metrics.ended)
         self.history.on_end(log.ended)
         self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files, self.observers)
-        self.session_index = SessionIndex(self.pool, self.sessions)
+        self._visibility = Visibility(self.catalog)
+        self._index = SessionIndex(self.pool, self.sessions)
+        self.session_index = VisibleSessions(self._index, self._visibility)
         kept, chosen = self.config.sessions, choose_session_store(self.config, self.plugins)
-        self.documents = open_documents(
+        self._documents = open_documents(
             kept.responses_size, kept.responses_ttl, None if chosen is None else chosen[0].documents_folder,
         )
+        self.documents = OwnDocuments(self._documents)
         self._cards = Cards(self.pool)
         self._unused = UnusedLog()
         self._started = False
@@ -159,7 +164,7 @@ class Host:
         self.pool.stop()  # first, so that those who wait for a download learn the true reason
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
-        await self.documents.close()
+        await self._documents.close()
 
     @property
     def json_levels(self) -> int:
@@ -168,29 +173,29 @@ class Host:
 
     def models(self) -> list[ModelCard]:
         """Return all models that can be served."""
-        return [card(entry) for entry in self.catalog.entries]
+        return [card(entry) for entry in self.catalog.usable(CALLER.get())]
 
     def model(self, name: str) -> ModelCard:
         """Look up a model by name or alias; raises `ModelUnknown`, or `ModelLoadFailed` for an offer with a problem."""
-        return card(self.catalog.get(name))
+        return card(self._entry(name))
 
     async def abilities(self, name: str) -> Abilities:
         """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread.
 
         Raises `ModelUnknown`, or `ModelLoadFailed` for a file that can never be loaded.
         """
-        return await self._cards.abilities(self.catalog.get(name))
+        return await self._cards.abilities(self._entry(name))
 
     async def metadata(self, name: str) -> Mapping[str, Scalar]:
         """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any.
 
         Empty if there is no such file. Raises `ModelUnknown`.
         """
-        return await self._cards.metadata(self.catalog.get(name))
+        return await self._cards.metadata(self._entry(name))
 
     def problems(self) -> tuple[Problem, ...]:
         """Return the models that cannot be served."""
-        return self.catalog.problems
+        return self._visibility.of_problems(self.catalog.problems)
 
     @overload
     def request(
@@ -221,7 +226,7 @@ class Host:
         """
         server = self.config.server
         request = build_request(
-            self.catalog.get(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
+            self._entry(model), new_request_id(), messages, prompt, parameters or {}, constraint=constraint,
             levels=server.max_json_depth, unknown_names=server.unknown_parameters, unused=unused,
         )
         self._unused.tell(request.model, request.unused)
@@ -232,7 +237,7 @@ class Host:
 
         Raises `ModelUnknown`, `InvalidRequest`, or `UnsupportedParameter` for what the model's engine does not honour.
         """
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         checked = check_parameters(route, entry, parameters, self.config.server.unknown_parameters)
         self._unused.tell(entry.name, checked.unused)
         return checked
@@ -276,7 +281,7 @@ class Host:
 
         The model keeps only the first `dimensions` numbers, if it was trained for that.
         """
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         empty = next((index for index, one in enumerate(inputs) if not one), None)
         if empty is not None or not inputs:
             name = "input" if empty is None else f"input[{empty}]"
@@ -289,7 +294,7 @@ class Host:
 
     async def rerank(self, model: str, query: str, documents: Sequence[str]) -> Relevance:
         """Return how well each document answers the query, 0 to 1. Raises `LllmsError`."""
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         if not documents:
             raise InvalidRequest("'documents' is empty; there is nothing to rank", "documents", "empty_array")
         asked = RerankRequest(new_request_id(), entry.name, query, tuple(documents), entry.config.timeout)
@@ -297,13 +302,13 @@ class Host:
 
     async def tokenize(self, model: str, text: str, *, add_special: bool = False) -> Tokens:
         """Return the tokens of a text, on request with those that the model adds around it. Raises `LllmsError`."""
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         query = TokenizeRequest(new_request_id(), entry.name, text, add_special, entry.config.timeout)
         return await self.ask(query, Tokens)
 
     async def detokenize(self, model: str, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as their texts. Raises `LllmsError`."""
-        entry = self.catalog.get(model)
+        entry = self._entry(model)
         query = DetokenizeRequest(new_request_id(), entry.name, tuple(tokens), entry.config.timeout)
         return await self.ask(query, str)
 
@@ -313,10 +318,10 @@ class Host:
         Loads its model if necessary. Raises `LllmsError`, also if the session belongs to another file or version of the
         model, and `TimeoutError` if the store does not answer.
         """
-        found = await self.session_index.tokens(session_id)
-        if found is None:
+        found = await self._index.tokens(session_id)
+        if found is None or not self._visibility.of_models([found]):
             return None
-        entry = self.catalog.get(found.model)
+        entry = self._entry(found.model)
         return await self.ask(
             DetokenizeRequest(new_request_id(), entry.name, found.tokens, entry.config.timeout, found.space), str,
         )
@@ -335,7 +340,7 @@ class Host:
         It may be idle for `ttl` seconds before it is unloaded; None: as the model's configuration says. After a failed
         load, for which requests are refused for a while, this tries again at once.
         """
-        entry = self.catalog.get(name)
+        entry = self._entry(name)
         async with self.submit(LoadRequest(new_request_id(), entry.name, ttl)) as stream:
             await stream.gather()
 
@@ -344,7 +349,7 @@ class Host:
 
         Returns when the idle ones are gone. Raises `ModelUnknown`.
         """
-        await self.pool.unload(self.catalog.get(name).name)
+        await self.pool.unload(self._entry(name).name)
 
     async def pull(self, name: str, source: str | None = None) -> ModelCard:
         """Fetch the missing files of a model, and return it; an unknown one is fetched from `source`.
@@ -354,6 +359,8 @@ class Host:
         for an unknown model without a source, `InvalidRequest` if clients may not add models (`server.pull`),
         `DownloadError`.
         """
+        if CALLER.get().models is not None:
+            self._entry(name)  # a key with a list of models adds none to it
         return card(await self._pulls.pull(name, source, self.pool))
 
     async def ask(self, asked: Query | Prepared, kind: type[T]) -> T:
@@ -375,19 +382,19 @@ class Host:
 
     def status(self) -> PoolStatus:
         """Return the loaded instances, and the counts of running and waiting requests."""
-        return self.pool.status()
+        return self._visibility.of_status(self.pool.status())
 
     def lacks(self) -> tuple[Lack, ...]:
         """Return the models that have fewer instances ready than they keep, with the reasons."""
-        return self.pool.lacks()
+        return self._visibility.of_models(self.pool.lacks())
 
     def failed_loads(self) -> tuple[FailedLoad, ...]:
         """Return the models whose last load failed, with the causes and the next tries."""
-        return self.pool.failed_loads()
+        return self._visibility.of_models(self.pool.failed_loads())
 
     def downloads(self) -> tuple[DownloadStatus, ...]:
         """Return the running downloads, then those that failed last time."""
-        return self.fetcher.statuses
+        return self._visibility.of_downloads(self.fetcher.statuses)
 
     def download_of(self, source: str) -> DownloadStatus | None:
         """Return the progress of a source's running download; None if there is none."""
@@ -395,7 +402,7 @@ class Host:
 
     def cancel_download(self, download_id: str) -> bool:
         """Cancel the downloads with this id, and allow a failed one to be retried; return whether any existed."""
-        return self.fetcher.cancel(download_id)
+        return self._visibility.shows_download(download_id) and self.fetcher.cancel(download_id)
 
     def waiting(self, request: AnyRequest) -> Waiting | None:
         """Return why a submitted request has no answer yet; None if its answer has begun, or if it has ended."""
@@ -403,25 +410,26 @@ class Host:
 
     def requests(self) -> tuple[RequestStatus, ...]:
         """Return the running requests, then the waiting ones; nothing of their texts."""
-        return tuple(
-            evolve(one, waiting=self._with_download(one.model, one.waiting)) for one in self.pool.requests()
-        )
+        requests = self._visibility.of_models(self.pool.requests())
+        return tuple(evolve(one, waiting=self._with_download(one.model, one.waiting)) for one in requests)
 
     def cancel_request(self, request_id: str) -> bool:
         """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one.
 
         With a client's own id, all open requests to which it gave that are cancelled.
         """
-        ids = self.history.open_ids(request_id)
+        visible = {one.id for one in self.requests()}
+        ids = [one for one in self.history.open_ids(request_id) if one in visible]
         return any([self.pool.cancel(one) for one in ids])  # noqa: C419  # each of them
 
     def find_request(self, request_id: str) -> RequestRecord | None:
         """Return a running or recently ended request with its timeline; by its id, its client's, or its answer's."""
-        return self.history.find(request_id, monotonic())
+        found = self.history.find(request_id, monotonic())
+        return found if found is not None and self._visibility.of_models([found]) else None
 
     def ended_requests(self) -> tuple[RequestRecord, ...]:
         """Return the requests that ended last, the latest first."""
-        return self.history.ended
+        return self._visibility.of_models(self.history.ended)
 
     def measurements(self, accept: str = "") -> tuple[bytes, str]:
         """Return what Prometheus scrapes, and the type of its content, one of those that the scraper accepts."""
@@ -443,6 +451,10 @@ class Host:
         if download is None:
             return waiting
         return evolve(waiting, progress=moved(download) / download.total if download.total else None, download=download)
+
+    def _entry(self, name: str) -> CatalogEntry:
+        """Look up a model that the caller may use; to others it is unknown. Raises as `Catalog.get`."""
+        return self.catalog.get(name, CALLER.get())
 
     async def __aenter__(self) -> Self:
         try:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from lllms_core.parameters.excerpts import Excerpts
 from lllms_core.parameters.kinds import (
     ANYTHING,
     INT32,
@@ -162,6 +163,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("logprobs", Integer(0, 5), _TEXT, "refused"),
     Parameter("echo", Flag(), _TEXT, "emulated", neutral=(False,)),
     Parameter("suffix", Text(), _TEXT, "refused", neutral=("",)),
+    Parameter("input_extra", Excerpts(), _TEXT, "refused", neutral=((),), extension=True),
     # Tools, structure, reasoning.
     Parameter("tools", TOOLS, _CHAT, "refused", neutral=([],)),
     Parameter("tool_choice", TOOL_CHOICE, _CHAT, "refused", neutral=("none", "auto")),

@@ -182,7 +182,7 @@ class Pool:
             return
         now = stream.submitted = time.monotonic()
         self._tell(RequestSubmitted(
-            request.id, request.model, request.task, now, caller.key, caller.request_id, caller.trace,
+            request.id, request.model, request.task, now, caller.key or "", caller.request_id, caller.trace,
         ))
         if not self._started:
             self._fail(stream, ShuttingDown("the pool is not started"))

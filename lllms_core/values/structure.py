@@ -52,6 +52,16 @@ class Bytes:
         return Range(1).read(_integer(value, int))
 
 
+@frozen
+class Reads:
+    """A value that a function reads instead of its type, for `Annotated[Colour, Reads(read_colour)]`.
+
+    The function raises `ValueError`, or `StructureError` with paths that start at the value.
+    """
+
+    read: Callable[[object], object]
+
+
 def structure(data: object, into: type[T], path: Keys = ()) -> T:
     """Build an attrs value from a mapping; `path` is the mapping's place, for messages.
 
@@ -107,6 +117,9 @@ def _violations(error: Exception, path: Keys, into: object) -> Iterator[Violatio
             yield Violation((*path, key), "unknown key" + did_you_mean(key, known))
     elif isinstance(error, KeyError):
         yield Violation(path, f"missing; expected {_expected(into)}")
+    elif isinstance(error, StructureError):
+        for violation in error.violations:
+            yield Violation((*path, *violation.path), violation.text)
     else:
         # The validators of attrs append the attribute and the value to their message.
         yield Violation(path, str(error.args[0]) if error.args else type(error).__name__)
@@ -221,15 +234,15 @@ def _union(value: object, kind: object) -> object:
 
 
 def _annotated(kind: Any, converter: Any) -> Hook:
-    """Let the markers of `Annotated` read the value: `Bytes` instead of its type, `Range` after it."""
+    """Let the markers of `Annotated` read the value: `Bytes` and `Reads` instead of its type, `Range` after it."""
     base, *markers = get_args(kind)
     plain = converter.get_structure_hook(base)
 
     def read(value: object, _: object) -> object:
-        if not any(isinstance(marker, Bytes) for marker in markers):
+        if not any(isinstance(marker, Bytes | Reads) for marker in markers):
             value = plain(value, base)
         for marker in markers:
-            if isinstance(marker, Bytes | Range):
+            if isinstance(marker, Bytes | Range | Reads):
                 value = marker.read(value)
         return value
 

@@ -1,16 +1,18 @@
 """Who sends an HTTP request and how urgent it is, for the queue: by its address, its key and its headers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from hashlib import blake2b
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from secrets import token_bytes
-from typing import cast, get_args
+from typing import Self, cast, get_args
 
+from attrs import evolve, frozen
 from quart import Blueprint, Response, request
 
 from lllms_core.apis.ignored import HEADER
 from lllms_core.caller import CALLER, Caller, Priority
+from lllms_core.config import ServerConfig
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut, wrong_choice
 
@@ -22,19 +24,48 @@ KEYS = ("Authorization", "X-Api-Key", "Api-Key")
 _SECRET = token_bytes(16)
 
 
-def know_callers(routes: Blueprint, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
-    """Let the queue know who sends the requests to these routes; from `trusted` addresses it accepts priorities.
+@frozen
+class Trusted:
+    """The clients whose priorities have an effect."""
 
-    A priority from elsewhere has no effect, and the header of ignored parameters names it.
+    networks: Sequence[IPv4Network | IPv6Network] = ()
+    keys: Container[str] = ()
+    """Names of API keys."""
+
+    @classmethod
+    def of(cls, server: ServerConfig) -> Self:
+        """Return the `trusted_clients` of a configuration."""
+        keys = server.trusted_keys
+        return cls([ip_network(one) for one in server.trusted_clients if one not in keys], keys)
+
+    def include_sender(self) -> bool:
+        """Whether the sender of the current request is one of them."""
+        if CALLER.get().key in self.keys:
+            return True
+        try:
+            address = ip_address((request.remote_addr or "").partition("%")[0])
+        except ValueError:  # a socket has none
+            return False
+        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self.networks)
+
+
+def know_callers(routes: Blueprint, trusted: Trusted, *, by_key: bool) -> None:
+    """Let the queue know who sends the requests to these routes; from `trusted` clients it accepts priorities.
+
+    A priority from elsewhere has no effect, and the header of ignored parameters names it. `by_key`: the key check has
+    found out who the caller is.
     """
     async def identify() -> None:
         headers = request.headers
-        priority = _priority(headers[PRIORITY]) if PRIORITY in headers and _is_trusted(trusted) else None
+        caller = CALLER.get() if by_key else Caller(client_name())
+        priority = _priority(headers[PRIORITY]) if PRIORITY in headers and trusted.include_sender() else None
         patience = _seconds(headers[PATIENCE]) if PATIENCE in headers else None
-        CALLER.set(Caller(client_name(), priority, patience))
+        CALLER.set(evolve(caller, priority=priority, patience=patience))
 
     async def name_ignored(response: Response) -> Response:
-        if PRIORITY in request.headers and not _is_trusted(trusted):
+        if PRIORITY in request.headers and not trusted.include_sender():
             others = response.headers.get(HEADER)
             response.headers[HEADER] = PRIORITY if others is None else f"{others}, {PRIORITY}"
         return response
@@ -46,23 +77,14 @@ def know_callers(routes: Blueprint, trusted: Sequence[IPv4Network | IPv6Network]
 def client_name() -> str:
     """Return a name for the client of this request: its address and, if it sends a key, a hash of that.
 
-    Nobody checks the keys yet: by itself a key would make one client of all that send the same placeholder.
+    This is for servers without keys of their own: by itself a key would make one client of all that send the same
+    placeholder.
     """
     address = request.remote_addr or ""
     keys = [value for name in KEYS if (value := request.headers.get(name)) is not None]
     if not keys:
         return address
     return f"{address} {blake2b(chr(0).join(keys).encode(), key=_SECRET, digest_size=8).hexdigest()}"
-
-
-def _is_trusted(trusted: Sequence[IPv4Network | IPv6Network]) -> bool:
-    try:
-        address = ip_address((request.remote_addr or "").partition("%")[0])
-    except ValueError:  # a socket has none
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address in network for network in trusted)
 
 
 def _priority(text: str) -> Priority:

@@ -89,9 +89,10 @@ class Connection:
             socket = self.transport.get_extra_info("socket")
             client = parse_socket_addr(socket.family, socket.getpeername())
             server = parse_socket_addr(socket.family, socket.getsockname())
+            secure = self.transport.get_extra_info("ssl_object") is not None
             async with TaskGroup(self._loop) as group:
                 self._protocol = protocol = Protocols(
-                    self.app, self.config, self.context, group, ConnectionState({}), ssl=False,
+                    self.app, self.config, self.context, group, ConnectionState({}), ssl=secure,
                     client=client, server=server, send=self._send, alpn_protocol="http/1.1",
                 )
                 await protocol.initiate()

@@ -13,7 +13,10 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedEr
 
 
 class Protocols(ProtocolWrapper):
-    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade."""
+    """The protocol of a connection: HTTP/1, then HTTP/2 after a preface or an upgrade.
+
+    A client that chose HTTP/2 in its TLS handshake sends the preface, too.
+    """
 
     async def handle(self, event: Event) -> None:
         """Handle an event of the connection."""

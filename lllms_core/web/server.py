@@ -4,6 +4,7 @@ import asyncio
 import logging
 import select
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 
 from attrs import define, field
@@ -13,7 +14,7 @@ from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.typing import AppWrapper, ASGIFramework
 
-from lllms_core.web.connection import Connection, ConnectionReader
+from lllms_core.web.connection import SILENT, Connection, ConnectionReader
 from lllms_core.web.limits import ConnectionLimits
 from lllms_core.web.seldom import Seldom
 
@@ -25,9 +26,11 @@ ACCEPT_PAUSE = 1.0
 
 async def serve_app(
     app: ASGIFramework, listener: socket.socket, stopped: Callable[[], Awaitable[object]],
-    limits: ConnectionLimits | None = None,
+    limits: ConnectionLimits | None = None, tls: ssl.SSLContext | None = None,
 ) -> None:
     """Serve an ASGI application on a listening socket until `stopped` returns, then close the socket.
+
+    With `tls` it speaks HTTPS.
 
     Then idle connections are closed, and running requests have `limits.flush` seconds to end.
     """
@@ -39,7 +42,7 @@ async def serve_app(
     await lifespan.wait_for_startup()
     if living.done():
         living.result()
-    server = Listener(wrapped, config, limits)
+    server = Listener(wrapped, config, limits, tls)
     accepting = asyncio.create_task(server.accept(listener))
     waiting = asyncio.ensure_future(stopped())
     try:
@@ -64,10 +67,13 @@ class Listener:
     app: AppWrapper
     config: Config
     limits: ConnectionLimits
+    tls: ssl.SSLContext | None = None
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
     failures: Seldom = field(factory=lambda: Seldom(LOG))
     _tasks: set[asyncio.Task[None]] = field(factory=set)
     _connections: set[Connection] = field(factory=set)
+    _handshakes: dict[asyncio.Task[None], float] = field(factory=dict)
+    """Connections without a protocol yet, and when they began."""
     _changed: asyncio.Event = field(factory=asyncio.Event)
     _sweeper: asyncio.TimerHandle | None = None
 
@@ -110,13 +116,16 @@ class Listener:
             self._sweeper.cancel()
 
     async def _serve(self, client: socket.socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a coroutine runs in one
+        self._handshakes[task] = asyncio.get_running_loop().time()
         try:
-            # asyncio does so only if a socket knows its protocol; without it an answer in two parts takes 40 ms.
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            transport, wire = await asyncio.get_running_loop().connect_accepted_socket(ConnectionReader, client)
-        except OSError:
+            transport, wire = await self._greet(client)
+        except OSError:  # also a failed handshake, and one that took too long
             client.close()
             return
+        finally:
+            del self._handshakes[task]
         connection = Connection(
             self.app, self.config, self.context, self.limits, self._changed.set, transport, wire,
         )
@@ -125,6 +134,16 @@ class Listener:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    async def _greet(self, client: socket.socket) -> tuple[asyncio.Transport, ConnectionReader]:
+        """Return the transport of a new connection, after its TLS handshake. Raises `OSError`."""
+        if client.family != getattr(socket, "AF_UNIX", None):
+            # asyncio does so only if a socket knows its protocol; without it an answer in two parts takes 40 ms.
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        times = (None, None) if self.tls is None else (self.limits.headers, self.limits.linger)
+        return await asyncio.get_running_loop().connect_accepted_socket(
+            ConnectionReader, client, ssl=self.tls, ssl_handshake_timeout=times[0], ssl_shutdown_timeout=times[1],
+        )
 
     async def _wait(self, seconds: float) -> None:
         """Wait for all connections to end, for at most this many seconds."""
@@ -136,11 +155,15 @@ class Listener:
         self._changed.set()
 
     def _make_room(self) -> None:
-        """Close the first connection in the order of `Connection.yields`, if any."""
+        """Close the first connection in the order of `Connection.yields`, if any, else an unfinished handshake."""
         now = asyncio.get_running_loop().time()
         ranks = [(rank, one) for one in self._connections if (rank := one.yields(now)) is not None]
         if ranks:
             min(ranks, key=lambda found: found[0])[1].abort()
+        elif self._handshakes:
+            task, since = min(self._handshakes.items(), key=lambda one: one[1])
+            if now - since >= SILENT:
+                task.cancel()
 
     async def _free_descriptor(self, error: OSError, listener: socket.socket) -> None:
         """If a client waits, which the error does not say, make room; then wait until there may be some."""

@@ -1,6 +1,7 @@
 """The routes of the status."""
 
 from quart import Blueprint, Response, render_template, request
+from werkzeug.exceptions import Forbidden
 
 from lllms_core.apis import Server
 from lllms_core.apis.replies import reply
@@ -8,6 +9,7 @@ from lllms_core.builtin.status.download_routes import make_downloads
 from lllms_core.builtin.status.model_routes import make_models
 from lllms_core.builtin.status.report import Report, health, lacking, make_report
 from lllms_core.builtin.status.request_routes import make_requests
+from lllms_core.caller import CALLER
 from lllms_core.errors import InvalidRequest
 
 PAGE_HEADERS = {
@@ -42,12 +44,15 @@ def make_blueprint(server: Server) -> Blueprint:
             raise InvalidRequest(text, "ready", "invalid_value")
         missing = lacking(server) if wanted == "true" else []
         body: Report = {"status": "unavailable" if missing else health(server)}
-        response = reply({**body, "lacking": missing} if wanted == "true" else body)
+        # Who has shown no key learns no names.
+        response = reply({**body, "lacking": missing} if wanted == "true" and CALLER.get().known else body)
         response.status_code = 200 if server.ready and not missing else 503
         return response
 
     @routes.get("/metrics")
     async def measure() -> Response:
+        if CALLER.get().models is not None:
+            raise Forbidden("the metrics tell of every model; read them with a key that may use every model")
         body, content_type = server.measurements(request.headers.get("Accept", ""))
         return Response(body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 

@@ -72,7 +72,7 @@ def read_prompt(
     """
     if isinstance(request, TextRequest):
         text = request.prompt if isinstance(request.prompt, str) else ""
-        if check_length is not None:
+        if check_length is not None and request.input_extra is None:
             check_length(text)
         return Prompt([Segment(text, parse_special=True)])
     if template is None:
@@ -100,11 +100,11 @@ def _check_length(model: TokenModel, request: Request, text: str) -> None:
 
 
 def _tokens(model: TokenModel, request: Request, prompt: Prompt) -> list[int]:
+    if isinstance(request, TextRequest) and request.fills_gap:
+        return _integers("infill", cast(Infills, model).infill(request))
     if isinstance(request, TextRequest) and isinstance(request.prompt, tuple):
         return [*request.prompt]
-    if isinstance(request, ChatRequest) or request.suffix is None:
-        return _integers("tokenize", model.tokenize(prompt.segments))
-    return _integers("infill", cast(Infills, model).infill(request))
+    return _integers("tokenize", model.tokenize(prompt.segments))
 
 
 def _integers(method: str, tokens: list[int]) -> list[int]:

@@ -32,6 +32,7 @@ from lllms_core.queries import Tokens
 from lllms_core.types import ChatRequest, Constraint, Request, Sampling, Task, TextRequest, TokenScore
 from lllms_llamacpp.batch import Batch
 from lllms_llamacpp.flag import NativeFlag
+from lllms_llamacpp.gaps import gap_prompt
 from lllms_llamacpp.sampling import (
     NO_NUMBERS,
     ChainSampler,
@@ -244,7 +245,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
 
     def infill(self, request: TextRequest) -> list[int]:
         """Return the prompt and the suffix between the vocabulary's tokens for filling in the middle."""
-        return self._vocabulary.infill(request, most=self.enough_tokens)
+        return gap_prompt(self._vocabulary, request, self.context_length)
 
     def decode(self, feeds: Sequence[Feed]) -> Sequence[int]:
         """Evaluate all feeds in one `llama_decode`."""

@@ -12,5 +12,7 @@ SAMPLING = frozenset({
     "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "logit_bias", "ignore_eos", "seed",
 })
 """The fields of `Sampling` from which the sampler chain is built."""
-HONOURED = TEMPLATE_PARAMETERS | SAMPLING | {"n", "best_of", "logprobs", "top_logprobs", "echo", "suffix"}
+HONOURED = TEMPLATE_PARAMETERS | SAMPLING | {
+    "n", "best_of", "logprobs", "top_logprobs", "echo", "suffix", "input_extra",
+}
 """Those of constraints come with `LlamaCppEngine.constraints`."""

@@ -10,8 +10,8 @@ import llama_cpp.llama_cpp as llama
 
 from lllms_core.chat import Segment
 from lllms_core.engines.slices import token_slices
-from lllms_core.errors import InvalidRequest, UnsupportedParameter
-from lllms_core.types import TextRequest
+from lllms_core.errors import InvalidRequest
+from lllms_llamacpp.gaps import GapMarks
 
 _ANCHORS = ("\x01", "\n", "0", "|", "a")
 """Texts after which a segment can be tokenised; the first has a byte token that merges with nothing."""
@@ -122,25 +122,21 @@ class Vocabulary:
             if not 0 <= token < self.size:
                 raise InvalidRequest(f"the model has no token {token}, only 0 to {self.size - 1}", param)
 
-    def infill(self, request: TextRequest, *, most: int | None = None) -> list[int]:
-        """Return a prompt whose answer belongs between `request.prompt` and `request.suffix`.
-
-        Raises `UnsupportedParameter` if the vocabulary has no tokens for that.
-        """
+    @cached_property
+    def gap(self) -> GapMarks | None:
+        """The tokens by which a prompt shows a gap; None if the model was not trained to fill one."""
         kinds = llama.llama_vocab_fim_pre, llama.llama_vocab_fim_suf, llama.llama_vocab_fim_mid
-        marks = [token_of(self._vocab) for token_of in kinds]
-        if min(marks) < 0:
-            raise UnsupportedParameter(
-                f"model '{request.model}' was not trained to fill in the middle: its vocabulary has no tokens for it; "
-                "leave 'suffix' out",
-                "suffix", "unsupported_parameter",
-            )
-        before, after, middle = marks
-        given = request.prompt
-        prompt = [*given] if isinstance(given, tuple) else self.text_tokens(given, parse_special=True, most=most)
-        bos = [self._bos] if self._adds_bos and self._bos >= 0 and prompt[:1] != [self._bos] else []
-        behind = self.text_tokens(request.suffix or "", parse_special=True, most=most)
-        return [*bos, before, *prompt, after, *behind, middle]
+        before, after, middle = (token_of(self._vocab) for token_of in kinds)
+        if min(before, after, middle) < 0:
+            return None
+        others = llama.llama_vocab_fim_rep, llama.llama_vocab_fim_sep
+        repository, file = (None if (token := token_of(self._vocab)) < 0 else token for token_of in others)
+        return GapMarks(before, after, middle, repository, file)
+
+    @property
+    def bos(self) -> list[int]:
+        """The token with which a prompt begins, if the vocabulary wants one."""
+        return [self._bos] if self._adds_bos and self._bos >= 0 else []
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token; none for a control token."""

@@ -1,0 +1,76 @@
+"""Lets in who has an API key, within the limits of the key; one place, for the routes of every dialect."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+from quart import Blueprint, Quart, has_request_context, request, websocket
+from werkzeug.datastructures import Headers
+
+from lllms_core.caller import CALLER, Caller
+from lllms_core.config import ApiKey, Keyring
+from lllms_core.errors import KeyRefused, RateLimited
+from lllms_core.web.allowance import Allowance
+
+OPEN = "/health"
+"""The one path that needs no key: for monitors, and for those that start and restart servers."""
+BEARER = "bearer"
+HEADERS = ("X-Api-Key", "Api-Key")
+"""Beside `Authorization: Bearer`, the headers of Anthropic's clients and of Azure's."""
+FORM = "'Authorization: Bearer KEY' or 'x-api-key: KEY'"
+
+STRANGER = Caller(known=False)
+
+
+class KeyCheck:
+    """Refuses requests without a known key, and lets host and queue know the caller by its key.
+
+    A POST takes a place of its key until its whole answer is sent, or its client has left.
+    """
+
+    def __init__(self, keyring: Keyring, prefix: str = "", clock: Callable[[], float] = time.monotonic) -> None:
+        self._keyring = keyring
+        self._open = f"{prefix}{OPEN}"
+        self._clock = clock
+        self._allowances = {key.name: Allowance(key) for key in keyring.keys}
+
+    def guard(self, routes: Quart | Blueprint) -> None:
+        """Check every request to these routes, WebSockets included."""
+        routes.before_request(self._check)
+        routes.before_websocket(self._check)
+
+    async def _check(self) -> None:
+        asked = request if has_request_context() else websocket
+        secrets = list(sent_secrets(asked.headers))
+        key = next((found for one in secrets if (found := self._keyring.find(one)) is not None), None)
+        if key is not None:
+            CALLER.set(Caller(key.name, models=key.models, key=key.name))
+            if asked.method == "POST":
+                self._enter(key)
+        elif asked.path == self._open:
+            CALLER.set(STRANGER)
+        elif secrets:
+            raise KeyRefused("incorrect API key: this server knows no such key")
+        else:
+            raise KeyRefused(f"this server needs an API key; send it as {FORM}")
+
+    def _enter(self, key: ApiKey) -> None:
+        allowance = self._allowances[key.name]
+        refused = allowance.enter(self._clock())
+        if refused is not None:
+            limit, seconds = refused
+            raise RateLimited(f"the API key '{key.name}' allows {limit}; try again in {seconds} s", seconds)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101  # a coroutine runs in one
+        # Quart reads a request and sends its answer in one task, which it cancels when the client leaves.
+        task.add_done_callback(lambda _: allowance.leave())
+
+
+def sent_secrets(headers: Headers) -> Iterator[str]:
+    """Yield the keys that a request has sent."""
+    scheme, _, secret = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == BEARER and secret.strip():
+        yield secret.strip()
+    for name in HEADERS:
+        if secret := headers.get(name, "").strip():
+            yield secret
