@@ -156,3 +156,26 @@ def test_verbose_tells_each_step(tmp_path: Path) -> None:
         assert process.stderr is not None
         written = process.stderr.read()
     assert re.findall(r"\] (\w+) id=", written) == ["submitted", "assigned", "answering", "request"]
+
+
+async def test_a_key_is_logged_by_its_name_and_sees_its_own_models(lines: Lines) -> None:
+    """The line names the key, also of a refusal; a key for some models learns nothing of requests for others."""
+    config = {
+        "server": {"api_keys": [{"name": "alice", "key": "sEcReT-alice-key"},
+                                {"name": "bob", "key": "sEcReT-bob-key", "models": ["other"]}]},
+        "models": {name: {"engine": "mock", "isolation": "thread"} for name in ("bot", "other")},
+    }
+    async with asyncio.timeout(GUARD), Host(parse_config(config)) as host, published(host) as url, \
+            httpx.AsyncClient(base_url=url, timeout=GUARD) as client:
+        alice, bob = ({"Authorization": f"Bearer sEcReT-{name}-key"} for name in ("alice", "bob"))
+        done = await client.post(CHAT, json={"model": "bot", "messages": SAID}, headers=alice)
+        assert (await client.post(CHAT, json={"model": "bot", "messages": SAID}, headers=bob)).status_code == 404
+        assert (await client.post(CHAT, json={"model": "bot", "messages": SAID})).status_code == 401
+        path = f"/api/v1/requests/{done.headers['x-request-id']}"
+        assert [(await client.get(path, headers=who)).status_code for who in (alice, bob, {})] == [200, 404, 401]
+        assert (await client.get("/api/v1/requests", headers=bob)).json()["ended"] == []
+        assert [(await client.get("/metrics", headers=who)).status_code for who in (alice, bob, {})] == [200, 403, 401]
+    assert [one["key"] for one in lines.of("request")] == ["alice"]
+    posts = [one for one in lines.of("refused") if one["method"] == "POST"]
+    assert [(one.get("key"), one["status"]) for one in posts] == [("bob", 404), (None, 401)]
+    assert "sEcReT" not in lines.stream.getvalue()
