@@ -16,7 +16,7 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 
-chaos: $(INSTALLED)  ## a minute of killed workers, leaving clients and hostile inputs; prints a summary and its seed
+chaos: $(INSTALLED)  ## a minute of 500 faults of machine, engines and clients; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py
 
 # Real clients, in environments of their own: two of Python, because some do not work with the newest openai yet.

@@ -83,6 +83,20 @@ class FailedLoad:
 
 
 @frozen
+class DeviceUse:
+    """The memory of one GPU, in bytes."""
+
+    name: str
+    total: int
+    limit: int
+    """What all instances may take."""
+    used: int
+    """What they take, as told."""
+    usable: int | None = None
+    """What other programs leave of it, less a margin; None: unknown."""
+
+
+@frozen
 class MemoryUse:
     """The memory of the server, its sessions and all instances, in bytes."""
 
@@ -95,6 +109,8 @@ class MemoryUse:
     """Private bytes that all workers together were measured to take; None: nothing was measured."""
     available: int | None = None
     """What the machine can give now, less a margin for other programs; None: unknown."""
+    devices: tuple[DeviceUse, ...] = ()
+    """The GPUs that engines tell of."""
 
 
 @frozen

@@ -446,6 +446,8 @@ class Memory:
     device: int = 0
     """What the memory of all GPUs together will take of weights, KV cache and buffers; the other fields are about
     main memory."""
+    devices: Mapping[str, int] = field(factory=dict)
+    """What of it each GPU will take, by `Device.name`; empty if that is unknown."""
 
     @property
     def total(self) -> int:
@@ -461,6 +463,17 @@ class Memory:
     def shared(self) -> int:
         """What all instances of the file share."""
         return self.weights - self.copied if self.mapped else 0
+
+
+@frozen
+class Device:
+    """A GPU with memory of its own, as an engine sees it."""
+
+    name: str
+    total: int
+    """Bytes of its memory."""
+    free: int
+    """What of it no program holds now."""
 
 
 @frozen

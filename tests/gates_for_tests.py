@@ -92,10 +92,13 @@ class GatePlugin:
 @asynccontextmanager
 async def gated(
     gate: Gate, extra: Mapping[str, object] = MappingProxyType({}), sessions: Mapping[str, object] | None = None,
-    models: Mapping[str, object] = MappingProxyType({"gate": {"engine": "gate"}}), **server: object,
+    models: Mapping[str, object] = MappingProxyType({"gate": {"engine": "gate"}}), disable: Sequence[str] = (),
+    **server: object,
 ) -> AsyncIterator[Host]:
     """Run a host whose only model obeys a gate; `extra` are more plugins, `models` other models."""
-    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": ""}, extra={"gate": GatePlugin(gate), **extra})
+    plugins = Plugins.discover(
+        environ={"LLLMS_PLUGINS": ""}, disable=disable, extra={"gate": GatePlugin(gate), **extra},
+    )
     host = Host(parse_config({"server": server, "models": models, "sessions": sessions or {}}), plugins)
     await host.start()
     try:

@@ -15,6 +15,7 @@ from hostile_for_tests import (
     EMBED,
     MESSAGES,
     NAMED,
+    NATIVE,
     POSTS,
     REFUSED,
     RERANK,
@@ -78,6 +79,11 @@ def deep() -> Iterator[Input]:
         "tokens": (DETOKENIZE, "tokens", b"[@]"),
         "kwargs of the template": (TEMPLATE, "chat_template_kwargs", b'{"a":@}'),
         "model": (TOKENIZE, "model", b"@"),
+        "a message": (NATIVE, "message", b"@"),
+        "the arguments of a call": (
+            NATIVE, "message", b'{"role":"assistant","calls":[{"id":"c","name":"f","arguments":{"a":@}}]}',
+        ),
+        "a tool": (NATIVE, "tools", b'[{"name":"f","parameters":%s}]' % schema),
         "an item": (RESPOND, "input", b'[{"role":"user","content":[@]}]'),
         "metadata of a response": (RESPOND, "metadata", b'{"a":@}'),
         "an unknown field": (CHAT, "unknown", b"@"),
@@ -199,6 +205,10 @@ def wrong_types() -> Iterator[Input]:
                    "model", "input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "metadata",
                    "max_output_tokens", "previous_response_id", "store", "stream", "stream_options", "background",
                    "truncation", "conversation", "prompt", "top_logprobs", "client_metadata", "parallel_tool_calls",
+               ),
+               NATIVE: (
+                   "model", "message", "messages", "system", "conversation", "stream", "thoughts", "tools",
+                   "tool_choice", "format", "max_tokens", "n", "reasoning_effort",
                )}
     for path, names in members.items():
         model = BOT if path == EMBED else TINY
@@ -225,6 +235,13 @@ def wrong_types() -> Iterator[Input]:
         said = [(shape % (kind, field, value)).encode() for field in fields for value in values]
         bodies = [with_value(RESPOND, TINY, "input", one) for one in said]
         yield Input(f"any type in an item of kind {kind}", each(RESPOND, bodies), TAKEN)
+    for role in ("system", "user", "assistant", "tool"):
+        shape = '{"role":"%s","content":"x","%s":%s}'
+        said = [shape % (role, field, value) for field in ("thoughts", "call", "calls", "name") for value in values]
+        said += [shape % (role, "calls", f'[{{"id":"c","name":"f","{field}":{value}}}]')
+                 for field in ("id", "name", "arguments") for value in values]
+        bodies = [with_value(NATIVE, TINY, "message", one.encode()) for one in said]
+        yield Input(f"any type in a native message of {role}", each(NATIVE, bodies), TAKEN)
     for where in ("tools", "response_format", "tool_choice", "functions"):
         shapes = [b'{"type":%s}', b'{"type":"function","function":%s}', b'{"type":"json_schema","json_schema":%s}',
                   b'{"type":"function","function":{"name":"f","parameters":%s}}', b'{"name":"f","parameters":%s}',
@@ -251,6 +268,9 @@ def long_names() -> Iterator[Input]:
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":@,"type":@,"function":{}}]}]' % hi, {400}),
         (CHAT, "messages", b'[%s,{"role":"assistant","tool_calls":[{"id":"c","type":"function","function":'
                            b'{"name":@,"arguments":@}}]}]' % hi, TAKEN),
+        (NATIVE, "message", b'{"role":@,"content":"x"}', {400}), (NATIVE, "conversation", b"@", {400}),
+        (NATIVE, "message", b'{"role":"assistant","calls":[{"id":@,"name":@,"arguments":@}]}', {400}),
+        (NATIVE, "tools", b'[{"name":@}]', {400}), (NATIVE, "tools", b'[{"name":"f",@:1}]', {400}),
         (RESPOND, "input", b'[{"type":@}]', {400}), (RESPOND, "input", b'[{"role":@,"content":"x"}]', {400}),
         (RESPOND, "input", b'[{"id":@}]', {400}), (RESPOND, "previous_response_id", b"@", {400}),
         (RESPOND, "tools", b'[{"type":@}]', {400}), (RESPOND, "tools", b'[{"type":"function","name":@}]', {400}),

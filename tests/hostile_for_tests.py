@@ -15,6 +15,7 @@ BOT, TINY, SLOW = "bot", "tiny", "slow"
 CHAT, TEXT, EMBED, RERANK = "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"
 MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
 RESPOND, COUNT = "/v1/responses", "/v1/responses/input_tokens"
+NATIVE = "/api/v1/chat"
 TOKENIZE, DETOKENIZE, TEMPLATE = "/api/v1/tokenize", "/api/v1/detokenize", "/api/v1/apply-template"
 
 REFUSED = range(400, 500)
@@ -25,6 +26,13 @@ ANY = range(200, 500)
 """Anything but a server error."""
 ECHO = 3000
 """Bytes that an error's body may have: 200 characters of the input, all of them escaped, and some words."""
+
+
+SHAPES = (
+    {"message", "type", "param", "code"}, {"type", "message"}, {"code", "message", "parameter", "retry_after"},
+    {"message", "type", "code"},
+)
+"""The members of errors in OpenAI's shape, in Anthropic's, in our own and in llama.cpp's."""
 
 
 @frozen
@@ -54,8 +62,7 @@ class Input:
             assert b"Traceback" not in answer.body
             if answer.body and answer.headers.get("content-type") == "application/json":
                 error = answer.json()["error"]
-                shapes = ({"message", "type", "param", "code"}, {"type", "message"}, {"message", "type", "code"})
-                assert isinstance(error, str) or set(error) in shapes
+                assert isinstance(error, str) or set(error) in SHAPES
 
 
 def body(path: str, model: str, **more: object) -> dict[str, object]:
@@ -73,11 +80,12 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
         "/completions": {"prompt": f"Hi! {SECRET}", "n_predict": 1}, "/apply-template": {"messages": said},
         MESSAGES: {"messages": said, "max_tokens": 1}, COUNT_TOKENS: {"messages": said},
         RESPOND: {"input": f"Hi! {SECRET}", "max_output_tokens": 1}, COUNT: {"input": SECRET},
+        NATIVE: {"message": f"Hi! {SECRET}", "max_tokens": 1, "stream": False},
     }
     return {"model": model, **fits[path], **more}
 
 
-POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS, RESPOND, COUNT)
+POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS, RESPOND, COUNT, NATIVE)
 NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload")
 """Posts with the model's name in their path."""
 

@@ -7,7 +7,7 @@ were reset in their own packet filled the queue. Held: clients that leave in the
 from collections.abc import Callable, Iterator, Sequence
 
 from frames_for_tests import PREFACE, Frames
-from hostile_for_tests import CHAT, SLOW, TEXT, TINY, Input, with_value
+from hostile_for_tests import CHAT, NATIVE, SLOW, TEXT, TINY, Input, with_value
 from hostile_frames_for_tests import INITIAL_WINDOW_SIZE, plays
 from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, RstStreamFrame, SettingsFrame
 from lines_for_tests import Address, Answer, Line, head
@@ -25,6 +25,7 @@ def inputs() -> Iterator[Input]:
     for model, path in ((SLOW, CHAT), (SLOW, TEXT), (TINY, CHAT)):
         for stream in ("false", "true"):
             yield from one_request(model, path, stream)
+    yield from resumable()
     large = with_value(TEXT, SLOW, "prompt", b'"%s"' % (b"a" * 2_000_000))
     whole = head("POST", TEXT, length=len(large))
     yield Input("30 leave in large bodies", crowd(whole + large[:1_000_000], 30), may_end=True, heavy=True)
@@ -53,6 +54,16 @@ def one_request(model: str, path: str, stream: str) -> Iterator[Input]:
         if stream == "true":
             yield Input(f"leaves in the stream by {how}, {of}", leaves(whole + long, end=end, events=2), may_end=True)
     yield Input(f"30 leave at once, {of}", crowd(whole + long, 30), may_end=True)
+
+
+def resumable() -> Iterator[Input]:
+    """Clients that leave an answer that waits for their return: few, since each costs that time."""
+    ways = ("in the stream", b"true", 2, 1), ("at once", b"true", 0, 30), ("whole", b"false", 0, 30)
+    for how, stream, events, many in ways:
+        long = with_value(NATIVE, SLOW, "max_tokens", LONG[SLOW])[:-1] + b',"stream":%s}' % stream
+        whole = head("POST", NATIVE, length=len(long)) + long
+        act = leaves(whole, events=events) if many == 1 else crowd(whole, many)
+        yield Input(f"{many} leave {how}, native", act, may_end=True)
 
 
 def resets(model: str, long: bytes) -> Iterator[Input]:

@@ -16,7 +16,8 @@ PLACES = (
     ("DELETE", "/api/v1/downloads/"), ("DELETE", "/api/v1/requests/"), ("GET", "/v1/models/"),
     ("GET", "/anthropic/v1/models/"), ("GET", "/anthropic/v1/models?after_id="), ("GET", "/v1/responses/"),
     ("DELETE", "/v1/responses/"), ("GET", "/v1/responses/resp_1/input_items?after="),
-    ("POST", "/v1/responses/resp_1/cancel?"),
+    ("POST", "/v1/responses/resp_1/cancel?"), ("GET", "/api/v1/chat/"), ("DELETE", "/api/v1/chat/"),
+    ("GET", "/api/v1/conversations/"), ("DELETE", "/api/v1/conversations/"),
     ("GET", "/api/v0/models/"), ("GET", "/props?model="), ("GET", "/slots?model="),
 )
 """Paths that contain an id or a name."""
@@ -271,10 +272,18 @@ def paths() -> Iterator[Input]:
         for one in (*ids, f"{BOT}/x", f"{BOT}%00"):
             act = asks(head("POST", path.format(name=one), length=2), b"{}")
             yield Input(f"POST {path.format(name=one[:20])}", act, REFUSED)
-    plain = "/", "/health", "/openapi.json", "/v1/models", "/api/v1/sessions", "/api/v1/downloads", "/api/v1/requests"
+    plain = (
+        "/", "/health", "/openapi.json", "/v1/models", "/api/v1/sessions", "/api/v1/downloads", "/api/v1/requests",
+        "/api/v1/conversations", "/api/v1/client.js", "/api/v1/react.js",
+    )
     for path in plain:
         act = asks(head("GET", f"{path}?text=1&model={BOT}&x={SECRET}", kind=None), method="GET")
         yield Input(f"GET {path} with anything", act, {200, *REFUSED})
+
+
+    for what in ("x", "-1", "chat_1-0", "a" * 6000, "\xff", "chat_1-99999999999999999999", ""):
+        act = asks(head("GET", "/api/v1/chat/chat_1", f"Last-Event-ID: {what}", kind=None), method="GET")
+        yield Input(f"Last-Event-ID {what[:20]!r}", act, WIRE)
 
 
 def half_closed(*parts: bytes) -> Callable[[Address], Sequence[Answer]]:

@@ -7,6 +7,7 @@ from hostile_for_tests import (
     BOT,
     CHAT,
     EMBED,
+    NATIVE,
     RERANK,
     RESPOND,
     TAKEN,
@@ -97,11 +98,11 @@ def large_texts() -> Iterator[Input]:
         said = b'[{"role":"user","content":%s}]' % value
         wanted = {
             TEXT: ("prompt", value), CHAT: ("messages", said), TOKENIZE: ("text", value), TEMPLATE: ("messages", said),
-            RESPOND: ("input", value),
+            RESPOND: ("input", value), NATIVE: ("message", value),
         }
         for path, (name, what_is_said) in wanted.items():
             # Templates and tokenisers may get a text that no model could read.
-            right = {400, 413} if path in {TEXT, CHAT, RESPOND} else {*TAKEN, 413}
+            right = {400, 413} if path in {TEXT, CHAT, RESPOND, NATIVE} else {*TAKEN, 413}
             data = with_value(path, TINY, name, what_is_said)
             yield Input(f"1 MB of {what} to {path}", sends(path, data), right, heavy=True)
     value = json.dumps("a" * 9 * MB).encode()

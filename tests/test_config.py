@@ -32,6 +32,7 @@ max_wait_before_swap = 20
 min_residency = 5
 trusted_clients = ["::1"]
 memory_limit = "10GB"
+gpu_memory_limit = "8GB"
 models_dir = "~/models"
 log_level = "debug"
 log_format = "json"
@@ -95,7 +96,7 @@ def test_every_key_of_a_file_arrives(tmp_path):
         port=3001, concurrency=2, max_instances=3, queue_size=5, queue_timeout=60.0, models_dir=Path.home() / "models",
         log_level="debug", log_format="json", allowed_hosts=("box.local",), cors_origins=("*",), max_body=2**20,
         shutdown_timeout=0.0, memory_limit=10_000_000_000, max_wait_before_swap=20.0, min_residency=5.0,
-        trusted_clients=("::1",),
+        trusted_clients=("::1",), gpu_memory_limit=8_000_000_000,
     )
     assert config.disabled_plugins == ("mock",)
     assert config.path == file
@@ -129,7 +130,7 @@ def test_every_server_key_has_a_variable():
         "queue_timeout": "1.5", "models_dir": "~/m", "log_level": "error", "log_format": "json",
         "allowed_hosts": "a, b,", "cors_origins": "", "max_body": "2048", "shutdown_timeout": "0",
         "offline": "1", "max_json_depth": "32", "unknown_parameters": "name", "memory_limit": "10GB",
-        "spare_workers": "2",
+        "spare_workers": "2", "gpu_memory_limit": "8GB",
         "max_wait_before_swap": "5", "min_residency": "0", "trusted_clients": "127.0.0.1, 10.0.0.0/8",
         "api_keys": "open-sesame, phone: sk-123", "api_keys_file": "~/k", "tls_certificate": "~/c", "tls_key": "~/d",
         "pull": "1",
@@ -143,6 +144,7 @@ def test_every_server_key_has_a_variable():
         trusted_clients=("127.0.0.1", "10.0.0.0/8"), api_keys_file=Path.home() / "k", tls_certificate=Path.home() / "c",
         tls_key=Path.home() / "d",
         api_keys=(ApiKey("key-1", digest_of("open-sesame")), ApiKey("phone", digest_of("sk-123"))),
+        gpu_memory_limit=8_000_000_000,
     )
     assert {attribute.name for attribute in attrs.fields(ServerConfig)} == given.keys()
     assert load_config(environ={f"LLLMS_{key.upper()}": value for key, value in given.items()}).server == expected

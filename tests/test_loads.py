@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from waits_for_tests import GUARD, until
 
 from lllms_core.cli import cli
 from lllms_core.cli.load import _Lines
+from lllms_core.client import LoadStep
 from lllms_core.config import parse_config
 from lllms_core.host import Host
 from lllms_core.pool import setbacks
@@ -152,9 +153,9 @@ async def test_a_load_can_be_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(loaded=0.5)
     show = _Lines.show
 
-    def shown(self: _Lines, event: Mapping[str, Any]) -> None:
-        show(self, event)
-        if event["progress"] == 0.5:
+    def shown(self: _Lines, step: LoadStep) -> None:
+        show(self, step)
+        if step.progress == 0.5:
             gate.load.set()
 
     monkeypatch.setattr(_Lines, "show", shown)

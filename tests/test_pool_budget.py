@@ -12,6 +12,7 @@ from lllms_core.pool.budget import (
     MOST_SETS,
     Admit,
     Decision,
+    DeviceRoom,
     Evict,
     Need,
     Never,
@@ -23,6 +24,7 @@ from lllms_core.pool.budget import (
     decide,
     fits,
     lacking,
+    on_device,
     to_drain,
     to_shed,
     used,
@@ -244,7 +246,9 @@ def test_nothing_fits_into_nothing(room: Room) -> None:
 
 
 FILES = st.sampled_from([None, "x", "y"])
-NEEDS = st.builds(Need, private=st.integers(0, 6), shared=st.integers(0, 6), file=FILES)
+GPUS = st.dictionaries(st.sampled_from(["gpu0", "gpu1"]), st.integers(0, 6), max_size=2)
+NEEDS = st.builds(Need, private=st.integers(0, 6), shared=st.integers(0, 6), file=FILES, devices=GPUS)
+GPU_ROOMS = st.builds(DeviceRoom, st.just(20), st.integers(0, 16), st.none() | st.integers(0, 20))
 
 
 @st.composite
@@ -271,7 +275,7 @@ def all_rooms(draw: st.DrawFn) -> Room:
     sessions = draw(st.integers(0, 5))
     return Room(
         draw(st.none() | st.integers(0, 20)), draw(st.integers(0, 8)), sessions, draw(st.integers(0, sessions)),
-        draw(st.none() | st.integers(0, 20)),
+        draw(st.none() | st.integers(0, 20)), draw(st.dictionaries(st.sampled_from(["gpu0", "gpu1"]), GPU_ROOMS)),
     )
 
 
@@ -301,6 +305,12 @@ def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Roo
         case Admit():
             assert len(present) < room.places
             assert room.limit is None or used(present, [wanted]) + room.sessions <= room.limit
+            for name, gpu in room.devices.items():
+                taken = on_device(name, present, [wanted])
+                assert taken <= gpu.limit or not wanted.devices.get(name)
+                assert gpu.usable is None or not wanted.devices.get(name) or (
+                    on_device(name, [one for one in present if one.state != "reserved"], [wanted]) <= gpu.usable
+                )
             assert fits(wanted, lasting, room, closing)
         case Shrink(size):
             assert 0 < size <= freed
@@ -323,7 +333,14 @@ def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Roo
             assert not fits(wanted, present, bare)
         case Wait(reason):
             assert not helpful
-            assert (reason == "machine") == fits(wanted, lasting, evolve(bare, available=None))
+            staying = [seat for seat in lasting if seat.kept]
+            left = [*closing, *(seat for seat in lasting if not seat.kept and seat.state != "reserved")]
+            in_vain = fits(wanted, staying, bare.undisturbed) and not fits(wanted, staying, bare, left)
+            assert (reason == "machine") == (in_vain or fits(wanted, lasting, bare.undisturbed))
+        case Never(kept, device) if device is not None:
+            held = [seat for seat in seats if seat.kept]
+            assert kept == on_device(device, held)
+            assert kept + wanted.devices[device] > room.devices[device].limit
         case Never(kept):
             assert room.limit is not None
             held = [seat for seat in seats if seat.kept]

@@ -282,8 +282,8 @@ async def test_the_buffer_is_bounded() -> None:
     response.start([])
     stream.put(END)
     await until(lambda: response.progress.ended)
-    assert sum(map(len, response._written)) <= 8000
-    first = response._first
+    assert response._buffer.size <= 8000
+    first = response._buffer.first
     assert first > 2
     with pytest.raises(InvalidRequest, match=f"of at least {first - 1}"):
         response.check(first - 2)

@@ -12,7 +12,7 @@ from quart.typing import TestClientProtocol as HttpClient
 from serving_for_tests import published
 from test_sessions import TINY, ask, cached, serving, settled, tell, unload
 
-from lllms_core.apis.this_machine import is_of_this_machine
+from lllms_core.apis.own_machine import is_of_this_machine
 from lllms_core.app import create_app
 from lllms_core.cli import cli
 from lllms_core.host import Host

@@ -287,10 +287,13 @@ def test_a_certificate_of_somebody_else_is_not_trusted(files: Files, tmp_path: P
     """The client trusts the certificate of its configuration, and no other; a foreign one is an error that says so."""
     trustme.CA().issue_cert("127.0.0.1").cert_chain_pems[0].write_to_path(tmp_path / "other.pem")
     with running_server({"bot": BOT}, **files.config) as url:
-        assert Client(url, certificate=files.certificate).get("/health") == {"status": "ok"}
+        with Client(url, certificate=files.certificate) as client:
+            assert client.get("/health") == {"status": "ok"}
         for trusted in (None, tmp_path / "other.pem"):
-            with pytest.raises(ServerError, match="certificate verify failed"):
-                Client(url, certificate=trusted).get("/health")
+            with Client(url, certificate=trusted) as client, pytest.raises(
+                ServerError, match="certificate verify failed",
+            ):
+                client.get("/health")
     with pytest.raises(ServerError, match="holds no certificate"):
         Client("https://127.0.0.1:1", certificate=files.key)
 

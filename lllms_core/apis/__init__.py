@@ -1,7 +1,8 @@
 """What the authors of HTTP APIs implement and use: the contract, bodies, faults, streams.
 
-Importing this package imports no web framework: `bodies`, `replies`, `same_paths` and `streaming` import Quart, so an
-API imports them where it makes its blueprint. `examples/dialect.py` is a whole dialect; `lllms_core.testing` tests it.
+Importing this package imports no web framework: `bodies`, `own_machine`, `replies`, `same_paths` and `streaming` import
+Quart, so an API imports them where it makes its blueprint. `examples/dialect.py` is a whole dialect;
+`lllms_core.testing` tests it.
 """
 
 from lllms_core.apis.card import Abilities, ModelCard, ModelState, state_of

@@ -122,6 +122,9 @@ class Documents(Protocol):
     async def drop(self, name: str) -> bool:
         """Delete a value; return whether it existed."""
 
+    async def there(self, names: Sequence[str]) -> Sequence[str]:
+        """Return those of these names that have a value; unlike `find`, this does not count as its use."""
+
 
 class Server(Protocol):
     """What a server offers to APIs; `lllms_core.Host` is one.

@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import cast, get_args
 
-from lllms_core.apis.fields import read_fields, read_string
+from lllms_core.apis.fields import join_parts, read_fields, read_kind, read_string
 from lllms_core.apis.thoughts import LISTS, TEXTS, find_thoughts, split_parts
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut, empty, missing, unknown, unsupported, wrong_choice, wrong_type
@@ -63,7 +63,7 @@ def _read_message(value: object, path: str, before: Sequence[Message]) -> Messag
     if "content" not in fields and role != "function":
         raise missing(f"{path}.content")
     parts = _read_content(fields.get("content", []), f"{path}.content", role)
-    content, media = _joined(parts)
+    content, media = join_parts(parts)
     if role == "tool":
         return Message("tool", content, name, tool_call_id=read_string(fields, "tool_call_id", path))
     if role == "function":
@@ -85,14 +85,8 @@ def _read_answer(fields: Mapping[str, object], path: str, name: str | None, *, e
     if "refusal" in fields:
         # Templates know no refusals: to the model, a refusal is its answer.
         parts = (*(part for part in parts if part), read_string(fields, "refusal", path))
-    text, media = _joined(parts)
+    text, media = join_parts(parts)
     return Message("assistant", text, name, calls, reasoning=thoughts, parts=media)
-
-
-def _joined(parts: Sequence[str | Media]) -> tuple[str, tuple[str | Media, ...]]:
-    """Return the text of parts, and the parts themselves if some are media."""
-    text = "\n".join([part for part in parts if isinstance(part, str)])
-    return text, tuple(parts) if any(isinstance(part, Media) for part in parts) else ()
 
 
 def _drop_others(role: str, fields: Mapping[str, object], path: str) -> None:
@@ -178,14 +172,7 @@ def _read_content(value: object, path: str, role: str) -> tuple[str | Media, ...
 
 def _read_part(value: object, path: str, role: str) -> str | Media:
     part = read_fields(value, path)
-    kind = part.get("type")
-    if kind is None:
-        raise missing(f"{path}.type")
-    if not isinstance(kind, str):
-        raise wrong_type(f"{path}.type", "a string", kind)
-    allowed = ("text", *PARTS.get(role, ()))
-    if kind not in allowed:
-        raise wrong_choice(f"{path}.type", kind, *allowed)
+    kind = read_kind(part, path, ("text", *PARTS.get(role, ())))
     _drop(part, {"type", kind}, "messages[].content[]")
     if kind in {"text", "refusal"}:
         return read_string(part, kind, path)

@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 
 from quart import Response
 
+from lllms_core.answers import Answer, Stream
 from lllms_core.apis.bodies import work
 from lllms_core.apis.contract import Api
 from lllms_core.apis.explanations import explain, openai_shape
 from lllms_core.apis.fault import Fault
 from lllms_core.apis.ignored import ignored_header
 from lllms_core.apis.same_paths import find_speaker
+from lllms_core.apis.unkept import check_answers
 from lllms_core.apis.writing import dumps
+from lllms_core.types import Request
 
 
 def reply(value: object, unused: Sequence[str] = ()) -> Response:
@@ -21,6 +24,21 @@ def reply(value: object, unused: Sequence[str] = ()) -> Response:
 async def reply_large(size: int, value: Callable[[], object], unused: Sequence[str] = ()) -> Response:
     """Answer like `reply` with a value of about `size` bytes; a large one is made and encoded in a thread."""
     return reply_json(await work(size, lambda: dumps(value())), unused)
+
+
+async def reply_answers(
+    streams: Sequence[Stream], answers: Sequence[Answer], size: int, value: Callable[[], object],
+) -> Response:
+    """Answer like `reply_large` with the whole answers to the requests of `streams`; a slow reader is not cut off.
+
+    Headers name the `unused` parts of the requests, and the restrictions of their schemas that were not kept (see
+    `lllms_core.apis.unkept`).
+    """
+    request = streams[0].request
+    response = await reply_large(size, value, request.unused if isinstance(request, Request) else ())
+    response.timeout = None
+    response.headers.update(await check_answers(streams, answers))
+    return response
 
 
 def reply_json(text: bytes, unused: Sequence[str] = ()) -> Response:

@@ -7,6 +7,41 @@ from lllms_core.apis.contract import Paths
 Json = dict[str, object]
 
 STRING: Json = {"type": "string"}
+FLAG: Json = {"type": "boolean"}
+NUMBER: Json = {"type": "number"}
+COUNT: Json = {"type": "integer", "minimum": 0}
+ANY: Json = {"type": "object"}
+
+
+def shape(required: Sequence[str], **properties: Json) -> Json:
+    """Return the schema of an object that may have other members."""
+    return {"type": "object", "required": [*required], "properties": properties}
+
+
+def whole_shape(**properties: Json) -> Json:
+    """Return the schema of an object that has all these members."""
+    return shape([*properties], **properties)
+
+
+def array(items: Json, **more: object) -> Json:
+    """Return the schema of an array; `more` are its limits."""
+    return {"type": "array", "items": items, **more}
+
+
+def nullable(schema: Json) -> Json:
+    """Return the schema of such a value or null."""
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def listing(items: Json) -> Json:
+    """Return the schema of a list in OpenAI's form."""
+    return whole_shape(object={"const": "list"}, data=array(items))
+
+
+EVENT = shape(["data"], event=STRING, data=STRING)
+"""The schema of a server-sent event."""
+DELETED = whole_shape(deleted=array(STRING))
+"""The schema of the ids of what our own routes have deleted."""
 _PART: Json = {
     "type": "object", "required": ["type", "text"], "properties": {"type": {"const": "text"}, "text": STRING},
 }
@@ -72,18 +107,19 @@ def document(described: Iterable[Paths], version: str, prefix: str = "") -> Json
 
 
 def operation(
-    summary: str, answer: str, *, streams: bool = False, parameters: Sequence[Json] = (),
+    summary: str, answer: str, *, streams: bool | str = False, parameters: Sequence[Json] = (),
     kind: str = "application/json", error: Json = ERROR, schema: Json | None = None, operation_id: str = "",
-    events: Json = STRING,
+    events: Json = EVENT,
 ) -> Json:
-    """Return one operation; `streams` adds server-sent events to `kind`, the content type of its answer.
+    """Return one operation; `streams` adds server-sent events, or its content type, to `kind`, that of a whole answer.
 
     `error` is the schema of its errors; an API may have its own. `schema` is the one of its answer; None: any object,
-    or any text. `events` is the one of each event, which has `event` and `data`.
+    or any text. `events` is the one of each event, which has `event` and `data`. `operation_id` names the functions of
+    programs that generate clients; no other operation may have it.
     """
     kinds: Json = {kind: {"schema": schema or ({"type": "object"} if kind == "application/json" else STRING)}}
     if streams:
-        kinds["text/event-stream"] = {"schema": events}
+        kinds["text/event-stream" if streams is True else streams] = {"schema": events}
     fault = {"description": "What is wrong", "content": {"application/json": {"schema": error}}}
     told: Json = {"summary": summary, "responses": {"200": {"description": answer, "content": kinds}, "default": fault}}
     if operation_id:

@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping
 from math import isfinite
 
+IMPOSSIBLE = -9999.0
+"""What OpenAI and others write for the logarithm of a probability of 0, since JSON has no infinity."""
+
 
 def dumps(value: object) -> bytes:
     """Encode compactly, as ASCII, so that no line reader stumbles over U+2028 and the like.
@@ -25,6 +28,11 @@ def _finite(value: object) -> object:
         case list() | tuple():
             return [_finite(one) for one in value]
     return value
+
+
+def logprob_value(logprob: float) -> float:
+    """Return the logarithm of a probability as APIs write it."""
+    return max(logprob, IMPOSSIBLE)
 
 
 def event(value: object, name: str = "") -> bytes:

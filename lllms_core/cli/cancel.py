@@ -1,14 +1,11 @@
 """`lllms cancel`: cancel downloads of a running server."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from lllms_core.cli.setup import config_option, connect, examples, server_options
 from lllms_core.errors import ConfigError
-
-ROUTE = "/api/v1/downloads"
 
 
 @click.command(epilog=examples(
@@ -24,12 +21,11 @@ def cancel(models: tuple[str, ...], url: str | None, config_file: Path | None) -
     The bytes received are kept: the next request resumes from them, at once even after a failed attempt.
     """
     client = connect(url, config_file, timeout=10)
-    document = client.get(ROUTE)
-    downloads = document.get("data", []) if isinstance(document, Mapping) else []
-    wanted = {name: [one["id"] for one in downloads if name in one["models"]] for name in models}
+    downloads = client.downloads()
+    wanted = {name: [one.id for one in downloads if name in one.models] for name in models}
     for name, ids in wanted.items():
         if not ids:
             raise ConfigError(f"no download of {name} is running")
     for download_id in {one for ids in wanted.values() for one in ids}:
-        client.delete(f"{ROUTE}/{download_id}")
+        client.cancel_download(download_id)
     click.echo(f"cancelled: {', '.join(wanted)}")

@@ -16,11 +16,12 @@ from lllms_core.types import Finding
 from lllms_core.values.sizes import human_size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lllms_core.catalog import Catalog, CatalogEntry
     from lllms_core.config import Config
     from lllms_core.plugins import Plugins
+    from lllms_core.pool.budget import DeviceRoom, Need
     from lllms_core.pool.state import MemoryLimit
 
 
@@ -66,8 +67,9 @@ def check(config_file: Path | None) -> None:
     warnings = [text] if (text := exposed(config.server.api_keys_file)) else []
     sound: list[CatalogEntry] = []
     limit = memory_limit(config.server, spare_workers(config.server, map(PoolModel.of, catalog.entries)))
+    devices = _gpus(config, catalog)
     for entry in catalog.entries:
-        findings = _examine(entry, config, limit, alone=len(catalog.entries) == 1)
+        findings = _examine(entry, config, limit, devices, alone=len(catalog.entries) == 1)
         for finding in findings:
             (problems if finding.fatal else warnings).append(f"models.{entry.name}: {finding.text}")
         if entry.here and not any(finding.fatal for finding in findings):
@@ -75,7 +77,7 @@ def check(config_file: Path | None) -> None:
     problems += _about_access(config)
     warnings += _about_models_of_keys(config, catalog)
     problems += _about_sessions(config, plugins)
-    problems += _about_memory(config, sound, limit, alone=len(catalog.entries) == 1)
+    problems += _about_memory(config, sound, limit, devices, alone=len(catalog.entries) == 1)
     for text in warnings:
         click.echo(f"Warning: {text}", err=True)
     for text in problems:
@@ -85,19 +87,33 @@ def check(config_file: Path | None) -> None:
     click.echo("everything can be served, but see the warnings" if warnings else "everything is fine")
 
 
+def _gpus(config: "Config", catalog: "Catalog") -> "Mapping[str, DeviceRoom]":
+    """Return the memory of the GPUs that the models' engines use, and describe it."""
+    from lllms_core.pool.devices import device_rooms
+
+    devices = device_rooms(config.server, [entry.engine for entry in catalog.entries])
+    for name, room in devices.items():
+        click.echo(f"GPU {name}: {human_size(room.total)} of memory, of which lllms may use {human_size(room.limit)}")
+    return devices
+
+
 def _about_memory(
-    config: "Config", entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None", *, alone: bool,
+    config: "Config", entries: "Sequence[CatalogEntry]", limit: "MemoryLimit | None",
+    devices: "Mapping[str, DeviceRoom]", *, alone: bool,
 ) -> list[str]:
-    """Return the models that can never be loaded within the memory limit, beside those that are kept loaded."""
+    """Return the models that can never be loaded within the memory limits, beside those that are kept loaded."""
     from lllms_core.pool.budget import used
+    from lllms_core.pool.devices import limits_of
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import need_of
     from lllms_core.pool.seating import too_large
 
     if limit is None:
         return []
+    on_gpus = limits_of(devices)
     told = {
-        entry.name: need_of(PoolModel.of(entry), entry.spec, limit.instances, alone=alone).least for entry in entries
+        entry.name: need_of(PoolModel.of(entry), entry.spec, limit.instances, alone=alone, devices=on_gpus).least
+        for entry in entries
     }
     needs = {
         entry.name: told[entry.name].raised(learnt_of(entry, config, told[entry.name].told).private)
@@ -120,10 +136,34 @@ def _about_memory(
         beside = used((), others) if total <= limit.instances else 0  # of which the line above tells
         if need.total > limit.instances or used((), [*others, need]) > limit.instances >= total:
             if beside and need == told[entry.name]:
-                need = need_of(PoolModel.of(entry), entry.spec, limit.instances - beside, alone=alone).least
+                need = need_of(
+                    PoolModel.of(entry), entry.spec, limit.instances - beside, alone=alone, devices=on_gpus,
+                ).least
                 told[entry.name] = need
             problems.append(f"models.{entry.name}: {too_large(need, beside, limit, told[entry.name])}")
-    return problems
+    return [*problems, *_about_gpus(needs, kept, devices)]
+
+
+def _about_gpus(
+    needs: "Mapping[str, Need]", kept: "Mapping[str, Sequence[Need]]", devices: "Mapping[str, DeviceRoom]",
+) -> "Iterator[str]":
+    """Yield the models that can never be loaded into the memory of a GPU, beside those that are kept loaded."""
+    from lllms_core.pool.budget import on_device
+    from lllms_core.pool.seating import too_large_for
+
+    for device, room in devices.items():
+        total = on_device(device, (), [need for all_of in kept.values() for need in all_of])
+        if total > room.limit:
+            yield (
+                "server.gpu_memory_limit: the instances that models keep loaded (min_instances) need about"
+                f" {human_size(total)} of the GPU '{device}', but may use {human_size(room.limit)}; keep fewer, or"
+                " raise the limit"
+            )
+        for name, need in needs.items():
+            others = [one for other, all_of in kept.items() if other != name for one in all_of]
+            beside = on_device(device, (), others) if total <= room.limit else 0
+            if need.devices.get(device) and need.devices[device] + beside > room.limit:
+                yield f"models.{name}: {too_large_for(device, need, beside, room)}"
 
 
 def _about_access(config: "Config") -> list[str]:
@@ -167,9 +207,11 @@ def _about_sessions(config: "Config", plugins: "Plugins") -> list[str]:
 
 
 def _examine(
-    entry: "CatalogEntry", config: "Config", limit: "MemoryLimit | None", *, alone: bool,
+    entry: "CatalogEntry", config: "Config", limit: "MemoryLimit | None", devices: "Mapping[str, DeviceRoom]",
+    *, alone: bool,
 ) -> list[Finding]:
     """Describe a model, and return its engine's findings."""
+    from lllms_core.pool.devices import limits_of
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import planned
     from lllms_core.worker.rehearsal import rehearse
@@ -182,7 +224,7 @@ def _examine(
     try:
         found += entry.engine.examine(entry.spec)
         if not any(finding.fatal for finding in found):
-            spec = planned(PoolModel.of(entry), entry.spec, limit, alone=alone)
+            spec = planned(PoolModel.of(entry), entry.spec, limit, alone=alone, devices=limits_of(devices))
             details, memory = entry.engine.inspect(spec), entry.engine.estimate(spec)
             about = ", ".join(f"{key} {value}" for key, value in details.items())
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")

@@ -19,7 +19,9 @@ def memory_text(memory: Memory) -> str:
         mapped = f" (mapped: instances share them{own})"
     longest = f" ({human_size(memory.longest)} of them once a text fills the context)" if memory.longest else ""
     overhead = f", libraries and vocabulary {human_size(memory.overhead)}" if memory.overhead else ""
-    device = f", in the memory of GPUs {human_size(memory.device)}" if memory.device else ""
+    each = ", ".join(f"{name} {human_size(size)}" for name, size in memory.devices.items())
+    device = f", in the memory of GPUs {human_size(memory.device)}{f' ({each})' if each else ''}"
+    device = device if memory.device else ""
     return (f"{human_size(memory.total)}: weights {human_size(memory.weights)}{mapped}, "
             f"KV cache {human_size(memory.kv)}, buffers {human_size(memory.compute)}{longest}{overhead}{device}")
 

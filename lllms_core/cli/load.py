@@ -1,11 +1,10 @@
 """`lllms load`: load models in a running server."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -15,13 +14,14 @@ from lllms_core.cli.setup import config_option, connect, examples, server_option
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-ROUTE = "/api/v1/models"
+    from lllms_core.client import LoadStep
+
 _SILENCE = 60.0
 """Seconds without a word from the server after which it is given up; it sends one every few seconds."""
 
 
 class _Shown(Protocol):
-    def show(self, event: Mapping[str, Any]) -> None:
+    def show(self, step: "LoadStep") -> None:
         """Show what a load waits for, or how far it is."""
 
 
@@ -46,21 +46,10 @@ def load(models: tuple[str, ...], ttl: str | None, url: str | None, config_file:
     """
     client = connect(url, config_file, timeout=_SILENCE)
     for name in models:
-        body = {} if ttl is None else {"ttl": ttl}
-        click.echo(_follow(name, client.stream(f"{ROUTE}/{quote(name, safe='')}/load", body)))
-
-
-def _follow(name: str, events: Iterable[Mapping[str, Any]]) -> str:
-    """Show the progress of a load, and return a line about its end."""
-    from lllms_core.client import ServerError
-
-    with _display(name) as shown:
-        for event in events:
-            if event.get("state") == "loaded":
-                took = f" in {event['seconds']:.1f} s" if event["seconds"] else ""
-                return f"{event['model']}: loaded{took}, instance {event['instance']}"
-            shown.show(event)
-    raise ServerError(f"the server ended its answer before {name} was loaded")
+        with _display(name) as shown:
+            loaded = client.load(name, ttl=ttl, on_progress=shown.show)
+        took = f" in {loaded.seconds:.1f} s" if loaded.seconds else ""
+        click.echo(f"{loaded.model}: loaded{took}, instance {loaded.instance}")
 
 
 @contextmanager
@@ -83,12 +72,12 @@ class _Lines:
         self._name = name
         self._told: object = None
 
-    def show(self, event: Mapping[str, Any]) -> None:
+    def show(self, step: "LoadStep") -> None:
         """Print what is new."""
-        news = event["state"], int(10 * (event["progress"] or 0)), event["position"], event["reason"]
+        news = step.state, int(10 * (step.progress or 0)), step.position, step.reason
         if news != self._told:
             self._told = news
-            click.echo(printable(f"{self._name}: {event['text']}"), err=True)
+            click.echo(printable(f"{self._name}: {step.text}"), err=True)
 
 
 class _Bar:
@@ -96,10 +85,10 @@ class _Bar:
         self._progress = progress
         self._task = progress.add_task(name, total=None, about="")
 
-    def show(self, event: Mapping[str, Any]) -> None:
+    def show(self, step: "LoadStep") -> None:
         """Move the bar."""
         from rich.markup import escape
 
-        done = event["progress"]
+        done = step.progress
         total = None if done is None else 1.0
-        self._progress.update(self._task, total=total, completed=done or 0.0, about=escape(printable(event["text"])))
+        self._progress.update(self._task, total=total, completed=done or 0.0, about=escape(printable(step.text)))

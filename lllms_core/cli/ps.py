@@ -43,6 +43,9 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         free = memory.get("available")
         parts += [] if free is None else [f"{human_size(free)} available on the machine"]
         click.echo(f"memory: {', '.join(parts)}")
+        for gpu in memory.get("devices", ()):
+            click.echo(f"memory of the GPU {gpu['name']}: about {human_size(gpu['used'])} of "
+                       f"{human_size(gpu['limit'])} used, it has {human_size(gpu['total'])}")
     for model in status["models"]:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")

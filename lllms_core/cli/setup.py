@@ -76,10 +76,11 @@ def connect(url: str | None, config_file: Path | None, timeout: float) -> "Clien
     """Return a client of the server at a URL, or of the one that a configuration describes."""
     from lllms_core.client import Client
 
+    opened = click.get_current_context().with_resource  # which closes it when the command ends
     if url is not None:
-        return Client(url, given_key(), timeout)
+        return opened(Client(url, given_key(), timeout))
     config = read_config(config_file)
-    return Client(server_url(config), given_key(), timeout, certificate=config.server.tls_certificate)
+    return opened(Client(server_url(config), given_key(), timeout, certificate=config.server.tls_certificate))
 
 
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":

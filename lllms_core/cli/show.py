@@ -66,11 +66,14 @@ def show(
 
 def _planned(entry: "CatalogEntry", config: "Config", *, alone: bool) -> "ModelSpec":
     """Return the spec with the memory that the model gets in a server with this configuration."""
+    from lllms_core.pool.devices import device_rooms, limits_of
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import memory_limit, planned, spare_workers
 
     model = PoolModel.of(entry)
-    return planned(model, entry.spec, memory_limit(config.server, spare_workers(config.server, [model])), alone=alone)
+    limit = memory_limit(config.server, spare_workers(config.server, [model]))
+    devices = limits_of(device_rooms(config.server, [entry.engine]))
+    return planned(model, entry.spec, limit, alone=alone, devices=devices)
 
 
 def _with_options(config: "Config", options: Mapping[str, object]) -> "Config":
@@ -127,13 +130,16 @@ def _text(gguf: "GGUF", key: str) -> str:
 
 def _tables(entry: "CatalogEntry", config: "Config", gguf: "GGUF | None") -> dict[str, object]:
     memory, learnt = entry.engine.estimate(entry.spec), learnt_of(entry, config)
+    values = attrs.asdict(memory)
+    if not memory.devices:
+        del values["devices"]
     return {
         "name": entry.name, "aliases": list(entry.aliases), "engine": entry.engine.name, "plugin": entry.plugin,
         "source": None if entry.source is None else shown(entry.source),
         "file": None if entry.spec.file is None else str(entry.spec.file),
         "details": dict(entry.engine.inspect(entry.spec)), "options": dict(entry.config.options),
         "defaults": _defaults(entry),
-        "memory": {**attrs.asdict(memory), "total": memory.total},
+        "memory": {**values, "total": memory.total},
         "measured": {"private": learnt.private, "load_seconds": learnt.load_seconds} if learnt.private else None,
         "metadata": None if gguf is None else {key: _plain(gguf, key) for key in gguf.metadata},
     }

@@ -1,15 +1,14 @@
 """`lllms unload`: unload models in a running server."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 import click
 
 from lllms_core.cli.setup import config_option, connect, examples, server_options
 
-ROUTE = "/api/v1/models"
+if TYPE_CHECKING:
+    from lllms_core.client import Unloaded
 
 
 @click.command(epilog=examples(
@@ -24,22 +23,17 @@ def unload(models: tuple[str, ...], url: str | None, config_file: Path | None) -
 
     The instances that a model keeps (min_instances) stay. The next request loads a model again.
     """
-    from lllms_core.client import ServerError
-
     client = connect(url, config_file, timeout=60)
     for name in models:
-        told = client.post(f"{ROUTE}/{quote(name, safe='')}/unload", {})
-        if not isinstance(told, Mapping) or "unloaded" not in told:
-            raise ServerError("the server answers in an unknown form; does it have this version?")
-        click.echo(f"{name}: {_described(told)}")
+        click.echo(f"{name}: {_described(client.unload(name))}")
 
 
-def _described(told: Mapping[str, Any]) -> str:
+def _described(told: "Unloaded") -> str:
     parts = []
-    if told["unloaded"]:
-        parts.append(f"unloaded {', '.join(told['unloaded'])}")
-    if told["busy"]:
-        parts.append(f"{', '.join(told['busy'])} will be unloaded once idle")
-    if told["kept"]:
-        parts.append(f"{', '.join(told['kept'])} stays, as min_instances says")
+    if told.unloaded:
+        parts.append(f"unloaded {', '.join(told.unloaded)}")
+    if told.busy:
+        parts.append(f"{', '.join(told.busy)} will be unloaded once idle")
+    if told.kept:
+        parts.append(f"{', '.join(told.kept)} stays, as min_instances says")
     return "; ".join(parts) or "it was not loaded"

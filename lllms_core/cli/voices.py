@@ -6,13 +6,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from attrs import evolve
 
 from lllms_core.cli.setup import read_config, select, start_log
 from lllms_core.cli.startup import started
-from lllms_core.client import Client, event_text
+from lllms_core.client import Client, TextEvent
 from lllms_core.types import Message, Request
 
 if TYPE_CHECKING:
@@ -99,13 +99,19 @@ class RemoteVoice(Voice):
     def chat(self, messages: Sequence[Message], parameters: Mapping[str, object]) -> Pieces:
         """Answer a conversation."""
         said = [{"role": message.role, "content": message.content} for message in messages]
-        return self._answer("/v1/chat/completions", {"messages": said, **parameters})
+        given: dict[str, Any] = dict(parameters)
+        with self._client.chat(self._model, messages=said, **given) as answer:
+            for event in answer:
+                if isinstance(event, TextEvent):
+                    yield event.text
 
     def complete(self, prompt: str, parameters: Mapping[str, object]) -> Pieces:
         """Continue a text."""
-        return self._answer("/v1/completions", {"prompt": prompt, **parameters})
-
-    def _answer(self, path: str, body: Mapping[str, object]) -> Pieces:
-        with closing(self._client.stream(path, {"model": self._model, **body})) as events:
+        body = {"model": self._model, "prompt": prompt, **parameters}
+        with closing(self._client.stream("/v1/completions", body)) as events:
             for event in events:
-                yield event_text(event)
+                yield from (choice["text"] for choice in event["choices"])
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, server_url
+from lllms_core.cli.setup import config_option, connect, examples, server_options
 
 ROUTE = "/api/v1/requests"
 
@@ -19,7 +19,7 @@ ROUTE = "/api/v1/requests"
     "lllms why",
 ))
 @click.argument("request_id", required=False)
-@click.option("--url", metavar="URL", help="The server; by default the one that the configuration describes.")
+@server_options
 @click.option("--json", "as_json", is_flag=True, help="Print the server's answer as JSON.")
 @config_option
 def why(request_id: str | None, url: str | None, as_json: bool, config_file: Path | None) -> None:
@@ -29,9 +29,9 @@ def why(request_id: str | None, url: str | None, as_json: bool, config_file: Pat
     server's own machine the text around the place where the prompt differs from what was cached is shown, too. Without
     an id, the last requests are listed.
     """
-    from lllms_core.client import Client, ServerError
+    from lllms_core.client import ServerError
 
-    client = Client(url or server_url(read_config(config_file)), timeout=30)
+    client = connect(url, config_file, timeout=30)
     if request_id is None:
         listed = client.get(ROUTE)
         if as_json:
@@ -44,7 +44,7 @@ def why(request_id: str | None, url: str | None, as_json: bool, config_file: Pat
     try:
         told = client.get(f"{path}?text=true")
     except ServerError as error:
-        if " answers 403:" not in str(error):
+        if error.status != 403:
             raise
         told = client.get(path)  # on another machine
     if as_json:

@@ -50,6 +50,9 @@ class ServerConfig:
     """Bytes for the server, its sessions in memory and all instances, as estimated or as measured if that is more, or
     like "10GB"; sessions and idle instances make room for others. None: the memory that lllms may use here, less 10 %,
     but at least 1 GiB (half of a small one)."""
+    gpu_memory_limit: Annotated[int, Bytes()] | None = None
+    """Bytes for all instances on each GPU, as estimated, or like "10GB". None: its memory less 10 %, but at least
+    512 MiB."""
     spare_workers: Annotated[int, Range(0)] = 1
     """Worker processes kept ready, with the libraries of the engines used last imported, so that loads begin at once;
     each takes some 50 MB, all together at most a sixteenth of `memory_limit`. 0: none. Models with isolation "thread"

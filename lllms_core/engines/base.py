@@ -17,6 +17,7 @@ from lllms_core.queries import LABELS, EmbedRequest, Query, RerankRequest
 from lllms_core.types import (
     ConstraintKind,
     Delta,
+    Device,
     Finding,
     Isolation,
     MediaKind,
@@ -180,6 +181,14 @@ class Engine(ABC):
         """Yield changes of the options, in words, each of which would make an estimate that `fits`.
 
         For a model that is too large; like `options.context_length = 8192`, the largest that fits. The base has none.
+        """
+        return ()
+
+    def devices(self) -> Sequence[Device]:
+        """Return the GPUs that this engine uses, with the memory that is free now; the base has none.
+
+        Runs in the server, in any thread, where it may take seconds, but must not take memory of a GPU for longer: a
+        process that is asked and ends can. `Memory.devices` has the same names.
         """
         return ()
 

@@ -7,6 +7,7 @@ import asyncio
 import json
 import logging
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,6 +60,15 @@ class KeptDocuments:
         there = self._pending.pop(name, None) is not None
         deleted = await asyncio.get_running_loop().run_in_executor(self._thread, self._drawer.delete, name)
         return there or deleted
+
+    async def there(self, names: Sequence[str]) -> Sequence[str]:
+        """Return those of these names that have a value; this does not count as its use."""
+        asked = [] if self._closed else [name for name in names if _NAME.fullmatch(name)]
+
+        def look() -> list[str]:
+            return [name for name in asked if name in self._pending or self._drawer.has(name)]
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, look) if asked else []
 
     async def close(self) -> None:
         """Finish writing. Later documents are not kept. Safe to call again."""

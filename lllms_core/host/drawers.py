@@ -55,6 +55,9 @@ class Drawer(Protocol):
     def get(self, name: str) -> bytes | None:
         """Return a document, and record its use; None if it is unknown, expired or damaged."""
 
+    def has(self, name: str) -> bool:
+        """Whether there is a document with this name that has not expired; this is no use of it."""
+
     def delete(self, name: str) -> bool:
         """Delete a document; return whether it existed."""
 
@@ -95,6 +98,11 @@ class MemoryDrawer:
         self._documents[name] = data, now
         self._documents.move_to_end(name)
         return data
+
+    def has(self, name: str) -> bool:
+        """Whether a document is here."""
+        there = self._documents.get(name)
+        return there is not None and not self._limits.expired(there[1], self._clock())
 
     def delete(self, name: str) -> bool:
         """Forget a document."""
@@ -166,6 +174,14 @@ class DiskDrawer:
         with suppress(OSError):  # if the use cannot be recorded, the data are still good
             os.utime(path, (self._clock(), self._clock()))
         return rest
+
+    def has(self, name: str) -> bool:
+        """Whether a file is here."""
+        try:
+            used = self._path(name).stat(follow_symlinks=False).st_mtime
+        except OSError:
+            return False
+        return not self._limits.expired(used, self._clock())
 
     def delete(self, name: str) -> bool:
         """Remove a file."""

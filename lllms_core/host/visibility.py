@@ -112,6 +112,11 @@ class OwnDocuments:
         """Delete the value with this name; return whether it existed."""
         return await self._documents.drop(_own(name))
 
+    async def there(self, names: Sequence[str]) -> Sequence[str]:
+        """Return those of these names that have a value; this does not count as its use."""
+        own = {_own(name): name for name in names}
+        return [own[name] for name in await self._documents.there([*own])]
+
 
 def _own(name: str) -> str:
     key = CALLER.get().key

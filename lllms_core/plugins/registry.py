@@ -24,6 +24,7 @@ from lllms_core.tracebacks import described
 from lllms_core.types import ModelOffer
 
 BUILTINS: Mapping[str, str] = {
+    "chat": "lllms_core.builtin.chat",
     "downloaders": "lllms_core.builtin.downloaders",
     "native": "lllms_core.builtin.native",
     "openai": "lllms_core.builtin.openai",

@@ -1,14 +1,15 @@
 """The memory budget: whether an instance may be loaded, and what must give way for it; pure.
 
 Instances count with what they are told to need, or with what was measured if that is more. Mapped weights are shared by
-the instances of one file and count once. Stored sessions give way first, then idle instances.
+the instances of one file and count once. Stored sessions give way first, then idle instances. The memory of each GPU
+counts beside main memory, by what instances are told to need of it: nobody measures it.
 """
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Literal
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 MOST_SETS = 10
 """Up to this many idle instances, all sets of victims are compared."""
@@ -33,10 +34,12 @@ class Need:
     """Options, in words, each of which would let it fit into the limit; None: it fits, or nobody has looked."""
     estimate: int | None = None
     """The private bytes by the estimate, if `private` is more because of what was learnt."""
+    devices: Mapping[str, int] = field(factory=dict)
+    """Bytes of the memory of GPUs, by their names; the other figures are about main memory."""
 
     @property
     def total(self) -> int:
-        """What it takes alone."""
+        """What it takes alone of main memory."""
         return self.private + self.shared
 
     @property
@@ -90,6 +93,16 @@ class Seat:
 
 
 @frozen
+class DeviceRoom:
+    """What all instances together may take of the memory of one GPU, in bytes."""
+
+    total: int
+    limit: int
+    usable: int | None = None
+    """What other programs leave of it, whatever the limit says; None: unknown."""
+
+
+@frozen
 class Room:
     """What all instances together may take."""
 
@@ -103,6 +116,15 @@ class Room:
     """What of `sessions` could not be given up."""
     available: int | None = None
     """Bytes that the machine can give now, whatever the limit says; None: unknown."""
+    devices: Mapping[str, DeviceRoom] = field(factory=dict)
+    """GPUs by their names; one that is not among them has no limit."""
+
+    @property
+    def undisturbed(self) -> "Room":
+        """This room without the memory that other programs hold."""
+        return evolve(
+            self, available=None, devices={name: evolve(one, usable=None) for name, one in self.devices.items()},
+        )
 
 
 @frozen
@@ -137,6 +159,8 @@ class Never:
 
     kept: int
     """Bytes of what is kept."""
+    device: str | None = None
+    """The GPU whose memory lacks, and of which `kept` tells; None: it is main memory."""
 
 
 Decision = Admit | Shrink | Evict | Wait | Never
@@ -163,25 +187,45 @@ def lacking(wanted: Need, seats: Collection[Seat], room: Room, gone: Iterable[Se
     return max(missing)
 
 
+def on_device(device: str, seats: Iterable[Seat], wanted: Iterable[Need] = ()) -> int:
+    """Return the bytes of a GPU's memory that these take together."""
+    return sum(need.devices.get(device, 0) for need in (*(seat.need for seat in seats), *wanted))
+
+
+def scarce(wanted: Need, seats: Collection[Seat], room: Room) -> list[str]:
+    """Return the GPUs that have too little memory for `wanted` beside all `seats`."""
+    if not wanted.devices:
+        return []
+    real = [seat for seat in seats if seat.state != "reserved" or not seat.kept]
+    found: list[str] = []
+    for name, needed in wanted.devices.items():
+        one = room.devices.get(name)
+        if one is None or not needed:
+            continue
+        others_leave = one.limit if one.usable is None else one.usable
+        if on_device(name, seats, [wanted]) > one.limit or on_device(name, real, [wanted]) > others_leave:
+            found.append(name)
+    return found
+
+
 def fits(wanted: Need, seats: Collection[Seat], room: Room, gone: Iterable[Seat] = ()) -> bool:
     """Whether there is room for `wanted` beside all `seats`, once `gone` have given back theirs."""
-    return len(seats) < room.places and not lacking(wanted, seats, room, gone)
+    return len(seats) < room.places and not lacking(wanted, seats, room, gone) and not scarce(wanted, seats, room)
 
 
 def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
     """Decide what to do for an instance that needs `wanted`.
 
     Stored sessions give way first. Victims are idle and not kept: the cheapest set that suffices, see `costs`. Only the
-    limit makes a `Never`: what exceeds the `places`, or finds its memory held by other programs, waits.
+    limits make a `Never`: what exceeds the `places`, or finds its memory held by other programs, waits.
     """
     lasting = [seat for seat in seats if seat.state != "closing"]
     closing = [seat for seat in seats if seat.state == "closing"]
     here = [seat for seat in seats if seat.state != "reserved" or seat.kept]
     if fits(wanted, here, room) and fits(wanted, lasting, room, closing):
         return Admit()
-    kept = [seat for seat in seats if seat.kept]
-    if room.limit is not None and used(kept, [wanted]) > room.limit:
-        return Never(used(kept))
+    if never := _never(wanted, [seat for seat in seats if seat.kept], room):
+        return never
     shrunk = _without_sessions(room)
     if fits(wanted, lasting, shrunk, closing):
         size = max(lacking(wanted, here, room), lacking(wanted, lasting, room, closing))
@@ -210,15 +254,20 @@ def to_shed(seats: Sequence[Seat], limit: int) -> Sequence[Seat]:
 def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: Room) -> Sequence[Seat]:
     """Return those of `oldest` that must go, once they are idle, to make room for `wanted`.
 
-    `oldest` are in the order in which they should go. If none suffice it is all of them, unless only other programs are
-    in the way: their memory may never come back.
+    `oldest` are in the order in which they should go. If none suffice it is all of them that have what is missing,
+    unless only other programs are in the way: their memory may never come back.
     """
     lasting = [seat for seat in seats if seat.state != "closing"]
     closing = [seat for seat in seats if seat.state == "closing"]
     room = _without_sessions(room)
     if victims := _victims_in_order(wanted, lasting, oldest, room, closing):
         return victims
-    return () if _others_hold(wanted, lasting, room, closing, away=oldest) else oldest
+    if _others_hold(wanted, lasting, room, closing, away=oldest):
+        return ()
+    if len(lasting) >= room.places or lacking(wanted, lasting, room, closing):
+        return oldest
+    short = scarce(wanted, lasting, room)
+    return [seat for seat in oldest if any(seat.need.devices.get(name) for name in short)]
 
 
 def costs(idle: Sequence[Seat]) -> dict[int, float]:
@@ -234,6 +283,14 @@ def costs(idle: Sequence[Seat]) -> dict[int, float]:
     }
 
 
+def _never(wanted: Need, kept: Sequence[Seat], room: Room) -> Never | None:
+    if room.limit is not None and used(kept, [wanted]) > room.limit:
+        return Never(used(kept))
+    if devices := scarce(wanted, kept, room.undisturbed):
+        return Never(on_device(devices[0], kept), devices[0])
+    return None
+
+
 def _may_go(seat: Seat) -> bool:
     return seat.state == "ready" and not seat.busy and not seat.kept
 
@@ -245,7 +302,7 @@ def _others_hold(
     leaving = [seat for seat in away if not seat.kept]
     rest = _without(seats, leaving)
     gone = [*closing, *(seat for seat in leaving if seat.state != "reserved")]
-    return fits(wanted, rest, evolve(room, available=None)) and not fits(wanted, rest, room, gone)
+    return fits(wanted, rest, room.undisturbed) and not fits(wanted, rest, room, gone)
 
 
 def _without_sessions(room: Room) -> Room:

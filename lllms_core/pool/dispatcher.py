@@ -227,8 +227,12 @@ class Dispatcher:
         async def measure() -> None:
             memory = self.scheduler.limits.memory
             room = None if memory is None else memory.instances
-            need = await asyncio.to_thread(need_of, entry, spec, room, alone=len(self._models) == 1)
-            self._measured(model, need)
+            alone = len(self._models) == 1
+
+            def look() -> Need:
+                return need_of(entry, spec, room, alone=alone, devices=self._watch.devices.find())
+
+            self._measured(model, await asyncio.to_thread(look))
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)

@@ -5,6 +5,7 @@ import logging
 from time import monotonic
 
 from lllms_core.machine import private_memory
+from lllms_core.pool.devices import DeviceWatch
 from lllms_core.pool.instance import Instance
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import Learnt, LearntStore, key_of
@@ -31,8 +32,12 @@ class MemoryWatch:
     `measure` is the one place where a figure enters; all others only compare it.
     """
 
-    def __init__(self, store: LearntStore | None = None, keeper: SessionKeeper | None = None) -> None:
+    def __init__(
+        self, store: LearntStore | None = None, keeper: SessionKeeper | None = None,
+        devices: DeviceWatch | None = None,
+    ) -> None:
         self.store = store or LearntStore()
+        self.devices = devices or DeviceWatch()
         self._keeper = keeper
         self._looked: tuple[float, int | None] | None = None
         self._measured: dict[str, float] = {}
@@ -50,7 +55,8 @@ class MemoryWatch:
         now = monotonic()
         if self._looked is None or self._looked[0] + LOOK_SECONDS < now:
             self._looked = now, memory_available()
-        return Surroundings(0 if self._keeper is None else self._keeper.held, self._looked[1])
+        self.devices.renew()
+        return Surroundings(0 if self._keeper is None else self._keeper.held, self._looked[1], self.devices.rooms)
 
     async def shrink_sessions(self, size: int) -> bool:
         """Give up this many bytes of sessions, which no others replace; return whether that was possible."""

@@ -1,8 +1,9 @@
 """How much memory there is for instances and sessions, and how much an instance needs, by its engine's estimate."""
 
 import logging
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from attrs import evolve, frozen
 
@@ -17,6 +18,8 @@ from lllms_core.tracebacks import kind
 from lllms_core.types import Memory, ModelSpec
 
 LOG = logging.getLogger("lllms.pool")
+
+NO_DEVICES: Mapping[str, int] = MappingProxyType({})
 
 WORKER = 34 * 2**20
 """Bytes of a worker process beside its model and its engine's libraries, of which `Memory.overhead` tells."""
@@ -42,30 +45,39 @@ MARGIN = 4
 reserve is left are counted by then."""
 
 
-def need_of(model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone: bool = False) -> Need:
+def need_of(
+    model: PoolModel, spec: ModelSpec, room: int | None = None, *, alone: bool = False,
+    devices: Mapping[str, int] = NO_DEVICES,
+) -> Need:
     """Return what an instance takes; may read the file's header, from any thread.
 
     `room` are the bytes for all instances together, of which automatic sizes take a share, a larger one if the model is
-    `alone`; None: as the engine sees fit. Where nothing is known it is only what a worker takes: whatever is wrong, the
-    load will tell.
+    `alone`; None: as the engine sees fit. `devices` are the bytes for them on each GPU. Where nothing is known it is
+    only what a worker takes: whatever is wrong, the load will tell.
     """
     worker = WORKER if model.isolation == "process" else 0
-    if model.memory is not None:
-        return Need(model.memory, memory=max(0, model.memory - worker))
-    sizes = Sizes(model, spec, worker)
+    given = None if model.memory is None else max(0, model.memory - worker)
+    if model.memory is not None and not devices:
+        return Need(model.memory, memory=given)
+    sizes = Sizes(model, spec, worker, devices)
     try:
+        if model.memory is not None:
+            return evolve(sizes.need(given), private=model.memory, shared=0, file=None)
         with reading_once():
             return sizes.need() if room is None else sizes.automatic(room, ALONE if alone else AMONG_OTHERS)
     except Exception as error:  # noqa: BLE001  # of a plugin; a load reports its faults
         LOG.warning("the memory of %s cannot be estimated: %s", spec.name, kind(error))
-        return Need(worker)
+        return Need(worker if model.memory is None else model.memory, memory=given)
 
 
-def planned(model: PoolModel, spec: ModelSpec, limit: MemoryLimit | None, *, alone: bool) -> ModelSpec:
+def planned(
+    model: PoolModel, spec: ModelSpec, limit: MemoryLimit | None, *, alone: bool,
+    devices: Mapping[str, int] = NO_DEVICES,
+) -> ModelSpec:
     """Return the spec with the memory that an instance gets for its automatic sizes, if there is room for it."""
     if limit is None:
         return spec
-    return evolve(spec, memory=need_of(model, spec, limit.instances, alone=alone).memory)
+    return evolve(spec, memory=need_of(model, spec, limit.instances, alone=alone, devices=devices).memory)
 
 
 @frozen
@@ -75,6 +87,8 @@ class Sizes:
     model: PoolModel
     spec: ModelSpec
     worker: int
+    devices: Mapping[str, int] = NO_DEVICES
+    """Bytes for all instances, by GPU."""
 
     def need(self, given: int | None = None) -> Need:
         """Return the need of an instance that may take this much."""
@@ -83,29 +97,45 @@ class Sizes:
     def automatic(self, room: int, share: int) -> Need:
         """Return the need of an instance that takes one part in `share` of the room beside its weights."""
         smallest = self.model.engine.estimate(evolve(self.spec, memory=0))
-        if smallest.offloaded:
-            return self.need()  # how much memory the GPUs have is not known here
+        if smallest.offloaded and not self.devices:
+            return self.need()  # how much memory the GPUs have is not known
         least = self._of(smallest, 0)
-        if least.total > room:
+        if not self._fits(least, room):
             ways = self.model.engine.smaller(
-                evolve(self.spec, memory=0), lambda memory: self._of(memory, 0).total <= room,
+                evolve(self.spec, memory=0), lambda memory: self._fits(self._of(memory, 0), room),
             )
             return evolve(least, way_out=tuple(ways))
-        fixed = smallest.weights + smallest.overhead
-        more = max(0, room - self.worker - fixed) // share
+        if smallest.offloaded:
+            # The context grows where its layers are; the rest of the memory for it is checked below.
+            fixed = smallest.total
+            more = sum(max(0, self.devices.get(name, 0) - size) for name, size in smallest.devices.items()) // share
+        else:
+            fixed = smallest.weights + smallest.overhead
+            more = max(0, room - self.worker - fixed) // share
         needs = [self.need(fixed + more)]
         for step in range(1, STEPS + 1):
             smaller = least if step == STEPS else self.need(fixed + (more >> step))
-            if smaller.total < needs[-1].total:
+            if _whole(smaller) < _whole(needs[-1]):
                 needs.append(smaller)
-            if smaller.total <= least.total:
+            if _whole(smaller) <= _whole(least):
                 break
+        if smallest.offloaded:
+            needs = [need for need in needs if self._fits(need, room)] or [least]
         return evolve(needs[0], smaller=tuple(needs[1:]))
+
+    def _fits(self, need: Need, room: int) -> bool:
+        """Whether an instance fits if there are no others."""
+        limits = self.devices
+        return need.total <= room and all(size <= limits.get(name, size) for name, size in need.devices.items())
 
     def _of(self, memory: Memory, given: int | None) -> Need:
         file = _identity(self.spec.file) if memory.shared else None
         shared = 0 if file is None else memory.shared
-        return Need(self.worker + memory.main - shared, shared, file, given)
+        return Need(self.worker + memory.main - shared, shared, file, given, devices=memory.devices)
+
+
+def _whole(need: Need) -> int:
+    return need.total + sum(need.devices.values())
 
 
 def memory_limit(server: ServerConfig, spares: int = 0) -> MemoryLimit | None:

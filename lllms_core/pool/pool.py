@@ -18,13 +18,14 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
+from lllms_core.pool.devices import DeviceWatch
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import memory_limit, planned, spare_workers
+from lllms_core.pool.needs import NO_DEVICES, memory_limit, planned, spare_workers
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
@@ -32,7 +33,7 @@ from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
-from lllms_core.status import FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
+from lllms_core.status import DeviceUse, FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
 from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
@@ -75,8 +76,10 @@ class Pool:
         self._tell = observer
         absent = {name for name, model in models.items() if model.files is not None and model.spec.file is None}
         all_limits = {name: model.limits for name, model in models.items()}
-        self._watch = MemoryWatch(learnt, keeper)
+        devices = DeviceWatch(lambda: [model.engine for model in list(self._models.values())], limits.gpu_memory)
+        self._watch = MemoryWatch(learnt, keeper, devices)
         self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
+        devices.held = lambda: self._scheduler.seating.settled_on_devices
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
         engines = [model.engine for model in models.values() if model.isolation == "process"]
         self._spares = Spares(limits.spare_workers, engines, start)
@@ -103,7 +106,8 @@ class Pool:
         spares = spare_workers(server, models.values())
         limits = PoolLimits(
             server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server, spares), server.max_wait_before_swap, server.min_residency, spares,
+            memory_limit(server, spares), server.max_wait_before_swap, server.min_residency,
+            server.gpu_memory_limit, spares,
         )
         return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer)
 
@@ -241,6 +245,10 @@ class Pool:
             sessions=around.sessions,
             measured=sum(measured) if measured else None,
             available=around.available,
+            devices=tuple(
+                DeviceUse(name, room.total, room.limit, self._scheduler.seating.on_devices.get(name, 0), room.usable)
+                for name, room in around.devices.items()
+            ),
         )
 
     def lacks(self) -> tuple[Lack, ...]:
@@ -287,7 +295,8 @@ class Pool:
         May read the file's header; in any thread.
         """
         limit = self._scheduler.limits.memory
-        return planned(self._models[model], spec, limit, alone=len(self._models) == 1)
+        devices = NO_DEVICES if limit is None else self._watch.devices.find()
+        return planned(self._models[model], spec, limit, alone=len(self._models) == 1, devices=devices)
 
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""

@@ -5,7 +5,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from attrs import evolve
 
 from lllms_core.engines.room import way_out
-from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, fits, to_drain, to_shed, used
+from lllms_core.pool.budget import (
+    Decision,
+    DeviceRoom,
+    Need,
+    Never,
+    Room,
+    Seat,
+    fits,
+    lacking,
+    on_device,
+    scarce,
+    to_drain,
+    to_shed,
+    used,
+)
 from lllms_core.pool.choosing import choose
 from lllms_core.pool.state import ALONE, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
 from lllms_core.values.sizes import human_size
@@ -108,6 +122,21 @@ class Seating:
         """The bytes of all instances, as told or measured."""
         return used((), [entry.need for entry in self._instances.values()])
 
+    @property
+    def on_devices(self) -> dict[str, int]:
+        """The bytes of all instances on GPUs, by these, as told."""
+        found: dict[str, int] = {}
+        for entry in self._instances.values():
+            for name, size in entry.need.devices.items():
+                found[name] = found.get(name, 0) + size
+        return found
+
+    @property
+    def settled_on_devices(self) -> dict[str, int] | None:
+        """The same, if each instance has by now what it needs of GPUs; else None."""
+        moving = any(entry.state != "ready" and entry.need.devices for entry in self._instances.values())
+        return None if moving else self.on_devices
+
     def decide(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
     ) -> Decision:
@@ -173,7 +202,10 @@ class Seating:
         decision = self.decide(model)
         if not isinstance(decision, Never):
             return None
-        return too_large(self.need(model).least, decision.kept, self._memory, self.needs[model].least)
+        need = self.need(model).least
+        if decision.device is not None:
+            return too_large_for(decision.device, need, decision.kept, self._look().devices[decision.device])
+        return too_large(need, decision.kept, self._memory, self.needs[model].least)
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
@@ -183,32 +215,52 @@ class Seating:
         room = evolve(room, places=len(seats) + 1)
         if fits(need, seats, room):
             return None
+        if not lacking(need, seats, room):
+            return self._shortage_on(scarce(need, seats, room)[0], need, seats, room)
         needs = f"it needs about {human_size(need.total)} of memory"
-        if fits(need, seats, evolve(room, available=None)):
+        if not lacking(need, seats, room.undisturbed):
             free = human_size(max(0, room.available or 0))
             return f"{needs}, and this machine has only {free} free now; other programs hold the rest"
         free = human_size(max(0, self._memory.instances - used(seats) - room.sessions))
-        holders = [self._holder(seat) for seat in seats]
-        more = [f"{len(holders) - MOST_HOLDERS} more"] if len(holders) > MOST_HOLDERS else []
         stored = [f"stored sessions ({human_size(room.sessions)})"] if room.sessions else []
         return (
             f"{needs}, and of the {human_size(self._memory.instances)} for instances (server.memory_limit) {free} are"
-            f" free; the rest is held by {', '.join([*holders[:MOST_HOLDERS], *more, *stored])}"
+            f" free; the rest is held by {', '.join([*self._holders(seats), *stored])}"
         )
 
-    def _holder(self, seat: Seat) -> str:
+    def _shortage_on(self, device: str, need: Need, seats: Sequence[Seat], room: Room) -> str:
+        """Describe the missing memory of a GPU."""
+        one, taken = room.devices[device], on_device(device, seats)
+        needs = f"it needs about {human_size(need.devices[device])} of the memory of the GPU '{device}'"
+        if device not in scarce(need, seats, room.undisturbed):
+            free = human_size(max(0, (one.usable or 0) - taken))
+            return f"{needs}, and that has only {free} free now; other programs hold the rest"
+        there = [seat for seat in seats if seat.need.devices.get(device)]
+        return (
+            f"{needs}, and of the {human_size(one.limit)} for instances there (server.gpu_memory_limit)"
+            f" {human_size(max(0, one.limit - taken))} are free; the rest is held by"
+            f" {', '.join(self._holders(there, device))}"
+        )
+
+    def _holders(self, seats: Sequence[Seat], device: str | None = None) -> list[str]:
+        holders = [self._holder(seat, device) for seat in seats]
+        more = [f"{len(holders) - MOST_HOLDERS} more"] if len(holders) > MOST_HOLDERS else []
+        return [*holders[:MOST_HOLDERS], *more]
+
+    def _holder(self, seat: Seat, device: str | None) -> str:
+        size = human_size(seat.need.total if device is None else seat.need.devices[device])
         if seat.state == "reserved":
-            return f"a kept instance that is to be loaded ({human_size(seat.need.total)})"
+            return f"a kept instance that is to be loaded ({size})"
         entry = self._instances[seat.instance]
         state = "busy" if entry.running else "kept" if seat.kept else "idle" if entry.idle else entry.state
-        return f"{entry.model} ({human_size(seat.need.total)}, {state})"
+        return f"{entry.model} ({size}, {state})"
 
     def _room(self) -> Room:
         if self._memory is None:
             return Room(None, self._places)
         now = self._look()
         self.firm = min(self.firm, now.sessions)
-        return Room(self._memory.instances, self._places, now.sessions, self.firm, now.available)
+        return Room(self._memory.instances, self._places, now.sessions, self.firm, now.available, now.devices)
 
     def _seats(
         self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
@@ -250,10 +302,31 @@ class Seating:
                 need = self.need(model)
                 others = [*held, *(need for _, need in found)]
                 for size in (need, *need.smaller):
-                    if self._memory is None or used((), [*others, size]) <= self._memory.instances:
+                    if self._memory is None or _together(size, others, self._memory.instances, self._look().devices):
                         found.append((model, size))
                         break
         return found
+
+
+def _together(need: Need, others: Sequence[Need], limit: int, devices: Mapping[str, DeviceRoom]) -> bool:
+    """Whether these fit beside each other, if there is nothing else."""
+    seats = [Seat("", one, "reserved", kept=True) for one in others]
+    room = Room(limit, len(seats) + 1, devices=devices)
+    return fits(need, seats, room.undisturbed)
+
+
+def too_large_for(device: str, need: Need, kept: int, room: DeviceRoom) -> str:
+    """Describe an instance that can never fit into the memory of a GPU, and the way out."""
+    beside = f", {human_size(kept)} of them for models that are kept loaded (min_instances)" if kept else ""
+    return (
+        f"an instance needs about {human_size(need.devices[device])} of the memory of the GPU '{device}', of whose"
+        f" {human_size(room.total)} lllms may use {human_size(room.limit)}{beside}; {_advice(need)}, or raise"
+        " server.gpu_memory_limit"
+    )
+
+
+def _advice(need: Need) -> str:
+    return "lower options.context_length or slots" if need.way_out is None else way_out(need.way_out)
 
 
 def too_large(need: Need, kept: int, memory: MemoryLimit, told: Need | None = None) -> str:
@@ -261,9 +334,8 @@ def too_large(need: Need, kept: int, memory: MemoryLimit, told: Need | None = No
     machine = f" of this machine's {human_size(memory.machine)}" if memory.machine is not None else ""
     own = f", {human_size(memory.own)} of them for itself" if memory.own else ""
     beside = f", {human_size(kept)} for models that are kept loaded (min_instances)" if kept else ""
-    advice = "lower options.context_length or slots" if need.way_out is None else way_out(need.way_out)
     grown = f" (as measured; {human_size(told.total)} by the estimate)" if told is not None and told != need else ""
     return (
         f"an instance needs about {human_size(need.total)} of memory{grown}, but lllms may use"
-        f" {human_size(memory.total)}{machine}{own}{beside}; {advice}, or raise server.memory_limit"
+        f" {human_size(memory.total)}{machine}{own}{beside}; {_advice(need)}, or raise server.memory_limit"
     )

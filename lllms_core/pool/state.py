@@ -1,12 +1,12 @@
 """The scheduler's state: limits, requests, instances."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from math import inf
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 from lllms_core.caller import Priority
-from lllms_core.pool.budget import Need
+from lllms_core.pool.budget import DeviceRoom, Need
 from lllms_core.pool.prefixes import SeenPrefixes
 from lllms_core.status import InstanceState
 
@@ -24,6 +24,8 @@ class Surroundings:
     """Those in this server's memory: stored there, or waiting to be stored."""
     available: int | None = None
     """What the machine can give now, without the margin that is left to other programs; None: unknown."""
+    devices: Mapping[str, DeviceRoom] = field(factory=dict)
+    """The memory of GPUs, by their names."""
 
 
 ALONE = Surroundings()
@@ -61,6 +63,8 @@ class PoolLimits:
     """After this many seconds in the queue a request gets its model loaded at the cost of busier ones."""
     min_residency: float = 10.0
     """Seconds for which an instance that is in use makes no room for other models after its load."""
+    gpu_memory: int | None = None
+    """Bytes for all instances on each GPU; None: as `lllms_core.pool.devices` says."""
     spare_workers: int = 0
     """Processes that are ready to load a model."""
 

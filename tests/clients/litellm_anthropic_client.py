@@ -57,26 +57,27 @@ def history(url: str, model: str) -> None:
 
 
 def bridge(url: str, model: str) -> None:
-    """Litellm takes Anthropic's messages, and asks this server for chats; its own translation ends where ours does."""
+    """Litellm takes Anthropic's messages, and asks this server for chats, or for responses (`openai/`)."""
 
-    async def bridged(messages: list[Any], **fields: Any) -> Any:
+    async def bridged(provider: str, messages: list[Any], **fields: Any) -> Any:
         return await litellm.anthropic_messages(
-            model=f"hosted_vllm/{model}", api_base=url, api_key=KEY, messages=messages, max_tokens=1000, temperature=0,
+            model=f"{provider}/{model}", api_base=url, api_key=KEY, messages=messages, max_tokens=1000, temperature=0,
             **fields,
         )
 
-    async def both() -> None:
-        called = await bridged([user(ASKED.weather)], tools=[MESSAGES_TOOL])
+    async def both(provider: str) -> None:
+        called = await bridged(provider, [user(ASKED.weather)], tools=[MESSAGES_TOOL])
         [call] = [block for block in called["content"] if block["type"] == "tool_use"]
         equal((call["name"], call["input"]), ("get_weather", {"city": ASKED.city}))
         result = {"role": "user", "content": [
             {"type": "tool_result", "tool_use_id": call["id"], "content": ASKED.result},
         ]}
         said = {"role": "assistant", "content": called["content"]}
-        after = await bridged([user(ASKED.weather), said, result], tools=[MESSAGES_TOOL])
+        after = await bridged(provider, [user(ASKED.weather), said, result], tools=[MESSAGES_TOOL])
         equal(after["content"][-1]["text"], ASKED.forecast)
 
-    asyncio.run(both())
+    for provider in ("hosted_vllm", "openai"):
+        asyncio.run(both(provider))
 
 
 if __name__ == "__main__":

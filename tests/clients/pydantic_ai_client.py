@@ -6,7 +6,7 @@ from typing import Any
 from asking import ASKED, KEY, contains, equal, in_pieces, run
 from pydantic import BaseModel, Field
 from pydantic_ai import Agent, NativeOutput, PromptedOutput, ToolOutput
-from pydantic_ai.models.openai import OpenAIChatModel
+from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
 
@@ -20,6 +20,11 @@ class Person(BaseModel):
 def agent(url: str, model: str, **fields: Any) -> Agent[Any, Any]:
     provider = OpenAIProvider(base_url=url, api_key=KEY)
     return Agent(OpenAIChatModel(model, provider=provider), model_settings={"temperature": 0}, **fields)
+
+
+def of_responses(url: str, model: str, **fields: Any) -> Agent[Any, Any]:
+    provider = OpenAIProvider(base_url=url, api_key=KEY)
+    return Agent(OpenAIResponsesModel(model, provider=provider), model_settings={"temperature": 0}, **fields)
 
 
 def get_weather(city: str) -> str:
@@ -64,5 +69,21 @@ def history(url: str, model: str) -> None:
     contains(again.output, ASKED.remembered)
 
 
+def responses(url: str, model: str) -> None:
+    """The model of Responses: text, a stream, a tool, and the history of one in the next."""
+    equal(of_responses(url, model).run_sync(ASKED.say).output, ASKED.said)
+    equal(of_responses(url, model, tools=[get_weather]).run_sync(ASKED.weather).output, ASKED.forecast)
+
+    async def read() -> list[str]:
+        async with of_responses(url, model).run_stream(ASKED.count) as answer:
+            return [piece async for piece in answer.stream_text(delta=True, debounce_by=None)]
+
+    in_pieces(asyncio.run(read()), ASKED.counted)
+    first = of_responses(url, model).run_sync(ASKED.introduction)
+    again = of_responses(url, model).run_sync(ASKED.question, message_history=first.all_messages())
+    contains(again.output, ASKED.remembered)
+
+
 if __name__ == "__main__":
-    run({"chat": chat, "stream": stream, "tools": tools, "structured": structured, "history": history})
+    run({"chat": chat, "stream": stream, "tools": tools, "structured": structured, "history": history,
+         "responses": responses})

@@ -25,7 +25,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "openai_responses_client.py": (*COMMON, "background"),
     "langchain_client.py": (*COMMON, "forced_tools", "agent", "responses"),
     "litellm_client.py": (*COMMON, "responses"),
-    "pydantic_ai_client.py": COMMON,
+    "pydantic_ai_client.py": (*COMMON, "responses"),
     "openai_agents_client.py": COMMON,
     "openai_agents_responses_client.py": COMMON,
     "instructor_client.py": COMMON,

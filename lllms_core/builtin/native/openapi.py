@@ -1,9 +1,20 @@
 """The description of the native API; pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from lllms_core.apis import Paths
-from lllms_core.apis.specification import MESSAGES, STRING, Json, closed_object, one_of, operation, takes
+from lllms_core.apis.specification import (
+    FLAG,
+    MESSAGES,
+    STRING,
+    Json,
+    array,
+    closed_object,
+    one_of,
+    operation,
+    takes,
+    whole_shape,
+)
 from lllms_core.parameters import ROUTES
 from lllms_core.parameters.kinds import INT32
 
@@ -13,20 +24,24 @@ OF_TEMPLATES = frozenset({"tools", "tool_choice", "reasoning_effort", "chat_temp
 
 def describe(models: Sequence[str]) -> Paths:
     """Return the paths; `models` are the names that requests may name."""
+    token: Json = {"type": "integer", "minimum": 0, "maximum": INT32}
+    tokens = whole_shape(tokens=array(token), pieces=array(STRING))
+    model = one_of(models)
     return {
-        "/api/v1/tokenize": _post(models, "Show the tokens of a text", ["text"], {
-            "text": STRING, "add_special": {"type": "boolean"},
-        }),
-        "/api/v1/detokenize": _post(models, "Show the text of tokens", ["tokens"], {
-            "tokens": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT32}},
-        }),
-        "/api/v1/apply-template": _post(models, "Show the prompt of a chat", ["messages"], {
-            "messages": MESSAGES,
-            **{name: dict(ROUTES["chat"][name].kind.schema) for name in sorted(OF_TEMPLATES)},
-        }),
+        "/api/v1/tokenize": {"post": takes(
+            operation("Show the tokens of a text", "Their ids and pieces", schema=tokens, operation_id="tokenize"),
+            closed_object(["model", "text"], {"model": model, "text": STRING, "add_special": FLAG}),
+        )},
+        "/api/v1/detokenize": {"post": takes(
+            operation("Show the text of tokens", "It", schema=whole_shape(text=STRING), operation_id="detokenize"),
+            closed_object(["model", "tokens"], {"model": model, "tokens": array(token)}),
+        )},
+        "/api/v1/apply-template": {"post": takes(
+            operation("Show the prompt of a chat", "It", schema=whole_shape(prompt=STRING),
+                      operation_id="applyTemplate"),
+            closed_object(["model", "messages"], {
+                "model": model, "messages": MESSAGES,
+                **{name: dict(ROUTES["chat"][name].kind.schema) for name in sorted(OF_TEMPLATES)},
+            }),
+        )},
     }
-
-
-def _post(models: Sequence[str], summary: str, required: Sequence[str], properties: Mapping[str, object]) -> Json:
-    schema = closed_object(["model", *required], {"model": one_of(models), **properties})
-    return {"post": takes(operation(summary, "The answer"), schema)}

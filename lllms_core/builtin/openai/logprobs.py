@@ -6,10 +6,8 @@ from typing import Protocol
 
 from attrs import evolve
 
+from lllms_core.apis.writing import logprob_value
 from lllms_core.types import PromptScores, TokenScore
-
-_IMPOSSIBLE = -9999.0
-"""The logarithm of a probability of 0."""
 
 
 class Logprobs(Protocol):
@@ -45,7 +43,7 @@ class TextLogprobs:
         """Return the object for the next tokens."""
         return {
             "tokens": [shown(score.piece) for score in scores],
-            "token_logprobs": [_number(score.logprob) for score in scores],
+            "token_logprobs": [logprob_value(score.logprob) for score in scores],
             "top_logprobs": [_likeliest(score) for score in scores],
             "text_offset": [self.place(score.piece) for score in scores],
         }
@@ -87,7 +85,7 @@ def _fit(text: bytes, scores: PromptScores) -> tuple[bytes, tuple[TokenScore, ..
 
 def _likeliest(score: TokenScore) -> dict[str, float]:
     # The token itself is among them, likely or not.
-    return {shown(piece): _number(logprob) for piece, logprob in (*score.top, (score.piece, score.logprob))}
+    return {shown(piece): logprob_value(logprob) for piece, logprob in (*score.top, (score.piece, score.logprob))}
 
 
 def shown(piece: bytes) -> str:
@@ -95,10 +93,5 @@ def shown(piece: bytes) -> str:
     return piece.decode(errors="backslashreplace")
 
 
-def _number(logprob: float) -> float:
-    """Return the number as OpenAI writes it, since JSON has no infinity."""
-    return max(logprob, _IMPOSSIBLE)
-
-
 def _entry(piece: bytes, logprob: float) -> dict[str, object]:
-    return {"token": shown(piece), "logprob": _number(logprob), "bytes": list(piece)}
+    return {"token": shown(piece), "logprob": logprob_value(logprob), "bytes": list(piece)}

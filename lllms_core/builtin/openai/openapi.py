@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from lllms_core.apis import Paths
 from lllms_core.apis.specification import MESSAGES, STRING, Json, closed_object, in_path, one_of, operation, takes
+from lllms_core.builtin.openai.answer_schemas import CHAT, EMBEDDINGS, MODEL, MODELS, RANKING, TEXT
 from lllms_core.builtin.openai.prompts import MOST
 from lllms_core.builtin.openai.responses.openapi import describe_responses
 from lllms_core.parameters import ROUTES, Parameter, Route
@@ -16,6 +17,11 @@ REQUIRED: Mapping[Route, Sequence[str]] = {
 SUMMARIES: Mapping[Route, str] = {
     "chat": "Answer a conversation", "text": "Continue a text", "embeddings": "Make vectors of texts",
 }
+OPERATIONS: Mapping[Route, str] = {
+    "chat": "createChatCompletion", "text": "createCompletion", "embeddings": "createEmbedding",
+}
+"""OpenAI's names."""
+ANSWERS: Mapping[Route, Json] = {"chat": CHAT, "text": TEXT, "embeddings": EMBEDDINGS}
 
 _DOCUMENT: Json = {
     "anyOf": [STRING, {
@@ -31,21 +37,25 @@ def describe(models: Sequence[str], honoured: Collection[str]) -> Paths:
     described. Synonyms, and parameters that nothing ever acts on, are accepted without being described.
     """
     paths: dict[str, Mapping[str, object]] = {
-        "/v1/models": {"get": operation("List the models", "A list of models")},
-        "/v1/models/{model}": {
-            "get": operation(
-                "Describe a model, with what becomes of each parameter", "A model", parameters=[in_path("model")],
-            ),
-        },
+        "/v1/models": {"get": operation(
+            "List the models", "A list of models", schema=MODELS, operation_id="listModels",
+        )},
+        "/v1/models/{model}": {"get": operation(
+            "Describe a model, with what becomes of each parameter", "A model", schema=MODEL,
+            operation_id="retrieveModel", parameters=[in_path("model")],
+        )},
     }
     for route, path in PATHS.items():
         answered = operation(
-            SUMMARIES[route], "The answer, or the events of a stream", streams="stream" in ROUTES[route],
+            SUMMARIES[route], "The answer, or the events of a stream", schema=ANSWERS[route],
+            operation_id=OPERATIONS[route], streams="stream" in ROUTES[route],
         )
         paths[f"/v1{path}"] = {"post": takes(answered, _request(route, models, honoured))}
     lines = ROUTES["chat"].items()
     paths |= describe_responses(models, {name: _value(line, honoured) for name, line in lines})
-    ranked = operation("Rank documents by how well they answer a query", "The answer")
+    ranked = operation(
+        "Rank documents by how well they answer a query", "The answer", schema=RANKING, operation_id="rerank",
+    )
     paths["/v1/rerank"] = {"post": takes(ranked, closed_object(["model", "query", "documents"], {
         "model": one_of(models),
         "query": STRING,

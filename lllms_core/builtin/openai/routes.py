@@ -9,9 +9,8 @@ from quart import Blueprint, Response
 from lllms_core.answers import Choice, Stream, slowest, total
 from lllms_core.apis import ModelCard, Server
 from lllms_core.apis.bodies import LARGE, read_body, work
-from lllms_core.apis.replies import reply_large
+from lllms_core.apis.replies import reply_answers
 from lllms_core.apis.streaming import gather_answers, stream_answer
-from lllms_core.apis.unkept import check_answers
 from lllms_core.builtin.openai.embeddings import add_routes
 from lllms_core.builtin.openai.model_list import ModelList
 from lllms_core.builtin.openai.prompts import MOST
@@ -96,12 +95,9 @@ class Views:
         choices = [choice for answer in answers for choice in answer.choices]
         counts = total(answer.finish.usage for answer in answers)
         head, times = self._head(asked, streams), slowest([answer.finish.timings for answer in answers])
-        response = await reply_large(
-            _size(asked, choices), lambda: whole_answer(asked, head, choices, counts, times), first.unused,
+        return await reply_answers(
+            streams, answers, _size(asked, choices), lambda: whole_answer(asked, head, choices, counts, times),
         )
-        response.timeout = None  # a slow reader is no reason to cut an answer
-        response.headers.update(await check_answers(streams, answers))
-        return response
 
     def _check(self, wanted: Completion, *, large: bool) -> Job:
         """Check the request, and prepare it if it is large. Raises `LllmsError`."""

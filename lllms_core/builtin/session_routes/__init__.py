@@ -28,20 +28,9 @@ class SessionsApi(Api):
 
     def describe(self, server: Server) -> Paths:
         """Return the routes under `/api/v1/sessions`."""
-        from lllms_core.apis.specification import in_path, in_query, one_of, operation
+        from lllms_core.builtin.session_routes.openapi import describe
 
-        of_model = in_query("model", one_of(card.name for card in server.models()))
-        of_id, text = in_path("id"), in_query("text", {"type": "boolean", "default": False})
-        return {
-            "/api/v1/sessions": {
-                "get": operation("List what is kept of conversations", "A list", parameters=[of_model]),
-                "delete": operation("Forget all, or those of a model", "The ids", parameters=[of_model]),
-            },
-            "/api/v1/sessions/{id}": {
-                "get": operation("Describe a session, with its text if asked", "It", parameters=[of_id, text]),
-                "delete": operation("Forget a session", "Its id", parameters=[of_id]),
-            },
-        }
+        return describe([card.name for card in server.models()])
 
 
 @hookimpl

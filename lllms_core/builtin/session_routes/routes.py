@@ -4,11 +4,11 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from quart import Blueprint, Response, request
-from werkzeug.exceptions import Forbidden, NotFound
+from werkzeug.exceptions import NotFound
 
 from lllms_core.apis import Server
+from lllms_core.apis.own_machine import refuse_other_machines
 from lllms_core.apis.replies import reply
-from lllms_core.apis.this_machine import asks_from_here
 from lllms_core.errors import InvalidRequest, Overloaded
 from lllms_core.parameters.wording import cut
 from lllms_core.status import SessionInfo
@@ -38,8 +38,7 @@ def make_blueprint(server: Server) -> Blueprint:
         if told is None:
             raise NotFound
         if wanted == "true":
-            if not asks_from_here():
-                raise Forbidden("the text of a session is only for programs on the server's own machine")
+            refuse_other_machines("the text of a session")
             text = await _in_time(server.session_text(session_id))
             if text is None:
                 raise NotFound

@@ -5,7 +5,7 @@ from importlib.metadata import version
 from attrs import asdict
 
 from lllms_core.apis import ModelCard, Server
-from lllms_core.status import DownloadStatus, FailedLoad, InstanceStatus, Lack, Waiting, progress_text
+from lllms_core.status import DownloadStatus, FailedLoad, InstanceStatus, Lack, MemoryUse, Waiting, progress_text
 
 Report = dict[str, object]
 
@@ -31,8 +31,15 @@ def make_report(server: Server) -> Report:
         },
         "waiting": _waiting(server),
         "cores": pool.cores,
-        "memory": None if pool.memory is None else asdict(pool.memory),
+        "memory": None if pool.memory is None else _memory(pool.memory),
     }
+
+
+def _memory(use: MemoryUse) -> Report:
+    values = asdict(use)
+    if not use.devices:
+        del values["devices"]
+    return values
 
 
 def waiting_values(waiting: Waiting | None) -> Report:

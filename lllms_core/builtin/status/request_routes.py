@@ -1,11 +1,11 @@
 """The routes that list, explain and cancel requests."""
 
 from quart import Blueprint, Response, request
-from werkzeug.exceptions import Forbidden, NotFound
+from werkzeug.exceptions import NotFound
 
 from lllms_core.apis import Server
+from lllms_core.apis.own_machine import refuse_other_machines
 from lllms_core.apis.replies import reply
-from lllms_core.apis.this_machine import asks_from_here
 from lllms_core.builtin.status.report import Report, waiting_values
 from lllms_core.builtin.status.timelines import parting, record_values, summary
 from lllms_core.errors import InvalidRequest
@@ -27,8 +27,8 @@ def make_requests(server: Server) -> Blueprint:
         wanted = request.args.get("text", "false")
         if wanted not in {"true", "false"}:
             raise InvalidRequest(f"'text' must be true or false, not '{cut(wanted)}'", "text", "invalid_value")
-        if wanted == "true" and not asks_from_here():
-            raise Forbidden("the text around a divergence is only for programs on the server's own machine")
+        if wanted == "true":
+            refuse_other_machines("the text around the place where a prompt differs from what was cached")
         record = server.find_request(request_id)
         if record is None:
             raise NotFound

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 from attrs import define, field
 
-from lllms_core.apis.fields import read_fields, read_list, read_string
+from lllms_core.apis.fields import join_parts, read_fields, read_list, read_string
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut, empty, missing, unsupported, wrong_choice, wrong_type
 from lllms_core.types import Media, Message, ToolCall
@@ -177,9 +177,7 @@ def _read_result(path: str, block: Fields) -> Message:
 def _with_parts(
     blocks: Sequence[tuple[str, Fields]], make: Callable[[str, tuple[Part, ...]], Message],
 ) -> Message:
-    parts = [_read_part(path, block) for path, block in blocks]
-    media = tuple(parts) if any(isinstance(part, Media) for part in parts) else ()
-    return make(_joined([part for part in parts if isinstance(part, str)]), media)
+    return make(*join_parts([_read_part(path, block) for path, block in blocks]))
 
 
 def _read_part(path: str, block: Fields) -> Part:
@@ -204,5 +202,4 @@ def _texts(blocks: Sequence[tuple[str, Fields]] | Iterator[tuple[str, Fields]]) 
 
 
 def _joined(texts: Sequence[str]) -> str:
-    """Return texts as one, as the other dialects join theirs: equal conversations have equal prompts."""
-    return "\n".join(texts)
+    return join_parts(texts)[0]

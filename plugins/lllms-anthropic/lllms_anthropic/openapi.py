@@ -1,34 +1,43 @@
 """The description of the API in OpenAPI's form; pure."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from lllms_anthropic.model_list import MOST
 from lllms_anthropic.request_body import EFFORTS, THINKING
 from lllms_anthropic.tools import CHOICES, NAME
 from lllms_core.apis import Paths
-from lllms_core.apis.specification import STRING, Json, in_path, in_query, one_of, operation, takes
+from lllms_core.apis.specification import (
+    ANY,
+    COUNT,
+    FLAG,
+    STRING,
+    Json,
+    array,
+    in_path,
+    in_query,
+    one_of,
+    operation,
+    shape,
+    takes,
+)
 from lllms_core.parameters.kinds import INT64
 from lllms_core.parameters.table import MAX_STOPS
 
-COUNT: Json = {"type": "integer", "minimum": 0}
 MAYBE: Json = {"type": ["string", "null"]}
 
 
-def _object(required: Sequence[str], **properties: Json) -> Json:
-    return {"type": "object", "required": [*required], "properties": properties}
-
-
 def _block(kind: str, required: Sequence[str] = (), **properties: Json) -> Json:
-    return _object(["type", *required], type={"const": kind}, **properties)
+    return shape(["type", *required], type={"const": kind}, **properties)
 
 
-ERROR = _object(
-    ["type", "error"], type={"const": "error"}, error=_object(["type", "message"], type=STRING, message=STRING),
+ERROR = shape(
+    ["type", "error"], type={"const": "error"}, error=shape(["type", "message"], type=STRING, message=STRING),
 )
 _TEXT = _block("text", ["text"], text=STRING)
-_CONTENT: Json = {"anyOf": [STRING, {"type": "array", "items": _TEXT}]}
-_RESULT = _block("tool_result", ["tool_use_id"], tool_use_id=STRING, content=_CONTENT, is_error={"type": "boolean"})
-_CALL = _block("tool_use", ["id", "name", "input"], id=STRING, name=STRING, input={"type": "object"})
+_CONTENT: Json = {"anyOf": [STRING, array(_TEXT)]}
+_RESULT = _block("tool_result", ["tool_use_id"], tool_use_id=STRING, content=_CONTENT, is_error=FLAG)
+_CALL = _block("tool_use", ["id", "name", "input"], id=STRING, name=STRING, input=ANY)
 _THOUGHTS = _block("thinking", ["thinking"], thinking=STRING, signature=STRING)
 _SOURCE: Json = {"anyOf": [
     _block("base64", ["media_type", "data"], media_type=STRING, data=STRING), _block("url", ["url"], url=STRING),
@@ -38,57 +47,57 @@ _BLOCKS: Mapping[str, Sequence[Json]] = {
     "user": (_TEXT, _IMAGE, _RESULT), "assistant": (_TEXT, _THOUGHTS, _CALL), "system": (_TEXT,),
 }
 MESSAGES: Json = {"type": "array", "minItems": 1, "items": {"anyOf": [
-    _object(["role", "content"], role={"const": role}, content={
+    shape(["role", "content"], role={"const": role}, content={
         "anyOf": [STRING, {"type": "array", "items": {"anyOf": [*blocks]}}],
     })
     for role, blocks in _BLOCKS.items()
 ]}}
-_TOOL = _object(
+_TOOL = shape(
     ["name", "input_schema"], name={"type": "string", "pattern": f"^{NAME.pattern}$"}, description=STRING,
     input_schema={"type": "object", "properties": {"type": {"const": "object"}}}, type={"const": "custom"},
 )
-_FORMAT = _object(["type", "schema"], type={"const": "json_schema"}, schema={"type": "object"})
+_FORMAT = shape(["type", "schema"], type={"const": "json_schema"}, schema=ANY)
 _PROMPT: Mapping[str, Json] = {
     "messages": MESSAGES,
     "system": _CONTENT,
-    "tools": {"type": "array", "items": _TOOL},
-    "tool_choice": _object(
-        ["type"], type={"enum": [*CHOICES]}, name=STRING, disable_parallel_tool_use={"type": "boolean"},
+    "tools": array(_TOOL),
+    "tool_choice": shape(
+        ["type"], type={"enum": [*CHOICES]}, name=STRING, disable_parallel_tool_use=FLAG,
     ),
-    "thinking": _object(["type"], type={"enum": [*THINKING]}, budget_tokens=COUNT),
-    "output_config": _object([], effort={"enum": [*EFFORTS]}, format=_FORMAT),
+    "thinking": shape(["type"], type={"enum": [*THINKING]}, budget_tokens=COUNT),
+    "output_config": shape([], effort={"enum": [*EFFORTS]}, format=_FORMAT),
 }
 """The members that make a prompt."""
 _REST: Mapping[str, Json] = {
     "max_tokens": {"type": "integer", "minimum": 1, "maximum": INT64},
-    "stream": {"type": "boolean"},
+    "stream": FLAG,
     "stop_sequences": {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOPS},
     "temperature": {"type": "number", "minimum": 0, "maximum": 2},
     "top_p": {"type": "number", "minimum": 0, "maximum": 1},
     "top_k": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
-    "metadata": {"type": "object"},
+    "metadata": ANY,
 }
-_USAGE = _object(
+_USAGE = shape(
     ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens"], input_tokens=COUNT,
     cache_creation_input_tokens=COUNT, cache_read_input_tokens=COUNT, output_tokens=COUNT,
 )
-MESSAGE = _object(
+MESSAGE = shape(
     ["id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"], id=STRING,
     type={"const": "message"}, role={"const": "assistant"}, model=STRING,
     content={"type": "array", "items": {"anyOf": [_TEXT, _THOUGHTS, _CALL]}},
     stop_reason={"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]}, stop_sequence=MAYBE, usage=_USAGE,
 )
-EVENT = _object(["event", "data"], data=STRING, event={"enum": [
+EVENT = shape(["event", "data"], data=STRING, event={"enum": [
     "message_start", "content_block_start", "content_block_delta", "content_block_stop", "message_delta",
     "message_stop", "ping", "error",
 ]})
-MODEL = _object(
+MODEL = shape(
     ["type", "id", "display_name", "created_at"], type={"const": "model"}, id=STRING, display_name=STRING,
     created_at={"type": "string", "format": "date-time"}, max_input_tokens={"type": ["integer", "null"]},
     max_tokens={"type": ["integer", "null"]},
 )
-MODELS = _object(
-    ["data", "has_more", "first_id", "last_id"], data={"type": "array", "items": MODEL}, has_more={"type": "boolean"},
+MODELS = shape(
+    ["data", "has_more", "first_id", "last_id"], data=array(MODEL), has_more=FLAG,
     first_id=MAYBE, last_id=MAYBE,
 )
 
@@ -99,25 +108,26 @@ def describe(models: Sequence[str]) -> Paths:
     An API that serves `/v1/models`, too, describes it; requests for Anthropic's form have its header.
     """
     prompt = {"model": one_of(models), **_PROMPT}
-    answered = _told("Answer a conversation", "The message, or its events", "createMessage", MESSAGE, streams=True)
-    counted = _told("Count the tokens of a prompt", "Their number", "countTokens", _object(
+    answered = _told(
+        "Answer a conversation", "The message, or its events", operation_id="createMessage", schema=MESSAGE,
+        streams=True, events=EVENT,
+    )
+    counted = _told("Count the tokens of a prompt", "Their number", operation_id="countTokens", schema=shape(
         ["input_tokens"], input_tokens=COUNT,
     ))
     query = [in_query("limit", {"type": "integer", "minimum": 1, "maximum": MOST}),
              *(in_query(name, STRING) for name in ("after_id", "before_id"))]
     return {
-        "/v1/messages": {"post": takes(answered, _object(["model", "messages"], **prompt, **_REST))},
-        "/v1/messages/count_tokens": {"post": takes(counted, _object(["model", "messages"], **prompt))},
-        "/anthropic/v1/models": {"get": {
-            **_told("List the models", "A page of models", "listAnthropicModels", MODELS), "parameters": query,
-        }},
-        "/anthropic/v1/models/{model}": {"get": {
-            **_told("Describe a model", "A model", "describeAnthropicModel", MODEL), "parameters": [in_path("model")],
-        }},
+        "/v1/messages": {"post": takes(answered, shape(["model", "messages"], **prompt, **_REST))},
+        "/v1/messages/count_tokens": {"post": takes(counted, shape(["model", "messages"], **prompt))},
+        "/anthropic/v1/models": {"get": _told(
+            "List the models", "A page of models", operation_id="listAnthropicModels", schema=MODELS, parameters=query,
+        )},
+        "/anthropic/v1/models/{model}": {"get": _told(
+            "Describe a model", "A model", operation_id="describeAnthropicModel", schema=MODEL,
+            parameters=[in_path("model")],
+        )},
     }
 
 
-def _told(summary: str, answer: str, operation_id: str, schema: Json, *, streams: bool = False) -> Json:
-    return operation(
-        summary, answer, streams=streams, error=ERROR, schema=schema, operation_id=operation_id, events=EVENT,
-    )
+_told = partial(operation, error=ERROR)

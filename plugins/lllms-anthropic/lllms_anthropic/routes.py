@@ -1,7 +1,5 @@
 """The routes: read the body, submit the request, answer whole or as events."""
 
-from typing import cast
-
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 
@@ -13,9 +11,8 @@ from lllms_core.answers import Stream
 from lllms_core.apis import Api, Fault, Server
 from lllms_core.apis.bodies import LARGE, read_body, read_object, work
 from lllms_core.apis.fault import INVALID
-from lllms_core.apis.replies import reply, reply_fault, reply_large
+from lllms_core.apis.replies import reply, reply_answers, reply_fault
 from lllms_core.apis.streaming import gather_answers, stream_answer
-from lllms_core.apis.unkept import check_answers
 from lllms_core.apis.wishes import submit_with_wishes
 from lllms_core.errors import RequestError
 from lllms_core.parameters.wording import cut
@@ -74,12 +71,9 @@ class Views:
                 self._server, [stream], events, patience=self._patience, interval=self._interval,
             )
         [answer] = await gather_answers([stream])
-        response = await reply_large(
-            len(answer.text), lambda: message_value(*_names(stream), answer, asked.stops), _request(stream).unused,
+        return await reply_answers(
+            [stream], [answer], len(answer.text), lambda: message_value(*_names(stream), answer, asked.stops),
         )
-        response.timeout = None  # a slow reader is no reason to cut an answer
-        response.headers.update(await check_answers([stream], [answer]))
-        return response
 
     async def count_tokens(self) -> Response:
         """Count the tokens of a conversation's prompt, exactly; this loads the model."""
@@ -120,10 +114,6 @@ class Views:
 
 def _count(request: ChatRequest) -> CountRequest:
     return CountRequest(new_request_id(), request.model, request, request.timeout)
-
-
-def _request(stream: Stream) -> ChatRequest:
-    return cast("ChatRequest", stream.request)
 
 
 def _names(stream: Stream) -> tuple[str, str]:

@@ -360,6 +360,8 @@ def test_the_description_is_true(url: str, path: str) -> None:
     def check(case: Any) -> None:
         if isinstance(case.body, dict) and case.body.get("model") in {"tiny", "gap"}:
             case.body["model"] = "bot"
+        if path == "/infill" and isinstance(case.body, dict) and isinstance(case.body.get("n_predict", 1), int):
+            case.body["n_predict"] = case.body.get("n_predict", 4) % 8  # a trained model's answers take time
         answer = case.call()
         statuses.add(answer.status_code)
         assert answer.status_code < 500 or (path, answer.status_code) == ("/infill", 501), (case.body, answer.text)
@@ -367,7 +369,7 @@ def test_the_description_is_true(url: str, path: str) -> None:
 
     for mode in GenerationMode:
         fuzz = given(case=operation.as_strategy(generation_mode=mode))(check)
-        settings(max_examples=5, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+        settings(max_examples=3, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
                  suppress_health_check=list(HealthCheck))(fuzz)()
     assert statuses & {200, 400, 501}
 

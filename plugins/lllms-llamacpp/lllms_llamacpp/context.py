@@ -88,14 +88,18 @@ def halved(options: Options) -> Options | None:
 
 def smaller(
     parts: Sequence[GGUF], options: Options, given: int | None, fits: Callable[[Memory], bool],
+    measure: Callable[[Options], Memory],
 ) -> Iterator[str]:
-    """Yield changes of options, in words, each of which makes a model that `fits`: the largest of its kind."""
+    """Yield changes of options, in words, each of which makes a model that `fits`: the largest of its kind.
+
+    `measure` returns the memory for settled options.
+    """
     settled = settle(parts, options, given)
     slots, length = settled.slots, settled.context_length
     assert slots != "auto" and length != "auto"  # noqa: PT018, S101  # they are settled
 
     def fit(options: Options) -> bool:
-        return fits(estimate(parts, settle(parts, options, given)))
+        return fits(measure(settle(parts, options, given)))
 
     def shorter(length: int) -> Options:
         kv_size = None if options.kv_size is None else min(options.kv_size, length * slots)
@@ -108,6 +112,13 @@ def smaller(
         slots, lambda slots: fit(evolve(options, slots=max(1, slots))), 1,
     )):
         yield f"options.slots = {fewer}"
+    if measure(settled).device:
+        layers = (parts[0].hyperparameter("block_count") or 0) + 1
+        most = layers if options.gpu_layers < 0 else min(layers, options.gpu_layers)
+        if found := largest_that_fits(most, lambda count: fit(evolve(options, gpu_layers=count)), 1):
+            yield f"options.gpu_layers = {found}"
+        elif fit(evolve(options, gpu_layers=0)):
+            yield "options.gpu_layers = 0"
 
 
 def _cost(parts: Sequence[GGUF], options: Options) -> int:

@@ -17,12 +17,13 @@ from lllms_core.engines.requirements import missing
 from lllms_core.engines.room import fits_here, lack_of_memory
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF, TENSOR_TYPES, describe, part_paths, read_gguf, read_parts, recommended_sampling
-from lllms_core.types import Finding, Memory, ModelSpec
+from lllms_core.types import Device, Finding, Memory, ModelSpec
 from lllms_core.values.sizes import human_size
 from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.context import halved, settle, smaller
+from lllms_llamacpp.devices import ask_for_devices, known_devices
 from lllms_llamacpp.fitting import find
-from lllms_llamacpp.memory import estimate, offloaded
+from lllms_llamacpp.memory import estimate, offloaded, split
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
 from lllms_llamacpp.pooling import pooling
@@ -76,12 +77,17 @@ class LlamaCppEngine(Engine):
         """Return the memory that the file's header implies, adapters included; see `lllms_llamacpp.memory`."""
         path, gguf, options = _read(spec)
         parts = _parts(path, gguf)
-        return _memory(parts, settle(parts, options, spec.memory))
+        return _on_devices(parts, settle(parts, options, spec.memory))
+
+    def devices(self) -> Sequence[Device]:
+        """Return llama.cpp's GPUs, as a short-lived process sees them; none if it was built without one."""
+        return ask_for_devices() if has_gpu() else ()
 
     def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterator[str]:
         """Yield a context, and a number of slots, with which the model would fit."""
         path, gguf, options = _read(spec)
-        yield from smaller(_parts(path, gguf), options, spec.memory, fits)
+        parts = _parts(path, gguf)
+        yield from smaller(parts, options, spec.memory, fits, lambda settled: _on_devices(parts, settled))
 
     def warm(self) -> None:
         """Import llama.cpp and what surrounds it, and start it, unless that would take memory of a GPU."""
@@ -156,7 +162,8 @@ def _prepare(spec: ModelSpec) -> _Look:
     # The rest can be reclaimed, or is estimated.
     certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)
     if lack_of_memory(certain) is not None:
-        ways = smaller(look.parts, cast(Options, spec.options), spec.memory, fits_here)
+        options = cast(Options, spec.options)
+        ways = smaller(look.parts, options, spec.memory, fits_here, lambda settled: _memory(look.parts, settled))
         raise ModelLoadFailed(str(lack_of_memory(memory, ways)))
     for finding in look.warnings:
         logger.warning("%s", finding.text)
@@ -219,6 +226,12 @@ def _memory(parts: Sequence[GGUF], settled: Options) -> Memory:
     adapters = sum(_size(lora.path) for lora in settled.lora)
     memory = evolve(memory, weights=memory.weights + adapters)
     return offloaded(parts, settled, memory) if settled.gpu_layers != 0 and has_gpu() else memory
+
+
+def _on_devices(parts: Sequence[GGUF], settled: Options) -> Memory:
+    """Return the estimate with the GPUs by their names; for the server, since it may start a process."""
+    memory = _memory(parts, settled)
+    return split(parts, settled, memory, known_devices()) if memory.device else memory
 
 
 def _context(settled: Options) -> dict[str, int]:

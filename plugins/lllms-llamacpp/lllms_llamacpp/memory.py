@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from attrs import evolve
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES
-from lllms_core.types import Memory
+from lllms_core.types import Device, Memory
 from lllms_llamacpp.network import Layer, Network, read_network
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.overhead import overhead
@@ -72,7 +72,7 @@ def offloaded(parts: Sequence[GGUF], options: Options, memory: Memory) -> Memory
     tensors = [tensor for part in parts for tensor in part.tensors]
     network = read_network(parts)
     count = len(network.layers)
-    used = count + 1 if options.gpu_layers < 0 else min(options.gpu_layers, count + 1)
+    used = _used(options, count)
     if not used:
         return memory
     moved = [tensor for tensor in tensors if _layer_of(tensor.name, count) > count - used]
@@ -93,6 +93,51 @@ def offloaded(parts: Sequence[GGUF], options: Options, memory: Memory) -> Memory
         longest=min(memory.longest, host), copied=copied - again, offloaded=True,
         device=weights + network.tied + kv + memory.compute - host,
     )
+
+
+def split(parts: Sequence[GGUF], options: Options, memory: Memory, devices: Sequence[Device]) -> Memory:
+    """Return the estimate of `offloaded` with the part of each GPU.
+
+    llama.cpp gives each as many of the layers as its share of the memory that is free on all of them when it loads.
+    Here it is that of `devices`, which may have changed by then. Each GPU has a buffer for what it computes. A measured
+    one was a quarter larger than told, which is added; so are neither the memory of the driver in each process, nor the
+    copies of inputs that llama.cpp makes to keep several GPUs busy at once.
+    """
+    network = read_network(parts)
+    count = len(network.layers)
+    used = _used(options, count)
+    if not used or not devices:
+        return memory
+    sizes: dict[int, int] = {}
+    for tensor in (tensor for part in parts for tensor in part.tensors):
+        layer = min(count, _layer_of(tensor.name, count))
+        sizes[layer] = sizes.get(layer, 0) + tensor.size
+    sizes[count] = sizes.get(count, 0) + network.tied
+    on_gpus = {layer: size for layer, size in sizes.items() if layer > count - used}
+    whole = estimate(parts, options)
+    buffer = (memory.device - sum(on_gpus.values()) - (whole.kv - memory.kv)) * 5 // 4
+    found: dict[str, int] = {}
+    for layer in range(count + 1 - used, count + 1):
+        name = _device_of((layer - (count + 1 - used)) / used, devices)
+        found.setdefault(name, max(0, buffer))
+        found[name] += on_gpus.get(layer, 0) + (whole.kv // max(1, count) if layer < count else 0)
+    return evolve(memory, devices=found, device=sum(found.values()))
+
+
+def _device_of(place: float, devices: Sequence[Device]) -> str:
+    """Return the GPU for the layer at this place, 0 to 1, among those on GPUs."""
+    free = sum(one.free for one in devices)
+    reached = 0.0
+    for one in devices:
+        reached += one.free / free if free else 1 / len(devices)
+        if place < reached:
+            return one.name
+    return devices[-1].name
+
+
+def _used(options: Options, count: int) -> int:
+    """Return how many layers are on GPUs, the output among them."""
+    return count + 1 if options.gpu_layers < 0 else min(options.gpu_layers, count + 1)
 
 
 def _layer_of(name: str, output: int) -> int:

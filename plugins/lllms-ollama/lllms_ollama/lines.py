@@ -12,14 +12,11 @@ from attrs import define, field, frozen
 from lllms_core.answers import Choice
 from lllms_core.apis import Encoder, Fault
 from lllms_core.apis.explanations import short_message
-from lllms_core.apis.writing import line
+from lllms_core.apis.writing import line, logprob_value
 from lllms_core.types import CallPiece, Delta, Finish, FinishReason, TokenScore, ToolCall
 
 REASONS: Mapping[FinishReason, str] = {"length": "length", "timeout": "length"}
 """Ollama's words; any other end is `stop`."""
-
-_IMPOSSIBLE = -9999.0
-"""The logarithm of a probability of 0."""
 
 
 @frozen
@@ -194,5 +191,4 @@ def _score(score: TokenScore) -> dict[str, object]:
 
 
 def _token(piece: bytes, logprob: float) -> dict[str, object]:
-    likely = max(logprob, _IMPOSSIBLE)
-    return {"token": piece.decode(errors="replace"), "logprob": likely, "bytes": list(piece)}
+    return {"token": piece.decode(errors="replace"), "logprob": logprob_value(logprob), "bytes": list(piece)}

@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import Sequence
 from typing import cast, get_args
 
+from lllms_core.apis.fields import read_fields, read_list, read_string
 from lllms_core.errors import InvalidRequest
 from lllms_core.parameters.wording import cut, missing, wrong_choice, wrong_type
 from lllms_core.types import Media, Message, Role, ToolCall
@@ -50,9 +51,7 @@ def parts_of(content: str, images: Sequence[Media]) -> tuple[str | Media, ...]:
 
 
 def _read_message(value: object, path: str, calls: int, open_calls: list[ToolCall]) -> Message:
-    if not isinstance(value, dict):
-        raise wrong_type(path, "an object", value)
-    fields = cast("dict[str, object]", value)
+    fields = read_fields(value, path)
     role = _text(fields, "role", path)
     if not role:
         raise missing(f"{path}.role")
@@ -71,20 +70,15 @@ def _read_message(value: object, path: str, calls: int, open_calls: list[ToolCal
 
 
 def _read_calls(value: object, path: str, before: int) -> tuple[ToolCall, ...]:
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        raise wrong_type(path, "an array of objects", value)
-    return tuple(_read_call(one, f"{path}[{index}]", before + index) for index, one in enumerate(value))
+    calls = [] if value is None else read_list(value, path)
+    return tuple(_read_call(one, f"{path}[{index}]", before + index) for index, one in enumerate(calls))
 
 
 def _read_call(value: object, path: str, number: int) -> ToolCall:
-    if not isinstance(value, dict):
-        raise wrong_type(path, "an object", value)
-    fields = cast("dict[str, object]", value)
-    function = fields.get("function")
-    if not isinstance(function, dict):
-        raise missing(f"{path}.function") if function is None else wrong_type(f"{path}.function", "an object", function)
+    fields = read_fields(value, path)
+    if "function" not in fields:
+        raise missing(f"{path}.function")
+    function = read_fields(fields["function"], f"{path}.function")
     name = _text(function, "name", f"{path}.function")
     if not name:
         raise missing(f"{path}.function.name")
@@ -124,9 +118,4 @@ def _read_image(value: object, path: str) -> Media:
 
 
 def _text(fields: dict[str, object], name: str, path: str) -> str:
-    value = fields.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise wrong_type(f"{path}.{name}", "a string", value)
-    return value
+    return read_string(fields, name, path) if name in fields else ""

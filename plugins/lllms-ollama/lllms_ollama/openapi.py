@@ -3,25 +3,29 @@
 from collections.abc import Mapping, Sequence
 
 from lllms_core.apis import Paths
-from lllms_core.apis.specification import STRING, Json, closed_object, operation, takes
+from lllms_core.apis.specification import (
+    ANY,
+    COUNT,
+    FLAG,
+    NUMBER,
+    STRING,
+    Json,
+    array,
+    closed_object,
+    operation,
+    shape,
+    takes,
+    whole_shape,
+)
 from lllms_core.parameters import ROUTES
 from lllms_core.parameters.kinds import INT32
 from lllms_ollama.jobs import MOST_SCORES
 from lllms_ollama.members import NAMED
 
-NUMBER: Json = {"type": "number"}
-COUNT: Json = {"type": "integer", "minimum": 0}
-FLAG: Json = {"type": "boolean"}
 LINES = "application/x-ndjson"
 
 ERROR = closed_object(["error"], {"error": STRING})
-_OBJECT: Json = {"type": "object"}
-_CALL: Json = {
-    "type": "object", "required": ["function"],
-    "properties": {"id": STRING, "function": {
-        "type": "object", "required": ["name", "arguments"], "properties": {"name": STRING, "arguments": _OBJECT},
-    }},
-}
+_CALL = shape(["function"], id=STRING, function=whole_shape(name=STRING, arguments=ANY))
 _MESSAGES: Json = {"type": "array", "items": {
     "type": "object", "required": ["role", "content"],
     "properties": {
@@ -30,33 +34,26 @@ _MESSAGES: Json = {"type": "array", "items": {
     },
     "additionalProperties": False,
 }}
-_SCORE: Json = {"type": "object", "required": ["token", "logprob"]}
-_SAID: Json = {
-    "type": "object", "required": ["role", "content"],
-    "properties": {
-        "role": {"const": "assistant"}, "content": STRING, "thinking": STRING,
-        "tool_calls": {"type": "array", "items": _CALL},
-    },
-}
-_COMMON: Json = {
+_SCORE = shape(["token", "logprob"])
+_SAID = shape(
+    ["role", "content"], role={"const": "assistant"}, content=STRING, thinking=STRING, tool_calls=array(_CALL),
+)
+_COMMON: Mapping[str, Json] = {
     "model": STRING, "created_at": {"type": "string", "format": "date-time"}, "done": FLAG,
-    "done_reason": {"enum": ["stop", "length", "load", "unload"]}, "logprobs": {"type": "array", "items": _SCORE},
+    "done_reason": {"enum": ["stop", "length", "load", "unload"]}, "logprobs": array(_SCORE),
     **{f"{name}_duration": COUNT for name in ("total", "load", "prompt_eval", "eval")},
     "prompt_eval_count": COUNT, "eval_count": COUNT,
 }
-_DETAILS: Json = {
-    "type": "object", "required": ["format", "family", "families", "parameter_size", "quantization_level"],
-    "properties": {
-        "parent_model": STRING, "format": STRING, "family": STRING, "families": {"type": "array", "items": STRING},
-        "parameter_size": STRING, "quantization_level": STRING,
-    },
-}
-_MODEL: Json = {
+_DETAILS = shape(
+    ["format", "family", "families", "parameter_size", "quantization_level"], parent_model=STRING, format=STRING,
+    family=STRING, families=array(STRING), parameter_size=STRING, quantization_level=STRING,
+)
+_MODEL: Mapping[str, Json] = {
     "name": STRING, "model": STRING, "size": COUNT, "digest": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
     "details": _DETAILS,
 }
-_ABLE: Json = {"type": "array", "items": {"enum": ["completion", "embedding", "tools", "thinking", "vision"]}}
-_VECTOR: Json = {"type": "array", "items": NUMBER}
+_ABLE = array({"enum": ["completion", "embedding", "tools", "thinking", "vision"]})
+_VECTOR = array(NUMBER)
 
 
 def describe(models: Sequence[str]) -> Paths:
@@ -66,48 +63,49 @@ def describe(models: Sequence[str]) -> Paths:
     prompt = {**model, "prompt": STRING, "system": STRING, "raw": FLAG, **_completing("text")}
     vectors = {
         **model, "input": {"anyOf": [STRING, {"type": "array", "items": STRING, "minItems": 1}]}, "truncate": FLAG,
-        "options": _OBJECT, "keep_alive": _keep_alive(),
+        "options": ANY, "keep_alive": _keep_alive(),
     }
-    show = _object({
-        "modelfile": STRING, "parameters": STRING, "template": STRING, "details": _DETAILS, "model_info": _OBJECT,
-        "capabilities": _ABLE, "modified_at": STRING,
-    })
-    embedded = _object({
-        "model": STRING, "embeddings": {"type": "array", "items": _VECTOR}, "total_duration": COUNT,
-        "load_duration": COUNT, "prompt_eval_count": COUNT,
-    })
-    told = _object({"version": STRING})
+    show = whole_shape(
+        modelfile=STRING, parameters=STRING, template=STRING, details=_DETAILS, model_info=ANY, capabilities=_ABLE,
+        modified_at=STRING,
+    )
+    embedded = whole_shape(
+        model=STRING, embeddings=array(_VECTOR), total_duration=COUNT, load_duration=COUNT, prompt_eval_count=COUNT,
+    )
+    common = ["model", "created_at", "done"]
     return {
-        "/api/chat": _post("ollama_chat", "Answer a conversation", closed_object(["model"], chat), _object(
-            {**_COMMON, "message": _SAID}, "model", "created_at", "done", "message",
-        ), lines=True),
-        "/api/generate": _post("ollama_generate", "Answer a prompt", closed_object(["model"], prompt), _object(
-            {**_COMMON, "response": STRING, "thinking": STRING}, "model", "created_at", "done", "response",
-        ), lines=True),
+        "/api/chat": _post(
+            "ollama_chat", "Answer a conversation", closed_object(["model"], chat),
+            shape([*common, "message"], **_COMMON, message=_SAID), lines=True,
+        ),
+        "/api/generate": _post(
+            "ollama_generate", "Answer a prompt", closed_object(["model"], prompt),
+            shape([*common, "response"], **_COMMON, response=STRING, thinking=STRING), lines=True,
+        ),
         "/api/embed": _post(
             "ollama_embed", "Make vectors of texts", closed_object(["model", "input"], vectors), embedded,
         ),
         "/api/embeddings": _post(
             "ollama_embeddings", "Make a vector of a text, in the older form",
             closed_object(["model", "prompt"], {**model, "prompt": STRING, "keep_alive": _keep_alive()}),
-            _object({"embedding": _VECTOR}),
+            whole_shape(embedding=_VECTOR),
         ),
         "/api/show": _post(
             "ollama_show", "Describe a model", closed_object(["model"], {**model, "verbose": FLAG}), show,
         ),
         "/api/pull": _post(
             "ollama_pull", "Fetch a model", closed_object(["model"], {**model, "stream": FLAG, "insecure": FLAG}),
-            _object({"status": STRING}), lines=True,
+            whole_shape(status=STRING), lines=True,
         ),
-        "/api/tags": _get("ollama_tags", "List the models", _object({
-            "models": {"type": "array", "items": _object({**_MODEL, "modified_at": STRING, "capabilities": _ABLE})},
-        })),
-        "/api/ps": _get("ollama_ps", "List the loaded models", _object({
-            "models": {"type": "array", "items": _object({
-                **_MODEL, "expires_at": STRING, "size_vram": COUNT, "context_length": COUNT,
-            })},
-        })),
-        "/api/version": _get("ollama_version", "Tell the version of the API, and of lllms", told),
+        "/api/tags": _get("ollama_tags", "List the models", whole_shape(
+            models=array(whole_shape(**_MODEL, modified_at=STRING, capabilities=_ABLE)),
+        )),
+        "/api/ps": _get("ollama_ps", "List the loaded models", whole_shape(
+            models=array(whole_shape(**_MODEL, expires_at=STRING, size_vram=COUNT, context_length=COUNT)),
+        )),
+        "/api/version": _get("ollama_version", "Tell the version of the API, and of lllms", whole_shape(
+            version=STRING,
+        )),
     }
 
 
@@ -132,11 +130,6 @@ def _keep_alive() -> Json:
     return {"anyOf": [{"type": "integer", "minimum": -1, "maximum": 3600}, {"enum": ["5m", "1h30m", "0", "-1s"]}]}
 
 
-def _object(properties: Mapping[str, object], *required: str) -> Json:
-    """Return the schema of an object; all properties are required unless some are named."""
-    return {"type": "object", "required": [*(required or properties)], "properties": {**properties}}
-
-
 def _post(name: str, summary: str, body: Json, answer: Json, *, lines: bool = False) -> Json:
     return {"post": takes(_operation(name, summary, answer, lines=lines), body)}
 
@@ -147,12 +140,7 @@ def _get(name: str, summary: str, answer: Json) -> Json:
 
 def _operation(name: str, summary: str, answer: Json, *, lines: bool = False) -> Json:
     """Return an operation with its id and the schema of its answer; of a stream, each line is such an answer."""
-    described = operation(summary, "The answer; of a stream, each line has its form", error=ERROR)
-    kinds: Json = {"application/json": {"schema": answer}, **({LINES: {"schema": STRING}} if lines else {})}
-    responses = {"200": {"description": "The answer, or a line of a stream", "content": kinds}}
-    return {**described, "operationId": name, "responses": {**_responses(described), **responses}}
-
-
-def _responses(described: Json) -> Json:
-    found = described["responses"]
-    return {**found} if isinstance(found, dict) else {}
+    return operation(
+        summary, "The answer; of a stream, each line has its form", error=ERROR, schema=answer, operation_id=name,
+        streams=lines and LINES,
+    )

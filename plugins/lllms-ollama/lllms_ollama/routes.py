@@ -9,12 +9,10 @@ from quart import Blueprint, Response, request
 from lllms_core.apis import Api, Fault, ModelCard, Server
 from lllms_core.apis.bodies import read_request
 from lllms_core.apis.fault import INVALID
-from lllms_core.apis.replies import reply, reply_fault, reply_large
+from lllms_core.apis.replies import reply, reply_answers, reply_fault
 from lllms_core.apis.streaming import PATIENCE, gather_answers, stream_answer
-from lllms_core.apis.unkept import check_answers
 from lllms_core.errors import UnsupportedParameter
 from lllms_core.queries import Prepared
-from lllms_core.types import Request
 from lllms_ollama.embedding import embed, embed_one
 from lllms_ollama.jobs import Job, read_chat, read_generate
 from lllms_ollama.lines import Head, LineEncoder, empty_answer, whole_answer
@@ -114,11 +112,9 @@ async def _answer(
         return await stream_answer(server, [submitted], LineEncoder(head), patience=patience)
     [answer] = await gather_answers([submitted])
     size = len(answer.text) + 100 * len(answer.choices[0].scores)
-    unused = submitted.request.unused if isinstance(submitted.request, Request) else ()
-    response = await reply_large(size, lambda: whole_answer(head, answer.choices[0], answer.finish), unused)
-    response.timeout = None  # a slow reader is no reason to cut an answer
-    response.headers.update(await check_answers([submitted], [answer]))
-    return response
+    return await reply_answers(
+        [submitted], [answer], size, lambda: whole_answer(head, answer.choices[0], answer.finish),
+    )
 
 
 async def _load(server: Server, job: Job, head: Head) -> Response:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from lllms_core.answers import Stream
 from lllms_core.apis import explain
+from lllms_core.apis.event_buffer import EventBuffer
 from lllms_core.apis.writing import comment
 from lllms_core.builtin.openai.responses.progress import ResponseProgress
 from lllms_core.builtin.openai.responses.response_events import ResponseEvents
@@ -29,11 +30,7 @@ class BackgroundResponse:
         self._stream = stream
         self._waits = waits
         self._events = ResponseEvents(progress)
-        self._written: list[bytes] = []
-        self._first = 0
-        """The sequence number of the oldest event here."""
-        self._size, self._most = 0, buffer
-        self._more = asyncio.Event()
+        self._buffer = EventBuffer(buffer)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -44,7 +41,7 @@ class BackgroundResponse:
 
     def start(self, begun: Sequence[Delta]) -> None:
         """Begin to read the answer; `begun` was already taken."""
-        self._put(self._events.queued())
+        self._buffer.put(self._events.queued())
         self._task = asyncio.create_task(self._read(begun))
 
     def when_ended(self, act: Callable[[], object]) -> None:
@@ -57,61 +54,40 @@ class BackgroundResponse:
         if not self.progress.ended:
             self.progress.cancel()
             await self._stream.aclose()
-            self._more.set()
+            self._buffer.end()
 
     def check(self, after: int) -> None:
         """Raise `InvalidRequest` if events after this number are no longer here."""
-        if after + 1 < self._first:
+        first = self._buffer.first
+        if after + 1 < first:
             raise InvalidRequest(
-                f"the events up to {self._first - 1} are no longer kept; send 'starting_after' of at least "
-                f"{self._first - 1}, or retrieve the response without 'stream'", "starting_after", "invalid_value",
+                f"the events up to {first - 1} are no longer kept; send 'starting_after' of at least {first - 1}, or "
+                "retrieve the response without 'stream'", "starting_after", "invalid_value",
             )
 
-    async def follow(self, after: int, interval: float) -> AsyncIterator[bytes]:
+    def follow(self, after: int, interval: float) -> AsyncIterator[bytes]:
         """Yield the events after this number as they come; a comment after each `interval` seconds of silence.
 
         A reader that is too slow for the buffer gets no more.
         """
-        number = after + 1
-        while number >= self._first:
-            more = self._more
-            new = self._written[number - self._first :]
-            if new:
-                number += len(new)
-                yield b"".join(new)
-            elif self.progress.ended:
-                return
-            elif not await _wait(more, interval):
-                yield comment("waiting")
+        return self._buffer.follow(after + 1, interval, comment("waiting"))
 
     async def _read(self, begun: Sequence[Delta]) -> None:
         try:
             deltas = begun or await self._stream.take()
             while deltas and not self.progress.ended:
                 for delta in deltas:
-                    self._put(self._events.added(delta))
+                    self._buffer.put(self._events.added(delta))
                 if self._stream.finish is not None:
-                    self._put(self._events.ended(self._stream.finish))
+                    self._buffer.put(self._events.ended(self._stream.finish))
                     return
                 deltas = await self._stream.take()
         except Exception as error:  # noqa: BLE001  # nobody waits for this task: the response tells what happened
             if not self.progress.ended:
-                self._put(self._events.failed(explain(error)))
+                self._buffer.put(self._events.failed(explain(error)))
         finally:
+            self._buffer.end()
             await self._stream.aclose()
-
-    def _put(self, events: Sequence[bytes]) -> None:
-        self._written += events
-        self._size += sum(map(len, events))
-        surplus = 0
-        while self._size > self._most and surplus < len(self._written):
-            self._size -= len(self._written[surplus])
-            surplus += 1
-        if surplus:
-            del self._written[:surplus]
-            self._first += surplus
-        self._more.set()
-        self._more = asyncio.Event()
 
 
 class BackgroundResponses:
@@ -140,12 +116,3 @@ class BackgroundResponses:
         if found is not None:
             await found.cancel()
         return found is not None
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from lllms_core.apis.fields import read_fields, read_list, read_string
-from lllms_core.parameters.wording import missing, unsupported, wrong_choice, wrong_type
+from lllms_core.apis.fields import join_parts, read_fields, read_kind, read_list, read_string
+from lllms_core.parameters.wording import missing, unsupported, wrong_type
 from lllms_core.types import Media
 
 TEXTS: Mapping[str, str] = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -25,7 +25,7 @@ def read_content(item: Mapping[str, object], name: str, path: str, role: str) ->
     if not isinstance(value, list):
         raise wrong_type(f"{path}.{name}", "a string or an array of objects", value)
     media = MEDIA if role in {"user", "tool"} else ()
-    return joined([_read_part(one, f"{path}.{name}[{index}]", media) for index, one in enumerate(value)])
+    return join_parts([_read_part(one, f"{path}.{name}[{index}]", media) for index, one in enumerate(value)])
 
 
 def read_output(item: Mapping[str, object], path: str) -> Content:
@@ -46,23 +46,11 @@ def read_thoughts(item: Mapping[str, object], path: str) -> str:
     return ""
 
 
-def joined(parts: Sequence[str | Media]) -> Content:
-    """Return the parts as one text, and themselves if some are media."""
-    text = "\n".join([part for part in parts if isinstance(part, str)])
-    return text, tuple(parts) if any(isinstance(part, Media) for part in parts) else ()
-
-
 def _read_part(value: object, path: str, media: Sequence[str]) -> str | Media:
     part = read_fields(value, path)
-    kind = part.get("type")
-    if kind is None:
-        raise missing(f"{path}.type")
-    if not isinstance(kind, str):
-        raise wrong_type(f"{path}.type", "a string", kind)
+    kind = read_kind(part, path, (*TEXTS, *media))
     if kind in TEXTS:
         return read_string(part, TEXTS[kind], path)
-    if kind not in media:
-        raise wrong_choice(f"{path}.type", kind, *TEXTS, *media)
     if kind == "input_audio":
         sound = read_fields(part.get("input_audio"), f"{path}.input_audio")
         place = f"{path}.input_audio"

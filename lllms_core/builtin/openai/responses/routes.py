@@ -209,7 +209,8 @@ class ResponseViews:
         begun = await stream.take() if await stream.wait(0) else []
 
         def waits() -> bool:
-            return self._server.waiting(job.request) is not None
+            waiting = self._server.waiting(job.request)
+            return waiting is not None and waiting.state != "prompt"
 
         running = BackgroundResponse(stream, progress, waits)
         self._keep(job, progress.value)  # should the server end before the response does

@@ -12,7 +12,7 @@ from attrs import field, frozen
 from lllms_core.apis.fields import read_fields, read_list, read_string
 from lllms_core.builtin.openai.responses.input_items import Names
 from lllms_core.parameters.tools import read_function
-from lllms_core.parameters.wording import cut, empty, missing, unsupported, wrong_choice, wrong_type
+from lllms_core.parameters.wording import cut, empty, unsupported, wrong_choice, wrong_type
 from lllms_core.types import Tool
 
 OF_SERVERS = frozenset({
@@ -109,11 +109,7 @@ def _chosen(fields: Mapping[str, object], path: str, toolbox: Toolbox) -> Mappin
 
 def _kind(fields: Mapping[str, object], path: str, *read: str) -> str:
     """Return the kind of a tool: one that is read, or one of OpenAI's servers."""
-    kind = fields.get("type")
-    if kind is None:
-        raise missing(f"{path}.type")
-    if not isinstance(kind, str):
-        raise wrong_type(f"{path}.type", "a string", kind)
+    kind = read_string(fields, "type", path)
     if kind in {"custom", "apply_patch"}:
         raise unsupported(f"{path}.type", '"function"')
     if kind not in read and kind not in OF_SERVERS:

@@ -1,18 +1,20 @@
-"""Whether a client is on the server's own machine: what only programs here may see."""
+"""What only programs on the server's own machine may ask for."""
 
 from ipaddress import IPv6Address, ip_address
 
 from quart import request
+from werkzeug.exceptions import Forbidden
 
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 """Headers of proxies: behind one, the address says nothing about the client."""
 
 
-def asks_from_here() -> bool:
-    """Whether the client of the request that is being served is on this machine, without a proxy between."""
+def refuse_other_machines(what: str) -> None:
+    """Raise `Forbidden`, which names `what` was asked for, if the current request may come from another machine."""
     called = request.scope.get("server")
-    here = is_of_this_machine(request.remote_addr, None if called is None else called[0])
-    return here and not any(name in request.headers for name in FORWARDED)
+    forwarded = any(name in request.headers for name in FORWARDED)
+    if forwarded or not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
+        raise Forbidden(f"{what} is only for programs on the server's own machine")
 
 
 def is_of_this_machine(address: str | None, called: str | None) -> bool:
