@@ -44,7 +44,7 @@ def no_json() -> Iterator[Input]:
         for what, data in whole.items():
             yield Input(f"{path}: {what}", sends(path, data, kind=None), {400})
         yield Input(f"{path}: something after it", sends(path, good + b"x" * 5 * MB, kind=None), {400})
-        yield Input(f"{path}: a page's form", sends(path, good, "Origin: https://page.example", kind=None), {415})
+        yield Input(f"{path}: a page's form", sends(path, good, "Origin: https://page.example", kind=None), {403})
         yield Input(f"{path}: 100,000 levels", sends(path, good[:-1] + b',"a":%s}' % (b"[" * 100_000)), {400})
 
 
