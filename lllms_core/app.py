@@ -15,10 +15,12 @@ from lllms_core.apis import Api, Paths
 from lllms_core.apis.ignored import HEADER
 from lllms_core.apis.replies import fault_handler, outer_fault_handler, reply
 from lllms_core.apis.request_ids import HEADER as REQUEST_ID
-from lllms_core.apis.request_ids import noted_request
+from lllms_core.apis.request_ids import TRACE, noted_request, valid_id, valid_trace
 from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
+from lllms_core.caller import CALLER
 from lllms_core.config import ServerConfig, open_keyring
+from lllms_core.events import RequestRefused
 from lllms_core.host import Host
 from lllms_core.parameters.wording import cut
 from lllms_core.tracebacks import described
@@ -98,10 +100,11 @@ def _mount(
         try:
             routes = api.blueprint(host)
             routes.register_error_handler(Exception, fault_handler(api))
-            routes.after_request(_name_request)
+            routes.after_request(_name_request(host))
             if key_check is not None:
                 key_check.guard(routes)
             know_callers(routes, trusted, by_key=host.config.server.has_keys)
+            routes.before_request(_know_ids)
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
             told = described(error)  # no request is being served yet
@@ -114,12 +117,28 @@ def _mount(
     app.register_blueprint(description, url_prefix=prefix)
 
 
-async def _name_request(response: Response) -> Response:
-    """Tell the client the id of the request that it has made, if it has."""
-    request_id = noted_request()
-    if request_id is not None:
-        response.headers[REQUEST_ID] = request_id
-    return response
+async def _know_ids() -> None:
+    """Let observers know how the client calls the request."""
+    headers = request.headers
+    if REQUEST_ID in headers or TRACE in headers:
+        CALLER.set(evolve(
+            CALLER.get(), request_id=valid_id(headers.get(REQUEST_ID)), trace=valid_trace(headers.get(TRACE)),
+        ))
+
+
+def _name_request(host: Host) -> Callable[[Response], Awaitable[Response]]:
+    async def name_request(response: Response) -> Response:
+        """Tell the client the id of the request that it has made, if it has, and observers of a refusal."""
+        request_id, client_id = noted_request(), valid_id(request.headers.get(REQUEST_ID))
+        if client_id or request_id is not None:
+            response.headers[REQUEST_ID] = client_id or request_id
+        if response.status_code >= 400 and request_id is None:
+            rule = request.url_rule
+            route, key = "" if rule is None else rule.rule, CALLER.get().key or ""
+            host.observers(RequestRefused(request.method, route, response.status_code, key, client_id))
+        return response
+
+    return name_request
 
 
 def _description(apis: Sequence[Api], host: Host) -> Blueprint:

@@ -26,6 +26,10 @@ class Caller:
     """The name of its API key; None: it is not known by one."""
     known: bool = True
     """False: it has shown no key to a server that has keys, and learns only whether the server is well."""
+    request_id: str = ""
+    """Its own name for the request (`X-Request-Id`); "" if it gave none."""
+    trace: str = ""
+    """Its `traceparent`, for traces; "" if it sent none."""
 
     def may_use(self, *names: str) -> bool:
         """Whether it may use the model with these names."""

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Literal, cast
 
 import structlog
@@ -47,7 +47,10 @@ def configure_logging(level: str, style: LogFormat) -> None:
     handler = _Stderr()
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[_without_values, structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown],
+        processors=[
+            _without_values, *([_with_fields] if style == "json" else []),
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown,
+        ],
     ))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -78,6 +81,15 @@ def _without_values(_: object, __: str, event: structlog.typing.EventDict) -> st
     if error is not None:
         event["exception"] = short_traceback(error)
     return event
+
+
+def _with_fields(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Give the fields of a record that has some members of their own, in place of its text."""
+    record = cast(logging.LogRecord, event["_record"])
+    fields = getattr(record, "fields", None)
+    if not _is_ours(record.name) or not isinstance(fields, Mapping):
+        return event
+    return {**event, "event": getattr(record, "event", event["event"]), **fields}
 
 
 def _words(text: str) -> str:

@@ -18,6 +18,7 @@ from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
+from lllms_core.observers.traces import exporting
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
 from lllms_core.web.unix_socket import SocketFile, listen_at
 
@@ -72,7 +73,8 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
         up, stopped = asyncio.Event(), asyncio.Event()
         web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
         try:
-            await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
+            async with exporting(host.history):
+                await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
         finally:
             stopped.set()
             # A client that does not read its answer must not delay the end of the server.

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
-from lllms_core.types import ModelInfo
+from lllms_core.types import ModelInfo, Reuse, Timings
 from lllms_core.values.sizes import human_size, human_time
 
 InstanceState = Literal["loading", "ready", "closing"]
@@ -231,6 +231,57 @@ class RequestStatus:
     """The instance that runs it."""
     waiting: Waiting | None = None
     """What it waits for; None once its answer has begun."""
+
+
+@frozen
+class Moment:
+    """Something that happened to a request."""
+
+    seconds: float
+    """Since it was submitted."""
+    what: str
+    """In a word or two: submitted, queued, loading, assigned, answering, ended ..."""
+    detail: str = ""
+    """Why, or which instance; nothing that a client has written."""
+
+
+@frozen
+class RequestRecord:
+    """A request, running or ended, with its timeline. It shows nothing of its text."""
+
+    id: str
+    model: str
+    task: str
+    submitted: float
+    """In seconds since 1970."""
+    seconds: float
+    """From then to its end, or so far."""
+    moments: tuple[Moment, ...] = ()
+    key: str = ""
+    """The name of the client's API key; "" without one."""
+    client_id: str = ""
+    """The id that the client gave it; "" if it gave none."""
+    trace: str = ""
+    """The client's `traceparent`; "" if it sent none."""
+    instance: str | None = None
+    outcome: str | None = None
+    """The reason of the finish, or the code of the error; None while it has not ended."""
+    status: int | None = None
+    """The usual HTTP status of that outcome; 499 if the client has left."""
+    timings: Timings = field(default=Timings())
+    first_piece: float | None = None
+    """Seconds until the first piece of the answer arrived; None: there was none."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    """Generated."""
+    reuse: Reuse | None = None
+    """How the prompt met what was cached; None: unknown."""
+
+    @property
+    def seconds_per_token(self) -> float | None:
+        """The mean time between two tokens of the answer; None if there were not two."""
+        return self.timings.answer / (self.tokens - 1) if self.tokens > 1 and self.timings.answer > 0 else None
 
 
 def progress_text(status: DownloadStatus) -> str:

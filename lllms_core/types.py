@@ -295,6 +295,22 @@ class Timings:
 
 
 @frozen
+class Reuse:
+    """The conversation in an instance's cache that a prompt shared most with, and where they part."""
+
+    common: int
+    """The number of leading tokens that are equal."""
+    held: int
+    """The length of that conversation, in tokens; 0: the cache was empty."""
+    start: int = 0
+    """The index of the first token of `prompt` and `past`."""
+    prompt: tuple[int, ...] = field(default=(), repr=False)
+    """The prompt's tokens around the place where they part; none if the prompt continues the conversation."""
+    past: tuple[int, ...] = field(default=(), repr=False)
+    """Those of the conversation."""
+
+
+@frozen
 class Finish:
     """The end of an answer."""
 
@@ -306,6 +322,8 @@ class Finish:
     """The stop string that ended the answer; with several answers, the last one's."""
     timings: Timings = field(default=Timings(), eq=False)
     """Filled in by the worker and the pool; not compared, since equal ends may take different times."""
+    reuse: Reuse | None = field(default=None, eq=False)
+    """How the prompt met what was cached, if the engine tells; not compared, like the timings."""
 
 
 @frozen

@@ -132,12 +132,20 @@ def test_no_secret_leaves_a_request(server: Server) -> None:
             rest = "\n".join(line for line in lines if '"text":"x"' not in line)
             assert "engine_died" in rest
             assert not any(secret in rest for secret in server.secrets)
+    for path in ("/metrics", "/api/v1/requests", "/"):
+        seen = server.client.get(path).text
+        assert "leaky" in seen
+        assert [secret for secret in server.secrets if secret in seen] == [], path
+    for one in server.client.get("/api/v1/requests").json()["ended"]:
+        seen = server.client.get(f"/api/v1/requests/{one['id']}").text
+        assert [secret for secret in server.secrets if secret in seen] == [], seen
     written = server.end()
     assert [secret for secret in server.secrets if secret in written] == []
     # What helps to find the faults is in the log.
     for told in ("its engine raised ValueError", "its engine raised RecursionError", "KeyError", "because of:",
                  "Task exception was never retrieved", "Exception in callback", "a thread has failed",
-                 "an exception was ignored", "in deeper", "leaks_for_tests.py", "lines that may quote requests"):
+                 "an exception was ignored", "in deeper", "leaks_for_tests.py", "lines that may quote requests",
+                 "engine_died", "/v1/chat/completions", "submitted"):
         assert told in written, told
     assert len(written) < 60_000
 
@@ -146,7 +154,9 @@ def test_faults_are_counted(server: Server) -> None:
     """A fault that every request provokes costs one traceback a minute, and the log says how often it occurred."""
     for _ in range(50):
         assert server.post("/broken/deep", server.secret().encode()).status_code == 500
-    written = server.end()
+    every = server.end().splitlines(keepends=True)
+    written = "".join(line for line in every if "lllms.requests" not in line)
+    assert len(every) - len(written.splitlines()) == 50  # one line for each request
     assert written.count("Traceback") == 1
     assert re.search(r"unexpected error while a request was served: the same exception 49 more within", written)
     assert len(written.encode()) < 6000

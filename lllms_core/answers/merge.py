@@ -7,7 +7,7 @@ from attrs import evolve
 
 from lllms_core.answers.stream import Stream
 from lllms_core.errors import LllmsError
-from lllms_core.types import Delta, Finish, Usage
+from lllms_core.types import Delta, Finish, Timings, Usage
 
 
 def merge(streams: Sequence[Stream], count: int) -> Stream:
@@ -43,7 +43,8 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
         if len(finishes) < len(streams):
             yield evolve(delta, finish=None, ended=reason)
         else:
-            yield evolve(delta, finish=evolve(delta.finish, usage=total(one.usage for one in finishes)))
+            usage, times = total(one.usage for one in finishes), slowest([one.timings for one in finishes])
+            yield evolve(delta, finish=evolve(delta.finish, usage=usage, timings=times))
 
     tasks = [asyncio.create_task(pump(number, stream)) for number, stream in enumerate(streams)]
 
@@ -51,6 +52,11 @@ def merge(streams: Sequence[Stream], count: int) -> Stream:
         tasks.extend([asyncio.create_task(stream.aclose()) for stream in reversed(streams)])
 
     return merged
+
+
+def slowest(timings: Sequence[Timings]) -> Timings:
+    """Return the timings of the request that took longest."""
+    return max(timings, key=lambda one: one.queued + one.load + one.prompt + one.answer)
 
 
 def total(usages: Iterable[Usage]) -> Usage:

@@ -16,6 +16,7 @@ from lllms_core.status import (
     Lack,
     PoolStatus,
     Problem,
+    RequestRecord,
     RequestStatus,
     SessionInfo,
     Waiting,
@@ -231,6 +232,15 @@ class Server(Protocol):
 
     def cancel_request(self, request_id: str) -> bool:
         """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one."""
+
+    def find_request(self, request_id: str) -> RequestRecord | None:
+        """Return a running or recently ended request with its timeline; by its id, its client's, or its answer's."""
+
+    def ended_requests(self) -> tuple[RequestRecord, ...]:
+        """Return the requests that ended last, the latest first."""
+
+    def measurements(self, accept: str = "") -> tuple[bytes, str]:
+        """Return what Prometheus scrapes, and the type of its content, one of those that the scraper accepts."""
 
     # -- queries ------------------------------------------------------------------------------------------------------
 

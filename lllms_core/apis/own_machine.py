@@ -5,11 +5,15 @@ from ipaddress import IPv6Address, ip_address
 from quart import request
 from werkzeug.exceptions import Forbidden
 
+FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
+"""Headers of proxies: behind one, the address says nothing about the client."""
+
 
 def refuse_other_machines(what: str) -> None:
-    """Raise `Forbidden`, which names `what` was asked for, if the current request comes from another machine."""
+    """Raise `Forbidden`, which names `what` was asked for, if the current request may come from another machine."""
     called = request.scope.get("server")
-    if not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
+    forwarded = any(name in request.headers for name in FORWARDED)
+    if forwarded or not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
         raise Forbidden(f"{what} is only for programs on the server's own machine")
 
 

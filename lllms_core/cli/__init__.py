@@ -22,6 +22,7 @@ from lllms_core.cli.setup import examples
 from lllms_core.cli.show import show
 from lllms_core.cli.unload import unload
 from lllms_core.cli.verify import verify
+from lllms_core.cli.why import why
 
 
 @click.group(
@@ -43,6 +44,7 @@ def cli(debug: bool) -> None:
 
 for command in (
     bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, serve, sessions, show, unload, verify,
+    why,
 ):
     cli.add_command(command)
 

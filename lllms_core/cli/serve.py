@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     help="Allow a --host that other machines can reach without API keys.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
+@click.option("-v", "--verbose", is_flag=True, help="Log each step of each request: --log-level debug.")
 def serve(
     *,
     config_file: Path | None,
@@ -42,6 +43,7 @@ def serve(
     models: tuple[str, ...],
     insecure: bool | None,
     log_level: str | None,
+    verbose: bool,
 ) -> None:
     """Serve models through the OpenAI API, until Ctrl-C.
 
@@ -50,7 +52,7 @@ def serve(
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
 
-    flags = {"host": host, "port": port, "insecure": insecure, "log_level": log_level}
+    flags = {"host": host, "port": port, "insecure": insecure, "log_level": "debug" if verbose else log_level}
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)

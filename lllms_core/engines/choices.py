@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 from attrs import Factory, define, evolve
 
-from lllms_core.types import CallPiece, Delta, Finish, FinishReason, Request, TokenScore, Usage
+from lllms_core.types import CallPiece, Delta, Finish, FinishReason, Request, Reuse, TokenScore, Usage
 
 RunT = TypeVar("RunT")
 
@@ -28,6 +28,8 @@ class Choices(Generic[RunT]):
     """Whether the admission has not been reported with a piece of any answer yet."""
     unenforced: tuple[str, ...] = ()
     """As in `Delta`."""
+    reuse: Reuse | None = None
+    """How the prompt met what was cached, if that is known."""
 
     def end(
         self, index: int, reason: FinishReason, generated: int, *, text: str, tokens: int,
@@ -43,7 +45,7 @@ class Choices(Generic[RunT]):
             self.prompt_tokens, self.cached_tokens = usage.prompt_tokens, usage.cached_tokens
         self.completion_tokens += generated if usage is None else usage.completion_tokens
         ended = None if self.open == 0 else reason
-        finish = Finish(reason, self.usage, stop=stop) if self.open == 0 else None
+        finish = Finish(reason, self.usage, stop=stop, reuse=self.reuse) if self.open == 0 else None
         unenforced = (*self.unenforced, *unenforced) if self.untold else unenforced
         return Delta(
             self.request.id, text, tokens, finish, reasoning=reasoning, calls=calls, index=index, ended=ended,

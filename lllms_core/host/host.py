@@ -1,6 +1,7 @@
 """The facade that APIs, the command line and embedders talk to: models by name, answers as streams."""
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar, overload
 
@@ -13,6 +14,7 @@ from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, parse_config
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
+from lllms_core.events import Observers
 from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
@@ -20,6 +22,9 @@ from lllms_core.host.documents import open_documents
 from lllms_core.host.pulls import Pulls
 from lllms_core.host.unused_log import UnusedLog
 from lllms_core.host.visibility import OwnDocuments, Visibility, VisibleSessions
+from lllms_core.observers.metrics import Metrics, Now
+from lllms_core.observers.request_history import History
+from lllms_core.observers.request_log import RequestLog
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
@@ -44,7 +49,17 @@ from lllms_core.queries import (
 )
 from lllms_core.requests import build_request, check_parameters
 from lllms_core.sessions import SessionStore
-from lllms_core.status import DownloadStatus, FailedLoad, Lack, PoolStatus, Problem, RequestStatus, Waiting, moved
+from lllms_core.status import (
+    DownloadStatus,
+    FailedLoad,
+    Lack,
+    PoolStatus,
+    Problem,
+    RequestRecord,
+    RequestStatus,
+    Waiting,
+    moved,
+)
 from lllms_core.store import Fetcher
 from lllms_core.store.weights import Weights, finder, open_store
 from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
@@ -109,7 +124,11 @@ class Host:
             for entry in self.catalog.entries if entry.source is not None
         }
         self.sessions = open_keeper(self.config, self.plugins)
-        self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files)
+        self.history, self.metrics, log = History(), Metrics(self._measured), RequestLog()
+        self.observers = Observers([self.history, self.metrics, log])
+        self.history.on_end(self.metrics.ended)
+        self.history.on_end(log.ended)
+        self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files, self.observers)
         self._visibility = Visibility(self.catalog)
         self._index = SessionIndex(self.pool, self.sessions)
         self.session_index = VisibleSessions(self._index, self._visibility)
@@ -395,8 +414,34 @@ class Host:
         return tuple(evolve(one, waiting=self._with_download(one.model, one.waiting)) for one in requests)
 
     def cancel_request(self, request_id: str) -> bool:
-        """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one."""
-        return any(one.id == request_id for one in self.requests()) and self.pool.cancel(request_id)
+        """Cancel a request, whose answer then ends with `RequestCancelled`; return whether there was one.
+
+        With a client's own id, all open requests to which it gave that are cancelled.
+        """
+        visible = {one.id for one in self.requests()}
+        ids = [one for one in self.history.open_ids(request_id) if one in visible]
+        return any([self.pool.cancel(one) for one in ids])  # noqa: C419  # each of them
+
+    def find_request(self, request_id: str) -> RequestRecord | None:
+        """Return a running or recently ended request with its timeline; by its id, its client's, or its answer's."""
+        found = self.history.find(request_id, monotonic())
+        return found if found is not None and self._visibility.of_models([found]) else None
+
+    def ended_requests(self) -> tuple[RequestRecord, ...]:
+        """Return the requests that ended last, the latest first."""
+        return self._visibility.of_models(self.history.ended)
+
+    def measurements(self, accept: str = "") -> tuple[bytes, str]:
+        """Return what Prometheus scrapes, and the type of its content, one of those that the scraper accepts."""
+        return self.metrics.write(accept)
+
+    def _measured(self) -> Now:
+        fetched = [(entry.name, entry.source) for entry in self.catalog.entries if entry.source is not None]
+        downloads = [(name, self.fetcher.status(source)) for name, source in fetched]
+        return Now(
+            self.pool.status(), self.pool.requests(), tuple(entry.name for entry in self.catalog.entries),
+            tuple((name, one) for name, one in downloads if one is not None),
+        )
 
     def _with_download(self, model: str, waiting: Waiting | None) -> Waiting | None:
         if waiting is None or waiting.state != "downloading":

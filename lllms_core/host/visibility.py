@@ -10,10 +10,19 @@ from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog
 from lllms_core.host.documents import KeptDocuments
 from lllms_core.pool.session_index import SessionIndex, SessionTokens
-from lllms_core.status import DownloadStatus, FailedLoad, Lack, PoolStatus, Problem, RequestStatus, SessionInfo
+from lllms_core.status import (
+    DownloadStatus,
+    FailedLoad,
+    Lack,
+    PoolStatus,
+    Problem,
+    RequestRecord,
+    RequestStatus,
+    SessionInfo,
+)
 from lllms_core.store import download_id
 
-T = TypeVar("T", FailedLoad, Lack, RequestStatus, SessionInfo, SessionTokens)
+T = TypeVar("T", FailedLoad, Lack, RequestRecord, RequestStatus, SessionInfo, SessionTokens)
 
 
 class Visibility:

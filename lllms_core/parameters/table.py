@@ -124,6 +124,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("stream_options", Json(("object",)), _BOTH, "emulated", unread=(
         "include_obfuscation", "continuous_usage_stats",
     )),
+    Parameter("timings", Flag(), _BOTH, "emulated", neutral=(False,), extension=True),
     Parameter("encoding_format", OneOf(("float", "base64")), _EMBED, "emulated"),
     Parameter("dimensions", Integer(1, INT32), _EMBED, "emulated"),
     # Limits.

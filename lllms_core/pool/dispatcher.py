@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING
 from attrs import evolve
 
 from lllms_core.answers import Stream
-from lllms_core.errors import DownloadCancelled, EngineDied, LllmsError, ModelLoadFailed
+from lllms_core.errors import DownloadCancelled, EngineDied, LllmsError, ModelLoadFailed, RequestCancelled
+from lllms_core.events import (
+    FilesBegun,
+    FilesEnded,
+    InstanceDied,
+    LoadBegun,
+    LoadEnded,
+    Observer,
+    RequestAssigned,
+    RequestEnded,
+    RequestsWait,
+    UnloadBegun,
+)
 from lllms_core.pool.budget import Need
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.instance import Instance, Patience
@@ -21,7 +33,8 @@ from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.spares import Spares
-from lllms_core.pool.state import InstanceEntry
+from lllms_core.pool.state import InstanceEntry, Ticket
+from lllms_core.pool.waits import waiting
 from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
@@ -37,9 +50,10 @@ class Dispatcher:
 
     def __init__(
         self, models: Mapping[str, PoolModel], scheduler: Scheduler, spares: Spares, patience: Patience,
-        *, keeper: SessionKeeper | None, watch: MemoryWatch,
+        *, keeper: SessionKeeper | None, watch: MemoryWatch, observer: Observer,
     ) -> None:
         self.scheduler = scheduler
+        self.tell = observer
         self.instances: dict[str, Instance] = {}
         self.waiting: dict[str, Stream] = {}
         """By request id, in the order of their arrival."""
@@ -83,9 +97,11 @@ class Dispatcher:
         if self._applying:
             return
         self._applying = True
+        changed = False
         try:
             while self._effects:
                 effect = self._effects.popleft()
+                changed = changed or isinstance(effect, Start | Stop | Prepare)
                 try:
                     self._carry_out(effect)
                 except Exception as error:
@@ -93,6 +109,8 @@ class Dispatcher:
                     self._undo(effect, error)
         finally:
             self._applying = False
+        if changed:
+            self._tell_waits()
         self._watch.leave(self.scheduler.seating.left)
         self._settle_spares()
         self._set_timer()
@@ -111,10 +129,9 @@ class Dispatcher:
             case Assign(ticket, instance):
                 self._assign(ticket, self.instances[instance])
             case Refuse(ticket, refusal):
-                self.waiting.pop(ticket).fail(refusal)
-            case Stop(instance):
-                LOG.info("unloading %s", instance)
-                self.instances[instance].close()
+                self._refuse(ticket, refusal)
+            case Stop():
+                self._stop_instance(effect)
             case ShareCores(instance, count) if instance in self.instances:
                 self.instances[instance].use_threads(count)
 
@@ -138,21 +155,63 @@ class Dispatcher:
             instance.run(stream)
         except Exception as error:  # noqa: BLE001  # whatever the cause, the slot must be freed
             LOG.warning("%s: a request could not be sent: %s", instance.id, type(error).__name__)
-            stream.fail(unsendable(error))
+            refusal = unsendable(error)
+            stream.fail(refusal)
+            self.tell(RequestEnded(ticket, time.monotonic(), error=refusal))
             self.apply(self.scheduler.finished(ticket, time.monotonic()))
+        else:
+            self.tell(RequestAssigned(ticket, instance.id, time.monotonic()))
+
+    def _refuse(self, ticket: str, refusal: LllmsError) -> None:
+        self.waiting.pop(ticket).fail(refusal)
+        self.tell(RequestEnded(ticket, time.monotonic(), error=refusal))
+
+    def _stop_instance(self, stop: Stop) -> None:
+        instance = self.instances[stop.instance]
+        why = {
+            "idle": "", "room": f" to make room for {stop.room_for}",
+            "grown": ", because all instances together have grown above the memory limit",
+        }
+        LOG.info("unloading %s%s", instance.id, why[stop.cause])
+        self.tell(UnloadBegun(instance.id, instance.model, stop.cause, time.monotonic(), stop.room_for))
+        instance.close()
+
+    def tell_wait(self, request_id: str) -> None:
+        """Tell what a waiting request waits for."""
+        self._tell_wait(self.scheduler.waiting[request_id], request_id)
+
+    def load_progress(self, instance_id: str) -> float:
+        """Return how much of an instance's load is done; one whose files have changed is not being loaded, for now."""
+        instance = self.instances.get(instance_id)
+        return 0.0 if instance is None else instance.progress
+
+    def _tell_waits(self) -> None:
+        """Tell what the requests for each model wait for, since instances have changed."""
+        firsts = {ticket.model: ticket for ticket in reversed([*self.scheduler.waiting.values()])}
+        for ticket in firsts.values():
+            self._tell_wait(ticket, None)
+
+    def _tell_wait(self, ticket: Ticket, request_id: str | None) -> None:
+        now = time.monotonic()
+        known = waiting(self.scheduler, ticket, None, self.load_progress, now)
+        self.tell(RequestsWait(ticket.model, known.state, known.reason, now, request_id))
 
     def _prepare(self, model: str) -> None:
         files = self._models[model].files
         assert files is not None  # noqa: S101  # only models with files are absent
 
         async def prepare() -> None:
+            self.tell(FilesBegun(model, time.monotonic()))
             try:
                 await files.get()
             except LllmsError as error:
-                level = logging.INFO if isinstance(error, DownloadCancelled) else logging.ERROR
+                cancelled = isinstance(error, DownloadCancelled)
+                level = logging.INFO if cancelled else logging.ERROR
                 LOG.log(level, "could not fetch the files of %s: %s", model, error)
+                self.tell(FilesEnded(model, "cancelled" if cancelled else "failed", time.monotonic()))
                 self.apply(self.scheduler.unprepared(model, error, time.monotonic()))
             else:
+                self.tell(FilesEnded(model, "done", time.monotonic()))
                 self.apply(self.scheduler.prepared(model, time.monotonic()))
 
         task = asyncio.create_task(prepare())
@@ -185,6 +244,7 @@ class Dispatcher:
             learnt = self._watch.known(engine, model, fingerprint, size.told)
             self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
         self.apply(self.scheduler.measured(model, need, time.monotonic()))
+        self._tell_waits()
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
         """Learn from a worker that died for lack of memory: it needs more than it was told to."""
@@ -252,6 +312,7 @@ class Dispatcher:
             asyncio.get_running_loop().call_soon(self._outdated, instance_id)
             return
         LOG.info("loading %s", instance_id)
+        self.tell(LoadBegun(instance_id, model, time.monotonic()))
         terms = None
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
@@ -309,6 +370,8 @@ class Dispatcher:
         """A stream was closed before its end."""
         request = stream.request
         if self.waiting.pop(request.id, None) is not None:
+            left = RequestCancelled(f"the request {request.id} was cancelled while it waited")
+            self.tell(RequestEnded(request.id, time.monotonic(), error=left))
             self.apply(self.scheduler.leave(request.id, time.monotonic()))
         elif stream.instance is not None and stream.instance in self.instances:
             self.instances[stream.instance].cancel(request.id)
@@ -319,6 +382,7 @@ class Dispatcher:
         """An instance is ready."""
         LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
         self.infos[instance.model] = info
+        self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, time.monotonic()))
         self.apply(self.scheduler.loaded(instance.id, info.slots, time.monotonic()))
         self._weigh(instance, instance.load_seconds)
         self._weigh_later()
@@ -358,6 +422,7 @@ class Dispatcher:
         if state == "closing" or stopping:
             LOG.info("unloaded %s", instance.id)
         elif state == "loading":
+            self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, now, reason))
             self._tried[instance.model] = instance.footprint
             last = self.scheduler.setbacks.cooling(instance.model, now)
             LOG.error(
@@ -366,6 +431,7 @@ class Dispatcher:
                 f"in {last.retry_at - now:.0f} s (`lllms load {instance.model}` tries at once)",
             )
         else:
+            self.tell(InstanceDied(instance.id, instance.model, now))
             LOG.error("%s died: %s", instance.id, reason)
         self.apply(effects)
         # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.

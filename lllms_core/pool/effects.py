@@ -1,8 +1,9 @@
 """The actions that the scheduler decides on and the pool carries out."""
 
-from attrs import frozen
+from attrs import field, frozen
 
 from lllms_core.errors import LllmsError
+from lllms_core.events import UnloadCause
 
 
 @frozen
@@ -55,9 +56,12 @@ class Refuse:
 
 @frozen
 class Stop:
-    """Unload an idle instance."""
+    """Unload an idle instance; the reason is not compared, since it changes nothing."""
 
     instance: str
+    cause: UnloadCause = field(default="idle", eq=False)
+    room_for: str | None = field(default=None, eq=False)
+    """The model that needs its room."""
 
 
 @frozen

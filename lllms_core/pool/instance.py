@@ -11,6 +11,7 @@ from attrs import define, evolve, frozen
 
 from lllms_core.answers import Stream
 from lllms_core.errors import LllmsError
+from lllms_core.events import Event, RequestBegun, RequestEnded
 from lllms_core.footprint import Footprint
 from lllms_core.pool.watchdog import Watchdog
 from lllms_core.status import RequestStatus, Waiting
@@ -79,12 +80,17 @@ class Owner(Protocol):
     def gone(self, instance: "Instance", reason: str) -> None:
         """The instance's worker has ended; its running requests are lost."""
 
+    def tell(self, event: Event) -> None:
+        """Something has happened to a request."""
+
 
 @define(eq=False)
 class _Run:
     stream: Stream
     timer: asyncio.TimerHandle | None = None
     timed_out: bool = False
+    begun: bool = False
+    """Whether the first piece has arrived, even if its reader has left."""
     tokens: int = 0
     """Tokens that have arrived."""
     read: float | None = None
@@ -267,6 +273,7 @@ class Instance:
         for run in runs.values():
             run.stop_timer()
             run.stream.fail(error)
+            self._owner.tell(RequestEnded(run.stream.request.id, monotonic(), error=error, tokens=run.tokens))
 
     # -- events of the worker (WorkerEvents) --------------------------------------------------------------------------
 
@@ -333,12 +340,17 @@ class Instance:
         elif run.timed_out and delta.ended == "cancelled":
             delta = evolve(delta, ended="timeout")
         run.tokens += delta.tokens
+        if not run.begun:
+            run.begun = True
+            if not delta.last:
+                self._owner.tell(RequestBegun(delta.request_id, delta.admitted, monotonic()))
         if delta.finish is not None:
             delta = evolve(delta, finish=run.timed(delta.finish))
         run.stream.put(delta)
         if delta.last:
             run.stop_timer()
             del self._runs[delta.request_id]
+            self._owner.tell(RequestEnded(delta.request_id, monotonic(), delta.finish, delta.error, run.tokens))
             self._owner.finished(delta.request_id)
 
     def _time_out(self, run: _Run) -> None:

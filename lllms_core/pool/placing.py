@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from attrs import Factory, define, evolve
 
 from lllms_core.errors import LllmsError, ModelTooLarge
+from lllms_core.events import UnloadCause
 from lllms_core.pool.budget import Admit, Evict, Need, Never, Shrink, Wait
 from lllms_core.pool.cores import share_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, ShrinkSessions, Start, Stop
@@ -99,7 +100,7 @@ class Placing:
                 return self._shrink(size)
             case Evict(victims):
                 plan.promised.append(need)
-                return [self.stop(self.instances[victim]) for victim in victims]
+                return [self.stop(self.instances[victim], "room", model) for victim in victims]
             case Wait("closing"):
                 plan.promised.append(need)
             case Wait(reason):
@@ -122,7 +123,7 @@ class Placing:
 
     def shed(self) -> list[Effect]:
         """Unload idle instances if all together have grown above the limit."""
-        return [self.stop(self.instances[victim]) for victim in self.seating.to_shed()]
+        return [self.stop(self.instances[victim], "grown") for victim in self.seating.to_shed()]
 
     def _make_room_for_kept(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
@@ -133,7 +134,7 @@ class Placing:
                     case Shrink(size):
                         effects += self._shrink(size)
                     case Evict(victims):
-                        effects += [self.stop(self.instances[victim]) for victim in victims]
+                        effects += [self.stop(self.instances[victim], "room", model) for victim in victims]
                     case Wait(reason):
                         if reason == "machine" or self.seating.firm:
                             self.look_at = now + LOOK_AGAIN
@@ -219,10 +220,10 @@ class Placing:
         self.instances[instance.id] = instance
         return Start(instance.id, model, instance.threads, need.memory)
 
-    def stop(self, instance: InstanceEntry) -> Effect:
+    def stop(self, instance: InstanceEntry, cause: UnloadCause = "idle", room_for: str | None = None) -> Effect:
         """Unload an instance."""
         instance.state = "closing"
-        return Stop(instance.id)
+        return Stop(instance.id, cause, room_for)
 
     def refuse(self, error: Callable[[Ticket], LllmsError], tickets: Iterable[Ticket]) -> list[Effect]:
         """Refuse waiting requests."""

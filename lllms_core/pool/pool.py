@@ -15,6 +15,7 @@ from lllms_core.caller import CALLER, Caller
 from lllms_core.catalog import Catalog
 from lllms_core.config import ServerConfig
 from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestCancelled, ShuttingDown
+from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
 from lllms_core.pool.devices import DeviceWatch
@@ -41,6 +42,10 @@ STORE_SECONDS = 5.0
 """The time that waiting sessions have to be stored when the pool closes."""
 
 
+def _ignore(_: Event) -> None:
+    """Observe nothing."""
+
+
 class Pool:
     """All instances of all models, and the queue in front of them. Use it from one event loop.
 
@@ -60,10 +65,15 @@ class Pool:
         keeper: SessionKeeper | None = None,
         *,
         learnt: LearntStore | None = None,
+        observer: Observer = _ignore,
     ) -> None:
-        """Prepare a pool; nothing runs yet. `learnt` remembers what models need; without it, that is forgotten."""
+        """Prepare a pool; nothing runs yet. `learnt` remembers what models need; without it, that is forgotten.
+
+        `observer` is told everything that happens.
+        """
         self._models = dict(models)
         self._keeper = keeper
+        self._tell = observer
         absent = {name for name, model in models.items() if model.files is not None and model.spec.file is None}
         all_limits = {name: model.limits for name, model in models.items()}
         devices = DeviceWatch(lambda: [model.engine for model in list(self._models.values())], limits.gpu_memory)
@@ -75,6 +85,7 @@ class Pool:
         self._spares = Spares(limits.spare_workers, engines, start)
         self._dispatcher = Dispatcher(
             self._models, self._scheduler, self._spares, patience, keeper=keeper, watch=self._watch,
+            observer=observer,
         )
         self._started = False
 
@@ -85,6 +96,7 @@ class Pool:
         server: ServerConfig,
         keeper: SessionKeeper | None = None,
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
+        observer: Observer = _ignore,
     ) -> Self:
         """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
         models = {
@@ -97,7 +109,7 @@ class Pool:
             memory_limit(server, spares), server.max_wait_before_swap, server.min_residency,
             server.gpu_memory_limit, spares,
         )
-        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server))
+        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer)
 
     def add(self, name: str, model: PoolModel) -> None:
         """Accept requests for another model, whose files are here, and which keeps no instances."""
@@ -169,27 +181,33 @@ class Pool:
             there_are = ", ".join(sorted(self._models))
             stream.fail(ModelUnknown(f"no model '{cut(request.model)}'; there are: {there_are}"))
             return
-        if not self._started:
-            stream.fail(ShuttingDown("the pool is not started"))
-            return
         if request.id in self._scheduler.waiting or request.id in self._scheduler.running:
             stream.fail(InvalidRequest(f"a request with the id '{request.id}' is already in progress", "id"))
+            return
+        now = stream.submitted = time.monotonic()
+        self._tell(RequestSubmitted(
+            request.id, request.model, request.task, now, caller.key or "", caller.request_id, caller.trace,
+        ))
+        if not self._started:
+            self._fail(stream, ShuttingDown("the pool is not started"))
             return
         try:
             prepared = given if isinstance(given, Prepared) else prepare(given, framed=False)
         except LllmsError as error:
-            stream.fail(error)
+            self._fail(stream, error)
             return
         self._dispatcher.look_again()
         stream.frame = prepared.frame
         self._dispatcher.waiting[request.id] = stream
         ttl = request.ttl if isinstance(request, Request | LoadRequest) else None
-        now = stream.submitted = time.monotonic()
+        now = time.monotonic()
         prefixes = prepared.prefixes
         if isinstance(request, LoadRequest) and (instance := self._scheduler.keep(request.model, ttl, now)):
             del self._dispatcher.waiting[request.id]
             stream.instance = instance  # even if all its slots are taken
-            stream.put(Delta(request.id, finish=Finish("stop", Usage(0, 0))))
+            finish = Finish("stop", Usage(0, 0))
+            stream.put(Delta(request.id, finish=finish))
+            self._tell(RequestEnded(request.id, now, finish))
             self._dispatcher.apply(self._scheduler.tick(now))
             return
         effects = self._scheduler.submit(
@@ -197,6 +215,12 @@ class Pool:
             retry=isinstance(request, LoadRequest), caller=caller,
         )
         self._dispatcher.apply(effects)
+        if request.id in self._dispatcher.waiting:
+            self._dispatcher.tell_wait(request.id)
+
+    def _fail(self, stream: Stream, error: LllmsError) -> None:
+        stream.fail(error)
+        self._tell(RequestEnded(stream.request.id, time.monotonic(), error=error))
 
     def status(self) -> PoolStatus:
         """Return the loaded instances, and the counts of running and waiting requests."""
@@ -281,10 +305,8 @@ class Pool:
     def waiting(self, request_id: str) -> Waiting | None:
         """Return why a request has no answer yet; None if its answer has begun, or if it has ended."""
         if (ticket := self._scheduler.waiting.get(request_id)) is not None:
-            progress = self._dispatcher.instances
             return waiting(
-                self._scheduler, ticket, self.position(request_id), lambda one: progress[one].progress,
-                time.monotonic(),
+                self._scheduler, ticket, self.position(request_id), self._dispatcher.load_progress, time.monotonic(),
             )
         ticket = self._scheduler.running.get(request_id)
         instance = None if ticket is None else self._dispatcher.instances.get(ticket.instance or "")

@@ -28,6 +28,8 @@ class Completion:
     include_usage: bool
     unused: tuple[str, ...] = ()
     """The names of the members that were read but have no effect."""
+    timings: bool = False
+    """Whether the answer shall tell how its time was spent."""
 
     @property
     def functions(self) -> bool:
@@ -55,7 +57,9 @@ def _read_rest(
     model = take_text(values, "model")
     stream = read_flag("stream", values.pop("stream", False))
     include_usage, unused = read_stream_options(values.pop("stream_options", None), stream=stream)
-    return Completion(model, values, messages, prompts, stream, include_usage, unused)
+    wanted = values.pop("timings", None)
+    timings = wanted is not None and read_flag("timings", wanted)
+    return Completion(model, values, messages, prompts, stream, include_usage, unused, timings)
 
 
 def read_flag(name: str, value: object) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from attrs import evolve, frozen
 from quart import Blueprint, Response
 
-from lllms_core.answers import Choice, Stream, total
+from lllms_core.answers import Choice, Stream, slowest, total
 from lllms_core.apis import ModelCard, Server
 from lllms_core.apis.bodies import LARGE, read_body, work
 from lllms_core.apis.replies import reply_answers
@@ -83,6 +83,7 @@ class Views:
         asked = Asked(
             first.task == "chat", first.n, first.top_logprobs is not None,
             tuple([await self._echo(one) for one in job.requests]), wanted.functions,
+            wanted.timings,
         )
         streams = self._server.submit_all(job.submitted)
         if wanted.stream:
@@ -93,9 +94,9 @@ class Views:
         answers = await gather_answers(streams)
         choices = [choice for answer in answers for choice in answer.choices]
         counts = total(answer.finish.usage for answer in answers)
-        head = self._head(asked, streams)
+        head, times = self._head(asked, streams), slowest([answer.finish.timings for answer in answers])
         return await reply_answers(
-            streams, answers, _size(asked, choices), lambda: whole_answer(asked, head, choices, counts),
+            streams, answers, _size(asked, choices), lambda: whole_answer(asked, head, choices, counts, times),
         )
 
     def _check(self, wanted: Completion, *, large: bool) -> Job:

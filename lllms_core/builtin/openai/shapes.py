@@ -11,7 +11,7 @@ from lllms_core.apis import Fault, openai_shape
 from lllms_core.apis.writing import comment, dumps, event
 from lllms_core.builtin.openai.logprobs import ChatLogprobs, Logprobs, TextLogprobs, write_prompt
 from lllms_core.builtin.openai.tool_calls import delta_values, message_value
-from lllms_core.types import Delta, Finish, FinishReason, PromptScores, Task, Usage
+from lllms_core.types import Delta, Finish, FinishReason, PromptScores, Task, Timings, Usage
 
 DONE = b"data: [DONE]\n\n"
 
@@ -45,6 +45,8 @@ class Asked:
     """The text with which the choices of each prompt begin."""
     functions: bool = False
     """Whether calls are shown in the deprecated form."""
+    timings: bool = False
+    """Whether the answer tells how its time was spent."""
 
     @property
     def count(self) -> int:
@@ -65,11 +67,14 @@ def completion_id(task: Task, stream_id: str) -> str:
     return f"{'chatcmpl' if task == 'chat' else 'cmpl'}-{stream_id}"
 
 
-def whole_answer(asked: Asked, head: Head, choices: Sequence[Choice], counts: Usage) -> dict[str, object]:
+def whole_answer(
+    asked: Asked, head: Head, choices: Sequence[Choice], counts: Usage, times: Timings = Timings(),  # noqa: B008  # a frozen value
+) -> dict[str, object]:
     """Return a `chat.completion` or a `text_completion`."""
     shown = [_choice(asked, index, choice) for index, choice in enumerate(choices)]
     kind = "chat.completion" if asked.chat else "text_completion"
-    return {**_common(kind, head), "choices": shown, "usage": usage(counts)}
+    answer = {**_common(kind, head), "choices": shown, "usage": usage(counts)}
+    return {**answer, "timings": timings(counts, times)} if asked.timings else answer
 
 
 def _choice(asked: Asked, index: int, choice: Choice) -> dict[str, object]:
@@ -105,6 +110,29 @@ def usage(counts: Usage) -> dict[str, object]:
     }
 
 
+def timings(counts: Usage, times: Timings) -> dict[str, object]:
+    """Return how the time of an answer was spent: in llama-server's names, as far as it has any.
+
+    Of several prompts it is the time of the one that took longest, and the tokens of all.
+    """
+    read, written = counts.prompt_tokens - counts.cached_tokens, counts.completion_tokens
+    return {
+        "queued_ms": _ms(times.queued), "load_ms": _ms(times.load),
+        "cache_n": counts.cached_tokens,
+        "prompt_n": read, "prompt_ms": _ms(times.prompt), "prompt_per_second": _rate(read, times.prompt),
+        "predicted_n": written, "predicted_ms": _ms(times.answer),
+        "predicted_per_second": _rate(written - 1, times.answer),
+    }
+
+
+def _ms(seconds: float) -> float:
+    return round(1000 * seconds, 3)
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 3) if seconds > 0 and count > 0 else None
+
+
 class Events:
     """Encodes the events of one streamed answer. All but the text is encoded once, since `delta` runs for every token.
 
@@ -137,7 +165,11 @@ class Events:
 
     def end(self, finish: Finish) -> bytes:
         """Return the last events: the ends of open choices, the token counts if requested, and the end mark."""
-        last = b"".join([self._end(index, finish.reason) for index in sorted(self._open)])
+        told = timings(finish.usage, finish.timings) if self._asked.timings else None
+        final = max(self._open, default=0)
+        last = b"".join([
+            self._end(index, finish.reason, told if index == final else None) for index in sorted(self._open)
+        ])
         if self._include_usage:
             last += event({**self._common, "choices": [], "usage": usage(finish.usage)})
         return last + DONE
@@ -196,17 +228,19 @@ class Events:
             chunks.append(self._end(index, delta.ended))
         return b"".join(chunks)
 
-    def _end(self, index: int, reason: FinishReason) -> bytes:
+    def _end(self, index: int, reason: FinishReason, told: Mapping[str, object] | None = None) -> bytes:
         self._open.discard(index)
         head = b"" if index in self._begun else self._begin(index)
         word = finish_reason(reason, functions=self._asked.functions)
-        return head + self._choice(index, {"delta": {}} if self._asked.chat else {"text": ""}, reason=word)
+        content: Mapping[str, object] = {"delta": {}} if self._asked.chat else {"text": ""}
+        return head + self._choice(index, content, reason=word, told=told)
 
     def _choice(
         self, index: int, content: Mapping[str, object], logprobs: object = None, reason: str | None = None,
+        told: Mapping[str, object] | None = None,
     ) -> bytes:
         choice = {"index": index, "logprobs": logprobs, "finish_reason": reason, **content}
-        return event({**self._common, "choices": [choice]})
+        return event({**self._common, "choices": [choice], **({} if told is None else {"timings": told})})
 
 
 def _common(kind: str, head: Head) -> dict[str, Any]:

@@ -15,7 +15,8 @@ __all__ = ["StatusApi", "lllms_apis"]
 class StatusApi(Api):
     """`GET /`: models, instances and the queue; `GET /health`: whether requests are accepted; neither shows text.
 
-    `GET /api/v1/downloads` and `GET /api/v1/requests` tell of downloads and requests, `DELETE` with an id ends one.
+    `GET /api/v1/downloads` and `GET /api/v1/requests` tell of downloads and requests, `DELETE` with an id ends one;
+    `GET /api/v1/requests/{id}` tells the timeline of a request. `GET /metrics` is for Prometheus.
     `POST /api/v1/models/{name}/load` and `/unload` load and unload a model.
     """
 

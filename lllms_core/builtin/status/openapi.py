@@ -36,6 +36,21 @@ _REQUEST = whole_shape(
     id=STRING, object={"const": "request"}, model=STRING, task=STRING, instance=nullable(STRING),
     seconds=NUMBER, tokens=COUNT, **{**_WAITING, "state": STRING},
 )
+_ENDED: Mapping[str, Json] = {
+    "id": STRING, "object": {"const": "request"}, "client_id": nullable(STRING), "key": nullable(STRING),
+    "model": STRING, "task": STRING, "instance": nullable(STRING), "submitted": NUMBER, "seconds": NUMBER,
+    "state": one_of(["running", "ended"]), "outcome": nullable(STRING), "status": nullable(COUNT),
+    "prompt_tokens": COUNT, "cached_tokens": COUNT, "tokens": COUNT, "tokens_per_second": nullable(NUMBER),
+}
+_CACHE = whole_shape(
+    cached_tokens=COUNT, common_tokens=COUNT, held_tokens=COUNT, diverged_at=nullable(COUNT), explanation=STRING,
+)
+_PARTING = whole_shape(before=STRING, prompt=STRING, cached=STRING)
+_TIMELINE = shape(
+    [*_ENDED, "timings", "cache", "timeline"], **_ENDED, cache=nullable(_CACHE), text=nullable(_PARTING),
+    timings=whole_shape(queued=NUMBER, load=NUMBER, prompt=NUMBER, answer=NUMBER, first_piece=nullable(NUMBER)),
+    timeline=array(whole_shape(seconds=NUMBER, what=STRING, detail=STRING)),
+)
 _LOADED = whole_shape(model=STRING, instance=nullable(STRING), seconds=NUMBER)
 _UNLOADED = whole_shape(model=STRING, unloaded=array(STRING), busy=array(STRING), kept=array(STRING))
 _HEALTH = shape(["status"], status=one_of(["ok", "unavailable"]), lacking=array(whole_shape(
@@ -55,7 +70,12 @@ def describe() -> Paths:
         "Which are unloaded, which are busy, and which are kept", schema=_UNLOADED, operation_id="unloadModel",
         parameters=[in_path("name")],
     )
+    metrics = operation(
+        "Everything that Prometheus can scrape", "Metrics in its text format", kind="text/plain",
+        operation_id="getMetrics",
+    )
     return {
+        "/metrics": {"get": metrics},
         "/health": {"get": _also_unavailable(operation(
             "Tell whether requests are accepted, or whether all kept models are loaded", "They are", schema=_HEALTH,
             operation_id="getHealth", parameters=[in_query("ready", FLAG)],
@@ -70,13 +90,21 @@ def describe() -> Paths:
         "/api/v1/models/{name}/load": {"post": _may_take(load, options)},
         "/api/v1/models/{name}/unload": {"post": _may_take(unload, closed_object([], {}))},
         "/api/v1/requests": {"get": operation(
-            "List the requests that run or wait, without their texts", "A list", schema=listing(_REQUEST),
+            "List the requests that run or wait, and those that ended last, without their texts", "Two lists",
+            schema=whole_shape(object={"const": "list"}, data=array(_REQUEST), ended=array(whole_shape(**_ENDED))),
             operation_id="listRequests",
         )},
-        "/api/v1/requests/{id}": {"delete": operation(
-            "Cancel a request; its client is told", "Its id, from the header X-Request-Id of its answer",
-            schema=DELETED, operation_id="cancelRequest", parameters=[in_path("id")],
-        )},
+        "/api/v1/requests/{id}": {
+            "get": operation(
+                "Tell the timeline of a request: what it waited for, and how much of its prompt was cached",
+                "The request, without its text", schema=_TIMELINE, operation_id="explainRequest",
+                parameters=[in_path("id"), in_query("text", FLAG)],
+            ),
+            "delete": operation(
+                "Cancel a request; its client is told", "Its id, from the header X-Request-Id of its answer",
+                schema=DELETED, operation_id="cancelRequest", parameters=[in_path("id")],
+            ),
+        },
     }
 
 

@@ -1,6 +1,7 @@
 """The routes of the status."""
 
 from quart import Blueprint, Response, render_template, request
+from werkzeug.exceptions import Forbidden
 
 from lllms_core.apis import Server
 from lllms_core.apis.replies import reply
@@ -47,6 +48,13 @@ def make_blueprint(server: Server) -> Blueprint:
         response = reply({**body, "lacking": missing} if wanted == "true" and CALLER.get().known else body)
         response.status_code = 200 if server.ready and not missing else 503
         return response
+
+    @routes.get("/metrics")
+    async def measure() -> Response:
+        if CALLER.get().models is not None:
+            raise Forbidden("the metrics tell of every model; read them with a key that may use every model")
+        body, content_type = server.measurements(request.headers.get("Accept", ""))
+        return Response(body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
     for more in (make_downloads(server), make_models(server), make_requests(server)):
         routes.register_blueprint(more)

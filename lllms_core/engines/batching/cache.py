@@ -5,17 +5,20 @@ from collections.abc import Sequence
 from time import perf_counter, thread_time, time
 from typing import Protocol
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from lllms_core.engines.batching.plan import smooth
 from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
 from lllms_core.engines.session_link import Resident, Session, SessionLink, State
+from lllms_core.types import Reuse
 
 LOG = logging.getLogger("lllms.sessions")
 
 FADING = 0.95
 """The measured cost of loading a state decays each time that it prevents a load: otherwise one bad measurement would
 prevent them for ever."""
+AROUND = 16
+"""The tokens before and after the place where a prompt parts from what is cached, that are reported."""
 
 
 class SequenceMemory(Protocol):
@@ -46,6 +49,8 @@ class Admission:
 
     sequence: int
     keep: int
+    reuse: Reuse | None = None
+    """How the prompt met what was here; None for a request that reuses nothing on purpose."""
 
 
 class SequenceCache:
@@ -92,17 +97,18 @@ class SequenceCache:
         if place is None:
             return None
         offers = [one for one in (session, self._preload) if one is not None]
+        reuse = self._compare(prompt, place, offers)  # before anything here changes
         best = max(offers, key=lambda one: self._usable(one, prompt), default=None)
         if best is not None and self._pays(best, self._usable(best, prompt) - place.keep, token_seconds):
             restored = self._restore(best, prompt, total)
             if restored is not None:
-                return restored
+                return evolve(restored, reuse=reuse)
             self._note_floors()
             place = self.table.place(prompt, total)
             if place is None:
                 return None
         self._take(place, total)
-        return Admission(place.target, place.keep)
+        return Admission(place.target, place.keep, reuse)
 
     def admit_alone(self, total: int, *, hide: bool) -> Admission | None:
         """Place a request that reuses nothing and, with `hide`, leaves nothing; None while there is no room."""
@@ -181,6 +187,19 @@ class SequenceCache:
         for sequence in range(len(self._stored)):
             if self.table.tokens(sequence):
                 self.table.raise_floor(sequence, self._memory.earliest_cut(sequence))
+
+    def _compare(self, prompt: Sequence[int], place: Placement, offers: Sequence[Session]) -> Reuse:
+        """Find out where a prompt parts from the sequence, or the session, that shares most with it."""
+        past, common = self.table.tokens(place.nearest), place.common
+        for one in offers:
+            shared = common_prefix(one.tokens, prompt)
+            if shared > common:
+                past, common = one.tokens, shared
+        if common >= min(len(past), len(prompt) - 1):
+            return Reuse(common, len(past))  # the prompt continues it, or is all of its beginning
+        start = max(0, common - AROUND)
+        end = common + AROUND
+        return Reuse(common, len(past), start, tuple(prompt[start:end]), tuple(past[start:end]))
 
     def _take(self, place: Placement, total: int) -> None:
         for sequence in place.evict:

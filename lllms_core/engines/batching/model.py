@@ -214,6 +214,8 @@ class BatchingModel(TokenModel):
                 self._waiting.blocked = True
                 break
             self._waiting.remove(run)
+            if run.index == 0:
+                run.choices.reuse = admission.reuse
             run.admit(admission.sequence, admission.keep, self.sampler(run.request.sampling, run.tokens))
             self._running.append(run)
         if len(self._running) > before or (self._tidy_at is not None and perf_counter() >= self._tidy_at):

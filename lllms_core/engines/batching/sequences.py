@@ -8,7 +8,7 @@ once.
 from collections.abc import Iterable, Sequence
 from itertools import count
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define, field, frozen
 
 
 @frozen
@@ -20,6 +20,10 @@ class Placement:
     keep: int
     evict: tuple[int, ...]
     """Sequences to empty after the copy, so that the request has room to its end."""
+    nearest: int = field(default=0, eq=False)
+    """The sequence that shares most with the prompt, even if it cannot be reused; for reports only."""
+    common: int = field(default=0, eq=False)
+    """The number of leading tokens that they share."""
 
 
 @frozen
@@ -122,11 +126,13 @@ class SequenceTable:
         idle = [i for i, s in enumerate(self._sequences) if not s.reserved]
         if not idle:
             return None
-        source, keep = self._longest_prefix(prompt, idle)
+        source, keep, nearest, common = self._longest_prefix(prompt, idle)
         continues = source in idle and keep == len(self._sequences[source].tokens)
         target = source if continues else self._oldest(idle)
         evict = self._evictions(target, self._sequences[source].line.head(keep), total - keep, idle)
-        return None if evict is None else Placement(target, source if keep else target, keep, evict)
+        return None if evict is None else Placement(
+            target, source if keep else target, keep, evict, nearest, common,
+        )
 
     def place_afresh(self, length: int, total: int) -> Placement | None:
         """Find a place that is emptied, with room for `length` tokens from elsewhere that are cut and grow to `total`.
@@ -201,11 +207,18 @@ class SequenceTable:
         entry = self._sequences[sequence]
         entry.reserved = len(entry.tokens)
 
-    def _longest_prefix(self, prompt: Sequence[int], idle: Sequence[int]) -> tuple[int, int]:
-        """The sequence with the longest common prefix, preferring one that the prompt continues; and that length."""
+    def _longest_prefix(self, prompt: Sequence[int], idle: Sequence[int]) -> tuple[int, int, int, int]:
+        """The sequence with the longest usable prefix, preferring one that the prompt continues; and that length.
+
+        Then the sequence that shares most with the prompt, usable or not; and how much.
+        """
         best, best_rank, best_keep = idle[0], (0, False, 0), 0
+        nearest, most = idle[0], (-1, 0, 0)
         for i, entry in enumerate(self._sequences):
-            keep = 0 if entry.hidden else min(common_prefix(entry.tokens, prompt), len(prompt) - 1)
+            common = 0 if entry.hidden else common_prefix(entry.tokens, prompt)
+            if not entry.hidden and (common, len(entry.tokens) > 0, entry.used) > most:
+                nearest, most = i, (common, len(entry.tokens) > 0, entry.used)
+            keep = min(common, len(prompt) - 1)
             if not self._can_trim and (keep < len(entry.tokens) or entry.reserved):
                 keep = 0
             if keep < min(entry.floor, len(entry.tokens)):
@@ -213,7 +226,7 @@ class SequenceTable:
             rank = (keep, keep == len(entry.tokens) and not entry.reserved, entry.used)
             if keep and rank > best_rank:
                 best, best_rank, best_keep = i, rank, keep
-        return best, best_keep
+        return best, best_keep, nearest, max(0, most[0])
 
     def _oldest(self, idle: Sequence[int]) -> int:
         return min(idle, key=lambda i: (bool(self._sequences[i].tokens), self._sequences[i].used))
