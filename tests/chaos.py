@@ -39,8 +39,8 @@ PATIENCE = 90.0
 """Limit for one request, in seconds; it may wait for several workers to be replaced."""
 CALM_SECONDS = 90.0
 """Seconds in which everything returns to normal after the last fault."""
-POOLED = 6
-"""Threads that the event loop's executor may have started meanwhile."""
+POOLED = 10
+"""Threads that are started when they are first needed, and stay: six of asyncio's, and those of the stores."""
 SLOWEST = 60.0
 """Seconds in which even a request that meets a stuck worker, or several dying ones, gets an answer or an error."""
 FAULTS = (
@@ -53,8 +53,8 @@ WATCHDOG = 3.0
 FAULT = "fault: "
 """Begins the names of counts that are faults."""
 LEFT_BYTES = 32 << 20
-"""By how much the server's memory may have grown: after a few seconds of large hostile inputs in many threads, the
-allocator keeps 10 to 25 MiB, and no more after many minutes. `load_rounds.py` looks for what models leave."""
+"""By how much the server's memory may have grown, with what the allocator could give back taken off. Minutes of faults
+leave 10 to 27 MiB, slower with time; what keeps them is not known. `load_rounds.py` looks for what models leave."""
 QUICK = tuple(one for one in ALL if not one.heavy)
 DOING = {"plain": 8.0, "engine": 2.0, "leave": 3.0, "hostile": 2.0, "cancel": 1.0, "load": 0.5, "unload": 0.5}
 """What clients do, and how often."""
