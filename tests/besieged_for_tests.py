@@ -21,7 +21,7 @@ HEALTH_SECONDS = 1.5
 """Limit for `/health`, which answers far sooner on an idle machine."""
 QUIET_SECONDS = 8.0
 """Seconds after which all work for a client that has left must have stopped."""
-LOG_OF_ONE = 20_000
+LOG_OF_ONE, LONGEST_LINE = 20_000, 1000
 """Bytes that one input may add to the log."""
 STOP_SECONDS = 12.0
 """From the signal to the end of the process: two seconds for running answers, and some to close."""
@@ -163,13 +163,17 @@ class Besieged:
         _hurt(pids != self.pids, f"workers have died: {self.pids} were, {pids} are")
 
     def look_into_log(self) -> None:
-        """Raise `Wounded` if the log has grown by more than a few lines, or contains a secret or a traceback."""
+        """Raise `Wounded` if the log has a secret, a traceback, or many lines beside one for each request."""
         new = self._log.read_bytes()[self._read :]
         self._read += len(new)
         for word in (SECRET, "Traceback", "╭"):  # a box is how a traceback with locals looks
             at = new.find(word.encode())
             _hurt(at >= 0, f"the log has {word!r}: {new[max(0, at - 300) : at + 300].decode(errors='replace')}")
-        _hurt(len(new) > LOG_OF_ONE, f"{len(new)} bytes of log, which begin {new[:300]!r}")
+        of_requests = [line for line in new.splitlines() if b"lllms.requests" in line]
+        longest = max(of_requests, key=len, default=b"")
+        _hurt(len(longest) > LONGEST_LINE, f"a request's line of the log has {len(longest)} bytes: {longest[:300]!r}")
+        rest = len(new) - sum(map(len, of_requests))
+        _hurt(rest > LOG_OF_ONE, f"{rest} bytes of log, which begin {new[:300]!r}")
 
     def _quiet(self, status: dict[str, Any]) -> bool:
         """Whether the calm witness has the only running request."""

@@ -56,7 +56,7 @@ EXAMPLES = {
     "/v1/responses/resp_1/outputs": "nothing installed serves this part of OpenAI's API",
     "/v1beta/models/gemini-pro:generateContent": "Google's API.* base URL {base}/v1$",
     "/api/v0/models": "LM Studio's API.* pip install lllms-compat .* base URL {base}/v1$",
-    "/api/v1/chat": "LM Studio's API",
+    "/api/v1/completions": "LM Studio's API",
     "/api/v1/models/load": "LM Studio's API", "/api/v1/generate": "KoboldCpp", "/api/extra/version": "KoboldCpp",
     "/generate_stream": "TGI.* base URL {base}/v1$",
     # llama-server's and vLLM's.
@@ -64,7 +64,7 @@ EXAMPLES = {
     "/tokenize": "{base}/api/v1/tokenize", "/v1/apply-template": "{base}/api/v1/apply-template",
     "/embedding": "{base}/v1/embeddings", "/reranking": "{base}/v1/rerank$", "/v2/rerank": "{base}/v1/rerank$",
     "/v1/score": "{base}/v1/rerank$", "/props": "{base}/v1/models; or pip", "/slots": "{base}/ ",
-    "/slots/0": "{base}/v1/models$", "/metrics": "{base}/ ",
+    "/slots/0": "{base}/v1/models$", "/version": "{base}/v1/models$",
     # The rest of OpenAI's.
     "/v1/audio/transcriptions": "nothing installed serves this part of OpenAI's API; {base}/openapi.json",
     "/v1/audio/speech": "this part of OpenAI's API", "/v1/images/generations": "this part of OpenAI's API",

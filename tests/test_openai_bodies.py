@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 CONFIG = """
 [server]
+log_level = "warning"
 concurrency = 4
 queue_size = 8
 [models.bot]

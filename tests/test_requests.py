@@ -32,7 +32,7 @@ TEXT_PARAMETERS = [
 EMBEDDING_PARAMETERS = ["dimensions", "encoding_format", "input", "model", "user"]
 SPECIFIED = {"chat": CHAT_PARAMETERS, "text": TEXT_PARAMETERS, "embeddings": EMBEDDING_PARAMETERS}
 
-API_ONLY = {"model", "messages", "prompt", "input", "stream", "stream_options", "echo", "encoding_format"}
+API_ONLY = {"model", "messages", "prompt", "input", "stream", "stream_options", "timings", "echo", "encoding_format"}
 """Never passed to a request as parameters: the API reads them."""
 
 

@@ -91,7 +91,7 @@ TABLE = (
         "speak OpenAI's API, with the base URL {base}/v1",
     ),
     Foreign(
-        r"/api/v1/(chat|completions|embeddings|models|models/.+)",
+        r"/api/v1/(completions|embeddings|models|models/.+)",
         f"this is LM Studio's API, and {_USE_OPENAI}",
     ),
     Foreign(
@@ -131,7 +131,7 @@ TABLE = (
         *_OWN,
     ),
     Foreign(
-        r"/slots/.*|/metrics|/lora-adapters|/version|/ping|/server_info|/get_model_info",
+        r"/slots/.*|/lora-adapters|/version|/ping|/server_info|/get_model_info",
         "the state of this server is at {base}/ (as JSON, unless asked for HTML), its models at {base}/v1/models",
     ),
     # -- the rest of OpenAI's -----------------------------------------------------------------------------------------
