@@ -169,7 +169,7 @@ class Besieged:
         for word in (SECRET, "Traceback", "╭"):  # a box is how a traceback with locals looks
             at = new.find(word.encode())
             _hurt(at >= 0, f"the log has {word!r}: {new[max(0, at - 300) : at + 300].decode(errors='replace')}")
-        of_requests = [line for line in new.splitlines() if b"lllms.requests" in line]
+        of_requests = [line for line in new.splitlines() if b"lllms.requests" in line and b"no effect" not in line]
         longest = max(of_requests, key=len, default=b"")
         _hurt(len(longest) > LONGEST_LINE, f"a request's line of the log has {len(longest)} bytes: {longest[:300]!r}")
         rest = len(new) - sum(map(len, of_requests))

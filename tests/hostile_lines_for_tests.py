@@ -14,7 +14,7 @@ PLACES = (
     ("GET", "/api/v1/sessions/"), ("DELETE", "/api/v1/sessions/"), ("GET", "/api/v1/sessions?model="),
     ("DELETE", "/api/v1/sessions?model="), ("GET", "/api/v1/sessions/x?text="), ("GET", "/api/v1/sessions?"),
     ("DELETE", "/api/v1/downloads/"), ("GET", "/api/v1/requests/"), ("DELETE", "/api/v1/requests/"),
-    ("GET", "/v1/models/"), ("GET", "/metrics?name[]="), ("GET", "/anthropic/v1/models/"),
+    ("GET", "/v1/models/"), ("GET", "/anthropic/v1/models/"),
     ("GET", "/anthropic/v1/models?after_id="), ("GET", "/v1/responses/"),
     ("DELETE", "/v1/responses/"), ("GET", "/v1/responses/resp_1/input_items?after="),
     ("POST", "/v1/responses/resp_1/cancel?"), ("GET", "/api/v1/chat/"), ("DELETE", "/api/v1/chat/"),

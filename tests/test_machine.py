@@ -1,5 +1,6 @@
 """The cores available to a process, read from strings and small folders instead of this machine."""
 
+import mmap
 import os
 import time
 from pathlib import Path
@@ -214,7 +215,8 @@ def test_private_memory_is_what_a_file_cannot_give_back():
 def test_private_memory_grows_with_what_is_taken():
     """What a process takes is seen at once; no such process, no figure."""
     before = private_memory(os.getpid())
-    taken = b"x" * (32 << 20)
+    taken = mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # never what was freed before
+    taken.write(b"x" * len(taken))
     after = private_memory(os.getpid())
     assert before is not None
     assert after is not None

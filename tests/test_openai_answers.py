@@ -25,6 +25,8 @@ ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.ConfigError: (500, "internal_error"),
     errors.PluginLoadFailed: (500, "internal_error"),
     errors.PluginConflict: (500, "internal_error"),
+    errors.KeyRefused: (401, "invalid_api_key"),
+    errors.RateLimited: (429, "rate_limit_exceeded"),
     errors.ModelUnknown: (404, "model_not_found"),
     errors.ModelLoadFailed: (503, "model_not_available"),
     errors.ModelTooLarge: (503, "model_too_large"),

@@ -210,9 +210,9 @@ async def test_a_server_that_ends_fails_its_responses(gate: Gate, closes: bool, 
         app = create_app(host)
         made = await ask(app, "POST", PATH, ASKED)
         await until(lambda: host.status().running == 1)
-        await until(lambda: not host.documents._pending)
+        await until(lambda: not host._documents._pending)
         if not closes:
-            host.documents._closed = True  # as if it had been killed: the end is never written
+            host._documents._closed = True  # as if it had been killed: the end is never written
     again = Host(parse_config({"sessions": sessions}))
     found = await ask(create_app(again), "GET", f"{PATH}/{made['id']}")
     assert (found["status"], found["error"]["code"]) == ("failed", "server_error")

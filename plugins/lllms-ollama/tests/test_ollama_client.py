@@ -266,7 +266,7 @@ def test_what_had_no_effect_is_named(url: str) -> None:
 
 @pytest.mark.parametrize(("headers", "status"), [
     ({"Content-Type": "application/x-www-form-urlencoded"}, 200), ({}, 200), ({"Content-Type": "text/plain"}, 200),
-    ({"Content-Type": "text/plain", "Origin": "https://page.example"}, 415), ({"Sec-Fetch-Site": "cross-site"}, 415),
+    ({"Content-Type": "text/plain", "Origin": "https://page.example"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 415),
     ({"Content-Type": "application/json", "Host": "ollama.internal:11434"}, 200),
     ({"Content-Type": "application/json", "Host": "page.example"}, 403),
 ])
