@@ -198,7 +198,7 @@ async def test_an_answer_is_stopped() -> None:
         for _ in range(2):
             stopped = await client.delete(f"{CHAT}/{chat_id(reader.events)}")
             assert stopped.json() == {"stopped": chat_id(reader.events)}
-        assert host.status().running == 0
+        await until(lambda: host.status().running == 0)
         assert [one.name for one in (await reader.rest())[-2:]] == ["text", "error"]
         assert json.loads(reader.events[-1].data)["message"] == "the answer was stopped"
 
