@@ -27,8 +27,9 @@ import psutil
 from asks_for_tests import CAUSES, ECHO, SCRIPTED, SECOND, SECRET, Ask, ask, plain
 from attrs import define, field
 from besieged_for_tests import until
-from chaos_server_for_tests import FULL, SCRATCH, TINY_FILE, running
+from chaos_server_for_tests import FULL, HELD, SCRATCH, TINY_FILE, running
 from dialects_for_tests import COMPLETIONS
+from held_memory_for_tests import Held, ask_held
 from hostile_for_tests import BOT, TINY, Input
 from hostile_table_for_tests import ALL
 from lines_for_tests import Address, Answer, Line, get, head, post
@@ -39,8 +40,8 @@ PATIENCE = 90.0
 """Limit for one request, in seconds; it may wait for several workers to be replaced."""
 CALM_SECONDS = 90.0
 """Seconds in which everything returns to normal after the last fault."""
-POOLED = 10
-"""Threads that are started when they are first needed, and stay: six of asyncio's, and those of the stores."""
+POOLED = min(32, (os.cpu_count() or 1) + 4)
+"""Threads that the event loop's executor, and the reader of large bodies, may have started meanwhile."""
 SLOWEST = 60.0
 """Seconds in which even a request that meets a stuck worker, or several dying ones, gets an answer or an error."""
 FAULTS = (
@@ -52,9 +53,12 @@ WATCHDOG = 3.0
 """Seconds after which a stuck worker is killed."""
 FAULT = "fault: "
 """Begins the names of counts that are faults."""
+HELD_BLOCKS, HELD_BYTES = 40_000, 2 << 20
+"""By how much the memory in use may have grown, in small objects of Python and in bytes of larger ones: the server
+keeps the timelines of its last requests, caches of compiled patterns, and the like."""
 LEFT_BYTES = 32 << 20
-"""By how much the server's memory may have grown, with what the allocator could give back taken off. Minutes of faults
-leave 10 to 27 MiB, slower with time; what keeps them is not known. `load_rounds.py` looks for what models leave."""
+"""By how much the resident memory may have grown: pages that hostile inputs of megabytes took, of which small parts are
+in use. `HELD_BYTES` limits what is in use."""
 QUICK = tuple(one for one in ALL if not one.heavy)
 DOING = {"plain": 8.0, "engine": 2.0, "leave": 3.0, "hostile": 2.0, "cancel": 1.0, "load": 0.5, "unload": 0.5}
 """What clients do, and how often."""
@@ -80,6 +84,8 @@ class Chaos:
     longest: dict[str, float] = field(factory=dict)
     looks: list[str] = field(factory=list)
     """What the server's process had, in the course of the run."""
+    held: list[Held] = field(factory=list)
+    """What the server's process held, before and after."""
     pids: set[int] = field(factory=set)
     """All workers ever seen."""
     address: Address = ("", 0)
@@ -337,14 +343,18 @@ class Chaos:
             now = Use.of(server)
             # One is kept, and a spare beside it.
             return [one["state"] for one in instances] == ["ready"] and now.children == 2 and (
-                like is None or now.descriptors <= like.descriptors
+                like is None or now.threads <= like.threads + POOLED
             )
 
         with suppress(AssertionError):
             until(calm, "only what is kept is left", CALM_SECONDS)
-        server.send_signal(signal.SIGUSR1)  # what the allocator could give back is not kept
-        get(self.address, "/")
+            until(lambda: not self._has_connections(server), "our own connections are closed")
+        self.held.append(ask_held(server, self.folder / HELD))
         return Use.of(server)
+
+    @staticmethod
+    def _has_connections(server: psutil.Process) -> bool:
+        return any(one.status != psutil.CONN_LISTEN for one in server.net_connections(kind="tcp"))
 
     def _after(self, server: psutil.Process, before: Use) -> None:
         """Check that everything is as it was before."""
@@ -361,9 +371,13 @@ class Chaos:
         self._look()
         after = self._calm(server, before)
         self._tell("after", after)
-        for what, more in (("descriptors", 1), ("children", 0), ("threads", POOLED)):
+        for what, more in (("descriptors", 0), ("children", 0), ("threads", POOLED)):
             was, is_ = getattr(before, what), getattr(after, what)
             self.expect(is_ <= was + more, f"{is_} {what}, {was} before")
+        first, last = self.held
+        blocks, size = last.blocks - first.blocks, last.bytes - first.bytes
+        self.looks.append(f"in use: {blocks:+d} blocks, {size / 2**20:+.1f} MiB")
+        self.expect(blocks <= HELD_BLOCKS and size <= HELD_BYTES, f"the server holds {last}, {first} before")
         grown = after.rss - before.rss
         self.expect(grown <= LEFT_BYTES, f"the server has grown by {grown / 2**20:.1f} MiB")
         health = get(self.address, "/health")

@@ -1,12 +1,9 @@
 """The real server in its own process, with the tests' scripted engine and a disk that fills up."""
 
 import asyncio
-import ctypes
 import errno
-import gc
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,8 +16,10 @@ from urllib.parse import SplitResult, urlsplit
 
 import psutil
 from engines_for_tests import ScriptedEngine
+from held_memory_for_tests import tell_held
 from programs_for_tests import environment
 
+from lllms_core import log as log_module
 from lllms_core.builtin.sessions import disk_store
 from lllms_core.config import parse_config
 from lllms_core.engines import Engine
@@ -34,7 +33,7 @@ from lllms_core.serve import serve
 _PLUGIN = find_spec("lllms_llamacpp")
 TINY_FILE = Path(_PLUGIN.origin).parent / "models" / "tiny-chat.gguf" if _PLUGIN and _PLUGIN.origin else None
 """The trained model, if its plugin is installed."""
-FULL, SCRATCH = "disk-is-full", "scratch"
+FULL, HELD, SCRATCH = "disk-is-full", "held", "scratch"
 """In the server's folder: a file during whose existence its disk takes no sessions, and its temporary files."""
 
 
@@ -72,18 +71,13 @@ def fill_disk() -> None:
     disk_store.open = filling  # type: ignore[attr-defined]  # in place of the built-in function
 
 
-def give_back(*_: object) -> None:
-    """Give memory that nothing uses back to the system, so that what the process has is what it keeps."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-
-
 def main() -> None:
     """Serve the configuration read as JSON from standard input; print the address when ready."""
     setbacks.FIRST_COOLDOWN = 0.1  # loading workers are killed, too; their models are to be tried again soon
     setbacks.LONGEST_PAUSE = 1.0
     fill_disk()
-    signal.signal(signal.SIGUSR1, give_back)
+    log_module.REPEAT_SECONDS = 1.0  # a thread waits that long for each repeated exception
+    tell_held(Path(HELD))
     config = parse_config(json.load(sys.stdin))
     configure_logging(config.server.log_level, config.server.log_format)
     plugins = Plugins.discover(extra={"scripted": SimpleNamespace(lllms_engines=lllms_engines)})

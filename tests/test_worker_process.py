@@ -3,19 +3,26 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import psutil
 import pytest
-from engines_for_tests import Options, RawEngine, ScriptedEngine, ShyEngine, StuckEngine
+from engines_for_tests import Options, RawEngine, ScriptedEngine, ShyEngine, StuckEngine, UnreadableError
 from pools_for_tests import Pools, ask
 from waits_for_tests import GUARD
 
 from lllms_core.engines import Engine
 from lllms_core.errors import EngineDied, ModelLoadFailed
 from lllms_core.pool.state import PoolLimits
+from lllms_core.types import Delta
+from lllms_core.worker.handle import WorkerEvents
+from lllms_core.worker.process import WIRE_OUT, _Pipes
+from lllms_core.worker.wire import Deltas, FromWorker, encode
 
 pytestmark = pytest.mark.slow
 
@@ -274,3 +281,17 @@ async def test_worker_that_cannot_start(pools: Pools, monkeypatch: pytest.Monkey
     async with asyncio.timeout(GUARD):
         with pytest.raises(ModelLoadFailed, match="No such file"):
             await pool.submit(ask("count")).gather()
+
+
+async def test_nothing_counts_after_an_unreadable_message() -> None:
+    """Pieces of an answer are in the unreadable message, too: what follows must not complete it without them."""
+    told: list[FromWorker] = []
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        pipes = _Pipes("a model", cast(WorkerEvents, SimpleNamespace(message=told.append)), ours)
+        pipes.connection_made(cast(asyncio.BaseTransport, SimpleNamespace(get_returncode=lambda: 0)))  # nothing to kill
+        first, second, last = (Deltas((Delta("neighbour", text),)) for text in "abc")
+        broken = Deltas((Delta("neighbour", "!"), Delta("other", error=UnreadableError("one", other="two"))))
+        pipes.pipe_data_received(WIRE_OUT, encode(first) + encode(broken) + encode(second))
+        pipes.pipe_data_received(WIRE_OUT, encode(last))
+    assert told == [first]

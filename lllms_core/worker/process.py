@@ -167,14 +167,17 @@ class _Pipes(asyncio.SubprocessProtocol):
         if fd == NATIVE_LOG:
             self.native.feed(data)
             return
+        if self._unreadable is not None:
+            return  # the rest of answers that may lack a piece
+        messages: list[object] = []
         try:
-            messages = list(self._frames.feed(data))
+            for message in self._frames.feed(data):
+                messages.append(message)  # noqa: PERF402  # those before an unreadable one count
         except Exception as error:
             # Perhaps an engine's exception that cannot be unpickled; the request that it belongs to is unknown.
             LOG.exception("the worker of %s sent an unreadable message", self._about)
             self._unreadable = f"the worker sent an unreadable message ({kind(error)}), and was killed"
             self.kill()
-            return
         self._deliver(messages)
 
     def _deliver(self, messages: Sequence[object]) -> None:
