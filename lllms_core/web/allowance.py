@@ -5,6 +5,7 @@ import math
 from attrs import define, field
 
 from lllms_core.config import ApiKey
+from lllms_core.web.bucket import Bucket
 
 MINUTE = 60.0
 SOON = 1
@@ -13,31 +14,25 @@ SOON = 1
 
 @define
 class Allowance:
-    """A token bucket, which fills evenly with the requests of a minute, and a number of places."""
+    """A bucket that holds the requests of a minute, and a number of places."""
 
     key: ApiKey
-    level: float = field(init=False)
-    """Requests that may be sent now."""
     open: int = 0
     """Requests that have entered and not left."""
-    _at: float = -math.inf
+    _requests: Bucket | None = field(init=False)
 
-    @level.default
-    def _full(self) -> float:
-        return float(self.key.requests_per_minute or 0)
+    @_requests.default
+    def _full(self) -> Bucket | None:
+        rate = self.key.requests_per_minute
+        return None if rate is None else Bucket(rate, rate / MINUTE)
 
     def enter(self, now: float) -> tuple[str, int] | None:
         """Let a request in, or return the limit that it exceeds, and the seconds until another try makes sense."""
-        places, rate = self.key.concurrency, self.key.requests_per_minute
+        places = self.key.concurrency
         if places is not None and self.open >= places:
             return f"{places} requests at once", SOON
-        if rate is not None:
-            if now > self._at:
-                self.level = min(float(rate), self.level + (now - self._at) * rate / MINUTE)
-                self._at = now
-            if self.level < 1:
-                return f"{rate} requests a minute", math.ceil((1 - self.level) * MINUTE / rate)
-            self.level -= 1
+        if self._requests is not None and (wait := self._requests.take(now)) > 0:
+            return f"{self.key.requests_per_minute} requests a minute", math.ceil(wait)
         self.open += 1
         return None
 

@@ -1,15 +1,28 @@
-"""Hypercorn's protocols, with an HTTP/2 that survives malformed requests."""
+"""Hypercorn's protocols, with an HTTP/2 that survives malformed requests and floods of requests that are reset."""
 
+import asyncio
 import contextlib
+import logging
 
 import h2.events
 import h2.exceptions
 import h11
 from h2.errors import ErrorCodes
-from hypercorn.events import Event, RawData
+from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+
+from lllms_core.web.bucket import Bucket
+from lllms_core.web.seldom import Seldom
+
+MOST_RESETS, RESETS_A_SECOND = 200, 20.0
+"""How many requests an HTTP/2 client may reset at once, and in the long run. Twice as many as it may have open, so that
+a proxy whose clients all leave stays connected; a reset request costs milliseconds (CVE-2023-44487)."""
+PART = 2**13
+"""Bytes that are handled before other connections have their turn."""
+
+FLOODS = Seldom(logging.getLogger("lllms.http"))
 
 
 class Protocols(ProtocolWrapper):
@@ -68,15 +81,43 @@ class Protocols(ProtocolWrapper):
 
 
 class Http2(H2Protocol):
-    """An HTTP/2 in which a fault of one stream does not end the others."""
+    """An HTTP/2 in which a fault of one stream does not end the others, and which ends if too many are reset."""
 
     unended: frozenset[int] = frozenset()
     """The streams whose requests have not arrived completely."""
+    _flooded = False
+    _resets: Bucket
+
+    async def initiate(
+        self, headers: list[tuple[bytes, bytes]] | None = None, settings: bytes | None = None,
+    ) -> None:
+        """Begin the connection."""
+        self._resets = Bucket(MOST_RESETS, RESETS_A_SECOND)
+        await super().initiate(headers, settings)
+
+    async def handle(self, event: Event) -> None:
+        """Handle an event of the connection."""
+        if not isinstance(event, RawData):
+            await super().handle(event)
+            return
+        for at in range(0, len(event.data), PART):
+            if at:
+                await asyncio.sleep(0)
+            if self._flooded:
+                return
+            await super().handle(RawData(event.data[at : at + PART]))
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
+        # A request that its client has already reset never begins.
+        reset = {one.stream_id for one in events if isinstance(one, h2.events.StreamReset)}
         for event in events:
             stream = getattr(event, "stream_id", None) or 0
+            if isinstance(event, h2.events.StreamReset) and self._resets.take(asyncio.get_running_loop().time()):
+                await self._end_flood()
+                return
             if isinstance(event, h2.events.RequestReceived):
+                if stream in reset:
+                    continue
                 self.unended |= {stream}
             elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
                 self.unended -= {stream}
@@ -90,6 +131,17 @@ class Http2(H2Protocol):
             else:
                 await super()._handle_events([event])
         await self._flush()
+
+    async def _end_flood(self) -> None:
+        """Tell the client why, and close the connection; that ends its requests."""
+        self._flooded = True
+        FLOODS.warning(
+            "a connection was closed: its client reset more than %d requests of HTTP/2, faster than %d a second",
+            MOST_RESETS, RESETS_A_SECOND,
+        )
+        self.connection.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+        await self._flush()
+        await self.send(Closed())
 
 
 def _is_plain(request: h2.events.RequestReceived) -> bool:
