@@ -7,7 +7,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
 from lllms_core.config import ServerConfig, open_keyring, parse_config
@@ -17,7 +17,7 @@ from lllms_core.config.settings import UNIX
 from lllms_core.errors import ConfigError
 from lllms_core.host import Host
 from lllms_core.log import configure_logging
-from lllms_core.machine import yield_quickly
+from lllms_core.machine import Orphans, is_first, notify, watchdog_seconds, yield_quickly
 from lllms_core.observers.traces import exporting
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
 from lllms_core.web.unix_socket import SocketFile, listen_at
@@ -27,6 +27,8 @@ LOG = logging.getLogger("lllms.serve")
 BACKLOG = 1024
 FLUSH_SECONDS = 3.0
 """The time that the bytes of the last answer have to reach the client."""
+ORPHANS_SECONDS = 3.0
+"""Between two looks for orphans that have ended."""
 
 HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANGUP,)))
@@ -55,26 +57,39 @@ def serve_llms(
     asyncio.run(serve(Host(config), on_ready=lambda url: LOG.info("listening on %s", url)))
 
 
-async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
+async def serve(
+    host: Host, *, on_ready: OnReady | None = None, listener: socket.socket | None = None,
+) -> None:
     """Serve `host` on the address of its configuration until SIGINT, SIGTERM or SIGHUP, then close it.
 
     It starts the host, and calls `on_ready` once requests are answered and the instances that models keep are loaded.
     After the first signal new requests are refused, and the running ones have `server.shutdown_timeout` seconds to
     finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
+    With `listener`, a socket that listens at the address of the configuration, it does not open one itself.
+
+    A service manager is told when it is ready, stops, or does not turn any more (`machine.notify`).
     """
     server = host.config.server
     open_keyring(server)  # now, as everything that can be wrong
     tls = _open_tls(server)
-    listener = listen(server.host, server.port)
-    file = None if server.socket_path is None else SocketFile(server.socket_path)
-    url = server.host if file is not None else _url(listener, "http" if tls is None else "https")
+    file = None
+    if listener is None:
+        listener = listen(server.host, server.port)
+        file = None if server.socket_path is None else SocketFile(server.socket_path)
+    url = server.host if server.socket_path is not None else _url(listener, "http" if tls is None else "https")
     _warn(server)
+
+    def announce() -> None:
+        notify("READY=1", f"STATUS=Listening on {url}")
+        if on_ready is not None:
+            on_ready(url)
+
     with _signals() as signals:
         up, stopped = asyncio.Event(), asyncio.Event()
         web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
         try:
-            async with exporting(host.history):
-                await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
+            async with exporting(host.history), _duties():
+                await _run(host, web, up, signals, announce)
         finally:
             stopped.set()
             # A client that does not read its answer must not delay the end of the server.
@@ -121,10 +136,33 @@ async def _run(
         if web.done():
             web.result()
     finally:
+        notify("STOPPING=1", "STATUS=Stopping")
         start.cancel()
         stop.cancel()
         await _close(host, signals)
         await asyncio.gather(start, stop, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _duties() -> AsyncIterator[None]:
+    """Do meanwhile what the service manager, or the place as process 1, demands."""
+    tasks: list[asyncio.Task[None]] = []
+    if (seconds := watchdog_seconds()) is not None:
+        tasks.append(asyncio.create_task(_repeat(lambda: notify("WATCHDOG=1"), seconds / 2)))
+    if is_first():
+        tasks.append(asyncio.create_task(_repeat(Orphans().look, ORPHANS_SECONDS)))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _repeat(act: Callable[[], object], seconds: float) -> None:
+    while True:
+        act()
+        await asyncio.sleep(seconds)
 
 
 async def _start(host: Host, up: asyncio.Event) -> None:

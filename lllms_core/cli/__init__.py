@@ -50,7 +50,7 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line: the entry point of `lllms`."""
+    """Run the command line."""
     cli(prog_name="lllms")
 
 

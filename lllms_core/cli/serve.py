@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config, select, start_log
+from lllms_core.machine import host_and_port, passed_listener
 
 if TYPE_CHECKING:
+    import socket
+
     from lllms_core.host import Host
 
 
@@ -47,20 +50,23 @@ def serve(
 ) -> None:
     """Serve models through the OpenAI API, until Ctrl-C.
 
-    Without a configuration, it offers the models that the installed plugins provide.
+    Without a configuration, it offers the models that the installed plugins provide. A socket that a service manager
+    passes takes the place of --host and --port.
     """
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
 
-    flags = {"host": host, "port": port, "insecure": insecure, "log_level": "debug" if verbose else log_level}
+    listener = passed_listener()
+    place = {"host": host, "port": port} if listener is None else host_and_port(listener)
+    flags = {**place, "insecure": insecure, "log_level": "debug" if verbose else log_level}
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)
     llms = Host(select(config, plugins, models), plugins)
-    asyncio.run(_serve(llms))
+    asyncio.run(_serve(llms, listener))
 
 
-async def _serve(host: "Host") -> None:
+async def _serve(host: "Host", listener: "socket.socket | None") -> None:
     """Serve, and show the downloads before the server is ready."""
     from lllms_core.cli.startup import watch
     from lllms_core.serve import serve
@@ -75,7 +81,10 @@ async def _serve(host: "Host") -> None:
 
     announcing: set[asyncio.Task[None]] = set()
     try:
-        await serve(host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))))
+        await serve(
+            host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))),
+            listener=listener,
+        )
     finally:
         watching.cancel()
         await asyncio.gather(watching, *announcing, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The machine: the cores that this process may use, their share that others leave it, its memory and its files."""
 
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
+from lllms_core.machine.first_process import Orphans, is_first
 from lllms_core.machine.identity import file_identity
 from lllms_core.machine.memory import available_memory, cgroup_free, cgroup_memory, free_memory, usable_memory
 from lllms_core.machine.processes import private_bytes, private_memory
@@ -13,9 +14,17 @@ from lllms_core.machine.processors import (
     usable_cpus,
     yield_quickly,
 )
+from lllms_core.machine.service_manager import (
+    host_and_port,
+    notify,
+    notify_reload,
+    passed_listener,
+    watchdog_seconds,
+)
 
 __all__ = [
     "CpuWatch",
+    "Orphans",
     "at_home",
     "available_cores",
     "available_memory",
@@ -26,7 +35,12 @@ __all__ = [
     "decode_text",
     "file_identity",
     "free_memory",
+    "host_and_port",
+    "is_first",
+    "notify",
+    "notify_reload",
     "open_regular",
+    "passed_listener",
     "private_bytes",
     "private_memory",
     "processor_features",
@@ -34,5 +48,6 @@ __all__ = [
     "read_text",
     "usable_cpus",
     "usable_memory",
+    "watchdog_seconds",
     "yield_quickly",
 ]
