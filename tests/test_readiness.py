@@ -71,19 +71,24 @@ async def test_readiness_follows_a_kept_model() -> None:
 
 
 async def test_a_kept_model_that_cannot_load_is_told_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`/health?ready=true`, the page, its JSON and `ps` name the missing kept model, the reason, and the next try."""
+    """`/health?ready=true`, page, JSON, `ps` and `health` name the missing kept model and the reason, most the next try."""
     monkeypatch.setattr("lllms_core.pool.setbacks.FIRST_COOLDOWN", 300.0)
     async with asking(options={"load": "refuse"}) as client:
         ready = await client.get("/health?ready=true")
         report = (await client.get("/")).json()
         page = (await client.get("/", headers=BROWSER)).text
         shown = await asyncio.to_thread(CliRunner().invoke, cli, ["ps", "--url", str(client.base_url)])
+        alive = await asyncio.to_thread(CliRunner().invoke, cli, ["health", "--url", str(client.base_url)])
+        health = await asyncio.to_thread(CliRunner().invoke, cli, ["health", "--ready", "--url", str(client.base_url)])
     assert ready.status_code == 503
     [lack], [told] = report["lacking"], ready.json()["lacking"]
     assert told["problem"] == lack["problem"] == "this file is no model"
     assert 300 - GUARD < lack["retry_seconds"] <= 300
     assert "has 0 of 1 kept instances: this file is no model; next try in " in page
     assert "model kept has 0 of 1 kept instances: this file is no model; next try in " in shown.output
+    assert (alive.exit_code, health.exit_code) == (0, 1)
+    assert "503" in health.stderr
+    assert "this file is no model" in health.stderr
 
 
 async def test_models_that_are_not_kept_need_not_be_there() -> None:
