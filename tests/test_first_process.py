@@ -5,15 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 from programs_for_tests import environment
-from waits_for_tests import GUARD
+from waits_for_tests import GUARD, poll
 
 from lllms_core.machine import Orphans
 
@@ -40,20 +39,12 @@ def first_process(folder: Path) -> Iterator[tuple[psutil.Process, subprocess.Pop
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     try:
-        until(lambda: psutil.Process(outer.pid).children())
+        poll(lambda: psutil.Process(outer.pid).children())
         [inner] = psutil.Process(outer.pid).children()
         yield inner, outer
     finally:
         outer.kill()
         outer.communicate(timeout=GUARD)
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds in other processes."""
-    end = time.monotonic() + GUARD
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def ready(outer: subprocess.Popen[str]) -> None:
@@ -68,7 +59,7 @@ def ready(outer: subprocess.Popen[str]) -> None:
 def test_it_can_be_stopped_before_it_serves(tmp_path: Path) -> None:
     """SIGTERM ends process 1 while it still imports, although the kernel would let it ignore the signal."""
     with first_process(tmp_path) as (inner, outer):
-        until(lambda: caught(inner) & 1 << signal.SIGTERM - 1)
+        poll(lambda: caught(inner) & 1 << signal.SIGTERM - 1)
         inner.send_signal(signal.SIGTERM)
         assert outer.wait(GUARD) == 128 + signal.SIGTERM
         assert outer.stdout is not None
@@ -91,8 +82,8 @@ def test_it_lets_orphans_go_and_stops_in_order(tmp_path: Path) -> None:
         enter = ["nsenter", "--target", str(inner.pid), "--pid", "sh", "-c", "sleep 0 &"]
         subprocess.run(enter, check=True)
         worker.kill()
-        until(lambda: alive(inner) and worker not in alive(inner))
-        until(lambda: len(alive(inner)) == len(inner.children()))
+        poll(lambda: alive(inner) and worker not in alive(inner))
+        poll(lambda: len(alive(inner)) == len(inner.children()))
         workers = inner.children(recursive=True)
         inner.send_signal(signal.SIGTERM)
         assert outer.wait(GUARD) == 0

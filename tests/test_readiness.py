@@ -71,7 +71,7 @@ async def test_readiness_follows_a_kept_model() -> None:
 
 
 async def test_a_kept_model_that_cannot_load_is_told_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`/health?ready=true`, page, JSON, `ps` and `health` name the missing kept model and the reason, most the next try."""
+    """`/health?ready=true`, page, JSON, `ps` and `health` name the missing model and the reason; most the next try."""
     monkeypatch.setattr("lllms_core.pool.setbacks.FIRST_COOLDOWN", 300.0)
     async with asking(options={"load": "refuse"}) as client:
         ready = await client.get("/health?ready=true")

@@ -1,6 +1,7 @@
 """How long tests wait, and how they wait for a condition that has no event."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 GUARD = 60.0
@@ -12,3 +13,11 @@ async def until(condition: Callable[[], object], pause: float = 0.005) -> None:
     async with asyncio.timeout(GUARD):
         while not condition():  # noqa: ASYNC110  # as the docstring says
             await asyncio.sleep(pause)
+
+
+def poll(condition: Callable[[], object], pause: float = 0.01) -> None:
+    """Like `until`, for tests without an event loop."""
+    end = time.monotonic() + GUARD
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(pause)
