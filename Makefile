@@ -5,7 +5,7 @@ WORKERS ?= 2
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 INSTALLED := .venv/installed
 
-.PHONY: serve test quick chaos clients wheels lint types readme bench clean
+.PHONY: serve test quick chaos clients wheels lowest deploy lint types readme bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -14,7 +14,7 @@ test: $(INSTALLED)  ## run every test of the core and the plugins
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients and not deploy' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 
 chaos: $(INSTALLED)  ## a minute of 500 faults of machine, engines and clients; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py
@@ -38,6 +38,19 @@ $(CLIENTS_INSTALLED): $(wildcard tests/clients/requirements*.txt) tests/clients/
 wheels: $(INSTALLED)  ## build the wheels, install them into a clean environment, and use what they hold
 	$(BIN)/python tests/smoke_of_wheels.py
 
+lowest: $(INSTALLED)  ## the quick tests with the lowest versions that the distributions allow, in build/lowest
+	$(BIN)/python tests/lowest.py
+
+# What the checks of examples/deploy need beside Python; whatever is missing afterwards is skipped, with its name.
+DEPLOY_PACKAGES := debootstrap nginx-light caddy docker-compose systemd systemd-container
+
+deploy: $(INSTALLED)  ## build and run the image and the service of examples/deploy, nginx and Caddy before a real server
+	@# Not where systemd runs, which would start the proxies.
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES); \
+	fi
+	$(BIN)/python -m pytest -m 'deploy or slow or not slow' tests/test_deploy.py tests/test_deploy_proxies.py tests/test_deploy_image.py
+
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 
@@ -51,7 +64,7 @@ bench: $(INSTALLED)  ## this server against the limits of this machine, as ratio
 	$(BIN)/python -m lllms_core bench --all
 
 clean:
-	rm -rf .venv $(CLIENTS)
+	rm -rf .venv build
 
 # Installed anew only when a pyproject.toml changes. llama-cpp-python is compiled once (about 5 minutes on two cores).
 $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "lowest"
 PROJECTS = (ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml")))
 SLOW_ENGINES = {"lllms-llamacpp", "lllms-gpt4all"}
-TOOLS = ("pytest", "pytest-asyncio", "hypothesis", "psutil", "pyyaml", "trustme")
+TOOLS = ("hypothesis", "openai", "psutil", "pytest", "pytest-asyncio", "pyyaml", "trustme")
 """What the quick tests need; schemathesis and others need newer versions of what lllms needs, too."""
 
 

@@ -73,7 +73,7 @@ def test_the_image_runs_as_another_user_and_checks_its_health() -> None:
 
 
 def test_the_image_has_no_key_and_wants_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of the image alone are refused; with a key they are taken, and files are written into the volume."""
+    """The variables of the image alone are refused; with a key they are taken, and files go into the volume."""
     monkeypatch.chdir(tmp_path)
     environ = dict(pair.split("=", 1) for pair in shlex.split(last("ENV").words))
     with pytest.raises(ConfigError, match="LLLMS_API_KEYS"):
