@@ -16,6 +16,7 @@ from lllms_core.cli.ps import ps
 from lllms_core.cli.pull import pull
 from lllms_core.cli.rm import rm
 from lllms_core.cli.run import run
+from lllms_core.cli.search import search
 from lllms_core.cli.serve import serve
 from lllms_core.cli.sessions import sessions
 from lllms_core.cli.setup import examples
@@ -43,8 +44,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, serve, sessions, show, unload, verify,
-    why,
+    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, search, serve, sessions, show, unload,
+    verify, why,
 ):
     cli.add_command(command)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lllms_core.cli.setup import api_key_option, config_option, given_key
+from lllms_core.cli.unknown_models import consent_option
 from lllms_core.cli.voices import LocalVoice, RemoteVoice, Voice
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
@@ -19,6 +20,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; up to four times."),
     click.option("--url", metavar="URL", help="Ask this running server, instead of loading the model here."),
+    consent_option,
     api_key_option,
     config_option,
 )
