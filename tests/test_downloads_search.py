@@ -13,7 +13,7 @@ from servers_for_tests import Site, hang, instead
 from lllms_core.builtin.downloaders import hub_search
 from lllms_core.builtin.downloaders.file import FileDownloader
 from lllms_core.builtin.downloaders.hub import HubDownloader
-from lllms_core.builtin.downloaders.hub_search import read_hits
+from lllms_core.builtin.downloaders.hub_search import read_hits, separate
 from lllms_core.downloads import SearchHit
 from lllms_core.errors import SourceUnavailable
 
@@ -38,6 +38,15 @@ def test_the_hub_is_searched(site):
     [asked] = {path.partition("?")[0] for path, _ in site.requests}
     assert asked == "/api/models"
     assert all("filter=gguf" in path and "sort=downloads" in path for path, _ in site.requests)
+
+
+@pytest.mark.parametrize(("words", "asked"), [
+    ("llama3.2", "llama 3.2"), ("Llama-3.2:3b", "Llama 3.2 3b"), ("phi4:latest", "phi 4"), ("bge-m3", "bge m3"),
+    ("deepseek-r1", "deepseek r1"), ("  small   code ", "small code"), ("org/Repo_x", "org Repo x"), ("é2", "é2"),
+])
+def test_the_hub_is_asked_for_single_words(words, asked):
+    """The hub looks for each word anywhere in a name, so that names which write them together are taken apart."""
+    assert separate(words) == asked
 
 
 def test_the_token_goes_along(site, monkeypatch):

@@ -32,6 +32,7 @@ from lllms_core.cli.why import why
     epilog=examples(
         "lllms serve                               offer the plugins' own models at http://127.0.0.1:3000",
         "lllms serve --model ./phi3.gguf           offer a model file",
+        "lllms search llama3.2                     find a model, and how to get it",
         'lllms run tiny-chat "Count to 5."         one answer, without a server',
         "lllms chat tiny-chat                      a conversation in the terminal",
     ),

@@ -119,6 +119,7 @@ def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Conf
 
 def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":
     from lllms_core.catalog import model_from_file, model_from_source
+    from lllms_core.cli.unknown_models import curated_source, is_repository
     from lllms_core.config import ModelConfig, is_model_name
     from lllms_core.downloads import scheme
 
@@ -131,17 +132,17 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
     if scheme(wanted) in {name for one in plugins.downloaders.values() for name in one.object.schemes}:
         _note(wanted, plugins)
         return model_from_source(wanted, plugins)
-    if at_home(wanted).is_file() or "/" in wanted or wanted.endswith(".gguf"):
+    if at_home(wanted).is_file() or wanted.endswith(".gguf") or ("/" in wanted and not is_repository(wanted)):
         return model_from_file(Path(wanted), plugins)
-    from lllms_core.cli.unknown_models import curated_source
     from lllms_core.store.weights import open_store
 
     aliases = (alias for model in config.models.values() for alias in model.aliases)
     names = {*config.models, *plugins.offers, *aliases}
     source = curated_source(wanted, config, plugins, open_store(config, plugins), names)
     name, model = model_from_source(source, plugins)
-    aliases_too = (*model.aliases, wanted) if is_model_name(wanted) and wanted != name else model.aliases
-    return name, evolve(model, aliases=aliases_too)
+    if not is_model_name(wanted) or wanted == name:
+        return name, model
+    return wanted, evolve(model, aliases=(name, *model.aliases))
 
 
 def _note(source: str, plugins: "Plugins") -> None:

@@ -159,6 +159,7 @@ def of_hits(hits: Sequence[SearchHit], where: str, space: Space) -> list[Suggest
 
 
 def without_known(found: Iterable[Suggestion], known: Sequence[Suggestion]) -> list[Suggestion]:
-    """Leave out what is among `known` already."""
+    """Leave out what is among `known` already, also if its quantisation was left open there: `hf:org/repo`."""
     there = {one.source.casefold() for one in known}
-    return [one for one in found if one.source.casefold() not in there]
+    sources = ((one, one.source.casefold()) for one in found)
+    return [one for one, source in sources if there.isdisjoint({source, source.rpartition(":")[0]})]

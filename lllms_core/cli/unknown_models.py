@@ -1,5 +1,6 @@
 """A name that no model here has: fetch the catalogue's model of that name, if the user agrees, or say what there is."""
 
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -99,6 +100,8 @@ def _advice(
         f"no model '{wanted}'{meant}, and it is neither a file nor a source like hf:org/repo; "
         f"there are: {', '.join(there) or 'none'}{failed}"
     )
+    if is_repository(wanted):
+        yield f"if that is a repository of the Hugging Face Hub: {_command(f'hf:{wanted}')}"
     for found in [one for one in find_models().models if is_named(wanted, one.name)][:MOST]:
         yield f"on this machine, of {found.place}: {_command(found.source)}"
     space = machine_space(config, plugins)
@@ -120,6 +123,11 @@ def _advice(
     if not loads_gguf(plugins):
         yield f"no engine here loads such files: {way_to_engine(plugins)}"
     yield f"more: lllms search {shlex.quote(wanted)}, lllms models --catalog"
+
+
+def is_repository(wanted: str) -> bool:
+    """Whether a name may be a repository of the hub without its scheme: `org/repo`, `org/repo:Q4_K_M`."""
+    return re.fullmatch(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?", wanted, re.ASCII) is not None
 
 
 def proposed(models: Sequence[CuratedModel], space: Space) -> list[CuratedModel]:

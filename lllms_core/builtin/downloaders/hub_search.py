@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import urlencode
 
@@ -22,8 +23,14 @@ _FACTS = ("siblings", "gguf", "tags", "gated")
 
 def search_hub(endpoint: str, words: str, most: int, headers: Mapping[str, str]) -> Sequence[SearchHit]:
     """Return the most downloaded models that fit these words; blocking. Raises `SourceUnavailable`."""
-    asked = {"search": words, "filter": "gguf", "sort": "downloads", "limit": most, "expand": _FACTS}
+    asked = {"search": separate(words), "filter": "gguf", "sort": "downloads", "limit": most, "expand": _FACTS}
     return [*read_hits(asyncio.run(_get(f"{endpoint}/api/models?{urlencode(asked, doseq=True)}", headers)))][:most]
+
+
+def separate(words: str) -> str:
+    """Return words as the hub finds them, each anywhere in a name: `llama3.2:3b` as `llama 3.2 3b`, not as one word."""
+    plain = re.sub(r":latest$|[:_/\s-]+", " ", words.strip())
+    return re.sub(r"(?<=[^\W\d_]{2})(?=\d)", " ", plain).strip()
 
 
 async def _get(url: str, headers: Mapping[str, str]) -> object:
