@@ -199,20 +199,16 @@ def test_the_core_alone_says_what_is_missing(lllms):
         "from lllms_core.cli import main; main()"
     )
 
-    def core_alone(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60,
-            env=lllms.environ, cwd=lllms.folder, stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == 1
-        return done.stderr
-
-    told = core_alone("run", "llama3.2", "hi", "--yes")
-    assert SOURCE in told
-    assert "no engine here loads such files: pip install lllms-llamacpp adds one" in told
-    assert "pip install lllms-llamacpp" in core_alone("run", SOURCE, "hi")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "llama3.2", "hi", "--yes"], capture_output=True, text=True, check=False,
+        timeout=60, env=lllms.environ, cwd=lllms.folder, stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1
+    assert SOURCE in done.stderr
+    assert "no engine here loads such files: pip install lllms-llamacpp adds one" in done.stderr
     (lllms.folder / "lllms.toml").write_text('[plugins]\ndisable = ["llamacpp", "gpt4all"]\n')
-    assert "plugin 'llamacpp' is disabled" in lllms.here("run", "llama3.2", "hi", code=1)
+    for model in ("llama3.2", SOURCE):
+        assert "plugin 'llamacpp' is disabled" in lllms.here("run", model, "hi", code=1)
 
 
 def test_an_api_names_the_command(lllms, site):
@@ -242,9 +238,9 @@ def test_a_script_agrees_by_a_flag(lllms, site):
     assert f"from {SOURCE}" in lllms.errors
     assert fetched(site) == [FILE]
     asked = len(site.requests)
-    assert lllms.here("run", "llama-3.2:3b", QUESTION, "--temperature", "0", "--offline") == ANSWER
     assert lllms.here("pull", "llama3.2").startswith(f"llama3.2: {lllms.models_dir}")
-    assert f"source: {SOURCE}" in lllms.here("show", "llama3.2")
+    for name in ("llama3.2", "llama-3.2:3b", "llama3.2:latest"):
+        assert f"source: {SOURCE}" in lllms.here("show", name, "--offline")
     with serving(lllms.folder, "--model", "llama3.2", environ=lllms.environ) as (_, printed):
         names = [one["id"] for one in httpx.get(f"{address(printed)}/v1/models").json()["data"]]
         assert names == ["llama3.2"]
@@ -264,33 +260,33 @@ def test_pull_agrees_by_a_flag(lllms, site):
 
 
 def test_a_terminal_is_asked(lllms, site):
-    """On a terminal `run` asks before it fetches, with size, licence and source; no means no, and yes goes on."""
+    """On a terminal `run` asks before it fetches, with size, licence and source; after a yes it answers."""
     put_ollama(lllms.folder / "ollama", "llama3.2:latest")
-    for answer in ("n", "y"):
-        terminal = Terminal()
-        with terminal.program(
-            "run", "llama3.2", QUESTION, "--temperature", "0", folder=lllms.folder, environ=lllms.environ,
-        ) as process:
-            shown = terminal.until("Fetch it? [y/N]")
-            assert "llama3.2:3b, about 2.0 GB, Llama 3.2 Community License," in shown
-            assert f"from {SOURCE}" in shown
-            assert "Ollama has this model: ollama:llama3.2:latest can be used" in shown
-            assert site.requests == []
-            terminal.type(f"{answer}\n")
-            rest = terminal.rest()
-            assert process.wait(60) == (1 if answer == "n" else 0)
-        assert (ANSWER.strip() in rest) == (answer == "y")
-        assert fetched(site) == ([] if answer == "n" else [FILE])
-
-
-def test_a_terminal_is_warned(lllms):
-    """The question about a model that does not fit says so."""
     terminal = Terminal()
-    with terminal.program("chat", "llama3.3", folder=lllms.folder, environ=lllms.environ):
+    with terminal.program(
+        "run", "llama3.2", QUESTION, "--temperature", "0", folder=lllms.folder, environ=lllms.environ,
+    ) as process:
+        shown = terminal.until("Fetch it? [y/N]")
+        assert "llama3.2:3b, about 2.0 GB, Llama 3.2 Community License," in shown
+        assert f"from {SOURCE}" in shown
+        assert "Ollama has this model: ollama:llama3.2:latest can be used" in shown
+        assert site.requests == []
+        terminal.type("y\n")
+        assert ANSWER.strip() in terminal.rest()
+        assert process.wait(60) == 0
+    assert fetched(site) == [FILE]
+
+
+def test_a_no_means_no(lllms, site):
+    """`chat` asks as well, warns about a model that does not fit, and ends without fetching after a no."""
+    terminal = Terminal()
+    with terminal.program("chat", "llama3.3", folder=lllms.folder, environ=lllms.environ) as process:
         shown = terminal.until("Fetch it? [y/N]")
         assert "Warning: llama3.3:70b does not fit: it takes about 47.8 GB" in shown.replace("\r\n", " ")
         terminal.type("n\n")
         assert "Aborted" in terminal.rest()
+        assert process.wait(60) == 1
+    assert site.requests == []
 
 
 def test_own_models_come_first(lllms, site):

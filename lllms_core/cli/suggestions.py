@@ -1,4 +1,4 @@
-"""Models that users may want next, wherever they are: what is known of each, whether it fits, and how to get it."""
+"""Models that users may want next, wherever they are: the facts of each, whether it fits, and the command for it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -88,7 +88,7 @@ def machine_space(config: "Config", plugins: "Plugins") -> Space:
 
 
 def of_catalog(models: Iterable[CuratedModel], space: Space, store: "Store") -> list[Suggestion]:
-    """Return models of the catalogue, with what is here of them: fetched, or in another program."""
+    """Return models of the catalogue; those that were fetched, or that Ollama has, are `here`."""
     from lllms_core.store.other_programs import find_ollama
 
     ollama = {model.name for model in find_ollama().models}
@@ -147,7 +147,7 @@ def search_programs(word: str, models: Iterable["FoundModel"], space: Space) -> 
 
 
 def of_hits(hits: Sequence[SearchHit], where: str, space: Space) -> list[Suggestion]:
-    """Return what a downloader has found: what fits first, then what nothing is known of, else in its order."""
+    """Return the hits of a downloader: those that fit first, then those of unknown size, otherwise in its order."""
     found = [
         Suggestion(
             where, hit.source.partition(":")[2], hit.source, hit.size, True, hit.context_length, hit.licence,
@@ -159,7 +159,7 @@ def of_hits(hits: Sequence[SearchHit], where: str, space: Space) -> list[Suggest
 
 
 def without_known(found: Iterable[Suggestion], known: Sequence[Suggestion]) -> list[Suggestion]:
-    """Leave out what is among `known` already, also if its quantisation was left open there: `hf:org/repo`."""
+    """Leave out sources that are `known`, also if their quantisation was left open there: `hf:org/repo`."""
     there = {one.source.casefold() for one in known}
     sources = ((one, one.source.casefold()) for one in found)
     return [one for one, source in sources if there.isdisjoint({source, source.rpartition(":")[0]})]

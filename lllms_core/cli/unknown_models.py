@@ -1,4 +1,4 @@
-"""A name that no model here has: fetch the catalogue's model of that name, if the user agrees, or say what there is."""
+"""A name that no model here has: the catalogue's model of that name, if the user agrees, or advice."""
 
 import re
 import shlex
@@ -87,7 +87,7 @@ def _too_large(model: CuratedModel, space: Space) -> str:
 def _advice(
     wanted: str, names: Iterable[str], config: "Config", plugins: "Plugins", store: "Store",
 ) -> Iterator[str]:
-    """Yield the lines of the error: what there is, what can be fetched and how, what is in other programs."""
+    """Yield the lines of the error: the models here and in other programs, and commands that fetch others."""
     from lllms_core.catalog import loads_gguf, way_to_engine
     from lllms_core.cli.suggestions import machine_space
     from lllms_core.store.other_programs import find_models
