@@ -50,7 +50,7 @@ def put_ollama(folder: Path, name: str) -> None:
     layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"}]
     manifest.write_text(json.dumps({"layers": layers}))
     blob = folder / "blobs" / f"sha256-{digest}"
-    blob.parent.mkdir()
+    blob.parent.mkdir(exist_ok=True)
     blob.write_bytes(TINY.read_bytes())
 
 
@@ -65,14 +65,16 @@ def fetched(site: Site) -> list[str]:
 def test_the_catalogue_is_listed(lllms, site):
     """`models --catalog` lists all models, what fits the memory limit, and what is here: fetched, or of Ollama."""
     put_ollama(lllms.folder / "ollama", "gemma3:latest")
+    put_ollama(lllms.folder / "ollama", "bge-m3:latest")
     lllms.here("pull", SOURCE)
     asked = len(site.requests)
     listed = {one["name"]: one for one in json.loads(lllms.here("models", "--catalog", "--json"))}
     assert len(listed) >= 15
-    assert {name for name, one in listed.items() if one["here"]} == {"llama3.2:3b", "gemma3:4b"}
+    assert {name for name, one in listed.items() if one["here"]} == {"llama3.2:3b", "gemma3:4b", "bge-m3"}
     assert listed["gemma3:4b"]["here"] == "ollama:gemma3:latest"
     assert listed["llama3.2:3b"]["source"] == SOURCE
     assert listed["llama3.2:3b"]["command"] == "lllms chat llama3.2:3b"
+    assert listed["bge-m3"]["command"] == "lllms serve --model ollama:bge-m3:latest", "nobody can chat with it"
     assert listed["gemma3:1b"]["command"] == "lllms pull hf:ggml-org/gemma-3-1b-it-GGUF:Q4_K_M"
     assert listed["gemma3:1b"]["license"] == "Gemma Terms of Use"
     assert [listed[name]["fits"] for name in ("qwen3:8b", "qwen3:14b")] == [True, False]
@@ -159,6 +161,8 @@ def test_a_search_without_a_hub(lllms, site):
     (["show", "llama3.2"], f"  lllms pull {SOURCE}  (llama3.2:3b, about 2.0 GB, Llama 3.2 Community License)"),
     (["run", "gemma", "hi"],
      "  lllms run hf:ggml-org/gemma-3-4b-it-GGUF:Q4_K_M PROMPT  (gemma3:4b, about 2.5 GB, Gemma Terms of Use)"),
+    (["run", "nomic", "hi"],
+     "  lllms serve --model hf:nomic-ai/nomic-embed-text-v1.5-GGUF:Q8_0  (nomic-embed-text, about 146.0 MB, Apache-2.0)"),
     (["run", "zebra", "hi"], "  lllms run hf:Qwen/Qwen3-4B-GGUF:Q4_K_M PROMPT  (qwen3:4b, about 2.5 GB, Apache-2.0)"),
 ])
 def test_an_unknown_name_leads_to_a_model(lllms, site, command, line):

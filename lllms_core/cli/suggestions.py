@@ -41,11 +41,15 @@ class Suggestion:
     parameters: int | None = None
     good_at: str = ""
     note: str = ""
+    chats: bool = True
+    """Whether it can be talked with, as far as is known: embedders are only served."""
 
     @property
     def command(self) -> str:
         """The command that fetches it, or runs it if it is here."""
-        return f"lllms pull {self.source}" if self.here is None else f"lllms chat {self.here}"
+        if self.here is None:
+            return f"lllms pull {self.source}"
+        return f"lllms chat {self.here}" if self.chats else f"lllms serve --model {self.here}"
 
     def row(self) -> list[str]:
         """Return its cells, under `COLUMNS`."""
@@ -96,6 +100,7 @@ def of_catalog(models: Iterable[CuratedModel], space: Space, store: "Store") -> 
         Suggestion(
             "catalog", model.name, model.source, model.size, True, model.context_length, model.licence,
             space.holds(model.size), _here(model, store, ollama), model.parameters, model.good_at,
+            chats=model.task == "chat",
         )
         for model in models
     ]
