@@ -22,12 +22,11 @@ TOKEN_SIZE = 20
 def make_blueprint(server: Server) -> Blueprint:
     """Return the routes over `server`."""
     routes = Blueprint("native", __name__, url_prefix=PREFIX)
-    levels = server.json_levels
 
     @routes.post("/tokenize")
     async def tokenize() -> Response:
         body = await read_body()
-        model, text, special = await work(len(body), lambda: _read_text(body, levels))
+        model, text, special = await work(len(body), lambda: _read_text(body, server.json_levels))
         tokens = await server.tokenize(model, text, add_special=special)
 
         def shown() -> object:
@@ -39,7 +38,7 @@ def make_blueprint(server: Server) -> Blueprint:
     @routes.post("/detokenize")
     async def detokenize() -> Response:
         body = await read_body()
-        model, tokens = await work(len(body), lambda: _read_tokens(body, levels))
+        model, tokens = await work(len(body), lambda: _read_tokens(body, server.json_levels))
         text = await server.detokenize(model, tokens)
         return await reply_large(len(text), lambda: {"text": text})
 
