@@ -11,6 +11,7 @@ from lllms_core.apis.fault import Fault
 from lllms_core.parameters import Checked, Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Relevance, Text, Tokens
 from lllms_core.status import (
+    Changes,
     DownloadStatus,
     FailedLoad,
     Lack,
@@ -180,6 +181,9 @@ class Server(Protocol):
 
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""
+
+    async def reload(self) -> Changes:
+        """Read the configuration again and take what has changed. Raises `ConfigError` if it has faults."""
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

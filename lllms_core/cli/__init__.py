@@ -14,6 +14,7 @@ from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
 from lllms_core.cli.pull import pull
+from lllms_core.cli.reload import reload
 from lllms_core.cli.rm import rm
 from lllms_core.cli.run import run
 from lllms_core.cli.serve import serve
@@ -43,8 +44,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, serve, sessions, show, unload, verify,
-    why,
+    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, reload, rm, run, serve, sessions, show, unload,
+    verify, why,
 ):
     cli.add_command(command)
 

@@ -27,7 +27,19 @@ def describe(models: Sequence[str]) -> Paths:
     token: Json = {"type": "integer", "minimum": 0, "maximum": INT32}
     tokens = whole_shape(tokens=array(token), pieces=array(STRING))
     model = one_of(models)
+    names = array(STRING)
+    changes = whole_shape(
+        added=names, removed=names, replaced=names, adjusted=names, settings=names, restart=names, text=STRING,
+    )
+    reload = takes(
+        operation("Load the configuration again, and take what has changed", "What has changed", schema=changes,
+                  operation_id="reloadConfiguration"),
+        closed_object([], {}),
+    )
+    body = reload["requestBody"]
+    assert isinstance(body, dict)  # noqa: S101  # what `takes` has made
     return {
+        "/api/v1/reload": {"post": {**reload, "requestBody": {**body, "required": False}}},
         "/api/v1/tokenize": {"post": takes(
             operation("Show the tokens of a text", "Their ids and pieces", schema=tokens, operation_id="tokenize"),
             closed_object(["model", "text"], {"model": model, "text": STRING, "add_special": FLAG}),

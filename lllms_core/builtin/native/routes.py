@@ -2,13 +2,16 @@
 
 from typing import cast
 
+from attrs import asdict
 from quart import Blueprint, Response
 
 from lllms_core.apis import Server
-from lllms_core.apis.bodies import LARGE, read_body, read_object, refuse_others, take, take_text, work
+from lllms_core.apis.bodies import LARGE, read_body, read_object, read_optional, refuse_others, take, take_text, work
 from lllms_core.apis.messages import read_messages
-from lllms_core.apis.replies import reply_large
+from lllms_core.apis.own_machine import refuse_other_operators
+from lllms_core.apis.replies import reply, reply_large
 from lllms_core.builtin.native.openapi import OF_TEMPLATES
+from lllms_core.errors import ConfigError, InvalidRequest
 from lllms_core.parameters.kinds import INT32, Flag, Integer
 from lllms_core.parameters.wording import wrong_type
 from lllms_core.queries import Prepared, RenderRequest
@@ -47,6 +50,16 @@ def make_blueprint(server: Server) -> Blueprint:
         body = await read_body()
         prompt = await server.ask(await work(len(body), lambda: _read_chat(server, body)), str)
         return await reply_large(len(prompt), lambda: {"prompt": prompt})
+
+    @routes.post("/reload")
+    async def reload() -> Response:
+        refuse_other_operators("loading the configuration again")
+        await read_optional(server, lambda _: None, None)
+        try:
+            changed = await server.reload()
+        except ConfigError as error:
+            raise InvalidRequest(error.message, None, "invalid_configuration") from error
+        return reply({**asdict(changed), "text": "; ".join(changed.lines) or "nothing has changed"})
 
     return routes
 
