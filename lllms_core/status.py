@@ -169,6 +169,18 @@ class Changes:
 
 
 @frozen
+class Setting:
+    """One setting that is in force."""
+
+    name: str
+    """Its path, as TOML writes it: `server.port`."""
+    value: object
+    """In JSON's types; a secret is replaced by a word."""
+    origin: str
+    """`FILE:LINE`, the name of a variable or of a flag, or `default`."""
+
+
+@frozen
 class DownloadStatus:
     """The progress of a download."""
 

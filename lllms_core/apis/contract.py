@@ -20,6 +20,7 @@ from lllms_core.status import (
     RequestRecord,
     RequestStatus,
     SessionInfo,
+    Setting,
     Waiting,
 )
 from lllms_core.types import ChatRequest, Constraint, Delta, Finish, Message, Request, TextRequest
@@ -184,6 +185,9 @@ class Server(Protocol):
 
     async def reload(self) -> Changes:
         """Read the configuration again and take what has changed. Raises `ConfigError` if it has faults."""
+
+    def settings(self) -> Sequence[Setting]:
+        """Return the settings that are in force, with their origins and without secrets."""
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

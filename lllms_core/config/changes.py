@@ -50,7 +50,10 @@ def in_force(old: Config, new: Config) -> Config:
         if _needs_restart(table, key, old, new):
             kept[table][key] = getattr(getattr(old, table), key)
     tables = {table: evolve(getattr(new, table), **values) for table, values in kept.items() if values}
-    return evolve(new, **tables)
+    stay = {(table, key) for table, values in kept.items() for key in values}
+    origins = {path: origin for path, origin in new.origins.items() if path[:2] not in stay}
+    origins |= {path: origin for path, origin in old.origins.items() if path[:2] in stay}
+    return evolve(new, **tables, origins=origins)
 
 
 def _changed_settings(old: Config, new: Config) -> Iterator[tuple[str, str]]:

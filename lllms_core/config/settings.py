@@ -12,6 +12,7 @@ from lllms_core.machine import at_home
 from lllms_core.parameters.bounds import LEVELS, MOST_LEVELS
 from lllms_core.types import Isolation, Preload
 from lllms_core.values.structure import Bytes, Range, Reads
+from lllms_core.values.violations import Keys
 
 UNIX = "unix:"
 """What the `host` of a server that listens on a Unix socket begins with."""
@@ -214,6 +215,8 @@ class Config:
     """The file that it was read from."""
     folder: Path = field(factory=Path.cwd)
     """Where relative paths start: the folder of that file, else the working directory."""
+    origins: Mapping[Keys, str] = field(factory=dict, eq=False, repr=False)
+    """By their paths: where the keys were set, as `FILE:LINE`, or the name of a variable or a flag."""
 
     @property
     def disabled_plugins(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from lllms_core.apis.request_ids import note_request
 from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, changes, check_config, in_force, parse_config
+from lllms_core.config.setting_list import list_settings
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.events import Observers
@@ -63,6 +64,7 @@ from lllms_core.status import (
     Problem,
     RequestRecord,
     RequestStatus,
+    Setting,
     Waiting,
     moved,
 )
@@ -233,6 +235,10 @@ class Host:
         take the new configuration, or are refused if their model is gone.
         """
         return await self.reloads.reload()
+
+    def settings(self) -> Sequence[Setting]:
+        """Return the settings that are in force, with their origins and without secrets."""
+        return list_settings(self.config)
 
     def _prepare_reload(self, read: Config) -> tuple[Changes, Callable[[], None]]:
         """Check a new configuration, in a thread; return the changes, and what makes them."""

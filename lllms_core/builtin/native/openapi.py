@@ -10,8 +10,10 @@ from lllms_core.apis.specification import (
     Json,
     array,
     closed_object,
+    listing,
     one_of,
     operation,
+    shape,
     takes,
     whole_shape,
 )
@@ -38,7 +40,12 @@ def describe(models: Sequence[str]) -> Paths:
     )
     body = reload["requestBody"]
     assert isinstance(body, dict)  # noqa: S101  # what `takes` has made
+    setting = shape(["name", "origin"], name=STRING, value={}, origin=STRING)
     return {
+        "/api/v1/config": {"get": operation(
+            "List the settings that are in force, with their origins", "A list", schema=listing(setting),
+            operation_id="listSettings",
+        )},
         "/api/v1/reload": {"post": {**reload, "requestBody": {**body, "required": False}}},
         "/api/v1/tokenize": {"post": takes(
             operation("Show the tokens of a text", "Their ids and pieces", schema=tokens, operation_id="tokenize"),

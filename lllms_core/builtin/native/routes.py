@@ -61,6 +61,11 @@ def make_blueprint(server: Server) -> Blueprint:
             raise InvalidRequest(error.message, None, "invalid_configuration") from error
         return reply({**asdict(changed), "text": "; ".join(changed.lines) or "nothing has changed"})
 
+    @routes.get("/config")
+    async def show_config() -> Response:
+        refuse_other_operators("the configuration")
+        return reply({"object": "list", "data": [asdict(one) for one in server.settings()]})
+
     return routes
 
 
