@@ -55,7 +55,10 @@ def state_of(host: Host) -> dict[str, object]:
         },
         "names": {name: one.name for name, one in host.catalog._by_name.items()},
         "models": {
-            name: (one.engine.name, one.spec, one.limits, one.isolation, one.sessions, one.prepare, one.memory, one.blocking)
+            name: (
+                one.engine.name, one.spec, one.limits, one.isolation, one.sessions, one.prepare, one.memory,
+                one.blocking,
+            )
             for name, one in pool._models.items()
         },
         "limits": scheduler.limits,

@@ -45,8 +45,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    bench, cancel, chat, check, config, gc, key, load, ls, plugins, ps, pull, reload, rm, run, serve, sessions, show, unload,
-    verify, why,
+    bench, cancel, chat, check, config, gc, key, load, ls, plugins, ps, pull, reload, rm, run, serve, sessions, show,
+    unload, verify, why,
 ):
     cli.add_command(command)
 

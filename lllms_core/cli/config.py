@@ -68,5 +68,7 @@ def schema() -> None:
     from lllms_core.config.editor_schema import describe_config
     from lllms_core.plugins import Plugins
 
-    engines = {name: provided.object.Options for name, provided in Plugins.discover().engines.items()}
-    click.echo(json.dumps(describe_config(engines), indent=2, ensure_ascii=False))
+    plugins = Plugins.discover()
+    engines = {name: provided.object.Options for name, provided in plugins.engines.items()}
+    stores = {name: provided.object.Options for name, provided in plugins.session_stores.items()}
+    click.echo(json.dumps(describe_config(engines, stores), indent=2, ensure_ascii=False))

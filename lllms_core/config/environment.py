@@ -52,8 +52,8 @@ def unknown_variables(environ: Mapping[str, str], plugins: Iterable[str] | None 
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
-    meant = closest(name, known)
-    return "; variables are named for the keys of [server]" if meant is None else f" (did you mean {meant}?)"
+    meant = closest(name.removeprefix(PREFIX), (one.removeprefix(PREFIX) for one in known))
+    return "; variables are named for the keys of [server]" if meant is None else f" (did you mean {PREFIX}{meant}?)"
 
 
 def is_true(text: str) -> bool:

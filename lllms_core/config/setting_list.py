@@ -52,17 +52,15 @@ def _values(table: object, path: Keys) -> Iterator[tuple[Keys, object]]:
 
 def _plain(value: object, name: str = "") -> object:
     """Return a value in JSON's types, without secrets; `name` is its key."""
-    if isinstance(value, ApiKey):
-        limits = asdict(value, filter=lambda attribute, one: attribute.name != "digest" and one is not None)
-        return _plain(limits)
     if isinstance(value, Preload):
         return f"a prefix of {len(value.prefix)} characters" if value.prefix else f"{len(value.messages)} messages"
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, str):
-        return HIDDEN if name.rpartition("_")[2].lower() in SECRETS and value else shown(value)
+    if isinstance(value, str | Path):
+        return HIDDEN if name.rpartition("_")[2].lower() in SECRETS and value else shown(str(value))
     if isinstance(value, Mapping):
         return {str(key): _plain(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, name) for one in value]
-    return _plain(asdict(cast("AttrsInstance", value), recurse=False)) if has(type(value)) else value
+    if not has(type(value)):
+        return value
+    table = asdict(cast("AttrsInstance", value), recurse=False, filter=lambda _, one: one is not None)
+    return _plain({key: one for key, one in table.items() if not (isinstance(value, ApiKey) and key == "digest")})
