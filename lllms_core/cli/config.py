@@ -1,6 +1,7 @@
 """`lllms config`: what is configured, from where, and what can be."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +43,8 @@ def show(only_set: bool, as_json: bool, url: str | None, config_file: Path | Non
     if as_json:
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
-    lines = [(f"{one['name']} = {_written(one['value'])}", str(one["origin"])) for one in found]
+    here = f"{Path.cwd()}{os.sep}" if url is None else ""
+    lines = [(f"{one['name']} = {_written(one['value'])}", str(one["origin"]).removeprefix(here)) for one in found]
     width = max((len(text) for text, _ in lines if len(text) <= _WIDEST), default=0)
     for text, origin in lines:
         click.echo(f"{text:<{width}}  # {origin}")

@@ -44,7 +44,8 @@ def load_config(
     if isinstance(flags, Mapping):
         origins |= {("server", key): None for key in flags}
     data = _merge(data, overrides or {})
-    told: dict[Keys, str] = {path: f"{file}:{line}" for path, line in find_lines(text).items()}
+    place = "" if file is None else file.absolute()
+    told: dict[Keys, str] = {path: f"{place}:{line}" for path, line in find_lines(text).items()}
     told |= {path: variable or f"--{str(path[1]).replace('_', '-')}" for path, variable in origins.items()}
     if file is None:
         return evolve(parse_tables(data, origins, None), origins=told)
