@@ -1,7 +1,7 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -119,6 +119,12 @@ class Catalog:
         self._by_name = self._index()
         return entry
 
+    def keep(self, entry: CatalogEntry) -> None:
+        """Go on offering a model beside those that were taken; its aliases that are taken are left out."""
+        free = tuple(alias for alias in entry.aliases if alias not in self._by_name)
+        self.entries = (*self.entries, entry if free == entry.aliases else attrs.evolve(entry, aliases=free))
+        self._by_name = self._index()
+
     def add_alias(self, name: str, alias: str) -> CatalogEntry:
         """Give a model another name, and return it."""
         entry = self._by_name[name]
@@ -127,12 +133,20 @@ class Catalog:
         self._by_name = self._index()
         return named
 
+    def take(self, entries: Iterable[CatalogEntry], problems: Iterable[Problem] = ()) -> None:
+        """Offer these models from now on, and no others."""
+        self.entries, self.problems = tuple(entries), tuple(problems)
+        self._by_name = self._index()
+
     def place(self, name: str, file: Path | None) -> Footprint:
         """Look at a model's files, which are about to be loaded or have just arrived; `file` holds its weights.
 
-        This updates what depends on them: the fingerprint, and the defaults that the file recommends.
+        This updates what depends on them: the fingerprint, and the defaults that the file recommends. A model that is
+        not offered any more has none.
         """
-        entry = self._by_name[name]
+        entry = self._by_name.get(name)
+        if entry is None:
+            return Footprint()
         spec = attrs.evolve(entry.spec, file=file)
         footprint = take_footprint(entry.engine.name, entry.version, spec, entry.source)
         if footprint != entry.footprint or spec != entry.spec:

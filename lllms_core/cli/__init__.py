@@ -6,6 +6,7 @@ from lllms_core.cli.bench import bench
 from lllms_core.cli.cancel import cancel
 from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
+from lllms_core.cli.config import config
 from lllms_core.cli.gc import gc
 from lllms_core.cli.group import Commands
 from lllms_core.cli.key import key
@@ -14,6 +15,7 @@ from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
 from lllms_core.cli.pull import pull
+from lllms_core.cli.reload import reload
 from lllms_core.cli.rm import rm
 from lllms_core.cli.run import run
 from lllms_core.cli.serve import serve
@@ -43,8 +45,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, serve, sessions, show, unload, verify,
-    why,
+    bench, cancel, chat, check, config, gc, key, load, ls, plugins, ps, pull, reload, rm, run, serve, sessions, show,
+    unload, verify, why,
 ):
     cli.add_command(command)
 

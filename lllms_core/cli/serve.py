@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, select, start_log
+from lllms_core.cli.setup import config_option, config_reader, examples, read_config, select, start_log
 
 if TYPE_CHECKING:
+    from lllms_core.config import Config, ServerConfig
     from lllms_core.host import Host
+    from lllms_core.host.reloads import Step
 
 
 @click.command(epilog=examples(
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each step of each request: --log-level debug.")
+@click.option(
+    "--watch", "watch_files", is_flag=True,
+    help="Load the configuration again whenever it changes, or a file of keys or certificates that it names.",
+)
 def serve(
     *,
     config_file: Path | None,
@@ -44,10 +50,12 @@ def serve(
     insecure: bool | None,
     log_level: str | None,
     verbose: bool,
+    watch_files: bool,
 ) -> None:
     """Serve models through the OpenAI API, until Ctrl-C.
 
-    Without a configuration, it offers the models that the installed plugins provide.
+    Without a configuration, it offers the models that the installed plugins provide. SIGHUP and `lllms reload` make it
+    load the configuration again: only what has changed is touched.
     """
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
@@ -56,11 +64,22 @@ def serve(
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)
-    llms = Host(select(config, plugins, models), plugins)
-    asyncio.run(_serve(llms))
+    again = config_reader(config.path, flags)  # the file that was found stays the one
+    llms = Host(select(config, plugins, models), plugins, read=lambda: select(again(), plugins, models))
+    llms.reloads.join(lambda new: _follow(llms.config.server, new))
+    asyncio.run(_serve(llms, watch_files=watch_files))
 
 
-async def _serve(host: "Host") -> None:
+def _follow(before: "ServerConfig", config: "Config") -> "Step":
+    """Return the step of a reload by which the log takes its settings."""
+    from lllms_core.host.reloads import Step
+
+    wanted = config.server.log_level, config.server.log_format
+    same = wanted == (before.log_level, before.log_format)
+    return Step((lambda: None) if same else (lambda: start_log(config)))
+
+
+async def _serve(host: "Host", *, watch_files: bool = False) -> None:
     """Serve, and show the downloads before the server is ready."""
     from lllms_core.cli.startup import watch
     from lllms_core.serve import serve
@@ -75,7 +94,10 @@ async def _serve(host: "Host") -> None:
 
     announcing: set[asyncio.Task[None]] = set()
     try:
-        await serve(host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))))
+        await serve(
+            host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))),
+            watch=watch_files,
+        )
     finally:
         watching.cancel()
         await asyncio.gather(watching, *announcing, return_exceptions=True)

@@ -1,5 +1,6 @@
 """Setup shared by several commands: the configuration, the plugins, the chosen models, the log."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,14 +85,26 @@ def connect(url: str | None, config_file: Path | None, timeout: float) -> "Clien
 
 
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
-    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given."""
+    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given.
+
+    Warns of variables that nothing reads.
+    """
+    from lllms_core.config.environment import unknown_variables
+
+    for text in unknown_variables(os.environ):
+        click.echo(f"Warning: {text}", err=True)
+    return config_reader(file, server)()
+
+
+def config_reader(file: Path | None, server: Mapping[str, object] | None = None) -> "Callable[[], Config]":
+    """Return what reads the configuration as `read_config` does, at any time and in any thread."""
     from lllms_core.config import load_config
 
     given = {key: value for key, value in (server or {}).items() if value is not None}
     context = click.get_current_context(silent=True)
     if context is not None and context.meta.get(OFFLINE):
         given["offline"] = True
-    return load_config(file, overrides={"server": given} if given else None)
+    return lambda: load_config(file, overrides={"server": given} if given else None)
 
 
 def server_url(config: "Config") -> str:
