@@ -33,6 +33,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANG
 
 OnReady = Callable[[str], None]
 """Called with the URL of the server, like `http://127.0.0.1:3000`; that of a Unix socket is `unix:PATH`."""
+OnStop = Callable[[], None]
+"""Called after the first signal to stop, while requests are still running."""
 
 
 def serve_llms(
@@ -55,12 +57,13 @@ def serve_llms(
     asyncio.run(serve(Host(config), on_ready=lambda url: LOG.info("listening on %s", url)))
 
 
-async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
+async def serve(host: Host, *, on_ready: OnReady | None = None, on_stop: OnStop | None = None) -> None:
     """Serve `host` on the address of its configuration until SIGINT, SIGTERM or SIGHUP, then close it.
 
     It starts the host, and calls `on_ready` once requests are answered and the instances that models keep are loaded.
     After the first signal new requests are refused, and the running ones have `server.shutdown_timeout` seconds to
-    finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
+    finish, which `on_stop` may tell; a second signal ends them at once. If it cannot listen, raises `ConfigError`
+    before anything is loaded.
     """
     server = host.config.server
     open_keyring(server)  # now, as everything that can be wrong
@@ -74,7 +77,8 @@ async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
         web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
         try:
             async with exporting(host.history):
-                await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
+                await _run(host, web, up, signals, ready=lambda: None if on_ready is None else on_ready(url),
+                           stopping=on_stop or (lambda: None))
         finally:
             stopped.set()
             # A client that does not read its answer must not delay the end of the server.
@@ -107,7 +111,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", ready: Callable[[], None],
+    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", *,
+    ready: Callable[[], None], stopping: OnStop,
 ) -> None:
     """Start the host, wait for a signal, and close the host."""
     stop = asyncio.create_task(signals.get())
@@ -120,6 +125,7 @@ async def _run(
             await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
         if web.done():
             web.result()
+        stopping()
     finally:
         start.cancel()
         stop.cancel()

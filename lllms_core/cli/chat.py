@@ -10,6 +10,7 @@ from typing import Self
 import click
 
 from lllms_core.cli.answer_display import AnswerDisplay
+from lllms_core.cli.completion import complete_models
 from lllms_core.cli.generation_options import generation_options, open_voice, parameters
 from lllms_core.cli.setup import examples
 from lllms_core.cli.typed_lines import history_file, messages
@@ -32,7 +33,7 @@ COMMANDS = ("/clear", "/exit", "/help", "/model", "/save", "/system")
     'lllms chat ./phi3.gguf --system "You are Bob." --temperature 0',
     "lllms chat mock --url http://127.0.0.1:3000",
 ))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.option(
     "--no-history", is_flag=True, envvar="LLLMS_NO_HISTORY", show_envvar=True,
     help="Do not keep what you type; else it is kept in ~/.local/state/lllms/chat_history, for you alone.",

@@ -7,7 +7,6 @@ import attrs
 import click
 
 from lllms_core.errors import ConfigError
-from lllms_core.values.from_text import from_here, value_from_text
 from lllms_core.values.violations import did_you_mean
 
 if TYPE_CHECKING:
@@ -67,6 +66,8 @@ def _with(
 
 
 def _value(name: str, engine: "Engine", key: str, flag: str, text: str) -> object:
+    from lllms_core.values.from_text import from_here, value_from_text
+
     known = [attribute.name for attribute in attrs.fields(engine.Options) if attribute.init]
     if key not in known:
         raise ConfigError(

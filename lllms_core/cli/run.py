@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from lllms_core.cli.answer_display import AnswerDisplay
+from lllms_core.cli.completion import complete_models
 from lllms_core.cli.generation_options import generation_options, open_voice, parameters
 from lllms_core.cli.setup import examples
 from lllms_core.types import Message
@@ -19,7 +20,7 @@ from lllms_core.types import Message
     'lllms run hf:org/repo:Q4_K_M "Hi!"',
     'lllms run tiny-chat "Hi!" --url http://127.0.0.1:3000',
 ))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.argument("prompt")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without a chat.")
 @generation_options
