@@ -35,7 +35,7 @@ class AnswerDisplay:
 
     def show(self, pieces: Pieces) -> None:
         """Show an answer to its end, and end its line; raises what the answer raises, after the end of a line begun."""
-        self.text = ""
+        self.text, usage = "", None
         try:
             with closing(pieces):
                 self._wait(f"waiting for {self.model}")
@@ -48,8 +48,7 @@ class AnswerDisplay:
                         case TextEvent(text) if text:
                             self._say(text)
                         case UsageEvent():
-                            self._end_wait()
-                            self._tell(piece)
+                            usage = piece
         except BaseException as error:
             self._end_wait()
             self._end_thoughts()
@@ -61,6 +60,8 @@ class AnswerDisplay:
         self._end_wait()
         self._end_thoughts()
         click.echo()
+        if self._verbose and usage is not None:
+            click.echo(figures(usage), err=True)
 
     def _say(self, text: str) -> None:
         self._end_wait()
@@ -88,7 +89,7 @@ class AnswerDisplay:
 
     def _wait(self, text: str) -> None:
         """Show what the answer waits for, in a line that disappears."""
-        if not self._person or self._plain or self.text or self._thinking:
+        if not self._person or self._plain or self._verbose or self.text or self._thinking:
             return
         if self._status is not None:
             self._status.update(_line(text))
@@ -102,12 +103,6 @@ class AnswerDisplay:
         if self._status is not None:
             self._status.stop()
             self._status = None
-
-    def _tell(self, usage: UsageEvent) -> None:
-        if not self._verbose:
-            return
-        click.echo("\n" if self.text else "", nl=False, err=True)
-        click.echo(figures(usage), err=True)
 
 
 def figures(usage: UsageEvent) -> str:

@@ -1,5 +1,6 @@
 """The options shared by the commands that ask a model."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -21,7 +22,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; up to four times."),
     model_options,
     click.option("--no-thoughts", is_flag=True, help="Do not show the model's thoughts, which only a terminal gets."),
-    click.option("-v", "--verbose", is_flag=True, help="Show the log, and what each answer took, on stderr."),
+    click.option("-v", "--verbose", is_flag=True, help="Show the load, and what each answer took, on stderr."),
     click.option("--url", metavar="URL", help="Ask this running server, instead of loading the model here."),
     api_key_option,
     config_option,
@@ -49,5 +50,7 @@ def open_voice(model: str, url: str | None, config_file: Path | None, *, verbose
         return RemoteVoice(model, url, given_key())
     debug = bool(click.get_current_context().find_root().params.get("debug"))
     # Failures are reported as errors anyway.
-    level = "debug" if verbose else None if debug else "critical"
-    return LocalVoice(model, config_file, log_level=level)
+    level = None if debug else "info" if verbose else "critical"
+    voice = LocalVoice(model, config_file, log_level=level)
+    logging.getLogger("lllms.requests").setLevel(logging.WARNING)  # whose lines would stand within the answer
+    return voice

@@ -39,9 +39,9 @@ def from_here(value: object, kind: Any) -> object:
 
 def _names_file(text: str, kind: Any) -> bool:
     """Whether a text is a path: if it may be something else, only if there is such a file."""
-    if kind is Path:
-        return True
-    return get_origin(kind) in UNIONS and Path in get_args(kind) and _exists(text)
+    members = get_args(kind) if get_origin(kind) in UNIONS else (kind,)
+    others = [one for one in members if one is not Path and fits(text, one)]
+    return Path in members and (not others or _exists(text))
 
 
 def _exists(text: str) -> bool:
