@@ -222,6 +222,11 @@ def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
     return name, ModelConfig(engine, url=written, aliases=aliases)
 
 
+def offered_model(offer: ModelOffer) -> ModelConfig:
+    """Return the configuration of a model that a plugin offers."""
+    return ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
+
+
 def context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
     """Return the tokens that a request may hold, by the options or as the engine reports; None if unknown.
 
@@ -266,9 +271,7 @@ def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig
         yield name, model, None
     if not config.models:
         for name, provided in sorted(plugins.offers.items()):
-            offer = provided.object
-            file = None if offer.file is None else str(offer.file)
-            yield name, ModelConfig(offer.engine, file, options=offer.options), provided
+            yield name, offered_model(provided.object), provided
 
 
 def _entry(

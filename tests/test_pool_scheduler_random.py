@@ -212,7 +212,9 @@ class PoolPlay(RuleBasedStateMachine):
     @rule(fresh=st.sets(st.sampled_from(MODELS)), needs=st.fixed_dictionaries(dict.fromkeys(MODELS, st.none() | NEEDS)))
     def reconfigure(self, fresh: set[str], needs: dict[str, Need | None]) -> None:
         """Models get other options, and so new instances, perhaps of another size: those that are kept still fit."""
-        changed = {name: need if name in fresh and need is not None else self.needs[name] for name, need in needs.items()}
+        changed = {
+            name: need if name in fresh and need is not None else self.needs[name] for name, need in needs.items()
+        }
         if self.limits.memory is not None:
             kept = [changed[name] for name, its in self.models.items() for _ in range(its.min_instances)]
             if used((), kept) > self.limits.memory.instances:

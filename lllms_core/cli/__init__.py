@@ -6,6 +6,7 @@ from lllms_core.cli.bench import bench
 from lllms_core.cli.cancel import cancel
 from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
+from lllms_core.cli.completion import completion
 from lllms_core.cli.config import config
 from lllms_core.cli.gc import gc
 from lllms_core.cli.group import Commands
@@ -45,8 +46,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    bench, cancel, chat, check, config, gc, key, load, ls, plugins, ps, pull, reload, rm, run, serve, sessions, show,
-    unload, verify, why,
+    bench, cancel, chat, check, completion, config, gc, key, load, ls, plugins, ps, pull, reload, rm, run, serve,
+    sessions, show, unload, verify, why,
 ):
     cli.add_command(command)
 

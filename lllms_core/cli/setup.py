@@ -117,17 +117,31 @@ def server_url(config: "Config") -> str:
 
 
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
-    """Return the configuration with only the wanted models, each a name, a file or a source.
+    """Return the configuration with only the wanted models, each a name, a file or a source, or NAME=any of these.
 
     If `wanted` is empty, the whole configuration. Raises `ModelUnknown` or `ConfigError`.
     """
     chosen: dict[str, ModelConfig] = {}
     for one in wanted:
-        name, model = _find(config, plugins, one)
+        given, found = _split_name(one)
+        name, model = _find(config, plugins, found)
+        name, model = (name, model) if given is None else (given, _without_alias(model, given))
         if chosen.setdefault(name, model) is not model:
-            raise ConfigError(f"two models are called '{name}'; configure them under different names")
+            raise ConfigError(f"two models are called '{name}'; give one another name: OTHER={found}")
     # Only these: no model that clients fetch, or have fetched.
     return evolve(config, models=chosen, server=evolve(config.server, pull=False)) if chosen else config
+
+
+def _split_name(wanted: str) -> tuple[str | None, str]:
+    """Split NAME=FILE; without a name it is None."""
+    from lllms_core.config import is_model_name
+
+    name, _, rest = wanted.partition("=")
+    return (name, rest) if rest and is_model_name(name) and not at_home(wanted).is_file() else (None, wanted)
+
+
+def _without_alias(model: "ModelConfig", name: str) -> "ModelConfig":
+    return evolve(model, aliases=tuple(alias for alias in model.aliases if alias != name))
 
 
 def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":
