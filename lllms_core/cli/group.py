@@ -7,6 +7,9 @@ from click.shell_completion import CompletionItem
 
 from lllms_core.errors import ConfigError, LllmsError
 
+OTHER_NAMES = {"models": "ls"}
+"""Names that users try first, and the commands that they stand for: each thing has one command."""
+
 
 class Commands(click.Group):
     """Holds the built-in commands, and asks the plugins for theirs when a name is not built in."""
@@ -20,6 +23,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command; plugins are asked only for names that are not built in."""
+        cmd_name = OTHER_NAMES.get(cmd_name, cmd_name)
         found = super().get_command(ctx, cmd_name)
         if found is None:
             self._ask_plugins()
