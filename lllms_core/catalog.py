@@ -1,7 +1,7 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -120,6 +120,12 @@ class Catalog:
         self._by_name = self._index()
         return entry
 
+    def keep(self, entry: CatalogEntry) -> None:
+        """Go on offering a model beside those that were taken; its aliases that are taken are left out."""
+        free = tuple(alias for alias in entry.aliases if alias not in self._by_name)
+        self.entries = (*self.entries, entry if free == entry.aliases else attrs.evolve(entry, aliases=free))
+        self._by_name = self._index()
+
     def add_alias(self, name: str, alias: str) -> CatalogEntry:
         """Give a model another name, and return it."""
         entry = self._by_name[name]
@@ -128,12 +134,20 @@ class Catalog:
         self._by_name = self._index()
         return named
 
+    def take(self, entries: Iterable[CatalogEntry], problems: Iterable[Problem] = ()) -> None:
+        """Offer these models from now on, and no others."""
+        self.entries, self.problems = tuple(entries), tuple(problems)
+        self._by_name = self._index()
+
     def place(self, name: str, file: Path | None) -> Footprint:
         """Look at a model's files, which are about to be loaded or have just arrived; `file` holds its weights.
 
-        This updates what depends on them: the fingerprint, and the defaults that the file recommends.
+        This updates what depends on them: the fingerprint, and the defaults that the file recommends. A model that is
+        not offered any more has none.
         """
-        entry = self._by_name[name]
+        entry = self._by_name.get(name)
+        if entry is None:
+            return Footprint()
         spec = attrs.evolve(entry.spec, file=file)
         footprint = take_footprint(entry.engine.name, entry.version, spec, entry.source)
         if footprint != entry.footprint or spec != entry.spec:
@@ -213,6 +227,11 @@ def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
     return name, ModelConfig(engine, url=written, aliases=aliases)
 
 
+def offered_model(offer: ModelOffer) -> ModelConfig:
+    """Return the configuration of a model that a plugin offers."""
+    return ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
+
+
 def context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
     """Return the tokens that a request may hold, by the options or as the engine reports; None if unknown.
 
@@ -274,9 +293,7 @@ def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig
         yield name, model, None
     if not config.models:
         for name, provided in sorted(plugins.offers.items()):
-            offer = provided.object
-            file = None if offer.file is None else str(offer.file)
-            yield name, ModelConfig(offer.engine, file, options=offer.options), provided
+            yield name, offered_model(provided.object), provided
 
 
 def _entry(

@@ -3,6 +3,7 @@
 import traceback
 
 import click
+from click.shell_completion import CompletionItem
 
 from lllms_core.errors import ConfigError, LllmsError
 
@@ -28,6 +29,13 @@ class Commands(click.Group):
             self._ask_plugins()
             found = super().get_command(ctx, cmd_name)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command; plugins are asked only if no built-in one begins so, as that takes time."""
+        asked, self._asked = self._asked, self._asked or bool(incomplete)
+        found = super().shell_complete(ctx, incomplete)
+        self._asked = asked
+        return found or super().shell_complete(ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; an error exits with code 1 and one clear line, with `--debug` also a traceback."""

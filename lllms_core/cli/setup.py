@@ -1,5 +1,6 @@
 """Setup shared by several commands: the configuration, the plugins, the chosen models, the log."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,14 +85,26 @@ def connect(url: str | None, config_file: Path | None, timeout: float) -> "Clien
 
 
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
-    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given."""
+    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given.
+
+    Warns of variables that nothing reads.
+    """
+    from lllms_core.config.environment import unknown_variables
+
+    for text in unknown_variables(os.environ):
+        click.echo(f"Warning: {text}", err=True)
+    return config_reader(file, server)()
+
+
+def config_reader(file: Path | None, server: Mapping[str, object] | None = None) -> "Callable[[], Config]":
+    """Return what reads the configuration as `read_config` does, at any time and in any thread."""
     from lllms_core.config import load_config
 
     given = {key: value for key, value in (server or {}).items() if value is not None}
     context = click.get_current_context(silent=True)
     if context is not None and context.meta.get(OFFLINE):
         given["offline"] = True
-    return load_config(file, overrides={"server": given} if given else None)
+    return lambda: load_config(file, overrides={"server": given} if given else None)
 
 
 def server_url(config: "Config") -> str:
@@ -104,17 +117,31 @@ def server_url(config: "Config") -> str:
 
 
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
-    """Return the configuration with only the wanted models, each a name, a file or a source.
+    """Return the configuration with only the wanted models, each a name, a file or a source, or NAME=any of these.
 
     If `wanted` is empty, the whole configuration. Raises `ModelUnknown` or `ConfigError`.
     """
     chosen: dict[str, ModelConfig] = {}
     for one in wanted:
-        name, model = _find(config, plugins, one)
+        given, found = _split_name(one)
+        name, model = _find(config, plugins, found)
+        name, model = (name, model) if given is None else (given, _without_alias(model, given))
         if chosen.setdefault(name, model) is not model:
-            raise ConfigError(f"two models are called '{name}'; configure them under different names")
+            raise ConfigError(f"two models are called '{name}'; give one another name: OTHER={found}")
     # Only these: no model that clients fetch, or have fetched.
     return evolve(config, models=chosen, server=evolve(config.server, pull=False)) if chosen else config
+
+
+def _split_name(wanted: str) -> tuple[str | None, str]:
+    """Split NAME=FILE; without a name it is None."""
+    from lllms_core.config import is_model_name
+
+    name, _, rest = wanted.partition("=")
+    return (name, rest) if rest and is_model_name(name) and not at_home(wanted).is_file() else (None, wanted)
+
+
+def _without_alias(model: "ModelConfig", name: str) -> "ModelConfig":
+    return evolve(model, aliases=tuple(alias for alias in model.aliases if alias != name))
 
 
 def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":
