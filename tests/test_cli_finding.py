@@ -161,8 +161,8 @@ def test_a_search_without_a_hub(lllms, site):
     (["show", "llama3.2"], f"  lllms pull {SOURCE}  (llama3.2:3b, about 2.0 GB, Llama 3.2 Community License)"),
     (["run", "gemma", "hi"],
      "  lllms run hf:ggml-org/gemma-3-4b-it-GGUF:Q4_K_M PROMPT  (gemma3:4b, about 2.5 GB, Gemma Terms of Use)"),
-    (["run", "nomic", "hi"],
-     "  lllms serve --model hf:nomic-ai/nomic-embed-text-v1.5-GGUF:Q8_0  (nomic-embed-text, about 146.0 MB, Apache-2.0)"),
+    (["run", "bge", "hi"],
+     "  lllms serve --model hf:gpustack/bge-m3-GGUF:Q8_0  (bge-m3, about 635.0 MB, MIT)"),
     (["run", "zebra", "hi"], "  lllms run hf:Qwen/Qwen3-4B-GGUF:Q4_K_M PROMPT  (qwen3:4b, about 2.5 GB, Apache-2.0)"),
 ])
 def test_an_unknown_name_leads_to_a_model(lllms, site, command, line):
