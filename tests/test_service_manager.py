@@ -17,7 +17,8 @@ from programs_for_tests import environment
 from waits_for_tests import GUARD
 
 from lllms_core.errors import ConfigError
-from lllms_core.machine import host_and_port, notify, notify_reload, passed_listener, watchdog_seconds
+from lllms_core.machine import host_and_port, notify, passed_listener
+from lllms_core.machine.service_manager import watchdog_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -189,12 +190,18 @@ def test_nothing_is_taken_that_is_meant_for_others(monkeypatch: pytest.MonkeyPat
         notify("READY=1")
 
 
-def test_a_reload_is_told_with_its_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """RELOADING comes with the monotonic time, which systemd demands."""
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    before = time.monotonic_ns() // 1000
-    with Manager(str(tmp_path / "notify")) as manager:
-        notify_reload()
-        manager.hears("RELOADING=1")
-        micros = int(manager.heard[0].partition("MONOTONIC_USEC=")[2])
-    assert before <= micros <= time.monotonic_ns() // 1000
+def test_a_reload_is_told_with_its_time(tmp_path: Path) -> None:
+    """SIGHUP is answered by RELOADING with the monotonic time, which systemd demands, and by READY at its end."""
+    address = str(tmp_path / "notify")
+    (tmp_path / "lllms.toml").write_text('[models.bot]\nengine = "mock"\n')
+    with Manager(address) as manager, server(tmp_path, "--port", "0", NOTIFY_SOCKET=address) as process:
+        manager.hears("READY=1")
+        for text in ('[models.other]\nengine = "mock"\n', "[models"):  # a reload, and one that fails
+            manager.heard.clear()
+            (tmp_path / "lllms.toml").write_text(text)
+            before = time.monotonic_ns() // 1000
+            process.send_signal(signal.SIGHUP)
+            manager.hears("RELOADING=1")
+            micros = int(manager.heard[0].partition("MONOTONIC_USEC=")[2])
+            assert before <= micros <= time.monotonic_ns() // 1000
+            manager.hears("READY=1")

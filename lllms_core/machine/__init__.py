@@ -1,7 +1,8 @@
 """The machine: the cores that this process may use, their share that others leave it, its memory and its files."""
 
+from lllms_core.machine.duties import duties
 from lllms_core.machine.files import at_home, decode_text, open_regular, read_regular, read_text
-from lllms_core.machine.first_process import Orphans, is_first
+from lllms_core.machine.first_process import Orphans
 from lllms_core.machine.identity import file_identity
 from lllms_core.machine.memory import available_memory, cgroup_free, cgroup_memory, free_memory, usable_memory
 from lllms_core.machine.processes import private_bytes, private_memory
@@ -14,13 +15,7 @@ from lllms_core.machine.processors import (
     usable_cpus,
     yield_quickly,
 )
-from lllms_core.machine.service_manager import (
-    host_and_port,
-    notify,
-    notify_reload,
-    passed_listener,
-    watchdog_seconds,
-)
+from lllms_core.machine.service_manager import host_and_port, notify, notify_reload, passed_listener
 
 __all__ = [
     "CpuWatch",
@@ -33,10 +28,10 @@ __all__ = [
     "cgroup_free",
     "cgroup_memory",
     "decode_text",
+    "duties",
     "file_identity",
     "free_memory",
     "host_and_port",
-    "is_first",
     "notify",
     "notify_reload",
     "open_regular",
@@ -48,6 +43,5 @@ __all__ = [
     "read_text",
     "usable_cpus",
     "usable_memory",
-    "watchdog_seconds",
     "yield_quickly",
 ]
