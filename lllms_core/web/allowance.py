@@ -28,10 +28,11 @@ class Allowance:
 
     def renewed(self, key: ApiKey) -> "Allowance":
         """Take the key's new limits, at once and for the requests that are open."""
-        rate, before = key.requests_per_minute, self.key.requests_per_minute
-        if rate is not None:
-            self.level = float(rate) if before is None else min(self.level, float(rate))
-        self.key = key
+        self.key, rate = key, key.requests_per_minute
+        if rate is None or self._requests is None:
+            self._requests = self._full()
+        else:
+            self._requests.resize(rate, rate / MINUTE)
         return self
 
     def enter(self, now: float) -> tuple[str, int] | None:

@@ -18,6 +18,11 @@ class Bucket:
     def _full(self) -> float:
         return self.most
 
+    def resize(self, most: float, a_second: float) -> None:
+        """Give it another size and rate; what is in it and fits stays."""
+        self.most, self.a_second = most, a_second
+        self._level = min(self._level, most)
+
     def take(self, now: float) -> float:
         """Take one out and return 0, or the seconds until there is one to take."""
         if now > self._at:
