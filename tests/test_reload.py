@@ -1,15 +1,19 @@
 """A new configuration in a running host: only what has changed is touched, and nothing at all if it has faults."""
 
 import asyncio
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import fields
 from gates_for_tests import Gate, GatePlugin
 from reloading_for_tests import Source, bot, hosting, say, state_of
 from waits_for_tests import GUARD, until
 
-from lllms_core.config import parse_config
+from lllms_core.config import Config, parse_config
+from lllms_core.config.changes import NEEDS_RESTART
 from lllms_core.errors import ConfigError, ModelUnknown, Overloaded, ShuttingDown
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
@@ -183,6 +187,43 @@ async def test_settings_that_need_a_restart_are_named_and_kept() -> None:
             assert (changed.settings, changed.restart) == (live, ("server.port", "sessions.store"))
         assert (host.config.server.port, host.config.server.queue_size) == (1, 6)
         assert host.status().queue_size == 6
+
+
+LIVE = {
+    "server": {
+        "api_keys": ["k"], "api_keys_file": "{folder}/keys", "insecure": True, "allow_remote": True, "concurrency": 3,
+        "max_instances": 7, "memory_limit": "3GB", "gpu_memory_limit": "5GB", "spare_workers": 0, "queue_size": 9,
+        "queue_timeout": 8, "max_wait_before_swap": 7, "min_residency": 6, "trusted_clients": ["10.0.0.1"],
+        "pull": True, "log_level": "error", "log_format": "json", "allowed_hosts": ["a"], "cors_origins": ["null"],
+        "max_body": 5, "max_json_depth": 9, "unknown_parameters": "name", "shutdown_timeout": 4,
+    },
+    "sessions": {"max_size": 10_000, "ttl": 5},
+}
+"""Another value than the default for each setting that a running server takes."""
+
+
+async def test_each_setting_is_taken_or_needs_a_restart(tmp_path: Path) -> None:
+    """All that do not need one are in force after a reload, and after another one they are as before."""
+    (tmp_path / "keys").write_text("sk-1")
+    every = {(table, one.name) for table in NEEDS_RESTART for one in fields(type(getattr(Config(), table)))}
+    restart = {(table, key) for table, keys in NEEDS_RESTART.items() for key in keys}
+    assert every - restart == {(table, key) for table, keys in LIVE.items() for key in keys} | {
+        ("server", "tls_certificate"), ("server", "tls_key"),  # see the tests of what is served
+    }
+    source = Source(models={"m": bot("a")})
+    async with hosting(source) as host:
+        await say(host, "m")
+        before, running = state_of(host), ids(host)
+        text = json.dumps(LIVE).replace("{folder}", str(tmp_path))
+        source.table = {**source.table, **json.loads(text)}
+        changed = await host.reload()
+        assert {*changed.settings} == {f"{table}.{key}" for table, key in every - restart if not key.startswith("tls")}
+        assert state_of(host) == state_of(Host(source()))
+        assert state_of(host) != before
+        source.table = {"models": source.table["models"]}
+        await host.reload()
+        assert state_of(host) == before
+        assert ids(host) == running
 
 
 @pytest.mark.parametrize(("table", "reason"), [
