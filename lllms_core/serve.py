@@ -39,6 +39,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANG
 
 OnReady = Callable[[str], None]
 """Called with the URL of the server, like `http://127.0.0.1:3000`; that of a Unix socket is `unix:PATH`."""
+OnStop = Callable[[], None]
+"""Called after the first signal to stop, while requests are still running."""
 
 
 def serve_llms(
@@ -61,7 +63,9 @@ def serve_llms(
     asyncio.run(serve(Host(config), on_ready=lambda url: LOG.info("listening on %s", url)))
 
 
-async def serve(host: Host, *, on_ready: OnReady | None = None, watch: bool = False) -> None:
+async def serve(
+    host: Host, *, on_ready: OnReady | None = None, on_stop: OnStop | None = None, watch: bool = False,
+) -> None:
     """Serve `host` on the address of its configuration until SIGINT, SIGTERM or SIGHUP, then close it.
 
     A host that can read its configuration again does so at SIGHUP, unless its terminal was closed, and with `watch`
@@ -69,7 +73,8 @@ async def serve(host: Host, *, on_ready: OnReady | None = None, watch: bool = Fa
 
     It starts the host, and calls `on_ready` once requests are answered and the instances that models keep are loaded.
     After the first signal new requests are refused, and the running ones have `server.shutdown_timeout` seconds to
-    finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
+    finish, which `on_stop` may tell; a second signal ends them at once. If it cannot listen, raises `ConfigError`
+    before anything is loaded.
     """
     server = host.config.server
     open_keyring(server)  # now, as everything that can be wrong
@@ -86,7 +91,8 @@ async def serve(host: Host, *, on_ready: OnReady | None = None, watch: bool = Fa
         looking = None if watching is None else asyncio.create_task(watching.run())
         try:
             async with exporting(host.history):
-                await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
+                await _run(host, web, up, signals, ready=lambda: None if on_ready is None else on_ready(url),
+                           stopping=on_stop or (lambda: None))
         finally:
             stopped.set()
             if looking is not None:
@@ -122,7 +128,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", ready: Callable[[], None],
+    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", *,
+    ready: Callable[[], None], stopping: OnStop,
 ) -> None:
     """Start the host, wait for a signal, and close the host."""
     stop = asyncio.create_task(signals.get())
@@ -135,6 +142,7 @@ async def _run(
             await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
         if web.done():
             web.result()
+        stopping()
     finally:
         start.cancel()
         stop.cancel()

@@ -72,9 +72,10 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
             grown = ", more than its share" if one.get("grown") else ""
             memory += f", measured {human_size(one['measured'])}{grown}"
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
+        device = f", on {one['details']['device']}" if one.get("details", {}).get("device") else ""
         holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"
-                   f"{one['threads']} threads, {where}{memory}{idle}{silent}{replaced}")
+                   f"{one['threads']} threads, {where}{memory}{idle}{silent}{replaced}{device}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")

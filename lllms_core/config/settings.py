@@ -121,7 +121,7 @@ class ModelConfig:
     engine: str
     file: str | None = None
     """The weights: absolute, from `~`, or relative to the folder of the configuration file; of a split model the first
-    part."""
+    part. `ollama:NAME` is a model that Ollama has on this machine."""
     min_instances: Annotated[int, Range(0)] = 0
     max_instances: Annotated[int, Range(1)] = 1
     ttl: Annotated[float, Range(-1)] = 300.0

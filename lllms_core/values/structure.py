@@ -76,6 +76,15 @@ def structure(data: object, into: type[T], path: Keys = ()) -> T:
         raise StructureError(list(_violations(error, path, into))) from error
 
 
+def fits(value: object, kind: object) -> bool:
+    """Whether a plain value can be read as a value of this type."""
+    try:
+        _CONVERTER.structure(value, cast("type[object]", kind))
+    except Exception:  # noqa: BLE001  # whatever the converter and the validators raise
+        return False
+    return True
+
+
 def with_folder(value: T, folder: Path) -> T:
     """Return a value in which every relative path, also in its lists, tables and values, starts in `folder`."""
     return cast("T", _placed(value, folder))
