@@ -233,7 +233,7 @@ def _signals(host: Host) -> "Iterator[asyncio.Queue[None]]":
     if previous.get(HANGUP) == signal.SIG_IGN:
         del previous[HANGUP]  # started by `nohup`
 
-    had_terminal = not terminal_is_gone()
+    had_terminal = HANGUP in previous and not terminal_is_gone()
     reloading: set[asyncio.Task[None]] = set()
 
     def reload() -> None:
