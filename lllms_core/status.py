@@ -40,6 +40,8 @@ class InstanceStatus:
     """The fingerprint of the engine, options and files from which it was loaded; OpenAI's `system_fingerprint`."""
     replaced: bool = False
     """Whether one of these files has been changed or replaced since."""
+    retired: bool = False
+    """Whether a new configuration has replaced or removed it: it finishes its requests, and then ends."""
     memory: int | None = None
     """Bytes that it was told to need, mapped weights included; None: unknown, as there is no memory limit."""
     measured: int | None = None

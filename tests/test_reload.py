@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import lllms_llamacpp
 import pytest
 from attrs import fields
 from gates_for_tests import Gate, GatePlugin
@@ -20,6 +21,8 @@ from lllms_core.plugins import Plugins
 from lllms_core.types import Message
 
 pytestmark = pytest.mark.slow
+
+TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 
 
 def gated_plugins(gate: Gate) -> Plugins:
@@ -67,6 +70,7 @@ async def test_running_requests_finish_and_waiting_ones_take_the_new_configurati
         assert host.status().waiting == 1
         source.table = {"models": {"m": bot("new")}}
         assert (await host.reload()).replaced == ("m",)
+        assert [one.retired for one in host.status().instances if one.running] == [True]
         assert (await second.gather()).text == "new"
         assert set((await first.gather()).text.split()) == {"old"}
         await until(lambda: len(host.status().instances) == 1)  # the former one has ended
@@ -131,6 +135,61 @@ async def test_a_model_that_is_being_loaded_takes_the_new_configuration() -> Non
         assert (await waiting.gather()).text == "new"
         await until(lambda: [one.state for one in host.status().instances] == ["ready"])
         assert host.failed_loads() == ()
+
+
+async def test_a_successor_waits_for_its_place() -> None:
+    """If there may be only one instance, it is loaded when the former one has finished, and its requests say so."""
+    gate = Gate()
+    gate.load.set()
+    server = {"max_instances": 1}
+    source = Source(server=server, models={"m": gate_model()})
+    async with hosting(source, gated_plugins(gate)) as host:
+        running = host.submit(host.request("m", messages=[Message("user", "x")]))
+        await until(lambda: gate.answering)
+        source.table = {"server": server, "models": {"m": bot("new")}}
+        await host.reload()
+        request = host.request("m", prompt="x")
+        waiting = host.submit(request)
+        await until(lambda: "model's former configuration has yet to finish its requests" in str(host.waiting(request)))
+        gate.pieces.put("old")
+        gate.pieces.put(None)
+        assert (await running.gather()).text == "old"
+        assert (await waiting.gather()).text == "new"
+
+
+async def test_real_models_keep_their_caches() -> None:
+    """Of two real models in processes, the one that stays the same has the same process, which knows its prompt."""
+    def tiny(context: int) -> dict[str, Any]:
+        return {"engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "context_length": context}}
+
+    source = Source(models={"a": tiny(512), "b": tiny(512)})
+
+    async def ask(host: Host, name: str) -> Any:
+        wanted, said = {"temperature": 0, "max_tokens": 8}, [Message("user", "Count to five.")]
+        return await host.submit(host.request(name, messages=said, parameters=wanted)).gather()
+
+    async with hosting(source) as host:
+        first = {name: await ask(host, name) for name in "ab"}
+        before = {one.model: one.pid for one in host.status().instances}
+        source.table = {"models": {"a": tiny(512), "b": tiny(1024)}}
+        assert (await host.reload()).replaced == ("b",)
+        second = {name: await ask(host, name) for name in "ab"}
+        after = {one.model: one.pid for one in host.status().instances if not one.retired}
+        assert (after["a"], after["b"] != before["b"]) == (before["a"], True)
+        assert {name: one.text for name, one in second.items()} == {name: one.text for name, one in first.items()}
+        assert second["a"].finish.usage.cached_tokens > 0 == second["b"].finish.usage.cached_tokens
+
+
+async def test_a_load_in_a_process_is_given_up() -> None:
+    """Nobody waits for a long load of a former configuration, whose process ends at once."""
+    source = Source(models={"m": bot("old", isolation="process", option_load_seconds=10 * GUARD)})
+    async with hosting(source) as host:
+        waiting = host.submit(host.request("m", prompt="x"))
+        await until(lambda: [one.pid is not None for one in host.status().instances] == [True])
+        source.table = {"models": {"m": bot("new")}}
+        await host.reload()
+        assert (await waiting.gather()).text == "new"
+        await until(lambda: len(host.status().instances) == 1)
 
 
 async def test_a_failed_load_is_forgotten_with_its_configuration() -> None:

@@ -74,7 +74,8 @@ class Metrics:
         self._loads = counter("loads", "Loads of instances, by result.", "model", "result")
         self._load_seconds = histogram("load_duration_seconds", "Time that successful loads took.", SECONDS, "model")
         self._unloads = counter(
-            "unloads", "Instances unloaded: idle ones, for the room of others, or for growth.", "model", "cause",
+            "unloads", "Instances unloaded: idle, for the room of others, for growth, or by a new configuration.",
+            "model", "cause",
         )
         self._evictions = counter("evictions", "Instances unloaded for the room of another model.", "model", "room_for")
         self._deaths = counter("instance_deaths", "Loaded instances whose worker died or was killed.", "model")

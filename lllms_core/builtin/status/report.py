@@ -133,6 +133,7 @@ def _instance(instance: InstanceStatus) -> Report:
         "pid": instance.pid,
         "fingerprint": instance.fingerprint,
         "replaced": instance.replaced,
+        "retired": instance.retired,
         "details": {} if info is None else dict(info.details),
     }
 
