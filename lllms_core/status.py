@@ -179,7 +179,7 @@ class Setting:
     value: object
     """In JSON's types; a secret is replaced by a word."""
     origin: str
-    """`FILE:LINE`, the name of a variable or of a flag, or `default`."""
+    """`FILE:LINE`, the name of a variable or of a flag, `default`, or `given at the start`."""
 
 
 @frozen
