@@ -106,7 +106,10 @@ def usage(counts: Usage) -> dict[str, object]:
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": counts.reasoning_tokens, "accepted_prediction_tokens": counts.accepted_tokens,
+            "rejected_prediction_tokens": counts.rejected_tokens,
+        },
     }
 
 
