@@ -206,7 +206,7 @@ TABLE: tuple[Parameter, ...] = (
     Parameter("reasoning_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
     Parameter("thinking_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
     # Speed.
-    Parameter("prediction", Prediction(), _CHAT, "named", neutral=("",)),
+    Parameter("prediction", Prediction(), _CHAT, "named"),
     # These ask for another text or another kind of answer, unless they have one of these values.
     *_fixed("refused", _CHAT, {
         "modalities": (["text"],), "audio": (), "moderation": (), "web_search_options": (),

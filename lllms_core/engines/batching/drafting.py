@@ -84,14 +84,13 @@ class Costs:
         self.since_plain += 1
         if usual is None:
             return None
-        expected = self.cost(answers, drafted)
-        cost = min(seconds / max(usual, 1e-9), OUTLIER * expected)
+        cost = min(seconds / max(usual, 1e-9), OUTLIER * self.cost(answers, drafted))
         rung = max(one for one in LADDER if one <= drafted)
         table = self._known.setdefault(answers, {})
-        cost_of_rung = 1 + (cost - 1) * rung / drafted
-        old = table.get(rung)
-        smoothed = cost_of_rung if old is None else old[0] + SMOOTHING * (cost_of_rung - old[0])
-        table[rung] = max(1.0, smoothed), self.steps
+        of_rung = 1 + (cost - 1) * rung / drafted
+        # The first measurement may have been disturbed, like any other, so what was expected counts, too.
+        old = self.cost(answers, rung)
+        table[rung] = max(1.0, old + SMOOTHING * (of_rung - old)), self.steps
         return cost
 
     def cost(self, answers: int, drafted: int) -> float:
