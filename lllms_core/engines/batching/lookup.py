@@ -6,6 +6,10 @@ from attrs import define, field
 
 GRAM = 3
 """So many equal tokens make a place worth trying."""
+NEAR = 8
+"""Where an answer and the text that it repeats have parted, they may meet again within so many tokens of the text."""
+PATIENCE = 8
+"""So many tokens of the answer may differ before it is taken for another text."""
 BACK = 32
 """The most tokens before a place that are compared, to learn how alike the two texts are."""
 PER_CALL = 4096
@@ -63,17 +67,16 @@ class Lookup:
         """The text that the answer repeats now."""
         self._place = 0
         """Its next token there."""
+        self._parted = 0
+        """How many tokens ago the answer parted from it; 0 if it has not."""
         self.alike = 0
         """How many tokens before that place equal the answer's last ones, as far as that was compared."""
+        self.begins = bool(prediction)
+        """Whether it stands at the beginning of the predicted text, which nothing confirms yet."""
         if prediction:
             predicted = _Text(prediction, max(0, len(prediction) - MOST_KEPT))
             self._texts = (predicted, self._own)
             self._source = predicted
-
-    @property
-    def begins(self) -> bool:
-        """Whether it stands at the beginning of the predicted text, which nothing confirms yet."""
-        return self._source is not None and self._place == 0
 
     def find(self, most: int) -> Sequence[int]:
         """Return up to `most` tokens that may come next; none if nothing like the answer's end was seen before."""
@@ -93,24 +96,31 @@ class Lookup:
         start, self._seen = self._seen, len(tokens)
         if source is None:
             return
-        for token in tokens[start:]:
-            if self._place >= len(source.tokens):
-                self._source = None
-                return
-            if token == source.tokens[self._place]:
+        for at, token in enumerate(tokens[start:], start):
+            end = at if source is self._own else len(source.tokens)
+            if not self._parted and self._place < end and token == source.tokens[self._place]:
                 self.alike += 1
-            elif self.alike == 0 and self._place > 0:
-                self._source = None  # the second in a row: the texts have parted
-                return
-            else:
-                self.alike = 0  # perhaps only this token differs
-            self._place += 1
+                self._place += 1
+            elif not self._meets(source.tokens[self._place : min(end, self._place + NEAR)], token):
+                self._source = None
+                break
+        self.begins = self.begins and start == len(tokens)
+
+    def _meets(self, near: Sequence[int], token: int) -> bool:
+        """Look for a token that was not expected near the last place; False if the texts have parted for good."""
+        self.alike = 0
+        if token in near:
+            self._place += near.index(token) + 1
+            self.alike, self._parted = 1, 0
+            return True
+        self._parted += 1
+        return self._parted <= PATIENCE
 
     def _search(self) -> None:
         for text in self._texts:
             place = text.after(self._tokens)
             if place is not None and place < len(text.tokens):
-                self._source, self._place = text, place
+                self._source, self._place, self._parted, self.begins = text, place, 0, False
                 self.alike = self._compare(text.tokens, place)
                 return
 
