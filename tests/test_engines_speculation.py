@@ -1,10 +1,24 @@
-from batching_for_tests import ACTIONS, Driver, FakeModel, answer, ask, finish, following, reference, text, usage
+from batching_for_tests import (
+    ACTIONS,
+    Driver,
+    FakeModel,
+    PickedSampler,
+    answer,
+    ask,
+    finish,
+    following,
+    reference,
+    text,
+    usage,
+)
 from drafts_for_tests import Oracle, free_drafts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lllms_core.engines import Speculation
+from lllms_core.engines import Feed, Speculation
+from lllms_core.engines.batching.opening import open_runs
 from lllms_core.engines.batching.run import joined
+from lllms_core.errors import EngineFailed
 from lllms_core.types import CallPiece, Delta, TokenScore
 
 PROMPT = "what is my name"
@@ -137,6 +151,60 @@ def test_what_a_draft_model_has_not_read_is_not_drafted():
     deltas = answer(model, ask("r", PROMPT))
     assert text(deltas) == reference(PROMPT, 8)
     assert usage(deltas).rejected_tokens == 0
+
+
+def test_a_failed_answer_leaves_no_drafts_of_the_others():
+    """If one answer of a request fails, the drafts of its other answers leave the cache with them."""
+
+    class Failing(FakeModel):
+        def sampler(self, sampling, prompt):
+            chosen = super().sampler(sampling, prompt)
+            if len(self.samplers) == 1:
+                chosen = FailingSampler(self)
+            return chosen
+
+    class FailingSampler(PickedSampler):
+        def sample(self, row):
+            if len(self.model.decodes) > 3:
+                raise EngineFailed("no more")
+            return super().sample(row)
+
+    model = Failing(speculation=free_drafts(Oracle(following, wrong_after=1), most=4))
+    deltas = answer(model, ask("r", PROMPT, 20, n=2))
+    assert isinstance(deltas[-1].error, EngineFailed)
+    assert any(len(feed.tokens) > 1 for feed in model.decodes[-1][1:])
+    assert all(model.line(i) == model._cache.table.tokens(i) for i in range(2))
+
+
+def test_a_draft_ends_where_a_grammar_is_awaited():
+    """Where an answer begins a call whose grammar is not made yet, the rest of a draft waits, to be evaluated again."""
+
+    class Calls:
+        """Awaits its grammar after the second token."""
+
+        stalled = active = False
+        error = None
+
+        def sample(self, sampler, row, piece):
+            return sampler.sample(row)
+
+        def take(self, piece, *, thinking):
+            self.stalled = len(run.tokens) == len(PROMPT) + 3
+
+    model, request = FakeModel(), ask("r", PROMPT, 20)
+    [run], _ = open_runs(model, None, request)
+    run.admit(0, 0, model.sampler(request.sampling, run.tokens))
+    run.calls = Calls()
+    draft = [following([*map(ord, PROMPT), *map(ord, reference(PROMPT, at))]) for at in range(6)]
+    run.tokens.append(draft[0])
+    run.evaluated = len(PROMPT)
+    model.decode([Feed(0, 0, run.tokens[:-1], logits=False)])
+    feed = run.feed_draft(draft[1:])
+    [row] = model.decode([feed])
+    run.evaluated += 1
+    run.take(model, feed, row)
+    assert run.tokens == [*map(ord, PROMPT), *draft[:3]]
+    assert run.pending == 1
 
 
 def test_joined_pieces_keep_their_order():
