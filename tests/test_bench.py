@@ -9,7 +9,6 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from lllms_llamacpp import LlamaCppEngine, Options
 
 from lllms_core.bench import random_model
 from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Peer, RawLoopProcess, toml
@@ -22,7 +21,6 @@ from lllms_core.bench.timeline import Timeline, decode_rate, output_rate, percen
 from lllms_core.bench.traffic import Reply, ServerSilent, exchange, read_stream
 from lllms_core.cli import cli
 from lllms_core.cli.bench import NAMES
-from lllms_core.types import ModelSpec, Sampling, TextRequest
 
 pytestmark = pytest.mark.slow
 
@@ -124,23 +122,6 @@ def test_reports_show_every_row():
 
 
 # -- measuring tools ---------------------------------------------------------------------------------------------------
-
-
-def test_a_chained_model_follows_its_chain(tmp_path):
-    """After each word of the bench's chained model comes the next one of its ring, so the text of answers is known."""
-    shape = random_model.SHAPES["tiny-chained"]
-    file = tmp_path / "chained.gguf"
-    random_model.write(file, shape)
-    ring = random_model.followers(shape.vocabulary)
-    model = LlamaCppEngine().load(ModelSpec("m", Options(threads=1, context_length=128), file), lambda _: None)
-    prompt = tuple(ring[40:50])
-    model.open(TextRequest("r", "m", prompt, sampling=Sampling(temperature=0), max_tokens=30))
-    written = b""
-    while not model.idle:
-        written += b"".join(delta.text.encode() for delta in model.step())
-    model.close()
-    pieces = [random_model.vocabulary(shape.vocabulary)[0][token].replace("Ġ", " ") for token in ring[50:80]]
-    assert written.decode() == "".join(pieces)
 
 
 @pytest.mark.parametrize("task", [*drafts.TASKS, drafts.RANDOM])

@@ -8,6 +8,7 @@ import pytest
 from free_drafts_for_tests import draft_freely
 from lllms_llamacpp import Draft, LlamaCppEngine, Options
 
+from lllms_core.bench import random_model
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.types import ChatRequest, Constraint, Message, ModelSpec, Sampling, TextRequest, Tool
 
@@ -287,6 +288,18 @@ def test_a_draft_model_needs_the_same_vocabulary(tmp_path, load, file_of, write_
         assert any(says in one for one in findings), findings
         with pytest.raises(ModelLoadFailed, match=says.split(";", maxsplit=1)[0].split(":")[0]):
             load(speculation=Draft(draft))
+
+
+def test_the_chained_model_of_the_bench_follows_its_chain(tmp_path, load):
+    """After each word of `bench drafts`' model comes the next one of its ring, so the text of answers is known."""
+    shape = random_model.Shape(
+        layers=2, dim=256, heads=4, kv_heads=1, feed_forward=256, vocabulary=1024, context=256, chained=True,
+    )
+    file = tmp_path / "chained.gguf"
+    random_model.write(file, shape)
+    ring, texts = random_model.followers(shape.vocabulary), random_model.vocabulary(shape.vocabulary)[0]
+    answer = load(file, speculation="off").ask(prompt=tuple(ring[40:50]), max_tokens=30)
+    assert answer.text == "".join(texts[token].replace("Ġ", " ") for token in ring[50:80])
 
 
 def _random_llama(words):
