@@ -315,6 +315,10 @@ class RequestRecord:
     cached_tokens: int = 0
     tokens: int = 0
     """Generated."""
+    accepted_tokens: int = 0
+    """Drafted, and part of the answer."""
+    rejected_tokens: int = 0
+    """Drafted in vain."""
     reuse: Reuse | None = None
     """How the prompt met what was cached; None: unknown."""
 

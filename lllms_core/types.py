@@ -211,6 +211,8 @@ class ChatRequest(CompletionRequest):
     """How long a reasoning model thinks first; None: its template's default."""
     chat_template_kwargs: Mapping[str, object] = field(factory=dict, kw_only=True)
     """Variables for the model's chat template."""
+    prediction: str = field(default="", kw_only=True)
+    """A text that the answer is expected to be much like: it changes the speed of the answer, and nothing else."""
 
     @property
     def continued(self) -> bool:
@@ -278,6 +280,11 @@ class Usage:
     """The number of prompt tokens that did not have to be evaluated again."""
     reasoning_tokens: int = 0
     """The number of completion tokens that are the model's thoughts."""
+    accepted_tokens: int = field(default=0, eq=False)
+    """The number of completion tokens that were drafted, and only verified by the model; not compared, like the next
+    one, since how much is drafted for equal answers depends on the time that it takes."""
+    rejected_tokens: int = field(default=0, eq=False)
+    """The number of drafted tokens that the model did not confirm; they are no completion tokens."""
 
 
 @frozen

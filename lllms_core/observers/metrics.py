@@ -58,6 +58,7 @@ class Metrics:
         self._prompt = counter("prompt_tokens", "Tokens of prompts, those from a cache included.", "model")
         self._cached = counter("cached_prompt_tokens", "Tokens of prompts that were in a cache.", "model")
         self._generated = counter("generated_tokens", "Tokens that models have generated.", "model")
+        self._drafted = counter("drafted_tokens", "Drafted tokens, by the model's verdict.", "model", "verdict")
         self._seconds = histogram(
             "request_duration_seconds", "Time from submission to the end of the answer.", SECONDS, "model", "task",
         )
@@ -92,6 +93,9 @@ class Metrics:
         if record.prompt_tokens:
             self._prompt.labels(model).inc(record.prompt_tokens)
             self._cached.labels(model).inc(record.cached_tokens)
+        for verdict, count in (("accepted", record.accepted_tokens), ("rejected", record.rejected_tokens)):
+            if count:
+                self._drafted.labels(model, verdict).inc(count)
         if record.task in {"chat", "text"} and record.tokens:
             self._generated.labels(model).inc(record.tokens)
             self._lengths.labels(model).observe(record.tokens)
