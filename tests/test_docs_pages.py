@@ -120,7 +120,7 @@ def test_links_to_files_of_the_repository_become_pages(made: Mapping[str, str]) 
 
 
 def test_what_pages_fetch_from_others_is_found(made: Mapping[str, str], tmp_path: Path) -> None:
-    """Scripts, styles, images and fonts of other servers are found; links, and files of the site itself, are no fault."""
+    """Scripts, styles, images and fonts of other servers are found; links, and files of the site, are no fault."""
     from reference_pages.fetching import fetched_elsewhere
 
     (tmp_path / "fine.html").write_text(
