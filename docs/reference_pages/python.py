@@ -49,21 +49,27 @@ def pages(root: Path) -> Mapping[str, str]:
 def _page(module: str, title: str, further: Sequence[str]) -> str:
     names = exported(module)
     parts = [f"# {title}\n", f"`{module}`\n", _text(docstring(module))]
-    own = public_names(module, names)
+    own = [one for one in public_names(module, names) if not _internal(one)]
     parts += [_section(one, 2) for one in sorted(own, key=lambda one: KINDS.index(one.kind))]
     for inner in further:
-        others = [one for one in public_names(f"{module}.{inner}") if one.name not in (names or ())]
+        found = public_names(f"{module}.{inner}")
+        others = [one for one in found if one.name not in (names or ()) and not _internal(one)]
         if others:
             parts += [f"## Module `{module}.{inner}`\n", _text(docstring(f"{module}.{inner}"))]
             parts += [_section(one, 3) for one in others]
     return "\n".join(parts)
 
 
+def _internal(one: Name) -> bool:
+    """Whether a value is a logger or a variable of types, which nobody else imports."""
+    return one.kind == "value" and ("getLogger(" in one.code or "TypeVar(" in one.code)
+
+
 def _section(one: Name, level: int) -> str:
     parts = [f"{'#' * level} `{one.name}`\n", f"```python\n{one.code}\n```\n", _text(one.doc)]
     values = [member for member in one.members if member.kind == "value"]
     if values:
-        parts.append("\n".join(_item(value) for value in values))
+        parts.append("".join(_item(value) for value in values))
     methods = (member for member in one.members if member.kind == "function")
     # A method is no section of its own, or the table of contents would list hundreds.
     parts += [f"```python\n{method.code}\n```\n\n{_text(method.doc)}" for method in methods]
@@ -71,8 +77,10 @@ def _section(one: Name, level: int) -> str:
 
 
 def _item(value: Name) -> str:
-    lines = (value.doc or "\\-").splitlines()
-    return f"``{value.code}``\n: {lines[0]}\n" + "".join(f"  {line}\n" if line else "\n" for line in lines[1:])
+    item = f"- ``{value.code}``\n"
+    if value.doc:
+        item += "\n" + "".join(f"  {line}\n" if line else "\n" for line in value.doc.splitlines()) + "\n"
+    return item
 
 
 def _text(doc: str) -> str:
