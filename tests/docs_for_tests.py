@@ -9,7 +9,7 @@ from attrs import frozen
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=fence)$", re.DOTALL | re.MULTILINE)
-SPAN = re.compile(r"(?<!`)(`+)(?!`)(?P<text>.+?)(?<!`)\1(?!`)")
+SPAN = re.compile(r"(?<!`)(`+)(?!`)(?P<text>[^`]+)\1(?!`)")
 
 
 @frozen
@@ -31,6 +31,11 @@ class Block:
         return f"{self.page}:{self.line}"
 
 
+def sources() -> list[Path]:
+    """Return the files of the code: of the core and of our plugins."""
+    return [*(ROOT / "lllms_core").rglob("*.py"), *ROOT.glob("plugins/*/lllms_*/**/*.py")]
+
+
 def pages() -> list[Path]:
     """Return the pages that are written by hand."""
     return sorted(DOCS.rglob("*.md"))
@@ -44,7 +49,7 @@ def blocks(*languages: str) -> list[Block]:
 def spans(page: Path) -> Iterator[str]:
     """Yield the code in the lines of a page."""
     for match in SPAN.finditer(FENCE.sub("", page.read_text(encoding="utf-8"))):
-        yield match["text"]
+        yield " ".join(match["text"].split())
 
 
 def _blocks(page: Path) -> Iterator[Block]:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import click
 import pytest
-from docs_for_tests import ROOT, Block, blocks, pages, spans
+from docs_for_tests import DOCS, Block, blocks, pages, sources, spans
 
 from lllms_core import Host, hookspecs, parse_config
 from lllms_core.apis.explanations import TABLE
@@ -169,7 +169,7 @@ def test_routes_and_metrics_exist(page: Path) -> None:
 
 def strings() -> Iterator[list[str | None]]:
     """Yield each string of the code that is long enough to be a message; None stands for a value in it."""
-    for path in [*(ROOT / "lllms_core").rglob("*.py"), *ROOT.glob("plugins/*/lllms_*/**/*.py")]:
+    for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             parts = node.values if isinstance(node, ast.JoinedStr) else [node]
             texts = [one.value if isinstance(one, ast.Constant) else None for one in parts]
@@ -221,7 +221,7 @@ def test_messages_exist() -> None:
 
 def test_codes_exist() -> None:
     """Each code of an error in the troubleshooting's headings, and in its sentences, is one."""
-    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     codes = {code for _, _, code in TABLE.values()} | {"unknown_parameter", "unsupported_parameter"}
     headings = re.findall(r"^## ([a-z]+_[a-z_]+)$", text, re.MULTILINE)
     assert len(headings) >= 4

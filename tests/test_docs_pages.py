@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import click
 import pytest
-from docs_for_tests import DOCS, ROOT
+from docs_for_tests import DOCS, ROOT, sources
 from packaging.specifiers import SpecifierSet
 
 import lllms_core
@@ -98,13 +98,16 @@ def test_every_code_of_an_error_is_documented(made: Mapping[str, str]) -> None:
     codes = {code for _, _, code in TABLE.values()} | set(_codes())
     assert len(codes) > 30
     assert {code for code in codes if f"| `{code}` |" not in page} == {"mock_refused"}  # of the scripts of tests
+    source = "".join(path.read_text(encoding="utf-8") for path in sources())
+    listed = re.findall(r"^\| (?:\d+ \| )?`(\w+)`", page, re.MULTILINE)
+    assert {code for code in listed if f'"{code}"' not in source} == set()
 
 
 def test_every_variable_is_documented(made: Mapping[str, str]) -> None:
     """Each variable that the code reads by its name is on the page."""
     page = made["reference/environment.md"]
     read = set()
-    for path in [*(ROOT / "lllms_core").rglob("*.py"), *ROOT.glob("plugins/*/lllms_*/**/*.py")]:
+    for path in sources():
         read |= {*VARIABLE.findall(path.read_text(encoding="utf-8"))}
     assert len(read) > 8
     assert {name for name in read if f"`{name}`" not in page} == set()
@@ -148,8 +151,8 @@ def test_the_promises_are_those_of_the_metadata() -> None:
 def _codes() -> Iterator[str]:
     """Yield the codes that refusals are made with."""
     makers = {"InvalidRequest": 3, "UnsupportedParameter": 3, "ContextOverflow": 3, "wrong_value": 5}
-    for path in [*(ROOT / "lllms_core").rglob("*.py"), *ROOT.glob("plugins/*/lllms_*/**/*.py")]:
-        for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.id if isinstance(node.func, ast.Name) else ""
