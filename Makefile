@@ -59,7 +59,7 @@ bench: $(INSTALLED)  ## this server against the limits of this machine, as ratio
 	$(BIN)/python -m lllms_core bench --all
 
 clean:
-	rm -rf .venv $(CLIENTS)
+	rm -rf .venv $(CLIENTS) build/docs
 
 # Installed anew only when a pyproject.toml changes. llama-cpp-python is compiled once (about 5 minutes on two cores).
 $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)
