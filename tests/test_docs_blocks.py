@@ -47,7 +47,8 @@ def commands(block: Block) -> Iterator[list[str]]:
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             del words[0]
         if words:
-            yield words
+            redirected = next((at for at, word in enumerate(words) if word in {">", "<", "|"}), None)
+            yield words[:redirected]
 
 
 def parse(words: list[str]) -> None:

@@ -21,6 +21,7 @@ LLLMS_PORT=8080 LLLMS_LOG_LEVEL=debug lllms serve
 """
 OTHERS: Mapping[str, str] = {
     "LLLMS_API_KEY": "the key with which commands talk to a server (`--api-key`)",
+    "LLLMS_NO_HISTORY": "true: `lllms chat` keeps no history of what is typed (`--no-history`)",
     "LLLMS_PLUGINS": "comma-separated names: only these plugins are loaded",
     "LLLMS_STRICT": "true: a plugin that fails is an error, in place of a warning",
     "HF_TOKEN": "the token for Hugging Face repositories that need one",
@@ -35,6 +36,7 @@ OTHERS: Mapping[str, str] = {
     "OPENAI_API_KEY": "the key with which `lllms bench --base-url` talks to a server",
     "XDG_CONFIG_HOME": "the user's configuration folder, `~/.config` by default",
     "XDG_CACHE_HOME": "the user's cache folder, `~/.cache` by default, for the bench's model and other programs' files",
+    "XDG_STATE_HOME": "the user's state folder, `~/.local/state` by default, for the history of `lllms chat`",
     "OLLAMA_MODELS": "where Ollama keeps its models, for `lllms ls --found`",
     "LLAMA_CACHE": "where llama.cpp keeps its models, for `lllms ls --found`",
 }

@@ -48,6 +48,7 @@ REFUSALS: Mapping[str, str] = {
     "context_length_exceeded": "the prompt leaves no room for an answer",
     "conversation_full": "a kept conversation has reached its limit",
     "empty_array": "a list must have an item",
+    "invalid_configuration": "a new configuration has faults, so that nothing was changed",
     "invalid_encoding": "the body's compression is broken",
     "invalid_function_parameters": "the schema of a tool's arguments cannot be used",
     "invalid_grammar": "a grammar cannot be used",
