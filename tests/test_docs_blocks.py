@@ -21,6 +21,7 @@ from lllms_core.apis.foreign_paths import find_way_out
 from lllms_core.apis.specification import document
 from lllms_core.cli import cli
 from lllms_core.config import ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.curated import curated_models
 from lllms_core.errors import LllmsError
 from lllms_core.parameters import DEFAULTS
 from lllms_core.plugins import Plugins
@@ -29,6 +30,7 @@ from lllms_core.values.structure import structure
 OTHERS = {"pip", "python3", "lllms/bin/pip", ".", "export", "claude", "aider", "curl", "llama-server", "python"}
 """The programs of the documentation besides `lllms`."""
 KEY = re.compile(r"\b(server|sessions|plugins|options|defaults)\.([a-z][a-z_]+)\b(?!\.)")
+CATALOGUED = re.compile(r"\b[a-z][a-z0-9.]*:\d[\d.]*[bm]\b")
 PLACEHOLDER = re.compile(r"^[A-Z]+$")
 LEAST = 15
 """The letters that a string of the code needs to be recognised as a message."""
@@ -218,6 +220,13 @@ def test_messages_exist() -> None:
     unknown = [f"{block}: {line}" for block, line in quoted if line not in others and not is_said(line, said)]
     assert len(quoted) > 15
     assert not unknown, "\n".join(unknown)
+
+
+def test_models_of_the_catalogue_exist() -> None:
+    """Each model that the documentation names as Ollama would, like `qwen3:0.6b`, is in the catalogue."""
+    named = {name for page in pages() for name in CATALOGUED.findall(page.read_text(encoding="utf-8"))}
+    assert named
+    assert named <= {one.name for one in curated_models()}
 
 
 def test_codes_exist() -> None:
