@@ -47,7 +47,8 @@ def pages(root: Path) -> Mapping[str, str]:
     others = sorted(PurePosixPath(page).stem for page in found if page.startswith("files/"))
     if others:
         found["files/index.md"] = f"# Source files\n\n{_toctree(others)}"
-    found["examples/index.md"] = _index([(path, page, found[page]) for path, page in examples.items()])
+    guides = [f"/{page.removesuffix('.md')}" for page in found if page.startswith("guides/")]
+    found["examples/index.md"] = _index([(path, page, found[page]) for path, page in examples.items()], guides)
     return found
 
 
@@ -92,7 +93,7 @@ def _listing(path: PurePosixPath, text: str) -> str:
     return f"# {path.name}\n\n`{path}`\n\n{fence}{language}\n{text.rstrip()}\n{fence}\n"
 
 
-def _index(examples: list[tuple[str, str, str]]) -> str:
+def _index(examples: list[tuple[str, str, str]], guides: Sequence[str]) -> str:
     lines = [
         "# Examples", "", "Files of the repository's folder `examples/`; each is run, or checked, by a test.", "",
         "| file | what it is |", "|---|---|",
@@ -101,7 +102,7 @@ def _index(examples: list[tuple[str, str, str]]) -> str:
         about = re.search(r'```python\n"""(.+?)(?:\n|""")', text)
         shown = about[1].rstrip(".") if about else "-"
         lines.append(f"| [`{path.removeprefix('examples/')}`]({posixpath.basename(page)}) | {shown} |")
-    return "\n".join(lines) + "\n\n" + _toctree([PurePosixPath(page).stem for _, page, _ in examples])
+    return "\n".join(lines) + "\n\n" + _toctree([*guides, *(PurePosixPath(page).stem for _, page, _ in examples)])
 
 
 def _toctree(names: Sequence[str]) -> str:

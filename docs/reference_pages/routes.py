@@ -45,9 +45,9 @@ def page() -> str:
     """Return the page in Markdown."""
     host = Host(parse_config({}))
     parts = [HEAD]
-    order = [*TITLES]
-    for name in sorted(host.plugins.apis, key=order.index):
-        title, distribution = TITLES[name]
+    own = [name for name in TITLES if name in host.plugins.apis]
+    for name in [*own, *sorted({*host.plugins.apis} - {*own})]:
+        title, distribution = TITLES.get(name, (name, f"plugin {host.plugins.apis[name].plugin}"))
         parts.append(f"## {title}\n\nAPI `{name}` of `{distribution}`.\n")
         for path, methods in host.plugins.apis[name].object.describe(host).items():
             for method, told in methods.items():
