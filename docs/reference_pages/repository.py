@@ -24,6 +24,10 @@ LANGUAGES = {
     ".py": "python", ".json": "json", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml", ".service": "ini",
     ".socket": "ini", ".plist": "xml", ".conf": "nginx", ".sh": "sh",
 }
+ABOUT = re.compile(r'^`{3,}python\nr?"""(.+?)(?:\n|""")', re.MULTILINE)
+"""Where a program says what it is: in the first line of its docstring."""
+OTHERS = {"grafana_dashboard.json": "A dashboard for Grafana, over the metrics of a server"}
+"""Files at the top of `examples/` that cannot say so."""
 LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
@@ -99,9 +103,12 @@ def _index(examples: list[tuple[str, str, str]], guides: Sequence[str]) -> str:
         "| file | what it is |", "|---|---|",
     ]
     for path, page, text in examples:
-        about = re.search(r'```python\n"""(.+?)(?:\n|""")', text)
-        shown = about[1].rstrip(".") if about else "-"
-        lines.append(f"| [`{path.removeprefix('examples/')}`]({posixpath.basename(page)}) | {shown} |")
+        name = path.removeprefix("examples/")
+        if "/" not in name:  # the others are described by the document of their folder
+            about = ABOUT.search(text)
+            shown = about[1].rstrip(".") if about else OTHERS[name]
+            lines.append(f"| [`{name}`]({posixpath.basename(page)}) | {shown} |")
+    lines += [f"\nFiles for servers: [deploy](..{guide}.md)." for guide in guides]
     return "\n".join(lines) + "\n\n" + _toctree([*guides, *(PurePosixPath(page).stem for _, page, _ in examples)])
 
 
