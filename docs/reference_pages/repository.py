@@ -106,7 +106,7 @@ def _index(examples: list[tuple[str, str, str]], guides: Sequence[str]) -> str:
         name = path.removeprefix("examples/")
         if "/" not in name:  # the others are described by the document of their folder
             about = ABOUT.search(text)
-            shown = about[1].rstrip(".") if about else OTHERS[name]
+            shown = about[1].rstrip(".") if about else OTHERS.get(name, "-")
             lines.append(f"| [`{name}`]({posixpath.basename(page)}) | {shown} |")
     lines += [f"\nFiles for servers: [deploy](..{guide}.md)." for guide in guides]
     return "\n".join(lines) + "\n\n" + _toctree([*guides, *(PurePosixPath(page).stem for _, page, _ in examples)])
