@@ -145,6 +145,11 @@ def test_the_promises_are_those_of_the_metadata() -> None:
     [wanted] = re.findall(r"`(lllms-core>[^`]+)`", text)
     assert f'dependencies = ["{wanted}"]' in (DOCS / "guides" / "engine-plugin.md").read_text(encoding="utf-8")
     assert project["version"] in SpecifierSet(wanted.removeprefix("lllms-core"))
+    plugins = [tomllib.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("plugins/*/pyproject.toml")]
+    needed = {one for plugin in plugins for one in plugin["project"]["dependencies"]}
+    ranges = {one for one in re.findall(r"`([a-z0-9-]+>=[^`]+)`", text) if not one.startswith("lllms-core")}
+    assert len(ranges) == 3
+    assert ranges <= needed
     assert parse_config({"server": {"host": "0.0.0.0", "allow_remote": True}}).server.host == "0.0.0.0"
 
 
