@@ -9,8 +9,8 @@ from lllms_core.values.sizes import human_size, human_time
 
 InstanceState = Literal["loading", "ready", "closing"]
 WaitState = Literal["queued", "memory", "downloading", "loading", "prompt"]
-"""What a request waits for: its turn, memory that others hold, the files of its model, the load of its model, or, once
-it runs, the reading of its prompt."""
+"""The reason for a wait: other requests' turns, memory that others hold, the model's files, the model's load, or, once
+the request runs, the reading of its prompt."""
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
 """`waiting`: another process is fetching the same file."""
 
@@ -43,11 +43,11 @@ class InstanceStatus:
     retired: bool = False
     """Whether a new configuration has replaced or removed it: it finishes its requests, and then ends."""
     memory: int | None = None
-    """Bytes that it was told to need, mapped weights included; None: unknown, as there is no memory limit."""
+    """Bytes of its estimate, mapped weights included; None: unknown, as there is no memory limit."""
     measured: int | None = None
     """Bytes that it was last measured to take, with its mapped weights; None: unknown, as for one in a thread."""
     grown: bool = False
-    """Whether it takes a fifth more than it was told to need."""
+    """Whether it takes a fifth more than its estimate."""
     load_seconds: float = 0.0
     """How long its load has taken, so far or in all."""
     load_timeout: float = 0.0
@@ -91,11 +91,11 @@ class DeviceUse:
     name: str
     total: int
     limit: int
-    """What all instances may take."""
+    """The most that all instances may take."""
     used: int
-    """What they take, as told."""
+    """The sum of their estimates."""
     usable: int | None = None
-    """What other programs leave of it, less a margin; None: unknown."""
+    """The bytes that other programs leave, less a margin; None: unknown."""
 
 
 @frozen
@@ -104,15 +104,15 @@ class MemoryUse:
 
     limit: int
     used: int
-    """As told, or as measured if that is more; mapped weights of one file count once."""
+    """By estimates, or as measured if that is more; mapped weights of one file count once."""
     sessions: int = 0
-    """What of `used` is stored sessions, which give way to instances."""
+    """The part of `used` that is stored sessions, which give way to instances."""
     measured: int | None = None
     """Private bytes that all workers together were measured to take; None: nothing was measured."""
     available: int | None = None
-    """What the machine can give now, less a margin for other programs; None: unknown."""
+    """The bytes that the machine has free now, less a margin for other programs; None: unknown."""
     devices: tuple[DeviceUse, ...] = ()
-    """The GPUs that engines tell of."""
+    """The GPUs that engines report."""
 
 
 @frozen
@@ -234,7 +234,7 @@ class Waiting:
     progress: float | None = None
     """How much is done of the download, the load, or the reading of the prompt, 0 to 1; None: unknown."""
     reason: str = ""
-    """For `memory`, what is needed and who holds it; for `queued`, why no instance is loaded for it, if none is."""
+    """For `memory`: the need, and the holders of the rest. For `queued`: why no instance is loaded, if none is."""
     download: DownloadStatus | None = None
     """That of its model's files, if they are being fetched."""
 

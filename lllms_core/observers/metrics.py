@@ -184,7 +184,7 @@ def _instances(now: Now) -> Iterator[Metric]:
     count = GaugeMetricFamily("lllms_instances", "Instances, by model and state.", labels=["model", "state"])
     slots = GaugeMetricFamily("lllms_slots", "Slots of the loaded instances.", labels=["model"])
     told = GaugeMetricFamily(
-        "lllms_instance_memory_bytes", "Memory that instances are told to need; with a memory limit only.",
+        "lllms_instance_memory_bytes", "Memory of instances by their estimates; with a memory limit only.",
         labels=["model"],
     )
     measured = GaugeMetricFamily(
@@ -204,10 +204,10 @@ def _memory(pool: PoolStatus) -> Iterator[Metric]:
     if pool.memory is None:
         return
     yield _gauge("memory_limit_bytes", "The memory that the server may use (server.memory_limit).", pool.memory.limit)
-    yield _gauge("memory_used_bytes", "What of it is used: the server, its sessions, all instances.", pool.memory.used)
-    yield _gauge("memory_session_bytes", "What of it is stored sessions, which give way.", pool.memory.sessions)
+    yield _gauge("memory_used_bytes", "Memory in use: the server, its sessions, all instances.", pool.memory.used)
+    yield _gauge("memory_session_bytes", "Memory of stored sessions, which give way to instances.", pool.memory.sessions)
     if pool.memory.available is not None:
-        yield _gauge("memory_available_bytes", "What the machine can give now.", pool.memory.available)
+        yield _gauge("memory_available_bytes", "Memory that is free on the machine now.", pool.memory.available)
 
 
 def _transfers(now: Now) -> Iterator[Metric]:
