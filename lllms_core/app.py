@@ -48,7 +48,8 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
 
     It starts the host when the web server starts it, and closes the host that it started; one that runs already, or
     any with `manage_host=False`, is left alone. To put the APIs into an application of your own, use `mount`. If the
-    configuration has keys, every request needs one, also for routes that you add; only `/health` needs none.
+    configuration has keys, every request needs one, also for routes that you add; only `/health`, the empty page at `/`
+    and its scripts need none (`apis.open_routes`).
 
     Raises `ConfigError` if the file of keys cannot be used.
     """
@@ -88,7 +89,7 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
     keyring = open_keyring(host.config.server)
     same_paths = SamePaths(app)
     app.before_request(same_paths.choose)
-    _mount(app, host, same_paths, prefix, KeyCheck(keyring, prefix or "") if keyring.keys else None)
+    _mount(app, host, same_paths, prefix, KeyCheck(keyring) if keyring.keys else None)
 
 
 def _mount(

@@ -1,5 +1,6 @@
 """The facade that APIs, the command line and embedders talk to: models by name, answers as streams."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from time import monotonic
 from types import TracebackType
@@ -13,7 +14,7 @@ from lllms_core.apis.request_ids import note_request
 from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, parse_config
-from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
+from lllms_core.errors import ConfigError, InvalidRequest, ModelLoadFailed, OutOfTime
 from lllms_core.events import Observers
 from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
@@ -67,6 +68,8 @@ from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
 
 T = TypeVar("T")
+
+LOG = logging.getLogger("lllms.host")
 
 
 def choose_session_store(configuration: Config, plugins: Plugins) -> tuple[SessionStore, object] | None:
@@ -194,8 +197,35 @@ class Host:
         return await self._cards.metadata(self._entry(name))
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the models that cannot be served."""
-        return self._visibility.of_problems(self.catalog.problems)
+        """Return the models that cannot be served, and those whose load would fail as far as `examine` has found."""
+        told = {one.model for one in self.pool.failed_loads()} | {one.model for one in self.pool.lacks()}
+        found = [
+            Problem(entry.name, text, configured=entry.name in self.config.models)
+            for entry in self.catalog.entries if entry.name not in told and (text := self._cards.problem(entry))
+        ]
+        return self._visibility.of_problems([*self.catalog.problems, *found])
+
+    async def examine(self) -> None:
+        """Look at the files of the models that are not loaded, and log which of them could not be loaded, and why.
+
+        `problems` tells of them from then on, until their files change.
+        """
+        for entry in self.catalog.entries:
+            if entry.here and self.pool.info(entry.name) is None and (text := await self._cards.look(entry)):
+                LOG.warning("model %s will not load: %s", entry.name, text)
+
+    async def problem(self, name: str) -> str:
+        """Return why a model cannot be used now; "" if it can, as far as known without a load.
+
+        Looks into its file if that has not been done. Raises `ModelUnknown`.
+        """
+        try:
+            entry = self._entry(name)
+        except ModelLoadFailed as error:
+            return error.message
+        failed = [one.problem for one in self.pool.failed_loads() if one.model == entry.name]
+        lacks = [one.problem for one in self.pool.lacks() if one.model == entry.name and not one.ready]
+        return next(filter(None, [*failed, *lacks]), "") or await self._cards.look(entry)
 
     @overload
     def request(
