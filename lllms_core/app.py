@@ -106,7 +106,8 @@ def _mount(
                 key_check.guard(routes)
             know_callers(routes, trusted, by_key=host.config.server.has_keys)
             routes.before_request(_know_ids)
-            app.register_blueprint(routes, url_prefix=prefix)
+            # Quart takes the prefix in place of the API's own.
+            app.register_blueprint(routes, url_prefix=None if prefix is None else prefix + (routes.url_prefix or ""))
         except Exception as error:
             told = described(error)  # no request is being served yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)

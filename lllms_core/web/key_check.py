@@ -90,7 +90,9 @@ class KeyCheck:
 def _leads_to_open(asked: Request | Websocket) -> bool:
     """Whether a request is for a route that needs no key."""
     rule = asked.url_rule
-    return rule is not None and is_open(current_app.view_functions.get(rule.endpoint))
+    if rule is None or asked.method not in {"GET", "HEAD"}:
+        return False
+    return is_open(current_app.view_functions.get(rule.endpoint))
 
 
 async def pause(seconds: float) -> None:

@@ -87,7 +87,7 @@ class View:
             self._abilities = found
 
 
-class Views:
+class OpenPages:
     """The views of all pages that are open, by the rights of their callers."""
 
     def __init__(self, server: Server) -> None:
@@ -120,7 +120,7 @@ class Views:
         told: Mapping[str, bytes] = {}
         wrote, was_ready = time.monotonic(), False
         while True:
-            sections = view.look()
+            ready, sections = self._server.ready, view.look()
             changed = [(name, one) for name, one in sections.items() if told.get(name) != one]
             now = time.monotonic()
             if changed:
@@ -129,7 +129,7 @@ class Views:
             elif now - wrote >= INTERVAL:
                 wrote = now
                 yield comment("alive")
-            if was_ready and not self._server.ready:
+            if was_ready and not ready:
                 return  # it is stopping, and would wait for this answer
-            was_ready = was_ready or self._server.ready
+            was_ready = was_ready or ready
             await asyncio.sleep(view.pause)
