@@ -89,8 +89,9 @@ class Browser:
 
     def prefer(self, scheme: str) -> None:
         """Prefer `light` or `dark` pages."""
-        wanted = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}]
-        self._devtools("Emulation.setEmulatedMedia", {"features": wanted})
+        wanted = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        features = [{"name": name, "value": value} for name, value in wanted.items()]
+        self._devtools("Emulation.setEmulatedMedia", {"features": features})
 
     def scripts(self, *, run: bool) -> None:
         """Let later pages run scripts, or not."""
@@ -109,8 +110,9 @@ class Browser:
         if not self.run("return typeof axe === 'object'"):
             self.run(files("axe_core_python").joinpath("axe.min.js").read_text())
         found = self.driver.execute_async_script(
-            "const done = arguments[1];"
-            "axe.run(document, { runOnly: arguments[0], resultTypes: ['violations'] }).then(done, (e) => done(String(e)))",
+            "const [kinds, done] = arguments;"
+            "const wanted = { runOnly: kinds, resultTypes: ['violations'] };"
+            "axe.run(document, wanted).then(done, (error) => done(`${error}`));",
             [*KINDS],
         )
         assert isinstance(found, dict), found

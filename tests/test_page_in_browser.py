@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from gates_for_tests import Gate, GatePlugin
 from servers_for_tests import hang, served
 from waits_for_tests import GUARD
 
+from lllms_core.builtin.status import live
 from lllms_core.hookspecs import hookimpl
 from lllms_core.serve import listen
 from lllms_core.testing import running_server
@@ -39,8 +40,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def browser(chromium: Browser) -> Iterator[Browser]:
-    """The browser, with an empty console; the page must write nothing into it."""
+def browser(chromium: Browser, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+    """The browser, with an empty console; the page must write nothing into it. Servers look often."""
+    monkeypatch.setattr(live, "LOOK", 0.05)
     chromium.resize(WIDE)
     chromium.prefer("light")
     chromium.errors()
@@ -58,12 +60,15 @@ class Bed:
         self.gate = gate
         self._threads: list[threading.Thread] = []
 
-    def ask(self, model: str, text: str = "Hi", **more: object) -> None:
+    def ask(self, model: str, text: str = "Hi") -> None:
         """Send a request, and leave it alone."""
-        body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
-        thread = threading.Thread(
-            target=httpx.post, args=(f"{self.url}/v1/chat/completions",), kwargs={"json": body, "timeout": GUARD},
-        )
+        body = {"model": model, "messages": [{"role": "user", "content": text}]}
+
+        def post() -> None:
+            with suppress(httpx.HTTPError):  # some tests end the server meanwhile
+                httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=GUARD)
+
+        thread = threading.Thread(target=post)
         thread.start()
         self._threads.append(thread)
 
@@ -75,9 +80,8 @@ class Bed:
 @contextmanager
 def bed(models: dict[str, Any] | None = None, **server: object) -> Iterator[Bed]:
     gate = Gate()
-    plugins = {"gate": GatePlugin(gate), **server.pop("plugins", {})}  # type: ignore[dict-item]
     tables = {"gate": {"engine": "gate"}, "bot": BOT} if models is None else models
-    with running_server(tables, plugins, **server) as url:
+    with running_server(tables, {"gate": GatePlugin(gate)}, **server) as url:
         made = Bed(url, gate)
         try:
             yield made
@@ -91,6 +95,12 @@ def pieces(gate: Gate, *given: str | None) -> None:
         gate.pieces.put(one)
 
 
+def choose(browser: Browser, model: str) -> None:
+    """Choose the model to try, as soon as it is offered."""
+    browser.find("#try-model option", model)
+    browser.run("document.getElementById('try-model').value = arguments[0]", model)
+
+
 def test_it_shows_what_happens_as_it_happens(browser: Browser) -> None:
     """Models, instances, requests and timelines change without a reload; nothing comes from elsewhere."""
     with bed() as server:
@@ -98,7 +108,7 @@ def test_it_shows_what_happens_as_it_happens(browser: Browser) -> None:
         browser.find("#live", "live")
         browser.run("window.same = true")
         browser.find("#model-rows li", "gate\nnot loaded")
-        assert "chat" in browser.find("#model-rows li", "bot").text
+        browser.find("#model-rows .chips li", "embeddings")
         assert "Nothing runs" in browser.text("#request-rows")
         server.ask("gate")
         browser.find("#model-rows li", "loading")
@@ -155,13 +165,13 @@ def test_its_buttons_load_unload_and_cancel(browser: Browser) -> None:
             assert httpx.get(f"{server.url}/").json()["requests"]["running"] == 1
         browser.click("#request-rows button", "Cancel")
         browser.click("#sure-yes")
-        browser.find("#ended-rows li", "request_cancelled")
+        browser.find("#ended-rows li", "cancelled")
         browser.find("#request-rows", "Nothing runs")
 
 
 def test_a_download_is_seen_and_cancelled(browser: Browser, tmp_path: Path) -> None:
     """A download shows its progress; it is cancelled once that is confirmed, and its model can be fetched again."""
-    with served({"/weights.gguf": bytes(1_000_000)}) as site:
+    with served({"/weights.gguf": b"GGUF" + bytes(1_000_000)}) as site:
         site.faults = [hang(400_000)] * 8
         models = {"far": {"engine": "llamacpp", "url": f"{site.url}/weights.gguf"}}
         with bed(models, models_dir=str(tmp_path)) as server:
@@ -185,7 +195,7 @@ def test_a_model_that_cannot_load_says_why(browser: Browser, tmp_path: Path) -> 
         browser.open(server.url)
         row = browser.find("#model-rows li", "cannot be loaded")
         assert "is not a GGUF file" in row.text
-        assert browser.text("#try-model") == "bot"  # the only one to be tried
+        browser.until(lambda: browser.text("#try-model") == "bot")  # the only one to be tried
         browser.click("[aria-label='Try again: broken']")
         browser.find("#errors", "cannot be loaded")
         browser.find("#model-rows li", "next try in")
@@ -198,9 +208,7 @@ def test_a_model_is_tried(browser: Browser) -> None:
     with bed() as server:
         server.gate.load.set()
         browser.open(server.url)
-        browser.run("document.getElementById('try-model').value = arguments[0]", "gate") if browser.find(
-            "#try-model option", "gate",
-        ) else None
+        choose(browser, "gate")
         browser.click("#message")
         browser.type("Tell me", ENTER)
         pieces(server.gate, "one ", "two ")
@@ -211,7 +219,7 @@ def test_a_model_is_tried(browser: Browser) -> None:
         browser.until(lambda: not httpx.get(f"{server.url}/").json()["requests"]["running"])
         browser.click("#clear")
         browser.gone("#log .said")
-        browser.run("document.getElementById('try-model').value = 'bot'")
+        choose(browser, "bot")
         for turn in ("first", "second"):
             browser.type(f"turn {turn}", ENTER)
             browser.find("#log .assistant .text", f"{turn} answer")
@@ -223,6 +231,7 @@ def test_a_model_is_tried(browser: Browser) -> None:
         thoughts.click()
         browser.until(lambda: "Let me see." in thoughts.text)
         browser.find("#log .said:last-of-type .about", "tokens")
+        browser.click("#message")
         browser.type("fail", ENTER)
         browser.find("#log .about.fault")
         browser.find("#log .said:last-of-type .text", "one")
@@ -238,13 +247,11 @@ def test_no_text_becomes_html(browser: Browser, monkeypatch: pytest.MonkeyPatch)
             return [ModelOffer(NASTY, "mock", options={"script": SCRIPT}, description=f"about {NASTY}")]
 
     monkeypatch.setattr("lllms_core.catalog.is_model_name", lambda name: True)
-    with bed({}, plugins={"offering": Offering()}, disabled_plugins=[]) if False else running_server(
-        {}, {"offering": Offering()},
-    ) as url:
+    with running_server({}, {"offering": Offering()}) as url:
         browser.open(url)
         browser.find("#model-rows h3", NASTY)
         browser.find("#model-rows", f"about {NASTY}")
-        browser.run("document.getElementById('try-model').value = arguments[0]", NASTY)
+        choose(browser, NASTY)
         browser.click("#message")
         browser.type("html please", ENTER)
         browser.find("#log .assistant .text", f"<script>window.hacked = 1</script>{NASTY}<b>bold</b>")
@@ -253,8 +260,8 @@ def test_no_text_becomes_html(browser: Browser, monkeypatch: pytest.MonkeyPatch)
         browser.find("#ended-rows .told", NASTY)
         assert browser.run("return window.hacked ?? null") is None
         assert browser.run("return document.querySelectorAll('img, b:not(#who-name), main script').length") == 0
-        refused = browser.run("try { document.body.innerHTML = '<i>x</i>'; return '' } catch (error) { return error.name }")
-        assert refused == "TypeError"  # the browser itself refuses it
+        refused = "try { document.body.innerHTML = '<i>x</i>'; return '' } catch (error) { return error.name }"
+        assert browser.run(refused) == "TypeError"  # the browser itself refuses it
         browser.errors()
 
 
@@ -288,7 +295,7 @@ def test_a_server_with_keys_asks_for_one(browser: Browser) -> None:
 
 
 def test_it_fits_a_phone_and_follows_the_rules_of_accessibility(browser: Browser, tmp_path: Path) -> None:
-    """At 390 pixels nothing is cut off; no rule of WCAG 2.1 AA that axe checks is broken, light or dark, in any state."""
+    """At 390 pixels nothing is cut off, and no rule of WCAG 2.1 AA that axe checks is broken, light or dark."""
     file = tmp_path / f"{'a-long-name-' * 8}.gguf"
     file.write_bytes(b"no model" * 100)
     models = {
@@ -304,8 +311,7 @@ def test_it_fits_a_phone_and_follows_the_rules_of_accessibility(browser: Browser
         browser.find("#model-rows li", "is not a GGUF file")
         browser.click("#ended-rows summary")
         browser.find("#ended-rows .told", "submitted")
-        browser.find("#try-model option", "bot")
-        browser.run("document.getElementById('try-model').value = 'bot'")
+        choose(browser, "bot")
         browser.click("#message")
         browser.type("think", ENTER)
         browser.find("#log .about", "tokens")
@@ -315,11 +321,16 @@ def test_it_fits_a_phone_and_follows_the_rules_of_accessibility(browser: Browser
                 browser.resize(size)
                 assert browser.complaints() == {}, (scheme, size)
                 assert _cut_off(browser) == [], (scheme, size)
+        browser.resize(PHONE)
+        server.gate.load.set()
+        pieces(server.gate, "one ")
+        browser.find("#request-rows li", "answering")
         browser.click("#request-rows button", "Cancel")
         browser.find("#sure")
         assert browser.complaints() == {}
         assert _cut_off(browser) == []
         browser.type(ESCAPE)
+        pieces(server.gate, None)
     with running_server({"tiny": BOT}, api_keys=KEYS) as url:
         browser.open(url)
         browser.find("#key-form")
@@ -368,7 +379,7 @@ def test_a_keyboard_is_enough(browser: Browser) -> None:
         assert wanted <= set(reached), reached
         assert unseen == []
         assert any("bot" in one and "in all" in one for one in reached)  # the summary of an ended request
-        browser.run("document.getElementById('try-model').value = 'gate'")
+        choose(browser, "gate")
         browser.run("document.querySelector('.skip').focus()")
         browser.type(ENTER)
         browser.until(lambda: browser.run("return document.activeElement.id") == "models")
@@ -390,7 +401,7 @@ def _press_alt_t(browser: Browser) -> None:
 
 
 def test_focus_stays_while_things_change(browser: Browser) -> None:
-    """A button keeps the focus while its row changes; when its row goes, the focus moves to the section, not nowhere."""
+    """A button keeps the focus while its row changes; when its row goes, the focus moves to the section."""
     with bed() as server:
         server.gate.load.set()
         browser.open(server.url)

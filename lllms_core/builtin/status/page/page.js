@@ -144,6 +144,8 @@ function exact(seconds) {
   return seconds < 60 ? `${seconds.toFixed(1)} s` : span(seconds);
 }
 
+const rate = (pace) => `${pace < 100 ? pace.toFixed(1) : count(Math.round(pace))} tokens/s`;
+
 function parameters(number) {
   if (number >= 1e9) return `${(number / 1e9).toFixed(1)}B parameters`;
   return number >= 1e6 ? `${(number / 1e6).toFixed(1)}M parameters` : `${count(number)} parameters`;
@@ -241,7 +243,7 @@ function instanceRow(first) {
       attribute(badge, "data-tone", loading || one.state === "closing" ? "wait" : "good");
       const devices = Object.entries(one.devices);
       put(place, loading ? "" : devices.length > 0 ? "GPU" : "CPU");
-      put(pace, one.pace === null ? "" : `${one.pace} tokens/s`);
+      put(pace, one.pace === null ? "" : rate(one.pace));
       loaded.hidden = !loading;
       if (loading) loaded.value = one.progress;
       const limit = state.memory?.limit ?? null;
@@ -298,7 +300,7 @@ function requestRow(first) {
     update(one) {
       put(badge, one.state);
       attribute(badge, "data-tone", one.state === "answering" ? "good" : "wait");
-      put(pace, one.pace === null ? "" : `${one.pace} tokens/s`);
+      put(pace, one.pace === null ? "" : rate(one.pace));
       done.hidden = one.progress === null;
       if (one.progress !== null) done.value = one.progress;
       put(facts, words(
@@ -326,7 +328,7 @@ function endedRow(first) {
   const ago = h("span", { class: "pace push soft" });
   const facts = words(
     `${exact(first.seconds)} in all`, first.tokens > 0 ? many(first.tokens, "token") : "",
-    first.tokens_per_second === null ? "" : `${first.tokens_per_second} tokens/s`,
+    first.tokens_per_second === null ? "" : rate(first.tokens_per_second),
     first.prompt_tokens > 0 ? `${count(first.cached_tokens)} of ${count(first.prompt_tokens)} prompt tokens cached` : "",
     first.key === null ? "" : `key ${first.key}`, first.task === "chat" ? "" : first.task,
   );
@@ -566,7 +568,7 @@ async function follow(controller, connected) {
 
 function reveal() {
   page.hidden = $("nav").hidden = false;
-  $("key-form").hidden = true;
+  $("key-page").hidden = true;
 }
 
 let wake = () => {};
@@ -618,7 +620,7 @@ addEventListener("online", () => wake());
 function askForKey(fault) {
   keep(null);
   page.hidden = $("nav").hidden = $("who").hidden = true;
-  $("key-form").hidden = false;
+  $("key-page").hidden = false;
   connection("locked", "needs an API key");
   put($("key-fault"), fault);
   $("key").value = "";
@@ -744,7 +746,7 @@ function showEvent(event, shown, answer) {
 }
 
 function pace({ completion_tokens: tokens, timings }) {
-  return tokens > 1 && timings.answer > 0 ? `${((tokens - 1) / timings.answer).toFixed(1)} tokens/s` : "";
+  return tokens > 1 && timings.answer > 0 ? rate((tokens - 1) / timings.answer) : "";
 }
 
 function busy(on) {
