@@ -28,19 +28,28 @@ MOST_WAITING = 64
 class KeyCheck:
     """Refuses requests without a known key, and lets host and queue know the caller by its key.
 
-    Only routes that are marked (`apis.open_routes`) are open to callers without one. A POST takes a place of its key
-    until its whole answer is sent, or its client has left. An address that has sent several wrong keys waits for each
-    further refusal, while right keys are answered at once, from that address, too: so this slows programs that try one
-    key after the other, and those that repeat a wrong one. Against a guesser with many connections only keys that are
-    too long to be guessed help, such as `lllms key` makes.
+    Without any keys it lets everybody in; with some, callers without one reach only the routes that are marked
+    (`apis.open_routes`). A POST takes a place of its key until its whole answer is sent, or its client has left.
+
+    An address that has sent several wrong keys waits for each further refusal, while right keys are answered at once,
+    from that address, too: this slows programs that try one key after the other, and those that repeat a wrong one.
+    Against a guesser with many connections only keys that are too long to be guessed help, such as `lllms key` makes.
     """
 
     def __init__(self, keyring: Keyring, clock: Callable[[], float] = time.monotonic) -> None:
-        self._keyring = keyring
+        self.keyring = keyring
         self._clock = clock
         self._failed = FailedKeys()
         self._waiting = 0
         self._allowances = {key.name: Allowance(key) for key in keyring.keys}
+
+    def take(self, keyring: Keyring) -> None:
+        """Know these keys from now on; those that were known before keep their count of requests."""
+        self.keyring = keyring
+        known = self._allowances
+        self._allowances = {
+            key.name: known[key.name].renewed(key) if key.name in known else Allowance(key) for key in keyring.keys
+        }
 
     def guard(self, routes: Quart | Blueprint) -> None:
         """Check every request to these routes, WebSockets included."""
@@ -48,9 +57,11 @@ class KeyCheck:
         routes.before_websocket(self._check)
 
     async def _check(self) -> None:
+        if not self.keyring.keys:
+            return
         asked = request if has_request_context() else websocket
         secrets = list(sent_secrets(asked.headers))
-        key = next((found for one in secrets if (found := self._keyring.find(one)) is not None), None)
+        key = next((found for one in secrets if (found := self.keyring.find(one)) is not None), None)
         if key is not None:
             CALLER.set(Caller(key.name, models=key.models, key=key.name))
             if asked.method == "POST":

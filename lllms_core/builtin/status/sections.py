@@ -60,6 +60,7 @@ def make_sections(seen: Seen) -> Mapping[str, object]:
     """Return all sections by name."""
     return {
         "server": _server(seen),
+        "problems": [one.text for one in seen.problems if not one.name],
         "memory": None if seen.pool.memory is None else _memory(seen.pool.memory),
         "models": [*_models(seen)],
         "instances": [_instance(one, seen) for one in seen.pool.instances],
@@ -90,7 +91,7 @@ def _memory(use: MemoryUse) -> Report:
 
 
 def _models(seen: Seen) -> list[Report]:
-    troubles = _troubles(seen)
+    troubles = {name: told for name, told in _troubles(seen).items() if name}
     rows = [_model(card, seen, troubles.pop(card.name, [])) for card in seen.cards]
     # Offers that could not even be made, which are no models.
     rows += [
@@ -158,7 +159,7 @@ def _instance(one: InstanceStatus, seen: Seen) -> Report:
         "idle_since": round(seen.now - one.idle_seconds) if idle else None,
         "ttl": one.ttl, "silent": round(one.silent_seconds) if one.silent_seconds >= SILENT else None,
         "memory": one.memory, "measured": one.measured, "grown": one.grown, "replaced": one.replaced,
-        "devices": dict(one.devices), "pace": round(sum(own), 1) if own else None,
+        "devices": dict(one.devices), "device": None if info is None else info.details.get("device"), "pace": round(sum(own), 1) if own else None,
     }
 
 

@@ -242,7 +242,7 @@ function instanceRow(first) {
       put(badge, loading ? `loading ${share(one.progress)}` : one.running > 0 ? "busy" : one.state);
       attribute(badge, "data-tone", loading || one.state === "closing" ? "wait" : "good");
       const devices = Object.entries(one.devices);
-      put(place, loading ? "" : devices.length > 0 ? "GPU" : "CPU");
+      put(place, loading ? "" : one.device?.split(" ")[0] ?? (devices.length > 0 ? "GPU" : "CPU"));
       put(pace, one.pace === null ? "" : rate(one.pace));
       loaded.hidden = !loading;
       if (loading) loaded.value = one.progress;
@@ -264,7 +264,7 @@ function instanceRow(first) {
       put(facts, words(
         one.slots === null ? "" : `${one.running} of ${many(one.slots, "slot")} in use`,
         one.context_length === null ? "" : `${count(one.context_length)} tokens per request`,
-        many(one.threads, "core"), one.pid === null ? "in a thread" : `process ${one.pid}`,
+        one.device, many(one.threads, "core"), one.pid === null ? "in a thread" : `process ${one.pid}`,
         loading ? `for ${since(one.loading_since)}${one.load_timeout ? ` of at most ${span(one.load_timeout)}` : ""}` : "",
         one.idle_since === null ? "" : `idle for ${since(one.idle_since)}${
           one.ttl === null ? "" : `, unloaded after ${span(one.ttl)}`}`,
@@ -477,6 +477,7 @@ function figures() {
 // -- everything -------------------------------------------------------------------------------------------------------
 
 const rows = {
+  problems: new Rows($("problem-rows"), (text) => ({ root: h("li", {}, text), update() {} })),
   figures: new Rows($("counts"), figure),
   models: new Rows($("model-rows"), modelRow, "None. Install a plugin that offers a model, or configure one in lllms.toml."),
   instances: new Rows($("instance-rows"), instanceRow, "None. A model is loaded when somebody asks for it."),
@@ -489,6 +490,7 @@ function render() {
   if (state.server === undefined) return;
   put($("version"), state.server.version);
   document.title = `lllms: ${state.server.running} running, ${state.server.waiting} waiting`;
+  rows.problems.show(state.problems, (text) => text);
   rows.figures.show(figures(), (one) => one.name);
   rows.models.show(state.models, (one) => one.name);
   rows.instances.show(state.instances, (one) => one.id);
