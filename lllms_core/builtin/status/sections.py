@@ -159,7 +159,8 @@ def _instance(one: InstanceStatus, seen: Seen) -> Report:
         "idle_since": round(seen.now - one.idle_seconds) if idle else None,
         "ttl": one.ttl, "silent": round(one.silent_seconds) if one.silent_seconds >= SILENT else None,
         "memory": one.memory, "measured": one.measured, "grown": one.grown, "replaced": one.replaced,
-        "devices": dict(one.devices), "device": None if info is None else info.details.get("device"), "pace": round(sum(own), 1) if own else None,
+        "devices": dict(one.devices), "device": None if info is None else info.details.get("device"),
+        "pace": round(sum(own), 1) if own else None,
     }
 
 
