@@ -6,7 +6,7 @@ DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4a
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: serve test quick chaos clients wheels lint types readme docs bench clean
+.PHONY: serve test quick chaos clients page wheels lint types readme docs bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -35,6 +35,18 @@ $(CLIENTS_INSTALLED): $(wildcard tests/clients/requirements*.txt) tests/clients/
 	cp tests/clients/package.json $(CLIENTS)/
 	cd $(CLIENTS) && npm install --silent --no-package-lock --no-audit --no-fund
 	touch $@
+
+page: $(INSTALLED)  ## the page at / in Chromium: what it shows, its buttons, keys, accessibility
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || $(MAKE) --no-print-directory chromium
+	$(BIN)/python -m pytest -q -m browser tests/test_page_in_browser.py
+
+.PHONY: chromium
+chromium:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver; \
+	else \
+		echo "Chromium and its driver are needed: sudo apt-get install chromium chromium-driver" >&2; exit 1; \
+	fi
 
 wheels: $(INSTALLED)  ## build the wheels, install them into a clean environment, and use what they hold
 	$(BIN)/python tests/smoke_of_wheels.py

@@ -138,20 +138,22 @@ async def _run(
     """Start the host, wait for a signal, and close the host."""
     stop = asyncio.create_task(signals.get())
     start = asyncio.create_task(_start(host, up))
+    running = [start, stop]
     try:
         await asyncio.wait([start, stop, web], return_when=asyncio.FIRST_COMPLETED)
         if start.done():
             start.result()
             ready()
+            running.append(asyncio.create_task(host.examine()))
             await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
         if web.done():
             web.result()
         stopping()
     finally:
-        start.cancel()
-        stop.cancel()
+        for task in running:
+            task.cancel()
         await _close(host, signals)
-        await asyncio.gather(start, stop, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _start(host: Host, up: asyncio.Event) -> None:

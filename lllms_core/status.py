@@ -1,5 +1,6 @@
 """The state of a server in values: instances, queue, downloads, sessions. Counts and names, never a client's text."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from attrs import field, frozen
@@ -56,6 +57,20 @@ class InstanceStatus:
     """The `silent_seconds` after which it is killed; 0: no limit."""
     ttl: float | None = None
     """The idle seconds after which it is unloaded; None: never."""
+    devices: Mapping[str, int] = field(factory=dict)
+    """Bytes of the memory of GPUs that it was told to need, by their names; empty: it runs on the CPU, as far as
+    known."""
+
+
+@frozen
+class SpareStatus:
+    """A process that waits for a model."""
+
+    engine: str
+    """The engine whose libraries it has imported."""
+    ready: bool
+    """False: it is still importing them."""
+    pid: int | None
 
 
 @frozen
@@ -132,6 +147,8 @@ class PoolStatus:
     """The cores that are divided among the busy instances."""
     memory: MemoryUse | None = None
     """None: there is no memory limit."""
+    spares: tuple[SpareStatus, ...] = ()
+    """The spare workers."""
 
 
 @frozen

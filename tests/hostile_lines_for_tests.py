@@ -20,6 +20,7 @@ PLACES = (
     ("POST", "/v1/responses/resp_1/cancel?"), ("GET", "/api/v1/chat/"), ("DELETE", "/api/v1/chat/"),
     ("GET", "/api/v1/conversations/"), ("DELETE", "/api/v1/conversations/"),
     ("GET", "/api/v0/models/"), ("GET", "/props?model="), ("GET", "/slots?model="),
+    ("GET", "/health?model="),
 )
 """Paths that contain an id or a name."""
 

@@ -256,11 +256,13 @@ async def test_a_pool_counts_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch
                     await stream.gather()
             loaded.append(sorted(one.model for one in pool.status().instances))
         use = pool.status().memory
+        held = {one.model: one.devices for one in pool.status().instances}
         await pool.close(grace=0)
     assert loaded == [["a"], ["a", "c"], ["b", "c"], ["b", "c"]]
     assert use is not None
     [gpu] = use.devices
     assert (gpu.name, gpu.total, gpu.limit, gpu.used) == ("CUDA0", 10 * GB, 9 * GB, 8 * GB)
+    assert held == {"b": {"CUDA0": 5 * GB}, "c": {"CUDA0": 3 * GB}}
 
 
 def test_an_estimate_tells_each_gpu() -> None:

@@ -29,6 +29,7 @@ from lllms_core.pool.needs import SPARE, memory_limit, spare_workers
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.spares import CALM, Spares, allot
 from lllms_core.pool.state import PoolLimits
+from lllms_core.status import SpareStatus
 from lllms_core.worker import process
 from lllms_core.worker.niceness import LOWEST, background
 
@@ -60,6 +61,8 @@ async def start(pools: Pools) -> Pool:
 async def ready(pool: Pool) -> int:
     """Return the process of the spare worker, once it waits for a model."""
     await until(lambda: pool._spares.pids)
+    [spare] = pool.status().spares
+    assert spare == SpareStatus(spare.engine, ready=True, pid=pool._spares.pids[0])
     return pool._spares.pids[0]
 
 

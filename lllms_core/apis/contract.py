@@ -181,7 +181,13 @@ class Server(Protocol):
         """
 
     def problems(self) -> Sequence[Problem]:
-        """Return the models that cannot be served."""
+        """Return the models that cannot be served, and those whose load would fail, as far as known."""
+
+    async def problem(self, name: str) -> str:
+        """Return why a model cannot be used now; "" if it can, as far as known without a load.
+
+        Looks into its file if that has not been done. Raises `ModelUnknown`.
+        """
 
     async def reload(self) -> Changes:
         """Read the configuration again and take what has changed. Raises `ConfigError` if it has faults."""
