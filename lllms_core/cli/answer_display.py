@@ -67,7 +67,7 @@ class AnswerDisplay:
         self._end_wait()
         self._end_thoughts()
         self.text += text
-        click.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
+        click.echo(harmless(text) if sys.stdout.isatty() else text, nl=False, color=True)  # else codes are removed
 
     def _think(self, text: str) -> None:
         if not self._thoughts or not self._person:
