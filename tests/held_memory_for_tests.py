@@ -40,6 +40,9 @@ class Held:
     threads: Counter[str]
     """By their names without numbers, but for those of pools, which stay once they were needed."""
 
+    def __str__(self) -> str:
+        return f"{self.blocks} blocks and {self.bytes / 2**20:.1f} MiB in use"
+
 
 def tell_held(path: Path) -> None:
     """At SIGUSR1, write into this file what the process holds, after it has given the rest back to the system."""

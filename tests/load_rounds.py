@@ -2,7 +2,8 @@
 
 `python tests/load_rounds.py` runs 1,000 rounds of the mock and 100 of tiny-chat, prints the server's memory,
 descriptors and children on the way, and exits with 1 if the memory has grown by more than 5 % since the warm-up, or
-anything else at all. `--spares 0` does it without spare workers, `--isolation thread` with the mock in a thread.
+anything else at all. The warm-up fills what is bounded, like the history of requests. `--spares 0` does it without
+spare workers, `--isolation thread` with the mock in a thread.
 """
 
 import argparse
@@ -74,7 +75,7 @@ class Rounds:
         for number in range(warm_up + rounds):
             if number == warm_up:
                 before, first = self._calm(), ask_held(self.server, self.held)
-                self.tell(f"{model} after the warm-up of {warm_up}: {before}")
+                self.tell(f"{model} after the warm-up of {warm_up}: {before}, {first}")
             self._round(model, number)
             done = number - warm_up + 1
             if done > 0 and done % max(1, rounds // TOLD) == 0 and done < rounds:
@@ -84,7 +85,9 @@ class Rounds:
         self.tell(f"{model} {rounds:5}: {after}; {seconds * 1000:.0f} ms a round")
         if before is not None and first is not None:
             self._compare(model, before, after)
-            threads = ask_held(self.server, self.held, first).threads - first.threads
+            last = ask_held(self.server, self.held, first)
+            self.tell(f"{model} now: {last}")
+            threads = last.threads - first.threads
             if threads:
                 self.wrong.append(f"{model}: threads are left: {threads}")
 
@@ -151,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mock", type=int, default=1000, help="rounds of the mock")
     parser.add_argument("--tiny", type=int, default=100, help="rounds of tiny-chat")
-    parser.add_argument("--warm-up", type=int, default=20, help="rounds of each before the first look")
+    parser.add_argument("--warm-up", type=int, default=100, help="rounds of each before the first look")
     parser.add_argument("--spares", type=int, default=1, help="spare workers")
     parser.add_argument("--isolation", default="process", choices=["process", "thread"], help="of the mock")
     told = parser.parse_args()

@@ -8,6 +8,7 @@ import click
 
 from lllms_core.cli.model_options import given_options, model_options
 from lllms_core.cli.setup import api_key_option, config_option, given_key
+from lllms_core.cli.unknown_models import consent_option
 from lllms_core.cli.voices import LocalVoice, RemoteVoice, Voice
 
 _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
@@ -24,6 +25,7 @@ _OPTIONS: tuple[Callable[[Callable[..., None]], Callable[..., None]], ...] = (
     click.option("--no-thoughts", is_flag=True, help="Do not show the model's thoughts, which only a terminal gets."),
     click.option("-v", "--verbose", is_flag=True, help="Show the load, and what each answer took, on stderr."),
     click.option("--url", metavar="URL", help="Ask this running server, instead of loading the model here."),
+    consent_option,
     api_key_option,
     config_option,
 )

@@ -10,6 +10,8 @@ from lllms_core.errors import ConfigError, LllmsError
 
 _LONGEST = 200
 """The most characters of a command's short help."""
+OTHER_NAMES = {"models": "ls"}
+"""Names that users try first, and the commands that they stand for: each thing has one command."""
 
 
 class Commands(click.Group):
@@ -24,6 +26,7 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command; plugins are asked only for names that are not built in."""
+        cmd_name = OTHER_NAMES.get(cmd_name, cmd_name)
         found = super().get_command(ctx, cmd_name)
         if found is None:
             self._ask_plugins()

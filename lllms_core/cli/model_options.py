@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 GIVEN = "lllms.model_options"
 """The key in a command's context for the options given, by their keys: each its flag and its text."""
 
+GivenOptions = Mapping[str, tuple[str, str]]
+"""The options given on the command line, by key: the flag, and the text of the value."""
+
 _FLAGS = (
     ("--context", "context_length", "TOKENS", "Tokens that one request may hold, prompt and answer together."),
     ("--slots", "slots", "N", "Requests that run at once in one instance."),
@@ -35,20 +38,19 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
     return function
 
 
-def given_options() -> Mapping[str, tuple[str, str]]:
-    """Return the options that the current command was given, by key: the flag, and the text of the value."""
-    found: Mapping[str, tuple[str, str]] = click.get_current_context().meta.get(GIVEN, {})
+def given_options() -> GivenOptions:
+    """Return the options that the current command was given."""
+    found: GivenOptions = click.get_current_context().meta.get(GIVEN, {})
     return found
 
 
-def with_given(config: "Config", plugins: "Plugins") -> "Config":
+def with_given(config: "Config", plugins: "Plugins", given: GivenOptions) -> "Config":
     """Return the configuration with the given options in all its models; without models, in those of the plugins.
 
     Raises `ConfigError` for an engine that has no such option.
     """
     from lllms_core.catalog import offered_model
 
-    given = given_options()
     if not given:
         return config
     models = config.models or {name: offered_model(one.object) for name, one in plugins.offers.items()}
@@ -56,7 +58,7 @@ def with_given(config: "Config", plugins: "Plugins") -> "Config":
 
 
 def _with(
-    name: str, model: "ModelConfig", plugins: "Plugins", given: Mapping[str, tuple[str, str]],
+    name: str, model: "ModelConfig", plugins: "Plugins", given: GivenOptions,
 ) -> "ModelConfig":
     if model.engine not in plugins.engines:
         return model  # the catalog says so

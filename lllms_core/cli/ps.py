@@ -50,7 +50,7 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")
     for one in status["problems"]:
-        click.echo(f"model {one['model']} cannot be served: {one['problem']}")
+        click.echo(f"model {one['model']} cannot be served: {one['problem']}" if one["model"] else one["problem"])
     for one in status["lacking"]:
         again = f"; next try in {one['retry_seconds']:.0f} s" if one["retry_seconds"] is not None else ""
         click.echo(f"model {one['model']} has {one['ready']} of {one['min_instances']} kept instances: "

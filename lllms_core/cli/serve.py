@@ -3,17 +3,20 @@
 import asyncio
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lllms_core.cli.completion import complete_models
-from lllms_core.cli.model_options import model_options, with_given
-from lllms_core.cli.setup import config_option, examples, read_config, select, start_log
+from lllms_core.cli.model_options import given_options, model_options, with_given
+from lllms_core.cli.setup import config_option, config_reader, examples, read_config, select, start_log
 
 if TYPE_CHECKING:
+    from lllms_core.config import Config, ServerConfig
     from lllms_core.host import Host
+    from lllms_core.host.reloads import Step
 
 LOG = logging.getLogger("lllms.serve")
 
@@ -39,6 +42,10 @@ LOG = logging.getLogger("lllms.serve")
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each step of each request: --log-level debug.")
+@click.option(
+    "--watch", "watch_files", is_flag=True,
+    help="Load the configuration again whenever it changes, or a file of keys or certificates that it names.",
+)
 def serve(
     *,
     config_file: Path | None,
@@ -48,10 +55,12 @@ def serve(
     insecure: bool | None,
     log_level: str | None,
     verbose: bool,
+    watch_files: bool,
 ) -> None:
     """Serve models through the OpenAI API, until Ctrl-C.
 
-    Without a configuration, it offers the models that the installed plugins provide.
+    Without a configuration, it offers the models that the installed plugins provide. SIGHUP and `lllms reload` make it
+    load the configuration again: only what has changed is touched.
     """
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
@@ -60,11 +69,23 @@ def serve(
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)
-    llms = Host(with_given(select(config, plugins, models), plugins), plugins)
-    asyncio.run(_serve(llms))
+    again = config_reader(config.path, flags)  # the file that was found stays the one
+    given = partial(with_given, plugins=plugins, given=given_options())
+    llms = Host(given(select(config, plugins, models)), plugins, read=lambda: given(select(again(), plugins, models)))
+    llms.reloads.join(lambda new: _follow(llms.config.server, new))
+    asyncio.run(_serve(llms, watch_files=watch_files))
 
 
-async def _serve(host: "Host") -> None:
+def _follow(before: "ServerConfig", config: "Config") -> "Step":
+    """Return the step of a reload by which the log takes its settings."""
+    from lllms_core.host.reloads import Step
+
+    wanted = config.server.log_level, config.server.log_format
+    same = wanted == (before.log_level, before.log_format)
+    return Step((lambda: None) if same else (lambda: start_log(config)))
+
+
+async def _serve(host: "Host", *, watch_files: bool = False) -> None:
     """Serve, and show the downloads before the server is ready."""
     from lllms_core.cli.startup import watch
     from lllms_core.serve import serve
@@ -82,7 +103,7 @@ async def _serve(host: "Host") -> None:
     try:
         await serve(
             host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))),
-            on_stop=lambda: _tell_stop(host),
+            on_stop=lambda: _tell_stop(host), watch=watch_files,
         )
     finally:
         for task in (watching, *announcing):

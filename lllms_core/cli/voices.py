@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from attrs import evolve, frozen
 
-from lllms_core.cli.model_options import with_given
+from lllms_core.cli.model_options import given_options, with_given
 from lllms_core.cli.setup import read_config, select, start_log
 from lllms_core.cli.startup import started
 from lllms_core.client import (
@@ -79,7 +79,7 @@ class LocalVoice(Voice):
         config = read_config(config_file)
         start_log(config, log_level)
         plugins = Plugins.discover(disable=config.disabled_plugins)
-        chosen = with_given(select(config, plugins, [model]), plugins)
+        chosen = with_given(select(config, plugins, [model]), plugins, given_options())
         [(self._model, found)] = chosen.models.items()
         # Fetch files first, with a bar, not while the request waits.
         self._host = Host(evolve(chosen, models={self._model: evolve(found, prepare="blocking")}), plugins)

@@ -12,8 +12,8 @@ from lllms_core.pool.cores import share_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.queue import Queue
 from lllms_core.pool.residency import staying
-from lllms_core.pool.seating import Seating
-from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+from lllms_core.pool.seating import Seating, kept_models
+from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings, Ticket
 
 LOOK_AGAIN = 2.0
 """Seconds between looks for memory that other programs hold, or sessions that could not be given up."""
@@ -56,10 +56,37 @@ class Placing:
         """Whether sessions are being given up."""
         self.look_at: float | None = None
         """When to look again for memory that is not the instances'."""
-        self.kept = [name for name, model in models.items() if model.min_instances > 0]
+        self.lowered = False
+        """Whether there may be more instances than a new configuration allows."""
+        self.kept = kept_models(models)
         self.limits = limits
         self._models = models
         self._new_id = new_id
+
+    def reconfigure(self, change: PoolChange) -> list[Effect]:
+        """Take the models and limits of a new configuration; the models' table has its models by now.
+
+        The instances of models that are gone or replaced get no more requests. Those that are being loaded end.
+        """
+        self.kept[:] = kept_models(self._models)
+        self.limits, self.lowered = change.limits, True
+        self.queue.reconfigure(change.limits.queue_timeout, change.limits.max_wait_before_swap)
+        known = self._models.keys() - change.fresh
+        for of_models in (self.absent, self.failed, self.again):
+            of_models.intersection_update(known)
+        self.absent |= change.absent
+        effects: list[Effect] = []
+        for entry in self.instances.values():
+            if entry.model not in known and not entry.retired:
+                entry.retired = True
+                if entry.state == "loading":
+                    effects.append(self.stop(entry, "changed"))
+        self.seating.reconfigure(change)
+        return effects
+
+    def end_retired(self) -> list[Effect]:
+        """Unload the instances with a former configuration that have no more requests."""
+        return [self.stop(entry, "changed") for entry in self.instances.values() if entry.retired and entry.idle]
 
     def takes(self, model: str) -> bool:
         """Whether a model has, or will have, an instance that takes requests."""
@@ -122,8 +149,26 @@ class Placing:
         return [ShrinkSessions(size)]
 
     def shed(self) -> list[Effect]:
-        """Unload idle instances if all together have grown above the limit."""
-        return [self.stop(self.instances[victim], "grown") for victim in self.seating.to_shed()]
+        """Unload idle instances if all together have grown above the limit, or are more than allowed."""
+        effects = [self.stop(self.instances[victim], "grown") for victim in self.seating.to_shed()]
+        return effects + self._shed_surplus() if self.lowered else effects
+
+    def _shed_surplus(self) -> list[Effect]:
+        """Unload idle instances, those that have been idle for longest first, down to a lowered `max_instances`."""
+        effects: list[Effect] = []
+        lasting = [entry for entry in self.instances.values() if entry.state != "closing" and not entry.retired]
+        total = len(lasting)
+        for entry in sorted((one for one in lasting if one.idle), key=lambda one: one.idle_since):
+            own = len(self.seating.alive(entry.model))
+            if own > self._models[entry.model].max_instances or (
+                total > self.limits.max_instances and self.seating.spare(entry.model) > 0
+            ):
+                effects.append(self.stop(entry, "changed"))
+                total -= 1
+        self.lowered = total > self.limits.max_instances or any(
+            len(self.seating.alive(name)) > model.max_instances for name, model in self._models.items()
+        )
+        return effects
 
     def _make_room_for_kept(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""
@@ -173,7 +218,7 @@ class Placing:
     def _may_grow(self, model: str) -> bool:
         """Whether one more instance of this model may be loaded now: only one is loaded at a time."""
         alive = self.seating.alive(model)
-        own = sum(instance.model == model for instance in self.instances.values())
+        own = sum(instance.model == model and not instance.retired for instance in self.instances.values())
         return (
             model not in self.absent
             and self.seating.known(model)

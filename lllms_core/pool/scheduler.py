@@ -47,9 +47,18 @@ from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
-from lllms_core.pool.refusals import cooling_down, queue_full, waited_too_long
+from lllms_core.pool.refusals import cooling_down, queue_full, removed, replaced, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import ALONE, NEVER, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+from lllms_core.pool.state import (
+    ALONE,
+    NEVER,
+    InstanceEntry,
+    ModelLimits,
+    PoolChange,
+    PoolLimits,
+    Surroundings,
+    Ticket,
+)
 
 
 class Scheduler:
@@ -112,6 +121,26 @@ class Scheduler:
         """There is another model, whose files are here, and which keeps no instances."""
         self._models[model] = limits
 
+    def reconfigure(self, change: PoolChange, now: float) -> list[Effect]:
+        """There is a new configuration. Requests run to their ends where they are; the waiting ones take it.
+
+        Those whose model is gone are refused, and those that may not fit the engine that their model has now.
+        """
+        gone = self._models.keys() - change.models.keys()
+        self._models.clear()
+        self._models.update(change.models)
+        for model in gone | change.fresh:
+            self.setbacks.clear(model)
+        self.preparing -= gone | change.fresh
+        self.measuring.clear()  # what is being measured may be out of date
+        effects = self.placing.reconfigure(change)
+        if self.stopping:
+            return effects
+        waiting = list(self.waiting.values())
+        effects += self.placing.refuse(removed, (one for one in waiting if one.model in gone))
+        effects += self.placing.refuse(replaced, (one for one in waiting if one.model in change.unfit))
+        return [*effects, *self._prepare(self._absent & change.prepare), *self._schedule(now)]
+
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
         self.preparing.discard(model)
@@ -134,14 +163,17 @@ class Scheduler:
 
     def lost(self, instance: str, now: float) -> list[Effect]:
         """An instance cannot be loaded, because the files of its model have disappeared."""
-        model = self.instances.pop(instance).model
-        self._absent.add(model)
-        self.seating.forget(model)
+        entry = self.instances.pop(instance)
+        if not entry.retired:
+            self._absent.add(entry.model)
+            self.seating.forget(entry.model)
         return self._schedule(now)
 
     def outdated(self, instance: str, now: float) -> list[Effect]:
         """An instance is not loaded, because the files of its model have changed since its need was found out."""
-        self.seating.forget(self.instances.pop(instance).model)
+        entry = self.instances.pop(instance)
+        if not entry.retired:
+            self.seating.forget(entry.model)
         return self._schedule(now)
 
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
@@ -227,6 +259,8 @@ class Scheduler:
             self.queue.end(ticket)
         if entry.running:
             self.placing.working.remove(instance)
+        if entry.retired:  # says nothing of its model's present configuration
+            return self._schedule(now)
         effects: list[Effect] = []
         if starved and entry.state != "closing":
             self.seating.learn(entry.model, entry.told.told, self.seating.after_death(entry))
@@ -323,6 +357,7 @@ class Scheduler:
         wanted = {*self.queue.models, *kept}
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
         self.placing.again &= wanted
+        effects += self.placing.end_retired()
         effects += [*self.placing.fill(kept, now), *self.placing.shed()]
         if refused := self._refuse_expired(now):
             effects += [*refused, *self.placing.fill(kept, now)]  # the refused requests have made way
@@ -358,6 +393,7 @@ class Scheduler:
         """Whether the instance will be unloaded in time: it is idle, and no request waits for its model."""
         return (
             instance.idle
+            and not instance.retired
             and self._ttl(instance) != NEVER
             and self.seating.spare(instance.model) > 0
             and instance.model not in self.queue.models
@@ -365,6 +401,8 @@ class Scheduler:
 
     def idle_limit(self, instance: InstanceEntry) -> float | None:
         """Return the idle seconds after which an instance is unloaded; None: never."""
+        if instance.retired:
+            return 0.0
         ttl = self._ttl(instance)
         return None if ttl == NEVER or self.seating.spare(instance.model) <= 0 else ttl
 

@@ -21,7 +21,15 @@ from lllms_core.pool.budget import (
     used,
 )
 from lllms_core.pool.choosing import choose
-from lllms_core.pool.state import ALONE, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
+from lllms_core.pool.state import (
+    ALONE,
+    InstanceEntry,
+    MemoryLimit,
+    ModelLimits,
+    PoolChange,
+    PoolLimits,
+    Surroundings,
+)
 from lllms_core.values.sizes import human_size
 
 MOST_HOLDERS = 6
@@ -49,7 +57,7 @@ class Seating:
         self.load_seconds: dict[str, float] = {}
         """By model: the time that its loads took."""
         self._models = models
-        self._kept = [name for name, model in models.items() if model.min_instances > 0]
+        self._kept = kept_models(models)
         self._memory = limits.memory
         self._places = limits.max_instances
         self._instances = instances
@@ -58,8 +66,10 @@ class Seating:
         """Bytes of stored sessions that could not be given up."""
 
     def alive(self, model: str) -> list[InstanceEntry]:
-        """Return the instances of a model that are ready or loading."""
-        return [i for i in self._instances.values() if i.model == model and i.state != "closing"]
+        """Return the instances of a model that are ready or loading, with its present configuration."""
+        return [
+            i for i in self._instances.values() if i.model == model and i.state != "closing" and not i.retired
+        ]
 
     def spare(self, model: str) -> int:
         """Return how many instances a model has beyond those that it keeps; negative if it has too few."""
@@ -93,6 +103,16 @@ class Seating:
         self.needs.pop(model, None)
         self._learnt.pop(model, None)
         self.load_seconds.pop(model, None)
+
+    def reconfigure(self, change: PoolChange) -> None:
+        """Take the limits of a new configuration; the models' table has its models by now."""
+        self._kept[:] = kept_models(self._models)
+        self._memory, self._places = change.limits.memory, change.limits.max_instances
+        for model in {*self.needs, *self._learnt, *self.load_seconds}:
+            if model not in self._models or model in change.fresh:
+                self.forget(model)
+        if change.measure:
+            self.needs.clear()
 
     def measured(self, entry: InstanceEntry, private: int) -> bool:
         """Record what an instance takes; return whether it counts for more than before."""
@@ -269,7 +289,7 @@ class Seating:
         return [
             *(
                 Seat(
-                    entry.id, entry.need, "closing" if entry.id in leaving else entry.state,
+                    entry.id, entry.need, "closing" if entry.id in leaving or entry.retired else entry.state,
                     # A model does not make room for itself.
                     busy=bool(entry.running) or entry.model == model or entry.id in staying,
                     kept=entry.id in kept, idle_since=entry.idle_since, reload=self._reload(entry),
@@ -306,6 +326,11 @@ class Seating:
                         found.append((model, size))
                         break
         return found
+
+
+def kept_models(models: Mapping[str, ModelLimits]) -> list[str]:
+    """Return the models that keep instances."""
+    return [name for name, model in models.items() if model.min_instances > 0]
 
 
 def _together(need: Need, others: Sequence[Need], limit: int, devices: Mapping[str, DeviceRoom]) -> bool:

@@ -60,6 +60,8 @@ class Reads:
     """
 
     read: Callable[[object], object]
+    schema: Mapping[str, object] = attrs.field(factory=dict, eq=False)
+    """The JSON schema of what it reads, as far as that can say it."""
 
 
 def structure(data: object, into: type[T], path: Keys = ()) -> T:

@@ -74,7 +74,7 @@ def test_the_readme_has_the_same_command():
 
 
 def test_layers_that_no_build_can_take_are_a_warning(monkeypatch):
-    """Asking for layers on the GPU in a build without GPU support is told before and at the load; the default is not."""
+    """Layers on the GPU in a build without GPU support are a warning before and at the load; the default is none."""
     monkeypatch.setattr(engine, "has_gpu", lambda: False)
     [finding] = LlamaCppEngine().examine(spec(gpu_layers=20))
     assert not finding.fatal
