@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.figures import printable_lines
+from lllms_core.cli.figures import notice
 from lllms_core.cli.ls import table
 from lllms_core.cli.setup import config_option, examples, read_config
 
@@ -41,7 +41,7 @@ def plugins(as_json: bool, config_file: Path | None) -> None:
     ])
     for report in found.reports:
         if report.error:
-            click.echo(click.style(printable_lines(f"plugin {report.name} failed: {report.error}"), fg="red"))
+            notice(f"plugin {report.name} failed: {report.error}", "red")
         for line in () if report.disabled else _hardware(found, report.name):
             click.echo(line)
     if click.get_current_context().find_root().params.get("debug"):

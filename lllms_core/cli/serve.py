@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.completion import complete_models
+from lllms_core.cli.figures import notice
 from lllms_core.cli.model_options import given_options, model_options, with_given
 from lllms_core.cli.setup import config_option, config_reader, examples, read_config, select, start_log
 
@@ -139,7 +140,7 @@ async def _look_closer(host: "Host") -> None:
             LOG.info("engine %s computes on %s", name, about)
     for entry in [entry for entry in host.catalog.entries if entry.here]:
         for fault in await asyncio.to_thread(faults, entry):
-            click.echo(click.style(f"model {entry.name} cannot be loaded: {fault}", fg="yellow"))
+            notice(f"model {entry.name} cannot be loaded: {fault}", "yellow")
     sys.stdout.flush()
 
 

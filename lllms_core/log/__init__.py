@@ -5,12 +5,13 @@ No line quotes what a client sent. Exceptions, even those that libraries log, ar
 """
 
 import logging
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Hashable, Mapping
-from typing import Literal, cast
+from typing import Literal, TextIO, cast
 
 import structlog
 from attrs import define
@@ -44,7 +45,8 @@ def configure_logging(level: str, style: LogFormat) -> None:
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if style == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback,
+            colors=_has_colours(sys.stderr, os.environ), pad_event_to=0,
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
     handler = _Stderr()
@@ -64,6 +66,11 @@ def configure_logging(level: str, style: LogFormat) -> None:
         threading.excepthook = _thread_failed
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _ignored
+
+
+def _has_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream is a terminal that has colours, and whose user wants them (no-color.org)."""
+    return stream.isatty() and environ.get("TERM", "") != "dumb" and not environ.get("NO_COLOR")
 
 
 def _number(level: str) -> int:
