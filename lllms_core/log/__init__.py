@@ -58,6 +58,9 @@ def configure_logging(level: str, style: LogFormat) -> None:
         ],
     ))
     root = logging.getLogger()
+    for before in root.handlers:
+        if isinstance(before, _Stderr):
+            before.close()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
     logging.getLogger("lllms").setLevel(_number(level))
@@ -181,6 +184,7 @@ class _Stderr(logging.Handler):
         for key in list(self._faults):
             self._forget(key)
         self.flush()
+        self._writer.close(0)
         super().close()
 
     def _dropped(self, count: int) -> str:
