@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs_for_tests import address, serving
-from waits_for_tests import GUARD
+from waits_for_tests import GUARD, until
 
 from lllms_core.log import line_writer
 from lllms_core.log.line_writer import LineWriter
@@ -84,7 +85,7 @@ def test_no_line_is_lost_without_being_counted(lengths: list[int], limit: int) -
         writer = LineWriter(stream, missing)
         for index, length in enumerate(lengths):
             writer.put(f"{index:02}{'x' * length}\n")
-        assert writer.flush(GUARD)
+        writer.close(GUARD)
         written = Path(f"/proc/self/fd/{stream.fileno()}").read_text(encoding="utf-8").splitlines()
     place = 0
     for line in written:
@@ -94,6 +95,19 @@ def test_no_line_is_lost_without_being_counted(lengths: list[int], limit: int) -
             assert line == f"{place:02}{'x' * lengths[place]}"
             place += 1
     assert place == len(lengths)
+
+
+async def test_a_closed_writer_has_no_thread(pipe: tuple[int, TextIO]) -> None:
+    """`close` ends the thread after the last line; a later line is written all the same."""
+    ours, stream = pipe
+    before = threading.active_count()
+    writer = LineWriter(stream, missing)
+    writer.put("one\n")
+    writer.close(GUARD)
+    await until(lambda: threading.active_count() == before)
+    writer.put("two\n")
+    assert drain(ours, writer) == ["one", "two"]
+    writer.close(GUARD)
 
 
 def test_a_stream_in_memory_is_written_at_once() -> None:

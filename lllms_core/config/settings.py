@@ -75,8 +75,8 @@ class ServerConfig:
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
     pull: bool | None = None
-    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. Unset: only if
-    no other machine can reach the server, and it has no API keys."""
+    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. Unset: only
+    if no other machine can reach the server, and it has no API keys."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     """The least important lines of the log; "debug" has one for each step of each request."""
     log_format: Literal["console", "json"] = "console"

@@ -5,12 +5,13 @@ No line quotes what a client sent. Exceptions, even those that libraries log, ar
 """
 
 import logging
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Hashable, Mapping
-from typing import Literal, cast
+from typing import Literal, TextIO, cast
 
 import structlog
 from attrs import define
@@ -44,7 +45,8 @@ def configure_logging(level: str, style: LogFormat) -> None:
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if style == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback,
+            colors=_has_colours(sys.stderr, os.environ), pad_event_to=0,
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
     root = logging.getLogger()
@@ -56,6 +58,9 @@ def configure_logging(level: str, style: LogFormat) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown,
         ],
     ))
+    for before in root.handlers:
+        if isinstance(before, _Stderr) and before.writer is not handler.writer:
+            before.close()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
     logging.getLogger("lllms").setLevel(_number(level))
@@ -64,6 +69,11 @@ def configure_logging(level: str, style: LogFormat) -> None:
         threading.excepthook = _thread_failed
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _ignored
+
+
+def _has_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream is a terminal that has colours, and whose user wants them (no-color.org)."""
+    return stream.isatty() and environ.get("TERM", "") != "dumb" and not environ.get("NO_COLOR")
 
 
 def _number(level: str) -> int:
@@ -178,6 +188,7 @@ class _Stderr(logging.Handler):
         for key in list(self._faults):
             self._forget(key)
         self.flush()
+        self.writer.close(0)
         super().close()
 
     def _dropped(self, count: int) -> str:

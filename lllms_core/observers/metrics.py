@@ -205,7 +205,9 @@ def _memory(pool: PoolStatus) -> Iterator[Metric]:
         return
     yield _gauge("memory_limit_bytes", "The memory that the server may use (server.memory_limit).", pool.memory.limit)
     yield _gauge("memory_used_bytes", "Memory in use: the server, its sessions, all instances.", pool.memory.used)
-    yield _gauge("memory_session_bytes", "Memory of stored sessions, which give way to instances.", pool.memory.sessions)
+    yield _gauge(
+        "memory_session_bytes", "Memory of stored sessions, which give way to instances.", pool.memory.sessions,
+    )
     if pool.memory.available is not None:
         yield _gauge("memory_available_bytes", "Memory that is free on the machine now.", pool.memory.available)
 
