@@ -117,7 +117,7 @@ async def test_no_request_is_lost_and_the_end_is_that_of_a_start(seed: int) -> N
                 await asyncio.sleep(play.random.choice([0, 0.001, 0.02]))
         await host.reload()  # the last one may have had a fault
         await asyncio.gather(*(play.judge(*one) for one in play.open))
-        assert play.ended + play.removed == len(play.open) > 5
+        assert play.ended + play.removed == len(play.open) > 0
         # What is kept is loaded, what is left of former configurations has gone.
         await until(lambda: not host.lacks())
         await until(lambda: not any(one.retired for one in host.pool._scheduler.instances.values()))
