@@ -20,6 +20,8 @@ from packaging.version import Version
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "lowest"
 PROJECTS = (ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml")))
+DEVELOPERS = {"dev", "docs"}
+"""Extras that only developers install."""
 SLOW_ENGINES = {"lllms-llamacpp", "lllms-gpt4all"}
 TOOLS = ("hypothesis", "openai", "psutil", "pytest", "pytest-asyncio", "pyyaml", "trustme")
 """What the quick tests need; schemathesis and others need newer versions of what lllms needs, too."""
@@ -29,9 +31,9 @@ def requirements() -> Iterator[Requirement]:
     """All that users install with any of the distributions."""
     for project in PROJECTS:
         table = tomllib.loads((project / "pyproject.toml").read_text())["project"]
-        extras = {name: lines for name, lines in table.get("optional-dependencies", {}).items() if name != "dev"}
-        for line in (*table["dependencies"], *(line for lines in extras.values() for line in lines)):
-            yield Requirement(line)
+        extras = table.get("optional-dependencies", {})
+        lists = [table["dependencies"], *(lines for name, lines in extras.items() if name not in DEVELOPERS)]
+        yield from (Requirement(line) for lines in lists for line in lines)
 
 
 def lowest(requirement: Requirement) -> Version:
