@@ -325,10 +325,10 @@ class Dispatcher:
 
     def _settle_spares(self) -> None:
         """Keep as many spare workers as wanted, while they are not in the way."""
-        states = {entry.state for entry in self.scheduler.instances.values()}
-        waiting = {ticket.model for ticket in self.scheduler.waiting.values()} if "closing" in states else ()
+        fleet = self.scheduler.fleet
+        waiting = self.scheduler.queue.models if fleet.closing else ()
         self._spares.settle(
-            time.monotonic(), loading="loading" in states, running=bool(self.scheduler.running),
+            time.monotonic(), loading=fleet.loading > 0, running=bool(self.scheduler.running),
             awaited=[self._models[one].engine.name for one in waiting if not self.scheduler.seating.alive(one)],
         )
 

@@ -137,9 +137,7 @@ class Pool:
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._dispatcher.apply(self._scheduler.start(time.monotonic(), wanted))
-        while awaited & self._scheduler.preparing or self._scheduler.measuring or any(
-            entry.state == "loading" for entry in self._scheduler.instances.values()
-        ):
+        while awaited & self._scheduler.preparing or self._scheduler.measuring or self._scheduler.fleet.loading:
             await self._dispatcher.change()
 
     def prepare(self, request: AnyRequest) -> Prepared:
@@ -270,8 +268,7 @@ class Pool:
         )
 
     def _ready(self, model: str) -> int:
-        entries = self._scheduler.instances.values()
-        return sum(entry.model == model and entry.state == "ready" for entry in entries)
+        return sum(entry.state == "ready" for entry in self._scheduler.fleet.alive(model))
 
     def _why_lacking(self, model: str, now: float) -> tuple[str, float | None]:
         if too_large := self._scheduler.seating.too_large(model):
@@ -286,7 +283,7 @@ class Pool:
         Returns when the idle ones are gone.
         """
         self._dispatcher.apply(self._scheduler.unload(model, time.monotonic()))
-        while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
+        while any(one.state == "closing" for one in self._scheduler.fleet.all(model)):
             await self._dispatcher.change()
 
     def planned(self, model: str, spec: ModelSpec) -> ModelSpec:

@@ -42,6 +42,8 @@ class Queue:
         self.waiting: dict[str, Ticket] = {}
         """By id, in the order of their arrival."""
         self.running: dict[str, Ticket] = {}
+        self.touched: set[str] = set()
+        """The models of which a waiting request has come or gone; who derives something from these removes them."""
         self._max_wait = max_wait
         self._lines: dict[str, dict[tuple[str, int], Line]] = {}
         """By model, then by client and rank; none is empty."""
@@ -62,6 +64,7 @@ class Queue:
         ticket.number = self._number
         self.waiting[ticket.id] = ticket
         (self._patient if ticket.patience is None else self._limited)[ticket.id] = ticket
+        self.touched.add(ticket.model)
         lines = self._lines.setdefault(ticket.model, {})
         lines.setdefault((ticket.client, ticket.rank), {})[ticket.id] = ticket
         self._clients.setdefault(ticket.client, _Client(turn=self._turn - 1.5)).waiting += 1
@@ -70,6 +73,7 @@ class Queue:
         """Let a waiting request go."""
         del self.waiting[ticket.id]
         del (self._patient if ticket.patience is None else self._limited)[ticket.id]
+        self.touched.add(ticket.model)
         lines, key = self._lines[ticket.model], (ticket.client, ticket.rank)
         del lines[key][ticket.id]
         if not lines[key]:
@@ -160,9 +164,9 @@ class Queue:
 
     # -- order --------------------------------------------------------------------------------------------------------
 
-    def next(self, now: float, but: Collection[str] = ()) -> Ticket | None:
-        """Return the request whose turn it is, without those for the models `but`."""
-        return next(self._turns(now, (model for model in self._lines if model not in but)), None)
+    def next(self, now: float, models: Iterable[str] | None = None) -> Ticket | None:
+        """Return the request whose turn it is, of those for some models that requests wait for; None: for all."""
+        return next(self._turns(now, self._lines if models is None else models), None)
 
     def order(self, now: float, takes: Callable[[str], bool]) -> Iterator[Ticket]:
         """Yield all waiting requests in the order in which they would get slots, as far as it is known now.

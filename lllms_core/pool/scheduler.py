@@ -45,11 +45,12 @@ from lllms_core.errors import (
 from lllms_core.pool.budget import Admit, Evict, Need, Shrink, Wait
 from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
+from lllms_core.pool.expiring import Expiring
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
 from lllms_core.pool.refusals import cooling_down, queue_full, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import ALONE, NEVER, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
 
 
 class Scheduler:
@@ -69,7 +70,8 @@ class Scheduler:
         """
         self._models = dict(models)
         self.placing = Placing(self._models, limits, new_id, absent, look)
-        self.instances = self.placing.instances
+        self.fleet = self.placing.fleet
+        self.instances = self.fleet.instances
         self.queue = self.placing.queue
         self.seating = self.placing.seating
         self.setbacks = Setbacks()
@@ -81,7 +83,7 @@ class Scheduler:
         self.stopping = False
         self._absent = self.placing.absent
         self._failed = self.placing.failed
-        self._kept = self.placing.kept
+        self._expiring = Expiring(self.fleet, self._models, lambda model: model in self.queue.models)
         self._positions: dict[str, int] | None = None
         """Of the waiting requests; None: not known since the last event."""
         self._now = 0.0
@@ -106,7 +108,7 @@ class Scheduler:
 
     def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
         """The pool opens: load `min_instances` of every model, and fetch the files of those in `prepare`."""
-        return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
+        return [*self._prepare(self._absent.intersection(prepare)), *self._look_at_all(now)]
 
     def add(self, model: str, limits: ModelLimits) -> None:
         """There is another model, whose files are here, and which keeps no instances."""
@@ -119,7 +121,7 @@ class Scheduler:
         self._absent.discard(model)
         self._failed.discard(model)
         self.setbacks.clear(model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
         """The files of a model could not be fetched; the next request tries again, and a kept model after its pause."""
@@ -130,25 +132,25 @@ class Scheduler:
         else:
             least = error.retry_after if isinstance(error, DownloadError) else None
             self.setbacks.note(model, error.message, now, least=least or 0.0)
-        return [*self.placing.refuse(lambda _: copy(error), self.queue.of(model)), *self._schedule(now)]
+        return [*self.placing.refuse(lambda _: copy(error), self.queue.of(model)), *self._look_at_all(now)]
 
     def lost(self, instance: str, now: float) -> list[Effect]:
         """An instance cannot be loaded, because the files of its model have disappeared."""
-        model = self.instances.pop(instance).model
+        model = self.fleet.remove(instance).model
         self._absent.add(model)
         self.seating.forget(model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def outdated(self, instance: str, now: float) -> list[Effect]:
         """An instance is not loaded, because the files of its model have changed since its need was found out."""
-        self.seating.forget(self.instances.pop(instance).model)
-        return self._schedule(now)
+        self.seating.forget(self.fleet.remove(instance).model)
+        return self._look_at_all(now)
 
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
         """The need of an instance of a model is known."""
         self.measuring.discard(model)
         self.seating.needs[model] = need
-        return [*self.placing.refuse_too_large(model), *self._schedule(now)]
+        return [*self.placing.refuse_too_large(model), *self._look_at_all(now)]
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
@@ -184,13 +186,15 @@ class Scheduler:
     def leave(self, ticket: str, now: float) -> list[Effect]:
         """A waiting request was cancelled; a running one leaves by `finished`."""
         if ticket in self.waiting:
+            model = self.waiting[ticket].model
             self.queue.remove(self.waiting[ticket])
+            self.placing.released(model)
         return self._schedule(now)
 
     def loaded(self, instance: str, slots: int, now: float) -> list[Effect]:
         """An instance is ready for requests."""
         entry = self.instances[instance]
-        entry.state, entry.slots, entry.ready_since, entry.idle_since = "ready", slots, now, now
+        self.fleet.loaded(entry, slots, now)
         self.setbacks.loaded(entry.model)
         self.durations.loaded(entry.model, now - entry.load_began)
         return self._schedule(now)
@@ -199,11 +203,7 @@ class Scheduler:
         """A running request has ended, however, and its slot is free."""
         entry = self.queue.end(ticket)
         self.durations.served(entry.model, now - entry.started)
-        instance = self.instances[entry.instance or ""]
-        del instance.running[ticket]
-        if not instance.running:
-            instance.idle_since = now
-            self.placing.working.remove(instance.id)
+        self.fleet.finish(self.instances[entry.instance or ""], ticket, now)
         return self._schedule(now)
 
     def takes(self, instance: str, private: int, now: float) -> list[Effect]:
@@ -215,24 +215,22 @@ class Scheduler:
         self.placing.shrinking = False
         if not enough:
             self.seating.kept_sessions()
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def gone(self, instance: str, reason: str, now: float, *, starved: bool = False) -> list[Effect]:
         """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten.
 
         `starved`: for lack of memory. Then its model counts for more; a load is tried again at once, but only once.
         """
-        entry = self.instances.pop(instance)
+        entry = self.fleet.remove(instance)
         for ticket in entry.running:
             self.queue.end(ticket)
-        if entry.running:
-            self.placing.working.remove(instance)
         effects: list[Effect] = []
         if starved and entry.state != "closing":
             self.seating.learn(entry.model, entry.told.told, self.seating.after_death(entry))
             if entry.state == "loading" and not entry.again:
                 self.placing.again.add(entry.model)
-                return self._schedule(now)
+                return self._look_at_all(now)
         if entry.state != "closing":
             self._failed.add(entry.model)
         if entry.state == "ready":
@@ -244,7 +242,7 @@ class Scheduler:
                 lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
                 self.queue.of(entry.model),
             )
-        return effects + self._schedule(now)
+        return effects + self._look_at_all(now)
 
     def keep(self, model: str, ttl: float | None, now: float) -> str | None:
         """Let the loaded instances of a model be idle for `ttl` seconds, from now on if they are; return the id of one.
@@ -256,22 +254,24 @@ class Scheduler:
             instance.ttl = ttl
             if instance.idle:
                 instance.idle_since = now
+            self.fleet.changed(instance)
         return max(ready, key=lambda instance: instance.used).id if ready else None
 
     def forgive(self, model: str, now: float) -> list[Effect]:
         """Forget the failures of a model: their cause may be gone."""
         self.setbacks.clear(model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def unload(self, model: str, now: float) -> list[Effect]:
         """Unload a model's instances beyond those it keeps, each as soon as it is idle."""
         for instance in self.seating.alive(model):
             instance.ttl = 0.0
-        return self._schedule(now)
+            self.fleet.changed(instance)
+        return self._look_at_all(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed; `wake_at` says when the next call is due."""
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def stop(self) -> list[Effect]:
         """Accept no more requests, and refuse the waiting ones."""
@@ -284,8 +284,9 @@ class Scheduler:
         """Return when the next waiting request or idle instance reaches its time limit, or the next pause ends."""
         times = [] if (limit := self.queue.next_limit()) is None else [limit]
         if not self.stopping:
-            times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
-            times += [at for model in self._kept if (at := self.retry_at(model)) is not None]
+            self._notice()
+            times += [] if (expiry := self._expiring.first()) is None else [expiry]
+            times += [at for model in self.fleet.lacking if (at := self.retry_at(model)) is not None]
             times += [] if self.placing.look_at is None else [self.placing.look_at]
         return min(times, default=None)
 
@@ -314,19 +315,38 @@ class Scheduler:
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
+    def _look_at_all(self, now: float) -> list[Effect]:
+        """Decide anew about all waiting requests."""
+        self.placing.reopen()
+        return self._schedule(now)
+
     def _schedule(self, now: float) -> list[Effect]:
+        """Decide about the requests that the last events concern, and those that others may help."""
         self._positions = None
         if self.stopping:
             return []
         self._now, self.placing.look_at = now, None
-        kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
-        wanted = {*self.queue.models, *kept}
+        kept = {model for model in self.fleet.lacking if not self.setbacks.paused(model, now)}
+        self.placing.open |= self._notice()
+        wanted = {*(model for model in self.placing.open if model in self.queue.models), *kept}
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
-        self.placing.again &= wanted
+        if self.placing.again:
+            self.placing.again &= {*self.queue.models, *kept}
         effects += [*self.placing.fill(kept, now), *self.placing.shed()]
         if refused := self._refuse_expired(now):
+            self.placing.open |= self._notice()
             effects += [*refused, *self.placing.fill(kept, now)]  # the refused requests have made way
         return [*effects, *self.placing.load_kept(kept, now), *self._unload_expired(now), *self.placing.share_cores()]
+
+    def _notice(self) -> set[str]:
+        """Return the models whose instances or requests have changed since the last call."""
+        touched = self.fleet.touched | self.queue.touched
+        if touched:
+            self.queue.touched.clear()
+            self.fleet.touched.clear()
+            self._expiring.update(touched, self.fleet.moved)
+            self.fleet.moved.clear()
+        return touched
 
     def _prepare(self, models: AbstractSet[str]) -> list[Effect]:
         new = sorted(models - self.preparing)
@@ -348,33 +368,18 @@ class Scheduler:
         )
 
     def _unload_expired(self, now: float) -> list[Effect]:
+        self._notice()
         return [
-            self.placing.stop(instance)
-            for instance in sorted(self.instances.values(), key=lambda instance: instance.idle_since)
-            if self._expires(instance) and instance.idle_since + self._ttl(instance) <= now
+            self.placing.stop(instance) for instance in self._expiring.due(now) if self.fleet.spare(instance.model) > 0
         ]
-
-    def _expires(self, instance: InstanceEntry) -> bool:
-        """Whether the instance will be unloaded in time: it is idle, and no request waits for its model."""
-        return (
-            instance.idle
-            and self._ttl(instance) != NEVER
-            and self.seating.spare(instance.model) > 0
-            and instance.model not in self.queue.models
-        )
 
     def idle_limit(self, instance: InstanceEntry) -> float | None:
         """Return the idle seconds after which an instance is unloaded; None: never."""
-        ttl = self._ttl(instance)
-        return None if ttl == NEVER or self.seating.spare(instance.model) <= 0 else ttl
-
-    def _ttl(self, instance: InstanceEntry) -> float:
-        return self._models[instance.model].ttl if instance.ttl is None else instance.ttl
+        return self._expiring.limit(instance)
 
     def _retry_after(self, ticket: Ticket) -> int:
         """Return the seconds after which a refused request will likely find its turn."""
-        slots: dict[str, int] = {}
-        for instance in self.instances.values():
-            if instance.state == "ready":
-                slots[instance.model] = slots.get(instance.model, 0) + instance.slots
-        return self.durations.retry_after(ticket.model, self.queue.counts(), slots, self.limits.concurrency)
+        counts = self.queue.counts()
+        slots = {model: self.fleet.slots(model) for model in {ticket.model, *counts}}
+        ready = {model: count for model, count in slots.items() if count}
+        return self.durations.retry_after(ticket.model, counts, ready, self.limits.concurrency)

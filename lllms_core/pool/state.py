@@ -6,6 +6,7 @@ from math import inf
 from attrs import Factory, define, field, frozen
 
 from lllms_core.caller import Priority
+from lllms_core.placements import LOCAL
 from lllms_core.pool.budget import DeviceRoom, Need
 from lllms_core.pool.prefixes import SeenPrefixes
 from lllms_core.status import InstanceState
@@ -134,6 +135,8 @@ class InstanceEntry:
     again: bool = False
     """Whether its load is the second try, after one that failed for lack of memory."""
     seen: SeenPrefixes = Factory(SeenPrefixes)
+    place: str = LOCAL
+    """The id of the place where it runs."""
 
     @property
     def grown(self) -> bool:
