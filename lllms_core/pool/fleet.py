@@ -27,7 +27,7 @@ class PlaceEntry:
     working: dict[str, InstanceEntry] = Factory(dict)
     """Those that are busy, in the order in which they became so."""
     files: set[str] = Factory(set)
-    """The models whose files are known to be there."""
+    """The models whose files are known to be there, because an instance was loaded from them."""
     used: int = 0
     """The bytes that its instances count for, mapped weights once."""
 
@@ -80,10 +80,14 @@ class Fleet:
         """The models of which an instance has changed; who derives something from these removes them."""
         self.moved: set[str] = set()
         """The instances that have become busy or idle; likewise."""
+        self.limited = False
+        """Whether the memory of a place has a limit."""
         self.reliefs = 0
         """Counts the changes that may have made room for another instance."""
         self.lacking = {name for name, model in models.items() if model.min_instances > 0}
         """The models with fewer instances than they keep."""
+        self.doubted: dict[str, float] = {}
+        """Until when places get no new instances, because one was lost with them, as it seemed."""
         self.over: set[str] = set()
         """The places whose instances count for more than they may take."""
         self._crews: set[str] = set()
@@ -95,11 +99,6 @@ class Fleet:
         """Of models with instances."""
 
     # -- questions ----------------------------------------------------------------------------------------------------
-
-    @property
-    def limited(self) -> bool:
-        """Whether the memory of a place has a limit."""
-        return any(entry.memory is not None for entry in self.places.values())
 
     def alive(self, model: str) -> Collection[InstanceEntry]:
         """Return the instances of a model that are ready or loading."""
@@ -151,9 +150,21 @@ class Fleet:
         """A place is there, or its facts have changed; `devices` are the memory of its GPUs."""
         entry = self.places.setdefault(place.id, PlaceEntry(place))
         entry.place, entry.devices = place, devices
+        self.limited = self.limited or place.memory is not None
         self.recount(place.id)
         self._crews.add(place.id)
         self.reliefs += 1
+
+    def depart(self, place: str) -> None:
+        """A place is gone, with all that was known of it; its instances have been removed."""
+        del self.places[place]
+        self.over.discard(place)
+        self.doubted.pop(place, None)
+
+    def trust(self, now: float) -> None:
+        """End the doubts whose time is over."""
+        for place in [place for place, until in self.doubted.items() if until <= now]:
+            del self.doubted[place]
 
     def add(self, entry: InstanceEntry) -> None:
         """An instance is being loaded."""
@@ -175,6 +186,7 @@ class Fleet:
         group.free[entry.id] = entry
         if len(entry.running) >= slots:
             del group.free[entry.id]
+        self.places[entry.place].files.add(entry.model)
         self.reliefs += 1
         self._touch(entry, group)
 

@@ -27,11 +27,12 @@ class Placing:
 
     def __init__(
         self, models: Mapping[str, ModelLimits], limits: PoolLimits, new_id: Callable[[str], str],
-        absent: Collection[str], look: Callable[[], Surroundings],
+        absent: Collection[str], look: Callable[[], Surroundings], *, local: bool,
     ) -> None:
         self.fleet = Fleet(models)
-        memory = None if limits.memory is None else limits.memory.instances
-        self.fleet.arrive(Place(LOCAL, "this machine", limits.cores, memory))
+        if local:
+            memory = None if limits.memory is None else limits.memory.instances
+            self.fleet.arrive(Place(LOCAL, "this machine", limits.cores, memory))
         self.queue = Queue(limits.max_wait_before_swap)
         self.seating = Seating(models, limits, self.fleet, look)
         self.absent = set(absent)
@@ -66,17 +67,18 @@ class Placing:
         plan = Plan(set(self.draining))
         self.open = {model for model in self.open if model in self.queue.models}
         if len(self.queue.running) < self.limits.concurrency:  # else there is no reason to load anything
-            for claim in self.queue.claims(now, [name for name in self.open if not self.fleet.alive(name)]):
+            homeless = [model for model in self.open if not self.fleet.alive(model) and self.may_grow(model)]
+            for claim in self.queue.claims(now, homeless):
                 plan.stays = stays_for(claim, self.queue, self.limits, now)
                 effects += self._make_room(claim.model, plan, now)
-        left = {model for model in self.open if model in self.queue.models}
+        left = {model for model in self.open if model in self.queue.models and self._is_movable(model)}
         while left and len(self.queue.running) < self.limits.concurrency:
             ticket = self.queue.next(now, left)
             assert ticket is not None  # noqa: S101  # requests wait for each of these models
             model = ticket.model
             if instance := self._free_instance(ticket):
                 effects.append(self._assign(ticket, instance, now))
-                if model not in self.queue.models or not (self._is_free(model) or self.may_grow(model)):
+                if model not in self.queue.models or not self._is_movable(model):
                     left.discard(model)
                 continue
             left.discard(model)  # earlier requests for its model go first
@@ -88,17 +90,28 @@ class Placing:
         }
         return effects
 
+    def _is_movable(self, model: str) -> bool:
+        """Whether a request of a model with instances can get a slot, or another instance, as far as is known."""
+        if not self.fleet.alive(model):
+            return False
+        return self._is_free(model) or (self.may_grow(model) and not self._is_crowded(model))
+
+    def _is_crowded(self, model: str) -> bool:
+        """Whether there was no room for another instance of a model, and nothing has made any since."""
+        return self._crowded.get(model) == self.fleet.reliefs
+
     def _is_waited_for(self, instance: InstanceEntry) -> bool:
         return instance.model in self.queue.models
 
     def _is_open(self, model: str) -> bool:
         """Whether the events of other models may help the requests of this one."""
-        alive = self.fleet.alive(model)
-        return not alive or self.may_grow(model) or any(instance.id in self.draining for instance in alive)
+        if self.may_grow(model):
+            return True
+        return bool(self.draining) and any(instance.id in self.draining for instance in self.fleet.alive(model))
 
     def _make_room(self, model: str, plan: Plan, now: float) -> list[Effect]:
         """Load an instance for the requests of a model, or do what makes room for it."""
-        if not self.may_grow(model) or self._crowded.get(model) == self.fleet.reliefs:
+        if not self.may_grow(model) or self._is_crowded(model):
             return []
         choice = self.seating.choose(model, plan)
         match choice.decision:

@@ -100,6 +100,17 @@ class Queue:
         self._forget(ticket.client)
         return ticket
 
+    def put_back(self, ticket_id: str, now: float) -> None:
+        """Let a running request wait once more, before those that arrived after it, and as long as a new one."""
+        ticket = self.end(ticket_id)
+        number, waits = ticket.number, ticket.until - ticket.arrived
+        ticket.arrived, ticket.until, ticket.instance = now, now + waits, None
+        ticket.requeued = ticket.admitted = True
+        self.add(ticket)
+        ticket.number = number
+        lines, key = self._lines[ticket.model], (ticket.client, ticket.rank)
+        lines[key] = dict(sorted(lines[key].items(), key=lambda one: one[1].number))
+
     def _forget(self, name: str) -> None:
         client = self._clients[name]
         if not client.waiting and not client.running:
@@ -166,7 +177,19 @@ class Queue:
 
     def next(self, now: float, models: Iterable[str] | None = None) -> Ticket | None:
         """Return the request whose turn it is, of those for some models that requests wait for; None: for all."""
-        return next(self._turns(now, self._lines if models is None else models), None)
+        clients = self._clients
+        heads = [
+            next(iter(line.values()))
+            for model in (self._lines if models is None else models) for line in self._lines[model].values()
+        ]
+        if self._turn % OLDEST == 0 and heads and self.aged(oldest := min(heads, key=_number), now):
+            return oldest
+
+        def key(ticket: Ticket) -> tuple[int, int, float, int]:  # that of `_turns`, before anybody has had a turn
+            client = clients[ticket.client]
+            return ticket.rank, client.running, client.turn, ticket.number
+
+        return min(heads, key=key, default=None)
 
     def order(self, now: float, takes: Callable[[str], bool]) -> Iterator[Ticket]:
         """Yield all waiting requests in the order in which they would get slots, as far as it is known now.

@@ -15,6 +15,9 @@ Each method takes an event and its time, and returns the effects to carry out. T
 5. a model whose files are missing takes no place; its requests wait until the files have arrived or failed to;
 6. no request waits for more than `queue_timeout` seconds, or its own limit.
 
+Each place has its own memory, cores, GPUs and `max_instances`. A new instance goes to a place with room: first to one
+that has its file, then to the one with most memory left. What is lost with a place is no failure of its model.
+
 `Placing` carries these out; here are the events, and what time brings.
 
 The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
@@ -42,15 +45,20 @@ from lllms_core.errors import (
     ShuttingDown,
     WrongFile,
 )
-from lllms_core.pool.budget import Admit, Evict, Need, Shrink, Wait
+from lllms_core.placements import Place
+from lllms_core.pool.budget import Admit, DeviceRoom, Evict, Need, Shrink, Wait
 from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
 from lllms_core.pool.expiring import Expiring
+from lllms_core.pool.fleet import NO_DEVICES
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
 from lllms_core.pool.refusals import cooling_down, queue_full, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
 from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+
+DOUBT = 5.0
+"""Seconds in which a place gets no new instances after one was lost with it: by then its placement knows more."""
 
 
 class Scheduler:
@@ -63,13 +71,15 @@ class Scheduler:
         new_id: Callable[[str], str],
         absent: Collection[str] = (),
         look: Callable[[], Surroundings] = lambda: ALONE,
+        *, local: bool = True,
     ) -> None:
         """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing.
 
-        `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
+        With `local` there is one place, this machine, and else none until one is `there`. `look` tells what else takes
+        memory on this machine; with a memory limit it is asked at each decision about a load.
         """
         self._models = dict(models)
-        self.placing = Placing(self._models, limits, new_id, absent, look)
+        self.placing = Placing(self._models, limits, new_id, absent, look, local=local)
         self.fleet = self.placing.fleet
         self.instances = self.fleet.instances
         self.queue = self.placing.queue
@@ -150,7 +160,8 @@ class Scheduler:
         """The need of an instance of a model is known."""
         self.measuring.discard(model)
         self.seating.needs[model] = need
-        return [*self.placing.refuse_too_large(model), *self._look_at_all(now)]
+        self.placing.open.add(model)
+        return [*self.placing.refuse_too_large(model), *self._schedule(now)]
 
     def submit(
         self, ticket: str, model: str, prefixes: Sequence[Hashable], now: float, ttl: float | None = None,
@@ -217,6 +228,37 @@ class Scheduler:
             self.seating.kept_sessions()
         return self._look_at_all(now)
 
+    def there(self, place: Place, now: float, devices: Mapping[str, DeviceRoom] = NO_DEVICES) -> list[Effect]:
+        """There is another place, or its facts have changed; `devices` are the memory of its GPUs."""
+        self.fleet.arrive(place, devices)
+        return self._look_at_all(now)
+
+    def departed(self, place: str, now: float, unanswered: Collection[str] = ()) -> list[Effect]:
+        """A place is gone with all its instances. That is no failure of their models; see `lost_with_place`."""
+        if place not in self.fleet.places:
+            return []
+        for instance in list(self.fleet.places[place].instances):
+            self._lose(instance, unanswered, now)
+        self.fleet.depart(place)
+        return self._look_at_all(now)
+
+    def lost_with_place(self, instance: str, now: float, unanswered: Collection[str] = ()) -> list[Effect]:
+        """An instance was lost because its place is, as it seems: that is no failure of its model.
+
+        Those of its requests that are `unanswered`, of which no piece has been sent, wait once more, but only once; the
+        others are forgotten. For a while the place gets no new instances.
+        """
+        self.fleet.doubted[self.instances[instance].place] = now + DOUBT
+        self._lose(instance, unanswered, now)
+        return self._look_at_all(now)
+
+    def _lose(self, instance: str, unanswered: Collection[str], now: float) -> None:
+        for ticket in self.fleet.remove(instance).running.values():
+            if ticket.id in unanswered and not ticket.requeued and not self.stopping:
+                self.queue.put_back(ticket.id, now)
+            else:
+                self.queue.end(ticket.id)
+
     def gone(self, instance: str, reason: str, now: float, *, starved: bool = False) -> list[Effect]:
         """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten.
 
@@ -230,7 +272,7 @@ class Scheduler:
             self.seating.learn(entry.model, entry.told.told, self.seating.after_death(entry))
             if entry.state == "loading" and not entry.again:
                 self.placing.again.add(entry.model)
-                return self._look_at_all(now)
+                return self._schedule(now)
         if entry.state != "closing":
             self._failed.add(entry.model)
         if entry.state == "ready":
@@ -242,7 +284,7 @@ class Scheduler:
                 lambda ticket: ModelLoadFailed(f"model '{ticket.model}' cannot be loaded: {reason}"),
                 self.queue.of(entry.model),
             )
-        return effects + self._look_at_all(now)
+        return effects + self._schedule(now)
 
     def keep(self, model: str, ttl: float | None, now: float) -> str | None:
         """Let the loaded instances of a model be idle for `ttl` seconds, from now on if they are; return the id of one.
@@ -288,6 +330,7 @@ class Scheduler:
             times += [] if (expiry := self._expiring.first()) is None else [expiry]
             times += [at for model in self.fleet.lacking if (at := self.retry_at(model)) is not None]
             times += [] if self.placing.look_at is None else [self.placing.look_at]
+            times += self.fleet.doubted.values()
         return min(times, default=None)
 
     def positions(self, now: float) -> Mapping[str, int]:
@@ -316,7 +359,7 @@ class Scheduler:
     # -- decisions ----------------------------------------------------------------------------------------------------
 
     def _look_at_all(self, now: float) -> list[Effect]:
-        """Decide anew about all waiting requests."""
+        """Decide anew about all waiting requests, after an event that does not concern a single model."""
         self.placing.reopen()
         return self._schedule(now)
 
@@ -326,6 +369,8 @@ class Scheduler:
         if self.stopping:
             return []
         self._now, self.placing.look_at = now, None
+        if self.fleet.doubted:
+            self.fleet.trust(now)
         kept = {model for model in self.fleet.lacking if not self.setbacks.paused(model, now)}
         self.placing.open |= self._notice()
         wanted = {*(model for model in self.placing.open if model in self.queue.models), *kept}

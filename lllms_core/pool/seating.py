@@ -1,6 +1,7 @@
 """Applies the budget to the pool: instances at their places, kept ones that are missing, and needs of models; pure."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from heapq import nsmallest
 
 from attrs import Factory, define, evolve
 
@@ -29,6 +30,8 @@ from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolLimits,
 AFTER_DEATH, MOST_AFTER_DEATHS = 1.25, 2.0
 """A model whose worker died for lack of memory counts for this many times its need; after several deaths, for at most
 this many times what it was told to need, or measured to take."""
+MOST_DRAINED = 3
+"""Of several places, this many are looked at closely for instances to drain."""
 
 
 def _leaves(_: InstanceEntry) -> bool:
@@ -136,6 +139,15 @@ class Seating(KnownNeeds):
         place = self._fleet.places.get(LOCAL)
         return () if place is None else place.instances.values()
 
+    @property
+    def several(self) -> bool:
+        """Whether there are several places."""
+        return len(self._fleet.places) > 1
+
+    def keeps(self, entry: InstanceEntry) -> bool:
+        """Whether an instance is one that its model keeps."""
+        return self._fleet.keeps(entry)
+
     def decide(self, model: str) -> Decision:
         """Decide about room for one more instance of a model, see `choose`."""
         return self.choose(model).decision
@@ -150,7 +162,7 @@ class Seating(KnownNeeds):
 
     def _in_order(self, model: str) -> Sequence[PlaceEntry]:
         """Return the places for one more instance: first who has its file, then most memory left, then the emptiest."""
-        places = list(self._fleet.places.values())
+        places = [place for name, place in self._fleet.places.items() if name not in self._fleet.doubted]
         if len(places) > 1:
             places.sort(key=lambda one: (model not in one.files, -one.left, len(one.instances)))
         return places
@@ -191,12 +203,24 @@ class Seating(KnownNeeds):
         They go in the order in which they got their last requests, those that are staying last; of several places those
         at the one whose last of them was used the longest ago.
         """
-        lacking, found = self._lacking(), []
-        for place in self._in_order(model):
-            drained = self._to_drain(place, model, plan, lacking)
-            if drained:
-                found.append((any(map(plan.stays, drained)), max(entry.used for entry in drained), drained))
-        return min(found, key=lambda one: one[:2])[2] if found else ()
+        lacking, places = self._lacking(), self._in_order(model)
+        if len(places) > 1:
+            places = self._likely_to_drain(places, model, plan)
+        found = [drained for place in places if (drained := self._to_drain(place, model, plan, lacking))]
+        return min(found, key=lambda drained: max(entry.used for entry in drained), default=())
+
+    def _likely_to_drain(self, places: Sequence[PlaceEntry], model: str, plan: Plan) -> Sequence[PlaceEntry]:
+        """Return a few places where instances could be drained: those whose requests are the longest ago."""
+        ages: list[tuple[float, PlaceEntry]] = []
+        for place in places:
+            used = [
+                entry.used for entry in place.instances.values()
+                if entry.model != model and entry.state != "closing" and entry.id not in plan.leaving
+                and not self._fleet.keeps(entry) and not plan.stays(entry)
+            ]
+            if used:
+                ages.append((min(used), place))
+        return [place for _, place in nsmallest(MOST_DRAINED, ages, key=lambda one: one[0])]
 
     def _to_drain(
         self, place: PlaceEntry, model: str, plan: Plan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
@@ -327,7 +351,19 @@ class _Option:
         return self._known
 
     def decide(self, need: Need) -> Decision:
-        return decide(need, self.seats, self._seating.room(self._entry))
+        room = self._seating.room(self._entry)
+        if self._seating.several and self._is_crowded(need, room):
+            return Wait("busy")
+        return decide(need, self.seats, room)
+
+    def _is_crowded(self, need: Need, room: Room) -> bool:
+        """Whether it is plain that nothing can make room: then the seats need not be looked at one by one."""
+        entry = self._entry
+        full = len(entry.instances) >= room.most or (room.limit is not None and entry.used + need.private > room.limit)
+        return full and need.total <= (room.limit or 0) and not need.devices and all(
+            one.running and one.id not in self._plan.leaving and not self._seating.keeps(one)
+            for one in entry.instances.values()
+        )
 
 
 def _together(need: Need, others: Sequence[Need], limit: int | None, devices: Mapping[str, DeviceRoom]) -> bool:

@@ -107,6 +107,8 @@ class Ticket:
     """Whether it belongs to a group whose first request was accepted: it is never refused for a full queue."""
     number: int = 0
     """Counts the requests, in the order of their arrival."""
+    requeued: bool = False
+    """Whether it ran on an instance that was lost with its place, and waits or runs for the second time."""
 
 
 @define(eq=False)
