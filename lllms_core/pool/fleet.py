@@ -150,6 +150,7 @@ class Fleet:
         """A place is there, or its facts have changed; `devices` are the memory of its GPUs."""
         entry = self.places.setdefault(place.id, PlaceEntry(place))
         entry.place, entry.devices = place, devices
+        self.doubted.pop(place.id, None)
         self.limited = self.limited or place.memory is not None
         self.recount(place.id)
         self._crews.add(place.id)

@@ -244,7 +244,12 @@ class Seating(KnownNeeds):
         choice = self.choose(model)
         if not isinstance(choice.decision, Never):
             return None
-        never, need, place = choice.decision, self.need(model).least, self._fleet.places[choice.place]
+        never, need, place = choice.decision, choice.need, self._fleet.places[choice.place]
+        if self.several:
+            place = max(self._fleet.places.values(), key=lambda one: one.memory or 0)
+            there = _Option(self, place, model, NO_PLAN, self._lacking()).decide(need)
+            kept = there.kept if isinstance(there, Never) and there.device is None else 0
+            return too_large_everywhere(need, kept, place.place.name, place.memory or 0)
         if never.device is not None:
             return too_large_for(never.device, need, never.kept, self.room(place).devices[never.device])
         if self._limits.memory is not None and choice.place == LOCAL:
