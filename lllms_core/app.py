@@ -19,13 +19,14 @@ from lllms_core.apis.request_ids import TRACE, noted_request, valid_id, valid_tr
 from lllms_core.apis.same_paths import SamePaths
 from lllms_core.apis.specification import document
 from lllms_core.caller import CALLER
-from lllms_core.config import ServerConfig, open_keyring
+from lllms_core.config import Config, ServerConfig, open_keyring
 from lllms_core.events import RequestRefused
 from lllms_core.host import Host
+from lllms_core.host.reloads import Step
 from lllms_core.parameters.wording import cut
 from lllms_core.tracebacks import described
 from lllms_core.web.body import PatientRequest
-from lllms_core.web.callers import Trusted, know_callers
+from lllms_core.web.callers import know_callers
 from lllms_core.web.guard import Guard
 from lllms_core.web.key_check import KeyCheck
 
@@ -53,7 +54,7 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     Raises `ConfigError` if the file of keys cannot be used.
     """
     server = host.config.server
-    keyring = open_keyring(server)
+    key_check = _key_check(host)
     app = Quart(__name__, static_folder=None)
     app.asgi_app = Guard(app.asgi_app)  # type: ignore[method-assign]  # which is how Quart wants it
     app.url_map.strict_slashes = False  # for plugins' routes that end with a slash, which the guard removes
@@ -63,13 +64,12 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
     app.register_error_handler(Exception, outer_fault_handler([one.object for one in host.plugins.apis.values()]))
     same_paths = SamePaths(app)
     app.before_request(same_paths.choose)
-    for check in (_host_check(server), _origin_check(server)):
+    for check in (_host_check(host), _origin_check(host)):
         app.before_request(check)
         app.before_websocket(check)
-    if server.cors_origins:
-        _allow_origins(app, frozenset(server.cors_origins))
-    if keyring.keys:
-        KeyCheck(keyring).guard(app)
+    _allow_origins(app, host)
+    key_check.guard(app)
+    host.reloads.join(lambda config: Step(lambda: app.config.update(MAX_CONTENT_LENGTH=config.server.max_body)))
     if manage_host:
         _manage(app, host)
     _mount(app, host, same_paths, None)
@@ -85,16 +85,29 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
 
     Raises `ConfigError` if the file of keys cannot be used.
     """
-    keyring = open_keyring(host.config.server)
+    key_check = _key_check(host, prefix or "")
     same_paths = SamePaths(app)
     app.before_request(same_paths.choose)
-    _mount(app, host, same_paths, prefix, KeyCheck(keyring, prefix or "") if keyring.keys else None)
+    _mount(app, host, same_paths, prefix, key_check)
+
+
+def _key_check(host: Host, prefix: str = "") -> KeyCheck:
+    """Return the check of keys, which takes those of each new configuration. Raises `ConfigError`."""
+    check = KeyCheck(open_keyring(host.config.server), prefix)
+
+    def prepare(config: Config) -> Step:
+        keyring, server = open_keyring(config.server), host.config.server
+        # What the configuration itself says of keys, and what has changed of that, is known already.
+        in_file = keyring != check.keyring and config.server.api_keys == server.api_keys
+        return Step(lambda: check.take(keyring), ("server.api_keys_file",) if in_file else ())
+
+    host.reloads.join(prepare)
+    return check
 
 
 def _mount(
     app: Quart, host: Host, same_paths: SamePaths, prefix: str | None, key_check: KeyCheck | None = None,
 ) -> None:
-    trusted = Trusted.of(host.config.server)
     for name, provided in sorted(host.plugins.apis.items()):
         api = provided.object
         try:
@@ -103,7 +116,7 @@ def _mount(
             routes.after_request(_name_request(host))
             if key_check is not None:
                 key_check.guard(routes)
-            know_callers(routes, trusted, by_key=host.config.server.has_keys)
+            know_callers(routes, lambda: host.config.server)
             routes.before_request(_know_ids)
             app.register_blueprint(routes, url_prefix=prefix)
         except Exception as error:
@@ -191,12 +204,12 @@ def _machine_names() -> set[str]:
     return {name, name.partition(".")[0]} - {""}
 
 
-def _host_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:
+def _host_check(host: Host) -> Callable[[], Awaitable[None]]:
     async def check_host() -> None:
         asked = request if has_request_context() else websocket
         name = _without_port(asked.headers.get("Host", ""))
         # Only programs leave the header out, and they could write into it what they like.
-        if name and not is_own_name(name, server):
+        if name and not is_own_name(name, host.config.server):
             raise Forbidden(
                 f"this server does not answer to the name '{name}'; call it localhost, or add the name to"
                 " server.allowed_hosts",
@@ -205,28 +218,29 @@ def _host_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:
     return check_host
 
 
-def _origin_check(server: ServerConfig) -> Callable[[], Awaitable[None]]:
-    origins = frozenset(server.cors_origins)
-
+def _origin_check(host: Host) -> Callable[[], Awaitable[None]]:
     async def check_origin() -> None:
         asked = request if has_request_context() else websocket
-        origin = asked.headers.get("Origin")
+        origin, origins = asked.headers.get("Origin"), host.config.server.cors_origins
         if origin is None or origin in origins or "*" in origins:
             return
         scheme, _, name = origin.partition("://")
         if name and scheme not in WEB:
             return  # of a program, like vscode-webview://; no web page can send one
         # A page's own server may be reached by any name that passes the check of the Host header.
-        if not name or not (name == asked.headers.get("Host") or is_own_name(_without_port(name), without_wildcard)):
+        if not name or not (name == asked.headers.get("Host") or is_own_name(_without_port(name), narrow())):
             raise Forbidden(
                 f"web pages of the origin '{cut(origin)}' may not use this server; to allow it, add it to"
                 " server.cors_origins",
             )
 
-    hosts = tuple(one for one in server.allowed_hosts if one != "*")
-    # A server bound to all addresses answers at each, but a page at any address is not its own.
-    bound = LOOPBACK if server.socket_path is not None or server.host.strip("[]") in ANY_ADDRESS else server.host
-    without_wildcard = evolve(server, allowed_hosts=hosts, host=bound)
+    def narrow() -> ServerConfig:
+        server = host.config.server
+        hosts = tuple(one for one in server.allowed_hosts if one != "*")
+        # A server bound to all addresses answers at each, but a page at any address is not its own.
+        bound = LOOPBACK if server.socket_path is not None or server.host.strip("[]") in ANY_ADDRESS else server.host
+        return evolve(server, allowed_hosts=hosts, host=bound)
+
     return check_origin
 
 
@@ -236,15 +250,20 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _allow_origins(app: Quart, origins: frozenset[str]) -> None:
-    """Let web pages of these origins call the API from a browser."""
+def _allow_origins(app: Quart, host: Host) -> None:
+    """Let web pages of the configured origins call the API from a browser."""
 
     async def answer_preflight() -> ResponseReturnValue | None:
+        if not host.config.server.cors_origins:
+            return None
         if request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers:
             return Response(status=204)
         return None
 
     async def add_headers(response: Response) -> Response:
+        origins = host.config.server.cors_origins
+        if not origins:
+            return response
         origin = request.headers.get("Origin")
         response.headers.add("Vary", "Origin")
         if origin is None or not ("*" in origins or origin in origins):

@@ -1,7 +1,7 @@
 """From a name to everything needed to run that model: its engine, its file, its options, its defaults."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -10,6 +10,7 @@ from attrs import define, field, frozen
 
 from lllms_core.caller import NOBODY, Caller
 from lllms_core.config import NAME_RULE, Config, ModelConfig, is_model_name
+from lllms_core.curated import known_model
 from lllms_core.downloads import Downloader, canonical, choose_downloader, scheme, shown
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, LllmsError, ModelLoadFailed, ModelUnknown
@@ -119,6 +120,12 @@ class Catalog:
         self._by_name = self._index()
         return entry
 
+    def keep(self, entry: CatalogEntry) -> None:
+        """Go on offering a model beside those that were taken; its aliases that are taken are left out."""
+        free = tuple(alias for alias in entry.aliases if alias not in self._by_name)
+        self.entries = (*self.entries, entry if free == entry.aliases else attrs.evolve(entry, aliases=free))
+        self._by_name = self._index()
+
     def add_alias(self, name: str, alias: str) -> CatalogEntry:
         """Give a model another name, and return it."""
         entry = self._by_name[name]
@@ -127,12 +134,20 @@ class Catalog:
         self._by_name = self._index()
         return named
 
+    def take(self, entries: Iterable[CatalogEntry], problems: Iterable[Problem] = ()) -> None:
+        """Offer these models from now on, and no others."""
+        self.entries, self.problems = tuple(entries), tuple(problems)
+        self._by_name = self._index()
+
     def place(self, name: str, file: Path | None) -> Footprint:
         """Look at a model's files, which are about to be loaded or have just arrived; `file` holds its weights.
 
-        This updates what depends on them: the fingerprint, and the defaults that the file recommends.
+        This updates what depends on them: the fingerprint, and the defaults that the file recommends. A model that is
+        not offered any more has none.
         """
-        entry = self._by_name[name]
+        entry = self._by_name.get(name)
+        if entry is None:
+            return Footprint()
         spec = attrs.evolve(entry.spec, file=file)
         footprint = take_footprint(entry.engine.name, entry.version, spec, entry.source)
         if footprint != entry.footprint or spec != entry.spec:
@@ -158,13 +173,16 @@ class Catalog:
         if entry is not None:
             return entry
         shown = cut(name)
+        known = known_model(name)
+        fetch = "" if known is None else f"; on the server, lllms serve --model {known.source} offers it"
         if not usable:
             why = "the API key may use none" if self.entries else "none is configured, and no plugin offers one"
-            raise ModelUnknown(f"no model '{shown}': {why}")
+            raise ModelUnknown(f"no model '{shown}': {why}{'' if self.entries else fetch}")
         names = [one for entry in usable for one in (entry.name, *entry.aliases) if "*" not in one]
         close = closest(name, names)
         meant = f" (did you mean '{close}'?)" if close else ""
-        raise ModelUnknown(f"no model '{shown}'{meant}; there are: {', '.join(entry.name for entry in usable)}")
+        there_are = ", ".join(entry.name for entry in usable)
+        raise ModelUnknown(f"no model '{shown}'{meant}; there are: {there_are}{fetch}")
 
     def usable(self, caller: Caller) -> tuple[CatalogEntry, ...]:
         """Return the models that a caller may use."""
@@ -203,9 +221,15 @@ def model_from_source(source: str, plugins: Plugins) -> tuple[str, ModelConfig]:
     written = downloader.canonical(source)
     file = downloader.file_name(written)
     engine = _engine_for(file, file or shown(source), plugins)
-    name = _as_name(PurePosixPath(file).stem) or engine
+    stem = PurePosixPath(file).stem
+    name = stem if is_model_name(stem) else _as_name(stem) or engine
     aliases = tuple(one for one in dict.fromkeys((source, written)) if is_model_name(one) and one != name)
     return name, ModelConfig(engine, url=written, aliases=aliases)
+
+
+def offered_model(offer: ModelOffer) -> ModelConfig:
+    """Return the configuration of a model that a plugin offers."""
+    return ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
 
 
 def context_length(options: object, details: Mapping[str, str | int | float]) -> int | None:
@@ -229,6 +253,8 @@ def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
     suffixes = {name: provided.object.file_suffixes for name, provided in sorted(plugins.engines.items())}
     fitting = [name for name, endings in suffixes.items() if ending.lower().endswith(endings)]
     fitting = [name for name in fitting if not plugins.engines[name].object.yields_files] or fitting
+    if not fitting and ending.lower().endswith(".gguf"):
+        raise ConfigError(f"no engine for {what}: {way_to_engine(plugins)}")
     if not fitting:
         known = [f"{name} loads {' '.join(endings)}" for name, endings in suffixes.items() if endings]
         raise ConfigError(f"no engine for {what}: {'; '.join(known) or 'no engine loads files'}")
@@ -236,6 +262,21 @@ def _engine_for(ending: str, what: str, plugins: Plugins) -> str:
         both = " and ".join(fitting)
         raise ConfigError(f'engines {both} load {what}: configure the model, for example with engine = "{fitting[0]}"')
     return fitting[0]
+
+
+def loads_gguf(plugins: Plugins) -> bool:
+    """Whether an engine loads GGUF files, which the models of the catalogue are."""
+    return any(".gguf" in provided.object.file_suffixes for provided in plugins.engines.values())
+
+
+def way_to_engine(plugins: Plugins) -> str:
+    """Return how to get an engine that loads GGUF files: mend or enable the plugin that is here, or install one."""
+    here = next((report for report in plugins.reports if report.name == "llamacpp"), None)
+    if here is not None and here.error:
+        return f"the plugin 'llamacpp' failed: {here.error}"
+    if here is not None and here.disabled:
+        return "the plugin 'llamacpp' is disabled (plugins.disable)"
+    return "pip install lllms-llamacpp adds one"
 
 
 def _as_name(text: str) -> str:
@@ -252,9 +293,7 @@ def _wanted(config: Config, plugins: Plugins) -> Iterator[tuple[str, ModelConfig
         yield name, model, None
     if not config.models:
         for name, provided in sorted(plugins.offers.items()):
-            offer = provided.object
-            file = None if offer.file is None else str(offer.file)
-            yield name, ModelConfig(offer.engine, file, options=offer.options), provided
+            yield name, offered_model(provided.object), provided
 
 
 def _entry(
@@ -270,11 +309,12 @@ def _entry(
         raise StructureError([*violations, Violation((*path, "engine"), plugins.why_no_engine(model.engine))])
     engine = provided.object
     file = source = None
+    note = ""
     key = "hf" if model.hf is not None else "file" if model.url is None else "url"
     try:
         if model.file is not None:
             _check_path(model.file, plugins)
-        file, source = _weights(model, engine, config, plugins, find)
+        file, source, note = _weights(model, engine, config, plugins, find)
     except (OSError, ValueError, LllmsError) as error:
         violations.append(Violation((*path, key), str(error)))
     options: object = None
@@ -299,7 +339,7 @@ def _entry(
         config=model,
         defaults=read_defaults(engine, spec, model.defaults),
         isolation=model.isolation or engine.isolation,
-        description=offered.object.description if offered else "",
+        description=offered.object.description if offered else note,
         footprint=take_footprint(engine.name, version, spec, source),
         source=source,
     )
@@ -307,26 +347,37 @@ def _entry(
 
 def _weights(
     model: ModelConfig, engine: Engine, config: Config, plugins: Plugins, find: Find,
-) -> tuple[Path | None, str | None]:
-    """Return the file to load, if it is here, and the source, if it may have to be fetched or verified.
+) -> tuple[Path | None, str | None, str]:
+    """Return the file to load, if it is here; the source, if it may have to be fetched or verified; a note on it.
 
     Raises `ValueError` or `LllmsError` if there cannot be such a file.
     """
-    if model.url is None and model.hf is None:
+    downloaders = _downloaders(plugins)
+    if model.url is None and model.hf is None and not _is_local(model.file or "", downloaders):
         file = _file(model.file, engine, config)
         if file is None or model.sha256 is None:
-            return file, None
-        return find(str(file), model.sha256), str(file)
-    assert model.source is not None  # noqa: S101  # it is one of the two
-    source = canonical(model.source, _downloaders(plugins))
-    return find(source, model.sha256), source
+            return file, None, ""
+        return find(str(file), model.sha256), str(file), ""
+    assert model.source is not None  # noqa: S101  # it is one of the three
+    source = canonical(model.source, downloaders)
+    downloader = choose_downloader(source, downloaders)
+    # A missing file of this machine is a fault at once.
+    note = downloader.resolve(source).note if downloader is not None and downloader.local else ""
+    return find(source, model.sha256), source, note
 
 
 def _check_path(given: str, plugins: Plugins) -> None:
     """Raise `ValueError` for a source in place of a path."""
-    kinds = {name for one in _downloaders(plugins) for name in one.schemes}
-    if scheme(given) in kinds and not at_home(given).exists():
+    downloaders = _downloaders(plugins)
+    kinds = {name for one in downloaders for name in one.schemes}
+    if scheme(given) in kinds and not _is_local(given, downloaders) and not at_home(given).exists():
         raise ValueError(f'{shown(given)} is not a path; write url = "{shown(given)}" instead')
+
+
+def _is_local(given: str, downloaders: Sequence[Downloader]) -> bool:
+    """Whether this is no path, but another name for a file of this machine, like `ollama:llama3.2`."""
+    local = {name for one in downloaders if one.local for name in one.schemes}
+    return scheme(given) in local and not at_home(given).exists()
 
 
 def _file(given: str | None, engine: Engine, config: Config) -> Path | None:

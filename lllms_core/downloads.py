@@ -46,6 +46,22 @@ class RemoteModel:
     """The choice made and its reason, if the source left one; shown to users."""
 
 
+@frozen
+class SearchHit:
+    """A model that a search has found, and the facts told without fetching it."""
+
+    source: str
+    size: int | None = None
+    """About how many bytes its files have; None if unknown."""
+    parameters: int | None = None
+    context_length: int | None = None
+    """Tokens that it was trained for."""
+    licence: str = ""
+    """Empty if unknown."""
+    note: str = ""
+    """What users should know before they fetch it."""
+
+
 class Part(Protocol):
     """A partly downloaded file, which a downloader writes into. All methods are thread-safe."""
 
@@ -82,6 +98,9 @@ class Downloader(ABC):
     name: ClassVar[str]
     schemes: ClassVar[frozenset[str]]
     """The prefixes of its sources, before the colon: `{"s3"}`. A scheme belongs to one downloader only."""
+    local: ClassVar[bool] = False
+    """Whether its sources are names for files of this machine: they are used like paths, wherever they point now, and
+    may stand for one in `file`."""
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -108,6 +127,13 @@ class Downloader(ABC):
         Raises `Offline` if only some are local. Called in offline mode, and when `resolve` cannot reach its host.
         """
         return None
+
+    def search(self, words: str, most: int) -> Sequence[SearchHit]:  # noqa: ARG002  # the base searches nothing
+        """Return at most this many models of its place that fit these words, the most popular first.
+
+        Uses the network, for a few seconds at most. Raises `SourceUnavailable`.
+        """
+        return ()
 
     @abstractmethod
     def resolve(self, source: str) -> RemoteModel:

@@ -16,9 +16,9 @@ from lllms_core.types import Finish, Usage
 
 LOG = logging.getLogger("lllms.events")
 
-UnloadCause = Literal["idle", "room", "grown"]
-"""Why an instance is unloaded: it was idle for long enough, another model needs its room, or all instances together
-have grown above the memory limit."""
+UnloadCause = Literal["idle", "room", "grown", "changed"]
+"""Why an instance is unloaded: it was idle for long enough, another model needs its room, all instances together have
+grown above the memory limit, or a new configuration has changed or removed its model, or lowered a limit."""
 
 
 @frozen

@@ -3,24 +3,30 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lllms_core.config import ServerConfig, open_keyring, parse_config
 from lllms_core.config.key_file import exposed
 from lllms_core.config.rules import is_loopback
 from lllms_core.config.settings import UNIX
-from lllms_core.errors import ConfigError
+from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.host import Host
+from lllms_core.host.file_watch import FileWatch
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
 from lllms_core.observers.traces import exporting
 from lllms_core.web.limits import ConnectionLimits, connections_for, raise_descriptor_limit
 from lllms_core.web.unix_socket import SocketFile, listen_at
+
+if TYPE_CHECKING:
+    from lllms_core.web.tls import Certificate
 
 LOG = logging.getLogger("lllms.serve")
 
@@ -33,6 +39,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *(() if HANGUP is None else (HANG
 
 OnReady = Callable[[str], None]
 """Called with the URL of the server, like `http://127.0.0.1:3000`; that of a Unix socket is `unix:PATH`."""
+OnStop = Callable[[], None]
+"""Called after the first signal to stop, while requests are still running."""
 
 
 def serve_llms(
@@ -55,28 +63,41 @@ def serve_llms(
     asyncio.run(serve(Host(config), on_ready=lambda url: LOG.info("listening on %s", url)))
 
 
-async def serve(host: Host, *, on_ready: OnReady | None = None) -> None:
+async def serve(
+    host: Host, *, on_ready: OnReady | None = None, on_stop: OnStop | None = None, watch: bool = False,
+) -> None:
     """Serve `host` on the address of its configuration until SIGINT, SIGTERM or SIGHUP, then close it.
+
+    A host that can read its configuration again does so at SIGHUP, unless its terminal was closed, and with `watch`
+    also when the files of its configuration change.
 
     It starts the host, and calls `on_ready` once requests are answered and the instances that models keep are loaded.
     After the first signal new requests are refused, and the running ones have `server.shutdown_timeout` seconds to
-    finish; a second signal ends them at once. If it cannot listen, raises `ConfigError` before anything is loaded.
+    finish, which `on_stop` may tell; a second signal ends them at once. If it cannot listen, raises `ConfigError`
+    before anything is loaded.
     """
     server = host.config.server
     open_keyring(server)  # now, as everything that can be wrong
-    tls = _open_tls(server)
+    certificate = _certificate(host)
+    watching = FileWatch(host) if watch else None
+    tls = None if certificate is None else certificate.contexts
     listener = listen(server.host, server.port)
     file = None if server.socket_path is None else SocketFile(server.socket_path)
     url = server.host if file is not None else _url(listener, "http" if tls is None else "https")
     _warn(server)
-    with _signals() as signals:
+    with _signals(host) as signals:
         up, stopped = asyncio.Event(), asyncio.Event()
         web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
+        looking = None if watching is None else asyncio.create_task(watching.run())
         try:
             async with exporting(host.history):
-                await _run(host, web, up, signals, lambda: None if on_ready is None else on_ready(url))
+                await _run(host, web, up, signals, ready=lambda: None if on_ready is None else on_ready(url),
+                           stopping=on_stop or (lambda: None))
         finally:
             stopped.set()
+            if looking is not None:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
             # A client that does not read its answer must not delay the end of the server.
             await asyncio.wait([web], timeout=FLUSH_SECONDS + 1)
             web.cancel()
@@ -107,7 +128,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def _run(
-    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", ready: Callable[[], None],
+    host: Host, web: asyncio.Task[None], up: asyncio.Event, signals: "asyncio.Queue[None]", *,
+    ready: Callable[[], None], stopping: OnStop,
 ) -> None:
     """Start the host, wait for a signal, and close the host."""
     stop = asyncio.create_task(signals.get())
@@ -120,6 +142,7 @@ async def _run(
             await asyncio.wait([stop, web], return_when=asyncio.FIRST_COMPLETED)
         if web.done():
             web.result()
+        stopping()
     finally:
         start.cancel()
         stop.cancel()
@@ -144,7 +167,8 @@ async def _close(host: Host, signals: "asyncio.Queue[None]") -> None:
 
 
 async def _serve_http(
-    host: Host, listener: socket.socket, tls: ssl.SSLContext | None, up: asyncio.Event, stopped: asyncio.Event,
+    host: Host, listener: socket.socket, tls: Callable[[], ssl.SSLContext] | None, up: asyncio.Event,
+    stopped: asyncio.Event,
 ) -> None:
     await host.warm()
     # Imported now, while the spare workers import their engines: Quart and Hypercorn take half a second.
@@ -163,12 +187,14 @@ def _url(listener: socket.socket, scheme: str) -> str:
     return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
 
-def _open_tls(server: ServerConfig) -> ssl.SSLContext | None:
-    if server.tls_certificate is None:
+def _certificate(host: Host) -> "Certificate | None":
+    if host.config.server.tls_certificate is None:
         return None
-    from lllms_core.web.tls import open_tls  # imports Hypercorn, which takes a while
+    from lllms_core.web.tls import Certificate  # imports Hypercorn, which takes a while
 
-    return open_tls(server)
+    certificate = Certificate(host.config.server)
+    host.reloads.join(certificate.prepare)
+    return certificate
 
 
 def _warn(server: ServerConfig) -> None:
@@ -179,9 +205,27 @@ def _warn(server: ServerConfig) -> None:
         LOG.warning("there are no API keys: whoever reaches %s port %d may use the models", server.host, server.port)
 
 
+def terminal_is_gone() -> bool:
+    """Whether this process has no terminal to which it belongs, or that was closed."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return True
+    return False
+
+
+async def _reload(host: Host) -> None:
+    with contextlib.suppress(LllmsError):  # the log says why
+        await host.reload()
+
+
 @contextlib.contextmanager
-def _signals() -> "Iterator[asyncio.Queue[None]]":
-    """Collect the stop signals instead of their usual effects; only the main thread receives any."""
+def _signals(host: Host) -> "Iterator[asyncio.Queue[None]]":
+    """Collect the stop signals instead of their usual effects; only the main thread receives any.
+
+    SIGHUP stops the server if its terminal was closed, as it stops any program, or if there is nothing to load again;
+    from anything else, such as a service manager, it means a reload.
+    """
     loop = asyncio.get_running_loop()
     received: asyncio.Queue[None] = asyncio.Queue()
     numbers = STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
@@ -189,8 +233,20 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
     if previous.get(HANGUP) == signal.SIG_IGN:
         del previous[HANGUP]  # started by `nohup`
 
-    def receive(*_: object) -> None:
-        loop.call_soon_threadsafe(received.put_nowait, None)
+    had_terminal = not terminal_is_gone()
+    reloading: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(host))
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    def receive(number: int, _: object) -> None:
+        hung_up = had_terminal and terminal_is_gone()
+        if number == HANGUP and host.reloads.possible and not hung_up:
+            loop.call_soon_threadsafe(reload)
+        else:
+            loop.call_soon_threadsafe(received.put_nowait, None)
 
     for number in previous:
         # Python's handlers run only when the main thread does: a signal that arrives just before the loop starts to
@@ -207,6 +263,8 @@ def _signals() -> "Iterator[asyncio.Queue[None]]":
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, handler)
+        for task in reloading:
+            task.cancel()
 
 
 def _woken() -> None:

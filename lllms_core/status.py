@@ -143,6 +143,44 @@ class Problem:
 
 
 @frozen
+class Changes:
+    """What a new configuration changed in a running server."""
+
+    added: tuple[str, ...] = ()
+    """Models."""
+    removed: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    """Models whose instances are replaced: the busy ones, once their requests have ended."""
+    adjusted: tuple[str, ...] = ()
+    """Models whose instances go on with the new configuration."""
+    settings: tuple[str, ...] = ()
+    """Other settings that are in force now, like `server.concurrency`."""
+    restart: tuple[str, ...] = ()
+    """Settings that have changed, and take effect only when the server is started again."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The changes in words, a line for each kind; empty without changes."""
+        kinds = {
+            "added": self.added, "removed": self.removed, "replaced": self.replaced, "changed in place": self.adjusted,
+            "now in force": self.settings, "in force only after a restart": self.restart,
+        }
+        return [f"{kind}: {', '.join(names)}" for kind, names in kinds.items() if names]
+
+
+@frozen
+class Setting:
+    """One setting that is in force."""
+
+    name: str
+    """Its path, as TOML writes it: `server.port`."""
+    value: object
+    """In JSON's types; a secret is replaced by a word."""
+    origin: str
+    """`FILE:LINE`, the name of a variable or of a flag, or `default`."""
+
+
+@frozen
 class DownloadStatus:
     """The progress of a download."""
 

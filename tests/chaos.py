@@ -33,15 +33,13 @@ from held_memory_for_tests import Held, ask_held
 from hostile_for_tests import BOT, TINY, Input
 from hostile_table_for_tests import ALL
 from lines_for_tests import Address, Answer, Line, get, head, post
-from load_rounds import Use
+from load_rounds import Use, has_connections
 from storm_for_tests import Storm, schedule, session_files
 
 PATIENCE = 90.0
 """Limit for one request, in seconds; it may wait for several workers to be replaced."""
 CALM_SECONDS = 90.0
 """Seconds in which everything returns to normal after the last fault."""
-POOLED = min(32, (os.cpu_count() or 1) + 4)
-"""Threads that the event loop's executor, and the reader of large bodies, may have started meanwhile."""
 SLOWEST = 60.0
 """Seconds in which even a request that meets a stuck worker, or several dying ones, gets an answer or an error."""
 FAULTS = (
@@ -101,6 +99,7 @@ class Chaos:
             server = psutil.Process(process.pid)
             self._rounds("first")
             before = self._calm(server)
+            self.held.append(ask_held(server, self.folder / HELD))
             self._tell("before", before)
             storm = Storm(server, self._files, self._sessions, self.folder, self._look, self.pids)
             works: list[tuple[Callable[..., None], tuple[object, ...]]] = [
@@ -334,7 +333,7 @@ class Chaos:
                     time.sleep(0.2)  # a model that has just died is reloaded after a pause
                 self.expect(status == 200, f"{kind} round: {one.model} does not answer")
 
-    def _calm(self, server: psutil.Process, like: Use | None = None) -> Use:
+    def _calm(self, server: psutil.Process) -> Use:
         """Unload all that may be unloaded, and return what is left, as few as it becomes."""
         def calm() -> bool:
             for name in self._models:
@@ -342,19 +341,12 @@ class Chaos:
             instances = get(self.address, "/").json()["instances"]
             now = Use.of(server)
             # One is kept, and a spare beside it.
-            return [one["state"] for one in instances] == ["ready"] and now.children == 2 and (
-                like is None or now.threads <= like.threads + POOLED
-            )
+            return [one["state"] for one in instances] == ["ready"] and now.children == 2
 
         with suppress(AssertionError):
             until(calm, "only what is kept is left", CALM_SECONDS)
-            until(lambda: not self._has_connections(server), "our own connections are closed")
-        self.held.append(ask_held(server, self.folder / HELD))
+            until(lambda: not has_connections(server), "our own connections are closed")
         return Use.of(server)
-
-    @staticmethod
-    def _has_connections(server: psutil.Process) -> bool:
-        return any(one.status != psutil.CONN_LISTEN for one in server.net_connections(kind="tcp"))
 
     def _after(self, server: psutil.Process, before: Use) -> None:
         """Check that everything is as it was before."""
@@ -369,12 +361,15 @@ class Chaos:
             self.expect(False, f"after the storm: {error}")
         self._rounds("last")
         self._look()
-        after = self._calm(server, before)
+        after = self._calm(server)
         self._tell("after", after)
-        for what, more in (("descriptors", 0), ("children", 0), ("threads", POOLED)):
+        for what in ("descriptors", "children"):
             was, is_ = getattr(before, what), getattr(after, what)
-            self.expect(is_ <= was + more, f"{is_} {what}, {was} before")
-        first, last = self.held
+            self.expect(is_ <= was, f"{is_} {what}, {was} before")
+        first = self.held[0]
+        last = ask_held(server, self.folder / HELD, first)
+        self.held.append(last)
+        self.expect(last.threads <= first.threads, f"threads: {last.threads - first.threads} more than before")
         blocks, size = last.blocks - first.blocks, last.bytes - first.bytes
         self.looks.append(f"in use: {blocks:+d} blocks, {size / 2**20:+.1f} MiB")
         self.expect(blocks <= HELD_BLOCKS and size <= HELD_BYTES, f"the server holds {last}, {first} before")

@@ -86,8 +86,8 @@ def body(path: str, model: str, **more: object) -> dict[str, object]:
 
 
 POSTS = (CHAT, TEXT, EMBED, RERANK, TOKENIZE, DETOKENIZE, TEMPLATE, MESSAGES, COUNT_TOKENS, RESPOND, COUNT, NATIVE)
-NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload")
-"""Posts with the model's name in their path."""
+NAMED = ("/api/v1/models/{name}/load", "/api/v1/models/{name}/unload", "/api/v1/reload")
+"""Posts whose body may be left out; some have the model's name in their path."""
 
 
 def with_value(path: str, model: str, name: str, value: bytes) -> bytes:

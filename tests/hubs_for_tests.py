@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 from servers_for_tests import Answer, Handler, Site, served
 
@@ -18,6 +19,8 @@ def git_hash(data: bytes) -> str:
 
 class HubHandler(Handler):
     def answer(self, path: str) -> Answer:
+        if path == "/api/models":
+            return self.search(parse_qs(urlsplit(self.path).query))
         listing = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
         if listing:
             return self.list(*listing.groups())
@@ -26,6 +29,26 @@ class HubHandler(Handler):
             name = f"/{wanted[1]}/{wanted[2]}"
             return Answer(302, {"Location": f"/cdn{name}", "Content-Length": "0"}, b"")
         return super().answer(path.removeprefix("/cdn"))
+
+    def search(self, asked: dict[str, list[str]]) -> Answer:
+        """Repositories whose names have the words, as the hub tells them; all have 1,000 million parameters."""
+        names = sorted({"/".join(path.split("/")[1:3]) for path in self.site.files})
+        words = asked["search"][0].casefold().split()
+        fitting = [name for name in names if all(word in name.casefold() for word in words)]
+        answer = [
+            {
+                "id": name, "downloads": 7, "gated": "manual" if "gated" in name else False,
+                "tags": ["gguf", "license:apache-2.0"],
+                "siblings": [
+                    {"rfilename": path.removeprefix(f"/{name}/")} for path in self.site.files
+                    if path.startswith(f"/{name}/")
+                ],
+                "gguf": {"total": 1_000_000_000, "architecture": "llama", "context_length": 4096},
+            }
+            for name in fitting[: int(asked["limit"][0])]
+        ]
+        body = json.dumps(answer).encode()
+        return Answer(200, {"Content-Length": str(len(body)), "Content-Type": "application/json"}, body)
 
     def list(self, repository: str, revision: str | None) -> Answer:
         # Files with "-plain" in their names are stored by Git itself, without a SHA-256.

@@ -2,7 +2,8 @@
 
 `python tests/load_rounds.py` runs 1,000 rounds of the mock and 100 of tiny-chat, prints the server's memory,
 descriptors and children on the way, and exits with 1 if the memory has grown by more than 5 % since the warm-up, or
-anything else at all. `--spares 0` does it without spare workers, `--isolation thread` with the mock in a thread.
+anything else at all. The warm-up fills what is bounded, like the history of requests. `--spares 0` does it without
+spare workers, `--isolation thread` with the mock in a thread.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from urllib.parse import SplitResult
 import psutil
 from attrs import define, field, frozen
 from besieged_for_tests import until
-from chaos_server_for_tests import TINY_FILE, running
+from chaos_server_for_tests import HELD, TINY_FILE, running
+from held_memory_for_tests import ask_held
 from lines_for_tests import Address, get, post
 
 GROWTH = 1.05
@@ -50,23 +52,30 @@ class Use:
         )
 
 
+def has_connections(server: psutil.Process) -> bool:
+    """Tell whether a client, such as the one that has just looked at the server, is still connected."""
+    return any(one.status != psutil.CONN_LISTEN for one in server.net_connections(kind="tcp"))
+
+
 @define
 class Rounds:
     """Rounds of one server."""
 
     server: psutil.Process
     address: Address
+    held: Path
+    """The file in which the server tells what it holds."""
     tell: Callable[[str], object] = print
     wrong: list[str] = field(factory=list)
 
     def run(self, model: str, rounds: int, warm_up: int) -> None:
         """Load, use and unload a model; the uses after `warm_up` rounds and after all of them are compared."""
         began = time.monotonic()
-        before = None
+        before = first = None
         for number in range(warm_up + rounds):
             if number == warm_up:
-                before = self._calm()
-                self.tell(f"{model} after the warm-up of {warm_up}: {before}")
+                before, first = self._calm(), ask_held(self.server, self.held)
+                self.tell(f"{model} after the warm-up of {warm_up}: {before}, {first}")
             self._round(model, number)
             done = number - warm_up + 1
             if done > 0 and done % max(1, rounds // TOLD) == 0 and done < rounds:
@@ -74,8 +83,13 @@ class Rounds:
         after = self._calm(before)
         seconds = (time.monotonic() - began) / (rounds + warm_up)
         self.tell(f"{model} {rounds:5}: {after}; {seconds * 1000:.0f} ms a round")
-        if before is not None:
+        if before is not None and first is not None:
             self._compare(model, before, after)
+            last = ask_held(self.server, self.held, first)
+            self.tell(f"{model} now: {last}")
+            threads = last.threads - first.threads
+            if threads:
+                self.wrong.append(f"{model}: threads are left: {threads}")
 
     def _round(self, model: str, number: int) -> None:
         loaded = self._post(f"/api/v1/models/{model}/load")
@@ -105,12 +119,13 @@ class Rounds:
 
         end = time.monotonic() + 20
         until(lambda: calm() or time.monotonic() > end, "the server is calm")
+        until(lambda: not has_connections(self.server), "our own connections are closed")
         return Use.of(self.server)
 
     def _compare(self, model: str, before: Use, after: Use) -> None:
         if after.rss > before.rss * GROWTH:
             self.wrong.append(f"{model}: {before.rss} bytes before, {after.rss} after: more than {GROWTH:.0%}")
-        for what in ("descriptors", "children", "threads"):
+        for what in ("descriptors", "children"):
             was, is_ = getattr(before, what), getattr(after, what)
             if is_ > was:
                 self.wrong.append(f"{model}: {was} {what} before, {is_} after")
@@ -127,7 +142,7 @@ def started(
         models[TINY] = {"engine": "llamacpp", "file": str(TINY_FILE), "options": options}
     server = {"port": 0, "spare_workers": spares, "shutdown_timeout": 2}
     with running({"server": server, "models": models}, folder) as (process, url, _):
-        yield Rounds(psutil.Process(process.pid), _address(url), tell)
+        yield Rounds(psutil.Process(process.pid), _address(url), folder / HELD, tell)
 
 
 def _address(url: SplitResult) -> Address:
@@ -139,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mock", type=int, default=1000, help="rounds of the mock")
     parser.add_argument("--tiny", type=int, default=100, help="rounds of tiny-chat")
-    parser.add_argument("--warm-up", type=int, default=20, help="rounds of each before the first look")
+    parser.add_argument("--warm-up", type=int, default=100, help="rounds of each before the first look")
     parser.add_argument("--spares", type=int, default=1, help="spare workers")
     parser.add_argument("--isolation", default="process", choices=["process", "thread"], help="of the mock")
     told = parser.parse_args()

@@ -34,7 +34,9 @@ async def published(
     listener = listen("127.0.0.1", 0)
     url = f"{'http' if tls is None else 'https'}://127.0.0.1:{listener.getsockname()[1]}"
     stop = asyncio.Event()
-    server = asyncio.create_task(serve_app(create_app(host, manage_host=False), listener, stop.wait, limits, tls))
+    server = asyncio.create_task(
+        serve_app(create_app(host, manage_host=False), listener, stop.wait, limits, tls and (lambda: tls)),
+    )
     try:
         yield url
     finally:

@@ -3,9 +3,9 @@
     python tests/simulate_cluster.py [REQUESTS]
 
 prints the tables of the documentation. The scheduler is the real one; there are no processes, and no time passes. A
-node has room for 8 instances of 8 slots. A request is answered in 6.7 s on average (200 tokens at 30/s), its first token
-comes after half a second, and there are always a quarter more requests than slots, each followed by another. Requests/s
-are those that one core would carry: the requests served, by the CPU seconds of all events.
+node has room for 8 instances of 8 slots. A request is answered in 6.7 s on average (200 tokens at 30/s), its first
+token comes after half a second, and there are always a quarter more requests than slots, each followed by another.
+Requests/s are those that one core would carry: the requests served, by the CPU seconds of all events.
 """
 
 import itertools

@@ -29,7 +29,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "caller", "events",
     ),
     ("hookspecs", "engines", "apis", "downloads", "placements", "sessions"),
-    ("config", "plugins", "footprint", "catalog", "requests"),
+    ("config", "plugins", "footprint", "curated", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "observers"),
     ("host",),

@@ -18,8 +18,8 @@ from lllms_core.types import Finding
 pytestmark = pytest.mark.slow
 
 COMMANDS = (
-    "serve", "run", "chat", "pull", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "cancel", "sessions",
-    "bench",
+    "serve", "run", "chat", "pull", "search", "ls", "show", "verify", "rm", "gc", "plugins", "check", "ps", "cancel",
+    "sessions", "bench",
 )
 SCRIPT = '[[models.slow.options.script]]\nreplies = ["one two three four"]\ntokens = 4\n'
 

@@ -219,3 +219,17 @@ def test_ls_tells_of_sources_that_make_no_sense(lllms):
     output = lllms.here("ls")
     assert "Warning: models.bad.url: no downloader for 'gopher:'" in lllms.errors
     assert [line.split()[0] for line in output.splitlines()] == ["name", "bad", "good"]
+
+
+def test_files_by_url_are_used_in_place(lllms):
+    """`file:` URLs are used like paths: nothing is copied or recorded, and a missing file is told at once."""
+    config = lllms.folder / "lllms.toml"
+    config.write_text(f'[models.mine]\nengine = "llamacpp"\nurl = "{TINY.as_uri()}"\n')
+    assert lllms.here("check").endswith("everything is fine\n")
+    assert f"mine: {TINY}" in lllms.here("pull", "mine")
+    [listed] = json.loads(lllms.here("ls", "--json"))
+    assert (listed["path"], listed["on_disk"]) == (str(TINY), True)
+    assert lllms.files() == []
+    config.write_text(f'[models.mine]\nengine = "llamacpp"\nurl = "{TINY.with_name("gone.gguf").as_uri()}"\n')
+    assert "models.mine.url: " in (told := lllms.here("check", code=1))
+    assert "there is no file" in told

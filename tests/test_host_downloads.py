@@ -364,3 +364,67 @@ async def test_clients_add_no_more_names_than_fit(site: Site, tmp_path: Path, mo
         with pytest.raises(InvalidRequest, match="already added 1 names"):
             await host.pull("two", source)
         assert (await host.pull("one", source)).name == "one"
+
+
+# -- a new configuration ---------------------------------------------------------------------------------------------
+
+
+def reloading(host: Host, server: dict[str, object], **models: dict[str, object]) -> Host:
+    """Let a host read this configuration the next time."""
+    host.reloads._read = lambda: parse_config({"server": server, "models": models})
+    return host
+
+
+async def test_a_new_model_is_fetched_as_it_says(site: Site, tmp_path: Path) -> None:
+    """With `prepare` its download begins with the reload, else with its first request."""
+    place: dict[str, object] = {"models_dir": str(tmp_path)}
+    site.files["/y.bin"] = DATA[:5000]
+    async with asyncio.timeout(GUARD), make_host(tmp_path) as host:
+        new = {"m": model(site, prepare="async"), "n": model(site, "/y.bin")}
+        assert (await reloading(host, place, **new).reload()).added == ("m", "n")
+        await until(lambda: host.model("m").here)
+        assert [path for path, _ in site.requests] == ["/x.bin"]
+        assert [await answer(host, name) for name in "mn"] == ["hello", "hello"]
+        new["n"]["prepare"] = "async"
+        assert (await reloading(host, place, **new).reload()).adjusted == ("n",)
+        assert len(site.requests) == 2
+
+
+async def test_a_removed_model_is_fetched_no_further(site: Site, tmp_path: Path) -> None:
+    """Its download ends, and so does the one of a former source; requests take the new source."""
+    place: dict[str, object] = {"models_dir": str(tmp_path)}
+    site.files["/y.bin"] = DATA[:5000]
+    site.faults = [hang(30_000)]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, m=model(site)) as host:
+        stream = host.submit(host.request("m", prompt="echo hello"))
+        await reached(site)
+        assert (await reloading(host, place, m=model(site, "/y.bin")).reload()).replaced == ("m",)
+        site.release.set()
+        assert (await stream.gather()).text == "hello"
+        file = host.catalog.get("m").spec.file
+        assert file is not None
+        assert file.read_bytes() == DATA[:5000]
+        await until(lambda: not [one for one in host.downloads() if one.state != "failed"])
+        assert not list(tmp_path.rglob("x.bin"))  # noqa: ASYNC240  # a test's own folder
+
+
+async def test_pulled_models_stay(site: Site, tmp_path: Path) -> None:
+    """Those of clients are served after a reload as after a restart, unless the configuration takes their names."""
+    place: dict[str, object] = {"models_dir": str(tmp_path), "pull": True}
+    site.files["/y.bin"] = DATA[:5000]
+    async with asyncio.timeout(GUARD), make_host(tmp_path, place, m=model(site)) as host:
+        await host.pull("mine", f"quick+{site.url}/y.bin")
+        await host.pull("also", f"quick+{site.url}/x.bin")
+        assert await answer(host, "mine") == "hello"
+        before = [one.id for one in host.status().instances if one.model == "mine"]
+        assert (await reloading(host, place, m=model(site, ttl=5)).reload()).lines == ["changed in place: m"]
+        assert [one.id for one in host.status().instances if one.model == "mine"] == before
+        assert {one.name: one.aliases for one in host.models()} == {"m": ("also",), "mine": ()}
+        other = {"engine": "scripted", "isolation": "thread"}
+        assert (await reloading(host, place, other=other).reload()).removed == ("m",)
+        assert {one.name for one in host.models()} == {"other", "mine", "also"}
+        assert await answer(host, "also") == "hello"
+        assert (await reloading(host, place, mine=other).reload()).replaced == ("mine",)
+        assert {one.name for one in host.models()} == {"mine", "also"}
+        assert (await reloading(host, {**place, "pull": False}, m=model(site)).reload()).settings == ("server.pull",)
+        assert {one.name for one in host.models()} == {"m"}

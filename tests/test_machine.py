@@ -187,6 +187,18 @@ def test_a_look_that_comes_too_soon_answers_nothing_and_keeps_the_window():
     assert fakes.watch.spare_cores() == pytest.approx(1.0)
 
 
+def test_the_cores_left_at_this_moment_are_those_that_nobody_waits_for():
+    """Of three runnable threads one is the reader, so two want the two cores; with one more core, one is left."""
+    def watch(cpus: int, load: str) -> CpuWatch:
+        return CpuWatch(cpus=frozenset(range(cpus)), read_load=lambda: load)
+
+    assert watch(2, "1.10 0.90 0.50 3/170 26646\n").spare_now() == 0
+    assert watch(3, "1.10 0.90 0.50 3/170 26646\n").spare_now() == 1
+    assert watch(2, "1.10 0.90 0.50 1/170 26646\n").spare_now() == 2
+    assert watch(2, "1.10 0.90 0.50 9/170 26646\n").spare_now() == 0
+    assert watch(2, "").spare_now() is None
+
+
 def test_a_system_without_proc_stat_answers_nothing():
     """The caller relies on its own measurements there."""
     watch = CpuWatch(read_stat=lambda: "", clock=time.perf_counter)

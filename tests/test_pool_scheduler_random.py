@@ -14,7 +14,15 @@ from lllms_core.pool.placing import LOOK_AGAIN
 from lllms_core.pool.queue import RANKS
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.setbacks import FIRST_PAUSE, LONGEST_PAUSE
-from lllms_core.pool.state import NEVER, InstanceEntry, MemoryLimit, ModelLimits, PoolLimits, Surroundings
+from lllms_core.pool.state import (
+    NEVER,
+    InstanceEntry,
+    MemoryLimit,
+    ModelLimits,
+    PoolChange,
+    PoolLimits,
+    Surroundings,
+)
 
 MODELS = ("a", "b", "c")
 LONG = 10_000.0
@@ -201,6 +209,28 @@ class PoolPlay(RuleBasedStateMachine):
         self.now = until
         self.carry_out(self.scheduler.tick(self.now))
 
+    @rule(fresh=st.sets(st.sampled_from(MODELS)), needs=st.fixed_dictionaries(dict.fromkeys(MODELS, st.none() | NEEDS)))
+    def reconfigure(self, fresh: set[str], needs: dict[str, Need | None]) -> None:
+        """Models get other options, and so new instances, perhaps of another size: those that are kept still fit."""
+        changed = {
+            name: need if name in fresh and need is not None else self.needs[name] for name, need in needs.items()
+        }
+        if self.limits.memory is not None:
+            kept = [changed[name] for name, its in self.models.items() for _ in range(its.min_instances)]
+            if used((), kept) > self.limits.memory.instances:
+                return
+        self.needs = changed
+        self.measuring.clear()  # the pool ignores what comes of it
+        self.restored = [one for one in self.restored if one[0] not in fresh]
+        before = {one.id: one.state for one in self.scheduler.instances.values() if one.model not in fresh}
+        running = dict(self.running)
+        self.carry_out(self.scheduler.reconfigure(PoolChange(self.models, self.limits, fresh=fresh), self.now))
+        assert {name: self.running[name] for name in running} == running
+        for entry in self.scheduler.instances.values():
+            assert entry.retired or entry.model not in fresh or entry.id not in running.values()
+            assert not entry.retired or entry.running or entry.state == "closing"
+            assert entry.state != "closing" or before.get(entry.id) != "loading"
+
     @rule()
     def settle(self) -> None:
         """If loads work, and requests and other programs end, every waiting request is served in some turns."""
@@ -228,7 +258,8 @@ class PoolPlay(RuleBasedStateMachine):
         """When loads work again, kept instances are restored automatically, after the longest pause at most."""
         for model in list(self.measuring):
             self.measured(model)
-        if self.late and self.limits.memory is not None:
+        retired = any(one.retired for one in self.scheduler.instances.values())
+        if retired or (self.late and self.limits.memory is not None):
             self.settle()  # the memory of a kept instance was taken while nobody knew how much it needs
             for ticket in list(self.running):
                 del self.running[ticket]
@@ -363,12 +394,14 @@ class PoolPlay(RuleBasedStateMachine):
             assert len(instance.running) <= instance.slots
             assert not instance.running or instance.state == "ready"
         for model, limits in self.models.items():
-            own = [instance for instance in self.scheduler.instances.values() if instance.model == model]
+            own = [one for one in self.scheduler.instances.values() if one.model == model and not one.retired]
             assert len(own) <= limits.max_instances
             assert sum(instance.state == "loading" for instance in own) <= 1
 
     @invariant()
     def kept_instances_have_their_places(self) -> None:
+        if any(one.retired for one in self.scheduler.instances.values()):
+            return  # its successor may wait for its place
         if not self.grown:  # else a kept one may be too large by now, and needs no place
             assert len(self.known) + sum(map(self.missing, MODELS)) <= self.limits.max_instances
         for model in filter(self.missing, MODELS):
@@ -421,7 +454,7 @@ class PoolPlay(RuleBasedStateMachine):
             if (self.late or self.grown) and self.limits.memory is not None:
                 starving |= set(filter(self.missing, MODELS)) - {model}
             assert not free or starving, "a slot is free, and nobody needs the instance more"
-            own = sum(i.model == model for i in self.scheduler.instances.values())
+            own = sum(i.model == model and not i.retired for i in self.scheduler.instances.values())
             if alive or own >= limits.max_instances or model in self.measuring:
                 continue  # it waits for a slot, a load, the end of an instance, or an estimate
             if self.limits.memory is not None:
@@ -431,8 +464,9 @@ class PoolPlay(RuleBasedStateMachine):
                     self.check_no_memory(model, self.limits.memory.instances)
                 continue
             reserved = sum(self.missing(other) for other in MODELS if other != model)
-            assert len(self.known) + reserved == self.limits.max_instances, "there is room for an instance"
-            if not self.of_state("closing"):
+            assert len(self.known) + reserved >= self.limits.max_instances, "there is room for an instance"
+            if not self.leaving():
+                assert len(self.known) + reserved == self.limits.max_instances
                 spare = [i for i in self.scheduler.instances.values() if i.idle and i.model != model and self.spare(i)]
                 assert not spare, "an idle instance could make room"
 
@@ -460,7 +494,7 @@ class PoolPlay(RuleBasedStateMachine):
                 idle = sorted((i for i in here if i.model == other and i.idle), key=lambda i: i.idle_since)
                 spare = len(self.alive(other)) - self.models[other].min_instances
                 here = [i for i in here if i not in idle[: max(0, spare)]]
-        assert self.of_state("closing") or not fit(here), "idle instances could make room"
+        assert self.leaving() or not fit(here), "idle instances could make room"
 
     def rank(self, ticket: str) -> int:
         return RANKS[self.callers[ticket].priority or "normal"]
@@ -473,7 +507,12 @@ class PoolPlay(RuleBasedStateMachine):
         return [instance for instance in self.scheduler.instances.values() if instance.state == state]
 
     def alive(self, model: str) -> list[InstanceEntry]:
-        return [i for i in self.scheduler.instances.values() if i.model == model and i.state != "closing"]
+        there = [i for i in self.scheduler.instances.values() if i.model == model and i.state != "closing"]
+        return [one for one in there if not one.retired]
+
+    def leaving(self) -> bool:
+        """Whether an instance is on its way out."""
+        return any(one.state == "closing" or one.retired for one in self.scheduler.instances.values())
 
     def missing(self, model: str) -> int:
         return max(0, self.models[model].min_instances - len(self.alive(model)))

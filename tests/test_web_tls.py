@@ -355,10 +355,10 @@ def test_what_lets_others_in_is_logged(tmp_path: Path, caplog: pytest.LogCapture
 
 def test_serve_suggests_a_key(tmp_path: Path) -> None:
     """The curl line of a server with keys takes the key from a variable; that of a socket or HTTPS fits, too."""
-    from lllms_core.cli.serve import curl
+    from lllms_core.cli.suggestion import curl
 
-    host = Host(parse_config({"server": {"api_keys": ["sk-home"], "host": "unix:/s"}, "models": {"bot": BOT}}))
-    line = curl(host, "unix:/s") or ""
+    config = parse_config({"server": {"api_keys": ["sk-home"], "host": "unix:/s"}, "models": {"bot": BOT}})
+    line = curl(config.server, "unix:/s", "bot")
     assert line.startswith("curl --unix-socket /s http://localhost/v1/chat/completions")
     assert line.endswith('-H "Authorization: Bearer $LLLMS_API_KEY"')
     assert "sk-home" not in line

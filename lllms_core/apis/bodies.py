@@ -91,6 +91,14 @@ async def read_request(
     return await work(len(body), read)
 
 
+async def read_optional(server: Server, build: Callable[[dict[str, object]], T], default: T) -> T:
+    """Return what `build` makes of the body, as `read_request` does, or the default if there is none."""
+    # Web pages of strangers can send an empty body without asking first, but not without an Origin.
+    if not {"Content-Type", "Origin"} & set(request.headers.keys()) and not await request.get_data():
+        return default
+    return await read_request(server, build)
+
+
 def read_object(body: bytes, levels: int = LEVELS) -> dict[str, object]:
     """Return the members of the body, without those that are null. Raises `InvalidRequest`."""
     large = len(body) > LARGE

@@ -11,6 +11,7 @@ from lllms_core.apis.fault import Fault
 from lllms_core.parameters import Checked, Route
 from lllms_core.queries import AnyRequest, Embeddings, Prepared, Query, Relevance, Text, Tokens
 from lllms_core.status import (
+    Changes,
     DownloadStatus,
     FailedLoad,
     Lack,
@@ -19,6 +20,7 @@ from lllms_core.status import (
     RequestRecord,
     RequestStatus,
     SessionInfo,
+    Setting,
     Waiting,
 )
 from lllms_core.types import ChatRequest, Constraint, Delta, Finish, Message, Request, TextRequest
@@ -180,6 +182,12 @@ class Server(Protocol):
 
     def problems(self) -> Sequence[Problem]:
         """Return the models that cannot be served."""
+
+    async def reload(self) -> Changes:
+        """Read the configuration again and take what has changed. Raises `ConfigError` if it has faults."""
+
+    def settings(self) -> Sequence[Setting]:
+        """Return the settings that are in force, with their origins and without secrets."""
 
     # -- requests -----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,8 @@ from ipaddress import IPv6Address, ip_address
 from quart import request
 from werkzeug.exceptions import Forbidden
 
+from lllms_core.caller import CALLER
+
 FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 """Headers of proxies: behind one, the address says nothing about the client."""
 
@@ -15,6 +17,18 @@ def refuse_other_machines(what: str) -> None:
     forwarded = any(name in request.headers for name in FORWARDED)
     if forwarded or not is_of_this_machine(request.remote_addr, None if called is None else called[0]):
         raise Forbidden(f"{what} is only for programs on the server's own machine")
+
+
+def refuse_other_operators(what: str) -> None:
+    """Raise `Forbidden` unless the current request is the operator's.
+
+    On a server with API keys, that is whoever has a key for all models; on one without, any program on its machine.
+    """
+    caller = CALLER.get()
+    if caller.models is not None:
+        raise Forbidden(f"{what} needs an API key that may use every model")
+    if caller.key is None:
+        refuse_other_machines(what)
 
 
 def is_of_this_machine(address: str | None, called: str | None) -> bool:

@@ -6,6 +6,8 @@ from lllms_core.cli.bench import bench
 from lllms_core.cli.cancel import cancel
 from lllms_core.cli.chat import chat
 from lllms_core.cli.check import check
+from lllms_core.cli.completion import completion
+from lllms_core.cli.config import config
 from lllms_core.cli.gc import gc
 from lllms_core.cli.group import Commands
 from lllms_core.cli.key import key
@@ -14,8 +16,10 @@ from lllms_core.cli.ls import ls
 from lllms_core.cli.plugins import plugins
 from lllms_core.cli.ps import ps
 from lllms_core.cli.pull import pull
+from lllms_core.cli.reload import reload
 from lllms_core.cli.rm import rm
 from lllms_core.cli.run import run
+from lllms_core.cli.search import search
 from lllms_core.cli.serve import serve
 from lllms_core.cli.sessions import sessions
 from lllms_core.cli.setup import examples
@@ -31,6 +35,7 @@ from lllms_core.cli.why import why
     epilog=examples(
         "lllms serve                               offer the plugins' own models at http://127.0.0.1:3000",
         "lllms serve --model ./phi3.gguf           offer a model file",
+        "lllms search llama3.2                     find a model, and how to get it",
         'lllms run tiny-chat "Count to 5."         one answer, without a server',
         "lllms chat tiny-chat                      a conversation in the terminal",
     ),
@@ -43,8 +48,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    bench, cancel, chat, check, gc, key, load, ls, plugins, ps, pull, rm, run, serve, sessions, show, unload, verify,
-    why,
+    bench, cancel, chat, check, completion, config, gc, key, load, ls, plugins, ps, pull, reload, rm, run, search,
+    serve, sessions, show, unload, verify, why,
 ):
     cli.add_command(command)
 

@@ -1,21 +1,31 @@
 """`lllms chat`: a conversation in the terminal."""
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+import json
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Self
 
 import click
 
+from lllms_core.cli.answer_display import AnswerDisplay
+from lllms_core.cli.completion import complete_models
 from lllms_core.cli.generation_options import generation_options, open_voice, parameters
 from lllms_core.cli.setup import examples
+from lllms_core.cli.typed_lines import history_file, messages
 from lllms_core.cli.voices import Voice
 from lllms_core.errors import LllmsError
+from lllms_core.machine import at_home
 from lllms_core.types import Message
 
 HELP = """/clear          forget the conversation
 /system TEXT    start over with these instructions; without TEXT, with none
-/exit           end (so do Ctrl-D, and Ctrl-C twice); Ctrl-C during an answer ends the answer"""
+/model NAME     go on with another model; without NAME, say which one answers
+/save FILE      write the conversation into a new file: as JSON if its name ends in .json, else as text
+/exit           end (so do Ctrl-D, and Ctrl-C twice); Ctrl-C during an answer ends the answer
+Alt-Enter, or a \\ at the end of a line, begins a new line; pasted lines are one message."""
+COMMANDS = ("/clear", "/exit", "/help", "/model", "/save", "/system")
 
 
 @click.command(epilog=examples(
@@ -23,84 +33,125 @@ HELP = """/clear          forget the conversation
     'lllms chat ./phi3.gguf --system "You are Bob." --temperature 0',
     "lllms chat mock --url http://127.0.0.1:3000",
 ))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
+@click.option(
+    "--no-history", is_flag=True, envvar="LLLMS_NO_HISTORY", show_envvar=True,
+    help="Do not keep what you type; else it is kept in ~/.local/state/lllms/chat_history, for you alone.",
+)
 @generation_options
-def chat(model: str, system: str | None, url: str | None, config_file: Path | None, **sampling: object) -> None:
+def chat(
+    *,
+    model: str,
+    no_history: bool,
+    system: str | None,
+    no_thoughts: bool,
+    verbose: bool,
+    url: str | None,
+    config_file: Path | None,
+    **sampling: object,
+) -> None:
     """Talk with MODEL; it remembers the conversation.
 
-    MODEL is a configured model, a plugin's own, or a model file. /help lists the other inputs; lines may also be piped
-    in.
+    MODEL is a configured model, a plugin's own, a model file, or NAME=FILE. /help lists the other inputs; lines may
+    also be piped in.
     """
-    with open_voice(model, url, config_file) as voice:
-        Dialogue(voice, parameters(sampling), system).hold()
+    opened = partial(open_voice, url=url, config_file=config_file, verbose=verbose)
+    display = AnswerDisplay(model, thoughts=not no_thoughts, verbose=verbose)
+    with Dialogue(opened, display, parameters(sampling), system) as dialogue:
+        dialogue.hold(None if no_history else history_file(os.environ))
 
 
 class Dialogue:
     """The conversation so far, and the loop that continues it."""
 
-    def __init__(self, voice: Voice, sampling: Mapping[str, object], system: str | None) -> None:
-        self._voice = voice
+    def __init__(
+        self, opened: Callable[[str], Voice], display: AnswerDisplay, sampling: Mapping[str, object],
+        system: str | None,
+    ) -> None:
+        self._opened = opened
+        self._display = display
+        self._voice = opened(display.model)
         self._sampling = sampling
         self._system = system
         self._said: list[Message] = []
 
-    def hold(self) -> None:
-        """Take lines until input ends."""
-        for line in lines():
-            command, _, rest = line.strip().partition(" ")
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._voice.close()
+
+    def hold(self, history: Path | None) -> None:
+        """Take messages until input ends."""
+        for text in messages(COMMANDS, history):
+            command, _, rest = text.strip().partition(" ")
             if command in {"/exit", "/quit"}:
                 return
-            if command == "/clear":
+            try:
+                self._take(text, command, rest.strip())
+            except LllmsError as error:
+                # Only this turn failed: the conversation continues without it.
+                click.echo(f"Error: {error}", err=True)
+
+    def _take(self, text: str, command: str, rest: str) -> None:
+        match command:
+            case "/clear":
                 self._said = []
-            elif command == "/system":
-                self._system, self._said = rest.strip() or None, []
-            elif command == "/help":
+            case "/system":
+                self._system, self._said = rest or None, []
+            case "/help":
                 click.echo(HELP)
-            elif command.startswith("/") and command[1:].isalpha():
+            case "/model":
+                self._change_model(rest)
+            case "/save":
+                self._save(rest)
+            case _ if command.startswith("/") and command[1:].isalpha() and "\n" not in text:
                 click.echo(f"no command {command}; /help lists them", err=True)
-            elif command:
-                self._answer(line)
+            case _ if command:
+                self._answer(text)
+
+    def _conversation(self) -> list[Message]:
+        return [*([] if self._system is None else [Message("system", self._system)]), *self._said]
 
     def _answer(self, text: str) -> None:
         before = self._said
-        asked = [*before, Message("user", text)]
-        system = [] if self._system is None else [Message("system", self._system)]
-        heard = ""
+        self._said = [*before, Message("user", text)]
         try:
-            with closing(self._voice.chat([*system, *asked], self._sampling)) as pieces:
-                for piece in pieces:
-                    heard += piece
-                    click.echo(piece, nl=False)
+            self._display.show(self._voice.chat(self._conversation(), self._sampling))
         except KeyboardInterrupt:
-            click.echo(" (cancelled)", nl=False)
-        except LllmsError as error:
-            # Only this turn failed: the conversation continues without it.
-            heard = ""
-            click.echo(f"Error: {error}", nl=False, err=True)
-        click.echo()
-        self._said = [*asked, Message("assistant", heard)] if heard else before
+            if not self._display.text:
+                click.echo()
+        except LllmsError:
+            self._said = before
+            if not self._display.text:
+                click.echo()  # piped, there is a line for each message
+            raise
+        heard = self._display.text
+        self._said = [*self._said, Message("assistant", heard)] if heard else before
 
+    def _change_model(self, name: str) -> None:
+        if name:
+            voice = self._opened(name)  # raises if there is none, and the present one stays
+            self._voice.close()
+            self._voice, self._display.model = voice, name
+        click.echo(f"model: {self._display.model}")
 
-def lines() -> Iterator[str]:
-    """Yield the lines typed or piped in; Ctrl-D, or Ctrl-C twice, ends it."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\n") for line in sys.stdin)
-        return
-    with suppress(ImportError):
-        import readline  # noqa: F401  # makes input() a line editor, where the system has it
-    interrupted = False
-    while True:
-        try:
-            line = input("> ")
-        except EOFError:
-            click.echo()
+    def _save(self, name: str) -> None:
+        if not name:
+            click.echo("/save needs the name of a file, like /save talk.txt", err=True)
             return
-        except KeyboardInterrupt:
-            click.echo()
-            if interrupted:
-                return
-            interrupted = True
-            click.echo("(Ctrl-C again, or /exit, ends)")
+        file = at_home(name)
+        try:
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(_written(self._conversation(), self._display.model, as_json=file.suffix == ".json"))
+        except OSError as error:
+            click.echo(f"Error: {file} cannot be written: {error.strerror}; choose another name", err=True)
         else:
-            interrupted = False
-            yield line
+            click.echo(f"saved in {file}")
+
+
+def _written(conversation: list[Message], model: str, *, as_json: bool) -> str:
+    if as_json:
+        said = [{"role": one.role, "content": one.content} for one in conversation]
+        return json.dumps({"model": model, "messages": said}, indent=2, ensure_ascii=False) + "\n"
+    return "\n\n".join(f"{one.role}: {one.content}" for one in conversation) + "\n"

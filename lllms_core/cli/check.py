@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.figures import learnt_of, learnt_text, memory_text
+from lllms_core.cli.inspection import hardware_of
 from lllms_core.cli.setup import config_option, examples, read_config
 from lllms_core.downloads import shown
-from lllms_core.engines.room import fits_here, lack_of_memory
 from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.tracebacks import described
 from lllms_core.types import Finding
@@ -211,6 +211,7 @@ def _examine(
     *, alone: bool,
 ) -> list[Finding]:
     """Describe a model, and return its engine's findings."""
+    from lllms_core.engines.room import fits_here, lack_of_memory
     from lllms_core.pool.devices import limits_of
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import planned
@@ -228,6 +229,8 @@ def _examine(
             details, memory = entry.engine.inspect(spec), entry.engine.estimate(spec)
             about = ", ".join(f"{key} {value}" for key, value in details.items())
             click.echo(f"model {entry.name}: engine {entry.engine.name}{f' ({about})' if about else ''}")
+            if where := hardware_of(entry.engine, entry.spec):
+                click.echo(f"model {entry.name}: computes on {where}")
             if memory.total:
                 click.echo(f"model {entry.name}: an instance takes about {memory_text(memory)}")
             if learnt := learnt_text(learnt_of(entry, config)):

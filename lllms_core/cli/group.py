@@ -3,8 +3,12 @@
 import traceback
 
 import click
+from click.shell_completion import CompletionItem
 
 from lllms_core.errors import ConfigError, LllmsError
+
+OTHER_NAMES = {"models": "ls"}
+"""Names that users try first, and the commands that they stand for: each thing has one command."""
 
 
 class Commands(click.Group):
@@ -19,11 +23,19 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Find a command; plugins are asked only for names that are not built in."""
+        cmd_name = OTHER_NAMES.get(cmd_name, cmd_name)
         found = super().get_command(ctx, cmd_name)
         if found is None:
             self._ask_plugins()
             found = super().get_command(ctx, cmd_name)
         return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a command; plugins are asked only if no built-in one begins so, as that takes time."""
+        asked, self._asked = self._asked, self._asked or bool(incomplete)
+        found = super().shell_complete(ctx, incomplete)
+        self._asked = asked
+        return found or super().shell_complete(ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; an error exits with code 1 and one clear line, with `--debug` also a traceback."""

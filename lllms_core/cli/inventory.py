@@ -12,13 +12,12 @@ from attrs import field, frozen
 from lllms_core.catalog import Catalog, context_length, model_from_file
 from lllms_core.config import Config
 from lllms_core.downloads import scheme, shown
-from lllms_core.errors import InvalidSource, LllmsError, ModelUnknown
+from lllms_core.errors import InvalidSource, LllmsError
 from lllms_core.plugins import Plugins
 from lllms_core.store import Store, StoredModel
 from lllms_core.store.pulled import read_pulled
 from lllms_core.store.weights import finder, open_store
 from lllms_core.types import ModelSpec
-from lllms_core.values.violations import closest
 
 
 @frozen
@@ -79,8 +78,8 @@ class Inventory:
     def source(self, name: str) -> tuple[str | None, str | None]:
         """Return the source of a model, and the SHA-256 configured for its file, if any.
 
-        `name` is a model of `known`, an alias, a name by which a client pulled a model, or a source. Raises
-        `ModelUnknown`.
+        `name` is a model of `known`, an alias, a name by which a client pulled a model, a source, or a name of the
+        catalogue whose files are here, or that the user agrees to fetch. Raises `ModelUnknown`.
         """
         name = self.name(name)
         if name in self.known:
@@ -94,10 +93,9 @@ class Inventory:
             # `ls` hides passwords and queries: accept its form of a source if it is unambiguous.
             called = {one.source for one in self.store.models() if shown(one.source) == source}
             return called.pop() if len(called) == 1 else source, None
-        close = closest(name, self.known)
-        meant = f" (did you mean '{close}'?)" if close else ""
-        raise ModelUnknown(f"no model '{name}'{meant}, and it is not a source like hf:org/repo or https://...; "
-                           f"there are: {', '.join(self.known)}")
+        from lllms_core.cli.unknown_models import curated_source
+
+        return curated_source(name, self.config, self.plugins, self.store, self.known), None
 
     def models(self) -> list[Listed]:
         """Return the models of `sources`, in their order, then those that only the store has."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
+from lllms_core.cli.completion import complete_models
 from lllms_core.cli.figures import printable
 from lllms_core.cli.setup import config_option, connect, examples, server_options
 
@@ -30,7 +31,7 @@ class _Shown(Protocol):
     "lllms load phi3 --ttl 1h",
     "lllms load phi3 tiny-chat --url http://127.0.0.1:8080",
 ))
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, shell_complete=complete_models)
 @click.option(
     "--ttl", metavar="TIME",
     help="How long each may be idle before it is unloaded: seconds, or like 5m or 1h30m; -1 for ever; by default as "

@@ -21,16 +21,27 @@ if TYPE_CHECKING:
     "lllms ls",
     "lllms ls --json",
     "lllms ls --found",
+    "lllms ls --catalog",
 ))
 @click.option("--found", is_flag=True, help="List the models of Hugging Face, llama.cpp, LM Studio and Ollama instead.")
+@click.option("--catalog", is_flag=True, help="List models to begin with instead, and which of them fit this machine.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
-def ls(found: bool, as_json: bool, config_file: Path | None) -> None:
+def ls(found: bool, catalog: bool, as_json: bool, config_file: Path | None) -> None:
     """List the models: the configured ones, or those that plugins offer, and others that were pulled.
 
     With --found, list the models of other programs on this disk. Their paths can be used for `file` in the
-    configuration, and for `serve --model`, `run` and `chat`; they are only read, never changed.
+    configuration, and for `serve --model`, `run` and `chat`; they are only read, never changed. Models of Ollama can be
+    named there as `ollama:NAME`, too.
+
+    With --catalog, list well-known models that can be fetched by their names: `lllms pull`, `run` and `chat` ask before
+    they do. `lllms models` is another name of this command.
     """
+    if found and catalog:
+        raise click.UsageError("--found and --catalog list different things; give one of them")
+    if catalog:
+        _list_catalog(as_json, config_file)
+        return
     if found:
         _list_found(as_json)
         return
@@ -85,6 +96,32 @@ def _list_found(as_json: bool) -> None:
         ])
     for problem in findings.problems:
         click.echo(f"Warning: {problem}", err=True)
+
+
+def _list_catalog(as_json: bool, config_file: Path | None) -> None:
+    from lllms_core.cli.suggestions import fits_text, machine_space, of_catalog, size_text
+    from lllms_core.curated import curated_models
+    from lllms_core.plugins import Plugins
+    from lllms_core.store.weights import open_store
+
+    config = read_config(config_file)
+    plugins = Plugins.discover(disable=config.disabled_plugins)
+    space = machine_space(config, plugins)
+    models = of_catalog(curated_models(), space, open_store(config, plugins))
+    if as_json:
+        click.echo(json.dumps([model.table() for model in models], indent=2, ensure_ascii=False))
+        return
+    columns = ("name", "size", "parameters", "context", "fits", "here", "licence", "good at")
+    table(columns, [
+        [
+            model.name, size_text(model), count_text(model.parameters or 0), str(model.context_length),
+            fits_text(model), "-" if model.here is None else "yes" if model.here == model.name else model.here,
+            model.licence, model.good_at,
+        ]
+        for model in models
+    ])
+    if space.most is not None:
+        click.echo(f"models may use {human_size(space.most)} of memory here; lllms pull NAME fetches one", err=True)
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

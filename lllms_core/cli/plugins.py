@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config
+
+if TYPE_CHECKING:
+    from lllms_core.plugins import Plugins
 
 
 @click.command(epilog=examples(
@@ -36,7 +40,7 @@ def plugins(as_json: bool, config_file: Path | None) -> None:
 
     table = Table("plugin", "version", "distribution", "provides", box=None, pad_edge=False, header_style="dim")
     for report in found.reports:
-        about = Text("disabled" if report.disabled else "\n".join(report.provides))
+        about = Text("disabled" if report.disabled else "\n".join([*report.provides, *_hardware(found, report.name)]))
         if report.error:
             about = Text("\n").join([about, Text(f"failed: {report.error}", "red")] if report.provides else
                                     [Text(f"failed: {report.error}", "red")])
@@ -48,3 +52,12 @@ def plugins(as_json: bool, config_file: Path | None) -> None:
     if click.get_current_context().find_root().params.get("debug"):
         for report in found.reports:
             click.echo(report.traceback or "", nl=False, err=True)
+
+
+def _hardware(plugins: "Plugins", name: str) -> list[str]:
+    """Return on what the engines of a plugin compute."""
+    from lllms_core.cli.inspection import hardware_of
+
+    engines = [one.object for one in plugins.engines.values() if one.plugin == name]
+    told = [(engine.name, hardware_of(engine)) for engine in engines]
+    return [f"{engine} computes on {text}" for engine, text in told if text]

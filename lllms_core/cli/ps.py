@@ -50,7 +50,7 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         click.echo(f"model {model['name']}: engine {model['engine']}, "
                    f"{model['instances']} of {model['max_instances']} instances")
     for one in status["problems"]:
-        click.echo(f"model {one['model']} cannot be served: {one['problem']}")
+        click.echo(f"model {one['model']} cannot be served: {one['problem']}" if one["model"] else one["problem"])
     for one in status["lacking"]:
         again = f"; next try in {one['retry_seconds']:.0f} s" if one["retry_seconds"] is not None else ""
         click.echo(f"model {one['model']} has {one['ready']} of {one['min_instances']} kept instances: "
@@ -72,9 +72,10 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
             grown = ", more than its share" if one.get("grown") else ""
             memory += f", measured {human_size(one['measured'])}{grown}"
         where = "a thread" if one["pid"] is None else f"process {one['pid']}"
+        device = f", on {one['details']['device']}" if one.get("details", {}).get("device") else ""
         holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"
-                   f"{one['threads']} threads, {where}{memory}{idle}{silent}{replaced}")
+                   f"{one['threads']} threads, {where}{memory}{idle}{silent}{replaced}{device}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.setup import config_option, examples, read_config
+from lllms_core.cli.unknown_models import consent_option
 from lllms_core.downloads import shown
 from lllms_core.values.sizes import human_size
 
@@ -16,15 +17,18 @@ if TYPE_CHECKING:
 
 @click.command(epilog=examples(
     "lllms pull phi3",
+    "lllms pull llama3.2:3b --yes",
     "lllms pull hf:org/repo:Q4_K_M https://example.org/model.gguf",
     "lllms pull --config lllms.toml",
 ))
 @click.argument("models", nargs=-1)
+@consent_option
 @config_option
 def pull(models: tuple[str, ...], config_file: Path | None) -> None:
     """Fetch MODELS, several at once, and verify them; without a name, all models of the configuration.
 
-    Each is a configured model, or a source as in the examples. Ctrl-C keeps the bytes received: the next pull resumes
+    Each is a configured model, a source as in the examples, or a name of the catalogue (lllms models --catalog), which
+    it asks about first. Ctrl-C keeps the bytes received: the next pull resumes
     from them.
     """
     from lllms_core.cli.inventory import Inventory

@@ -53,8 +53,10 @@ def _find(inventory: "Inventory", name: str) -> "StoredModel":
     source, _ = inventory.source(name)
     if source is None:
         raise ConfigError(f"{name} has no file")
-    if inventory.store.downloader(source) is None:
-        raise ConfigError(f"{inventory.store.path(source)} was not fetched by lllms: delete it yourself")
+    downloader = inventory.store.downloader(source)
+    if downloader is None or downloader.local:
+        file = inventory.store.path(source) if downloader is None else shown(source)
+        raise ConfigError(f"{file} was not fetched by lllms: delete it yourself")
     model = inventory.stored(source)
     if model is None:
         raise ConfigError(f"{shown(name)} is not on this disk; lllms gc deletes unfinished downloads")

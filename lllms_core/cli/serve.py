@@ -1,23 +1,29 @@
 """`lllms serve`: the server, and its announcement when it is ready."""
 
 import asyncio
-import json
-import shlex
+import logging
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lllms_core.cli.setup import config_option, examples, read_config, select, start_log
+from lllms_core.cli.completion import complete_models
+from lllms_core.cli.model_options import given_options, model_options, with_given
+from lllms_core.cli.setup import config_option, config_reader, examples, read_config, select, start_log
 
 if TYPE_CHECKING:
+    from lllms_core.config import Config, ServerConfig
     from lllms_core.host import Host
+    from lllms_core.host.reloads import Step
+
+LOG = logging.getLogger("lllms.serve")
 
 
 @click.command(epilog=examples(
     "lllms serve",
-    "lllms serve --model ./phi3.gguf --port 8080",
+    "lllms serve --model phi=./phi3.gguf --port 8080 --context 8192 --slots 2",
     "lllms serve --model hf:org/repo:Q4_K_M",
     "lllms serve --config lllms.toml --model phi3 --model mock",
 ))
@@ -25,16 +31,21 @@ if TYPE_CHECKING:
 @click.option("--host", help="The address to listen on, or unix:PATH; by default 127.0.0.1.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port; by default 3000; 0: any free one.")
 @click.option(
-    "--model", "models", multiple=True, metavar="NAME|FILE|SOURCE",
+    "--model", "models", multiple=True, metavar="[NAME=]MODEL", shell_complete=complete_models,
     help="Offer only this: a configured model, a plugin's own, a model file, or a source to fetch (hf:org/repo, "
-    "https://...). May be given several times.",
+    "https://...); NAME=MODEL gives it another name. May be given several times.",
 )
+@model_options
 @click.option(
     "--insecure", "--allow-remote", "insecure", is_flag=True, default=None,
     help="Allow a --host that other machines can reach without API keys.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="By default info.")
 @click.option("-v", "--verbose", is_flag=True, help="Log each step of each request: --log-level debug.")
+@click.option(
+    "--watch", "watch_files", is_flag=True,
+    help="Load the configuration again whenever it changes, or a file of keys or certificates that it names.",
+)
 def serve(
     *,
     config_file: Path | None,
@@ -44,10 +55,12 @@ def serve(
     insecure: bool | None,
     log_level: str | None,
     verbose: bool,
+    watch_files: bool,
 ) -> None:
     """Serve models through the OpenAI API, until Ctrl-C.
 
-    Without a configuration, it offers the models that the installed plugins provide.
+    Without a configuration, it offers the models that the installed plugins provide. SIGHUP and `lllms reload` make it
+    load the configuration again: only what has changed is touched.
     """
     from lllms_core.host import Host
     from lllms_core.plugins import Plugins
@@ -56,11 +69,23 @@ def serve(
     config = read_config(config_file, flags)
     start_log(config)
     plugins = Plugins.discover(disable=config.disabled_plugins)
-    llms = Host(select(config, plugins, models), plugins)
-    asyncio.run(_serve(llms))
+    again = config_reader(config.path, flags)  # the file that was found stays the one
+    given = partial(with_given, plugins=plugins, given=given_options())
+    llms = Host(given(select(config, plugins, models)), plugins, read=lambda: given(select(again(), plugins, models)))
+    llms.reloads.join(lambda new: _follow(llms.config.server, new))
+    asyncio.run(_serve(llms, watch_files=watch_files))
 
 
-async def _serve(host: "Host") -> None:
+def _follow(before: "ServerConfig", config: "Config") -> "Step":
+    """Return the step of a reload by which the log takes its settings."""
+    from lllms_core.host.reloads import Step
+
+    wanted = config.server.log_level, config.server.log_format
+    same = wanted == (before.log_level, before.log_format)
+    return Step((lambda: None) if same else (lambda: start_log(config)))
+
+
+async def _serve(host: "Host", *, watch_files: bool = False) -> None:
     """Serve, and show the downloads before the server is ready."""
     from lllms_core.cli.startup import watch
     from lllms_core.serve import serve
@@ -71,44 +96,60 @@ async def _serve(host: "Host") -> None:
     async def announce_alone(address: str) -> None:
         ready.set_result(None)
         await watching
-        announce(host, address)
+        await announce(host, address)
+        await _look_closer(host)
 
     announcing: set[asyncio.Task[None]] = set()
     try:
-        await serve(host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))))
+        await serve(
+            host, on_ready=lambda address: announcing.add(asyncio.create_task(announce_alone(address))),
+            on_stop=lambda: _tell_stop(host), watch=watch_files,
+        )
     finally:
-        watching.cancel()
+        for task in (watching, *announcing):
+            task.cancel()
         await asyncio.gather(watching, *announcing, return_exceptions=True)
 
 
-def announce(host: "Host", address: str) -> None:
+async def announce(host: "Host", address: str) -> None:
     """Print the models, the address and an example request."""
+    from lllms_core.cli.suggestion import suggest
+
+    line = await suggest(host, address)
     if sys.stdout.isatty():
-        _announce_in_colour(host, address)
+        _announce_in_colour(host, address, line)
     else:
         for name, engine, plugin, description in _offers(host):
             click.echo(f"model {name}: engine {engine} of plugin {plugin}{f'; {description}' if description else ''}")
         for problem in _problems(host):
             click.echo(problem)
         click.echo(f"listening on {address}")
-        if line := curl(host, address):
+        if line:
             click.echo(f"try: {line}")
         sys.stdout.flush()
 
 
-def curl(host: "Host", address: str) -> str | None:
-    """Return a shell line that chats with the first model; None if there are no models."""
-    if not host.catalog.entries:
-        return None
-    body = {"model": host.catalog.entries[0].name, "messages": [{"role": "user", "content": "Hi!"}]}
-    server = host.config.server
-    where = [f"{address.rstrip('/')}/v1/chat/completions"]
-    if server.socket_path is not None:
-        where = ["--unix-socket", str(server.socket_path), "http://localhost/v1/chat/completions"]
-    if server.tls_certificate is not None:
-        where = ["--cacert", str(server.tls_certificate), *where]
-    line = shlex.join(["curl", *where, "-H", "Content-Type: application/json", "-d", json.dumps(body)])
-    return f'{line} -H "Authorization: Bearer $LLLMS_API_KEY"' if server.has_keys else line
+async def _look_closer(host: "Host") -> None:
+    """Print which models cannot be loaded, and on what the engines compute; this reads files, so it comes last."""
+    from lllms_core.cli.inspection import faults, hardware_of
+
+    engines = {entry.engine.name: entry.engine for entry in host.catalog.entries}
+    for name, engine in engines.items():
+        if about := await asyncio.to_thread(hardware_of, engine):
+            LOG.info("engine %s computes on %s", name, about)
+    for entry in [entry for entry in host.catalog.entries if entry.here]:
+        for fault in await asyncio.to_thread(faults, entry):
+            click.echo(click.style(f"model {entry.name} cannot be loaded: {fault}", fg="yellow"))
+    sys.stdout.flush()
+
+
+def _tell_stop(host: "Host") -> None:
+    from lllms_core.cli.farewell import farewell
+
+    if sys.stderr.isatty():
+        click.echo(f"\n{farewell(host)}", err=True)
+    else:
+        LOG.info("%s", farewell(host))
 
 
 def _offers(host: "Host") -> list[tuple[str, str, str, str]]:
@@ -126,7 +167,7 @@ def _problems(host: "Host") -> list[str]:
     return problems
 
 
-def _announce_in_colour(host: "Host", address: str) -> None:
+def _announce_in_colour(host: "Host", address: str, line: str | None) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -139,6 +180,6 @@ def _announce_in_colour(host: "Host", address: str) -> None:
     for problem in _problems(host):
         console.print(f"[yellow]{escape(problem)}")
     console.print(f"\nlistening on [bold cyan]{escape(address)}[/]  (Ctrl-C ends)")
-    if line := curl(host, address):
+    if line:
         # Printed verbatim: wrapped or coloured, it could not be copied.
         click.echo(f"\n{line}\n")

@@ -1,5 +1,6 @@
 """Setup shared by several commands: the configuration, the plugins, the chosen models, the log."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from attrs import evolve
 
-from lllms_core.errors import ConfigError, ModelUnknown
+from lllms_core.errors import ConfigError
 from lllms_core.machine import at_home
 
 if TYPE_CHECKING:
@@ -84,14 +85,26 @@ def connect(url: str | None, config_file: Path | None, timeout: float) -> "Clien
 
 
 def read_config(file: Path | None, server: Mapping[str, object] | None = None) -> "Config":
-    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given."""
+    """Read the configuration, overridden by flags for `[server]`; None means that a flag was not given.
+
+    Warns of variables that nothing reads.
+    """
+    from lllms_core.config.environment import unknown_variables
+
+    for text in unknown_variables(os.environ):
+        click.echo(f"Warning: {text}", err=True)
+    return config_reader(file, server)()
+
+
+def config_reader(file: Path | None, server: Mapping[str, object] | None = None) -> "Callable[[], Config]":
+    """Return what reads the configuration as `read_config` does, at any time and in any thread."""
     from lllms_core.config import load_config
 
     given = {key: value for key, value in (server or {}).items() if value is not None}
     context = click.get_current_context(silent=True)
     if context is not None and context.meta.get(OFFLINE):
         given["offline"] = True
-    return load_config(file, overrides={"server": given} if given else None)
+    return lambda: load_config(file, overrides={"server": given} if given else None)
 
 
 def server_url(config: "Config") -> str:
@@ -104,22 +117,37 @@ def server_url(config: "Config") -> str:
 
 
 def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Config":
-    """Return the configuration with only the wanted models, each a name, a file or a source.
+    """Return the configuration with only the wanted models, each a name, a file or a source, or NAME=any of these.
 
     If `wanted` is empty, the whole configuration. Raises `ModelUnknown` or `ConfigError`.
     """
     chosen: dict[str, ModelConfig] = {}
     for one in wanted:
-        name, model = _find(config, plugins, one)
+        given, found = _split_name(one)
+        name, model = _find(config, plugins, found)
+        name, model = (name, model) if given is None else (given, _without_alias(model, given))
         if chosen.setdefault(name, model) is not model:
-            raise ConfigError(f"two models are called '{name}'; configure them under different names")
+            raise ConfigError(f"two models are called '{name}'; give one another name: OTHER={found}")
     # Only these: no model that clients fetch, or have fetched.
     return evolve(config, models=chosen, server=evolve(config.server, pull=False)) if chosen else config
 
 
+def _split_name(wanted: str) -> tuple[str | None, str]:
+    """Split NAME=FILE; without a name it is None."""
+    from lllms_core.config import is_model_name
+
+    name, _, rest = wanted.partition("=")
+    return (name, rest) if rest and is_model_name(name) and not at_home(wanted).is_file() else (None, wanted)
+
+
+def _without_alias(model: "ModelConfig", name: str) -> "ModelConfig":
+    return evolve(model, aliases=tuple(alias for alias in model.aliases if alias != name))
+
+
 def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, ModelConfig]":
     from lllms_core.catalog import model_from_file, model_from_source
-    from lllms_core.config import ModelConfig
+    from lllms_core.cli.unknown_models import curated_source, is_repository
+    from lllms_core.config import ModelConfig, is_model_name
     from lllms_core.downloads import scheme
 
     for name, model in config.models.items():
@@ -129,12 +157,29 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
         offer = plugins.offers[wanted].object
         return wanted, ModelConfig(offer.engine, None if offer.file is None else str(offer.file), options=offer.options)
     if scheme(wanted) in {name for one in plugins.downloaders.values() for name in one.object.schemes}:
+        _note(wanted, plugins)
         return model_from_source(wanted, plugins)
-    if at_home(wanted).is_file() or "/" in wanted or wanted.endswith(".gguf"):
+    if at_home(wanted).is_file() or wanted.endswith(".gguf") or ("/" in wanted and not is_repository(wanted)):
         return model_from_file(Path(wanted), plugins)
-    names = ", ".join(sorted({*config.models, *plugins.offers})) or "none"
-    failed = "".join(f"; plugin '{report.name}' failed: {report.error}" for report in plugins.reports if report.error)
-    raise ModelUnknown(f"no model '{wanted}', and no such file; there are: {names}{failed}")
+    from lllms_core.store.weights import open_store
+
+    aliases = (alias for model in config.models.values() for alias in model.aliases)
+    names = {*config.models, *plugins.offers, *aliases}
+    source = curated_source(wanted, config, plugins, open_store(config, plugins), names)
+    name, model = model_from_source(source, plugins)
+    if not is_model_name(wanted) or wanted == name:
+        return name, model
+    return wanted, evolve(model, aliases=(name, *model.aliases))
+
+
+def _note(source: str, plugins: "Plugins") -> None:
+    """Say what another program would use with a model that it has here, and lllms does not."""
+    from lllms_core.downloads import choose_downloader
+
+    downloader = choose_downloader(source, [provided.object for provided in plugins.downloaders.values()])
+    found = downloader.find(source) if downloader is not None and downloader.local else None
+    if found is not None and found.note:
+        click.echo(f"{source}: {found.note}", err=True)
 
 
 def ask(question: str, *, yes: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 import click
 
+from lllms_core.cli.completion import complete_models
 from lllms_core.cli.figures import count_text, learnt_of, learnt_text, memory_text, printable
 from lllms_core.cli.setup import config_option, examples, read_config, select
 from lllms_core.downloads import shown
@@ -29,7 +30,7 @@ _LONG_LIST, _LONG_TEXT = 16, 200
     "lllms show ./phi3.gguf --context-length 8192 --slots 8",
     "lllms show tiny-chat --json",
 ))
-@click.argument("model")
+@click.argument("model", shell_complete=complete_models)
 @click.option("--context-length", type=click.IntRange(1), metavar="N", help="Estimate memory for requests of N tokens.")
 @click.option("--slots", type=click.IntRange(1), metavar="N", help="Estimate memory for N requests at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

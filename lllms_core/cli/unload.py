@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lllms_core.cli.completion import complete_models
 from lllms_core.cli.setup import config_option, connect, examples, server_options
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     "lllms unload phi3",
     "lllms unload phi3 --url http://127.0.0.1:8080",
 ))
-@click.argument("models", nargs=-1, required=True)
+@click.argument("models", nargs=-1, required=True, shell_complete=complete_models)
 @server_options
 @config_option
 def unload(models: tuple[str, ...], url: str | None, config_file: Path | None) -> None:

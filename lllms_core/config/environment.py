@@ -1,15 +1,21 @@
 """`LLLMS_*` variables as the keys of a table: their text is converted to the types of the table's class."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from importlib.metadata import entry_points
 from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import attrs
 
+from lllms_core.config.settings import ServerConfig
+from lllms_core.hookspecs import ENTRY_POINT_GROUP
 from lllms_core.values.structure import Bytes
+from lllms_core.values.violations import closest
 
 PREFIX = "LLLMS_"
+READ_ELSEWHERE = frozenset({"LLLMS_API_KEY", "LLLMS_PLUGINS", "LLLMS_STRICT"})
+"""The variables that are no keys of `[server]`: for clients, and for the discovery of plugins."""
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})
 
@@ -27,6 +33,27 @@ def read_environment(environ: Mapping[str, str], into: type) -> dict[str, tuple[
         if variable in environ:
             found[attribute.name] = (variable, _value(environ[variable], kinds[attribute.name]))
     return found
+
+
+def unknown_variables(environ: Mapping[str, str], plugins: Iterable[str] | None = None) -> list[str]:
+    """Return a sentence for each `LLLMS_*` variable that nothing reads, with the name that is probably meant.
+
+    Those that begin with the name of one of the `plugins` (None: of an installed one) are its own affair.
+    """
+    known = {*(f"{PREFIX}{one.name.upper()}" for one in attrs.fields(ServerConfig)), *READ_ELSEWHERE}
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    if not unknown:
+        return []
+    names = (point.name for point in entry_points(group=ENTRY_POINT_GROUP)) if plugins is None else plugins
+    theirs = tuple(f"{PREFIX}{name.upper().replace('-', '_')}_" for name in names)
+    return [
+        f"the variable {name} has no effect{_meant(name, known)}" for name in unknown if not name.startswith(theirs)
+    ]
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    meant = closest(name.removeprefix(PREFIX), (one.removeprefix(PREFIX) for one in known))
+    return "; variables are named for the keys of [server]" if meant is None else f" (did you mean {PREFIX}{meant}?)"
 
 
 def is_true(text: str) -> bool:

@@ -45,6 +45,24 @@ class KeyTable:
     concurrency: Annotated[int, Range(1)] | None = None
 
 
+KEYS_SCHEMA: Mapping[str, object] = {
+    "type": "array",
+    "items": {"anyOf": [
+        {"type": "string"},
+        {
+            "type": "object", "required": ["key"], "additionalProperties": False,
+            "properties": {
+                "key": {"type": "string"}, "name": {"type": "string", "pattern": f"^{NAME.pattern}$"},
+                "models": {"type": "array", "items": {"type": "string"}, "minItems": 1},
+                "requests_per_minute": {"type": "integer", "minimum": 1},
+                "concurrency": {"type": "integer", "minimum": 1},
+            },
+        },
+    ]},
+}
+"""What `read_keys` reads, as a JSON schema."""
+
+
 @frozen
 class Keyring:
     """The keys of a server."""

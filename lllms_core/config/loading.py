@@ -11,6 +11,7 @@ from attrs import evolve
 from lllms_core.config.environment import read_environment
 from lllms_core.config.parsing import parse_tables
 from lllms_core.config.settings import Config, ServerConfig
+from lllms_core.config.toml_lines import find_lines
 from lllms_core.errors import ConfigError
 from lllms_core.machine import at_home, decode_text
 
@@ -34,7 +35,8 @@ def load_config(
     Raises `ConfigError` with all faults, one per line, each with its path and its origin.
     """
     file = path or _find(environ)
-    data = {} if file is None else _read(file)
+    text = "" if file is None else _read(file)
+    data = {} if file is None else _parse(text, file)
     server = read_environment(environ, ServerConfig)
     origins: dict[Keys, str | None] = {("server", key): variable for key, (variable, _) in server.items()}
     data = _merge(data, {"server": {key: value for key, (_, value) in server.items()}})
@@ -42,9 +44,12 @@ def load_config(
     if isinstance(flags, Mapping):
         origins |= {("server", key): None for key in flags}
     data = _merge(data, overrides or {})
+    place = "" if file is None else file.absolute()
+    told: dict[Keys, str] = {path: f"{place}:{line}" for path, line in find_lines(text).items()}
+    told |= {path: variable or f"--{str(path[1]).replace('_', '-')}" for path, variable in origins.items()}
     if file is None:
-        return parse_tables(data, origins, None)
-    return evolve(parse_tables(data, origins, str(file), file.absolute().parent), path=file)
+        return evolve(parse_tables(data, origins, None), origins=told)
+    return evolve(parse_tables(data, origins, str(file), file.absolute().parent), path=file, origins=told)
 
 
 def _find(environ: Mapping[str, str]) -> Path | None:
@@ -52,12 +57,19 @@ def _find(environ: Mapping[str, str]) -> Path | None:
     return next((file for file in (Path(FILE_NAME), user / FILE_NAME) if file.is_file()), None)
 
 
-def _read(file: Path) -> dict[str, object]:
+def _read(file: Path) -> str:
     try:
-        return tomllib.loads(decode_text(file.read_bytes()))
+        return decode_text(file.read_bytes())
     except OSError as error:
         raise ConfigError(f"the configuration file {file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from error
+
+
+def _parse(text: str, file: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"the configuration file {file} is not valid TOML: {error}") from error
     except RecursionError:
         raise ConfigError(f"the configuration file {file} is nested too deeply") from None

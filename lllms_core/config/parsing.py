@@ -36,6 +36,12 @@ def with_model(config: Config, name: str, model: ModelConfig) -> Config:
     return evolve(parse_tables(tables, {}, None, config.folder), path=config.path)
 
 
+def check_config(config: Config) -> None:
+    """Check the rules between the values of a configuration that was put together. Raises `ConfigError`."""
+    tables = {name: getattr(config, name) for name in ("server", "sessions", "plugins", "models")}
+    parse_tables(tables, {}, None, config.folder)
+
+
 def parse_tables(
     data: Mapping[str, object], origins: Mapping[Keys, str | None], file: str | None, folder: Path | None = None,
 ) -> Config:

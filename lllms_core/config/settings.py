@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from attrs import field, frozen
 
 from lllms_core.caller import Priority
-from lllms_core.config.keyring import NAME, ApiKey, read_keys
+from lllms_core.config.keyring import KEYS_SCHEMA, NAME, ApiKey, read_keys
 from lllms_core.machine import at_home
 from lllms_core.parameters.bounds import LEVELS, MOST_LEVELS
 from lllms_core.types import Isolation, Preload
 from lllms_core.values.structure import Bytes, Range, Reads
+from lllms_core.values.violations import Keys
 
 UNIX = "unix:"
 """What the `host` of a server that listens on a Unix socket begins with."""
@@ -27,7 +28,7 @@ class ServerConfig:
     """An address or a name of this machine, or `unix:PATH` for a socket that only its owner can use."""
     port: Annotated[int, Range(0, 65535)] = 3000
     """0: a free port that the system chooses."""
-    api_keys: Annotated[tuple[ApiKey, ...], Reads(read_keys)] = ()
+    api_keys: Annotated[tuple[ApiKey, ...], Reads(read_keys, KEYS_SCHEMA)] = ()
     """The keys of which every request needs one, except for `/health`: strings ("KEY" or "NAME: KEY"), or tables with
     `key`, and if you like `name`, `models` (names with `*`), `requests_per_minute` and `concurrency`. "sha256:..." may
     stand for a KEY; it is as safe as the key is random (`lllms key` makes one). In a variable, commas separate them."""
@@ -120,7 +121,7 @@ class ModelConfig:
     engine: str
     file: str | None = None
     """The weights: absolute, from `~`, or relative to the folder of the configuration file; of a split model the first
-    part."""
+    part. `ollama:NAME` is a model that Ollama has on this machine."""
     min_instances: Annotated[int, Range(0)] = 0
     max_instances: Annotated[int, Range(1)] = 1
     ttl: Annotated[float, Range(-1)] = 300.0
@@ -214,6 +215,8 @@ class Config:
     """The file that it was read from."""
     folder: Path = field(factory=Path.cwd)
     """Where relative paths start: the folder of that file, else the working directory."""
+    origins: Mapping[Keys, str] = field(factory=dict, eq=False, repr=False)
+    """By their paths: where the keys were set, as `FILE:LINE`, or the name of a variable or a flag."""
 
     @property
     def disabled_plugins(self) -> tuple[str, ...]:

@@ -192,6 +192,13 @@ class Engine(ABC):
         """
         return ()
 
+    def hardware(self, spec: ModelSpec | None = None) -> str:  # noqa: ARG002  # the base knows nothing
+        """Say on what its models compute, or what this one would: on which GPUs, or why on none; "" if unknown.
+
+        For people, in a line: `lllms plugins`, `check` and the start of a server show it. Runs like `devices`.
+        """
+        return ""
+
     def warm(self) -> None:
         """Import what `load` will need, in a spare worker that does not know its model yet.
 

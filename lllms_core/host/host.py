@@ -1,6 +1,8 @@
 """The facade that APIs, the command line and embedders talk to: models by name, answers as streams."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
 from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar, overload
@@ -12,7 +14,9 @@ from lllms_core.apis import Abilities, ModelCard
 from lllms_core.apis.request_ids import note_request
 from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog, CatalogEntry
-from lllms_core.config import Config, parse_config
+from lllms_core.config import Config, changes, check_config, in_force, parse_config
+from lllms_core.config.setting_list import list_settings
+from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
 from lllms_core.events import Observers
 from lllms_core.gguf import Scalar
@@ -20,6 +24,7 @@ from lllms_core.host.cards import Cards, card
 from lllms_core.host.conversation import Conversation
 from lllms_core.host.documents import open_documents
 from lllms_core.host.pulls import Pulls
+from lllms_core.host.reloads import Read, Reloads
 from lllms_core.host.unused_log import UnusedLog
 from lllms_core.host.visibility import OwnDocuments, Visibility, VisibleSessions
 from lllms_core.observers.metrics import Metrics, Now
@@ -28,6 +33,7 @@ from lllms_core.observers.request_log import RequestLog
 from lllms_core.parameters import Checked, Route
 from lllms_core.plugins import Plugins
 from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import session_limits
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.session_index import SessionIndex
@@ -50,6 +56,7 @@ from lllms_core.queries import (
 from lllms_core.requests import build_request, check_parameters
 from lllms_core.sessions import SessionStore
 from lllms_core.status import (
+    Changes,
     DownloadStatus,
     FailedLoad,
     Lack,
@@ -57,10 +64,12 @@ from lllms_core.status import (
     Problem,
     RequestRecord,
     RequestStatus,
+    Setting,
     Waiting,
     moved,
 )
-from lllms_core.store import Fetcher
+from lllms_core.store import Fetcher, download_id
+from lllms_core.store.pulled import Pulled
 from lllms_core.store.weights import Weights, finder, open_store
 from lllms_core.types import ChatRequest, Constraint, Finish, Message, Request, TextRequest, Tool, new_request_id
 from lllms_core.values.structure import structure, with_folder
@@ -102,6 +111,21 @@ def open_keeper(config: Config, plugins: Plugins) -> SessionKeeper | None:
     return SessionKeeper(store, session_limits(config.server, config.sessions, in_memory=store.in_memory))
 
 
+def _continued(old: CatalogEntry, new: CatalogEntry) -> CatalogEntry:
+    """Return the entry of a model whose instances go on, with its new configuration."""
+    if old.config == new.config and old.aliases == new.aliases:
+        return old
+    return evolve(old, aliases=new.aliases, config=new.config, defaults=new.defaults)
+
+
+def _takes_requests_of(engine: Engine, former: Engine) -> bool:
+    """Whether an engine honours whatever a request for the former one may ask for."""
+    return engine is former or (
+        former.parameters <= engine.parameters and former.media <= engine.media
+        and former.constraints <= engine.constraints
+    )
+
+
 class Host:
     """A server without HTTP: the plugins, the models of a configuration, and the pool that runs them.
 
@@ -110,8 +134,13 @@ class Host:
                 print((await stream.gather()).text)
     """
 
-    def __init__(self, config: Config | None = None, plugins: Plugins | None = None) -> None:
-        """Read plugins and configuration; raises `ConfigError` or `PluginError`. Nothing is started yet."""
+    def __init__(
+        self, config: Config | None = None, plugins: Plugins | None = None, *, read: Read | None = None,
+    ) -> None:
+        """Read plugins and configuration; raises `ConfigError` or `PluginError`. Nothing is started yet.
+
+        `read` reads the configuration again, for `reload`.
+        """
         self.config = parse_config({}) if config is None else config
         self.plugins = Plugins.discover(disable=self.config.disabled_plugins) if plugins is None else plugins
         self.store = open_store(self.config, self.plugins)
@@ -119,10 +148,7 @@ class Host:
         self.catalog = Catalog.build(self.config, self.plugins, finder(self.store))
         self._pulls = Pulls(self.config, self.plugins, self.fetcher, self.catalog)
         self._pulls.restore()
-        files = {
-            entry.name: Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
-            for entry in self.catalog.entries if entry.source is not None
-        }
+        files = {entry.name: files for entry in self.catalog.entries if (files := self._files(entry)) is not None}
         self.sessions = open_keeper(self.config, self.plugins)
         self.history, self.metrics, log = History(), Metrics(self._measured), RequestLog()
         self.observers = Observers([self.history, self.metrics, log])
@@ -140,6 +166,7 @@ class Host:
         self._cards = Cards(self.pool)
         self._unused = UnusedLog()
         self._started = False
+        self.reloads = Reloads(read, self._prepare_reload)
 
     @property
     def ready(self) -> bool:
@@ -152,6 +179,7 @@ class Host:
 
     async def start(self) -> None:
         """Start the pool; returns once `min_instances` of every model are loaded, or have failed to."""
+        self.reloads.begin()
         await self.pool.start()
         self._started = True
 
@@ -161,6 +189,7 @@ class Host:
         The default is `server.shutdown_timeout`. Safe to call again: a shorter grace hastens the end. Downloads end at
         once; the bytes received are kept.
         """
+        self.reloads.close()
         self.pool.stop()  # first, so that those who wait for a download learn the true reason
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
@@ -194,8 +223,75 @@ class Host:
         return await self._cards.metadata(self._entry(name))
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the models that cannot be served."""
-        return self._visibility.of_problems(self.catalog.problems)
+        """Return the models that cannot be served, and why a new configuration is not in force, without a name."""
+        problem = self.reloads.problem
+        reload = () if problem is None else (Problem("", problem, configured=True),)
+        return self._visibility.of_problems((*self.catalog.problems, *reload))
+
+    async def reload(self) -> Changes:
+        """Read the configuration again and take what has changed, and nothing else. Raises `LllmsError`.
+
+        One with a fault changes nothing. Running requests are answered by the instances that they have; waiting ones
+        take the new configuration, or are refused if their model is gone.
+        """
+        return await self.reloads.reload()
+
+    def settings(self) -> Sequence[Setting]:
+        """Return the settings that are in force, with their origins and without secrets."""
+        return list_settings(self.config)
+
+    def _prepare_reload(self, read: Config) -> tuple[Changes, Callable[[], None]]:
+        """Check a new configuration, in a thread; return the changes, and what makes them."""
+        examined = Catalog.build(read, self.plugins, finder(self.store))
+        choose_session_store(read, self.plugins)
+        config = in_force(self.config, read)
+        if config != read:
+            try:
+                check_config(config)
+            except ConfigError as error:
+                raise ConfigError(f"it needs a restart, since with what stays until then: {error}") from error
+        recorded = self._pulls.recorded()
+        before = {entry.name: entry for entry in self.catalog.entries}
+        old = evolve(self.config, models={name: entry.config for name, entry in before.items()})
+        found = changes(old, evolve(read, models={entry.name: entry.config for entry in examined.entries}))
+        pulled = {name for name in found.removed if name not in self.config.models and self._pulls.added(name)}
+        if config.server.may_pull:
+            found = evolve(found, removed=tuple(name for name in found.removed if name not in pulled))
+        return found, lambda: self._take(config, examined, recorded, {*found.replaced})
+
+    def _take(self, config: Config, examined: Catalog, recorded: Sequence[Pulled], replaced: AbstractSet[str]) -> None:
+        """Put a configuration in force."""
+        before = {entry.name: entry for entry in self.catalog.entries}
+        kept = {entry.name: entry for entry in examined.entries if entry.name in before and entry.name not in replaced}
+        self.config = config
+        self.catalog.take(
+            [_continued(before[one.name], one) if one.name in kept else one for one in examined.entries],
+            examined.problems,
+        )
+        self._pulls.reconfigure(config, [*before.values()], recorded)
+        entries = self.catalog.entries
+        models = {
+            entry.name: PoolModel.of(entry, self._files(entry), partial(self.catalog.place, entry.name))
+            for entry in entries
+        }
+        fresh = {entry.name for entry in entries if entry.name not in before or entry.name in replaced}
+        unfit = {
+            entry.name for entry in entries if entry.name in replaced
+            and not _takes_requests_of(entry.engine, before[entry.name].engine)
+        }
+        if self.sessions is not None:
+            in_memory = self.sessions.store.in_memory
+            self.sessions.limits = session_limits(config.server, config.sessions, in_memory=in_memory)
+        self.pool.reconfigure(models, config.server, fresh, unfit)
+        wanted = {entry.source for entry in entries}
+        for entry in before.values():
+            if entry.source is not None and entry.source not in wanted:
+                self.fetcher.cancel(download_id(entry.source))
+
+    def _files(self, entry: CatalogEntry) -> Weights | None:
+        if entry.source is None:
+            return None
+        return Weights(self.fetcher, self.catalog, entry.name, entry.source, entry.config.sha256)
 
     @overload
     def request(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from lllms_core.catalog import Catalog, CatalogEntry, model_from_source
@@ -34,9 +35,29 @@ class Pulls:
 
     def restore(self) -> None:
         """Add the models of earlier servers' clients to the catalog, as far as their files are still here."""
-        if not self._config.server.may_pull:
-            return
-        for pulled in read_pulled(self._fetcher.store):
+        if self._config.server.may_pull:
+            self._restore(self.recorded())
+
+    def recorded(self) -> Sequence[Pulled]:
+        """Return the models that clients of all servers have fetched."""
+        return [*read_pulled(self._fetcher.store)]
+
+    def reconfigure(self, config: Config, before: Sequence[CatalogEntry], recorded: Sequence[Pulled]) -> None:
+        """Add these models to those of a new configuration, which the catalog has by now.
+
+        The ones that were served `before` stay as they are, unless the configuration has a model of that name.
+        """
+        self._config = config
+        names, self._names = self._names, set()
+        if config.server.may_pull:
+            for entry in before:
+                if entry.name in names and not self._knows(entry.name):
+                    self._names.add(entry.name)
+                    self._catalog.keep(entry)
+            self._restore(recorded)
+
+    def _restore(self, recorded: Sequence[Pulled]) -> None:
+        for pulled in recorded:
             try:
                 if self._fetcher.store.find(pulled.source) is not None:
                     self._offer(pulled.name, pulled.source)
@@ -52,7 +73,8 @@ class Pulls:
             entry = self._catalog.get(name)
             if entry.source is not None and not entry.here:
                 found = await self._fetcher.get(entry.source, entry.config.sha256, watched=True)
-                self._catalog.place(entry.name, found.path)
+                if self._catalog.get(entry.name).source == entry.source:  # else a new configuration has another
+                    self._catalog.place(entry.name, found.path)
             return self._catalog.get(name)
         self._check(name)
         source = self._fetcher.store.canonical(source)
@@ -76,6 +98,10 @@ class Pulls:
         if len(self._names) >= MOST:
             raise InvalidRequest(f"clients have already added {MOST} names of models; configure this one", "model")
 
+    def added(self, name: str) -> bool:
+        """Whether clients have added this name."""
+        return name in self._names
+
     def _knows(self, name: str) -> bool:
         return any(name == entry.name or name in entry.aliases for entry in self._catalog.entries)
 
@@ -83,6 +109,8 @@ class Pulls:
         """Serve a model whose files are here by this name, too. Raises `ConfigError` if that is impossible."""
         if self._knows(name):
             return self._catalog.get(name)
+        if not self._config.server.may_pull:
+            raise InvalidRequest("a new configuration lets this server fetch no models for its clients", "model")
         self._names.add(name)
         there = next((entry for entry in self._catalog.entries if entry.source == source), None)
         if there is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
 
 _STAT = Path("/proc/stat")
+_LOAD = Path("/proc/loadavg")
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
 _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
@@ -67,6 +68,15 @@ def busy_ticks(stat: str, cpus: Iterable[int]) -> int:
     return ticks
 
 
+def runnable_tasks(load: str) -> int | None:
+    """Return how many threads run or wait for a core at this moment, from the text of /proc/loadavg; None without it.
+
+    The reader is one of them.
+    """
+    fields = load.split()
+    return int(fields[3].partition("/")[0]) if len(fields) > 3 else None
+
+
 class CpuWatch:
     """Measures how many cores other programs have left to this one since the last look; a look takes about 0.1 ms."""
 
@@ -75,12 +85,14 @@ class CpuWatch:
         *,
         cpus: frozenset[int] | None = None,
         read_stat: Callable[[], str] = lambda: read_text(_STAT),
+        read_load: Callable[[], str] = lambda: read_text(_LOAD),
         clock: Callable[[], float] = time.perf_counter,
         own_seconds: Callable[[], float] = time.process_time,
         ticks_per_second: int | None = None,
     ) -> None:
         self._cpus = usable_cpus() if cpus is None else cpus
         self._read_stat, self._clock, self._own_seconds = read_stat, clock, own_seconds
+        self._read_load = read_load
         self._hertz = ticks_per_second or (os.sysconf("SC_CLK_TCK") if sys.platform == "linux" else 100)
         self._last = self._look()
 
@@ -98,6 +110,14 @@ class CpuWatch:
         self._last = look
         others = (busy_now - busy_then - (own_now - own_then)) / (now - then)
         return len(self._cpus) - max(0.0, others)
+
+    def spare_now(self) -> int | None:
+        """Return the cores that no other thread of the machine runs on or waits for at this moment; None if unknown.
+
+        Fewer than those that are free for this process, if others may not use its cores.
+        """
+        tasks = runnable_tasks(self._read_load())
+        return None if tasks is None else max(0, len(self._cpus) - (tasks - 1))
 
     def _look(self) -> tuple[float, float, float] | None:
         stat = self._read_stat()

@@ -65,6 +65,12 @@ class DeviceWatch:
         self._lock = Lock()
         self._looking: asyncio.Future[None] | None = None
 
+    def reconfigure(self, limit: int | None) -> None:
+        """Take another `server.gpu_memory_limit`."""
+        with self._lock:
+            self._limit = limit
+            self.rooms = {name: evolve(one, limit=_limit(one.total, limit)) for name, one in self.rooms.items()}
+
     def find(self) -> Mapping[str, int]:
         """Return the limit of each GPU; asks engines that are new. Blocking; in any thread."""
         with self._lock:
@@ -106,7 +112,14 @@ class DeviceWatch:
 
 
 def _room(device: Device, limit: int | None, held: int) -> DeviceRoom:
-    reserve = min(max(device.total // RESERVE, LEAST_RESERVE), device.total // 2)
     others = max(0, device.total - device.free - held)
-    most = device.total - reserve if limit is None else min(limit, device.total)
-    return DeviceRoom(device.total, most, max(0, device.total - others - reserve // MARGIN))
+    usable = max(0, device.total - others - _reserve(device.total) // MARGIN)
+    return DeviceRoom(device.total, _limit(device.total, limit), usable)
+
+
+def _reserve(total: int) -> int:
+    return min(max(total // RESERVE, LEAST_RESERVE), total // 2)
+
+
+def _limit(total: int, limit: int | None) -> int:
+    return total - _reserve(total) if limit is None else min(limit, total)

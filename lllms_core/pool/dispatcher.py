@@ -33,7 +33,7 @@ from lllms_core.pool.needs import WORKER, need_of
 from lllms_core.pool.prepared import unsendable
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.spares import Spares
-from lllms_core.pool.state import InstanceEntry, Ticket
+from lllms_core.pool.state import InstanceEntry, PoolChange, Ticket
 from lllms_core.pool.waits import waiting
 from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
@@ -67,8 +67,11 @@ class Dispatcher:
         self._watch = watch
         self._weighing: asyncio.TimerHandle | None = None
         self._shrinking: set[asyncio.Task[None]] = set()
-        self._preparing: set[asyncio.Task[None]] = set()
+        self._preparing: dict[str, asyncio.Task[None]] = {}
+        """By model."""
         self._measuring: set[asyncio.Task[None]] = set()
+        self._changes = 0
+        """Counts the configurations: what was measured for a former one counts no more."""
         self._tried: dict[str, Footprint] = {}
         """By model: the files of its last failed load."""
         self._fingerprints: dict[str, str] = {}
@@ -86,8 +89,19 @@ class Dispatcher:
         for timer in (self._timer, self._weighing):
             if timer is not None:
                 timer.cancel()
-        for task in self._preparing | self._measuring:
+        for task in (*self._preparing.values(), *self._measuring):
             task.cancel()
+
+    def reconfigure(self, change: PoolChange) -> None:
+        """Take a new configuration: see `Scheduler.reconfigure`. The table of models has its models by now."""
+        self._changes += 1
+        for model in {*self.infos, *self._tried, *self._fingerprints, *self._preparing}:
+            if model in change.fresh or model not in change.models:
+                for known in (self.infos, self._tried, self._fingerprints):
+                    known.pop(model, None)
+                if (fetching := self._preparing.pop(model, None)) is not None:
+                    fetching.cancel()
+        self.apply(self.scheduler.reconfigure(change, time.monotonic()))
 
     # -- effects ------------------------------------------------------------------------------------------------------
 
@@ -167,10 +181,13 @@ class Dispatcher:
         self.tell(RequestEnded(ticket, time.monotonic(), error=refusal))
 
     def _stop_instance(self, stop: Stop) -> None:
-        instance = self.instances[stop.instance]
+        instance = self.instances.get(stop.instance)
+        if instance is None:
+            return  # its load has not begun, and the scheduler is about to learn that it will not
         why = {
             "idle": "", "room": f" to make room for {stop.room_for}",
             "grown": ", because all instances together have grown above the memory limit",
+            "changed": ", because the configuration has changed",
         }
         LOG.info("unloading %s%s", instance.id, why[stop.cause])
         self.tell(UnloadBegun(instance.id, instance.model, stop.cause, time.monotonic(), stop.room_for))
@@ -204,25 +221,29 @@ class Dispatcher:
             self.tell(FilesBegun(model, time.monotonic()))
             try:
                 await files.get()
+            except asyncio.CancelledError:
+                self.tell(FilesEnded(model, "cancelled", time.monotonic()))
+                raise
             except LllmsError as error:
                 cancelled = isinstance(error, DownloadCancelled)
                 level = logging.INFO if cancelled else logging.ERROR
                 LOG.log(level, "could not fetch the files of %s: %s", model, error)
                 self.tell(FilesEnded(model, "cancelled" if cancelled else "failed", time.monotonic()))
+                self._preparing.pop(model, None)
                 self.apply(self.scheduler.unprepared(model, error, time.monotonic()))
             else:
                 self.tell(FilesEnded(model, "done", time.monotonic()))
+                self._preparing.pop(model, None)
                 self.apply(self.scheduler.prepared(model, time.monotonic()))
 
-        task = asyncio.create_task(prepare())
-        self._preparing.add(task)
-        task.add_done_callback(self._preparing.discard)
+        self._preparing[model] = asyncio.create_task(prepare())
 
     def _measure(self, model: str) -> None:
         entry = self._models[model]
         file = None if entry.files is None else entry.files.find()
         spec = entry.spec if file is None else evolve(entry.spec, file=file)
         self._fingerprints[model] = entry.look(spec.file).fingerprint
+        change = self._changes
 
         async def measure() -> None:
             memory = self.scheduler.limits.memory
@@ -232,7 +253,9 @@ class Dispatcher:
             def look() -> Need:
                 return need_of(entry, spec, room, alone=alone, devices=self._watch.devices.find())
 
-            self._measured(model, await asyncio.to_thread(look))
+            need = await asyncio.to_thread(look)
+            if change == self._changes:
+                self._measured(model, need)
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)
@@ -270,6 +293,10 @@ class Dispatcher:
         if private is None and load_seconds is None:
             return
         entry = self.scheduler.instances[instance.id]
+        if entry.retired:  # what it takes counts, but says nothing of its model's next instances
+            if private is not None:
+                self.apply(self.scheduler.takes(instance.id, private, time.monotonic()))
+            return
         told = entry.told.told
         learnt = self._watch.learn(self._models[entry.model].engine.name, instance, told, private or 0, load_seconds)
         if instance.footprint.fingerprint == self._fingerprints.get(entry.model):
@@ -380,6 +407,8 @@ class Dispatcher:
 
     def loaded(self, instance: Instance, info: ModelInfo) -> None:
         """An instance is ready."""
+        if self.scheduler.instances[instance.id].retired:
+            return  # it is being ended
         LOG.info("loaded %s: %d slots of %d tokens", instance.id, info.slots, info.context_length)
         self.infos[instance.model] = info
         self.tell(LoadEnded(instance.id, instance.model, instance.load_seconds, time.monotonic()))
@@ -413,7 +442,7 @@ class Dispatcher:
         """An instance's worker has ended."""
         entry, now = self.scheduler.instances[instance.id], time.monotonic()
         state, stopping = entry.state, self.scheduler.stopping
-        starved = instance.starved and state != "closing" and not stopping
+        starved = instance.starved and state != "closing" and not entry.retired and not stopping
         if starved:
             self._starved(instance, entry)
         del self.instances[instance.id]

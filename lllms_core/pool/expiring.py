@@ -62,7 +62,7 @@ class Expiring:
     def update(self, touched: set[str], moved: set[str]) -> None:
         """Take account of these models, whose instances or requests have changed, and of these instances."""
         for model in touched:
-            expire = self._fleet.spare(model) > 0 and not self._waited(model)
+            expire = model in self._models and self._fleet.spare(model) > 0 and not self._waited(model)
             if expire != (model in self._expire):
                 (self._expire.add if expire else self._expire.discard)(model)
                 moved.update(entry.id for entry in self._fleet.alive(model))
@@ -78,13 +78,16 @@ class Expiring:
 
     def limit(self, entry: InstanceEntry) -> float | None:
         """Return the idle seconds after which an instance is unloaded; None: never."""
+        if entry.retired:
+            return 0.0
         ttl = self._ttl(entry)
         return None if ttl == NEVER or self._fleet.spare(entry.model) <= 0 else ttl
 
     def _at(self, entry: InstanceEntry) -> float | None:
+        if not entry.idle or entry.retired or entry.model not in self._expire:
+            return None
         ttl = self._ttl(entry)
-        expires = entry.idle and ttl != NEVER and entry.model in self._expire
-        return entry.idle_since + ttl if expires else None
+        return None if ttl == NEVER else entry.idle_since + ttl
 
     def _ttl(self, entry: InstanceEntry) -> float:
         return self._models[entry.model].ttl if entry.ttl is None else entry.ttl

@@ -54,7 +54,7 @@ class PlaceEntry:
 
 @define(eq=False)
 class _Group:
-    """The instances of one model, by their ids, in the order of their loads."""
+    """The instances of one model with its present configuration, by their ids, in the order of their loads."""
 
     all: dict[str, InstanceEntry] = Factory(dict)
     alive: dict[str, InstanceEntry] = Factory(dict)
@@ -84,6 +84,8 @@ class Fleet:
         """Whether the memory of a place has a limit."""
         self.reliefs = 0
         """Counts the changes that may have made room for another instance."""
+        self.retired: dict[str, InstanceEntry] = {}
+        """The instances with a former configuration: they count at their places, but not for their models."""
         self.lacking = {name for name, model in models.items() if model.min_instances > 0}
         """The models with fewer instances than they keep."""
         self.doubted: dict[str, float] = {}
@@ -101,7 +103,7 @@ class Fleet:
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def alive(self, model: str) -> Collection[InstanceEntry]:
-        """Return the instances of a model that are ready or loading."""
+        """Return the instances of a model that are ready or loading, with its present configuration."""
         return self._group(model).alive.values()
 
     def all(self, model: str) -> Collection[InstanceEntry]:
@@ -136,6 +138,8 @@ class Fleet:
 
     def keeps(self, entry: InstanceEntry) -> bool:
         """Whether an instance is one that its model keeps."""
+        if entry.retired:
+            return False
         return self._models[entry.model].min_instances > 0 and entry.id in self.held(entry.model)
 
     def take_crews(self) -> list[PlaceEntry]:
@@ -191,15 +195,25 @@ class Fleet:
         self.reliefs += 1
         self._touch(entry, group)
 
+    def retire(self, entry: InstanceEntry) -> None:
+        """An instance has a former configuration from now on."""
+        group = self._group(entry.model)
+        entry.retired = True
+        self.retired[entry.id] = entry
+        group.loading -= entry.state == "loading"
+        for index in (group.all, group.alive, group.free):
+            index.pop(entry.id, None)
+        self._touch(entry, group)
+
     def close(self, entry: InstanceEntry) -> None:
         """An instance is being unloaded."""
-        group = self._groups[entry.model]
+        group = self._group(entry.model)
         if entry.state == "loading":
-            group.loading -= 1
+            group.loading -= not entry.retired
             self.loading -= 1
         entry.state = "closing"
         self.closing += 1
-        del group.alive[entry.id]
+        group.alive.pop(entry.id, None)
         group.free.pop(entry.id, None)
         self.reliefs += 1
         self._touch(entry, group)
@@ -207,12 +221,13 @@ class Fleet:
     def remove(self, instance: str) -> InstanceEntry:
         """An instance is gone; return it."""
         entry = self.instances.pop(instance)
-        group = self._groups[entry.model]
-        del group.all[instance]
+        group = self._group(entry.model)
+        self.retired.pop(instance, None)
+        group.all.pop(instance, None)
         group.alive.pop(instance, None)
         group.free.pop(instance, None)
         if entry.state == "loading":
-            group.loading -= 1
+            group.loading -= not entry.retired
             self.loading -= 1
         self.closing -= entry.state == "closing"
         place = self.places[entry.place]
@@ -223,7 +238,7 @@ class Fleet:
         self.reliefs += 1
         self._touch(entry, group)
         if not group.all:
-            del self._groups[entry.model]
+            self._groups.pop(entry.model, None)
         return entry
 
     def take(self, entry: InstanceEntry, ticket: Ticket, now: float) -> None:
@@ -241,9 +256,9 @@ class Fleet:
 
     def finish(self, entry: InstanceEntry, ticket: str, now: float) -> None:
         """A request has left an instance."""
-        group = self._groups[entry.model]
+        group = self._group(entry.model)
         del entry.running[ticket]
-        if entry.state == "ready":
+        if entry.state == "ready" and not entry.retired:
             group.free[entry.id] = entry
         if not entry.running:
             entry.idle_since = now
@@ -256,7 +271,14 @@ class Fleet:
         """An instance counts for more."""
         entry.need = need
         self.recount(entry.place)
-        self._touch(entry, self._groups[entry.model])
+        self._touch(entry, self._group(entry.model))
+
+    def reconfigure(self) -> None:
+        """The models' table has the models of a new configuration."""
+        self.lacking = {name for name, model in self._models.items() if self.spare(name) < 0 < model.min_instances}
+        self.touched.update(self._models, self._groups)
+        for group in self._groups.values():
+            group.held = None
 
     def changed(self, entry: InstanceEntry) -> None:
         """Anything else of an instance has changed, such as how long it may be idle."""
@@ -275,6 +297,8 @@ class Fleet:
         group.held = None
         self.touched.add(entry.model)
         self.moved.add(entry.id)
+        if entry.retired or entry.model not in self._models:
+            return
         kept = self._models[entry.model].min_instances
         if kept and len(group.alive) < kept:
             self.lacking.add(entry.model)

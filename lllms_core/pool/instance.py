@@ -254,6 +254,14 @@ class Instance:
             self._send(Survey(number, tuple(forget), everything))
         return await answer
 
+    def watch(self, seconds: float) -> None:
+        """Set for how long the busy worker may show no sign of progress; 0: no limit."""
+        self._patience = evolve(self._patience, watchdog=seconds)
+        self._watchdog.stop()
+        self._watchdog.limit = seconds
+        if self._runs or self._surveys:
+            self._watchdog.start()
+
     def use_threads(self, count: int) -> None:
         """Set the number of cores that the worker may use."""
         self._send(UseThreads(count))

@@ -1,5 +1,6 @@
 """Gives the waiting requests their instances, and models the room for theirs; pure."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
@@ -16,7 +17,7 @@ from lllms_core.pool.fleet import Fleet
 from lllms_core.pool.queue import Queue
 from lllms_core.pool.residency import stays_for
 from lllms_core.pool.seating import Plan, Seating
-from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings, Ticket
 
 LOOK_AGAIN = 2.0
 """Seconds between looks for memory that other programs hold, or sessions that could not be given up."""
@@ -31,8 +32,7 @@ class Placing:
     ) -> None:
         self.fleet = Fleet(models)
         if local:
-            memory = None if limits.memory is None else limits.memory.instances
-            self.fleet.arrive(Place(LOCAL, "this machine", limits.cores, memory))
+            self._arrive()
         self.queue = Queue(limits.max_wait_before_swap)
         self.seating = Seating(models, limits, self.fleet, look)
         self.absent = set(absent)
@@ -50,11 +50,45 @@ class Placing:
         """Whether sessions are being given up."""
         self.look_at: float | None = None
         """When to look again for memory that is not the instances'."""
+        self.lowered = False
+        """Whether there may be more instances than a new configuration allows."""
         self.limits = limits
         self._models = models
         self._new_id = new_id
         self._crowded: dict[str, int] = {}
         """By model: `Fleet.reliefs` when there was no room for one more instance."""
+
+    def _arrive(self) -> None:
+        """Use this machine, with the limits of the configuration."""
+        memory = None if self.limits.memory is None else self.limits.memory.instances
+        self.fleet.arrive(Place(LOCAL, "this machine", self.limits.cores, memory))
+
+    def reconfigure(self, change: PoolChange) -> list[Effect]:
+        """Take the models and limits of a new configuration; the models' table has its models by now.
+
+        The instances of models that are gone or replaced get no more requests. Those that are being loaded end.
+        """
+        self.limits, self.lowered = change.limits, True
+        if LOCAL in self.fleet.places:
+            self._arrive()
+        self.queue.reconfigure(change.limits.queue_timeout, change.limits.max_wait_before_swap)
+        known = self._models.keys() - change.fresh
+        for of_models in (self.absent, self.failed, self.again):
+            of_models.intersection_update(known)
+        self.absent |= change.absent
+        effects: list[Effect] = []
+        for entry in list(self.fleet.instances.values()):
+            if entry.model not in known and not entry.retired:
+                self.fleet.retire(entry)
+                if entry.state == "loading":
+                    effects.append(self.stop(entry, "changed"))
+        self.fleet.reconfigure()
+        self.seating.reconfigure(change)
+        return effects
+
+    def end_retired(self) -> list[Effect]:
+        """Unload the instances with a former configuration that have no more requests."""
+        return [self.stop(entry, "changed") for entry in list(self.fleet.retired.values()) if entry.idle]
 
     def takes(self, model: str) -> bool:
         """Whether a model has, or will have, an instance that takes requests."""
@@ -146,8 +180,27 @@ class Placing:
         return [ShrinkSessions(size)]
 
     def shed(self) -> list[Effect]:
-        """Unload idle instances if all together have grown above the limit."""
-        return [self.stop(self.fleet.instances[victim], "grown") for victim in self.seating.to_shed()]
+        """Unload idle instances if all at a place have grown above its limit, or are more than allowed."""
+        effects = [self.stop(self.fleet.instances[victim], "grown") for victim in self.seating.to_shed()]
+        return effects + self._shed_surplus() if self.lowered else effects
+
+    def _shed_surplus(self) -> list[Effect]:
+        """Unload idle instances, those that have been idle for longest first, down to a lowered `max_instances`."""
+        effects: list[Effect] = []
+        most = self.limits.max_instances
+        lasting = [one for one in self.fleet.instances.values() if one.state != "closing" and not one.retired]
+        totals = Counter(one.place for one in lasting)
+        for entry in sorted((one for one in lasting if one.idle), key=lambda one: one.idle_since):
+            own = len(self.fleet.alive(entry.model))
+            if own > self._models[entry.model].max_instances or (
+                totals[entry.place] > most and self.fleet.spare(entry.model) > 0
+            ):
+                effects.append(self.stop(entry, "changed"))
+                totals[entry.place] -= 1
+        self.lowered = max(totals.values(), default=0) > most or any(
+            len(self.fleet.alive(name)) > model.max_instances for name, model in self._models.items()
+        )
+        return effects
 
     def _make_room_for_kept(self, kept: AbstractSet[str], now: float) -> list[Effect]:
         """Take back the memory of missing kept instances, if others got it before anybody knew how much they need."""

@@ -6,9 +6,12 @@ import secrets
 import string
 import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from types import MappingProxyType
 from typing import Self
+
+from attrs import evolve
 
 from lllms_core.answers import Stream
 from lllms_core.caller import CALLER, Caller
@@ -30,7 +33,7 @@ from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.spares import Spares
-from lllms_core.pool.state import MemoryLimit, PoolLimits
+from lllms_core.pool.state import MemoryLimit, PoolChange, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
 from lllms_core.status import DeviceUse, FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
@@ -103,18 +106,50 @@ class Pool:
             entry.name: PoolModel.of(entry, files.get(entry.name), partial(catalog.place, entry.name))
             for entry in catalog.entries
         }
-        spares = spare_workers(server, models.values())
-        limits = PoolLimits(
-            server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
-            memory_limit(server, spares), server.max_wait_before_swap, server.min_residency,
-            server.gpu_memory_limit, spares,
-        )
+        limits = limits_of(server, models)
         return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer)
 
     def add(self, name: str, model: PoolModel) -> None:
         """Accept requests for another model, whose files are here, and which keeps no instances."""
         self._models[name] = model
         self._scheduler.add(name, model.limits)
+
+    def reconfigure(
+        self, models: Mapping[str, PoolModel], server: ServerConfig, fresh: AbstractSet[str],
+        unfit: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """Serve these models from now on, with the limits of this configuration; nothing else is touched.
+
+        The pool must be started. The instances of those that are `fresh` and were known before, and of those that are
+        gone, take no more requests, and end with their last one. Waiting requests take the new configuration; those
+        whose model is gone are refused, and so are those for models that are `unfit`: their engine is another, which
+        may not honour them.
+        """
+        before, old = self._scheduler.limits, dict(self._models)
+        limits = limits_of(server, models)
+        self._models.clear()
+        for name, model in models.items():
+            known = old.get(name)
+            self._models[name] = model if known is None or name in fresh else evolve(
+                known, limits=model.limits, prepare=model.prepare, blocking=model.blocking,
+            )
+        fixed = self._scheduler.seating.fixed
+        fixed.clear()
+        fixed.update(name for name, model in self._models.items() if model.memory is not None)
+        engines = [model.engine for model in self._models.values() if model.isolation == "process"]
+        self._spares.reconfigure(limits.spare_workers, engines)
+        self._watch.devices.reconfigure(limits.gpu_memory)
+        self._dispatcher.reconfigure(PoolChange(
+            {name: model.limits for name, model in self._models.items()}, limits,
+            fresh=fresh, unfit=unfit,
+            absent={name for name in fresh if models[name].files is not None and models[name].spec.file is None},
+            prepare={name for name, model in models.items() if model.prepare},
+            measure=(before.memory, before.gpu_memory) != (limits.memory, limits.gpu_memory)
+            or (len(old) == 1) != (len(models) == 1),  # a lone model gets a larger share of the memory
+        ))
+        for instance in self._dispatcher.instances.values():
+            if not self._scheduler.instances[instance.id].retired:
+                instance.watch(self._models[instance.model].limits.watchdog)
 
     @property
     def open(self) -> bool:
@@ -289,11 +324,14 @@ class Pool:
     def planned(self, model: str, spec: ModelSpec) -> ModelSpec:
         """Return the spec with the memory that an instance gets for its automatic sizes if there is room.
 
-        May read the file's header; in any thread.
+        May read the file's header; in any thread. Raises `ModelUnknown` if it is not served any more.
         """
         limit = self._scheduler.limits.memory
         devices = NO_DEVICES if limit is None else self._watch.devices.find()
-        return planned(self._models[model], spec, limit, alone=len(self._models) == 1, devices=devices)
+        known = self._models.get(model)
+        if known is None:
+            raise ModelUnknown(f"model '{model}' was removed from the configuration")
+        return planned(known, spec, limit, alone=len(self._models) == 1, devices=devices)
 
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""
@@ -398,6 +436,16 @@ class Pool:
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
         )
+
+
+def limits_of(server: ServerConfig, models: Mapping[str, PoolModel]) -> PoolLimits:
+    """Return the limits of a pool with these models."""
+    spares = spare_workers(server, models.values())
+    return PoolLimits(
+        server.concurrency, server.queue_size, server.queue_timeout, server.max_instances, available_cores(),
+        memory_limit(server, spares), server.max_wait_before_swap, server.min_residency, server.gpu_memory_limit,
+        spares,
+    )
 
 
 def _instance_id(model: str) -> str:

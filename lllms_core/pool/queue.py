@@ -12,6 +12,7 @@ Only requests that a loaded instance can take have turns. `claims` says whose mo
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from attrs import define
 
@@ -99,6 +100,12 @@ class Queue:
         self._clients[ticket.client].running -= 1
         self._forget(ticket.client)
         return ticket
+
+    def reconfigure(self, queue_timeout: float, max_wait: float) -> None:
+        """Take new limits, which also hold for the requests that wait."""
+        self._max_wait = max_wait
+        for ticket in self.waiting.values():
+            ticket.until = ticket.arrived + min(queue_timeout, inf if ticket.patience is None else ticket.patience)
 
     def put_back(self, ticket_id: str, now: float) -> None:
         """Let a running request wait once more, before those that arrived after it, and as long as a new one."""

@@ -2,7 +2,15 @@
 
 from math import ceil
 
-from lllms_core.errors import InsufficientMemory, LllmsError, ModelLoadFailed, QueueFull, WaitedTooLong
+from lllms_core.errors import (
+    InsufficientMemory,
+    LllmsError,
+    ModelLoadFailed,
+    ModelUnknown,
+    Overloaded,
+    QueueFull,
+    WaitedTooLong,
+)
 from lllms_core.pool.state import PoolLimits, Ticket
 
 
@@ -11,6 +19,18 @@ def cooling_down(model: str, reason: str, seconds: float) -> LllmsError:
     left = ceil(seconds)
     return ModelLoadFailed(
         f"model '{model}' cannot be loaded: {reason}; next try in {left} s (`lllms load {model}` tries at once)", left,
+    )
+
+
+def removed(ticket: Ticket) -> LllmsError:
+    """Return the refusal of a request whose model a new configuration lacks."""
+    return ModelUnknown(f"model '{ticket.model}' was removed from the configuration while the request waited for it")
+
+
+def replaced(ticket: Ticket) -> LllmsError:
+    """Return the refusal of a request that was made for another engine than its model has now."""
+    return Overloaded(
+        f"a new configuration gave model '{ticket.model}' another engine while the request waited; send it again",
     )
 
 

@@ -53,9 +53,9 @@ from lllms_core.pool.expiring import Expiring
 from lllms_core.pool.fleet import NO_DEVICES
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
-from lllms_core.pool.refusals import cooling_down, queue_full, waited_too_long
+from lllms_core.pool.refusals import cooling_down, queue_full, removed, replaced, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolLimits, Surroundings, Ticket
+from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings, Ticket
 
 DOUBT = 5.0
 """Seconds in which a place gets no new instances after one was lost with it: by then its placement knows more."""
@@ -124,6 +124,26 @@ class Scheduler:
         """There is another model, whose files are here, and which keeps no instances."""
         self._models[model] = limits
 
+    def reconfigure(self, change: PoolChange, now: float) -> list[Effect]:
+        """There is a new configuration. Requests run to their ends where they are; the waiting ones take it.
+
+        Those whose model is gone are refused, and those that may not fit the engine that their model has now.
+        """
+        gone = self._models.keys() - change.models.keys()
+        self._models.clear()
+        self._models.update(change.models)
+        for model in gone | change.fresh:
+            self.setbacks.clear(model)
+        self.preparing -= gone | change.fresh
+        self.measuring.clear()  # what is being measured may be out of date
+        effects = self.placing.reconfigure(change)
+        if self.stopping:
+            return effects
+        waiting = list(self.waiting.values())
+        effects += self.placing.refuse(removed, (one for one in waiting if one.model in gone))
+        effects += self.placing.refuse(replaced, (one for one in waiting if one.model in change.unfit))
+        return [*effects, *self._prepare(self._absent & change.prepare), *self._look_at_all(now)]
+
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
         self.preparing.discard(model)
@@ -146,14 +166,17 @@ class Scheduler:
 
     def lost(self, instance: str, now: float) -> list[Effect]:
         """An instance cannot be loaded, because the files of its model have disappeared."""
-        model = self.fleet.remove(instance).model
-        self._absent.add(model)
-        self.seating.forget(model)
+        entry = self.fleet.remove(instance)
+        if not entry.retired:
+            self._absent.add(entry.model)
+            self.seating.forget(entry.model)
         return self._look_at_all(now)
 
     def outdated(self, instance: str, now: float) -> list[Effect]:
         """An instance is not loaded, because the files of its model have changed since its need was found out."""
-        self.seating.forget(self.fleet.remove(instance).model)
+        entry = self.fleet.remove(instance)
+        if not entry.retired:
+            self.seating.forget(entry.model)
         return self._look_at_all(now)
 
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
@@ -253,8 +276,9 @@ class Scheduler:
         return self._look_at_all(now)
 
     def _lose(self, instance: str, unanswered: Collection[str], now: float) -> None:
-        for ticket in self.fleet.remove(instance).running.values():
-            if ticket.id in unanswered and not ticket.requeued and not self.stopping:
+        entry = self.fleet.remove(instance)
+        for ticket in entry.running.values():
+            if ticket.id in unanswered and not (ticket.requeued or entry.retired or self.stopping):
                 self.queue.put_back(ticket.id, now)
             else:
                 self.queue.end(ticket.id)
@@ -267,6 +291,8 @@ class Scheduler:
         entry = self.fleet.remove(instance)
         for ticket in entry.running:
             self.queue.end(ticket)
+        if entry.retired:  # says nothing of its model's present configuration
+            return self._schedule(now)
         effects: list[Effect] = []
         if starved and entry.state != "closing":
             self.seating.learn(entry.model, entry.told.told, self.seating.after_death(entry))
@@ -377,6 +403,7 @@ class Scheduler:
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
         if self.placing.again:
             self.placing.again &= {*self.queue.models, *kept}
+        effects += self.placing.end_retired()
         effects += [*self.placing.fill(kept, now), *self.placing.shed()]
         if refused := self._refuse_expired(now):
             self.placing.open |= self._notice()

@@ -25,7 +25,7 @@ from lllms_core.pool.fleet import Fleet, PlaceEntry
 from lllms_core.pool.known_needs import KnownNeeds
 from lllms_core.pool.residency import Stays
 from lllms_core.pool.shortages import shortage, too_large, too_large_everywhere, too_large_for
-from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolLimits, Surroundings
+from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings
 
 AFTER_DEATH, MOST_AFTER_DEATHS = 1.25, 2.0
 """A model whose worker died for lack of memory counts for this many times its need; after several deaths, for at most
@@ -83,6 +83,15 @@ class Seating(KnownNeeds):
     def known(self, model: str) -> bool:
         """Whether the need of a model is known, or does not matter."""
         return model in self.needs or not self._fleet.limited
+
+    def reconfigure(self, change: PoolChange) -> None:
+        """Take the limits of a new configuration; the models' table has its models by now."""
+        self._limits = change.limits
+        for model in {*self.needs, *self._learnt, *self.load_seconds}:
+            if model not in self._models or model in change.fresh:
+                self.forget(model)
+        if change.measure:
+            self.needs.clear()
 
     def measured(self, entry: InstanceEntry, private: int) -> bool:
         """Record what an instance takes; return whether it counts for more than before."""
@@ -216,7 +225,7 @@ class Seating(KnownNeeds):
             used = [
                 entry.used for entry in place.instances.values()
                 if entry.model != model and entry.state != "closing" and entry.id not in plan.leaving
-                and not self._fleet.keeps(entry) and not plan.stays(entry)
+                and not entry.retired and not self._fleet.keeps(entry) and not plan.stays(entry)
             ]
             if used:
                 ages.append((min(used), place))
@@ -289,7 +298,7 @@ class Seating(KnownNeeds):
         return [
             *(
                 Seat(
-                    entry.id, entry.need, "closing" if entry.id in plan.leaving else entry.state,
+                    entry.id, entry.need, "closing" if entry.id in plan.leaving or entry.retired else entry.state,
                     # A model does not make room for itself.
                     busy=bool(entry.running) or entry.model == model or plan.stays(entry),
                     kept=self._fleet.keeps(entry), idle_since=entry.idle_since,
@@ -366,7 +375,7 @@ class _Option:
         entry = self._entry
         full = len(entry.instances) >= room.most or (room.limit is not None and entry.used + need.private > room.limit)
         return full and need.total <= (room.limit or 0) and not need.devices and all(
-            one.running and one.id not in self._plan.leaving and not self._seating.keeps(one)
+            one.running and not one.retired and one.id not in self._plan.leaving and not self._seating.keeps(one)
             for one in entry.instances.values()
         )
 

@@ -77,10 +77,9 @@ class Spares:
     def __init__(self, count: int, engines: Sequence[Engine], start: StartWorker = start_worker) -> None:
         """Keep none before the first `settle`. `engines` are those that models may use, the likeliest first."""
         self._start = start
-        # The main script, imported anew for a spare, might do more than define an engine.
-        self._engines = {engine.name: engine for engine in engines if type(engine).__module__ != "__main__"}
-        self._order = [*self._engines]
-        self._count = count if self._engines else 0
+        self._engines: dict[str, Engine] = {}
+        self._order: list[str] = []
+        self._count = 0
         self._spares: list[Spare] = []
         self._leaving: set[Spare] = set()
         self._loading: set[ProcessWorker] = set()
@@ -94,6 +93,15 @@ class Spares:
         """When `settle` is due although nothing has happened."""
         self.changed: Callable[[], None] = lambda: None
         """Called when `settle` is due because of a spare."""
+        self.reconfigure(count, engines)
+
+    def reconfigure(self, count: int, engines: Sequence[Engine]) -> None:
+        """Keep this many from the next `settle` on, for these engines; those used last stay the likeliest."""
+        # The main script, imported anew for a spare, might do more than define an engine.
+        self._engines = {engine.name: engine for engine in engines if type(engine).__module__ != "__main__"}
+        kept = [name for name in self._order if name in self._engines]
+        self._order = [*kept, *(name for name in self._engines if name not in kept)]
+        self._count = count if self._engines else 0
 
     @property
     def pids(self) -> list[int]:
@@ -124,7 +132,7 @@ class Spares:
         `loading`, `running`: whether there are such instances and requests; `awaited`: engines of models that will be
         loaded once instances that are closing are gone. Their processes start meanwhile.
         """
-        if not self._count:
+        if not self._count and not self._spares:
             return
         self.wake_at = None
         for name in awaited:

@@ -1,6 +1,7 @@
 """The scheduler's state: limits, requests, instances."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from math import inf
 
 from attrs import Factory, define, field, frozen
@@ -85,6 +86,25 @@ class ModelLimits:
     """That of its requests, unless they have their own."""
 
 
+@frozen
+class PoolChange:
+    """What a new configuration changes in a pool."""
+
+    models: Mapping[str, ModelLimits]
+    """All models from now on."""
+    limits: PoolLimits
+    fresh: AbstractSet[str] = frozenset()
+    """Models that were unknown, or whose instances are replaced."""
+    absent: AbstractSet[str] = frozenset()
+    """Those of them whose files are missing."""
+    prepare: AbstractSet[str] = frozenset()
+    """Models whose files are fetched now, if they are missing."""
+    unfit: AbstractSet[str] = frozenset()
+    """Models whose engine is another, which the waiting requests may not fit."""
+    measure: bool = False
+    """Whether all models may need other memory than before."""
+
+
 @define(eq=False)
 class Ticket:
     """A waiting or running request."""
@@ -134,6 +154,8 @@ class InstanceEntry:
     """When it got its last request."""
     ttl: float | None = None
     """How long it may be idle after that request; None: the `ttl` of its model."""
+    retired: bool = False
+    """Whether it has a former configuration: it finishes its requests, takes no more, and is unloaded."""
     again: bool = False
     """Whether its load is the second try, after one that failed for lack of memory."""
     seen: SeenPrefixes = Factory(SeenPrefixes)

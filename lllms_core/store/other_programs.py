@@ -1,12 +1,11 @@
 """Models that other programs have on this machine: found in place, only read.
 
 Hugging Face, llama.cpp, LM Studio and Ollama each keep theirs in their own folder; the path of a found model can be
-used for `file` in a configuration.
+used for `file` in a configuration, and so can the name of one of Ollama's: `ollama:llama3.2:3b`.
 """
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
@@ -17,11 +16,10 @@ from attrs import field, frozen
 
 from lllms_core.gguf import is_model_file, part_paths
 from lllms_core.machine import read_regular
+from lllms_core.store.ollama_manifests import left_out, ollama_name, ollama_weights
 
 Place = Literal["huggingface", "llama.cpp", "lmstudio", "ollama"]
 
-_OLLAMA_HOST, _OLLAMA_OWNER = "registry.ollama.ai", "library"
-_OLLAMA_WEIGHTS = "application/vnd.ollama.image.model"
 _OLLAMA_SERVICE = Path("/usr/share/ollama/.ollama/models")
 """The models of the service that Ollama's installer sets up on Linux."""
 
@@ -37,6 +35,13 @@ class FoundModel:
     """The weights file, of a split model the first part: a value for `file`."""
     size: int
     """Bytes of all parts."""
+    left_out: tuple[str, ...] = ()
+    """What that program would use beside the weights, and we do not."""
+
+    @property
+    def source(self) -> str:
+        """What to write for `file`, `--model`, `run` and `chat`."""
+        return f"ollama:{self.name}" if self.place == "ollama" else str(self.path)
 
 
 @frozen
@@ -61,6 +66,19 @@ def find_models(
         found += _models("lmstudio", folder, disk)
     for folder in ollama_folders(environ, home, platform):
         found += _ollama(folder, disk)
+    return _findings(found, disk)
+
+
+def find_ollama(
+    environ: Mapping[str, str] = os.environ, home: Path | None = None, platform: str = sys.platform,
+) -> Findings:
+    """Search the folders of Ollama only."""
+    disk = _Disk()
+    folders = ollama_folders(environ, home or Path.home(), platform)
+    return _findings([model for folder in folders for model in _ollama(folder, disk)], disk)
+
+
+def _findings(found: list[FoundModel], disk: "_Disk") -> Findings:
     # Of two with one name, the first counts: folders and revisions are in order of precedence.
     models = {(model.place, model.name): model for model in reversed(found)}
     return Findings(tuple(models[key] for key in sorted(models)), tuple(disk.problems))
@@ -145,32 +163,14 @@ def _ollama(folder: Path, disk: "_Disk") -> Iterator[FoundModel]:
         parts = file.relative_to(manifests).parts
         if len(parts) < 3 or file.name.startswith("."):
             continue
-        digest = ollama_weights(disk.json(file))
+        manifest = disk.json(file)
+        digest = ollama_weights(manifest)
         if digest is None:
             continue
         blob = folder / "blobs" / digest.replace(":", "-")
         size = disk.size(blob)
         if size is not None:
-            yield FoundModel("ollama", ollama_name(parts), blob, size)
-
-
-def ollama_name(parts: tuple[str, ...]) -> str:
-    """Return Ollama's name for the model of a manifest at this path: `llama3.2:1b`, `hf.co/org/repo:Q4_K_M`."""
-    *owner, tag = parts
-    if owner[0] == _OLLAMA_HOST:
-        owner = owner[2:] if owner[1] == _OLLAMA_OWNER and len(owner) > 2 else owner[1:]
-    return f"{'/'.join(owner)}:{tag}"
-
-
-def ollama_weights(manifest: object) -> str | None:
-    """Return the digest of a manifest's weights; None if it names none in a known form."""
-    layers = manifest.get("layers") if isinstance(manifest, dict) else None
-    for layer in layers if isinstance(layers, list) else ():
-        if isinstance(layer, dict) and layer.get("mediaType") == _OLLAMA_WEIGHTS:
-            digest = layer.get("digest")
-            if isinstance(digest, str) and re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-                return digest
-    return None
+            yield FoundModel("ollama", ollama_name(parts), blob, size, left_out(manifest))
 
 
 @frozen

@@ -51,17 +51,26 @@ class Store(Shelf):
         With `sha256`, only if the (first) file was verified to have it. Raises `InvalidSource`.
         """
         source = self.canonical(source)
-        if self.downloader(source) is None:
-            file = self.stored(self.path(source))
-            if file is None or (sha256 is not None and file.sha256 != sha256.lower()):
-                return None
-            first, *others = part_paths(file.path)
-            parts = map(self.stored, others) if first == file.path else ()
-            return StoredModel(source, (file, *(part for part in parts if part is not None)))
+        downloader = self.downloader(source)
+        if downloader is None:
+            return self._in_place(source, self.path(source), "", sha256)
+        if downloader.local:
+            named = downloader.find(source)
+            path = None if named is None else named.files[0].path
+            return None if named is None or path is None else self._in_place(source, path, named.note, sha256)
         model = self.recorded(read_record(self.source_record(source), SourceRecord), self.source_record(source))
         if model is None or any(file.sha256 is None for file in model.files):
             return None
         return None if sha256 is not None and model.files[0].sha256 != sha256.lower() else model
+
+    def _in_place(self, source: str, path: Path, note: str, sha256: str | None) -> StoredModel | None:
+        """Return the model of a file elsewhere, which users have put there: it counts as right, whatever it holds."""
+        file = self.stored(path)
+        if file is None or (sha256 is not None and file.sha256 != sha256.lower()):
+            return None
+        first, *others = part_paths(file.path)
+        parts = map(self.stored, others) if first == file.path else ()
+        return StoredModel(source, (file, *(part for part in parts if part is not None)), note)
 
     # -- getting ------------------------------------------------------------------------------------------------------
 
@@ -159,7 +168,7 @@ class Store(Shelf):
                 locks.enter_context(self._locked(path, download))
             for file in model.files:
                 self._get_file(file, _expected(file, sha256), downloader, download)
-            if downloader is not None:
+            if downloader is not None and not downloader.local:
                 names = [file.name if file.path is None else str(file.path) for file in model.files]
                 write_record(self.source_record(source), {"source": source, "files": names, "note": model.note})
             found = self.find(source, sha256)
@@ -168,10 +177,11 @@ class Store(Shelf):
         return found
 
     def _resolve(self, downloader: Downloader, source: str) -> RemoteModel:
-        here = downloader.find(source) if self.offline else None
+        offline = self.offline and not downloader.local
+        here = downloader.find(source) if offline else None
         if here is not None:
             return here
-        if self.offline:
+        if offline:
             raise Offline(
                 f"{shown(source)} is not on this disk, and offline mode is on (--offline, LLLMS_OFFLINE,"
                 " HF_HUB_OFFLINE): fetch it once online, or name a file on this disk",

@@ -60,6 +60,8 @@ class Reads:
     """
 
     read: Callable[[object], object]
+    schema: Mapping[str, object] = attrs.field(factory=dict, eq=False)
+    """The JSON schema of what it reads, as far as that can say it."""
 
 
 def structure(data: object, into: type[T], path: Keys = ()) -> T:
@@ -72,6 +74,15 @@ def structure(data: object, into: type[T], path: Keys = ()) -> T:
         return _CONVERTER.structure(data, into)
     except Exception as error:
         raise StructureError(list(_violations(error, path, into))) from error
+
+
+def fits(value: object, kind: object) -> bool:
+    """Whether a plain value can be read as a value of this type."""
+    try:
+        _CONVERTER.structure(value, cast("type[object]", kind))
+    except Exception:  # noqa: BLE001  # whatever the converter and the validators raise
+        return False
+    return True
 
 
 def with_folder(value: T, folder: Path) -> T:

@@ -26,6 +26,14 @@ class Allowance:
     def _full(self) -> float:
         return float(self.key.requests_per_minute or 0)
 
+    def renewed(self, key: ApiKey) -> "Allowance":
+        """Take the key's new limits, at once and for the requests that are open."""
+        rate, before = key.requests_per_minute, self.key.requests_per_minute
+        if rate is not None:
+            self.level = float(rate) if before is None else min(self.level, float(rate))
+        self.key = key
+        return self
+
     def enter(self, now: float) -> tuple[str, int] | None:
         """Let a request in, or return the limit that it exceeds, and the seconds until another try makes sense."""
         places, rate = self.key.concurrency, self.key.requests_per_minute

@@ -1,7 +1,7 @@
 """Who sends an HTTP request and how urgent it is, for the queue: by its address, its key and its headers."""
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from hashlib import blake2b
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from secrets import token_bytes
@@ -51,21 +51,24 @@ class Trusted:
         return any(address in network for network in self.networks)
 
 
-def know_callers(routes: Blueprint, trusted: Trusted, *, by_key: bool) -> None:
-    """Let the queue know who sends the requests to these routes; from `trusted` clients it accepts priorities.
+def know_callers(routes: Blueprint, server: Callable[[], ServerConfig]) -> None:
+    """Let the queue know who sends the requests to these routes; from trusted clients it accepts priorities.
 
-    A priority from elsewhere has no effect, and the header of ignored parameters names it. `by_key`: the key check has
-    found out who the caller is.
+    A priority from elsewhere has no effect, and the header of ignored parameters names it. `server` returns the
+    configuration in force; if that has keys, the key check has found out who the caller is.
     """
+    def is_trusted() -> bool:
+        return Trusted.of(server()).include_sender()
+
     async def identify() -> None:
         headers = request.headers
-        caller = CALLER.get() if by_key else Caller(client_name())
-        priority = _priority(headers[PRIORITY]) if PRIORITY in headers and trusted.include_sender() else None
+        caller = CALLER.get() if server().has_keys else Caller(client_name())
+        priority = _priority(headers[PRIORITY]) if PRIORITY in headers and is_trusted() else None
         patience = _seconds(headers[PATIENCE]) if PATIENCE in headers else None
         CALLER.set(evolve(caller, priority=priority, patience=patience))
 
     async def name_ignored(response: Response) -> Response:
-        if PRIORITY in request.headers and not trusted.include_sender():
+        if PRIORITY in request.headers and not is_trusted():
             others = response.headers.get(HEADER)
             response.headers[HEADER] = PRIORITY if others is None else f"{others}, {PRIORITY}"
         return response

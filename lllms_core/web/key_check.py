@@ -25,14 +25,23 @@ STRANGER = Caller(known=False)
 class KeyCheck:
     """Refuses requests without a known key, and lets host and queue know the caller by its key.
 
-    A POST takes a place of its key until its whole answer is sent, or its client has left.
+    Without any keys it lets everybody in. A POST takes a place of its key until its whole answer is sent, or its client
+    has left.
     """
 
     def __init__(self, keyring: Keyring, prefix: str = "", clock: Callable[[], float] = time.monotonic) -> None:
-        self._keyring = keyring
+        self.keyring = keyring
         self._open = f"{prefix}{OPEN}"
         self._clock = clock
         self._allowances = {key.name: Allowance(key) for key in keyring.keys}
+
+    def take(self, keyring: Keyring) -> None:
+        """Know these keys from now on; those that were known before keep their count of requests."""
+        self.keyring = keyring
+        known = self._allowances
+        self._allowances = {
+            key.name: known[key.name].renewed(key) if key.name in known else Allowance(key) for key in keyring.keys
+        }
 
     def guard(self, routes: Quart | Blueprint) -> None:
         """Check every request to these routes, WebSockets included."""
@@ -40,9 +49,11 @@ class KeyCheck:
         routes.before_websocket(self._check)
 
     async def _check(self) -> None:
+        if not self.keyring.keys:
+            return
         asked = request if has_request_context() else websocket
         secrets = list(sent_secrets(asked.headers))
-        key = next((found for one in secrets if (found := self._keyring.find(one)) is not None), None)
+        key = next((found for one in secrets if (found := self.keyring.find(one)) is not None), None)
         if key is not None:
             CALLER.set(Caller(key.name, models=key.models, key=key.name))
             if asked.method == "POST":

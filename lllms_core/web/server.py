@@ -26,11 +26,11 @@ ACCEPT_PAUSE = 1.0
 
 async def serve_app(
     app: ASGIFramework, listener: socket.socket, stopped: Callable[[], Awaitable[object]],
-    limits: ConnectionLimits | None = None, tls: ssl.SSLContext | None = None,
+    limits: ConnectionLimits | None = None, tls: Callable[[], ssl.SSLContext] | None = None,
 ) -> None:
     """Serve an ASGI application on a listening socket until `stopped` returns, then close the socket.
 
-    With `tls` it speaks HTTPS.
+    With `tls` it speaks HTTPS: for each connection that returns the settings, with the present certificate.
 
     Then idle connections are closed, and running requests have `limits.flush` seconds to end.
     """
@@ -67,7 +67,7 @@ class Listener:
     app: AppWrapper
     config: Config
     limits: ConnectionLimits
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
     context: WorkerContext = field(factory=lambda: WorkerContext(None))
     failures: Seldom = field(factory=lambda: Seldom(LOG))
     _tasks: set[asyncio.Task[None]] = field(factory=set)
@@ -140,9 +140,10 @@ class Listener:
         if client.family != getattr(socket, "AF_UNIX", None):
             # asyncio does so only if a socket knows its protocol; without it an answer in two parts takes 40 ms.
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        times = (None, None) if self.tls is None else (self.limits.headers, self.limits.linger)
+        tls = None if self.tls is None else self.tls()
+        times = (None, None) if tls is None else (self.limits.headers, self.limits.linger)
         return await asyncio.get_running_loop().connect_accepted_socket(
-            ConnectionReader, client, ssl=self.tls, ssl_handshake_timeout=times[0], ssl_shutdown_timeout=times[1],
+            ConnectionReader, client, ssl=tls, ssl_handshake_timeout=times[0], ssl_shutdown_timeout=times[1],
         )
 
     async def _wait(self, seconds: float) -> None:

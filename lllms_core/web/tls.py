@@ -1,12 +1,16 @@
 """The server's certificate for HTTPS."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
-from hypercorn.config import Config
+from hypercorn.config import Config as HypercornConfig
 
-from lllms_core.config import ServerConfig
+from lllms_core.config import Config, ServerConfig
 from lllms_core.errors import ConfigError
+from lllms_core.host.reloads import Step
+from lllms_core.machine import read_regular
 
 
 def open_tls(server: ServerConfig) -> ssl.SSLContext | None:
@@ -20,13 +24,50 @@ def open_tls(server: ServerConfig) -> ssl.SSLContext | None:
     for name, file in (("tls_certificate", certificate), ("tls_key", key)):
         if file is not None:
             _check_readable(name, file)
-    config = Config()
+    config = HypercornConfig()
     config.certfile, config.keyfile = str(certificate), str(key or certificate)
     config.keyfile_password = ""  # without any, OpenSSL would ask for it in the terminal
     try:
         return config.create_ssl_context()
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"server.tls_{_at_fault(certificate, key, error)}") from error
+
+
+class Certificate:
+    """The certificate of a server, which each new configuration may renew, also in the same files."""
+
+    def __init__(self, server: ServerConfig) -> None:
+        """Read the files. Raises `ConfigError`."""
+        self._content = _content(server)  # before: if a file is replaced meanwhile, the next time is in vain at worst
+        self.context = open_tls(server)
+
+    @property
+    def contexts(self) -> Callable[[], ssl.SSLContext] | None:
+        """Returns the settings of the next connection; None: the server does not speak HTTPS."""
+        return None if self.context is None else lambda: cast("ssl.SSLContext", self.context)
+
+    def prepare(self, config: Config) -> Step:
+        """Read the files of a new configuration, if the server speaks HTTPS. Raises `ConfigError`."""
+        content = _content(config.server)
+        context = open_tls(config.server)
+        if context is None or self.context is None or content == self._content:
+            return Step(lambda: None)
+
+        def take() -> None:
+            self.context, self._content = context, content
+
+        return Step(take, ("server.tls_certificate",))
+
+
+def _content(server: ServerConfig) -> list[bytes | None]:
+    return [_bytes(file) for file in (server.tls_certificate, server.tls_key) if file is not None]
+
+
+def _bytes(file: Path) -> bytes | None:
+    try:
+        return read_regular(file)
+    except OSError:
+        return None
 
 
 def _at_fault(certificate: Path, key: Path | None, error: Exception) -> str:

@@ -1,8 +1,9 @@
-"""Where model files come from: this machine (`file:`), the web (`https:`, `http:`), Hugging Face (`hf:`)."""
+"""Where model files come from: this machine (`file:`, `ollama:`), the web (`https:`, `http:`), Hugging Face (`hf:`)."""
 
 from collections.abc import Iterable
 
 from lllms_core.builtin.downloaders.file import FileDownloader
+from lllms_core.builtin.downloaders.ollama import OllamaDownloader
 from lllms_core.downloads import Downloader
 from lllms_core.hookspecs import hookimpl
 
@@ -15,4 +16,4 @@ def lllms_downloaders() -> Iterable[Downloader]:
     from lllms_core.builtin.downloaders.http import HttpDownloader
     from lllms_core.builtin.downloaders.hub import HubDownloader
 
-    return [FileDownloader(), HttpDownloader(), HubDownloader()]
+    return [FileDownloader(), HttpDownloader(), HubDownloader(), OllamaDownloader()]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -11,7 +11,7 @@ from attrs import field, frozen
 from lllms_core.builtin.downloaders.http import HttpDownloader
 from lllms_core.builtin.downloaders.quants import LATEST, Incomplete, choose, choose_file, complete
 from lllms_core.builtin.downloaders.retry_policy import RETRY_POLICY, RetryPolicy
-from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, shown, store_name
+from lllms_core.downloads import Downloader, Part, RemoteFile, RemoteModel, SearchHit, shown, store_name
 from lllms_core.errors import InvalidSource, Offline, SourceUnavailable
 from lllms_core.machine import read_regular
 
@@ -175,14 +175,9 @@ class HubDownloader(Downloader):
 
     def fetch(self, file: RemoteFile, part: Part) -> None:
         """Fetch a file, with the token that Hugging Face's library knows (`HF_TOKEN`, or `hf auth login`)."""
-        from huggingface_hub import utils
-
         from lllms_core.builtin.downloaders.transfer import Refused, fetch
 
-        known = utils.build_hf_headers()  # type: ignore[attr-defined]  # public, and not marked so
-        # Without https, only a mirror that is configured so gets the token: others may be listening.
-        safe = urlsplit(file.url).scheme == "https" or file.url.startswith(f"{self.endpoint}/")
-        headers = {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
+        headers = self._authorization(file.url)
         try:
             fetch(file.url, part, headers, self.policy)
         except Refused as error:
@@ -192,6 +187,21 @@ class HubDownloader(Downloader):
             if error.code == "RepoNotFound":
                 raise InvalidSource(f"{repository} does not exist, or it is private: then set HF_TOKEN") from error
             raise
+
+    def search(self, words: str, most: int) -> Sequence[SearchHit]:
+        """Ask the hub for the most downloaded models in GGUF files that fit these words."""
+        from lllms_core.builtin.downloaders.hub_search import search_hub
+
+        return search_hub(self.endpoint, words, most, self._authorization(f"{self.endpoint}/"))
+
+    def _authorization(self, url: str) -> dict[str, str]:
+        """Return the header with the user's token; empty without one, or if it would be sent in the clear."""
+        from huggingface_hub import utils
+
+        known = utils.build_hf_headers()  # type: ignore[attr-defined]  # public, and not marked so
+        # Without https, only a mirror that is configured so gets the token: others may be listening.
+        safe = urlsplit(url).scheme == "https" or url.startswith(f"{self.endpoint}/")
+        return {name: value for name, value in known.items() if safe and name.lower() == "authorization"}
 
     def _list(self, wanted: HubSource) -> tuple[str, Mapping[str, tuple[int | None, str | None, str | None]]]:
         """Return the commit of a revision, and the size, SHA-256 and Git hash of each file of the repository."""

@@ -1,4 +1,4 @@
-"""The native API, under `/api/v1`: facts about a loaded model for which OpenAI's API has no routes."""
+"""The native API, under `/api/v1`: facts about a loaded model, and the configuration, which OpenAI's API lacks."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ __all__ = ["NativeApi", "lllms_apis"]
 
 
 class NativeApi(Api):
-    """`POST /api/v1/tokenize`, `/api/v1/detokenize`, `/api/v1/apply-template`; errors have OpenAI's shape."""
+    """`POST /api/v1/tokenize`, `/detokenize`, `/apply-template` and `/reload`; errors have OpenAI's shape."""
 
     name = "native"
 

@@ -10,8 +10,10 @@ from lllms_core.apis.specification import (
     Json,
     array,
     closed_object,
+    listing,
     one_of,
     operation,
+    shape,
     takes,
     whole_shape,
 )
@@ -27,7 +29,24 @@ def describe(models: Sequence[str]) -> Paths:
     token: Json = {"type": "integer", "minimum": 0, "maximum": INT32}
     tokens = whole_shape(tokens=array(token), pieces=array(STRING))
     model = one_of(models)
+    names = array(STRING)
+    changes = whole_shape(
+        added=names, removed=names, replaced=names, adjusted=names, settings=names, restart=names, text=STRING,
+    )
+    reload = takes(
+        operation("Load the configuration again, and take what has changed", "What has changed", schema=changes,
+                  operation_id="reloadConfiguration"),
+        closed_object([], {}),
+    )
+    body = reload["requestBody"]
+    assert isinstance(body, dict)  # noqa: S101  # what `takes` has made
+    setting = shape(["name", "origin"], name=STRING, value={}, origin=STRING)
     return {
+        "/api/v1/config": {"get": operation(
+            "List the settings that are in force, with their origins", "A list", schema=listing(setting),
+            operation_id="listSettings",
+        )},
+        "/api/v1/reload": {"post": {**reload, "requestBody": {**body, "required": False}}},
         "/api/v1/tokenize": {"post": takes(
             operation("Show the tokens of a text", "Their ids and pieces", schema=tokens, operation_id="tokenize"),
             closed_object(["model", "text"], {"model": model, "text": STRING, "add_special": FLAG}),

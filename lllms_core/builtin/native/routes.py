@@ -2,13 +2,16 @@
 
 from typing import cast
 
+from attrs import asdict
 from quart import Blueprint, Response
 
 from lllms_core.apis import Server
-from lllms_core.apis.bodies import LARGE, read_body, read_object, refuse_others, take, take_text, work
+from lllms_core.apis.bodies import LARGE, read_body, read_object, read_optional, refuse_others, take, take_text, work
 from lllms_core.apis.messages import read_messages
-from lllms_core.apis.replies import reply_large
+from lllms_core.apis.own_machine import refuse_other_operators
+from lllms_core.apis.replies import reply, reply_large
 from lllms_core.builtin.native.openapi import OF_TEMPLATES
+from lllms_core.errors import ConfigError, InvalidRequest
 from lllms_core.parameters.kinds import INT32, Flag, Integer
 from lllms_core.parameters.wording import wrong_type
 from lllms_core.queries import Prepared, RenderRequest
@@ -22,12 +25,11 @@ TOKEN_SIZE = 20
 def make_blueprint(server: Server) -> Blueprint:
     """Return the routes over `server`."""
     routes = Blueprint("native", __name__, url_prefix=PREFIX)
-    levels = server.json_levels
 
     @routes.post("/tokenize")
     async def tokenize() -> Response:
         body = await read_body()
-        model, text, special = await work(len(body), lambda: _read_text(body, levels))
+        model, text, special = await work(len(body), lambda: _read_text(body, server.json_levels))
         tokens = await server.tokenize(model, text, add_special=special)
 
         def shown() -> object:
@@ -39,7 +41,7 @@ def make_blueprint(server: Server) -> Blueprint:
     @routes.post("/detokenize")
     async def detokenize() -> Response:
         body = await read_body()
-        model, tokens = await work(len(body), lambda: _read_tokens(body, levels))
+        model, tokens = await work(len(body), lambda: _read_tokens(body, server.json_levels))
         text = await server.detokenize(model, tokens)
         return await reply_large(len(text), lambda: {"text": text})
 
@@ -48,6 +50,21 @@ def make_blueprint(server: Server) -> Blueprint:
         body = await read_body()
         prompt = await server.ask(await work(len(body), lambda: _read_chat(server, body)), str)
         return await reply_large(len(prompt), lambda: {"prompt": prompt})
+
+    @routes.post("/reload")
+    async def reload() -> Response:
+        refuse_other_operators("loading the configuration again")
+        await read_optional(server, lambda _: None, None)
+        try:
+            changed = await server.reload()
+        except ConfigError as error:
+            raise InvalidRequest(error.message, None, "invalid_configuration") from error
+        return reply({**asdict(changed), "text": "; ".join(changed.lines) or "nothing has changed"})
+
+    @routes.get("/config")
+    async def show_config() -> Response:
+        refuse_other_operators("the configuration")
+        return reply({"object": "list", "data": [asdict(one) for one in server.settings()]})
 
     return routes
 

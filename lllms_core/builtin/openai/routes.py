@@ -64,7 +64,6 @@ class Views:
 
     def __init__(self, server: Server, patience: float, interval: float) -> None:
         self._server = server
-        self._levels = server.json_levels
         self._patience = patience
         self._interval = interval
 
@@ -78,7 +77,7 @@ class Views:
 
     async def _complete(self, read: Callable[[bytes, int], Completion]) -> Response:
         body = await read_body()
-        job = await work(len(body), lambda: self._check(read(body, self._levels), large=len(body) > LARGE))
+        job = await work(len(body), lambda: self._check(read(body, self._server.json_levels), large=len(body) > LARGE))
         wanted, first = job.wanted, job.requests[0]
         asked = Asked(
             first.task == "chat", first.n, first.top_logprobs is not None,

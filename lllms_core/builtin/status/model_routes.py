@@ -1,14 +1,13 @@
 """The routes that load and unload models."""
 
-from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import cast
 
 from attrs import frozen
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from lllms_core.answers import Stream
 from lllms_core.apis import Encoder, Fault, Server, openai_shape
-from lllms_core.apis.bodies import read_request
+from lllms_core.apis.bodies import read_optional
 from lllms_core.apis.replies import reply
 from lllms_core.apis.streaming import gather_answers, stream_answer
 from lllms_core.apis.writing import event
@@ -17,8 +16,6 @@ from lllms_core.parameters import ROUTES
 from lllms_core.parameters.kinds import Flag
 from lllms_core.queries import LoadRequest
 from lllms_core.types import Delta, Finish, new_request_id
-
-T = TypeVar("T")
 
 PATIENCE = 0.2
 """Seconds after which a load that is streamed sends its headers: its client wants to see the progress."""
@@ -68,7 +65,7 @@ def make_models(server: Server) -> Blueprint:
     @routes.post("/<path:name>/load")
     async def load(name: str) -> Response:
         model = server.model(name).name
-        options = await _read(server, _load_options, Options())
+        options = await read_optional(server, _load_options, Options())
         stream = server.submit(LoadRequest(new_request_id(), model, options.ttl))
         if options.stream:
             return await stream_answer(
@@ -80,7 +77,7 @@ def make_models(server: Server) -> Blueprint:
     @routes.post("/<path:name>/unload")
     async def unload(name: str) -> Response:
         model = server.model(name).name
-        await _read(server, lambda _: None, None)
+        await read_optional(server, lambda _: None, None)
         before = {one.id for one in server.status().instances if one.model == model}
         await server.unload(model)
         left = [one for one in server.status().instances if one.model == model]
@@ -93,14 +90,6 @@ def make_models(server: Server) -> Blueprint:
         })
 
     return routes
-
-
-async def _read(server: Server, build: Callable[[dict[str, object]], T], default: T) -> T:
-    """Return what `build` makes of the body, or the default if there is none."""
-    # Web pages of strangers can send an empty body without asking first, but not without an Origin.
-    if not {"Content-Type", "Origin"} & set(request.headers.keys()) and not await request.get_data():
-        return default
-    return await read_request(server, build)
 
 
 def _load_options(members: dict[str, object]) -> Options:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,6 +22,7 @@ from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.context import halved, settle, smaller
 from lllms_llamacpp.devices import ask_for_devices, known_devices
 from lllms_llamacpp.fitting import find
+from lllms_llamacpp.hardware import NO_SUPPORT, has_gpu, told, way_out
 from lllms_llamacpp.memory import estimate, offloaded, split
 from lllms_llamacpp.options import Options
 from lllms_llamacpp.parameters import HONOURED
@@ -37,7 +37,6 @@ logger = logging.getLogger("lllms.llamacpp")
 
 _REMOVED = frozenset({31, 32, 33, 36, 37, 38})
 """Tensor types that were laid out for one kind of processor; today that happens at load time."""
-_BACKEND = re.compile(r"ggml-([a-z]+)")
 _NOT_MODELS = {"adapter": "a LoRA adapter: name it in options.lora", "mmproj": "a projector for images"}
 
 
@@ -67,7 +66,7 @@ class LlamaCppEngine(Engine):
         except ModelLoadFailed as error:
             yield Finding(error.message)
         else:
-            yield from find(gguf, options)
+            yield from _find(gguf, options)
 
     def recommended(self, spec: ModelSpec) -> Mapping[str, object]:
         """Return the sampling parameters in the file."""
@@ -82,6 +81,13 @@ class LlamaCppEngine(Engine):
     def devices(self) -> Sequence[Device]:
         """Return llama.cpp's GPUs, as a short-lived process sees them; none if it was built without one."""
         return ask_for_devices() if has_gpu() else ()
+
+    def hardware(self, spec: ModelSpec | None = None) -> str:
+        """Say on which GPUs models compute, or why on none; without GPU support, how to get it."""
+        if find_spec("llama_cpp") is None:
+            return ""
+        layers = -1 if spec is None else cast(Options, spec.options).gpu_layers
+        return told(known_devices(), layers) if has_gpu() else f"{told(None)}; {way_out()}"
 
     def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterator[str]:
         """Yield a context, and a number of slots, with which the model would fit."""
@@ -105,9 +111,10 @@ class LlamaCppEngine(Engine):
         from lllms_llamacpp.native import NoContext
 
         settled, auto = look.settled, cast(Options, spec.options).context_length == "auto"
+        details = look.details | {"device": told(_own_devices() if has_gpu() else None, settled.gpu_layers)}
         while True:
             try:
-                model = load(evolve(spec, options=settled), look.gguf, look.details | _context(settled), progress)
+                model = load(evolve(spec, options=settled), look.gguf, details | _context(settled), progress)
             except NoContext as error:
                 smaller = halved(settled) if auto else None
                 if smaller is None:
@@ -116,6 +123,7 @@ class LlamaCppEngine(Engine):
                 settled = smaller
             else:
                 _report(look, spec, model)
+                logger.info("computes on %s", details["device"])
                 return model
 
     def rehearse(self, spec: ModelSpec) -> None:
@@ -141,7 +149,7 @@ def _look(spec: ModelSpec) -> _Look:
     """Read the headers of a model's files. Raises `ModelLoadFailed` if it can never be loaded."""
     path, gguf, options = _read(spec)
     pools = pooling(gguf, options)
-    findings = [*find(gguf, options)]
+    findings = [*_find(gguf, options)]
     refuse(findings)
     if pools is None:
         tasks = text_tasks(gguf, templated=options.chat_template is not None)
@@ -171,6 +179,23 @@ def _prepare(spec: ModelSpec) -> _Look:
     return look
 
 
+def _find(gguf: GGUF, options: Options) -> Iterator[Finding]:
+    """Yield what is wrong with a model for this build of llama.cpp."""
+    yield from find(gguf, options)
+    if options.gpu_layers > 0 and not has_gpu():
+        text = f"gpu_layers is {options.gpu_layers}, but {NO_SUPPORT}, so that all layers are on the CPU; {way_out()}"
+        yield Finding(text, fatal=False)
+
+
+def _own_devices() -> Sequence[Device]:
+    """Return the GPUs that this process, a worker, uses itself."""
+    from llama_cpp._ggml import libggml
+
+    from lllms_llamacpp.device_list import list_devices
+
+    return [Device(str(one["name"]), int(one["total"]), int(one["free"])) for one in list_devices(libggml)]
+
+
 def _before_import() -> None:
     """Set what the native library reads from the environment."""
     limit_spinning()
@@ -191,14 +216,6 @@ def _report(look: _Look, spec: ModelSpec, model: "LlamaCppModel | LlamaCppEmbedd
     if options.slots == "auto":
         text += f'; {model.slots} may run at once (slots is "auto")'
     logger.info("%s", text)
-
-
-def has_gpu() -> bool:
-    """Whether llama.cpp was built for a GPU; the library itself is not imported."""
-    found = find_spec("llama_cpp")
-    folders = [] if found is None else [Path(one) / "lib" for one in found.submodule_search_locations or ()]
-    kinds = [_BACKEND.search(file.name) for folder in folders for file in folder.glob("*ggml-*")]
-    return any(kind[1] not in {"base", "blas", "cpu", "rpc"} for kind in kinds if kind)
 
 
 def refuse(findings: Iterable[Finding]) -> None:

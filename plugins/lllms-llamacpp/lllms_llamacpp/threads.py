@@ -9,6 +9,8 @@ makes single steps ten to a hundred times slower. No fixed count is right, so ea
 - A class starts with the cores that others leave, and **probes** neighbouring counts: a few decodes, aborted once they
   can no longer win. Each failed probe makes the next one four times rarer, and all of them together may cost about
   one percent of the decoding time.
+- Whether it is crowded is **looked** at while decodes run. What others took while nothing was decoded says little about
+  the present: after a pause the machine counts as crowded only if others want its cores at this very moment, too.
 - Between probes, a **debt** sums up the loss of the present count against the best lower one. When stalls exceed the
   gain of many good steps, the tuner **retreats** to that lower count at once; on a calm machine it soon returns.
 """
@@ -17,6 +19,7 @@ import os
 import time
 from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 from attrs import Factory, define, field
 
@@ -175,18 +178,27 @@ class _Class:
         self.count, self.arrived, self.debt = count, self.steps, 0.0
 
 
+class Watch(Protocol):
+    """How a tuner sees the machine: as a `CpuWatch` does."""
+
+    def spare_cores(self) -> float | None:
+        """Return the cores that others have left since the last result; None if unknown: measured times decide."""
+
+    def spare_now(self) -> int | None:
+        """Return the cores that nobody else wants at this moment; None if unknown."""
+
+
 @define
 class ThreadTuner:
     """Chooses the threads of each decode: the best count on an idle machine, and never a long stall on a busy one.
 
-    Call `choose` before a decode, and `observe` after it; both take a few microseconds. One thread calls all methods.
-    `spare_cores` returns how many cores other programs have left since its last call, or None if unknown; then only
-    measured times decide.
+    Call `choose` before a decode, and `observe` after it; both take a few microseconds, and the first `choose` after a
+    pause 0.3 ms. One thread calls all methods.
     """
 
     _allowance: int
     _clock: Callable[[], float] = field(default=time.perf_counter, kw_only=True)
-    _spare_cores: Callable[[], float | None] = field(factory=lambda: CpuWatch().spare_cores, kw_only=True)
+    _watch: Watch = field(factory=CpuWatch, kw_only=True)
     _classes: dict[tuple[int, bool, int], _Class] = field(factory=dict, init=False)
     _current: _Class | None = field(default=None, init=False)
     _spare: float | None = field(default=None, init=False)
@@ -210,9 +222,9 @@ class ThreadTuner:
     def choose(self, tokens: int) -> int:
         """Return the number of threads for a decode of `tokens` tokens: 1 up to the allowance."""
         now = self._clock()
-        if now >= self._look_at:
-            self._look(now)
         self._paused = now - self._ended_at > _PAUSE
+        if self._paused or now >= self._look_at:
+            self._look(now)
         self._current = self._class_of(tokens)
         return self._current.choose(tokens, self._budget)
 
@@ -233,18 +245,26 @@ class ThreadTuner:
 
     def _look(self, now: float) -> None:
         old = now - self._looked_at > _OLD and self._spare is not None
-        spare = self._spare_cores()
+        spare = self._watch.spare_cores()
+        crowded = self._crowded
         if spare is None or old:
             self._look_at = now + _LOOK_AGAIN
             self._looked_at = now if old else self._looked_at
-            return
-        self._looked_at, self._look_at = now, now + _LOOK
-        self._spare = spare
-        crowded = self._allowance - spare > (_CALM if self._crowded else _CROWDED)
+        else:
+            self._looked_at, self._look_at = now, now + _LOOK
+            self._spare = spare
+            crowded = self._holds(spare)
+        if crowded and self._paused:
+            left = self._watch.spare_now()
+            crowded = left is None or self._holds(left)
         if crowded != self._crowded:
             self._crowded = crowded
             for known in self._classes.values():
                 known.forgive()
+
+    def _holds(self, spare: float) -> bool:
+        """Tell whether others hold a good part of our cores if they leave so many."""
+        return self._allowance - spare > (_CALM if self._crowded else _CROWDED)
 
     def _class_of(self, tokens: int) -> _Class:
         key = (self._allowance, self._crowded, tokens.bit_length())

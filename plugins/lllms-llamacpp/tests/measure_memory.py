@@ -3,7 +3,7 @@
     python plugins/lllms-llamacpp/tests/measure_memory.py [FOLDER]
 
 It writes the models, with random weights, to FOLDER (a temporary one by default; 3 GB), loads each configuration in a
-real worker, lets it work, and prints a table. It takes a quarter of an hour on two cores. `private` is what a worker
+real worker, lets it work, and prints a table. It takes an hour on two cores. `private` is what a worker
 has for itself, and 11 MiB for libraries, of which its share depends on who else uses them; `mapped` are the weights
 that it reads from its file's pages. Pages of weights that were repacked, which nobody reads any more, do not count.
 What long texts need is taken once they have come, so the rows with long contexts and short prompts take somewhat less.
@@ -57,6 +57,7 @@ ROWS = (
     Row("tiny", sized(512, 1), 1, 500),
     Row("tiny", sized(4096, 8), 8, 4000),
     Row("tiny", sized(8192, 4), 4, 8000),
+    Row("tiny", sized(32_768, 4), 4, 32_000),
     Row("25M", sized(512, 1), 1, 500),
     Row("25M", sized(512, 1), 1, 500, spm=True),
     Row("25M", sized(2048, 4), 4, 2000),
@@ -64,9 +65,18 @@ ROWS = (
     Row("25M", sized(1024, 4, use_mmap=False), 4, 1000),
     Row("25M", sized(1024, 2, flash_attention="off"), 2, 1000),
     Row("25M", sized(2048, 1, batch_size=2048, micro_batch_size=2048), 1, 2000),
+    Row("25M", sized(4096, 8, **QUANTISED), 8, 4000),
+    Row("25M", sized(32_768, 4), 4, 32_000),
+    Row("25M", sized(32_768, 4, **QUANTISED)),
+    Row("100M", sized(2048, 1)),
+    Row("100M", sized(2048, 1), kind="Q4_K"),
+    Row("100M", sized(2048, 1, use_mmap=False), kind="Q4_K"),
+    Row("100M", sized(2048, 1), kind="Q6_K"),
     Row("135M", sized(512, 1), 1, 500),
     Row("135M", sized(4096, 4)),
     Row("135M", sized(4096, 4, **QUANTISED)),
+    Row("135M", sized(4096, 4, micro_batch_size=2048)),
+    Row("135M", sized(4096, 4, flash_attention="off"), 4, 4000),
     Row("135M", sized(32_768, 1)),
     Row("135M", sized(32_768, 1, **QUANTISED)),
     Row("135M", sized(4096, 4, use_mmap=False)),

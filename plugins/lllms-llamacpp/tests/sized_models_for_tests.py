@@ -31,6 +31,7 @@ class Shape:
 TINY = Shape(4, 256, 4, 2, 704, 928)
 SHAPES = {
     "25M": Shape(8, 384, 6, 2, 1024, 16_384),
+    "100M": Shape(12, 768, 12, 4, 2048, 32_000),  # its rows can be quantised in blocks of 256
     "135M": Shape(30, 576, 9, 3, 1536, 49_152),
     "500M": Shape(24, 896, 14, 2, 4864, 151_936),
 }

@@ -3,6 +3,8 @@
 import os
 import random
 from collections.abc import Callable
+from math import ceil
+from types import SimpleNamespace
 
 import pytest
 from attrs import define, field
@@ -17,7 +19,9 @@ class Machine:
 
     cores: int = 2
     others: float = 0.0
-    """Cores that other programs want. Above half a core, several threads stall, as beside spinning neighbours."""
+    """Cores that other programs want now. Above half a core, several threads stall, as beside spinning neighbours."""
+    before: float = 0.0
+    """Cores that others held while nothing was decoded."""
     first: float = 0.010
     """Seconds that one thread needs for any decode."""
     each: float = 0.006
@@ -38,11 +42,15 @@ class Machine:
     def clock(self) -> float:
         return self.now
 
-    def spare(self) -> float | None:
+    def spare_cores(self) -> float | None:
         if not self.tells or self.now - self.looked_at < 0.1:
             return None
         self.looked_at = self.now
-        return self.cores - min(self.others, self.cores * 0.67) + self.noise.uniform(-0.1, 0.1)
+        others = max(self.others, self.before)
+        return self.cores - min(others, self.cores * 0.67) + self.noise.uniform(-0.1, 0.1)
+
+    def spare_now(self) -> int | None:
+        return max(0, self.cores - ceil(self.others)) if self.tells else None
 
     def decode(self, tokens: int, threads: int) -> float:
         alone = (self.first + self.each * tokens) * (1 + self.growth * self.decoded)
@@ -57,7 +65,7 @@ class Machine:
         return seconds
 
     def tuner(self, allowance: int | None = None) -> ThreadTuner:
-        return ThreadTuner(allowance or self.cores, clock=self.clock, spare_cores=self.spare)
+        return ThreadTuner(allowance or self.cores, clock=self.clock, watch=self)
 
 
 def rate(machine: Machine, choose: Callable[[int], int], seconds: float, tokens: int = 1,
@@ -173,6 +181,34 @@ def test_a_slow_decode_after_a_pause_is_forgiven():
         tuner.observe(1, 2, 0.03)
 
 
+def test_the_work_of_others_during_a_pause_does_not_count():
+    """Servers that work in turns: each finds the machine quiet, so all threads begin, the first decode included."""
+    machine = Machine()
+    tuner = machine.tuner()
+    for turn in range(20):
+        machine.before = 2.0
+        machine.now += 0.3 + 0.4 * (turn % 4)
+        threads = tuner.choose(200)
+        assert threads == 2, turn
+        tuner.observe(200, threads, machine.decode(200, threads))
+        machine.before = 0.0
+        rate(machine, tuner.choose, 0.3, 1, tuner.observe)
+
+
+@pytest.mark.parametrize("pause", [0.2, 1.0, 5.0])
+def test_others_that_still_work_after_a_pause_count(pause: float):
+    """A neighbour that was there before and is there now: the first decode after a pause uses one thread."""
+    machine = Machine(others=2.0)
+    tuner = machine.tuner()
+    machine.now = 1.0
+    rate(machine, tuner.choose, 3, 1, tuner.observe)
+    machine.now += pause
+    assert tuner.choose(1) == 1
+    machine.others = 0.0
+    machine.now += pause
+    assert tuner.choose(1) == 2
+
+
 def test_sizes_of_batches_are_judged_apart():
     """Single tokens use one thread and large batches both, if that is fastest."""
     machine = Machine(first=0.002, each=0.0)
@@ -208,19 +244,24 @@ class Turn:
     tokens: int
     seconds: float
     spare: float
+    pause: float
     allowed: int
 
 
-turns = st.builds(Turn, st.integers(1, 600), st.floats(1e-5, 3.0), st.floats(0, 12), st.integers(1, 12))
+turns = st.builds(
+    Turn, st.integers(1, 600), st.floats(1e-5, 3.0), st.floats(0, 12), st.floats(0, 3), st.integers(1, 12),
+)
 
 
 @given(st.integers(1, 12), st.lists(turns, max_size=200))
 def test_any_history_leaves_the_choice_within_the_allowance(allowance: int, history: list[Turn]):
     """For any decode times and load, the count is at least 1 and at most the current allowance."""
     now, spare = 0.0, 0.0
-    tuner = ThreadTuner(allowance, clock=lambda: now, spare_cores=lambda: spare)
+    watch = SimpleNamespace(spare_cores=lambda: spare, spare_now=lambda: int(spare) if spare < 6 else None)
+    tuner = ThreadTuner(allowance, clock=lambda: now, watch=watch)
     for turn in history:
         spare = turn.spare
+        now += turn.pause
         threads = tuner.choose(turn.tokens)
         assert 1 <= threads <= allowance
         now += turn.seconds

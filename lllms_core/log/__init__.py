@@ -1,4 +1,4 @@
-"""Writes the log to stderr, for people or as JSON.
+"""Writes the log to stderr, for people or as JSON, in a thread that nobody waits for.
 
 No line quotes what a client sent. Exceptions, even those that libraries log, are shown by type and place
 (`tracebacks.py`), and repeated ones are only counted.
@@ -15,6 +15,7 @@ from typing import Literal, cast
 import structlog
 from attrs import define
 
+from lllms_core.log.line_writer import LineWriter
 from lllms_core.tracebacks import place, short_traceback
 
 LogFormat = Literal["console", "json"]
@@ -25,6 +26,8 @@ MOST_FAULTS = 200
 """The most different exceptions that are remembered; the oldest is forgotten first."""
 LONGEST_TEXT = 4000
 """The most characters of one message."""
+FLUSH_SECONDS = 2.0
+"""The time that the last lines have to be read when the program ends."""
 
 
 def configure_logging(level: str, style: LogFormat) -> None:
@@ -133,32 +136,49 @@ class _Fault:
     again: int = 0
 
 
-class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic for type checkers only
+class _Stderr(logging.Handler):
     """Writes to stderr; an exception that is repeated within a minute is counted, and the count logged afterwards."""
 
     def __init__(self) -> None:
-        super().__init__(sys.stderr)
+        super().__init__()
+        self._writer = LineWriter(sys.stderr, self._dropped)
+        self._flush_seconds = FLUSH_SECONDS
         self._faults: dict[Hashable, _Fault] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless its exception was logged a moment ago."""
+        """Write a record soon, unless its exception was logged a moment ago."""
         key = _fault_key(record)
         if key is None or not self._is_repetition(key):
             if key is not None:
                 self._remember(key, record)
-            super().emit(record)
+            try:
+                self._writer.put(f"{self.format(record)}\n")
+            except RecursionError:
+                raise
+            except Exception:  # noqa: BLE001  # which the arguments of a record may raise
+                self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until the lines are written, for as long as the end of a program may take; but only once in vain."""
+        if not self._writer.flush(self._flush_seconds):
+            self._flush_seconds = 0.0
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
         """Say that a record could not be written, without its content."""
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, OSError | ValueError):  # those mean that stderr itself is gone
-            self.stream.write(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
+            self._writer.put(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
 
     def close(self) -> None:
         """Log the remaining counts."""
         for key in list(self._faults):
             self._forget(key)
+        self.flush()
         super().close()
+
+    def _dropped(self, count: int) -> str:
+        text = f"lines of the log are missing here, as nobody read them: {count}"
+        return f"{self.format(_record(logging.WARNING, text))}\n"
 
     def _is_repetition(self, key: Hashable) -> bool:
         fault = self._faults.get(key)
@@ -189,12 +209,15 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]  # it is generic
             fault = self._faults.pop(key, None)
             if fault is not None and fault.again:
                 text = f"{fault.text}: the same exception {fault.again} more within {REPEAT_SECONDS:g} s"
-                level = logging.getLevelName(fault.level)
-                self.handle(logging.makeLogRecord(
-                    {"name": "lllms.log", "levelno": fault.level, "levelname": level, "msg": text},
-                ))
+                self.handle(_record(fault.level, text))
         finally:
             self.release()
+
+
+def _record(level: int, text: str) -> logging.LogRecord:
+    """Return a record of the log about itself."""
+    name = logging.getLevelName(level)
+    return logging.makeLogRecord({"name": "lllms.log", "levelno": level, "levelname": name, "msg": text})
 
 
 def _fault_key(record: logging.LogRecord) -> Hashable | None:
