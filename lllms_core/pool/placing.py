@@ -31,8 +31,6 @@ class Placing:
         absent: Collection[str], look: Callable[[], Surroundings], *, local: bool,
     ) -> None:
         self.fleet = Fleet(models)
-        if local:
-            self._arrive()
         self.queue = Queue(limits.max_wait_before_swap)
         self.seating = Seating(models, limits, self.fleet, look)
         self.absent = set(absent)
@@ -57,6 +55,8 @@ class Placing:
         self._new_id = new_id
         self._crowded: dict[str, int] = {}
         """By model: `Fleet.reliefs` when there was no room for one more instance."""
+        if local:
+            self._arrive()
 
     def _arrive(self) -> None:
         """Use this machine, with the limits of the configuration."""
