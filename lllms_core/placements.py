@@ -71,8 +71,9 @@ class Ending:
 class FileKey:
     """A model file, wherever it is."""
 
-    name: str
-    size: int | None = None
+    path: PurePath
+    """Where the server has it: on a shared disk that is its path at a place, too."""
+    size: int
     sha256: str = ""
     """In hexadecimal; "" if unknown."""
 

@@ -1,16 +1,18 @@
 """A placement with two places on this machine: real child processes, connected by TCP on the loopback device."""
 
 import asyncio
+import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path, PurePath
 from socket import socket
 
 from attrs import define, field, frozen
 
+from lllms_core.engines import Engine, Progress, SerialModel
 from lllms_core.placements import (
     Ending,
     FileKey,
@@ -24,6 +26,7 @@ from lllms_core.placements import (
     PlacementFailed,
 )
 from lllms_core.rendezvous import Rendezvous, command
+from lllms_core.types import ModelSpec, Request
 
 CONNECT_SECONDS = 60.0
 NAMES = ("one", "two")
@@ -188,3 +191,33 @@ async def two_places() -> AsyncIterator[TwoPlaces]:
         yield placement
     finally:
         await placement.close()
+
+
+class PlaceModel(SerialModel):
+    """Answers "where" with its place, "wait FILE" with that once the file is there, and "count" endlessly."""
+
+    context_length = 1000
+    slots = 4
+
+    def complete(self, prompt: str, request: Request) -> Iterator[str]:
+        """Answer."""
+        word, _, rest = prompt.partition(" ")
+        while word == "wait" and not Path(rest).exists():
+            self.interrupt.wait(0.01)
+        yield os.environ.get("LLLMS_TEST_PLACE", "here")
+        while word == "count":
+            yield " more"
+            self.interrupt.wait(0.01)
+
+
+class PlaceEngine(Engine):
+    """Loads `PlaceModel`."""
+
+    name = "placed"
+    needs_file = False
+
+    def load(self, spec: ModelSpec, progress: Progress) -> PlaceModel:
+        """Load it at once."""
+        if spec.file is not None:
+            logging.getLogger("lllms.placed").warning("loaded from %s", spec.file)
+        return PlaceModel()

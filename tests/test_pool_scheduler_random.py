@@ -264,6 +264,9 @@ class PoolPlay(RuleBasedStateMachine):
             for ticket in list(self.running):
                 del self.running[ticket]
                 self.carry_out(self.scheduler.finished(ticket, self.now))
+        for one in [one for one in self.of_state("closing") if one.retired]:  # it still takes memory
+            self.known.remove(one.id)
+            self.carry_out(self.scheduler.gone(one.id, "closed", self.now))
         if self.shrinking is not None:
             self.shrink_now()
         self.around = Surroundings()

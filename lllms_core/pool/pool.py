@@ -23,6 +23,7 @@ from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
 from lllms_core.pool.devices import DeviceWatch
 from lllms_core.pool.dispatcher import Dispatcher
+from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
@@ -69,10 +70,11 @@ class Pool:
         *,
         learnt: LearntStore | None = None,
         observer: Observer = _ignore,
+        far: FarPlaces | None = None,
     ) -> None:
         """Prepare a pool; nothing runs yet. `learnt` remembers what models need; without it, that is forgotten.
 
-        `observer` is told everything that happens.
+        `observer` is told everything that happens. With `far`, all instances run at its places, and none here.
         """
         self._models = dict(models)
         self._keeper = keeper
@@ -81,14 +83,15 @@ class Pool:
         all_limits = {name: model.limits for name, model in models.items()}
         devices = DeviceWatch(lambda: [model.engine for model in list(self._models.values())], limits.gpu_memory)
         self._watch = MemoryWatch(learnt, keeper, devices)
-        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
+        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look, local=far is None)
         devices.held = lambda: self._scheduler.seating.settled_on_devices
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
         engines = [model.engine for model in models.values() if model.isolation == "process"]
-        self._spares = Spares(limits.spare_workers, engines, start)
+        self._far = far
+        self._spares = Spares(limits.spare_workers if far is None else 0, engines, start)
         self._dispatcher = Dispatcher(
             self._models, self._scheduler, self._spares, patience, keeper=keeper, watch=self._watch,
-            observer=observer,
+            observer=observer, far=far,
         )
         self._started = False
 
@@ -100,6 +103,7 @@ class Pool:
         keeper: SessionKeeper | None = None,
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
         observer: Observer = _ignore,
+        *, far: FarPlaces | None = None,
     ) -> Self:
         """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
         models = {
@@ -107,7 +111,7 @@ class Pool:
             for entry in catalog.entries
         }
         limits = limits_of(server, models)
-        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer)
+        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer, far=far)
 
     def add(self, name: str, model: PoolModel) -> None:
         """Accept requests for another model, whose files are here, and which keeps no instances."""
@@ -137,7 +141,7 @@ class Pool:
         fixed.clear()
         fixed.update(name for name, model in self._models.items() if model.memory is not None)
         engines = [model.engine for model in self._models.values() if model.isolation == "process"]
-        self._spares.reconfigure(limits.spare_workers, engines)
+        self._spares.reconfigure(limits.spare_workers if self._far is None else 0, engines)
         self._watch.devices.reconfigure(limits.gpu_memory)
         self._dispatcher.reconfigure(PoolChange(
             {name: model.limits for name, model in self._models.items()}, limits,
@@ -164,11 +168,15 @@ class Pool:
     async def start(self) -> None:
         """Load the instances that models keep; return once each is loaded or has failed to load.
 
+        Raises `PlacementFailed` if the placement cannot be opened.
+
         It also waits for the files of `blocking` models; those of the other `prepare` models arrive later.
         """
         self._started = True
         if self._keeper is not None:
             self._keeper.start()
+        if self._far is not None:
+            await self._far.open()
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._dispatcher.apply(self._scheduler.start(time.monotonic(), wanted))
@@ -408,6 +416,8 @@ class Pool:
         while self._dispatcher.instances:
             await self._dispatcher.change()
         await self._spares.close()
+        if self._far is not None:
+            await self._far.close()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
         await self._watch.close()
