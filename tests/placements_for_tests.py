@@ -123,7 +123,8 @@ class TwoPlaces(Placement):
         try:
             arrival = arrived.result()
         except PlacementFailed:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it has seen that it is not wanted
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             raise
         child = Child(arrival.pid, arrival.sockets, process, output=output)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import struct
@@ -20,9 +21,11 @@ from pools_for_tests import ask
 from test_worker_both import Listener
 from waits_for_tests import GUARD, until
 
+from lllms_core import Host, hookimpl, parse_config
 from lllms_core.engines import NoOptions
-from lllms_core.errors import EngineDied, ModelLoadFailed, PlaceLost, PlacementFailed
+from lllms_core.errors import ConfigError, EngineDied, ModelLoadFailed, PlaceLost, PlacementFailed
 from lllms_core.placements import Ending, FileKey, Launch, Place
+from lllms_core.plugins import Plugins
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.pool import Pool
@@ -366,3 +369,56 @@ async def test_a_model_file_is_fetched_once_for_each_place(tmp_path: Path, caplo
         assert len(placement.fetched) == 1
         assert f"loaded from {file}" in caplog.text
         await pool.close(grace=0)
+
+
+# -- the configuration ------------------------------------------------------------------------------------------------
+
+
+class TwoPlugin:
+    """A plugin with a placement."""
+
+    def __init__(self) -> None:
+        self.placement = TwoPlaces()
+
+    @hookimpl
+    def lllms_placements(self) -> list[TwoPlaces]:
+        return [self.placement]
+
+    @hookimpl
+    def lllms_engines(self) -> list[PlaceEngine]:
+        return [PlaceEngine()]
+
+
+def host(plugin: TwoPlugin, **placement: object) -> Host:
+    """A host with a model at the places of a placement."""
+    config = parse_config({"placement": placement, "models": {"a": {"engine": "placed", "memory": "100MB"}}})
+    return Host(config, Plugins.discover(extra={"two": plugin}, environ={"LLLMS_PLUGINS": ""}))
+
+
+async def test_a_placement_of_a_plugin_is_chosen_by_the_configuration() -> None:
+    """`[placement] kind` names it, and its options are its own."""
+    plugin = TwoPlugin()
+    async with asyncio.timeout(GUARD), host(plugin, kind="two", options={"memory": 10**9, "cores": 3}) as server:
+        stream = server.submit(server.request("a", prompt="where"))
+        assert (await stream.gather()).text in {"one", "two"}
+        assert [one.threads for one in server.status().instances] == [3]
+    left = [child for children in plugin.placement.children.values() for child in children]
+    assert len(left) == 1
+    assert left[0].process.returncode is not None
+
+
+@pytest.mark.parametrize(("placement", "fault"), [
+    ({"kind": "three"}, "placement.kind: there is no placement 'three'; there are: local, two"),
+    ({"kind": "two", "options": {"core": 1}}, "placement.options.core"),
+    ({"knd": "two"}, "placement.knd: unknown key"),
+])
+def test_faults_of_the_configuration_are_named(placement: dict[str, object], fault: str) -> None:
+    """An unknown placement, or an unknown option of one, is a fault of the configuration."""
+    with pytest.raises(ConfigError, match=re.escape(fault)):
+        host(TwoPlugin(), **placement)
+
+
+async def test_without_a_placement_models_run_here() -> None:
+    """`local` is the default, and needs no plugin."""
+    async with asyncio.timeout(GUARD), host(TwoPlugin(), kind="local") as server:
+        assert (await server.submit(server.request("a", prompt="where")).gather()).text == "here"

@@ -25,7 +25,7 @@ class Option(Protocol):
 
 
 @frozen
-class Choice:
+class PlaceChoice:
     """A decision about an instance, at a place."""
 
     place: str
@@ -33,35 +33,35 @@ class Choice:
     decision: Decision
 
 
-def choose(wanted: Need, options: Sequence[Option]) -> Choice:
+def choose(wanted: Need, options: Sequence[Option]) -> PlaceChoice:
     """Decide about an instance that needs `wanted`, or one of its `smaller` needs, at one of the `options`, best first.
 
     The whole need goes first, even if idle instances must be unloaded for it. A smaller one is taken rather than to
     wait for loading or busy instances, and rather than to give up. What only a wait can serve waits for the largest
     that can ever fit. Of the places the first with room is taken, or else the one where the least makes room.
     """
-    waits: list[Choice] = []
+    waits: list[PlaceChoice] = []
     for need in (wanted, *wanted.smaller):
-        bounded: list[tuple[int, Choice]] = []
-        unbounded: list[tuple[int, Choice]] = []
+        bounded: list[tuple[int, PlaceChoice]] = []
+        unbounded: list[tuple[int, PlaceChoice]] = []
         for option in options:
             decision = option.decide(need)
             match decision:
                 case Admit():
-                    return Choice(option.place, need, decision)
+                    return PlaceChoice(option.place, need, decision)
                 case Never():
                     continue
                 case Wait(reason) if reason != "closing":
-                    unbounded.append((_WAITS[reason], Choice(option.place, need, decision)))
+                    unbounded.append((_WAITS[reason], PlaceChoice(option.place, need, decision)))
                 case _:
-                    bounded.append((_EFFORT[type(decision)], Choice(option.place, need, decision)))
+                    bounded.append((_EFFORT[type(decision)], PlaceChoice(option.place, need, decision)))
         if bounded:
             return min(bounded, key=_first)[1]
         if unbounded and not waits:
             waits.append(min(unbounded, key=_first)[1])
     least = wanted.least
-    return waits[0] if waits else Choice(options[0].place, least, options[0].decide(least))
+    return waits[0] if waits else PlaceChoice(options[0].place, least, options[0].decide(least))
 
 
-def _first(ranked: tuple[int, Choice]) -> int:
+def _first(ranked: tuple[int, PlaceChoice]) -> int:
     return ranked[0]

@@ -10,13 +10,13 @@ from lllms_core.errors import LllmsError, ModelTooLarge
 from lllms_core.events import UnloadCause
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import Admit, Evict, Never, Shrink, Wait
-from lllms_core.pool.choosing import Choice
+from lllms_core.pool.choosing import PlaceChoice
 from lllms_core.pool.cores import share_cores
 from lllms_core.pool.effects import Assign, Effect, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.fleet import Fleet
 from lllms_core.pool.queue import Queue
 from lllms_core.pool.residency import stays_for
-from lllms_core.pool.seating import Plan, Seating
+from lllms_core.pool.seating import RoomPlan, Seating
 from lllms_core.pool.state import InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings, Ticket
 
 LOOK_AGAIN = 2.0
@@ -98,7 +98,7 @@ class Placing:
         """Assign requests to free slots, and load instances for others; those of the models `kept` first get theirs."""
         self.draining.clear()
         effects = self._make_room_for_kept(kept, now)
-        plan = Plan(set(self.draining))
+        plan = RoomPlan(set(self.draining))
         self.open = {model for model in self.open if model in self.queue.models}
         if len(self.queue.running) < self.limits.concurrency:  # else there is no reason to load anything
             homeless = [model for model in self.open if not self.fleet.alive(model) and self.may_grow(model)]
@@ -143,7 +143,7 @@ class Placing:
             return True
         return bool(self.draining) and any(instance.id in self.draining for instance in self.fleet.alive(model))
 
-    def _make_room(self, model: str, plan: Plan, now: float) -> list[Effect]:
+    def _make_room(self, model: str, plan: RoomPlan, now: float) -> list[Effect]:
         """Load an instance for the requests of a model, or do what makes room for it."""
         if not self.may_grow(model) or self._is_crowded(model):
             return []
@@ -215,7 +215,7 @@ class Placing:
                     if reason == "machine" or self.seating.firm:
                         self.look_at = now + LOOK_AGAIN
                     if reason == "busy":
-                        drained = self.seating.to_drain(model, Plan(set(self.draining)))
+                        drained = self.seating.to_drain(model, RoomPlan(set(self.draining)))
                         self.draining.update(entry.id for entry in drained)
         return effects
 
@@ -299,7 +299,7 @@ class Placing:
         # Reductions come first, so that the sum never exceeds the number of cores.
         return sorted(effects, key=lambda effect: effect.count if isinstance(effect, ShareCores) else 0)
 
-    def start(self, model: str, choice: Choice, now: float) -> Effect:
+    def start(self, model: str, choice: PlaceChoice, now: float) -> Effect:
         """Load an instance of this size, at this place."""
         need, place = evolve(choice.need, smaller=()), self.fleet.places[choice.place].place
         instance = InstanceEntry(

@@ -20,7 +20,7 @@ from lllms_core.pool.budget import (
     to_shed,
     used,
 )
-from lllms_core.pool.choosing import Choice, choose
+from lllms_core.pool.choosing import PlaceChoice, choose
 from lllms_core.pool.fleet import Fleet, PlaceEntry
 from lllms_core.pool.known_needs import KnownNeeds
 from lllms_core.pool.residency import Stays
@@ -39,7 +39,7 @@ def _leaves(_: InstanceEntry) -> bool:
 
 
 @define
-class Plan:
+class RoomPlan:
     """What is decided so far for models without an instance, in the order of their claims."""
 
     leaving: set[str] = Factory(set)
@@ -49,12 +49,12 @@ class Plan:
     stays: Stays = _leaves
     """Which instances make no room yet, even if they are idle."""
 
-    def promise(self, choice: Choice) -> None:
+    def promise(self, choice: PlaceChoice) -> None:
         """What is becoming free there is for this instance."""
         self.promised.setdefault(choice.place, []).append(choice.need)
 
 
-NO_PLAN = Plan()
+NO_PLAN = RoomPlan()
 
 
 class Seating(KnownNeeds):
@@ -161,11 +161,11 @@ class Seating(KnownNeeds):
         """Decide about room for one more instance of a model, see `choose`."""
         return self.choose(model).decision
 
-    def choose(self, model: str, plan: Plan = NO_PLAN) -> Choice:
+    def choose(self, model: str, plan: RoomPlan = NO_PLAN) -> PlaceChoice:
         """Decide about room for one more instance of a model, where it goes, and its size if that is automatic."""
         wanted, places = self._wanted(model), self._in_order(model)
         if not places:
-            return Choice("", wanted, Wait("busy"))
+            return PlaceChoice("", wanted, Wait("busy"))
         lacking = self._lacking()
         return choose(wanted, [_Option(self, place, model, plan, lacking) for place in places])
 
@@ -206,7 +206,7 @@ class Seating(KnownNeeds):
         """Record that the sessions left cannot be given up."""
         self.firm = self._look().sessions
 
-    def to_drain(self, model: str, plan: Plan) -> Sequence[InstanceEntry]:
+    def to_drain(self, model: str, plan: RoomPlan) -> Sequence[InstanceEntry]:
         """Return the instances to drain for a model: the same ones each time, until they are idle and make room.
 
         They go in the order in which they got their last requests, those that are staying last; of several places those
@@ -218,7 +218,7 @@ class Seating(KnownNeeds):
         found = [drained for place in places if (drained := self._to_drain(place, model, plan, lacking))]
         return min(found, key=lambda drained: max(entry.used for entry in drained), default=())
 
-    def _likely_to_drain(self, places: Sequence[PlaceEntry], model: str, plan: Plan) -> Sequence[PlaceEntry]:
+    def _likely_to_drain(self, places: Sequence[PlaceEntry], model: str, plan: RoomPlan) -> Sequence[PlaceEntry]:
         """Return a few places where instances could be drained: those whose requests are the longest ago."""
         ages: list[tuple[float, PlaceEntry]] = []
         for place in places:
@@ -232,7 +232,7 @@ class Seating(KnownNeeds):
         return [place for _, place in nsmallest(MOST_DRAINED, ages, key=lambda one: one[0])]
 
     def _to_drain(
-        self, place: PlaceEntry, model: str, plan: Plan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
+        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
     ) -> Sequence[InstanceEntry]:
         option = _Option(self, place, model, evolve(plan, stays=_leaves), lacking)
         need, seats = choose(self._wanted(model), [option]).need, option.seats
@@ -292,7 +292,7 @@ class Seating(KnownNeeds):
         return Room(limit, most, now.sessions, self.firm, now.available, now.devices)
 
     def seats(
-        self, place: PlaceEntry, model: str, plan: Plan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
+        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
     ) -> list[Seat]:
         """Return the instances at a place, and what is reserved and promised there, as one more of a model sees it."""
         return [
@@ -350,7 +350,7 @@ class _Option:
     _seating: Seating
     _entry: PlaceEntry
     _model: str
-    _plan: Plan
+    _plan: RoomPlan
     _lacking: Mapping[str, Sequence[tuple[str, Need]]]
     _known: list[Seat] | None = None
 
