@@ -107,7 +107,7 @@ class Play:
         for number in range(int(self.layout.instances * SLOTS * EXCESS)):
             greedy = self.chance.random() < self.layout.greedy
             self.ask("c0" if greedy else f"c{number % self.layout.clients}")
-        self.advance(self.layout.instances * SLOTS)
+        self.advance(2 * self.layout.instances * SLOTS)
         self.course = Course()
         self.advance(served)
         return self.course
@@ -251,8 +251,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def main() -> None:
     """Write the tables."""
     served = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    for text in (rates(served), fairness(served), losses(served)):
-        sys.stdout.write(f"{text}\n\n")
+    for make in (rates, fairness, losses):
+        sys.stdout.write(f"{make(served)}\n\n")
         sys.stdout.flush()
 
 

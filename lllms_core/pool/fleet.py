@@ -80,6 +80,8 @@ class Fleet:
         """The models of which an instance has changed; who derives something from these removes them."""
         self.moved: set[str] = set()
         """The instances that have become busy or idle; likewise."""
+        self.version = 0
+        """Counts the changes of what instances and places count for."""
         self.limited = False
         """Whether the memory of a place has a limit."""
         self.reliefs = 0
@@ -163,6 +165,7 @@ class Fleet:
     def depart(self, place: str) -> None:
         """A place is gone, with all that was known of it; its instances have been removed."""
         del self.places[place]
+        self.version += 1
         self.over.discard(place)
         self.doubted.pop(place, None)
 
@@ -199,6 +202,7 @@ class Fleet:
         """An instance has a former configuration from now on."""
         group = self._group(entry.model)
         entry.retired = True
+        self.version += 1
         self.retired[entry.id] = entry
         group.loading -= entry.state == "loading"
         for index in (group.all, group.alive, group.free):
@@ -213,6 +217,7 @@ class Fleet:
             self.loading -= 1
         entry.state = "closing"
         self.closing += 1
+        self.version += 1
         group.alive.pop(entry.id, None)
         group.free.pop(entry.id, None)
         self.reliefs += 1
@@ -287,6 +292,7 @@ class Fleet:
     def recount(self, place: str) -> None:
         """What the instances at a place count for, or may take, has changed."""
         entry = self.places[place]
+        self.version += 1
         entry.used = used((), [one.need for one in entry.instances.values()])
         (self.over.add if entry.over else self.over.discard)(place)
 

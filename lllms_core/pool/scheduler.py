@@ -183,6 +183,7 @@ class Scheduler:
         """The need of an instance of a model is known."""
         self.measuring.discard(model)
         self.seating.needs[model] = need
+        self.fleet.version += 1
         self.placing.open.add(model)
         return [*self.placing.refuse_too_large(model), *self._schedule(now)]
 

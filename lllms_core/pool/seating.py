@@ -1,5 +1,6 @@
 """Applies the budget to the pool: instances at their places, kept ones that are missing, and needs of models; pure."""
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import nsmallest
 
@@ -55,6 +56,8 @@ class RoomPlan:
 
 
 NO_PLAN = RoomPlan()
+Lacking = Mapping[str, Sequence[tuple[str, Need]]]
+"""By place: the models of kept instances that are missing, with the needs for which room is reserved there."""
 
 
 class Seating(KnownNeeds):
@@ -69,6 +72,8 @@ class Seating(KnownNeeds):
         self._limits = limits
         self._fleet = fleet
         self._look = look
+        self._reserved: tuple[int, Lacking] = (-1, {})
+        """What `_lacking` returned last, and `Fleet.version` then."""
         self.firm = 0
         """Bytes of stored sessions that could not be given up."""
 
@@ -83,6 +88,11 @@ class Seating(KnownNeeds):
     def known(self, model: str) -> bool:
         """Whether the need of a model is known, or does not matter."""
         return model in self.needs or not self._fleet.limited
+
+    def learn(self, model: str, told: int, private: int, load_seconds: float | None = None) -> None:
+        """Count the next instances of a model with what is known of earlier ones; see `KnownNeeds`."""
+        super().learn(model, told, private, load_seconds)
+        self._reserved = (-1, {})
 
     def reconfigure(self, change: PoolChange) -> None:
         """Take the limits of a new configuration; the models' table has its models by now."""
@@ -232,7 +242,7 @@ class Seating(KnownNeeds):
         return [place for _, place in nsmallest(MOST_DRAINED, ages, key=lambda one: one[0])]
 
     def _to_drain(
-        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
+        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Lacking,
     ) -> Sequence[InstanceEntry]:
         option = _Option(self, place, model, evolve(plan, stays=_leaves), lacking)
         need, seats = choose(self._wanted(model), [option]).need, option.seats
@@ -292,7 +302,7 @@ class Seating(KnownNeeds):
         return Room(limit, most, now.sessions, self.firm, now.available, now.devices)
 
     def seats(
-        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Mapping[str, Sequence[tuple[str, Need]]],
+        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Lacking,
     ) -> list[Seat]:
         """Return the instances at a place, and what is reserved and promised there, as one more of a model sees it."""
         return [
@@ -310,37 +320,57 @@ class Seating(KnownNeeds):
             *(Seat("", need, "reserved") for need in plan.promised.get(place.id, ())),
         ]
 
-    def _lacking(self) -> Mapping[str, Sequence[tuple[str, Need]]]:
+    def _lacking(self) -> Lacking:
         """Return model and need of each kept instance that is missing, by the place where its room is reserved.
 
         Those that can never fit are left out.
         """
         if not self._fleet.lacking:
             return {}
+        if not self.several:
+            return self._reserve()
+        version, known = self._reserved
+        if version != self._fleet.version:
+            known = self._reserve()
+            self._reserved = self._fleet.version, known
+        return known
+
+    def _reserve(self) -> Lacking:
+        """Find room for the kept instances that are missing: each goes where most is left beside other kept ones."""
         held = {
             name: [entry.need for entry in place.instances.values() if self._fleet.keeps(entry)]
             for name, place in self._fleet.places.items()
         }
+        left = {name: (place.memory or 0) - used((), held[name]) for name, place in self._fleet.places.items()}
         found: dict[str, list[tuple[str, Need]]] = {}
-        for model in self._models:
-            if model not in self._fleet.lacking:
-                continue
+        for model in [name for name in self._models if name in self._fleet.lacking]:
+            need = self.need(model)
             for _ in range(-self.spare(model)):
-                need = self.need(model)
-                for size, place in ((size, place) for size in (need, *need.smaller) for place in self._roomiest(held)):
-                    devices = self.room(place).devices if size.devices else {}
-                    if _together(size, held[place.id], place.memory, devices):
-                        held[place.id].append(size)
-                        found.setdefault(place.id, []).append((model, size))
-                        break
+                place = self._reserve_one((need, *need.smaller), held, left)
+                if place is None:
+                    break
+                name, size = place
+                held[name].append(size)
+                left[name] -= size.total
+                found.setdefault(name, []).append((model, size))
         return found
 
-    def _roomiest(self, held: Mapping[str, Sequence[Need]]) -> Sequence[PlaceEntry]:
-        """Return the places in the order of what kept instances leave of their memory."""
-        places = list(self._fleet.places.values())
-        if len(places) > 1:
-            places.sort(key=lambda one: (used((), held[one.id]) - (one.memory or 0), len(one.instances)))
-        return places
+    def _reserve_one(
+        self, sizes: Sequence[Need], held: Mapping[str, Sequence[Need]], left: Mapping[str, int],
+    ) -> tuple[str, Need] | None:
+        """Return the place and the size of one kept instance beside those that are `held`; None if none fits."""
+        if not left:
+            return None
+        roomiest = max(left, key=left.__getitem__)
+        for size in sizes:
+            for name in itertools.chain([roomiest], sorted(left, key=lambda name: -left[name])):
+                place = self._fleet.places[name]
+                devices = self.room(place).devices if size.devices else {}
+                if _together(size, held[name], place.memory, devices):
+                    return name, size
+                if not size.devices and size.private > left[roomiest] and place.memory is not None:
+                    break  # nowhere is more left
+        return None
 
 
 @define
@@ -351,7 +381,7 @@ class _Option:
     _entry: PlaceEntry
     _model: str
     _plan: RoomPlan
-    _lacking: Mapping[str, Sequence[tuple[str, Need]]]
+    _lacking: Lacking
     _known: list[Seat] | None = None
 
     @property
