@@ -13,15 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+import httpx
 import psutil
 import pytest
+from click.testing import CliRunner
 from engines_for_tests import Options, ScriptedEngine
 from placements_for_tests import PlaceEngine, Places, TwoPlaces, TwoPlacesOptions, two_places
 from pools_for_tests import ask
+from serving_for_tests import published
 from test_worker_both import Listener
 from waits_for_tests import GUARD, until
 
 from lllms_core import Host, hookimpl, parse_config
+from lllms_core.cli import cli
 from lllms_core.engines import NoOptions
 from lllms_core.errors import ConfigError, EngineDied, ModelLoadFailed, PlaceLost, PlacementFailed
 from lllms_core.placements import Ending, FileKey, Launch, Place
@@ -401,10 +405,28 @@ async def test_a_placement_of_a_plugin_is_chosen_by_the_configuration() -> None:
     async with asyncio.timeout(GUARD), host(plugin, kind="two", options={"memory": 10**9, "cores": 3}) as server:
         stream = server.submit(server.request("a", prompt="where"))
         assert (await stream.gather()).text in {"one", "two"}
-        assert [one.threads for one in server.status().instances] == [3]
+        [instance], places = server.status().instances, server.status().places
+        assert instance.threads == 3
+        assert [one.name for one in places] == ["place one", "place two"]
+        assert [(one.instances, one.used) for one in places if one.name == instance.place] == [(1, 100 * 10**6)]
     left = [child for children in plugin.placement.children.values() for child in children]
     assert len(left) == 1
     assert left[0].process.returncode is not None
+
+
+async def test_clients_see_the_places() -> None:
+    """`GET /` and `lllms ps` name the places, what they hold, and where each instance is."""
+    plugin = TwoPlugin()
+    server = host(plugin, kind="two", options={"memory": 10**9})
+    async with asyncio.timeout(GUARD), server, published(server) as url:
+        where = (await server.submit(server.request("a", prompt="where")).gather()).text
+        shown = await asyncio.to_thread(lambda: CliRunner().invoke(cli, ["ps", "--url", url]).output)
+        async with httpx.AsyncClient() as client:
+            report = (await client.get(url)).json()
+    assert [one["name"] for one in report["places"]] == ["place one", "place two"]
+    assert [one["place"] for one in report["instances"]] == [f"place {where}"]
+    assert f"place place {where}: 1 instances, 2 cores, about " in shown
+    assert f"threads, at place {where}" in shown
 
 
 @pytest.mark.parametrize(("placement", "fault"), [

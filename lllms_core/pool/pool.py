@@ -21,9 +21,11 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
+from lllms_core.placements import LOCAL
 from lllms_core.pool.devices import DeviceWatch
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.far_places import FarPlaces
+from lllms_core.pool.fleet import PlaceEntry
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
@@ -33,12 +35,23 @@ from lllms_core.pool.needs import NO_DEVICES, memory_limit, need_of, planned, sp
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.seating import on_devices
 from lllms_core.pool.shortages import never_fits
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolChange, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
-from lllms_core.status import DeviceUse, FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
+from lllms_core.status import (
+    DeviceUse,
+    FailedLoad,
+    InstanceStatus,
+    Lack,
+    MemoryUse,
+    PlaceStatus,
+    PoolStatus,
+    RequestStatus,
+    Waiting,
+)
 from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
@@ -275,7 +288,8 @@ class Pool:
             concurrency=limits.concurrency,
             queue_size=limits.queue_size,
             cores=limits.cores,
-            memory=None if limits.memory is None else self._memory_use(limits.memory),
+            memory=None if limits.memory is None or self._far is not None else self._memory_use(limits.memory),
+            places=() if self._far is None else tuple(map(_place_status, self._scheduler.fleet.places.values())),
             spares=self._spares.statuses,
         )
 
@@ -461,8 +475,20 @@ class Pool:
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
+            place="" if entry.place == LOCAL else self._scheduler.fleet.places[entry.place].place.name,
             devices=entry.told.devices,
         )
+
+
+def _place_status(entry: PlaceEntry) -> PlaceStatus:
+    taken = on_devices(entry.instances.values())
+    return PlaceStatus(
+        entry.place.name, len(entry.instances), entry.place.cores, entry.memory, entry.used,
+        tuple(
+            DeviceUse(name, room.total, room.limit, taken.get(name, 0), room.usable)
+            for name, room in entry.devices.items()
+        ),
+    )
 
 
 def limits_of(server: ServerConfig, models: Mapping[str, PoolModel]) -> PoolLimits:

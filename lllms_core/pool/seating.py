@@ -1,6 +1,5 @@
 """Applies the budget to the pool: instances at their places, kept ones that are missing, and needs of models; pure."""
 
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import nsmallest
 
@@ -137,20 +136,13 @@ class Seating(KnownNeeds):
     @property
     def on_devices(self) -> dict[str, int]:
         """The bytes of all instances on this machine's GPUs, by these, as told."""
-        return self._on_devices(self._local)
+        return on_devices(self._local)
 
     @property
     def settled_on_devices(self) -> dict[str, int] | None:
         """The same, if each instance has by now what it needs of GPUs; else None."""
         moving = any(entry.state != "ready" and entry.need.devices for entry in self._local)
         return None if moving else self.on_devices
-
-    def _on_devices(self, entries: Collection[InstanceEntry]) -> dict[str, int]:
-        found: dict[str, int] = {}
-        for entry in entries:
-            for name, size in entry.need.devices.items():
-                found[name] = found.get(name, 0) + size
-        return found
 
     @property
     def _local(self) -> Collection[InstanceEntry]:
@@ -362,15 +354,27 @@ class Seating(KnownNeeds):
         if not left:
             return None
         roomiest = max(left, key=left.__getitem__)
+
+        def fits_at(name: str, size: Need) -> bool:
+            place = self._fleet.places[name]
+            return _together(size, held[name], place.memory, self.room(place).devices if size.devices else {})
+
         for size in sizes:
-            for name in itertools.chain([roomiest], sorted(left, key=lambda name: -left[name])):
-                place = self._fleet.places[name]
-                devices = self.room(place).devices if size.devices else {}
-                if _together(size, held[name], place.memory, devices):
+            if fits_at(roomiest, size):
+                return roomiest, size
+            for name in sorted(left, key=lambda name: -left[name]):
+                if fits_at(name, size):
                     return name, size
-                if not size.devices and size.private > left[roomiest] and place.memory is not None:
-                    break  # nowhere is more left
         return None
+
+
+def on_devices(entries: Collection[InstanceEntry]) -> dict[str, int]:
+    """Return the bytes of instances at one place on its GPUs, by these, as told."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        for name, size in entry.need.devices.items():
+            found[name] = found.get(name, 0) + size
+    return found
 
 
 @define
