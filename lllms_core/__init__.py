@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 FOR_PLUGINS = (
-    "hookspecs", "engines", "apis", "downloads", "sessions",  # contracts
+    "hookspecs", "engines", "apis", "downloads", "placements", "rendezvous", "sessions",  # contracts
     "types", "queries", "errors",  # their words
     "answers", "cancellation", "chat", "gguf", "machine", "parameters", "status", "text",
     "values",  # tools

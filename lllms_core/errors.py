@@ -8,6 +8,8 @@
     ├── ModelError
     │   ├── ModelUnknown         no model of this name
     │   ├── ModelLoadFailed      the model's file or options cannot be loaded
+    │   │   └── PlacementFailed  a worker cannot be started at its place, or a file is not there
+    │   │       └── PlaceLost    because the place is lost
     │   └── ModelTooLarge        an instance needs more memory than it can ever get
     ├── RequestError             the request itself is at fault; `param` names the field, `code` the reason
     │   ├── InvalidRequest       a field is missing, malformed or out of range
@@ -88,6 +90,14 @@ class ModelLoadFailed(ModelError):
     retry_after: int | None = None
 
     __str__ = LllmsError.__str__
+
+
+class PlacementFailed(ModelLoadFailed):
+    """A worker cannot be started at its place, or a model file can be neither found nor fetched there."""
+
+
+class PlaceLost(PlacementFailed):
+    """Because the place is lost: that says nothing of the model."""
 
 
 class ModelTooLarge(ModelError):

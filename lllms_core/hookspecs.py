@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lllms_core.apis import Api
     from lllms_core.downloads import Downloader
     from lllms_core.engines import Engine
+    from lllms_core.placements import Placement
     from lllms_core.sessions import SessionStore
     from lllms_core.types import ModelOffer
 
@@ -116,6 +117,40 @@ def lllms_session_stores() -> "Iterable[SessionStore]":
         @hookimpl
         def lllms_session_stores():
             return [Attic()]
+    """
+    raise AssertionError
+
+
+@hookspec
+def lllms_placements() -> "Iterable[Placement]":
+    """Provide placements, for `kind = "garage"` in `[placement]`: where the instances of models run.
+
+        class Garage(Placement):
+            name = "garage"
+
+            async def open(self, options, events):
+                self.rendezvous = Rendezvous()
+                await self.rendezvous.open("10.0.0.1")
+                events.there(Place("attic", "the machine in the attic", cores=8, memory=32 * 2**30))
+
+            async def launch(self, place, launch):
+                expected = self.rendezvous.expect(launch.sockets)
+                runner = await self.run(place, command(launch.label, launch.sockets), expected.environment)
+                arrival = await expected.arrived(60)
+                return GarageProcess(runner, arrival.pid, arrival.sockets)
+
+            async def find(self, place, file):
+                return file.path  # the disk is shared
+
+            async def fetch(self, place, source, file, progress):
+                raise PlacementFailed(f"{file.path} is not on the shared disk")
+
+            async def close(self):
+                await self.rendezvous.close()
+
+        @hookimpl
+        def lllms_placements():
+            return [Garage()]
     """
     raise AssertionError
 

@@ -57,6 +57,8 @@ class InstanceStatus:
     """The `silent_seconds` after which it is killed; 0: no limit."""
     ttl: float | None = None
     """The idle seconds after which it is unloaded; None: never."""
+    place: str = ""
+    """The name of the machine on which it runs, if that is not this one."""
     devices: Mapping[str, int] = field(factory=dict)
     """Bytes of the memory of GPUs that it was told to need, by their names; empty: it runs on the CPU, as far as
     known."""
@@ -131,6 +133,21 @@ class MemoryUse:
 
 
 @frozen
+class PlaceStatus:
+    """A machine of a placement, and what its instances take together."""
+
+    name: str
+    instances: int
+    cores: int
+    memory: int | None
+    """The bytes that they may take; None: no limit."""
+    used: int
+    """What they take, as told."""
+    devices: tuple[DeviceUse, ...] = ()
+    """Its GPUs."""
+
+
+@frozen
 class PoolStatus:
     """The pool as it is now."""
 
@@ -149,6 +166,8 @@ class PoolStatus:
     """None: there is no memory limit."""
     spares: tuple[SpareStatus, ...] = ()
     """The spare workers."""
+    places: tuple[PlaceStatus, ...] = ()
+    """The machines of the placement; empty if all instances run on this one."""
 
 
 @frozen

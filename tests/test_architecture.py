@@ -28,7 +28,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
         "values", "text", "chat", "gguf", "machine", "parameters", "tracebacks", "cancellation", "status", "answers",
         "caller", "events",
     ),
-    ("hookspecs", "engines", "apis", "downloads", "sessions"),
+    ("hookspecs", "engines", "apis", "downloads", "placements", "rendezvous", "sessions"),
     ("config", "plugins", "footprint", "curated", "catalog", "requests"),
     ("worker",),
     ("pool", "store", "observers"),

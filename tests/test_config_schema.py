@@ -14,7 +14,15 @@ from attrs import field, frozen
 from jsonschema import Draft7Validator
 from programs_for_tests import Program
 
-from lllms_core.config import Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig, parse_config
+from lllms_core.config import (
+    Config,
+    ModelConfig,
+    PlacementConfig,
+    PluginsConfig,
+    ServerConfig,
+    SessionsConfig,
+    parse_config,
+)
 from lllms_core.config.editor_schema import describe_config
 from lllms_core.plugins import Plugins
 from lllms_core.values.attribute_docs import attribute_docs
@@ -25,18 +33,26 @@ from lllms_core.values.violations import StructureError
 ROOT = Path(__file__).parent.parent
 
 
-def schema() -> dict[str, Any]:
+@frozen
+class Garage:
+    """The options of a placement."""
+
+    doors: int = 1
+
+
+def schema(**placements: type) -> dict[str, Any]:
     plugins = Plugins.discover()
     return describe_config(
         {name: one.object.Options for name, one in plugins.engines.items()},
         {name: one.object.Options for name, one in plugins.session_stores.items()},
+        placements,
     )
 
 
 @pytest.fixture(scope="module")
 def validator() -> Draft7Validator:
     Draft7Validator.check_schema(schema())
-    return Draft7Validator(schema())
+    return Draft7Validator(schema(garage=Garage))
 
 
 def examples() -> list[tuple[str, str]]:
@@ -73,6 +89,7 @@ GOOD = {
         "org/n": {"engine": "llamacpp", "file": "x", "options": {"context_length": "auto", "lora": [{"path": "p"}]}},
     },
     "sessions": {"store": "disk", "options": {"folder": "x"}, "max_size": "1GiB"},
+    "placement": {"kind": "garage", "options": {"doors": 2}},
     "plugins": {"disable": ["x"]},
 }
 
@@ -90,7 +107,7 @@ def test_a_configuration_that_the_server_takes_fits(validator: Draft7Validator) 
     ("models.m.options.slotz", 1), ("models.m.options.slots", "2"), ("models.m.defaults.temprature", 1),
     ("models.m.defaults.temperature", 3), ("models.m.engine", "nothing"), ("models.m.ttl", "5m"),
     ("models.m.preload.messages", [{"role": "user"}]), ("sessions.store", "attic"), ("sessions.options.folders", "x"),
-    ("sesions", {}), ("plugins.disable", "x"),
+    ("sesions", {}), ("plugins.disable", "x"), ("placement.kind", "attic"), ("placement.options.doors", "x"),
 ])
 def test_what_the_server_refuses_does_not_fit(validator: Draft7Validator, path: str, value: object) -> None:
     """Unknown keys, wrong types, ranges and choices, at every depth, also in the options of plugins."""
@@ -105,10 +122,10 @@ def test_what_the_server_refuses_does_not_fit(validator: Draft7Validator, path: 
 
 def test_every_key_is_described() -> None:
     """Each key of the tables and of our engines' options is in the schema; those with a docstring have it."""
-    made = schema()
+    made = schema(garage=Garage)
     tables = {
         ServerConfig: made["definitions"]["ServerConfig"], PluginsConfig: made["definitions"]["PluginsConfig"],
-        SessionsConfig: made["properties"]["sessions"],
+        SessionsConfig: made["properties"]["sessions"], PlacementConfig: made["properties"]["placement"],
         ModelConfig: made["properties"]["models"]["additionalProperties"],
         **{
             one.object.Options: made["definitions"][f"{name} options"]
@@ -120,7 +137,7 @@ def test_every_key_is_described() -> None:
         assert table["properties"].keys() == {one.name for one in attrs.fields(kind)}
         assert {name: one.get("description") for name, one in table["properties"].items() if name in docs} == docs
         assert table["additionalProperties"] is False
-    assert made["properties"].keys() == {"server", "models", "sessions", "plugins"} < {
+    assert made["properties"].keys() == {"server", "models", "sessions", "placement", "plugins"} < {
         one.name for one in attrs.fields(Config)
     }
 

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
+from lllms_core.engines.batching.sequences import SequencePlacement, SequenceTable, common_prefix
 
 SHORT = st.lists(st.integers(0, 2), max_size=12)
 
@@ -24,7 +24,7 @@ def test_common_prefix_is_what_zip_finds(a, b):
 
 def test_first_request_takes_an_empty_sequence():
     """With nothing to reuse, a request starts at the beginning of an unused sequence."""
-    assert SequenceTable(2, 100).place([1, 2, 3], 10) == Placement(target=0, source=0, keep=0, evict=())
+    assert SequenceTable(2, 100).place([1, 2, 3], 10) == SequencePlacement(target=0, source=0, keep=0, evict=())
 
 
 def test_continuation_stays_in_its_sequence():
@@ -32,7 +32,7 @@ def test_continuation_stays_in_its_sequence():
     table = SequenceTable(3, 100)
     put(table, [1, 2, 3], 10)
     table.release(0)
-    assert table.place([1, 2, 3, 4], 10) == Placement(target=0, source=0, keep=3, evict=())
+    assert table.place([1, 2, 3, 4], 10) == SequencePlacement(target=0, source=0, keep=3, evict=())
 
 
 def test_branch_is_copied_into_an_unused_sequence():
@@ -40,7 +40,7 @@ def test_branch_is_copied_into_an_unused_sequence():
     table = SequenceTable(3, 100)
     put(table, [1, 2, 3, 4], 10)
     table.release(0)
-    assert table.place([1, 2, 9], 10) == Placement(target=1, source=0, keep=2, evict=())
+    assert table.place([1, 2, 9], 10) == SequencePlacement(target=1, source=0, keep=2, evict=())
 
 
 def test_one_token_is_left_to_evaluate():
@@ -55,7 +55,7 @@ def test_busy_sequences_share_their_prefix():
     """A request may copy from a running sequence."""
     table = SequenceTable(2, 100)
     put(table, [1, 2, 3], 10)
-    assert table.place([1, 2, 4], 10) == Placement(target=1, source=0, keep=2, evict=())
+    assert table.place([1, 2, 4], 10) == SequencePlacement(target=1, source=0, keep=2, evict=())
 
 
 def test_shared_cells_count_once():
@@ -107,7 +107,7 @@ def test_evicting_the_source_keeps_what_was_copied():
     put(table, [1] * 10, 10)
     table.release(0)
     place = table.place([1, 1, 1, 1, 2], 12)
-    assert place == Placement(target=1, source=0, keep=4, evict=(0,))
+    assert place == SequencePlacement(target=1, source=0, keep=4, evict=(0,))
     table.take(place, 12)
     assert list(table.tokens(1)) == [1, 1, 1, 1]
     assert table.held == 4
@@ -119,7 +119,7 @@ def test_recurrent_sequences_are_only_continued():
     put(table, [1, 2, 3], 10)
     assert table.place([1, 2, 3, 4], 10).keep == 0
     table.release(0)
-    assert table.place([1, 2, 3, 4], 10) == Placement(target=0, source=0, keep=3, evict=())
+    assert table.place([1, 2, 3, 4], 10) == SequencePlacement(target=0, source=0, keep=3, evict=())
     assert table.place([1, 2, 3], 10).keep == 0
 
 
@@ -143,7 +143,7 @@ def test_hidden_sequence_is_used_by_nobody():
     table = SequenceTable(2, 100)
     put(table, [1, 2, 3], 10)
     table.hide(0)
-    assert table.place([1, 2, 3, 4], 10) == Placement(target=1, source=1, keep=0, evict=())
+    assert table.place([1, 2, 3, 4], 10) == SequencePlacement(target=1, source=1, keep=0, evict=())
     assert table.longest_prefix([1, 2, 3, 4]) == 0
 
 
@@ -152,7 +152,7 @@ def test_pinned_sequence_stays():
     table = SequenceTable(3, 10)
     put(table, [1, 2, 3], 10)
     table.pin(0)
-    assert table.place([1, 2, 3, 4], 10) == Placement(target=1, source=0, keep=3, evict=())
+    assert table.place([1, 2, 3, 4], 10) == SequencePlacement(target=1, source=0, keep=3, evict=())
     assert table.place([1, 2, 3, 4], 11) is None
     assert table.place([4], 8) is None
     assert table.idle_cells == 0
@@ -162,10 +162,10 @@ def test_place_for_a_session_has_room_for_all_of_it():
     """A restored session needs room for all its tokens, even if the request uses few of them."""
     table = SequenceTable(3, 20)
     put(table, [1] * 10, 10)
-    assert table.place_afresh(10, 4) == Placement(target=1, source=1, keep=0, evict=())
+    assert table.place_afresh(10, 4) == SequencePlacement(target=1, source=1, keep=0, evict=())
     assert table.place_afresh(11, 4) is None
     table.release(0)
-    assert table.place_afresh(11, 4) == Placement(target=1, source=1, keep=0, evict=(0,))
+    assert table.place_afresh(11, 4) == SequencePlacement(target=1, source=1, keep=0, evict=(0,))
 
 
 @settings(deadline=None)

@@ -1,18 +1,18 @@
 """Automatic sizes: how much memory a model gets, a smaller size rather than a refusal, and what would fit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
-from attrs import evolve
+from attrs import evolve, frozen
 from hypothesis import given
 from hypothesis import strategies as st
 from test_pool_memory import World, refusals
 
 from lllms_core.engines import Engine
 from lllms_core.errors import ModelTooLarge
-from lllms_core.pool.budget import Admit, Evict, Need, Never, Room, Seat, Wait, decide
-from lllms_core.pool.choosing import choose
+from lllms_core.pool.budget import Admit, Decision, Evict, Need, Never, Room, Seat, Wait, decide
+from lllms_core.pool.choosing import choose as choose_place
 from lllms_core.pool.effects import Start, Stop
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import ALONE, AMONG_OTHERS, STEPS, WORKER, need_of
@@ -30,6 +30,25 @@ def sizes(*private: int) -> Need:
 
 def seat(name: str, private: int, **state: Any) -> Seat:
     return evolve(Seat(name, Need(private), "ready"), **state)
+
+
+@frozen
+class Here:
+    """A place with these seats."""
+
+    seats: Sequence[Seat]
+    room: Room
+    place: str = "here"
+
+    def decide(self, need: Need) -> Decision:
+        return decide(need, self.seats, self.room)
+
+
+def choose(wanted: Need, seats: Sequence[Seat], room: Room) -> tuple[Need, Decision]:
+    """Return the size and the decision if there is one place."""
+    choice = choose_place(wanted, [Here(seats, room)])
+    assert choice.place == "here"
+    return choice.need, choice.decision
 
 
 def test_the_whole_size_is_taken_if_idle_ones_make_room() -> None:

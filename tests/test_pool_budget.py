@@ -303,7 +303,7 @@ def test_decisions_keep_every_promise(wanted: Need, seats: list[Seat], room: Roo
     price = dict(zip(names, costs(idle_ones).values(), strict=True))
     match decision:
         case Admit():
-            assert len(present) < room.places
+            assert len(present) < room.most
             assert room.limit is None or used(present, [wanted]) + room.sessions <= room.limit
             for name, gpu in room.devices.items():
                 taken = on_device(name, present, [wanted])

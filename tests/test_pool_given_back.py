@@ -14,8 +14,10 @@ from test_pool_work import error, reaches, running, text
 from waits_for_tests import GUARD
 
 from lllms_core.errors import EngineFailed, InvalidRequest, LllmsError
+from lllms_core.placements import LOCAL
 from lllms_core.pool import setbacks
-from lllms_core.pool.budget import Need
+from lllms_core.pool.budget import Admit, Need
+from lllms_core.pool.choosing import PlaceChoice
 from lllms_core.pool.effects import Assign, Prepare, ShareCores, Start
 from lllms_core.pool.instance import Patience
 from lllms_core.pool.models import PoolModel
@@ -245,7 +247,7 @@ async def test_one_effect_that_fails_leaves_the_others(pools: Pools, monkeypatch
 
     monkeypatch.setattr(pool._dispatcher, "_carry_out", carry_out)
     [instance] = pool._scheduler.instances.values()
-    pool._scheduler.placing.start("b", Need(), 0.0)
+    pool._scheduler.placing.start("b", PlaceChoice(LOCAL, Need(), Admit()), 0.0)
     started = next(one for one in pool._scheduler.instances.values() if one.model == "b")
     pool._dispatcher.apply([
         ShareCores(instance.id, 1), Start(started.id, "b", 1), Prepare("b"), Assign("first", instance.id),

@@ -750,10 +750,11 @@ def test_routing_prefers_the_longest_known_prefix(prefixes: Sequence[str], insta
     """A request goes to the free instance with most of its conversation; among equals, to the least loaded."""
     world = World(evolve(ONE, max_instances=2), a=ModelLimits(max_instances=2))
     world.submit("a", prefixes=["x", "xy"], name="t1")
+    world.submit("a", name="other")
     world.submit("a", prefixes=["x"], name="t2")
-    world.serve("a1", slots=1)
+    world.serve("a1", slots=2)
     world.serve("a2", slots=4)
-    world.scheduler.instances["a1"].slots = 4
+    world.scheduler.finished("other", 1)
     world.scheduler.finished("t2", 1)
     world.submit("a", 2, prefixes, name="asked")
     assert world.place("t1") == "a1"

@@ -127,7 +127,7 @@ async def test_no_request_is_lost_and_the_end_is_that_of_a_start(seed: int) -> N
         for one in host.status().instances:
             assert one.fingerprint == fingerprints[one.model]
         scheduler = host.pool._scheduler
-        assert (scheduler.running, scheduler.waiting, scheduler.placing.working) == ({}, {}, [])
+        assert (scheduler.running, scheduler.waiting, scheduler.fleet.places["local"].working) == ({}, {}, {})
         assert host.pool._dispatcher.waiting == {}
         known = fingerprints.keys()
         for names in (scheduler.seating.needs, scheduler.preparing, scheduler.measuring, scheduler.placing.failed):

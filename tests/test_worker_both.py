@@ -1,14 +1,16 @@
-"""What a worker does, whether it is a process or a thread."""
+"""What a worker does, whether it is a process, a thread, or a process at another place."""
 
 import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import engines_for_tests as engines
 import pytest
 from engines_for_tests import BadInfoEngine, EnvironmentEngine, Options, RawEngine, ScriptedEngine
+from placements_for_tests import TwoPlaces, two_places
 from pools_for_tests import ask
 from waits_for_tests import GUARD
 
@@ -16,6 +18,7 @@ from lllms_core.engines import Engine
 from lllms_core.errors import InvalidRequest
 from lllms_core.types import Delta, Isolation, ModelSpec
 from lllms_core.worker.handle import Worker
+from lllms_core.worker.socket_worker import SocketWorker
 from lllms_core.worker.start import start_worker
 from lllms_core.worker.wire import (
     Alive,
@@ -74,18 +77,32 @@ class Listener:
             return await self.end
 
 
-@pytest.fixture(params=["process", "thread"])
-def isolation(request: pytest.FixtureRequest) -> Isolation:
-    """Both kinds of worker."""
-    return request.param  # type: ignore[no-any-return]
+Kind = Isolation | TwoPlaces
+"""How a worker runs: in a process or a thread of this machine, or at a place."""
+
+
+@pytest.fixture(params=["process", "thread", "place"])
+async def isolation(request: pytest.FixtureRequest) -> AsyncIterator[Kind]:
+    """All kinds of worker."""
+    if request.param != "place":
+        yield request.param
+        return
+    async with two_places() as placement:
+        yield placement
 
 
 async def start(
-    isolation: Isolation, options: Options | None = None, engine: Engine | None = None,
+    isolation: Kind, options: Options | None = None, engine: Engine | None = None,
 ) -> tuple[Worker, Listener]:
     listener = Listener()
     load = Load(engine or ScriptedEngine(), ModelSpec("scripted", options or Options(), threads=3))
+    if isinstance(isolation, TwoPlaces):
+        return await SocketWorker.start(load, listener, isolation, isolation.place("one")), listener
     return await start_worker(load, isolation, listener), listener
+
+
+def pid_of(worker: Worker) -> int:
+    return worker._launched.pid if isinstance(worker, SocketWorker) else worker.pid or os.getpid()
 
 
 async def answers(worker: Worker, listener: Listener, within: int) -> bool:
@@ -107,7 +124,7 @@ async def close(worker: Worker, listener: Listener) -> None:
             os.waitpid(worker.pid, os.WNOHANG)  # noqa: ASYNC222  # reaped: no zombie is left
 
 
-async def test_life_of_a_worker(isolation: Isolation) -> None:
+async def test_life_of_a_worker(isolation: Kind) -> None:
     """A worker reports progress, then what it loaded; it answers, takes its allowance of cores, and ends when told."""
     worker, listener = await start(isolation)
     progress = []
@@ -123,11 +140,11 @@ async def test_life_of_a_worker(isolation: Isolation) -> None:
     worker.send(Open(ask("threads")))
     assert (await listener.last_delta())[0] == "5"
     worker.send(Open(ask("pid")))
-    assert (await listener.last_delta())[0] == str(worker.pid or os.getpid())
+    assert (await listener.last_delta())[0] == str(pid_of(worker))
     await close(worker, listener)
 
 
-async def test_cancel_ends_one_request(isolation: Isolation) -> None:
+async def test_cancel_ends_one_request(isolation: Kind) -> None:
     """A cancelled request ends with `cancelled`; the other continues; unknown and double cancels do nothing."""
     worker, listener = await start(isolation)
     await listener.until(Loaded)
@@ -140,7 +157,7 @@ async def test_cancel_ends_one_request(isolation: Isolation) -> None:
     await close(worker, listener)
 
 
-async def test_refused_requests_harm_nobody(isolation: Isolation) -> None:
+async def test_refused_requests_harm_nobody(isolation: Kind) -> None:
     """A request that `open` refuses, or that fails while running, ends with its error; the worker continues."""
     worker, listener = await start(isolation)
     await listener.until(Loaded)
@@ -152,7 +169,7 @@ async def test_refused_requests_harm_nobody(isolation: Isolation) -> None:
     await close(worker, listener)
 
 
-async def test_probes_tell_whether_the_loop_gets_on(isolation: Isolation) -> None:
+async def test_probes_tell_whether_the_loop_gets_on(isolation: Kind) -> None:
     """A probe is answered while the loop waits for messages, or if its step checks `interrupt`; otherwise not."""
     engines.RELEASE.clear()
     worker, listener = await start(isolation)
@@ -178,7 +195,7 @@ async def test_probes_tell_whether_the_loop_gets_on(isolation: Isolation) -> Non
 
 @pytest.mark.parametrize(("fault", "kind"), [("raise", "ValueError"), ("sys-exit", "SystemExit")])
 @pytest.mark.parametrize("place", ["", "open ", "cancel "])
-async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault: str, kind: str) -> None:
+async def test_broken_engine_is_reported(isolation: Kind, place: str, fault: str, kind: str) -> None:
     """Whatever `step`, `open` or `cancel` raise is the worker's last message, with type and place; then it ends."""
     worker, listener = await start(isolation)
     await listener.until(Loaded)
@@ -199,7 +216,7 @@ async def test_broken_engine_is_reported(isolation: Isolation, place: str, fault
     ("raise", "ValueError: the engine is broken", False),
     ("sys-exit", "SystemExit: enough", False),
 ])
-async def test_failed_load_is_reported(isolation: Isolation, fault: str, reason: str, meant: bool) -> None:
+async def test_failed_load_is_reported(isolation: Kind, fault: str, reason: str, meant: bool) -> None:
     """A failed load gives the reason, with a traceback unless it was deliberate; then the worker ends."""
     _, listener = await start(isolation, Options(load=fault))  # type: ignore[arg-type]
     failure = await listener.until(LoadFailed)
@@ -209,7 +226,7 @@ async def test_failed_load_is_reported(isolation: Isolation, fault: str, reason:
     await listener.reason()
 
 
-async def test_failing_close_is_reported(isolation: Isolation) -> None:
+async def test_failing_close_is_reported(isolation: Kind) -> None:
     """A model whose `close` raises still ends."""
     worker, listener = await start(isolation, Options(close="raise"))
     await listener.until(Loaded)
@@ -218,7 +235,7 @@ async def test_failing_close_is_reported(isolation: Isolation) -> None:
     await listener.reason()
 
 
-async def test_kill_ends_a_load(isolation: Isolation, gate: Path) -> None:
+async def test_kill_ends_a_load(isolation: Kind, gate: Path) -> None:
     """A worker that is killed while it loads is gone at once, and sends nothing more."""
     worker, listener = await start(isolation, Options(gate=str(gate)))
     message = await listener.next()
@@ -229,7 +246,7 @@ async def test_kill_ends_a_load(isolation: Isolation, gate: Path) -> None:
     assert listener.heard.empty()
 
 
-async def test_kill_and_close_after_the_end_do_nothing(isolation: Isolation) -> None:
+async def test_kill_and_close_after_the_end_do_nothing(isolation: Kind) -> None:
     """Messages to a worker that is gone do nothing."""
     worker, listener = await start(isolation, Options(load="refuse"))
     await listener.reason()
@@ -237,7 +254,7 @@ async def test_kill_and_close_after_the_end_do_nothing(isolation: Isolation) -> 
     worker.kill()
 
 
-async def test_many_deltas_in_order(isolation: Isolation) -> None:
+async def test_many_deltas_in_order(isolation: Kind) -> None:
     """Eight concurrent requests each get all their tokens, in order, with one message per step for all of them."""
     worker, listener = await start(isolation, engine=RawEngine())
     await listener.until(Loaded)

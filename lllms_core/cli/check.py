@@ -106,7 +106,7 @@ def _about_memory(
     from lllms_core.pool.devices import limits_of
     from lllms_core.pool.models import PoolModel
     from lllms_core.pool.needs import need_of
-    from lllms_core.pool.seating import too_large
+    from lllms_core.pool.shortages import too_large
 
     if limit is None:
         return []
@@ -149,7 +149,7 @@ def _about_gpus(
 ) -> "Iterator[str]":
     """Yield the models that can never be loaded into the memory of a GPU, beside those that are kept loaded."""
     from lllms_core.pool.budget import on_device
-    from lllms_core.pool.seating import too_large_for
+    from lllms_core.pool.shortages import too_large_for
 
     for device, room in devices.items():
         total = on_device(device, (), [need for all_of in kept.values() for need in all_of])

@@ -73,4 +73,5 @@ def schema() -> None:
     plugins = Plugins.discover()
     engines = {name: provided.object.Options for name, provided in plugins.engines.items()}
     stores = {name: provided.object.Options for name, provided in plugins.session_stores.items()}
-    click.echo(json.dumps(describe_config(engines, stores), indent=2, ensure_ascii=False))
+    placements = {name: provided.object.Options for name, provided in plugins.placements.items()}
+    click.echo(json.dumps(describe_config(engines, stores, placements), indent=2, ensure_ascii=False))

@@ -46,9 +46,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         for gpu in memory.get("devices", ()):
             click.echo(f"memory of the GPU {gpu['name']}: about {human_size(gpu['used'])} of "
                        f"{human_size(gpu['limit'])} used, it has {human_size(gpu['total'])}")
-    for model in status["models"]:
-        click.echo(f"model {model['name']}: engine {model['engine']}, "
-                   f"{model['instances']} of {model['max_instances']} instances")
+    for line in (*map(_model, status["models"]), *map(_place, status.get("places", ()))):
+        click.echo(line)
     for one in status["problems"]:
         click.echo(f"model {one['model']} cannot be served: {one['problem']}" if one["model"] else one["problem"])
     for one in status["lacking"]:
@@ -72,14 +71,34 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         if one.get("measured"):
             grown = ", more than its share" if one.get("grown") else ""
             memory += f", measured {human_size(one['measured'])}{grown}"
-        where = "a thread" if one["pid"] is None else f"process {one['pid']}"
         device = f", on {one['details']['device']}" if one.get("details", {}).get("device") else ""
         holds = f"{one['context_length']} tokens per request, " if one["context_length"] else ""
         click.echo(f"instance {one['id']}: {state}, {one['running']} of {one['slots'] or '?'} slots, {holds}"
-                   f"{one['threads']} threads, {where}{memory}{idle}{silent}{replaced}{device}")
+                   f"{one['threads']} threads, {_where(one)}{memory}{idle}{silent}{replaced}{device}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
         click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")
+
+
+def _model(one: Mapping[str, Any]) -> str:
+    return f"model {one['name']}: engine {one['engine']}, {one['instances']} of {one['max_instances']} instances"
+
+
+def _place(one: Mapping[str, Any]) -> str:
+    limit = "" if one["memory"] is None else f" of {human_size(one['memory'])}"
+    gpus = "".join(
+        f", {human_size(gpu['used'])} of {human_size(gpu['limit'])} on {gpu['name']}" for gpu in one["devices"]
+    )
+    return (
+        f"place {one['name']}: {one['instances']} instances, {one['cores']} cores,"
+        f" about {human_size(one['used'])}{limit} used{gpus}"
+    )
+
+
+def _where(one: Mapping[str, Any]) -> str:
+    if one.get("place"):
+        return f"at {one['place']}"
+    return "a thread" if one["pid"] is None else f"process {one['pid']}"
 
 
 def _times(count: int) -> str:

@@ -10,6 +10,7 @@ from lllms_core.status import Changes
 NEEDS_RESTART: Mapping[str, frozenset[str]] = {
     "server": frozenset({"host", "port", "models_dir", "offline"}),
     "sessions": frozenset({"store", "min_tokens", "options", "responses_size", "responses_ttl"}),
+    "placement": frozenset({"kind", "options"}),
     "plugins": frozenset({"disable"}),
 }
 """The settings, by table, that take effect only when a server starts. `server.tls_certificate` and `tls_key` are among
@@ -45,7 +46,7 @@ def changes(old: Config, new: Config) -> Changes:
 
 def in_force(old: Config, new: Config) -> Config:
     """Return the new configuration as far as a server that runs with the old one can take it."""
-    kept: dict[str, dict[str, object]] = {"server": {}, "sessions": {}, "plugins": {}}
+    kept: dict[str, dict[str, object]] = {table: {} for table in NEEDS_RESTART}
     for table, key in _changed_settings(old, new):
         if _needs_restart(table, key, old, new):
             kept[table][key] = getattr(getattr(old, table), key)

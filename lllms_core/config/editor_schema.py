@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 
-from lllms_core.config.settings import ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config.settings import ModelConfig, PlacementConfig, PluginsConfig, ServerConfig, SessionsConfig
 from lllms_core.parameters import DEFAULTS
 from lllms_core.values.class_schema import ClassSchemas, Schema
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
 
-def describe_config(engines: Mapping[str, type], stores: Mapping[str, type]) -> Schema:
-    """Return the schema; `engines` and `stores` are the `Options` of those that plugins provide, by their names.
+def describe_config(
+    engines: Mapping[str, type], stores: Mapping[str, type], placements: Mapping[str, type],
+) -> Schema:
+    """Return the schema; the others are the `Options` of what plugins provide, by their names.
 
     It knows keys, types and ranges; `lllms check` knows more.
     """
@@ -18,6 +20,8 @@ def describe_config(engines: Mapping[str, type], stores: Mapping[str, type]) -> 
     model = _with_options(classes, ModelConfig, "engine", engines)
     sessions = _with_options(classes, SessionsConfig, "store", stores)
     sessions["properties"]["store"] |= {"enum": ["none", *sorted(stores)]}  # type: ignore[index]
+    placement = _with_options(classes, PlacementConfig, "kind", placements)
+    placement["properties"]["kind"] |= {"enum": ["local", *sorted(placements)]}  # type: ignore[index]
     properties = model["properties"]
     assert isinstance(properties, dict)  # noqa: S101  # what `_with_options` returns
     if engines:
@@ -36,6 +40,7 @@ def describe_config(engines: Mapping[str, type], stores: Mapping[str, type]) -> 
                 "type": "object", "description": "The models, by their names.", "additionalProperties": model,
             },
             "sessions": sessions,
+            "placement": placement,
             "plugins": classes.refer(PluginsConfig),
         },
         "definitions": classes.definitions,

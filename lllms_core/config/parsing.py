@@ -7,7 +7,15 @@ from typing import Any, TypeVar, cast
 from attrs import AttrsInstance, asdict, evolve
 
 from lllms_core.config import rules
-from lllms_core.config.settings import UNIX, Config, ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config.settings import (
+    UNIX,
+    Config,
+    ModelConfig,
+    PlacementConfig,
+    PluginsConfig,
+    ServerConfig,
+    SessionsConfig,
+)
 from lllms_core.downloads import scheme
 from lllms_core.errors import ConfigError
 from lllms_core.machine import at_home
@@ -15,6 +23,8 @@ from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import Key, Keys, StructureError, Violation, did_you_mean
 
 T = TypeVar("T")
+TABLES = ("server", "sessions", "placement", "plugins", "models")
+"""The tables of a configuration."""
 
 
 def parse_config(data: Mapping[str, object]) -> Config:
@@ -31,14 +41,13 @@ def with_model(config: Config, name: str, model: ModelConfig) -> Config:
 
     Raises `ConfigError` if the result is invalid.
     """
-    models = {**config.models, name: model}
-    tables = {"server": config.server, "sessions": config.sessions, "plugins": config.plugins, "models": models}
+    tables = {table: getattr(config, table) for table in TABLES} | {"models": {**config.models, name: model}}
     return evolve(parse_tables(tables, {}, None, config.folder), path=config.path)
 
 
 def check_config(config: Config) -> None:
     """Check the rules between the values of a configuration that was put together. Raises `ConfigError`."""
-    tables = {name: getattr(config, name) for name in ("server", "sessions", "plugins", "models")}
+    tables = {table: getattr(config, table) for table in TABLES}
     parse_tables(tables, {}, None, config.folder)
 
 
@@ -56,6 +65,7 @@ def parse_tables(
     server = _table(data.get("server", {}), ServerConfig, ("server",), violations)
     plugins = _table(data.get("plugins", {}), PluginsConfig, ("plugins",), violations)
     sessions = _table(data.get("sessions", {}), SessionsConfig, ("sessions",), violations)
+    placement = _table(data.get("placement", {}), PlacementConfig, ("placement",), violations)
     tables = data.get("models", {})
     models: dict[str, ModelConfig] = {}
     if isinstance(tables, Mapping):
@@ -66,9 +76,8 @@ def parse_tables(
             violations += rules.check_defaults(table, ("models", str(name), "defaults"))
     else:
         violations.append(Violation(("models",), f"expected a table, got {tables!r}"))
-    known = ("server", "sessions", "plugins", "models")
     violations += [
-        Violation((str(key),), "unknown key" + did_you_mean(str(key), known)) for key in data if key not in known
+        Violation((str(key),), "unknown key" + did_you_mean(str(key), TABLES)) for key in data if key not in TABLES
     ]
     if server is not None:
         violations += rules.check_server(server)
@@ -77,11 +86,11 @@ def parse_tables(
         violations += rules.check_room(server, models)
     if sessions is not None:
         violations += rules.check_sessions(sessions)
-    if violations or server is None or sessions is None or plugins is None:
+    if violations or server is None or sessions is None or placement is None or plugins is None:
         raise ConfigError("\n".join(_line(one, origins.get(one.path[:2], file)) for one in violations))
     server = _server_placed(server, {key: here for table, key in origins if table == "server"}, folder)
     models = {name: evolve(model, file=_placed(model.file, folder)) for name, model in models.items()}
-    return Config(server, models, sessions, plugins, folder=folder)
+    return Config(server, models, sessions, placement, plugins, folder=folder)
 
 
 def _server_placed(server: ServerConfig, folders: Mapping[Key, Path], folder: Path) -> ServerConfig:

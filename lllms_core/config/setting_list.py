@@ -24,7 +24,7 @@ SECRETS = frozenset({"key", "token", "secret", "password", "passphrase", "creden
 def list_settings(config: Config) -> list[Setting]:
     """Return all settings, those of the models last."""
     found: list[Setting] = []
-    tables = ((("server",), config.server), (("sessions",), config.sessions), (("plugins",), config.plugins))
+    tables = (((table,), getattr(config, table)) for table in ("server", "sessions", "placement", "plugins"))
     models = ((("models", name), model) for name, model in config.models.items())
     for path, table in (*tables, *models):
         usual = dict(_values(type(table)(*["?"] * (path[0] == "models")), path))

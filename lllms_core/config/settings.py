@@ -201,6 +201,16 @@ class SessionsConfig:
 
 
 @frozen
+class PlacementConfig:
+    """`[placement]`: on which machines the models' instances run."""
+
+    kind: str = "local"
+    """`local`: on this one; or a plugin's placement: on those that it knows."""
+    options: Mapping[str, object] = field(factory=dict)
+    """The placement's own options."""
+
+
+@frozen
 class PluginsConfig:
     """`[plugins]`."""
 
@@ -215,6 +225,7 @@ class Config:
     server: ServerConfig = field(factory=ServerConfig)
     models: Mapping[str, ModelConfig] = field(factory=dict)
     sessions: SessionsConfig = field(factory=SessionsConfig)
+    placement: PlacementConfig = field(factory=PlacementConfig)
     plugins: PluginsConfig = field(factory=PluginsConfig)
     path: Path | None = None
     """The file that it was read from."""

@@ -32,7 +32,9 @@ from lllms_core.observers.metrics import Metrics, Now
 from lllms_core.observers.request_history import History
 from lllms_core.observers.request_log import RequestLog
 from lllms_core.parameters import Checked, Route
+from lllms_core.placements import LOCAL
 from lllms_core.plugins import Plugins
+from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import session_limits
@@ -101,6 +103,27 @@ def choose_session_store(configuration: Config, plugins: Plugins) -> tuple[Sessi
     return store, with_folder(options, configuration.folder)
 
 
+def choose_placement(configuration: Config, plugins: Plugins) -> FarPlaces | None:
+    """Return the places of the placement that a configuration asks for; None for `local`. Nothing is opened.
+
+    Raises `ConfigError` if the placement or an option is unknown.
+    """
+    config = configuration.placement
+    if config.kind == LOCAL:
+        return None
+    provided = plugins.placements.get(config.kind)
+    if provided is None:
+        there_are = ", ".join([LOCAL, *sorted(plugins.placements)])
+        raise ConfigError(f"placement.kind: there is no placement '{config.kind}'; there are: {there_are}")
+    try:
+        options: object = structure(config.options, provided.object.Options, ("placement", "options"))
+    except StructureError as error:
+        raise ConfigError(str(error)) from error
+    return FarPlaces(
+        provided.object, with_folder(options, configuration.folder), configuration.server.gpu_memory_limit,
+    )
+
+
 def open_keeper(config: Config, plugins: Plugins) -> SessionKeeper | None:
     """Return the keeper of sessions that a configuration asks for, with its store opened; None for `none`.
 
@@ -157,7 +180,10 @@ class Host:
         self.observers = Observers([self.history, self.metrics, log])
         self.history.on_end(self.metrics.ended)
         self.history.on_end(log.ended)
-        self.pool = Pool.of(self.catalog, self.config.server, self.sessions, files, self.observers)
+        self.pool = Pool.of(
+            self.catalog, self.config.server, self.sessions, files, self.observers,
+            far=choose_placement(self.config, self.plugins),
+        )
         self._visibility = Visibility(self.catalog)
         self._index = SessionIndex(self.pool, self.sessions)
         self.session_index = VisibleSessions(self._index, self._visibility)

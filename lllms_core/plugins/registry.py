@@ -18,6 +18,7 @@ from lllms_core.downloads import Downloader
 from lllms_core.engines import Engine
 from lllms_core.engines.promises import check_engine
 from lllms_core.errors import PluginConflict, PluginError, PluginLoadFailed
+from lllms_core.placements import Placement
 from lllms_core.plugins.inspection import find_hooks, named_objects
 from lllms_core.sessions import SessionStore
 from lllms_core.tracebacks import described
@@ -102,6 +103,7 @@ class Plugins:
     engines: dict[str, Provided[Engine]] = field(factory=dict, init=False)
     downloaders: dict[str, Provided[Downloader]] = field(factory=dict, init=False)
     session_stores: dict[str, Provided[SessionStore]] = field(factory=dict, init=False)
+    placements: dict[str, Provided[Placement]] = field(factory=dict, init=False)
     apis: dict[str, Provided[Api]] = field(factory=dict, init=False)
     offers: dict[str, Provided[ModelOffer]] = field(factory=dict, init=False)
     _strict: bool = False
@@ -189,6 +191,7 @@ class Plugins:
         self._collect(candidate, "lllms_downloaders", "downloader", Downloader, self.downloaders)
         self._check_schemes(candidate)
         self._collect(candidate, "lllms_session_stores", "session store", SessionStore, self.session_stores)
+        self._collect(candidate, "lllms_placements", "placement", Placement, self.placements)
         self._collect(candidate, "lllms_apis", "api", Api, self.apis)
         self._collect(candidate, "lllms_models", "model", ModelOffer, self.offers)
 

@@ -108,7 +108,7 @@ class Room:
 
     limit: int | None
     """Bytes; None: no limit."""
-    places: int
+    most: int
     """The most instances."""
     sessions: int = 0
     """Bytes of stored sessions, which are within the limit and give way."""
@@ -210,14 +210,14 @@ def scarce(wanted: Need, seats: Collection[Seat], room: Room) -> list[str]:
 
 def fits(wanted: Need, seats: Collection[Seat], room: Room, gone: Iterable[Seat] = ()) -> bool:
     """Whether there is room for `wanted` beside all `seats`, once `gone` have given back theirs."""
-    return len(seats) < room.places and not lacking(wanted, seats, room, gone) and not scarce(wanted, seats, room)
+    return len(seats) < room.most and not lacking(wanted, seats, room, gone) and not scarce(wanted, seats, room)
 
 
 def decide(wanted: Need, seats: Sequence[Seat], room: Room) -> Decision:
     """Decide what to do for an instance that needs `wanted`.
 
     Stored sessions give way first. Victims are idle and not kept: the cheapest set that suffices, see `costs`. Only the
-    limits make a `Never`: what exceeds the `places`, or finds its memory held by other programs, waits.
+    limits make a `Never`: what exceeds `most`, or finds its memory held by other programs, waits.
     """
     lasting = [seat for seat in seats if seat.state != "closing"]
     closing = [seat for seat in seats if seat.state == "closing"]
@@ -264,7 +264,7 @@ def to_drain(wanted: Need, seats: Sequence[Seat], oldest: Sequence[Seat], room: 
         return victims
     if _others_hold(wanted, lasting, room, closing, away=oldest):
         return ()
-    if len(lasting) >= room.places or lacking(wanted, lasting, room, closing):
+    if len(lasting) >= room.most or lacking(wanted, lasting, room, closing):
         return oldest
     short = scarce(wanted, lasting, room)
     return [seat for seat in oldest if any(seat.need.devices.get(name) for name in short)]

@@ -1,25 +1,67 @@
-"""The size of an instance whose sizes are automatic: the largest for which room can be made; pure."""
+"""Where the next instance of a model is loaded, and how large it is if its sizes are automatic; pure."""
 
 from collections.abc import Sequence
+from typing import Literal, Protocol
 
-from lllms_core.pool.budget import Decision, Need, Never, Room, Seat, Wait, decide
+from attrs import frozen
+
+from lllms_core.pool.budget import Admit, Decision, Evict, Need, Never, Shrink, Wait
+
+_EFFORT: dict[type[Shrink | Evict | Wait], int] = {Shrink: 0, Evict: 1, Wait: 2}
+"""Of what makes room in a bounded time; the least first."""
+_WAITS: dict[Literal["closing", "loading", "busy", "machine"], int] = {"machine": 0, "loading": 1, "busy": 2}
+"""Of what nobody bounds, the kind to report: memory that other programs hold must be looked for."""
 
 
-def choose(wanted: Need, seats: Sequence[Seat], room: Room) -> tuple[Need, Decision]:
-    """Decide about an instance that needs `wanted`, or one of its `smaller` needs; return also which of them.
+class Option(Protocol):
+    """A place at which an instance may be loaded."""
+
+    @property
+    def place(self) -> str:
+        """Its id."""
+
+    def decide(self, need: Need) -> Decision:
+        """Decide about an instance there."""
+
+
+@frozen
+class PlaceChoice:
+    """A decision about an instance, at a place."""
+
+    place: str
+    need: Need
+    decision: Decision
+
+
+def choose(wanted: Need, options: Sequence[Option]) -> PlaceChoice:
+    """Decide about an instance that needs `wanted`, or one of its `smaller` needs, at one of the `options`, best first.
 
     The whole need goes first, even if idle instances must be unloaded for it. A smaller one is taken rather than to
     wait for loading or busy instances, and rather than to give up. What only a wait can serve waits for the largest
-    that can ever fit.
+    that can ever fit. Of the places the first with room is taken, or else the one where the least makes room.
     """
-    waits: list[tuple[Need, Decision]] = []
+    waits: list[PlaceChoice] = []
     for need in (wanted, *wanted.smaller):
-        decision = decide(need, seats, room)
-        match decision:
-            case Never():
-                continue
-            case Wait(reason) if reason != "closing":
-                waits.append((need, decision))
-            case _:
-                return need, decision
-    return waits[0] if waits else (wanted.least, decide(wanted.least, seats, room))
+        bounded: list[tuple[int, PlaceChoice]] = []
+        unbounded: list[tuple[int, PlaceChoice]] = []
+        for option in options:
+            decision = option.decide(need)
+            match decision:
+                case Admit():
+                    return PlaceChoice(option.place, need, decision)
+                case Never():
+                    continue
+                case Wait(reason) if reason != "closing":
+                    unbounded.append((_WAITS[reason], PlaceChoice(option.place, need, decision)))
+                case _:
+                    bounded.append((_EFFORT[type(decision)], PlaceChoice(option.place, need, decision)))
+        if bounded:
+            return min(bounded, key=_first)[1]
+        if unbounded and not waits:
+            waits.append(min(unbounded, key=_first)[1])
+    least = wanted.least
+    return waits[0] if waits else PlaceChoice(options[0].place, least, options[0].decide(least))
+
+
+def _first(ranked: tuple[int, PlaceChoice]) -> int:
+    return ranked[0]

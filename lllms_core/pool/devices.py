@@ -33,6 +33,11 @@ def device_rooms(server: ServerConfig, engines: Iterable[Engine]) -> dict[str, D
     }
 
 
+def rooms_of(devices: Iterable[Device], limit: int | None) -> dict[str, DeviceRoom]:
+    """Return the memory of some GPUs, of which instances hold nothing yet; `limit` is `server.gpu_memory_limit`."""
+    return {one.name: _room(one, limit, 0) for one in devices}
+
+
 def limits_of(rooms: Mapping[str, DeviceRoom]) -> dict[str, int]:
     """Return what instances may take of the memory of each GPU."""
     return {name: one.limit for name, one in rooms.items()}

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from attrs import evolve
@@ -23,8 +23,10 @@ from lllms_core.events import (
     RequestsWait,
     UnloadBegun,
 )
-from lllms_core.pool.budget import Need
+from lllms_core.placements import LOCAL, Place
+from lllms_core.pool.budget import DeviceRoom, Need
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
+from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.memory_watch import MEASURE_SECONDS, MemoryWatch
@@ -50,7 +52,7 @@ class Dispatcher:
 
     def __init__(
         self, models: Mapping[str, PoolModel], scheduler: Scheduler, spares: Spares, patience: Patience,
-        *, keeper: SessionKeeper | None, watch: MemoryWatch, observer: Observer,
+        *, keeper: SessionKeeper | None, watch: MemoryWatch, observer: Observer, far: FarPlaces | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.tell = observer
@@ -65,6 +67,9 @@ class Dispatcher:
         self._patience = patience
         self._keeper = keeper
         self._watch = watch
+        self._far = far
+        if far is not None:
+            far.arrived, far.departed = self._place_arrived, self._place_departed
         self._weighing: asyncio.TimerHandle | None = None
         self._shrinking: set[asyncio.Task[None]] = set()
         self._preparing: dict[str, asyncio.Task[None]] = {}
@@ -348,14 +353,17 @@ class Dispatcher:
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance
-        instance.start(self._spares.start(load, entry.isolation, instance))
+        if start.place == LOCAL or self._far is None:
+            instance.start(self._spares.start(load, entry.isolation, instance))
+        else:
+            instance.start(self._far.start(load, entry, start.place, instance))
 
     def _settle_spares(self) -> None:
         """Keep as many spare workers as wanted, while they are not in the way."""
-        states = {entry.state for entry in self.scheduler.instances.values()}
-        waiting = {ticket.model for ticket in self.scheduler.waiting.values()} if "closing" in states else ()
+        fleet = self.scheduler.fleet
+        waiting = self.scheduler.queue.models if fleet.closing else ()
         self._spares.settle(
-            time.monotonic(), loading="loading" in states, running=bool(self.scheduler.running),
+            time.monotonic(), loading=fleet.loading > 0, running=bool(self.scheduler.running),
             awaited=[self._models[one].engine.name for one in waiting if not self.scheduler.seating.alive(one)],
         )
 
@@ -447,6 +455,10 @@ class Dispatcher:
             self._starved(instance, entry)
         del self.instances[instance.id]
         self._watch.forget(instance)
+        if instance.lost and not stopping:
+            LOG.error("%s is lost with its place: %s", instance.id, reason)
+            self._lose([instance], self.scheduler.lost_with_place(instance.id, now, instance.unanswered), reason)
+            return
         effects = self.scheduler.gone(instance.id, reason, now, starved=starved)
         if state == "closing" or stopping:
             LOG.info("unloaded %s", instance.id)
@@ -465,3 +477,27 @@ class Dispatcher:
         self.apply(effects)
         # Only after the scheduler has forgotten it: requests that these ends make room for must not be assigned to it.
         instance.fail_running(EngineDied(f"model '{instance.model}' failed while it worked on this request: {reason}"))
+
+    # -- callbacks of places ------------------------------------------------------------------------------------------
+
+    def _place_arrived(self, place: Place, devices: Mapping[str, DeviceRoom]) -> None:
+        self.apply(self.scheduler.there(place, time.monotonic(), devices))
+
+    def _place_departed(self, place: str, reason: str) -> None:
+        lost = [one for one in self.instances.values() if self.scheduler.instances[one.id].place == place]
+        for instance in lost:
+            del self.instances[instance.id]
+        unanswered = {request for instance in lost for request in instance.unanswered}
+        self._lose(lost, self.scheduler.departed(place, time.monotonic(), unanswered), reason)
+
+    def _lose(self, lost: Sequence[Instance], effects: list[Effect], reason: str) -> None:
+        """Give up instances that the scheduler knows to be lost, and hand it back what it has queued anew."""
+        for instance in lost:
+            self._watch.forget(instance)
+            self.tell(InstanceDied(instance.id, instance.model, time.monotonic()))
+            for request_id in instance.unanswered & self.scheduler.waiting.keys():
+                self.waiting[request_id] = instance.release(request_id)
+        self.apply(effects)
+        for instance in lost:
+            instance.abandon()
+            instance.fail_running(EngineDied(f"model '{instance.model}' ended during this request: {reason}"))

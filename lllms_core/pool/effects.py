@@ -4,6 +4,7 @@ from attrs import field, frozen
 
 from lllms_core.errors import LllmsError
 from lllms_core.events import UnloadCause
+from lllms_core.placements import LOCAL
 
 
 @frozen
@@ -15,6 +16,8 @@ class Start:
     threads: int
     memory: int | None = None
     """The `ModelSpec.memory` for its automatic sizes."""
+    place: str = LOCAL
+    """Where."""
 
 
 @frozen

@@ -10,7 +10,7 @@ from typing import Protocol
 from attrs import define, evolve, frozen
 
 from lllms_core.answers import Stream
-from lllms_core.errors import LllmsError
+from lllms_core.errors import LllmsError, PlaceLost
 from lllms_core.events import Event, RequestBegun, RequestEnded
 from lllms_core.footprint import Footprint
 from lllms_core.pool.watchdog import Watchdog
@@ -140,6 +140,7 @@ class Instance:
         self._ended = False
         self._failure: str | None = None
         self._starved = False
+        self._lost = False
         self._starting: asyncio.Task[None] | None = None
         self._began, self._ready_at = monotonic(), 0.0
         self._killer: asyncio.TimerHandle | None = None
@@ -164,6 +165,19 @@ class Instance:
         return self._starved or (self._worker is not None and self._worker.starved)
 
     @property
+    def lost(self) -> bool:
+        """Whether its worker is gone because its place is lost, or the way there."""
+        return self._lost or bool(self._worker is not None and self._worker.lost)
+
+    @property
+    def unanswered(self) -> set[str]:
+        """The running requests of which no piece has arrived, and which somebody waits for."""
+        return {
+            request_id for request_id, run in self._runs.items()
+            if not (run.begun or run.timed_out or run.stream.ended)
+        }
+
+    @property
     def limits(self) -> Patience:
         """How long the worker may fail to react."""
         return self._patience
@@ -182,6 +196,7 @@ class Instance:
             try:
                 self._worker = await worker
             except Exception as error:  # noqa: BLE001  # else it would load forever
+                self._lost = isinstance(error, PlaceLost)
                 self.ended(error.message if isinstance(error, LllmsError) else f"{type(error).__name__}: {error}")
                 return
             if self._closing:
@@ -275,6 +290,20 @@ class Instance:
             self._send(Close())
             self._killer = asyncio.get_running_loop().call_later(self._patience.close, self._worker.kill)
 
+    def release(self, request_id: str) -> Stream:
+        """Give up a request, to be run by another instance, and return its stream."""
+        run = self._runs.pop(request_id)
+        run.stop_timer()
+        run.stream.instance = None
+        return run.stream
+
+    def abandon(self) -> None:
+        """Have nothing more to do with the worker: its place is lost."""
+        self._closing = self._ended = True
+        self._stop_timers()
+        if self._worker is not None:
+            self._worker.kill()
+
     def fail_running(self, error: LllmsError) -> None:
         """End every running request with this error."""
         runs, self._runs = self._runs, {}
@@ -287,6 +316,10 @@ class Instance:
 
     def message(self, message: FromWorker) -> None:
         """Handle a message from the worker."""
+        if not self._ended:  # else it was abandoned
+            self._handle(message)
+
+    def _handle(self, message: FromWorker) -> None:
         self._watchdog.heard = True
         match message:
             case Deltas(deltas):
@@ -315,14 +348,19 @@ class Instance:
 
     def ended(self, reason: str) -> None:
         """The worker is gone."""
+        if self._ended:
+            return  # it was abandoned
         self._ended = True
+        self._stop_timers()
+        self._owner.gone(self, self._failure or reason)
+
+    def _stop_timers(self) -> None:
         for timer in (self._killer, self._load_timer):
             if timer is not None:
                 timer.cancel()
         self._watchdog.stop()
         for number in list(self._surveys):
             self._answer(number, None)
-        self._owner.gone(self, self._failure or reason)
 
     def _loaded(self, info: ModelInfo) -> None:
         self.progress, self.info, self._ready_at = 1.0, info, monotonic()

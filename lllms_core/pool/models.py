@@ -51,6 +51,10 @@ class PoolModel:
     """Whether the pool's start waits for the files."""
     look: Look = _look_at_nothing
     """Looks at the model's files before each load."""
+    source: str = ""
+    """From which other places can fetch its file; "" if there is none."""
+    sha256: str = ""
+    """Of its file, in hexadecimal; "" if unknown."""
 
     @classmethod
     def of(cls, entry: CatalogEntry, files: ModelFiles | None = None, look: Look = _look_at_nothing) -> Self:
@@ -70,4 +74,6 @@ class PoolModel:
             prepare=config.prepare != "on-demand",
             blocking=config.blocking,
             look=look,
+            source=entry.source or "",
+            sha256=config.sha256 or "",
         )

@@ -21,8 +21,11 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
+from lllms_core.placements import LOCAL
 from lllms_core.pool.devices import DeviceWatch
 from lllms_core.pool.dispatcher import Dispatcher
+from lllms_core.pool.far_places import FarPlaces
+from lllms_core.pool.fleet import PlaceEntry
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
@@ -32,12 +35,23 @@ from lllms_core.pool.needs import NO_DEVICES, memory_limit, need_of, planned, sp
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.seating import never_fits
+from lllms_core.pool.seating import on_devices
+from lllms_core.pool.shortages import never_fits
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolChange, PoolLimits
 from lllms_core.pool.waits import waiting
 from lllms_core.queries import AnyRequest, LoadRequest, Prepared
-from lllms_core.status import DeviceUse, FailedLoad, InstanceStatus, Lack, MemoryUse, PoolStatus, RequestStatus, Waiting
+from lllms_core.status import (
+    DeviceUse,
+    FailedLoad,
+    InstanceStatus,
+    Lack,
+    MemoryUse,
+    PlaceStatus,
+    PoolStatus,
+    RequestStatus,
+    Waiting,
+)
 from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
@@ -70,10 +84,11 @@ class Pool:
         *,
         learnt: LearntStore | None = None,
         observer: Observer = _ignore,
+        far: FarPlaces | None = None,
     ) -> None:
         """Prepare a pool; nothing runs yet. `learnt` remembers what models need; without it, that is forgotten.
 
-        `observer` is told everything that happens.
+        `observer` is told everything that happens. With `far`, all instances run at its places, and none here.
         """
         self._models = dict(models)
         self._keeper = keeper
@@ -82,14 +97,15 @@ class Pool:
         all_limits = {name: model.limits for name, model in models.items()}
         devices = DeviceWatch(lambda: [model.engine for model in list(self._models.values())], limits.gpu_memory)
         self._watch = MemoryWatch(learnt, keeper, devices)
-        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look)
+        self._scheduler = Scheduler(all_limits, limits, _instance_id, absent, self._watch.look, local=far is None)
         devices.held = lambda: self._scheduler.seating.settled_on_devices
         self._scheduler.seating.fixed.update(name for name, model in models.items() if model.memory is not None)
         engines = [model.engine for model in models.values() if model.isolation == "process"]
-        self._spares = Spares(limits.spare_workers, engines, start)
+        self._far = far
+        self._spares = Spares(limits.spare_workers if far is None else 0, engines, start)
         self._dispatcher = Dispatcher(
             self._models, self._scheduler, self._spares, patience, keeper=keeper, watch=self._watch,
-            observer=observer,
+            observer=observer, far=far,
         )
         self._started = False
 
@@ -101,6 +117,7 @@ class Pool:
         keeper: SessionKeeper | None = None,
         files: Mapping[str, ModelFiles] = MappingProxyType({}),
         observer: Observer = _ignore,
+        *, far: FarPlaces | None = None,
     ) -> Self:
         """Make a pool for the models of a catalog; `files` holds those whose files may have to be fetched."""
         models = {
@@ -108,7 +125,7 @@ class Pool:
             for entry in catalog.entries
         }
         limits = limits_of(server, models)
-        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer)
+        return cls(models, limits, keeper=keeper, learnt=LearntStore.of(server), observer=observer, far=far)
 
     def add(self, name: str, model: PoolModel) -> None:
         """Accept requests for another model, whose files are here, and which keeps no instances."""
@@ -138,7 +155,7 @@ class Pool:
         fixed.clear()
         fixed.update(name for name, model in self._models.items() if model.memory is not None)
         engines = [model.engine for model in self._models.values() if model.isolation == "process"]
-        self._spares.reconfigure(limits.spare_workers, engines)
+        self._spares.reconfigure(limits.spare_workers if self._far is None else 0, engines)
         self._watch.devices.reconfigure(limits.gpu_memory)
         self._dispatcher.reconfigure(PoolChange(
             {name: model.limits for name, model in self._models.items()}, limits,
@@ -165,17 +182,19 @@ class Pool:
     async def start(self) -> None:
         """Load the instances that models keep; return once each is loaded or has failed to load.
 
+        Raises `PlacementFailed` if the placement cannot be opened.
+
         It also waits for the files of `blocking` models; those of the other `prepare` models arrive later.
         """
         self._started = True
         if self._keeper is not None:
             self._keeper.start()
+        if self._far is not None:
+            await self._far.open()
         wanted = {name for name, model in self._models.items() if model.prepare}
         awaited = {name for name, model in self._models.items() if model.blocking}
         self._dispatcher.apply(self._scheduler.start(time.monotonic(), wanted))
-        while awaited & self._scheduler.preparing or self._scheduler.measuring or any(
-            entry.state == "loading" for entry in self._scheduler.instances.values()
-        ):
+        while awaited & self._scheduler.preparing or self._scheduler.measuring or self._scheduler.fleet.loading:
             await self._dispatcher.change()
 
     def prepare(self, request: AnyRequest) -> Prepared:
@@ -269,7 +288,8 @@ class Pool:
             concurrency=limits.concurrency,
             queue_size=limits.queue_size,
             cores=limits.cores,
-            memory=None if limits.memory is None else self._memory_use(limits.memory),
+            memory=None if limits.memory is None or self._far is not None else self._memory_use(limits.memory),
+            places=() if self._far is None else tuple(map(_place_status, self._scheduler.fleet.places.values())),
             spares=self._spares.statuses,
         )
 
@@ -307,8 +327,7 @@ class Pool:
         )
 
     def _ready(self, model: str) -> int:
-        entries = self._scheduler.instances.values()
-        return sum(entry.model == model and entry.state == "ready" for entry in entries)
+        return sum(entry.state == "ready" for entry in self._scheduler.fleet.alive(model))
 
     def _why_lacking(self, model: str, now: float) -> tuple[str, float | None]:
         if too_large := self._scheduler.seating.too_large(model):
@@ -323,7 +342,7 @@ class Pool:
         Returns when the idle ones are gone.
         """
         self._dispatcher.apply(self._scheduler.unload(model, time.monotonic()))
-        while any(one.model == model and one.state == "closing" for one in self._scheduler.instances.values()):
+        while any(one.state == "closing" for one in self._scheduler.fleet.all(model)):
             await self._dispatcher.change()
 
     def planned(self, model: str, spec: ModelSpec) -> ModelSpec:
@@ -426,6 +445,8 @@ class Pool:
         while self._dispatcher.instances:
             await self._dispatcher.change()
         await self._spares.close()
+        if self._far is not None:
+            await self._far.close()
         if self._keeper is not None:
             await self._keeper.close(STORE_SECONDS)
         await self._watch.close()
@@ -454,8 +475,20 @@ class Pool:
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
+            place="" if entry.place == LOCAL else self._scheduler.fleet.places[entry.place].place.name,
             devices=entry.told.devices,
         )
+
+
+def _place_status(entry: PlaceEntry) -> PlaceStatus:
+    taken = on_devices(entry.instances.values())
+    return PlaceStatus(
+        entry.place.name, len(entry.instances), entry.place.cores, entry.memory, entry.used,
+        tuple(
+            DeviceUse(name, room.total, room.limit, taken.get(name, 0), room.usable)
+            for name, room in entry.devices.items()
+        ),
+    )
 
 
 def limits_of(server: ServerConfig, models: Mapping[str, PoolModel]) -> PoolLimits:

@@ -43,6 +43,8 @@ class Queue:
         self.waiting: dict[str, Ticket] = {}
         """By id, in the order of their arrival."""
         self.running: dict[str, Ticket] = {}
+        self.touched: set[str] = set()
+        """The models of which a waiting request has come or gone; who derives something from these removes them."""
         self._max_wait = max_wait
         self._lines: dict[str, dict[tuple[str, int], Line]] = {}
         """By model, then by client and rank; none is empty."""
@@ -63,6 +65,7 @@ class Queue:
         ticket.number = self._number
         self.waiting[ticket.id] = ticket
         (self._patient if ticket.patience is None else self._limited)[ticket.id] = ticket
+        self.touched.add(ticket.model)
         lines = self._lines.setdefault(ticket.model, {})
         lines.setdefault((ticket.client, ticket.rank), {})[ticket.id] = ticket
         self._clients.setdefault(ticket.client, _Client(turn=self._turn - 1.5)).waiting += 1
@@ -71,6 +74,7 @@ class Queue:
         """Let a waiting request go."""
         del self.waiting[ticket.id]
         del (self._patient if ticket.patience is None else self._limited)[ticket.id]
+        self.touched.add(ticket.model)
         lines, key = self._lines[ticket.model], (ticket.client, ticket.rank)
         del lines[key][ticket.id]
         if not lines[key]:
@@ -102,6 +106,17 @@ class Queue:
         self._max_wait = max_wait
         for ticket in self.waiting.values():
             ticket.until = ticket.arrived + min(queue_timeout, inf if ticket.patience is None else ticket.patience)
+
+    def put_back(self, ticket_id: str, now: float) -> None:
+        """Let a running request wait once more, before those that arrived after it, and as long as a new one."""
+        ticket = self.end(ticket_id)
+        number, waits = ticket.number, ticket.until - ticket.arrived
+        ticket.arrived, ticket.until, ticket.instance = now, now + waits, None
+        ticket.requeued = ticket.admitted = True
+        self.add(ticket)
+        ticket.number = number
+        lines, key = self._lines[ticket.model], (ticket.client, ticket.rank)
+        lines[key] = dict(sorted(lines[key].items(), key=lambda one: one[1].number))
 
     def _forget(self, name: str) -> None:
         client = self._clients[name]
@@ -167,9 +182,21 @@ class Queue:
 
     # -- order --------------------------------------------------------------------------------------------------------
 
-    def next(self, now: float, but: Collection[str] = ()) -> Ticket | None:
-        """Return the request whose turn it is, without those for the models `but`."""
-        return next(self._turns(now, (model for model in self._lines if model not in but)), None)
+    def next(self, now: float, models: Iterable[str] | None = None) -> Ticket | None:
+        """Return the request whose turn it is, of those for some models that requests wait for; None: for all."""
+        clients = self._clients
+        heads = [
+            next(iter(line.values()))
+            for model in (self._lines if models is None else models) for line in self._lines[model].values()
+        ]
+        if self._turn % OLDEST == 0 and heads and self.aged(oldest := min(heads, key=_number), now):
+            return oldest
+
+        def key(ticket: Ticket) -> tuple[int, int, float, int]:  # that of `_turns`, before anybody has had a turn
+            client = clients[ticket.client]
+            return ticket.rank, client.running, client.turn, ticket.number
+
+        return min(heads, key=key, default=None)
 
     def order(self, now: float, takes: Callable[[str], bool]) -> Iterator[Ticket]:
         """Yield all waiting requests in the order in which they would get slots, as far as it is known now.

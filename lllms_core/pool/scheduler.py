@@ -15,6 +15,9 @@ Each method takes an event and its time, and returns the effects to carry out. T
 5. a model whose files are missing takes no place; its requests wait until the files have arrived or failed to;
 6. no request waits for more than `queue_timeout` seconds, or its own limit.
 
+Each place has its own memory, cores, GPUs and `max_instances`. A new instance goes to a place with room: first to one
+that has its file, then to the one with most memory left. What is lost with a place is no failure of its model.
+
 `Placing` carries these out; here are the events, and what time brings.
 
 The instances that a model keeps (`min_instances`) are loaded without a request. After a failure they are loaded again,
@@ -42,23 +45,20 @@ from lllms_core.errors import (
     ShuttingDown,
     WrongFile,
 )
-from lllms_core.pool.budget import Admit, Evict, Need, Shrink, Wait
+from lllms_core.placements import Place
+from lllms_core.pool.budget import Admit, DeviceRoom, Evict, Need, Shrink, Wait
 from lllms_core.pool.durations import Durations
 from lllms_core.pool.effects import Effect, Measure, Prepare, Refuse
+from lllms_core.pool.expiring import Expiring
+from lllms_core.pool.fleet import NO_DEVICES
 from lllms_core.pool.placing import Placing
 from lllms_core.pool.queue import RANKS
 from lllms_core.pool.refusals import cooling_down, queue_full, removed, replaced, waited_too_long
 from lllms_core.pool.setbacks import Setbacks
-from lllms_core.pool.state import (
-    ALONE,
-    NEVER,
-    InstanceEntry,
-    ModelLimits,
-    PoolChange,
-    PoolLimits,
-    Surroundings,
-    Ticket,
-)
+from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings, Ticket
+
+DOUBT = 5.0
+"""Seconds in which a place gets no new instances after one was lost with it: by then its placement knows more."""
 
 
 class Scheduler:
@@ -71,14 +71,17 @@ class Scheduler:
         new_id: Callable[[str], str],
         absent: Collection[str] = (),
         look: Callable[[], Surroundings] = lambda: ALONE,
+        *, local: bool = True,
     ) -> None:
         """Start empty. `new_id` names a new instance of a model; `absent` are the models whose files are missing.
 
-        `look` tells what else takes memory; with a memory limit it is asked at each decision about a load.
+        With `local` there is one place, this machine, and else none until one is `there`. `look` tells what else takes
+        memory on this machine; with a memory limit it is asked at each decision about a load.
         """
         self._models = dict(models)
-        self.placing = Placing(self._models, limits, new_id, absent, look)
-        self.instances = self.placing.instances
+        self.placing = Placing(self._models, limits, new_id, absent, look, local=local)
+        self.fleet = self.placing.fleet
+        self.instances = self.fleet.instances
         self.queue = self.placing.queue
         self.seating = self.placing.seating
         self.setbacks = Setbacks()
@@ -90,7 +93,7 @@ class Scheduler:
         self.stopping = False
         self._absent = self.placing.absent
         self._failed = self.placing.failed
-        self._kept = self.placing.kept
+        self._expiring = Expiring(self.fleet, self._models, lambda model: model in self.queue.models)
         self._positions: dict[str, int] | None = None
         """Of the waiting requests; None: not known since the last event."""
         self._now = 0.0
@@ -115,7 +118,7 @@ class Scheduler:
 
     def start(self, now: float, prepare: Collection[str] = ()) -> list[Effect]:
         """The pool opens: load `min_instances` of every model, and fetch the files of those in `prepare`."""
-        return [*self._prepare(self._absent.intersection(prepare)), *self._schedule(now)]
+        return [*self._prepare(self._absent.intersection(prepare)), *self._look_at_all(now)]
 
     def add(self, model: str, limits: ModelLimits) -> None:
         """There is another model, whose files are here, and which keeps no instances."""
@@ -139,7 +142,7 @@ class Scheduler:
         waiting = list(self.waiting.values())
         effects += self.placing.refuse(removed, (one for one in waiting if one.model in gone))
         effects += self.placing.refuse(replaced, (one for one in waiting if one.model in change.unfit))
-        return [*effects, *self._prepare(self._absent & change.prepare), *self._schedule(now)]
+        return [*effects, *self._prepare(self._absent & change.prepare), *self._look_at_all(now)]
 
     def prepared(self, model: str, now: float) -> list[Effect]:
         """The files of a model have arrived."""
@@ -148,7 +151,7 @@ class Scheduler:
         self._absent.discard(model)
         self._failed.discard(model)
         self.setbacks.clear(model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def unprepared(self, model: str, error: LllmsError, now: float) -> list[Effect]:
         """The files of a model could not be fetched; the next request tries again, and a kept model after its pause."""
@@ -159,27 +162,29 @@ class Scheduler:
         else:
             least = error.retry_after if isinstance(error, DownloadError) else None
             self.setbacks.note(model, error.message, now, least=least or 0.0)
-        return [*self.placing.refuse(lambda _: copy(error), self.queue.of(model)), *self._schedule(now)]
+        return [*self.placing.refuse(lambda _: copy(error), self.queue.of(model)), *self._look_at_all(now)]
 
     def lost(self, instance: str, now: float) -> list[Effect]:
         """An instance cannot be loaded, because the files of its model have disappeared."""
-        entry = self.instances.pop(instance)
+        entry = self.fleet.remove(instance)
         if not entry.retired:
             self._absent.add(entry.model)
             self.seating.forget(entry.model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def outdated(self, instance: str, now: float) -> list[Effect]:
         """An instance is not loaded, because the files of its model have changed since its need was found out."""
-        entry = self.instances.pop(instance)
+        entry = self.fleet.remove(instance)
         if not entry.retired:
             self.seating.forget(entry.model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def measured(self, model: str, need: Need, now: float) -> list[Effect]:
         """The need of an instance of a model is known."""
         self.measuring.discard(model)
         self.seating.needs[model] = need
+        self.fleet.version += 1
+        self.placing.open.add(model)
         return [*self.placing.refuse_too_large(model), *self._schedule(now)]
 
     def submit(
@@ -216,13 +221,15 @@ class Scheduler:
     def leave(self, ticket: str, now: float) -> list[Effect]:
         """A waiting request was cancelled; a running one leaves by `finished`."""
         if ticket in self.waiting:
+            model = self.waiting[ticket].model
             self.queue.remove(self.waiting[ticket])
+            self.placing.released(model)
         return self._schedule(now)
 
     def loaded(self, instance: str, slots: int, now: float) -> list[Effect]:
         """An instance is ready for requests."""
         entry = self.instances[instance]
-        entry.state, entry.slots, entry.ready_since, entry.idle_since = "ready", slots, now, now
+        self.fleet.loaded(entry, slots, now)
         self.setbacks.loaded(entry.model)
         self.durations.loaded(entry.model, now - entry.load_began)
         return self._schedule(now)
@@ -231,11 +238,7 @@ class Scheduler:
         """A running request has ended, however, and its slot is free."""
         entry = self.queue.end(ticket)
         self.durations.served(entry.model, now - entry.started)
-        instance = self.instances[entry.instance or ""]
-        del instance.running[ticket]
-        if not instance.running:
-            instance.idle_since = now
-            self.placing.working.remove(instance.id)
+        self.fleet.finish(self.instances[entry.instance or ""], ticket, now)
         return self._schedule(now)
 
     def takes(self, instance: str, private: int, now: float) -> list[Effect]:
@@ -247,18 +250,48 @@ class Scheduler:
         self.placing.shrinking = False
         if not enough:
             self.seating.kept_sessions()
-        return self._schedule(now)
+        return self._look_at_all(now)
+
+    def there(self, place: Place, now: float, devices: Mapping[str, DeviceRoom] = NO_DEVICES) -> list[Effect]:
+        """There is another place, or its facts have changed; `devices` are the memory of its GPUs."""
+        self.fleet.arrive(place, devices)
+        return self._look_at_all(now)
+
+    def departed(self, place: str, now: float, unanswered: Collection[str] = ()) -> list[Effect]:
+        """A place is gone with all its instances. That is no failure of their models; see `lost_with_place`."""
+        if place not in self.fleet.places:
+            return []
+        for instance in list(self.fleet.places[place].instances):
+            self._lose(instance, unanswered, now)
+        self.fleet.depart(place)
+        return self._look_at_all(now)
+
+    def lost_with_place(self, instance: str, now: float, unanswered: Collection[str] = ()) -> list[Effect]:
+        """An instance was lost because its place is, as it seems: that is no failure of its model.
+
+        Those of its requests that are `unanswered`, of which no piece has been sent, wait once more, but only once; the
+        others are forgotten. For a while the place gets no new instances.
+        """
+        self.fleet.doubted[self.instances[instance].place] = now + DOUBT
+        self._lose(instance, unanswered, now)
+        return self._look_at_all(now)
+
+    def _lose(self, instance: str, unanswered: Collection[str], now: float) -> None:
+        entry = self.fleet.remove(instance)
+        for ticket in entry.running.values():
+            if ticket.id in unanswered and not (ticket.requeued or entry.retired or self.stopping):
+                self.queue.put_back(ticket.id, now)
+            else:
+                self.queue.end(ticket.id)
 
     def gone(self, instance: str, reason: str, now: float, *, starved: bool = False) -> list[Effect]:
         """An instance is gone: unloaded, dead, or never loaded. Its running requests are forgotten.
 
         `starved`: for lack of memory. Then its model counts for more; a load is tried again at once, but only once.
         """
-        entry = self.instances.pop(instance)
+        entry = self.fleet.remove(instance)
         for ticket in entry.running:
             self.queue.end(ticket)
-        if entry.running:
-            self.placing.working.remove(instance)
         if entry.retired:  # says nothing of its model's present configuration
             return self._schedule(now)
         effects: list[Effect] = []
@@ -290,22 +323,24 @@ class Scheduler:
             instance.ttl = ttl
             if instance.idle:
                 instance.idle_since = now
+            self.fleet.changed(instance)
         return max(ready, key=lambda instance: instance.used).id if ready else None
 
     def forgive(self, model: str, now: float) -> list[Effect]:
         """Forget the failures of a model: their cause may be gone."""
         self.setbacks.clear(model)
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def unload(self, model: str, now: float) -> list[Effect]:
         """Unload a model's instances beyond those it keeps, each as soon as it is idle."""
         for instance in self.seating.alive(model):
             instance.ttl = 0.0
-        return self._schedule(now)
+            self.fleet.changed(instance)
+        return self._look_at_all(now)
 
     def tick(self, now: float) -> list[Effect]:
         """Time has passed; `wake_at` says when the next call is due."""
-        return self._schedule(now)
+        return self._look_at_all(now)
 
     def stop(self) -> list[Effect]:
         """Accept no more requests, and refuse the waiting ones."""
@@ -318,9 +353,11 @@ class Scheduler:
         """Return when the next waiting request or idle instance reaches its time limit, or the next pause ends."""
         times = [] if (limit := self.queue.next_limit()) is None else [limit]
         if not self.stopping:
-            times += [e.idle_since + self._ttl(e) for e in self.instances.values() if self._expires(e)]
-            times += [at for model in self._kept if (at := self.retry_at(model)) is not None]
+            self._notice()
+            times += [] if (expiry := self._expiring.first()) is None else [expiry]
+            times += [at for model in self.fleet.lacking if (at := self.retry_at(model)) is not None]
             times += [] if self.placing.look_at is None else [self.placing.look_at]
+            times += self.fleet.doubted.values()
         return min(times, default=None)
 
     def positions(self, now: float) -> Mapping[str, int]:
@@ -348,20 +385,41 @@ class Scheduler:
 
     # -- decisions ----------------------------------------------------------------------------------------------------
 
+    def _look_at_all(self, now: float) -> list[Effect]:
+        """Decide anew about all waiting requests, after an event that does not concern a single model."""
+        self.placing.reopen()
+        return self._schedule(now)
+
     def _schedule(self, now: float) -> list[Effect]:
+        """Decide about the requests that the last events concern, and those that others may help."""
         self._positions = None
         if self.stopping:
             return []
         self._now, self.placing.look_at = now, None
-        kept = {model for model in self._kept if not self.setbacks.paused(model, now)}
-        wanted = {*self.queue.models, *kept}
+        if self.fleet.doubted:
+            self.fleet.trust(now)
+        kept = {model for model in self.fleet.lacking if not self.setbacks.paused(model, now)}
+        self.placing.open |= self._notice()
+        wanted = {*(model for model in self.placing.open if model in self.queue.models), *kept}
         effects = [*self._prepare(self._absent & wanted), *self._measure(wanted - self._absent)]
-        self.placing.again &= wanted
+        if self.placing.again:
+            self.placing.again &= {*self.queue.models, *kept}
         effects += self.placing.end_retired()
         effects += [*self.placing.fill(kept, now), *self.placing.shed()]
         if refused := self._refuse_expired(now):
+            self.placing.open |= self._notice()
             effects += [*refused, *self.placing.fill(kept, now)]  # the refused requests have made way
         return [*effects, *self.placing.load_kept(kept, now), *self._unload_expired(now), *self.placing.share_cores()]
+
+    def _notice(self) -> set[str]:
+        """Return the models whose instances or requests have changed since the last call."""
+        touched = self.fleet.touched | self.queue.touched
+        if touched:
+            self.queue.touched.clear()
+            self.fleet.touched.clear()
+            self._expiring.update(touched, self.fleet.moved)
+            self.fleet.moved.clear()
+        return touched
 
     def _prepare(self, models: AbstractSet[str]) -> list[Effect]:
         new = sorted(models - self.preparing)
@@ -383,36 +441,18 @@ class Scheduler:
         )
 
     def _unload_expired(self, now: float) -> list[Effect]:
+        self._notice()
         return [
-            self.placing.stop(instance)
-            for instance in sorted(self.instances.values(), key=lambda instance: instance.idle_since)
-            if self._expires(instance) and instance.idle_since + self._ttl(instance) <= now
+            self.placing.stop(instance) for instance in self._expiring.due(now) if self.fleet.spare(instance.model) > 0
         ]
-
-    def _expires(self, instance: InstanceEntry) -> bool:
-        """Whether the instance will be unloaded in time: it is idle, and no request waits for its model."""
-        return (
-            instance.idle
-            and not instance.retired
-            and self._ttl(instance) != NEVER
-            and self.seating.spare(instance.model) > 0
-            and instance.model not in self.queue.models
-        )
 
     def idle_limit(self, instance: InstanceEntry) -> float | None:
         """Return the idle seconds after which an instance is unloaded; None: never."""
-        if instance.retired:
-            return 0.0
-        ttl = self._ttl(instance)
-        return None if ttl == NEVER or self.seating.spare(instance.model) <= 0 else ttl
-
-    def _ttl(self, instance: InstanceEntry) -> float:
-        return self._models[instance.model].ttl if instance.ttl is None else instance.ttl
+        return self._expiring.limit(instance)
 
     def _retry_after(self, ticket: Ticket) -> int:
         """Return the seconds after which a refused request will likely find its turn."""
-        slots: dict[str, int] = {}
-        for instance in self.instances.values():
-            if instance.state == "ready":
-                slots[instance.model] = slots.get(instance.model, 0) + instance.slots
-        return self.durations.retry_after(ticket.model, self.queue.counts(), slots, self.limits.concurrency)
+        counts = self.queue.counts()
+        slots = {model: self.fleet.slots(model) for model in {ticket.model, *counts}}
+        ready = {model: count for model, count in slots.items() if count}
+        return self.durations.retry_after(ticket.model, counts, ready, self.limits.concurrency)

@@ -1,10 +1,11 @@
-"""Applies the budget to the pool: instances, kept instances that are missing, and the needs of models; pure."""
+"""Applies the budget to the pool: instances at their places, kept ones that are missing, and needs of models; pure."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from heapq import nsmallest
 
-from attrs import evolve
+from attrs import Factory, define, evolve
 
-from lllms_core.engines.room import way_out
+from lllms_core.placements import LOCAL
 from lllms_core.pool.budget import (
     Decision,
     DeviceRoom,
@@ -12,102 +13,89 @@ from lllms_core.pool.budget import (
     Never,
     Room,
     Seat,
+    Wait,
+    decide,
     fits,
-    lacking,
-    on_device,
-    scarce,
     to_drain,
     to_shed,
     used,
 )
-from lllms_core.pool.choosing import choose
-from lllms_core.pool.state import (
-    ALONE,
-    InstanceEntry,
-    MemoryLimit,
-    ModelLimits,
-    PoolChange,
-    PoolLimits,
-    Surroundings,
-)
-from lllms_core.values.sizes import human_size
+from lllms_core.pool.choosing import PlaceChoice, choose
+from lllms_core.pool.fleet import Fleet, PlaceEntry
+from lllms_core.pool.known_needs import KnownNeeds
+from lllms_core.pool.residency import Stays
+from lllms_core.pool.shortages import shortage, too_large, too_large_everywhere, too_large_for
+from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings
 
-MOST_HOLDERS = 6
-"""Instances that a message lists at most."""
-LOAD_START, LOAD_SPEED = 1.0, 2**30
-"""The assumed time of a load that was never measured: seconds to start a worker, and bytes per second after that."""
 AFTER_DEATH, MOST_AFTER_DEATHS = 1.25, 2.0
 """A model whose worker died for lack of memory counts for this many times its need; after several deaths, for at most
 this many times what it was told to need, or measured to take."""
+MOST_DRAINED = 3
+"""Of several places, this many are looked at closely for instances to drain."""
 
 
-class Seating:
-    """Decides about room for instances. It reads the scheduler's table of them, which only the scheduler changes."""
+def _leaves(_: InstanceEntry) -> bool:
+    return False
+
+
+@define
+class RoomPlan:
+    """What is decided so far for models without an instance, in the order of their claims."""
+
+    leaving: set[str] = Factory(set)
+    """Instances that will make room as soon as they may, and are idle."""
+    promised: dict[str, list[Need]] = Factory(dict)
+    """By place: the needs of the models that wait for it; that is theirs."""
+    stays: Stays = _leaves
+    """Which instances make no room yet, even if they are idle."""
+
+    def promise(self, choice: PlaceChoice) -> None:
+        """What is becoming free there is for this instance."""
+        self.promised.setdefault(choice.place, []).append(choice.need)
+
+
+NO_PLAN = RoomPlan()
+Lacking = Mapping[str, Sequence[tuple[str, Need]]]
+"""By place: the models of kept instances that are missing, with the needs for which room is reserved there."""
+
+
+class Seating(KnownNeeds):
+    """Decides about room for instances. It reads the fleet, which only the scheduler changes."""
 
     def __init__(
-        self, models: Mapping[str, ModelLimits], limits: PoolLimits, instances: Mapping[str, InstanceEntry],
+        self, models: Mapping[str, ModelLimits], limits: PoolLimits, fleet: Fleet,
         look: Callable[[], Surroundings] = lambda: ALONE,
     ) -> None:
-        self.needs: dict[str, Need] = {}
-        """By model, as estimated or configured, as far as known; without a memory limit nobody asks for them."""
-        self.fixed: set[str] = set()
-        """Models whose need is configured: whatever is measured, they count for that."""
-        self._learnt: dict[str, dict[int, int]] = {}
-        """By model, and by what its instances are told to need: the private bytes that they are known to take."""
-        self.load_seconds: dict[str, float] = {}
-        """By model: the time that its loads took."""
+        super().__init__()
         self._models = models
-        self._kept = kept_models(models)
-        self._memory = limits.memory
-        self._places = limits.max_instances
-        self._instances = instances
+        self._limits = limits
+        self._fleet = fleet
         self._look = look
+        self._reserved: tuple[int, Lacking] = (-1, {})
+        """What `_lacking` returned last, and `Fleet.version` then."""
         self.firm = 0
         """Bytes of stored sessions that could not be given up."""
 
-    def alive(self, model: str) -> list[InstanceEntry]:
-        """Return the instances of a model that are ready or loading, with its present configuration."""
-        return [
-            i for i in self._instances.values() if i.model == model and i.state != "closing" and not i.retired
-        ]
+    def alive(self, model: str) -> Collection[InstanceEntry]:
+        """Return the instances of a model that are ready or loading."""
+        return self._fleet.alive(model)
 
     def spare(self, model: str) -> int:
         """Return how many instances a model has beyond those that it keeps; negative if it has too few."""
-        return len(self.alive(model)) - self._models[model].min_instances
+        return self._fleet.spare(model)
 
     def known(self, model: str) -> bool:
         """Whether the need of a model is known, or does not matter."""
-        return self._memory is None or model in self.needs
-
-    def need(self, model: str) -> Need:
-        """Return what an instance of this model counts for; nothing while unknown."""
-        need = self.needs.get(model, Need())
-        if model in self.fixed:
-            return need
-        learnt = self._learnt.get(model, {})
-        smaller = tuple(one.raised(learnt.get(one.told, 0)) for one in need.smaller)
-        return evolve(need.raised(learnt.get(need.told, 0)), smaller=smaller)
+        return model in self.needs or not self._fleet.limited
 
     def learn(self, model: str, told: int, private: int, load_seconds: float | None = None) -> None:
-        """Count the next instances of a model that are `told` to need that much with what is known of earlier ones.
-
-        What is learnt only raises a need.
-        """
-        known = self._learnt.setdefault(model, {})
-        known[told] = max(private, known.get(told, 0))
-        if load_seconds is not None:
-            self.load_seconds[model] = load_seconds
-
-    def forget(self, model: str) -> None:
-        """Forget a model's need: its files may have changed."""
-        self.needs.pop(model, None)
-        self._learnt.pop(model, None)
-        self.load_seconds.pop(model, None)
+        """Count the next instances of a model with what is known of earlier ones; see `KnownNeeds`."""
+        super().learn(model, told, private, load_seconds)
+        self._reserved = (-1, {})
 
     def reconfigure(self, change: PoolChange) -> None:
         """Take the limits of a new configuration; the models' table has its models by now."""
-        self._kept[:] = kept_models(self._models)
-        self._memory, self._places = change.limits.memory, change.limits.max_instances
+        self._limits = change.limits
         for model in {*self.needs, *self._learnt, *self.load_seconds}:
             if model not in self._models or model in change.fresh:
                 self.forget(model)
@@ -119,59 +107,76 @@ class Seating:
         entry.measured = private
         if entry.model in self.fixed or entry.need.raised(private) == entry.need:
             return False
-        entry.need = entry.need.raised(private)
+        self._fleet.grown(entry, entry.need.raised(private))
         return True
 
     def after_death(self, entry: InstanceEntry) -> int:
         """Return the private bytes for which a model counts once its instance died for lack of memory.
 
-        Never more than all instances together may take: then it is loaded when nothing else is.
+        Never more than all instances at its place may take: then it is loaded when nothing else is.
         """
         least = max(entry.need.private, entry.measured or 0)
         raised = int(least * AFTER_DEATH)
         known = max(entry.told.told, entry.measured or 0)
         raised = max(least, min(raised, int(known * MOST_AFTER_DEATHS)))
-        if self._memory is None:
+        place = self._fleet.places[entry.place]
+        if place.memory is None:
             return raised
-        kept = [self.need(name) for name in self._kept if name != entry.model for _ in range(self._min(name))]
-        room = self._memory.instances - used((), [*kept, evolve(entry.need, private=0)])
+        seats = self.seats(place, entry.model, NO_PLAN, self._lacking())
+        own = {one.id for one in self._fleet.all(entry.model)}
+        kept = [seat.need for seat in seats if seat.kept and seat.instance not in own]
+        room = place.memory - used((), [*kept, evolve(entry.need, private=0)])
         return max(least, min(raised, room))
 
     @property
     def used(self) -> int:
         """The bytes of all instances, as told or measured."""
-        return used((), [entry.need for entry in self._instances.values()])
+        return sum(place.used for place in self._fleet.places.values())
 
     @property
     def on_devices(self) -> dict[str, int]:
-        """The bytes of all instances on GPUs, by these, as told."""
-        found: dict[str, int] = {}
-        for entry in self._instances.values():
-            for name, size in entry.need.devices.items():
-                found[name] = found.get(name, 0) + size
-        return found
+        """The bytes of all instances on this machine's GPUs, by these, as told."""
+        return on_devices(self._local)
 
     @property
     def settled_on_devices(self) -> dict[str, int] | None:
         """The same, if each instance has by now what it needs of GPUs; else None."""
-        moving = any(entry.state != "ready" and entry.need.devices for entry in self._instances.values())
+        moving = any(entry.state != "ready" and entry.need.devices for entry in self._local)
         return None if moving else self.on_devices
 
-    def decide(
-        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
-    ) -> Decision:
+    @property
+    def _local(self) -> Collection[InstanceEntry]:
+        """The instances on this machine."""
+        place = self._fleet.places.get(LOCAL)
+        return () if place is None else place.instances.values()
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several places."""
+        return len(self._fleet.places) > 1
+
+    def keeps(self, entry: InstanceEntry) -> bool:
+        """Whether an instance is one that its model keeps."""
+        return self._fleet.keeps(entry)
+
+    def decide(self, model: str) -> Decision:
         """Decide about room for one more instance of a model, see `choose`."""
-        return self.choose(model, leaving, promised, staying)[1]
+        return self.choose(model).decision
 
-    def choose(
-        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
-    ) -> tuple[Need, Decision]:
-        """Decide about room for one more instance of a model, and about its size if that is automatic.
+    def choose(self, model: str, plan: RoomPlan = NO_PLAN) -> PlaceChoice:
+        """Decide about room for one more instance of a model, where it goes, and its size if that is automatic."""
+        wanted, places = self._wanted(model), self._in_order(model)
+        if not places:
+            return PlaceChoice("", wanted, Wait("busy"))
+        lacking = self._lacking()
+        return choose(wanted, [_Option(self, place, model, plan, lacking) for place in places])
 
-        `leaving` are the instances that are drained for others; what these were `promised` is theirs. Those that are
-        `staying` make no room, even if they are idle.
-        """
-        return choose(self._wanted(model), self._seats(model, leaving, promised, staying), self._room())
+    def _in_order(self, model: str) -> Sequence[PlaceEntry]:
+        """Return the places for one more instance: first who has its file, then most memory left, then the emptiest."""
+        places = [place for name, place in self._fleet.places.items() if name not in self._fleet.doubted]
+        if len(places) > 1:
+            places.sort(key=lambda one: (model not in one.files, -one.left, len(one.instances)))
+        return places
 
     def _wanted(self, model: str) -> Need:
         """Return what the next instance of a model may need: all of its instances hold requests of the same length."""
@@ -179,196 +184,238 @@ class Seating:
         for entry in self.alive(model):
             for size in (need, *need.smaller):
                 if size.memory == entry.need.memory:
-                    return evolve(size, smaller=())
+                    return evolve(size, smaller=()) if size.smaller else size
         return need
 
     def to_shed(self) -> list[str]:
-        """Return the idle instances to unload because all together have grown above the limit."""
-        if self._memory is None or self.used <= self._memory.instances:
+        """Return the idle instances to unload because all at a place have together grown above its limit."""
+        if not self._fleet.over:
             return []
-        return [seat.instance for seat in to_shed(self._seats(""), self._memory.instances)]
+        lacking = self._lacking()
+        places = [self._fleet.places[place] for place in sorted(self._fleet.over)]
+        return [
+            seat.instance for place in places
+            for seat in to_shed(self.seats(place, "", NO_PLAN, lacking), place.memory or 0)
+        ]
 
     @property
     def left(self) -> int | None:
-        """The bytes that instances leave to sessions; None: no limit."""
-        return None if self._memory is None else max(0, self._memory.instances - self.used)
+        """The bytes that instances leave to sessions on this machine; None: no limit."""
+        place = self._fleet.places.get(LOCAL)
+        return None if place is None or place.memory is None else max(0, place.left)
 
     def kept_sessions(self) -> None:
         """Record that the sessions left cannot be given up."""
         self.firm = self._look().sessions
 
-    def to_drain(
-        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
-    ) -> list[str]:
+    def to_drain(self, model: str, plan: RoomPlan) -> Sequence[InstanceEntry]:
         """Return the instances to drain for a model: the same ones each time, until they are idle and make room.
 
-        They go in the order in which they got their last requests, those that are `staying` last.
+        They go in the order in which they got their last requests, those that are staying last; of several places those
+        at the one whose last of them was used the longest ago.
         """
-        seats = self._seats(model, leaving, promised)
-        need, _ = choose(self._wanted(model), seats, self._room())
+        lacking, places = self._lacking(), self._in_order(model)
+        if len(places) > 1:
+            places = self._likely_to_drain(places, model, plan)
+        found = [drained for place in places if (drained := self._to_drain(place, model, plan, lacking))]
+        return min(found, key=lambda drained: max(entry.used for entry in drained), default=())
+
+    def _likely_to_drain(self, places: Sequence[PlaceEntry], model: str, plan: RoomPlan) -> Sequence[PlaceEntry]:
+        """Return a few places where instances could be drained: those whose requests are the longest ago."""
+        ages: list[tuple[float, PlaceEntry]] = []
+        for place in places:
+            used = [
+                entry.used for entry in place.instances.values()
+                if entry.model != model and entry.state != "closing" and entry.id not in plan.leaving
+                and not entry.retired and not self._fleet.keeps(entry) and not plan.stays(entry)
+            ]
+            if used:
+                ages.append((min(used), place))
+        return [place for _, place in nsmallest(MOST_DRAINED, ages, key=lambda one: one[0])]
+
+    def _to_drain(
+        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Lacking,
+    ) -> Sequence[InstanceEntry]:
+        option = _Option(self, place, model, evolve(plan, stays=_leaves), lacking)
+        need, seats = choose(self._wanted(model), [option]).need, option.seats
         others = [seat for seat in seats if seat.state in {"ready", "loading"} and not seat.kept]
+        entries = self._fleet.instances
         order = sorted(
-            (seat for seat in others if self._instances[seat.instance].model != model),
+            (seat for seat in others if entries[seat.instance].model != model),
             key=lambda seat: (
-                seat.instance in staying, seat.state == "loading", self._instances[seat.instance].used,
+                plan.stays(entries[seat.instance]), seat.state == "loading", entries[seat.instance].used,
             ),
         )
-        return [seat.instance for seat in to_drain(need, seats, order, self._room())]
+        return [entries[seat.instance] for seat in to_drain(need, seats, order, self.room(place))]
 
     def too_large(self, model: str) -> str | None:
         """Return why an instance of a model can never be loaded; None if it can, or if nothing is known of it yet."""
-        if self._memory is None or model not in self.needs:
+        if model not in self.needs or not self._fleet.places:
             return None
-        decision = self.decide(model)
-        if not isinstance(decision, Never):
+        choice = self.choose(model)
+        if not isinstance(choice.decision, Never):
             return None
-        need = self.need(model).least
-        if decision.device is not None:
-            return too_large_for(decision.device, need, decision.kept, self._look().devices[decision.device])
-        return too_large(need, decision.kept, self._memory, self.needs[model].least)
+        never, need, place = choice.decision, choice.need, self._fleet.places[choice.place]
+        if self.several:
+            place = max(self._fleet.places.values(), key=lambda one: one.memory or 0)
+            there = _Option(self, place, model, NO_PLAN, self._lacking()).decide(need)
+            kept = there.kept if isinstance(there, Never) and there.device is None else 0
+            return too_large_everywhere(need, kept, place.place.name, place.memory or 0)
+        if never.device is not None:
+            return too_large_for(never.device, need, never.kept, self.room(place).devices[never.device])
+        if self._limits.memory is not None and choice.place == LOCAL:
+            return too_large(need, never.kept, self._limits.memory, self.needs[model].least)
+        return too_large_everywhere(need, never.kept, place.place.name, place.memory or 0)
 
     def shortage(self, model: str) -> str | None:
         """Return which memory is missing for an instance of a model, and who holds it; None if none is."""
-        if self._memory is None or model not in self.needs or self.alive(model):
+        if model not in self.needs or self.alive(model) or not self._fleet.limited:
             return None
-        seats, need, room = self._seats(model), self.need(model).least, self._room()
-        room = evolve(room, places=len(seats) + 1)
-        if fits(need, seats, room):
-            return None
-        if not lacking(need, seats, room):
-            return self._shortage_on(scarce(need, seats, room)[0], need, seats, room)
-        needs = f"it needs about {human_size(need.total)} of memory"
-        if not lacking(need, seats, room.undisturbed):
-            free = human_size(max(0, room.available or 0))
-            return f"{needs}, and this machine has only {free} free now; other programs hold the rest"
-        free = human_size(max(0, self._memory.instances - used(seats) - room.sessions))
-        stored = [f"stored sessions ({human_size(room.sessions)})"] if room.sessions else []
-        return (
-            f"{needs}, and of the {human_size(self._memory.instances)} for instances (server.memory_limit) {free} are"
-            f" free; the rest is held by {', '.join([*self._holders(seats), *stored])}"
-        )
+        need, lacking = self.need(model).least, self._lacking()
+        texts: list[str] = []
+        for place in self._in_order(model):
+            seats = self.seats(place, model, NO_PLAN, lacking)
+            room = evolve(self.room(place), most=len(seats) + 1)
+            if fits(need, seats, room):
+                return None
+            if not texts:  # the first has most memory left
+                texts.append(shortage(need, seats, room, self._fleet.instances))
+        return texts[0] if texts else None
 
-    def _shortage_on(self, device: str, need: Need, seats: Sequence[Seat], room: Room) -> str:
-        """Describe the missing memory of a GPU."""
-        one, taken = room.devices[device], on_device(device, seats)
-        needs = f"it needs about {human_size(need.devices[device])} of the memory of the GPU '{device}'"
-        if device not in scarce(need, seats, room.undisturbed):
-            free = human_size(max(0, (one.usable or 0) - taken))
-            return f"{needs}, and that has only {free} free now; other programs hold the rest"
-        there = [seat for seat in seats if seat.need.devices.get(device)]
-        return (
-            f"{needs}, and of the {human_size(one.limit)} for instances there (server.gpu_memory_limit)"
-            f" {human_size(max(0, one.limit - taken))} are free; the rest is held by"
-            f" {', '.join(self._holders(there, device))}"
-        )
-
-    def _holders(self, seats: Sequence[Seat], device: str | None = None) -> list[str]:
-        holders = [self._holder(seat, device) for seat in seats]
-        more = [f"{len(holders) - MOST_HOLDERS} more"] if len(holders) > MOST_HOLDERS else []
-        return [*holders[:MOST_HOLDERS], *more]
-
-    def _holder(self, seat: Seat, device: str | None) -> str:
-        size = human_size(seat.need.total if device is None else seat.need.devices[device])
-        if seat.state == "reserved":
-            return f"a kept instance that is to be loaded ({size})"
-        entry = self._instances[seat.instance]
-        state = "busy" if entry.running else "kept" if seat.kept else "idle" if entry.idle else entry.state
-        return f"{entry.model} ({size}, {state})"
-
-    def _room(self) -> Room:
-        if self._memory is None:
-            return Room(None, self._places)
+    def room(self, place: PlaceEntry) -> Room:
+        """Return what all instances at a place may take."""
+        limit, most = place.memory, self._limits.max_instances
+        if place.id != LOCAL:
+            return Room(limit, most, devices=place.devices)
+        if limit is None:
+            return Room(None, most)
         now = self._look()
         self.firm = min(self.firm, now.sessions)
-        return Room(self._memory.instances, self._places, now.sessions, self.firm, now.available, now.devices)
+        return Room(limit, most, now.sessions, self.firm, now.available, now.devices)
 
-    def _seats(
-        self, model: str, leaving: Collection[str] = (), promised: Sequence[Need] = (), staying: Collection[str] = (),
+    def seats(
+        self, place: PlaceEntry, model: str, plan: RoomPlan, lacking: Lacking,
     ) -> list[Seat]:
-        kept = {entry.id for name in self._kept for entry in self._held(name)}
+        """Return the instances at a place, and what is reserved and promised there, as one more of a model sees it."""
         return [
             *(
                 Seat(
-                    entry.id, entry.need, "closing" if entry.id in leaving or entry.retired else entry.state,
+                    entry.id, entry.need, "closing" if entry.id in plan.leaving or entry.retired else entry.state,
                     # A model does not make room for itself.
-                    busy=bool(entry.running) or entry.model == model or entry.id in staying,
-                    kept=entry.id in kept, idle_since=entry.idle_since, reload=self._reload(entry),
-                    taken=entry.measured,
+                    busy=bool(entry.running) or entry.model == model or plan.stays(entry),
+                    kept=self._fleet.keeps(entry), idle_since=entry.idle_since,
+                    reload=self.reload_seconds(entry.model, entry.need), taken=entry.measured,
                 )
-                for entry in self._instances.values()
+                for entry in place.instances.values()
             ),
-            *(Seat("", need, "reserved", kept=True) for other, need in self._lacking() if other != model),
-            *(Seat("", need, "reserved") for need in promised),
+            *(Seat("", need, "reserved", kept=True) for other, need in lacking.get(place.id, ()) if other != model),
+            *(Seat("", need, "reserved") for need in plan.promised.get(place.id, ())),
         ]
 
-    def _reload(self, entry: InstanceEntry) -> float:
-        return self.load_seconds.get(entry.model, LOAD_START + entry.need.total / LOAD_SPEED)
+    def _lacking(self) -> Lacking:
+        """Return model and need of each kept instance that is missing, by the place where its room is reserved.
 
-    def _min(self, model: str) -> int:
-        return self._models[model].min_instances
+        Those that can never fit are left out.
+        """
+        if not self._fleet.lacking:
+            return {}
+        if not self.several:
+            return self._reserve()
+        version, known = self._reserved
+        if version != self._fleet.version:
+            known = self._reserve()
+            self._reserved = self._fleet.version, known
+        return known
 
-    def _held(self, model: str) -> list[InstanceEntry]:
-        """Return the instances that a model keeps: loading ones first, then busy, then idle ones, the latest first."""
-        alive = self.alive(model)
-        alive.sort(key=lambda i: (i.state == "ready", i.idle, -i.idle_since if i.idle else -i.used))
-        return alive[: self._min(model)]
-
-    def _lacking(self) -> list[tuple[str, Need]]:
-        """Return model and need of each kept instance that is missing, except those that can never fit."""
-        held = [entry.need for name in self._kept for entry in self._held(name)]
-        found: list[tuple[str, Need]] = []
-        for model in self._kept:
+    def _reserve(self) -> Lacking:
+        """Find room for the kept instances that are missing: each goes where most is left beside other kept ones."""
+        held = {
+            name: [entry.need for entry in place.instances.values() if self._fleet.keeps(entry)]
+            for name, place in self._fleet.places.items()
+        }
+        left = {name: (place.memory or 0) - used((), held[name]) for name, place in self._fleet.places.items()}
+        found: dict[str, list[tuple[str, Need]]] = {}
+        for model in [name for name in self._models if name in self._fleet.lacking]:
+            need = self.need(model)
             for _ in range(-self.spare(model)):
-                need = self.need(model)
-                others = [*held, *(need for _, need in found)]
-                for size in (need, *need.smaller):
-                    if self._memory is None or _together(size, others, self._memory.instances, self._look().devices):
-                        found.append((model, size))
-                        break
+                place = self._reserve_one((need, *need.smaller), held, left)
+                if place is None:
+                    break
+                name, size = place
+                held[name].append(size)
+                left[name] -= size.total
+                found.setdefault(name, []).append((model, size))
         return found
 
+    def _reserve_one(
+        self, sizes: Sequence[Need], held: Mapping[str, Sequence[Need]], left: Mapping[str, int],
+    ) -> tuple[str, Need] | None:
+        """Return the place and the size of one kept instance beside those that are `held`; None if none fits."""
+        if not left:
+            return None
+        roomiest = max(left, key=left.__getitem__)
 
-def kept_models(models: Mapping[str, ModelLimits]) -> list[str]:
-    """Return the models that keep instances."""
-    return [name for name, model in models.items() if model.min_instances > 0]
+        def fits_at(name: str, size: Need) -> bool:
+            place = self._fleet.places[name]
+            return _together(size, held[name], place.memory, self.room(place).devices if size.devices else {})
+
+        for size in sizes:
+            if fits_at(roomiest, size):
+                return roomiest, size
+            for name in sorted(left, key=lambda name: -left[name]):
+                if fits_at(name, size):
+                    return name, size
+        return None
 
 
-def _together(need: Need, others: Sequence[Need], limit: int, devices: Mapping[str, DeviceRoom]) -> bool:
+def on_devices(entries: Collection[InstanceEntry]) -> dict[str, int]:
+    """Return the bytes of instances at one place on its GPUs, by these, as told."""
+    found: dict[str, int] = {}
+    for entry in entries:
+        for name, size in entry.need.devices.items():
+            found[name] = found.get(name, 0) + size
+    return found
+
+
+@define
+class _Option:
+    """A place for one more instance of a model."""
+
+    _seating: Seating
+    _entry: PlaceEntry
+    _model: str
+    _plan: RoomPlan
+    _lacking: Lacking
+    _known: list[Seat] | None = None
+
+    @property
+    def place(self) -> str:
+        return self._entry.id
+
+    @property
+    def seats(self) -> list[Seat]:
+        if self._known is None:
+            self._known = self._seating.seats(self._entry, self._model, self._plan, self._lacking)
+        return self._known
+
+    def decide(self, need: Need) -> Decision:
+        room = self._seating.room(self._entry)
+        if self._seating.several and self._is_crowded(need, room):
+            return Wait("busy")
+        return decide(need, self.seats, room)
+
+    def _is_crowded(self, need: Need, room: Room) -> bool:
+        """Whether it is plain that nothing can make room: then the seats need not be looked at one by one."""
+        entry = self._entry
+        full = len(entry.instances) >= room.most or (room.limit is not None and entry.used + need.private > room.limit)
+        return full and need.total <= (room.limit or 0) and not need.devices and all(
+            one.running and not one.retired and one.id not in self._plan.leaving and not self._seating.keeps(one)
+            for one in entry.instances.values()
+        )
+
+
+def _together(need: Need, others: Sequence[Need], limit: int | None, devices: Mapping[str, DeviceRoom]) -> bool:
     """Whether these fit beside each other, if there is nothing else."""
     seats = [Seat("", one, "reserved", kept=True) for one in others]
     room = Room(limit, len(seats) + 1, devices=devices)
     return fits(need, seats, room.undisturbed)
-
-
-def never_fits(need: Need, memory: MemoryLimit, devices: Mapping[str, DeviceRoom]) -> str:
-    """Return why an instance can never be loaded, even if there is no other; "" if it can."""
-    for name, size in need.devices.items():
-        if name in devices and size > devices[name].limit:
-            return too_large_for(name, need, 0, devices[name])
-    return too_large(need, 0, memory) if need.total > memory.instances else ""
-
-
-def too_large_for(device: str, need: Need, kept: int, room: DeviceRoom) -> str:
-    """Describe an instance that can never fit into the memory of a GPU, and the way out."""
-    beside = f", {human_size(kept)} of them for models that are kept loaded (min_instances)" if kept else ""
-    return (
-        f"an instance needs about {human_size(need.devices[device])} of the memory of the GPU '{device}', of whose"
-        f" {human_size(room.total)} lllms may use {human_size(room.limit)}{beside}; {_advice(need)}, or raise"
-        " server.gpu_memory_limit"
-    )
-
-
-def _advice(need: Need) -> str:
-    return "lower options.context_length or slots" if need.way_out is None else way_out(need.way_out)
-
-
-def too_large(need: Need, kept: int, memory: MemoryLimit, told: Need | None = None) -> str:
-    """Describe an instance that can never fit, and the way out; `told` is its need before anything was measured."""
-    machine = f" of this machine's {human_size(memory.machine)}" if memory.machine is not None else ""
-    own = f", {human_size(memory.own)} of them for itself" if memory.own else ""
-    beside = f", {human_size(kept)} for models that are kept loaded (min_instances)" if kept else ""
-    grown = f" (as measured; {human_size(told.total)} by the estimate)" if told is not None and told != need else ""
-    return (
-        f"an instance needs about {human_size(need.total)} of memory{grown}, but lllms may use"
-        f" {human_size(memory.total)}{machine}{own}{beside}; {_advice(need)}, or raise server.memory_limit"
-    )

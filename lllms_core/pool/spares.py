@@ -15,7 +15,7 @@ from lllms_core.status import SpareStatus
 from lllms_core.tracebacks import kind
 from lllms_core.types import Isolation
 from lllms_core.worker.handle import Worker, WorkerEvents
-from lllms_core.worker.launch import Launch
+from lllms_core.worker.launch import Inheritance
 from lllms_core.worker.process import ProcessWorker
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import FromWorker, Load, LoadFailed, Warmed
@@ -37,7 +37,7 @@ class Spare:
     """A process that waits for a model, or is on the way there. It is also the receiver of its events."""
 
     engine: Engine
-    launch: Launch
+    launch: Inheritance
     quiet: bool
     """Whether it prepares itself with the lowest priority."""
     changed: Callable[["Spare"], None]
@@ -211,7 +211,7 @@ class Spares:
     def _fitting(self, engine: Engine) -> Spare | None:
         """Return a spare that can load for this engine; those that are outdated end."""
         own = [spare for spare in self._spares if spare.engine.name == engine.name and spare.usable]
-        launch = Launch.of(engine) if own else None
+        launch = Inheritance.of(engine) if own else None
         for spare in own:
             if spare.launch != launch:
                 self._end(spare)
@@ -220,7 +220,7 @@ class Spares:
 
     def _begin(self, engine: Engine, *, quiet: bool) -> None:
         try:
-            spare = Spare(engine, Launch.of(engine), quiet, self._changed)
+            spare = Spare(engine, Inheritance.of(engine), quiet, self._changed)
         except LllmsError as error:
             self._failed(engine.name, error.message, 0.0)
             return

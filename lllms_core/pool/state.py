@@ -7,6 +7,7 @@ from math import inf
 from attrs import Factory, define, field, frozen
 
 from lllms_core.caller import Priority
+from lllms_core.placements import LOCAL
 from lllms_core.pool.budget import DeviceRoom, Need
 from lllms_core.pool.prefixes import SeenPrefixes
 from lllms_core.status import InstanceState
@@ -126,6 +127,8 @@ class Ticket:
     """Whether it belongs to a group whose first request was accepted: it is never refused for a full queue."""
     number: int = 0
     """Counts the requests, in the order of their arrival."""
+    requeued: bool = False
+    """Whether it ran on an instance that was lost with its place, and waits or runs for the second time."""
 
 
 @define(eq=False)
@@ -156,6 +159,8 @@ class InstanceEntry:
     again: bool = False
     """Whether its load is the second try, after one that failed for lack of memory."""
     seen: SeenPrefixes = Factory(SeenPrefixes)
+    place: str = LOCAL
+    """The id of the place where it runs."""
 
     @property
     def grown(self) -> bool:

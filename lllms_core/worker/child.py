@@ -50,8 +50,11 @@ FLUSH_SECONDS = 2.0
 """The time that a closed model's sessions have to reach the parent."""
 
 
-def main() -> None:
-    """Serve the parent until it closes the wire or is gone."""
+def main(channel: int | None = None) -> None:
+    """Serve the parent until it closes the wire or is gone.
+
+    `channel` is the descriptor of the socket for sessions; None: the parent names it.
+    """
     incoming, wire = os.dup(0), ParentLink(os.dup(1))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -66,9 +69,12 @@ def main() -> None:
         signal.signal(stop, leave_to_parent)
     arrived = receive(incoming)
     hello = cast(Hello, next(arrived))
-    die_with(hello.parent)
+    if hello.parent is not None:
+        die_with(hello.parent)
     log_to_parent(hello.level)
-    os.set_inheritable(hello.channel, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
+    channel = hello.channel if channel is None else channel
+    if channel is not None:
+        os.set_inheritable(channel, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
     inbox = Inbox()
 
     def fill_inbox() -> None:
@@ -84,11 +90,11 @@ def main() -> None:
     except BaseException as error:  # noqa: BLE001  # the engine's modules, and the main script, may raise anything
         wire.send(load_failed(error))
     else:
-        if load.sessions is None:
-            os.close(hello.channel)
-        else:
+        if channel is not None and load.sessions is None:
+            os.close(channel)
+        elif channel is not None and load.sessions is not None:
             wire.most_waiting = load.sessions.waiting
-            wire.channel = open_channel(hello.channel, inbox)
+            wire.channel = open_channel(channel, inbox)
         Thread(target=fill_inbox, name="wire", daemon=True).start()
         WorkerLoop(inbox, wire.send).run(load)
         if wire.channel is not None:
@@ -139,9 +145,17 @@ def open_channel(number: int, inbox: Inbox) -> Channel:
 def receive(incoming: int) -> Iterator[object]:
     """Yield the parent's messages, and end the process when the wire closes."""
     frames = FrameReader()
-    while data := os.read(incoming, READ_SIZE):
+    while data := read(incoming):
         yield from frames.feed(data)
     os._exit(0)  # the parent has closed the wire or is gone: the running requests are obsolete
+
+
+def read(incoming: int) -> bytes:
+    """Return what arrives next; nothing at the end of the wire, however it ends: a connection may fail, too."""
+    try:
+        return os.read(incoming, READ_SIZE)
+    except OSError:
+        return b""
 
 
 def prepare(preparation: object) -> None:

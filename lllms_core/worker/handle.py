@@ -27,6 +27,11 @@ class Worker(ABC):
         """Whether it has ended for lack of memory, as far as is known; settled when `WorkerEvents.ended` is called."""
         return False
 
+    @property
+    def lost(self) -> str:
+        """Why it is gone, if its place is lost, or the way there; "" if not. Settled as `starved` is."""
+        return ""
+
     @abstractmethod
     def send(self, message: ToWorker, frame: bytes | None = None) -> None:
         """Send the worker a message; nothing happens if it is gone.

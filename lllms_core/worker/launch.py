@@ -19,7 +19,7 @@ _QUIETLY = "from lllms_core.worker.niceness import background, import_child; bac
 
 
 @frozen
-class Launch:
+class Inheritance:
     """Everything that a process inherits for an engine. Equal ones start processes that can stand in for each other."""
 
     path: tuple[str, ...]

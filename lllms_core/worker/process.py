@@ -15,7 +15,7 @@ from lllms_core.tracebacks import kind
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import Kills, NativeLog, ended, for_memory
 from lllms_core.worker.handle import Worker, WorkerEvents
-from lllms_core.worker.launch import Launch, sendable
+from lllms_core.worker.launch import Inheritance, sendable
 from lllms_core.worker.wire import (
     FoundSession,
     FrameReader,
@@ -50,7 +50,7 @@ class ProcessWorker(Worker):
     @classmethod
     async def start(cls, load: Load, events: WorkerEvents) -> Self:
         """Start a process and send it the model to load. Raises `ModelLoadFailed` if that fails."""
-        launch = Launch.of(load.engine)
+        launch = Inheritance.of(load.engine)
         with sendable(load.engine):
             frame = encode(load)
         name = load.spec.name
@@ -59,7 +59,7 @@ class ProcessWorker(Worker):
         return cls(transport, pipes)
 
     @classmethod
-    async def spare(cls, launch: Launch, engine: Engine, events: WorkerEvents, *, quiet: bool) -> Self:
+    async def spare(cls, launch: Inheritance, engine: Engine, events: WorkerEvents, *, quiet: bool) -> Self:
         """Start a process that imports what the engine's loads need, sends `Warmed`, and waits for `load`.
 
         With `quiet` it does so with the lowest priority. `events` are its callbacks until then. Raises
@@ -239,7 +239,7 @@ class _Pipes(asyncio.SubprocessProtocol):
 
 
 async def _spawn(
-    launch: Launch, title: str, about: str, frame: bytes, events: WorkerEvents, *, quiet: bool = False,
+    launch: Inheritance, title: str, about: str, frame: bytes, events: WorkerEvents, *, quiet: bool = False,
 ) -> tuple[asyncio.SubprocessTransport, _Pipes]:
     """Start a process, and send it what it inherits and then `frame`. Raises `ModelLoadFailed` if it does not start."""
     ours, theirs = socket.socketpair()

@@ -36,10 +36,10 @@ class SessionTerms:
 class Hello:
     """To the worker process, as its first message: what it must know before it can unpickle any other."""
 
-    parent: int
-    """The id of the server's process."""
-    channel: int
-    """The descriptor of its socket for sessions."""
+    parent: int | None
+    """The id of the server's process; None: on another machine."""
+    channel: int | None
+    """The descriptor of its socket for sessions; None: the process knows it, or has none."""
     level: int
     """The level of the log records that it sends."""
     quiet: bool = False

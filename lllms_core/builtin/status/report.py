@@ -32,6 +32,7 @@ def make_report(server: Server) -> Report:
         "waiting": _waiting(server),
         "cores": pool.cores,
         "memory": None if pool.memory is None else _memory(pool.memory),
+        "places": [asdict(one) for one in pool.places],
         "spares": [asdict(one) for one in pool.spares],
     }
 
@@ -132,6 +133,7 @@ def _instance(instance: InstanceStatus) -> Report:
         "measured": instance.measured,
         "grown": instance.grown,
         "pid": instance.pid,
+        "place": instance.place or None,
         "fingerprint": instance.fingerprint,
         "replaced": instance.replaced,
         "retired": instance.retired,

@@ -8,7 +8,7 @@ from typing import Protocol
 from attrs import evolve, frozen
 
 from lllms_core.engines.batching.plan import smooth
-from lllms_core.engines.batching.sequences import Placement, SequenceTable, common_prefix
+from lllms_core.engines.batching.sequences import SequencePlacement, SequenceTable, common_prefix
 from lllms_core.engines.session_link import Resident, Session, SessionLink, State
 from lllms_core.types import Reuse
 
@@ -188,7 +188,7 @@ class SequenceCache:
             if self.table.tokens(sequence):
                 self.table.raise_floor(sequence, self._memory.earliest_cut(sequence))
 
-    def _compare(self, prompt: Sequence[int], place: Placement, offers: Sequence[Session]) -> Reuse:
+    def _compare(self, prompt: Sequence[int], place: SequencePlacement, offers: Sequence[Session]) -> Reuse:
         """Find out where a prompt parts from the sequence, or the session, that shares most with it."""
         past, common = self.table.tokens(place.nearest), place.common
         for one in offers:
@@ -201,7 +201,7 @@ class SequenceCache:
         end = common + AROUND
         return Reuse(common, len(past), start, tuple(prompt[start:end]), tuple(past[start:end]))
 
-    def _take(self, place: Placement, total: int) -> None:
+    def _take(self, place: SequencePlacement, total: int) -> None:
         for sequence in place.evict:
             self._store(sequence)
         if place.source != place.target:
@@ -235,7 +235,7 @@ class SequenceCache:
         keep = self._usable(session, prompt)
         if keep < len(session.tokens):
             self._cut(place.target, keep)
-        self.table.take(Placement(place.target, place.target, keep, ()), total)
+        self.table.take(SequencePlacement(place.target, place.target, keep, ()), total)
         return Admission(place.target, keep)
 
     def _usable(self, session: Session, prompt: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from attrs import Factory, define, field, frozen
 
 
 @frozen
-class Placement:
+class SequencePlacement:
     """Where a request goes: copy the first `keep` tokens of `source` to `target`, unless they are the same."""
 
     target: int
@@ -118,7 +118,7 @@ class SequenceTable:
         idle = [i for i, s in enumerate(self._sequences) if not s.reserved]
         return self._longest_prefix(prompt, idle)[1] if idle else 0
 
-    def place(self, prompt: Sequence[int], total: int) -> Placement | None:
+    def place(self, prompt: Sequence[int], total: int) -> SequencePlacement | None:
         """Find the best place for a prompt that grows to at most `total` tokens; None while there is no room.
 
         At least one token of the prompt is left to evaluate: its logits are needed.
@@ -130,11 +130,11 @@ class SequenceTable:
         continues = source in idle and keep == len(self._sequences[source].tokens)
         target = source if continues else self._oldest(idle)
         evict = self._evictions(target, self._sequences[source].line.head(keep), total - keep, idle)
-        return None if evict is None else Placement(
+        return None if evict is None else SequencePlacement(
             target, source if keep else target, keep, evict, nearest, common,
         )
 
-    def place_afresh(self, length: int, total: int) -> Placement | None:
+    def place_afresh(self, length: int, total: int) -> SequencePlacement | None:
         """Find a place that is emptied, with room for `length` tokens from elsewhere that are cut and grow to `total`.
 
         None while there is no room.
@@ -144,9 +144,9 @@ class SequenceTable:
             return None
         target = self._oldest(idle)
         evict = self._evictions(target, _Line(), max(length, total), idle)
-        return None if evict is None else Placement(target, target, 0, evict)
+        return None if evict is None else SequencePlacement(target, target, 0, evict)
 
-    def take(self, placement: Placement, total: int) -> None:
+    def take(self, placement: SequencePlacement, total: int) -> None:
         """Make the target busy, holding the first `keep` tokens of the source, with room for `total`."""
         source, target = self._sequences[placement.source], self._sequences[placement.target]
         if source is not target:
