@@ -75,14 +75,18 @@ class Speculation:
     def widen(self, fed: list[tuple[Run, Feed]], most: int) -> list[tuple[Run, Feed]]:
         """Return the step with drafts, up to `most` tokens in all, if that is likely to pay."""
         self._drafts.clear()
-        answers, room = len(fed), most - sum(len(feed.tokens) for _, feed in fed)
+        if not self._purse.open or self._costs.due:
+            return fed
+        offers, answers, room = [], len(fed), most
+        for run, feed in fed:
+            if not run.writing:
+                return fed  # a step that reads prompts is long already, and says nothing about the usual one
+            room -= len(feed.tokens)
+            if (guesses := run.guesses) is not None and (offer := self._offer(run, guesses, feed)) is not None:
+                offers.append(offer)
+        if not offers or room <= 0 or answers not in self._costs.usual:
+            return fed
         self._answers = answers
-        # A step that reads prompts is long already, and says nothing about the usual one.
-        if room <= 0 or not self._purse.open or self._costs.due or not all(run.writing for run, _ in fed):
-            return fed
-        offers = [offer for run, feed in fed if (offer := self._offer(run, feed)) is not None]
-        if not offers or answers not in self._costs.usual:
-            return fed
         shares = allot(
             [offer.chance for offer in offers], answers, room, lambda drafted: self._costs.cost(answers, drafted),
         )
@@ -98,10 +102,10 @@ class Speculation:
         """Learn from the duration of a step, before its drafts are compared."""
         drafted = 0
         for run, feed in fed:
-            if len(feed.tokens) > 1:
+            if (more := len(feed.tokens) - 1) > 0 or not feed.logits:
                 if run.sequence not in self._drafts:
                     return  # part of a prompt, or what a grammar has forced
-                drafted += len(feed.tokens) - 1
+                drafted += more
         cost = self._costs.learn(len(fed), drafted, seconds)
         if cost is not None:
             self._purse.pay(cost)
@@ -116,11 +120,10 @@ class Speculation:
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
-    def _offer(self, run: Run, feed: Feed) -> _Offer | None:
-        guesses = run.guesses
+    def _offer(self, run: Run, guesses: Guesses, feed: Feed) -> _Offer | None:
         # The model's own next token needs room, too; and it comes after the drafted ones.
         most = min(self.most, run.limit - len(run.tokens) - 1)
-        if guesses is None or most < 1 or len(feed.tokens) != 1:
+        if most < 1 or len(feed.tokens) != 1:
             return None
         lookup = guesses.lookup
         tokens = lookup.find(most)
