@@ -58,6 +58,8 @@ class Speculation:
     """The drafts of the step that is being taken, by their sequences."""
     _answers: int = field(default=0, init=False)
     """The number of answers in that step."""
+    _spent: float = field(default=0.0, init=False)
+    """The seconds that the draft model took for it."""
     _price: float | None = None
     """Seconds of the draft model per token."""
 
@@ -75,16 +77,18 @@ class Speculation:
     def widen(self, fed: list[tuple[Run, Feed]], most: int) -> list[tuple[Run, Feed]]:
         """Return the step with drafts, up to `most` tokens in all, if that is likely to pay."""
         self._drafts.clear()
+        self._spent = 0.0
         if not self._purse.open or self._costs.due:
             return fed
         offers, answers, room = [], len(fed), most
+        usual = self._costs.usual.get(answers)
         for run, feed in fed:
             if not run.writing:
                 return fed  # a step that reads prompts is long already, and says nothing about the usual one
             room -= len(feed.tokens)
-            if (guesses := run.guesses) is not None and (offer := self._offer(run, guesses, feed)) is not None:
+            if (guesses := run.guesses) is not None and (offer := self._offer(run, guesses, feed, usual)):
                 offers.append(offer)
-        if not offers or room <= 0 or answers not in self._costs.usual:
+        if not offers or room <= 0 or usual is None:
             return fed
         self._answers = answers
         shares = allot(
@@ -108,7 +112,8 @@ class Speculation:
                 drafted += more
         cost = self._costs.learn(len(fed), drafted, seconds)
         if cost is not None:
-            self._purse.pay(cost)
+            usual = self._costs.usual[len(fed)] if self._spent else 1.0
+            self._purse.pay(cost + self._spent / usual)
 
     def settle(self, run: Run, drafted: int, right: int) -> None:
         """Learn how many of the tokens drafted for an answer were right."""
@@ -120,7 +125,7 @@ class Speculation:
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
-    def _offer(self, run: Run, guesses: Guesses, feed: Feed) -> _Offer | None:
+    def _offer(self, run: Run, guesses: Guesses, feed: Feed, usual: float | None) -> _Offer | None:
         # The model's own next token needs room, too; and it comes after the drafted ones.
         most = min(self.most, run.limit - len(run.tokens) - 1)
         if most < 1 or len(feed.tokens) != 1:
@@ -132,7 +137,6 @@ class Speculation:
             return _Offer(run, kind, tokens, Chance(guesses.acceptance[kind].rate, len(tokens)))
         if self.drafter is None:
             return None
-        usual = min(self._costs.usual.values(), key=float, default=None)
         price = _MODEL_PRICE if self._price is None or not usual else self._price / usual
         return _Offer(run, "model", (), Chance(guesses.acceptance["model"].rate, min(most, BY_MODEL), price))
 
@@ -148,7 +152,8 @@ class Speculation:
             drafts |= {offer.run.sequence: tokens for (offer, _), tokens in zip(wanted, written, strict=True) if tokens}
             count = sum(map(len, written))
             if all(written):  # the others are still being read
-                self._price = smooth(self._price, (perf_counter() - started) / count)
+                self._spent = perf_counter() - started
+                self._price = smooth(self._price, self._spent / count)
         self._drafts = {offer.run.sequence: offer for offer, _ in chosen if offer.run.sequence in drafts}
         return drafts
 
