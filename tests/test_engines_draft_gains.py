@@ -8,6 +8,7 @@ from attrs import define
 from lllms_core.engines import BatchingModel, Speculation
 from lllms_core.engines.batching import model as batching_model
 from lllms_core.engines.batching import speculation as batching_speculation
+from lllms_core.engines.batching.drafting import NEIGHBOURS
 from lllms_core.types import TextRequest
 
 SMALL, LARGE = 0.45, 0.02
@@ -174,9 +175,10 @@ def test_drafts_return_when_they_pay_again(clock):
     assert taken < 1.02 * 900 + 250 + 350 / 3
 
 
-def test_neighbours_are_not_held_up(clock):
-    """Beside answers of which nothing is drafted, steps take at most twice as long, once their costs are known."""
-    model = TimedModel(clock, repeating, SMALL, Speculation(), 4)
+@pytest.mark.parametrize("slope", [SMALL, LARGE])
+def test_neighbours_are_not_held_up(clock, slope):
+    """Beside answers of which nothing is drafted, steps are hardly longer, but for a few tries."""
+    model = TimedModel(clock, repeating, slope, Speculation(), 4)
     for client, first in enumerate((2, OTHER, OTHER, OTHER)):
         prompt = tuple(range(first, first + 200))
         model.open(TextRequest(f"r{client}", "m", prompt, max_tokens=300, cache_prompt=False))
@@ -185,7 +187,7 @@ def test_neighbours_are_not_held_up(clock):
         before, writes = clock.now, bool(model._running) and all(run.writing for run in model._running)
         model.step()
         if writes:
-            steps.append((clock.now - before) / (0.01 * (1 + SMALL * 3)))
-    tried, known = steps[: len(steps) // 4], steps[len(steps) // 4 :]
-    assert max(tried) < 2.5
-    assert 1.2 < max(known) <= 2.01
+            steps.append((clock.now - before) / (0.01 * (1 + slope * 3)))
+    assert sum(step > NEIGHBOURS * 1.005 for step in steps) <= 4
+    assert max(steps) < 2.5
+    assert (len(steps) < 100) == (slope == LARGE)

@@ -17,7 +17,7 @@ EXPECTED = {"new": 0.5, "short": 0.7, "long": 0.9, "predicted": 0.8, "model": 0.
 SHORT, LONG = 8, 24
 """So many equal tokens before a place that was found make its continuation likely, and very likely."""
 PROBE = 3
-"""The length of a draft that only finds out whether drafts pay by now."""
+"""The length of a draft that only finds out what drafts cost, or whether they pay by now."""
 BY_MODEL = 16
 """The most tokens that a draft model writes at once."""
 _MODEL_PRICE = 0.2
@@ -94,7 +94,7 @@ class Speculation:
         shares = allot(
             [offer.chance for offer in offers], answers, room, lambda drafted: self._costs.cost(answers, drafted),
         )
-        if not any(shares) and self._purse.full:
+        if not any(shares) and (self._purse.full or not self._costs.measured(answers)):
             best = max(range(len(offers)), key=lambda index: offers[index].chance.rate)
             shares[best] = min(PROBE, offers[best].chance.most, room)
         drafts = self._write(offers, shares)
