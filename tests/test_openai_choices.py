@@ -132,12 +132,20 @@ def put_together(choices: dict[int, dict[str, Any]], piece: dict[str, Any], *, c
 
 
 def same(whole: dict[str, Any], streamed: dict[str, Any]) -> bool:
-    """Whether the two agree; an answer without tokens has no log-probabilities in a stream."""
+    """Whether the two agree; an answer without tokens has no log-probabilities in a stream.
+
+    How much was cached or drafted does not matter: that depends on what came before, and on time.
+    """
     for one, other in zip(whole["choices"], streamed["choices"], strict=True):
         if one["logprobs"] is not None and other["logprobs"] is None:
             assert not one["logprobs"].get("content", one["logprobs"].get("tokens"))
             other["logprobs"] = one["logprobs"]
-    counts = [{k: v for k, v in one["usage"].items() if k != "prompt_tokens_details"} for one in (whole, streamed)]
+    counts = [
+        {k: v for k, v in one["usage"].items() if k != "prompt_tokens_details"} | {
+            "completion_tokens_details": one["usage"]["completion_tokens_details"]["reasoning_tokens"],
+        }
+        for one in (whole, streamed)
+    ]
     return whole["choices"] == streamed["choices"] and counts[0] == counts[1]
 
 

@@ -13,8 +13,8 @@ LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 31, 48, 64)
 """The numbers of drafted tokens of one step, in all its answers."""
 MARGIN = 1.05
 """The expected gain must be at least this, or nothing is drafted."""
-NEIGHBOURS = 2.0
-"""The most that a step may take, in usual steps, while others only wait for their next token in it."""
+NEIGHBOURS = 1.1
+"""The most that a step may take, in usual steps, if not every answer in it is expected to gain."""
 SLOPE = 0.35
 """The cost of one more token in a step of one, until it is known: that of a small processor."""
 HOPE = 0.7
@@ -88,10 +88,15 @@ class Costs:
         rung = max(one for one in LADDER if one <= drafted)
         table = self._known.setdefault(answers, {})
         of_rung = 1 + (cost - 1) * rung / drafted
-        # The first measurement may have been disturbed, like any other, so what was expected counts, too.
+        # A disturbance makes a step longer, so a shorter one than expected says all, and a longer one little.
         old = self.cost(answers, rung)
-        table[rung] = max(1.0, old + SMOOTHING * (of_rung - old)), self.steps
+        weight = 1.0 if rung not in table and of_rung < old else SMOOTHING
+        table[rung] = max(1.0, old + weight * (of_rung - old)), self.steps
         return cost
+
+    def measured(self, answers: int) -> bool:
+        """Whether any step of so many answers with drafts was measured lately."""
+        return bool(self._known.get(answers))
 
     def cost(self, answers: int, drafted: int) -> float:
         """Return what a step with this many drafted tokens takes, in usual steps: measured, or guessed from those."""
@@ -167,16 +172,21 @@ def allot(chances: Sequence[Chance], answers: int, room: int, cost: Callable[[in
     )[: max(0, room)]
     gains = [0.0, *accumulate(one[0] for one in survivals)]
     prices = [0.0, *accumulate(one[2] for one in survivals)]
-    alone = answers <= len(chances)
     best, best_value = 0, MARGIN
     for count in {one for one in (*LADDER, len(survivals)) if 0 < one <= len(survivals)}:
-        step = cost(count)
-        if not alone and step > NEIGHBOURS:
-            continue
-        value = (answers + gains[count]) / (answers * (step + prices[count]))
-        if value > best_value:
+        step = cost(count) + prices[count]
+        value = (answers + gains[count]) / (answers * step)
+        if value > best_value and (step <= NEIGHBOURS or 1 + _least(survivals[:count], answers) >= step):
             best, best_value = count, value
     shares = [0] * len(chances)
     for _, index, _ in survivals[:best]:
         shares[index] += 1
     return shares
+
+
+def _least(survivals: Sequence[tuple[float, int, float]], answers: int) -> float:
+    """Return the expected gain of the answer that gains least."""
+    own: dict[int, float] = {}
+    for survival, index, _ in survivals:
+        own[index] = own.get(index, 0.0) + survival
+    return min(own.values()) if len(own) == answers else 0.0

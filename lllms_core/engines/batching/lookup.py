@@ -27,29 +27,20 @@ class _Text:
     tokens: Sequence[int]
     indexed: int
     """The tokens before this one are in the index."""
+    gram: int = 0
+    """The last `GRAM` of them, packed."""
     places: dict[int, int] = field(factory=dict)
-    """By the last `GRAM` tokens, packed: the place of the token that followed them last."""
-    _gram: int = 0
-    _filled: int = 0
+    """By `GRAM` tokens, packed: the place of the token that followed them last."""
 
     def index(self, most: int) -> None:
         """Take up to `most` more tokens into the index."""
-        gram, filled, places = self._gram, self._filled, self.places
-        start = self.indexed
-        end = min(len(self.tokens), start + most)
-        for place, token in enumerate(self.tokens[start:end], start):
-            if filled >= GRAM:
+        gram, places, start = self.gram, self.places, self.indexed
+        tokens = self.tokens[start : start + most]
+        for place, token in enumerate(tokens, start):
+            if place >= GRAM:
                 places[gram] = place
             gram = (gram << _BITS | token) & _MASK
-            filled += 1
-        self._gram, self._filled, self.indexed = gram, filled, end
-
-    def after(self, tokens: Sequence[int]) -> int | None:
-        """Return the place of the token that followed the end of `tokens` last time."""
-        gram = 0
-        for token in tokens[-GRAM:]:
-            gram = gram << _BITS | token
-        return self.places.get(gram)
+        self.gram, self.indexed = gram, start + len(tokens)
 
 
 class Lookup:
@@ -80,22 +71,22 @@ class Lookup:
 
     def find(self, most: int) -> Sequence[int]:
         """Return up to `most` tokens that may come next; none if nothing like the answer's end was seen before."""
-        self._follow()
+        if self._source is not None:
+            self._follow()
+        self._seen = len(self._tokens)
         for text in self._texts:
             if text.indexed < len(text.tokens):
                 text.index(PER_CALL)
         if self._source is None or (self.alike < GRAM and not self.begins):
             self._search()
-        if self._source is None or (self.alike == 0 and not self.begins):
-            return ()
+            if self._source is None or self.alike == 0:
+                return ()
         return self._source.tokens[self._place : self._place + most]
 
     def _follow(self) -> None:
         """Move along with the tokens that have come since the last call."""
-        tokens, source = self._tokens, self._source
-        start, self._seen = self._seen, len(tokens)
-        if source is None:
-            return
+        tokens, source, start = self._tokens, self._source, self._seen
+        assert source is not None  # noqa: S101  # the caller has checked
         for at, token in enumerate(tokens[start:], start):
             end = at if source is self._own else len(source.tokens)
             if not self._parted and self._place < end and token == source.tokens[self._place]:
@@ -117,9 +108,12 @@ class Lookup:
         return self._parted <= PATIENCE
 
     def _search(self) -> None:
+        own = self._own
+        if own.indexed < len(own.tokens):
+            return  # of a long prompt, the end is not reached yet
         for text in self._texts:
-            place = text.after(self._tokens)
-            if place is not None and place < len(text.tokens):
+            place = text.places.get(own.gram)
+            if place is not None:
                 self._source, self._place, self._parted, self.begins = text, place, 0, False
                 self.alike = self._compare(text.tokens, place)
                 return

@@ -115,7 +115,7 @@ class Run:
     def writing(self) -> bool:
         """Whether the next step lets it write: only its last tokens are still to be evaluated."""
         pending = len(self.tokens) - self.evaluated
-        return pending == 1 or (self.forces and self.generated > 0 and 0 < pending <= MOST_FORCED + 1)
+        return pending == 1 or (self.forces and 1 < pending <= MOST_FORCED + 1 and self.generated > 0)
 
     @property
     def over(self) -> bool:

@@ -17,7 +17,7 @@ EXPECTED = {"new": 0.5, "short": 0.7, "long": 0.9, "predicted": 0.8, "model": 0.
 SHORT, LONG = 8, 24
 """So many equal tokens before a place that was found make its continuation likely, and very likely."""
 PROBE = 3
-"""The length of a draft that only finds out whether drafts pay by now."""
+"""The length of a draft that only finds out what drafts cost, or whether they pay by now."""
 BY_MODEL = 16
 """The most tokens that a draft model writes at once."""
 _MODEL_PRICE = 0.2
@@ -58,6 +58,8 @@ class Speculation:
     """The drafts of the step that is being taken, by their sequences."""
     _answers: int = field(default=0, init=False)
     """The number of answers in that step."""
+    _spent: float = field(default=0.0, init=False)
+    """The seconds that the draft model took for it."""
     _price: float | None = None
     """Seconds of the draft model per token."""
 
@@ -75,18 +77,24 @@ class Speculation:
     def widen(self, fed: list[tuple[Run, Feed]], most: int) -> list[tuple[Run, Feed]]:
         """Return the step with drafts, up to `most` tokens in all, if that is likely to pay."""
         self._drafts.clear()
-        answers, room = len(fed), most - sum(len(feed.tokens) for _, feed in fed)
+        self._spent = 0.0
+        if not self._purse.open or self._costs.due:
+            return fed
+        offers, answers, room = [], len(fed), most
+        usual = self._costs.usual.get(answers)
+        for run, feed in fed:
+            if not run.writing:
+                return fed  # a step that reads prompts is long already, and says nothing about the usual one
+            room -= len(feed.tokens)
+            if (guesses := run.guesses) is not None and (offer := self._offer(run, guesses, feed, usual)):
+                offers.append(offer)
+        if not offers or room <= 0 or usual is None:
+            return fed
         self._answers = answers
-        # A step that reads prompts is long already, and says nothing about the usual one.
-        if room <= 0 or not self._purse.open or self._costs.due or not all(run.writing for run, _ in fed):
-            return fed
-        offers = [offer for run, feed in fed if (offer := self._offer(run, feed)) is not None]
-        if not offers or answers not in self._costs.usual:
-            return fed
         shares = allot(
             [offer.chance for offer in offers], answers, room, lambda drafted: self._costs.cost(answers, drafted),
         )
-        if not any(shares) and self._purse.full:
+        if not any(shares) and (self._purse.full or not self._costs.measured(answers)):
             best = max(range(len(offers)), key=lambda index: offers[index].chance.rate)
             shares[best] = min(PROBE, offers[best].chance.most, room)
         drafts = self._write(offers, shares)
@@ -98,13 +106,14 @@ class Speculation:
         """Learn from the duration of a step, before its drafts are compared."""
         drafted = 0
         for run, feed in fed:
-            if len(feed.tokens) > 1:
+            if (more := len(feed.tokens) - 1) > 0 or not feed.logits:
                 if run.sequence not in self._drafts:
                     return  # part of a prompt, or what a grammar has forced
-                drafted += len(feed.tokens) - 1
+                drafted += more
         cost = self._costs.learn(len(fed), drafted, seconds)
         if cost is not None:
-            self._purse.pay(cost)
+            usual = self._costs.usual[len(fed)] if self._spent else 1.0
+            self._purse.pay(cost + self._spent / usual)
 
     def settle(self, run: Run, drafted: int, right: int) -> None:
         """Learn how many of the tokens drafted for an answer were right."""
@@ -116,11 +125,10 @@ class Speculation:
 
     # -- how it works -------------------------------------------------------------------------------------------------
 
-    def _offer(self, run: Run, feed: Feed) -> _Offer | None:
-        guesses = run.guesses
+    def _offer(self, run: Run, guesses: Guesses, feed: Feed, usual: float | None) -> _Offer | None:
         # The model's own next token needs room, too; and it comes after the drafted ones.
         most = min(self.most, run.limit - len(run.tokens) - 1)
-        if guesses is None or most < 1 or len(feed.tokens) != 1:
+        if most < 1 or len(feed.tokens) != 1:
             return None
         lookup = guesses.lookup
         tokens = lookup.find(most)
@@ -129,7 +137,6 @@ class Speculation:
             return _Offer(run, kind, tokens, Chance(guesses.acceptance[kind].rate, len(tokens)))
         if self.drafter is None:
             return None
-        usual = min(self._costs.usual.values(), key=float, default=None)
         price = _MODEL_PRICE if self._price is None or not usual else self._price / usual
         return _Offer(run, "model", (), Chance(guesses.acceptance["model"].rate, min(most, BY_MODEL), price))
 
@@ -145,7 +152,8 @@ class Speculation:
             drafts |= {offer.run.sequence: tokens for (offer, _), tokens in zip(wanted, written, strict=True) if tokens}
             count = sum(map(len, written))
             if all(written):  # the others are still being read
-                self._price = smooth(self._price, (perf_counter() - started) / count)
+                self._spent = perf_counter() - started
+                self._price = smooth(self._price, self._spent / count)
         self._drafts = {offer.run.sequence: offer for offer, _ in chosen if offer.run.sequence in drafts}
         return drafts
 

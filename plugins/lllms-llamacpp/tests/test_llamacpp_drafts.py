@@ -170,8 +170,9 @@ def test_what_a_grammar_forces_is_written_without_the_model(plain, finding):
         model.open(ChatRequest("r", "tiny", (message,), sampling=sampling, constraint=SCHEMA, top_logprobs=1))
         steps[model], deltas = 0, []
         while not model.idle:
-            deltas += model.step()
-            steps[model] += 1
+            new = model.step()
+            deltas += new
+            steps[model] += bool(new)  # others wait for the grammar
         scores = [score for delta in deltas for score in delta.scores]
         tokens = deltas[-1].finish.usage.completion_tokens
         assert len(scores) == tokens
