@@ -165,7 +165,7 @@ def test_the_memory_of_a_gpu_is_not_this_machines(tiny_file, tmp_path, monkeypat
         (tmp_path / "lib" / name).touch()
     package = ModuleSpec("llama_cpp", None, is_package=True)
     package.submodule_search_locations = [str(tmp_path)]
-    monkeypatch.setattr("lllms_llamacpp.engine.find_spec", lambda _: package)
+    monkeypatch.setattr("lllms_llamacpp.hardware.find_spec", lambda _: package)
     for layers in (-1, 0):
         options = Options(context_length=10**8, gpu_layers=layers)
         memory = LlamaCppEngine().estimate(ModelSpec("m", options, tiny_file))
