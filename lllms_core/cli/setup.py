@@ -173,7 +173,7 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
 
 
 def _note(source: str, plugins: "Plugins") -> None:
-    """Say what another program would use with a model that it has here, and lllms does not."""
+    """Print the note on a model of another program: its choice, and the parts that are left out."""
     from lllms_core.downloads import choose_downloader
 
     downloader = choose_downloader(source, [provided.object for provided in plugins.downloaders.values()])
