@@ -153,6 +153,7 @@ def test_a_server_is_watched_alike(lllms: Program) -> None:
         terminal(lllms, "chat", "bot", "--url", address(printed), "--no-history") as shown,
     ):
         assert f"{DIM}Let me see." in ask(shown, "think\r", "done\r\n")
+        assert "no model 'nope'" in ask(shown, "/model nope\r", "there are: bot, other, slow")
         ask(shown, "/model slow\r", "model: slow")
         assert "loading" in ask(shown, "hi\r", "\x1b[2Kat last\r\n")
         shown.until(">")
