@@ -4,8 +4,9 @@ BIN := .venv/bin
 WORKERS ?= 2
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 INSTALLED := .venv/installed
+DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: serve test quick chaos clients wheels lint types readme bench clean
+.PHONY: serve test quick chaos clients page wheels lint types readme docs bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -35,6 +36,18 @@ $(CLIENTS_INSTALLED): $(wildcard tests/clients/requirements*.txt) tests/clients/
 	cd $(CLIENTS) && npm install --silent --no-package-lock --no-audit --no-fund
 	touch $@
 
+page: $(INSTALLED)  ## the page at / in Chromium: what it shows, its buttons, keys, accessibility
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || $(MAKE) --no-print-directory chromium
+	$(BIN)/python -m pytest -q -m browser tests/test_page_in_browser.py
+
+.PHONY: chromium
+chromium:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium chromium-driver; \
+	else \
+		echo "Chromium and its driver are needed: sudo apt-get install chromium chromium-driver" >&2; exit 1; \
+	fi
+
 wheels: $(INSTALLED)  ## build the wheels, install them into a clean environment, and use what they hold
 	$(BIN)/python tests/smoke_of_wheels.py
 
@@ -47,11 +60,18 @@ types: $(INSTALLED)
 readme: $(INSTALLED)  ## write the table of parameters into README.md, as the engines declare them
 	$(BIN)/python tests/test_readme_parameters.py
 
+docs: $(INSTALLED) $(DOCS_INSTALLED)  ## the documentation, in build/docs/site; a warning is an error
+	$(BIN)/python docs/build.py
+
+$(DOCS_INSTALLED): pyproject.toml $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 bench: $(INSTALLED)  ## this server against the limits of this machine, as ratios taken in one run
 	$(BIN)/python -m lllms_core bench --all
 
 clean:
-	rm -rf .venv $(CLIENTS)
+	rm -rf .venv $(CLIENTS) build/docs
 
 # Installed anew only when a pyproject.toml changes. llama-cpp-python is compiled once (about 5 minutes on two cores).
 $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)

@@ -49,7 +49,8 @@ def create_app(host: Host, *, manage_host: bool = True) -> Quart:
 
     It starts the host when the web server starts it, and closes the host that it started; one that runs already, or
     any with `manage_host=False`, is left alone. To put the APIs into an application of your own, use `mount`. If the
-    configuration has keys, every request needs one, also for routes that you add; only `/health` needs none.
+    configuration has keys, every request needs one, also for routes that you add; only `/health`, the empty page at `/`
+    and its scripts need none (`apis.open_routes`).
 
     Raises `ConfigError` if the file of keys cannot be used.
     """
@@ -85,15 +86,15 @@ def mount(app: Quart, host: Host, *, prefix: str | None = None) -> None:
 
     Raises `ConfigError` if the file of keys cannot be used.
     """
-    key_check = _key_check(host, prefix or "")
+    key_check = _key_check(host)
     same_paths = SamePaths(app)
     app.before_request(same_paths.choose)
     _mount(app, host, same_paths, prefix, key_check)
 
 
-def _key_check(host: Host, prefix: str = "") -> KeyCheck:
+def _key_check(host: Host) -> KeyCheck:
     """Return the check of keys, which takes those of each new configuration. Raises `ConfigError`."""
-    check = KeyCheck(open_keyring(host.config.server), prefix)
+    check = KeyCheck(open_keyring(host.config.server))
 
     def prepare(config: Config) -> Step:
         keyring, server = open_keyring(config.server), host.config.server
@@ -118,7 +119,8 @@ def _mount(
                 key_check.guard(routes)
             know_callers(routes, lambda: host.config.server)
             routes.before_request(_know_ids)
-            app.register_blueprint(routes, url_prefix=prefix)
+            # Quart takes the prefix in place of the API's own.
+            app.register_blueprint(routes, url_prefix=None if prefix is None else prefix + (routes.url_prefix or ""))
         except Exception as error:
             told = described(error)  # no request is being served yet
             LOG.exception("API '%s' of plugin '%s' is left out: %s", name, provided.plugin, told)

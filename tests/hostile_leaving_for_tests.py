@@ -30,6 +30,10 @@ def inputs() -> Iterator[Input]:
     whole = head("POST", TEXT, length=len(large))
     yield Input("30 leave in large bodies", crowd(whole + large[:1_000_000], 30), may_end=True, heavy=True)
     yield Input("leaves with a large body", leaves(whole + large), may_end=True, heavy=True)
+    page = head("GET", "/api/v1/status/events", kind=None)
+    for how, end in ENDS.items():
+        yield Input(f"leaves the events of the page by {how}", leaves(page, end=end, events=2), may_end=True)
+    yield Input("100 leave the events of the page", crowd(page, 100), may_end=True)
     yield Input("100 connect and leave", crowd(b"", 100), may_end=True)
     for preface in (PREFACE, PREFACE[:12], PREFACE * 2, PREFACE + b"GET / HTTP/1.1\r\n\r\n", PREFACE + b"\0" * 1000):
         for how, end in ENDS.items():

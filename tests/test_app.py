@@ -1,4 +1,5 @@
 import asyncio
+import re
 from socket import gethostname
 from typing import Any
 
@@ -219,6 +220,8 @@ async def test_what_is_mounted_below_a_prefix_tells_right_paths() -> None:
     paths = (await (await client.get("/llm/openapi.json")).get_json())["paths"]
     assert {"/llm/v1/models", "/llm/api/v1/sessions"} <= set(paths)
     assert all(path.startswith("/llm/") for path in paths)
+    served = {re.sub(r"<(\w+:)?(\w+)>", "{}", rule.rule) for rule in app.url_map.iter_rules()}
+    assert {re.sub(r"\{\w+\}", "{}", path) for path in paths} <= served  # also of APIs with prefixes of their own
     page = await (await client.get("/llm/", headers={"Accept": "text/html"})).get_data(as_text=True)
     assert "<code>/llm/v1/chat/completions</code>" in page
     plain = await (await get(host, "/", Accept="text/html")).get_data(as_text=True)

@@ -113,7 +113,7 @@ def test_every_route_is_attacked() -> None:
     models = {("GET", "/v1/models"), ("GET", "/anthropic/v1/models")}
     bare = {*models, ("GET", "/api/v1/downloads"), ("GET", "/api/v1/requests")}
     bare |= {("GET", sessions), ("DELETE", sessions)} | {("GET", path) for path in (*BARE, *COMPAT_BARE)}
-    bare |= {("GET", "/metrics"), ("GET", "/health"), ("GET", "/api/v1/config")}
+    bare |= {("GET", "/metrics"), ("GET", "/health"), ("GET", "/api/v1/config"), ("GET", "/api/v1/status/events")}
     bare |= {("GET", "/api/v1/conversations"), ("GET", "/api/v1/client.js"), ("GET", "/api/v1/react.js")}
     with_ids = {(method, path + "{id}") for method, path in PLACES if path.endswith("/")}
     inside = [(method, path.partition("?")[0]) for method, path in PLACES if "resp_1" in path]

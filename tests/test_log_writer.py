@@ -184,6 +184,15 @@ faulthandler._sigsegv()
 """
 
 
+CHANGING = """
+import threading
+for number in range(3):
+    configure_logging("info", "json")
+    log.info("again %s", number)
+log.info("%s writers", sum(one.name == "lllms log" for one in threading.enumerate()))
+"""
+
+
 def events(text: str) -> list[str]:
     return [json.loads(line)["event"] for line in text.splitlines()]
 
@@ -194,6 +203,15 @@ def test_the_last_lines_are_written_at_the_end() -> None:
         [sys.executable, "-c", PROGRAM, "500"], capture_output=True, text=True, timeout=GUARD, check=True,
     )
     assert events(done.stderr) == [f"line {number}" for number in range(500)]
+
+
+def test_another_configuration_keeps_the_writer() -> None:
+    """All lines come in their order, by one thread, however often the log gets other settings."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + CHANGING, "50"], capture_output=True, text=True, timeout=GUARD, check=True,
+    )
+    again = [f"again {number}" for number in range(3)]
+    assert events(done.stderr) == [*(f"line {number}" for number in range(50)), *again, "1 writers"]
 
 
 def test_a_program_ends_though_nobody_reads() -> None:

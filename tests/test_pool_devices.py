@@ -162,6 +162,19 @@ def test_a_gpu_has_a_limit(total: int, configured: int | None, limit: int) -> No
     assert rooms == {"CUDA0": DeviceRoom(total, limit)}
 
 
+def test_a_gpu_gets_another_limit() -> None:
+    """A new configuration limits the GPUs that are known, and those that are looked at later."""
+    engine = with_gpus(GpuEngine, Device("CUDA0", 80 * GB, 60 * GB))
+    watch = DeviceWatch(lambda: [engine])
+    assert watch.find() == {"CUDA0": 72 * GB}
+    before = watch.rooms["CUDA0"]
+    watch.reconfigure(5 * GB)
+    assert watch.rooms == {"CUDA0": evolve(before, limit=5 * GB)}
+    assert watch.find() == {"CUDA0": 5 * GB}
+    watch.reconfigure(None)
+    assert watch.rooms == {"CUDA0": before}
+
+
 def test_an_engine_that_fails_has_no_gpus(caplog: pytest.LogCaptureFixture) -> None:
     """Its failure is a line of the log; the others' GPUs are known."""
     working = with_gpus(GpuEngine, Device("CUDA0", 100, 100))
@@ -243,11 +256,13 @@ async def test_a_pool_counts_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch
                     await stream.gather()
             loaded.append(sorted(one.model for one in pool.status().instances))
         use = pool.status().memory
+        held = {one.model: one.devices for one in pool.status().instances}
         await pool.close(grace=0)
     assert loaded == [["a"], ["a", "c"], ["b", "c"], ["b", "c"]]
     assert use is not None
     [gpu] = use.devices
     assert (gpu.name, gpu.total, gpu.limit, gpu.used) == ("CUDA0", 10 * GB, 9 * GB, 8 * GB)
+    assert held == {"b": {"CUDA0": 5 * GB}, "c": {"CUDA0": 3 * GB}}
 
 
 def test_an_estimate_tells_each_gpu() -> None:

@@ -29,6 +29,7 @@ from lllms_core.pool.needs import SPARE, memory_limit, spare_workers
 from lllms_core.pool.pool import Pool
 from lllms_core.pool.spares import CALM, Spares, allot
 from lllms_core.pool.state import PoolLimits
+from lllms_core.status import SpareStatus
 from lllms_core.worker import process
 from lllms_core.worker.niceness import LOWEST, background
 
@@ -60,6 +61,8 @@ async def start(pools: Pools) -> Pool:
 async def ready(pool: Pool) -> int:
     """Return the process of the spare worker, once it waits for a model."""
     await until(lambda: pool._spares.pids)
+    [spare] = pool.status().spares
+    assert spare == SpareStatus(spare.engine, ready=True, pid=pool._spares.pids[0])
     return pool._spares.pids[0]
 
 
@@ -153,6 +156,25 @@ async def test_the_engine_used_last_gets_the_spare(monkeypatch):
     await spares.started()
     spares.settle(2, loading=False, running=False)
     assert recorder.begun == [("scripted", False), ("other", False)]
+    await spares.close()
+
+
+async def test_a_new_configuration_has_other_spares(monkeypatch):
+    """As many as it says are kept, for its engines; those of engines that no model uses end, and so do all for none."""
+    recorder, spares = Recorder(monkeypatch), Spares(1, [ScriptedEngine()])
+    spares.settle(0, loading=False, running=False)
+    await spares.started()
+    spares.reconfigure(2, [OtherEngine()])
+    spares.settle(1, loading=False, running=False)
+    await spares.started()
+    assert recorder.begun == [("scripted", False), *[("other", False)] * 2]
+    spares.reconfigure(0, [OtherEngine(), ScriptedEngine()])
+    spares.settle(2, loading=False, running=False)
+    await until(lambda: not spares._leaving and not spares._spares)
+    spares.reconfigure(1, [ScriptedEngine(), OtherEngine()])
+    spares.settle(3, loading=False, running=False)
+    await spares.started()
+    assert recorder.begun[3:] == [("other", False)]  # which was used last
     await spares.close()
 
 

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import pytest
@@ -57,7 +58,7 @@ async def test_nobodys_text_is_shown(accept: str) -> None:
 
 
 async def test_browsers_get_a_page() -> None:
-    """A client that prefers HTML gets it, without scripts or external resources; all others get JSON."""
+    """A client that prefers HTML gets it, with nothing inline or from elsewhere; all others get JSON."""
     async with make_host() as host:
         await chat(host)
         page = await get(host, "/", BROWSER)
@@ -65,9 +66,15 @@ async def test_browsers_get_a_page() -> None:
         assert page.mimetype == "text/html"
         assert "tell" in text
         assert 'http-equiv="refresh"' in text
-        for foreign in ("<script", "http://", "https://", "@import"):
-            assert foreign not in text
-        assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        found = re.findall(r"""(?:src|href)=["']?([^"'>]+)""", text)
+        assert {one for one in found if one[0] != "#" and not one.startswith("data:")} == {
+            "api/v1/status/page.js", "api/v1/status/page.css",
+        }
+        assert not re.search(r"<style|<script>|\son[a-z]+=|\sstyle=|javascript:", text)
+        rules = dict(rule.strip().split(" ", 1) for rule in page.headers["Content-Security-Policy"].split(";"))
+        assert (rules["default-src"], rules["script-src"], rules["style-src"]) == ("'none'", "'self'", "'self'")
+        assert (rules["frame-ancestors"], rules["form-action"], rules["base-uri"]) == ("'none'",) * 3
+        assert rules["require-trusted-types-for"] == "'script'"
         for accept in ("*/*", "application/json", "application/json, text/html;q=0.5"):
             assert (await get(host, "/", accept)).mimetype == "application/json"
 

@@ -24,6 +24,8 @@ from lllms_core.host import Host
 from lllms_core.plugins import Plugins
 from lllms_core.testing import running_server
 from lllms_core.types import Message
+from lllms_core.web import key_check
+from lllms_core.web.failed_keys import FIRST, FREE
 
 pytestmark = pytest.mark.slow
 
@@ -31,6 +33,12 @@ BOT = {"engine": "mock", "isolation": "thread", "options": {"script": [{"replies
 MODELS = {"tiny": {**BOT, "aliases": ["gpt-4"]}, "large": {**BOT, "aliases": ["claude-*"]}}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 KEYS = ["everything: sk-all", {"name": "little", "key": "sk-little", "models": ["tiny"]}]
+
+
+OPEN = {
+    "/health", "/", "/api/v1/status/page.js", "/api/v1/status/page.css", "/api/v1/client.js", "/api/v1/react.js",
+}
+"""`/` is an empty page then; as JSON it needs a key."""
 
 
 class Strange(Api):
@@ -81,7 +89,7 @@ def bearer(secret: str) -> dict[str, str]:
 
 
 async def test_every_route_needs_a_key() -> None:
-    """Each route of every dialect, each unknown path and each of our own is closed; only `/health` is open."""
+    """Each route, each unknown path and each of our own is closed, except for those that show nothing of models."""
     app = create_app(make_host())
 
     @app.get("/own")
@@ -93,9 +101,9 @@ async def test_every_route_needs_a_key() -> None:
     paths |= {("/nowhere", "GET"), ("/v1/nowhere", "POST"), ("/health/x", "GET"), ("/healthy", "GET")}
     for path, method in sorted(paths):
         written = path.replace("<path:", "<").replace("<", "").replace(">", "")
-        answer = await ask(app, written, method)
-        if path == "/health":
-            assert answer.status_code in {200, 503}
+        answer = await ask(app, written, method, {"Accept": "text/html"})
+        if path in OPEN and method in {"GET", "HEAD"}:
+            assert answer.status_code in {200, 503}, (path, method)
         else:
             assert answer.status_code == 401, (path, method)
             assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -170,6 +178,62 @@ async def test_health_tells_strangers_no_names() -> None:
         assert ("shy-model" in await answer.get_data(as_text=True)) is shown
 
 
+async def test_the_page_is_empty_for_strangers() -> None:
+    """Without a key the page at `/` names no model, neither in its HTML nor to programs, and no key is in a cookie."""
+    async with make_host() as host:
+        await host.load("large")
+        app = create_app(host, manage_host=False)
+        for headers in ({}, bearer("sk-wrong")):
+            page = await ask(app, "/", headers={"Accept": "text/html", **headers})
+            text = await page.get_data(as_text=True)
+            assert (page.status_code, "large" in text, "tiny" in text) == (200, False, False)
+            assert "API key" in text
+            assert "Set-Cookie" not in page.headers
+            for path in ("/", "/api/v1/status/events", "/health?model=large", "/health?model=nothing"):
+                assert (await ask(app, path, headers={"Accept": "application/json", **headers})).status_code == 401
+        page = await ask(app, "/", headers={"Accept": "text/html", **bearer("sk-little")})
+        text = await page.get_data(as_text=True)
+        assert ("large" in text, "tiny" in text) == (False, True)
+
+
+async def test_wrong_keys_wait_and_right_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that sends wrong keys waits for each further refusal, at `/health` too; its right keys never do."""
+    waits: list[float] = []
+    free = asyncio.Event()
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+        await free.wait()
+
+    monkeypatch.setattr(key_check, "pause", pause)
+    monkeypatch.setattr(key_check, "MOST_WAITING", 2)
+    app = create_app(make_host())
+    here, elsewhere = ({"scope_base": {"client": (address, 1)}} for address in ("192.0.2.7", "192.0.2.8"))
+
+    async def status(path: str, secret: str | None, where: Mapping[str, Any] = here) -> int:
+        return int((await ask(app, path, headers={} if secret is None else bearer(secret), **where)).status_code)
+
+    async with asyncio.timeout(GUARD):
+        for number in range(FREE):
+            assert await status("/v1/models", f"wrong-{number}") == 401
+        assert waits == []
+        slowed = []
+        for path in ("/v1/models", "/health"):
+            slowed.append(asyncio.create_task(status(path, "wrong")))
+            await until(lambda: len(waits) == len(slowed))
+        assert waits == pytest.approx([FIRST, 2 * FIRST], rel=0.1)
+        assert await status("/v1/models", "sk-all") == 200
+        assert await status("/v1/models", None) == 401  # without a key, nothing is guessed
+        assert await status("/v1/models", "wrong", elsewhere) == 401
+        assert await status("/v1/models", "wrong") == 401  # no more than so many are held: they take memory
+        assert len(waits) == 2
+        assert not any(task.done() for task in slowed)
+        free.set()
+        assert [await task for task in slowed] == [401, 503]
+        assert await status("/v1/models", "wrong") == 401
+        assert len(waits) == 3
+
+
 async def test_mounted_routes_need_keys_too() -> None:
     """In an application of somebody else, the mounted routes are closed, its own are open."""
     app = Quart("mine")
@@ -181,6 +245,8 @@ async def test_mounted_routes_need_keys_too() -> None:
     mount(app, make_host(), prefix="/llm")
     assert (await ask(app, "/own")).status_code == 200
     assert (await ask(app, "/llm/health")).status_code == 503
+    for path in ("/llm/api/v1/status/page.js", "/llm/api/v1/client.js"):
+        assert (await ask(app, path)).status_code == 200
     for path in ("/llm/v1/models", "/llm/openapi.json", "/llm/strange", "/llm/"):
         assert (await ask(app, path)).status_code == 401, path
         assert (await ask(app, path, headers=bearer("sk-all"))).status_code == 200

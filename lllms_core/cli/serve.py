@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from lllms_core.cli.completion import complete_models
-from lllms_core.cli.figures import notice
 from lllms_core.cli.model_options import given_options, model_options, with_given
 from lllms_core.cli.setup import config_option, config_reader, examples, read_config, select, start_log
 
@@ -82,8 +81,7 @@ def _follow(before: "ServerConfig", config: "Config") -> "Step":
     from lllms_core.host.reloads import Step
 
     wanted = config.server.log_level, config.server.log_format
-    same = wanted == (before.log_level, before.log_format)
-    return Step((lambda: None) if same else (lambda: start_log(config)))
+    return Step() if wanted == (before.log_level, before.log_format) else Step(lambda: start_log(config))
 
 
 async def _serve(host: "Host", *, watch_files: bool = False) -> None:
@@ -131,17 +129,13 @@ async def announce(host: "Host", address: str) -> None:
 
 
 async def _look_closer(host: "Host") -> None:
-    """Print which models cannot be loaded, and on what the engines compute; this reads files, so it comes last."""
-    from lllms_core.cli.inspection import faults, hardware_of
+    """Log on what the engines compute; this may ask drivers, so it comes last."""
+    from lllms_core.cli.inspection import hardware_of
 
     engines = {entry.engine.name: entry.engine for entry in host.catalog.entries}
     for name, engine in engines.items():
         if about := await asyncio.to_thread(hardware_of, engine):
             LOG.info("engine %s computes on %s", name, about)
-    for entry in [entry for entry in host.catalog.entries if entry.here]:
-        for fault in await asyncio.to_thread(faults, entry):
-            notice(f"model {entry.name} cannot be loaded: {fault}", "yellow")
-    sys.stdout.flush()
 
 
 def _tell_stop(host: "Host") -> None:

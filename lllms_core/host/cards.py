@@ -1,6 +1,7 @@
 """The facts about models: from the catalog, from their files, and from their last load."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from lllms_core.machine import read_regular
 from lllms_core.pool.pool import Pool
 from lllms_core.queries import LABELS
 from lllms_core.store import download_id
-from lllms_core.tracebacks import described
+from lllms_core.tracebacks import described, kind
 from lllms_core.types import Task
 
 LOG = logging.getLogger("lllms.host")
@@ -35,6 +36,8 @@ class Look:
     details: Details = field(factory=dict)
     fault: str = ""
     """Why the model can never be loaded."""
+    problem: str = ""
+    """Why a load would fail as things are: this fault, what the engine finds, or a lack of memory."""
 
 
 class Cards:
@@ -58,6 +61,23 @@ class Cards:
             sees_images="image" in entry.engine.media,
             details=details,
         )
+
+    async def look(self, entry: CatalogEntry) -> str:
+        """Look at a model that was never loaded; return why its load would fail, "" if nothing speaks against it."""
+        if self._pool.info(entry.name) is None:
+            with contextlib.suppress(ModelLoadFailed):
+                await self._inspect(entry)
+        return self.problem(entry)
+
+    def problem(self, entry: CatalogEntry) -> str:
+        """Return what the last look at a model has found; "" if nothing, or if its file has changed since."""
+        look = self._looks.get(entry.name)
+        if look is None or not look.problem or look.entry is not entry or self._pool.info(entry.name) is not None:
+            return ""
+        try:
+            return look.problem if _identity(entry.spec.file) == look.identity else ""
+        except OSError:
+            return look.problem
 
     async def metadata(self, entry: CatalogEntry) -> Mapping[str, Scalar]:
         """Return the header of a model's GGUF file, without arrays; empty if there is none, or it cannot be read."""
@@ -92,14 +112,30 @@ def _look(entry: CatalogEntry, last: Look | None, pool: Pool) -> Look:
         if last is not None and last.entry is entry and last.identity == identity:
             return last
         with reading_once():
-            return Look(entry, identity, entry.engine.inspect(pool.planned(entry.name, entry.spec)))
+            fatal = _fatal(entry)
+            spec = entry.spec if fatal else pool.planned(entry.name, entry.spec)
+            details = entry.engine.inspect(spec)
+            return Look(entry, identity, details, problem=fatal or pool.misfit(entry.name, entry.spec))
     except OSError as error:
-        return Look(entry, None, fault=f"'{entry.spec.file}' cannot be read: {error.strerror}")
+        return _broken(entry, None, f"'{entry.spec.file}' cannot be read: {error.strerror}")
     except LllmsError as error:
-        return Look(entry, identity, fault=error.message)
+        return _broken(entry, identity, error.message)
     except Exception as error:
         LOG.exception("engine '%s' could not inspect model '%s'", entry.engine.name, entry.name)
-        return Look(entry, identity, fault=f"engine '{entry.engine.name}' could not inspect it: {described(error)}")
+        return _broken(entry, identity, f"engine '{entry.engine.name}' could not inspect it: {described(error)}")
+
+
+def _broken(entry: CatalogEntry, identity: Identity, fault: str) -> Look:
+    return Look(entry, identity, fault=fault, problem=fault)
+
+
+def _fatal(entry: CatalogEntry) -> str:
+    """Return the first finding of the engine that speaks against a load; "" if there is none."""
+    try:
+        return next((one.text for one in entry.engine.examine(entry.spec) if one.fatal), "")
+    except Exception as error:  # noqa: BLE001  # of a plugin: nobody depends on this, and a load will tell
+        LOG.debug("engine '%s' could not examine model '%s': %s", entry.engine.name, entry.name, kind(error))
+        return ""
 
 
 def _read_header(file: Path, template: object) -> Mapping[str, Scalar]:

@@ -1,7 +1,8 @@
 """The facade that APIs, the command line and embedders talk to: models by name, answers as streams."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -17,7 +18,7 @@ from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, changes, check_config, in_force, parse_config
 from lllms_core.config.setting_list import list_settings
 from lllms_core.engines import Engine
-from lllms_core.errors import ConfigError, InvalidRequest, OutOfTime
+from lllms_core.errors import ConfigError, InvalidRequest, ModelLoadFailed, OutOfTime
 from lllms_core.events import Observers
 from lllms_core.gguf import Scalar
 from lllms_core.host.cards import Cards, card
@@ -76,6 +77,8 @@ from lllms_core.values.structure import structure, with_folder
 from lllms_core.values.violations import StructureError
 
 T = TypeVar("T")
+
+LOG = logging.getLogger("lllms.host")
 
 
 def choose_session_store(configuration: Config, plugins: Plugins) -> tuple[SessionStore, object] | None:
@@ -164,6 +167,10 @@ class Host:
         )
         self.documents = OwnDocuments(self._documents)
         self._cards = Cards(self.pool)
+        self._examines = False
+        self._examining: asyncio.Task[None] | None = None
+        self._foreseen: dict[str, str] = {}
+        """By model: what speaks against a load, as it was logged."""
         self._unused = UnusedLog()
         self._started = False
         self.reloads = Reloads(read, self._prepare_reload)
@@ -190,6 +197,8 @@ class Host:
         once; the bytes received are kept.
         """
         self.reloads.close()
+        if self._examining is not None:
+            self._examining.cancel()
         self.pool.stop()  # first, so that those who wait for a download learn the true reason
         await self.fetcher.close()
         await self.pool.close(self.config.server.shutdown_timeout if grace is None else grace)
@@ -223,10 +232,43 @@ class Host:
         return await self._cards.metadata(self._entry(name))
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the models that cannot be served, and why a new configuration is not in force, without a name."""
-        problem = self.reloads.problem
-        reload = () if problem is None else (Problem("", problem, configured=True),)
-        return self._visibility.of_problems((*self.catalog.problems, *reload))
+        """Return the models that cannot be served, and those whose load would fail, as far as `examine` has found.
+
+        Why a new configuration is not in force is a problem without a name.
+        """
+        told = {one.model for one in self.pool.failed_loads()} | {one.model for one in self.pool.lacks()}
+        found = [
+            Problem(entry.name, text, configured=entry.name in self.config.models)
+            for entry in self.catalog.entries if entry.name not in told and (text := self._cards.problem(entry))
+        ]
+        reload = [] if self.reloads.problem is None else [Problem("", self.reloads.problem, configured=True)]
+        return self._visibility.of_problems([*self.catalog.problems, *found, *reload])
+
+    async def examine(self) -> None:
+        """Look at the files of the models that are not loaded, and log which of them could not be loaded, and why.
+
+        `problems` tells of them from then on, until their files change. Models of later configurations are looked at as
+        soon as these are in force.
+        """
+        self._examines = True
+        for entry in self.catalog.entries:
+            text = await self._cards.look(entry) if entry.here else ""
+            if text and text != self._foreseen.get(entry.name):
+                LOG.warning("model %s will not load: %s", entry.name, text)
+            self._foreseen[entry.name] = text
+
+    async def problem(self, name: str) -> str:
+        """Return why a model cannot be used now; "" if it can, as far as known without a load.
+
+        Looks into its file if that has not been done. Raises `ModelUnknown`.
+        """
+        try:
+            entry = self._entry(name)
+        except ModelLoadFailed as error:
+            return error.message
+        failed = [one.problem for one in self.pool.failed_loads() if one.model == entry.name]
+        lacks = [one.problem for one in self.pool.lacks() if one.model == entry.name and not one.ready]
+        return next(filter(None, [*failed, *lacks]), "") or await self._cards.look(entry)
 
     async def reload(self) -> Changes:
         """Read the configuration again and take what has changed, and nothing else. Raises `LllmsError`.
@@ -234,7 +276,10 @@ class Host:
         One with a fault changes nothing. Running requests are answered by the instances that they have; waiting ones
         take the new configuration, or are refused if their model is gone.
         """
-        return await self.reloads.reload()
+        changed = await self.reloads.reload()
+        if self._examines:
+            self._examining = asyncio.create_task(self.examine())
+        return changed
 
     def settings(self) -> Sequence[Setting]:
         """Return the settings that are in force, with their origins and without secrets."""
@@ -251,16 +296,20 @@ class Host:
             except ConfigError as error:
                 raise ConfigError(f"it needs a restart, since with what stays until then: {error}") from error
         recorded = self._pulls.recorded()
-        before = {entry.name: entry for entry in self.catalog.entries}
-        old = evolve(self.config, models={name: entry.config for name, entry in before.items()})
-        found = changes(old, evolve(read, models={entry.name: entry.config for entry in examined.entries}))
-        pulled = {name for name in found.removed if name not in self.config.models and self._pulls.added(name)}
-        if config.server.may_pull:
-            found = evolve(found, removed=tuple(name for name in found.removed if name not in pulled))
-        return found, lambda: self._take(config, examined, recorded, {*found.replaced})
+        return self._compare(read, examined), lambda: self._take(config, examined, recorded)
 
-    def _take(self, config: Config, examined: Catalog, recorded: Sequence[Pulled], replaced: AbstractSet[str]) -> None:
+    def _compare(self, new: Config, examined: Catalog) -> Changes:
+        """Return what a configuration with these models changes in those that are served now."""
+        old = evolve(self.config, models={entry.name: entry.config for entry in self.catalog.entries})
+        found = changes(old, evolve(new, models={entry.name: entry.config for entry in examined.entries}))
+        if not new.server.may_pull:
+            return found
+        gone = (name for name in found.removed if name in self.config.models or not self._pulls.added(name))
+        return evolve(found, removed=tuple(gone))
+
+    def _take(self, config: Config, examined: Catalog, recorded: Sequence[Pulled]) -> None:
         """Put a configuration in force."""
+        replaced = {*self._compare(config, examined).replaced}  # once more: clients may have fetched models meanwhile
         before = {entry.name: entry for entry in self.catalog.entries}
         kept = {entry.name: entry for entry in examined.entries if entry.name in before and entry.name not in replaced}
         self.config = config

@@ -49,7 +49,8 @@ def configure_logging(level: str, style: LogFormat) -> None:
             exception_formatter=structlog.dev.plain_traceback,
         )
     )
-    handler = _Stderr()
+    root = logging.getLogger()
+    handler = _Stderr(next((one for one in root.handlers if isinstance(one, _Stderr)), None))
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
@@ -57,9 +58,8 @@ def configure_logging(level: str, style: LogFormat) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown,
         ],
     ))
-    root = logging.getLogger()
     for before in root.handlers:
-        if isinstance(before, _Stderr):
+        if isinstance(before, _Stderr) and before.writer is not handler.writer:
             before.close()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
@@ -149,9 +149,13 @@ class _Fault:
 class _Stderr(logging.Handler):
     """Writes to stderr; an exception that is repeated within a minute is counted, and the count logged afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: "_Stderr | None" = None) -> None:
+        """Take the place of another one, whose lines come first."""
         super().__init__()
-        self._writer = LineWriter(sys.stderr, self._dropped)
+        same = before is not None and before.writer.stream is sys.stderr
+        self.writer: LineWriter = before.writer if before is not None and same else LineWriter(
+            sys.stderr, self._dropped,
+        )
         self._flush_seconds = FLUSH_SECONDS
         self._faults: dict[Hashable, _Fault] = {}
 
@@ -162,7 +166,7 @@ class _Stderr(logging.Handler):
             if key is not None:
                 self._remember(key, record)
             try:
-                self._writer.put(f"{self.format(record)}\n")
+                self.writer.put(f"{self.format(record)}\n")
             except RecursionError:
                 raise
             except Exception:  # noqa: BLE001  # which the arguments of a record may raise
@@ -170,21 +174,21 @@ class _Stderr(logging.Handler):
 
     def flush(self) -> None:
         """Wait until the lines are written, for as long as the end of a program may take; but only once in vain."""
-        if not self._writer.flush(self._flush_seconds):
+        if not self.writer.flush(self._flush_seconds):
             self._flush_seconds = 0.0
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
         """Say that a record could not be written, without its content."""
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, OSError | ValueError):  # those mean that stderr itself is gone
-            self._writer.put(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
+            self.writer.put(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
 
     def close(self) -> None:
         """Log the remaining counts."""
         for key in list(self._faults):
             self._forget(key)
         self.flush()
-        self._writer.close(0)
+        self.writer.close(0)
         super().close()
 
     def _dropped(self, count: int) -> str:

@@ -28,10 +28,11 @@ from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
-from lllms_core.pool.needs import NO_DEVICES, memory_limit, planned, spare_workers
+from lllms_core.pool.needs import NO_DEVICES, memory_limit, need_of, planned, spare_workers
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
+from lllms_core.pool.seating import never_fits
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolChange, PoolLimits
 from lllms_core.pool.waits import waiting
@@ -269,6 +270,7 @@ class Pool:
             queue_size=limits.queue_size,
             cores=limits.cores,
             memory=None if limits.memory is None else self._memory_use(limits.memory),
+            spares=self._spares.statuses,
         )
 
     def _memory_use(self, limit: MemoryLimit) -> MemoryUse:
@@ -335,6 +337,19 @@ class Pool:
         if known is None:
             raise ModelUnknown(f"model '{model}' was removed from the configuration")
         return planned(known, spec, limit, alone=len(self._models) == 1, devices=devices)
+
+    def misfit(self, model: str, spec: ModelSpec) -> str:
+        """Return why an instance of a model can never be loaded for lack of memory; "" if it can, as far as known.
+
+        May read the file's header; in any thread.
+        """
+        limit, known = self._scheduler.limits.memory, self._models.get(model)
+        if limit is None or known is None:
+            return ""
+        watch = self._watch.devices
+        alone = len(self._models) == 1
+        need = need_of(known, spec, limit.instances, alone=alone, devices=watch.find())
+        return never_fits(need.least, limit, watch.rooms)
 
     def position(self, request_id: str) -> int | None:
         """Return the place of a waiting request in the order of service, 1 is next; None if it does not wait."""
@@ -430,6 +445,7 @@ class Pool:
             pid=instance.pid,
             fingerprint=instance.footprint.fingerprint,
             replaced=instance.footprint.replaced,
+            retired=entry.retired,
             info=instance.info,
             memory=entry.told.total if limited else None,
             measured=None if entry.measured is None else entry.measured + entry.told.shared,
@@ -438,6 +454,7 @@ class Pool:
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
+            devices=entry.told.devices,
         )
 
 

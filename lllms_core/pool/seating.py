@@ -340,6 +340,14 @@ def _together(need: Need, others: Sequence[Need], limit: int, devices: Mapping[s
     return fits(need, seats, room.undisturbed)
 
 
+def never_fits(need: Need, memory: MemoryLimit, devices: Mapping[str, DeviceRoom]) -> str:
+    """Return why an instance can never be loaded, even if there is no other; "" if it can."""
+    for name, size in need.devices.items():
+        if name in devices and size > devices[name].limit:
+            return too_large_for(name, need, 0, devices[name])
+    return too_large(need, 0, memory) if need.total > memory.instances else ""
+
+
 def too_large_for(device: str, need: Need, kept: int, room: DeviceRoom) -> str:
     """Describe an instance that can never fit into the memory of a GPU, and the way out."""
     beside = f", {human_size(kept)} of them for models that are kept loaded (min_instances)" if kept else ""

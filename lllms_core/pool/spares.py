@@ -11,6 +11,7 @@ from attrs import define, field
 from lllms_core.engines import Engine
 from lllms_core.errors import LllmsError, ModelLoadFailed
 from lllms_core.pool.setbacks import Setbacks
+from lllms_core.status import SpareStatus
 from lllms_core.tracebacks import kind
 from lllms_core.types import Isolation
 from lllms_core.worker.handle import Worker, WorkerEvents
@@ -107,6 +108,14 @@ class Spares:
     def pids(self) -> list[int]:
         """The processes of the spares that are ready."""
         return [one.worker.pid for one in self._spares if one.worker and one.worker.pid and one.ready_at is not None]
+
+    @property
+    def statuses(self) -> tuple[SpareStatus, ...]:
+        """The spares, also those that are not ready yet."""
+        return tuple(
+            SpareStatus(one.engine.name, one.ready_at is not None, None if one.worker is None else one.worker.pid)
+            for one in self._spares
+        )
 
     async def start(self, load: Load, isolation: Isolation, events: WorkerEvents) -> Worker:
         """Start a worker that loads a model; see `start_worker`."""

@@ -6,6 +6,7 @@ from lllms_core.apis import Paths
 from lllms_core.apis.specification import (
     COUNT,
     DELETED,
+    EVENT,
     FLAG,
     NUMBER,
     STRING,
@@ -55,7 +56,7 @@ _LOADED = whole_shape(model=STRING, instance=nullable(STRING), seconds=NUMBER)
 _UNLOADED = whole_shape(model=STRING, unloaded=array(STRING), busy=array(STRING), kept=array(STRING))
 _HEALTH = shape(["status"], status=one_of(["ok", "unavailable"]), lacking=array(whole_shape(
     model=STRING, ready=COUNT, min_instances=COUNT, problem=nullable(STRING), retry_seconds=nullable(NUMBER),
-)))
+)), model=STRING, ready=COUNT, problem=nullable(STRING))
 
 
 def describe() -> Paths:
@@ -77,9 +78,14 @@ def describe() -> Paths:
     return {
         "/metrics": {"get": metrics},
         "/health": {"get": _also_unavailable(operation(
-            "Tell whether requests are accepted, or whether all kept models are loaded", "They are", schema=_HEALTH,
-            operation_id="getHealth", parameters=[in_query("ready", FLAG)],
+            "Tell whether requests are accepted, whether all kept models are loaded, or why a model cannot be loaded",
+            "They are, and it can, as far as known", schema=_HEALTH, operation_id="getHealth",
+            parameters=[in_query("ready", FLAG), in_query("model", STRING)],
         ))},
+        "/api/v1/status/events": {"get": operation(
+            "Follow what the page shows: sections, in JSON, whenever they change", "Events, as long as they are read",
+            kind="text/event-stream", schema=EVENT, operation_id="followStatus",
+        )},
         "/api/v1/downloads": {"get": operation(
             "List the downloads of model files", "A list", schema=listing(_DOWNLOAD), operation_id="listDownloads",
         )},

@@ -32,6 +32,7 @@ def make_report(server: Server) -> Report:
         "waiting": _waiting(server),
         "cores": pool.cores,
         "memory": None if pool.memory is None else _memory(pool.memory),
+        "spares": [asdict(one) for one in pool.spares],
     }
 
 
@@ -133,6 +134,8 @@ def _instance(instance: InstanceStatus) -> Report:
         "pid": instance.pid,
         "fingerprint": instance.fingerprint,
         "replaced": instance.replaced,
+        "retired": instance.retired,
+        "devices": dict(instance.devices),
         "details": {} if info is None else dict(info.details),
     }
 

@@ -20,15 +20,20 @@ def summary(record: RequestRecord) -> Report:
     }
 
 
-def record_values(record: RequestRecord) -> Report:
-    """Return a request with its timeline."""
+def timing_values(record: RequestRecord) -> Report:
+    """Return how the time of a request was spent, in seconds."""
     times, first = record.timings, record.first_piece
     return {
+        "queued": round(times.queued, 3), "load": round(times.load, 3), "prompt": round(times.prompt, 3),
+        "answer": round(times.answer, 3), "first_piece": None if first is None else round(first, 3),
+    }
+
+
+def record_values(record: RequestRecord) -> Report:
+    """Return a request with its timeline."""
+    return {
         **summary(record),
-        "timings": {
-            "queued": round(times.queued, 3), "load": round(times.load, 3), "prompt": round(times.prompt, 3),
-            "answer": round(times.answer, 3), "first_piece": None if first is None else round(first, 3),
-        },
+        "timings": timing_values(record),
         "cache": None if record.reuse is None else _cache(record, record.reuse),
         "timeline": [
             {"seconds": round(one.seconds, 3), "what": one.what, "detail": one.detail} for one in record.moments
