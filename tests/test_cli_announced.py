@@ -18,7 +18,7 @@ from waits_for_tests import GUARD
 
 from lllms_core.apis import Abilities
 from lllms_core.cli.farewell import farewell
-from lllms_core.cli.suggestion import curl, suggest
+from lllms_core.cli.first_request import curl, suggest
 from lllms_core.config import ServerConfig, parse_config
 from lllms_core.errors import ModelLoadFailed
 from lllms_core.host import Host

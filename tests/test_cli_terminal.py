@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from programs_for_tests import Program, Terminal, address, serving
 
 from lllms_core.cli import typed_lines
-from lllms_core.cli.answer_display import harmless
+from lllms_core.cli.answer_display import AnswerDisplay, harmless
+from lllms_core.cli.voices import Pieces
+from lllms_core.client import TextEvent, ThoughtsEvent
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +153,7 @@ def test_a_server_is_watched_alike(lllms: Program) -> None:
         terminal(lllms, "chat", "bot", "--url", address(printed), "--no-history") as shown,
     ):
         assert f"{DIM}Let me see." in ask(shown, "think\r", "done\r\n")
+        assert "no model 'nope'" in ask(shown, "/model nope\r", "there are: bot, other, slow")
         ask(shown, "/model slow\r", "model: slow")
         assert "loading" in ask(shown, "hi\r", "\x1b[2Kat last\r\n")
         shown.until(">")
@@ -162,14 +166,26 @@ def test_a_server_is_watched_alike(lllms: Program) -> None:
             assert lllms.errors == "", "a pipe gets no progress"
 
 
-@pytest.mark.parametrize(("options", "term"), [(["--no-thoughts"], "xterm"), ([], "dumb")])
-def test_thoughts_without_colour(lllms: Program, options: list[str], term: str) -> None:
-    """With `--no-thoughts` there are none; on a terminal without escape sequences they are marked by a word."""
-    with terminal(lllms, "run", "bot", "think", *options, term=term) as shown:
-        text = shown.until("done\r\n")
-    assert ("see" in text) == (not options)
-    if term == "dumb":
-        assert text == "(thinking) Let me see.\r\n\r\ndone\r\n"
+def test_a_dumb_terminal_gets_words(lllms: Program) -> None:
+    """A terminal without escape sequences gets none: thoughts are marked by a word."""
+    with terminal(lllms, "run", "bot", "think", term="dumb") as shown:
+        assert shown.until("done\r\n") == "(thinking) Let me see.\r\n\r\ndone\r\n"
+
+
+def test_thoughts_can_be_left_out(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `--no-thoughts` a terminal shows that the model thinks, not what."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def pieces() -> Pieces:
+        yield ThoughtsEvent("Let me see.")
+        yield TextEvent("done")
+
+    AnswerDisplay("bot", thoughts=False).show(pieces())
+    told = capsys.readouterr()
+    assert told.out == "done\n"
+    assert "thinking" in told.err
+    assert "see" not in told.err
 
 
 def test_verbose_tells_what_an_answer_took(lllms: Program) -> None:

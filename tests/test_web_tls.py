@@ -355,7 +355,7 @@ def test_what_lets_others_in_is_logged(tmp_path: Path, caplog: pytest.LogCapture
 
 def test_serve_suggests_a_key(tmp_path: Path) -> None:
     """The curl line of a server with keys takes the key from a variable; that of a socket or HTTPS fits, too."""
-    from lllms_core.cli.suggestion import curl
+    from lllms_core.cli.first_request import curl
 
     config = parse_config({"server": {"api_keys": ["sk-home"], "host": "unix:/s"}, "models": {"bot": BOT}})
     line = curl(config.server, "unix:/s", "bot")

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -56,7 +55,15 @@ def chat(
     MODEL is a configured model, a plugin's own, a model file, or NAME=FILE. /help lists the other inputs; lines may
     also be piped in.
     """
-    opened = partial(open_voice, url=url, config_file=config_file, verbose=verbose)
+    def opened(model: str) -> Voice:
+        voice = open_voice(model, url, config_file, verbose=verbose)
+        try:
+            voice.check()
+        except BaseException:
+            voice.close()
+            raise
+        return voice
+
     display = AnswerDisplay(model, thoughts=not no_thoughts, verbose=verbose)
     with Dialogue(opened, display, parameters(sampling), system) as dialogue:
         dialogue.hold(None if no_history else history_file(os.environ))

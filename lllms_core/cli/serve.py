@@ -118,7 +118,7 @@ async def _serve(host: "Host", listener: "socket.socket | None", *, watch_files:
 
 async def announce(host: "Host", address: str) -> None:
     """Print the models, the address and an example request."""
-    from lllms_core.cli.suggestion import suggest
+    from lllms_core.cli.first_request import suggest
 
     line = await suggest(host, address)
     if sys.stdout.isatty():

@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from attrs import evolve, frozen
 
@@ -63,6 +64,9 @@ class Voice(ABC):
     @abstractmethod
     def complete(self, prompt: str, parameters: Mapping[str, object]) -> Pieces:
         """Continue a text."""
+
+    def check(self) -> None:
+        """Raise `LllmsError` if there is no such model; the base knows when it is made."""
 
     def close(self) -> None:
         """Release all resources."""
@@ -158,6 +162,10 @@ class RemoteVoice(Voice):
         with closing(self._client.stream("/v1/completions", body)) as events:
             for event in events:
                 yield from (TextEvent(choice["text"]) for choice in event["choices"])
+
+    def check(self) -> None:
+        """Ask the server for the model, which it may know by another name."""
+        self._client.get(f"/v1/models/{quote(self._model)}")
 
     def close(self) -> None:
         """Close the connections."""

@@ -13,6 +13,7 @@ from lllms_core.values.sizes import human_size
 
 WHEELS = "https://abetlen.github.io/llama-cpp-python/whl/"
 """Where llama-cpp-python's authors publish wheels, by kind of GPU."""
+_LIBRARY = "llama-cpp-python"
 NO_SUPPORT = "llama.cpp is built without GPU support"
 _BACKEND = re.compile(r"ggml-([a-z]+)")
 _SEEN = (
@@ -61,8 +62,10 @@ def install_line(kind: str) -> str:
 
 
 def _requirement() -> str:
+    """Return what this package needs of llama-cpp-python, with the bounds in a fixed order."""
     try:
         needed = requires("lllms-llamacpp") or []
     except PackageNotFoundError:
         needed = []
-    return next((one for one in needed if one.startswith("llama-cpp-python")), "llama-cpp-python")
+    bounds = next((one.removeprefix(_LIBRARY) for one in needed if one.startswith(_LIBRARY)), "")
+    return _LIBRARY + ",".join(sorted(bounds.replace(" ", "").split(",")))
