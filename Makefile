@@ -4,8 +4,9 @@ BIN := .venv/bin
 WORKERS ?= 2
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 INSTALLED := .venv/installed
+DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: serve test quick chaos clients page wheels lint types readme bench clean
+.PHONY: serve test quick chaos clients page wheels lint types readme docs bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -59,11 +60,18 @@ types: $(INSTALLED)
 readme: $(INSTALLED)  ## write the table of parameters into README.md, as the engines declare them
 	$(BIN)/python tests/test_readme_parameters.py
 
+docs: $(INSTALLED) $(DOCS_INSTALLED)  ## the documentation, in build/docs/site; a warning is an error
+	$(BIN)/python docs/build.py
+
+$(DOCS_INSTALLED): pyproject.toml $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	touch $@
+
 bench: $(INSTALLED)  ## this server against the limits of this machine, as ratios taken in one run
 	$(BIN)/python -m lllms_core bench --all
 
 clean:
-	rm -rf .venv $(CLIENTS)
+	rm -rf .venv $(CLIENTS) build/docs
 
 # Installed anew only when a pyproject.toml changes. llama-cpp-python is compiled once (about 5 minutes on two cores).
 $(INSTALLED): $(DISTRIBUTIONS:%=%/pyproject.toml)

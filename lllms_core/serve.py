@@ -19,6 +19,7 @@ from lllms_core.config.settings import UNIX
 from lllms_core.errors import ConfigError, LllmsError
 from lllms_core.host import Host
 from lllms_core.host.file_watch import FileWatch
+from lllms_core.host.reloads import Step
 from lllms_core.log import configure_logging
 from lllms_core.machine import yield_quickly
 from lllms_core.observers.traces import exporting
@@ -85,6 +86,9 @@ async def serve(
     file = None if server.socket_path is None else SocketFile(server.socket_path)
     url = server.host if file is not None else _url(listener, "http" if tls is None else "https")
     _warn(server)
+    host.reloads.join(
+        lambda config: Step() if config.server == host.config.server else Step(lambda: _warn(host.config.server)),
+    )
     with _signals(host) as signals:
         up, stopped = asyncio.Event(), asyncio.Event()
         web = asyncio.create_task(_serve_http(host, listener, tls, up, stopped))
@@ -235,7 +239,7 @@ def _signals(host: Host) -> "Iterator[asyncio.Queue[None]]":
     if previous.get(HANGUP) == signal.SIG_IGN:
         del previous[HANGUP]  # started by `nohup`
 
-    had_terminal = not terminal_is_gone()
+    had_terminal = HANGUP in previous and not terminal_is_gone()
     reloading: set[asyncio.Task[None]] = set()
 
     def reload() -> None:

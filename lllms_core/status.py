@@ -10,8 +10,8 @@ from lllms_core.values.sizes import human_size, human_time
 
 InstanceState = Literal["loading", "ready", "closing"]
 WaitState = Literal["queued", "memory", "downloading", "loading", "prompt"]
-"""What a request waits for: its turn, memory that others hold, the files of its model, the load of its model, or, once
-it runs, the reading of its prompt."""
+"""The reason for a wait: other requests' turns, memory that others hold, the model's files, the model's load, or, once
+the request runs, the reading of its prompt."""
 DownloadState = Literal["starting", "waiting", "downloading", "verifying", "done", "failed"]
 """`waiting`: another process is fetching the same file."""
 
@@ -41,12 +41,14 @@ class InstanceStatus:
     """The fingerprint of the engine, options and files from which it was loaded; OpenAI's `system_fingerprint`."""
     replaced: bool = False
     """Whether one of these files has been changed or replaced since."""
+    retired: bool = False
+    """Whether a new configuration has replaced or removed it: it finishes its requests, and then ends."""
     memory: int | None = None
-    """Bytes that it was told to need, mapped weights included; None: unknown, as there is no memory limit."""
+    """Bytes of its estimate, mapped weights included; None: unknown, as there is no memory limit."""
     measured: int | None = None
     """Bytes that it was last measured to take, with its mapped weights; None: unknown, as for one in a thread."""
     grown: bool = False
-    """Whether it takes a fifth more than it was told to need."""
+    """Whether it takes a fifth more than its estimate."""
     load_seconds: float = 0.0
     """How long its load has taken, so far or in all."""
     load_timeout: float = 0.0
@@ -104,11 +106,11 @@ class DeviceUse:
     name: str
     total: int
     limit: int
-    """What all instances may take."""
+    """The most that all instances may take."""
     used: int
-    """What they take, as told."""
+    """The sum of their estimates."""
     usable: int | None = None
-    """What other programs leave of it, less a margin; None: unknown."""
+    """The bytes that other programs leave, less a margin; None: unknown."""
 
 
 @frozen
@@ -117,15 +119,15 @@ class MemoryUse:
 
     limit: int
     used: int
-    """As told, or as measured if that is more; mapped weights of one file count once."""
+    """By estimates, or as measured if that is more; mapped weights of one file count once."""
     sessions: int = 0
-    """What of `used` is stored sessions, which give way to instances."""
+    """The part of `used` that is stored sessions, which give way to instances."""
     measured: int | None = None
     """Private bytes that all workers together were measured to take; None: nothing was measured."""
     available: int | None = None
-    """What the machine can give now, less a margin for other programs; None: unknown."""
+    """The bytes that the machine has free now, less a margin for other programs; None: unknown."""
     devices: tuple[DeviceUse, ...] = ()
-    """The GPUs that engines tell of."""
+    """The GPUs that engines report."""
 
 
 @frozen
@@ -194,7 +196,7 @@ class Setting:
     value: object
     """In JSON's types; a secret is replaced by a word."""
     origin: str
-    """`FILE:LINE`, the name of a variable or of a flag, or `default`."""
+    """`FILE:LINE`, the name of a variable or of a flag, `default`, or `given at the start`."""
 
 
 @frozen
@@ -249,7 +251,7 @@ class Waiting:
     progress: float | None = None
     """How much is done of the download, the load, or the reading of the prompt, 0 to 1; None: unknown."""
     reason: str = ""
-    """For `memory`, what is needed and who holds it; for `queued`, why no instance is loaded for it, if none is."""
+    """For `memory`: the need, and the holders of the rest. For `queued`: why no instance is loaded, if none is."""
     download: DownloadStatus | None = None
     """That of its model's files, if they are being fetched."""
 
@@ -330,6 +332,10 @@ class RequestRecord:
     cached_tokens: int = 0
     tokens: int = 0
     """Generated."""
+    accepted_tokens: int = 0
+    """Drafted, and part of the answer."""
+    rejected_tokens: int = 0
+    """Drafted in vain."""
     reuse: Reuse | None = None
     """How the prompt met what was cached; None: unknown."""
 

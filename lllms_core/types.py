@@ -1,4 +1,4 @@
-"""The values that pass between the rooms: frozen, without behaviour beyond reading themselves."""
+"""The values that pass between the parts of lllms: frozen, with no behaviour but reading themselves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +27,7 @@ ToolChoice = Literal["auto", "required"]
 """Whether the model may call tools, or must."""
 
 ReasoningEffort = Literal["none", "on", "minimal", "low", "medium", "high", "xhigh", "max"]
-"""How long a model thinks before it answers; "on": as long as its template sets, even if it is off by default."""
+"""How long a model thinks before it answers; "on": as its template says, even if thinking is off by default."""
 
 
 @frozen
@@ -211,6 +211,8 @@ class ChatRequest(CompletionRequest):
     """How long a reasoning model thinks first; None: its template's default."""
     chat_template_kwargs: Mapping[str, object] = field(factory=dict, kw_only=True)
     """Variables for the model's chat template."""
+    prediction: str = field(default="", kw_only=True)
+    """A text that the answer is expected to be much like: it changes the speed of the answer, and nothing else."""
 
     @property
     def continued(self) -> bool:
@@ -278,6 +280,11 @@ class Usage:
     """The number of prompt tokens that did not have to be evaluated again."""
     reasoning_tokens: int = 0
     """The number of completion tokens that are the model's thoughts."""
+    accepted_tokens: int = field(default=0, eq=False)
+    """The number of completion tokens that were drafted, and only verified by the model; not compared, like the next
+    one, since how much is drafted for equal answers depends on the time that it takes."""
+    rejected_tokens: int = field(default=0, eq=False)
+    """The number of drafted tokens that the model did not confirm; they are no completion tokens."""
 
 
 @frozen
@@ -432,22 +439,22 @@ class Memory:
     compute: int = 0
     """The buffers of the largest step, and its logits."""
     longest: int = 0
-    """What of `compute` is taken only once a text as long as the context has come, and kept from then on."""
+    """The part of `compute` that is only taken with the first text as long as the context, and kept from then on."""
     overhead: int = 0
-    """What the engine takes beside these: its libraries, the model's vocabulary."""
+    """Everything else: the engine's libraries, the model's vocabulary."""
     mapped: bool = False
     """Whether the weights stay in their file's pages: instances of one model share them, and the system may evict and
     reread them."""
     copied: int = 0
-    """What of `weights` each instance holds for itself even if the others are `mapped`, in a form that the processor
-    reads faster, say."""
+    """The part of `weights` that each instance copies even if they are `mapped`, for example into a form that the
+    processor reads faster."""
     offloaded: bool = False
     """Whether part of it may be in the memory of a GPU."""
     device: int = 0
-    """What the memory of all GPUs together will take of weights, KV cache and buffers; the other fields are about
-    main memory."""
+    """The part of weights, KV cache and buffers that is in the memory of GPUs, of all together; the other fields are
+    about main memory."""
     devices: Mapping[str, int] = field(factory=dict)
-    """What of it each GPU will take, by `Device.name`; empty if that is unknown."""
+    """The share of each GPU in `device`, by `Device.name`; empty if that is unknown."""
 
     @property
     def total(self) -> int:
@@ -461,7 +468,7 @@ class Memory:
 
     @property
     def shared(self) -> int:
-        """What all instances of the file share."""
+        """The bytes that all instances of the file share."""
         return self.weights - self.copied if self.mapped else 0
 
 
@@ -473,7 +480,7 @@ class Device:
     total: int
     """Bytes of its memory."""
     free: int
-    """What of it no program holds now."""
+    """The bytes that no program holds now."""
 
 
 @frozen

@@ -270,13 +270,13 @@ def paths() -> Iterator[Input]:
         for one in ids:
             act = asks(head(method, path + one, kind=None), method=method)
             yield Input(f"{method} {path} {one[:20]}", act, REFUSED)
-    for path in NAMED:
+    for path in [one for one in NAMED if "{name}" in one]:
         for one in (*ids, f"{BOT}/x", f"{BOT}%00"):
             act = asks(head("POST", path.format(name=one), length=2), b"{}")
             yield Input(f"POST {path.format(name=one[:20])}", act, REFUSED)
     plain = (
         "/", "/health", "/openapi.json", "/v1/models", "/api/v1/sessions", "/api/v1/downloads", "/api/v1/requests",
-        "/api/v1/conversations", "/api/v1/client.js", "/api/v1/react.js",
+        "/api/v1/config", "/api/v1/conversations", "/api/v1/client.js", "/api/v1/react.js",
     )
     for path in plain:
         act = asks(head("GET", f"{path}?text=1&model={BOT}&x={SECRET}", kind=None), method="GET")

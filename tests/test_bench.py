@@ -3,6 +3,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +15,7 @@ from lllms_core.bench.children import BusyNeighbour, ChildFailed, OurServer, Pee
 from lllms_core.bench.comparisons import Comparison, best
 from lllms_core.bench.load import LoadTest, first_model, prompts, run
 from lllms_core.bench.suite_plan import Plan
-from lllms_core.bench.suites import SUITES, busy, swap, wire
+from lllms_core.bench.suites import SUITES, busy, drafts, swap, wire
 from lllms_core.bench.tables import findings_table, load_table
 from lllms_core.bench.timeline import Timeline, decode_rate, output_rate, percentile, summarise
 from lllms_core.bench.traffic import Reply, ServerSilent, exchange, read_stream
@@ -121,6 +122,21 @@ def test_reports_show_every_row():
 
 
 # -- measuring tools ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task", [*drafts.TASKS, drafts.RANDOM])
+def test_prompts_of_drafts_hold_as_much_of_the_answer_as_the_task_says(task):
+    """The words of the answer stand in the prompt in their order, but for those that the task changes."""
+    size = random_model.SHAPES[drafts.MODEL].vocabulary
+    ring, tokens = random_model.followers(size), random_model.vocabulary(size)[0]
+    place_of = {tokens[token].replace("Ġ", ""): place for place, token in enumerate(ring)}
+    words = drafts.write_prompt(task, 180, Random(1)).split()
+    start = place_of[words[-1]]
+    repeated = [place_of[word] for word in words[drafts.AROUND : -drafts.AROUND - 1]]
+    same = sum(place == (start + at) % len(ring) for at, place in enumerate(repeated))
+    share, other = drafts.TASKS.get(task, (0, 1))
+    assert len(repeated) == 181
+    assert same == pytest.approx(181 * share / (share + other), abs=4)
 
 
 @pytest.mark.parametrize("shape", random_model.SHAPES.values(), ids=random_model.SHAPES)

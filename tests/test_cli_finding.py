@@ -50,7 +50,7 @@ def put_ollama(folder: Path, name: str) -> None:
     layers = [{"mediaType": "application/vnd.ollama.image.model", "digest": f"sha256:{digest}"}]
     manifest.write_text(json.dumps({"layers": layers}))
     blob = folder / "blobs" / f"sha256-{digest}"
-    blob.parent.mkdir()
+    blob.parent.mkdir(exist_ok=True)
     blob.write_bytes(TINY.read_bytes())
 
 
@@ -65,14 +65,16 @@ def fetched(site: Site) -> list[str]:
 def test_the_catalogue_is_listed(lllms, site):
     """`models --catalog` lists all models, what fits the memory limit, and what is here: fetched, or of Ollama."""
     put_ollama(lllms.folder / "ollama", "gemma3:latest")
+    put_ollama(lllms.folder / "ollama", "bge-m3:latest")
     lllms.here("pull", SOURCE)
     asked = len(site.requests)
     listed = {one["name"]: one for one in json.loads(lllms.here("models", "--catalog", "--json"))}
     assert len(listed) >= 15
-    assert {name for name, one in listed.items() if one["here"]} == {"llama3.2:3b", "gemma3:4b"}
+    assert {name for name, one in listed.items() if one["here"]} == {"llama3.2:3b", "gemma3:4b", "bge-m3"}
     assert listed["gemma3:4b"]["here"] == "ollama:gemma3:latest"
     assert listed["llama3.2:3b"]["source"] == SOURCE
     assert listed["llama3.2:3b"]["command"] == "lllms chat llama3.2:3b"
+    assert listed["bge-m3"]["command"] == "lllms serve --model ollama:bge-m3:latest", "nobody can chat with it"
     assert listed["gemma3:1b"]["command"] == "lllms pull hf:ggml-org/gemma-3-1b-it-GGUF:Q4_K_M"
     assert listed["gemma3:1b"]["license"] == "Gemma Terms of Use"
     assert [listed[name]["fits"] for name in ("qwen3:8b", "qwen3:14b")] == [True, False]
@@ -159,6 +161,8 @@ def test_a_search_without_a_hub(lllms, site):
     (["show", "llama3.2"], f"  lllms pull {SOURCE}  (llama3.2:3b, about 2.0 GB, Llama 3.2 Community License)"),
     (["run", "gemma", "hi"],
      "  lllms run hf:ggml-org/gemma-3-4b-it-GGUF:Q4_K_M PROMPT  (gemma3:4b, about 2.5 GB, Gemma Terms of Use)"),
+    (["run", "bge", "hi"],
+     "  lllms serve --model hf:gpustack/bge-m3-GGUF:Q8_0  (bge-m3, about 635.0 MB, MIT)"),
     (["run", "zebra", "hi"], "  lllms run hf:Qwen/Qwen3-4B-GGUF:Q4_K_M PROMPT  (qwen3:4b, about 2.5 GB, Apache-2.0)"),
 ])
 def test_an_unknown_name_leads_to_a_model(lllms, site, command, line):
@@ -199,20 +203,16 @@ def test_the_core_alone_says_what_is_missing(lllms):
         "from lllms_core.cli import main; main()"
     )
 
-    def core_alone(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=60,
-            env=lllms.environ, cwd=lllms.folder, stdin=subprocess.DEVNULL,
-        )
-        assert done.returncode == 1
-        return done.stderr
-
-    told = core_alone("run", "llama3.2", "hi", "--yes")
-    assert SOURCE in told
-    assert "no engine here loads such files: pip install lllms-llamacpp adds one" in told
-    assert "pip install lllms-llamacpp" in core_alone("run", SOURCE, "hi")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "run", "llama3.2", "hi", "--yes"], capture_output=True, text=True, check=False,
+        timeout=60, env=lllms.environ, cwd=lllms.folder, stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 1
+    assert SOURCE in done.stderr
+    assert "no engine here loads such files: pip install lllms-llamacpp adds one" in done.stderr
     (lllms.folder / "lllms.toml").write_text('[plugins]\ndisable = ["llamacpp", "gpt4all"]\n')
-    assert "plugin 'llamacpp' is disabled" in lllms.here("run", "llama3.2", "hi", code=1)
+    for model in ("llama3.2", SOURCE):
+        assert "plugin 'llamacpp' is disabled" in lllms.here("run", model, "hi", code=1)
 
 
 def test_an_api_names_the_command(lllms, site):
@@ -242,9 +242,9 @@ def test_a_script_agrees_by_a_flag(lllms, site):
     assert f"from {SOURCE}" in lllms.errors
     assert fetched(site) == [FILE]
     asked = len(site.requests)
-    assert lllms.here("run", "llama-3.2:3b", QUESTION, "--temperature", "0", "--offline") == ANSWER
     assert lllms.here("pull", "llama3.2").startswith(f"llama3.2: {lllms.models_dir}")
-    assert f"source: {SOURCE}" in lllms.here("show", "llama3.2")
+    for name in ("llama3.2", "llama-3.2:3b", "llama3.2:latest"):
+        assert f"source: {SOURCE}" in lllms.here("show", name, "--offline")
     with serving(lllms.folder, "--model", "llama3.2", environ=lllms.environ) as (_, printed):
         names = [one["id"] for one in httpx.get(f"{address(printed)}/v1/models").json()["data"]]
         assert names == ["llama3.2"]
@@ -264,33 +264,33 @@ def test_pull_agrees_by_a_flag(lllms, site):
 
 
 def test_a_terminal_is_asked(lllms, site):
-    """On a terminal `run` asks before it fetches, with size, licence and source; no means no, and yes goes on."""
+    """On a terminal `run` asks before it fetches, with size, licence and source; after a yes it answers."""
     put_ollama(lllms.folder / "ollama", "llama3.2:latest")
-    for answer in ("n", "y"):
-        terminal = Terminal()
-        with terminal.program(
-            "run", "llama3.2", QUESTION, "--temperature", "0", folder=lllms.folder, environ=lllms.environ,
-        ) as process:
-            shown = terminal.until("Fetch it? [y/N]")
-            assert "llama3.2:3b, about 2.0 GB, Llama 3.2 Community License," in shown
-            assert f"from {SOURCE}" in shown
-            assert "Ollama has this model: ollama:llama3.2:latest can be used" in shown
-            assert site.requests == []
-            terminal.type(f"{answer}\n")
-            rest = terminal.rest()
-            assert process.wait(60) == (1 if answer == "n" else 0)
-        assert (ANSWER.strip() in rest) == (answer == "y")
-        assert fetched(site) == ([] if answer == "n" else [FILE])
-
-
-def test_a_terminal_is_warned(lllms):
-    """The question about a model that does not fit says so."""
     terminal = Terminal()
-    with terminal.program("chat", "llama3.3", folder=lllms.folder, environ=lllms.environ):
+    with terminal.program(
+        "run", "llama3.2", QUESTION, "--temperature", "0", folder=lllms.folder, environ=lllms.environ,
+    ) as process:
+        shown = terminal.until("Fetch it? [y/N]")
+        assert "llama3.2:3b, about 2.0 GB, Llama 3.2 Community License," in shown
+        assert f"from {SOURCE}" in shown
+        assert "Ollama has this model: ollama:llama3.2:latest can be used" in shown
+        assert site.requests == []
+        terminal.type("y\n")
+        assert ANSWER.strip() in terminal.rest()
+        assert process.wait(60) == 0
+    assert fetched(site) == [FILE]
+
+
+def test_a_no_means_no(lllms, site):
+    """`chat` asks as well, warns about a model that does not fit, and ends without fetching after a no."""
+    terminal = Terminal()
+    with terminal.program("chat", "llama3.3", folder=lllms.folder, environ=lllms.environ) as process:
         shown = terminal.until("Fetch it? [y/N]")
         assert "Warning: llama3.3:70b does not fit: it takes about 47.8 GB" in shown.replace("\r\n", " ")
         terminal.type("n\n")
         assert "Aborted" in terminal.rest()
+        assert process.wait(60) == 1
+    assert site.requests == []
 
 
 def test_own_models_come_first(lllms, site):

@@ -1,19 +1,24 @@
 """Where settings come from: the lines of a file, variables, flags; and variables that nothing reads."""
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from programs_for_tests import Program
 
+from lllms_core.cli.model_options import with_given
+from lllms_core.cli.setup import select
 from lllms_core.config import changes, in_force, load_config, parse_config
 from lllms_core.config.environment import unknown_variables
 from lllms_core.config.setting_list import list_settings
 from lllms_core.config.toml_lines import find_lines
+from lllms_core.plugins import Plugins
 
 FILE = '''\
 # a comment
@@ -99,6 +104,23 @@ def test_every_setting_has_its_origin(file: Path) -> None:
     assert told['models."llama3.2".ttl'] == (300.0, "default")
 
 
+def test_what_a_command_line_or_a_program_has_given(file: Path) -> None:
+    """Flags of models are named; without a file, what is no default was given at the start."""
+    plugins = Plugins.discover()
+    config = load_config(file, environ={})
+    config = evolve(config, models={"llama3.2": evolve(config.models["llama3.2"], options={"slots": 2})})
+    config = with_given(select(config, plugins, ["llama3.2"]), plugins, {"slots": ("--slots", "4")})
+    told = {one.name: (one.value, one.origin) for one in list_settings(config)}
+    assert told['models."llama3.2".options.slots'] == (4, "--slots")
+    assert told["server.pull"] == (False, "--model")
+    config = parse_config({"server": {"port": 1}, "models": {"m": {"engine": "mock", "ttl": 300}}})
+    told = {one.name: (one.value, one.origin) for one in list_settings(config)}
+    others = {name: value for name, value in told.items() if value[1] != "default"}
+    assert others == {name: (value, "given at the start") for name, value in {
+        "server.port": 1, "models.m.engine": "mock",
+    }.items()}
+
+
 def test_a_variable_hides_the_line(file: Path) -> None:
     """The origin is that of the value in force."""
     config = load_config(file, environ={"LLLMS_PORT": "1"})
@@ -156,6 +178,15 @@ def test_unknown_variables_are_told(name: str, told: str) -> None:
 def test_known_variables_are_fine(name: str) -> None:
     """Those that are read elsewhere, and those that begin with the name of a plugin, are known."""
     assert unknown_variables({name: "1"}, plugins=["parrot"]) == []
+
+
+def test_no_variable_of_our_own_is_unknown() -> None:
+    """Each `LLLMS_*` variable that our code names is a key of `[server]`, or among those that are read elsewhere."""
+    root = Path(__file__).parent.parent
+    files = [*(root / "lllms_core").rglob("*.py"), *(root / "plugins").glob("*/lllms_*/**/*.py")]
+    names = {name for file in files for name in re.findall(r"(?<![A-Z_])LLLMS_[A-Z_]*[A-Z]", file.read_text())}
+    assert "LLLMS_PLUGINS" in names
+    assert unknown_variables(dict.fromkeys(names, ""), plugins=[]) == []
 
 
 def test_commands_warn_of_unknown_variables(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 from attrs import define, field
+from batching_for_tests import ACTIONS, Cell, Driver, FakeModel, answer, ask, finish, reference, text, usage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engines_batching import ACTIONS, Cell, Driver, FakeModel, answer, ask, finish, reference, text, usage
 
 from lllms_core.engines.batching import cache
 from lllms_core.engines.batching import model as batching_model

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 import pytest
+from batching_for_tests import FakeModel, PickedSampler, ask, reference
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engines_batching import FakeModel, PickedSampler, ask, reference
 
 from lllms_core.engines import SerialModel
 from lllms_core.errors import EngineFailed, InvalidRequest

@@ -93,6 +93,7 @@ CASES: Mapping[str, Case] = {
     "echo": Case(True, {**WILD, "logprobs": 0}, chat=False),
     "suffix": Case("the end", chat=False, may_fail=True),
     "input_extra": Case([{"text": "the end"}], chat=False, may_fail=True),
+    "prediction": Case({"type": "content", "content": "Once upon a time"}),
     "tools": Case([TOOL], GREEDY, WEATHER),
     "tool_choice": Case("none", TOOLS, WEATHER),
     "parallel_tool_calls": Case(False, TOOLS, f"{WEATHER} What is the weather in Rome?"),
@@ -111,9 +112,10 @@ CASES: Mapping[str, Case] = {
     "chat_template_kwargs": Case({"enable_thinking": False}, GREEDY, "Do you think so?", thinking=True),
 }
 
-WITHOUT_EFFECT = {("mock", "min_p"), ("gpt4all", "parallel_tool_calls")}
+WITHOUT_EFFECT = {("mock", "min_p"), ("gpt4all", "parallel_tool_calls"), ("llamacpp", "prediction")}
 """Declared, and without a value that could change anything: the mock's replies are equally likely, and `min_p` keeps
-equals; tiny-chat writes one call per answer, and in gpt4all, which has no grammar, all of it counts either way."""
+equals; tiny-chat writes one call per answer, and in gpt4all, which has no grammar, all of it counts either way; a
+prediction changes the speed of an answer alone (`test_llamacpp_drafts.py`)."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -162,3 +162,16 @@ def test_what_nobody_catches_is_logged_alike(style: str) -> None:
     assert "an exception was ignored" in done.stderr
     if style == "json":
         assert [json.loads(line)["level"] for line in done.stderr.splitlines()] == ["error", "error"]
+
+
+@pytest.mark.parametrize(("terminal", "environ", "coloured"), [
+    (True, {"TERM": "xterm"}, True), (False, {"TERM": "xterm"}, False), (True, {"TERM": "dumb"}, False),
+    (True, {"TERM": "xterm", "NO_COLOR": "1"}, False), (True, {"TERM": "xterm", "NO_COLOR": ""}, True),
+])
+def test_colours_are_for_terminals_that_have_them(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, environ: dict[str, str], coloured: bool,
+) -> None:
+    """Neither a pipe, nor a dumb terminal, nor a user who wants no colours gets escape sequences."""
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    assert log._has_colours(stream, environ) == coloured

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs_for_tests import address, serving
-from waits_for_tests import GUARD
+from waits_for_tests import GUARD, until
 
 from lllms_core.log import line_writer
 from lllms_core.log.line_writer import LineWriter
@@ -84,7 +85,7 @@ def test_no_line_is_lost_without_being_counted(lengths: list[int], limit: int) -
         writer = LineWriter(stream, missing)
         for index, length in enumerate(lengths):
             writer.put(f"{index:02}{'x' * length}\n")
-        assert writer.flush(GUARD)
+        writer.close(GUARD)
         written = Path(f"/proc/self/fd/{stream.fileno()}").read_text(encoding="utf-8").splitlines()
     place = 0
     for line in written:
@@ -94,6 +95,19 @@ def test_no_line_is_lost_without_being_counted(lengths: list[int], limit: int) -
             assert line == f"{place:02}{'x' * lengths[place]}"
             place += 1
     assert place == len(lengths)
+
+
+async def test_a_closed_writer_has_no_thread(pipe: tuple[int, TextIO]) -> None:
+    """`close` ends the thread after the last line; a later line is written all the same."""
+    ours, stream = pipe
+    before = threading.active_count()
+    writer = LineWriter(stream, missing)
+    writer.put("one\n")
+    writer.close(GUARD)
+    await until(lambda: threading.active_count() == before)
+    writer.put("two\n")
+    assert drain(ours, writer) == ["one", "two"]
+    writer.close(GUARD)
 
 
 def test_a_stream_in_memory_is_written_at_once() -> None:
@@ -170,6 +184,15 @@ faulthandler._sigsegv()
 """
 
 
+CHANGING = """
+import threading
+for number in range(3):
+    configure_logging("info", "json")
+    log.info("again %s", number)
+log.info("%s writers", sum(one.name == "lllms log" for one in threading.enumerate()))
+"""
+
+
 def events(text: str) -> list[str]:
     return [json.loads(line)["event"] for line in text.splitlines()]
 
@@ -180,6 +203,15 @@ def test_the_last_lines_are_written_at_the_end() -> None:
         [sys.executable, "-c", PROGRAM, "500"], capture_output=True, text=True, timeout=GUARD, check=True,
     )
     assert events(done.stderr) == [f"line {number}" for number in range(500)]
+
+
+def test_another_configuration_keeps_the_writer() -> None:
+    """All lines come in their order, by one thread, however often the log gets other settings."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM + CHANGING, "50"], capture_output=True, text=True, timeout=GUARD, check=True,
+    )
+    again = [f"again {number}" for number in range(3)]
+    assert events(done.stderr) == [*(f"line {number}" for number in range(50)), *again, "1 writers"]
 
 
 def test_a_program_ends_though_nobody_reads() -> None:

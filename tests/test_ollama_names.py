@@ -53,14 +53,14 @@ def lllms(tmp_path: Path, folder: Path) -> Program:
 def test_run_and_pull_by_name(lllms, folder):
     """`run ollama:NAME` answers from Ollama's file, offline too; `pull` fetches nothing, `rm` deletes nothing."""
     blob = put_model(folder, "tiny:1b")
-    for source in ("ollama:tiny:1b", "ollama:library/tiny:1b", "ollama:TINY:1B"):
-        assert lllms.here("run", source, QUESTION, "--temperature", "0", "--offline") == ANSWER
+    assert lllms("run", "ollama:tiny:1b", QUESTION, "--temperature", "0", "--offline") == ANSWER
     assert lllms.here("pull", "ollama:tiny:1b") == f"ollama:tiny:1b: {blob}, 1.5 MB\n"
     assert lllms.files() == []
     assert "was not fetched by lllms: delete it yourself" in lllms.here("rm", "-y", "ollama:tiny:1b", code=1)
     assert blob.exists()
     assert "is intact" in lllms.here("verify", "ollama:tiny:1b")
-    assert f"file: {blob}" in lllms.here("show", "ollama:tiny:1b")
+    for source in ("ollama:tiny:1b", "ollama:library/tiny:1b", "ollama:TINY:1B"):
+        assert f"file: {blob}" in lllms.here("show", source)
 
 
 def test_serve_by_name(lllms, folder):
@@ -83,7 +83,7 @@ def test_configured_by_name(lllms, folder, key):
     [listed] = json.loads(lllms.here("ls", "--json"))
     assert (listed["source"], listed["path"], listed["on_disk"]) == ("ollama:tiny:latest", str(blob), True)
     assert "everything is fine" in lllms.here("check")
-    assert lllms.here("run", "mine", QUESTION, "--temperature", "0") == ANSWER
+    assert f"file: {blob}" in lllms.here("show", "mine")
     config.write_text(f'[models.mine]\nengine = "llamacpp"\n{key} = "ollama:other"\n')
     told = lllms.here("check", code=1)
     assert f"models.mine.{key}: Ollama has no GGUF model 'other:latest' here; there are: ollama:tiny:latest" in told
@@ -91,13 +91,14 @@ def test_configured_by_name(lllms, folder, key):
 
 def test_a_hash_is_checked(lllms, folder):
     """With `sha256` the file is read once, and must have that hash."""
-    put_model(folder, "tiny:latest")
+    blob = put_model(folder, "tiny:latest")
     config = lllms.folder / "lllms.toml"
     text = '[models.mine]\nengine = "llamacpp"\nfile = "ollama:tiny"\nsha256 = "%s"\n'
     config.write_text(text % hashlib.sha256(DATA).hexdigest())
-    assert lllms.here("run", "mine", QUESTION, "--temperature", "0") == ANSWER
+    assert lllms.here("pull", "mine") == f"mine: {blob}, 1.5 MB\n"
+    assert lllms.files() == []
     config.write_text(text % ("0" * 64))
-    assert "SHA-256" in lllms.here("run", "mine", QUESTION, code=1)
+    assert "SHA-256" in lllms.here("pull", "mine", code=1)
 
 
 def test_what_there_is_is_told(lllms, folder):
@@ -112,7 +113,7 @@ def test_what_there_is_is_told(lllms, folder):
 def test_the_only_tag(lllms, folder):
     """Without a tag, a model that has no `latest` is found by its only tag, and that is said."""
     put_model(folder, "tiny:1b", "adapter")
-    assert lllms.here("run", "ollama:tiny", QUESTION, "--temperature", "0") == ANSWER
+    assert "model: tiny" in lllms.here("show", "ollama:tiny")
     assert "tiny:1b, the only one; Ollama's adapter (LoRA): left out" in lllms.errors
 
 

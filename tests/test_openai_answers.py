@@ -16,10 +16,12 @@ pytestmark = pytest.mark.slow
 HEAD = Head("chatcmpl-1", 7, "tiny", "fp_1")
 HI_MESSAGE = Message("assistant", "Hi")
 CHAT, TEXT = Asked(chat=True), Asked(chat=False)
-FINISH = Finish("stop", Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=2, reasoning_tokens=1))
+FINISH = Finish("stop", Usage(5, 3, cached_tokens=2, reasoning_tokens=1, accepted_tokens=2, rejected_tokens=4))
 USAGE = {
     "prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8, "prompt_tokens_details": {"cached_tokens": 2},
-    "completion_tokens_details": {"reasoning_tokens": 1},
+    "completion_tokens_details": {
+        "reasoning_tokens": 1, "accepted_prediction_tokens": 2, "rejected_prediction_tokens": 4,
+    },
 }
 ONE_OF_EACH: dict[type[errors.LllmsError], tuple[int, str]] = {
     errors.ConfigError: (500, "internal_error"),

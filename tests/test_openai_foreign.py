@@ -123,6 +123,8 @@ async def test_clients_are_answered(http: httpx.AsyncClient, model: str, client:
     body = {"model": model, "messages": HI, "temperature": 0, "stream": stream}
     plain, nothing = await post(http, CHAT, body)
     text, header = await post(http, CHAT, {**body, **extra})
+    if named and model == "tiny":  # its engine makes use of this one
+        named = named.removesuffix(", prediction")
     expected = ", ".join([*outside, *inside, *([named] if named else [])]) or None
     assert (text, header, nothing) == (plain, expected, None)
 

@@ -128,6 +128,25 @@ def test_paths_are_found_wherever_they_are() -> None:
     assert with_folder(found, Path("/g")) == found
 
 
+PATHS = ("api_keys_file", "tls_certificate", "tls_key", "models_dir")
+
+
+def test_paths_of_the_server_start_in_the_files_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do files of keys and certificates, and the socket; `~` is the user's. Flags start in the working directory."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    file = folder / "lllms.toml"
+    file.write_text("[server]\nhost = 'unix:run/s.sock'\n" + "".join(f"{key} = 'x/{key}'\n" for key in PATHS))
+    server = load_config(file, environ={}).server
+    assert [getattr(server, key) for key in PATHS] == [folder / "x" / key for key in PATHS]
+    assert server.socket_path == folder / "run/s.sock"
+    file.write_text("[server]\nhost = 'unix:~/s.sock'\n" + "".join(f"{key} = '~/{key}'\n" for key in PATHS))
+    server = load_config(file, environ={}).server
+    assert [getattr(server, key) for key in PATHS] == [folder.parent / key for key in PATHS]
+    assert server.socket_path == folder.parent / "s.sock"
+    server = load_config(file, environ={}, overrides={"server": {**dict.fromkeys(PATHS, "y"), "host": "unix:y"}}).server
+    assert {getattr(server, key) for key in PATHS} == {Path.cwd() / "y"} == {server.socket_path}
+
+
 # -- what editors write ------------------------------------------------------------------------------------------------
 
 

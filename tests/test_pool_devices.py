@@ -162,6 +162,19 @@ def test_a_gpu_has_a_limit(total: int, configured: int | None, limit: int) -> No
     assert rooms == {"CUDA0": DeviceRoom(total, limit)}
 
 
+def test_a_gpu_gets_another_limit() -> None:
+    """A new configuration limits the GPUs that are known, and those that are looked at later."""
+    engine = with_gpus(GpuEngine, Device("CUDA0", 80 * GB, 60 * GB))
+    watch = DeviceWatch(lambda: [engine])
+    assert watch.find() == {"CUDA0": 72 * GB}
+    before = watch.rooms["CUDA0"]
+    watch.reconfigure(5 * GB)
+    assert watch.rooms == {"CUDA0": evolve(before, limit=5 * GB)}
+    assert watch.find() == {"CUDA0": 5 * GB}
+    watch.reconfigure(None)
+    assert watch.rooms == {"CUDA0": before}
+
+
 def test_an_engine_that_fails_has_no_gpus(caplog: pytest.LogCaptureFixture) -> None:
     """Its failure is a line of the log; the others' GPUs are known."""
     working = with_gpus(GpuEngine, Device("CUDA0", 100, 100))

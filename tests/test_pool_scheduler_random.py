@@ -209,12 +209,11 @@ class PoolPlay(RuleBasedStateMachine):
         self.now = until
         self.carry_out(self.scheduler.tick(self.now))
 
-    @rule(fresh=st.sets(st.sampled_from(MODELS)), needs=st.fixed_dictionaries(dict.fromkeys(MODELS, st.none() | NEEDS)))
-    def reconfigure(self, fresh: set[str], needs: dict[str, Need | None]) -> None:
+    @rule(needs=st.dictionaries(st.sampled_from(MODELS), st.none() | NEEDS))
+    def reconfigure(self, needs: dict[str, Need | None]) -> None:
         """Models get other options, and so new instances, perhaps of another size: those that are kept still fit."""
-        changed = {
-            name: need if name in fresh and need is not None else self.needs[name] for name, need in needs.items()
-        }
+        fresh = set(needs)
+        changed = {**self.needs, **{name: need for name, need in needs.items() if need is not None}}
         if self.limits.memory is not None:
             kept = [changed[name] for name, its in self.models.items() for _ in range(its.min_instances)]
             if used((), kept) > self.limits.memory.instances:
@@ -264,6 +263,9 @@ class PoolPlay(RuleBasedStateMachine):
             for ticket in list(self.running):
                 del self.running[ticket]
                 self.carry_out(self.scheduler.finished(ticket, self.now))
+        for instance in [one for one in self.of_state("closing") if one.retired]:
+            self.known.remove(instance.id)
+            self.carry_out(self.scheduler.gone(instance.id, "closed", self.now))
         if self.shrinking is not None:
             self.shrink_now()
         self.around = Surroundings()

@@ -159,6 +159,25 @@ async def test_the_engine_used_last_gets_the_spare(monkeypatch):
     await spares.close()
 
 
+async def test_a_new_configuration_has_other_spares(monkeypatch):
+    """As many as it says are kept, for its engines; those of engines that no model uses end, and so do all for none."""
+    recorder, spares = Recorder(monkeypatch), Spares(1, [ScriptedEngine()])
+    spares.settle(0, loading=False, running=False)
+    await spares.started()
+    spares.reconfigure(2, [OtherEngine()])
+    spares.settle(1, loading=False, running=False)
+    await spares.started()
+    assert recorder.begun == [("scripted", False), *[("other", False)] * 2]
+    spares.reconfigure(0, [OtherEngine(), ScriptedEngine()])
+    spares.settle(2, loading=False, running=False)
+    await until(lambda: not spares._leaving and not spares._spares)
+    spares.reconfigure(1, [ScriptedEngine(), OtherEngine()])
+    spares.settle(3, loading=False, running=False)
+    await spares.started()
+    assert recorder.begun[3:] == [("other", False)]  # which was used last
+    await spares.close()
+
+
 def test_background_work_lowers_only_its_own_priority():
     """Work in the background has the lowest priority, and the thread that waits for it keeps its own."""
     seen = []

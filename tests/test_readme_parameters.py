@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
-from lllms_core.parameters import markdown
+from lllms_core.parameters import TABLE, markdown
 from lllms_core.plugins import Plugins
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,17 @@ def test_readme_says_what_engines_declare(readme: str) -> None:
     """A README's table of parameters is the one that requests are checked against; `make readme` writes it."""
     text = (ROOT / readme).read_text(encoding="utf-8")
     assert text == with_table(text, READMES[readme])
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_stars_of_the_table_are_shown(readme: str) -> None:
+    """The stars that mark parameters reach the reader, who would otherwise see italics between two of them."""
+    text = (ROOT / readme).read_text(encoding="utf-8").partition(START)[2].partition(END)[0]
+    marked = sum(parameter.extension for parameter in TABLE if f"`{parameter.name}`" in text)
+    rendered = MarkdownIt().enable("table").render(text)
+    assert marked > 30
+    assert "<em>" not in rendered
+    assert rendered.count("</code>*") >= marked
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """A new configuration in a running host: only what has changed is touched, and nothing at all if it has faults."""
 
 import asyncio
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
+import lllms_llamacpp
 import pytest
+from attrs import fields
 from gates_for_tests import Gate, GatePlugin
 from reloading_for_tests import Source, bot, hosting, say, state_of
 from waits_for_tests import GUARD, until
 
-from lllms_core.config import parse_config
+from lllms_core.config import Config, parse_config
+from lllms_core.config.changes import NEEDS_RESTART
 from lllms_core.errors import ConfigError, ModelUnknown, Overloaded, ShuttingDown
 from lllms_core.host import Host
 from lllms_core.plugins import Plugins
 from lllms_core.types import Message
 
 pytestmark = pytest.mark.slow
+
+TINY = Path(lllms_llamacpp.__file__).parent / "models" / "tiny-chat.gguf"
 
 
 def gated_plugins(gate: Gate) -> Plugins:
@@ -63,6 +70,7 @@ async def test_running_requests_finish_and_waiting_ones_take_the_new_configurati
         assert host.status().waiting == 1
         source.table = {"models": {"m": bot("new")}}
         assert (await host.reload()).replaced == ("m",)
+        assert [one.retired for one in host.status().instances if one.running] == [True]
         assert (await second.gather()).text == "new"
         assert set((await first.gather()).text.split()) == {"old"}
         await until(lambda: len(host.status().instances) == 1)  # the former one has ended
@@ -129,6 +137,61 @@ async def test_a_model_that_is_being_loaded_takes_the_new_configuration() -> Non
         assert host.failed_loads() == ()
 
 
+async def test_a_successor_waits_for_its_place() -> None:
+    """If there may be only one instance, it is loaded when the former one has finished, and its requests say so."""
+    gate = Gate()
+    gate.load.set()
+    server = {"max_instances": 1}
+    source = Source(server=server, models={"m": gate_model()})
+    async with hosting(source, gated_plugins(gate)) as host:
+        running = host.submit(host.request("m", messages=[Message("user", "x")]))
+        await until(lambda: gate.answering)
+        source.table = {"server": server, "models": {"m": bot("new")}}
+        await host.reload()
+        request = host.request("m", prompt="x")
+        waiting = host.submit(request)
+        await until(lambda: "model's former configuration has yet to finish its requests" in str(host.waiting(request)))
+        gate.pieces.put("old")
+        gate.pieces.put(None)
+        assert (await running.gather()).text == "old"
+        assert (await waiting.gather()).text == "new"
+
+
+async def test_real_models_keep_their_caches() -> None:
+    """Of two real models in processes, the one that stays the same has the same process, which knows its prompt."""
+    def tiny(context: int) -> dict[str, Any]:
+        return {"engine": "llamacpp", "file": str(TINY), "options": {"threads": 1, "context_length": context}}
+
+    source = Source(models={"a": tiny(512), "b": tiny(512)})
+
+    async def ask(host: Host, name: str) -> Any:
+        wanted, said = {"temperature": 0, "max_tokens": 8}, [Message("user", "Count to five.")]
+        return await host.submit(host.request(name, messages=said, parameters=wanted)).gather()
+
+    async with hosting(source) as host:
+        first = {name: await ask(host, name) for name in "ab"}
+        before = {one.model: one.pid for one in host.status().instances}
+        source.table = {"models": {"a": tiny(512), "b": tiny(1024)}}
+        assert (await host.reload()).replaced == ("b",)
+        second = {name: await ask(host, name) for name in "ab"}
+        after = {one.model: one.pid for one in host.status().instances if not one.retired}
+        assert (after["a"], after["b"] != before["b"]) == (before["a"], True)
+        assert {name: one.text for name, one in second.items()} == {name: one.text for name, one in first.items()}
+        assert second["a"].finish.usage.cached_tokens > 0 == second["b"].finish.usage.cached_tokens
+
+
+async def test_a_load_in_a_process_is_given_up() -> None:
+    """Nobody waits for a long load of a former configuration, whose process ends at once."""
+    source = Source(models={"m": bot("old", isolation="process", option_load_seconds=10 * GUARD)})
+    async with hosting(source) as host:
+        waiting = host.submit(host.request("m", prompt="x"))
+        await until(lambda: [one.pid is not None for one in host.status().instances] == [True])
+        source.table = {"models": {"m": bot("new")}}
+        await host.reload()
+        assert (await waiting.gather()).text == "new"
+        await until(lambda: len(host.status().instances) == 1)
+
+
 async def test_a_failed_load_is_forgotten_with_its_configuration() -> None:
     """A model that cools down after a failed load is tried at once with another configuration."""
     source = Source(models={"m": bot("a", option_load_fault="fail")})
@@ -183,6 +246,43 @@ async def test_settings_that_need_a_restart_are_named_and_kept() -> None:
             assert (changed.settings, changed.restart) == (live, ("server.port", "sessions.store"))
         assert (host.config.server.port, host.config.server.queue_size) == (1, 6)
         assert host.status().queue_size == 6
+
+
+LIVE = {
+    "server": {
+        "api_keys": ["k"], "api_keys_file": "{folder}/keys", "insecure": True, "allow_remote": True, "concurrency": 3,
+        "max_instances": 7, "memory_limit": "3GB", "gpu_memory_limit": "5GB", "spare_workers": 0, "queue_size": 9,
+        "queue_timeout": 8, "max_wait_before_swap": 7, "min_residency": 6, "trusted_clients": ["10.0.0.1"],
+        "pull": True, "log_level": "error", "log_format": "json", "allowed_hosts": ["a"], "cors_origins": ["null"],
+        "max_body": 5, "max_json_depth": 9, "unknown_parameters": "name", "shutdown_timeout": 4,
+    },
+    "sessions": {"max_size": 10_000, "ttl": 5},
+}
+"""Another value than the default for each setting that a running server takes."""
+
+
+async def test_each_setting_is_taken_or_needs_a_restart(tmp_path: Path) -> None:
+    """All that do not need one are in force after a reload, and after another one they are as before."""
+    (tmp_path / "keys").write_text("sk-1")
+    every = {(table, one.name) for table in NEEDS_RESTART for one in fields(type(getattr(Config(), table)))}
+    restart = {(table, key) for table, keys in NEEDS_RESTART.items() for key in keys}
+    assert every - restart == {(table, key) for table, keys in LIVE.items() for key in keys} | {
+        ("server", "tls_certificate"), ("server", "tls_key"),  # see the tests of what is served
+    }
+    source = Source(models={"m": bot("a")})
+    async with hosting(source) as host:
+        await say(host, "m")
+        before, running = state_of(host), ids(host)
+        text = json.dumps(LIVE).replace("{folder}", str(tmp_path))
+        source.table = {**source.table, **json.loads(text)}
+        changed = await host.reload()
+        assert {*changed.settings} == {f"{table}.{key}" for table, key in every - restart if not key.startswith("tls")}
+        assert state_of(host) == state_of(Host(source()))
+        assert state_of(host) != before
+        source.table = {"models": source.table["models"]}
+        await host.reload()
+        assert state_of(host) == before
+        assert ids(host) == running
 
 
 @pytest.mark.parametrize(("table", "reason"), [

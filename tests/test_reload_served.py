@@ -143,9 +143,8 @@ async def test_a_key_keeps_its_count_of_requests() -> None:
         source.table = {**keys(1), "models": {"m": bot("a", ttl=5)}}
         await client.post(RELOAD, headers=other)
         assert await content(client, headers=kid) == 429
-        source.table = keys(100_000)
+        source.table = keys(10**9)  # a request each 60 ns
         await client.post(RELOAD, headers=other)
-        await asyncio.sleep(0.01)  # in which such a limit allows several requests
         assert await content(client, headers=kid) == "a"
 
 
@@ -249,8 +248,6 @@ async def test_changes_of_files_are_noticed(tmp_path: Path, monkeypatch: pytest.
         create_app(host, manage_host=False)
         watching = asyncio.create_task(FileWatch(host).run())
         await until(lambda: done == 2)  # it may have changed since the start
-        await asyncio.sleep(0.1)
-        assert done == 2
         keys.write_text("sk-1")
         (tmp_path / "new.toml").write_text('[server]\napi_keys_file = "keys"\n[models.n]\nengine = "mock"\n')
         (tmp_path / "new.toml").replace(file)

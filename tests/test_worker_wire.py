@@ -97,7 +97,7 @@ PARTS: Mapping[str, object] = {
     "request_id": "one",
     "text": "text",
     "tokens": 2,
-    "finish": Finish("tool_calls", Usage(3, 2, reasoning_tokens=1), stop="\n", timings=Timings(1, 2, 3, 4)),
+    "finish": Finish("tool_calls", Usage(3, 2, 0, 1, 1, 5), stop="\n", timings=Timings(1, 2, 3, 4)),
     "error": errors.EngineFailed("no"),
     "reasoning": "thought",
     "calls": (CallPiece(0, "call_1", "add", "{}"),),

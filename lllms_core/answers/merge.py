@@ -65,4 +65,5 @@ def total(usages: Iterable[Usage]) -> Usage:
     return Usage(
         sum(one.prompt_tokens for one in counts), sum(one.completion_tokens for one in counts),
         sum(one.cached_tokens for one in counts), sum(one.reasoning_tokens for one in counts),
+        sum(one.accepted_tokens for one in counts), sum(one.rejected_tokens for one in counts),
     )

@@ -14,7 +14,7 @@ from lllms_core.types import Delta, Finish
 
 
 class Stream:
-    """The deltas of one answer. Close it (`async with`) when you have seen enough: that cancels the request.
+    """The deltas of one answer. Close it (`async with`) when you want no more of it: that cancels the request.
 
     Deltas that arrive faster than they are taken wait here together, so a slow reader costs few wake-ups.
     """

@@ -1,4 +1,4 @@
-"""The body of a request: JSON, read strictly; a large one outside the event loop, which others need meanwhile."""
+"""The body of a request: JSON, read strictly; a large one is read in a thread, not in the event loop."""
 
 import asyncio
 import json
@@ -55,8 +55,8 @@ def _from_program() -> bool:
 async def work(size: int, task: Callable[[], T]) -> T:
     """Return `task()`; for a large `size` (bytes of JSON) it runs in a thread, one task at a time.
 
-    If the caller is cancelled meanwhile, `CancelledError` is raised, and a task that has not begun never does. In the
-    thread, too, context variables have their values: a key that may not use a model may not in a large request either.
+    If the caller is cancelled meanwhile, `CancelledError` is raised, and a task that has not begun is dropped. The
+    thread has the caller's context variables, so a key's limits hold for large requests, too.
     """
     if size <= LARGE:
         return task()

@@ -44,15 +44,15 @@ class Api(ABC):
     name: ClassVar[str]
     """Unique among APIs; `lllms plugins` shows it."""
     header: ClassVar[str | None] = None
-    """A header that all clients of this dialect send, and no others. It tells who is meant by a request for a path that
-    other APIs serve, too (`lllms_core.apis.same_paths`)."""
+    """A header that all clients of this dialect send, and no others. On a path that several APIs serve, it selects this
+    one (`lllms_core.apis.same_paths`)."""
 
     @abstractmethod
     def blueprint(self, server: "Server") -> "Blueprint":
         """Return the routes; called once for each app. Quart is imported in here, not at module top.
 
-        If the blueprint has the name by which `foreign_paths` knows the API, clients with a wrong base URL are told the
-        right one.
+        If the blueprint has the name that `foreign_paths` gives to this API, clients with a wrong base URL learn the
+        right one from their 404.
         """
 
     def describe(self, server: "Server") -> Paths:  # noqa: ARG002  # the base describes nothing
@@ -88,9 +88,9 @@ class Encoder(Protocol):
         """Return the end of an answer that failed after its headers were sent; the last call."""
 
     def ping(self, waiting: str) -> bytes:  # noqa: ARG002  # the base has none
-        """Return a keep-alive, which may say what the answer waits for; b"" if the dialect has none.
+        """Return a keep-alive, which may give the reason for the wait; b"" if the dialect has none.
 
-        `waiting` is the text of `Server.waiting(request)`, which dialects with events of their own may ask for values.
+        `waiting` is the text of `Server.waiting(request)`, whose values a dialect with events of its own may use.
         """
         return b""
 
@@ -162,20 +162,20 @@ class Server(Protocol):
     async def load(self, name: str, *, ttl: float | None = None) -> None:
         """Return once an instance of a model is loaded; it may stay idle for `ttl` seconds (None: as configured).
 
-        A failed load does not hold this one up, as it does requests for a while.
+        Unlike a request, it does not wait for the pause after a failed load.
         """
 
     async def unload(self, name: str) -> None:
         """Unload the instances of a model beyond its `min_instances`; busy ones, once they are idle."""
 
     async def abilities(self, name: str) -> Abilities:
-        """Return what a model can do. Before it is first loaded, this reads the header of its file, in a thread."""
+        """Return the abilities of a model. Before its first load, this reads the header of its file, in a thread."""
 
     async def metadata(self, name: str) -> Mapping[str, str | int | float]:
         """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any."""
 
     async def pull(self, name: str, source: str | None = None) -> ModelCard:
-        """Fetch the missing files of a model; an unknown one from `source`, and it is served as `name` from now on.
+        """Fetch the missing files of a model. An unknown one is fetched from `source`, and served as `name` afterwards.
 
         If the caller is cancelled, so is the download, unless others wait for it.
         """

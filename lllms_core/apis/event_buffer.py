@@ -1,4 +1,4 @@
-"""A bounded buffer of a stream's encoded events, which several readers follow, each from where it likes."""
+"""A bounded buffer of a stream's encoded events, which several readers follow, each from its own position."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

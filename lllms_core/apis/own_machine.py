@@ -1,4 +1,4 @@
-"""What only programs on the server's own machine may ask for."""
+"""Keeps some answers to programs on the server's own machine."""
 
 from ipaddress import IPv6Address, ip_address
 

@@ -34,7 +34,7 @@ class SamePaths:
         self._app = app
 
     async def choose(self) -> None:
-        """Choose the route of the current request; runs before everything that looks at it, as a refusal does."""
+        """Choose the route of the current request; runs first, since a refusal depends on it."""
         rule = request.url_rule
         if rule is not None and rule.rule in self._shared:
             request.url_rule = _chosen(self._shared[rule.rule], request.method) or rule

@@ -13,9 +13,11 @@ from lllms_core.apis.unkept import log_unkept, unkept_header
 from lllms_core.types import Delta, Request
 
 PATIENCE = 2.0
+"""Seconds within which a refusal still becomes an error with a status of its own."""
 INTERVAL = 15.0
+"""Seconds of silence after which a client gets a ping."""
 LOOK = 1.0
-"""Seconds between two looks at what an answer that has not begun waits for."""
+"""Seconds between two checks of why an answer has not begun."""
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -27,12 +29,12 @@ async def stream_answer(
     """Return one response that streams the answers to requests that were just submitted.
 
     An answer that is refused within `patience` seconds is an error with its own status: this raises `LllmsError`.
-    After that the headers are sent, and errors are sent with `Encoder.fault`. Until the answer begins, the client is
-    told what it waits for with `Encoder.ping`, within about a second of each change; and after `interval` seconds of
-    silence it gets another ping, so that no proxy or client takes the answer for dead. Headers name the `unused`
-    parts of the request, and the restrictions of its schemas that are not enforced (see `lllms_core.apis.unkept`),
-    unless they had to be sent before the answer began; violations are then logged. The requests are cancelled when the
-    client leaves, in any phase. No time limit cuts the response.
+    After that the headers are sent, and errors are sent with `Encoder.fault`. Until the answer begins, `Encoder.ping`
+    reports the request's state (its place in the queue, the load, the prompt) within about a second of each change.
+    After `interval` seconds of silence there is another ping, so that no proxy or client gives the connection up.
+    Headers name the `unused` parts of the request, and the restrictions of its schemas that are not enforced (see
+    `lllms_core.apis.unkept`), unless they had to be sent before the answer began; violations are then logged. The
+    requests are cancelled when the client leaves, in any phase. No time limit cuts the response.
     """
     close_with_client(streams)
     request = streams[0].request
@@ -95,7 +97,7 @@ async def _write(
 async def _pings(
     stream: Stream, encoder: Encoder, interval: float, waits: Callable[[], str],
 ) -> AsyncIterator[bytes]:
-    """Yield a ping now, at each change of what is waited for, and after each interval; end when the answer begins."""
+    """Yield a ping now, at each change of the request's state, and after each interval, until the answer begins."""
     clock = asyncio.get_running_loop().time
     told = None
     at = clock()
@@ -114,8 +116,8 @@ _CLOSING: set[asyncio.Task[None]] = set()  # the event loop holds tasks only wea
 def close_with_client(streams: Sequence[Stream]) -> None:
     """Close the streams when the task that serves this HTTP request ends, however it ends.
 
-    The server cancels that task when the client goes away. Nothing less sees each phase of it: an async generator that
-    has not started yet, as while the headers are sent, runs no `finally`.
+    The server cancels that task when the client leaves. A `finally` in the response would miss a phase: an async
+    generator that has not started yet, as while the headers are sent, runs none.
     """
 
     def close(_: object) -> None:

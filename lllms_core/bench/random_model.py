@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 from attrs import frozen
@@ -26,6 +27,10 @@ CHATML = (
     "{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
 )
 
+_FIRST_WORD = 256 + 2 * len(SYLLABLES)
+"""The first token of a vocabulary that is a word with a space before it."""
+_CERTAINTY = 8.0
+"""How far the logit of the next word of a chain is above all others."""
 VERSION = 1
 """Incremented when the output of `write` changes, so that older cached files are not used."""
 
@@ -41,12 +46,16 @@ class Shape:
     feed_forward: int
     vocabulary: int
     context: int = 8192
+    chained: bool = False
+    """Whether each word is followed by a certain other one (`followers`): the text has a script, so that drafts of it
+    can be right or wrong, while the work of each token is that of any model of this shape."""
 
 
 SHAPES = {
     "tiny": Shape(layers=2, dim=64, heads=2, kv_heads=1, feed_forward=128, vocabulary=1024),
     "25m": Shape(layers=8, dim=384, heads=6, kv_heads=2, feed_forward=1024, vocabulary=16384),
     "135m": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=49152),
+    "135m-chained": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=49152, chained=True),
     "135m-152k": Shape(layers=30, dim=576, heads=9, kv_heads=3, feed_forward=1536, vocabulary=151936),
 }
 """Keyed by the number of parameters, without the output matrix."""
@@ -127,6 +136,13 @@ def vocabulary(size: int) -> tuple[list[str], list[str]]:
     return [*tokens, *CONTROL], merges
 
 
+def followers(vocabulary: int) -> list[int]:
+    """Return the tokens of words in a ring, in which each is followed by the next, for a chained model."""
+    words = list(range(_FIRST_WORD, vocabulary - len(CONTROL)))
+    Random(0).shuffle(words)  # noqa: S311  # no secrets here
+    return words
+
+
 def _printable_bytes() -> Iterator[str]:
     """Yield GPT-2's printable stand-ins for the 256 bytes, in the order of the bytes."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
@@ -149,11 +165,17 @@ def _tensors(shape: Shape, seed: int) -> "Iterator[tuple[str, NDArray[np.float32
         return random.standard_normal((rows, columns), dtype=np.float32) * np.float32(scale)
 
     ones = np.ones(dim, dtype=np.float32)
-    yield "token_embd.weight", matrix(shape.vocabulary, dim, 1.0) + u * np.float32(dim**0.5)
+    embedding = matrix(shape.vocabulary, dim, 1.0) + u * np.float32(dim**0.5)
+    yield "token_embd.weight", embedding
     yield "output_norm.weight", ones
     output = matrix(shape.vocabulary, dim, 3.0 / dim**0.5)
     output -= np.outer(output @ u, u)
     output[:256] = output[-len(CONTROL) :] = -40 * u
+    if shape.chained:
+        ring = followers(shape.vocabulary)
+        # The embedding of a word points to the row of the next one, and stays what it is on its way through the layers.
+        directions = embedding[ring] - np.float32(dim**0.5) * u
+        output[[*ring[1:], ring[0]]] += directions * np.float32(_CERTAINTY / dim**0.5)
     yield "output.weight", output
     for layer in range(shape.layers):
         into_stream = {"attn_output": (dim, dim), "ffn_down": (dim, shape.feed_forward)}
@@ -165,6 +187,7 @@ def _tensors(shape: Shape, seed: int) -> "Iterator[tuple[str, NDArray[np.float32
             weights = matrix(rows, columns, 0.5 / columns**0.5)
             if name in into_stream:
                 weights -= np.outer(u, u @ weights)
+                weights *= np.float32(0.05 if shape.chained else 1)
             yield f"blk.{layer}.{name}.weight", weights
         yield f"blk.{layer}.attn_norm.weight", ones
         yield f"blk.{layer}.ffn_norm.weight", ones

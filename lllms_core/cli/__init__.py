@@ -1,5 +1,8 @@
 """The command line. Commands import their needs when they run, so that `lllms --help` is quick."""
 
+import io
+import sys
+
 import click
 
 from lllms_core.cli.bench import bench
@@ -56,6 +59,8 @@ for command in (
 
 def main() -> None:
     """Run the command line: the entry point of `lllms`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an answer may have letters that the terminal lacks
     cli(prog_name="lllms")
 
 

@@ -1,6 +1,5 @@
 """Shows an answer as it arrives: its text on stdout; progress and thoughts on stderr, if that is a terminal."""
 
-import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from unicodedata import category
 
 import click
 
+from lllms_core.cli.figures import can_redraw
 from lllms_core.cli.voices import Awaited, Pieces
 from lllms_core.client import TextEvent, ThoughtsEvent, UsageEvent
 
@@ -26,7 +26,7 @@ class AnswerDisplay:
         self._verbose = verbose
         self._person = sys.stderr.isatty()
         """Whether somebody watches stderr."""
-        self._plain = os.environ.get("TERM", "dumb") == "dumb"
+        self._plain = not can_redraw(sys.stderr)
         """Whether the terminal takes no escape sequences."""
         self._status: Status | None = None
         self._thinking = False
@@ -67,7 +67,7 @@ class AnswerDisplay:
         self._end_wait()
         self._end_thoughts()
         self.text += text
-        click.echo(harmless(text) if sys.stdout.isatty() else text, nl=False)
+        click.echo(harmless(text) if sys.stdout.isatty() else text, nl=False, color=True)  # else codes are removed
 
     def _think(self, text: str) -> None:
         if not self._thoughts or not self._person:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from lllms_core.bench.comparisons import Comparison
 
-NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks", "swap", "start")
+NAMES = ("raw", "busy", "two-models", "turns", "sessions", "http", "wire", "cancel", "masks", "swap", "start", "drafts")
 OWN_MODEL = "135m"
 
 
@@ -35,7 +35,8 @@ Suites; each compares in turns, in one run, and shows ratios with their targets:
   cancel      from cancel to idle slot
   masks       answers constrained by a JSON schema against free ones, with a vocabulary of 152,000 tokens
   swap        from a request for a model that is not loaded to its first token, with room for one of two models
-  start       from `lllms serve` to the first token"""
+  start       from `lllms serve` to the first token
+  drafts      speculation: answers that repeat their prompt, and answers that do not, against a plain llama.cpp loop"""
 
 
 def _counts(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:

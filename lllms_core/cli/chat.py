@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,8 @@ class Dialogue:
 
     def hold(self, history: Path | None) -> None:
         """Take messages until input ends."""
+        if sys.stdin.isatty():
+            click.echo(f"{self._display.model}: type a message; /help lists the commands, Ctrl-D ends", err=True)
         for text in messages(COMMANDS, history):
             command, _, rest = text.strip().partition(" ")
             if command in {"/exit", "/quit"}:

@@ -1,6 +1,7 @@
 """Human-readable numbers and text."""
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, TextIO
 
 from lllms_core.types import Memory
 from lllms_core.values.sizes import human_size
@@ -63,3 +64,16 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """Escape control characters in each line of a text, so that none can command the terminal."""
     return "\n".join(map(printable, text.splitlines()))
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which a line can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def notice(text: str, colour: str) -> None:
+    """Print a text on stdout in a colour, if that is a terminal with colours; nothing in it is a command."""
+    from rich.console import Console
+    from rich.text import Text
+
+    Console().print(Text(printable_lines(text), colour), soft_wrap=True)

@@ -1,5 +1,6 @@
 """The group of all commands: adds those of plugins, and turns errors into one clear line."""
 
+import logging
 import traceback
 
 import click
@@ -7,6 +8,8 @@ from click.shell_completion import CompletionItem
 
 from lllms_core.errors import ConfigError, LllmsError
 
+_LONGEST = 200
+"""The most characters of a command's short help."""
 OTHER_NAMES = {"models": "ls"}
 """Names that users try first, and the commands that they stand for: each thing has one command."""
 
@@ -29,6 +32,14 @@ class Commands(click.Group):
             self._ask_plugins()
             found = super().get_command(ctx, cmd_name)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with whole sentences, which are wrapped: click would cut them off at the right."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rows = [(name, one.get_short_help_str(_LONGEST)) for name, one in commands.items() if one and not one.hidden]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the name of a command; plugins are asked only if no built-in one begins so, as that takes time."""
@@ -71,6 +82,8 @@ class Commands(click.Group):
 
 
 def _shown(error: Exception, text: str, ctx: click.Context) -> click.ClickException:
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # what led to the error comes before it
     if ctx.params.get("debug"):
         text = "".join(traceback.format_exception(error)) + text
     return click.ClickException(text)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from lllms_core.cli.completion import complete_models
-from lllms_core.cli.figures import printable
+from lllms_core.cli.figures import can_redraw, printable
 from lllms_core.cli.setup import config_option, connect, examples, server_options
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def load(models: tuple[str, ...], ttl: str | None, url: str | None, config_file:
 
 @contextmanager
 def _display(name: str) -> Iterator[_Shown]:
-    """Show progress on stderr: a bar on a terminal, else a line for each new state and each tenth."""
-    if not sys.stderr.isatty():
+    """Show progress on stderr: a bar on a terminal that redraws, else a line for each new state and each tenth."""
+    if not can_redraw(sys.stderr):
         yield _Lines(name)
         return
     from rich.console import Console

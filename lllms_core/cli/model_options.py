@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lllms_core.config import Config, ModelConfig
     from lllms_core.engines import Engine
     from lllms_core.plugins import Plugins
+    from lllms_core.values.violations import Keys
 
 GIVEN = "lllms.model_options"
 """The key in a command's context for the options given, by their keys: each its flag and its text."""
@@ -54,7 +55,13 @@ def with_given(config: "Config", plugins: "Plugins", given: GivenOptions) -> "Co
     if not given:
         return config
     models = config.models or {name: offered_model(one.object) for name, one in plugins.offers.items()}
-    return attrs.evolve(config, models={name: _with(name, model, plugins, given) for name, model in models.items()})
+    flags: dict[Keys, str] = {
+        ("models", name, "options", key): flag for name in models for key, (flag, _) in given.items()
+    }
+    return attrs.evolve(
+        config, models={name: _with(name, model, plugins, given) for name, model in models.items()},
+        origins={**config.origins, **flags},
+    )
 
 
 def _with(

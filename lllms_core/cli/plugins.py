@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lllms_core.cli.figures import notice
+from lllms_core.cli.ls import table
 from lllms_core.cli.setup import config_option, examples, read_config
 
 if TYPE_CHECKING:
-    from lllms_core.plugins import Plugins
+    from lllms_core.plugins import PluginReport, Plugins
 
 
 @click.command(epilog=examples(
@@ -34,24 +36,23 @@ def plugins(as_json: bool, config_file: Path | None) -> None:
         ]
         click.echo(json.dumps(listed, indent=2, ensure_ascii=False))
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("plugin", "version", "distribution", "provides", box=None, pad_edge=False, header_style="dim")
+    table(("plugin", "version", "distribution", "provides"), [
+        (report.name, report.version or "-", report.distribution or "-", _provides(report)) for report in found.reports
+    ])
     for report in found.reports:
-        about = Text("disabled" if report.disabled else "\n".join([*report.provides, *_hardware(found, report.name)]))
         if report.error:
-            about = Text("\n").join([about, Text(f"failed: {report.error}", "red")] if report.provides else
-                                    [Text(f"failed: {report.error}", "red")])
-        table.add_row(Text(report.name, "bold"), report.version or "-", report.distribution or "-", about)
-    # Output that programs read must not be cut to the width of a terminal.
-    console = Console()
-    console = console if console.is_terminal else Console(width=240)
-    console.print(table)
+            notice(f"plugin {report.name} failed: {report.error}", "red")
+        for line in () if report.disabled else _hardware(found, report.name):
+            click.echo(line)
     if click.get_current_context().find_root().params.get("debug"):
         for report in found.reports:
             click.echo(report.traceback or "", nl=False, err=True)
+
+
+def _provides(report: "PluginReport") -> str:
+    if report.disabled:
+        return "disabled"
+    return ", ".join([*report.provides, *(["failed"] if report.error else [])])
 
 
 def _hardware(plugins: "Plugins", name: str) -> list[str]:
@@ -60,4 +61,4 @@ def _hardware(plugins: "Plugins", name: str) -> list[str]:
 
     engines = [one.object for one in plugins.engines.values() if one.plugin == name]
     told = [(engine.name, hardware_of(engine)) for engine in engines]
-    return [f"{engine} computes on {text}" for engine, text in told if text]
+    return [f"engine {engine} computes on {text}" for engine, text in told if text]

@@ -67,6 +67,7 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
         idle = f", idle for {one['idle_seconds']:.0f} s" if one["state"] == "ready" and not one["running"] else ""
         silent = _silence(one) if one["silent_seconds"] >= _SILENT else ""
         replaced = ", its file has been replaced since it was loaded" if one.get("replaced") else ""
+        replaced += ", by a former configuration: it ends with its last request" if one.get("retired") else ""
         memory = f", about {human_size(one['memory'])}" if one.get("memory") else ""
         if one.get("measured"):
             grown = ", more than its share" if one.get("grown") else ""

@@ -21,13 +21,13 @@ from lllms_core.types import Message
     'lllms run tiny-chat "Hi!" --url http://127.0.0.1:3000',
 ))
 @click.argument("model", shell_complete=complete_models)
-@click.argument("prompt")
+@click.argument("prompt", nargs=-1)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without a chat.")
 @generation_options
 def run(
     *,
     model: str,
-    prompt: str,
+    prompt: tuple[str, ...],
     raw: bool,
     system: str | None,
     no_thoughts: bool,
@@ -39,11 +39,11 @@ def run(
     """Write MODEL's answer to PROMPT to stdout, as it comes; progress and thoughts go to a terminal only.
 
     MODEL is a configured model, a plugin's own, a model file, or a source to fetch (hf:org/repo). PROMPT may be - to
-    read stdin.
+    read stdin, as it is by default if that is a pipe.
     """
     if raw and system is not None:
         raise click.UsageError("--system is only for a chat, which --raw is not; put the text into PROMPT")
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _text(model, prompt)
     display = AnswerDisplay(model, thoughts=not no_thoughts, verbose=verbose)
     with open_voice(model, url, config_file, verbose=verbose) as voice:
         if raw:
@@ -52,3 +52,15 @@ def run(
             messages = [] if system is None else [Message("system", system)]
             pieces = voice.chat([*messages, Message("user", text)], parameters(sampling))
         display.show(pieces)
+
+
+def _text(model: str, prompt: tuple[str, ...]) -> str:
+    """Return the prompt: the words given, or what is piped in."""
+    if prompt not in {(), ("-",)}:
+        return " ".join(prompt)
+    text = "" if not prompt and sys.stdin.isatty() else sys.stdin.read()
+    if not prompt and not text.strip():
+        raise click.UsageError(
+            f"Missing argument 'PROMPT': give a text, or - to read it from stdin; to talk: lllms chat {model}",
+        )
+    return text

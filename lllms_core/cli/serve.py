@@ -81,8 +81,7 @@ def _follow(before: "ServerConfig", config: "Config") -> "Step":
     from lllms_core.host.reloads import Step
 
     wanted = config.server.log_level, config.server.log_format
-    same = wanted == (before.log_level, before.log_format)
-    return Step((lambda: None) if same else (lambda: start_log(config)))
+    return Step() if wanted == (before.log_level, before.log_format) else Step(lambda: start_log(config))
 
 
 async def _serve(host: "Host", *, watch_files: bool = False) -> None:

@@ -129,7 +129,10 @@ def select(config: "Config", plugins: "Plugins", wanted: Sequence[str]) -> "Conf
         if chosen.setdefault(name, model) is not model:
             raise ConfigError(f"two models are called '{name}'; give one another name: OTHER={found}")
     # Only these: no model that clients fetch, or have fetched.
-    return evolve(config, models=chosen, server=evolve(config.server, pull=False)) if chosen else config
+    if not chosen:
+        return config
+    server, origins = evolve(config.server, pull=False), {**config.origins, ("server", "pull"): "--model"}
+    return evolve(config, models=chosen, server=server, origins=origins)
 
 
 def _split_name(wanted: str) -> tuple[str | None, str]:
@@ -173,7 +176,7 @@ def _find(config: "Config", plugins: "Plugins", wanted: str) -> "tuple[str, Mode
 
 
 def _note(source: str, plugins: "Plugins") -> None:
-    """Say what another program would use with a model that it has here, and lllms does not."""
+    """Print the note on a model of another program: its choice, and the parts that are left out."""
     from lllms_core.downloads import choose_downloader
 
     downloader = choose_downloader(source, [provided.object for provided in plugins.downloaders.values()])

@@ -29,9 +29,10 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  # compare
 async def suggest(host: "Host", address: str) -> str | None:
     """Return a shell line that asks a model of the host for what it can do; None if no model can be asked.
 
-    That is tiny-chat if it is offered, else the first model whose file is here and can be loaded, else the first.
+    That is tiny-chat if it is offered, else the first model that could be loaded, those that are here before others.
     """
-    entries = sorted(host.catalog.entries, key=lambda one: (one.name != _TRAINED, not one.here))
+    failed = {one.model for one in host.failed_loads()}
+    entries = sorted(host.catalog.entries, key=lambda one: (one.name in failed, one.name != _TRAINED, not one.here))
     for entry in entries:
         try:
             tasks = (await host.abilities(entry.name)).tasks

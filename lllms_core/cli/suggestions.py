@@ -1,4 +1,4 @@
-"""Models that users may want next, wherever they are: what is known of each, whether it fits, and how to get it."""
+"""Models that users may want next, wherever they are: the facts of each, whether it fits, and the command for it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -41,11 +41,15 @@ class Suggestion:
     parameters: int | None = None
     good_at: str = ""
     note: str = ""
+    chats: bool = True
+    """Whether it can be talked with, as far as is known: embedders are only served."""
 
     @property
     def command(self) -> str:
         """The command that fetches it, or runs it if it is here."""
-        return f"lllms pull {self.source}" if self.here is None else f"lllms chat {self.here}"
+        if self.here is None:
+            return f"lllms pull {self.source}"
+        return f"lllms chat {self.here}" if self.chats else f"lllms serve --model {self.here}"
 
     def row(self) -> list[str]:
         """Return its cells, under `COLUMNS`."""
@@ -88,7 +92,7 @@ def machine_space(config: "Config", plugins: "Plugins") -> Space:
 
 
 def of_catalog(models: Iterable[CuratedModel], space: Space, store: "Store") -> list[Suggestion]:
-    """Return models of the catalogue, with what is here of them: fetched, or in another program."""
+    """Return models of the catalogue; those that were fetched, or that Ollama has, are `here`."""
     from lllms_core.store.other_programs import find_ollama
 
     ollama = {model.name for model in find_ollama().models}
@@ -96,6 +100,7 @@ def of_catalog(models: Iterable[CuratedModel], space: Space, store: "Store") -> 
         Suggestion(
             "catalog", model.name, model.source, model.size, True, model.context_length, model.licence,
             space.holds(model.size), _here(model, store, ollama), model.parameters, model.good_at,
+            chats=model.task == "chat",
         )
         for model in models
     ]
@@ -147,7 +152,7 @@ def search_programs(word: str, models: Iterable["FoundModel"], space: Space) -> 
 
 
 def of_hits(hits: Sequence[SearchHit], where: str, space: Space) -> list[Suggestion]:
-    """Return what a downloader has found: what fits first, then what nothing is known of, else in its order."""
+    """Return the hits of a downloader: those that fit first, then those of unknown size, otherwise in its order."""
     found = [
         Suggestion(
             where, hit.source.partition(":")[2], hit.source, hit.size, True, hit.context_length, hit.licence,
@@ -159,7 +164,7 @@ def of_hits(hits: Sequence[SearchHit], where: str, space: Space) -> list[Suggest
 
 
 def without_known(found: Iterable[Suggestion], known: Sequence[Suggestion]) -> list[Suggestion]:
-    """Leave out what is among `known` already, also if its quantisation was left open there: `hf:org/repo`."""
+    """Leave out sources that are `known`, also if their quantisation was left open there: `hf:org/repo`."""
     there = {one.source.casefold() for one in known}
     sources = ((one, one.source.casefold()) for one in found)
     return [one for one, source in sources if there.isdisjoint({source, source.rpartition(":")[0]})]

@@ -14,7 +14,7 @@ from attrs import field, frozen
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from lllms_core.cli.figures import printable, printable_lines
+from lllms_core.cli.figures import can_redraw, printable, printable_lines
 from lllms_core.errors import DownloadCancelled, LllmsError
 from lllms_core.status import DownloadStatus, moved, progress_text
 from lllms_core.store import Download, StoredModel
@@ -141,8 +141,8 @@ def _cancel(running: dict[Future[StoredModel], Transfer], display: Display) -> N
 
 @contextmanager
 def display() -> Iterator[Display]:
-    """Show progress on stderr: bars on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
+    """Show progress on stderr: bars on a terminal that can redraw them, else a line now and then."""
+    if not can_redraw(sys.stderr):
         yield _Lines()
         return
     from rich.console import Console

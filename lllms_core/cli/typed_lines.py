@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lllms_core.cli.figures import can_redraw
 from lllms_core.machine import at_home
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def messages(commands: Sequence[str], history: Path | None) -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in sys.stdin)
         return
-    plain = os.environ.get("TERM", "dumb") == "dumb" or not sys.stdout.isatty()
-    ask = None if plain else _session(commands, history)
+    ask = _session(commands, history) if can_redraw(sys.stdout) else None
     interrupted = False
     while True:
         try:

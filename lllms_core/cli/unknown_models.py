@@ -1,4 +1,4 @@
-"""A name that no model here has: fetch the catalogue's model of that name, if the user agrees, or say what there is."""
+"""A name that no model here has: the catalogue's model of that name, if the user agrees, or advice."""
 
 import re
 import shlex
@@ -87,7 +87,7 @@ def _too_large(model: CuratedModel, space: Space) -> str:
 def _advice(
     wanted: str, names: Iterable[str], config: "Config", plugins: "Plugins", store: "Store",
 ) -> Iterator[str]:
-    """Yield the lines of the error: what there is, what can be fetched and how, what is in other programs."""
+    """Yield the lines of the error: the models here and in other programs, and commands that fetch others."""
     from lllms_core.catalog import loads_gguf, way_to_engine
     from lllms_core.cli.suggestions import machine_space
     from lllms_core.store.other_programs import find_models
@@ -113,7 +113,7 @@ def _advice(
     if fitting:
         yield "models to fetch that fit this machine:"
     for model in fitting:
-        yield f"  {_command(model.source)}  ({model.summary})"
+        yield f"  {_command(model.source, chats=model.task == 'chat')}  ({model.summary})"
     known = known_model(wanted)
     context = click.get_current_context(silent=True)
     if store.offline:
@@ -139,9 +139,11 @@ def proposed(models: Sequence[CuratedModel], space: Space) -> list[CuratedModel]
     return [max(fitting, key=lambda model: model.size)] if fitting else []
 
 
-def _command(source: str) -> str:
-    """Return the line by which the current command takes a source."""
+def _command(source: str, *, chats: bool = True) -> str:
+    """Return the line by which the current command takes a source; one that cannot chat is served."""
     context = click.get_current_context(silent=True)
     name = "pull" if context is None else context.info_name
     form = {"run": "lllms run {} PROMPT", "chat": "lllms chat {}", "serve": "lllms serve --model {}"}
+    if not chats:
+        form["run"] = form["chat"] = form["serve"]
     return form.get(name or "", "lllms pull {}").format(shlex.quote(source))

@@ -23,7 +23,7 @@ from lllms_core.client.chat_values import (
     Unloaded,
 )
 from lllms_core.client.event_lines import EventLines
-from lllms_core.client.server_error import ServerError, refused, told_error
+from lllms_core.client.server_error import ServerError, refused, told_error, unreachable
 from lllms_core.client.server_place import find_place
 
 T = TypeVar("T")
@@ -194,7 +194,7 @@ class AsyncClient:
                     raise refused(response.status_code, (await response.aread()).decode(errors="replace"), self.url)
                 yield response.aiter_raw()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ServerError(f"no server answers at {self.url}: {error or type(error).__name__}") from error
+            raise unreachable(self.url, error, nothing=isinstance(error, httpx.ConnectError)) from error
 
     async def close(self) -> None:
         """Close the connections."""

@@ -49,3 +49,9 @@ def refused(status: int, text: str, url: str) -> ServerError:
         error = ServerError(f"{place}{text[:500]}", "unreadable", status=status)
     error.text += HINTS.get(status, "")
     return evolve(error)
+
+
+def unreachable(url: str, error: Exception, *, nothing: bool) -> ServerError:
+    """Return the error for a server that does not answer, `nothing` if nothing listens there."""
+    way_out = "; start one there with `lllms serve`, or name another address" if nothing else ""
+    return ServerError(f"no server answers at {url}: {str(error) or type(error).__name__}{way_out}")

@@ -14,7 +14,7 @@ from lllms_core.values.structure import Bytes
 from lllms_core.values.violations import closest
 
 PREFIX = "LLLMS_"
-READ_ELSEWHERE = frozenset({"LLLMS_API_KEY", "LLLMS_PLUGINS", "LLLMS_STRICT"})
+READ_ELSEWHERE = frozenset({"LLLMS_API_KEY", "LLLMS_NO_HISTORY", "LLLMS_PLUGINS", "LLLMS_STRICT"})
 """The variables that are no keys of `[server]`: for clients, and for the discovery of plugins."""
 TRUE_WORDS = frozenset({"1", "true", "yes", "on"})
 FALSE_WORDS = frozenset({"0", "false", "no", "off"})

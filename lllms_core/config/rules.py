@@ -28,7 +28,7 @@ def is_alias(name: str) -> bool:
 
 
 def check_server(server: ServerConfig) -> Iterator[Violation]:
-    """`[server]` by itself: who may reach it, and whom it trusts."""
+    """Check `[server]` by itself: its address, its keys, the clients that it trusts."""
     if not server.host:
         yield Violation(("server", "host"), "is empty; use 127.0.0.1")
     elif server.host == UNIX:
@@ -69,7 +69,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_room(server: ServerConfig, models: Mapping[str, ModelConfig]) -> Iterator[Violation]:
-    """`[server]` with `[models]`: all `min_instances` fit, with a place left if any model keeps none loaded."""
+    """Check that all `min_instances` fit, with a place left if any model keeps none loaded."""
     kept = sum(model.min_instances for model in models.values())
     needed = kept + any(model.min_instances == 0 for model in models.values())
     if needed > server.max_instances:
@@ -80,7 +80,7 @@ def check_room(server: ServerConfig, models: Mapping[str, ModelConfig]) -> Itera
 
 
 def check_models(models: Mapping[str, ModelConfig]) -> Iterator[Violation]:
-    """`[models]`: names, and keys of one model that contradict each other."""
+    """Check the names of models, and the keys of one model that contradict each other."""
     holders: dict[str, str] = {name: name for name in models}
     for name, model in models.items():
         path = ("models", name)
@@ -107,7 +107,7 @@ def check_models(models: Mapping[str, ModelConfig]) -> Iterator[Violation]:
 
 
 def check_sessions(sessions: SessionsConfig) -> Iterator[Violation]:
-    """`[sessions]`."""
+    """Check `[sessions]`."""
     yield from _check_ttl(sessions.ttl, ("sessions",))
     yield from _check_ttl(sessions.responses_ttl, ("sessions",), "responses_ttl")
 

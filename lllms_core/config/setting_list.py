@@ -14,6 +14,8 @@ from lllms_core.types import Preload
 from lllms_core.values.violations import Keys, dotted
 
 DEFAULT = "default"
+GIVEN = "given at the start"
+"""The origin of what a program or the command line has given, like the models of `--model`."""
 HIDDEN = "(hidden)"
 SECRETS = frozenset({"key", "token", "secret", "password", "passphrase", "credential", "credentials"})
 """The last words of the names of options whose texts are not shown."""
@@ -25,8 +27,9 @@ def list_settings(config: Config) -> list[Setting]:
     tables = ((("server",), config.server), (("sessions",), config.sessions), (("plugins",), config.plugins))
     models = ((("models", name), model) for name, model in config.models.items())
     for path, table in (*tables, *models):
-        otherwise = "--model" if path[0] == "models" and path not in config.origins else DEFAULT
+        usual = dict(_values(type(table)(*["?"] * (path[0] == "models")), path))
         for place, value in _values(table, path):
+            otherwise = DEFAULT if usual.get(place, GIVEN) == value else GIVEN
             found.append(Setting(dotted(place), value, _origin(place, config.origins) or otherwise))
     return found
 

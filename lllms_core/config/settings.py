@@ -42,17 +42,17 @@ class ServerConfig:
     tls_certificate: Path | None = None
     """A PEM file with the server's certificate and those between it and its authority; the server then speaks HTTPS."""
     tls_key: Path | None = None
-    """A PEM file with the certificate's private key; None: it is in the same file as the certificate."""
+    """A PEM file with the certificate's private key; unset: it is in the same file as the certificate."""
     concurrency: Annotated[int, Range(1)] = 8
     """Completions processed at once, over all models; more wait."""
     max_instances: Annotated[int, Range(1)] = 4
     """Instances loaded at once, over all models; an idle one is unloaded when another model needs the place."""
     memory_limit: Annotated[int, Bytes()] | None = None
     """Bytes for the server, its sessions in memory and all instances, as estimated or as measured if that is more, or
-    like "10GB"; sessions and idle instances make room for others. None: the memory that lllms may use here, less 10 %,
+    like "10GB"; sessions and idle instances make room for others. Unset: the memory that lllms may use here, less 10 %,
     but at least 1 GiB (half of a small one)."""
     gpu_memory_limit: Annotated[int, Bytes()] | None = None
-    """Bytes for all instances on each GPU, as estimated, or like "10GB". None: its memory less 10 %, but at least
+    """Bytes for all instances on each GPU, as estimated, or like "10GB". Unset: its memory less 10 %, but at least
     512 MiB."""
     spare_workers: Annotated[int, Range(0)] = 1
     """Worker processes kept ready, with the libraries of the engines used last imported, so that loads begin at once;
@@ -75,10 +75,12 @@ class ServerConfig:
     offline: bool = False
     """Whether fetching model files is forbidden: files on the disk are used, a missing one is an error at once."""
     pull: bool | None = None
-    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. None: only if
-    no other machine can reach the server, and it has no API keys."""
+    """Whether clients may fetch models that are not configured, as `POST /api/pull` of lllms-ollama does. Unset: only
+    if no other machine can reach the server, and it has no API keys."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    """The least important lines of the log; "debug" has one for each step of each request."""
     log_format: Literal["console", "json"] = "console"
+    """Lines for people, or a JSON object in each line."""
     allowed_hosts: tuple[str, ...] = ()
     """Names accepted in the Host header besides this machine's own; `*` accepts any."""
     cors_origins: tuple[str, ...] = ()
@@ -119,20 +121,23 @@ class ModelConfig:
     """`[models.NAME]`: one model."""
 
     engine: str
+    """The engine that loads the model, as `lllms plugins` lists it."""
     file: str | None = None
     """The weights: absolute, from `~`, or relative to the folder of the configuration file; of a split model the first
     part. `ollama:NAME` is a model that Ollama has on this machine."""
     min_instances: Annotated[int, Range(0)] = 0
+    """Instances that are kept loaded from the start, and replaced if they die."""
     max_instances: Annotated[int, Range(1)] = 1
+    """The most instances loaded at once: more make sense for engines whose instances run one request at a time."""
     ttl: Annotated[float, Range(-1)] = 300.0
     """Idle seconds until an instance is unloaded; 0: at once, -1: never."""
     timeout: float | None = None
-    """Seconds for one completion; None: no limit."""
+    """Seconds for one completion; unset: no limit."""
     aliases: tuple[str, ...] = ()
     """Other names for the same model. `*` stands for any text: `claude-*` takes every name that begins so, and that no
     model has; of several patterns that fit, the longest counts."""
     isolation: Isolation | None = None
-    """Where instances live; None: the engine's default."""
+    """Where instances live; unset: the engine's default."""
     defaults: Mapping[str, object] = field(factory=dict)
     """Generation parameters, by the names of `parameters.DEFAULTS`, for requests that do not set them."""
     options: Mapping[str, object] = field(factory=dict)
@@ -140,7 +145,7 @@ class ModelConfig:
     preload: Preload | None = None
     """A prefix that is evaluated when an instance loads, and kept for all requests that begin with it."""
     sessions: Literal["none"] | None = None
-    """"none": this model's conversations are not stored; None: as `[sessions]` says."""
+    """"none": this model's conversations are not stored; unset: as `[sessions]` says."""
     url: str | None = None
     """Where to fetch the weights, instead of `file`: `https://...`, or any other form a downloader knows."""
     hf: str | None = None
@@ -154,11 +159,11 @@ class ModelConfig:
     """Seconds for a load, without fetching files; a worker that takes longer is killed. 0: no limit."""
     watchdog: Annotated[float, Range(0)] | None = None
     """Seconds that a busy instance may show no progress (a token, a part of a prompt) before it is killed and replaced;
-    0: no limit; None: the engine's default, usually 30."""
+    0: no limit; unset: the engine's default, usually 30."""
     priority: Priority = "normal"
     """Which requests get free slots first: "high", "normal" or "low"."""
     memory: Annotated[int, Bytes()] | None = None
-    """Bytes that an instance counts against `server.memory_limit`, or like "5GB"; None: the engine's estimate, or what
+    """Bytes that an instance counts against `server.memory_limit`, or like "5GB"; unset: the engine's estimate, or what
     was measured if that is more."""
 
     @property

@@ -1,4 +1,4 @@
-"""The catalogue of models to begin with, and which of them a word means: what users get before they have anything."""
+"""The catalogue: well-known models to begin with, and the search for those that a word means."""
 
 from lllms_core.curated.curated_model import CuratedModel, curated_models
 from lllms_core.curated.matching import is_named, known_model, ranked

@@ -31,7 +31,7 @@ class CuratedModel:
     names: tuple[str, ...] = ()
     """Other spellings of exactly this model."""
     words: tuple[str, ...] = ()
-    """What else finds it."""
+    """Other words that find it."""
 
     @property
     def repository(self) -> str:

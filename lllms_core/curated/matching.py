@@ -74,8 +74,8 @@ def fitting_order(model: CuratedModel, space: Space) -> tuple[bool, int, str]:
 
 def match_of(word: str, model: CuratedModel) -> tuple[Match, int] | None:
     """Return how well a word fits a model, and how many of its tokens the model lacks; None if it does not fit."""
-    wanted = tokens(word)
-    if not wanted or len(word) > _LONGEST:
+    wanted = tokens(word) if len(word) <= _LONGEST else ()
+    if not wanted:
         return None
     names = [tokens(name) for name in (model.name, *model.names)]
     if wanted in names and _has_quant(word, model):

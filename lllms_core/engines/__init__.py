@@ -4,7 +4,7 @@
 """
 
 from lllms_core.engines.base import TEMPLATE_PARAMETERS, TOOL_PARAMETERS, Engine, Interrupt, Model, NoOptions, Progress
-from lllms_core.engines.batching import BatchingModel
+from lllms_core.engines.batching import BatchingModel, Speculation
 from lllms_core.engines.capabilities import (
     Constrains,
     Detokenizes,
@@ -22,6 +22,7 @@ from lllms_core.engines.capabilities import (
     ScoresPrompts,
     Tokenizes,
 )
+from lllms_core.engines.drafter import Drafter, DraftWish
 from lllms_core.engines.embedding import EmbeddingModel
 from lllms_core.engines.samplers import Matcher, Sampler
 from lllms_core.engines.serial import SerialModel
@@ -33,6 +34,8 @@ __all__ = [
     "BatchingModel",
     "Constrains",
     "Detokenizes",
+    "DraftWish",
+    "Drafter",
     "EmbeddingModel",
     "Embeds",
     "EmbedsTexts",
@@ -57,5 +60,6 @@ __all__ = [
     "Scores",
     "ScoresPrompts",
     "SerialModel",
+    "Speculation",
     "Tokenizes",
 ]

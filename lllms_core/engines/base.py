@@ -95,29 +95,29 @@ class Engine(ABC):
     """The kinds of constraint that this engine keeps; a request with one of another kind is refused. A `BatchingModel`
     writes `matcher` for them; the generator of a `SerialModel` keeps `request.constraint` by itself."""
     checked_constraints: ClassVar[frozenset[ConstraintKind]] = frozenset()
-    """The kinds that this engine does not make a model keep, but checks: an answer is one, or the request fails. A
-    request that is `strict` about it is refused."""
+    """The kinds that this engine does not enforce but checks: the answer conforms, or the request fails. A `strict`
+    request is refused."""
     keeps_calls: ClassVar[bool] = False
-    """Whether its models call a tool where one must be called (`tool_choice` required), and strict tools only as their
-    schemas allow. Those of an engine whose `constraints` include `lark` do: by a grammar."""
+    """Whether its models themselves obey `tool_choice` required and the schemas of strict tools. If its `constraints`
+    include `lark`, a grammar makes them."""
     can_preload: ClassVar[bool] = False
     """Whether its models write `preload` (`Preloads`)."""
     isolation: ClassVar[Isolation] = "process"
     """`process` survives whatever native code does; `thread` is for engines of harmless, pure Python."""
     environment: ClassVar[Mapping[str, str]] = {}
-    """Environment variables that its worker processes start with, unless the user has set them: for what is read before
-    any code of the engine runs. Workers in threads do without."""
+    """Environment variables for its worker processes, unless the user has set them: for settings that are read before
+    any code of the engine runs. Workers in threads do not get them."""
     watchdog: ClassVar[float] = 30.0
-    """Seconds that a worker may compute without getting on before it is taken for stuck and killed, with all that it
-    works on; 0: never. Every `step` that returns is a sign of life, and so is every look at `Model.interrupt`. An
-    engine whose models block for longer, in a native call that writes a whole answer, say, allows more here. Users can
-    change it (`models.X.watchdog`). Loads have a limit of their own."""
+    """Seconds without a sign of life after which a busy worker is killed, with all its requests; 0: never. Every `step`
+    that returns is a sign of life, and so is every look at `Model.interrupt`. An engine whose models block for longer,
+    for example in a native call that writes a whole answer, sets more. Users can change it (`models.X.watchdog`). Loads
+    have a limit of their own."""
     needs_file: ClassVar[bool] = True
-    """Whether a model of this engine cannot do without a file of weights."""
+    """Whether a model of this engine needs a file of weights."""
     file_suffixes: ClassVar[tuple[str, ...]] = ()
     """Endings of the files that this engine loads, like `.gguf`: `serve --model FILE` finds the engine by them."""
     yields_files: ClassVar[bool] = False
-    """Whether it leaves a file to another installed engine that loads it, too, unless the configuration names it."""
+    """Whether another installed engine that loads the same file goes first, unless the configuration names this one."""
 
     def inspect(self, spec: ModelSpec) -> Mapping[str, str | int | float]:  # noqa: ARG002  # the base looks at nothing
         """Inspect a model without loading it; runs in the server, so it reads little and imports nothing heavy.
@@ -165,10 +165,10 @@ class Engine(ABC):
             raise TypeError(f"{cls.__name__}.parameters: there are no parameters named {', '.join(sorted(unknown))}")
 
     def estimate(self, spec: ModelSpec) -> Memory:
-        """How much memory the model will take, without loading it; the base counts the bytes of its file.
+        """Return the memory that the model will take, without loading it; the base counts the bytes of its file.
 
-        Options that are "auto" are settled so that this is no more than `spec.memory`, if they can be, and `load`
-        settles them likewise. Runs in the server, like `inspect`, and raises `ModelLoadFailed` as that does.
+        Options that are "auto" are chosen so that this is at most `spec.memory`, if possible, and `load` chooses the
+        same. Runs in the server, like `inspect`, and raises `ModelLoadFailed` as that does.
         """
         if spec.file is None:
             return Memory()
@@ -187,8 +187,8 @@ class Engine(ABC):
     def devices(self) -> Sequence[Device]:
         """Return the GPUs that this engine uses, with the memory that is free now; the base has none.
 
-        Runs in the server, in any thread, where it may take seconds, but must not take memory of a GPU for longer: a
-        process that is asked and ends can. `Memory.devices` has the same names.
+        Runs in the server, in any thread. It may take seconds, but must not keep memory of a GPU: let a short-lived
+        process look. `Memory.devices` has the same names.
         """
         return ()
 
@@ -202,8 +202,8 @@ class Engine(ABC):
     def warm(self) -> None:
         """Import what `load` will need, in a spare worker that does not know its model yet.
 
-        It takes as little memory as it can, and starts no threads: they might keep a low priority for ever. Whatever it
-        raises ends the spare, and loads do without. The base does nothing: the engine's module is imported anyway.
+        It should take little memory, and start no threads: they might keep a low priority for ever. Whatever it raises
+        ends the spare, and loads do without. The base does nothing: the engine's module is imported anyway.
         """
 
     @abstractmethod
@@ -215,14 +215,14 @@ class Engine(ABC):
 
 
 class Model(ABC):
-    """A loaded model in its worker. Calls come from one thread, never two at once, other than those of five methods.
+    """A loaded model in its worker. All methods but five are called from one thread, never two at once.
 
-    Its other abilities are in `lllms_core.engines.capabilities`: it writes the methods of those its engine declares.
+    Its other abilities are in `lllms_core.engines.capabilities`: it implements those that its engine declares.
 
     `prepare`, `to_tokens`, `to_text`, `to_prompt` and `count_prompt` are called from any thread, several at once, and
-    while the model is in any other method: they only read what does not change after the load. Their work may take
-    long. It is abandoned when its request has ended, if it calls `lllms_core.cancellation.check_cancelled` every few
-    milliseconds. Running out of stack (`RecursionError`) or memory there is the request's fault.
+    while the model is in any other method: they only read what does not change after the load. They may take long. If
+    they call `lllms_core.cancellation.check_cancelled` every few milliseconds, they stop when their request has ended.
+    Running out of stack (`RecursionError`) or memory there is the request's fault.
     """
 
     tasks: frozenset[Task] = frozenset({"chat", "text"})
@@ -275,11 +275,11 @@ class Model(ABC):
         return {}
 
     def prepare(self, request: Opens) -> Opening:
-        """Do what takes long before a request can be taken, and return what is left: a call from the model's thread.
+        """Do the slow part of opening a request, and return the rest, which the model's thread calls.
 
-        The others' steps go on meanwhile, so this renders, tokenises, and refuses as `open` does. The base leaves all
-        of it to `open`, `open_embed` or `open_rerank`; so it is for a class that overrides one of them without this.
-        What is returned may never be called, if the request is cancelled.
+        Other requests step meanwhile: render, tokenise and refuse here, as `open` does. The base leaves everything to
+        `open`, `open_embed` or `open_rerank`, also for a class that overrides only one of these. If the request is
+        cancelled, the rest is never called.
         """
         match request:
             case EmbedRequest():

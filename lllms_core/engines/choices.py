@@ -24,6 +24,10 @@ class Choices(Generic[RunT]):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     """Of those that have ended, and are thoughts."""
+    accepted_tokens: int = 0
+    """Drafted tokens that became part of an answer."""
+    rejected_tokens: int = 0
+    """Drafted tokens that did not."""
     untold: bool = True
     """Whether the admission has not been reported with a piece of any answer yet."""
     unenforced: tuple[str, ...] = ()
@@ -60,7 +64,10 @@ class Choices(Generic[RunT]):
     @property
     def usage(self) -> Usage:
         """The token counts of all answers that have ended; the prompt counts once."""
-        return Usage(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
+        return Usage(
+            self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens,
+            self.accepted_tokens, self.rejected_tokens,
+        )
 
 
 def choice(request: Request, index: int) -> Request:

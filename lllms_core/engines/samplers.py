@@ -33,6 +33,12 @@ class Matcher(Protocol):
     def sample_except(self, sampler: Sampler, row: int, tokens: Sequence[int]) -> int:
         """Let `sampler` choose any token but these, from logits in which some may already be forbidden."""
 
+    def sample_forced(self, sampler: Sampler, row: int) -> int | None:
+        """Let `sampler` choose the next token if the constraint allows only one, and remember it; else return None.
+
+        The logits in this row were used already, and may be overwritten. Called only if the model speculates.
+        """
+
     def begin(self, written: bytes) -> bool:
         """Restart after the freely chosen text `written`; False if no match begins with it.
 

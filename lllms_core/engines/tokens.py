@@ -29,7 +29,7 @@ class Feed:
     logits: bool
     """Whether the logits after the last token are wanted."""
     all_logits: bool = False
-    """Whether those after every other token are wanted, too; only if the engine declares `echo`."""
+    """Whether those after every other token are wanted, too; only if the engine declares `echo`, or speculates."""
 
 
 class TokenModel(Model):

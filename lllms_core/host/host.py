@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from functools import partial
 from time import monotonic
 from types import TracebackType
@@ -297,16 +296,20 @@ class Host:
             except ConfigError as error:
                 raise ConfigError(f"it needs a restart, since with what stays until then: {error}") from error
         recorded = self._pulls.recorded()
-        before = {entry.name: entry for entry in self.catalog.entries}
-        old = evolve(self.config, models={name: entry.config for name, entry in before.items()})
-        found = changes(old, evolve(read, models={entry.name: entry.config for entry in examined.entries}))
-        pulled = {name for name in found.removed if name not in self.config.models and self._pulls.added(name)}
-        if config.server.may_pull:
-            found = evolve(found, removed=tuple(name for name in found.removed if name not in pulled))
-        return found, lambda: self._take(config, examined, recorded, {*found.replaced})
+        return self._compare(read, examined), lambda: self._take(config, examined, recorded)
 
-    def _take(self, config: Config, examined: Catalog, recorded: Sequence[Pulled], replaced: AbstractSet[str]) -> None:
+    def _compare(self, new: Config, examined: Catalog) -> Changes:
+        """Return what a configuration with these models changes in those that are served now."""
+        old = evolve(self.config, models={entry.name: entry.config for entry in self.catalog.entries})
+        found = changes(old, evolve(new, models={entry.name: entry.config for entry in examined.entries}))
+        if not new.server.may_pull:
+            return found
+        gone = (name for name in found.removed if name in self.config.models or not self._pulls.added(name))
+        return evolve(found, removed=tuple(gone))
+
+    def _take(self, config: Config, examined: Catalog, recorded: Sequence[Pulled]) -> None:
         """Put a configuration in force."""
+        replaced = {*self._compare(config, examined).replaced}  # once more: clients may have fetched models meanwhile
         before = {entry.name: entry for entry in self.catalog.entries}
         kept = {entry.name: entry for entry in examined.entries if entry.name in before and entry.name not in replaced}
         self.config = config

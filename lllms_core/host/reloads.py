@@ -21,7 +21,7 @@ Read = Callable[[], Config]
 class Step:
     """A part of a reload that cannot fail any more."""
 
-    take: Callable[[], None]
+    take: Callable[[], object] = lambda: None
     """Puts the new configuration into effect; called in the event loop, together with all others."""
     settings: tuple[str, ...] = ()
     """The settings whose files have changed, although the configuration names the same files."""
@@ -34,7 +34,7 @@ Prepare = Callable[[Config], Step]
 class Reloads:
     """Reloads one at a time. A configuration with a fault changes nothing."""
 
-    def __init__(self, read: Read | None, prepare: Callable[[Config], tuple[Changes, Callable[[], None]]]) -> None:
+    def __init__(self, read: Read | None, prepare: Callable[[Config], tuple[Changes, Callable[[], object]]]) -> None:
         """`prepare` checks a configuration, in a thread; it returns the changes, and what makes them."""
         self.problem: str | None = None
         """Why the configuration could not be taken the last time; None if it was."""
@@ -90,7 +90,7 @@ class Reloads:
             LOG.info("the configuration is loaded; %s", "; ".join(changed.lines) or "nothing has changed")
             return changed
 
-    def _look(self) -> tuple[Changes, list[Callable[[], None]]]:
+    def _look(self) -> tuple[Changes, list[Callable[[], object]]]:
         self._check_open()
         if self._read is None:
             raise ConfigError(

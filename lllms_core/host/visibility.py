@@ -1,4 +1,4 @@
-"""What a caller sees of a host: only what concerns the models that it may use."""
+"""Restricts what a caller sees of a host to the models that it may use."""
 
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
@@ -26,7 +26,7 @@ T = TypeVar("T", FailedLoad, Lack, RequestRecord, RequestStatus, SessionInfo, Se
 
 
 class Visibility:
-    """Leaves out of lists what the current caller may not know; nothing for a caller that may use every model."""
+    """Removes from lists what belongs to models that the current caller may not use."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
@@ -39,7 +39,7 @@ class Visibility:
         return evolve(status, instances=tuple(one for one in status.instances if one.model in names))
 
     def of_models(self, told: Iterable[T]) -> tuple[T, ...]:
-        """Return what is told of visible models."""
+        """Return the entries about visible models."""
         names = self._names()
         return tuple(one for one in told if names is None or one.model in names)
 
@@ -60,7 +60,7 @@ class Visibility:
         return wanted in {download_id(one.source) for one in self._catalog.usable(caller) if one.source is not None}
 
     def _names(self) -> frozenset[str] | None:
-        """Return the names of the visible models; None: all that there ever were."""
+        """Return the names of the visible models; None: no restriction, so removed models are included."""
         caller = CALLER.get()
         return None if caller.models is None else frozenset(entry.name for entry in self._catalog.usable(caller))
 
@@ -90,7 +90,7 @@ class VisibleSessions:
         return [session_id for name in models for session_id in await self._index.forget_all(name)]
 
     async def knows(self, session_id: str) -> bool:
-        """Whether there is such a session for the caller."""
+        """Whether the caller may know this session, and it exists."""
         return any(one.id == session_id for one in await self.list())
 
 

@@ -5,12 +5,13 @@ No line quotes what a client sent. Exceptions, even those that libraries log, ar
 """
 
 import logging
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Hashable, Mapping
-from typing import Literal, cast
+from typing import Literal, TextIO, cast
 
 import structlog
 from attrs import define
@@ -44,10 +45,12 @@ def configure_logging(level: str, style: LogFormat) -> None:
         structlog.processors.JSONRenderer(ensure_ascii=False)
         if style == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback,
+            colors=_has_colours(sys.stderr, os.environ), pad_event_to=0,
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
-    handler = _Stderr()
+    root = logging.getLogger()
+    handler = _Stderr(next((one for one in root.handlers if isinstance(one, _Stderr)), None))
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
         processors=[
@@ -55,7 +58,9 @@ def configure_logging(level: str, style: LogFormat) -> None:
             structlog.stdlib.ProcessorFormatter.remove_processors_meta, shown,
         ],
     ))
-    root = logging.getLogger()
+    for before in root.handlers:
+        if isinstance(before, _Stderr) and before.writer is not handler.writer:
+            before.close()
     root.handlers = [handler]
     root.setLevel(max(logging.WARNING, _number(level)))
     logging.getLogger("lllms").setLevel(_number(level))
@@ -64,6 +69,11 @@ def configure_logging(level: str, style: LogFormat) -> None:
         threading.excepthook = _thread_failed
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _ignored
+
+
+def _has_colours(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream is a terminal that has colours, and whose user wants them (no-color.org)."""
+    return stream.isatty() and environ.get("TERM", "") != "dumb" and not environ.get("NO_COLOR")
 
 
 def _number(level: str) -> int:
@@ -139,9 +149,13 @@ class _Fault:
 class _Stderr(logging.Handler):
     """Writes to stderr; an exception that is repeated within a minute is counted, and the count logged afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: "_Stderr | None" = None) -> None:
+        """Take the place of another one, whose lines come first."""
         super().__init__()
-        self._writer = LineWriter(sys.stderr, self._dropped)
+        same = before is not None and before.writer.stream is sys.stderr
+        self.writer: LineWriter = before.writer if before is not None and same else LineWriter(
+            sys.stderr, self._dropped,
+        )
         self._flush_seconds = FLUSH_SECONDS
         self._faults: dict[Hashable, _Fault] = {}
 
@@ -152,7 +166,7 @@ class _Stderr(logging.Handler):
             if key is not None:
                 self._remember(key, record)
             try:
-                self._writer.put(f"{self.format(record)}\n")
+                self.writer.put(f"{self.format(record)}\n")
             except RecursionError:
                 raise
             except Exception:  # noqa: BLE001  # which the arguments of a record may raise
@@ -160,20 +174,21 @@ class _Stderr(logging.Handler):
 
     def flush(self) -> None:
         """Wait until the lines are written, for as long as the end of a program may take; but only once in vain."""
-        if not self._writer.flush(self._flush_seconds):
+        if not self.writer.flush(self._flush_seconds):
             self._flush_seconds = 0.0
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name is logging's
         """Say that a record could not be written, without its content."""
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, OSError | ValueError):  # those mean that stderr itself is gone
-            self._writer.put(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
+            self.writer.put(f"a line of the log of {record.name} could not be written: {type(error).__name__}\n")
 
     def close(self) -> None:
         """Log the remaining counts."""
         for key in list(self._faults):
             self._forget(key)
         self.flush()
+        self.writer.close(0)
         super().close()
 
     def _dropped(self, count: int) -> str:

@@ -22,7 +22,7 @@ class LineWriter:
     """Writes lines to a stream in their order; `put` never waits for it.
 
     A stream without a descriptor, like one in memory, is written to at once. The thread does not keep the program
-    alive: flush the writer at the end.
+    alive: close the writer at the end.
     """
 
     def __init__(self, stream: TextIO, counted: Counted) -> None:
@@ -30,6 +30,7 @@ class LineWriter:
         self._counted = counted
         self._begin()
         _writers.add(self)
+        self._start()
 
     def _begin(self) -> None:
         self._changed = Condition()
@@ -42,7 +43,7 @@ class LineWriter:
         """Lines dropped since the last that was put."""
         self._failing = False
         """Whether the last write has failed."""
-        self._has_thread = False
+        self._has_thread = self._ending = False
 
     def put(self, line: str) -> None:
         """Write a line, which ends with a newline, soon."""
@@ -63,6 +64,13 @@ class LineWriter:
         with self._changed:
             return self._changed.wait_for(lambda: not (self._waiting or self._writing), seconds)
 
+    def close(self, seconds: float) -> None:
+        """End the thread once all lines are written, for which this waits at most this long; `put` starts another."""
+        self.flush(seconds)
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+
     @property
     def _waiting(self) -> bool:
         """Whether there is something to write; a count waits for a write that succeeds, or for the next line."""
@@ -76,7 +84,7 @@ class LineWriter:
             Thread(target=self._run, name="lllms log", daemon=True).start()
         except RuntimeError:  # there are too many, or the program ends
             return False
-        self._has_thread = True
+        self._has_thread, self._ending = True, False
         return True
 
     def _add(self, line: str, count: int) -> None:
@@ -90,19 +98,21 @@ class LineWriter:
             self._dropped = 0
 
     def _run(self) -> None:
-        while True:
-            lines = self._take()
+        while lines := self._take():
             written = self._write("".join(line for line, _ in lines))
             with self._changed:
                 self._failing = not written
                 self._dropped += 0 if written else sum(count for _, count in lines)
 
     def _take(self) -> list[tuple[str, int]]:
-        """Wait for lines, and remove the first from those that wait."""
+        """Wait for lines, and remove the first from those that wait; return none when the thread shall end."""
         with self._changed:
             self._writing = False
             self._changed.notify_all()  # for `flush`
-            self._changed.wait_for(lambda: self._waiting)
+            self._changed.wait_for(lambda: self._waiting or self._ending)
+            if not self._waiting:
+                self._has_thread = False
+                return []
             self._writing = True
             if not self._lines:
                 self._tell_dropped()

@@ -58,6 +58,7 @@ class Metrics:
         self._prompt = counter("prompt_tokens", "Tokens of prompts, those from a cache included.", "model")
         self._cached = counter("cached_prompt_tokens", "Tokens of prompts that were in a cache.", "model")
         self._generated = counter("generated_tokens", "Tokens that models have generated.", "model")
+        self._drafted = counter("drafted_tokens", "Drafted tokens, by the model's verdict.", "model", "verdict")
         self._seconds = histogram(
             "request_duration_seconds", "Time from submission to the end of the answer.", SECONDS, "model", "task",
         )
@@ -74,7 +75,8 @@ class Metrics:
         self._loads = counter("loads", "Loads of instances, by result.", "model", "result")
         self._load_seconds = histogram("load_duration_seconds", "Time that successful loads took.", SECONDS, "model")
         self._unloads = counter(
-            "unloads", "Instances unloaded: idle ones, for the room of others, or for growth.", "model", "cause",
+            "unloads", "Instances unloaded: idle, for the room of others, for growth, or by a new configuration.",
+            "model", "cause",
         )
         self._evictions = counter("evictions", "Instances unloaded for the room of another model.", "model", "room_for")
         self._deaths = counter("instance_deaths", "Loaded instances whose worker died or was killed.", "model")
@@ -91,6 +93,9 @@ class Metrics:
         if record.prompt_tokens:
             self._prompt.labels(model).inc(record.prompt_tokens)
             self._cached.labels(model).inc(record.cached_tokens)
+        for verdict, count in (("accepted", record.accepted_tokens), ("rejected", record.rejected_tokens)):
+            if count:
+                self._drafted.labels(model, verdict).inc(count)
         if record.task in {"chat", "text"} and record.tokens:
             self._generated.labels(model).inc(record.tokens)
             self._lengths.labels(model).observe(record.tokens)
@@ -179,7 +184,7 @@ def _instances(now: Now) -> Iterator[Metric]:
     count = GaugeMetricFamily("lllms_instances", "Instances, by model and state.", labels=["model", "state"])
     slots = GaugeMetricFamily("lllms_slots", "Slots of the loaded instances.", labels=["model"])
     told = GaugeMetricFamily(
-        "lllms_instance_memory_bytes", "Memory that instances are told to need; with a memory limit only.",
+        "lllms_instance_memory_bytes", "Memory of instances by their estimates; with a memory limit only.",
         labels=["model"],
     )
     measured = GaugeMetricFamily(
@@ -199,10 +204,12 @@ def _memory(pool: PoolStatus) -> Iterator[Metric]:
     if pool.memory is None:
         return
     yield _gauge("memory_limit_bytes", "The memory that the server may use (server.memory_limit).", pool.memory.limit)
-    yield _gauge("memory_used_bytes", "What of it is used: the server, its sessions, all instances.", pool.memory.used)
-    yield _gauge("memory_session_bytes", "What of it is stored sessions, which give way.", pool.memory.sessions)
+    yield _gauge("memory_used_bytes", "Memory in use: the server, its sessions, all instances.", pool.memory.used)
+    yield _gauge(
+        "memory_session_bytes", "Memory of stored sessions, which give way to instances.", pool.memory.sessions,
+    )
     if pool.memory.available is not None:
-        yield _gauge("memory_available_bytes", "What the machine can give now.", pool.memory.available)
+        yield _gauge("memory_available_bytes", "Memory that is free on the machine now.", pool.memory.available)
 
 
 def _transfers(now: Now) -> Iterator[Metric]:

@@ -150,6 +150,7 @@ class History:
             one.known |= {
                 "timings": finish.timings, "reuse": finish.reuse, "prompt_tokens": usage.prompt_tokens,
                 "cached_tokens": usage.cached_tokens, "tokens": max(event.tokens, usage.completion_tokens),
+                "accepted_tokens": usage.accepted_tokens, "rejected_tokens": usage.rejected_tokens,
             }
         else:
             raise ValueError("an end needs a finish or an error")

@@ -37,4 +37,5 @@ def _shown(parameter: Parameter, *, refused: bool) -> str:
 
 
 def _name(parameter: Parameter) -> str:
-    return f"`{parameter.name}`" + ("*" if parameter.extension else "")
+    # Two bare stars would make what is between them italic.
+    return f"`{parameter.name}`" + (r"\*" if parameter.extension else "")

@@ -26,6 +26,7 @@ from lllms_core.parameters.kinds import (
     Strings,
     Text,
 )
+from lllms_core.parameters.predictions import Prediction
 from lllms_core.parameters.structured import FORMS, UNREAD
 from lllms_core.parameters.synonyms import Duration, ThoughtBudget, Thoughts
 from lllms_core.parameters.tools import FUNCTION_CALL, FUNCTIONS, TOOL_CHOICE, TOOLS
@@ -204,6 +205,8 @@ TABLE: tuple[Parameter, ...] = (
               unread=_REASONING),
     Parameter("reasoning_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
     Parameter("thinking_budget", ThoughtBudget(), _CHAT, "refused", extension=True, means="reasoning_effort"),
+    # Speed.
+    Parameter("prediction", Prediction(), _CHAT, "named"),
     # These ask for another text or another kind of answer, unless they have one of these values.
     *_fixed("refused", _CHAT, {
         "modalities": (["text"],), "audio": (), "moderation": (), "web_search_options": (),
@@ -226,7 +229,7 @@ TABLE: tuple[Parameter, ...] = (
     *_fixed("named", _CHAT, {
         "metadata": ({},), "safety_identifier": (), "prompt_cache_key": (), "prompt_cache_options": ({},),
         "prompt_cache_retention": ("in_memory",), "store": (False,), "service_tier": ("auto", "default"),
-        "verbosity": ("medium",), "prediction": (),
+        "verbosity": ("medium",),
     }, extension=False),
     *_fixed("named", ("text", "embeddings"), {
         "metadata": ({},), "safety_identifier": (), "prompt_cache_key": (), "store": (False,),

@@ -445,6 +445,7 @@ class Pool:
             pid=instance.pid,
             fingerprint=instance.footprint.fingerprint,
             replaced=instance.footprint.replaced,
+            retired=entry.retired,
             info=instance.info,
             memory=entry.told.total if limited else None,
             measured=None if entry.measured is None else entry.measured + entry.told.shared,

@@ -40,6 +40,8 @@ def _why_none(scheduler: Scheduler, model: str) -> str:
         return f"{running} of {limits.concurrency} requests (server.concurrency) are running"
     if not scheduler.seating.known(model) or not isinstance(scheduler.seating.decide(model), Wait):
         return ""
+    if any(instance.retired and instance.model == model for instance in scheduler.instances.values()):
+        return "an instance with its model's former configuration has yet to finish its requests"
     if any(instance.state == "closing" for instance in scheduler.instances.values()):
         return "an instance is being unloaded to make room for its model"
     return f"its model needs one of {limits.max_instances} places (server.max_instances), and all are taken"

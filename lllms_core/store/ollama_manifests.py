@@ -1,4 +1,4 @@
-"""Ollama's manifests and names: which file holds a model's weights, and what else Ollama would use with it; pure."""
+"""Ollama's names and manifests: the file with a model's weights, and the layers that are left out; pure."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ _LEFT_OUT = {
     "projector": "projector (mmproj) for images", "adapter": "adapter (LoRA)", "system": "system prompt",
     "params": "parameters",
 }
-"""The kinds of layers that change what a model does; not its template, since the weights hold one, and no licence."""
+"""The layers that change a model's answers, without the template (the weights hold one) and the licence."""
 LATEST = "latest"
 
 
@@ -44,7 +44,7 @@ def ollama_weights(manifest: object) -> str | None:
 
 
 def left_out(manifest: object) -> tuple[str, ...]:
-    """Return what Ollama would use beside the weights, and we do not."""
+    """Name the layers that Ollama uses beside the weights, and lllms does not."""
     kinds = {kind.removeprefix(_KIND) for kind, _ in _layers(manifest)}
     return tuple(told for kind, told in _LEFT_OUT.items() if kind in kinds)
 

@@ -36,7 +36,7 @@ class FoundModel:
     size: int
     """Bytes of all parts."""
     left_out: tuple[str, ...] = ()
-    """What that program would use beside the weights, and we do not."""
+    """Parts that its program uses beside the weights, and lllms does not."""
 
     @property
     def source(self) -> str:

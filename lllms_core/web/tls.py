@@ -51,7 +51,7 @@ class Certificate:
         content = _content(config.server)
         context = open_tls(config.server)
         if context is None or self.context is None or content == self._content:
-            return Step(lambda: None)
+            return Step()
 
         def take() -> None:
             self.context, self._content = context, content

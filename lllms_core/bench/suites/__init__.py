@@ -4,7 +4,20 @@ from collections.abc import Callable, Coroutine, Mapping
 
 from lllms_core.bench.comparisons import Comparison
 from lllms_core.bench.suite_plan import Plan
-from lllms_core.bench.suites import busy, cancel, http, masks, raw, sessions, start, swap, turns, two_models, wire
+from lllms_core.bench.suites import (
+    busy,
+    cancel,
+    drafts,
+    http,
+    masks,
+    raw,
+    sessions,
+    start,
+    swap,
+    turns,
+    two_models,
+    wire,
+)
 
 Suite = Callable[[Plan], Coroutine[None, None, list[Comparison]]]
 
@@ -20,10 +33,11 @@ SUITES: Mapping[str, Suite] = {
     "masks": masks.run,
     "swap": swap.run,
     "start": start.run,
+    "drafts": drafts.run,
 }
 """By name, in the order in which they run."""
 
-MODELS: Mapping[str, str] = {"masks": "135m-152k"}
+MODELS: Mapping[str, str] = {"masks": "135m-152k", "drafts": drafts.MODEL}
 """The random models of suites that need a special one, by name."""
 
 WITHOUT_FILE = frozenset({"http", "wire"})

@@ -5,7 +5,7 @@ from lllms_core.errors import InvalidSource
 
 
 class OllamaDownloader(Downloader):
-    """`ollama:llama3.2:3b`, `ollama:hf.co/org/repo:Q4_K_M`: the weights, without what else Ollama would use."""
+    """`ollama:llama3.2:3b`, `ollama:hf.co/org/repo:Q4_K_M`: the weights, without Ollama's other layers."""
 
     name = "ollama"
     schemes = frozenset({"ollama"})

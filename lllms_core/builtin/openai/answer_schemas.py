@@ -35,7 +35,9 @@ _TEXT_SCORES = whole_shape(
 _USAGE = whole_shape(
     prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT,
     prompt_tokens_details=whole_shape(cached_tokens=COUNT),
-    completion_tokens_details=whole_shape(reasoning_tokens=COUNT),
+    completion_tokens_details=whole_shape(
+        reasoning_tokens=COUNT, accepted_prediction_tokens=COUNT, rejected_prediction_tokens=COUNT,
+    ),
 )
 _PROMPT_USAGE = whole_shape(prompt_tokens=COUNT, total_tokens=COUNT)
 

@@ -106,7 +106,10 @@ def usage(counts: Usage) -> dict[str, object]:
         "completion_tokens": counts.completion_tokens,
         "total_tokens": counts.prompt_tokens + counts.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": counts.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
+        "completion_tokens_details": {
+            "reasoning_tokens": counts.reasoning_tokens, "accepted_prediction_tokens": counts.accepted_tokens,
+            "rejected_prediction_tokens": counts.rejected_tokens,
+        },
     }
 
 
@@ -116,12 +119,14 @@ def timings(counts: Usage, times: Timings) -> dict[str, object]:
     Of several prompts it is the time of the one that took longest, and the tokens of all.
     """
     read, written = counts.prompt_tokens - counts.cached_tokens, counts.completion_tokens
+    drafted = counts.accepted_tokens + counts.rejected_tokens
     return {
         "queued_ms": _ms(times.queued), "load_ms": _ms(times.load),
         "cache_n": counts.cached_tokens,
         "prompt_n": read, "prompt_ms": _ms(times.prompt), "prompt_per_second": _rate(read, times.prompt),
         "predicted_n": written, "predicted_ms": _ms(times.answer),
         "predicted_per_second": _rate(written - 1, times.answer),
+        **({"draft_n": drafted, "draft_n_accepted": counts.accepted_tokens} if drafted else {}),
     }
 
 

@@ -134,6 +134,7 @@ def _instance(instance: InstanceStatus) -> Report:
         "pid": instance.pid,
         "fingerprint": instance.fingerprint,
         "replaced": instance.replaced,
+        "retired": instance.retired,
         "devices": dict(instance.devices),
         "details": {} if info is None else dict(info.details),
     }

@@ -99,6 +99,21 @@ class KeptCalls:
             break
         return token
 
+    def sample_forced(self, sampler: Sampler, row: int) -> int | None:
+        """Let `sampler` choose the next token if the grammar of the call allows only one; else return None."""
+        if self._active is None:
+            return None
+        try:
+            token = self._active.sample_forced(sampler, row)
+        except (RequestError, EngineFailed):
+            if self.grammar.needed:
+                raise
+            self._active = self.making = None
+            return None
+        if self._active.complete:
+            self._active = None
+        return token
+
     def take(self, piece: bytes, *, thinking: bool) -> None:
         """Record the bytes of the chosen token, and whether the model is thinking after it."""
         thought, self.thinking = self.thinking, thinking

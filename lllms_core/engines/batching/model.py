@@ -15,6 +15,7 @@ from lllms_core.engines.batching.opening import count_prompt, open_runs, read_pr
 from lllms_core.engines.batching.plan import Pace, plan
 from lllms_core.engines.batching.preload import preload_tokens
 from lllms_core.engines.batching.run import Phase, Run
+from lllms_core.engines.batching.speculation import Speculation
 from lllms_core.engines.batching.waiting import WaitingQueue
 from lllms_core.engines.capabilities import Constrains
 from lllms_core.engines.session_link import Resident, Session, SessionLink
@@ -51,6 +52,7 @@ class BatchingModel(TokenModel):
         template: ChatTemplate | None = None,
         can_trim: bool = True,
         can_trim_imported: bool = True,
+        speculation: Speculation | None = None,
     ) -> None:
         """Prepare to run `slots` requests of up to `context_length` tokens in a KV cache of `kv_size` tokens.
 
@@ -58,7 +60,9 @@ class BatchingModel(TokenModel):
         decode a little; None: 256 if sessions are stored, so that the others can be restored, else as many as one
         request may hold. `batch_size` is the most tokens of one decode, `logit_rows` the most of them whose
         logits it can return (None: all), at least `slots`; `can_trim` is False for models whose sequences cannot be
-        cut, `can_trim_imported` for those that can cut only what they evaluated themselves.
+        cut, `can_trim_imported` for those that can cut only what they evaluated themselves. With `speculation`, the
+        model verifies drafts: `decode` returns all rows of a feed with `all_logits`, and a matcher writes
+        `sample_forced`. Only sequences that can be cut have drafts, but grammars force tokens in all.
         """
         self.slots = slots
         self.context_length = min(context_length, kv_size)
@@ -75,6 +79,8 @@ class BatchingModel(TokenModel):
         self._pace = Pace()
         self._waiting = WaitingQueue()
         self._running: list[Run] = []
+        self._speculation = speculation
+        self._drafts = speculation if can_trim else None
         self._tidy_at: float | None = None
         """When conversations that linger beside running requests are moved out, on the clock of `perf_counter`."""
 
@@ -130,6 +136,8 @@ class BatchingModel(TokenModel):
         running = [run for run in self._running if not run.stalled]
         fed = plan(running, self._pace, self.batch_size, self._logit_rows)
         if fed:
+            if self._drafts is not None:
+                fed = self._drafts.widen(fed, min(self.batch_size, self._logit_rows))
             return [*refused, *self._take(self._evaluate(fed))]
         if not refused:
             self._waiting.pause(self._running)
@@ -217,6 +225,9 @@ class BatchingModel(TokenModel):
             if run.index == 0:
                 run.choices.reuse = admission.reuse
             run.admit(admission.sequence, admission.keep, self.sampler(run.request.sampling, run.tokens))
+            run.forces = self._speculation is not None and (run.matcher is not None or run.calls is not None)
+            if self._drafts is not None:
+                self._drafts.admit(run)
             self._running.append(run)
         if len(self._running) > before or (self._tidy_at is not None and perf_counter() >= self._tidy_at):
             self._tidy()  # before the decode: cells are taken from the lowest up, and the highest used one counts
@@ -258,10 +269,14 @@ class BatchingModel(TokenModel):
                 if not self._cache.rewind(run.sequence, run.evaluated):
                     run.restart()
             return ()
-        self._pace.learn(feeds, perf_counter() - started)
+        seconds = perf_counter() - started
+        self._pace.learn(feeds, seconds)
+        if self._drafts is not None:
+            self._drafts.learn(fed, seconds)
         for run, feed in fed:
-            self._cache.table.extend(run.sequence, feed.tokens)
-            run.evaluated += len(feed.tokens)
+            known = feed.tokens[: run.pending]  # without its draft
+            self._cache.table.extend(run.sequence, known)
+            run.evaluated += len(known)
         seen = [one for one in fed if one[1].logits]
         if rows is None or len(rows) != len(seen):
             returned = "None" if rows is None else f"{len(rows)} rows"
@@ -279,20 +294,37 @@ class BatchingModel(TokenModel):
         """Choose the next tokens, and free the places of finished answers."""
         deltas = []
         for run, feed, row in evaluated:
-            if run.over:
-                continue  # another answer to its request has failed
+            draft = len(feed.tokens) - (run.evaluated - feed.position)
+            if run.over:  # another answer to its request has failed
+                if draft:
+                    self._cache.rewind(run.sequence, run.evaluated)
+                continue
             if run.choices.held and not run.pending:
                 self._waiting.add(run.choices.held)
                 run.choices.held.clear()
-            delta = run.take(self, feed, row)
-            if delta is None:
+            taken = run.take(self, feed, row)
+            if draft:
+                self._settle(run, feed, draft)
+            if not taken:
                 continue
-            deltas.append(delta)
-            if delta.error is not None:
+            deltas += taken
+            if taken[-1].error is not None:
                 self._drop(run.request.id)
             elif run.over:
                 self._free([run])
         return deltas
+
+    def _settle(self, run: Run, feed: Feed, draft: int) -> None:
+        """Keep the tokens of a draft that were right, and cut off the others."""
+        assert self._drafts is not None  # noqa: S101  # it has drafted
+        kept = run.evaluated - feed.position
+        right = kept - (len(feed.tokens) - draft)
+        self._cache.table.extend(run.sequence, feed.tokens[kept - right : kept])
+        self._drafts.settle(run, draft, right)
+        if right < draft and not self._cache.rewind(run.sequence, run.evaluated):
+            run.guesses = None  # it would happen again
+            if not run.over:
+                run.restart()
 
     def _runs_of(self, request_id: str) -> list[Run]:
         return [run for run in self._running if run.request.id == request_id]
@@ -310,6 +342,8 @@ class BatchingModel(TokenModel):
                 self._cache.pin(run.sequence)
             else:
                 self._cache.release(run.sequence)
+            if self._drafts is not None:
+                self._drafts.leave(run)
             run.close()
             self._waiting.blocked = False
             self._tidy_at = perf_counter() + LINGER

@@ -44,6 +44,7 @@ def open_runs(
     choices: Choices[Run] = Choices(request, len(prompt), request.count)
     choices.unenforced = () if constraint is None else unenforced
     opening = _opening(model, request, shown) if isinstance(constraint, Constraint) else None
+    prediction = _prediction(model, request)
     runs = []
     for index in range(request.count):
         output = AnswerText(request, shown.form, thinking=shown.thinking, index=index)
@@ -51,6 +52,7 @@ def open_runs(
         runs.append(Run(
             request=choice(request, index), choices=choices, index=index, tokens=[*prompt], prompt_length=len(prompt),
             limit=limit, output=output, log=ScoreLog(output) if request.scored else None, opening=opening,
+            prediction=prediction,
         ))
     if request.scores_prompt:
         runs[0].prompt_scores = []
@@ -105,6 +107,18 @@ def _tokens(model: TokenModel, request: Request, prompt: Prompt) -> list[int]:
     if isinstance(request, TextRequest) and isinstance(request.prompt, tuple):
         return [*request.prompt]
     return _integers("tokenize", model.tokenize(prompt.segments))
+
+
+def _prediction(model: TokenModel, request: Request) -> list[int]:
+    """The tokens of the text that the client expects, as far as an answer can be that long."""
+    if not isinstance(request, ChatRequest) or not request.prediction:
+        return []
+    text = request.prediction
+    if model.longest_token is not None:
+        text = text[: model.longest_token * model.context_length]
+    tokens = _integers("tokenize", model.tokenize([Segment(text, parse_special=False)]))
+    begin = model.tokenize([])  # a vocabulary may begin every prompt with a token
+    return tokens[len(begin) :] if tokens[: len(begin)] == begin else tokens
 
 
 def _integers(method: str, tokens: list[int]) -> list[int]:

@@ -57,14 +57,19 @@ def plan(runs: Sequence[Run], pace: Pace, batch_size: int, logit_rows: int) -> l
 
     A decode holds at most `batch_size` tokens, and returns the logits of at most `logit_rows` of them.
     """
-    fed = [(run, run.feed(1)) for run in runs if run.pending == 1]
-    prompts = [run for run in runs if run.pending > 1]
+    writing = [run for run in runs if run.writing]
+    used = sum(run.pending for run in writing)
+    if used > batch_size - len(runs) + len(writing):  # grammars have forced many tokens
+        writing = [run for run in writing if run.pending == 1]
+        used = len(writing)
+    fed = [(run, run.feed(run.pending)) for run in writing]
+    prompts = [run for run in runs if run.pending > 1 and run not in writing] if len(fed) < len(runs) else []
     if prompts:
         scored = sum(run.prompt_scores is not None for run in prompts)
         # A scored prompt has a row for each token, all other runs have one.
         rows = (logit_rows - len(runs) + scored) // max(1, scored)
         wanted = [run.pending if run.prompt_scores is None else min(run.pending, rows) for run in prompts]
-        shares = share_out(pace.prompt_budget(len(fed), batch_size), wanted)
+        shares = share_out(pace.prompt_budget(used, batch_size), wanted)
         fed += [(run, run.feed(share)) for run, share in zip(prompts, shares, strict=True) if share]
     return fed
 

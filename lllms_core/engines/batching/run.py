@@ -1,6 +1,6 @@
 """One answer on its way through a batching model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from enum import Enum, auto
 from functools import partial
@@ -25,7 +25,11 @@ from lllms_core.types import Constraint, Delta, FinishReason, PromptScores, Requ
 from lllms_core.values.violations import kind_of
 
 if TYPE_CHECKING:
+    from lllms_core.engines.batching.speculation import Guesses
     from lllms_core.engines.choices import Choices
+
+MOST_FORCED = 32
+"""The most tokens that a grammar forces in one step."""
 
 
 class Phase(Enum):
@@ -75,6 +79,14 @@ class Run:
     session: Session | None = None
     """The stored session of its conversation."""
     sampler: Sampler | None = None
+    prediction: Sequence[int] = ()
+    """The tokens that the client expects."""
+    guesses: "Guesses | None" = None
+    """How it may continue, if the model speculates."""
+    expected: int | None = None
+    """The drafted token with which the next one is compared."""
+    forces: bool = False
+    """Whether tokens that its grammar forces are written without asking the model."""
     sequence: int = -1
     evaluated: int = 0
     cached: int = 0
@@ -98,6 +110,12 @@ class Run:
     def pending(self) -> int:
         """How many tokens are still to be evaluated."""
         return len(self.tokens) - self.evaluated
+
+    @property
+    def writing(self) -> bool:
+        """Whether the next step lets it write: only its last tokens are still to be evaluated."""
+        pending = len(self.tokens) - self.evaluated
+        return pending == 1 or (self.forces and self.generated > 0 and 0 < pending <= MOST_FORCED + 1)
 
     @property
     def over(self) -> bool:
@@ -162,27 +180,34 @@ class Run:
         tokens = self.tokens[start:end]
         return Feed(self.sequence, start, tokens, logits=scored or end == len(self.tokens), all_logits=scored)
 
-    def take(self, model: TokenModel, feed: Feed, row: int) -> Delta | None:
-        """Use the logits after a feed's tokens, the last of which are in `row`; None while the prompt has more tokens.
+    def feed_draft(self, draft: Sequence[int]) -> Feed:
+        """Return its last token and those of a draft, to be evaluated together."""
+        tokens = [self.tokens[-1], *draft]
+        return Feed(self.sequence, self.evaluated, tokens, logits=True, all_logits=True)
+
+    def take(self, model: TokenModel, feed: Feed, row: int) -> list[Delta]:
+        """Use the logits after a feed's tokens, the last of which are in `row`; [] while the prompt has more tokens.
 
         The run may have ended afterwards; with an error, so have the others of its request.
         """
         try:
-            if feed.all_logits:
+            if self.prompt_scores is not None:
                 self._score_prompt(model, feed, row)
         except (RequestError, EngineFailed) as error:
-            return self.fail(error)
+            return [self.fail(error)]
         if len(self.tokens) > self.evaluated:
-            return None
-        try:
-            delta = self._next_token(model, row)
-        except (RequestError, EngineFailed) as error:
-            delta = self.fail(error)
-        if self.prompt_scores is None:
-            return delta
-        scores = PromptScores(shown(model, self.tokens[0]), tuple(self.prompt_scores))
-        self.prompt_scores = None
-        return evolve(delta, prompt_scores=scores)
+            return []
+        if feed.all_logits and self.prompt_scores is None:
+            deltas = self._compare_draft(model, feed, row)
+        else:
+            deltas = [self._next(model, row)]
+        if self.forces and not self.over:
+            deltas += self._forced(model, row)
+        if self.prompt_scores is not None:
+            scores = PromptScores(shown(model, self.tokens[0]), tuple(self.prompt_scores))
+            self.prompt_scores = None
+            deltas[0] = evolve(deltas[0], prompt_scores=scores)
+        return deltas if len(deltas) == 1 else joined(deltas)
 
     def end(self, reason: FinishReason, pieces: Pieces = NOTHING, tokens: int = 0) -> Delta:
         """End the answer with these last pieces; return its last delta."""
@@ -237,10 +262,46 @@ class Run:
             score = scorer.score(first + at, token, self.request.top_logprobs or 0)
             self.prompt_scores.append(evolve(sound(score), piece=shown(model, token)))
 
-    def _next_token(self, model: TokenModel, row: int) -> Delta:
-        if len(self.tokens) >= self.limit:
-            return self.end("length")
-        chosen, matcher = self._sample(model, row)
+    def _next(self, model: TokenModel, row: int) -> Delta:
+        try:
+            if len(self.tokens) >= self.limit:
+                return self.end("length")
+            return self._add(model, row, *self._sample(model, row))
+        except (RequestError, EngineFailed) as error:
+            return self.fail(error)
+
+    def _compare_draft(self, model: TokenModel, feed: Feed, row: int) -> list[Delta]:
+        """Choose tokens as long as they are those of the draft, and the one after them; note what was evaluated."""
+        deltas = []
+        draft = feed.tokens[1:]
+        first = row - len(draft)
+        self.choices.rejected_tokens += len(draft)
+        for place, self.expected in enumerate((*draft, None)):
+            deltas.append(self._next(model, first + place))
+            if self.over or self.stalled or self.tokens[-1] != self.expected:
+                break
+            self.evaluated += 1
+        self.expected = None
+        return deltas
+
+    def _forced(self, model: TokenModel, row: int) -> list[Delta]:
+        """Write the tokens that the grammar allows no alternative to."""
+        deltas: list[Delta] = []
+        while not self.over and not self.output.thinking and len(deltas) < MOST_FORCED:
+            sampler, matcher = self.sampler, None if self.matcher is None else self.matcher.result()
+            keeper = self.calls if matcher is None else matcher
+            assert sampler is not None and keeper is not None  # noqa: PT018, S101  # the caller has checked
+            try:
+                token = keeper.sample_forced(sampler, row)
+                if token is None:
+                    break
+                deltas.append(self._add(model, row, token, matcher))
+            except (RequestError, EngineFailed) as error:
+                deltas.append(self.fail(error))
+        return deltas
+
+    def _add(self, model: TokenModel, row: int, chosen: int, matcher: Matcher | None) -> Delta:
+        """Take a chosen token into the answer, which it may end."""
         try:
             token = index(chosen)
         except TypeError:
@@ -251,6 +312,9 @@ class Run:
         if model.is_end(token):
             return self.end("stop")
         self.tokens.append(token)
+        if token == self.expected:
+            self.choices.accepted_tokens += 1
+            self.choices.rejected_tokens -= 1
         output, log = self.output, self.log
         piece = self._piece(model, token)
         if not isinstance(piece, bytes):
@@ -297,3 +361,19 @@ class Run:
 def shown(model: TokenModel, token: int) -> bytes:
     """Return the bytes of a token; for a control token, those of its text."""
     return model.piece(token) or model.control_text(token).encode()
+
+
+def joined(deltas: Sequence[Delta]) -> list[Delta]:
+    """Join pieces of one answer, as far as that changes no order of text, thoughts and calls."""
+    result = [deltas[0]]
+    for delta in deltas[1:]:
+        before = result[-1]
+        if before.reasoning or before.calls or delta.reasoning or delta.calls:
+            result.append(delta)
+            continue
+        result[-1] = evolve(
+            delta, text=before.text + delta.text, tokens=before.tokens + delta.tokens,
+            scores=before.scores + delta.scores, prompt_scores=before.prompt_scores,
+            admitted=before.admitted or delta.admitted, unenforced=before.unenforced + delta.unenforced,
+        )
+    return result

@@ -69,6 +69,13 @@ class Gpt4AllEngine(Engine):
         check(gguf, path)
         return estimate(gguf, path, context_length(gguf, cast(Options, spec.options), path, spec.memory))
 
+    def hardware(self, spec: ModelSpec | None = None) -> str:
+        """Say that a model computes on the CPU, or on which device it was told to."""
+        device = Options().device if spec is None else cast(Options, spec.options).device
+        if device == "cpu":
+            return 'CPU (options.device may be "gpu", "cuda" or "kompute")'
+        return f"GPU (options.device is {device!r})"
+
     def smaller(self, spec: ModelSpec, fits: Callable[[Memory], bool]) -> Iterator[str]:
         """Yield a context with which the model would fit."""
         path = _file(spec)

@@ -72,3 +72,10 @@ def test_a_missing_library_is_found(monkeypatch):
     assert finding.text == "engine 'gpt4all' needs gpt4all, which is not installed; run pip install gpt4all"
     with pytest.raises(ModelLoadFailed, match="pip install gpt4all"):
         Gpt4AllEngine().load(spec, lambda _: None)
+
+
+def test_the_device_is_told() -> None:
+    """`hardware` says that models compute on the CPU unless they are told a device, and how to tell one."""
+    told = [Gpt4AllEngine().hardware(None if one is None else ModelSpec("m", Options(device=one)))
+            for one in (None, "cpu", "cuda")]
+    assert told == ['CPU (options.device may be "gpu", "cuda" or "kompute")'] * 2 + ["GPU (options.device is 'cuda')"]

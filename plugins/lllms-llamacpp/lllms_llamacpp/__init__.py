@@ -7,9 +7,9 @@ from lllms_core.engines import Engine
 from lllms_core.hookspecs import hookimpl
 from lllms_core.types import ModelOffer
 from lllms_llamacpp.engine import LlamaCppEngine
-from lllms_llamacpp.options import Lora, Options
+from lllms_llamacpp.options import Draft, Lora, Options
 
-__all__ = ["LlamaCppEngine", "Lora", "Options", "lllms_engines", "lllms_models"]
+__all__ = ["Draft", "LlamaCppEngine", "Lora", "Options", "lllms_engines", "lllms_models"]
 
 
 @hookimpl

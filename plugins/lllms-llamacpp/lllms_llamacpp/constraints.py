@@ -58,6 +58,15 @@ class Mask:
         np.take(self._biases, self._bits, axis=0, out=self._bias, mode="clip")
         logits += self._bias.reshape(-1)[: logits.size]
 
+    @property
+    def single(self) -> bool:
+        """Whether only one token is allowed."""
+        return int(np.count_nonzero(self._bits)) == 1 and int(self._bits.max()).bit_count() == 1
+
+    def level(self, row: int) -> None:
+        """Overwrite the logits in this row: all tokens are equally likely."""
+        self._logits.row(row)[:] = 0
+
     def forbid(self, row: int, tokens: Sequence[int]) -> None:
         """Set the logits of these tokens to minus infinity."""
         self._logits.row(row)[tokens] = -np.inf
@@ -89,6 +98,19 @@ class TokenMatcher:
         if not self._matcher.consume_token(token) and token not in self._ends:
             raise self._fail(self._matcher.get_error())
         return token
+
+    def sample_forced(self, sampler: Sampler, row: int) -> int | None:
+        """Let `sampler` choose the only token that is allowed, from logits that no longer matter; None if several are.
+
+        The sampler is asked all the same, so that penalties and random numbers are those of an answer without this.
+        """
+        if self._matcher.is_stopped() or not self._matcher.compute_ff_tokens():
+            return None
+        self._matcher.unsafe_compute_mask_ptr(self._mask.address, self._mask.bytes)
+        if self._matcher.is_error() or not self._mask.single:
+            return None  # an error is reported once the next token is chosen
+        self._mask.level(row)
+        return self.sample(sampler, row)
 
     def sample_thought(self, sampler: Sampler, row: int) -> int:
         """Let `sampler` choose any token except those that end the answer."""

@@ -7,6 +7,7 @@ from lllms_core.errors import ModelLoadFailed
 from lllms_core.gguf import GGUF
 from lllms_core.types import Finding
 from lllms_llamacpp.adapters import unfit_adapters
+from lllms_llamacpp.drafts import unfit_drafts
 from lllms_llamacpp.options import UNQUANTISED, Options
 
 _BLOCK = 32
@@ -72,7 +73,7 @@ def _trained(gguf: GGUF, options: Options) -> Iterator[Finding]:
 
 
 Look = Callable[[GGUF, Options], Iterator[Finding]]
-LOOKS: Sequence[Look] = (_positions, _heads, _trained, _templates, unfit_adapters)
+LOOKS: Sequence[Look] = (_positions, _heads, _trained, _templates, unfit_adapters, unfit_drafts)
 """Each yields its findings about a model's header, given the options."""
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import llama_cpp.llama_cpp as llama
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
 
 from lllms_core.chat import ChatTemplate, choose_template
 from lllms_core.engines import Progress
@@ -16,11 +16,13 @@ from lllms_core.gguf import GGUF, TENSOR_TYPES, part_paths
 from lllms_core.machine import file_identity
 from lllms_core.types import ModelSpec
 from lllms_llamacpp.architectures import NOT_BY_TOKENS, WITH_ENCODER
+from lllms_llamacpp.draft_model import DraftModel
+from lllms_llamacpp.drafts import common_tokens, draft_options, draft_parts
 from lllms_llamacpp.embedder import LlamaCppEmbedder, LoadedEmbedder
 from lllms_llamacpp.longrope import takes_long_factors, use_factors_for
 from lllms_llamacpp.model import FixedThreads, LlamaCppModel, Loaded, Threads
 from lllms_llamacpp.native import add_loras, create_context, load_model, native_log
-from lllms_llamacpp.options import Options
+from lllms_llamacpp.options import Draft, Options
 from lllms_llamacpp.pooling import POOLINGS
 from lllms_llamacpp.sizes import Sizes, flash_for_vectors, sizes
 from lllms_llamacpp.threads import ThreadTuner
@@ -28,7 +30,7 @@ from lllms_llamacpp.vocabulary import Vocabulary
 
 _ALIKE = frozenset(
     {"context_length", "slots", "kv_size", "kept_tokens", "threads", "batch_size", "micro_batch_size", "use_mmap",
-     "use_mlock", "chat_template", "tool_calls", "reasoning", "seed"},
+     "use_mlock", "chat_template", "tool_calls", "reasoning", "seed", "speculation"},
 )
 """Options that do not change the state of equal tokens."""
 
@@ -70,9 +72,12 @@ class Opened:
     threads: Threads
     long: bool
     """Whether LongRoPE's long factors are used."""
+    drafter: DraftModel | None = None
 
     def close(self) -> None:
-        """Free both."""
+        """Free everything."""
+        if self.drafter is not None:
+            self.drafter.close()
         llama.llama_free(self.context)
         llama.llama_model_free(self.model)
 
@@ -107,9 +112,7 @@ def _open(
     if pools is not None and preload is not None:
         raise ModelLoadFailed(f"'{file}' is a model for embeddings, which has nothing to preload; leave preload out")
     native_log()
-    threads: Threads = (
-        ThreadTuner(spec.threads) if options.threads == "auto" else FixedThreads(options.threads, spec.threads)
-    )
+    threads = _threads(spec, options)
     model_params, params = _params(gguf, options)
     if rehearsal:
         model_params.no_alloc, model_params.load_mode = True, llama.LLAMA_LOAD_MODE_NONE
@@ -140,7 +143,40 @@ def _open(
         llama.llama_model_free(model)
         raise
     long = takes_long_factors(made.context_length, gguf)
-    return Opened(model, context, vocabulary, made, template, can_trim, threads, long)
+    opened = Opened(model, context, vocabulary, made, template, can_trim, threads, long)
+    if embeds or not isinstance(options.speculation, Draft):
+        return opened
+    try:
+        return evolve(opened, drafter=_drafter(spec, gguf, made, options.speculation, rehearsal=rehearsal))
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _drafter(spec: ModelSpec, gguf: GGUF, made: Sizes, draft: Draft, *, rehearsal: bool) -> DraftModel:
+    """Load a draft model; its context has room for as many tokens as that of the model."""
+    options = draft_options(cast(Options, spec.options), draft)
+    header = draft_parts(draft.draft)[0]
+    model_params, params = _params(header, options)
+    if rehearsal:
+        model_params.no_alloc, model_params.load_mode = True, llama.LLAMA_LOAD_MODE_NONE
+    threads = _threads(spec, options)
+    model = load_model(str(draft.draft), model_params, lambda _: None)
+    try:
+        _check_kind(model, draft.draft)
+        _fit(params, made, threads.choose(1))
+        context = create_context(model, params, str(draft.draft))
+    except BaseException:
+        llama.llama_model_free(model)
+        raise
+    size = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model))
+    return DraftModel(
+        model, context, threads, batch_size=made.batch, vocabulary=size, common=common_tokens(header, gguf),
+    )
+
+
+def _threads(spec: ModelSpec, options: Options) -> Threads:
+    return ThreadTuner(spec.threads) if options.threads == "auto" else FixedThreads(options.threads, spec.threads)
 
 
 def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
@@ -153,6 +189,7 @@ def _writer(spec: ModelSpec, details: Details, opened: Opened) -> LlamaCppModel:
         # An exported state lacks the cells that have left the sliding window, which a cut would need.
         can_trim_imported=not llama.llama_model_n_swa(opened.model),
         state_key=_state_key(file, options, long=opened.long), seed=options.seed, details=details,
+        speculates=options.speculation != "off", drafter=opened.drafter,
     ))
 
 

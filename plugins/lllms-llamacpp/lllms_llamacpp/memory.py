@@ -14,8 +14,9 @@ from attrs import evolve
 
 from lllms_core.gguf import GGUF, TENSOR_TYPES
 from lllms_core.types import Device, Memory
+from lllms_llamacpp.drafts import draft_options, draft_parts
 from lllms_llamacpp.network import Layer, Network, read_network
-from lllms_llamacpp.options import Options
+from lllms_llamacpp.options import Draft, Options
 from lllms_llamacpp.overhead import overhead
 from lllms_llamacpp.pooling import pooling
 from lllms_llamacpp.repacking import kinds_here, repacked
@@ -41,8 +42,19 @@ _UNNAMED_WINDOW = frozenset({"gemma2", "llama4"})
 def estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     """Return the memory of a model in one or more files, the first of which has the metadata.
 
-    The options are settled (`context.settle`).
+    The options are settled (`context.settle`). A draft model counts, too.
     """
+    memory = _estimate(parts, options)
+    if not isinstance(options.speculation, Draft) or pooling(parts[0], options) is not None:
+        return memory
+    small = _estimate(draft_parts(options.speculation.draft), draft_options(options, options.speculation))
+    return evolve(
+        memory, weights=memory.weights + small.weights, kv=memory.kv + small.kv, copied=memory.copied + small.copied,
+        compute=memory.compute + small.compute, overhead=memory.overhead + small.overhead,
+    )
+
+
+def _estimate(parts: Sequence[GGUF], options: Options) -> Memory:
     network = read_network(parts)
     embeds = pooling(parts[0], options) is not None
     made = sizes(options, can_trim=not network.recurrent, embeds=embeds)

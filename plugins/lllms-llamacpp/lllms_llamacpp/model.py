@@ -23,6 +23,7 @@ from lllms_core.engines import (
     Matcher,
     Sampler,
     Scores,
+    Speculation,
     Tokenizes,
 )
 from lllms_core.engines.base import Opening, Opens
@@ -47,6 +48,7 @@ from lllms_llamacpp.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from lllms_llamacpp.constraints import Constraints
+    from lllms_llamacpp.draft_model import DraftModel
 
 _ABORTABLE = 32
 """A cancel aborts a decode of at least this many tokens; a shorter one ends before an abort would pay."""
@@ -104,6 +106,8 @@ class Loaded:
     can_trim_imported: bool
     state_key: str
     seed: int | None
+    speculates: bool = True
+    drafter: "DraftModel | None" = None
     details: Mapping[str, str | int | float] = field(factory=dict)
 
 
@@ -123,6 +127,7 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
             # As `n_outputs_max` of the context.
             logit_rows=loaded.sequences, template=loaded.template, can_trim=loaded.can_trim,
             can_trim_imported=loaded.can_trim_imported,
+            speculation=Speculation(loaded.drafter) if loaded.speculates else None,
         )
         self.tasks |= {"tokenize", "detokenize"}
         self._loaded = loaded
@@ -148,6 +153,8 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
     def use_threads(self, count: int) -> None:
         """Compute with at most `count` threads from the next decode on."""
         self._threads.allow(count)
+        if self._loaded.drafter is not None:
+            self._loaded.drafter.allow(count)
 
     def tokenize(self, segments: Sequence[Segment]) -> list[int]:
         """Return the tokens of a prompt, with BOS once if the vocabulary wants it."""
@@ -327,6 +334,8 @@ class LlamaCppModel(BatchingModel, Scores, Constrains, Infills, Exports, Tokeniz
         constraints, self._constraints = self._constraints, None
         if constraints is not None:
             constraints.close()
+        if self._loaded.drafter is not None:
+            self._loaded.drafter.close()
         context, self._context = self._context, None
         if context is not None:
             llama.llama_free(context)

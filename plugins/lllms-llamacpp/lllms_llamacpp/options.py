@@ -52,6 +52,21 @@ class Lora:
 
 
 @frozen
+class Draft:
+    """A smaller model of the same vocabulary, which drafts what the model then verifies in one step."""
+
+    draft: Path = field(converter=_as_path, validator=validators.instance_of(Path))
+    """Its GGUF file."""
+    gpu_layers: int = field(default=-1, validator=whole_number(-1))
+    """As the option of the model."""
+
+
+def _speculation(_: object, attribute: "Attribute[Any]", value: object) -> None:
+    if not isinstance(value, Draft) and value not in ("auto", "off"):
+        raise ValueError(f'{attribute.name} is {value!r}; set "auto", "off", or a table {{ draft = "small.gguf" }}')
+
+
+@frozen
 class Options:
     """The keys of `[models.X.options]` for the llama.cpp engine."""
 
@@ -108,6 +123,10 @@ class Options:
         default=(), converter=tuple, validator=validators.deep_iterable(validators.instance_of(Lora)),
     )
     """LoRA adapters, applied to every request: `lora = [{ path = "a.gguf", scale = 0.5 }]`."""
+    speculation: Literal["auto", "off"] | Draft = field(default="auto", validator=_speculation)
+    """Drafts of the next tokens, which one step verifies together; no answer changes. "auto": what repeats a part of
+    the prompt, of the answer or of the request's `prediction`, while that is likely to save time. `{ draft = FILE }`:
+    where nothing repeats, a smaller model of the same vocabulary drafts."""
     embeddings: bool | Literal["auto"] = field(
         default="auto", validator=validators.or_(validators.instance_of(bool), validators.in_(["auto"])),
     )

@@ -13,6 +13,6 @@ SAMPLING = frozenset({
 })
 """The fields of `Sampling` from which the sampler chain is built."""
 HONOURED = TEMPLATE_PARAMETERS | SAMPLING | {
-    "n", "best_of", "logprobs", "top_logprobs", "echo", "suffix", "input_extra",
+    "n", "best_of", "logprobs", "top_logprobs", "echo", "suffix", "input_extra", "prediction",
 }
 """Those of constraints come with `LlamaCppEngine.constraints`."""
