@@ -92,7 +92,9 @@ async def test_a_model_too_large_for_the_memory_is_told_at_once() -> None:
 def test_serve_says_so(tmp_path: Path) -> None:
     """The output of `lllms serve` names the model and the cause without any request for it."""
     file = bad_file(tmp_path)
-    (tmp_path / "lllms.toml").write_text(f'[models.m]\nengine = "llamacpp"\nfile = "{file}"\n')
+    (tmp_path / "lllms.toml").write_text(
+        f'[models.bot]\nengine = "mock"\n[models.m]\nengine = "llamacpp"\nfile = "{file}"\n',
+    )
     with serving(tmp_path, "--config", str(tmp_path / "lllms.toml")) as (process, _):
         assert process.stderr is not None
         for line in process.stderr:
