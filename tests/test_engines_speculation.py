@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lllms_core.engines import Feed, Speculation
+from lllms_core.engines.batching.joining import joined
 from lllms_core.engines.batching.opening import open_runs
-from lllms_core.engines.batching.run import joined
 from lllms_core.errors import EngineFailed
 from lllms_core.types import CallPiece, Delta, TokenScore
 

@@ -13,6 +13,7 @@ from lllms_core.chat import LazyGrammar
 from lllms_core.chat.parser import NOTHING, Pieces
 from lllms_core.engines.answer_text import AnswerText
 from lllms_core.engines.base import ContractBroken
+from lllms_core.engines.batching.joining import joined
 from lllms_core.engines.batching.kept_calls import KeptCalls
 from lllms_core.engines.capabilities import Scores
 from lllms_core.engines.samplers import Matcher, Sampler
@@ -361,19 +362,3 @@ class Run:
 def shown(model: TokenModel, token: int) -> bytes:
     """Return the bytes of a token; for a control token, those of its text."""
     return model.piece(token) or model.control_text(token).encode()
-
-
-def joined(deltas: Sequence[Delta]) -> list[Delta]:
-    """Join pieces of one answer, as far as that changes no order of text, thoughts and calls."""
-    result = [deltas[0]]
-    for delta in deltas[1:]:
-        before = result[-1]
-        if before.reasoning or before.calls or delta.reasoning or delta.calls:
-            result.append(delta)
-            continue
-        result[-1] = evolve(
-            delta, text=before.text + delta.text, tokens=before.tokens + delta.tokens,
-            scores=before.scores + delta.scores, prompt_scores=before.prompt_scores,
-            admitted=before.admitted or delta.admitted, unenforced=before.unenforced + delta.unenforced,
-        )
-    return result
