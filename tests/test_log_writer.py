@@ -169,6 +169,12 @@ log = logging.getLogger("lllms.x")
 for number in range(int(sys.argv[1])):
     log.info("line %s", number)
 """
+AGAIN = """
+import time
+begun = time.monotonic()
+configure_logging("debug", "json")
+assert time.monotonic() - begun < 1, "a program that is served meanwhile waits for nobody"
+"""
 FORKING = """
 logging.getLogger().handlers[0].flush()
 child = os.fork()
@@ -220,6 +226,12 @@ def test_a_program_ends_though_nobody_reads() -> None:
         assert process.wait(timeout=GUARD) == 0
         assert process.stderr is not None
         assert len(process.stderr.read()) <= PIPE
+
+
+def test_a_new_configuration_of_the_log_waits_for_nobody() -> None:
+    """While lines wait for a reader, the log can be configured anew at once, as a reload does."""
+    with subprocess.Popen([sys.executable, "-c", PROGRAM + AGAIN, "3000"], stderr=subprocess.PIPE) as process:
+        assert process.wait(timeout=GUARD) == 0
 
 
 def test_a_forked_process_writes_its_own_lines() -> None:
