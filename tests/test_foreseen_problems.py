@@ -9,9 +9,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from programs_for_tests import serving
+from reloading_for_tests import Source, hosting
 from serving_for_tests import published
 from stores_for_tests import TINY
-from waits_for_tests import GUARD
+from waits_for_tests import GUARD, until
 
 from lllms_core.cli import cli
 from lllms_core.config import parse_config
@@ -87,6 +88,20 @@ async def test_a_model_too_large_for_the_memory_is_told_at_once() -> None:
         assert "server.memory_limit" in problem.text
         assert await host.problem("huge") == problem.text
         assert await host.problem("bot") == ""
+
+
+async def test_models_of_a_new_configuration_are_looked_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A model that a reload adds is a problem as soon as that is in force; those told before are not told again."""
+    caplog.set_level(logging.WARNING)
+    broken = {"engine": "llamacpp", "file": str(bad_file(tmp_path))}
+    source = Source(models={"bot": BOT, "old": broken})
+    async with asyncio.timeout(GUARD), hosting(source) as host:
+        await host.examine()
+        source.table = {"models": {"bot": BOT, "old": broken, "new": broken}}
+        await host.reload()
+        await until(lambda: {one.name for one in host.problems()} == {"old", "new"})
+    told = [one.split()[1] for one in caplog.messages if "will not load" in one]
+    assert sorted(told) == ["new", "old"]
 
 
 def test_serve_says_so(tmp_path: Path) -> None:

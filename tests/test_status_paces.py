@@ -54,7 +54,7 @@ def test_a_pace_needs_two_looks_and_forgets() -> None:
 def test_each_trouble_of_a_model_is_told_once() -> None:
     """One cause that several parts of the server tell is one line, with its next try; broken offers are shown, too."""
     sections = make_sections(seen(
-        problems=[Problem("offer", "its file is gone", configured=False)],
+        problems=[Problem("offer", "its file is gone", configured=False), Problem("", "no new configuration", True)],
         failed=[FailedLoad("m", "no memory", 2, 30.0)],
         lacks=[Lack("m", 0, 1, "no memory", 30.0), Lack("x", 0, 1, "", None)],
     ))
@@ -63,6 +63,7 @@ def test_each_trouble_of_a_model_is_told_once() -> None:
         "offer": [{"text": "its file is gone", "retry_at": None}], "m": [{"text": "no memory", "retry_at": 1030}],
     }
     assert models["offer"]["state"] == "broken"
+    assert sections["problems"] == ["no new configuration"]
 
 
 def test_an_instance_has_the_pace_of_its_requests() -> None:

@@ -29,9 +29,10 @@ class ServerConfig:
     port: Annotated[int, Range(0, 65535)] = 3000
     """0: a free port that the system chooses."""
     api_keys: Annotated[tuple[ApiKey, ...], Reads(read_keys, KEYS_SCHEMA)] = ()
-    """The keys of which every request needs one, except for `/health`: strings ("KEY" or "NAME: KEY"), or tables with
-    `key`, and if you like `name`, `models` (names with `*`), `requests_per_minute` and `concurrency`. "sha256:..." may
-    stand for a KEY; it is as safe as the key is random (`lllms key` makes one). In a variable, commas separate them."""
+    """The keys of which every request needs one, except for `/health` and the empty page at `/`: strings ("KEY" or
+    "NAME: KEY"), or tables with `key`, and if you like `name`, `models` (names with `*`), `requests_per_minute` and
+    `concurrency`. "sha256:..." may stand for a KEY; it is as safe as the key is random (`lllms key` makes one). In a
+    variable, commas separate them."""
     api_keys_file: Path | None = None
     """A file with further keys, one a line: "KEY" or "NAME: KEY"."""
     insecure: bool = False

@@ -13,8 +13,9 @@ __all__ = ["StatusApi", "lllms_apis"]
 
 
 class StatusApi(Api):
-    """`GET /`: models, instances and the queue; `GET /health`: whether requests are accepted; neither shows text.
+    """`GET /`: models, instances and the queue, as a live page or as JSON; neither shows what clients and models write.
 
+    `GET /health` tells whether requests are accepted, or why one model cannot be used.
     `GET /api/v1/downloads` and `GET /api/v1/requests` tell of downloads and requests, `DELETE` with an id ends one;
     `GET /api/v1/requests/{id}` tells the timeline of a request. `GET /metrics` is for Prometheus.
     `POST /api/v1/models/{name}/load` and `/unload` load and unload a model.
