@@ -222,3 +222,13 @@ def test_the_plist_starts_what_there_is() -> None:
     assert job["KeepAlive"] == {"SuccessfulExit": False}
     assert job["ExitTimeOut"] > ServerConfig().shutdown_timeout
     assert job["Umask"] == 0o077
+
+
+# -- distributions ----------------------------------------------------------------------------------------------------
+
+
+def test_each_distribution_has_the_licence() -> None:
+    """Each plugin has the same licence file as the core, in its own folder, where its wheel finds it."""
+    plugins = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))
+    assert plugins
+    assert {(path / "LICENSE").read_bytes() for path in plugins} == {(ROOT / "LICENSE").read_bytes()}
