@@ -145,8 +145,8 @@ async def test_strangers_are_turned_away(greeting: bytes) -> None:
     rendezvous = Rendezvous()
     await rendezvous.open("127.0.0.1")
     expected = rendezvous.expect(1)
-    host, port = expected.environment["LLLMS_WORKER_ADDRESS"].split()
-    token = bytes.fromhex(expected.environment["LLLMS_WORKER_TOKEN"])
+    host, port = expected.environment["_LLLMS_WORKER_ADDRESS"].split()
+    token = bytes.fromhex(expected.environment["_LLLMS_WORKER_TOKEN"])
     assert len(token) == 16
     async with asyncio.timeout(GUARD):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -170,8 +170,8 @@ async def test_a_token_is_used_once() -> None:
     rendezvous = Rendezvous()
     await rendezvous.open("127.0.0.1")
     expected = rendezvous.expect(1)
-    host, port = expected.environment["LLLMS_WORKER_ADDRESS"].split()
-    token = bytes.fromhex(expected.environment["LLLMS_WORKER_TOKEN"])
+    host, port = expected.environment["_LLLMS_WORKER_ADDRESS"].split()
+    token = bytes.fromhex(expected.environment["_LLLMS_WORKER_TOKEN"])
     facts = {"pid": 7, "versions": dict(versions())}
     async with asyncio.timeout(GUARD):
         [ours] = await asyncio.to_thread(greet, (host, int(port)), token, 1, facts)
