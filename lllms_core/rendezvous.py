@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 from lllms_core.errors import PlacementFailed
 
 TOKEN_SIZE = 16
-TOKEN, ADDRESS = "LLLMS_WORKER_TOKEN", "LLLMS_WORKER_ADDRESS"
+TOKEN, ADDRESS = "_LLLMS_WORKER_TOKEN", "_LLLMS_WORKER_ADDRESS"
 """The variables by which a process learns what to show, and where."""
 SILENCE = 4.0
 """Seconds after which a connection counts as lost if the other machine acknowledges nothing."""

@@ -20,7 +20,7 @@ from lllms_core.apis.explanations import TABLE
 from lllms_core.apis.foreign_paths import find_way_out
 from lllms_core.apis.specification import document
 from lllms_core.cli import cli
-from lllms_core.config import ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config import ModelConfig, PlacementConfig, PluginsConfig, ServerConfig, SessionsConfig
 from lllms_core.curated import curated_models
 from lllms_core.errors import LllmsError
 from lllms_core.parameters import DEFAULTS
@@ -130,7 +130,10 @@ def plugins() -> Plugins:
 @cache
 def keys() -> Mapping[str, set[str]]:
     """The keys of the tables of a configuration."""
-    tables = {"server": ServerConfig, "models": ModelConfig, "sessions": SessionsConfig, "plugins": PluginsConfig}
+    tables = {
+        "server": ServerConfig, "models": ModelConfig, "sessions": SessionsConfig, "placement": PlacementConfig,
+        "plugins": PluginsConfig,
+    }
     found = {name: {one.name for one in attrs.fields(cls)} for name, cls in tables.items()}
     engines = plugins().engines.values()
     found["options"] = {one.name for engine in engines for one in attrs.fields(engine.object.Options)}

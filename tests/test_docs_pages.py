@@ -17,7 +17,7 @@ import lllms_core
 from lllms_core import parse_config
 from lllms_core.apis.explanations import TABLE
 from lllms_core.cli import cli
-from lllms_core.config import ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config import ModelConfig, PlacementConfig, PluginsConfig, ServerConfig, SessionsConfig
 
 VARIABLE = re.compile(r'"((?:LLLMS|HF|OTEL|OLLAMA|LLAMA|XDG|OPENAI|HUGGINGFACE)_[A-Z_]*[A-Z])"')
 
@@ -34,10 +34,10 @@ def made() -> Iterator[Mapping[str, str]]:
         sys.path.remove(str(DOCS))
 
 
-@pytest.mark.parametrize("cls", [ServerConfig, ModelConfig, SessionsConfig, PluginsConfig])
+@pytest.mark.parametrize("cls", [ServerConfig, ModelConfig, SessionsConfig, PlacementConfig, PluginsConfig])
 def test_every_key_is_documented(made: Mapping[str, str], cls: type) -> None:
     """Each key of the configuration has a section with its type and a text."""
-    anchor = {ServerConfig: "server", ModelConfig: "model", SessionsConfig: "sessions", PluginsConfig: "plugins"}[cls]
+    anchor = {ModelConfig: "model"}.get(cls, cls.__name__.removesuffix("Config").lower())
     page = made["reference/configuration.md"]
     for attribute in attrs.fields(cls):
         _, found, section = page.partition(f"\n({anchor}-{attribute.name.replace('_', '-')})=\n")

@@ -37,7 +37,20 @@ from lllms_core.pool.state import MemoryLimit, ModelLimits, PoolLimits
 from lllms_core.rendezvous import SILENCE, Rendezvous, different, greet, versions
 from lllms_core.types import ModelSpec
 from lllms_core.worker.socket_worker import SocketWorker
-from lllms_core.worker.wire import Close, Deltas, FoundSession, Load, Loaded, Open, SessionTerms, Survey, Surveyed
+from lllms_core.worker.wire import (
+    Close,
+    Deltas,
+    FoundSession,
+    FrameReader,
+    Hello,
+    Load,
+    Loaded,
+    Open,
+    SessionTerms,
+    Survey,
+    Surveyed,
+    encode,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -145,8 +158,8 @@ async def test_strangers_are_turned_away(greeting: bytes) -> None:
     rendezvous = Rendezvous()
     await rendezvous.open("127.0.0.1")
     expected = rendezvous.expect(1)
-    host, port = expected.environment["LLLMS_WORKER_ADDRESS"].split()
-    token = bytes.fromhex(expected.environment["LLLMS_WORKER_TOKEN"])
+    host, port = expected.environment["_LLLMS_WORKER_ADDRESS"].split()
+    token = bytes.fromhex(expected.environment["_LLLMS_WORKER_TOKEN"])
     assert len(token) == 16
     async with asyncio.timeout(GUARD):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -170,8 +183,8 @@ async def test_a_token_is_used_once() -> None:
     rendezvous = Rendezvous()
     await rendezvous.open("127.0.0.1")
     expected = rendezvous.expect(1)
-    host, port = expected.environment["LLLMS_WORKER_ADDRESS"].split()
-    token = bytes.fromhex(expected.environment["LLLMS_WORKER_TOKEN"])
+    host, port = expected.environment["_LLLMS_WORKER_ADDRESS"].split()
+    token = bytes.fromhex(expected.environment["_LLLMS_WORKER_TOKEN"])
     facts = {"pid": 7, "versions": dict(versions())}
     async with asyncio.timeout(GUARD):
         [ours] = await asyncio.to_thread(greet, (host, int(port)), token, 1, facts)
@@ -212,6 +225,12 @@ async def test_a_worker_ends_with_its_connection(placement: TwoPlaces, reset: bo
     """A worker ends within a second when its server is gone, whether the connection was closed or has failed."""
     launched = await placement.launch("one", Launch("test"))
     [wire] = launched.sockets
+    load = Load(ScriptedEngine(), ModelSpec("scripted", Options()))
+    loop, frames, heard = asyncio.get_running_loop(), FrameReader(), []
+    async with asyncio.timeout(GUARD):
+        await loop.sock_sendall(wire, encode(Hello(None, None, logging.WARNING)) + encode({}) + encode(load))
+        while not any(isinstance(message, Loaded) for message in heard):
+            heard += frames.feed(await loop.sock_recv(wire, 1 << 16))
     if reset:  # its next read fails, as it does if the other machine has been silent for too long
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wire.close()

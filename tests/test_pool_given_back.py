@@ -283,3 +283,29 @@ async def test_a_worker_that_cannot_be_started_is_no_dead_end(monkeypatch: pytes
         await pool.close(grace=0)
 
 
+
+
+async def test_a_request_that_follows_one_that_could_not_be_sent_is_served() -> None:
+    """A request that is submitted because another one has failed, and gets a slot at once, costs no slot."""
+
+    class Refusing(FickleWorker):
+        def send(self, message: ToWorker, frame: bytes | None = None) -> None:
+            if isinstance(message, Open) and message.request.id == first.request.id:
+                raise TypeError("cannot pickle")
+            super().send(message, frame)
+
+    async def start(_load: Load, _isolation: Isolation, events: WorkerEvents) -> Worker:
+        return Refusing(events, random.Random(1), 0.0)
+
+    models = {"a": PoolModel(ScriptedEngine(), ModelSpec("a", Options()), ModelLimits())}
+    pool = Pool(models, PoolLimits(concurrency=2), start=start)
+    await pool.start()
+    first, following = pool.submit(ask("x", "a")), []
+    first.left = lambda: following.append(pool.submit(ask("y", "a")))
+    async with asyncio.timeout(GUARD):
+        with pytest.raises(InvalidRequest):
+            await first.gather()
+        [second] = following
+        await second.aclose()
+        await reaches(pool, running=0, waiting=0)
+    await pool.close(grace=0)

@@ -332,6 +332,7 @@ class ClusterPlay(RuleBasedStateMachine):
         for name in ("big 1", "big 2", "big 3", "big 4"):
             if name not in self.scheduler.fleet.places:
                 self.tell(self.scheduler.there(Place(name, name, 1, 100), self.now))
+        self.wait(DOUBT + 1)  # no place is in doubt any more
         for _ in range(100):
             if not self.waiting:
                 break

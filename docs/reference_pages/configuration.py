@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import attrs
 from attrs import frozen
 
-from lllms_core.config import ModelConfig, PluginsConfig, ServerConfig, SessionsConfig
+from lllms_core.config import ModelConfig, PlacementConfig, PluginsConfig, ServerConfig, SessionsConfig
 from lllms_core.types import Preload
 from lllms_core.values.structure import Bytes, Range, Reads
 from reference_pages.names import public_names
@@ -61,6 +61,7 @@ TABLES = (
     Table("[sessions]", "sessions", SessionsConfig, (
         "How conversations that were evicted from their instance are kept for their next turn."
     )),
+    Table("[placement]", "placement", PlacementConfig, "On which machines the instances of models run."),
     Table("[plugins]", "plugins", PluginsConfig, "Which plugins are loaded."),
 )
 

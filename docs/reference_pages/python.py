@@ -12,7 +12,8 @@ from reference_pages.names import Name, docstring, exported, public_names
 PACKAGE = "lllms_core"
 ABOUT: Mapping[str, str] = {
     "hookspecs": "The hooks of plugins", "engines": "Engines and models", "apis": "HTTP APIs",
-    "downloads": "Downloaders", "sessions": "Session stores", "types": "Values", "queries": "Queries",
+    "downloads": "Downloaders", "placements": "Placements", "rendezvous": "Connections of placements",
+    "sessions": "Session stores", "types": "Values", "queries": "Queries",
     "errors": "Classes of errors", "answers": "Answers", "cancellation": "Cancellation", "chat": "Chat templates",
     "gguf": "GGUF files", "machine": "The machine", "parameters": "Table of parameters", "status": "State",
     "text": "Text", "values": "Values from tables", "testing": "Tests of plugins", "client": "Clients of a server",

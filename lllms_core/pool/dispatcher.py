@@ -199,8 +199,9 @@ class Dispatcher:
         instance.close()
 
     def tell_wait(self, request_id: str) -> None:
-        """Tell what a waiting request waits for."""
-        self._tell_wait(self.scheduler.waiting[request_id], request_id)
+        """Tell what a waiting request waits for; nothing if it has a slot that it is about to get."""
+        if (ticket := self.scheduler.waiting.get(request_id)) is not None:
+            self._tell_wait(ticket, request_id)
 
     def load_progress(self, instance_id: str) -> float:
         """Return how much of an instance's load is done; one whose files have changed is not being loaded, for now."""

@@ -8,7 +8,6 @@ from attrs import Factory, define, evolve
 from lllms_core.placements import LOCAL
 from lllms_core.pool.budget import (
     Decision,
-    DeviceRoom,
     Need,
     Never,
     Room,
@@ -23,6 +22,7 @@ from lllms_core.pool.budget import (
 from lllms_core.pool.choosing import PlaceChoice, choose
 from lllms_core.pool.fleet import Fleet, PlaceEntry
 from lllms_core.pool.known_needs import KnownNeeds
+from lllms_core.pool.reserving import Lacking, reserve
 from lllms_core.pool.residency import Stays
 from lllms_core.pool.shortages import shortage, too_large, too_large_everywhere, too_large_for
 from lllms_core.pool.state import ALONE, InstanceEntry, ModelLimits, PoolChange, PoolLimits, Surroundings
@@ -55,8 +55,6 @@ class RoomPlan:
 
 
 NO_PLAN = RoomPlan()
-Lacking = Mapping[str, Sequence[tuple[str, Need]]]
-"""By place: the models of kept instances that are missing, with the needs for which room is reserved there."""
 
 
 class Seating(KnownNeeds):
@@ -320,52 +318,12 @@ class Seating(KnownNeeds):
         if not self._fleet.lacking:
             return {}
         if not self.several:
-            return self._reserve()
+            return reserve(self._fleet, self._models, self.need, self.room)
         version, known = self._reserved
         if version != self._fleet.version:
-            known = self._reserve()
+            known = reserve(self._fleet, self._models, self.need, self.room)
             self._reserved = self._fleet.version, known
         return known
-
-    def _reserve(self) -> Lacking:
-        """Find room for the kept instances that are missing: each goes where most is left beside other kept ones."""
-        held = {
-            name: [entry.need for entry in place.instances.values() if self._fleet.keeps(entry)]
-            for name, place in self._fleet.places.items()
-        }
-        left = {name: (place.memory or 0) - used((), held[name]) for name, place in self._fleet.places.items()}
-        found: dict[str, list[tuple[str, Need]]] = {}
-        for model in [name for name in self._models if name in self._fleet.lacking]:
-            need = self.need(model)
-            for _ in range(-self.spare(model)):
-                place = self._reserve_one((need, *need.smaller), held, left)
-                if place is None:
-                    break
-                name, size = place
-                held[name].append(size)
-                left[name] -= size.total
-                found.setdefault(name, []).append((model, size))
-        return found
-
-    def _reserve_one(
-        self, sizes: Sequence[Need], held: Mapping[str, Sequence[Need]], left: Mapping[str, int],
-    ) -> tuple[str, Need] | None:
-        """Return the place and the size of one kept instance beside those that are `held`; None if none fits."""
-        if not left:
-            return None
-        roomiest = max(left, key=left.__getitem__)
-
-        def fits_at(name: str, size: Need) -> bool:
-            place = self._fleet.places[name]
-            return _together(size, held[name], place.memory, self.room(place).devices if size.devices else {})
-
-        for size in sizes:
-            if fits_at(roomiest, size):
-                return roomiest, size
-            for name in sorted(left, key=lambda name: -left[name]):
-                if fits_at(name, size):
-                    return name, size
-        return None
 
 
 def on_devices(entries: Collection[InstanceEntry]) -> dict[str, int]:
@@ -412,10 +370,3 @@ class _Option:
             one.running and not one.retired and one.id not in self._plan.leaving and not self._seating.keeps(one)
             for one in entry.instances.values()
         )
-
-
-def _together(need: Need, others: Sequence[Need], limit: int | None, devices: Mapping[str, DeviceRoom]) -> bool:
-    """Whether these fit beside each other, if there is nothing else."""
-    seats = [Seat("", one, "reserved", kept=True) for one in others]
-    room = Room(limit, len(seats) + 1, devices=devices)
-    return fits(need, seats, room.undisturbed)
