@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 from answers_for_tests import FUNCTION, THINK, Answer, hermes, is_json, read
 from forms_for_tests import BARE, BRACES, FORMS, NAMED, NESTED, TAGGED
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lllms_core.chat.answer_format import HERMES, CallFormat
@@ -263,6 +263,8 @@ KEYS = st.text("ab:/@$[], {\u00e9", min_size=1, max_size=4).filter(lambda key: k
 
 @settings(deadline=None)
 @given(st.dictionaries(KEYS, st.integers() | st.text("ab ", max_size=3), max_size=2))
+@example({": :[": 0})
+@example({"a :{": "a", "b": 1})
 def test_keys_of_the_schema_are_read_in_braces(arguments: dict[str, object]) -> None:
     """Whatever names a schema has, a call with them in braces comes back, unless one is a prefix of another."""
     names = list(arguments)

@@ -99,25 +99,25 @@ class LiteralCopier:
             return quoted
         key = ""
         while True:
-            if (yield from self._reader.comes(end)) and (yield from self._ends_key(key.rstrip(), end)):
+            if (yield from self._reader.comes(end)) and (yield from self._ends_key(key, end)):
                 return self._meant(key.rstrip())
             char = yield from self._reader.next()
             key += char
             if not char or not self._may_start(key):
                 raise Malformed
 
-    def _ends_key(self, key: str, end: str) -> Steps[bool]:
+    def _ends_key(self, read: str, end: str) -> Steps[bool]:
         """Read the end of a key, if this is one: unless a value follows, it may also be part of the key."""
+        key = read.rstrip()
         known = key in self._known
         if not key and not known:
             return False
+        for longer in self._known:
+            rest = longer.strip()[len(read) :]
+            if rest and longer.lstrip().startswith(read) and (yield from self._comes(rest, end)):
+                return False
         place = self._reader.place
         yield from self._reader.accept(end)
-        begun = key + end.strip()
-        for longer in self._known:
-            if longer.lstrip().startswith(begun) and (yield from self._comes(longer.strip()[len(begun) :], end)):
-                self._reader.rewind(place)
-                return False
         if known or (yield from self._value_comes()):
             return True
         self._reader.rewind(place)
