@@ -114,20 +114,6 @@ async def test_a_model_that_cannot_be_loaded_is_not_suggested(monkeypatch):
     assert await suggest(host, "http://x") is None
 
 
-def test_a_model_that_cannot_be_loaded_is_told_at_once(tmp_path: Path) -> None:
-    """A broken file is named with its fault as soon as the server is ready, before anybody asks for the model."""
-    (tmp_path / "cut.gguf").write_bytes(TINY.read_bytes()[:700_000])
-    (tmp_path / "lllms.toml").write_text(
-        '[models.bot]\nengine = "mock"\n[models.cut]\nengine = "llamacpp"\nfile = "cut.gguf"\n',
-    )
-    with serving(tmp_path) as (process, printed):
-        assert '"model": "bot"' in printed[-1]
-        assert process.stdout is not None
-        line = process.stdout.readline()
-    assert line.startswith("model cut cannot be loaded: ")
-    assert "is truncated" in line
-
-
 def test_ctrl_c_tells_what_is_waited_for_and_the_second_ends_it(tmp_path: Path) -> None:
     """The first Ctrl-C tells the running request and the limit; the second ends the server at once, with 0."""
     (tmp_path / "lllms.toml").write_text(LONG)

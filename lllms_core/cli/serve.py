@@ -120,7 +120,7 @@ async def announce(host: "Host", address: str) -> None:
     """Print the models, the address and an example request."""
     from lllms_core.cli.first_request import suggest
 
-    line = await suggest(host, address)
+    line = await suggest(host, address) or "lllms check  # says why no model can be asked"
     if sys.stdout.isatty():
         _announce_in_colour(host, address, line)
     else:
@@ -129,8 +129,7 @@ async def announce(host: "Host", address: str) -> None:
         for problem in _problems(host):
             click.echo(problem)
         click.echo(f"listening on {address}")
-        if line:
-            click.echo(f"try: {line}")
+        click.echo(f"try: {line}")
         sys.stdout.flush()
 
 
@@ -168,7 +167,7 @@ def _problems(host: "Host") -> list[str]:
     return problems
 
 
-def _announce_in_colour(host: "Host", address: str, line: str | None) -> None:
+def _announce_in_colour(host: "Host", address: str, line: str) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -181,6 +180,5 @@ def _announce_in_colour(host: "Host", address: str, line: str | None) -> None:
     for problem in _problems(host):
         console.print(f"[yellow]{escape(problem)}")
     console.print(f"\nlistening on [bold cyan]{escape(address)}[/]  (Ctrl-C ends)")
-    if line:
-        # Printed verbatim: wrapped or coloured, it could not be copied.
-        click.echo(f"\n{line}\n")
+    # Printed verbatim: wrapped or coloured, it could not be copied.
+    click.echo(f"\n{line}\n")
