@@ -187,7 +187,7 @@ async def test_the_description_names_what_is_mounted(gate: Gate) -> None:
     client = create_app(Host(parse_config({}), plugins)).test_client()
     paths = (await (await client.get("/openapi.json")).get_json())["paths"]
     assert set(paths) == {
-        "/health", "/metrics", "/api/v1/downloads", "/api/v1/downloads/{id}",
+        "/health", "/metrics", "/api/v1/status/events", "/api/v1/downloads", "/api/v1/downloads/{id}",
         "/api/v1/sessions", "/api/v1/sessions/{id}",
         "/api/v1/models/{name}/load", "/api/v1/models/{name}/unload", "/api/v1/requests", "/api/v1/requests/{id}",
     }
