@@ -1,6 +1,8 @@
 """What all tests need, those of plugins too."""
 
 import itertools
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,3 +18,14 @@ def nothing_learnt(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
     file = tmp_path_factory.getbasetemp() / f"memory-{next(_numbers)}.json"
     monkeypatch.setattr(learnt, "FILE", str(file))
     return file
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Iterator[None]:
+    """Commands that run in this process configure its log; the next test finds it as it was."""
+    root, ours = logging.getLogger(), logging.getLogger("lllms")
+    handlers, levels = root.handlers, (root.level, ours.level)
+    yield
+    root.handlers = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])

@@ -15,7 +15,7 @@ import lllms_llamacpp
 import pytest
 import pytest_asyncio
 from attrs import frozen
-from waits_for_tests import GUARD
+from waits_for_tests import GUARD, until
 
 from lllms_core.answers import Answer, Stream
 from lllms_core.config import parse_config
@@ -373,11 +373,14 @@ async def test_several_answers_to_one_request(talk: Talk) -> None:
 
 async def test_a_crash_costs_one_worker(talk: Talk) -> None:
     """When native code ends the worker, the request in it fails, and the next one gets a new worker."""
+    await talk.ask("Say pong.")
+    [pid] = [one.pid for one in talk.host.status().instances if one.model == talk.model]
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)  # a short answer could be complete before the end
     async with asyncio.timeout(GUARD), talk.submit(ENDLESS) as stream:
-        await stream.wait()
-        [pid] = [one.pid for one in talk.host.status().instances if one.model == talk.model]
-        assert pid is not None
+        await until(lambda: any(one.running for one in talk.host.status().instances if one.model == talk.model))
         os.kill(pid, signal.SIGABRT)
+        os.kill(pid, signal.SIGCONT)
         with pytest.raises(EngineDied, match="SIGABRT"):
             await stream.gather()
     assert (await talk.ask("Say pong.")).text == "pong"
