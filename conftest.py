@@ -23,9 +23,17 @@ def nothing_learnt(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
 @pytest.fixture(autouse=True)
 def log_as_before() -> Iterator[None]:
     """Commands that run in this process configure its log; the next test finds it as it was."""
-    root, ours = logging.getLogger(), logging.getLogger("lllms")
-    handlers, levels = root.handlers, (root.level, ours.level)
+    root = logging.getLogger()
+    handlers, level, levels = root.handlers, root.level, _levels()
     yield
     root.handlers = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
+    root.setLevel(level)
+    for name, now in _levels().items():
+        if now != levels.get(name, logging.NOTSET):
+            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
+
+
+def _levels() -> dict[str, int]:
+    """Return the levels of our own loggers."""
+    loggers = logging.root.manager.loggerDict.items()
+    return {name: one.level for name, one in loggers if isinstance(one, logging.Logger) and name.startswith("lllms")}
