@@ -190,7 +190,7 @@ class Changes:
     replaced: tuple[str, ...] = ()
     """Models whose instances are replaced: the busy ones, once their requests have ended."""
     adjusted: tuple[str, ...] = ()
-    """Models whose instances go on with the new configuration."""
+    """Models that keep their instances under the new configuration."""
     settings: tuple[str, ...] = ()
     """Other settings that are in force now, like `server.concurrency`."""
     restart: tuple[str, ...] = ()

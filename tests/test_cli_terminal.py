@@ -129,7 +129,7 @@ def test_a_long_history_loses_its_older_half(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_commands_of_a_chat(lllms: Program) -> None:
-    """/model goes on with another model, /save writes what was said, /system begins again, /help lists all of them."""
+    """/model changes the model, /save writes what was said, /system begins again, /help lists all of them."""
     said = ["a", "/model other", "b", "/model nope", "/model", "/save talk.txt", "/save talk.txt", "/system Be brief.",
             "c", "/save talk.json", "/save", "/help"]
     process = lllms.start("chat", "bot", stdin=-1)

@@ -115,7 +115,7 @@ async def test_a_worker_that_grows_is_measured_told_and_remembered(
 
 
 async def test_growth_makes_idle_neighbours_leave_and_harms_no_busy_one() -> None:
-    """If a busy worker grows above the limit, the idle one is unloaded, and the busy one goes on with its answers."""
+    """If a busy worker grows above the limit, the idle one is unloaded, and the busy one continues its answers."""
     async with pool_of({"idle": model(), "grows": model()}, memory=4 * WORKER) as pool:
         await say(pool, "echo x", "idle")
         async with pool.submit(ask("count", "grows")) as counting:

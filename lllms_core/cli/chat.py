@@ -21,7 +21,7 @@ from lllms_core.types import Message
 
 HELP = """/clear          forget the conversation
 /system TEXT    start over with these instructions; without TEXT, with none
-/model NAME     go on with another model; without NAME, say which one answers
+/model NAME     continue with another model; without NAME, say which one answers
 /save FILE      write the conversation into a new file: as JSON if its name ends in .json, else as text
 /exit           end (so do Ctrl-D, and Ctrl-C twice); Ctrl-C during an answer ends the answer
 Alt-Enter, or a \\ at the end of a line, begins a new line; pasted lines are one message."""

@@ -66,7 +66,7 @@ class Reloads:
     async def reload(self) -> Changes:
         """Read the configuration again, and take what has changed. Raises `LllmsError` if that is impossible.
 
-        After an error the server goes on with the configuration that it has.
+        After an error the server keeps the configuration that it has.
         """
         async with self._lock:
             await self._begun.wait()

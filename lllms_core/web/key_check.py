@@ -77,7 +77,7 @@ class KeyCheck:
             raise KeyRefused(f"this server needs an API key; send it as {FORM}")
 
     async def _slow_down(self, address: str) -> None:
-        """Wait before an address is told that its key is wrong."""
+        """Delay the refusal of a wrong key, the longer the more of them an address has sent."""
         seconds = self._failed.note(address, self._clock())
         if seconds and self._waiting < MOST_WAITING:
             self._waiting += 1

@@ -150,7 +150,7 @@ def test_an_effort_that_a_template_does_not_know_is_named(stream: bool) -> None:
 
 @pytest.mark.parametrize("model", ["bot", "tiny"])
 def test_the_clients_tool_runner(client: anthropic.Anthropic, model: str) -> None:
-    """The runner first asks the server to keep the conversation, is told that it does not, and sends all of it."""
+    """The runner first asks the server to keep the conversation; after the refusal it sends all of it."""
 
     @anthropic.beta_tool
     def get_weather(city: str) -> str:

@@ -129,7 +129,7 @@ def test_the_gap_stands_between_the_marks(http: httpx.Client) -> None:
 
 
 def test_what_has_no_effect_is_named(http: httpx.Client) -> None:
-    """The header names the sampler that there is not, and the limit that llama-server has not either."""
+    """The header names the unknown sampler, and the limit that llama-server lacks as well."""
     answer = http.post("/infill", json=LLAMA_VIM)
     assert answer.headers["x-lllms-ignored"] == "t_max_prompt_ms, samplers.infill"
 
@@ -190,7 +190,7 @@ def test_continue_streams(http: httpx.Client) -> None:
 
 
 def test_silly_tavern(http: httpx.Client) -> None:
-    """The parameters of all servers at once are taken if those known here ask for nothing that there is not."""
+    """The parameters of all servers are accepted at once, unless one asks for what this server lacks."""
     answer = http.post("/completion", json=TAVERN)
     assert answer.status_code == 200, answer.text
     value = answer.json()

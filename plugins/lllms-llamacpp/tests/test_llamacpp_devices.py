@@ -96,7 +96,7 @@ class Names:
     ([("Vulkan0", 2), ("CPU", 0), ("BLAS", 3)], ["Vulkan0"]), ([("Vulkan0", 2), ("Vulkan1", 1)], ["Vulkan1"]),
 ])
 def test_integrated_gpus_count_only_without_others(found: list[tuple[str, int]], names: list[str]) -> None:
-    """Those are told that llama.cpp uses, with their memory, of any size."""
+    """The list has the devices that llama.cpp uses, with their memory, of any size."""
     told = list_devices(FakeLibrary(*found))  # type: ignore[arg-type]
     assert [one["name"] for one in told] == names
     assert all(one["total"] == 2**40 + int(one["free"]) for one in told)
