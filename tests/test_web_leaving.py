@@ -155,7 +155,7 @@ async def test_a_client_of_another_application_is_noticed() -> None:
 async def test_leaving_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
     """Clients that leave, in any way and at any moment, cause no lines in the log but one for each request."""
     caplog.set_level(logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "asyncio")
     async with make_host() as host, published(host) as url:
         caplog.clear()
         for way in WAYS.values():

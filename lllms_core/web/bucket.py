@@ -4,6 +4,9 @@ import math
 
 from attrs import define, field
 
+_ROUNDING = 1e-9
+"""Of one: what sums of fractions may lack, like a sixtieth of one taken sixty times."""
+
 
 @define
 class Bucket:
@@ -28,7 +31,7 @@ class Bucket:
         if now > self._at:
             self._level = min(self.most, self._level + (now - self._at) * self.a_second)
             self._at = now
-        if self._level < 1:
+        if self._level < 1 - _ROUNDING:
             return (1 - self._level) / self.a_second
-        self._level -= 1
+        self._level = max(0.0, self._level - 1)
         return 0.0
