@@ -14,7 +14,7 @@ import lllms_llamacpp
 import pytest
 from attrs import evolve
 from lllms_llamacpp import loading
-from waits_for_tests import GUARD
+from waits_for_tests import GUARD, until
 
 from lllms_core.builtin.sessions import MemoryStore
 from lllms_core.config import parse_config
@@ -296,7 +296,7 @@ async def test_room_is_bounded():
             await tell(host, secret)
             await settled(host)
             assert store.size() <= 300_000
-        assert 0 < len(store.list()) < store.puts
+        await until(lambda: 0 < len(store.list()) < store.puts)  # the last ones may still be on their way
 
 
 def test_unknown_store_is_named():
