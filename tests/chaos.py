@@ -369,7 +369,7 @@ class Chaos:
         first = self.held[0]
         last = ask_held(server, self.folder / HELD, first)
         self.held.append(last)
-        self.expect(last.threads <= first.threads, f"threads: {last.threads - first.threads} more than before")
+        self.expect(not last.more_threads(first), f"threads: {last.more_threads(first)} more than before")
         blocks, size = last.blocks - first.blocks, last.bytes - first.bytes
         self.looks.append(f"in use: {blocks:+d} blocks, {size / 2**20:+.1f} MiB")
         self.expect(blocks <= HELD_BLOCKS and size <= HELD_BYTES, f"the server holds {last}, {first} before")

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import json
+import os
 import signal
 import sys
 import threading
@@ -19,8 +20,10 @@ _COUNTS = (
     "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
 )
 
-POOLS = ("asyncio_", "lllms-")
-"""The names of the threads of pools, which are bounded, begin so: those of the event loop's executor, and of ours."""
+POOLS = {
+    "asyncio_": min(32, (os.cpu_count() or 1) + 4), "lllms-reader_": 1, "lllms-checker_": 1, "lllms-documents_": 1,
+}
+"""The most threads of each pool, which stay once they were needed: of the event loop's executor, and of ours."""
 
 
 class _Mallinfo(ctypes.Structure):
@@ -38,7 +41,11 @@ class Held:
     bytes: int
     """All larger ones, and those of libraries."""
     threads: Counter[str]
-    """By their names without numbers, but for those of pools, which stay once they were needed."""
+    """By their names without numbers."""
+
+    def more_threads(self, before: "Held") -> Counter[str]:
+        """Return the threads beyond those of before, and beyond the bounds of pools."""
+        return self.threads - (before.threads | Counter(POOLS))
 
     def __str__(self) -> str:
         return f"{self.blocks} blocks and {self.bytes / 2**20:.1f} MiB in use"
@@ -54,7 +61,7 @@ def tell_held(path: Path) -> None:
         libc.malloc_trim(0)
         info = libc.mallinfo2()
         part = path.with_suffix(".part")
-        names = [one.name.rstrip("0123456789") for one in threading.enumerate() if not one.name.startswith(POOLS)]
+        names = [one.name.rstrip("0123456789") for one in threading.enumerate()]
         part.write_text(json.dumps([sys.getallocatedblocks(), info.uordblks + info.hblkhd, names]))
         part.replace(path)
 
@@ -73,5 +80,5 @@ def ask_held(server: psutil.Process, path: Path, like: Held | None = None) -> He
         until(path.exists, "the process tells what it holds")
         blocks, size, names = json.loads(path.read_text())
         held = Held(blocks, size, Counter(names))
-        if like is None or held.threads <= like.threads or time.monotonic() > end:
+        if like is None or not held.more_threads(like) or time.monotonic() > end:
             return held

@@ -2,8 +2,7 @@
 
 `python tests/load_rounds.py` runs 1,000 rounds of the mock and 100 of tiny-chat, prints the server's memory,
 descriptors and children on the way, and exits with 1 if the memory has grown by more than 5 % since the warm-up, or
-anything else at all. The warm-up fills what is bounded, like the history of requests. `--spares 0` does it without
-spare workers, `--isolation thread` with the mock in a thread.
+anything else at all. `--spares 0` does it without spare workers, `--isolation thread` with the mock in a thread.
 """
 
 import argparse
@@ -87,7 +86,7 @@ class Rounds:
             self._compare(model, before, after)
             last = ask_held(self.server, self.held, first)
             self.tell(f"{model} now: {last}")
-            threads = last.threads - first.threads
+            threads = last.more_threads(first)
             if threads:
                 self.wrong.append(f"{model}: threads are left: {threads}")
 
@@ -154,7 +153,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mock", type=int, default=1000, help="rounds of the mock")
     parser.add_argument("--tiny", type=int, default=100, help="rounds of tiny-chat")
-    parser.add_argument("--warm-up", type=int, default=100, help="rounds of each before the first look")
+    parser.add_argument("--warm-up", type=int, default=20, help="rounds of each before the first look")
     parser.add_argument("--spares", type=int, default=1, help="spare workers")
     parser.add_argument("--isolation", default="process", choices=["process", "thread"], help="of the mock")
     told = parser.parse_args()

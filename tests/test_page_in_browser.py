@@ -419,7 +419,7 @@ def test_focus_stays_while_things_change(browser: Browser) -> None:
 
 
 def test_it_is_readable_without_scripts(browser: Browser) -> None:
-    """A browser without JavaScript sees models and instances as tables, and is told what it lacks."""
+    """A browser without JavaScript sees models and instances as tables, and a sentence names what it lacks."""
     with running_server({"tiny": BOT}) as url:
         browser.scripts(run=False)
         try:

@@ -391,7 +391,7 @@ def test_sessions_that_cannot_be_given_up_cost_an_instance() -> None:
 
 
 def test_memory_of_other_programs_is_waited_for() -> None:
-    """A model waits for memory that others hold, with looks at intervals; who waits too long is told that."""
+    """A model waits for memory that others hold, with looks at intervals; after too long a wait the error says so."""
     world = World({"a": 8, "small": 2})
     surrounded(world, available=3)
     assert world.submit("a", 1) == []

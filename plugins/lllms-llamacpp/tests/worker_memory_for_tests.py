@@ -1,4 +1,4 @@
-"""The memory of a real worker at work, beside what was told of it."""
+"""The memory of a real worker at work, beside its estimate."""
 
 import asyncio
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def taken(pid: int, file: Path) -> Taken:
 async def at_work(file: Path, options: Mapping[str, object], prompts: int, tokens: int) -> tuple[Need, Taken]:
     """Load a model in a worker, and answer `prompts` prompts of `tokens` tokens at once, or embed as many texts.
 
-    Returns what is told of the worker, and what it took.
+    Returns the estimate, and the memory that the worker took.
     """
     embeds = "pooling" in options
     given = {"threads": 1, **options, **({"token_inputs": True} if embeds else {})}
