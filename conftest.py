@@ -6,6 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How fast a busy machine draws examples, and tries them, proves nothing.
+settings.register_profile("lllms", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lllms")
 
 _numbers = itertools.count()
 

@@ -19,6 +19,9 @@ from lllms_core.worker.wire import Load
 
 LOG = logging.getLogger("lllms.pool")
 
+MOST_UNUSED = 32
+"""Places that are not used are remembered, for people, up to this many."""
+
 
 def _ignore(*_: object) -> None:
     """Nobody wants to know."""
@@ -38,6 +41,8 @@ class FarPlaces:
     departed: Callable[[str, str], None] = _ignore
     """Called with the reason when a place is gone."""
     known: dict[str, Place] = field(factory=dict)
+    unused: dict[str, tuple[Place, str]] = field(factory=dict)
+    """By id: the last places that are lost, or that have other versions, with the reasons."""
 
     async def open(self) -> None:
         """Learn of the places that are there. Raises `PlacementFailed`."""
@@ -50,10 +55,16 @@ class FarPlaces:
     def there(self, place: Place) -> None:
         """Use a place, unless a worker there would not understand this server."""
         if place.versions and (told := different(place.versions, versions())):
-            LOG.warning("%s is not used: the versions must be equal, but %s", place.name, told)
+            reason = f"the versions must be equal, but {told}; install the same ones"
+            LOG.warning("%s is not used: %s", place.name, reason)
+            if place.id in self.known:  # it was installed anew
+                self.gone(place.id, reason)
+            self._note_unused(place, reason)
             return
         if place.id not in self.known:
             LOG.info("%s is there", place.name)
+        for one in [one for one, (other, _) in self.unused.items() if place.name == other.name or place.id == one]:
+            del self.unused[one]
         self.known[place.id] = place
         self.arrived(place, rooms_of(place.devices, self.gpu_memory))
 
@@ -61,7 +72,14 @@ class FarPlaces:
         """Use a place no more."""
         if (known := self.known.pop(place, None)) is not None:
             LOG.error("%s is lost: %s", known.name, reason)
+            self._note_unused(known, f"it is lost: {reason}")
             self.departed(place, f"{known.name} was lost: {reason}")
+
+    def _note_unused(self, place: Place, reason: str) -> None:
+        self.unused.pop(place.id, None)
+        self.unused[place.id] = place, reason
+        for oldest in [*self.unused][:-MOST_UNUSED]:
+            del self.unused[oldest]
 
     async def start(self, load: Load, model: PoolModel, place: str, events: WorkerEvents) -> Worker:
         """Start a worker at a place, once the model's file is there. Raises `ModelLoadFailed`."""

@@ -56,6 +56,8 @@ from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
+DOUBTED = "an instance was lost with it just now; it is tried again within seconds"
+"""Why a place gets no instances that its placement still counts as there."""
 STORE_SECONDS = 5.0
 """The time that waiting sessions have to be stored when the pool closes."""
 
@@ -289,7 +291,7 @@ class Pool:
             queue_size=limits.queue_size,
             cores=limits.cores,
             memory=None if limits.memory is None or self._far is not None else self._memory_use(limits.memory),
-            places=() if self._far is None else tuple(map(_place_status, self._scheduler.fleet.places.values())),
+            places=() if self._far is None else self._places(self._far),
             spares=self._spares.statuses,
         )
 
@@ -306,6 +308,14 @@ class Pool:
                 DeviceUse(name, room.total, room.limit, self._scheduler.seating.on_devices.get(name, 0), room.usable)
                 for name, room in around.devices.items()
             ),
+        )
+
+    def _places(self, far: FarPlaces) -> tuple[PlaceStatus, ...]:
+        """Return the places that are used, then the others."""
+        fleet = self._scheduler.fleet
+        return (
+            *(_place_status(entry, DOUBTED if place in fleet.doubted else "") for place, entry in fleet.places.items()),
+            *(_place_status(PlaceEntry(place), problem) for place, problem in far.unused.values()),
         )
 
     def lacks(self) -> tuple[Lack, ...]:
@@ -480,7 +490,7 @@ class Pool:
         )
 
 
-def _place_status(entry: PlaceEntry) -> PlaceStatus:
+def _place_status(entry: PlaceEntry, problem: str) -> PlaceStatus:
     taken = on_devices(entry.instances.values())
     return PlaceStatus(
         entry.place.name, len(entry.instances), entry.place.cores, entry.memory, entry.used,
@@ -488,6 +498,7 @@ def _place_status(entry: PlaceEntry) -> PlaceStatus:
             DeviceUse(name, room.total, room.limit, taken.get(name, 0), room.usable)
             for name, room in entry.devices.items()
         ),
+        entry.place.disk, problem,
     )
 
 
