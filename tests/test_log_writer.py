@@ -172,11 +172,12 @@ for number in range(int(sys.argv[1])):
 AGAIN = """
 import time
 import lllms_core.log
-lllms_core.log.FLUSH_SECONDS = logging.getLogger().handlers[0]._flush_seconds = 30.0
+before = logging.getLogger().handlers[0]
+lllms_core.log.FLUSH_SECONDS = before._flush_seconds = 30.0
 begun = time.monotonic()
 configure_logging("debug", "json")
 assert time.monotonic() - begun < 15, "a program that is served meanwhile waits for nobody"
-logging.getLogger().handlers[0]._flush_seconds = 0.0
+logging.getLogger().handlers[0]._flush_seconds = before._flush_seconds = 0.0
 """
 FORKING = """
 logging.getLogger().handlers[0].flush()
