@@ -404,7 +404,7 @@ async def test_the_status_says_why_a_place_is_not_used() -> None:
             await begun.gather()
         problems = {one.name: one.problem for one in placed.pool.status().places}
         assert "an instance was lost with it" in problems[f"place {first}"]
-        placed.placement.lose(first, told=False)
+        placed.placement.names.remove(first)
         assert placed.placement.events is not None
         placed.placement.events.gone(first, "it burns")
         *_, lost = placed.pool.status().places
