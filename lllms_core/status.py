@@ -149,8 +149,8 @@ class PlaceStatus:
     disk: int | None = None
     """The free bytes of its disk, as last told; None: unknown."""
     problem: str = ""
-    """Why it gets no new instances now: its versions differ, an instance was lost with it, or it is lost itself. Empty
-    if it gets some."""
+    """Why it gets no new instances now: its versions differ, an instance was lost with it, it is lost itself, or the
+    files of some models could not be brought there. Empty if it gets all."""
 
 
 @frozen
