@@ -25,6 +25,7 @@ from lllms_core.events import (
 )
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need
+from lllms_core.pool.devices import free_of
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.instance import Instance, Patience
@@ -257,7 +258,9 @@ class Dispatcher:
             alone = len(self._models) == 1
 
             def look() -> Need:
-                return need_of(entry, spec, room, alone=alone, devices=self._watch.devices.find())
+                devices = self._watch.devices.find()
+                free = free_of(self._watch.devices.rooms)
+                return need_of(entry, spec, room, alone=alone, devices=devices, free=free)
 
             need = await asyncio.to_thread(look)
             if change == self._changes:
@@ -350,7 +353,10 @@ class Dispatcher:
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(entry.spec, threads=start.threads, memory=start.memory), terms)
+        # The GPUs of another place have other names and sizes: its worker looks at them itself.
+        on_gpus = start.device_memory if start.place == LOCAL else None
+        spec = evolve(entry.spec, threads=start.threads, memory=start.memory, device_memory=on_gpus)
+        load = Load(entry.engine, spec, terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance

@@ -22,7 +22,7 @@ from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
 from lllms_core.placements import LOCAL
-from lllms_core.pool.devices import DeviceWatch
+from lllms_core.pool.devices import DeviceWatch, free_of
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.far_places import FarPlaces
 from lllms_core.pool.fleet import PlaceEntry
@@ -355,7 +355,8 @@ class Pool:
         known = self._models.get(model)
         if known is None:
             raise ModelUnknown(f"model '{model}' was removed from the configuration")
-        return planned(known, spec, limit, alone=len(self._models) == 1, devices=devices)
+        alone, free = len(self._models) == 1, free_of(self._watch.devices.rooms)
+        return planned(known, spec, limit, alone=alone, devices=devices, free=free)
 
     def misfit(self, model: str, spec: ModelSpec) -> str:
         """Return why an instance of a model can never be loaded for lack of memory; "" if it can, as far as known.
@@ -367,7 +368,10 @@ class Pool:
             return ""
         watch = self._watch.devices
         alone = len(self._models) == 1
-        need = need_of(known, spec, limit.instances, alone=alone, devices=watch.find())
+        devices = watch.find()
+        need = need_of(
+            known, spec, limit.instances, alone=alone, devices=devices, free=free_of(watch.rooms),
+        )
         return never_fits(need.least, limit, watch.rooms)
 
     def position(self, request_id: str) -> int | None:

@@ -5,17 +5,25 @@ import json
 from collections.abc import Iterator
 
 GPU, INTEGRATED = 1, 2
-"""ggml's kinds of devices; those that share the main memory are used only if there are no others."""
+"""ggml's kinds of devices; of those that share the main memory, the first is used if there are no others."""
+
+Told = dict[str, str | int]
 
 
-def list_devices(ggml: ctypes.CDLL) -> list[dict[str, str | int]]:
-    """Return name, total and free memory of the GPUs that llama.cpp would use, in its order."""
-    found = [*_all(ggml)]
-    kind = GPU if any(kind == GPU for kind, _ in found) else INTEGRATED
-    return [device for of, device in found if of == kind]
+def list_devices(ggml: ctypes.CDLL) -> list[Told]:
+    """Return name, total and free memory of the GPUs, in ggml's order, and whether llama.cpp uses them by default."""
+    found = [(kind, told) for kind, _, told in _all(ggml)]
+    integrated = next((told for kind, told in found if kind == INTEGRATED), None)
+    only = integrated if all(kind != GPU for kind, _ in found) else None
+    return [{**told, "default": kind == GPU or told is only} for kind, told in found]
 
 
-def _all(ggml: ctypes.CDLL) -> Iterator[tuple[int, dict[str, str | int]]]:
+def handles(ggml: ctypes.CDLL) -> dict[str, int]:
+    """Return ggml's pointers to the GPUs, by their names."""
+    return {str(told["name"]): handle for _, handle, told in _all(ggml)}
+
+
+def _all(ggml: ctypes.CDLL) -> Iterator[tuple[int, int, Told]]:
     ggml.ggml_backend_dev_count.restype = ctypes.c_size_t
     ggml.ggml_backend_dev_get.argtypes, ggml.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
     ggml.ggml_backend_dev_type.argtypes, ggml.ggml_backend_dev_type.restype = [ctypes.c_void_p], ctypes.c_int
@@ -27,10 +35,11 @@ def _all(ggml: ctypes.CDLL) -> Iterator[tuple[int, dict[str, str | int]]]:
         device = ggml.ggml_backend_dev_get(number)
         kind = ggml.ggml_backend_dev_type(device)
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        if kind in {GPU, INTEGRATED}:
-            ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        if kind not in {GPU, INTEGRATED}:
+            continue
+        ggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
         name = ggml.ggml_backend_dev_name(device).decode(errors="replace")
-        yield kind, {"name": name, "total": total.value, "free": free.value}
+        yield kind, device, {"name": name, "total": total.value, "free": free.value}
 
 
 def main() -> None:
