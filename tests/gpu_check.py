@@ -11,6 +11,7 @@ that takes longer than its time is stopped, and the next ones use what there is;
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -37,6 +38,16 @@ RESULTS = Path(os.environ.get("OUT") or FOLDER)
 """Where the results go: a folder that brings them home, or the build's."""
 LONGEST = 15 * 60
 CLIENTS = (1, 8, 32)
+BACKEND = ("hatchling", "hatch-fancy-pypi-readme", "editables")
+"""What builds our distributions."""
+TOOLS = (
+    "diskcache", "gguf", "hypothesis", "jinja2", "llguidance", "numpy", "psutil", "pytest", "pytest-asyncio",
+    "typing-extensions",
+)
+"""What the engine, llama_cpp's Python part, and the tests need."""
+OURS = (ROOT, ROOT / "plugins" / "lllms-mock", ROOT / "plugins" / "lllms-llamacpp")
+NOT_COMPILED = re.compile(r"[^/]+/vendor/llama\.cpp/(docs|models|tests|benches|media)/")
+PLATFORMS = ("manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_27_x86_64", "manylinux_2_28_x86_64")
 CORE = ("offload", "devices", "hardware", "answers", "slots", "sessions", "drafts", "embeddings")
 """The engine's tests that are worth their time on a GPU."""
 WRITE_MODEL = (
@@ -74,14 +85,15 @@ def install(packed: Path | None) -> list[list[str | Path]]:
     """Return the commands that make the environment, with packages from a folder if there is one."""
     source = [] if packed is None else ["--no-index", "--find-links", packed]
     pip: list[str | Path] = [PYTHON, "-m", "pip", "install", "--quiet", *source]
-    return [
-        [*pip, "setuptools", "wheel"],
-        # Without its library, which is compiled beside: only the Python part of the package is used.
-        [*pip, "numpy", "typing-extensions", "diskcache", "jinja2"],
-        [*pip, "--no-build-isolation", "-e", f"{ROOT}[dev,bench]", "-e", ROOT / "plugins/lllms-mock"],
-        [*pip, "llguidance", "gguf"],
-        [*pip, "--no-build-isolation", "--no-deps", "-e", ROOT / "plugins/lllms-llamacpp"],
-    ]
+    # Without llama-cpp-python, whose library is compiled beside: only the Python part of the package is used.
+    ours = [part for folder in OURS for part in ("-e", folder)]
+    return [[*pip, *BACKEND, *TOOLS, *needed()], [*pip, "--no-build-isolation", "--no-deps", *ours]]
+
+
+def needed() -> list[str]:
+    """Return what lllms-core depends on."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return list(project["dependencies"])
 
 
 def compile_llama() -> list[list[str | Path]]:
@@ -132,12 +144,24 @@ def download(folder: Path) -> None:
     subprocess.run([*command, "-d", str(folder), f"llama-cpp-python=={wanted_version()}"], check=True)
 
 
-def pack(folder: Path) -> None:
-    """Gather what the check needs where there is no network; for the same kind of Python and system."""
+def slim(archive: Path) -> None:
+    """Leave out of a source what is not compiled, which is most of it."""
+    smaller = archive.with_suffix(".slim")
+    with tarfile.open(archive) as whole, tarfile.open(smaller, "w:gz") as kept:
+        for member in whole:
+            if not NOT_COMPILED.match(member.name):
+                kept.addfile(member, whole.extractfile(member) if member.isfile() else None)
+    smaller.replace(archive)
+
+
+def pack(folder: Path, python: str) -> None:
+    """Gather what the check needs where there is no network, for this version of Python, on Linux and x86-64."""
     folder.mkdir(parents=True, exist_ok=True)
     download(folder)
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "-w", str(folder)]
-    subprocess.run([*wheel, "setuptools", "wheel", f"{ROOT}[dev,bench]", "llguidance", "gguf", "diskcache"], check=True)
+    slim(folder / f"llama_cpp_python-{wanted_version()}.tar.gz")
+    wheels = [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary", ":all:", "--python-version", python]
+    platforms = [part for one in PLATFORMS for part in ("--platform", one)]
+    subprocess.run([*wheels, *platforms, "-d", str(folder), *BACKEND, *TOOLS, *needed()], check=True)
     print(f"{folder}: {sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.0f} MB")
 
 
@@ -247,6 +271,10 @@ def read(arguments: Sequence[str]) -> Namespace:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--plan", action="store_true", help="only print the steps")
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="gather what the check needs without a network")
+    parser.add_argument(
+        "--python", default=f"{sys.version_info.major}.{sys.version_info.minor}", metavar="VERSION",
+        help="the Python there, for --pack; by default this one's",
+    )
     parser.add_argument("--from", dest="packed", type=Path, metavar="FOLDER", help="a folder that --pack made")
     return parser.parse_args(arguments)
 
@@ -257,7 +285,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.plan:
         plan(given.packed)
     elif given.pack:
-        pack(given.pack)
+        pack(given.pack, given.python)
     else:
         return 0 if check(given.packed) else 1
     return 0
