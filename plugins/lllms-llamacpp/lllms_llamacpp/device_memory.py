@@ -48,7 +48,7 @@ def settle_layers(
         header, small = draft_parts(draft.draft), draft_options(options, draft)
         taken = _on_gpus(header, evolve(small, gpu_layers=-1), gpus)
         if draft.gpu_layers == "auto":
-            fits = bool(taken) and all(size <= left[name] for name, size in taken.items())
+            fits = options.gpu_layers != 0 and bool(taken) and all(size <= left[name] for name, size in taken.items())
             draft = evolve(draft, gpu_layers=-1 if fits else 0)
             options = evolve(options, speculation=draft)
         taken = _on_gpus(header, draft_options(options, draft), gpus)
@@ -81,12 +81,12 @@ def experts_left(parts: Sequence[GGUF], options: Options) -> int:
 
 
 def without_gpus(parts: Sequence[GGUF], options: Options) -> Options:
-    """Return the options with numbers for the layers in a build without GPU support."""
+    """Return the options with numbers for the layers, if there are no GPUs to use."""
     if isinstance(options.speculation, Draft) and options.speculation.gpu_layers == "auto":
-        options = evolve(options, speculation=evolve(options.speculation, gpu_layers=-1))
+        options = evolve(options, speculation=evolve(options.speculation, gpu_layers=0))
     layers = options.gpu_layers
     if layers == "auto":
-        layers = 0 if options.devices == () else -1
+        layers = -1 if uses_gpus(options) else 0
     return evolve(options, gpu_layers=layers, cpu_moe=experts_left(parts, options))
 
 
@@ -100,6 +100,13 @@ def uses_gpus(options: Options) -> bool:
     """Whether a model with settled options uses GPUs, if there are any."""
     elsewhere = any(buffer != CPU for buffer in options.override_tensors.values())
     return options.devices != () and (options.gpu_layers != 0 or options.op_offload is True or elsewhere)
+
+
+def looks_for_gpus(options: Options) -> bool:
+    """Whether a load needs to know the GPUs; looking takes some memory of each."""
+    draft = options.speculation
+    drafts = isinstance(draft, Draft) and draft.gpu_layers not in ("auto", 0)
+    return uses_gpus(options) or (drafts and options.devices != ())
 
 
 def offloads(options: Options) -> bool:

@@ -18,6 +18,7 @@ from lllms_core.types import Device, Finding, Memory, ModelSpec
 from lllms_core.values.sizes import human_size
 from lllms_llamacpp import devices, hardware
 from lllms_llamacpp.context import halved, settle, smaller
+from lllms_llamacpp.device_memory import looks_for_gpus
 from lllms_llamacpp.gpus import Gpu, chosen
 from lllms_llamacpp.hardware import told, way_out
 from lllms_llamacpp.looking import (
@@ -150,7 +151,7 @@ def _prepare(spec: ModelSpec) -> Look:
     """Look at the files before the native library is imported, which then reads the environment."""
     refuse(missing(LlamaCppEngine.name, "llama_cpp", "llama-cpp-python"))
     found = look(spec, _own_gpus)
-    gpus = _own_gpus() if hardware.has_gpu() else None
+    gpus = _own_gpus() if hardware.has_gpu() and looks_for_gpus(found.settled) else None
     memory = memory_of(found.parts, found.settled, gpus)
     # The rest can be reclaimed, or is estimated.
     certain = evolve(memory, weights=0 if memory.mapped else memory.weights, compute=0)

@@ -14,7 +14,13 @@ from lllms_core.types import Finding, Memory, ModelSpec
 from lllms_llamacpp import hardware
 from lllms_llamacpp.architectures import why_not
 from lllms_llamacpp.context import settle
-from lllms_llamacpp.device_memory import estimate_on, layers_on_gpus, settle_layers, without_gpus
+from lllms_llamacpp.device_memory import (
+    estimate_on,
+    layers_on_gpus,
+    looks_for_gpus,
+    settle_layers,
+    without_gpus,
+)
 from lllms_llamacpp.devices import used
 from lllms_llamacpp.fitting import find
 from lllms_llamacpp.gpus import Gpu, chosen, rooms_on
@@ -67,7 +73,7 @@ def look(spec: ModelSpec, gpus: Gpus | None = None) -> Look:
 
 def settle_all(parts: Sequence[GGUF], options: Options, spec: ModelSpec, gpus: Gpus) -> Options:
     """Return the options of `context.settle` with numbers for the layers on GPUs, if there are any."""
-    if not hardware.has_gpu():
+    if not hardware.has_gpu() or not looks_for_gpus(options):
         return without_gpus(parts, options)
     found = gpus()
     return settle_layers(parts, options, found, rooms_on(found, spec.device_memory))
@@ -88,8 +94,11 @@ def device_details(parts: Sequence[GGUF], options: Options, settled: Options, gp
     """Return what to report of the GPUs: on what the model computes, and how many layers are there."""
     if not hardware.has_gpu():
         return {"device": told(None)}
-    found = gpus()
     layers, count, experts = layers_on_gpus(parts, settled)
+    if not looks_for_gpus(options):
+        why = "devices is empty" if options.devices == () else "gpu_layers is 0"
+        return {"device": f"CPU ({why})", "gpu_layers": f"0 of {count}"}
+    found = gpus()
     devices = chosen(settled, found) or used(found)
     known = layers or (options.gpu_layers == "auto" and options.devices != ())
     return {"device": told(devices, layers, count if known else 0, experts), "gpu_layers": f"{layers} of {count}"}

@@ -42,13 +42,15 @@ def place(
     `gpus` are those that ggml has. Without any, options about them are left out. Raises `ModelLoadFailed` for options
     that name no GPU of these.
     """
-    gpus = own_gpus() if gpus is None else gpus
+    uses = uses_gpus(options)
+    if gpus is None:
+        gpus = own_gpus() if uses else ()
     model.n_gpu_layers = -1 if options.gpu_layers == "auto" else options.gpu_layers
     model.split_mode = _SPLIT_MODES[options.split_mode]
     context.offload_kqv, context.op_offload = options.kv_offload, offloads(options)
-    found = chosen(options, gpus) if gpus else ()
+    found = chosen(options, gpus) if gpus and uses else ()
     names = tuple(one.name for one in found)
-    if gpus and not uses_gpus(options):
+    if not uses and (gpus or hardware.has_gpu()):
         # Otherwise llama.cpp would take memory of each GPU, without a use for it.
         model.devices = _devices((), ggml)
     elif found and (options.devices is not None or options.tensor_split or options.main_gpu is not None):
@@ -72,7 +74,7 @@ def _overrides(options: Options, names: Sequence[str]) -> tuple[tuple[str, str],
 @cache
 def _devices(names: tuple[str, ...], ggml: ctypes.CDLL) -> int:
     """Return the address of a list of ggml's devices, which ends with a null."""
-    known = handles(ggml)
+    known = handles(ggml) if names else {}
     return _kept((ctypes.c_void_p * (len(names) + 1))(*(known[name] for name in names)))
 
 

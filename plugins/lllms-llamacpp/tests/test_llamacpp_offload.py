@@ -219,6 +219,22 @@ def test_llama_uses_the_named_devices(
     assert re.findall(r"using device (\S+) \(", "".join(told)) == used
 
 
+@pytest.mark.parametrize(("options", "device"), [
+    ({"gpu_layers": 0}, "CPU (gpu_layers is 0)"), ({"devices": []}, "CPU (devices is empty)"),
+])
+def test_a_model_off_the_gpus_takes_no_memory_there(
+    tiny_file: Path, monkeypatch: pytest.MonkeyPatch, given: Given, options: Mapping[str, object], device: str,
+) -> None:
+    """A driver keeps memory for each process that asks it for a GPU's: a model that uses none does not ask."""
+    monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(offload, "list_devices", lambda _: pytest.fail("the GPUs were looked at"))
+    model = load_model(LlamaCppEngine(), {"context_length": 64, **options}, file=tiny_file)
+    details = model.info.details
+    model.close()
+    assert devices_of(given.model) == []
+    assert (details["device"], str(details["gpu_layers"])[:5]) == (device, "0 of ")
+
+
 @pytest.mark.usefixtures("processor_as_gpu")
 def test_llama_itself_refuses_a_main_gpu_that_does_not_exist(
     tiny_file: Path, monkeypatch: pytest.MonkeyPatch,
@@ -237,6 +253,7 @@ def test_llama_itself_refuses_a_main_gpu_that_does_not_exist(
 def test_the_log_says_what_auto_took(tiny_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     """The device, and how many of the layers are there, are in the model's details and in the log."""
     monkeypatch.setattr(hardware, "has_gpu", lambda: True)
+    monkeypatch.setattr(offload, "list_devices", lambda _: [])
     with caplog.at_level(logging.INFO, "lllms"):
         model = load_model(LlamaCppEngine(), {"context_length": 64}, file=tiny_file)
     details = model.info.details
