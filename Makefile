@@ -8,7 +8,7 @@ DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4a
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: serve test quick chaos clients page wheels lowest deploy lint types readme docs bench clean
+.PHONY: serve test quick chaos clients page wheels lowest deploy vulkan lint types readme docs bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -65,6 +65,9 @@ deploy: $(INSTALLED)  ## build and run the image and the service of examples/dep
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES); \
 	fi
 	$(BIN)/python -m pytest -m 'deploy or slow or not slow' tests/test_deploy.py tests/test_deploy_proxies.py tests/test_deploy_image.py
+
+vulkan: $(INSTALLED)  ## the llama.cpp engine's tests on a GPU in software; the first time compiles for most of an hour
+	$(BIN)/python tests/vulkan.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
