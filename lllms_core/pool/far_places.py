@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from attrs import define, evolve, field
 
 from lllms_core.errors import PlaceLost, PlacementFailed
 from lllms_core.placements import FileKey, Place, Placement
+from lllms_core.pool.attendance import Attendance
 from lllms_core.pool.budget import DeviceRoom
 from lllms_core.pool.devices import rooms_of
 from lllms_core.pool.models import PoolModel
@@ -18,9 +20,6 @@ from lllms_core.worker.socket_worker import SocketWorker
 from lllms_core.worker.wire import Load
 
 LOG = logging.getLogger("lllms.pool")
-
-MOST_UNUSED = 32
-"""Places that are not used are remembered, for people, up to this many."""
 
 
 def _ignore(*_: object) -> None:
@@ -41,8 +40,7 @@ class FarPlaces:
     departed: Callable[[str, str], None] = _ignore
     """Called with the reason when a place is gone."""
     known: dict[str, Place] = field(factory=dict)
-    unused: dict[str, tuple[Place, str]] = field(factory=dict)
-    """By id: the last places that are lost, or that have other versions, with the reasons."""
+    attendance: Attendance = field(factory=Attendance)
 
     async def open(self) -> None:
         """Learn of the places that are there. Raises `PlacementFailed`."""
@@ -59,12 +57,11 @@ class FarPlaces:
             LOG.warning("%s is not used: %s", place.name, reason)
             if place.id in self.known:  # it was installed anew
                 self.gone(place.id, reason)
-            self._note_unused(place, reason)
+            self.attendance.refused(place, reason, time.monotonic())
             return
         if place.id not in self.known:
             LOG.info("%s is there", place.name)
-        for one in [one for one, (other, _) in self.unused.items() if place.name == other.name or place.id == one]:
-            del self.unused[one]
+        self.attendance.there(place, time.monotonic())
         self.known[place.id] = place
         self.arrived(place, rooms_of(place.devices, self.gpu_memory))
 
@@ -72,14 +69,10 @@ class FarPlaces:
         """Use a place no more."""
         if (known := self.known.pop(place, None)) is not None:
             LOG.error("%s is lost: %s", known.name, reason)
-            self._note_unused(known, f"it is lost: {reason}")
+            self.attendance.lost(known, reason, time.monotonic())
             self.departed(place, f"{known.name} was lost: {reason}")
-
-    def _note_unused(self, place: Place, reason: str) -> None:
-        self.unused.pop(place.id, None)
-        self.unused[place.id] = place, reason
-        for oldest in [*self.unused][:-MOST_UNUSED]:
-            del self.unused[oldest]
+        else:
+            self.attendance.left(place)
 
     async def start(self, load: Load, model: PoolModel, place: str, events: WorkerEvents) -> Worker:
         """Start a worker at a place, once the model's file is there. Raises `ModelLoadFailed`."""

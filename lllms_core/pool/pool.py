@@ -21,21 +21,19 @@ from lllms_core.errors import InvalidRequest, LllmsError, ModelUnknown, RequestC
 from lllms_core.events import Event, Observer, RequestEnded, RequestSubmitted
 from lllms_core.machine import available_cores
 from lllms_core.parameters.wording import cut
-from lllms_core.placements import LOCAL
 from lllms_core.pool.devices import DeviceWatch
 from lllms_core.pool.dispatcher import Dispatcher
 from lllms_core.pool.far_places import FarPlaces
-from lllms_core.pool.fleet import PlaceEntry
 from lllms_core.pool.instance import PATIENCE, Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
 from lllms_core.pool.learnt import LearntStore
 from lllms_core.pool.memory_watch import MemoryWatch
 from lllms_core.pool.models import ModelFiles, PoolModel
 from lllms_core.pool.needs import NO_DEVICES, memory_limit, need_of, planned, spare_workers
+from lllms_core.pool.place_statuses import place_statuses
 from lllms_core.pool.prepared import prepare
 from lllms_core.pool.request_group import RequestGroup
 from lllms_core.pool.scheduler import Scheduler
-from lllms_core.pool.seating import on_devices
 from lllms_core.pool.shortages import never_fits
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import MemoryLimit, PoolChange, PoolLimits
@@ -47,7 +45,6 @@ from lllms_core.status import (
     InstanceStatus,
     Lack,
     MemoryUse,
-    PlaceStatus,
     PoolStatus,
     RequestStatus,
     Waiting,
@@ -56,8 +53,6 @@ from lllms_core.types import Delta, Finish, ModelInfo, ModelSpec, Request, Usage
 from lllms_core.worker.start import StartWorker, start_worker
 from lllms_core.worker.wire import HeldConversation
 
-DOUBTED = "an instance was lost with it just now; it is tried again within seconds"
-"""Why a place gets no instances that its placement still counts as there."""
 STORE_SECONDS = 5.0
 """The time that waiting sessions have to be stored when the pool closes."""
 
@@ -291,7 +286,7 @@ class Pool:
             queue_size=limits.queue_size,
             cores=limits.cores,
             memory=None if limits.memory is None or self._far is not None else self._memory_use(limits.memory),
-            places=() if self._far is None else self._places(self._far),
+            places=() if self._far is None else tuple(place_statuses(self._scheduler.fleet, self._far.attendance, now)),
             spares=self._spares.statuses,
         )
 
@@ -308,14 +303,6 @@ class Pool:
                 DeviceUse(name, room.total, room.limit, self._scheduler.seating.on_devices.get(name, 0), room.usable)
                 for name, room in around.devices.items()
             ),
-        )
-
-    def _places(self, far: FarPlaces) -> tuple[PlaceStatus, ...]:
-        """Return the places that are used, then the others."""
-        fleet = self._scheduler.fleet
-        return (
-            *(_place_status(entry, DOUBTED if place in fleet.doubted else "") for place, entry in fleet.places.items()),
-            *(_place_status(PlaceEntry(place), problem) for place, problem in far.unused.values()),
         )
 
     def lacks(self) -> tuple[Lack, ...]:
@@ -485,21 +472,9 @@ class Pool:
             load_timeout=instance.limits.load,
             watchdog=instance.limits.watchdog,
             ttl=self._scheduler.idle_limit(entry),
-            place="" if entry.place == LOCAL else self._scheduler.fleet.places[entry.place].place.name,
+            place=instance.place,
             devices=entry.told.devices,
         )
-
-
-def _place_status(entry: PlaceEntry, problem: str) -> PlaceStatus:
-    taken = on_devices(entry.instances.values())
-    return PlaceStatus(
-        entry.place.name, len(entry.instances), entry.place.cores, entry.memory, entry.used,
-        tuple(
-            DeviceUse(name, room.total, room.limit, taken.get(name, 0), room.usable)
-            for name, room in entry.devices.items()
-        ),
-        entry.place.disk, problem,
-    )
 
 
 def limits_of(server: ServerConfig, models: Mapping[str, PoolModel]) -> PoolLimits:
