@@ -154,8 +154,8 @@ class PlaceStatus:
     """The free bytes of its disk, as last told; None: unknown."""
     state: PlaceState = "used"
     problem: str = ""
-    """Why it gets no new instances now: its versions differ, an instance was lost with it, or it is lost itself. Empty
-    if it gets some."""
+    """Why it gets no new instances now: its versions differ, an instance was lost with it, it is lost itself, or the
+    files of some models could not be brought there. Empty if it gets all."""
     seconds: float = 0.0
     """Since it came, or since it was refused or lost."""
 

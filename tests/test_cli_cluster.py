@@ -18,6 +18,7 @@ from lllms_core.errors import PlacementFailed
 from lllms_core.placements import Place
 from lllms_core.plugins import Plugins
 from lllms_core.rendezvous import versions
+from lllms_core.store.weights import Weights
 from lllms_core.types import Device
 
 pytestmark = pytest.mark.slow
@@ -102,17 +103,17 @@ def test_files_that_a_place_lacks_are_named(plugin: TwoPlugin, monkeypatch: pyte
     models = f'[models.tiny]\nengine = "llamacpp"\nfile = "{TINY}"\n'
     with monkeypatch.context() as patched:
         patched.setattr(cluster._Cluster, "_try_engine", nothing)
-        result = check(models)
+        result = check(models.replace('"llamacpp"', '"placed"'))
     assert result.exit_code == 1
     for name in ("one", "two"):
         assert (
-            f"Error: models.tiny: place {name} has no file {TINY}; share its folder, or name a source from which that"
-            " can fetch it (url or hf in the configuration)"
+            f"Error: models.tiny: place {name} has no file {TINY}; share the server's folder of models with it, or name"
+            " a source from which that can fetch it (url or hf in the configuration)"
         ) in result.stderr
-    plugin.placement.shared = True
+    plugin.placement.shared, plugin.placement.names = True, ["one"]
     result = check(models)
     assert result.exit_code == 0, result.output
-    assert f"place place one: has the file of model tiny: {TINY}" in result.stdout
+    assert "place place one: has the files of model tiny" in result.stdout
     assert "imports engine llamacpp in " in result.stdout
 
 
@@ -173,18 +174,34 @@ def test_models_that_fit_nowhere_are_named(plugin: TwoPlugin) -> None:
 
 
 @pytest.mark.usefixtures("workerless")
-def test_a_disk_without_room_is_a_warning(
+def test_files_that_have_to_be_fetched_need_room(
     plugin: TwoPlugin, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:
-    """A place whose disk is smaller than what it may have to fetch is told; another place may have the room."""
-    describe(plugin, monkeypatch, disk=1000)
+    """A place that would fetch a model says so; one without room for it is a warning, and a fault if all lack it."""
+    monkeypatch.setattr(Weights, "remote", property(lambda self: self.source))
     monkeypatch.setenv("LLLMS_MODELS_DIR", str(tmp_path / "models"))
-    models = f'[models.tiny]\nengine = "llamacpp"\nurl = "{TINY.as_uri()}"\n'
+    models = f'[models.tiny]\nengine = "placed"\nurl = "{TINY.as_uri()}"\n'
+    plugin.placement.disks["one"] = 1000
     result = check(models)
     assert result.exit_code == 0, result.output
-    assert "fetches the file of model tiny (" in result.stdout
-    assert "Warning: place place one: its disk has 1.0 kB free" in result.stderr
+    assert "place place two: fetches the files of model tiny (" in result.stdout
+    assert "Warning: models.tiny: the disk of place one has no room for " in result.stderr
     assert "everything can be served, but see the warnings" in result.stdout
+    plugin.placement.disks["two"] = 1000
+    result = check(models)
+    assert result.exit_code == 1
+    assert "Error: models.tiny: the disk of place two has no room for " in result.stderr
+
+
+@pytest.mark.usefixtures("workerless")
+def test_files_that_options_name_are_looked_for(plugin: TwoPlugin, tmp_path: Path) -> None:
+    """A file of an option that a place lacks is a fault, too."""
+    adapter = tmp_path / "adapter.gguf"
+    adapter.write_bytes(b"GGUF")
+    models = f'[models.f]\nengine = "filed"\nmemory = "100MB"\n\n[models.f.options.more]\nx = "{adapter}"\n'
+    assert f"models.f: place one has no file {adapter}, which an option names; " in check(models).stderr
+    plugin.placement.shared = True
+    assert check(models).exit_code == 0
 
 
 @pytest.mark.parametrize("fault", ["empty", "refused", "silent"])

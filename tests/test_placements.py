@@ -411,7 +411,7 @@ async def test_the_status_says_why_a_place_is_not_used() -> None:
             await begun.gather()
         problems = {one.name: one.problem for one in placed.pool.status().places}
         assert "an instance was lost with it" in problems[f"place {first}"]
-        placed.placement.lose(first, told=False)
+        placed.placement.names.remove(first)
         assert placed.placement.events is not None
         placed.placement.events.gone(first, "it burns")
         *_, lost = placed.pool.status().places
@@ -433,7 +433,7 @@ async def test_a_model_file_is_fetched_once_for_each_place(tmp_path: Path, caplo
     pool = Pool(models, PoolLimits(), far=FarPlaces(placement, TwoPlacesOptions()))
     async with asyncio.timeout(GUARD):
         await pool.start()
-        with pytest.raises(ModelLoadFailed, match=r"has no file .*model.gguf; share its folder"):
+        with pytest.raises(ModelLoadFailed, match=r"has no file .*model.gguf; share the server"):
             await pool.submit(ask("where", "b")).gather()
         for _ in range(2):
             await pool.submit(ask("where", "a")).gather()

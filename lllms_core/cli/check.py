@@ -85,7 +85,7 @@ def check(config_file: Path | None) -> None:
     warnings += _about_models_of_keys(config, catalog)
     problems += _about_sessions(config, plugins)
     problems += _about_memory(config, sound, limit, devices, alone=len(catalog.entries) == 1)
-    cluster = check_cluster(config, plugins, sound)
+    cluster = check_cluster(config, plugins, catalog, sound)
     problems += cluster.problems
     warnings += cluster.warnings
     for text in warnings:

@@ -16,7 +16,10 @@ def place_statuses(fleet: Fleet, attendance: Attendance, now: float) -> Iterator
     for place, entry in fleet.places.items():
         seconds = now - attendance.since.get(place, now)
         doubted = place in fleet.doubted
-        yield _status(entry, "avoided" if doubted else "used", DOUBTED if doubted else "", seconds)
+        barred = [f"none of {model}: {why}" for (model, name), (_, why) in fleet.bars.items() if name == place]
+        yield _status(
+            entry, "avoided" if doubted else "used", DOUBTED if doubted else "; ".join(barred), seconds,
+        )
     for one in attendance.unused(now):
         yield _status(PlaceEntry(one.place), one.state, one.reason, now - one.since)
 

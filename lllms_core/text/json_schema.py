@@ -12,7 +12,7 @@ from time import thread_time
 from typing import Any
 
 import regex
-from attrs import frozen
+from attrs import define, frozen
 from jsonschema import Draft7Validator, Draft201909Validator, Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 from jsonschema.validators import extend, validator_for
@@ -25,14 +25,20 @@ from lllms_core.text.pointers import Path, read_pointer
 
 SECONDS = 0.25
 """The processor time of a check, unless its caller says otherwise: a busy machine is no fault of a schema."""
+_SMALL = 1_000
+"""This many rules are evaluated in any case: a check that small may coincide with a garbage collection or a first use,
+which take longer than its limit.
+"""
 _PATIENCE = 2
 """By the clock, an expression may take so many times the processor time that is left."""
+_EXPRESSION_SECONDS, _EXPRESSION_RULES = 0.1, 100
+"""What an expression may take by the clock in a small check without time left, and the number of rules it counts as."""
 _MOST_ERRORS = 50
 _LONGEST_REASON = 300
 _LONGEST_PATTERN = 10_000
 
 _Rule = Callable[[Any, Any, Any, Any], Iterator[ValidationError]]
-_DEADLINE: ContextVar[float] = ContextVar("deadline")
+_EFFORT: ContextVar["_Effort"] = ContextVar("effort")
 
 
 class Unchecked(Exception):
@@ -73,7 +79,7 @@ class SchemaCheck:
 
 
 def _run(validator: Any, value: object, seconds: float, most: int) -> list[ValidationError]:  # untyped
-    token = _DEADLINE.set(thread_time() + seconds)
+    token = _EFFORT.set(_Effort(thread_time() + seconds))
     try:
         return list(islice(validator.iter_errors(value), most))
     except Unresolvable as error:
@@ -85,21 +91,34 @@ def _run(validator: Any, value: object, seconds: float, most: int) -> list[Valid
     except Exception as error:  # the library trusts schemas, and this one may have faults that no metaschema detects
         raise Unchecked(f"the schema has a fault ({type(error).__name__})") from error
     finally:
-        _DEADLINE.reset(token)
+        _EFFORT.reset(token)
 
 
-def _left() -> float:
-    left = _DEADLINE.get() - thread_time()
-    if left <= 0:
-        raise Unchecked("it takes too long")
-    return left
+@define
+class _Effort:
+    """The limit of a running check."""
+
+    end: float
+    """By the thread's processor time."""
+    rules: int = 0
+    """How many have been evaluated."""
+
+    def spend(self, rules: int = 1) -> float:
+        """Count evaluated rules; return the seconds that are left. Raises `Unchecked` if nothing is."""
+        self.rules += rules
+        left = self.end - thread_time()
+        if left <= 0 and self.rules > _SMALL:
+            raise Unchecked("it takes too long")
+        return max(left, 0.0)
 
 
 def _matches(pattern: str, text: str) -> bool:
     if len(pattern) > _LONGEST_PATTERN:
         raise Unchecked(f"an expression has more than {_LONGEST_PATTERN} characters")
+    left = _EFFORT.get().spend(_EXPRESSION_RULES)
     try:
-        return regex.search(pattern, text, timeout=_PATIENCE * _left(), concurrent=True) is not None
+        timeout = max(_PATIENCE * left, _EXPRESSION_SECONDS)
+        return regex.search(pattern, text, timeout=timeout, concurrent=True) is not None
     except TimeoutError:
         raise Unchecked("it takes too long") from None
     except regex.error as error:
@@ -119,7 +138,7 @@ class _Jump:
 def _timed(name: str, rule: _Rule) -> _Rule:
     """Return a rule that checks the time limit, and supports `nullable`."""
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:  # as the library's
-        _left()
+        _EFFORT.get().spend()
         if instance is None and schema.get("nullable") is True and name not in {"enum", "const"}:
             return
         for error in rule(validator, value, instance, schema) or ():
@@ -159,8 +178,10 @@ def _additional_properties(
 
 
 def _unique_items(_: object, wanted: object, instance: object, __: object) -> Iterator[ValidationError]:
-    if wanted is True and isinstance(instance, list) and len({*map(_key, instance)}) < len(instance):
-        yield ValidationError("it has repetitions")
+    if wanted is True and isinstance(instance, list):
+        _EFFORT.get().spend(len(instance))
+        if len({*map(_key, instance)}) < len(instance):
+            yield ValidationError("it has repetitions")
 
 
 def _items(validator: Any, items: object, instance: object, schema: object) -> Iterator[ValidationError]:
