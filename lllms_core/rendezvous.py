@@ -58,6 +58,14 @@ def command(title: str, sockets: int) -> tuple[str, ...]:
     return sys.executable, "-m", "lllms_core.worker.far_child", title, str(sockets)
 
 
+def node_command(question: str) -> tuple[str, ...]:
+    """Return what to run on the other machine to learn of it and its model files: `facts`, `find` or `fetch`.
+
+    The program's own docstring (`lllms_core.host.far_node`) says what it reads and writes.
+    """
+    return sys.executable, "-m", "lllms_core.host.far_node", question
+
+
 def tune(connection: socket.socket) -> None:
     """Send small messages at once, and notice within `SILENCE` seconds that the other machine is gone."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
