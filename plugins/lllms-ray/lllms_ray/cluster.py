@@ -90,6 +90,7 @@ class RayCluster:
             why = told.get("failed") or await self._last_words()
             await self.close()
             raise PlacementFailed(str(why))
+        self._see(told, seen)
         self._tasks.append(asyncio.create_task(self._listen(process, seen, ended)))
         return ClusterNode(str(told["node"]), str(told["host"]))
 
@@ -139,14 +140,17 @@ class RayCluster:
         ended: Callable[[str], None],
     ) -> None:
         while told := await self._next(process):
+            self._see(told, seen)
             match told:
-                case {"nodes": dict(nodes)}:
-                    seen([ClusterNode(node, str(name)) for node, name in nodes.items()])
                 case {"id": int(number), "failed": str(reason)} if number in self._asked:
                     self._answer(number, reason)
         reason = await self._last_words()
         self._answer_all(reason)
         ended(reason)
+
+    def _see(self, told: Mapping[str, object], seen: Callable[[Sequence[ClusterNode]], None]) -> None:
+        if isinstance(nodes := told.get("nodes"), dict):
+            seen([ClusterNode(node, str(name)) for node, name in nodes.items()])
 
     async def _relay(self, process: asyncio.subprocess.Process) -> None:
         """Keep what Ray says out of the log, except for a debugger; its last words explain an end."""

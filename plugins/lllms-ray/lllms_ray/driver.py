@@ -1,8 +1,9 @@
 """The process of a server that speaks with Ray: it tells of nodes, and brings agents to them.
 
 It reads orders from standard input, JSON objects, one a line: first `{"address": ...}`, then any number of
-`{"id": N, "connect": NODE, "environment": {...}}`. It writes `{"node": ID, "host": ADDRESS}` once it is connected,
-`{"nodes": {ID: NAME}}` when they have changed, `{"id": N, "failed": REASON or ""}`. It ends when its input does.
+`{"id": N, "connect": NODE, "environment": {...}}`. It writes `{"node": ID, "host": ADDRESS, "nodes": {ID: NAME}}` once it
+is connected, `{"nodes": {ID: NAME}}` when they have changed, `{"id": N, "failed": REASON or ""}`. It ends when its input
+does.
 """
 
 import json
@@ -56,15 +57,14 @@ class Driver:
             for one in self._ray.nodes() if one["Alive"]
         }
 
-    def look(self) -> None:
-        """Tell of the nodes, now and whenever they have changed; never returns."""
-        known: dict[str, str] | None = None
+    def look(self, known: Mapping[str, str]) -> None:
+        """Tell of the nodes whenever they have changed; never returns."""
         while True:
+            time.sleep(LOOK_SECONDS)
             nodes = self.nodes()
             if nodes != known:
                 self.tell({"nodes": nodes})
                 known = nodes
-            time.sleep(LOOK_SECONDS)
 
     def connect(self, number: int, node: str, environment: Mapping[str, str]) -> None:
         """Let a node's agent connect to the server, and tell whether it does."""
@@ -138,10 +138,10 @@ def main() -> None:
     if failed:
         driver.tell({"failed": failed})
         return
-    driver.tell({
-        "node": ray.get_runtime_context().get_node_id(), "host": ray.util.get_node_ip_address(),
-    })
-    threading.Thread(target=driver.look, daemon=True).start()
+    nodes = driver.nodes()
+    own = ray.get_runtime_context().get_node_id()
+    driver.tell({"node": own, "host": ray.util.get_node_ip_address(), "nodes": nodes})
+    threading.Thread(target=driver.look, args=[nodes], daemon=True).start()
     for line in sys.stdin:
         order = json.loads(line)
         arguments = (int(order["id"]), str(order["connect"]), order["environment"])

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
+from typing import Any
 
 from lllms_core.placements import FileKey, Launch, Place, PlaceEvents, PlaceLost, Placement, PlacementFailed
 from lllms_core.rendezvous import Arrival, Expected, Rendezvous
@@ -208,7 +209,8 @@ class RayPlacement(Placement):
         """Wait for a worker's connections, or its end."""
         arriving = asyncio.create_task(expected.arrived(LAUNCH_SECONDS))
         try:
-            await asyncio.wait([arriving, process.over], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [arriving, process.over]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if arriving.done():
                 return arriving.result()
         except BaseException:

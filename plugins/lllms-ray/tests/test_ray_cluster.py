@@ -89,11 +89,13 @@ def cluster(tmp_path_factory):
 async def shared(cluster):
     """The placement over the nodes other than the server's."""
     shared = SharedPlacement()
-    async with asyncio.timeout(2 * GUARD):
-        await shared.begin(RayOptions(cluster.head, here=False))
-        await shared.whole(TWO, THREE)
-    yield shared
-    await shared.end()
+    try:
+        async with asyncio.timeout(3 * GUARD):
+            await shared.begin(RayOptions(cluster.head, here=False))
+            await shared.whole(TWO, THREE)
+        yield shared
+    finally:
+        await shared.end()
 
 
 @pytest.fixture
@@ -258,7 +260,7 @@ async def test_sessions_across_nodes(shared):
             "options": {"slots": 2, "context_length": 512, "threads": 1, "kept_tokens": 0},
         }},
     })
-    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "llamacpp"}, extra={"ray": SharedPlugin(shared)})
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "llamacpp"}, extra={"shared": SharedPlugin(shared)})
     async with asyncio.timeout(2 * GUARD), Host(config, plugins) as host:
         async def turn(*texts):
             messages = [Message(("user", "assistant")[n % 2], text) for n, text in enumerate(texts)]

@@ -94,7 +94,7 @@ def test_an_agent_is_brought_to_its_node(answers):
 @pytest.mark.parametrize(("error", "words", "again"), [
     (GetTimeoutError(), "its agent did not start within 90 s", True),
     (ActorUnavailableError(), "its agent is being started again", False),
-    (RayTaskError(OSError(113, "No route to host")), "it cannot reach this server at 10.0.0.1 port 1234: OSError: ", False),
+    (RayTaskError(OSError(113, "No route")), "it cannot reach this server at 10.0.0.1 port 1234: OSError: ", False),
     (RuntimeError("No module named 'lllms_ray'"), "lllms-ray is not installed there: install what", True),
     (RuntimeError("the actor died\nwith details"), "RuntimeError: the actor died", True),
 ])

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from lllms_core import Host, hookimpl, parse_config
 from lllms_core.config import ServerConfig
 from lllms_core.engines import Engine
 from lllms_core.errors import ModelLoadFailed, PlaceLost, PlacementFailed
+from lllms_core.machine import available_cores
 from lllms_core.placements import Ending, FileKey, Launch
 from lllms_core.plugins import Plugins
 from lllms_core.pool.needs import memory_limit
@@ -45,10 +45,18 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+FACTS = {"cores": 2, "memory": 250 * 10**6, "devices": [], "versions": dict(versions())}
+
+
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """Tries follow each other at once."""
+    """Tries follow each other at once, and the facts are those of a program that takes no second."""
+    def quickly(question):
+        told = (sys.executable, "-I", "-S", "-c", f"print({json.dumps(json.dumps(FACTS))})")
+        return told if question == "facts" else node_command(question)
+
     monkeypatch.setattr(placement, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(agent, "node_command", quickly)
 
 
 async def start(
@@ -63,23 +71,25 @@ async def start(
 # -- places -----------------------------------------------------------------------------------------------------------
 
 
-async def test_nodes_are_places_with_their_facts():
-    """Each node is told while the placement opens, with its cores, memory and versions; the server's own if wanted."""
-    cluster = ThreadCluster("one", environment={"LLLMS_MEMORY_LIMIT": "123MB"})
-    async with placed(cluster) as (_, places):
-        [place] = places.known.values()
-        assert (place.id, place.name, place.memory) == (ONE, "one", 123 * 10**6)
-        assert place.cores >= 1
-        assert place.versions == versions()
+async def test_nodes_are_places():
+    """Each node is told while the placement opens; the server's own, if wanted, too."""
+    async with placed(ThreadCluster("one")) as (_, places):
+        assert [*places.known] == [ONE]
     async with placed(ThreadCluster("one"), RayOptions()) as (_, places):
         assert {*places.known} == {ONE, OWN}
 
 
-async def test_without_a_limit_a_node_keeps_a_reserve():
-    """Unless told otherwise, a node's memory for instances is that of the machine less a reserve, as on the server."""
-    async with placed(ThreadCluster("one")) as (_, places):
-        limit = memory_limit(ServerConfig())
-        assert places.known[ONE].memory == (None if limit is None else limit.total)
+@pytest.mark.parametrize("limit", ["123MB", ""])
+async def test_a_node_tells_its_facts(monkeypatch, limit):
+    """A place has the cores and versions of its node, and its memory: its own limit, or all less a reserve."""
+    monkeypatch.setattr(agent, "node_command", node_command)
+    environment = {"LLLMS_MEMORY_LIMIT": limit} if limit else {}
+    async with placed(ThreadCluster("one", environment=environment)) as (_, places):
+        place = places.known[ONE]
+    usable = memory_limit(ServerConfig())
+    assert (place.id, place.name, place.cores) == (ONE, "one", available_cores())
+    assert place.memory == (123 * 10**6 if limit else usable and usable.total)
+    assert place.versions == versions()
 
 
 async def test_nodes_come_and_go():
@@ -329,21 +339,15 @@ class RayPlugin:
 
 async def test_a_server_over_the_nodes():
     """`[placement] kind = "ray"` runs models on the nodes."""
-    cluster = ThreadCluster("one", "two", environment={"LLLMS_MEMORY_LIMIT": "250MB"})
+    cluster = ThreadCluster("one", "two")
     models = {
         name: {"engine": "mock", "memory": "200MB", "options": {"script": [{"replies": [name]}]}} for name in "ab"
     }
     config = parse_config({"placement": {"kind": "ray", "options": {"here": False}}, "models": models})
-    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, extra={"ray": RayPlugin(cluster)})
+    plugins = Plugins.discover(environ={"LLLMS_PLUGINS": "mock"}, extra={"here": RayPlugin(cluster)})
     async with asyncio.timeout(GUARD), Host(config, plugins) as host:
         for name in "ab":
             assert (await host.submit(host.request(name, prompt="x")).gather()).text == name
         assert {one.place for one in host.pool.status().instances} == {"one", "two"}
 
 
-def test_json_of_facts():
-    """What a node tells of itself is plain JSON, by a program that needs nothing of this one."""
-    done = subprocess.run(node_command("facts"), capture_output=True, text=True, timeout=GUARD, check=True)
-    facts = json.loads(done.stdout)
-    assert {"cores", "memory", "devices", "versions"} == facts.keys()
-    assert facts["versions"]["python"] == sys.version.split()[0]

@@ -21,7 +21,7 @@ def hear(): return json.loads(sys.stdin.readline())
 print("Ray says a lot", file=sys.stderr, flush=True)
 assert hear() == {"address": "auto"}
 """
-JOINED = BEGIN + "tell(node='n', host='10.0.0.1')\n"
+JOINED = BEGIN + "tell(node='n', host='10.0.0.1', nodes={'a': 'attic'})\n"
 
 
 def scripted(text: str) -> RayCluster:
@@ -33,7 +33,7 @@ async def test_nodes_and_connections(caplog):
     caplog.set_level(logging.DEBUG, "lllms")
     heard: asyncio.Queue[list[ClusterNode]] = asyncio.Queue()
     ray = scripted(JOINED + (
-        "tell(nodes={'a': 'attic'}); tell(nodes={})\n"
+        "tell(nodes={})\n"
         "for line in sys.stdin:\n"
         "    order = json.loads(line)\n"
         "    tell(id=order['id'], failed=order['environment'].get('why', ''))\n"

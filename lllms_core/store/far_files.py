@@ -1,47 +1,30 @@
-"""A program that a placement runs on a machine: what its instances may take there, and the model files of its store.
+"""A program that a placement runs on another machine: it finds or fetches model files there.
 
-    python -m lllms_core.host.far_node facts
-    echo '{"path": "/models/tiny.gguf", "size": 1000, "sha256": ""}' | python -m lllms_core.host.far_node find
-    echo '{"source": "hf:org/repo", "size": 1000, "sha256": ""}' | python -m lllms_core.host.far_node fetch
+    echo '{"path": "/models/tiny.gguf", "size": 1000, "sha256": ""}' | python -m lllms_core.store.far_files find
+    echo '{"source": "hf:org/repo", "size": 1000, "sha256": ""}' | python -m lllms_core.store.far_files fetch
 
-It writes JSON objects, one a line: `share` while it fetches, and last the answer or an `error` for people. What it may
-take, and where the store is, says the machine's own configuration: `LLLMS_MEMORY_LIMIT`, `LLLMS_MODELS_DIR`.
+It writes JSON objects, one a line: `share` while it fetches, and last `path` (null: not found), or an `error` for
+people. The machine's own configuration says where its store is: `LLLMS_MODELS_DIR`.
 """
 
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event, Thread
 
-from lllms_core.config import Config, load_config
+from lllms_core.config import load_config
 from lllms_core.errors import DownloadError, LllmsError, WrongFile
 from lllms_core.gguf import part_paths
-from lllms_core.machine import available_cores
-from lllms_core.plugins import Plugins
-from lllms_core.pool.devices import find_devices
-from lllms_core.pool.needs import memory_limit
-from lllms_core.rendezvous import versions
-from lllms_core.store import Download, Store
-from lllms_core.store.weights import open_store
+from lllms_core.machine import die_with
+from lllms_core.rendezvous import Tell, answers
+from lllms_core.store.download import Download
+from lllms_core.store.store import Store
 from lllms_core.values.sizes import human_size
 
 PAUSE = 0.5
 """Seconds between two reports of progress."""
-
-Tell = Callable[[Mapping[str, object]], None]
-
-
-def facts(config: Config, plugins: Plugins) -> Mapping[str, object]:
-    """Return what instances may take of this machine together, and what a worker imports here."""
-    limit = memory_limit(config.server)
-    engines = [provided.object for provided in plugins.engines.values()]
-    return {
-        "cores": available_cores(), "memory": None if limit is None else limit.total, "versions": dict(versions()),
-        "devices": [{"name": one.name, "total": one.total, "free": one.free} for one in find_devices(engines)],
-    }
 
 
 def find(store: Store, path: Path, size: int, sha256: str) -> Path | None:
@@ -84,28 +67,25 @@ def fetch(store: Store, source: str, size: int, sha256: str, tell: Tell) -> Path
     return file.path
 
 
-def main(arguments: list[str]) -> None:
+def main(question: str) -> None:
     """Answer one question."""
-    output = os.dup(1)
-    os.dup2(2, 1)  # what plugins print is no answer
+    die_with(os.getppid())  # nobody waits for the answer any more
+    tell = answers()
     logging.disable(logging.INFO)
-
-    def tell(value: Mapping[str, object]) -> None:
-        os.write(output, json.dumps(value).encode() + b"\n")
-
     try:
         config = load_config()
-        plugins = Plugins.discover(disable=config.disabled_plugins)
-        if arguments == ["facts"]:
-            tell(facts(config, plugins))
-            return
-        about, store = json.load(sys.stdin), open_store(config, plugins)
+        about = json.load(sys.stdin)
         size, sha256 = int(about["size"]), str(about["sha256"]).lower()
-        if arguments == ["find"]:
-            found = find(store, Path(about["path"]), size, sha256)
+        if question == "find":
+            found = find(Store(config.server.models_dir), Path(about["path"]), size, sha256)
             tell({"path": None if found is None else str(found)})
-        else:
-            tell({"path": str(fetch(store, str(about["source"]), size, sha256, tell))})
+            return
+        # Only to fetch are plugins needed, whose imports take a second.
+        from lllms_core.plugins import Plugins
+        from lllms_core.store.weights import open_store
+
+        store = open_store(config, Plugins.discover(disable=config.disabled_plugins))
+        tell({"path": str(fetch(store, str(about["source"]), size, sha256, tell))})
     except LllmsError as error:
         tell({"error": error.message})
 
@@ -124,4 +104,4 @@ def _fits(store: Store, path: Path, size: int, sha256: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1])
