@@ -2,8 +2,8 @@
 
 Server and agent exchange JSON objects, one a line, over a connection of their own; Ray only brings the agent to the
 node. The server orders `{"do": "launch" | "ask" | "kill", "id": N, ...}`; the agent tells of process N what it writes
-to standard error (`output`), what it answers (`told`), and how it ended (`ended`, or `failed` if it did not start).
-When the connection ends, all processes do.
+to standard error (`output`), what it answers (`told`), and how it ended (`ended`, or `failed` if it did not start). A
+`warning` says what is wrong with the node. When the connection ends, all processes do.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from threading import Thread
 
 from attrs import define, field
 
 from lllms_core.rendezvous import ADDRESS, TOKEN, command, greet, node_command, versions
 from lllms_ray.pipes import Pipes
+from lllms_ray.raylet import node_environment, take_priority
 
 LONGEST = 1 << 20
 """Bytes of a line at most."""
@@ -27,19 +27,6 @@ PIECE = 1 << 14
 """Bytes of output that are told at once."""
 LAST_WORDS_SECONDS = 1.0
 """How long the output of a dead process is read at most, if others keep its pipe open."""
-
-
-def node_environment() -> dict[str, str]:
-    """Return the environment in which Ray was started on this node.
-
-    In that of its own processes Ray hides the GPUs from an actor that has asked for none, and limits OpenMP's threads.
-    """
-    raylet = Path(f"/proc/{os.getppid()}")
-    with suppress(OSError):
-        if (raylet / "comm").read_text(encoding="utf-8").strip() == "raylet":
-            pairs = (one.partition(b"=") for one in (raylet / "environ").read_bytes().split(b"\0"))
-            return {os.fsdecode(name): os.fsdecode(value) for name, equals, value in pairs if equals}
-    return dict(os.environ)
 
 
 class Agent:
@@ -80,6 +67,8 @@ async def serve(connection: socket.socket, variables: Mapping[str, str]) -> None
     """Carry out what a server orders, until the connection ends, however it ends."""
     reader, writer = await asyncio.open_connection(sock=connection, limit=LONGEST)
     processes = Processes(writer, variables)
+    if warning := take_priority():
+        processes.warn(warning)
     try:
         with suppress(OSError):
             while line := await reader.readline():
@@ -112,6 +101,10 @@ class Processes:
             case {"do": "kill"} if number in self._tasks:
                 self._unwanted.add(number)
                 self._kill(number)
+
+    def warn(self, text: str) -> None:
+        """Tell what should be known of this node."""
+        self._tell(0, {"warning": text})
 
     async def close(self) -> None:
         """Kill all."""

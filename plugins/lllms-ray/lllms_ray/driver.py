@@ -1,9 +1,9 @@
 """The process of a server that speaks with Ray: it tells of nodes, and brings agents to them.
 
 It reads orders from standard input, JSON objects, one a line: first `{"address": ...}`, then any number of
-`{"id": N, "connect": NODE, "environment": {...}}`. It writes `{"node": ID, "host": ADDRESS, "nodes": {ID: NAME}}` once it
-is connected, `{"nodes": {ID: NAME}}` when they have changed, `{"id": N, "failed": REASON or ""}`. It ends when its input
-does.
+`{"id": N, "connect": NODE, "environment": {...}}`. It writes `{"node": ID, "host": ADDRESS, "nodes": {ID: NAME}}` once
+it is connected, `{"nodes": {ID: NAME}}` when they have changed, `{"id": N, "failed": REASON or ""}`. It ends when its
+input does.
 """
 
 import json

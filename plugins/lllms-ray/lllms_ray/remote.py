@@ -145,6 +145,9 @@ class Remote:
         self.cut(reason)
 
     def _take(self, told: Answer) -> None:
+        if "warning" in told:
+            LOG.warning("%s: %s", self.name, told["warning"])
+            return
         process = self._started[int(str(told["id"]))]
         match told:
             case {"output": str(text)}:

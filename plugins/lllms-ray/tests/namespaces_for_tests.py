@@ -22,7 +22,7 @@ SETTINGS = {
     "RAY_health_check_period_ms": "500", "RAY_health_check_timeout_ms": "2000",
     "RAY_health_check_failure_threshold": "4", "RAY_raylet_start_wait_time_s": "120",
 }
-"""Ray's. With the health checks of the README a machine that is busy with other tests loses nodes that are only slow."""
+"""Ray's. By the health checks of the README a busy machine would lose nodes that are only slow."""
 FIRST = ("nice", "-n", "-10")
 """Ray's helpers have 15 s to start, which nothing can change, or their node crashes: they go before other tests."""
 SUPERVISE = 'while :; do "$@"; sleep 0.5; done'
@@ -90,11 +90,11 @@ class Nodes:
             role = (f"--address={self.head}",)
         with self._log(number).open("wb") as log:
             self._supervisors[number] = subprocess.Popen(
-            ["ip", "netns", "exec", self.name(number), *FIRST, "sh", "-c", SUPERVISE, "sh", ray, "start", *role,
-             f"--node-ip-address={self.address(number)}", "--num-cpus=0", "--object-store-memory=80000000",
-             "--disable-usage-stats", "--block"],
-            env={**os.environ, **SETTINGS, **self._environment.get(number, {})}, stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, start_new_session=True,
+                ["ip", "netns", "exec", self.name(number), *FIRST, "sh", "-c", SUPERVISE, "sh", ray, "start", *role,
+                 f"--node-ip-address={self.address(number)}", "--num-cpus=0", "--object-store-memory=80000000",
+                 "--disable-usage-stats", "--block"],
+                env={**os.environ, **SETTINGS, **self._environment.get(number, {})}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
             )
 
     def wait(self, number: int) -> None:

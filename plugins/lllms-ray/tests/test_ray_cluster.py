@@ -163,8 +163,8 @@ async def test_a_process_has_tuned_sockets(shared):
         assert await launched.ended() == Ending(0)
 
 
-async def test_the_environment_is_the_nodes(shared):
-    """A process runs in the environment in which Ray was started on its node, not in that of Ray's own processes."""
+async def test_the_environment_is_the_nodes(shared, cluster):
+    """A process has the environment and priority with which Ray was started on its node, not those of Ray's actors."""
     wanted = Launch("test", {"LLLMS_TEST_PLACE": "engine", "ENGINE": "1"})
     launched = await shared.launch(shared.place(THREE).id, wanted)
     variables = psutil.Process(launched.pid).environ()
@@ -172,6 +172,7 @@ async def test_the_environment_is_the_nodes(shared):
     assert variables["OMP_NUM_THREADS"] == "2"
     assert variables["ENGINE"] == "1"
     assert "CUDA_VISIBLE_DEVICES" not in variables
+    assert psutil.Process(launched.pid).nice() == psutil.Process(cluster.raylet(3)).nice()
     launched.kill()
     async with asyncio.timeout(GUARD):
         assert await launched.ended() == Ending(-signal.SIGKILL)
@@ -198,9 +199,10 @@ async def test_files_are_found_or_fetched_by_the_node(shared):
 async def test_logs_come_home(shared, caplog):
     """What a worker logs and prints on a node arrives in the server's log, with the node's name."""
     caplog.set_level(logging.DEBUG, "lllms")
-    _, listener = await start(shared, shared.place(TWO), load="print")
-    assert f"scripted at {TWO}: written to standard error" in caplog.text
-    assert listener is not None
+    worker, listener = await start(shared, shared.place(TWO), load="print")
+    await until(lambda: f"scripted at {TWO}: written to standard error" in caplog.text)
+    worker.kill()
+    await listener.reason()
 
 
 async def test_a_killed_child_tells_its_signal(shared):
