@@ -74,6 +74,15 @@ class RayCluster:
     ) -> ClusterNode:
         """Start the process, which joins the cluster."""
         await self.close()
+        try:
+            return await self._join(address, seen, ended)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _join(
+        self, address: str, seen: Callable[[Sequence[ClusterNode]], None], ended: Callable[[str], None],
+    ) -> ClusterNode:
         pipe = asyncio.subprocess.PIPE
         process = self._process = await asyncio.create_subprocess_exec(
             *self._command, stdin=pipe, stdout=pipe, stderr=pipe, limit=LONGEST, start_new_session=True,
@@ -87,9 +96,7 @@ class RayCluster:
         except TimeoutError:
             told = {"failed": f"Ray did not connect to the cluster at '{address}' within {OPEN_SECONDS:g} s"}
         if "node" not in told:
-            why = told.get("failed") or await self._last_words()
-            await self.close()
-            raise PlacementFailed(str(why))
+            raise PlacementFailed(str(told.get("failed") or await self._last_words()))
         self._see(told, seen)
         self._tasks.append(asyncio.create_task(self._listen(process, seen, ended)))
         return ClusterNode(str(told["node"]), str(told["host"]))
