@@ -8,6 +8,7 @@ input does.
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ LOOK_SECONDS = 1.0
 """Between two looks at the nodes."""
 CONNECT_SECONDS = 90.0
 """How long an agent may take to start and connect: a node that has just joined may have to start processes first."""
+REACH_SECONDS = 10.0
 NAMESPACE = "lllms"
 START = (
     "start a cluster with `ray start --head` on this machine and `ray start --address=HEAD:6379` on the others, in the"
@@ -121,12 +123,20 @@ def join(address: str) -> tuple[Any, str]:
     except ImportError as error:
         return None, f"Ray cannot be imported ({error}); install it: pip install lllms-ray"
     try:
+        reach(address)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
-    except ConnectionError as error:
+    except OSError as error:
         return None, f"there is no Ray cluster at '{address}' ({_first(error)}); {START}"
     except Exception as error:  # noqa: BLE001  # Ray may raise anything
         return None, f"Ray cannot join the cluster at '{address}': {_first(error)}"
     return ray, ""
+
+
+def reach(address: str) -> None:
+    """Connect to `HOST:PORT`: Ray itself tries a dead address for minutes. Raises `OSError`."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
 
 
 def main() -> None:

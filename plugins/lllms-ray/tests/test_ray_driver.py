@@ -147,10 +147,21 @@ def test_a_cluster_that_cannot_be_joined(monkeypatch, error, words):
 
     strategies = SimpleNamespace()
     util = SimpleNamespace(scheduling_strategies=strategies)
+    monkeypatch.setattr(driver, "reach", lambda address: None)
     ray = SimpleNamespace(init=init, util=util)
     for name, module in {"ray": ray, "ray.util": util, "ray.util.scheduling_strategies": strategies}.items():
         monkeypatch.setitem(sys.modules, name, module)
     assert re.search(words, join("10.0.0.1:6379")[1])
+
+
+def test_a_dead_address_is_found_at_once(monkeypatch):
+    """An address at which nothing listens is told as such, without Ray, which would try it for minutes."""
+    util = SimpleNamespace(scheduling_strategies=SimpleNamespace())
+    for name, module in {
+        "ray": SimpleNamespace(util=util), "ray.util": util, "ray.util.scheduling_strategies": util.scheduling_strategies,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    assert "there is no Ray cluster at '127.0.0.1:1' (ConnectionRefusedError" in join("127.0.0.1:1")[1]
 
 
 def test_the_process_of_the_driver_has_no_other_name():
