@@ -16,6 +16,7 @@ from lllms_core.plugins import Plugins
 from lllms_core.pool.devices import find_devices
 from lllms_core.pool.needs import memory_limit
 from lllms_core.rendezvous import answers, versions
+from lllms_core.store.far_files import room
 
 
 def facts(config: Config, plugins: Plugins) -> Mapping[str, object]:
@@ -23,7 +24,7 @@ def facts(config: Config, plugins: Plugins) -> Mapping[str, object]:
     limit = memory_limit(config.server)
     engines = [provided.object for provided in plugins.engines.values()]
     return {
-        "cores": available_cores(), "memory": None if limit is None else limit.total, "versions": dict(versions()),
+        "cores": available_cores(), "disk": room(config), "memory": None if limit is None else limit.total, "versions": dict(versions()),
         "devices": [{"name": one.name, "total": one.total, "free": one.free} for one in find_devices(engines)],
     }
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+from attrs import evolve
+
 from lllms_core.placements import FileKey, Launch, Place, PlaceEvents, PlaceLost, Placement, PlacementFailed
 from lllms_core.rendezvous import Arrival, Expected, Rendezvous
 from lllms_core.types import Device
@@ -21,6 +23,8 @@ LAUNCH_SECONDS = 60.0
 """How long a worker may take to connect."""
 OPEN_SECONDS = 30.0
 """How long the server's start waits for the agents of the nodes that are there; later ones join when they come."""
+MUCH = 32
+"""A fraction: room on a disk that has changed by more than one part in this many is told anew."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 """Seconds between two tries to reach a node or the cluster."""
 
@@ -47,6 +51,8 @@ class RayPlacement(Placement):
         """By node: set once its first try to connect has succeeded or failed."""
         self._remotes: dict[str, Remote] = {}
         """By node: the connected agents."""
+        self._places: dict[str, Place] = {}
+        """By node: as they were told."""
         self._opening: asyncio.Task[None] | None = None
 
     async def open(self, options: object, events: PlaceEvents) -> None:
@@ -85,7 +91,7 @@ class RayPlacement(Placement):
     async def find(self, place: str, file: FileKey) -> PurePath | None:
         """Ask the node for the file: at the same path, or in its own store."""
         about = {"path": str(file.path), "size": file.size, "sha256": file.sha256}
-        path = (await self._remote(place).ask("find", about)).get("path")
+        path = (await self._ask(place, "find", about)).get("path")
         return None if path is None else Path(str(path))
 
     async def fetch(
@@ -97,7 +103,7 @@ class RayPlacement(Placement):
                 progress(float(str(answer["share"])))
 
         about = {"source": source, "size": file.size, "sha256": file.sha256}
-        return Path(str((await self._remote(place).ask("fetch", about, tell))["path"]))
+        return Path(str((await self._ask(place, "fetch", about, tell))["path"]))
 
     async def close(self) -> None:
         """End the workers, then the agents."""
@@ -164,13 +170,29 @@ class RayPlacement(Placement):
         except BaseException:
             remote.cut("it was given up")
             raise
-        self._remotes[node.id] = remote
+        self._remotes[node.id], self._places[node.id] = remote, place
         if self._events is not None:
             self._events.there(place)
         return remote
 
+    async def _ask(
+        self, place: str, question: str, about: Answer, tell: Callable[[Answer], None] = lambda _: None,
+    ) -> Answer:
+        """Ask a node about files, and tell if the room on its disk has changed by much."""
+        def take(answer: Answer) -> None:
+            tell(answer)
+            known, disk = self._places.get(place), answer.get("disk")
+            if known is None or not isinstance(disk, int) or self._events is None:
+                return
+            if known.disk is None or abs(disk - known.disk) > known.disk // MUCH:
+                self._places[place] = evolve(known, disk=disk)
+                self._events.there(self._places[place])
+
+        return await self._remote(place).ask(question, about, take)
+
     def _drop(self, node: str, reason: str) -> None:
         """Give up a node's agent, if there is one, and tell that the place is gone."""
+        self._places.pop(node, None)
         if (remote := self._remotes.pop(node, None)) is not None:
             remote.cut(reason)
             if self._events is not None:
@@ -227,9 +249,12 @@ class RayPlacement(Placement):
 def described(node: ClusterNode, facts: Answer) -> Place:
     """Return a node as a place, by what its agent told of it. Raises `PlacementFailed` if that makes no sense."""
     match facts:
-        case {"cores": int(cores), "memory": None | int() as memory, "devices": list(gpus), "versions": dict(versions)}:
+        case {
+            "cores": int(cores), "memory": None | int() as memory, "disk": None | int() as disk, "devices": list(gpus),
+            "versions": dict(versions),
+        }:
             devices = tuple(Device(str(one["name"]), int(one["total"]), int(one["free"])) for one in gpus)
-            return Place(node.id, node.name, cores, memory, devices, _texts(versions))
+            return Place(node.id, node.name, cores, memory, devices, _texts(versions), disk)
     raise PlacementFailed(f"{node.name} tells nonsense of itself")
 
 

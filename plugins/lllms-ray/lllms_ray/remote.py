@@ -10,7 +10,7 @@ from typing import Self
 
 from attrs import define, field
 
-from lllms_core.placements import Ending, Launched, PlaceLost, PlacementFailed
+from lllms_core.placements import Ending, Launched, PlaceFull, PlaceLost, PlacementFailed
 from lllms_ray.agent import LONGEST
 
 LOG = logging.getLogger("lllms.ray")
@@ -115,7 +115,8 @@ class Remote:
             [*_, last] = [process.failed, *b"".join(words).decode(errors="replace").strip().splitlines()[-1:]]
             raise PlacementFailed(f"{self.name} does not answer ({question}): {last or f'status {ending.status}'}")
         if "error" in answers[-1]:
-            raise PlacementFailed(f"{self.name}: {answers[-1]['error']}")
+            failure = PlaceFull if answers[-1].get("full") else PlacementFailed
+            raise failure(f"{self.name}: {answers[-1]['error']}")
         return answers[-1]
 
     def _start(

@@ -42,7 +42,7 @@ from waits_for_tests import GUARD, until
 
 from lllms_core import Host, hookimpl, parse_config
 from lllms_core.engines import NoOptions
-from lllms_core.errors import EngineDied, PlacementFailed
+from lllms_core.errors import EngineDied, PlaceFull, PlacementFailed
 from lllms_core.placements import Ending, FileKey, Launch
 from lllms_core.plugins import Plugins
 from lllms_core.pool.far_places import FarPlaces
@@ -192,7 +192,7 @@ async def test_files_are_found_or_fetched_by_the_node(shared):
         path = await shared.fetch(two, source, wanted, shares.append)
         assert await shared.find(two, evolve(wanted, path=path)) == path
         assert shares[-1] == 1.0
-        with pytest.raises(PlacementFailed, match=f"{THREE}: no room for"):
+        with pytest.raises(PlaceFull, match=f"{THREE}: no room for"):
             await shared.fetch(three, source, wanted, shares.append)
 
 

@@ -157,9 +157,9 @@ def test_a_cluster_that_cannot_be_joined(monkeypatch, error, words):
 def test_a_dead_address_is_found_at_once(monkeypatch):
     """An address at which nothing listens is told as such, without Ray, which would try it for minutes."""
     util = SimpleNamespace(scheduling_strategies=SimpleNamespace())
-    for name, module in {
-        "ray": SimpleNamespace(util=util), "ray.util": util, "ray.util.scheduling_strategies": util.scheduling_strategies,
-    }.items():
+    strategies = util.scheduling_strategies
+    ray = SimpleNamespace(util=util)
+    for name, module in {"ray": ray, "ray.util": util, "ray.util.scheduling_strategies": strategies}.items():
         monkeypatch.setitem(sys.modules, name, module)
     assert "there is no Ray cluster at '127.0.0.1:1' (ConnectionRefusedError" in join("127.0.0.1:1")[1]
 

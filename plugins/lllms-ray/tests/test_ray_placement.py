@@ -45,7 +45,7 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-FACTS = {"cores": 2, "memory": 250 * 10**6, "devices": [], "versions": dict(versions())}
+FACTS = {"cores": 2, "memory": 250 * 10**6, "disk": 10**20, "devices": [], "versions": dict(versions())}
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +90,7 @@ async def test_a_node_tells_its_facts(monkeypatch, limit):
     assert (place.id, place.name, place.cores) == (ONE, "one", available_cores())
     assert place.memory == (123 * 10**6 if limit else usable and usable.total)
     assert place.versions == versions()
+    assert place.disk > 0
 
 
 async def test_nodes_come_and_go():
@@ -286,13 +287,14 @@ async def test_a_node_fetches_into_its_own_store(tmp_path):
     elsewhere = FileKey(Path("/nonexistent/model.gguf"), len(DATA), SHA256)
     environment = {"LLLMS_MODELS_DIR": str(tmp_path / "store")}
     with served({"/model.gguf": DATA}) as site:
-        async with placed(ThreadCluster("one", environment=environment)) as (ray, _):
+        async with placed(ThreadCluster("one", environment=environment)) as (ray, places):
             assert await ray.find(ONE, elsewhere) is None
             shares: list[float] = []
             path = await ray.fetch(ONE, f"{site.url}/model.gguf", elsewhere, shares.append)
             assert path.is_relative_to(tmp_path / "store")
             assert sha256(path) == SHA256
             assert shares[-1] == 1.0
+            assert places.known[ONE].disk < 10**20  # told anew
             assert await ray.find(ONE, elsewhere) == path
 
 
