@@ -1,6 +1,5 @@
 """The worker process. Standard input and output are the wire; anything printed goes to standard error, the log."""
 
-import ctypes
 import faulthandler
 import gc
 import io
@@ -17,7 +16,7 @@ from threading import Lock, Thread
 from typing import cast
 
 from lllms_core.engines import Engine
-from lllms_core.machine import yield_quickly
+from lllms_core.machine import die_with, yield_quickly
 from lllms_core.tracebacks import short_traceback
 from lllms_core.worker.channel import Channel, Heavy
 from lllms_core.worker.ends import LINE_END, MARK
@@ -40,7 +39,6 @@ from lllms_core.worker.wire import (
 )
 
 READ_SIZE = 1 << 16
-PR_SET_PDEATHSIG = 1
 FULL_COLLECTIONS = 1000
 """Python's garbage collector scans all objects a hundred times less often than by default: a scan stops every
 thread, for half a second while a request has a million objects. A worker's garbage is nearly always young."""
@@ -224,15 +222,6 @@ class Marked(logging.Formatter):
         """Return the exception as all logs of lllms show it."""
         error = ei[1] if isinstance(ei, tuple) else None
         return short_traceback(error) if isinstance(error, BaseException) else ""
-
-
-def die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies, even while native code holds the interpreter."""
-    if sys.platform != "linux":
-        return  # there the closed wire ends the worker, as soon as Python runs
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(0)  # it died before the line above
 
 
 def leave_to_parent(*_: object) -> None:
