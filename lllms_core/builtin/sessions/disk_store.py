@@ -180,6 +180,8 @@ class DiskStore(SessionStore):
                     yield self._dated(entry) if dated else entry
         for session_id in self._known.keys() - there:
             self._known.pop(session_id, None)
+        self._foreign &= there
+        self._lasting &= there
 
     def _files(self) -> Sequence["os.DirEntry[str]"]:
         """Return the files of the sessions."""
