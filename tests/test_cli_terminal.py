@@ -73,6 +73,11 @@ def ask(shown: Terminal, typed: str, answer: str) -> str:
     return shown.until(answer)
 
 
+def in_one(shown: str) -> str:
+    """Thoughts may arrive, and be shown, in several pieces; return what is shown with each dimmed text in one."""
+    return shown.replace(PLAIN + DIM, "")
+
+
 def history(lllms: Program) -> Path:
     return lllms.folder / "state" / "lllms" / "chat_history"
 
@@ -104,7 +109,7 @@ def test_thoughts_are_dimmed_and_a_history_can_be_switched_off(lllms: Program) -
     """Thoughts stand dimmed before the answer, which cannot command the terminal; the variable keeps nothing."""
     with terminal(lllms, "chat", "bot", LLLMS_NO_HISTORY="1") as shown:
         text = ask(shown, "think\r", "done\r\n")
-        assert text.replace(PLAIN + DIM, "").endswith(f"{DIM}Let me see.{PLAIN}\r\n\r\ndone\r\n")
+        assert in_one(text).endswith(f"{DIM}Let me see.{PLAIN}\r\n\r\ndone\r\n")
         assert "\\x1b[31mred" in ask(shown, "red\r", "mred\r\n")
         shown.until(">")
         shown.type("/exit\r")
@@ -152,7 +157,7 @@ def test_a_server_is_watched_alike(lllms: Program) -> None:
         serving(lllms.folder, environ=lllms.environ) as (_, printed),
         terminal(lllms, "chat", "bot", "--url", address(printed), "--no-history") as shown,
     ):
-        assert f"{DIM}Let me see." in ask(shown, "think\r", "done\r\n")
+        assert f"{DIM}Let me see.{PLAIN}" in in_one(ask(shown, "think\r", "done\r\n"))
         assert "no model 'nope'" in ask(shown, "/model nope\r", "there are: bot, other, slow")
         ask(shown, "/model slow\r", "model: slow")
         assert "loading" in ask(shown, "hi\r", "\x1b[2Kat last\r\n")

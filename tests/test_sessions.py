@@ -121,9 +121,10 @@ async def unload(host):
 
 
 async def stored(host, count):
-    """Wait until this many sessions are stored."""
+    """Wait until this many sessions are in the store; the list also has those that wait to be written."""
     while len(await host.sessions.list()) < count:
         await settled(host)
+    await settled(host)
 
 
 async def settled(host):

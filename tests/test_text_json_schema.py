@@ -114,6 +114,29 @@ def test_a_check_ends(schema, value, word):
     assert time.monotonic() - started < 3  # mostly an allowance for a busy machine
 
 
+@pytest.mark.parametrize(("schema", "value", "paths"), [
+    ({"properties": {"a": {"not": {"const": 1}}}}, {"a": 1}, [("properties", "a", "not")]),
+    ({"items": {"pattern": "^a+$"}}, ["aa", "b"], [("items", "pattern")]),
+    ({"uniqueItems": True}, [1, 2, 1], [("uniqueItems",)]),
+])
+def test_a_small_check_ends_without_time(schema, value, paths):
+    """A pause, such as a garbage collection's, may take all of a limit: a small check gets its result nevertheless."""
+    check = SchemaCheck(schema, 0)
+    assert check.find_violations(value, 0) == paths
+
+
+@pytest.mark.parametrize(("schema", "value"), [
+    ({"items": {"type": "integer"}}, [1] * 2_000), ({"uniqueItems": True}, [*range(2_000)]),
+    ({"items": {"pattern": "a"}}, ["a"] * 20),
+])
+def test_a_large_check_needs_time(schema, value):
+    """What is not small keeps to its limit: many values, or several expressions."""
+    check = SchemaCheck(schema)
+    assert check.find_violations(value, 30) == []
+    with pytest.raises(Unchecked, match="too long"):
+        check.find_violations(value, 0)
+
+
 def check_once(schema, value):
     with suppress(Unchecked, NoSchema):
         SchemaCheck(schema).find_violations(value)

@@ -174,6 +174,9 @@ class Server(Protocol):
     async def metadata(self, name: str) -> Mapping[str, str | int | float]:
         """Return the header of a model's GGUF file, without arrays; its template is the one of the options, if any."""
 
+    def known_source(self, name: str) -> str | None:
+        """Return the source of the catalogue's model of this name, in any spelling; None if it has none."""
+
     async def pull(self, name: str, source: str | None = None) -> ModelCard:
         """Fetch the missing files of a model. An unknown one is fetched from `source`, and served as `name` afterwards.
 

@@ -17,6 +17,7 @@ from lllms_core.caller import CALLER
 from lllms_core.catalog import Catalog, CatalogEntry
 from lllms_core.config import Config, changes, check_config, in_force, parse_config
 from lllms_core.config.setting_list import list_settings
+from lllms_core.curated import known_model
 from lllms_core.engines import Engine
 from lllms_core.errors import ConfigError, InvalidRequest, ModelLoadFailed, OutOfTime
 from lllms_core.events import Observers
@@ -524,6 +525,11 @@ class Host:
         Returns when the idle ones are gone. Raises `ModelUnknown`.
         """
         await self.pool.unload(self._entry(name).name)
+
+    def known_source(self, name: str) -> str | None:
+        """Return the source of the catalogue's model of this name, in any spelling; None if it has none."""
+        known = known_model(name)
+        return None if known is None else known.source
 
     async def pull(self, name: str, source: str | None = None) -> ModelCard:
         """Fetch the missing files of a model, and return it; an unknown one is fetched from `source`.

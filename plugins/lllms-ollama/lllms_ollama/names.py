@@ -56,9 +56,9 @@ def hub_source(name: str) -> str:
     match = _HUB.fullmatch(name)
     if match is None:
         raise InvalidRequest(
-            f"'{cut(name)}' is no repository of the Hugging Face Hub, where models are pulled from: write "
-            "hf.co/USER/REPO:QUANT, with a repository of GGUF files, like hf.co/org/model-GGUF:Q4_K_M", "model",
-            "invalid_value",
+            f"'{cut(name)}' is neither in the catalogue (lllms models --catalog) nor a repository of the Hugging Face "
+            "Hub, where models are pulled from: write hf.co/USER/REPO:QUANT, with a repository of GGUF files, like "
+            "hf.co/org/model-GGUF:Q4_K_M", "model", "invalid_value",
         )
     return f"hf:{match[1]}{match[2] or ''}"
 

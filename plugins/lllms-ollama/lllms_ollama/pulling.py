@@ -62,7 +62,8 @@ def read_pull(server: Server, values: dict[str, object]) -> Wanted:
         try:
             card = server.model(name)  # by a pattern
         except ModelUnknown:
-            return Wanted(name, hub_source(name), stream, unused)  # which says what can be pulled
+            source = server.known_source(name)
+            return Wanted(pulled_name(name), source or hub_source(name), stream, unused)
     return Wanted(card.name, None, stream, unused, card)
 
 

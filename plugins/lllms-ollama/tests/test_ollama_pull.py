@@ -68,6 +68,15 @@ def test_a_pulled_model_is_served_by_its_name(site: Site, tmp_path: Path) -> Non
         assert client.generate(NAME, COUNT[0]["content"], options={"temperature": 0}).response == COUNTED
 
 
+@pytest.mark.parametrize("name", ["smollm2:360m", "SmolLM2:360M-instruct", "smollm2:360m:latest"])
+def test_a_model_of_the_catalogue_is_pulled_by_its_short_name(site: Site, tmp_path: Path, name: str) -> None:
+    """Names like Ollama's own mean the catalogue's models, which are served by the name that was pulled."""
+    site.files = {"/HuggingFaceTB/SmolLM2-360M-Instruct-GGUF/smollm2-360m-instruct-q8_0.gguf": site.files[FILE]}
+    with served(tmp_path) as url, ollama.Client(url) as client:
+        assert client.pull(name).status == "success"
+        assert client.chat(name, COUNT, options={"temperature": 0}).message.content == COUNTED
+
+
 def test_progress_is_told_while_it_happens(site: Site, tmp_path: Path) -> None:
     """Lines say how many bytes of how many have arrived; a client that leaves ends the download, and the bytes stay."""
     site.faults = [lambda *_: None, lambda *_: None, hang(400_000)]
