@@ -134,10 +134,11 @@ class MemoryUse:
 
 @frozen
 class PlaceStatus:
-    """A machine of a placement, and what its instances take together."""
+    """A machine of a placement, and what its instances take together; those that are not used have none."""
 
     name: str
     instances: int
+    """`InstanceStatus.place` tells which."""
     cores: int
     memory: int | None
     """The bytes that they may take; None: no limit."""
@@ -145,6 +146,11 @@ class PlaceStatus:
     """What they take, as told."""
     devices: tuple[DeviceUse, ...] = ()
     """Its GPUs."""
+    disk: int | None = None
+    """The free bytes of its disk, as last told; None: unknown."""
+    problem: str = ""
+    """Why it gets no new instances now: its versions differ, an instance was lost with it, it is lost itself, or the
+    files of some models could not be brought there. Empty if it gets all."""
 
 
 @frozen
@@ -243,6 +249,8 @@ class DownloadStatus:
     """At this speed; None while unknown."""
     sha256: str = ""
     """The expected hash of `file`, in hexadecimal; "" if its source publishes none."""
+    place: str = ""
+    """The name of the machine that fetches it, if that is not this one."""
 
 
 @frozen

@@ -83,12 +83,19 @@ class TwoPlaces(Placement):
         self.environment: dict[str, str] = {}
         """More variables of the processes."""
         self.files: dict[tuple[str, FileKey], Path] = {}
+        self.sought: list[tuple[str, FileKey]] = []
         self.fetched: list[tuple[str, str]] = []
+        self.halfway: asyncio.Event | None = None
+        """If given, a fetch waits for it after half of the bytes."""
+        self.faults: dict[str, Exception] = {}
+        """By place: what the next fetch raises."""
+        self.disks: dict[str, int] = {}
         self.options = TwoPlacesOptions()
 
     def place(self, name: str) -> Place:
         """Describe a place."""
-        return Place(name, f"place {name}", self.options.cores, self.options.memory)
+        options = self.options
+        return Place(name, f"place {name}", options.cores, options.memory, disk=self.disks.get(name))
 
     async def open(self, options: object, events: PlaceEvents) -> None:
         """Tell of both places."""
@@ -133,11 +140,17 @@ class TwoPlaces(Placement):
 
     async def find(self, place: str, file: FileKey) -> PurePath | None:
         """Return the path of a file that was fetched to the place."""
+        self.sought.append((place, file))
         return self.files.get((place, file))
 
     async def fetch(self, place: str, source: str, file: FileKey, progress: Callable[[float], None]) -> PurePath:
         """Let a place have a file that is on this machine."""
         self.fetched.append((place, source))
+        if self.halfway is not None:
+            progress(0.5)
+            await self.halfway.wait()
+        if place in self.faults:
+            raise self.faults.pop(place)
         progress(1.0)
         self.files[place, file] = Path(source)
         return self.files[place, file]
@@ -199,6 +212,11 @@ class PlaceModel(SerialModel):
 
     context_length = 1000
     slots = 4
+    files = ""
+
+    def details(self) -> Mapping[str, str]:
+        """Tell the files."""
+        return {"files": self.files}
 
     def complete(self, prompt: str, request: Request) -> Iterator[str]:
         """Answer."""
@@ -222,3 +240,35 @@ class PlaceEngine(Engine):
         if spec.file is not None:
             logging.getLogger("lllms.placed").warning("loaded from %s", spec.file)
         return PlaceModel()
+
+
+@frozen
+class Adapter:
+    """A file in a list of options."""
+
+    path: Path
+    scale: float = 1.0
+
+
+@frozen
+class FileOptions:
+    """Options with files at any depth."""
+
+    adapters: tuple[Adapter, ...] = ()
+    template: str | Path = "none"
+    more: dict[str, Path] = field(factory=dict)
+
+
+class FileEngine(PlaceEngine):
+    """Tells the files that it was asked to load."""
+
+    name = "filed"
+    Options = FileOptions
+
+    def load(self, spec: ModelSpec, progress: Progress) -> PlaceModel:
+        """Load a model that answers with its place."""
+        model, options = super().load(spec, progress), spec.options
+        assert isinstance(options, FileOptions)
+        paths = [spec.file, *(one.path for one in options.adapters), options.template, *options.more.values()]
+        model.files = " ".join(map(str, paths))
+        return model

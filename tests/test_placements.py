@@ -16,6 +16,7 @@ from typing import Self
 import httpx
 import psutil
 import pytest
+from attrs import evolve
 from click.testing import CliRunner
 from engines_for_tests import Options, ScriptedEngine
 from placements_for_tests import PlaceEngine, Places, TwoPlaces, TwoPlacesOptions, two_places
@@ -369,7 +370,48 @@ async def test_a_place_with_other_versions_is_not_used(caplog: pytest.LogCapture
         assert placed.placement.events is not None
         placed.placement.events.there(Place("old", "an old machine", versions={**versions(), "lllms-core": "0.0.1"}))
         assert "old" not in placed.pool._scheduler.fleet.places
+        *_, unused = placed.pool.status().places
+        assert unused.name == "an old machine"
+        assert unused.problem.startswith("the versions must be equal, but lllms-core is 0.0.1 there")
+        placed.placement.events.there(Place("new", "an old machine", versions=versions()))
+        assert [one.problem for one in placed.pool.status().places] == ["", "", ""]
     assert "an old machine is not used: the versions must be equal, but lllms-core is 0.0.1 there" in caplog.text
+
+
+async def test_a_place_that_is_installed_anew_is_used_no_more() -> None:
+    """A place that has other versions from now on loses its instances, and gets no more."""
+    async with Placed() as placed, asyncio.timeout(GUARD):
+        first = await placed.ask("where")
+        begun = placed.pool.submit(ask("count", "a"))
+        await begun.take()
+        assert placed.placement.events is not None
+        there = placed.placement.place(first)
+        placed.placement.events.there(evolve(there, versions={**versions(), "lllms-core": "0.0.1"}))
+        with pytest.raises(EngineDied, match="the versions must be equal"):
+            await begun.gather()
+        assert await placed.ask("where") != first
+
+
+async def test_the_status_says_why_a_place_is_not_used() -> None:
+    """A lost place is shown with the reason until it is there again; one in doubt for the seconds that this lasts."""
+    async with Placed() as placed, asyncio.timeout(GUARD):
+        first = await placed.ask("where")
+        begun = placed.pool.submit(ask("count", "a"))
+        await begun.take()
+        child = placed.placement.children[first][-1]
+        child.lost.set_result("its link is cut")
+        with pytest.raises(EngineDied):
+            await begun.gather()
+        problems = {one.name: one.problem for one in placed.pool.status().places}
+        assert "an instance was lost with it" in problems[f"place {first}"]
+        placed.placement.names.remove(first)
+        assert placed.placement.events is not None
+        placed.placement.events.gone(first, "it burns")
+        *_, lost = placed.pool.status().places
+        assert (lost.name, lost.problem) == (f"place {first}", "it is lost: it burns")
+        placed.placement.names.append(first)
+        placed.placement.events.there(placed.placement.place(first))
+        assert [one.problem for one in placed.pool.status().places] == ["", ""]
 
 
 async def test_a_model_file_is_fetched_once_for_each_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -384,7 +426,7 @@ async def test_a_model_file_is_fetched_once_for_each_place(tmp_path: Path, caplo
     pool = Pool(models, PoolLimits(), far=FarPlaces(placement, TwoPlacesOptions()))
     async with asyncio.timeout(GUARD):
         await pool.start()
-        with pytest.raises(ModelLoadFailed, match=r"has no file .*model.gguf; share its folder"):
+        with pytest.raises(ModelLoadFailed, match=r"has no file .*model.gguf; share the server"):
             await pool.submit(ask("where", "b")).gather()
         for _ in range(2):
             await pool.submit(ask("where", "a")).gather()

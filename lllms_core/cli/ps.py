@@ -77,7 +77,8 @@ def ps(url: str | None, as_json: bool, config_file: Path | None) -> None:
                    f"{one['threads']} threads, {_where(one)}{memory}{idle}{silent}{replaced}{device}")
     for one in status["downloads"]:
         state = f"failed: {one['note']}" if one["state"] == "failed" else one["text"]
-        click.echo(f"download {', '.join(one['models'])} from {one['source']}: {state}")
+        place = f" to {one['place']}" if one.get("place") else ""
+        click.echo(f"download {', '.join(one['models'])} from {one['source']}{place}: {state}")
 
 
 def _model(one: Mapping[str, Any]) -> str:

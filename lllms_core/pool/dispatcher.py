@@ -5,7 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from attrs import evolve
 
@@ -25,10 +25,13 @@ from lllms_core.events import (
 )
 from lllms_core.placements import LOCAL, Place
 from lllms_core.pool.budget import DeviceRoom, Need
+from lllms_core.pool.devices import limits_of
 from lllms_core.pool.effects import Assign, Effect, Measure, Prepare, Refuse, ShareCores, ShrinkSessions, Start, Stop
 from lllms_core.pool.far_places import FarPlaces
+from lllms_core.pool.fleet import rough
 from lllms_core.pool.instance import Instance, Patience
 from lllms_core.pool.keeper import SessionKeeper
+from lllms_core.pool.load_files import LoadFiles, identified
 from lllms_core.pool.memory_watch import MEASURE_SECONDS, MemoryWatch
 from lllms_core.pool.models import PoolModel
 from lllms_core.pool.needs import WORKER, need_of
@@ -37,6 +40,8 @@ from lllms_core.pool.scheduler import Scheduler
 from lllms_core.pool.spares import Spares
 from lllms_core.pool.state import InstanceEntry, PoolChange, Ticket
 from lllms_core.pool.waits import waiting
+from lllms_core.status import DownloadStatus
+from lllms_core.tracebacks import described
 from lllms_core.types import ModelInfo
 from lllms_core.values.sizes import human_size
 from lllms_core.worker.wire import FindSession, Load, PutSession, SessionTerms
@@ -45,6 +50,14 @@ if TYPE_CHECKING:
     from lllms_core.footprint import Footprint
 
 LOG = logging.getLogger("lllms.pool")
+
+
+def _present(model: PoolModel) -> PoolModel | None:
+    """Return a model with the file to load, as it is here now; None if it is missing."""
+    if model.files is None:
+        return model
+    file = model.files.find()
+    return None if file is None else evolve(model, spec=evolve(model.spec, file=file))
 
 
 class Dispatcher:
@@ -72,8 +85,8 @@ class Dispatcher:
             far.arrived, far.departed = self._place_arrived, self._place_departed
         self._weighing: asyncio.TimerHandle | None = None
         self._shrinking: set[asyncio.Task[None]] = set()
-        self._preparing: dict[str, asyncio.Task[None]] = {}
-        """By model."""
+        self._preparing: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """By model and place."""
         self._measuring: set[asyncio.Task[None]] = set()
         self._changes = 0
         """Counts the configurations: what was measured for a former one counts no more."""
@@ -100,12 +113,14 @@ class Dispatcher:
     def reconfigure(self, change: PoolChange) -> None:
         """Take a new configuration: see `Scheduler.reconfigure`. The table of models has its models by now."""
         self._changes += 1
-        for model in {*self.infos, *self._tried, *self._fingerprints, *self._preparing}:
-            if model in change.fresh or model not in change.models:
-                for known in (self.infos, self._tried, self._fingerprints):
-                    known.pop(model, None)
-                if (fetching := self._preparing.pop(model, None)) is not None:
-                    fetching.cancel()
+        gone = {*self.infos, *self._tried, *self._fingerprints, *(model for model, _ in self._preparing)}
+        for model in {model for model in gone if model in change.fresh or model not in change.models}:
+            for known in (self.infos, self._tried, self._fingerprints):
+                known.pop(model, None)
+            if self._far is not None:
+                self._far.forget(model)
+            for key in [key for key in self._preparing if key[0] == model]:
+                self._preparing.pop(key).cancel()
         self.apply(self.scheduler.reconfigure(change, time.monotonic()))
 
     # -- effects ------------------------------------------------------------------------------------------------------
@@ -139,10 +154,10 @@ class Dispatcher:
         match effect:
             case Start():
                 self._start_instance(effect)
-            case Prepare(model):
-                self._prepare(model)
-            case Measure(model):
-                self._measure(model)
+            case Prepare(model, place):
+                self._prepare(model, place)
+            case Measure():
+                self._measure(effect)
             case ShrinkSessions(size):
                 self._shrink_sessions(size)
             case Assign(ticket, instance):
@@ -160,11 +175,11 @@ class Dispatcher:
             case Start(instance):
                 self.instances.pop(instance, None)
                 self.apply(self.scheduler.gone(instance, f"{type(error).__name__}: {error}", time.monotonic()))
-            case Prepare(model):
+            case Prepare(model, place):
                 failed = ModelLoadFailed(f"could not fetch the files of model '{model}': {error}")
-                self.apply(self.scheduler.unprepared(model, failed, time.monotonic()))
-            case Measure(model):
-                self._measured(model, Need(WORKER))  # a load will tell what is wrong
+                self.apply(self.scheduler.unprepared(model, failed, time.monotonic(), place))
+            case Measure():
+                self._measured(effect, Need(WORKER))  # a load will tell what is wrong
             case ShrinkSessions():
                 self.apply(self.scheduler.shrunk(time.monotonic(), enough=False))
 
@@ -203,6 +218,12 @@ class Dispatcher:
         if (ticket := self.scheduler.waiting.get(request_id)) is not None:
             self._tell_wait(ticket, request_id)
 
+    def fetch_of(self, model: str) -> DownloadStatus | None:
+        """Return the fetch of a model's weights to another place that is the furthest; None if none runs."""
+        if self._far is None or model not in self._models:
+            return None
+        return self._far.fetches.of(self._models[model].source)
+
     def load_progress(self, instance_id: str) -> float:
         """Return how much of an instance's load is done; one whose files have changed is not being loaded, for now."""
         instance = self.instances.get(instance_id)
@@ -216,63 +237,91 @@ class Dispatcher:
 
     def _tell_wait(self, ticket: Ticket, request_id: str | None) -> None:
         now = time.monotonic()
-        known = waiting(self.scheduler, ticket, None, self.load_progress, now)
+        known = waiting(self.scheduler, ticket, None, self, now)
         self.tell(RequestsWait(ticket.model, known.state, known.reason, now, request_id))
 
-    def _prepare(self, model: str) -> None:
-        files = self._models[model].files
-        assert files is not None  # noqa: S101  # only models with files are absent
+    def _prepare(self, model: str, place: str) -> None:
+        """Fetch the files of a model to this machine, or find them at another place, or fetch them there."""
+        entry, far = self._models[model], self._far
+        begun = False
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            self.tell(FilesBegun(model, time.monotonic()))
+
+        async def get() -> bool:
+            """Return whether this machine has the files."""
+            if place == LOCAL or far is None:
+                assert entry.files is not None  # noqa: S101  # only models with files are absent
+                begin()
+                await entry.files.get()
+            elif (present := _present(entry)) is None:
+                return False
+            else:
+                await far.prepare(model, place, LoadFiles.of(present, present.spec), begin)
+            return True
+
+        def end(result: Literal["done", "failed", "cancelled"]) -> None:
+            if begun:
+                self.tell(FilesEnded(model, result, time.monotonic()))
 
         async def prepare() -> None:
-            self.tell(FilesBegun(model, time.monotonic()))
             try:
-                await files.get()
+                here = await get()
             except asyncio.CancelledError:
-                self.tell(FilesEnded(model, "cancelled", time.monotonic()))
+                end("cancelled")
                 raise
-            except LllmsError as error:
-                cancelled = isinstance(error, DownloadCancelled)
+            except Exception as error:  # noqa: BLE001  # else it would be fetched forever
+                failure = error if isinstance(error, LllmsError) else ModelLoadFailed(described(error))
+                cancelled = isinstance(failure, DownloadCancelled)
                 level = logging.INFO if cancelled else logging.ERROR
-                LOG.log(level, "could not fetch the files of %s: %s", model, error)
-                self.tell(FilesEnded(model, "cancelled" if cancelled else "failed", time.monotonic()))
-                self._preparing.pop(model, None)
-                self.apply(self.scheduler.unprepared(model, error, time.monotonic()))
+                LOG.log(level, "could not fetch the files of %s: %s", model, failure)
+                end("cancelled" if cancelled else "failed")
+                del self._preparing[model, place]
+                self.apply(self.scheduler.unprepared(model, failure, time.monotonic(), place))
             else:
-                self.tell(FilesEnded(model, "done", time.monotonic()))
-                self._preparing.pop(model, None)
-                self.apply(self.scheduler.prepared(model, time.monotonic()))
+                end("done")
+                del self._preparing[model, place]
+                now = time.monotonic()
+                told = self.scheduler.prepared if here else self.scheduler.vanished
+                self.apply(told(model, now, place))
 
-        self._preparing[model] = asyncio.create_task(prepare())
+        self._preparing[model, place] = asyncio.create_task(prepare())
 
-    def _measure(self, model: str) -> None:
+    def _measure(self, asked: Measure) -> None:
+        model = asked.model
         entry = self._models[model]
-        file = None if entry.files is None else entry.files.find()
-        spec = entry.spec if file is None else evolve(entry.spec, file=file)
+        spec = (_present(entry) or entry).spec
         self._fingerprints[model] = entry.look(spec.file).fingerprint
         change = self._changes
+        place = self.scheduler.fleet.places[asked.place]
+        alone = len(self._models) == 1
+
+        def look() -> Need:
+            if place.id == LOCAL:
+                return need_of(entry, spec, place.memory, alone=alone, devices=self._watch.devices.find())
+            there = evolve(spec, devices=place.place.devices)
+            return need_of(
+                entry, there, rough(place.memory), alone=alone, devices=limits_of(place.devices), memory=asked.memory,
+            )
 
         async def measure() -> None:
-            memory = self.scheduler.limits.memory
-            room = None if memory is None else memory.instances
-            alone = len(self._models) == 1
-
-            def look() -> Need:
-                return need_of(entry, spec, room, alone=alone, devices=self._watch.devices.find())
-
             need = await asyncio.to_thread(look)
             if change == self._changes:
-                self._measured(model, need)
+                self._measured(asked, need)
 
         task = asyncio.create_task(measure())
         self._measuring.add(task)
         task.add_done_callback(self._measuring.discard)
 
-    def _measured(self, model: str, need: Need) -> None:
+    def _measured(self, asked: Measure, need: Need) -> None:
+        model = asked.model
         engine, fingerprint = self._models[model].engine.name, self._fingerprints.get(model, "")
         for size in (*need.smaller, need):
             learnt = self._watch.known(engine, model, fingerprint, size.told)
             self.scheduler.seating.learn(model, size.told, learnt.private, learnt.load_seconds)
-        self.apply(self.scheduler.measured(model, need, time.monotonic()))
+        self.apply(self.scheduler.measured(model, need, time.monotonic(), asked.place, asked.memory))
         self._tell_waits()
 
     def _starved(self, instance: Instance, entry: InstanceEntry) -> None:
@@ -333,15 +382,14 @@ class Dispatcher:
 
     def _start_instance(self, start: Start) -> None:
         instance_id, model = start.instance, start.model
-        entry = self._models[model]
-        if entry.files is not None:
-            file = entry.files.find()
-            if file is None:
-                asyncio.get_running_loop().call_soon(self._lost, instance_id)
-                return
-            entry = evolve(entry, spec=evolve(entry.spec, file=file))
-        footprint = entry.look(entry.spec.file)
-        if self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
+        entry = _present(self._models[model])
+        if entry is None:
+            asyncio.get_running_loop().call_soon(self._lost, instance_id)
+            return
+        footprint, files = entry.look(entry.spec.file), LoadFiles.of(entry, entry.spec)
+        far = None if start.place == LOCAL else self._far
+        spec = identified(files, entry.spec) if far is None else far.moved(entry.spec, start.place, files)
+        if spec is None or self._fingerprints.get(model, footprint.fingerprint) != footprint.fingerprint:
             asyncio.get_running_loop().call_soon(self._outdated, instance_id)
             return
         LOG.info("loading %s", instance_id)
@@ -350,14 +398,14 @@ class Dispatcher:
         if self._keeper is not None and entry.sessions:
             limits = self._keeper.limits
             terms = SessionTerms(limits.min_tokens, limits.max_size, limits.waiting)
-        load = Load(entry.engine, evolve(entry.spec, threads=start.threads, memory=start.memory), terms)
+        load = Load(entry.engine, evolve(spec, threads=start.threads, memory=start.memory), terms)
         patience = evolve(self._patience, load=entry.limits.load_timeout, watchdog=entry.limits.watchdog)
         instance = Instance(instance_id, model, self, patience, footprint)
         self.instances[instance_id] = instance
-        if start.place == LOCAL or self._far is None:
+        if far is None:
             instance.start(self._spares.start(load, entry.isolation, instance))
         else:
-            instance.start(self._far.start(load, entry, start.place, instance))
+            instance.start(far.start(load, start.place, instance))
 
     def _settle_spares(self) -> None:
         """Keep as many spare workers as wanted, while they are not in the way."""
@@ -485,6 +533,8 @@ class Dispatcher:
         self.apply(self.scheduler.there(place, time.monotonic(), devices))
 
     def _place_departed(self, place: str, reason: str) -> None:
+        for key in [key for key in self._preparing if key[1] == place]:
+            self._preparing.pop(key).cancel()
         lost = [one for one in self.instances.values() if self.scheduler.instances[one.id].place == place]
         for instance in lost:
             del self.instances[instance.id]

@@ -40,7 +40,8 @@ _LONGEST_REASON = 300
 _LONGEST_PATTERN = 10_000
 
 _Rule = Callable[[Any, Any, Any, Any], Iterator[ValidationError]]
-_EFFORT: ContextVar["_Effort"] = ContextVar("effort")
+_Expressions = dict[str, Any]
+"""Compiled expressions, by their texts."""
 
 
 class Unchecked(Exception):
@@ -51,8 +52,30 @@ class NoSchema(ValueError):
     """A JSON schema is invalid; the text says why."""
 
 
+@define
+class _Run:
+    """A check that is going on."""
+
+    deadline: float
+    """By the thread's processor time."""
+    expressions: _Expressions = field(factory=dict)
+    rules: int = 0
+    """How many have been evaluated."""
+
+    def spend(self, rules: int = 1) -> float:
+        """Count evaluated rules; return the seconds that are left. Raises `Unchecked` if nothing is."""
+        self.rules += rules
+        left = self.deadline - thread_time()
+        if left <= 0 and self.rules > _SMALL:
+            raise Unchecked("it takes too long")
+        return max(left, 0.0)
+
+
+_RUN: ContextVar[_Run] = ContextVar("run")
+
+
 class SchemaCheck:
-    """Checks values against one schema, of which nothing stays in memory afterwards."""
+    """Checks values against one schema; nothing of it is kept for longer."""
 
     def __init__(self, schema: object, seconds: float = SECONDS) -> None:
         """Take any JSON value. Raises `NoSchema` if it is no schema, `Unchecked` if that takes too long to decide."""
@@ -65,8 +88,8 @@ class SchemaCheck:
             raise NoSchema("its '$schema' is not the address of a draft") from None
         checker = _formats({"regex": _is_expression})
         meta = _bounded_draft(kind)(kind.META_SCHEMA, registry=REGISTRY, format_checker=checker)
-        self._expressions: dict[str, Any] = {}
-        for error in _run(meta, schema, _Effort(thread_time() + seconds, self._expressions), most=1):
+        self._expressions: _Expressions = {}
+        for error in self._run(meta, schema, seconds, most=1):
             raise NoSchema(error.message[:_LONGEST_REASON])
         # Beside each other the library reads expressions without a limit.
         text = json.dumps(schema)
@@ -81,53 +104,32 @@ class SchemaCheck:
         """
         if self._limitless:
             raise Unchecked("it has 'unevaluatedProperties' beside 'patternProperties'")
-        errors = _run(self._validator, value, _Effort(thread_time() + seconds, self._expressions), _MOST_ERRORS)
+        errors = self._run(self._validator, value, seconds, _MOST_ERRORS)
         return list(dict.fromkeys(map(_path, errors)))
 
-
-def _run(validator: Any, value: object, effort: "_Effort", most: int) -> list[ValidationError]:  # untyped
-    token = _EFFORT.set(effort)
-    try:
-        return list(islice(validator.iter_errors(value), most))
-    except Unresolvable as error:
-        raise Unchecked(f"the schema refers to {error.ref!r}, which is not in it") from None
-    except RecursionError:
-        raise Unchecked("it is nested too deeply") from None
-    except Unchecked:
-        raise
-    except Exception as error:  # the library trusts schemas, and this one may have faults that no metaschema detects
-        raise Unchecked(f"the schema has a fault ({type(error).__name__})") from error
-    finally:
-        _EFFORT.reset(token)
-        # Both keep hundreds of texts, which clients wrote and may have made as long as a body.
-        regex.purge()
-        clear_cache()
-
-
-@define
-class _Effort:
-    """The limit of a running check."""
-
-    end: float
-    """By the thread's processor time."""
-    expressions: dict[str, Any] = field(repr=False)
-    """Those that were compiled for this schema, by their texts."""
-    rules: int = 0
-    """How many have been evaluated."""
-
-    def spend(self, rules: int = 1) -> float:
-        """Count evaluated rules; return the seconds that are left. Raises `Unchecked` if nothing is."""
-        self.rules += rules
-        left = self.end - thread_time()
-        if left <= 0 and self.rules > _SMALL:
-            raise Unchecked("it takes too long")
-        return max(left, 0.0)
+    def _run(self, validator: Any, value: object, seconds: float, most: int) -> list[ValidationError]:  # untyped
+        token = _RUN.set(_Run(thread_time() + seconds, self._expressions))
+        try:
+            return list(islice(validator.iter_errors(value), most))
+        except Unresolvable as error:
+            raise Unchecked(f"the schema refers to {error.ref!r}, which is not in it") from None
+        except RecursionError:
+            raise Unchecked("it is nested too deeply") from None
+        except Unchecked:
+            raise
+        except Exception as error:  # the library trusts schemas; this one may have faults that no metaschema detects
+            raise Unchecked(f"the schema has a fault ({type(error).__name__})") from error
+        finally:
+            _RUN.reset(token)
+            # Both keep hundreds of texts, which clients wrote and may have made as long as a body.
+            regex.purge()
+            clear_cache()
 
 
 def _matches(pattern: str, text: str) -> bool:
     if len(pattern) > _LONGEST_PATTERN:
         raise Unchecked(f"an expression has more than {_LONGEST_PATTERN} characters")
-    left = _EFFORT.get().spend(_EXPRESSION_RULES)
+    left = _RUN.get().spend(_EXPRESSION_RULES)
     try:
         timeout = max(_PATIENCE * left, _EXPRESSION_SECONDS)
         return _compiled(pattern).search(text, timeout=timeout, concurrent=True) is not None
@@ -138,7 +140,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def _compiled(pattern: str) -> Any:  # untyped
-    known = _EFFORT.get().expressions
+    known = _RUN.get().expressions
     if pattern not in known:
         known[pattern] = regex.compile(pattern, cache_pattern=False)
     return known[pattern]
@@ -157,7 +159,7 @@ class _Jump:
 def _timed(name: str, rule: _Rule) -> _Rule:
     """Return a rule that checks the time limit, and supports `nullable`."""
     def check(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:  # as the library's
-        _EFFORT.get().spend()
+        _RUN.get().spend()
         if instance is None and schema.get("nullable") is True and name not in {"enum", "const"}:
             return
         for error in rule(validator, value, instance, schema) or ():
@@ -198,7 +200,7 @@ def _additional_properties(
 
 def _unique_items(_: object, wanted: object, instance: object, __: object) -> Iterator[ValidationError]:
     if wanted is True and isinstance(instance, list):
-        _EFFORT.get().spend(len(instance))
+        _RUN.get().spend(len(instance))
         if len({*map(_key, instance)}) < len(instance):
             yield ValidationError("it has repetitions")
 

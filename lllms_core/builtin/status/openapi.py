@@ -30,8 +30,8 @@ _WAITING: Mapping[str, Json] = {
     "text": nullable(STRING),
 }
 _DOWNLOAD = whole_shape(
-    id=STRING, models=array(STRING), source=STRING, state=STRING, note=STRING, done_bytes=COUNT,
-    total_bytes=nullable(COUNT), bytes_per_second=COUNT, seconds_left=nullable(COUNT), text=STRING,
+    id=STRING, models=array(STRING), source=STRING, place=nullable(STRING), state=STRING, note=STRING,
+    done_bytes=COUNT, total_bytes=nullable(COUNT), bytes_per_second=COUNT, seconds_left=nullable(COUNT), text=STRING,
 )
 _REQUEST = whole_shape(
     id=STRING, object={"const": "request"}, model=STRING, task=STRING, instance=nullable(STRING),

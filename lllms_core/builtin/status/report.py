@@ -148,6 +148,7 @@ def _download(download: DownloadStatus, server: Server) -> Report:
         "id": download.id,
         "models": [card.name for card in server.models() if card.download_id == download.id],
         "source": download.source,
+        "place": download.place or None,
         "state": download.state,
         "note": download.note,
         "done_bytes": download.done,
