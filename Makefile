@@ -1,14 +1,15 @@
 # Everything sets itself up in .venv: `make serve` on a fresh machine is enough.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS ?= 2
+# More than two cores, because tests often wait.
+WORKERS ?= 3
 # Whole files, in the order of conftest.py.
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat plugins/lllms-ray
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
 
-.PHONY: serve test quick chaos clients ray page wheels lowest deploy lint types readme docs bench clean
+.PHONY: serve test quick chaos clients ray page wheels lowest deploy vulkan lint types readme docs bench clean
 
 serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
@@ -74,14 +75,20 @@ lowest: $(INSTALLED)  ## the quick tests with the lowest versions that the distr
 	$(BIN)/python tests/lowest.py
 
 # What the checks of examples/deploy need beside Python; whatever is missing afterwards is skipped, with its name.
-DEPLOY_PACKAGES := debootstrap nginx-light caddy docker-compose systemd systemd-container
+DEPLOY_PACKAGES := debootstrap nginx-light haproxy caddy docker-compose systemd systemd-container
 
-deploy: $(INSTALLED)  ## build and run the image and the service of examples/deploy, nginx and Caddy before a real server
+deploy: $(INSTALLED)  ## build and run the image and the service of examples/deploy, and proxies before real servers
 	@# Not where systemd runs, which would start the proxies.
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -d /run/systemd/system ]; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(DEPLOY_PACKAGES); \
 	fi
-	$(BIN)/python -m pytest -m 'deploy or slow or not slow' tests/test_deploy.py tests/test_deploy_proxies.py tests/test_deploy_image.py
+	@# The schemas of Kubernetes.
+	$(BIN)/python -m pip install --quiet kubernetes-validate
+	$(BIN)/python -m pytest -m 'deploy or slow or not slow' tests/test_deploy.py tests/test_deploy_proxies.py \
+		tests/test_deploy_fronts.py tests/test_deploy_kubernetes.py tests/test_deploy_image.py
+
+vulkan: $(INSTALLED)  ## the llama.cpp engine's tests on a GPU in software; the first time compiles for most of an hour
+	$(BIN)/python tests/vulkan.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

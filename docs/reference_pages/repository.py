@@ -17,6 +17,7 @@ DOCUMENTS: Mapping[str, str] = {
 """Markdown files, and the pages that they become."""
 PLACES: Mapping[str, str] = {
     "README.md": "index.md", "plugins": "plugins/index.md", "examples": "examples/index.md",
+    "docs/guides/cluster.md": "guides/cluster.md",
     "lllms_core/hookspecs.py": "reference/python/hookspecs.md",
 }
 """Other places of the repository, and the pages about them."""

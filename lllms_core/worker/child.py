@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing import process, spawn
 from pathlib import Path
@@ -74,14 +74,6 @@ def main(channel: int | None = None) -> None:
     if channel is not None:
         os.set_inheritable(channel, False)  # noqa: FBT003  # programs that the engine starts must not hold it open
     inbox = Inbox()
-
-    def fill_inbox() -> None:
-        for message in arrived:
-            if not isinstance(message, Probe):
-                inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
-            elif inbox.moved():
-                wire.send(Alive())
-
     try:
         prepare(next(arrived))
         load = warm(arrived, wire, quiet=hello.quiet)
@@ -93,7 +85,7 @@ def main(channel: int | None = None) -> None:
         elif channel is not None and load.sessions is not None:
             wire.most_waiting = load.sessions.waiting
             wire.channel = open_channel(channel, inbox)
-        Thread(target=fill_inbox, name="wire", daemon=True).start()
+        Thread(target=fill, args=[inbox, arrived, wire.send], name="wire", daemon=True).start()
         WorkerLoop(inbox, wire.send).run(load)
         if wire.channel is not None:
             wire.channel.flush(FLUSH_SECONDS)
@@ -128,6 +120,16 @@ class ParentLink:
                     frame = frame[os.write(self._outgoing, frame) :]
                 except OSError:
                     os._exit(0)
+
+
+def fill(inbox: Inbox, arrived: Iterator[object], send: Callable[[FromWorker], None]) -> None:
+    """Put what arrives into the inbox, and answer probes beside the loop."""
+    for message in arrived:
+        if not isinstance(message, Probe):
+            inbox.put(message)  # type: ignore[arg-type]  # the parent sends only ToWorker
+        elif inbox.moved():
+            send(Alive())
+        del message  # else a large request would stay until the next one comes
 
 
 def open_channel(number: int, inbox: Inbox) -> Channel:
