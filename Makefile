@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= 2
+# Whole files, in the order of conftest.py.
+SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 DISTRIBUTIONS := . plugins/lllms-mock plugins/lllms-llamacpp plugins/lllms-gpt4all plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 INSTALLED := .venv/installed
 DOCS_INSTALLED := .venv/docs-installed
@@ -12,10 +14,10 @@ serve: $(INSTALLED)  ## offer the plugins' own models at http://127.0.0.1:3000
 	@exec $(BIN)/python -m lllms_core serve
 
 test: $(INSTALLED)  ## run every test of the core and the plugins
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest $(SHARED)
 
 quick: $(INSTALLED)  ## the pure and fast tests, in less than a minute
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not slow and not chaos and not clients and not deploy' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
+	$(BIN)/python -m pytest -q $(SHARED) -m 'not slow and not chaos and not clients and not deploy' tests plugins/lllms-mock plugins/lllms-anthropic plugins/lllms-ollama plugins/lllms-compat
 
 chaos: $(INSTALLED)  ## a minute of 500 faults of machine, engines and clients; prints a summary and its seed
 	$(BIN)/python -m pytest -m chaos tests/test_chaos.py

@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lllms_core.machine import (
     usable_cpus,
     usable_memory,
 )
+from lllms_core.worker.ends import Kills
 
 STAT = """\
 cpu  300 0 100 1000 50 0 0 10 0 0
@@ -234,3 +236,15 @@ def test_private_memory_grows_with_what_is_taken():
     assert after is not None
     assert after - before > 0.9 * len(taken)
     assert private_memory(2**22 + 1) is None
+
+
+def test_looks_leave_no_names_behind(monkeypatch: pytest.MonkeyPatch):
+    """What is read again and again is no `Path`: those intern their parts, and Python's table of these would grow."""
+    interned = []
+    monkeypatch.setattr(sys, "intern", lambda name: interned.append(name) or name)
+    for look in (
+        lambda: private_memory(os.getpid()), usable_memory, free_memory, available_cores, CpuWatch().spare_cores,
+        CpuWatch().spare_now, Kills.count,
+    ):
+        look()
+    assert interned == []

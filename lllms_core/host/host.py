@@ -361,6 +361,9 @@ class Host:
             in_memory = self.sessions.store.in_memory
             self.sessions.limits = session_limits(config.server, config.sessions, in_memory=in_memory)
         self.pool.reconfigure(models, config.server, fresh, unfit)
+        self._cards.keep(models)
+        for name in self._foreseen.keys() - models.keys():
+            del self._foreseen[name]
         wanted = {entry.source for entry in entries}
         for entry in before.values():
             if entry.source is not None and entry.source not in wanted:

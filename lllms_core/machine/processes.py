@@ -1,7 +1,5 @@
 """The memory of other processes, as Linux counts it."""
 
-from pathlib import Path
-
 from lllms_core.machine.control_groups import read_text
 
 _PRIVATE = ("RssAnon", "RssShmem", "VmSwap")
@@ -12,7 +10,7 @@ def private_memory(pid: int) -> int | None:
 
     Pages of files, such as mapped weights, do not count: the kernel can take them back. It takes some 20 µs.
     """
-    return private_bytes(read_text(Path(f"/proc/{pid}/status")))
+    return private_bytes(read_text(f"/proc/{pid}/status"))
 
 
 def private_bytes(status: str) -> int | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from lllms_core.machine.control_groups import ROOT, control_groups, membership_text, read_text
 
-_STAT = Path("/proc/stat")
-_LOAD = Path("/proc/loadavg")
+_STAT = "/proc/stat"
+_LOAD = "/proc/loadavg"
 _IDLE_FIELDS = (3, 4)  # idle and iowait, in the order of proc_stat(5)
 _COUNTED_FIELDS = 8  # user to steal; guest time is already part of user time
 _SHORTEST_LOOK = 0.1  # seconds; the kernel counts in ticks of 10 ms
@@ -26,7 +26,7 @@ def yield_quickly() -> None:
 
 def processor_features() -> frozenset[str] | None:
     """Return Linux's names of the processor's features, like `avx2` or `asimddp`; None if they are unknown."""
-    for line in read_text(Path("/proc/cpuinfo")).splitlines():
+    for line in read_text("/proc/cpuinfo").splitlines():
         name, _, rest = line.partition(":")
         if name.strip() in {"flags", "Features"}:
             return frozenset(rest.split())
@@ -47,7 +47,7 @@ def usable_cpus() -> frozenset[int]:
     return frozenset(range(os.cpu_count() or 1))
 
 
-def cgroup_cores(membership: str, root: Path) -> float | None:
+def cgroup_cores(membership: str, root: str | Path) -> float | None:
     """Return the tightest CPU quota, in cores, of this process's cgroups; None without one.
 
     See `control_groups` for the arguments.
@@ -126,11 +126,12 @@ class CpuWatch:
         return self._clock(), busy_ticks(stat, self._cpus) / self._hertz, self._own_seconds()
 
 
-def _quotas(group: Path) -> Iterator[float]:
+def _quotas(group: str) -> Iterator[float]:
     """Yield the CPU quota of a cgroup of version 2 or 1, if it has one."""
-    quota, _, period = read_text(group / "cpu.max").strip().partition(" ")
+    quota, _, period = read_text(f"{group}/cpu.max").strip().partition(" ")
     if quota not in {"", "max"}:
         yield int(quota) / int(period or 100_000)
-    quota, period = read_text(group / "cpu.cfs_quota_us").strip(), read_text(group / "cpu.cfs_period_us").strip()
+    quota = read_text(f"{group}/cpu.cfs_quota_us").strip()
+    period = read_text(f"{group}/cpu.cfs_period_us").strip()
     if quota not in {"", "-1"} and period:
         yield int(quota) / int(period)

@@ -273,8 +273,8 @@ class SessionKeeper:
                 if entry.id not in self._waiting:
                     return  # deleted meanwhile
             entries = self.store.list()
-            useless = superseded(entries, entry.space, tokens, whole=message.whole)
-            rest = [one for one in entries if one.id not in set(useless)]
+            useless = set(superseded(entries, entry.space, tokens, whole=message.whole))
+            rest = [one for one in entries if one.id not in useless]
             for session_id in [*useless, *victims(rest, entry.size, self._limits, time.time())]:
                 self.store.delete(session_id)
             self.store.put(entry, pack(message.tokens, message.state))

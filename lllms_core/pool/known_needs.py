@@ -10,6 +10,8 @@ from lllms_core.pool.fleet import Kind
 
 LOAD_START, LOAD_SPEED = 1.0, 2**30
 """The assumed time of a load that was never measured: seconds to start a worker, and bytes per second after that."""
+MOST_SIZES = 64
+"""Of one model: its automatic sizes may differ with each load. The one learnt least recently is forgotten first."""
 
 
 @frozen
@@ -59,7 +61,9 @@ class KnownNeeds:
         What is learnt only raises a need.
         """
         known = self._learnt.setdefault(model, {})
-        known[told] = max(private, known.get(told, 0))
+        known[told] = max(private, known.pop(told, 0))
+        if len(known) > MOST_SIZES:
+            del known[next(iter(known))]
         if load_seconds is not None:
             self.load_seconds[model] = load_seconds
 

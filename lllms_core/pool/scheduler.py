@@ -140,6 +140,8 @@ class Scheduler:
         self._models.update(change.models)
         for model in gone | change.fresh:
             self.setbacks.clear(model)
+        for model in gone:
+            self.durations.forget(model)
         self.preparing -= gone | change.fresh
         self.measuring.clear()  # what is being measured may be out of date
         effects = self.placing.reconfigure(change)
@@ -286,7 +288,8 @@ class Scheduler:
     def finished(self, ticket: str, now: float) -> list[Effect]:
         """A running request has ended, however, and its slot is free."""
         entry = self.queue.end(ticket)
-        self.durations.served(entry.model, now - entry.started)
+        if entry.model in self._models:
+            self.durations.served(entry.model, now - entry.started)
         self.fleet.finish(self.instances[entry.instance or ""], ticket, now)
         return self._schedule(now)
 
